@@ -1,0 +1,227 @@
+"""The row check: pandera says which rows break the schema, and only counts of them are kept."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from clients import _values
+from clients.errors import SchemaError
+
+if TYPE_CHECKING:
+    from clients.schema import Column, Schema, Target
+
+NUMERIC = ("number", "integer", "flag")
+WANTED = {
+    "number": "a number",
+    "integer": "a whole number",
+    "flag": "0 or 1",
+    "category": "one of its categories",
+    "text": "text",
+}
+
+
+@dataclass(frozen=True)
+class QuarantineReport:
+    """How many rows were set apart, and why. For the participant's own log: these counts depend on data.
+
+    A row with two faults counts once in `rows_read - rows_kept` and twice in `reasons`, whose keys read
+    "column: rule".
+    """
+
+    rows_read: int
+    rows_kept: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    ignored_columns: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Quarantined rows over rows read; 0 when there were none."""
+        return (self.rows_read - self.rows_kept) / self.rows_read if self.rows_read else 0.0
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in self.reasons.items())
+        return f"{self.rows_read - self.rows_kept} of {self.rows_read} rows quarantined" + (
+            f": {reasons}" if reasons else ""
+        )
+
+
+def check_rows(schema: Schema, frame: pd.DataFrame, *, key: bytes, where: str) -> tuple[pd.DataFrame, QuarantineReport]:
+    """See `Schema.check`."""
+    _refuse_wrong_columns(schema, frame, where)
+    columns = [c for c in schema.columns if c.identifier != "drop" and c.name in frame]
+    texts = pd.DataFrame({c.name: _read_column(c, frame[c.name]) for c in columns}, index=frame.index)
+    texts[schema.target.name] = _read_target(schema.target, frame[schema.target.name])
+    for name, dtype in [(c.name, c.dtype) for c in columns] + [(schema.target.name, _target_dtype(schema.target))]:
+        _refuse_foreign_column(schema, name, dtype, texts[name], str(frame[name].dtype), where)
+    broken, reasons = _broken_rows(schema, columns, texts)
+    good = texts[~broken]
+    typed: dict[str, pd.Series[Any]] = {}
+    for column in columns:
+        values = good[column.name]
+        if column.identifier == "hash":
+            hidden = [None if v is None else _values.pseudonym(key, column.name, v) for v in values]
+            values = pd.Series(hidden, index=values.index, dtype=object)
+        typed[column.name] = _values.numbers(values, column.dtype) if column.dtype in NUMERIC else values
+    labels = good[schema.target.name]
+    regression = schema.target.kind == "regression"
+    typed[schema.target.name] = _values.numbers(labels, "number") if regression else labels
+    known = {c.name for c in schema.columns} | {schema.target.name}
+    report = QuarantineReport(
+        rows_read=len(frame),
+        rows_kept=len(good),
+        reasons=reasons,
+        ignored_columns=tuple(sorted(str(c) for c in frame.columns if c not in known)),
+    )
+    return pd.DataFrame(typed, index=good.index), report
+
+
+def blank_to_none(frame: pd.DataFrame) -> pd.DataFrame:
+    """The raw frame as text with None for a blank or "?", which is all that a named filter needs to see."""
+    return pd.DataFrame({name: _values.texts(frame[name]) for name in frame.columns}, index=frame.index)
+
+
+def _refuse_wrong_columns(schema: Schema, frame: pd.DataFrame, where: str) -> None:
+    if not frame.columns.is_unique:
+        twice = ", ".join(sorted({repr(str(c)) for c in frame.columns[frame.columns.duplicated()]}))
+        raise SchemaError(f"{where}: wanted each column once, got {twice} more than once")
+    wanted = [c.name for c in schema.columns if c.required] + [schema.target.name]
+    absent = [name for name in wanted if name not in frame]
+    if not absent:
+        return
+    got = [str(c) for c in frame.columns]
+    hints = [f"{close[0]!r} is close" for name in absent if (close := difflib.get_close_matches(name, got, 1))]
+    raise SchemaError(
+        f"{where}: column {', '.join(repr(a) for a in absent)} is missing. Schema {schema.name!r} version "
+        f"{schema.version} wants {', '.join(wanted)}; got {', '.join(got) or 'no columns'}."
+        + (f" {'; '.join(hints)}: rename it in the source." if hints else "")
+    )
+
+
+def _read_column(column: Column, raw: pd.Series[Any]) -> pd.Series[Any]:
+    values = _values.texts(raw, column.missing_values)
+    if column.identifier != "generalise" or column.generalise is None:
+        return values
+    rule = column.generalise
+    coarsen = rule if callable(rule) else _bin(float(rule))
+    coarse = [None if v is None else _coarse(coarsen, v) for v in values]
+    return _values.texts(pd.Series(coarse, index=values.index, dtype=object))
+
+
+def _bin(width: float) -> Callable[[str], str]:
+    """The lower edge of a number's bin."""
+    return lambda text: repr(float(np.floor(_values.number(text) / width) * width))
+
+
+def _coarse(coarsen: Callable[[str], str], value: str) -> str:
+    """The generalised value. What the rule cannot take is marked, so that the row is set apart, unnamed."""
+    try:
+        coarse = coarsen(value)
+    except Exception:  # noqa: BLE001 - its text would quote the identifier
+        return _values.UNREADABLE
+    return _values.UNREADABLE if coarse == "nan" else coarse
+
+
+def _target_dtype(target: Target) -> str:
+    return "number" if target.kind == "regression" else "class"
+
+
+def _read_target(target: Target, raw: pd.Series[Any]) -> pd.Series[Any]:
+    values = _values.texts(raw)
+    if not target.mapping:
+        return values
+    # A value that the mapping does not know is no class: the row is set apart.
+    return pd.Series(
+        [None if v is None else target.mapping.get(v, _values.UNREADABLE) for v in values],
+        index=values.index,
+        dtype=object,
+    )
+
+
+def _of_type(schema: Schema, name: str, dtype: str, values: pd.Series[Any]) -> pd.Series[bool]:
+    """Whether each present value is what the column wants (True for a missing one)."""
+    present = values.notna()
+    if dtype in NUMERIC:
+        return ~present | _values.numbers(values, dtype).notna()
+    if dtype == "category":
+        return ~present | values.isin(schema.column(name).categories)
+    if dtype == "class":
+        return ~present | values.isin(schema.target.classes)
+    return ~present | ~values.isin([_values.UNREADABLE])
+
+
+def _refuse_foreign_column(schema: Schema, name: str, dtype: str, values: pd.Series[Any], got: str, where: str) -> None:
+    """A column without one usable value is a wrong column, not a heap of broken rows."""
+    present = values.notna()
+    if not present.any() or (_of_type(schema, name, dtype, values) & present).any():
+        return
+    if dtype == "category":
+        wanted = f"one of {', '.join(schema.column(name).categories)}"
+    elif dtype == "class":
+        wanted = f"one of {', '.join(schema.target.mapping or schema.target.classes)}"
+    else:
+        wanted = WANTED[dtype]
+    raise SchemaError(
+        f"{where}: column {name!r}: wanted {wanted} (schema {schema.name!r}), got a column of type {got} "
+        "without a single such value. Is it the right column, in the right coding?"
+    )
+
+
+def _broken_rows(
+    schema: Schema, columns: list[Column], texts: pd.DataFrame
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Which rows break the schema, and how many break each rule; `pandera` looks at all rules lazily."""
+    import pandera.pandas as pa
+    from pandera.errors import SchemaErrors
+
+    def rule(text: str, passes: Any) -> Any:
+        return pa.Check(passes, error=text, ignore_na=False)
+
+    checks: dict[str, Any] = {}
+    for column in columns:
+        rules = []
+        rules.append(rule(f"not {WANTED[column.dtype]}", _type_check(schema, column.name, column.dtype)))
+        if column.dtype in {"number", "integer"}:
+            rules.append(rule("outside what is possible", _range_check(column.valid_low, column.valid_high)))
+        checks[column.name] = pa.Column(None, checks=rules, nullable=column.nullable)
+    target = schema.target
+    rules = [rule("not a class", _type_check(schema, target.name, _target_dtype(target)))]
+    if target.kind == "regression":
+        rules = [rule("not a number", _type_check(schema, target.name, "number"))]
+        if target.low is not None and target.high is not None:
+            rules.append(rule("outside its bounds", _range_check(target.low, target.high)))
+    checks[target.name] = pa.Column(None, checks=rules, nullable=False)
+
+    # Positions, not the caller's labels: two rows may carry the same label.
+    numbered = texts.reset_index(drop=True)
+    broken = np.zeros(len(texts), dtype=bool)
+    reasons: dict[str, int] = {}
+    try:
+        pa.DataFrameSchema(checks).validate(numbered, lazy=True)
+    except SchemaErrors as error:
+        # The failure cases hold values. Only positions and counts leave this function.
+        cases = error.failure_cases
+        rows = cases["index"].to_numpy(np.int64)
+        broken[rows] = True
+        text = cases["check"].astype(str).replace({"not_nullable": "missing"})
+        for reason, count in (cases["column"].astype(str) + ": " + text).value_counts(sort=False).items():
+            reasons[str(reason)] = int(count)
+    return broken, reasons
+
+
+def _type_check(schema: Schema, name: str, dtype: str) -> Any:
+    return lambda values: _of_type(schema, name, dtype, values)
+
+
+def _range_check(low: float, high: float) -> Any:
+    def within(values: pd.Series[Any]) -> pd.Series[bool]:
+        parsed = _values.numbers(values, "number")
+        return parsed.isna() | parsed.between(low, high)
+
+    return within

@@ -1,0 +1,31 @@
+"""Errors of the industry seam. They name the column, file or key, never a value of somebody's row."""
+
+from __future__ import annotations
+
+
+class ClientError(Exception):
+    """Base of everything that goes wrong between a source of rows and a tensor."""
+
+
+class SchemaError(ClientError):
+    """A column is missing, unknown or wholly of another type, or a schema contradicts itself."""
+
+
+class QuarantineError(ClientError):
+    """Too many rows break the schema for the rest to be trusted, or none is left."""
+
+
+class SourceError(ClientError):
+    """A source is misspelt, missing, empty or cannot be read."""
+
+
+class UnknownClientError(ClientError):
+    """No industry of that name is built in or installed."""
+
+
+class ClientLoadError(ClientError):
+    """A partner's wheel names a client that cannot be loaded, or two wheels name the same one."""
+
+
+class ModelError(ClientError):
+    """An encoder or head does not have the promised width, or the model's specification is impossible."""

@@ -1,0 +1,131 @@
+"""An industry is a value: a schema, a reader, a generator of synthetic rows, an encoder, a head, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import nn
+
+from clients import metrics as _metrics
+from clients.errors import SchemaError
+from clients.models import default_encoder, default_head
+from clients.schema import Schema, Target
+from clients.spec import ModelSpec
+
+__all__ = ["Filter", "IndustryClient", "ModelSpec", "effective_schema"]
+
+Encoder = Callable[[int, ModelSpec], nn.Module]
+Head = Callable[[int, ModelSpec, Target], nn.Module]
+SplitFunction = Callable[[NDArray[Any], str], NDArray[Any]]
+
+
+def _same_schema(schema: Schema) -> Schema:
+    return schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """A named choice of rows and features, so that a published benchmark can be repeated.
+
+    Parameters
+    ----------
+    rows : callable
+        Raw text frame (None where blank) -> bool series: which rows stay. It must judge each row alone.
+    view : callable
+        Schema -> schema: which features they give.
+    """
+
+    rows: Callable[[pd.DataFrame], pd.Series[bool]]
+    view: Callable[[Schema], Schema] = _same_schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndustryClient:
+    """Everything that the platform needs to know about an industry.
+
+    Parameters
+    ----------
+    name, title : str
+        The word in a scenario, and the one for people.
+    schema : Schema
+        The rows' public form.
+    read : callable
+        (folder, site) -> frame: the public data set in its own format.
+    sites : tuple of str
+        The parts that the public data set falls into.
+    dataset : str
+        Sub-folder of the public data, such as "heart".
+    synthesise : callable
+        (generator, rows, site) -> frame on the same schema, target and identifiers included, with realistic
+        rates, missing values and differences between sites. Only that generator may be used.
+    encoder : callable
+        (n_features, spec) -> module. It must give `spec.width(n_features)` outputs a row.
+    head : callable
+        (width, spec, target) -> module with `target.outputs` outputs a row.
+    metrics : tuple of str
+        Names from `clients.metrics`.
+    splits : mapping
+        Named fixed splits: (labels (n_rows,), site) -> array of "train", "validation", "test".
+    filters : mapping
+        Named `Filter`s.
+    default_rows : int
+        How many synthetic rows a site gets when nobody says.
+    """
+
+    name: str
+    title: str
+    schema: Schema
+    read: Callable[[Path, str], pd.DataFrame]
+    sites: tuple[str, ...]
+    dataset: str
+    synthesise: Callable[[np.random.Generator, int, str], pd.DataFrame]
+    metrics: tuple[str, ...]
+    encoder: Encoder = default_encoder
+    head: Head = default_head
+    splits: Mapping[str, SplitFunction] = field(default_factory=dict)
+    filters: Mapping[str, Filter] = field(default_factory=dict)
+    default_rows: int = 400
+
+    def __post_init__(self) -> None:
+        if not self.sites or len(set(self.sites)) != len(self.sites):
+            raise SchemaError(f"client {self.name!r}: wanted distinct sites, got {self.sites}")
+        known = _metrics.names(self.schema.target.kind)
+        if not self.metrics or not set(self.metrics) <= set(known):
+            raise SchemaError(
+                f"client {self.name!r}: metrics: wanted some of {', '.join(known)} for a "
+                f"{self.schema.target.kind} target, got {', '.join(self.metrics) or 'none'}"
+            )
+        if self.default_rows < 1:
+            raise SchemaError(f"client {self.name!r}: default_rows: wanted >= 1, got {self.default_rows}")
+
+    def check_site(self, site: str) -> None:
+        """Raise a SchemaError that lists the sites when there is none of that name."""
+        if site not in self.sites:
+            raise SchemaError(f"client {self.name!r}: site: wanted one of {', '.join(self.sites)}; got {site!r}")
+
+
+def effective_schema(client: IndustryClient, *, filter: str | None = None, columns: tuple[str, ...] = ()) -> Schema:
+    """The schema whose features a run uses, known before any row is read: its `width` sizes the model.
+
+    Parameters
+    ----------
+    filter : str, optional
+        One of `client.filters`; "" and None mean none.
+    columns : tuple of str
+        Only these columns give features; empty means all.
+    """
+    schema = client.schema
+    if filter:
+        if filter not in client.filters:
+            known = ", ".join(client.filters) or "none"
+            raise SchemaError(f"client {client.name!r}: filter: wanted one of {known}; got {filter!r}")
+        schema = client.filters[filter].view(schema)
+    if columns:
+        schema = schema.select(tuple(columns), indicators=schema.indicators, drop_first=schema.drop_first)
+    return schema

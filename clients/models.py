@@ -1,0 +1,154 @@
+"""encoder -> trunk -> head, one network per industry, and the loss and predictions that go with its target.
+
+The three children are the scopes' seams: a parameter is named `encoder.…`, `trunk.…` or `head.…`, and a
+contract gives each of the three a scope. The trunk depends on the widths alone, so that industries with
+different columns can share it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clients.errors import ModelError
+from clients.schema import Target
+from clients.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from clients.industry import IndustryClient
+
+__all__ = ["FederatedModule", "build", "default_encoder", "default_head", "loss_for", "predict"]
+
+_building = threading.Lock()
+
+
+class FederatedModule(nn.Module):
+    """The network of one industry: `forward({"features": (n_rows, n_features)})` -> (n_rows, outputs)."""
+
+    def __init__(self, encoder: nn.Module, trunk: nn.Module, head: nn.Module, target: Target) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.trunk = trunk
+        self.head = head
+        self.target = target
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits for a binary (n_rows, 1) or multiclass target, scaled values (n_rows, 1) for regression."""
+        output: Tensor = self.head(self.trunk(self.encoder(inputs["features"])))
+        return output
+
+
+def default_encoder(n_features: int, spec: ModelSpec) -> nn.Module:
+    """One dense layer with tanh for an mlp, the identity for a linear model.
+
+    tanh because bounded activations keep per-row gradients small, which is what clipping and noise reward
+    (Papernot et al. 2021, *Tempered Sigmoid Activations for Deep Learning with Differential Privacy*).
+    """
+    if spec.kind == "linear":
+        return nn.Identity()
+    return nn.Sequential(nn.Linear(n_features, spec.hidden[0]), nn.Tanh())
+
+
+def default_head(width: int, spec: ModelSpec, target: Target) -> nn.Module:
+    """One dense layer from the trunk's width to the target's outputs."""
+    del spec
+    return nn.Linear(width, target.outputs)
+
+
+def _trunk(spec: ModelSpec) -> nn.Module:
+    layers: list[nn.Module] = []
+    for before, after in zip(spec.hidden, spec.hidden[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.Tanh()]
+    return nn.Sequential(*layers) if layers else nn.Identity()
+
+
+def build(client: IndustryClient, spec: ModelSpec, n_features: int, generator: torch.Generator) -> FederatedModule:
+    """The network of an industry, initialised from `generator` alone.
+
+    Each module initialises itself in torch's usual way while torch's global CPU generator stands at a seed
+    drawn from `generator`; afterwards it is put back as it was. So an industry's own modules keep their own
+    initialisation, and the same generator gives the same network.
+
+    Raises
+    ------
+    ModelError
+        An encoder or head gives another shape than promised; the message names wanted and got.
+    """
+    seed = int(torch.randint(2**62, (1,), generator=generator).item())
+    width = spec.width(n_features)
+    last = spec.hidden[-1] if spec.hidden else n_features
+    # The global generator is the process's: two threads that build at once would disturb each other.
+    with _building:
+        before = torch.default_generator.get_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            module = FederatedModule(
+                client.encoder(n_features, spec),
+                _trunk(spec),
+                client.head(last, spec, client.schema.target),
+                client.schema.target,
+            )
+        finally:
+            torch.default_generator.set_state(before)
+    _probe(client, module, n_features, width)
+    return module
+
+
+def _probe(client: IndustryClient, module: FederatedModule, n_features: int, width: int) -> None:
+    """Ask with two rows of zeros for the shapes, so that a wrong width is named here and not in a round."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            encoded = module.encoder(torch.zeros(2, n_features))
+            if encoded.shape != (2, width):
+                raise ModelError(
+                    f"client {client.name!r}: encoder: wanted {width} outputs a row, got shape "
+                    f"{tuple(encoded.shape)} for 2 rows of {n_features} features"
+                )
+            output = module.head(module.trunk(encoded))
+            if output.shape != (2, module.target.outputs):
+                raise ModelError(
+                    f"client {client.name!r}: head: wanted {module.target.outputs} outputs a row, got shape "
+                    f"{tuple(output.shape)} for 2 rows"
+                )
+    finally:
+        module.train(training)
+
+
+def loss_for(target: Target) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of each row: (output (n, k), target (n,)) -> (n,).
+
+    Logistic loss, cross entropy, or the squared error on the target's public scale.
+    """
+    if target.kind == "binary":
+        return lambda output, y: functional.binary_cross_entropy_with_logits(
+            output.squeeze(-1), y.to(output.dtype), reduction="none"
+        )
+    if target.kind == "multiclass":
+        return lambda output, y: functional.cross_entropy(output, y, reduction="none")
+    middle, half = target.scale
+    return lambda output, y: (output.squeeze(-1) - (y - middle) / half) ** 2
+
+
+def predict(module: FederatedModule, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Probabilities of the positive class (n,) or of every class (n, k); values in the target's unit (n,)."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            output = module(inputs)
+    finally:
+        module.train(training)
+    if module.target.kind == "binary":
+        return torch.sigmoid(output.squeeze(-1))
+    if module.target.kind == "multiclass":
+        return torch.softmax(output, dim=-1)
+    middle, half = module.target.scale
+    scores: Tensor = output.squeeze(-1) * half + middle
+    return scores

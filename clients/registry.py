@@ -1,0 +1,76 @@
+"""Which industries there are: each file of this package that is not part of the seam, and installed partners.
+
+A partner's wheel names its client in the group `consortia.clients`:
+
+    [project.entry-points."consortia.clients"]
+    insurer = "partner_package.insurer:CLIENT"
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from clients.errors import ClientLoadError, UnknownClientError
+from clients.industry import IndustryClient
+
+__all__ = ["GROUP", "get", "names"]
+
+GROUP = "consortia.clients"
+SEAM = frozenset({"dataset", "errors", "industry", "metrics", "models", "registry", "schema", "sources", "spec"})
+
+
+def names() -> tuple[str, ...]:
+    """Every known industry in alphabetical order; nothing is imported for it."""
+    return tuple(sorted({*_built_in(), *_partners()}))
+
+
+def get(name: str) -> IndustryClient:
+    """The client of that name.
+
+    Raises
+    ------
+    UnknownClientError
+        There is none; the message lists those there are.
+    ClientLoadError
+        A partner's package is broken, two of them claim the name, or one claims a built-in's.
+    """
+    found = _partners().get(name, [])
+    if name in _built_in():
+        if found:
+            raise ClientLoadError(f"client {name!r} is built in, and {_whose(found)} brings another of that name")
+        client = importlib.import_module(f"clients.{name}").CLIENT
+    elif not found:
+        raise UnknownClientError(f"client: wanted one of {', '.join(names())}; got {name!r}")
+    elif len(found) > 1:
+        raise ClientLoadError(f"client {name!r}: {_whose(found)} all bring one; uninstall all but one")
+    else:
+        try:
+            client = found[0].load()
+        except Exception as error:
+            raise ClientLoadError(
+                f"client {name!r} of {_whose(found)} cannot be loaded from {found[0].value!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(client, IndustryClient) or client.name != name:
+        got = f"one named {client.name!r}" if isinstance(client, IndustryClient) else type(client).__name__
+        raise ClientLoadError(f"client {name!r}: wanted an IndustryClient of that name, got {got}")
+    return client
+
+
+def _built_in() -> frozenset[str]:
+    modules = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
+    return frozenset(name for name in modules - SEAM if not name.startswith("_"))
+
+
+def _partners() -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=GROUP):
+        found.setdefault(point.name, []).append(point)
+    return found
+
+
+def _whose(points: list[EntryPoint]) -> str:
+    return ", ".join(sorted(p.dist.name if p.dist else p.value for p in points))

@@ -1,0 +1,336 @@
+"""What an industry's rows look like, as data: columns, bounds, categories, identifiers, target.
+
+Everything here is a function of one row and of public constants. Scaling by public bounds, imputing a public
+constant and listing the categories beforehand cost no privacy budget; a mean, a median or a vocabulary taken
+from the rows would be a release (design, invariant 5).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from clients import _values
+from clients._checking import QuarantineReport, check_rows
+from clients._features import NUMERIC, Compute, column_features, derived_feature
+from clients.errors import SchemaError
+
+__all__ = ["Column", "Derived", "QuarantineReport", "Schema", "Target"]
+
+Dtype = Literal["number", "integer", "category", "flag", "text"]
+IdentifierRule = Literal["drop", "hash", "generalise"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of the source.
+
+    Parameters
+    ----------
+    name : str
+        As in the source.
+    dtype : {"number", "integer", "category", "flag", "text"}
+        Text is never a feature.
+    measure : str
+        Unit of measure, such as "mmHg".
+    low, high : float, optional
+        Public bounds: a number is clamped to them and scaled to [-1, 1]. Needed for a numeric feature.
+    valid_low, valid_high : float
+        What is physically possible. A row outside is broken and quarantined; one that is only outside
+        [low, high] is clamped.
+    categories : tuple of str
+        All values that a category can take, in the order of the one-hot features.
+    nullable : bool
+        Whether a missing value is legal. It is imputed, and a feature of its own says so.
+    missing_values : tuple of str
+        Further spellings of "missing", such as "0" for a cholesterol.
+    impute : float or str, optional
+        The public constant for a missing value: the middle of the bounds, 0 for a flag, and a category of
+        its own unless this names one of the others.
+    sensitive : bool
+        Personal data of a special kind (health, origin, sex): shown by `describe`, for the reader's care.
+    identifier : {None, "drop", "hash", "generalise"}
+        Dropped; replaced by a keyed hash, which may serve as privacy unit and is never a feature; or
+        replaced by `generalise` before anything else sees it.
+    generalise : callable or float, optional
+        str -> str on one value, or the width of a bin for a number (its lower edge stays).
+    feature : bool
+        Whether the model may see it.
+    required : bool
+        Whether a source without this column is refused.
+    """
+
+    name: str
+    dtype: Dtype
+    measure: str = ""
+    low: float | None = None
+    high: float | None = None
+    valid_low: float = -math.inf
+    valid_high: float = math.inf
+    categories: tuple[str, ...] = ()
+    nullable: bool = False
+    missing_values: tuple[str, ...] = ()
+    impute: float | str | None = None
+    sensitive: bool = False
+    identifier: IdentifierRule | None = None
+    generalise: Callable[[str], str] | float | None = None
+    feature: bool = True
+    required: bool = True
+
+    def __post_init__(self) -> None:
+        problem = _column_problem(self)
+        if problem:
+            raise SchemaError(f"column {self.name!r}: {problem}")
+
+    @property
+    def is_feature(self) -> bool:
+        """Whether the model sees it: never text, never a dropped or hashed identifier."""
+        return self.feature and self.dtype != "text" and self.identifier not in {"drop", "hash"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """A feature computed from one row by public knowledge, such as power = torque x speed.
+
+    `function` gets a frame of the schema's feature columns only, in their own units (NaN where missing), and
+    returns a series. It must treat each row alone; `check_client` holds it to that. A result that is not
+    finite becomes the middle of the bounds.
+    """
+
+    name: str
+    low: float
+    high: float
+    function: Callable[[pd.DataFrame], pd.Series[Any]]
+    measure: str = ""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise SchemaError(f"derived {self.name!r}: wanted finite low < high, got {self.low}, {self.high}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is predicted.
+
+    Parameters
+    ----------
+    name : str
+        Its column.
+    kind : {"binary", "multiclass", "regression"}
+        Of a binary target the second class is the positive one.
+    classes : tuple of str
+        In the order of their codes.
+    mapping : mapping
+        From the source's value to a class; empty when the source holds the classes themselves.
+    low, high : float, optional
+        Public bounds of a regression target. With them the model learns on [-1, 1], predictions come back in
+        the target's own unit, and a row outside is quarantined. Without them it is learned as it is.
+    """
+
+    name: str
+    kind: Literal["binary", "multiclass", "regression"]
+    classes: tuple[str, ...] = ()
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    low: float | None = None
+    high: float | None = None
+    measure: str = ""
+
+    def __post_init__(self) -> None:
+        wanted = {"binary": len(self.classes) == 2, "multiclass": len(self.classes) >= 3}
+        if not wanted.get(self.kind, not self.classes):
+            raise SchemaError(
+                f"target {self.name!r}: wanted 2 classes for binary, 3 or more for multiclass, none for "
+                f"regression; got {len(self.classes)} for {self.kind}"
+            )
+        if strange := sorted(set(self.mapping.values()) - set(self.classes)):
+            raise SchemaError(f"target {self.name!r}: mapping leads to {strange}, wanted {self.classes}")
+        if (self.low is None) != (self.high is None) or (
+            self.low is not None and self.high is not None and not self.low < self.high
+        ):
+            raise SchemaError(f"target {self.name!r}: wanted low < high or neither")
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the head gives for a row."""
+        return len(self.classes) if self.kind == "multiclass" else 1
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(middle, half width) of a regression target; (0, 1) without bounds."""
+        if self.low is None or self.high is None:
+            return 0.0, 1.0
+        return (self.low + self.high) / 2, (self.high - self.low) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """The columns of an industry, in their public form. `select` sets `selected` and the two switches."""
+
+    name: str
+    version: int
+    columns: tuple[Column, ...]
+    target: Target
+    derived: tuple[Derived, ...] = ()
+    unit: str = "record"
+    selected: tuple[str, ...] = ()
+    indicators: bool = True
+    drop_first: bool = False
+
+    def __post_init__(self) -> None:
+        names = [c.name for c in self.columns] + [d.name for d in self.derived] + [self.target.name]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise SchemaError(f"schema {self.name!r}: names used twice: {twice}")
+        if self.unit != "record" and self.unit not in [c.name for c in self.columns]:
+            raise SchemaError(f"schema {self.name!r}: unit {self.unit!r} is neither 'record' nor a column")
+        for name in self.selected:
+            if name not in self.feature_columns:
+                close = difflib.get_close_matches(name, self.feature_columns, 1)
+                raise SchemaError(
+                    f"schema {self.name!r}: columns names {name!r}, which is not a feature; "
+                    + (f"did you mean {close[0]!r}? " if close else "")
+                    + f"wanted some of {', '.join(self.feature_columns)}"
+                )
+        if not self._plan():
+            raise SchemaError(f"schema {self.name!r}: no column is a feature")
+
+    @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """Names that a contract may list under `columns`: feature columns, then derived ones."""
+        return (*(c.name for c in self.columns if c.is_feature), *(d.name for d in self.derived))
+
+    def select(self, columns: tuple[str, ...] = (), *, indicators: bool = True, drop_first: bool = False) -> Schema:
+        """The same rows and checks, with features of these columns only (all when empty).
+
+        `indicators=False` gives no feature for "was missing"; `drop_first` leaves out the first category, as
+        a model with an intercept may.
+        """
+        return replace(self, selected=tuple(columns), indicators=indicators, drop_first=drop_first)
+
+    def column(self, name: str) -> Column:
+        """The column of that name, or a SchemaError that lists those there are."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        known = ", ".join(c.name for c in self.columns)
+        raise SchemaError(f"schema {self.name!r}: no column {name!r}; there are {known}")
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """One name per feature, such as "age", "chol is missing", "cp=2"."""
+        return tuple(name for name, _ in self._plan())
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return len(self._plan())
+
+    def check(
+        self, frame: pd.DataFrame, *, key: bytes = _values.DEMO_KEY, where: str = "the source"
+    ) -> tuple[pd.DataFrame, QuarantineReport]:
+        """Type the rows, set the broken ones apart, and take the identifiers away.
+
+        Parameters
+        ----------
+        frame : DataFrame (n_rows, any columns)
+            As read; columns that the schema does not name are ignored.
+        key : bytes
+            The participant's own secret for identifiers that are hashed.
+        where : str
+            What errors call the source.
+
+        Returns
+        -------
+        DataFrame (n_kept, n_columns)
+            Typed; float64 for numbers, integers and flags, text for the rest; the index is kept. Dropped
+            identifiers are gone, hashed ones are pseudonyms.
+        QuarantineReport
+            Counts by column and rule, no values.
+
+        Raises
+        ------
+        SchemaError
+            A required column is missing, or a column holds nothing of its type.
+        """
+        return check_rows(self, frame, key=key, where=where)
+
+    def features(self, frame: pd.DataFrame) -> NDArray[np.float32]:
+        """Features (n_rows, width) in [-1, 1] of a frame that `check` returned; row by row."""
+        visible = frame[[c.name for c in self.columns if c.is_feature and c.name in frame]]
+        derived = {d.name: d.function(visible) for d in self.derived if not self.selected or d.name in self.selected}
+        parts = [compute(visible, derived) for _, compute in self._plan()]
+        return np.column_stack(parts).astype(np.float32).reshape(len(frame), self.width)
+
+    def labels(self, frame: pd.DataFrame) -> NDArray[Any]:
+        """Target (n_rows,): float32 0/1 for binary, int64 codes for multiclass, float32 in its own unit."""
+        values = frame[self.target.name]
+        if self.target.kind == "regression":
+            return values.to_numpy(np.float32, copy=True)
+        codes = values.map({name: code for code, name in enumerate(self.target.classes)}).to_numpy(np.int64, copy=True)
+        return codes if self.target.kind == "multiclass" else codes.astype(np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """The schema as JSON-able data, for a person and for the record."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "unit": self.unit,
+            "columns": [_describe(c) for c in self.columns],
+            "derived": [{k: getattr(d, k) for k in ("name", "low", "high", "measure")} for d in self.derived],
+            "target": {
+                "name": self.target.name,
+                "kind": self.target.kind,
+                "classes": list(self.target.classes),
+                "measure": self.target.measure,
+            },
+            "features": list(self.feature_names),
+        }
+
+    def _plan(self) -> list[tuple[str, Compute]]:
+        """Each feature's name and how it is computed from a checked frame and the derived columns."""
+        plan: list[tuple[str, Compute]] = []
+        for column in self.columns:
+            if column.is_feature and (not self.selected or column.name in self.selected):
+                plan += column_features(column, self.indicators, self.drop_first)
+        for derived in self.derived:
+            if not self.selected or derived.name in self.selected:
+                plan.append((derived.name, derived_feature(derived)))
+        return plan
+
+
+def _column_problem(column: Column) -> str:
+    low, high = column.low, column.high
+    if column.is_feature and column.dtype in NUMERIC:
+        if low is None or high is None or not (math.isfinite(low) and math.isfinite(high) and low < high):
+            return f"wanted finite public bounds low < high, got {low}, {high}"
+        if isinstance(column.impute, str) or (column.impute is not None and not low <= column.impute <= high):
+            return f"impute must lie within [{low}, {high}]"
+    if column.dtype == "flag" and column.impute not in {None, 0, 1}:
+        return "impute must be 0 or 1"
+    if column.dtype == "category":
+        if not column.categories or len(set(column.categories)) != len(column.categories):
+            return "wanted a list of distinct categories"
+        if column.impute is not None and column.impute not in column.categories:
+            return f"impute must be one of {column.categories}"
+    elif column.categories:
+        return f"categories are for dtype 'category', not {column.dtype!r}"
+    if (column.identifier == "generalise") != (column.generalise is not None):
+        return "wanted `generalise` exactly when identifier is 'generalise'"
+    if not column.required and column.is_feature and not column.nullable:
+        return "a feature that is not required must be nullable"
+    return ""
+
+
+def _describe(column: Column) -> dict[str, Any]:
+    names = ("name", "dtype", "measure", "low", "high", "nullable", "sensitive", "identifier", "required")
+    return {
+        **{k: getattr(column, k) for k in names},
+        "categories": list(column.categories),
+        "feature": column.is_feature,
+    }

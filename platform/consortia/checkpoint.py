@@ -1,0 +1,83 @@
+"""Checkpoints: one safetensors file per committed round, written so that a reader sees all of it or none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from consortia.exchange import State
+
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The coordinator after a committed round.
+
+    Attributes
+    ----------
+    round : int
+        0 before the first.
+    groups, memory, average : dict of str to State
+        Shared parameters, the strategy's memory and the running mean, each by group.
+    history : list
+        One line per round.
+    """
+
+    round: int
+    groups: dict[str, State]
+    memory: dict[str, State]
+    average: dict[str, State]
+    history: list[dict[str, Any]]
+
+
+def save(folder: Path, state: Checkpoint, *, final: Mapping[str, State] | None = None) -> None:
+    """Write the checkpoint durably; with `final`, also the model of the run, one file per group."""
+    target = folder / "checkpoints"
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{kind}/{group}/{name}": tensor.clone()  # safetensors refuses tensors that share memory
+        for kind, groups in (("groups", state.groups), ("memory", state.memory), ("average", state.average))
+        for group, named in groups.items()
+        for name, tensor in named.items()
+    }
+    meta = {"round": str(state.round), "history": json.dumps(state.history)}
+    _write(target / f"round-{state.round:06d}.safetensors", safetensors.torch.save(tensors, metadata=meta))
+    for old in sorted(target.glob("round-*.safetensors"))[:-_KEPT]:
+        old.unlink()
+    for group, named in (final or {}).items():
+        file = folder / "model" / f"{'consortium' if group == '*' else group}.safetensors"
+        file.parent.mkdir(exist_ok=True)
+        _write(file, safetensors.torch.save({name: t.contiguous() for name, t in named.items()}))
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint, or None when there is none."""
+    files = sorted((folder / "checkpoints").glob("round-*.safetensors"))
+    if not files:
+        return None
+    parts: dict[str, dict[str, State]] = {"groups": {}, "memory": {}, "average": {}}
+    with safetensors.safe_open(files[-1], framework="pt") as file:
+        meta = file.metadata()
+        for key in file.keys():  # noqa: SIM118 - not a dict
+            kind, group, name = key.split("/", 2)
+            parts[kind].setdefault(group, {})[name] = file.get_tensor(key)
+    return Checkpoint(
+        int(meta["round"]), parts["groups"], parts["memory"], parts["average"], json.loads(meta["history"])
+    )
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,71 @@
+"""The command line: `consortia check|run|budget|new`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+# Flower reads these when it is imported: a run needs no network.
+# One thread per participant: small matrices lose more than they gain by two.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
+
+import typer
+from rich.console import Console
+
+from consortia.errors import InputError, RunFailedError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+out = Console()
+err = Console(stderr=True)
+
+
+def friendly(function: F) -> F:
+    """Turn the platform's errors into sentences and exit statuses: 1 a run failed, 2 bad input."""
+
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except InputError as error:
+            for problem in error.problems:
+                err.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+        except RunFailedError as error:
+            err.print(f"failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from None
+
+    return wrapped  # type: ignore[return-value]
+
+
+def build_app() -> typer.Typer:
+    """Return the typer application with every command."""
+    from consortia.cli import budget, check, new, run
+
+    app = typer.Typer(
+        name="consortia",
+        help="Organisations of different industries train models together, each under its own privacy budget.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    app.command("check", epilog=check.EXAMPLE)(friendly(check.check))
+    app.command("run", epilog=run.EXAMPLE)(friendly(run.run))
+    app.add_typer(budget.app, name="budget")
+    app.add_typer(new.app, name="new")
+    return app
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    build_app()(prog_name="consortia")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""`consortia check`: the plan before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+
+from consortia.cli import out
+from consortia.plan import make_plans
+from consortia.report import print_plan
+from consortia.scenario import load_scenario
+
+EXAMPLE = "Example: consortia check cross-industry --epsilon hospital-a=0.5"
+
+
+def check(
+    scenario: Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")],
+    rounds: Annotated[int | None, typer.Option(help="Other number of rounds.")] = None,
+    epsilon: Annotated[
+        list[str] | None, typer.Option(metavar="X|NAME=X", help="Other proposals; inf is non-private.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show who would do what, what leaves whom, and the noise and ε of each participant."""
+    loaded = load_scenario(scenario).with_overrides(rounds=rounds, epsilon=epsilon or ())
+    plans = make_plans(loaded)
+    if as_json:
+        data = {
+            "scenario": loaded.name,
+            "contract_sha256": loaded.contract.sha256(),
+            "rounds": loaded.contract.rounds,
+            "participants": [dataclasses.asdict(plan) for plan in plans],
+        }
+        typer.echo(json.dumps(data, indent=1))
+        return
+    print_plan(out, loaded, plans)

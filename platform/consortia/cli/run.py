@@ -1,0 +1,76 @@
+"""`consortia run`: a scenario from start to table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortia.cli import err, out
+from consortia.engines.base import Job
+from consortia.report import Watch, conditional_split_note, print_result, wait_hint
+from consortia.runner import Options, execute, prepare
+
+EXAMPLE = "Example: consortia run cross-industry --epsilon hospital-a=0.5 --rounds 10"
+
+
+def run(
+    scenario: Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with each industry's public data set; synthetic rows without it.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Other number of rounds.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initialisation, synthetic rows and splits.")] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Seed of the split alone (simulation).")] = None,
+    epsilon: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X|NAME=X", help="Other budgets, for all or one; inf is non-private."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="embedded (in this process) or flower (real processes).")] = "embedded",
+    ledger: Annotated[Path | None, typer.Option(help="Charge a simulation to the ledgers in this folder.")] = None,
+    out_folder: Annotated[Path, typer.Option("--out", help="Where runs are written.")] = Path("runs"),
+    dump: Annotated[
+        Path | None, typer.Option(help="Write predictions and events of each participant (simulation).")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
+) -> None:
+    """Train a scenario and print each participant's receipt."""
+    if not scenario and resume is None:
+        raise typer.BadParameter("wanted the name or path of a scenario, got nothing; try cross-industry")
+    options = Options(
+        scenario=scenario,
+        data=data,
+        rounds=rounds,
+        seed=seed,
+        split_seed=split_seed,
+        epsilon=tuple(epsilon or ()),
+        engine=engine,
+        ledger=ledger,
+        out=out_folder,
+        dump=dump,
+        resume=resume,
+    )
+    job = prepare(options)
+
+    def watch(started: Job) -> Watch:
+        return Watch(err if as_json else out, started, simulation=engine != "flower")
+
+    try:
+        outcome = execute(job, options, watch)
+    except KeyboardInterrupt:
+        err.print(wait_hint(job.folder), markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(json.dumps(outcome.result, indent=1))
+    else:
+        print_result(out, outcome.result)
+        if note := conditional_split_note(job):
+            out.print(note, highlight=False)
+        out.print(f"record: {job.folder / 'result.json'}", highlight=False, soft_wrap=True)
+    for sentence in outcome.missed:
+        err.print(f"missed: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if outcome.missed:
+        raise typer.Exit(1)

@@ -1,0 +1,59 @@
+"""The Flower ClientApp: one for every industry, the same on every engine.
+
+It hands the envelope to `consortia.participant.handle` and sends back what that returns. Flower puts the text
+of an exception into its error reply, so nothing may be raised here.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from consortia.home import Home
+from consortia.participant import handle
+from consortia.transport import pack, unpack
+from consortia.wire import Envelope, encode
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train one round on this participant's rows."""
+    return _answer(message, context)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the final model at home."""
+    return _answer(message, context)
+
+
+def _answer(message: Message, context: Context) -> Message:
+    try:
+        reply = handle(unpack(message.content), home_of(context), _text(context, "source") or None)
+    except Exception:  # noqa: BLE001 - see the module's docstring
+        logging.getLogger("consortia.participant").error("the message or the node config is malformed")
+        reply = encode(Envelope({"status": "FAILED", "code": "PARTICIPANT_ERROR", "incident": "unreadable"}))
+    return Message(pack(reply), reply_to=message)
+
+
+def home_of(context: Context) -> Home:
+    """Return the participant's folder from the node config, which only the participant itself sets."""
+    ledger = _text(context, "ledger")
+    return Home(
+        Path(_text(context, "home")),
+        _text(context, "participant"),
+        simulation=bool(context.node_config.get("simulation", False)),
+        ledger_folder=Path(ledger) if ledger else None,
+    )
+
+
+def _text(context: Context, key: str) -> str:
+    value = context.node_config.get(key, "")
+    if not isinstance(value, str):
+        raise TypeError(f"node config {key}: wanted text")
+    return value

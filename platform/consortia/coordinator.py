@@ -1,0 +1,348 @@
+"""The coordinator's loop: send, wait with a bound, validate, aggregate, checkpoint, record.
+
+It trusts no reply (invariant 12): names, shapes, dtypes, finiteness, declared noise and the round are
+checked, whatever fails is attributed to a participant by name and dropped, and one bad reply never ends a
+run. Waits are bounded (invariant 13): a deadline and a number of attempts per round, and always a status.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from consortia.checkpoint import Checkpoint, load_latest, save
+from consortia.errors import RunFailedError, WireError
+from consortia.exchange import State, check_like, for_participant, group_of, initial_groups
+from consortia.receipt import write_json
+from consortia.scenario import Scenario, Seat
+from consortia.wire import Envelope, decode, encode
+from strategies.arithmetic import capped_weights, weighted_mean
+from strategies.base import Update
+from strategies.registry import make
+
+RECORD_SCHEMA = 1
+#: A participant that answered with one of these is not asked to train again in this run.
+_FINAL = {"REFUSED", "RECEIVE_ONLY"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one message: bytes, or the code of why there are none."""
+
+    participant: str
+    data: bytes | None
+    code: str = ""
+
+
+#: Sends one envelope to each named participant, waits up to the deadline, returns what came. An answer to an
+#: older attempt is returned with code LATE_REPLY.
+Exchange = Callable[[str, Mapping[str, bytes], float], Sequence[Answer]]
+
+
+@dataclass
+class Member:
+    """The coordinator's picture of one participant: released and public values only."""
+
+    seat: Seat
+    state: str = "ACTIVE"
+    header: dict[str, str] = field(default_factory=dict)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    metrics: dict[str, float] | None = None
+    rounds_contributed: int = 0
+
+
+class Coordinator:
+    """One run of one scenario.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        The effective scenario.
+    run_id : str
+    folder : Path
+        Where checkpoints, events and the record go.
+    exchange : Exchange
+        The transport: the engines differ here and nowhere else.
+    """
+
+    def __init__(self, scenario: Scenario, run_id: str, folder: Path, exchange: Exchange) -> None:
+        self.scenario = scenario
+        self.contract = scenario.contract
+        self.run_id = run_id
+        self.folder = folder
+        self.exchange = exchange
+        self.members = {seat.name: Member(seat) for seat in scenario.roster}
+        terms = self.contract.strategy
+        self.strategy = make(
+            terms.name,
+            server_learning_rate=terms.server_learning_rate,
+            server_momentum=terms.server_momentum,
+        )
+        self.quorum = max(1, math.ceil(self.contract.round.quorum * len(scenario.roster)))
+        self.history: list[dict[str, Any]] = []
+
+    def run(self, *, resume: bool = False) -> dict[str, Any]:
+        """Play every round and the closing evaluation; return (and write) the record.
+
+        Raises
+        ------
+        RunFailedError
+            When a round misses its quorum in every attempt. The record and the last checkpoint stay.
+        """
+        started = time.perf_counter()
+        state = load_latest(self.folder) if resume else None
+        if state is None:
+            groups = initial_groups(self.contract, [seat.industry for seat in self.scenario.roster])
+            state = Checkpoint(0, groups, {}, {}, [])
+        self.history = list(state.history)
+        self._event("start", rounds=self.contract.rounds, done=state.round)
+        try:
+            while state.round < self.contract.rounds:
+                state = self._round(state)
+                save(self.folder, state)
+            final = self._final_model(state)
+            save(self.folder, state, final=final)
+            self._evaluate(final)
+        except RunFailedError as error:
+            self._finish("failed", str(error), state.round, started)
+            raise
+        return self._finish("completed", "", state.round, started)
+
+    def _round(self, state: Checkpoint) -> Checkpoint:
+        number = state.round + 1
+        started = time.perf_counter()
+        sent = {
+            name: for_participant(state.groups, member.seat.industry)
+            for name, member in self.members.items()
+            if member.state not in _FINAL
+        }
+        accepted = self._ask("train", number, sent)
+        groups, memory = self._aggregate(state, accepted)
+        line = {
+            "round": number,
+            "seconds": time.perf_counter() - started,
+            "replies": sorted(accepted),
+            "failures": [
+                {"participant": name, **failure}
+                for name, member in self.members.items()
+                for failure in member.failures
+                if failure["round"] == number
+            ],
+        }
+        self.history.append(line)
+        self._event("round", **line)
+        return Checkpoint(number, groups, memory, self._running_mean(state, number, groups), self.history)
+
+    def _ask(self, kind: str, number: int, sent: Mapping[str, State]) -> dict[str, State]:
+        """Send, validate, and try again until the quorum is there; return validated replies by name."""
+        accepted: dict[str, State] = {}
+        terms = self.contract.round
+        for attempt in range(1, terms.attempts + 1):
+            open_names = [n for n in sent if n not in accepted and self.members[n].state not in _FINAL]
+            if not open_names:
+                break
+            envelopes = {name: self._envelope(kind, number, name, sent[name]) for name in open_names}
+            for name, data in envelopes.items():
+                self.members[name].bytes_received += len(data)
+            answered = set()
+            for answer in self.exchange(kind, envelopes, terms.deadline_seconds):
+                if answer.participant in self.members:
+                    answered.add(answer.participant)
+                    self._take(answer, kind, number, attempt, sent, accepted)
+            for name in set(open_names) - answered:
+                self._fail(name, number, attempt, "NO_REPLY")
+            if len(accepted) >= self.quorum:
+                break
+        if kind == "train" and len(accepted) < self.quorum:
+            reasons = sorted({m.failures[-1]["code"] for m in self.members.values() if m.failures})
+            raise RunFailedError(
+                f"round {number}: wanted replies of at least {self.quorum} participants, got {len(accepted)} "
+                f"after {terms.attempts} attempts ({', '.join(reasons) or 'nobody left to ask'})"
+            )
+        return accepted
+
+    def _take(
+        self,
+        answer: Answer,
+        kind: str,
+        number: int,
+        attempt: int,
+        sent: Mapping[str, State],
+        accepted: dict[str, State],
+    ) -> None:
+        member = self.members[answer.participant]
+        if answer.data is None:
+            self._fail(answer.participant, number, attempt, answer.code)
+            return
+        member.bytes_sent += len(answer.data)
+        try:
+            envelope = decode(answer.data)
+            tensors = self._validate(envelope, kind, number, answer.participant, sent)
+        except (WireError, ValueError) as error:
+            self._fail(answer.participant, number, attempt, "BAD_REPLY", str(error))
+            return
+        status = envelope.header["status"]
+        if status in _FINAL:
+            member.state = status
+            self._fail(answer.participant, number, attempt, envelope.header.get("code", status)[:40])
+        elif status == "FAILED":
+            incident = envelope.header.get("incident", "")[:16]
+            self._fail(answer.participant, number, attempt, "PARTICIPANT_ERROR", f"incident {incident}")
+        else:
+            member.header = dict(envelope.header)
+            accepted[answer.participant] = tensors
+            member.rounds_contributed += kind == "train"
+
+    def _validate(self, envelope: Envelope, kind: str, number: int, name: str, sent: Mapping[str, State]) -> State:
+        header = envelope.header
+        status = header.get("status")
+        if header.get("participant") != name:
+            raise ValueError("the reply names another participant than the key that sent it")
+        if status in _FINAL or status == "FAILED":
+            if envelope.tensors:
+                raise ValueError(f"status {status} carries parameters")
+            return {}
+        wanted = {
+            "status": "OK" if kind == "train" else "EVALUATED",
+            "kind": kind,
+            "run": self.run_id,
+            "round": str(number),
+            "contract": self.contract.sha256(),
+        }
+        for key, value in wanted.items():
+            if header.get(key) != value:
+                raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
+        sigma = float(header.get("noise_multiplier", "nan"))
+        private = header.get("non_private") == "false"
+        if not math.isfinite(sigma) or sigma < 0 or (private and sigma == 0):
+            raise ValueError("noise_multiplier: wanted a finite number > 0 of a private participant")
+        if kind == "train":
+            check_like(sent[name], envelope.tensors)
+        elif any(t.numel() != 1 for t in envelope.tensors.values()):
+            raise ValueError("metrics: wanted one number each")
+        return dict(envelope.tensors)
+
+    def _fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
+        failure = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}
+        self.members[name].failures.append(failure)
+        self._event("failure", participant=name, **failure)
+
+    def _aggregate(self, state: Checkpoint, accepted: Mapping[str, State]) -> tuple[dict[str, State], dict[str, State]]:
+        """Aggregate group by group; a group that nobody answered for keeps its parameters."""
+        groups: dict[str, State] = {}
+        memory: dict[str, State] = {}
+        terms = self.contract.strategy
+        for group, current in state.groups.items():
+            names = [
+                name
+                for name in accepted
+                if all(group_of(p, self.members[name].seat.industry, self.contract) == group for p in current)
+                and set(current) <= set(accepted[name])
+            ]
+            if not names:
+                groups[group], memory[group] = current, state.memory.get(group, {})
+                continue
+            sizes = [1.0 if terms.weighting == "equal" else float(self.members[name].seat.units) for name in names]
+            weights = capped_weights(sizes, terms.weight_cap)
+            updates = [
+                Update(name, {p: accepted[name][p] for p in current}, weight)
+                for name, weight in zip(names, weights, strict=True)
+            ]
+            groups[group], memory[group] = self.strategy.aggregate(current, updates, state.memory.get(group, {}))
+        return groups, memory
+
+    def _running_mean(self, state: Checkpoint, number: int, groups: Mapping[str, State]) -> dict[str, State]:
+        """Return the mean of the last `average_last` models so far: post-processing of what was released."""
+        last = self.contract.strategy.average_last
+        first = max(1, self.contract.rounds - last + 1)
+        if last == 1 or number < first:
+            return {}
+        if number == first:
+            return dict(groups)
+        seen = number - first
+        return {group: weighted_mean([state.average[group], new], [seen, 1]) for group, new in groups.items()}
+
+    def _final_model(self, state: Checkpoint) -> dict[str, State]:
+        return state.average if self.contract.strategy.average_last > 1 else state.groups
+
+    def _evaluate(self, final: Mapping[str, State]) -> None:
+        number = self.contract.rounds + 1
+        for member in self.members.values():
+            if member.state == "RECEIVE_ONLY":
+                member.state = "ACTIVE"  # it gets the model; all it can answer is the code again
+        sent = {
+            name: for_participant(final, member.seat.industry)
+            for name, member in self.members.items()
+            if member.state != "REFUSED"
+        }
+        for name, metrics in self._ask("evaluate", number, sent).items():
+            if metrics:
+                self.members[name].metrics = {k: float(v.item()) for k, v in metrics.items()}
+
+    def _envelope(self, kind: str, number: int, name: str, model: Mapping[str, Tensor]) -> bytes:
+        seat = self.members[name].seat
+        proposal = {
+            "dataset": seat.dataset,
+            "epsilon": None if seat.non_private else seat.epsilon,
+            "delta": seat.delta,
+        }
+        header = {
+            "kind": kind,
+            "participant": name,
+            "industry": seat.industry,
+            "run": self.run_id,
+            "round": str(number),
+            "contract": self.contract.canonical(),
+            "proposal": json.dumps(proposal, sort_keys=True),
+        }
+        return encode(Envelope(header, model))
+
+    def _event(self, event: str, **values: Any) -> None:
+        """Append a line to the run's public event file (progress, dashboards)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": event, "time": time.time(), **values}) + "\n")
+
+    def _finish(self, status: str, reason: str, rounds: int, started: float) -> dict[str, Any]:
+        record = {
+            "schema": RECORD_SCHEMA,
+            "run_id": self.run_id,
+            "scenario": self.scenario.name,
+            "contract_sha256": self.contract.sha256(),
+            "status": status,
+            "reason": reason,
+            "rounds": rounds,
+            "seconds": time.perf_counter() - started,
+            "participants": {name: _describe(member) for name, member in self.members.items()},
+            "history": self.history,
+        }
+        write_json(self.folder / "coordinator.json", record)
+        self._event("end", status=status, reason=reason)
+        return record
+
+
+def _describe(member: Member) -> dict[str, Any]:
+    header = member.header
+    budget = header.get("epsilon_budget", "null")
+    return {
+        "industry": member.seat.industry,
+        "state": member.state,
+        "rounds_contributed": member.rounds_contributed,
+        "noise_multiplier": float(header["noise_multiplier"]) if header else None,
+        "epsilon_budget": None if budget == "null" else float(budget),
+        "delta": float(header["delta"]) if header else member.seat.delta,
+        "unit": header.get("unit"),
+        "non_private": header.get("non_private") == "true" if header else None,
+        "bytes": {"sent": member.bytes_sent, "received": member.bytes_received},
+        "failures": member.failures,
+        "metrics": member.metrics,
+    }

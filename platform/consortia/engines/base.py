@@ -1,0 +1,69 @@
+"""What an engine gets and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from consortia.home import Home
+from consortia.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to execute.
+
+    Attributes
+    ----------
+    scenario : Scenario
+        Effective, all overrides applied.
+    run_id : str
+    folder : Path
+        The coordinator's folder of this run.
+    homes : dict of str to Home
+        By participant.
+    sources : dict of str to str
+        Sources that replace a policy's own, set on the participant's side (`--data`).
+    resume : bool
+        Go on from the last committed round.
+    """
+
+    scenario: Scenario
+    run_id: str
+    folder: Path
+    homes: dict[str, Home]
+    sources: dict[str, str]
+    resume: bool = False
+
+    def run_config(self, join_seconds: float) -> dict[str, str | bool | float]:
+        """Return the ServerApp's run config."""
+        return {
+            "scenario": self.scenario.to_json(),
+            "run-id": self.run_id,
+            "out": str(self.folder),
+            "resume": self.resume,
+            "join-seconds": join_seconds,
+        }
+
+    def node_config(self, name: str) -> dict[str, str | bool]:
+        """Return the node config of one participant, which its own side sets."""
+        home = self.homes[name]
+        config: dict[str, str | bool] = {
+            "participant": name,
+            "home": str(home.folder),
+            "simulation": home.simulation,
+        }
+        if home.ledger_folder is not None:
+            config["ledger"] = str(home.ledger_folder)
+        if name in self.sources:
+            config["source"] = self.sources[name]
+        return config
+
+
+class Engine(Protocol):
+    """Runs the ServerApp and one ClientApp per participant to the end."""
+
+    def __call__(self, job: Job) -> None:
+        """Run `job`; `RunFailedError` for a named failure. The record lies in `job.folder` afterwards."""
+        ...

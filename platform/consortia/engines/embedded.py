@@ -1,0 +1,137 @@
+"""The embedded engine: a Flower Grid in this process, with a serialisation round trip for every message.
+
+The ServerApp and ClientApp are those of a deployment, unchanged. Each message is written to protobuf bytes
+and read back, so that no object is shared between participants and a type that could not cross a wire fails
+here too. One message at a time per participant, as on a SuperNode.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from consortia.engines.base import Job
+
+_RUN = 1
+_WORKERS = 2
+
+
+class EmbeddedGrid(Grid):
+    """An in-process Grid.
+
+    Parameters
+    ----------
+    client_app : ClientApp
+    node_configs : dict of str to dict
+        By participant name, as its SuperNode would have it.
+    workers : int
+        Participants that work at the same time.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientApp,
+        node_configs: dict[str, dict[str, str | bool]],
+        workers: int = _WORKERS,
+    ) -> None:
+        # Message() reads these; outside Flower's own processes nobody else sets them.
+        TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = _RUN
+        self._app = client_app
+        self._names = dict(enumerate(node_configs, start=2))
+        self._contexts = {
+            number: Context(
+                run_id=_RUN, node_id=number, node_config=dict(node_configs[name]), state=RecordDict(), run_config={}
+            )
+            for number, name in self._names.items()
+        }
+        self._locks = {number: threading.Lock() for number in self._names}
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="participant")
+        self._pending: dict[str, Future[bytes]] = {}
+        self._run = Run.create_empty(run_id=_RUN)
+
+    def close(self) -> None:
+        """Stop taking messages; work that nobody waits for any more is dropped."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def set_run(self, run: Run) -> None:
+        """See Grid."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """See Grid."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """See Grid."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """See Grid."""
+        return list(self._names)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """See Grid; the name is what a deployment registers with the node's key."""
+        return [NodeInfo(node_id=number, name=name) for number, name in self._names.items()]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """See Grid."""
+        ids = []
+        for message in messages:
+            message_id = uuid.uuid4().hex
+            message.metadata.__dict__["_message_id"] = message_id
+            wire = message_to_proto(message).SerializeToString()
+            self._pending[message_id] = self._pool.submit(self._work, wire)
+            ids.append(message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """See Grid; returns what is ready."""
+        ready = [i for i in message_ids if i in self._pending and self._pending[i].done()]
+        return [message_from_proto(ProtoMessage.FromString(self._pending.pop(i).result())) for i in ready]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """See Grid."""
+        ids = list(self.push_messages(messages))
+        for message_id in ids:
+            self._pending[message_id].exception(timeout)
+        return self.pull_messages(ids)
+
+    def _work(self, wire: bytes) -> bytes:
+        message = message_from_proto(ProtoMessage.FromString(wire))
+        node = message.metadata.dst_node_id
+        with self._locks[node]:
+            try:
+                reply = self._app(message, self._contexts[node])
+            except Exception as error:  # noqa: BLE001 - as Flower does: an error reply, here without its text
+                reply = Message(Error(code=2, reason=type(error).__name__), reply_to=message)
+        answer: bytes = message_to_proto(reply).SerializeToString()
+        return answer
+
+
+def run(job: Job) -> None:
+    """Run a job in this process (see `consortia.engines.base.Engine`)."""
+    from consortia.client_app import app as client_app
+    from consortia.server_app import app as server_app
+
+    names = [seat.name for seat in job.scenario.roster]
+    grid = EmbeddedGrid(client_app, {name: job.node_config(name) for name in names})
+    config = job.run_config(join_seconds=1.0)
+    context = Context(run_id=_RUN, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config))
+    try:
+        server_app(grid, context)
+    finally:
+        grid.close()

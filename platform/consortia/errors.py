@@ -1,0 +1,39 @@
+"""Errors of the platform. Every message names the parameter, what was wanted, what was got, and what to do."""
+
+from __future__ import annotations
+
+
+class ConsortiaError(Exception):
+    """Base of everything that the command line turns into one clear sentence."""
+
+
+class InputError(ConsortiaError):
+    """The user's input cannot be used (exit status 2). Nothing was started and nothing was lost."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class RunFailedError(ConsortiaError):
+    """A run ended without a model, for a named reason (exit status 1)."""
+
+
+class WireError(ConsortiaError):
+    """Bytes that came over the wire are not an envelope of this version."""
+
+
+class RefusedError(ConsortiaError):
+    """A participant does not take part. `code` is all that crosses; the sentence stays at home.
+
+    Parameters
+    ----------
+    code : str
+        One of `consortia.wire.REFUSALS`.
+    detail : str
+        What the participant's own log says.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code = code
+        super().__init__(f"{code}: {detail}")

@@ -1,0 +1,242 @@
+"""What a participant measures at home: baselines, the choice of a model, intervals, the receipt's numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clients import registry
+from clients.dataset import Table
+from clients.industry import IndustryClient
+from clients.metrics import compute
+from clients.models import FederatedModule, loss_for, predict
+from consortia.exchange import build_module, load_state, state_of
+from consortia.scenario import Contract
+from privacy.randomness import numpy_generator, seeded_generator
+
+Scores = NDArray[np.float64]
+Scorer = Callable[[Table], Scores]
+Metrics = dict[str, float | None]
+
+_LOCAL_EPOCHS = 300
+_PATIENCE = 20
+_BOOTSTRAP = 500
+_HIGHER_IS_BETTER = {"auc", "macro_auc", "auprc", "accuracy", "r2"}
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The participant's alternatives to the federated model."""
+
+    majority: Scorer
+    local: Scorer
+    local_kind: str
+
+
+def headline(client: IndustryClient, target: torch.Tensor) -> str:
+    """Return the metric that a receipt leads with: AUC where both classes are there, else accuracy."""
+    kind = client.schema.target.kind
+    if kind == "regression":
+        return "rmse"
+    if kind == "multiclass":
+        return "accuracy"
+    return "auc" if len(torch.unique(target)) == 2 else "accuracy"
+
+
+def better(metric: str, left: float | None, right: float | None) -> bool:
+    """Return whether `left` is strictly better than `right` in `metric`; None is never better."""
+    if left is None:
+        return False
+    if right is None:
+        return True
+    return left > right if metric in _HIGHER_IS_BETTER else left < right
+
+
+def module_scorer(module: FederatedModule) -> Scorer:
+    """Return a function from a table to scores, `(n_rows,)` or `(n_rows, n_classes)`."""
+    return lambda table: np.asarray(predict(module, table.inputs), dtype=np.float64)
+
+
+def score_metrics(client: IndustryClient, scores: Scores, table: Table) -> Metrics:
+    """Return every metric of the industry on one table; None where it is undefined."""
+    return compute(client.metrics, client.schema.target.kind, scores, np.asarray(table.target))
+
+
+def baselines(contract: Contract, industry: str, train: Table, validation: Table, participant: str) -> Baselines:
+    """Train what the participant could have without anybody else.
+
+    Two local candidates: a ridge model whose strength is cross-validated on the training rows, and the
+    contract's own network trained with Adam until the validation loss stops falling. The better one on
+    the validation rows counts. Neither ever leaves or feeds a release, so both train without DP
+    (invariants 6 and 7): the baseline is not handicapped.
+    """
+    client = registry.get(industry)
+    candidates: list[tuple[str, Scorer]] = [("ridge", _ridge(client, train, participant))]
+    if train.n_units and contract.industries[industry].model.kind != "linear":
+        candidates.append(("same network", _network(contract, industry, train, validation, participant)))
+    name = headline(client, validation.target)
+    scored = [
+        (score_metrics(client, scorer(validation), validation).get(name) if len(validation.target) else None)
+        for _, scorer in candidates
+    ]
+    best = 0
+    for index in range(1, len(candidates)):
+        if better(name, scored[index], scored[best]):
+            best = index
+    return Baselines(_majority(client, train), candidates[best][1], candidates[best][0])
+
+
+def _majority(client: IndustryClient, train: Table) -> Scorer:
+    """Return the constant prediction: base rate, class shares or mean of the training rows."""
+    target = train.target
+    if client.schema.target.kind == "multiclass":
+        classes = len(client.schema.target.classes)
+        shares = np.bincount(np.asarray(target).astype(int), minlength=classes) / max(1, len(target))
+        return lambda table: np.tile(shares, (len(table.target), 1))
+    value = float(target.double().mean()) if len(target) else 0.5
+    return lambda table: np.full(len(table.target), value)
+
+
+def _ridge(client: IndustryClient, train: Table, participant: str) -> Scorer:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeCV
+    from sklearn.model_selection import StratifiedKFold
+    from threadpoolctl import threadpool_limits
+
+    x = np.asarray(train.inputs["features"], dtype=np.float64)
+    y = np.asarray(train.target)
+    kind = client.schema.target.kind
+    if kind == "regression":
+        if len(y) < 2:
+            return _majority(client, train)
+        ridge = RidgeCV(alphas=np.logspace(-4, 3, 15)).fit(x, y.astype(float))
+        return lambda table: np.asarray(ridge.predict(np.asarray(table.inputs["features"])), dtype=np.float64).ravel()
+    counts = np.bincount(y.astype(int))
+    if np.count_nonzero(counts) < 2:
+        return _majority(client, train)
+    folds = int(min(5, counts[counts > 0].min()))
+    # One thread: several participants share this machine, and small matrices lose more than they gain.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        if folds >= 2:
+            model: Any = LogisticRegressionCV(
+                Cs=np.logspace(-3, 3, 13),
+                cv=StratifiedKFold(folds, shuffle=True, random_state=_seed("ridge", participant)),
+                scoring="neg_log_loss",
+                solver="newton-cholesky",
+            ).fit(x, y.astype(int))
+        else:
+            model = LogisticRegression(C=0.1, solver="newton-cholesky").fit(x, y.astype(int))
+    classes = len(client.schema.target.classes) if kind == "multiclass" else 2
+
+    def scores(table: Table) -> Scores:
+        if not len(table.target):
+            return np.zeros(0 if kind == "binary" else (0, classes))
+        raw = model.predict_proba(np.asarray(table.inputs["features"], dtype=np.float64))
+        full = np.zeros((len(raw), classes))
+        full[:, model.classes_.astype(int)] = raw
+        return full[:, 1] if kind == "binary" else full
+
+    return scores
+
+
+def _network(contract: Contract, industry: str, train: Table, validation: Table, participant: str) -> Scorer:
+    torch.set_num_threads(1)
+    client = registry.get(industry)
+    module = build_module(contract, industry)
+    loss = loss_for(client.schema.target)
+    optimizer = torch.optim.Adam(module.parameters(), lr=3e-3, weight_decay=1e-4)
+    generator = seeded_generator("local", contract.seed, participant)
+    best, best_state, waited = float("inf"), state_of(module), 0
+    watched = validation if len(validation.target) else train
+    batch = max(32, len(train.target) // 16)
+    for _ in range(_LOCAL_EPOCHS):
+        order = torch.randperm(len(train.target), generator=generator)
+        for rows in torch.utils.data.BatchSampler(order.tolist(), batch, drop_last=False):
+            optimizer.zero_grad()
+            batch = {name: tensor[rows] for name, tensor in train.inputs.items()}
+            loss(module(batch), train.target[rows]).mean().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        with torch.no_grad():
+            value = float(loss(module(watched.inputs), watched.target).mean())
+        if value < best - 1e-5:
+            best, best_state, waited = value, state_of(module), 0
+        else:
+            waited += 1
+            if waited >= _PATIENCE:
+                break
+    load_state(module, best_state)
+    return module_scorer(module)
+
+
+def _seed(*parts: str | int) -> int:
+    return int(numpy_generator(*parts).integers(2**31))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % paired bootstrap interval over the units of the test rows."""
+
+    value: float
+    low: float
+    high: float
+
+
+def gain_interval(metric: str, federated: Scores, local: Scores, table: Table, participant: str) -> Interval | None:
+    """Return federated minus local in `metric` (positive: joining paid), or None where undefined.
+
+    Units, not rows, are resampled (500 times), the same for both models.
+    """
+    target = np.asarray(table.target, dtype=np.float64)
+    if len(target) == 0 or federated.ndim != 1:
+        return None
+    rng = numpy_generator("bootstrap", participant)
+    draws = rng.multinomial(table.n_units, np.full(table.n_units, 1 / table.n_units), size=_BOOTSTRAP)
+    weights = np.vstack([np.ones(table.n_units), draws])[:, np.asarray(table.unit_index)]
+    if metric == "auc":
+        difference = weighted_auc(federated, target, weights) - weighted_auc(local, target, weights)
+    elif metric == "accuracy":
+        gain = ((federated >= 0.5) == target).astype(float) - ((local >= 0.5) == target).astype(float)
+        difference = weights @ gain / np.maximum(weights.sum(1), 1)
+    else:
+        total = np.maximum(weights.sum(1), 1)
+        difference = np.sqrt(weights @ (local - target) ** 2 / total) - np.sqrt(
+            weights @ (federated - target) ** 2 / total
+        )
+    if np.isnan(difference[0]):
+        return None
+    resampled = difference[1:][~np.isnan(difference[1:])]
+    if len(resampled) < _BOOTSTRAP // 2:
+        return None
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Interval(float(difference[0]), float(low), float(high))
+
+
+def weighted_auc(scores: Scores, target: Scores, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the AUC under each row of `weights`, ties counted half.
+
+    Parameters
+    ----------
+    scores, target : arrays of shape (n_rows,)
+    weights : array of shape (n_resamples, n_rows)
+
+    Returns
+    -------
+    array of shape (n_resamples,)
+        NaN where a resample lacks a class.
+    """
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+    positive = np.add.reduceat((weights * target)[:, order], starts, axis=1)
+    negative = np.add.reduceat((weights * (1 - target))[:, order], starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative
+    pairs = positive.sum(1) * negative.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((positive * (below + negative / 2)).sum(1) / pairs)

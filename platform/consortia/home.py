@@ -1,0 +1,93 @@
+"""Where a participant keeps what is its own, and who may read it (only the owner)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from privacy.ledger import Ledger
+
+from consortia.errors import RefusedError
+from privacy.errors import LedgerMissingError
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of one participant.
+
+    Attributes
+    ----------
+    folder : Path
+        Holds policy.toml, split.key, receipts, the log.
+    participant : str
+    simulation : bool
+        One operator holds all rows: demonstration policies are accepted, the ledger is scratch.
+    ledger_folder : Path
+        Where ledger.db lies; differs from `folder` only under `--ledger`.
+    """
+
+    folder: Path
+    participant: str
+    simulation: bool = False
+    ledger_folder: Path | None = None
+
+    @property
+    def policy(self) -> Path:
+        """The owner's policy file."""
+        return self.folder / "policy.toml"
+
+    @property
+    def ledger(self) -> Path:
+        """The durable record of events."""
+        return (self.ledger_folder or self.folder) / "ledger.db"
+
+    @property
+    def log(self) -> Path:
+        """The participant's own log; it may hold counts of rows and is never sent."""
+        return self.folder / "participant.log"
+
+    def run_folder(self, run_id: str) -> Path:
+        """Return (and make) the folder of one run: receipt, progress, private parameters."""
+        folder = self.folder / "runs" / run_id
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    def create(self, *, split_seed: int | None = None) -> None:
+        """Make the folder and the split key.
+
+        The key decides which unit is in which partition, once per data set. It is random; a simulation
+        derives it from `--split-seed`, so that a result can be repeated.
+        """
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key_file = self.folder / "split.key"
+        if not key_file.exists():
+            if split_seed is None:
+                key = secrets.token_bytes(32)
+            else:
+                key = hashlib.sha256(f"split:{split_seed}".encode()).digest()
+            descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(key)
+
+    def split_key(self) -> bytes:
+        """Return the key of the split."""
+        file = (self.ledger_folder or self.folder) / "split.key"
+        try:
+            return file.read_bytes()
+        except FileNotFoundError:
+            raise RefusedError("NO_LEDGER", f"{self.folder} has no split.key; run `consortia budget init`") from None
+
+    def open_ledger(self) -> Ledger:
+        """Open the ledger; a missing one is a refusal, never a fresh start."""
+        try:
+            return Ledger.open(self.ledger, self.participant)
+        except LedgerMissingError as error:
+            raise RefusedError("NO_LEDGER", str(error)) from None
+
+
+def default_root() -> Path:
+    """Return `$CONSORTIA_HOME`, or `~/.consortia`."""
+    return Path(os.environ.get("CONSORTIA_HOME") or Path.home() / ".consortia")

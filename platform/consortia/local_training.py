@@ -1,0 +1,233 @@
+"""What happens at home in one round: load, split, solve sigma, train. Nothing here sends anything."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from privacy.ledger import Budget, RunPlan
+from torch import Tensor, nn
+
+from clients import registry
+from clients.dataset import QuarantineReport, Table, assign, prepare
+from clients.models import loss_for
+from clients.sources import parse_source, read
+from consortia.exchange import State, build_module, load_state, state_of
+from consortia.home import Home
+from consortia.policy import DatasetTerms
+from consortia.scenario import Contract
+from privacy.accounting import solve_noise_multiplier
+from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, train_plain, train_private
+from privacy.randomness import fresh_generator, seeded_generator
+
+_CACHED_TABLES = 64
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """A participant's rows: to train on, to choose by, to report on."""
+
+    train: Table
+    validation: Table
+    test: Table
+    quarantine: QuarantineReport
+    synthetic: bool
+    conditional_on_split: bool
+
+
+class _TableCache:
+    """Tables of the last runs in this process, so that the embedded engine reads each file once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._items: OrderedDict[tuple[str, ...], Partitions] = OrderedDict()
+
+    def get(self, key: tuple[str, ...]) -> Partitions | None:
+        with self._lock:
+            return self._items.get(key)
+
+    def put(self, key: tuple[str, ...], value: Partitions) -> None:
+        with self._lock:
+            self._items[key] = value
+            while len(self._items) > _CACHED_TABLES:
+                self._items.popitem(last=False)
+
+
+_cache = _TableCache()
+
+
+def load_partitions(home: Home, terms: DatasetTerms, contract: Contract, run_id: str) -> Partitions:
+    """Read, check, encode and split the participant's rows.
+
+    Raises
+    ------
+    QuarantineError
+        When a larger share of the rows breaks the schema than the policy tolerates.
+    SourceError
+        When the source cannot be read; the message names the policy's key.
+    """
+    key = (str(home.folder), run_id, contract.sha256(), terms.model_dump_json())
+    cached = _cache.get(key)
+    if cached is not None:
+        return cached
+    client = registry.get(terms.industry)
+    rules = contract.industries[terms.industry]
+    split_key = home.split_key()
+    table = prepare(
+        client,
+        read(parse_source(terms.source), client, terms.site, contract.seed),
+        unit=terms.unit,
+        max_rows_per_unit=terms.max_rows_per_unit,
+        filter=rules.filter or None,
+        key=split_key,
+        quarantine_threshold=terms.quarantine_threshold,
+        where=f"dataset of {terms.industry} at {home.participant}",
+    )
+    shares = contract.split
+    if rules.split == "hash":
+        where = assign(
+            table.split_keys,
+            split_key,
+            {"train": shares.train, "validation": shares.validation, "test": shares.test},
+        )
+        masks = {part: where == part for part in ("train", "validation", "test")}
+    else:
+        # A published split fixes who is tested; validation rows are then taken from its training part.
+        in_train = client.splits[rules.split](table.target.numpy(), terms.site) == "train"
+        inner = shares.validation / (shares.train + shares.validation)
+        where = assign(table.split_keys, split_key, {"train": 1 - inner, "validation": inner})
+        masks = {
+            "train": in_train & (where == "train"),
+            "validation": in_train & (where == "validation"),
+            "test": ~in_train,
+        }
+    parts = {part: table.take(mask) for part, mask in masks.items()}
+    loaded = Partitions(
+        parts["train"],
+        parts["validation"],
+        parts["test"],
+        table.quarantine,
+        table.synthetic,
+        conditional_on_split=rules.split != "hash",
+    )
+    _cache.put(key, loaded)
+    return loaded
+
+
+def declared_training_units(terms: DatasetTerms, contract: Contract) -> int:
+    """Return the public number of training units: a function of the policy and the contract alone."""
+    return max(1, round(terms.declared_units * contract.split.train))
+
+
+def make_plan(
+    contract: Contract,
+    terms: DatasetTerms,
+    dataset: str,
+    run_id: str,
+    allowance: Budget | None,
+) -> RunPlan:
+    """Solve the noise for the whole run on the participant's side, before the first step.
+
+    Parameters
+    ----------
+    allowance : Budget or None
+        What this run may cost; None for a non-private run.
+    """
+    rules = contract.industries[terms.industry]
+    sigma = (
+        0.0
+        if allowance is None
+        else solve_noise_multiplier(
+            epsilon=allowance.epsilon,
+            delta=allowance.delta,
+            sampling_rate=rules.sampling_rate,
+            steps=rules.local_steps * contract.rounds,
+        )
+    )
+    return RunPlan(
+        run_id=run_id,
+        dataset=dataset,
+        contract_sha256=contract.sha256(),
+        unit=terms.unit,
+        declared_units=declared_training_units(terms, contract),
+        allowance=allowance or Budget(float("inf"), 1e-5),
+        noise_multiplier=sigma,
+        sampling_rate=rules.sampling_rate,
+        steps_per_round=rules.local_steps,
+        rounds=contract.rounds,
+        clip=rules.clip,
+        non_private=allowance is None,
+    )
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """What one round of training made. Everything but `update` stays at home."""
+
+    update: State
+    private: State
+    report: StepReport
+    seconds: float
+
+
+def train_round(
+    contract: Contract,
+    industry: str,
+    plan: RunPlan,
+    train: Table,
+    received: Mapping[str, Tensor],
+    private: Mapping[str, Tensor],
+    *,
+    participant: str,
+    round_number: int,
+) -> RoundOutcome:
+    """Run the local steps of one round from the received model.
+
+    Every parameter, private ones included, is trained by the same DP step and clipped jointly
+    (invariant 7). The noise generator is made here, from the operating system's entropy, for this attempt
+    alone (invariant 8); a non-private run claims no epsilon and draws from the contract's seed instead, so
+    that it can be repeated.
+
+    Returns
+    -------
+    RoundOutcome
+        `update` holds every shared parameter after the steps, or, for FedSGD, the gradient.
+    """
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    rules = contract.industries[industry]
+    module = build_module(contract, industry)
+    load_state(module, {**received, **private})
+    before = state_of(module)
+    gradient_only = contract.strategy.name == "fedsgd"
+    rate = 1.0 if gradient_only else rules.learning_rate
+
+    def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        # Momentum and weight decay act on the noisy gradient inside step(): post-processing.
+        return torch.optim.SGD(parameters, lr=rate, momentum=rules.momentum, weight_decay=rules.weight_decay)
+
+    target = registry.get(industry).schema.target
+    rows = (train.inputs, train.target, train.unit_index, train.n_units, loss_for(target), make_optimizer)
+    sampling = {
+        "sampling_rate": plan.sampling_rate,
+        "declared_units": plan.declared_units,
+        "steps": plan.steps_per_round,
+    }
+    if plan.non_private:
+        generator = seeded_generator("sampling", contract.seed, participant, round_number)
+        report = train_plain(module, *rows, PlainPlan(**sampling), generator)
+    else:
+        private_plan = DpSgdPlan(noise_multiplier=plan.noise_multiplier, clip=plan.clip, **sampling)
+        report = train_private(module, *rows, private_plan, fresh_generator())
+    after = state_of(module)
+    update = {name: after[name] for name in received}
+    if gradient_only:
+        update = {
+            name: (before[name] - tensor if tensor.is_floating_point() else tensor) for name, tensor in update.items()
+        }
+    kept = {name: tensor for name, tensor in after.items() if name not in received}
+    return RoundOutcome(update, kept, report, time.perf_counter() - started)

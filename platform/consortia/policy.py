@@ -1,0 +1,187 @@
+"""The participant's own file: its data, its budget, what it allows to leave. It outranks every scenario.
+
+No policy file means refusal. A demonstration policy says `demo = true` and is accepted only in a simulation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from privacy.ledger import Budget
+from pydantic import Field, model_validator
+
+from consortia.errors import InputError, RefusedError
+from consortia.scenario import Contract, Name
+from consortia.strict import StrictModel, check_schema, parse, read_toml
+
+RELEASES = ("update", "metrics")
+
+
+class Allowance(StrictModel):
+    """An (epsilon, delta) pair."""
+
+    epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+
+    def budget(self) -> Budget:
+        """Return the pair as the ledger's type."""
+        return Budget(self.epsilon, self.delta)
+
+
+class BudgetTerms(StrictModel):
+    """What one run may cost, and what the data set may cost over its lifetime."""
+
+    run: Allowance
+    lifetime: Allowance
+
+    @model_validator(mode="after")
+    def _lifetime_holds_a_run(self) -> BudgetTerms:
+        if self.lifetime.epsilon < self.run.epsilon or self.lifetime.delta < self.run.delta:
+            raise ValueError("lifetime epsilon and delta at least as large as the run's")
+        return self
+
+
+class DatasetTerms(StrictModel):
+    """One data set under the owner's own name for it.
+
+    `declared_units` is public: the normaliser of the training step and delta are checked against it.
+    """
+
+    industry: Name
+    source: str
+    site: str = ""
+    unit: str = "record"
+    declared_units: Annotated[int, Field(ge=1)]
+    max_rows_per_unit: Annotated[int, Field(ge=1)] | None = None
+    quarantine_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
+
+
+class AllowTerms(StrictModel):
+    """What may leave. Everything else stays."""
+
+    releases: tuple[Literal["update", "metrics"], ...] = ()
+    exact_metrics: bool = False
+    non_private: bool = False
+    contracts: tuple[str, ...] | Literal["any"] = ()
+
+
+class Policy(StrictModel):
+    """The whole file."""
+
+    schema_version: Annotated[int, Field(alias="schema", ge=1)]
+    participant: Name
+    demo: bool = False
+    dataset: Annotated[dict[Name, DatasetTerms], Field(min_length=1)]
+    budget: BudgetTerms
+    allow: AllowTerms = AllowTerms()
+
+    @model_validator(mode="after")
+    def _delta_fits_units(self) -> Policy:
+        for name, terms in self.dataset.items():
+            if self.budget.run.delta >= 1 / terms.declared_units:
+                raise ValueError(
+                    f"budget.run.delta < 1/declared_units = {1 / terms.declared_units:.3g} of dataset.{name}"
+                )
+        if self.allow.contracts == "any" and not self.demo:
+            raise ValueError('contracts = "any" only with demo = true (simulation)')
+        return self
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the coordinator proposes to one participant: never more than a proposal.
+
+    Attributes
+    ----------
+    dataset : str
+        The owner's name for the data set.
+    epsilon : float or None
+        None proposes a non-private run.
+    """
+
+    dataset: str
+    epsilon: float | None
+    delta: float
+
+
+def load_policy(path: Path, *, simulation: bool) -> Policy:
+    """Read a policy.
+
+    Raises
+    ------
+    RefusedError
+        With code NO_POLICY when there is none, or DEMO_POLICY outside a simulation.
+    InputError
+        When the file is malformed: every mistake by path.
+    """
+    if not path.is_file():
+        raise RefusedError("NO_POLICY", f"no policy file at {path}; without one nothing leaves")
+    data = read_toml(path)
+    check_schema(data, str(path))
+    policy = parse(Policy, data, str(path))
+    if policy.demo and not simulation:
+        raise RefusedError("DEMO_POLICY", f"{path} says demo = true, which only a simulation accepts")
+    return policy
+
+
+def check_contract(policy: Policy, contract: Contract, industry: str, proposal: Proposal) -> DatasetTerms:
+    """Check a contract against the policy; return the terms of the data set to use.
+
+    Raises
+    ------
+    RefusedError
+        With a code that names the reason; the code alone crosses.
+    """
+    sha = contract.sha256()
+    allowed = policy.allow.contracts
+    if allowed != "any" and f"sha256:{sha}" not in allowed:
+        raise RefusedError(
+            "CONTRACT_NOT_ALLOWED",
+            f"allow.contracts: wanted sha256:{sha} in the list; add it to accept this contract",
+        )
+    if industry not in contract.industries:
+        raise RefusedError("CONTRACT_NOT_ALLOWED", f"the contract has no terms for industry {industry!r}")
+    for release in contract.releases:
+        if release not in policy.allow.releases:
+            raise RefusedError(
+                "RELEASE_NOT_ALLOWED", f"allow.releases: the contract wants {release!r}, the policy lacks it"
+            )
+    if "metrics" in contract.releases and not policy.allow.exact_metrics:
+        raise RefusedError(
+            "RELEASE_NOT_ALLOWED", "allow.exact_metrics = false, and metrics leave exactly or not at all"
+        )
+    if proposal.epsilon is None and not policy.allow.non_private:
+        raise RefusedError("NON_PRIVATE_NOT_ALLOWED", "allow.non_private = false, the proposal is non-private")
+    terms = policy.dataset.get(proposal.dataset)
+    if terms is None:
+        raise RefusedError("DATASET_NOT_OFFERED", f"the policy offers no dataset.{proposal.dataset}")
+    if terms.industry != industry:
+        raise RefusedError("DATASET_NOT_OFFERED", f"dataset.{proposal.dataset} is not of industry {industry}")
+    return terms
+
+
+def effective_budget(policy: Policy, proposal: Proposal, left: Budget) -> Budget | None:
+    """Return min(proposal, run allowance, what the lifetime leaves); None for a non-private run.
+
+    Raises
+    ------
+    RefusedError
+        With code BUDGET_EXHAUSTED when nothing is left.
+    """
+    if proposal.epsilon is None:
+        return None
+    epsilon = min(proposal.epsilon, policy.budget.run.epsilon, left.epsilon)
+    delta = min(proposal.delta, policy.budget.run.delta, left.delta)
+    if epsilon <= 0 or delta <= 0:
+        raise RefusedError("BUDGET_EXHAUSTED", "the lifetime budget of this data set is spent")
+    return Budget(epsilon, delta)
+
+
+def policy_or_input_error(path: Path, *, simulation: bool) -> Policy:
+    """Load a policy for the command line, where a refusal is a mistake of the user's input."""
+    try:
+        return load_policy(path, simulation=simulation)
+    except RefusedError as error:
+        raise InputError(str(error)) from None

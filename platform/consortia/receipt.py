@@ -1,0 +1,166 @@
+"""The receipt: a participant's own record of whether joining paid. It stays with the participant."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from privacy.ledger import Ledger, RunPlan
+from torch import Tensor
+
+from clients import registry
+from clients.dataset import Table
+from clients.models import FederatedModule
+from consortia.evaluation import (
+    Metrics,
+    Scores,
+    baselines,
+    better,
+    gain_interval,
+    headline,
+    module_scorer,
+    score_metrics,
+)
+from consortia.local_training import Partitions
+from privacy.events import RELATION
+
+if TYPE_CHECKING:
+    from consortia.home import Home
+    from consortia.participant import Request
+    from consortia.policy import Policy
+
+RECEIPT_SCHEMA = 1
+
+
+def write(
+    home: Home,
+    request: Request,
+    plan: RunPlan | None,
+    parts: Partitions,
+    module: FederatedModule,
+    ledger: Ledger,
+    policy: Policy,
+) -> dict[str, Tensor]:
+    """Measure the final model beside the baselines on untouched test rows and write `receipt.json`.
+
+    The model to keep is chosen on the validation rows; the test rows only report (invariant 14).
+
+    Returns
+    -------
+    dict of str to Tensor
+        The federated model's exact metrics, float64 scalars, for a contract that releases them.
+    """
+    started = time.perf_counter()
+    client = registry.get(request.industry)
+    base = baselines(request.contract, request.industry, parts.train, parts.validation, home.participant)
+    federated = module_scorer(module)
+    metric = headline(client, parts.test.target)
+    choice = headline(client, parts.validation.target)
+    scores = {
+        name: scorer(parts.test)
+        for name, scorer in (("majority", base.majority), ("local", base.local), ("federated", federated))
+    }
+    measured = {name: score_metrics(client, value, parts.test) for name, value in scores.items()}
+    on_validation = {
+        name: score_metrics(client, scorer(parts.validation), parts.validation).get(choice)
+        for name, scorer in (("local", base.local), ("federated", federated))
+        if len(parts.validation.target)
+    }
+    keeps = "federated" if better(choice, on_validation.get("federated"), on_validation.get("local")) else "local"
+    gain = gain_interval(metric, scores["federated"], scores["local"], parts.test, home.participant)
+    data = {
+        "schema": RECEIPT_SCHEMA,
+        "participant": home.participant,
+        "run_id": request.run_id,
+        "industry": request.industry,
+        "contract_sha256": request.contract.sha256(),
+        "synthetic": parts.synthetic,
+        "conditional_on_split": parts.conditional_on_split,
+        "units": {part: getattr(parts, part).n_units for part in ("train", "validation", "test")},
+        "rows": sum(len(getattr(parts, part).target) for part in ("train", "validation", "test")),
+        "quarantine": {
+            "rows_read": parts.quarantine.rows_read,
+            "rows_kept": parts.quarantine.rows_kept,
+            "reasons": dict(parts.quarantine.reasons),
+        },
+        "headline": metric,
+        "metrics": {
+            name: {kind: measured[kind].get(name) for kind in ("majority", "local", "federated")}
+            for name in client.metrics
+        },
+        "local_model": base.local_kind,
+        "keeps": keeps,
+        "gain": None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high},
+        "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy),
+        "evaluate_seconds": time.perf_counter() - started,
+    }
+    folder = home.run_folder(request.run_id)
+    write_json(folder / "receipt.json", data)
+    if home.simulation:
+        _write_predictions(folder / "predictions.csv", parts, base.local, federated)
+        write_json(folder / "events.json", ledger.export())
+    return _as_tensors(measured["federated"])
+
+
+def spent(plan: RunPlan | None, ledger: Ledger, dataset: str, run_id: str, policy: Policy) -> dict[str, Any]:
+    """Return the account of one run and of the data set's lifetime, as the participant sees it."""
+    life = policy.budget.lifetime
+    non_private = plan is not None and plan.non_private
+    delta = plan.allowance.delta if plan is not None and not non_private else policy.budget.run.delta
+    events = [event for entry in ledger.entries(run_id=run_id) for event in entry.events if event.partition == "train"]
+    from privacy.accounting import epsilon
+
+    run = epsilon(events, delta)
+    lifetime = ledger.spent(dataset, life.delta)
+    return {
+        "run": run if math.isfinite(run) else None,
+        "lifetime": lifetime if math.isfinite(lifetime) else None,
+        "budget": None if plan is None or non_private else plan.allowance.epsilon,
+        "lifetime_budget": life.epsilon,
+        "delta": delta,
+        "lifetime_delta": life.delta,
+        "unit": plan.unit if plan else policy.dataset[dataset].unit,
+        "relation": RELATION,
+        "non_private": non_private,
+    }
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write JSON durably: a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(data, file, indent=1, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _as_tensors(metrics: Metrics) -> dict[str, Tensor]:
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items() if value is not None}
+
+
+def _write_predictions(path: Path, parts: Partitions, local: Any, federated: Any) -> None:
+    """Write one line per row for a recount; a score of several classes is written as their list."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row_id", "split", "label", "score_local", "score_federated"])
+        for split in ("train", "validation", "test"):
+            table: Table = getattr(parts, split)
+            if not len(table.target):
+                continue
+            columns = (local(table), federated(table))
+            for index, row_id in enumerate(table.row_ids):
+                writer.writerow([row_id, split, table.target[index].item(), *(_cell(c, index) for c in columns)])
+
+
+def _cell(scores: Scores, index: int) -> str:
+    value = np.asarray(scores[index])
+    return repr(float(value)) if value.ndim == 0 else json.dumps([float(v) for v in value])

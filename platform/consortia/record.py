@@ -1,0 +1,146 @@
+"""`result.json`: the coordinator's record, in a simulation joined with what each participant saw itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from consortia.engines.base import Job
+from consortia.receipt import write_json
+from consortia.scenario import Scenario
+
+RESULT_SCHEMA = 1
+
+
+def build(job: Job, engine: str) -> dict[str, Any]:
+    """Join coordinator.json with the receipts of a simulation and write `result.json`.
+
+    Deployed, the coordinator holds released values only, and what was not released is null. A simulation
+    is run by one operator who holds all rows: it may hold both and says `observer: "simulation"`.
+    """
+    record = json.loads((job.folder / "coordinator.json").read_text(encoding="utf-8"))
+    simulation = engine != "flower"
+    participants = {}
+    for seat in job.scenario.roster:
+        seen = record["participants"][seat.name]
+        receipt = read_receipt(job, seat.name) if simulation else None
+        participants[seat.name] = _participant(seen, receipt, job, seat.name, simulation)
+    result = {
+        "schema": RESULT_SCHEMA,
+        "run_id": job.run_id,
+        "scenario": job.scenario.name,
+        "contract_sha256": record["contract_sha256"],
+        "engine": engine,
+        "observer": "simulation" if simulation else "coordinator",
+        "charged": not simulation or any(home.ledger_folder for home in job.homes.values()),
+        "synthetic": any_synthetic(job) if simulation else None,
+        "noise": "operating system entropy",
+        "status": record["status"],
+        "reason": record["reason"],
+        "rounds": record["rounds"],
+        "seconds": record["seconds"],
+        "participants": participants,
+        "history": record["history"],
+    }
+    write_json(job.folder / "result.json", result)
+    return result
+
+
+def read_receipt(job: Job, name: str) -> dict[str, Any] | None:
+    """Return a participant's receipt of this run, or None when it wrote none."""
+    file = job.homes[name].folder / "runs" / job.run_id / "receipt.json"
+    if not file.is_file():
+        return None
+    receipt: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return receipt
+
+
+def any_synthetic(job: Job) -> bool:
+    """Return whether any participant's rows were made up."""
+    receipts = [read_receipt(job, seat.name) for seat in job.scenario.roster]
+    return any(receipt["synthetic"] for receipt in receipts if receipt)
+
+
+def _participant(
+    seen: dict[str, Any], receipt: dict[str, Any] | None, job: Job, name: str, simulation: bool
+) -> dict[str, Any]:
+    released = seen["metrics"] or {}
+    if receipt is not None:
+        metrics = {kind: {**values, "released": kind in released} for kind, values in receipt["metrics"].items()}
+        account = receipt["epsilon"]
+        epsilon = {k: account[k] for k in ("run", "lifetime", "budget", "delta", "unit", "non_private")}
+    else:
+        metrics = {
+            kind: {"majority": None, "local": None, "federated": value, "released": True}
+            for kind, value in released.items()
+        }
+        epsilon = {
+            "run": None,
+            "lifetime": None,
+            "budget": seen["epsilon_budget"],
+            "delta": seen["delta"],
+            "unit": seen["unit"],
+            "non_private": seen["non_private"],
+        }
+    extra = {}
+    if simulation and receipt is not None:
+        extra = {key: receipt[key] for key in ("units", "headline", "keeps", "gain", "local_model", "synthetic")}
+    return {
+        "industry": seen["industry"],
+        "rows": receipt["rows"] if receipt else None,
+        "state": seen["state"],
+        "metrics": metrics,
+        "epsilon": epsilon,
+        "noise_multiplier": seen["noise_multiplier"],
+        "rounds_contributed": seen["rounds_contributed"],
+        "bytes": seen["bytes"],
+        "seconds": {
+            "train": _train_seconds(job, name) if simulation else None,
+            "evaluate": receipt["evaluate_seconds"] if receipt else None,
+        },
+        "failures": seen["failures"],
+        **extra,
+    }
+
+
+def _train_seconds(job: Job, name: str) -> float:
+    file = job.homes[name].folder / "runs" / job.run_id / "training.jsonl"
+    if not file.is_file():
+        return 0.0
+    return float(sum(json.loads(line)["seconds"] for line in file.read_text().splitlines()))
+
+
+def missed_expectations(scenario: Scenario, result: dict[str, Any], folder: Path) -> list[str]:
+    """Return one sentence for everything that the run did not reach; empty when all is well."""
+    missed = []
+    if result["status"] != "completed":
+        missed.append(f"the run ended {result['status']}: {result['reason']}")
+    for name, participant in result["participants"].items():
+        account = participant["epsilon"]
+        if None not in (account["run"], account["budget"]) and account["run"] > account["budget"] + 1e-6:
+            missed.append(f"{name}: epsilon {account['run']:.3f} exceeds its budget {account['budget']:.3f}")
+    expect = scenario.expect
+    if expect.mean_at_least is not None and result["observer"] == "simulation":
+        values = [p["metrics"].get(expect.metric, {}).get("federated") for p in result["participants"].values()]
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if known else float("nan")
+        if not mean >= expect.mean_at_least:
+            missed.append(f"mean {expect.metric}: wanted >= {expect.mean_at_least}, got {mean:.3f}")
+    if expect.parameters and result["status"] == "completed":
+        missed += _missed_parameters(scenario, folder)
+    return missed
+
+
+def _missed_parameters(scenario: Scenario, folder: Path) -> list[str]:
+    import safetensors.torch
+
+    missed = []
+    model: dict[str, Any] = {}
+    for file in (folder / "model").glob("*.safetensors"):
+        model |= safetensors.torch.load(file.read_bytes())
+    for name, wanted in scenario.expect.parameters.items():
+        got = float(model[name].item()) if name in model and model[name].numel() == 1 else float("nan")
+        if not abs(got - wanted) <= scenario.expect.tolerance:
+            missed.append(f"{name}: wanted {wanted} within {scenario.expect.tolerance}, got {got:.4f}")
+    return missed

@@ -1,0 +1,257 @@
+"""What a person sees: the plan before a run, progress while it runs, the table of receipts after it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from consortia.engines.base import Job
+from consortia.plan import SeatPlan
+from consortia.scenario import Scenario
+from privacy.accounting import epsilon, solve_noise_multiplier
+from privacy.events import PoissonGaussian
+
+_METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "rmse": "RMSE"}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number for a table, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
+    """Print who takes part, what it costs and what leaves whom."""
+    contract = scenario.contract
+    console.print(f"[bold]{scenario.name}[/]: {scenario.title}")
+    console.print(f"contract sha256:{contract.sha256()}")
+    console.print(
+        f"{contract.rounds} rounds, strategy {contract.strategy.name}, shared: "
+        + ", ".join(f"{part} with {getattr(contract.scopes, part)}" for part in ("encoder", "trunk", "head"))
+    )
+    table = Table(title="From proposals and declared sizes (a participant's own policy may lower them)")
+    for name in ("participant", "industry", "units", "rate q", "steps", "σ", "ε run", "δ", "leaves"):
+        table.add_column(name, justify="left" if name in {"participant", "industry", "leaves"} else "right")
+    for plan in plans:
+        table.add_row(
+            plan.name,
+            plan.industry,
+            str(plan.units),
+            f"{plan.sampling_rate:g}",
+            str(plan.steps),
+            number(plan.noise_multiplier, 2),
+            "∞ (non-private)" if plan.epsilon is None else number(plan.epsilon, 2),
+            f"{plan.delta:g}",
+            f"{', '.join(plan.releases)}: {plan.parameters_shared} numbers a round",
+        )
+    console.print(table)
+    for plan in plans:
+        for warning in plan.warnings:
+            console.print(f"[yellow]warning[/] {plan.name}: {warning}")
+
+
+def print_result(console: Console, result: dict[str, Any]) -> None:
+    """Print the receipts, what every epsilon means, and where the records lie."""
+    simulation = result["observer"] == "simulation"
+    console.print(
+        f"[bold]{result['scenario']}[/]: {result['status']} after {result['rounds']} rounds, "
+        f"{result['seconds']:.1f} s, engine {result['engine']}",
+        highlight=False,
+    )
+    receipts = _table(
+        "participant", "units", "metric", "majority", "local", "federated", "gain [95 % interval]", "keeps"
+    )
+    costs = _table("participant", "ε run", "of budget", "ε lifetime", "δ", "sent", "received", "seconds")
+    for name, seat in result["participants"].items():
+        receipts.add_row(name, *_receipt_row(seat))
+        costs.add_row(name, *_cost_row(seat))
+    console.print(receipts)
+    console.print(costs)
+    _print_notes(console, result, simulation)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        left = heading in {"participant", "metric", "keeps"}
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    return table
+
+
+def _receipt_row(seat: dict[str, Any]) -> tuple[str, ...]:
+    metric = seat.get("headline") or next(iter(seat["metrics"]), "")
+    values = seat["metrics"].get(metric, {})
+    gain, units = seat.get("gain"), seat.get("units")
+    return (
+        str(sum(units.values())) if units else "–",
+        _METRIC_NAMES.get(metric, metric or "–"),
+        number(values.get("majority")),
+        number(values.get("local")),
+        number(values.get("federated")),
+        "–" if not gain else f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+        seat.get("keeps") or "–",
+    )
+
+
+def _cost_row(seat: dict[str, Any]) -> tuple[str, ...]:
+    account = seat["epsilon"]
+    infinite = bool(account["non_private"])
+    state = "" if seat["state"] == "ACTIVE" else " " + seat["state"].lower().replace("_", "-")
+    return (
+        ("∞ non-private" if infinite else number(account["run"])) + state,
+        "–" if infinite else number(account["budget"], 2),
+        "∞" if infinite else number(account["lifetime"]),
+        f"{account['delta']:g}",
+        f"{seat['bytes']['sent']:,} B",
+        f"{seat['bytes']['received']:,} B",
+        number((seat["seconds"]["train"] or 0) + (seat["seconds"]["evaluate"] or 0), 1),
+    )
+
+
+def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> None:
+    accounts = [seat["epsilon"] for seat in result["participants"].values()]
+    units = ", ".join(sorted({a["unit"] for a in accounts if a["unit"]})) or "–"
+    deltas = ", ".join(f"{d:g}" for d in sorted({a["delta"] for a in accounts}))
+    console.print(
+        f"ε counts the training releases of this run (PLD), δ = {deltas}, unit: {units}, add/remove one; "
+        "lifetime: all runs of the data set in this ledger.",
+        highlight=False,
+    )
+    if simulation:
+        charged = "charged to the given ledger" if result["charged"] else "not charged"
+        console.print(f"Simulation by one operator who holds all rows: {charged}.", highlight=False)
+    else:
+        console.print(
+            "Receipts stay with the participants; a dash is something that was not released.", highlight=False
+        )
+    if result["synthetic"]:
+        console.print("Data: [bold]synthetic[/] rows on each industry's schema.", highlight=False)
+    if any(seat["failures"] for seat in result["participants"].values()):
+        console.print("Failures:")
+        for name, seat in result["participants"].items():
+            for failure in seat["failures"][-3:]:
+                console.print(f"  round {failure['round']} {name}: {failure['code']} {failure['detail']}", markup=False)
+
+
+def conditional_split_note(job: Job) -> str | None:
+    """Return the sentence that a published, data-dependent split owes, or None."""
+    industries = job.scenario.contract.industries
+    named = sorted({terms.split for terms in industries.values() if terms.split != "hash"})
+    if not named:
+        return None
+    return (
+        f"ε is conditional on the split {', '.join(named)}: it depends on the number of rows, so one row more "
+        "would move others between training and test."
+    )
+
+
+class Watch(AbstractContextManager[None]):
+    """Shows the rounds of a running job: a bar in a terminal, plain lines without one."""
+
+    def __init__(self, console: Console, job: Job, *, simulation: bool) -> None:
+        self._console = console
+        self._job = job
+        self._simulation = simulation
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._position = self._size()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> None:
+        self._progress.start()
+        self._task = self._progress.add_task("starting", total=self._job.scenario.contract.rounds)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join(timeout=5)
+        self._progress.stop()
+
+    def _file(self) -> Path:
+        return self._job.folder / "events.jsonl"
+
+    def _size(self) -> int:
+        return self._file().stat().st_size if self._file().is_file() else 0
+
+    def _follow(self) -> None:
+        while not self._done.wait(0.2):
+            self._show(self._new_events())
+        self._show(self._new_events())
+
+    def _new_events(self) -> list[dict[str, Any]]:
+        if not self._file().is_file():
+            return []
+        with self._file().open(encoding="utf-8") as file:
+            file.seek(self._position)
+            lines = file.readlines()
+            if lines and not lines[-1].endswith("\n"):
+                lines.pop()
+            self._position += sum(len(line.encode()) for line in lines)
+        return [json.loads(line) for line in lines]
+
+    def _show(self, events: list[dict[str, Any]]) -> None:
+        rounds = [event for event in events if event["event"] == "round"]
+        if not rounds:
+            return
+        last = rounds[-1]
+        total = self._job.scenario.contract.rounds
+        text = f"round {last['round']}, {len(last['replies'])} of {len(self._job.homes)} replied"
+        if (metric := self._metric()) is not None:
+            text += f", validation {metric}"
+        text += f", ε so far {self._epsilon(last['round'])}"
+        self._progress.update(self._task, completed=last["round"], description=text)
+        if not self._console.is_terminal and (last["round"] == total or last["round"] % max(1, total // 5) == 0):
+            self._console.print(f"{text} ({last['round']}/{total})", highlight=False)
+
+    def _metric(self) -> str | None:
+        """Return the mean validation metric: a simulation's operator holds all rows, so may see it."""
+        if not self._simulation:
+            return None
+        by_name: dict[str, list[float]] = {}
+        for home in self._job.homes.values():
+            file = home.folder / "runs" / self._job.run_id / "progress.jsonl"
+            if file.is_file() and (lines := file.read_text(encoding="utf-8").splitlines()):
+                last = json.loads(lines[-1])
+                if last["value"] is not None:
+                    by_name.setdefault(last["metric"], []).append(last["value"])
+        return ", ".join(f"{_METRIC_NAMES.get(k, k)} {sum(v) / len(v):.3f}" for k, v in by_name.items()) or None
+
+    def _epsilon(self, rounds: int) -> str:
+        """Return the range over participants of epsilon after `rounds`, from proposals (upper bounds)."""
+        contract = self._job.scenario.contract
+        values = []
+        for seat in self._job.scenario.roster:
+            if seat.non_private:
+                return "∞ (non-private)"
+            rules = contract.industries[seat.industry]
+            steps = rules.local_steps * contract.rounds
+            event = PoissonGaussian(
+                noise_multiplier=solve_noise_multiplier(
+                    epsilon=seat.epsilon, delta=seat.delta, sampling_rate=rules.sampling_rate, steps=steps
+                ),
+                sampling_rate=rules.sampling_rate,
+                steps=rules.local_steps * rounds,
+                partition="train",
+                unit="record",
+            )
+            values.append(epsilon([event], seat.delta, grid=1e-3))
+        return f"{min(values):.2f}–{max(values):.2f}"
+
+
+def wait_hint(folder: Path) -> str:
+    """Return how to go on after an interruption."""
+    return f"interrupted; every finished round is kept. Go on with: consortia run --resume {folder}"

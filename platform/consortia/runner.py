@@ -1,0 +1,268 @@
+"""From a scenario's name to a result: homes, engine, record."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+import secrets
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from privacy.ledger import Ledger
+
+from consortia import record
+from consortia.engines.base import Engine, Job
+from consortia.errors import InputError, RunFailedError
+from consortia.home import Home, default_root
+from consortia.plan import make_plans
+from consortia.policy import Policy, policy_or_input_error
+from consortia.receipt import write_json
+from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
+from consortia.strict import read_toml
+
+ENGINES = ("embedded", "flower")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `consortia run` was asked for."""
+
+    scenario: str
+    data: Path | None = None
+    rounds: int | None = None
+    seed: int | None = None
+    split_seed: int | None = None
+    epsilon: tuple[str, ...] = ()
+    engine: str = "embedded"
+    ledger: Path | None = None
+    out: Path = Path("runs")
+    dump: Path | None = None
+    resume: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run."""
+
+    job: Job
+    result: dict[str, Any]
+    missed: list[str]
+
+
+def prepare(options: Options) -> Job:
+    """Check everything that can be checked before the first message and lay out the run's folders.
+
+    Raises
+    ------
+    InputError
+        For anything the user can put right; nothing was started.
+    """
+    if options.engine not in ENGINES:
+        raise InputError(f"--engine: wanted one of {', '.join(ENGINES)}, got {options.engine!r}")
+    simulation = options.engine != "flower"
+    if not simulation and (options.dump or options.ledger or options.split_seed is not None):
+        raise InputError(
+            "--dump, --ledger and --split-seed: wanted a simulation (--engine embedded), got --engine flower; "
+            "a participant's rows, ledger and split are its own there"
+        )
+    if options.resume is not None:
+        return _resumed(options)
+    scenario = load_scenario(options.scenario).with_overrides(
+        rounds=options.rounds, seed=options.seed, epsilon=options.epsilon
+    )
+    if options.data is not None and not options.data.is_dir():
+        raise InputError(f"--data {options.data}: wanted a folder, got nothing there; check the path")
+    make_plans(scenario)
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+    run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(2)}"
+    folder = options.out / run_id
+    homes = {
+        seat.name: _simulated_home(options, scenario, folder, seat.name) if simulation else _own_home(seat.name)
+        for seat in scenario.roster
+    }
+    sources = {}
+    if options.data is not None:
+        sources = {seat.name: f"public:{options.data.resolve() / seat.industry}" for seat in scenario.roster}
+    folder.mkdir(parents=True, exist_ok=True)
+    job = Job(scenario, run_id, folder, homes, sources)
+    _write_job(job, options)
+    return job
+
+
+def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = None) -> Outcome:
+    """Run a prepared job and build its record.
+
+    Parameters
+    ----------
+    watch : callable, optional
+        Called with the job; a context manager that shows progress.
+    """
+    engine = _engine(options.engine)
+    handlers = _participant_logs(job)
+    try:
+        with watch(job) if watch else _nothing():
+            engine(job)
+    except RunFailedError:
+        if not (job.folder / "coordinator.json").is_file():
+            raise
+    finally:
+        for handler in handlers:
+            logging.getLogger("consortia.participant").removeHandler(handler)
+            handler.close()
+    result = record.build(job, options.engine)
+    if options.dump is not None:
+        _dump(job, options.dump)
+    return Outcome(job, result, record.missed_expectations(job.scenario, result, job.folder))
+
+
+def _engine(name: str) -> Engine:
+    if name == "flower":
+        from consortia.engines import flower
+
+        return flower.run
+    from consortia.engines import embedded
+
+    return embedded.run
+
+
+class _nothing:  # noqa: N801 - reads as a word in `with`
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def demo_policy_file(scenario: str, participant: str) -> Path:
+    """Return where the demonstration policy of a scenario's participant lies."""
+    path = find_scenario(scenario)
+    return path.parent / "policies" / path.stem / f"{participant}.toml"
+
+
+def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: str) -> Home:
+    """Lay out a scratch home: the demonstration policy with overrides, a fresh ledger, a split key."""
+    ledger_folder = None
+    if options.ledger is not None:
+        ledger_folder = (options.ledger / name).resolve()
+        if not (ledger_folder / "ledger.db").is_file():
+            raise InputError(
+                f"--ledger {options.ledger}: wanted {name}/ledger.db there, got nothing; "
+                f"make it with `consortia budget init {name} --home {options.ledger}`"
+            )
+    file = demo_policy_file(options.scenario, name)
+    if not file.is_file():
+        raise InputError(f"policy of {name}: wanted {file}, got nothing there; without a policy a participant refuses")
+    policy = policy_or_input_error(file, simulation=True)
+    data = read_toml(file)
+    seat = scenario.seat(name)
+    if any(item == name or "=" not in item or item.startswith(f"{name}=") for item in options.epsilon):
+        _override_budget(data, policy, seat.epsilon)
+    home = Home((folder / "participants" / name).resolve(), name, simulation=True, ledger_folder=ledger_folder)
+    home.create(split_seed=options.split_seed if options.split_seed is not None else scenario.contract.seed)
+    home.policy.write_text(
+        "# Written for one simulation from the demonstration policy.\n" + tomli_w.dumps(data), encoding="utf-8"
+    )
+    if ledger_folder is None:
+        Ledger.create(home.ledger, name).close()
+    return home
+
+
+def _override_budget(data: dict[str, Any], policy: Policy, epsilon: float) -> None:
+    """Let a simulation try another budget: the owner of a demonstration policy is the operator."""
+    if math.isinf(epsilon):
+        data["allow"]["non_private"] = True
+        return
+    data["budget"]["run"]["epsilon"] = epsilon
+    data["budget"]["lifetime"]["epsilon"] = max(epsilon, policy.budget.lifetime.epsilon)
+
+
+def _own_home(name: str) -> Home:
+    home = Home((default_root() / name).resolve(), name)
+    policy_or_input_error(home.policy, simulation=False)
+    if not home.ledger.is_file():
+        raise InputError(
+            f"{home.ledger}: wanted the ledger of {name}, got nothing there; "
+            f"make it with `consortia budget init {name}`"
+        )
+    return home
+
+
+def _write_job(job: Job, options: Options) -> None:
+    """Write what a resumed run needs to know."""
+    (job.folder / "scenario.json").write_text(job.scenario.to_json(), encoding="utf-8")
+    write_json(
+        job.folder / "job.json",
+        {
+            "run_id": job.run_id,
+            "engine": options.engine,
+            "sources": job.sources,
+            "ledger": str(options.ledger.resolve()) if options.ledger else None,
+        },
+    )
+
+
+def _resumed(options: Options) -> Job:
+    import json
+
+    folder = options.resume
+    if folder is None or not (folder / "job.json").is_file():
+        raise InputError(f"--resume {folder}: wanted the folder of a run, got none; it holds job.json")
+    saved = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    if saved["engine"] != options.engine:
+        raise InputError(f"--resume: this run used --engine {saved['engine']}, got {options.engine}")
+    scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
+    simulation = options.engine != "flower"
+    ledger = Path(saved["ledger"]) if saved["ledger"] else None
+    homes = {
+        seat.name: Home(
+            (folder / "participants" / seat.name).resolve(),
+            seat.name,
+            simulation=True,
+            ledger_folder=ledger / seat.name if ledger else None,
+        )
+        if simulation
+        else _own_home(seat.name)
+        for seat in scenario.roster
+    }
+    return Job(scenario, saved["run_id"], folder, homes, saved["sources"], resume=True)
+
+
+def _participant_logs(job: Job) -> Iterable[logging.Handler]:
+    """Give each participant its own log file in this process; nothing of it reaches the console."""
+    logger = logging.getLogger("consortia.participant")
+    logger.propagate = False
+    handlers = []
+    for name, home in job.homes.items():
+        if not home.folder.is_dir():
+            continue
+        handler = logging.FileHandler(home.log, encoding="utf-8", delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.addFilter(_Only(name))
+        logger.addHandler(handler)
+        handlers.append(handler)
+    return handlers
+
+
+class _Only(logging.Filter):
+    """Lets through what one participant says: its name is the first argument of every line."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._mine = name
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the line is this participant's."""
+        return isinstance(record.args, tuple) and record.args[:1] == (self._mine,)
+
+
+def _dump(job: Job, target: Path) -> None:
+    """Copy each participant's predictions and events, so that anyone can recount every number."""
+    for name, home in job.homes.items():
+        folder = target / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in ("predictions.csv", "events.json", "receipt.json"):
+            source = home.folder / "runs" / job.run_id / file
+            if source.is_file():
+                shutil.copyfile(source, folder / file)

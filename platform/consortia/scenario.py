@@ -1,0 +1,326 @@
+"""A scenario: one strict TOML file with a contract (what everyone agrees to) and a roster (who takes part).
+
+The contract alone is hashed (SHA-256 of its canonical JSON), so that one more participant changes
+nobody's agreement. An override from the command line makes another contract with its own hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from clients.registry import names as client_names
+from consortia.errors import InputError
+from consortia.strict import StrictModel, check_schema, parse, parse_toml, read_toml
+
+WIRE_VERSION = 1
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
+Scope = Literal["consortium", "industry", "private"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class Model(StrictModel):
+    """The network of one industry: `linear` is a generalised linear model, `mlp` has hidden layers."""
+
+    kind: Literal["linear", "mlp"] = "linear"
+    hidden: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = ()
+
+    @model_validator(mode="after")
+    def _hidden_fits_kind(self) -> Model:
+        if (self.kind == "mlp") != bool(self.hidden):
+            raise ValueError("hidden widths for kind 'mlp' and none for kind 'linear'")
+        return self
+
+
+class PretrainedFile(StrictModel):
+    """A safetensors file to start from, with the hash that it must have."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class IndustryTerms(StrictModel):
+    """How one industry trains: the model and the public constants of its DP-SGD.
+
+    `sampling_rate` is the Poisson rate q per privacy unit, `clip` the norm bound C of one unit's summed
+    gradient, `local_steps` the optimizer steps a round.
+    """
+
+    model: Model = Model()
+    local_steps: Annotated[int, Field(ge=1, le=10_000)]
+    sampling_rate: Rate
+    clip: Positive
+    learning_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    filter: str = ""
+    split: str = "hash"
+    init: PretrainedFile | None = None
+
+
+class Split(StrictModel):
+    """Shares of the units by keyed hash: training, validation (choices at home), test (the receipt)."""
+
+    train: Rate = 0.6
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.3
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Split:
+        if not math.isclose(self.train + self.validation + self.test, 1.0, abs_tol=1e-9):
+            raise ValueError("train + validation + test = 1")
+        return self
+
+
+class StrategyTerms(StrictModel):
+    """The aggregation. `weighting` uses declared sizes of the roster, never a number from a reply."""
+
+    name: Literal["fedavg", "fedsgd"] = "fedavg"
+    weighting: Literal["declared", "equal"] = "declared"
+    weight_cap: Rate = 0.8
+    server_learning_rate: Positive = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    average_last: Annotated[int, Field(ge=1, le=1000)] = 1
+
+
+class RoundTerms(StrictModel):
+    """Bounds of one round: replies needed (share of the roster), seconds to wait, tries."""
+
+    quorum: Rate = 0.5
+    deadline_seconds: Positive = 300.0
+    attempts: Annotated[int, Field(ge=1, le=10)] = 3
+
+
+class Scopes(StrictModel):
+    """Who shares which part of the model."""
+
+    encoder: Scope = "industry"
+    trunk: Scope = "industry"
+    head: Scope = "industry"
+
+    @model_validator(mode="after")
+    def _something_is_shared(self) -> Scopes:
+        if {self.encoder, self.trunk, self.head} == {"private"}:
+            raise ValueError("at least one part that is not 'private'")
+        return self
+
+
+class Contract(StrictModel):
+    """What every participant agrees to. Hashed; sent whole; trained from."""
+
+    schema_version: Annotated[int, Field(alias="schema", ge=1)]
+    wire: int
+    mode: Literal["horizontal"] = "horizontal"
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    releases: tuple[Literal["update", "metrics"], ...] = ("update",)
+    strategy: StrategyTerms = StrategyTerms()
+    scopes: Scopes = Scopes()
+    split: Split = Split()
+    round: RoundTerms = RoundTerms()
+    industries: Annotated[dict[Name, IndustryTerms], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> Contract:
+        if self.wire != WIRE_VERSION:
+            raise ValueError(f"wire = {WIRE_VERSION} (what this version speaks)")
+        if "update" not in self.releases:
+            raise ValueError("releases that include 'update'")
+        if self.strategy.name == "fedsgd" and any(t.local_steps != 1 for t in self.industries.values()):
+            raise ValueError("local_steps = 1 in every industry, since FedSGD sends one gradient a round")
+        return self
+
+    def canonical(self) -> str:
+        """Return the canonical JSON that is hashed and sent."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
+
+    def sha256(self) -> str:
+        """Return the hex SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def contract_from_json(text: str) -> Contract:
+    """Parse a contract that came over the wire; cached, since the same one comes every round."""
+    data = json.loads(text)
+    check_schema(data, "contract")
+    return parse(Contract, data, "contract")
+
+
+class Seat(StrictModel):
+    """One line of the roster: a participant and what the coordinator proposes to it.
+
+    `units` is a declared, public size of the data set; `epsilon` may be `inf` (non-private).
+    """
+
+    name: Name
+    industry: Name
+    dataset: str
+    site: str
+    units: Annotated[int, Field(ge=1)]
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+
+    @property
+    def non_private(self) -> bool:
+        """Whether the proposal is epsilon = infinity."""
+        return math.isinf(self.epsilon)
+
+    @model_validator(mode="after")
+    def _delta_fits_units(self) -> Seat:
+        if not self.non_private and self.delta >= 1 / self.units:
+            raise ValueError(f"delta < 1/units = {1 / self.units:.3g} (a larger delta allows publishing whole rows)")
+        return self
+
+
+class Expectation(StrictModel):
+    """What a run of the scenario must reach; otherwise it exits 1."""
+
+    metric: str = ""
+    mean_at_least: float | None = None
+    parameters: dict[str, float] = Field(default_factory=dict)
+    tolerance: Positive = 0.05
+
+
+class Scenario(StrictModel):
+    """A contract, a roster, and what the run is expected to reach."""
+
+    schema_version: Annotated[int, Field(alias="schema", ge=1)]
+    name: Name
+    title: str
+    contract: Contract
+    roster: Annotated[tuple[Seat, ...], Field(min_length=1)]
+    expect: Expectation = Expectation()
+
+    @field_validator("roster")
+    @classmethod
+    def _names_are_unique(cls, roster: tuple[Seat, ...]) -> tuple[Seat, ...]:
+        names = [seat.name for seat in roster]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"every name once ({', '.join(twice)} stands twice)")
+        return roster
+
+    @model_validator(mode="after")
+    def _industries_are_known(self) -> Scenario:
+        known = client_names()
+        for seat in self.roster:
+            if seat.industry not in known:
+                raise ValueError(f"an installed industry for {seat.name} ({', '.join(known)}), not {seat.industry!r}")
+            if seat.industry not in self.contract.industries:
+                raise ValueError(f"terms for {seat.name} at contract.industries.{seat.industry}")
+        return self
+
+    def seat(self, name: str) -> Seat:
+        """Return the roster line of `name`; KeyError when nobody has it."""
+        for seat in self.roster:
+            if seat.name == name:
+                return seat
+        raise KeyError(name)
+
+    def with_overrides(
+        self,
+        *,
+        rounds: int | None = None,
+        seed: int | None = None,
+        epsilon: Iterable[str] = (),
+    ) -> Scenario:
+        """Return the effective scenario under command-line overrides.
+
+        Parameters
+        ----------
+        rounds, seed : int, optional
+            Replace the contract's (so it gets its own hash).
+        epsilon : iterable of str
+            `X` for everyone or `NAME=X` for one participant; `inf` is non-private.
+        """
+        data = self.model_dump(mode="python", by_alias=True)
+        if rounds is not None:
+            data["contract"]["rounds"] = rounds
+        if seed is not None:
+            data["contract"]["seed"] = seed
+        seats = {seat["name"]: seat for seat in data["roster"]}
+        for item in epsilon:
+            name, _, value = item.rpartition("=")
+            if name and name not in seats:
+                raise InputError(
+                    f"--epsilon {item}: wanted a participant of {self.name} ({', '.join(seats)}), got {name!r}"
+                )
+            for seat in [seats[name]] if name else seats.values():
+                seat["epsilon"] = _positive(value, f"--epsilon {item}")
+        return parse(Scenario, data, f"{self.name} with overrides")
+
+    def to_json(self) -> str:
+        """Return JSON that `scenario_from_json` reads back to an equal scenario."""
+        data = self.model_dump(mode="python", by_alias=True)
+        return json.dumps(data, sort_keys=True)
+
+
+def scenario_from_json(text: str) -> Scenario:
+    """Parse what `Scenario.to_json` wrote."""
+    return parse(Scenario, json.loads(text), "scenario")
+
+
+def _positive(value: str, where: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not number > 0:
+        raise InputError(f"{where}: wanted a number > 0 or 'inf' (non-private), got {value!r}")
+    return number
+
+
+def scenario_folder() -> Path:
+    """Return the folder of the committed scenarios: in a wheel inside the package, else in the repository."""
+    packaged = Path(str(resources.files("consortia"))) / "_scenarios"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "scenarios"
+
+
+def committed_scenarios() -> tuple[str, ...]:
+    """Return the names of the scenarios that come with the platform."""
+    return tuple(sorted(path.stem for path in scenario_folder().glob("*.toml")))
+
+
+def find_scenario(name: str) -> Path:
+    """Return the file of a scenario given by name or by path."""
+    path = Path(name)
+    if path.suffix == ".toml" or os.sep in name:
+        if not path.is_file():
+            raise InputError(f"scenario {name}: wanted a TOML file, got nothing there; check the path")
+        return path
+    local = Path("scenarios") / f"{name}.toml"
+    for candidate in (local, scenario_folder() / f"{name}.toml"):
+        if candidate.is_file():
+            return candidate
+    raise InputError(
+        f"scenario {name!r}: wanted a path or one of {', '.join(committed_scenarios())}; check the spelling"
+    )
+
+
+def load_scenario(name: str) -> Scenario:
+    """Load a scenario by name (committed ones) or path."""
+    path = find_scenario(name)
+    return _build(read_toml(path), str(path))
+
+
+def scenario_from_toml(text: str, where: str = "scenario") -> Scenario:
+    """Parse TOML text."""
+    return _build(parse_toml(text, where), where)
+
+
+def _build(data: dict[str, Any], where: str) -> Scenario:
+    check_schema(data, where)
+    contract = data.get("contract")
+    if isinstance(contract, dict):
+        check_schema(contract, f"{where}: contract")
+    return parse(Scenario, data, where)

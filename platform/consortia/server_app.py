@@ -1,0 +1,29 @@
+"""The Flower ServerApp: the same on every engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from consortia.coordinator import Coordinator
+from consortia.scenario import scenario_from_json
+from consortia.transport import GridExchange
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the scenario of the run config.
+
+    Run config keys: `scenario` (JSON of the effective scenario), `run-id`, `out` (the coordinator's folder),
+    `resume` (bool), `join-seconds`.
+    """
+    config = context.run_config
+    scenario = scenario_from_json(str(config["scenario"]))
+    names = [seat.name for seat in scenario.roster]
+    exchange = GridExchange(grid, names, float(str(config["join-seconds"])))
+    coordinator = Coordinator(scenario, str(config["run-id"]), Path(str(config["out"])), exchange)
+    coordinator.run(resume=bool(config["resume"]))

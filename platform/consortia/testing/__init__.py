@@ -1,0 +1,7 @@
+"""Conformance suites that ship with the package, so that a partner runs the same checks as we do."""
+
+from __future__ import annotations
+
+from consortia.testing._clients import ClientCheckError, check_client
+
+__all__ = ["ClientCheckError", "check_client"]

@@ -1,0 +1,74 @@
+"""`check_client`: what every industry must hold, in one call (after scikit-learn's `check_estimator`)."""
+
+from __future__ import annotations
+
+import torch
+
+from clients.industry import IndustryClient, ModelSpec
+from consortia.testing import _client_model_checks as model_checks
+from consortia.testing import _client_row_checks as row_checks
+from consortia.testing._client_case import Case
+
+DEFAULT_SPEC = ModelSpec(kind="mlp", hidden=(16, 8))
+
+_CHECKS = {
+    "schema_holds": row_checks.schema_holds,
+    "same_seed_same_rows": row_checks.same_seed_same_rows,
+    "identifiers_never_reach_a_feature": row_checks.identifiers_never_reach_a_feature,
+    "identifiers_never_reach_a_metric": row_checks.identifiers_never_reach_a_metric,
+    "identifiers_never_reach_a_log": row_checks.identifiers_never_reach_a_log,
+    "preprocessing_is_per_row": row_checks.preprocessing_is_per_row,
+    "features_within_bounds": row_checks.features_within_bounds,
+    "names_a_missing_column": row_checks.names_a_missing_column,
+    "only_declared_scopes": model_checks.only_declared_scopes,
+    "model_does_not_mix_rows": model_checks.model_does_not_mix_rows,
+    "one_epoch_lowers_the_loss": model_checks.one_epoch_lowers_the_loss,
+    "works_with_one_row": model_checks.works_with_one_row,
+    "works_with_one_class": model_checks.works_with_one_class,
+    "survives_the_round_trip": model_checks.survives_the_round_trip,
+    "imports_nothing_forbidden": model_checks.imports_nothing_forbidden,
+}
+
+
+class ClientCheckError(AssertionError):
+    """The client breaks at least one promise. `failures` maps each failed check to what it saw."""
+
+    def __init__(self, client: str, failures: dict[str, str]) -> None:
+        self.failures = failures
+        lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
+        super().__init__(f"client {client!r} fails {len(failures)} of {len(_CHECKS)} checks:\n{lines}")
+
+
+def check_client(client: IndustryClient, *, spec: ModelSpec = DEFAULT_SPEC, rows: int = 240) -> tuple[str, ...]:
+    """Hold an industry to the promises of the seam, on its own synthetic rows.
+
+    Parameters
+    ----------
+    client : IndustryClient
+    spec : ModelSpec
+        The network to build; a client with an encoder of its own may need other widths than the default.
+    rows : int
+        Synthetic rows for each site.
+
+    Returns
+    -------
+    tuple of str
+        The names of the checks, all of which passed.
+
+    Raises
+    ------
+    ClientCheckError
+        Lists every failed check by name, with what it saw. All checks run even so.
+    """
+    torch.set_num_threads(1)
+    case = Case(client, spec, rows)
+    failures: dict[str, str] = {}
+    for name, check in _CHECKS.items():
+        try:
+            check(case)
+        except Exception as error:  # noqa: BLE001 - a client may raise anything, and each check reports
+            text = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+            failures[name] = text or "failed without a word"
+    if failures:
+        raise ClientCheckError(client.name, failures)
+    return tuple(_CHECKS)

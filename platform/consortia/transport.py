@@ -1,0 +1,110 @@
+"""From envelopes to Flower messages and back: the coordinator's side of Flower's Message API.
+
+Own push and pull instead of `send_and_receive`, whose poll of three seconds is fixed, and so that a late
+reply to an older attempt is recognised instead of mistaken.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from consortia.coordinator import Answer
+from consortia.errors import RunFailedError
+
+RECORD = "consortia"
+FIELD = "envelope"
+
+_FIRST_POLL = 0.001
+_SLOWEST_POLL = 0.1
+
+
+def pack(data: bytes) -> RecordDict:
+    """Return a message content that carries one envelope."""
+    return RecordDict({RECORD: ConfigRecord({FIELD: data})})
+
+
+def unpack(content: RecordDict) -> bytes:
+    """Return the envelope of a message content.
+
+    Raises
+    ------
+    ValueError
+        When the content has another shape.
+    """
+    record = content.get(RECORD)
+    value = record.get(FIELD) if isinstance(record, ConfigRecord) else None
+    if not isinstance(value, bytes):
+        raise ValueError("message content: wanted one consortia envelope")
+    return value
+
+
+class GridExchange:
+    """An `Exchange` over a Flower Grid; participants are the registered names of its nodes."""
+
+    def __init__(self, grid: Grid, names: Sequence[str], join_seconds: float) -> None:
+        self._grid = grid
+        self._nodes = self._wait_for_nodes(names, join_seconds)
+        self._names = {node: name for name, node in self._nodes.items()}
+        self._open: dict[str, str] = {}
+
+    def _wait_for_nodes(self, names: Sequence[str], seconds: float) -> dict[str, int]:
+        end = time.monotonic() + seconds
+        while True:
+            found = {n.name: n.node_id for n in self._grid.get_nodes() if n.name in names}
+            if len(found) == len(names) or time.monotonic() > end:
+                break
+            time.sleep(_SLOWEST_POLL)
+        if not found:
+            raise RunFailedError(
+                f"nobody joined within {seconds:.0f} s: wanted {', '.join(names)}; "
+                "check that the participants run and that their keys are registered under these names"
+            )
+        return found
+
+    def __call__(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
+        """Send each envelope and return what came within `deadline` seconds."""
+        answers = [Answer(name, None, "NOT_JOINED") for name in envelopes if name not in self._nodes]
+        messages = [
+            Message(pack(data), self._nodes[name], kind, ttl=deadline + 60)
+            for name, data in envelopes.items()
+            if name in self._nodes
+        ]
+        current: set[str] = set()
+        for message, message_id in zip(messages, self._grid.push_messages(messages), strict=True):
+            name = self._names[message.metadata.dst_node_id]
+            if message_id:
+                current.add(message_id)
+                self._open[message_id] = name
+            else:
+                answers.append(Answer(name, None, "NOT_PUSHED"))
+        end, pause = time.monotonic() + deadline, _FIRST_POLL
+        while current and time.monotonic() < end:
+            arrived = False
+            for reply in self._grid.pull_messages(list(self._open)):
+                message_id = reply.metadata.reply_to_message_id
+                if message_id not in self._open:
+                    continue
+                name = self._open.pop(message_id)
+                arrived = True
+                if message_id in current:
+                    current.discard(message_id)
+                    answers.append(_read(name, reply))
+                else:
+                    answers.append(Answer(name, None, "LATE_REPLY"))
+            pause = _FIRST_POLL if arrived else min(pause * 1.5, _SLOWEST_POLL)
+            if current:
+                time.sleep(pause)
+        return answers
+
+
+def _read(name: str, reply: Message) -> Answer:
+    if reply.has_error():
+        return Answer(name, None, f"FLOWER_ERROR_{reply.error.code}")
+    try:
+        return Answer(name, unpack(reply.content))
+    except ValueError:
+        return Answer(name, None, "BAD_REPLY")

@@ -1,0 +1,97 @@
+"""Envelopes: what crosses the wire, as one block of bytes in safetensors format (no pickle anywhere).
+
+The header is the safetensors metadata (text only), the body its tensors. Names, dtypes, shapes and integer
+buffers survive exactly. In a Flower message the envelope is one bytes value of a ConfigRecord, so that a
+round costs few objects and a repeated reply is identical to the byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from consortia.errors import WireError
+from consortia.scenario import WIRE_VERSION
+
+#: Statuses of a reply. OK carries an update; the others carry nothing from any row.
+STATUSES = ("OK", "EVALUATED", "RECEIVE_ONLY", "REFUSED", "FAILED")
+
+#: Why a participant refuses. The code crosses, the sentence stays in its own log.
+REFUSALS = (
+    "NO_POLICY",
+    "NO_LEDGER",
+    "DEMO_POLICY",
+    "BAD_POLICY",
+    "CONTRACT_NOT_ALLOWED",
+    "RELEASE_NOT_ALLOWED",
+    "NON_PRIVATE_NOT_ALLOWED",
+    "DATASET_NOT_OFFERED",
+    "BUDGET_EXHAUSTED",
+    "RETRIES_EXHAUSTED",
+    "WRONG_PARTICIPANT",
+    "BAD_MESSAGE",
+    "PARTICIPANT_ERROR",
+)
+
+MAX_ENVELOPE_BYTES = 1 << 31
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A header of text and a body of tensors."""
+
+    header: Mapping[str, str]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def encode(envelope: Envelope) -> bytes:
+    """Return the envelope's bytes; the wire version is added to the header.
+
+    The same envelope gives the same bytes in every process: safetensors orders tensors itself, the
+    metadata is one sorted JSON text (its own map is written in hash order, which changes by process).
+    """
+    header = {"wire": str(WIRE_VERSION), **envelope.header}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    tensors = {name: tensor.detach().contiguous() for name, tensor in envelope.tensors.items()}
+    return safetensors.torch.save(tensors, metadata={"consortia": text})
+
+
+def decode(data: bytes) -> Envelope:
+    """Return the envelope of `data`.
+
+    Raises
+    ------
+    WireError
+        When the bytes are not an envelope, or one of another wire version (naming both).
+    """
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise WireError(f"envelope: wanted at most {MAX_ENVELOPE_BYTES} bytes, got {len(data)}")
+    try:
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["consortia"])
+        tensors = safetensors.torch.load(data)
+    except (struct.error, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        raise WireError("envelope: wanted safetensors bytes with a consortia header, got something else") from None
+    if not isinstance(header, dict) or not all(isinstance(v, str) for v in header.values()):
+        raise WireError("envelope: wanted a header of text values")
+    if header.get("wire") != str(WIRE_VERSION):
+        raise WireError(
+            f"wire: wanted version {WIRE_VERSION}, got {header.get('wire')!r}; use the same release of consortia"
+        )
+    return Envelope(header, tensors)
+
+
+def message_key(model: Mapping[str, Tensor], contract_json: str, run_id: str, round_number: int) -> str:
+    """Return the outbox key: SHA-256 over run, round, contract and every incoming tensor."""
+    digest = hashlib.sha256()
+    for part in (run_id, str(round_number), contract_json):
+        digest.update(len(part).to_bytes(8, "little") + part.encode())
+    digest.update(safetensors.torch.save({k: v.detach().contiguous() for k, v in sorted(model.items())}))
+    return digest.hexdigest()

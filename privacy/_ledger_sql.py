@@ -1,0 +1,153 @@
+"""How the ledger lies on disk: one SQLite file, its schema, and transactions that are durable when they return.
+
+Write-ahead logging with ``synchronous = FULL`` syncs the log in every commit, one sync each (a rollback journal
+would leave the deletion of the journal, which is the commit, to chance). The file must be on the participant's
+own disk, for the log's index is shared memory. Entries can be added and committed, never deleted or rewritten.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from privacy.errors import LedgerBusyError, LedgerMissingError, LedgerSchemaError
+from privacy.failpoints import failpoint
+
+LEDGER_SCHEMA = 1
+BUSY_SECONDS = 30.0
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE runs (
+    run_id TEXT PRIMARY KEY, dataset TEXT NOT NULL, unit TEXT NOT NULL, contract_sha256 TEXT NOT NULL,
+    plan TEXT NOT NULL, created TEXT NOT NULL
+) STRICT;
+CREATE TABLE entries (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL REFERENCES runs, dataset TEXT NOT NULL,
+    round INTEGER NOT NULL, key TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('reserved', 'committed')),
+    events TEXT NOT NULL, reply_sha256 TEXT, created TEXT NOT NULL,
+    CHECK ((state = 'committed') = (reply_sha256 IS NOT NULL))
+) STRICT;
+CREATE INDEX entries_of_run ON entries (run_id, round);
+CREATE INDEX entries_of_dataset ON entries (dataset);
+CREATE TABLE outbox (
+    run_id TEXT NOT NULL, round INTEGER NOT NULL, key TEXT NOT NULL, entry INTEGER NOT NULL UNIQUE REFERENCES entries,
+    reply BLOB NOT NULL, PRIMARY KEY (run_id, round, key)
+) STRICT;
+CREATE TRIGGER runs_stay BEFORE DELETE ON runs BEGIN SELECT RAISE(ABORT, 'a run is never deleted'); END;
+CREATE TRIGGER runs_keep BEFORE UPDATE ON runs BEGIN SELECT RAISE(ABORT, 'a plan is never rewritten'); END;
+CREATE TRIGGER entries_stay BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'an entry is never deleted'); END;
+CREATE TRIGGER entries_keep BEFORE UPDATE ON entries
+WHEN OLD.state != 'reserved' OR NEW.state != 'committed' OR NEW.seq != OLD.seq OR NEW.run_id != OLD.run_id
+    OR NEW.dataset != OLD.dataset OR NEW.round != OLD.round OR NEW.key != OLD.key OR NEW.events != OLD.events
+BEGIN SELECT RAISE(ABORT, 'an entry is only ever committed'); END;
+CREATE TRIGGER outbox_keep BEFORE UPDATE ON outbox BEGIN SELECT RAISE(ABORT, 'a reply is never rewritten'); END;
+"""
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # mode=rw: SQLite must never make a missing ledger, for an empty one would have spent nothing.
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        timeout=BUSY_SECONDS,
+        check_same_thread=False,
+    )
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def create_file(path: Path, participant: str) -> None:
+    """Make the ledger file: complete under its name, or not at all (mode 0600, folder synced)."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        failpoint("create.file")
+        connection = _connect(draft)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(
+                f"BEGIN; {_SCHEMA} COMMIT;"  # one transaction: no half-made schema
+            )
+            rows = [("schema", str(LEDGER_SCHEMA)), ("participant", participant)]
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+        finally:
+            connection.close()
+        failpoint("create.schema")
+        # A link, unlike a rename, never replaces a ledger that another process made meanwhile.
+        os.link(draft, path)
+        failpoint("create.linked")
+    except FileExistsError:
+        raise LedgerSchemaError(f"ledger: wanted no file at {path}, got one; a ledger is never replaced") from None
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    failpoint("create.synced")
+
+
+def _not_a_ledger(path: Path, error: Exception) -> LedgerSchemaError:
+    return LedgerSchemaError(
+        f"ledger: wanted a ledger of schema {LEDGER_SCHEMA}, got another kind of file at {path}: {error}"
+    )
+
+
+def open_file(path: Path, participant: str) -> sqlite3.Connection:
+    """Open an existing ledger of `participant`, refusing every other file."""
+    if not path.is_file():
+        raise LedgerMissingError(
+            f"ledger: none at {path}; without it nothing is released. Only `consortia budget init` makes one"
+        )
+    try:
+        connection = _connect(path)
+    except sqlite3.Error as error:
+        raise _not_a_ledger(path, error) from error
+    try:
+        meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+        if meta.get("schema") != str(LEDGER_SCHEMA):
+            raise LedgerSchemaError(
+                f"ledger schema: wanted {LEDGER_SCHEMA}, got {meta.get('schema')}; use the version that wrote {path}"
+            )
+        if meta.get("participant") != participant:
+            raise LedgerSchemaError(
+                f"ledger participant: wanted {participant!r}, got {meta.get('participant')!r} in {path}"
+            )
+    except sqlite3.Error as error:
+        connection.close()
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            raise LedgerBusyError(f"ledger: {path} stayed locked for {BUSY_SECONDS:g} s") from error
+        raise _not_a_ledger(path, error) from error
+    except LedgerSchemaError:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, name: str) -> Iterator[None]:
+    """Hold the ledger's one write lock; durable when it ends, undone when it raises."""
+    failpoint(f"{name}.before")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        raise LedgerBusyError(f"ledger: another process held it for {BUSY_SECONDS:g} s; try again") from error
+    try:
+        failpoint(f"{name}.begun")
+        yield
+        failpoint(f"{name}.written")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    failpoint(f"{name}.committed")

@@ -1,0 +1,54 @@
+"""The named refusals of the privacy package. No message ever holds a value of a row."""
+
+__all__ = [
+    "BudgetExhaustedError",
+    "ContractMismatchError",
+    "LedgerBusyError",
+    "LedgerMissingError",
+    "LedgerSchemaError",
+    "PlanError",
+    "PrivacyError",
+    "ReleaseRefusedError",
+    "RetriesExhaustedError",
+    "UnknownEventError",
+]
+
+
+class PrivacyError(Exception):
+    """Base of every refusal here: whatever raises it has released and charged nothing it does not say."""
+
+
+class PlanError(PrivacyError, ValueError):
+    """A parameter of a plan is out of range: names the parameter, what is wanted and what was got."""
+
+
+class UnknownEventError(PrivacyError):
+    """An event of unknown kind, key, schema or range: it cannot be counted, so it is refused."""
+
+
+class LedgerMissingError(PrivacyError):
+    """There is no ledger: a participant that cannot count does not release."""
+
+
+class LedgerSchemaError(PrivacyError):
+    """The file is no ledger, has another schema version, or belongs to another participant."""
+
+
+class LedgerBusyError(PrivacyError):
+    """Another process held the ledger longer than the bounded wait, or this handle crossed a fork."""
+
+
+class BudgetExhaustedError(PrivacyError):
+    """The release would exceed the run's allowance or the lifetime of the data set; nothing was written."""
+
+
+class RetriesExhaustedError(PrivacyError):
+    """One round was attempted as often as it may be; nothing was written."""
+
+
+class ContractMismatchError(PrivacyError):
+    """The run was opened under another contract, or the data set under another privacy unit."""
+
+
+class ReleaseRefusedError(PrivacyError):
+    """A release that is not covered by an open reservation of this run's plan."""

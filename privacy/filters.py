@@ -1,0 +1,128 @@
+"""The hard stops: of a run, whose plan is fixed in advance, and of a data set's lifetime, whose plans are not.
+
+**Run.** A run's releases are of the kinds its plan lists for a round, v. A further attempt is allowed while
+everything taken so far, this attempt included, is contained in k times v for a k with PLD epsilon(k v) within
+the run's allowance; each partition has its own k, for partitions compose in parallel. The largest such k is
+fixed by the plan, so whatever the order and the number of attempts that failures bring about, the run is part
+of one composition fixed in advance (of mechanisms interleaved adaptively: Vadhan & Zhang 2023, *Concurrent
+Composition Theorems for Differential Privacy*; stopping early is post-processing). It is
+(epsilon_i, delta_i)-DP.
+
+**Lifetime.** Later plans depend on earlier results, so numeric composition is not proved. Rules that are:
+
+* A: the allowances (epsilon_i, delta_i) of the runs that released anything sum to at most (E, D). This is
+  basic composition with adaptively chosen parameters (Rogers, Roth, Ullman & Vadhan 2016, *Privacy Odometers
+  and Filters*, Theorem 3.6 and its basic filter).
+* B_a, one for each order a of `RDP_ORDERS`: the Renyi bounds of all events, of every run, sum at order a to
+  at most the r_a for which (a, r_a)-RDP is (E, D / 100 / number of orders)-DP. This is a Renyi filter
+  (Feldman & Zrnic 2021, *Individual Privacy Accounting via a Renyi Filter*, Theorem 4.3).
+
+A step is allowed while at least one rule holds after it. **The guarantee is (E, 1.01 D)**: D of rule A and a
+hundredth for the rules B, openly on top, so that four runs of (1, 1e-5) fill a lifetime of (4, 4e-5) exactly.
+
+Proof that "at least one" is sound. Let M be the interaction under this stop, and for a rule r let M_r be the
+same interaction stopped before the first step after which r fails; M_r is (E, d_r)-DP by the theorem of r.
+All rules only ever go from holding to failing. Let S be a set of transcripts, and S_r those of S for which r
+is the first rule (in a fixed order) that holds at the end; it then held throughout, so that M and M_r give
+every transcript of S_r the same probability. For neighbours P, Q of data:
+P_M(S) = sum_r P_{M_r}(S_r) <= sum_r (e^E Q_{M_r}(S_r) + d_r) = e^E Q_M(S) + sum_r d_r, and sum_r d_r = 1.01 D.
+A rule reads only plans and events, which are functions of what was released.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from privacy.accounting import RDP_ORDERS, epsilon, merge, rdp, rdp_to_epsilon
+from privacy.errors import ReleaseRefusedError
+from privacy.events import Event, event_size, resized
+from privacy.plans import Budget, RunPlan
+
+__all__ = ["LifetimeFilter", "run_epsilon_bound"]
+
+# Four times 1e-5 is 4.0000000000000003e-5 in floating point: forgive sums of decimals that, and no more.
+_ROUNDING: Final = 1 + 1e-9
+_RENYI_SHARE: Final = 0.01
+
+
+class LifetimeFilter:
+    """Decides whether a data set may pay for another release, ever.
+
+    Parameters
+    ----------
+    budget : (E, D) for life. An infinite E is for data that may leave without noise.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+
+    @property
+    def guarantee(self) -> Budget:
+        """What the filter proves: (E, 1.01 D)."""
+        return Budget(self.budget.epsilon, self.budget.delta * (1 + _RENYI_SHARE))
+
+    def left(self, allowances: Iterable[Budget]) -> Budget:
+        """What rule A leaves for a new run after runs with these allowances (conservative)."""
+        epsilons, deltas = _sums(allowances)
+        if math.isinf(self.budget.epsilon):
+            return Budget(math.inf, max(self.budget.delta - deltas, 0.0))
+        return Budget(max(self.budget.epsilon - epsilons, 0.0), max(self.budget.delta - deltas, 0.0))
+
+    def allows(self, allowances: Iterable[Budget], events: Iterable[Event]) -> bool:
+        """Whether a rule holds for these runs (each that released, the asking one included) and all events."""
+        if math.isinf(self.budget.epsilon):
+            return True
+        epsilons, deltas = _sums(allowances)
+        if epsilons <= self.budget.epsilon * _ROUNDING and deltas <= self.budget.delta * _ROUNDING:
+            return True
+        delta = self.budget.delta * _RENYI_SHARE / len(RDP_ORDERS)
+        if delta <= 0:
+            return False
+        bounds = zip(rdp(events, RDP_ORDERS), RDP_ORDERS, strict=True)
+        return any(rdp_to_epsilon(float(bound), order, delta) <= self.budget.epsilon for bound, order in bounds)
+
+
+def _sums(allowances: Iterable[Budget]) -> tuple[float, float]:
+    pairs = list(allowances)
+    return math.fsum(pair.epsilon for pair in pairs), math.fsum(pair.delta for pair in pairs)
+
+
+def run_epsilon_bound(plan: RunPlan, events: Sequence[Event]) -> float:
+    """Epsilon, at the plan's delta, of the smallest multiple of a round that contains `events`.
+
+    While the plan as a whole fits its allowance, and `events` within the plan, that is the plan's own epsilon.
+
+    Raises
+    ------
+    ReleaseRefusedError
+        For a mechanism that the plan does not list: plans are fixed before the first release.
+    """
+    worst = 0.0
+    for partition in {event.partition for event in events}:
+        per_round = {
+            resized(event, 1): event_size(event)
+            for event in merge(event for event in plan.round_events() if event.partition == partition)
+        }
+        multiple = 1
+        for event in merge(event for event in events if event.partition == partition):
+            size = per_round.get(resized(event, 1))
+            if size is None:
+                raise ReleaseRefusedError(
+                    f"run {plan.run_id!r}: a {type(event).__name__} of the {partition} partition is not in its plan, "
+                    "which is fixed before the first release; list it in other_events"
+                )
+            multiple = max(multiple, -(-event_size(event) // size))
+
+        def spent(times: int, per_round: dict[Event, int] = per_round) -> float:
+            return epsilon([resized(kind, size * times) for kind, size in per_round.items()], plan.allowance.delta)
+
+        bound = spent(max(multiple, plan.rounds))
+        if multiple < plan.rounds and not within(bound, plan):
+            bound = spent(multiple)
+        worst = max(worst, bound)
+    return worst
+
+
+def within(spent: float, plan: RunPlan) -> bool:
+    """Whether `spent` is within the run's allowance, up to the last digits of the accountant."""
+    return spent <= plan.allowance.epsilon + 1e-9

@@ -1,0 +1,361 @@
+"""The participant's own durable record of what left, as events. Epsilon is derived from it, never stored.
+
+Formal guarantees
+-----------------
+* *Check, charge, store, then release.* `reserve` checks and charges in one transaction; `commit` stores the
+  reply's bytes and marks the entry in another; sending reads only from `reply`. So whatever dies in between,
+  ledger = commits + abandoned reservations, and the ledger is never below what got out.
+* A reservation without a commit stays spent. Attempts of a round are bounded.
+* The same run, round and key gives the same bytes again, free of charge; another key is another release.
+* Runs, threads and processes that reserve at once never exceed a budget together.
+* A run keeps the plan it was opened with; a data set keeps its privacy unit for life, for budgets under
+  different units cannot be composed.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from threading import RLock
+from types import TracebackType
+from typing import Any, Self
+
+from privacy._ledger_sql import LEDGER_SCHEMA, create_file, open_file, transaction
+from privacy.accounting import epsilon
+from privacy.errors import (
+    BudgetExhaustedError,
+    ContractMismatchError,
+    LedgerBusyError,
+    LedgerSchemaError,
+    PlanError,
+    ReleaseRefusedError,
+    RetriesExhaustedError,
+)
+from privacy.events import RELATION, Event, event_from_json, event_size, event_to_json, resized
+from privacy.failpoints import failpoint
+from privacy.filters import LifetimeFilter, run_epsilon_bound, within
+from privacy.plans import Budget, Entry, Reservation, RunPlan, plan_from_json, plan_to_json
+
+__all__ = ["LEDGER_SCHEMA", "Budget", "Entry", "Ledger", "Reservation", "RunPlan"]
+
+
+@lru_cache(maxsize=1024)
+def _events(text: str) -> tuple[Event, ...]:
+    return tuple(event_from_json(record) for record in json.loads(text))
+
+
+@lru_cache(maxsize=256)
+def _plan(text: str) -> RunPlan:
+    return plan_from_json(json.loads(text))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Ledger:
+    """One participant's ledger: use `Ledger.create` once, `Ledger.open` ever after.
+
+    A handle may be shared by threads, not by processes: open the ledger again after a fork.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, participant: str) -> None:
+        self.path = path
+        self.participant = participant
+        self._connection = connection
+        self._pid = os.getpid()
+        self._lock = RLock()
+
+    @classmethod
+    def create(cls, path: Path | str, participant: str) -> Self:
+        """Make the ledger of `participant`; LedgerSchemaError when `path` is taken."""
+        if not participant:
+            raise PlanError("participant: wanted a non-empty name, got ''")
+        path = Path(path)
+        if path.exists():
+            raise LedgerSchemaError(f"ledger: wanted no file at {path}, got one; a ledger is never replaced")
+        create_file(path, participant)
+        return cls.open(path, participant)
+
+    @classmethod
+    def open(cls, path: Path | str, participant: str) -> Self:
+        """Open the ledger of `participant`.
+
+        Raises
+        ------
+        LedgerMissingError
+            No file there: only `consortia budget init` makes one.
+        LedgerSchemaError
+            Another schema version (both are named), another participant's, or no ledger at all.
+        """
+        path = Path(path)
+        return cls(open_file(path, participant), path, participant)
+
+    def close(self) -> None:
+        """Close the handle; what was committed is on disk already."""
+        if os.getpid() == self._pid:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _use(self) -> Iterator[sqlite3.Connection]:
+        if os.getpid() != self._pid:
+            raise LedgerBusyError("ledger: this handle was made before a fork; open the ledger again in this process")
+        with self._lock:
+            yield self._connection
+
+    # Runs
+
+    def open_run(self, plan: RunPlan, lifetime: Budget) -> RunPlan:
+        """Store `plan` unless the run is known; return the plan that was stored first.
+
+        Raises
+        ------
+        ContractMismatchError
+            The run is known under another contract or data set, or the data set under another unit.
+        BudgetExhaustedError
+            The run's allowance alone is larger than the lifetime of the data set.
+        """
+        with self._use() as connection, transaction(connection, "open_run"):
+            known = self._find_plan(plan.run_id)
+            if known is not None:
+                for name in ("contract_sha256", "dataset"):
+                    wanted, got = getattr(known, name), getattr(plan, name)
+                    if wanted != got:
+                        raise ContractMismatchError(f"run {plan.run_id!r}: opened with {name} {wanted!r}, got {got!r}")
+                return known
+            query = "SELECT DISTINCT unit FROM runs WHERE dataset = ? AND unit != ?"
+            for (unit,) in connection.execute(query, (plan.dataset, plan.unit)):
+                raise ContractMismatchError(
+                    f"unit: the ledger counts data set {plan.dataset!r} by {unit!r}, got {plan.unit!r}; "
+                    "budgets under different units cannot be added"
+                )
+            slack = 1 + 1e-9
+            allowance = plan.allowance
+            if allowance.epsilon > lifetime.epsilon * slack or (
+                not plan.non_private and allowance.delta > lifetime.delta * slack
+            ):
+                raise BudgetExhaustedError(
+                    f"run {plan.run_id!r}: wanted an allowance within the lifetime of {plan.dataset!r} "
+                    f"(epsilon {lifetime.epsilon:g}, delta {lifetime.delta:g}), got epsilon {allowance.epsilon:g}, "
+                    f"delta {allowance.delta:g}"
+                )
+            text = json.dumps(plan_to_json(plan), sort_keys=True, allow_nan=False)
+            connection.execute(
+                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?)",
+                (plan.run_id, plan.dataset, plan.unit, plan.contract_sha256, text, _now()),
+            )
+        return plan
+
+    def _find_plan(self, run_id: str) -> RunPlan | None:
+        row = self._connection.execute("SELECT plan FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        return None if row is None else _plan(row[0])
+
+    def plan(self, run_id: str) -> RunPlan | None:
+        """Return the plan that `run_id` was opened with, or None."""
+        with self._use():
+            return self._find_plan(run_id)
+
+    def runs(self, dataset: str | None = None) -> list[RunPlan]:
+        """Plans of all runs (of `dataset`), in the order they were opened."""
+        with self._use() as connection:
+            rows = connection.execute(
+                "SELECT plan FROM runs WHERE ?1 IS NULL OR dataset = ?1 ORDER BY rowid", (dataset,)
+            )
+            return [_plan(text) for (text,) in rows]
+
+    # Check and charge
+
+    def reserve(
+        self,
+        run_id: str,
+        round: int,
+        key: str,
+        events: Sequence[Event],
+        *,
+        lifetime: Budget,
+        max_attempts_per_round: int = 3,
+    ) -> Reservation:
+        """Check and charge one attempt of one round, before its noise is drawn.
+
+        Parameters
+        ----------
+        key : hex SHA-256 of the incoming model, contract and round.
+        events : everything the attempt may release.
+        lifetime : the owner's budget for the data set.
+        max_attempts_per_round : reservations of this run and round, whatever their keys.
+
+        Raises
+        ------
+        BudgetExhaustedError, RetriesExhaustedError
+            The allowance, the lifetime or the attempts would be exceeded; nothing was written.
+        ReleaseRefusedError
+            Unknown run, events that its plan does not list, or a key that was released already.
+        """
+        if isinstance(round, bool) or not isinstance(round, int) or round < 0:
+            raise PlanError(f"round: wanted a whole number >= 0, got {round!r}")
+        if not key or not events:
+            raise PlanError("key and events: wanted both, got an empty one; a release without an event is refused")
+        text = json.dumps([event_to_json(event) for event in events], sort_keys=True, allow_nan=False)
+        with self._use() as connection:
+            # Counting can take a second: do it (into the accountant's cache) before holding everybody up. Spending
+            # only ever grows, so a refusal here is final; an approval is checked again under the lock.
+            self._check(run_id, round, key, events, lifetime, max_attempts_per_round)
+            with transaction(connection, "reserve"):
+                plan = self._check(run_id, round, key, events, lifetime, max_attempts_per_round)
+                cursor = connection.execute(
+                    "INSERT INTO entries (run_id, dataset, round, key, state, events, created) "
+                    "VALUES (?, ?, ?, ?, 'reserved', ?, ?)",
+                    (run_id, plan.dataset, round, key, text, _now()),
+                )
+                entry = cursor.lastrowid
+        if entry is None:  # pragma: no cover (sqlite always sets it after an insert)
+            raise ReleaseRefusedError("ledger: the entry got no number")
+        return Reservation(entry, run_id, round, key)
+
+    def _check(
+        self, run_id: str, round_: int, key: str, events: Sequence[Event], lifetime: Budget, attempts: int
+    ) -> RunPlan:
+        plan = self._find_plan(run_id)
+        if plan is None:
+            raise ReleaseRefusedError(f"run {run_id!r}: not opened in this ledger; call open_run first")
+        for event in events:
+            if event.unit != plan.unit:
+                raise ReleaseRefusedError(f"unit: the run counts by {plan.unit!r}, got an event by {event.unit!r}")
+        if self._find_reply(run_id, round_, key) is not None:
+            raise ReleaseRefusedError(f"run {run_id!r}, round {round_}: already released for this key; send reply()")
+        query = "SELECT COUNT(*) FROM entries WHERE run_id = ? AND round = ?"
+        (made,) = self._connection.execute(query, (run_id, round_)).fetchone()
+        if made >= attempts:
+            raise RetriesExhaustedError(
+                f"run {run_id!r}, round {round_}: wanted at most {attempts} attempts, all of them were made"
+            )
+        if not plan.non_private:
+            bound = run_epsilon_bound(plan, [*self._taken("run_id", run_id), *events])
+            if not within(bound, plan):
+                raise BudgetExhaustedError(
+                    f"run {run_id!r}, round {round_}: would spend epsilon {bound:.4g} at delta "
+                    f"{plan.allowance.delta:g}, the run's allowance is {plan.allowance.epsilon:g}; receive only"
+                )
+        runs = [*self._allowances(plan.dataset, besides=run_id), plan.allowance]
+        if not LifetimeFilter(lifetime).allows(runs, [*self._taken("dataset", plan.dataset), *events]):
+            raise BudgetExhaustedError(
+                f"data set {plan.dataset!r}: its lifetime budget (epsilon {lifetime.epsilon:g}, delta "
+                f"{lifetime.delta:g}) does not allow another release of run {run_id!r}; receive only"
+            )
+        return plan
+
+    def _taken(self, column: str, value: str) -> list[Event]:
+        """Events of all entries, abandoned ones included; equal entries are counted in SQL, not read one by one."""
+        query = f"SELECT events, COUNT(*) FROM entries WHERE {column} = ? GROUP BY events"  # noqa: S608 (own names)
+        rows = self._connection.execute(query, (value,)).fetchall()
+        return [resized(event, event_size(event) * times) for text, times in rows for event in _events(text)]
+
+    def _allowances(self, dataset: str, besides: str | None = None) -> list[Budget]:
+        """Allowances of the runs that took anything: one that was opened only cost nothing."""
+        query = "SELECT plan FROM runs WHERE run_id IN (SELECT run_id FROM entries WHERE dataset = ?)"
+        plans = [_plan(text) for (text,) in self._connection.execute(query, (dataset,))]
+        return [plan.allowance for plan in plans if plan.run_id != besides]
+
+    # Store, then release
+
+    def commit(self, reservation: Reservation, reply: bytes) -> None:
+        """Put `reply` into the outbox and mark its entry, in one transaction.
+
+        Raises
+        ------
+        ReleaseRefusedError
+            No such open reservation, or the key got its reply from another attempt meanwhile (which `reply` has;
+            this reservation stays spent).
+        """
+        where = (reservation.entry, reservation.run_id, reservation.round, reservation.key)
+        with self._use() as connection, transaction(connection, "commit"):
+            query = "SELECT state FROM entries WHERE seq = ? AND run_id = ? AND round = ? AND key = ?"
+            row = connection.execute(query, where).fetchone()
+            if row is None or row[0] != "reserved":
+                state = "none" if row is None else row[0]
+                raise ReleaseRefusedError(f"entry {reservation.entry}: wanted an open reservation, got {state}")
+            if self._find_reply(*where[1:]) is not None:
+                raise ReleaseRefusedError(
+                    f"run {reservation.run_id!r}, round {reservation.round}: another attempt was released for this "
+                    "key; send reply()"
+                )
+            digest = hashlib.sha256(reply).hexdigest()
+            connection.execute(
+                "UPDATE entries SET state = 'committed', reply_sha256 = ? WHERE seq = ?", (digest, reservation.entry)
+            )
+            failpoint("commit.state")
+            connection.execute(
+                "INSERT INTO outbox (entry, run_id, round, key, reply) VALUES (?, ?, ?, ?, ?)", (*where, reply)
+            )
+
+    def _find_reply(self, run_id: str, round_: int, key: str) -> bytes | None:
+        query = "SELECT reply FROM outbox WHERE run_id = ? AND round = ? AND key = ?"
+        row = self._connection.execute(query, (run_id, round_, key)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def reply(self, run_id: str, round: int, key: str) -> bytes | None:
+        """Return the committed reply, the only thing that is ever sent; None when there is none."""
+        with self._use():
+            return self._find_reply(run_id, round, key)
+
+    # Reading
+
+    def entries(self, run_id: str | None = None, dataset: str | None = None) -> list[Entry]:
+        """All entries (of a run, of a data set), oldest first."""
+        query = (
+            "SELECT seq, run_id, dataset, round, key, state, events, reply_sha256, created FROM entries "
+            "WHERE (?1 IS NULL OR run_id = ?1) AND (?2 IS NULL OR dataset = ?2) ORDER BY seq"
+        )
+        with self._use() as connection:
+            rows = connection.execute(query, (run_id, dataset)).fetchall()
+        return [
+            Entry(seq, run, data, round_, sha, state, _events(events), reply, created)
+            for seq, run, data, round_, sha, state, events, reply, created in rows
+        ]
+
+    def spent(self, dataset: str, delta: float) -> float:
+        """PLD estimate of the lifetime's epsilon at `delta`: for display, the filter decides."""
+        with self._use():
+            return epsilon(self._taken("dataset", dataset), delta)
+
+    def lifetime_left(self, dataset: str, lifetime: Budget) -> Budget:
+        """What a new run may get for certain: the lifetime less the allowances of the runs so far (rule A)."""
+        with self._use():
+            return LifetimeFilter(lifetime).left(self._allowances(dataset))
+
+    def export(self) -> dict[str, Any]:
+        """The whole ledger as JSON-able data, without the replies."""
+        return {
+            "schema": LEDGER_SCHEMA,
+            "participant": self.participant,
+            "relation": RELATION,
+            "units": {plan.dataset: plan.unit for plan in self.runs()},
+            "runs": [plan_to_json(plan) for plan in self.runs()],
+            "entries": [
+                {
+                    "seq": entry.seq,
+                    "run_id": entry.run_id,
+                    "dataset": entry.dataset,
+                    "round": entry.round,
+                    "key": entry.key,
+                    "state": entry.state,
+                    "events": [event_to_json(event) for event in entry.events],
+                    "reply_sha256": entry.reply_sha256,
+                    "created": entry.created,
+                }
+                for entry in self.entries()
+            ],
+        }

@@ -1,0 +1,105 @@
+"""Aggregation arithmetic: pure functions on named tensors. Nothing here knows Flower or a participant.
+
+A state is a mapping from parameter names to tensors. Sums run in float64 whatever the dtype, since float32
+picks by rounding noise when updates are close; results have the dtype of the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+
+
+def capped_weights(sizes: Sequence[float], cap: float) -> list[float]:
+    """Return weights proportional to `sizes`, summing to one, none above `cap`.
+
+    What a capped participant loses goes to the others in proportion. With fewer than 1/cap participants a
+    cap cannot hold; the weights are then equal.
+
+    Raises
+    ------
+    ValueError
+        When a size is not finite and positive, or cap is outside (0, 1].
+    """
+    if not 0 < cap <= 1:
+        raise ValueError(f"cap: wanted 0 < cap <= 1, got {cap}")
+    if not sizes or any(not (0 < size < float("inf")) for size in sizes):
+        raise ValueError("sizes: wanted finite numbers > 0, one per participant")
+    if len(sizes) * cap <= 1:
+        return [1 / len(sizes)] * len(sizes)
+    capped: set[int] = set()
+    while True:
+        free = sum(size for index, size in enumerate(sizes) if index not in capped)
+        share = 1 - cap * len(capped)
+        weights = [cap if i in capped else share * size / free for i, size in enumerate(sizes)]
+        over = {i for i, weight in enumerate(weights) if weight > cap * (1 + 1e-12)} - capped
+        if not over:
+            return weights
+        capped |= over
+
+
+def weighted_mean(states: Sequence[State], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Return the weighted mean by name.
+
+    Integer buffers are averaged and rounded to the nearest integer (ties to even), boolean ones decided by
+    weighted majority; both keep their dtype.
+
+    Raises
+    ------
+    ValueError
+        When there is nothing to average, or names or shapes differ.
+    """
+    if not states or len(states) != len(weights):
+        raise ValueError(f"states: wanted one weight per state, got {len(states)} and {len(weights)}")
+    total = float(sum(weights))
+    if not 0 < total < float("inf"):
+        raise ValueError(f"weights: wanted a finite sum > 0, got {total}")
+    names = set(states[0])
+    if any(set(state) != names for state in states):
+        raise ValueError("states: wanted the same parameter names everywhere")
+    out: dict[str, Tensor] = {}
+    for name in states[0]:
+        first = states[0][name]
+        accumulated = torch.zeros(first.shape, dtype=torch.float64)
+        for state, weight in zip(states, weights, strict=True):
+            if state[name].shape != first.shape:
+                raise ValueError(f"{name}: wanted one shape everywhere")
+            accumulated.add_(state[name].to(torch.float64), alpha=weight / total)
+        out[name] = _cast(accumulated, first.dtype)
+    return out
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.bool:
+        return value > 0.5
+    if not dtype.is_floating_point:
+        return value.round().to(dtype)
+    return value.to(dtype)
+
+
+def step(current: State, direction: State, rate: float) -> dict[str, Tensor]:
+    """Return current - rate x direction for floating parameters; integer and boolean ones take `direction`."""
+    return {
+        name: (
+            (tensor.to(torch.float64) - rate * direction[name].to(torch.float64)).to(tensor.dtype)
+            if tensor.is_floating_point()
+            else direction[name].clone()
+        )
+        for name, tensor in current.items()
+    }
+
+
+def difference(left: State, right: State) -> dict[str, Tensor]:
+    """Return left - right in float64 for floating parameters; others are taken from `right`."""
+    return {
+        name: (
+            tensor.to(torch.float64) - right[name].to(torch.float64)
+            if tensor.is_floating_point()
+            else right[name].clone()
+        )
+        for name, tensor in left.items()
+    }

@@ -1,0 +1,166 @@
+"""The coordinator trusts no reply. These tests replace the transport (and with it the participants) by functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from consortia.checkpoint import load_latest
+from consortia.coordinator import Answer, Coordinator
+from consortia.errors import RunFailedError
+from consortia.scenario import Scenario, load_scenario
+from consortia.wire import Envelope, decode, encode
+
+Change = Callable[[dict[str, str], dict[str, torch.Tensor]], None]
+
+
+def _reply(data: bytes, scenario: Scenario, change: Change | None = None) -> bytes:
+    """Answer as an honest participant that moves every parameter by one; then let `change` spoil it."""
+    message = decode(data)
+    train = message.header["kind"] == "train"
+    header = {
+        "status": "OK" if train else "EVALUATED",
+        **{key: message.header[key] for key in ("kind", "participant", "run", "round")},
+        "contract": scenario.contract.sha256(),
+        "noise_multiplier": "1.5",
+        "epsilon_budget": "1.0",
+        "delta": "1e-05",
+        "unit": "record",
+        "non_private": "false",
+    }
+    tensors = {name: tensor + 1 for name, tensor in message.tensors.items()} if train else {}
+    if change is not None and train:
+        change(header, tensors)
+    return encode(Envelope(header, tensors))
+
+
+def _play(tmp_path: Path, spoil: Mapping[str, Change | None], *, rounds: int = 2) -> tuple[Coordinator, dict[str, Any]]:
+    scenario = load_scenario("banks").with_overrides(rounds=rounds)
+
+    def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
+        return [Answer(n, _reply(data, scenario, spoil.get(n))) for n, data in envelopes.items()]
+
+    coordinator = Coordinator(scenario, "run-1", tmp_path, exchange)
+    return coordinator, coordinator.run()
+
+
+def _nan(_: dict[str, str], tensors: dict[str, torch.Tensor]) -> None:
+    tensors["head.weight"][0, 0] = float("nan")
+
+
+def _shape(_: dict[str, str], tensors: dict[str, torch.Tensor]) -> None:
+    tensors["head.weight"] = tensors["head.weight"][:, :-1]
+
+
+def _dtype(_: dict[str, str], tensors: dict[str, torch.Tensor]) -> None:
+    tensors["head.weight"] = tensors["head.weight"].double()
+
+
+def _missing(_: dict[str, str], tensors: dict[str, torch.Tensor]) -> None:
+    del tensors["head.bias"]
+
+
+def _extra(_: dict[str, str], tensors: dict[str, torch.Tensor]) -> None:
+    tensors["head.more"] = torch.ones(1)
+
+
+def _header(key: str, value: str) -> Change:
+    def change(header: dict[str, str], _: dict[str, torch.Tensor]) -> None:
+        header[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        (_nan, "finite"),
+        (_shape, "wanted shape"),
+        (_dtype, "wanted dtype"),
+        (_missing, "parameters missing"),
+        (_extra, "nobody asked for"),
+        (_header("round", "7"), "round"),
+        (_header("run", "other"), "run"),
+        (_header("contract", "0" * 64), "contract"),
+        (_header("participant", "used-car"), "another participant"),
+        (_header("noise_multiplier", "nan"), "noise_multiplier"),
+        (_header("noise_multiplier", "-1"), "noise_multiplier"),
+        (_header("noise_multiplier", "0"), "noise_multiplier"),
+        (_header("status", "REFUSED"), "carries parameters"),
+    ],
+)
+def test_one_bad_reply_is_attributed_by_name_and_dropped(tmp_path: Path, change: Change, detail: str) -> None:
+    coordinator, record = _play(tmp_path, {"furniture": change})
+    assert record["status"] == "completed"
+    failures = record["participants"]["furniture"]["failures"]
+    assert [f["code"] for f in failures] == ["BAD_REPLY", "BAD_REPLY"]
+    assert all(detail in f["detail"] for f in failures)
+    assert all(not seat["failures"] for name, seat in record["participants"].items() if name != "furniture")
+    state = load_latest(tmp_path)
+    assert state is not None
+    first = coordinator.history[0]
+    assert first["replies"] == ["new-car", "other", "radio-tv", "used-car"]
+    assert torch.isfinite(state.groups["bank"]["head.weight"]).all()
+
+
+def test_a_silent_majority_is_a_named_bounded_failure(tmp_path: Path) -> None:
+    scenario = load_scenario("banks")
+    asked: list[str] = []
+
+    def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
+        asked.append(kind)
+        return [Answer(n, _reply(d, scenario)) for n, d in envelopes.items() if n == "other"]
+
+    with pytest.raises(RunFailedError, match=r"round 1: wanted replies of at least 3 participants, got 1"):
+        Coordinator(scenario, "run-1", tmp_path, exchange).run()
+    assert len(asked) == scenario.contract.round.attempts
+    record = json.loads((tmp_path / "coordinator.json").read_text())
+    assert record["status"] == "failed"
+    assert record["participants"]["new-car"]["failures"][0]["code"] == "NO_REPLY"
+
+
+def test_a_late_reply_of_an_older_attempt_is_not_taken(tmp_path: Path) -> None:
+    scenario = load_scenario("banks").with_overrides(rounds=1)
+    calls = 0
+
+    def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
+        nonlocal calls
+        calls += 1
+        late = [Answer("new-car", None, "LATE_REPLY")]
+        return late + [Answer(n, _reply(d, scenario)) for n, d in envelopes.items() if n != "new-car" and calls > 1]
+
+    record = Coordinator(scenario, "run-1", tmp_path, exchange).run()
+    assert record["status"] == "completed"
+    assert "new-car" not in record["history"][0]["replies"]
+
+
+def test_the_aggregate_is_the_declared_size_weighted_mean(tmp_path: Path) -> None:
+    # Everyone adds 1 to every parameter: whatever the weights, the mean moves by exactly 1 a round.
+    coordinator, _ = _play(tmp_path, {}, rounds=2)
+    state = load_latest(tmp_path)
+    from consortia.exchange import initial_groups
+
+    start = initial_groups(coordinator.contract, ["bank"])["bank"]["head.weight"]
+    assert state is not None
+    torch.testing.assert_close(state.groups["bank"]["head.weight"], start + 2)
+
+
+def test_an_industry_that_never_answers_keeps_its_model(tmp_path: Path) -> None:
+    scenario = load_scenario("cross-industry").with_overrides(rounds=1)
+
+    def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
+        return [Answer(n, _reply(d, scenario)) for n, d in envelopes.items() if not n.startswith("factory")]
+
+    Coordinator(scenario, "run-1", tmp_path, exchange).run()
+    from consortia.exchange import initial_groups
+
+    state = load_latest(tmp_path)
+    start = initial_groups(scenario.contract, ["bank", "factory", "hospital"])
+    assert state is not None
+    assert all(torch.equal(state.groups["factory"][n], t) for n, t in start["factory"].items())
+    assert not torch.equal(state.groups["bank"]["head.bias"], start["bank"]["head.bias"])

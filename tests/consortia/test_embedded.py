@@ -1,0 +1,126 @@
+"""Whole runs in one process: the same ServerApp and ClientApp as deployed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from consortia.errors import InputError
+from consortia.runner import Options, execute, prepare
+
+
+def _run(tmp_path: Path, **options: object) -> tuple[dict, Path]:  # type: ignore[type-arg]
+    chosen = Options(out=tmp_path / "runs", **options)  # type: ignore[arg-type]
+    outcome = execute(prepare(chosen), chosen)
+    return outcome.result, outcome.job.folder
+
+
+@pytest.mark.parametrize("name", ["linear", "linear-fedsgd"])
+def test_a_line_is_recovered(tmp_path: Path, name: str) -> None:
+    result, folder = _run(tmp_path, scenario=name)
+    assert result["status"] == "completed"
+    model = safetensors.torch.load((folder / "model" / "linear.safetensors").read_bytes())
+    assert model["head.weight"].item() == pytest.approx(3.0, abs=0.05)
+    assert model["head.bias"].item() == pytest.approx(2.0, abs=0.05)
+
+
+def test_a_non_private_run_repeats_and_a_private_one_does_not(tmp_path: Path) -> None:
+    def model(epsilon: str) -> torch.Tensor:
+        _, folder = _run(tmp_path, scenario="banks", rounds=2, seed=3, epsilon=(epsilon,))
+        return safetensors.torch.load((folder / "model" / "bank.safetensors").read_bytes())["head.weight"]
+
+    assert torch.equal(model("inf"), model("inf"))
+    assert not torch.equal(model("2"), model("2"))
+
+
+def test_the_record_is_complete_and_honest(tmp_path: Path) -> None:
+    result, folder = _run(tmp_path, scenario="cross-industry", rounds=2, dump=tmp_path / "dump")
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert result["observer"] == "simulation"
+    assert result["synthetic"] is True
+    assert result["charged"] is False
+    assert len(result["participants"]) == 6
+    for name, seat in result["participants"].items():
+        account = seat["epsilon"]
+        assert 0 < account["run"] <= account["budget"]
+        assert account["unit"] == "record"
+        assert seat["metrics"]["auc"]["released"] is False
+        assert 0 <= seat["metrics"]["auc"]["federated"] <= 1
+        assert seat["bytes"]["sent"] > 0
+        assert (tmp_path / "dump" / name / "predictions.csv").is_file()
+        assert (tmp_path / "dump" / name / "events.json").is_file()
+    # The coordinator's own record holds released and public values only.
+    record = json.loads((folder / "coordinator.json").read_text())
+    assert all(seat["metrics"] is None for seat in record["participants"].values())
+    assert "auc" not in json.dumps(record)
+
+
+def test_non_private_is_called_so(tmp_path: Path) -> None:
+    result, _ = _run(tmp_path, scenario="banks", rounds=1, epsilon=("inf",))
+    for seat in result["participants"].values():
+        assert seat["epsilon"]["non_private"] is True
+        assert seat["epsilon"]["run"] is None
+        assert seat["epsilon"]["budget"] is None
+
+
+def test_resume_goes_on_and_equals_the_undisturbed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from consortia.coordinator import Coordinator
+
+    whole, folder = _run(tmp_path, scenario="banks", rounds=4, seed=5, epsilon=("inf",))
+    real = Coordinator._round
+
+    def dies_in_round_3(self: Coordinator, state):  # type: ignore[no-untyped-def]
+        if state.round == 2:
+            raise KeyboardInterrupt
+        return real(self, state)
+
+    monkeypatch.setattr(Coordinator, "_round", dies_in_round_3)
+    options = Options(scenario="banks", rounds=4, seed=5, epsilon=("inf",), out=tmp_path / "broken")
+    job = prepare(options)
+    with pytest.raises(KeyboardInterrupt):
+        execute(job, options)
+    monkeypatch.setattr(Coordinator, "_round", real)
+    again = Options(scenario="", resume=job.folder)
+    resumed = execute(prepare(again), again)
+    assert resumed.result["status"] == "completed"
+    assert [line["round"] for line in resumed.result["history"]] == [1, 2, 3, 4]
+    left, right = (
+        safetensors.torch.load((f / "model" / "bank.safetensors").read_bytes()) for f in (folder, job.folder)
+    )
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert whole["status"] == "completed"
+
+
+def test_simulations_charge_a_given_ledger_and_stop(tmp_path: Path) -> None:
+    from consortia.cli.budget import init
+
+    ledgers = tmp_path / "ledgers"
+    options = {"scenario": "linear", "rounds": 2, "epsilon": ("1",), "ledger": ledgers}
+    with pytest.raises(InputError, match="budget init line-a"):
+        _run(tmp_path, **options)
+    for name in ("line-a", "line-b"):
+        init(name, home=ledgers)
+    spent = []
+    for _ in range(4):
+        result, _ = _run(tmp_path, **options)
+        assert result["charged"] is True
+        spent.append(result["participants"]["line-a"]["epsilon"]["lifetime"])
+    assert spent == sorted(spent)
+    assert spent[0] < spent[-1] <= 4
+    # Four runs of epsilon 1 fill the lifetime of 4: everyone is receive-only now, and the run says so.
+    result, _ = _run(tmp_path, **options)
+    assert result["status"] == "failed"
+    assert {seat["state"] for seat in result["participants"].values()} == {"RECEIVE_ONLY"}
+    assert "BUDGET_EXHAUSTED" in result["reason"]
+
+
+def test_epsilon_after_fewer_rounds_is_smaller(tmp_path: Path) -> None:
+    result, _ = _run(tmp_path, scenario="linear", rounds=2, epsilon=("line-a=1", "line-b=2"))
+    accounts = {name: seat["epsilon"]["run"] for name, seat in result["participants"].items()}
+    assert math.isclose(accounts["line-a"], 1, rel_tol=5e-3)
+    assert math.isclose(accounts["line-b"], 2, rel_tol=5e-3)

@@ -1,0 +1,40 @@
+"""Intervals and AUCs of the receipt against scikit-learn and a case worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from consortia.evaluation import better, weighted_auc
+
+
+def test_weighted_auc_equals_scikit_learn_with_ties_and_weights() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores = rng.integers(0, 8, 60).astype(float)
+        target = (rng.random(60) < 0.3).astype(float)
+        target[:2] = (0, 1)
+        weights = np.vstack([np.ones(60), rng.integers(0, 3, 60)])
+        weights[1, :2] = 1
+        got = weighted_auc(scores, target, weights.astype(float))
+        for value, weight in zip(got, weights, strict=True):
+            assert value == pytest.approx(roc_auc_score(target, scores, sample_weight=weight), abs=1e-12)
+
+
+def test_weighted_auc_by_hand() -> None:
+    # Positives .8 and .4, negatives .4 and .2: pairs (.8>.4), (.8>.2), (.4=.4 half), (.4>.2): 3.5 / 4.
+    got = weighted_auc(np.array([0.8, 0.4, 0.4, 0.2]), np.array([1.0, 1, 0, 0]), np.ones((1, 4)))
+    assert got[0] == 3.5 / 4
+
+
+def test_one_class_has_no_auc() -> None:
+    assert np.isnan(weighted_auc(np.array([0.1, 0.2]), np.array([1.0, 1]), np.ones((1, 2)))[0])
+
+
+def test_better_knows_direction_and_none() -> None:
+    assert better("auc", 0.8, 0.7)
+    assert better("rmse", 0.1, 0.2)
+    assert not better("auc", None, None)
+    assert not better("auc", None, 0.1)
+    assert better("auc", 0.1, None)
