@@ -149,7 +149,7 @@ def _flamby_split(labels: NDArray[Any], site: str) -> NDArray[Any]:
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(labels))
-    _, test = train_test_split(
+    train, _ = train_test_split(
         rows,
         train_size=0.66,
         test_size=0.34,
@@ -157,8 +157,8 @@ def _flamby_split(labels: NDArray[Any], site: str) -> NDArray[Any]:
         shuffle=True,
         stratify=None if site == "switzerland" else labels,
     )
-    parts = np.full(len(labels), "train", dtype="<U10")
-    parts[test] = "test"
+    parts = np.full(len(labels), "test", dtype="<U10")
+    parts[train] = "train"
     return parts
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from consortia.home import Home
+from consortia.home import LOG_FORMAT, Home
 from consortia.participant import handle
 from consortia.transport import pack, unpack
 from consortia.wire import Envelope, encode
@@ -34,11 +34,23 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _answer(message: Message, context: Context) -> Message:
     try:
-        reply = handle(unpack(message.content), home_of(context), _text(context, "source") or None)
+        home = home_of(context)
+        _log_at_home(home)
+        reply = handle(unpack(message.content), home, _text(context, "source") or None)
     except Exception:  # noqa: BLE001 - see the module's docstring
         logging.getLogger("consortia.participant").error("the message or the node config is malformed")
         reply = encode(Envelope({"status": "FAILED", "code": "PARTICIPANT_ERROR", "incident": "unreadable"}))
     return Message(pack(reply), reply_to=message)
+
+
+def _log_at_home(home: Home) -> None:
+    """Write the participant's own log to its folder, unless this process already does (a simulation)."""
+    logger = logging.getLogger("consortia.participant")
+    if not logger.handlers:
+        logger.propagate = False
+        handler = logging.FileHandler(home.log, encoding="utf-8", delay=True)
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        logger.addHandler(handler)
 
 
 def home_of(context: Context) -> Home:

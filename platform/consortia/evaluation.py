@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clients import registry
 from clients.dataset import Table
 from clients.industry import IndustryClient
-from clients.metrics import compute
+from clients.metrics import HIGHER_IS_BETTER, compute
 from clients.models import FederatedModule, loss_for, predict
 from consortia.exchange import build_module, load_state, state_of
 from consortia.scenario import Contract
@@ -27,7 +27,6 @@ Metrics = dict[str, float | None]
 _LOCAL_EPOCHS = 300
 _PATIENCE = 20
 _BOOTSTRAP = 500
-_HIGHER_IS_BETTER = {"auc", "macro_auc", "auprc", "accuracy", "r2"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def better(metric: str, left: float | None, right: float | None) -> bool:
         return False
     if right is None:
         return True
-    return left > right if metric in _HIGHER_IS_BETTER else left < right
+    return left > right if metric in HIGHER_IS_BETTER else left < right
 
 
 def module_scorer(module: FederatedModule) -> Scorer:
@@ -156,10 +155,10 @@ def _network(contract: Contract, industry: str, train: Table, validation: Table,
     generator = seeded_generator("local", contract.seed, participant)
     best, best_state, waited = float("inf"), state_of(module), 0
     watched = validation if len(validation.target) else train
-    batch = max(32, len(train.target) // 16)
+    size = max(32, len(train.target) // 16)
     for _ in range(_LOCAL_EPOCHS):
         order = torch.randperm(len(train.target), generator=generator)
-        for rows in torch.utils.data.BatchSampler(order.tolist(), batch, drop_last=False):
+        for rows in torch.utils.data.BatchSampler(order.tolist(), size, drop_last=False):
             optimizer.zero_grad()
             batch = {name: tensor[rows] for name, tensor in train.inputs.items()}
             loss(module(batch), train.target[rows]).mean().backward()  # type: ignore[no-untyped-call]

@@ -8,10 +8,11 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy.ledger import Ledger
-
 from consortia.errors import RefusedError
 from privacy.errors import LedgerMissingError
+from privacy.ledger import Ledger
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 @dataclass(frozen=True)

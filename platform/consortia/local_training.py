@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from privacy.ledger import Budget, RunPlan
 from torch import Tensor, nn
 
 from clients import registry
@@ -22,6 +21,7 @@ from consortia.policy import DatasetTerms
 from consortia.scenario import Contract
 from privacy.accounting import solve_noise_multiplier
 from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, train_plain, train_private
+from privacy.ledger import Budget, RunPlan
 from privacy.randomness import fresh_generator, seeded_generator
 
 _CACHED_TABLES = 64

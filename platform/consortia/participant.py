@@ -16,6 +16,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import secrets
 import time
 import traceback
@@ -23,7 +24,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import safetensors.torch
-from privacy.ledger import Budget, Ledger, RunPlan
 from torch import Tensor
 
 from clients import registry
@@ -41,6 +41,7 @@ from consortia.wire import Envelope, decode, encode, message_key
 from privacy.egress import Release, gate
 from privacy.errors import BudgetExhaustedError, ContractMismatchError, PrivacyError, RetriesExhaustedError
 from privacy.events import NonPrivate
+from privacy.ledger import Budget, Ledger, RunPlan
 
 log = logging.getLogger("consortia.participant")
 
@@ -336,6 +337,7 @@ class _Round:
             "round": self.request.round,
             "seconds": seconds,
             "time": time.time(),
+            "process": os.getpid(),
             "report": vars(report) if hasattr(report, "__dict__") else str(report),
         }
         self._append("training.jsonl", line)

@@ -9,6 +9,8 @@ from typing import Any
 from consortia.engines.base import Job
 from consortia.receipt import write_json
 from consortia.scenario import Scenario
+from privacy.accounting import epsilon
+from privacy.events import PoissonGaussian
 
 RESULT_SCHEMA = 1
 
@@ -69,14 +71,15 @@ def _participant(
     if receipt is not None:
         metrics = {kind: {**values, "released": kind in released} for kind, values in receipt["metrics"].items()}
         account = receipt["epsilon"]
-        epsilon = {k: account[k] for k in ("run", "lifetime", "budget", "delta", "unit", "non_private")}
+        spent = {k: account[k] for k in ("run", "lifetime", "budget", "delta", "unit", "non_private")}
     else:
+        # What the coordinator can tell from public constants: the rounds that it got, at the declared noise.
         metrics = {
             kind: {"majority": None, "local": None, "federated": value, "released": True}
             for kind, value in released.items()
         }
-        epsilon = {
-            "run": None,
+        spent = {
+            "run": _epsilon_seen(seen, job.scenario, name),
             "lifetime": None,
             "budget": seen["epsilon_budget"],
             "delta": seen["delta"],
@@ -91,7 +94,7 @@ def _participant(
         "rows": receipt["rows"] if receipt else None,
         "state": seen["state"],
         "metrics": metrics,
-        "epsilon": epsilon,
+        "epsilon": spent,
         "noise_multiplier": seen["noise_multiplier"],
         "rounds_contributed": seen["rounds_contributed"],
         "bytes": seen["bytes"],
@@ -102,6 +105,21 @@ def _participant(
         "failures": seen["failures"],
         **extra,
     }
+
+
+def _epsilon_seen(seen: dict[str, Any], scenario: Scenario, name: str) -> float | None:
+    """Return epsilon of the rounds that the coordinator received; the participant's ledger may hold more."""
+    if seen["non_private"] is not False or not seen["rounds_contributed"]:
+        return None
+    rules = scenario.contract.industries[scenario.seat(name).industry]
+    event = PoissonGaussian(
+        noise_multiplier=seen["noise_multiplier"],
+        sampling_rate=rules.sampling_rate,
+        steps=rules.local_steps * seen["rounds_contributed"],
+        partition="train",
+        unit=seen["unit"],
+    )
+    return epsilon([event], seen["delta"])
 
 
 def _train_seconds(job: Job, name: str) -> float:
@@ -117,6 +135,10 @@ def missed_expectations(scenario: Scenario, result: dict[str, Any], folder: Path
     if result["status"] != "completed":
         missed.append(f"the run ended {result['status']}: {result['reason']}")
     for name, participant in result["participants"].items():
+        if result["observer"] == "simulation" and result["status"] == "completed" and participant["rows"] is None:
+            code = participant["failures"][-1]["code"] if participant["failures"] else "NO_RECEIPT"
+            if not code.endswith(("_ALLOWED", "_OFFERED")):  # a refusal is the participant's right
+                missed.append(f"{name}: wrote no receipt ({code}); its own log says why")
         account = participant["epsilon"]
         if None not in (account["run"], account["budget"]) and account["run"] > account["budget"] + 1e-6:
             missed.append(f"{name}: epsilon {account['run']:.3f} exceeds its budget {account['budget']:.3f}")

@@ -65,10 +65,8 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
         f"{result['seconds']:.1f} s, engine {result['engine']}",
         highlight=False,
     )
-    receipts = _table(
-        "participant", "units", "metric", "majority", "local", "federated", "gain [95 % interval]", "keeps"
-    )
-    costs = _table("participant", "ε run", "of budget", "ε lifetime", "δ", "sent", "received", "seconds")
+    receipts = _table("participant", "metric", "majority", "local", "federated", "gain [95 %]", "keeps")
+    costs = _table("participant", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds")
     for name, seat in result["participants"].items():
         receipts.add_row(name, *_receipt_row(seat))
         costs.add_row(name, *_cost_row(seat))
@@ -78,7 +76,7 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
 
 
 def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
         left = heading in {"participant", "metric", "keeps"}
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
@@ -88,23 +86,23 @@ def _table(*headings: str) -> Table:
 def _receipt_row(seat: dict[str, Any]) -> tuple[str, ...]:
     metric = seat.get("headline") or next(iter(seat["metrics"]), "")
     values = seat["metrics"].get(metric, {})
-    gain, units = seat.get("gain"), seat.get("units")
+    gain = seat.get("gain")
     return (
-        str(sum(units.values())) if units else "–",
         _METRIC_NAMES.get(metric, metric or "–"),
         number(values.get("majority")),
         number(values.get("local")),
         number(values.get("federated")),
-        "–" if not gain else f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+        "–" if not gain else f"{gain['value']:+.3f} [{gain['low']:+.2f}, {gain['high']:+.2f}]",
         seat.get("keeps") or "–",
     )
 
 
 def _cost_row(seat: dict[str, Any]) -> tuple[str, ...]:
-    account = seat["epsilon"]
+    account, units = seat["epsilon"], seat.get("units")
     infinite = bool(account["non_private"])
     state = "" if seat["state"] == "ACTIVE" else " " + seat["state"].lower().replace("_", "-")
     return (
+        str(sum(units.values())) if units else "–",
         ("∞ non-private" if infinite else number(account["run"])) + state,
         "–" if infinite else number(account["budget"], 2),
         "∞" if infinite else number(account["lifetime"]),
@@ -138,6 +136,17 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
         for name, seat in result["participants"].items():
             for failure in seat["failures"][-3:]:
                 console.print(f"  round {failure['round']} {name}: {failure['code']} {failure['detail']}", markup=False)
+
+
+def refusal_hint(result: dict[str, Any]) -> str | None:
+    """Return what participants that do not know the contract can do, or None."""
+    codes = {failure["code"] for seat in result["participants"].values() for failure in seat["failures"]}
+    if "CONTRACT_NOT_ALLOWED" not in codes:
+        return None
+    return (
+        f"A participant accepts this contract by adding sha256:{result['contract_sha256']} to allow.contracts of its "
+        "policy (`consortia budget allow NAME SCENARIO`, with the same --rounds and --seed)."
+    )
 
 
 def conditional_split_note(job: Job) -> str | None:

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from privacy.ledger import Ledger
 
 from consortia import record
 from consortia.engines.base import Engine, Job
 from consortia.errors import InputError, RunFailedError
-from consortia.home import Home, default_root
+from consortia.home import LOG_FORMAT, Home, default_root
 from consortia.plan import make_plans
 from consortia.policy import Policy, policy_or_input_error
 from consortia.receipt import write_json
 from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from consortia.strict import read_toml
+from privacy.ledger import Ledger
 
 ENGINES = ("embedded", "flower")
 
@@ -238,7 +238,7 @@ def _participant_logs(job: Job) -> Iterable[logging.Handler]:
         if not home.folder.is_dir():
             continue
         handler = logging.FileHandler(home.log, encoding="utf-8", delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
         handler.addFilter(_Only(name))
         logger.addHandler(handler)
         handlers.append(handler)

@@ -39,6 +39,7 @@ def test_a_record_is_known_by_its_content_never_by_its_place():
     frame = rows()
     table, reverse = prepare(CLIENT, frame), prepare(CLIENT, frame.iloc[::-1])
     assert reverse.row_ids[::-1] == table.row_ids
+    assert reverse.unit_ids[::-1] == table.unit_ids
     assert reverse.split_keys[::-1] == table.split_keys
     assert torch.equal(reverse.inputs["features"].flip(0), table.inputs["features"])
 

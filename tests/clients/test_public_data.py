@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.model_selection import train_test_split
 
 from clients import registry
 from clients.dataset import prepare
@@ -47,6 +48,20 @@ def test_flambys_filter_and_split_leave_its_counts(site):
     parts = registry.get("hospital").splits["flamby"](table.target.numpy(), site)
     assert ((parts == "train").sum(), (parts == "test").sum()) == FLAMBY[site]
     assert len(table) == sum(FLAMBY[site])
+    # The data's README, word for word, on labels read without our code.
+    lines = [line.split(",") for line in (DATA / f"hospital/heart/processed.{site}.data").read_text().split()]
+    labels = [int(float(row[13]) > 0) for row in lines if "?" not in row[:10]]
+    assert table.target.tolist() == labels
+    train, test = train_test_split(
+        np.arange(len(labels)),
+        train_size=0.66,
+        test_size=0.34,
+        random_state=43,
+        shuffle=True,
+        stratify=None if site == "switzerland" else labels,
+    )
+    assert set(np.flatnonzero(parts == "train")) == set(train)
+    assert set(np.flatnonzero(parts == "test")) == set(test)
     assert table.inputs["features"].shape[1] == 13
     if site == "switzerland":
         assert set(table.target[np.flatnonzero(parts == "train")].tolist()) == {1.0}

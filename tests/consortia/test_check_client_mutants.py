@@ -472,11 +472,14 @@ def only(monkeypatch):
 )
 def test_the_named_check_rejects_the_mutant(check, mutant, only):
     only(check)
-    check_client(CLIENT, rows=60)
     with pytest.raises(ClientCheckError) as caught:
         check_client(mutant(), rows=60)
     assert set(caught.value.failures) == {check}
     assert f"  {check}: " in str(caught.value)
+
+
+def test_the_unbroken_client_passes_on_as_few_rows():
+    assert set(check_client(CLIENT, rows=60)) == set(_CHECKS)
 
 
 def test_every_check_has_a_mutant():

@@ -136,7 +136,7 @@ def test_the_solved_noise_is_the_smallest_that_meets_the_budget(
 ) -> None:
     start = time.process_time()
     sigma = solve_noise_multiplier(epsilon=target, delta=delta, sampling_rate=rate, steps=steps)
-    assert time.process_time() - start < 3  # it is below one second when the machine is free
+    assert time.process_time() - start < 10  # about one second when the machine is free
     assert epsilon([train(sigma, rate, steps)], delta) <= target
     assert epsilon([train(sigma * 0.999, rate, steps)], delta) > target
 

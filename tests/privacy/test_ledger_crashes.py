@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from privacy.errors import LedgerMissingError, RetriesExhaustedError
+from privacy.errors import LedgerMissingError, LedgerSchemaError, RetriesExhaustedError
 from privacy.failpoints import FAILPOINTS, listening
 from privacy.filters import run_epsilon_bound
 from privacy.ledger import Budget, Ledger, RunPlan
@@ -161,6 +161,18 @@ def test_a_ledger_is_made_whole_or_not_at_all(name: str, dies: bool, tmp_path: P
         Ledger.create(path, "hospital-a").close()
     with Ledger.open(path, "hospital-a") as ledger:
         assert ledger.entries() == []
+
+
+def test_a_ledger_that_appears_meanwhile_is_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+
+    def somebody_else(place: str) -> None:
+        if place == "create.schema":
+            path.write_bytes(b"another ledger")
+
+    with listening(somebody_else), pytest.raises(LedgerSchemaError, match="never replaced"):
+        Ledger.create(path, "hospital-a")
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("ledger.db", b"another ledger")]
 
 
 def test_fifty_random_kills(ledger_path: Path, tmp_path: Path, make_plan: Any) -> None:

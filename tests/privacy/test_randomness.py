@@ -36,8 +36,14 @@ def test_the_whole_state_is_entropy_and_not_32_bits_of_a_seed() -> None:
     # torch's own seeding keeps 32 bits; if that ever changes, this line says that the work-around may go.
     a, b = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5 + 2**32)
     assert torch.equal(torch.randn(9, generator=a), torch.randn(9, generator=b))
-    state = fresh_generator().get_state().numpy().view(np.uint64)[3 : 3 + 624]
-    assert len(set(state.tolist())) > 620
+    # Seeding grows all 624 words from the first (Matsumoto & Nishimura's recurrence); a fresh state must not obey it.
+    for generator, grown in ((a, True), (seeded_generator("x"), False), (fresh_generator(), False)):
+        words = generator.manual_seed(5) if grown else generator
+        state = [int(word) for word in words.get_state().numpy().view(np.uint64)[3 : 3 + 624]]
+        follows = [
+            state[i] == (1812433253 * (state[i - 1] ^ (state[i - 1] >> 30)) + i) % 2**32 for i in range(1, len(state))
+        ]
+        assert all(follows) if grown else sum(follows) < 3
 
 
 def test_the_layout_of_torch_s_state_is_the_one_we_fill() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
 import typer
-from privacy.ledger import Ledger
 from rich.table import Table
 
 from consortia.cli import friendly, out
@@ -21,6 +21,7 @@ from consortia.scenario import load_scenario
 from consortia.strict import read_toml
 from privacy.accounting import epsilon
 from privacy.errors import PrivacyError
+from privacy.ledger import Ledger
 
 app = typer.Typer(help="Show, make or export a participant's privacy ledger.", no_args_is_help=True)
 
@@ -84,6 +85,35 @@ def _make(home: Home, policy: dict[str, Any] | None, note: str) -> None:
         home.policy.write_text(f"# {note}\n{tomli_w.dumps(policy)}", encoding="utf-8")
     Ledger.create(home.ledger, home.participant).close()
     out.print(f"made {home.ledger}", highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: consortia budget allow hospital-a cross-industry --rounds 10")
+@friendly
+def allow(
+    participant: Annotated[str, typer.Argument(help="Name of the participant.")],
+    scenario: Annotated[str, typer.Argument(help="Name or path of the scenario whose contract to accept.")],
+    rounds: Annotated[int | None, typer.Option(help="The contract with another number of rounds.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The contract with another seed.")] = None,
+    home: _Home = None,
+) -> None:
+    """Accept a contract: add its hash to the list in the participant's policy."""
+    place = _home(participant, home)
+    policy = policy_or_input_error(place.policy, simulation=True)
+    contract = load_scenario(scenario).with_overrides(rounds=rounds, seed=seed).contract
+    entry = f"sha256:{contract.sha256()}"
+    if policy.allow.contracts == "any" or entry in policy.allow.contracts:
+        out.print(f"{participant} accepts {entry} already", highlight=False, soft_wrap=True)
+        return
+    listed = json.dumps([*policy.allow.contracts, entry], indent=4)
+    text, found = re.subn(
+        r"^contracts\s*=\s*\[[^\]]*\]", f"contracts = {listed}", place.policy.read_text(encoding="utf-8"), flags=re.M
+    )
+    if found != 1:
+        raise InputError(
+            f"{place.policy}: allow.contracts: wanted one list, got {found}; add {entry} by hand"
+        )
+    place.policy.write_text(text, encoding="utf-8")
+    out.print(f"{participant} accepts {entry} now", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: consortia budget show hospital-a --json")

@@ -10,7 +10,7 @@ import typer
 
 from consortia.cli import err, out
 from consortia.engines.base import Job
-from consortia.report import Watch, conditional_split_note, print_result, wait_hint
+from consortia.report import Watch, conditional_split_note, print_result, refusal_hint, wait_hint
 from consortia.runner import Options, execute, prepare
 
 EXAMPLE = "Example: consortia run cross-industry --epsilon hospital-a=0.5 --rounds 10"
@@ -69,6 +69,8 @@ def run(
         print_result(out, outcome.result)
         if note := conditional_split_note(job):
             out.print(note, highlight=False)
+        if hint := refusal_hint(outcome.result):
+            out.print(hint, highlight=False)
         out.print(f"record: {job.folder / 'result.json'}", highlight=False, soft_wrap=True)
     for sentence in outcome.missed:
         err.print(f"missed: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)

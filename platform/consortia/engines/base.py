@@ -41,7 +41,7 @@ class Job:
         return {
             "scenario": self.scenario.to_json(),
             "run-id": self.run_id,
-            "out": str(self.folder),
+            "out": str(self.folder.resolve()),
             "resume": self.resume,
             "join-seconds": join_seconds,
         }

@@ -1,0 +1,69 @@
+"""Invariant 2 through the whole participant: 50 random kills while it answers, and a run that is killed and resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consortia.checkpoint import load_latest
+from consortia.home import Home
+from consortia.runner import Options, execute, prepare
+from privacy.ledger import Ledger
+
+pytestmark = pytest.mark.end_to_end
+ROUNDS, KILLS = 40, 50
+
+
+def test_fifty_random_kills(make_site: Callable[..., Any], tmp_path: Path) -> None:
+    site = make_site("factory-a", rounds=ROUNDS)
+    folder = site.home.folder.parent
+    for number in range(1, ROUNDS + 1):
+        (folder / f"message-{number:03d}").write_bytes(site.message(number))
+    driver = Path(__file__).with_name("kill_driver.py")
+    subprocess.run([sys.executable, str(driver), str(folder), site.name, str(KILLS)], check=True, timeout=300)
+    received: dict[int, set[str]] = defaultdict(set)
+    for line in (folder / "received.txt").read_text().splitlines():
+        number, digest = line.split()
+        received[int(number)].add(digest)
+    with site.ledger() as ledger:
+        entries = ledger.entries()
+    commits = {entry.round: entry.reply_sha256 for entry in entries if entry.state == "committed"}
+    abandoned = [entry for entry in entries if entry.state == "reserved"]
+    assert abandoned, "no kill hit a training: the test showed nothing"
+    assert len(commits) + len(abandoned) == len(entries)
+    # Whatever the receiver got, it got the same bytes every time, and the ledger holds a commit for it.
+    assert all(len(digests) == 1 for digests in received.values())
+    assert {number: next(iter(digests)) for number, digests in received.items()}.items() <= commits.items()
+
+
+def test_a_run_killed_at_random_resumes_to_the_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "consortia.cli", "run", "banks", "--rounds", "60", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while time.monotonic() < end and not list(tmp_path.glob("*/checkpoints/round-00001*")):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (folder,) = tmp_path.iterdir()
+    state = load_latest(folder)
+    assert state is not None
+    assert state.round >= 10
+    options = Options(scenario="", resume=folder)
+    result = execute(prepare(options), options).result
+    assert result["status"] == "completed"
+    assert [line["round"] for line in result["history"]] == list(range(1, 61))
+    for name, seat in result["participants"].items():
+        home = Home(folder / "participants" / name, name, simulation=True)
+        with Ledger.open(home.ledger, name) as ledger:
+            entries = ledger.entries()
+        assert seat["epsilon"]["run"] <= seat["epsilon"]["budget"] + 1e-9
+        assert 60 <= len(entries) + len(seat["failures"])
