@@ -57,13 +57,23 @@ def column_features(column: Column, indicators: bool, drop_first: bool) -> list[
 
         return one_hot
 
-    if column.dtype == "category":
+    def score(frame: pd.DataFrame, _: Mapping[str, pd.Series[Any]]) -> NDArray[np.float64]:
+        table = dict(zip(column.categories, column.scores, strict=True))
+        imputed = table.get(str(column.impute), 0.0)
+        if name not in frame:
+            return np.full(len(frame), imputed)
+        return np.array([table.get(value, imputed) for value in frame[name]], dtype=np.float64)
+
+    own_category = True
+    if column.dtype == "category" and column.scores:
+        features: list[tuple[str, Compute]] = [(name, score)]
+        own_category = column.impute is None
+    elif column.dtype == "category":
         listed = column.categories[1:] if drop_first else column.categories
         features = [(f"{name}={category}", one_of(category)) for category in listed]
         own_category = column.impute is None
     else:
         features = [(name, number if column.dtype in NUMERIC else flag)]
-        own_category = True
     if column.nullable and indicators and own_category:
         features.append((f"{name} is missing", is_missing))
     return features

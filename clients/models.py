@@ -55,9 +55,18 @@ def default_encoder(n_features: int, spec: ModelSpec) -> nn.Module:
 
 
 def default_head(width: int, spec: ModelSpec, target: Target) -> nn.Module:
-    """One dense layer from the trunk's width to the target's outputs."""
+    """One dense layer from the trunk's width to the target's outputs, at zero: a public constant.
+
+    An untrained head then predicts the same for every row (one half, equal classes, the middle of the bounds)
+    whatever the features. With few noisy steps that matters: they need not undo a random direction first, and
+    with one dense layer (a linear model) two seeds start, and without noise end, alike. The layers below keep
+    torch's random start, which breaks the symmetry between hidden units.
+    """
     del spec
-    return nn.Linear(width, target.outputs)
+    head = nn.Linear(width, target.outputs)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def _trunk(spec: ModelSpec) -> nn.Module:

@@ -47,13 +47,17 @@ class Column:
         [low, high] is clamped.
     categories : tuple of str
         All values that a category can take, in the order of the one-hot features.
+    scores : tuple of float, optional
+        For an ordered category: one public number in [-1, 1] for each of `categories`. The category is then
+        one feature of that value instead of a one-hot, which for few rows and noisy gradients is one weight to
+        learn instead of several. A missing value is 0 unless `impute` names a category.
     nullable : bool
         Whether a missing value is legal. It is imputed, and a feature of its own says so.
     missing_values : tuple of str
         Further spellings of "missing", such as "0" for a cholesterol.
     impute : float or str, optional
-        The public constant for a missing value: the middle of the bounds, 0 for a flag, and a category of
-        its own unless this names one of the others.
+        The public constant for a missing value: the middle of the bounds, 0 for a flag or a score, and a
+        category of its own unless this names one of the others.
     sensitive : bool
         Personal data of a special kind (health, origin, sex): shown by `describe`, for the reader's care.
     identifier : {None, "drop", "hash", "generalise"}
@@ -62,7 +66,8 @@ class Column:
     generalise : callable or float, optional
         str -> str on one value, or the width of a bin for a number (its lower edge stays).
     feature : bool
-        Whether the model may see it.
+        Whether the model may see it. A column that it may not see is still checked, and still part of the
+        row's content, which decides the split.
     required : bool
         Whether a source without this column is refused.
     """
@@ -75,6 +80,7 @@ class Column:
     valid_low: float = -math.inf
     valid_high: float = math.inf
     categories: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
     nullable: bool = False
     missing_values: tuple[str, ...] = ()
     impute: float | str | None = None
@@ -208,8 +214,8 @@ class Schema:
     def select(self, columns: tuple[str, ...] = (), *, indicators: bool = True, drop_first: bool = False) -> Schema:
         """The same rows and checks, with features of these columns only (all when empty).
 
-        `indicators=False` gives no feature for "was missing"; `drop_first` leaves out the first category, as
-        a model with an intercept may.
+        `indicators=False` gives no feature for "was missing"; `drop_first` leaves out the first category
+        of a one-hot, as a model with an intercept may.
         """
         return replace(self, selected=tuple(columns), indicators=indicators, drop_first=drop_first)
 
@@ -313,17 +319,27 @@ def _column_problem(column: Column) -> str:
             return f"impute must lie within [{low}, {high}]"
     if column.dtype == "flag" and column.impute not in {None, 0, 1}:
         return "impute must be 0 or 1"
-    if column.dtype == "category":
-        if not column.categories or len(set(column.categories)) != len(column.categories):
-            return "wanted a list of distinct categories"
-        if column.impute is not None and column.impute not in column.categories:
-            return f"impute must be one of {column.categories}"
-    elif column.categories:
-        return f"categories are for dtype 'category', not {column.dtype!r}"
+    if problem := _category_problem(column):
+        return problem
     if (column.identifier == "generalise") != (column.generalise is not None):
         return "wanted `generalise` exactly when identifier is 'generalise'"
     if not column.required and column.is_feature and not column.nullable:
         return "a feature that is not required must be nullable"
+    return ""
+
+
+def _category_problem(column: Column) -> str:
+    if column.dtype != "category":
+        given = "categories" if column.categories else "scores" if column.scores else ""
+        return f"{given} are for dtype 'category', not {column.dtype!r}" if given else ""
+    if not column.categories or len(set(column.categories)) != len(column.categories):
+        return "wanted a list of distinct categories"
+    if column.impute is not None and column.impute not in column.categories:
+        return f"impute must be one of {column.categories}"
+    if column.scores and len(column.scores) != len(column.categories):
+        return f"wanted a score for each of {len(column.categories)} categories, got {len(column.scores)}"
+    if not all(-1 <= score <= 1 for score in column.scores):
+        return f"scores must lie within [-1, 1], got {column.scores}"
     return ""
 
 
@@ -332,5 +348,6 @@ def _describe(column: Column) -> dict[str, Any]:
     return {
         **{k: getattr(column, k) for k in names},
         "categories": list(column.categories),
+        "scores": list(column.scores),
         "feature": column.is_feature,
     }

@@ -54,7 +54,7 @@ def better(metric: str, left: float | None, right: float | None) -> bool:
         return False
     if right is None:
         return True
-    return left > right if metric in HIGHER_IS_BETTER else left < right
+    return left > right if HIGHER_IS_BETTER[metric] else left < right
 
 
 def module_scorer(module: FederatedModule) -> Scorer:

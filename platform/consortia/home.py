@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,11 +84,47 @@ class Home:
             raise RefusedError("NO_LEDGER", f"{self.folder} has no split.key; run `consortia budget init`") from None
 
     def open_ledger(self) -> Ledger:
-        """Open the ledger; a missing one is a refusal, never a fresh start."""
+        """Return the ledger's handle; a missing ledger is a refusal, never a fresh start.
+
+        This process keeps the handle for the next message, as long as the same file lies at that path.
+        """
         try:
-            return Ledger.open(self.ledger, self.participant)
+            return _handles.get(self.ledger, self.participant)
         except LedgerMissingError as error:
             raise RefusedError("NO_LEDGER", str(error)) from None
+
+
+class _Handles:
+    """Open ledgers of this process: opening one costs more than using it."""
+
+    def __init__(self, most: int = 64) -> None:
+        self._lock = threading.Lock()
+        self._most = most
+        self._open: OrderedDict[tuple[int, Path, str], tuple[tuple[int, int], Ledger]] = OrderedDict()
+
+    def get(self, path: Path, participant: str) -> Ledger:
+        """Return an open handle on the file that lies at `path` now."""
+        key = (os.getpid(), path, participant)  # a handle never crosses a fork
+        with self._lock:
+            try:
+                found = path.stat()
+                identity = (found.st_dev, found.st_ino)
+            except OSError:
+                identity = (-1, -1)
+            kept = self._open.get(key)
+            if kept is not None and kept[0] == identity:
+                self._open.move_to_end(key)
+                return kept[1]
+            if kept is not None:
+                self._open.pop(key)[1].close()
+            ledger = Ledger.open(path, participant)
+            self._open[key] = (identity, ledger)
+            while len(self._open) > self._most:
+                self._open.popitem(last=False)[1][1].close()
+            return ledger
+
+
+_handles = _Handles()
 
 
 def default_root() -> Path:

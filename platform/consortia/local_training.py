@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -212,7 +213,7 @@ def train_round(
 
     target = registry.get(industry).schema.target
     rows = (train.inputs, train.target, train.unit_index, train.n_units, loss_for(target), make_optimizer)
-    sampling = {
+    sampling: dict[str, Any] = {
         "sampling_rate": plan.sampling_rate,
         "declared_units": plan.declared_units,
         "steps": plan.steps_per_round,

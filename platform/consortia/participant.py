@@ -174,23 +174,23 @@ class _Round:
 
     def answer(self) -> bytes:
         request = self.request
-        with self.home.open_ledger() as ledger:
-            for run_id in (request.run_id, f"{request.run_id}-metrics"):
-                stored = ledger.reply(run_id, request.round, self.key)
-                if stored is not None:
-                    return stored
-            parts = load_partitions(self.home, self.terms, request.contract, request.run_id)
-            try:
-                plan = self._plan(ledger)
-            except RefusedError as refusal:
-                # Receive-only: the model came in, is measured at home, and nothing but the code goes out.
-                if refusal.code == "BUDGET_EXHAUSTED" and request.kind == "evaluate":
-                    receipt.write(self.home, request, None, parts, self._module(), ledger, self.policy)
-                raise
-            if request.kind == "evaluate":
-                return self._evaluate(ledger, plan, parts)
-            self._note_progress(parts)
-            return self._train(ledger, plan, parts)
+        ledger = self.home.open_ledger()
+        for run_id in (request.run_id, f"{request.run_id}-metrics"):
+            stored = ledger.reply(run_id, request.round, self.key)
+            if stored is not None:
+                return stored
+        parts = load_partitions(self.home, self.terms, request.contract, request.run_id)
+        try:
+            plan = self._plan(ledger)
+        except RefusedError as refusal:
+            # Receive-only: the model came in, is measured at home, and nothing but the code goes out.
+            if refusal.code == "BUDGET_EXHAUSTED" and request.kind == "evaluate":
+                receipt.write(self.home, request, None, parts, self._module(), ledger, self.policy)
+            raise
+        if request.kind == "evaluate":
+            return self._evaluate(ledger, plan, parts)
+        self._note_progress(parts)
+        return self._train(ledger, plan, parts)
 
     def _plan(self, ledger: Ledger) -> RunPlan:
         """Return the plan fixed at the first message of the run; later proposals change nothing."""

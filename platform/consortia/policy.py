@@ -6,6 +6,7 @@ No policy file means refusal. A demonstration policy says `demo = true` and is a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from pydantic import Field, model_validator
 
 from consortia.errors import InputError, RefusedError
 from consortia.scenario import Contract, Name
-from consortia.strict import StrictModel, check_schema, parse, read_toml
+from consortia.strict import StrictModel, check_schema, parse, parse_toml
 
 RELEASES = ("update", "metrics")
 
@@ -118,12 +119,24 @@ def load_policy(path: Path, *, simulation: bool) -> Policy:
     """
     if not path.is_file():
         raise RefusedError("NO_POLICY", f"no policy file at {path}; without one nothing leaves")
-    data = read_toml(path)
-    check_schema(data, str(path))
-    policy = parse(Policy, data, str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: wanted a readable TOML file in UTF-8, got {type(error).__name__}; check the file"
+        ) from None
+    policy = _parsed(text, str(path))
     if policy.demo and not simulation:
         raise RefusedError("DEMO_POLICY", f"{path} says demo = true, which only a simulation accepts")
     return policy
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str, where: str) -> Policy:
+    """Parse a policy's text; the file is read for every message, so an owner's edit counts at once."""
+    data = parse_toml(text, where)
+    check_schema(data, where)
+    return parse(Policy, data, where)
 
 
 def check_contract(policy: Policy, contract: Contract, industry: str, proposal: Proposal) -> DatasetTerms:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -140,13 +140,19 @@ class Contract(StrictModel):
             raise ValueError("local_steps = 1 in every industry, since FedSGD sends one gradient a round")
         return self
 
+    @cached_property
+    def _texts(self) -> tuple[str, str]:
+        # Asked for several times a message; a contract is frozen, so once is enough.
+        text = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
+        return text, hashlib.sha256(text.encode()).hexdigest()
+
     def canonical(self) -> str:
         """Return the canonical JSON that is hashed and sent."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
+        return self._texts[0]
 
     def sha256(self) -> str:
         """Return the hex SHA-256 of the canonical JSON."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
+        return self._texts[1]
 
 
 @lru_cache(maxsize=64)

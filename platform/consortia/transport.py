@@ -81,23 +81,22 @@ class GridExchange:
                 self._open[message_id] = name
             else:
                 answers.append(Answer(name, None, "NOT_PUSHED"))
-        end, pause = time.monotonic() + deadline, _FIRST_POLL
+        started = time.monotonic()
+        end = started + deadline
         while current and time.monotonic() < end:
-            arrived = False
             for reply in self._grid.pull_messages(list(self._open)):
                 message_id = reply.metadata.reply_to_message_id
                 if message_id not in self._open:
                     continue
                 name = self._open.pop(message_id)
-                arrived = True
                 if message_id in current:
                     current.discard(message_id)
                     answers.append(_read(name, reply))
                 else:
                     answers.append(Answer(name, None, "LATE_REPLY"))
-            pause = _FIRST_POLL if arrived else min(pause * 1.5, _SLOWEST_POLL)
             if current:
-                time.sleep(pause)
+                # A tenth of the time waited so far: at most that much is lost to waiting.
+                time.sleep(min(max(_FIRST_POLL, (time.monotonic() - started) / 10), _SLOWEST_POLL))
         return answers
 
 

@@ -60,10 +60,20 @@ def test_the_generator_decides_and_the_global_one_is_left_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.rand(1)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
-    assert not torch.equal(first.head.weight, other.head.weight)
+    assert not torch.equal(first.encoder[0].weight, other.encoder[0].weight)
     generator = torch.Generator().manual_seed(1)
     one, next_one = build(CLIENT, MLP, 5, generator), build(CLIENT, MLP, 5, generator)
-    assert not torch.equal(one.head.weight, next_one.head.weight)
+    assert not torch.equal(one.encoder[0].weight, next_one.encoder[0].weight)
+
+
+@pytest.mark.parametrize("spec", [MLP, ModelSpec()], ids=lambda s: s.kind)
+@pytest.mark.parametrize(("kind", "wanted"), [("binary", 0.5), ("multiclass", 1 / 3), ("regression", 200.0)])
+def test_an_untrained_head_predicts_the_same_for_every_row(spec, kind, wanted):
+    target = {"binary": BINARY, "multiclass": THREE, "regression": VALUE}[kind]
+    module = make(of(target), spec)
+    assert not any(tensor.any() for tensor in module.head.parameters())
+    scores = predict(module, {"features": torch.randn(6, 5)})
+    assert torch.allclose(scores, torch.full_like(scores, wanted))
 
 
 def test_the_global_generator_is_restored_when_an_encoder_fails():

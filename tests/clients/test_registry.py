@@ -25,6 +25,7 @@ def wheel(tmp_path, monkeypatch):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[consortia.clients]\n{entry}\n")
         monkeypatch.delitem(sys.modules, module, raising=False)
+        registry._scan.cache_clear()  # installed while this process runs
 
     monkeypatch.syspath_prepend(tmp_path)
     return install

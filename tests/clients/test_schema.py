@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,52 @@ def test_missing_category_can_be_one_of_the_others():
     made = schema(Column(name="c", dtype="category", categories=("a", "b"), nullable=True, impute="b"))
     assert made.feature_names == ("c=a", "c=b")
     assert features(made, c=["a", None]).tolist() == [[1, 0], [0, 1]]
+
+
+GRADE = Column(name="c", dtype="category", categories=("low", "mid", "high"), scores=(-1, 0.5, 1), nullable=True)
+
+
+def test_ordered_category_is_one_feature_of_public_scores():
+    made = schema(GRADE)
+    assert made.feature_names == ("c", "c is missing")
+    assert made.width == 2
+    assert features(made, c=["low", "mid", "high", None]).tolist() == [[-1, 0], [0.5, 0], [1, 0], [0, 1]]
+    assert made.describe()["columns"][0]["scores"] == [-1, 0.5, 1]
+    assert json.loads(json.dumps(made.describe()))["features"] == ["c", "c is missing"]
+
+
+def test_missing_score_can_be_that_of_a_category_and_then_has_no_feature_of_its_own():
+    made = schema(replace(GRADE, impute="mid"))
+    assert made.feature_names == ("c",)
+    assert features(made, c=["high", None]).tolist() == [[1], [0.5]]
+
+
+def test_scores_are_selected_like_any_column_and_have_no_first_category_to_drop():
+    made = schema(NUMBER, GRADE)
+    assert made.select(("c",), indicators=False, drop_first=True).feature_names == ("c",)
+    assert made.select(("x",)).feature_names == ("x",)
+
+
+def test_scored_column_that_is_absent_is_a_missing_one():
+    made = schema(NUMBER, replace(GRADE, required=False))
+    assert features(made, x=[20]).tolist() == [[0, 0, 1]]
+
+
+def test_a_category_outside_the_list_is_quarantined_with_scores_too():
+    good, report = schema(GRADE).check(pd.DataFrame({"c": ["low", "top"], "y": ["no", "no"]}))
+    assert len(good) == 1
+    assert report.reasons == {"c: not one of its categories": 1}
+
+
+def test_a_column_that_is_no_feature_is_checked_and_kept_and_unseen():
+    made = schema(NUMBER, replace(GRADE, feature=False), Column(name="n", dtype="integer", feature=False))
+    assert made.feature_columns == ("x",)
+    good, report = made.check(pd.DataFrame({"x": [20, 20], "c": ["low", "top"], "n": [1, 2], "y": ["no", "no"]}))
+    assert report.rows_kept == 1
+    assert good[["c", "n"]].to_numpy().tolist() == [["low", 1.0]]
+    assert made.features(good).tolist() == [[0]]
+    with pytest.raises(SchemaError, match="not a feature"):
+        made.select(("c",))
 
 
 def test_flag_reads_the_usual_words():
@@ -152,6 +199,10 @@ def test_describe_is_json():
         (lambda: Column(name="x", dtype="category"), "categories"),
         (lambda: Column(name="x", dtype="category", categories=("a", "a")), "distinct"),
         (lambda: Column(name="x", dtype="flag", categories=("a",)), "categories are for"),
+        (lambda: Column(name="x", dtype="number", low=0, high=1, scores=(0,)), "scores are for"),
+        (lambda: Column(name="x", dtype="category", categories=("a", "b"), scores=(0,)), "a score for each of 2"),
+        (lambda: Column(name="x", dtype="category", categories=("a",), scores=(2,)), r"within \[-1, 1\]"),
+        (lambda: Column(name="x", dtype="category", categories=("a",), scores=(math.nan,)), r"within \[-1, 1\]"),
         (lambda: Column(name="x", dtype="text", identifier="generalise"), "generalise"),
         (lambda: Column(name="x", dtype="flag", required=False), "nullable"),
         (lambda: Derived(name="d", low=1, high=1, function=lambda f: f["x"]), "low < high"),

@@ -19,7 +19,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from consortia.home import Home
-from consortia.participant import handle
+from consortia.local_training import load_partitions, make_plan
+from consortia.participant import Request, handle
+from consortia.policy import check_contract, effective_budget, load_policy
 from consortia.wire import decode
 
 torch.set_num_threads(1)
@@ -36,6 +38,16 @@ def answer(messages: list[bytes], home: Home, received: Path) -> None:
                 os.fsync(log.fileno())
 
 
+def warm_up(message: bytes, home: Home) -> None:
+    """Solve sigma and read the rows once, so that the kills hit training and storing. No training in the parent."""
+    request = Request.parse(message)
+    policy = load_policy(home.policy, simulation=True)
+    terms = check_contract(policy, request.contract, request.industry, request.proposal)
+    load_partitions(home, terms, request.contract, request.run_id)
+    budget = effective_budget(policy, request.proposal, policy.budget.lifetime.budget())
+    make_plan(request.contract, terms, request.proposal.dataset, request.run_id, budget)
+
+
 def main() -> None:
     """Kill `kills` children, then let one finish."""
     folder, name, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -43,16 +55,13 @@ def main() -> None:
     home = Home(folder / name, name, simulation=True)
     received = folder / "received.txt"
     rng = random.Random(1)
-    pid = os.fork()
-    if pid == 0:  # a warm-up on a copy, so that lazy imports do not eat the first kills
-        os._exit(0)
-    os.waitpid(pid, 0)
+    warm_up(messages[0], home)
     for _ in range(kills):
         pid = os.fork()
         if pid == 0:
             answer(messages, home, received)
             os._exit(0)
-        time.sleep(rng.uniform(0.02, 0.6))
+        time.sleep(rng.uniform(0.02, 0.7))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     answer(messages, home, received)

@@ -66,4 +66,4 @@ def test_a_run_killed_at_random_resumes_to_the_end(tmp_path: Path) -> None:
         with Ledger.open(home.ledger, name) as ledger:
             entries = ledger.entries()
         assert seat["epsilon"]["run"] <= seat["epsilon"]["budget"] + 1e-9
-        assert 60 <= len(entries) + len(seat["failures"])
+        assert len(entries) + len(seat["failures"]) >= 60

@@ -66,7 +66,3 @@ def build_app() -> typer.Typer:
 def main() -> None:
     """Entry point of the console script."""
     build_app()(prog_name="consortia")
-
-
-if __name__ == "__main__":
-    main()

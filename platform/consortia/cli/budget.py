@@ -109,9 +109,7 @@ def allow(
         r"^contracts\s*=\s*\[[^\]]*\]", f"contracts = {listed}", place.policy.read_text(encoding="utf-8"), flags=re.M
     )
     if found != 1:
-        raise InputError(
-            f"{place.policy}: allow.contracts: wanted one list, got {found}; add {entry} by hand"
-        )
+        raise InputError(f"{place.policy}: allow.contracts: wanted one list, got {found}; add {entry} by hand")
     place.policy.write_text(text, encoding="utf-8")
     out.print(f"{participant} accepts {entry} now", highlight=False, soft_wrap=True)
 

@@ -57,9 +57,22 @@ class Case:
         return prepare(self.client, frame, unit=unit, key=KEY, quarantine_threshold=0.0)
 
     def module(self, spec: ModelSpec | None = None, *, seed: int = 0) -> FederatedModule:
-        """A network from a generator of that seed."""
+        """A network from a generator of that seed, as a run starts it."""
         generator = torch.Generator().manual_seed(seed)
         return build(self.client, spec or self.spec, self.client.schema.width, generator)
+
+    def stirred(self, spec: ModelSpec | None = None, *, seed: int = 0) -> FederatedModule:
+        """The same with a little noise on every parameter.
+
+        A head that starts at zero, as the default one does, gives every row the same output: it would hide
+        whatever the layers below it do.
+        """
+        module = self.module(spec, seed=seed)
+        generator = torch.Generator().manual_seed(seed + 1)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+        return module
 
     def metrics(self, module: FederatedModule, table: Table) -> dict[str, float | None]:
         """The client's metrics, each None or a finite number."""

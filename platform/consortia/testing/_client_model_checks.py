@@ -25,7 +25,7 @@ ALLOWED = "consortia.testing"  # a client and its own test may share a file
 def only_declared_scopes(case: Case) -> None:
     """All that decides an output is a named tensor of encoder, trunk or head, and of one of them only."""
     for spec in case.specs:
-        module, twin = case.module(spec, seed=0), case.module(spec, seed=1)
+        module, twin = case.stirred(spec, seed=0), case.module(spec, seed=1)
         names = list(module.state_dict())
         foreign = [name for name in names if name.split(".")[0] not in SCOPED]
         require(not foreign, f"tensors outside encoder, trunk and head: {foreign}")
@@ -52,7 +52,7 @@ def only_declared_scopes(case: Case) -> None:
 def model_does_not_mix_rows(case: Case) -> None:
     """In training mode a row's output has no gradient to another row (BatchNorm has), as DP-SGD needs."""
     for spec in case.specs:
-        module = case.module(spec).train()
+        module = case.stirred(spec).train()
         features = case.table(case.frame()).inputs["features"][:8].clone().requires_grad_()
         output = module({"features": features})
         for row in range(len(features)):

@@ -1,0 +1,5 @@
+"""`python -m consortia.cli`."""
+
+from consortia.cli import main
+
+main()
