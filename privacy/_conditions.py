@@ -12,6 +12,7 @@ from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from privacy._rows import Loss, row_losses
 from privacy.errors import PlanError
@@ -56,8 +57,15 @@ def backward(total: Tensor, inputs: Mapping[str, Tensor]) -> None:
 
 
 def check_layers(module: nn.Module) -> None:
-    """Refuse layers that mix rows: BatchNorm (also without parameters), and what Opacus refuses."""
+    """Refuse layers that mix rows (BatchNorm, dropout), and what Opacus refuses."""
     for name, child in module.named_modules():
+        if isinstance(child, _DropoutNd) and child.p > 0:
+            # Its mask comes from torch's global generator, whose state may be known: one unit less would then shift
+            # the masks of all others, and the clipped sum moves by many times the clip.
+            raise PlanError(
+                f"module.{name}: {type(child).__name__} draws one mask for the whole batch from a generator that is "
+                "not private, so one unit moves the gradients of all others; leave it out (noise regularises too)"
+            )
         if isinstance(child, _BatchNorm):
             raise PlanError(
                 f"module.{name}: {type(child).__name__} mixes the rows of a batch, so one unit moves the "
@@ -85,14 +93,10 @@ def check_rows_stay_apart(module: nn.Module, inputs: Mapping[str, Tensor], targe
     """Refuse a module or a loss in which one row changes another's loss, or that keeps state of the rows."""
     rows, wanted = _made_up(inputs, target)
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    training = {child: child.training for child in module.modules()}
     with torch.no_grad():
-        # Random layers (dropout) are compared switched off; layers that mix rows only in training keep state.
-        module.eval()
+        # In the mode that trains: a module may mix its rows in that mode alone, or draw random numbers in it.
         together = row_losses(module, rows, wanted, loss)
         alone = row_losses(module, {name: tensor[:1] for name, tensor in rows.items()}, wanted[:1], loss)
-    for child, mode in training.items():
-        child.training = mode
     if not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-5):
         raise PlanError("module or loss: wanted rows that do not influence each other, got one that changes with them")
     check_buffers(module, before)
@@ -112,9 +116,8 @@ def check_gradients_reach(module: nn.Module, inputs: Mapping[str, Tensor], targe
     """Refuse a trainable parameter without per-row gradients (call within `per_row_gradients`)."""
     rows, wanted = _made_up(inputs, target)
     try:
-        with torch.random.fork_rng(devices=[]):
-            rows = differentiable(rows)
-            backward(row_losses(module, rows, wanted, loss).sum(), rows)
+        rows = differentiable(rows)
+        backward(row_losses(module, rows, wanted, loss).sum(), rows)
     except (AttributeError, NotImplementedError) as error:
         raise PlanError(
             f"module: per-row gradients failed ({error}); put its own parameters into a layer that takes and "

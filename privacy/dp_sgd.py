@@ -41,7 +41,7 @@ from privacy.events import PoissonGaussian
 from privacy.randomness import check_usable
 from privacy.sampling import poisson_sample
 
-__all__ = ["DpSgdPlan", "PlainPlan", "StepReport", "train_plain", "train_private"]
+__all__ = ["DpSgdPlan", "PlainPlan", "StepReport", "check_module", "train_plain", "train_private"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +128,23 @@ def _optimizer(module: nn.Module, make: MakeOptimizer) -> tuple[torch.optim.Opti
         # A parameter outside the optimizer would be outside the joint clipping.
         raise PlanError("make_optimizer: wanted an optimizer of exactly the parameters it was given")
     return optimizer, parameters
+
+
+def check_module(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> None:
+    """Refuse a module that per-unit clipping does not bound, without looking at a row.
+
+    Only shapes and dtypes of `inputs` and `target` are used. `train_private` asks for the same; ask before a
+    reservation, so that a module that cannot train costs nothing.
+    """
+    mode = module.training
+    module.train()
+    try:
+        check_layers(module)
+        check_rows_stay_apart(module, inputs, target, loss)
+        with per_row_gradients(module):
+            check_gradients_reach(module, inputs, target, loss)
+    finally:
+        module.train(mode)
 
 
 def train_private(

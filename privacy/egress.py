@@ -36,6 +36,7 @@ PUBLIC_CONSTANTS = frozenset(
         "delta",
         "unit",
         "non_private",
+        "metrics_non_private",
         "scopes",
     }
 )

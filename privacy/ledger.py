@@ -136,7 +136,10 @@ class Ledger:
                     if wanted != got:
                         raise ContractMismatchError(f"run {plan.run_id!r}: opened with {name} {wanted!r}, got {got!r}")
                 return known
-            query = "SELECT DISTINCT unit FROM runs WHERE dataset = ? AND unit != ?"
+            query = (
+                "SELECT DISTINCT unit FROM runs WHERE dataset = ? AND unit != ? "
+                "AND run_id IN (SELECT run_id FROM entries)"  # a run that was opened only has spent nothing
+            )
             for (unit,) in connection.execute(query, (plan.dataset, plan.unit)):
                 raise ContractMismatchError(
                     f"unit: the ledger counts data set {plan.dataset!r} by {unit!r}, got {plan.unit!r}; "

@@ -59,7 +59,8 @@ def home_of(context: Context) -> Home:
     return Home(
         Path(_text(context, "home")),
         _text(context, "participant"),
-        simulation=bool(context.node_config.get("simulation", False)),
+        # Flower may hand a flag over as text; "false" must not count as true.
+        simulation=context.node_config.get("simulation", False) is True,
         ledger_folder=Path(ledger) if ledger else None,
     )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from consortia.checkpoint import Checkpoint, load_latest, save
@@ -221,14 +222,11 @@ class Coordinator:
         for key, value in wanted.items():
             if header.get(key) != value:
                 raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
-        sigma = float(header.get("noise_multiplier", "nan"))
-        private = header.get("non_private") == "false"
-        if not math.isfinite(sigma) or sigma < 0 or (private and sigma == 0):
-            raise ValueError("noise_multiplier: wanted a finite number > 0 of a private participant")
+        _check_account(header)
         if kind == "train":
             check_like(sent[name], envelope.tensors)
-        elif any(t.numel() != 1 for t in envelope.tensors.values()):
-            raise ValueError("metrics: wanted one number each")
+        else:
+            _check_metrics(envelope.tensors, released="metrics" in self.contract.releases)
         return dict(envelope.tensors)
 
     def _fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
@@ -330,6 +328,44 @@ class Coordinator:
         return record
 
 
+def _check_account(header: Mapping[str, str]) -> None:
+    """Raise ValueError unless the declared noise, budget, delta and unit are what they can be."""
+    private = header.get("non_private")
+    if private not in {"true", "false"}:
+        raise ValueError("non_private: wanted 'true' or 'false'")
+    sigma = _number(header, "noise_multiplier")
+    if sigma < 0 or (private == "false" and sigma == 0):
+        raise ValueError("noise_multiplier: wanted a finite number > 0 of a private participant")
+    if not 0 < _number(header, "delta") < 1:
+        raise ValueError("delta: wanted a number between 0 and 1")
+    if private == "true":
+        if header.get("epsilon_budget") != "null":
+            raise ValueError("epsilon_budget: wanted null of a non-private participant")
+    elif _number(header, "epsilon_budget") <= 0:
+        raise ValueError("epsilon_budget: wanted a number > 0 of a private participant")
+    if not 0 < len(header.get("unit", "")) <= 100:
+        raise ValueError("unit: wanted 'record' or the name of a column")
+
+
+def _number(header: Mapping[str, str], key: str) -> float:
+    try:
+        value = float(header[key])
+    except (KeyError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{key}: wanted a finite number, got {str(header.get(key))[:40]!r}")
+    return value
+
+
+def _check_metrics(metrics: Mapping[str, Tensor], *, released: bool) -> None:
+    """Raise ValueError unless there are finite real numbers, and only where the contract releases metrics."""
+    if metrics and not released:
+        raise ValueError("metrics: the contract releases none")
+    for name, value in metrics.items():
+        if value.numel() != 1 or not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise ValueError(f"metrics.{name[:40]}: wanted one finite number")
+
+
 def _describe(member: Member) -> dict[str, Any]:
     header = member.header
     budget = header.get("epsilon_budget", "null")
@@ -345,4 +381,5 @@ def _describe(member: Member) -> dict[str, Any]:
         "bytes": {"sent": member.bytes_sent, "received": member.bytes_received},
         "failures": member.failures,
         "metrics": member.metrics,
+        "metrics_non_private": header.get("metrics_non_private") == "true",
     }

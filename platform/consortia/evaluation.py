@@ -209,9 +209,9 @@ def gain_interval(metric: str, federated: Scores, local: Scores, table: Table, p
         difference = np.sqrt(weights @ (local - target) ** 2 / total) - np.sqrt(
             weights @ (federated - target) ** 2 / total
         )
-    if np.isnan(difference[0]):
+    if not np.isfinite(difference[0]):
         return None
-    resampled = difference[1:][~np.isnan(difference[1:])]
+    resampled = difference[1:][np.isfinite(difference[1:])]
     if len(resampled) < _BOOTSTRAP // 2:
         return None
     low, high = np.quantile(resampled, [0.025, 0.975])

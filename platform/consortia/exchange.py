@@ -18,6 +18,8 @@ from consortia.scenario import Contract, PretrainedFile, Scope
 from privacy.randomness import seeded_generator
 
 PARTS = ("encoder", "trunk", "head")
+#: No honest parameter is larger; a larger one overflows in float32 and would stop everybody who gets it.
+LARGEST = 1e6
 State = dict[str, Tensor]
 
 
@@ -87,6 +89,8 @@ def check_like(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name}: wanted dtype {tensor.dtype}, got {other.dtype}")
         if other.is_floating_point() and not bool(torch.isfinite(other).all()):
             raise ValueError(f"{name}: wanted finite numbers, got NaN or infinity")
+        if other.is_floating_point() and other.numel() and float(other.abs().max()) > LARGEST:
+            raise ValueError(f"{name}: wanted numbers up to {LARGEST:g} in size, got a larger one")
 
 
 def initial_groups(contract: Contract, industries: Iterable[str]) -> dict[str, State]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +43,8 @@ class Home:
 
     @property
     def policy(self) -> Path:
-        """The owner's policy file."""
-        return self.folder / "policy.toml"
+        """The owner's policy file; it lies beside the ledger that it governs."""
+        return (self.ledger_folder or self.folder) / "policy.toml"
 
     @property
     def ledger(self) -> Path:
@@ -82,6 +86,42 @@ class Home:
             return file.read_bytes()
         except FileNotFoundError:
             raise RefusedError("NO_LEDGER", f"{self.folder} has no split.key; run `consortia budget init`") from None
+
+    def pin_split(self, dataset: str, split: str) -> None:
+        """Fix how the data set is split, once and for all its runs.
+
+        With other shares a training unit of one run would be a test unit of another, and the two partitions' accounts
+        would no longer compose in parallel.
+        """
+        file = (self.ledger_folder or self.folder) / f"split-{dataset}.json"
+        try:
+            pinned = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+            draft.write_text(split, encoding="utf-8")
+            with draft.open("rb") as written:
+                os.fsync(written.fileno())
+            with contextlib.suppress(FileExistsError):  # whoever was first decides
+                os.link(draft, file)
+            draft.unlink()
+            pinned = file.read_text(encoding="utf-8")
+        if pinned != split:
+            raise RefusedError("CONTRACT_NOT_ALLOWED", f"data set {dataset} is split as {pinned}, not as {split}")
+
+    @contextlib.contextmanager
+    def exclusive(self, seconds: float) -> Iterator[None]:
+        """Hold the participant's lock: one message at a time, over threads and processes, with a bounded wait."""
+        end = time.monotonic() + seconds
+        with (self.folder / "participant.lock").open("a") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        raise TimeoutError("the participant is still at work on another message") from None
+                    time.sleep(0.01)
+            yield
 
     def open_ledger(self) -> Ledger:
         """Return the ledger's handle; a missing ledger is a refusal, never a fresh start.

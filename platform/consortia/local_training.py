@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -14,18 +16,20 @@ from torch import Tensor, nn
 
 from clients import registry
 from clients.dataset import QuarantineReport, Table, assign, prepare
-from clients.models import loss_for
+from clients.models import FederatedModule, loss_for
 from clients.sources import parse_source, read
-from consortia.exchange import State, build_module, load_state, state_of
+from consortia.errors import RefusedError
+from consortia.exchange import State, build_module, check_like, load_state, shared_names, state_of
 from consortia.home import Home
 from consortia.policy import DatasetTerms
 from consortia.scenario import Contract
 from privacy.accounting import solve_noise_multiplier
-from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, train_plain, train_private
+from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, check_module, train_plain, train_private
 from privacy.ledger import Budget, RunPlan
 from privacy.randomness import fresh_generator, seeded_generator
 
 _CACHED_TABLES = 64
+log = logging.getLogger("consortia.participant")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class _TableCache:
 _cache = _TableCache()
 
 
-def load_partitions(home: Home, terms: DatasetTerms, contract: Contract, run_id: str) -> Partitions:
+def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Contract, run_id: str) -> Partitions:
     """Read, check, encode and split the participant's rows.
 
     Raises
@@ -77,6 +81,12 @@ def load_partitions(home: Home, terms: DatasetTerms, contract: Contract, run_id:
         return cached
     client = registry.get(terms.industry)
     rules = contract.industries[terms.industry]
+    shares = contract.split
+    if rules.split != "hash" and terms.unit != "record":
+        raise RefusedError(
+            "CONTRACT_NOT_ALLOWED", f"split {rules.split} knows rows only and would cut through a {terms.unit}"
+        )
+    home.pin_split(dataset, json.dumps({"rule": rules.split, **shares.model_dump()}, sort_keys=True))
     split_key = home.split_key()
     table = prepare(
         client,
@@ -88,7 +98,8 @@ def load_partitions(home: Home, terms: DatasetTerms, contract: Contract, run_id:
         quarantine_threshold=terms.quarantine_threshold,
         where=f"dataset of {terms.industry} at {home.participant}",
     )
-    shares = contract.split
+    if table.quarantine.rows_kept < table.quarantine.rows_read:
+        log.warning("%s: %s", home.participant, table.quarantine)  # counts by column and rule, no value
     if rules.split == "hash":
         where = assign(
             table.split_keys,
@@ -175,18 +186,50 @@ class RoundOutcome:
     seconds: float
 
 
-def train_round(
+def ready_module(
     contract: Contract,
     industry: str,
     plan: RunPlan,
     train: Table,
     received: Mapping[str, Tensor],
     private: Mapping[str, Tensor],
+) -> FederatedModule:
+    """Return the module with the received model in it, after every check that needs no row.
+
+    Asked before the reservation: a message that cannot be trained on costs nothing.
+
+    Raises
+    ------
+    RefusedError
+        With code BAD_MESSAGE when names, shapes, dtypes or sizes of the received parameters do not fit.
+    PlanError
+        When per-unit clipping cannot bound what the module does.
+    """
+    torch.set_num_threads(1)
+    module = build_module(contract, industry)
+    own = module.state_dict()
+    try:
+        check_like({name: own[name] for name in shared_names(own, contract)}, received)
+    except ValueError as error:
+        raise RefusedError("BAD_MESSAGE", str(error)) from None
+    load_state(module, {**received, **private})
+    if not plan.non_private:
+        check_module(module, train.inputs, train.target, loss_for(registry.get(industry).schema.target))
+    return module
+
+
+def train_round(
+    module: FederatedModule,
+    contract: Contract,
+    industry: str,
+    plan: RunPlan,
+    train: Table,
+    received: Mapping[str, Tensor],
     *,
     participant: str,
     round_number: int,
 ) -> RoundOutcome:
-    """Run the local steps of one round from the received model.
+    """Run the local steps of one round on a ready module (see `ready_module`).
 
     Every parameter, private ones included, is trained by the same DP step and clipped jointly
     (invariant 7). The noise generator is made here, from the operating system's entropy, for this attempt
@@ -201,8 +244,6 @@ def train_round(
     torch.set_num_threads(1)
     started = time.perf_counter()
     rules = contract.industries[industry]
-    module = build_module(contract, industry)
-    load_state(module, {**received, **private})
     before = state_of(module)
     gradient_only = contract.strategy.name == "fedsgd"
     rate = 1.0 if gradient_only else rules.learning_rate

@@ -20,8 +20,6 @@ import os
 import secrets
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import safetensors.torch
 from torch import Tensor
@@ -30,76 +28,36 @@ from clients import registry
 from clients.errors import ClientError
 from clients.models import FederatedModule
 from consortia import receipt
-from consortia.errors import ConsortiaError, InputError, RefusedError, WireError
+from consortia.errors import ConsortiaError, InputError, RefusedError
 from consortia.evaluation import headline, module_scorer, score_metrics
 from consortia.exchange import State, build_module, load_state, scope_of, shared_names
 from consortia.home import Home
-from consortia.local_training import Partitions, load_partitions, make_plan, train_round
-from consortia.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
-from consortia.scenario import Contract, contract_from_json
-from consortia.wire import Envelope, decode, encode, message_key
+from consortia.local_training import (
+    Partitions,
+    declared_training_units,
+    load_partitions,
+    make_plan,
+    ready_module,
+    train_round,
+)
+from consortia.policy import DatasetTerms, Policy, check_contract, effective_budget, load_policy
+from consortia.request import Request
+from consortia.wire import Envelope, encode, message_key
 from privacy.egress import Release, gate
-from privacy.errors import BudgetExhaustedError, ContractMismatchError, PrivacyError, RetriesExhaustedError
-from privacy.events import NonPrivate
-from privacy.ledger import Budget, Ledger, RunPlan
+from privacy.errors import (
+    BudgetExhaustedError,
+    ContractMismatchError,
+    PlanError,
+    PrivacyError,
+    RetriesExhaustedError,
+)
+from privacy.events import Event, NonPrivate
+from privacy.ledger import Budget, Ledger, Reservation, RunPlan
 
 log = logging.getLogger("consortia.participant")
 
 #: Errors whose text the platform wrote itself from public names; their sentence may stand in the log.
 _SAFE = (ConsortiaError, PrivacyError, ClientError)
-
-
-@dataclass(frozen=True)
-class Request:
-    """A message of the coordinator, parsed."""
-
-    kind: str
-    participant: str
-    industry: str
-    run_id: str
-    round: int
-    contract: Contract
-    contract_json: str
-    proposal: Proposal
-    model: Mapping[str, Tensor]
-
-    @classmethod
-    def parse(cls, data: bytes) -> Request:
-        """Parse an envelope; anything unexpected is a `RefusedError` with code BAD_MESSAGE."""
-        try:
-            envelope = decode(data)
-            header = envelope.header
-            contract = contract_from_json(header["contract"])
-            offer = json.loads(header["proposal"])
-            epsilon = offer["epsilon"]
-            request = cls(
-                kind=header["kind"],
-                participant=header["participant"],
-                industry=header["industry"],
-                run_id=header["run"],
-                round=int(header["round"]),
-                contract=contract,
-                contract_json=contract.canonical(),
-                proposal=Proposal(
-                    str(offer["dataset"]), None if epsilon is None else float(epsilon), float(offer["delta"])
-                ),
-                model=envelope.tensors,
-            )
-        except (WireError, InputError, KeyError, ValueError, TypeError) as error:
-            raise RefusedError("BAD_MESSAGE", f"{type(error).__name__} while reading the message") from None
-        proposal = request.proposal
-        if proposal.epsilon is not None and not (0 < proposal.epsilon < math.inf and 0 < proposal.delta < 1):
-            raise RefusedError("BAD_MESSAGE", "the proposal is not a budget")
-        last = contract.rounds + (1 if request.kind == "evaluate" else 0)
-        if request.kind not in {"train", "evaluate"} or not 1 <= request.round <= last:
-            raise RefusedError("BAD_MESSAGE", "kind or round is outside the contract")
-        if not _is_run_id(request.run_id):
-            raise RefusedError("BAD_MESSAGE", "the run id is not one")
-        return request
-
-
-def _is_run_id(text: str) -> bool:
-    return 0 < len(text) <= 80 and all(c.isascii() and (c.isalnum() or c == "-") for c in text)
 
 
 def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
@@ -123,7 +81,8 @@ def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
         request = Request.parse(data)
         if request.participant != home.participant:
             raise RefusedError("WRONG_PARTICIPANT", "the message is for somebody else")
-        return _Round(request, home, source).answer()
+        with home.exclusive(request.contract.round.deadline_seconds):
+            return _Round(request, home, source).answer()
     except RefusedError as error:
         log.warning("%s: refused: %s", home.participant, error)
         status = "RECEIVE_ONLY" if error.code == "BUDGET_EXHAUSTED" else "REFUSED"
@@ -165,81 +124,110 @@ class _Round:
             raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
         terms = check_contract(self.policy, request.contract, request.industry, request.proposal)
         self.terms: DatasetTerms = terms.model_copy(update={"source": source}) if source else terms
+        self.dataset = request.proposal.dataset
         self.client = registry.get(request.industry)
-        life = self.policy.budget.lifetime.budget()
-        # The owner allowed a non-private run by name: from then on this data set's lifetime epsilon is infinite,
-        # and every private run on it is refused.
-        self.lifetime = Budget(math.inf, life.delta) if request.proposal.epsilon is None else life
-        self.key = message_key(request.model, request.contract_json, request.run_id, request.round)
+        where = (request.run_id, str(request.round), request.kind, request.industry, self.dataset)
+        self.key = message_key(request.model, *where, request.contract_json)
 
     def answer(self) -> bytes:
         request = self.request
         ledger = self.home.open_ledger()
-        for run_id in (request.run_id, f"{request.run_id}-metrics"):
+        for run_id in (request.run_id, self._metrics_run):
             stored = ledger.reply(run_id, request.round, self.key)
             if stored is not None:
                 return stored
-        parts = load_partitions(self.home, self.terms, request.contract, request.run_id)
-        try:
-            plan = self._plan(ledger)
-        except RefusedError as refusal:
-            # Receive-only: the model came in, is measured at home, and nothing but the code goes out.
-            if refusal.code == "BUDGET_EXHAUSTED" and request.kind == "evaluate":
-                receipt.write(self.home, request, None, parts, self._module(), ledger, self.policy)
-            raise
+        parts = load_partitions(self.home, self.terms, self.dataset, request.contract, request.run_id)
         if request.kind == "evaluate":
-            return self._evaluate(ledger, plan, parts)
-        self._note_progress(parts)
-        return self._train(ledger, plan, parts)
+            return self._evaluate(ledger, parts)
+        return self._train(ledger, self._plan(ledger), parts)
+
+    @property
+    def _metrics_run(self) -> str:
+        return f"{self.request.run_id}/metrics"  # no message can name it: a run id has no slash
+
+    def _lifetime(self, non_private: bool) -> Budget:
+        """Return the data set's lifetime budget for a run of that kind.
+
+        The owner allows a non-private run by name; from then on the data set's lifetime epsilon is infinite, and
+        every private run on it is refused.
+        """
+        life = self.policy.budget.lifetime.budget()
+        return Budget(math.inf, life.delta) if non_private else life
 
     def _plan(self, ledger: Ledger) -> RunPlan:
         """Return the plan fixed at the first message of the run; later proposals change nothing."""
-        request = self.request
-        stored = ledger.plan(request.run_id)
-        if stored is not None and stored.contract_sha256 != request.contract.sha256():
-            raise RefusedError("CONTRACT_NOT_ALLOWED", "this run was opened under another contract")
+        stored = ledger.plan(self.request.run_id)
         if stored is None:
-            left = ledger.lifetime_left(request.proposal.dataset, self.lifetime)
-            allowance = effective_budget(self.policy, request.proposal, left)
-            stored = make_plan(request.contract, self.terms, request.proposal.dataset, request.run_id, allowance)
+            return self._new_plan(ledger)
+        fixed = (stored.contract_sha256, stored.dataset, stored.unit, stored.declared_units)
+        units = declared_training_units(self.terms, self.request.contract)
+        if fixed != (self.request.contract.sha256(), self.dataset, self.terms.unit, units):
+            raise RefusedError("CONTRACT_NOT_ALLOWED", "this run was opened for another contract, data set or unit")
+        if stored.non_private:
+            if not self.policy.allow.non_private:
+                raise RefusedError("NON_PRIVATE_NOT_ALLOWED", "the owner withdrew allow.non_private")
+        elif (
+            stored.allowance.epsilon > self.policy.budget.run.epsilon
+            or stored.allowance.delta > self.policy.budget.run.delta
+        ):
+            raise RefusedError("BUDGET_EXHAUSTED", "the owner lowered budget.run below what this run was opened with")
+        return stored
+
+    def _new_plan(self, ledger: Ledger) -> RunPlan:
+        request = self.request
+        non_private = request.proposal.epsilon is None
+        left = ledger.lifetime_left(self.dataset, self._lifetime(non_private))
+        allowance = effective_budget(self.policy, request.proposal, left)
         try:
-            return ledger.open_run(stored, self.lifetime)
+            plan = make_plan(request.contract, self.terms, self.dataset, request.run_id, allowance)
+            return ledger.open_run(plan, self._lifetime(non_private))
         except ContractMismatchError as error:
             raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
-        except BudgetExhaustedError as error:
+        except (BudgetExhaustedError, PlanError) as error:
             raise RefusedError("BUDGET_EXHAUSTED", str(error)) from None
 
     def _train(self, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
         request = self.request
         event = plan.round_event()
-        try:
-            reservation = ledger.reserve(request.run_id, request.round, self.key, (event,), lifetime=self.lifetime)
-        except BudgetExhaustedError as error:
-            raise RefusedError("BUDGET_EXHAUSTED", str(error)) from None
-        except RetriesExhaustedError as error:
-            raise RefusedError("RETRIES_EXHAUSTED", str(error)) from None
+        module = ready_module(
+            request.contract, request.industry, plan, parts.train, request.model, self._private_state()
+        )
+        self._note_progress(module, parts)
+        reservation = self._reserve(ledger, request.run_id, event, self._lifetime(plan.non_private))
         outcome = train_round(
+            module,
             request.contract,
             request.industry,
             plan,
             parts.train,
             request.model,
-            self._private_state(),
             participant=self.home.participant,
             round_number=request.round,
         )
         self._keep_private(outcome.private)
-        tensors = gate(
-            [Release("update", outcome.update, event)],
-            self._header(plan, "OK"),
-            allowed=self.policy.allow.releases,
-            charged=(event,),
-            shared=shared_names(outcome.update, request.contract),
-        )
-        reply = encode(Envelope(self._header(plan, "OK"), tensors))
+        reply = self._sealed(self._header(plan, "OK"), [Release("update", outcome.update, event)])
         ledger.commit(reservation, reply)
         self._log_round(outcome.report, outcome.seconds)
         return self._sent(ledger, request.run_id)
+
+    def _reserve(self, ledger: Ledger, run_id: str, event: Event, lifetime: Budget) -> Reservation:
+        try:
+            return ledger.reserve(run_id, self.request.round, self.key, (event,), lifetime=lifetime)
+        except BudgetExhaustedError as error:
+            raise RefusedError("BUDGET_EXHAUSTED", str(error)) from None
+        except RetriesExhaustedError as error:
+            raise RefusedError("RETRIES_EXHAUSTED", str(error)) from None
+
+    def _sealed(self, header: dict[str, str], releases: list[Release]) -> bytes:
+        """Return the bytes of a reply, everything in it having passed the release gate."""
+        tensors = gate(
+            releases,
+            header,
+            allowed=self.policy.allow.releases,
+            charged=[release.event for release in releases if release.event is not None],
+            shared=shared_names(self.request.model, self.request.contract),
+        )
+        return encode(Envelope(header, tensors))
 
     def _sent(self, ledger: Ledger, run_id: str) -> bytes:
         """Return the committed reply: the only place that a release is sent from."""
@@ -248,19 +236,31 @@ class _Round:
             raise PrivacyError("the outbox lost a committed reply; nothing is sent")
         return sent
 
-    def _evaluate(self, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
+    def _evaluate(self, ledger: Ledger, parts: Partitions) -> bytes:
+        """Measure at home; answer with constants, or with metrics where the owner allows exact ones.
+
+        What is answered is settled before anything is measured: whether a metric can be computed depends on the
+        rows, and must not show.
+        """
         request = self.request
-        module = self._module()
-        metrics = receipt.write(self.home, request, plan, parts, module, ledger, self.policy)
-        header = self._header(plan, "EVALUATED")
-        if "metrics" not in request.contract.releases:
-            return encode(Envelope(header))
+        stored = ledger.plan(request.run_id)
+        plan = self._plan(ledger) if stored is not None else None
+        wanted = "metrics" in request.contract.releases and plan is not None
+        metrics = self._measure(ledger, plan, parts)
+        if plan is None:
+            left = ledger.lifetime_left(self.dataset, self._lifetime(request.proposal.epsilon is None))
+            effective_budget(self.policy, request.proposal, left)  # refuses with BUDGET_EXHAUSTED: receive-only
+            raise RefusedError("NOT_TRAINED", "an evaluation of a run that never trained here")
+        if not wanted:
+            return self._sealed(self._header(plan, "EVALUATED"), [])
+        if metrics is None:
+            raise PrivacyError("the metrics could not be measured")
         event = NonPrivate(what="exact metrics", partition="evaluation", unit=plan.unit)
         # The evaluation units are others than the training units, so they have an account of their own.
-        unlimited = Budget(math.inf, self.lifetime.delta)
+        unlimited = Budget(math.inf, self.policy.budget.lifetime.delta)
         account = dataclasses.replace(
             plan,
-            run_id=f"{plan.run_id}-metrics",
+            run_id=self._metrics_run,
             dataset=f"{plan.dataset}/evaluation",
             allowance=Budget(math.inf, plan.allowance.delta),
             noise_multiplier=0.0,
@@ -268,16 +268,23 @@ class _Round:
             other_events=(event,),
         )
         ledger.open_run(account, unlimited)
-        reservation = ledger.reserve(account.run_id, request.round, self.key, (event,), lifetime=unlimited)
-        tensors = gate(
-            [Release("metrics", metrics, event)],
-            header,
-            allowed=self.policy.allow.releases,
-            charged=(event,),
-            shared=(),
-        )
-        ledger.commit(reservation, encode(Envelope(header, tensors)))
+        reservation = self._reserve(ledger, account.run_id, event, unlimited)
+        header = {**self._header(plan, "EVALUATED"), "metrics_non_private": "true"}
+        ledger.commit(reservation, self._sealed(header, [Release("metrics", metrics, event)]))
         return self._sent(ledger, account.run_id)
+
+    def _measure(self, ledger: Ledger, plan: RunPlan | None, parts: Partitions) -> dict[str, Tensor] | None:
+        """Write the receipt; None, and a line in the log at home, when that fails."""
+        module = build_module(self.request.contract, self.request.industry)
+        try:
+            load_state(module, {**self.request.model, **self._private_state()})
+        except ValueError as error:
+            raise RefusedError("BAD_MESSAGE", str(error)) from None
+        try:
+            return receipt.write(self.home, self.request, plan, parts, module, ledger, self.policy)
+        except Exception as error:  # noqa: BLE001 - it depends on rows, so nobody else may see it
+            log.error("%s: no receipt: %s", self.home.participant, describe(error))
+            return None
 
     def _header(self, plan: RunPlan, status: str) -> dict[str, str]:
         request = self.request
@@ -294,11 +301,6 @@ class _Round:
             "unit": plan.unit,
             "non_private": str(plan.non_private).lower(),
         }
-
-    def _module(self) -> FederatedModule:
-        module = build_module(self.request.contract, self.request.industry)
-        load_state(module, {**self.request.model, **self._private_state()})
-        return module
 
     def _private_state(self) -> State:
         """Return the private parameters as they were before this round; empty where none are private."""
@@ -321,15 +323,17 @@ class _Round:
             temporary.write_bytes(safetensors.torch.save(private))
             temporary.replace(file)
 
-    def _note_progress(self, parts: Partitions) -> None:
+    def _note_progress(self, module: FederatedModule, parts: Partitions) -> None:
         """Write the incoming model's validation metric to the participant's own progress file."""
         table = parts.validation
-        metric = headline(self.client, table.target)
-        value = None
-        if len(table.target):
-            value = score_metrics(self.client, module_scorer(self._module())(table), table).get(metric)
-        line = {"round": self.request.round, "metric": metric, "value": value}
-        self._append("progress.jsonl", line)
+        try:
+            metric = headline(self.client, table.target)
+            value = None
+            if len(table.target):
+                value = score_metrics(self.client, module_scorer(module)(table), table).get(metric)
+            self._append("progress.jsonl", {"round": self.request.round, "metric": metric, "value": value})
+        except Exception as error:  # noqa: BLE001 - it depends on rows, so the reply must not
+            log.error("%s: no progress line: %s", self.home.participant, describe(error))
 
     def _log_round(self, report: object, seconds: float) -> None:
         """Keep the data-dependent numbers of the step at home."""

@@ -10,14 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from privacy.ledger import Budget
 from pydantic import Field, model_validator
 
 from consortia.errors import InputError, RefusedError
 from consortia.scenario import Contract, Name
 from consortia.strict import StrictModel, check_schema, parse, parse_toml
+from privacy.ledger import Budget
 
-RELEASES = ("update", "metrics")
+#: Share of a lifetime that is nothing: what rounding leaves of a budget that was spent in parts.
+_NOTHING = 1e-9
 
 
 class Allowance(StrictModel):
@@ -81,9 +82,9 @@ class Policy(StrictModel):
     @model_validator(mode="after")
     def _delta_fits_units(self) -> Policy:
         for name, terms in self.dataset.items():
-            if self.budget.run.delta >= 1 / terms.declared_units:
+            if self.budget.lifetime.delta >= 1 / terms.declared_units:  # which is at least the run's
                 raise ValueError(
-                    f"budget.run.delta < 1/declared_units = {1 / terms.declared_units:.3g} of dataset.{name}"
+                    f"budget.lifetime.delta < 1/declared_units = {1 / terms.declared_units:.3g} of dataset.{name}"
                 )
         if self.allow.contracts == "any" and not self.demo:
             raise ValueError('contracts = "any" only with demo = true (simulation)')
@@ -187,7 +188,7 @@ def effective_budget(policy: Policy, proposal: Proposal, left: Budget) -> Budget
         return None
     epsilon = min(proposal.epsilon, policy.budget.run.epsilon, left.epsilon)
     delta = min(proposal.delta, policy.budget.run.delta, left.delta)
-    if epsilon <= 0 or delta <= 0:
+    if epsilon <= _NOTHING * policy.budget.lifetime.epsilon or delta <= _NOTHING * policy.budget.lifetime.delta:
         raise RefusedError("BUDGET_EXHAUSTED", "the lifetime budget of this data set is spent")
     return Budget(epsilon, delta)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from privacy.ledger import Ledger, RunPlan
 from torch import Tensor
 
 from clients import registry
@@ -30,11 +29,12 @@ from consortia.evaluation import (
 )
 from consortia.local_training import Partitions
 from privacy.events import RELATION
+from privacy.ledger import Ledger, RunPlan
 
 if TYPE_CHECKING:
     from consortia.home import Home
-    from consortia.participant import Request
     from consortia.policy import Policy
+    from consortia.request import Request
 
 RECEIPT_SCHEMA = 1
 
@@ -90,6 +90,7 @@ def write(
             "rows_kept": parts.quarantine.rows_kept,
             "reasons": dict(parts.quarantine.reasons),
         },
+        "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
         "headline": metric,
         "metrics": {
             name: {kind: measured[kind].get(name) for kind in ("majority", "local", "federated")}
@@ -98,7 +99,7 @@ def write(
         "local_model": base.local_kind,
         "keeps": keeps,
         "gain": None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high},
-        "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy),
+        "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy, request.contract.releases),
         "evaluate_seconds": time.perf_counter() - started,
     }
     folder = home.run_folder(request.run_id)
@@ -109,7 +110,14 @@ def write(
     return _as_tensors(measured["federated"])
 
 
-def spent(plan: RunPlan | None, ledger: Ledger, dataset: str, run_id: str, policy: Policy) -> dict[str, Any]:
+def spent(
+    plan: RunPlan | None,
+    ledger: Ledger,
+    dataset: str,
+    run_id: str,
+    policy: Policy,
+    contract_releases: tuple[str, ...],
+) -> dict[str, Any]:
     """Return the account of one run and of the data set's lifetime, as the participant sees it."""
     life = policy.budget.lifetime
     non_private = plan is not None and plan.non_private
@@ -129,6 +137,8 @@ def spent(plan: RunPlan | None, ledger: Ledger, dataset: str, run_id: str, polic
         "unit": plan.unit if plan else policy.dataset[dataset].unit,
         "relation": RELATION,
         "non_private": non_private,
+        # Exact metrics are another account, on other units; its epsilon is infinite.
+        "metrics_non_private": "metrics" in contract_releases,
     }
 
 

@@ -13,6 +13,9 @@ from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 
 RESULT_SCHEMA = 1
+_ACCOUNT = ("run", "lifetime", "budget", "delta", "unit", "non_private", "metrics_non_private")
+#: What a simulation's record adds from the receipts.
+_SIMULATED = ("units", "classes", "headline", "keeps", "gain", "local_model", "synthetic")
 
 
 def build(job: Job, engine: str) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def _participant(
     if receipt is not None:
         metrics = {kind: {**values, "released": kind in released} for kind, values in receipt["metrics"].items()}
         account = receipt["epsilon"]
-        spent = {k: account[k] for k in ("run", "lifetime", "budget", "delta", "unit", "non_private")}
+        spent = {key: account[key] for key in _ACCOUNT}
     else:
         # What the coordinator can tell from public constants: the rounds that it got, at the declared noise.
         metrics = {
@@ -85,10 +88,13 @@ def _participant(
             "delta": seen["delta"],
             "unit": seen["unit"],
             "non_private": seen["non_private"],
+            "metrics_non_private": seen["metrics_non_private"],
         }
     extra = {}
     if simulation and receipt is not None:
-        extra = {key: receipt[key] for key in ("units", "headline", "keeps", "gain", "local_model", "synthetic")}
+        extra = {
+            key: receipt[key] for key in ("units", "classes", "headline", "keeps", "gain", "local_model", "synthetic")
+        }
     return {
         "industry": seen["industry"],
         "rows": receipt["rows"] if receipt else None,
@@ -142,6 +148,12 @@ def missed_expectations(scenario: Scenario, result: dict[str, Any], folder: Path
         account = participant["epsilon"]
         if None not in (account["run"], account["budget"]) and account["run"] > account["budget"] + 1e-6:
             missed.append(f"{name}: epsilon {account['run']:.3f} exceeds its budget {account['budget']:.3f}")
+    classes = [p["classes"] for p in result["participants"].values() if p.get("classes") is not None]
+    if classes and max(classes) < 2:
+        missed.append(
+            "no participant has a second class among its training rows: there is nothing to tell apart; check the "
+            "target column of the sources"
+        )
     expect = scenario.expect
     if expect.mean_at_least is not None and result["observer"] == "simulation":
         values = [p["metrics"].get(expect.metric, {}).get("federated") for p in result["participants"].values()]

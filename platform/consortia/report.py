@@ -129,6 +129,10 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
         console.print(
             "Receipts stay with the participants; a dash is something that was not released.", highlight=False
         )
+    if any(account["metrics_non_private"] for account in accounts):
+        console.print(
+            "Exact metrics left the participants: the evaluation units' ε is ∞ (non-private).", highlight=False
+        )
     if result["synthetic"]:
         console.print("Data: [bold]synthetic[/] rows on each industry's schema.", highlight=False)
     if any(seat["failures"] for seat in result["participants"].values()):

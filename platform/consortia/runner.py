@@ -70,6 +70,8 @@ def prepare(options: Options) -> Job:
             "--dump, --ledger and --split-seed: wanted a simulation (--engine embedded), got --engine flower; "
             "a participant's rows, ledger and split are its own there"
         )
+    if options.ledger and options.split_seed is not None:
+        raise InputError("--split-seed: wanted none with --ledger, whose data sets have a split of their own")
     if options.resume is not None:
         return _resumed(options)
     scenario = load_scenario(options.scenario).with_overrides(
@@ -143,14 +145,10 @@ def demo_policy_file(scenario: str, participant: str) -> Path:
 
 def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: str) -> Home:
     """Lay out a scratch home: the demonstration policy with overrides, a fresh ledger, a split key."""
-    ledger_folder = None
+    folder = (folder / "participants" / name).resolve()
+    seed = options.split_seed if options.split_seed is not None else scenario.contract.seed
     if options.ledger is not None:
-        ledger_folder = (options.ledger / name).resolve()
-        if not (ledger_folder / "ledger.db").is_file():
-            raise InputError(
-                f"--ledger {options.ledger}: wanted {name}/ledger.db there, got nothing; "
-                f"make it with `consortia budget init {name} --home {options.ledger}`"
-            )
+        return _charged_home(options.ledger, folder, name)
     file = demo_policy_file(options.scenario, name)
     if not file.is_file():
         raise InputError(f"policy of {name}: wanted {file}, got nothing there; without a policy a participant refuses")
@@ -159,14 +157,27 @@ def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: st
     seat = scenario.seat(name)
     if any(item == name or "=" not in item or item.startswith(f"{name}=") for item in options.epsilon):
         _override_budget(data, policy, seat.epsilon)
-    home = Home((folder / "participants" / name).resolve(), name, simulation=True, ledger_folder=ledger_folder)
-    home.create(split_seed=options.split_seed if options.split_seed is not None else scenario.contract.seed)
+    home = Home(folder, name, simulation=True)
+    home.create(split_seed=seed)
     home.policy.write_text(
         "# Written for one simulation from the demonstration policy.\n" + tomli_w.dumps(data), encoding="utf-8"
     )
-    if ledger_folder is None:
-        Ledger.create(home.ledger, name).close()
+    Ledger.create(home.ledger, name).close()
     return home
+
+
+def _charged_home(root: Path, folder: Path, name: str) -> Home:
+    """Return a home whose policy, split and ledger are the owner's: what a simulation charges, its owner bounds."""
+    owner = (root / name).resolve()
+    for file, what in (("ledger.db", "the ledger"), ("policy.toml", "the policy")):
+        if not (owner / file).is_file():
+            raise InputError(
+                f"--ledger {root}: wanted {what} of {name} at {name}/{file}, got nothing; make a home with "
+                f"`consortia budget init {name} --policy FILE --home {root}`"
+            )
+    policy_or_input_error(owner / "policy.toml", simulation=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Home(folder, name, simulation=True, ledger_folder=owner)
 
 
 def _override_budget(data: dict[str, Any], policy: Policy, epsilon: float) -> None:

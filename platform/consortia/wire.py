@@ -37,6 +37,7 @@ REFUSALS = (
     "RETRIES_EXHAUSTED",
     "WRONG_PARTICIPANT",
     "BAD_MESSAGE",
+    "NOT_TRAINED",
     "PARTICIPANT_ERROR",
 )
 
@@ -77,7 +78,7 @@ def decode(data: bytes) -> Envelope:
         (length,) = struct.unpack("<Q", data[:8])
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["consortia"])
         tensors = safetensors.torch.load(data)
-    except (struct.error, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
         raise WireError("envelope: wanted safetensors bytes with a consortia header, got something else") from None
     if not isinstance(header, dict) or not all(isinstance(v, str) for v in header.values()):
         raise WireError("envelope: wanted a header of text values")
@@ -88,10 +89,10 @@ def decode(data: bytes) -> Envelope:
     return Envelope(header, tensors)
 
 
-def message_key(model: Mapping[str, Tensor], contract_json: str, run_id: str, round_number: int) -> str:
-    """Return the outbox key: SHA-256 over run, round, contract and every incoming tensor."""
+def message_key(model: Mapping[str, Tensor], *parts: str) -> str:
+    """Return the outbox key: SHA-256 over the parts (run, round, kind, data set, contract) and every tensor."""
     digest = hashlib.sha256()
-    for part in (run_id, str(round_number), contract_json):
+    for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part.encode())
     digest.update(safetensors.torch.save({k: v.detach().contiguous() for k, v in sorted(model.items())}))
     return digest.hexdigest()

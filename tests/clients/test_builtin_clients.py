@@ -147,14 +147,15 @@ def test_synthetic_rates_are_like_the_public_ones(name):
 @pytest.mark.parametrize("name", ["hospital", "bank"])
 def test_synthetic_sites_differ(name):
     client = registry.get(name)
-    means = [
-        prepare(client, read(parse_source("synthetic:1500?seed=2"), client, site)).inputs["features"].mean(0)
+    tables = [
+        prepare(client, read(parse_source("synthetic:1500?seed=2"), client, site)).inputs["features"]
         for site in client.sites
     ]
-    for i, one in enumerate(means):
-        for other in means[:i]:
-            # more than chance: the standard error of a mean of 1500 values in [-1, 1] is at most .026
-            assert (one - other).abs().max() > 0.15
+    for i, one in enumerate(tables):
+        for other in tables[:i]:
+            # Six standard errors of a difference of means, in at least one feature: more than chance.
+            error = ((one.var(0) + other.var(0)) / 1500).sqrt().clamp(min=1e-6)
+            assert ((one.mean(0) - other.mean(0)).abs() / error).max() > 6
 
 
 def test_synthetic_factories_differ_in_what_a_strain_does():

@@ -20,8 +20,9 @@ import torch
 
 from consortia.home import Home
 from consortia.local_training import load_partitions, make_plan
-from consortia.participant import Request, handle
+from consortia.participant import handle
 from consortia.policy import check_contract, effective_budget, load_policy
+from consortia.request import Request
 from consortia.wire import decode
 
 torch.set_num_threads(1)
@@ -43,7 +44,7 @@ def warm_up(message: bytes, home: Home) -> None:
     request = Request.parse(message)
     policy = load_policy(home.policy, simulation=True)
     terms = check_contract(policy, request.contract, request.industry, request.proposal)
-    load_partitions(home, terms, request.contract, request.run_id)
+    load_partitions(home, terms, request.proposal.dataset, request.contract, request.run_id)
     budget = effective_budget(policy, request.proposal, policy.budget.lifetime.budget())
     make_plan(request.contract, terms, request.proposal.dataset, request.run_id, budget)
 

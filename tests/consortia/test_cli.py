@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner, Result
 
+import privacy
 from consortia.cli import build_app
 from consortia.scenario import find_scenario
 from consortia.strict import read_toml
@@ -162,7 +166,7 @@ def test_bad_rows_are_a_named_bounded_failure_and_stay_at_home(change: Any, tmp_
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda lines: [x[:-1] + "1" for x in lines], id="one class only"),
+        pytest.param(lambda lines: [x[:-1] + "1" if " A41 " in x else x for x in lines], id="one class at one site"),
         pytest.param(lambda lines: [x for x in lines if " A41 " not in x] + lines[40:41], id="one row at one site"),
     ],
 )
@@ -170,6 +174,44 @@ def test_few_rows_and_one_class_are_legal(change: Any, tmp_path: Path) -> None:
     data = _data(tmp_path, change)
     result = call("run", "banks", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
     assert result.exit_code == 0, result.output
+
+
+def test_one_class_everywhere_is_a_named_failure(tmp_path: Path) -> None:
+    data = _data(tmp_path, lambda lines: [x[:-1] + "1" for x in lines])
+    result = call("run", "banks", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
+    assert result.exit_code == 1
+    assert "no participant has a second class" in result.output
+
+
+def test_quarantined_rows_are_counted_at_home(tmp_path: Path) -> None:
+    data = _data(tmp_path, lambda lines: [lines[0].replace(" 1169 ", " secret-amount "), *lines[1:]])
+    result = call("run", "banks", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
+    assert result.exit_code == 0, result.output
+    (folder,) = (tmp_path / "runs").iterdir()
+    log = (folder / "participants" / "new-car" / "participant.log").read_text()
+    assert "1 of 40 rows quarantined" in log
+    receipt = json.loads(next((folder / "participants" / "new-car" / "runs").glob("*/receipt.json")).read_text())
+    assert receipt["quarantine"]["rows_read"] - receipt["quarantine"]["rows_kept"] == 1
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert b"secret-amount" not in file.read_bytes(), file
+
+
+def test_a_foreign_package_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "privacy").mkdir()
+    real = Path(privacy.__file__).parent
+    for file in real.glob("*.py"):
+        (tmp_path / "privacy" / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "consortia.cli", "check", "linear"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "package 'privacy': wanted the one beside consortia" in done.stderr
 
 
 def test_a_missing_policy_is_a_refusal(tmp_path: Path) -> None:

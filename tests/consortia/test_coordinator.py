@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ def _extra(_: dict[str, str], tensors: dict[str, torch.Tensor]) -> None:
     tensors["head.more"] = torch.ones(1)
 
 
+def _huge(_: dict[str, str], tensors: dict[str, torch.Tensor]) -> None:
+    tensors["head.weight"] += 3e38  # finite, but it would overflow at everybody who gets the mean
+
+
 def _header(key: str, value: str) -> Change:
     def change(header: dict[str, str], _: dict[str, torch.Tensor]) -> None:
         header[key] = value
@@ -92,6 +97,13 @@ def _header(key: str, value: str) -> Change:
         (_header("noise_multiplier", "-1"), "noise_multiplier"),
         (_header("noise_multiplier", "0"), "noise_multiplier"),
         (_header("status", "REFUSED"), "carries parameters"),
+        (_header("delta", "x"), "delta"),
+        (_header("delta", "nan"), "delta"),
+        (_header("epsilon_budget", "abc"), "epsilon_budget"),
+        (_header("epsilon_budget", "nan"), "epsilon_budget"),
+        (_header("non_private", "perhaps"), "non_private"),
+        (_header("unit", ""), "unit"),
+        (_huge, "wanted numbers up to"),
     ],
 )
 def test_one_bad_reply_is_attributed_by_name_and_dropped(tmp_path: Path, change: Change, detail: str) -> None:
@@ -106,6 +118,43 @@ def test_one_bad_reply_is_attributed_by_name_and_dropped(tmp_path: Path, change:
     first = coordinator.history[0]
     assert first["replies"] == ["new-car", "other", "radio-tv", "used-car"]
     assert torch.isfinite(state.groups["bank"]["head.weight"]).all()
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        torch.tensor(float("nan"), dtype=torch.float64),
+        torch.tensor(0.5, dtype=torch.float64),  # a fine number, but this contract releases no metrics
+        torch.tensor(1 + 1j),
+        torch.ones(2),
+    ],
+)
+def test_metrics_that_nobody_asked_for_are_dropped(tmp_path: Path, spoilt: torch.Tensor) -> None:
+    scenario = load_scenario("banks").with_overrides(rounds=1)
+
+    def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
+        answers = {n: _reply(data, scenario) for n, data in envelopes.items()}
+        if kind == "evaluate":
+            answers["other"] = encode(Envelope(decode(answers["other"]).header, {"auc": spoilt}))
+        return [Answer(n, data) for n, data in answers.items()]
+
+    record = Coordinator(scenario, "run-1", tmp_path, exchange).run()
+    assert record["status"] == "completed"
+    assert record["participants"]["other"]["failures"][0]["code"] == "BAD_REPLY"
+    assert all(seat["metrics"] is None for seat in record["participants"].values())
+
+
+def test_a_header_of_nested_json_is_a_bad_reply(tmp_path: Path) -> None:
+    scenario = load_scenario("banks").with_overrides(rounds=1)
+    header = b'{"__metadata__":{"consortia":' + b"[" * 200_000 + b"]" * 200_000 + b"}}"
+    bomb = struct.pack("<Q", len(header)) + header
+
+    def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
+        return [Answer(n, bomb if n == "other" else _reply(data, scenario)) for n, data in envelopes.items()]
+
+    record = Coordinator(scenario, "run-1", tmp_path, exchange).run()
+    assert record["status"] == "completed"
+    assert record["participants"]["other"]["failures"][0]["code"] == "BAD_REPLY"
 
 
 def test_a_silent_majority_is_a_named_bounded_failure(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from consortia.cli.budget import allow, init
 from consortia.errors import InputError
 from consortia.runner import Options, execute, prepare
 
@@ -97,14 +98,15 @@ def test_resume_goes_on_and_equals_the_undisturbed_run(tmp_path: Path, monkeypat
 
 
 def test_simulations_charge_a_given_ledger_and_stop(tmp_path: Path) -> None:
-    from consortia.cli.budget import init
-
     ledgers = tmp_path / "ledgers"
     options = {"scenario": "linear", "rounds": 2, "epsilon": ("1",), "ledger": ledgers}
     with pytest.raises(InputError, match="budget init line-a"):
         _run(tmp_path, **options)
+    init("", scenario="linear", home=ledgers)
+    result, _ = _run(tmp_path, **options)  # the owner's policy there does not know this contract
+    assert {seat["state"] for seat in result["participants"].values()} == {"REFUSED"}
     for name in ("line-a", "line-b"):
-        init(name, home=ledgers)
+        allow(name, "linear", rounds=2, home=ledgers)
     spent = []
     for _ in range(4):
         result, _ = _run(tmp_path, **options)

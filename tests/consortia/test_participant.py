@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,13 @@ from consortia.participant import handle
 from consortia.scenario import contract_from_json
 from consortia.wire import Envelope, decode, encode
 from privacy.egress import PUBLIC_CONSTANTS
+from privacy.ledger import Ledger
 
 Make = Callable[..., Any]
+
+
+def _flat(tensors: Any) -> torch.Tensor:
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
 def test_an_update_is_reserved_committed_and_sent_from_the_outbox(site: Any) -> None:
@@ -79,10 +86,36 @@ def test_exact_metrics_leave_only_by_the_owners_word_and_on_their_own_account(si
 def test_noise_is_fresh_for_every_attempt(make_site: Make) -> None:
     one, two = make_site("bank-a", rounds=5), make_site("bank-b", rounds=5)
     replies = [one.ask(1).tensors, one.ask(2).tensors, two.ask(1).tensors]
-    flat = [torch.cat([t.flatten() for t in reply.values()]) for reply in replies]
+    flat = [_flat(reply) for reply in replies]
     for i in range(3):
         for j in range(i):
             assert not torch.equal(flat[i], flat[j])
+
+
+def test_noise_of_restarts_is_uncorrelated_and_of_the_claimed_size(make_site: Make, tmp_path: Path) -> None:
+    """Sixteen participants with the same rows, seed and message, as after restoring a machine sixteen times."""
+    site = make_site("bank-a", rounds=5)
+    message = site.message(1)
+    replies = []
+    for number in range(16):
+        home = dataclasses.replace(site.home, folder=tmp_path / str(number))
+        shutil.copytree(site.home.folder, home.folder)
+        replies.append(decode(handle(message, home)))
+    flat = torch.stack([_flat(reply.tensors) for reply in replies]).double()
+    noise = flat - flat.mean(0)
+    with Ledger.open(tmp_path / "0" / "ledger.db", "bank-a") as ledger:
+        plan = ledger.plan("run-1")
+    rules = site.scenario.contract.industries["bank"]
+    # Every step adds noise of deviation lr x sigma x C / (q n); the steps' noises add in quadrature. The model moves
+    # with the noise between steps, hence the generous band; a third of the noise or none would be far outside.
+    one = rules.learning_rate * plan.noise_multiplier * plan.clip / (plan.sampling_rate * plan.declared_units)
+    wanted = one * math.sqrt(plan.steps_per_round)
+    measured = float(noise.std()) * math.sqrt(16 / 15)
+    assert wanted * 0.75 < measured < wanted * 1.33
+    correlation = torch.corrcoef(noise - noise.mean(1, keepdim=True))
+    off = correlation[~torch.eye(16, dtype=torch.bool)]
+    assert float(off.abs().max()) < 0.95  # no two alike
+    assert abs(float(off.mean())) < 0.15
 
 
 @pytest.mark.parametrize(
@@ -180,6 +213,8 @@ def test_a_malformed_message_is_refused_with_a_code(site: Any, changes: dict[str
     reply = site.ask(1, **changes)
     assert reply.header["code"] == "BAD_MESSAGE"
     assert not (site.home.folder / "runs").exists()
+    with site.ledger() as ledger:
+        assert not ledger.runs()
 
 
 def test_garbage_and_a_message_for_somebody_else(site: Any) -> None:

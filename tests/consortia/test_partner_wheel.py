@@ -43,6 +43,19 @@ def test_a_partner_ships_its_industry_in_a_wheel(tmp_path: Path) -> None:
     _python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=package, path=[*path, site])
 
 
+def test_the_wheel_carries_the_scenarios_and_runs_from_any_folder(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    _python(
+        *("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site), str(ROOT)),
+        cwd=tmp_path,
+        path=[],
+    )
+    assert (site / "consortia" / "_scenarios" / "cross-industry.toml").is_file()
+    assert not (site / "platform").exists()
+    output = _python("-m", "consortia.cli", "run", "linear", cwd=tmp_path, path=[site])
+    assert "completed" in output
+
+
 def test_a_new_industry_in_a_checkout_runs_at_once(tmp_path: Path) -> None:
     for folder in ("platform", "clients", "strategies", "privacy", "scenarios"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))

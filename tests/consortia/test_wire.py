@@ -64,10 +64,10 @@ def test_another_wire_version_is_refused_naming_both() -> None:
 
 def test_the_key_depends_on_everything_that_came_in() -> None:
     model = {"w": torch.ones(2)}
-    key = message_key(model, "{}", "run", 1)
-    assert key == message_key({"w": torch.ones(2)}, "{}", "run", 1)
-    assert key != message_key({"w": torch.ones(2) + 1e-7}, "{}", "run", 1)
-    assert key != message_key({"v": torch.ones(2)}, "{}", "run", 1)
-    assert key != message_key(model, "{ }", "run", 1)
-    assert key != message_key(model, "{}", "run2", 1)
-    assert key != message_key(model, "{}", "run", 2)
+    key = message_key(model, "run", "1", "{}")
+    assert key == message_key({"w": torch.ones(2)}, "run", "1", "{}")
+    assert key != message_key({"w": torch.ones(2) + 1e-6}, "run", "1", "{}")
+    assert key != message_key({"v": torch.ones(2)}, "run", "1", "{}")
+    assert key != message_key(model, "run", "1", "{ }")
+    assert key != message_key(model, "run1", "", "{}")
+    assert key != message_key(model, "run", "2", "{}")

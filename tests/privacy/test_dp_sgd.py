@@ -229,6 +229,13 @@ class Remembers(nn.Module):
         return x
 
 
+class CentredInTraining(nn.Module):
+    """Mixes its rows in training mode only, and keeps no state that would tell."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0) if self.training else x
+
+
 class Unused(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -245,6 +252,8 @@ class Unused(nn.Module):
         (nn.BatchNorm1d(4, affine=False), "BatchNorm1d"),
         (nn.BatchNorm1d(4, affine=False, track_running_stats=False), "BatchNorm1d"),
         (Centred(), "influence each other"),
+        (CentredInTraining(), "influence each other"),
+        (nn.Dropout(0.1), "Dropout"),
         (Remembers(), "buffer layer.seen"),
         (Unused(), "spare.weight"),
     ],

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 # Flower reads these when it is imported: a run needs no network.
@@ -63,6 +64,32 @@ def build_app() -> typer.Typer:
     return app
 
 
+def check_packages() -> None:
+    """Refuse to run when a folder of the same name elsewhere stands in for one of the four packages.
+
+    `privacy` and `clients` are words that other folders have too; whoever is first on the path wins.
+    """
+    import clients
+    import consortia
+    import privacy
+    import strategies
+
+    here = Path(str(consortia.__file__)).resolve().parent.parent
+    roots = {here, here.parent if here.name == "platform" else here}
+    for package in (clients, privacy, strategies):
+        found = Path(str(package.__file__)).resolve().parent.parent
+        if found not in roots:
+            raise InputError(
+                f"package {package.__name__!r}: wanted the one beside consortia in {here}, got one in {found}; "
+                "start from another folder or with `python -P`"
+            )
+
+
 def main() -> None:
     """Entry point of the console script."""
+    try:
+        check_packages()
+    except InputError as error:
+        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
     build_app()(prog_name="consortia")

@@ -1,0 +1,68 @@
+"""A message of the coordinator, parsed: nothing of it is believed before it has passed here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from consortia.errors import InputError, RefusedError, WireError
+from consortia.policy import Proposal
+from consortia.scenario import Contract, contract_from_json
+from consortia.wire import decode
+
+
+@dataclass(frozen=True)
+class Request:
+    """A message of the coordinator, parsed."""
+
+    kind: str
+    participant: str
+    industry: str
+    run_id: str
+    round: int
+    contract: Contract
+    contract_json: str
+    proposal: Proposal
+    model: Mapping[str, Tensor]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Request:
+        """Parse an envelope; anything unexpected is a `RefusedError` with code BAD_MESSAGE."""
+        try:
+            envelope = decode(data)
+            header = envelope.header
+            contract = contract_from_json(header["contract"])
+            offer = json.loads(header["proposal"])
+            epsilon = offer["epsilon"]
+            request = cls(
+                kind=header["kind"],
+                participant=header["participant"],
+                industry=header["industry"],
+                run_id=header["run"],
+                round=int(header["round"]),
+                contract=contract,
+                contract_json=contract.canonical(),
+                proposal=Proposal(
+                    str(offer["dataset"]), None if epsilon is None else float(epsilon), float(offer["delta"])
+                ),
+                model=envelope.tensors,
+            )
+        except (WireError, InputError, KeyError, ValueError, TypeError) as error:
+            raise RefusedError("BAD_MESSAGE", f"{type(error).__name__} while reading the message") from None
+        proposal = request.proposal
+        if proposal.epsilon is not None and not (0 < proposal.epsilon < math.inf and 0 < proposal.delta < 1):
+            raise RefusedError("BAD_MESSAGE", "the proposal is not a budget")
+        last = contract.rounds + (1 if request.kind == "evaluate" else 0)
+        if request.kind not in {"train", "evaluate"} or not 1 <= request.round <= last:
+            raise RefusedError("BAD_MESSAGE", "kind or round is outside the contract")
+        if not _is_name(request.run_id) or not _is_name(proposal.dataset) or not _is_name(request.industry):
+            raise RefusedError("BAD_MESSAGE", "run id, data set or industry is not a name")
+        return request
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= 80 and all(c.isascii() and (c.isalnum() or c in "-_") for c in text)
