@@ -3,6 +3,7 @@
 All checks use made-up rows, so that whether they pass depends on the module and never on the data.
 """
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -92,8 +93,13 @@ def _made_up(inputs: Mapping[str, Tensor], target: Tensor) -> tuple[dict[str, Te
 def check_rows_stay_apart(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> None:
     """Refuse a module or a loss in which one row changes another's loss, or that keeps state of the rows."""
     rows, wanted = _made_up(inputs, target)
+    # Made-up parameters too: a head of zeros, say, would hide an encoder that mixes rows, until it is trained.
+    module = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(1)
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0, 0.3, generator=generator)
         # In the mode that trains: a module may mix its rows in that mode alone, or draw random numbers in it.
         together = row_losses(module, rows, wanted, loss)
         alone = row_losses(module, {name: tensor[:1] for name, tensor in rows.items()}, wanted[:1], loss)

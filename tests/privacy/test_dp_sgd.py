@@ -268,6 +268,15 @@ def test_modules_that_break_the_bound_are_refused_before_a_step(layer: nn.Module
     assert torch.equal(before, flat(module))
 
 
+def test_a_head_of_zeros_does_not_hide_an_encoder_that_mixes_rows() -> None:
+    module = Model()
+    module.encoder = nn.Sequential(nn.Linear(3, 4), CentredInTraining())  # type: ignore[assignment]
+    nn.init.zeros_(module.head.weight)
+    inputs, target = rows()
+    with pytest.raises(PlanError, match="influence each other"):
+        run(module, inputs, target, UNITS, plan())
+
+
 def test_a_parameter_of_the_root_module_is_refused_with_advice() -> None:
     class Bare(nn.Module):
         def __init__(self) -> None:
