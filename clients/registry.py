@@ -62,6 +62,7 @@ def get(name: str) -> IndustryClient:
     return client
 
 
+@lru_cache(maxsize=1)
 def _built_in() -> frozenset[str]:
     modules = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
     return frozenset(name for name in modules - SEAM if not name.startswith("_"))

@@ -50,6 +50,7 @@ def _events(text: str) -> tuple[Event, ...]:
 
 
 @lru_cache(maxsize=256)
+@lru_cache(maxsize=256)
 def _plan(text: str) -> RunPlan:
     return plan_from_json(json.loads(text))
 
@@ -70,6 +71,7 @@ class Ledger:
         self._connection = connection
         self._pid = os.getpid()
         self._lock = RLock()
+        self._counted: set[str] = set()
 
     @classmethod
     def create(cls, path: Path | str, participant: str) -> Self:
@@ -215,7 +217,10 @@ class Ledger:
         with self._use() as connection:
             # Counting can take a second: do it (into the accountant's cache) before holding everybody up. Spending
             # only ever grows, so a refusal here is final; an approval is checked again under the lock.
-            self._check(run_id, round, key, events, lifetime, max_attempts_per_round)
+            # Once a run: then the count of its whole plan is in the cache.
+            if run_id not in self._counted:
+                self._check(run_id, round, key, events, lifetime, max_attempts_per_round)
+                self._counted.add(run_id)
             with transaction(connection, "reserve"):
                 plan = self._check(run_id, round, key, events, lifetime, max_attempts_per_round)
                 cursor = connection.execute(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import safetensors.torch
@@ -14,7 +16,7 @@ from clients import registry
 from clients.industry import ModelSpec, effective_schema
 from clients.models import FederatedModule, build
 from consortia.errors import InputError
-from consortia.scenario import Contract, PretrainedFile, Scope
+from consortia.scenario import Contract, PretrainedFile, Scope, contract_from_json
 from privacy.randomness import seeded_generator
 
 PARTS = ("encoder", "trunk", "head")
@@ -48,6 +50,14 @@ def build_module(contract: Contract, industry: str) -> FederatedModule:
     The numbers come from the contract's seed and the industry's name alone, so that private parameters
     start at home exactly as the shared ones start at the coordinator.
     """
+    pristine = _pristine(contract.canonical(), industry)
+    return copy.deepcopy(pristine, {id(pristine.target): pristine.target})  # frozen: shared, not copied
+
+
+@lru_cache(maxsize=64)
+def _pristine(contract_json: str, industry: str) -> FederatedModule:
+    """Build once for each contract and industry: a copy costs a tenth."""
+    contract = contract_from_json(contract_json)
     client = registry.get(industry)
     terms = contract.industries[industry]
     spec = ModelSpec(kind=terms.model.kind, hidden=terms.model.hidden)

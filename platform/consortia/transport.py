@@ -7,7 +7,7 @@ reply to an older attempt is recognised instead of mistaken.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -50,6 +50,8 @@ class GridExchange:
         self._nodes = self._wait_for_nodes(names, join_seconds)
         self._names = {node: name for name, node in self._nodes.items()}
         self._open: dict[str, str] = {}
+        # A Grid in this process can tell when something came; a remote one is asked again and again.
+        self._wait: Callable[[float], None] = getattr(grid, "wait", time.sleep)
 
     def _wait_for_nodes(self, names: Sequence[str], seconds: float) -> dict[str, int]:
         end = time.monotonic() + seconds
@@ -96,7 +98,7 @@ class GridExchange:
                     answers.append(Answer(name, None, "LATE_REPLY"))
             if current:
                 # A tenth of the time waited so far: at most that much is lost to waiting.
-                time.sleep(min(max(_FIRST_POLL, (time.monotonic() - started) / 10), _SLOWEST_POLL))
+                self._wait(min(max(_FIRST_POLL, (time.monotonic() - started) / 10), _SLOWEST_POLL))
         return answers
 
 

@@ -7,8 +7,8 @@ here too. One message at a time per participant, as on a SuperNode.
 
 from __future__ import annotations
 
+import itertools
 import threading
-import uuid
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -24,7 +24,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from consortia.engines.base import Job
 
 _RUN = 1
-_WORKERS = 2
+# Small models spend their time in Python, which runs one thread at a time: a second worker only adds switching.
+_WORKERS = 1
 
 
 class EmbeddedGrid(Grid):
@@ -58,6 +59,8 @@ class EmbeddedGrid(Grid):
         self._locks = {number: threading.Lock() for number in self._names}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="participant")
         self._pending: dict[str, Future[bytes]] = {}
+        self._replied = threading.Event()
+        self._numbers = itertools.count(1)
         self._run = Run.create_empty(run_id=_RUN)
 
     def close(self) -> None:
@@ -91,10 +94,11 @@ class EmbeddedGrid(Grid):
         """See Grid."""
         ids = []
         for message in messages:
-            message_id = uuid.uuid4().hex
+            message_id = f"message-{next(self._numbers)}"
             message.metadata.__dict__["_message_id"] = message_id
             wire = message_to_proto(message).SerializeToString()
             self._pending[message_id] = self._pool.submit(self._work, wire)
+            self._pending[message_id].add_done_callback(lambda _: self._replied.set())
             ids.append(message_id)
         return ids
 
@@ -102,6 +106,11 @@ class EmbeddedGrid(Grid):
         """See Grid; returns what is ready."""
         ready = [i for i in message_ids if i in self._pending and self._pending[i].done()]
         return [message_from_proto(ProtoMessage.FromString(self._pending.pop(i).result())) for i in ready]
+
+    def wait(self, seconds: float) -> None:
+        """Wait until a reply is ready, at most `seconds`: what a remote Grid needs polling for."""
+        self._replied.wait(seconds)
+        self._replied.clear()
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """See Grid."""
