@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -30,9 +31,11 @@ def test_the_readmes_industry_passes_the_conformance_suite() -> None:
 
 
 def test_the_readmes_own_module_has_the_right_width() -> None:
-    argument = re.search(r"encoder=(lambda .*)\)$", CODE[2].strip())
-    assert argument
-    encoder = eval(argument.group(1), {"nn": nn})
+    call = ast.parse(CODE[2]).body[-1]
+    assert isinstance(call, ast.Expr)
+    assert isinstance(call.value, ast.Call)
+    (argument,) = [keyword.value for keyword in call.value.keywords if keyword.arg == "encoder"]
+    encoder = eval(ast.unparse(argument), {"nn": nn})
     module = encoder(7, ModelSpec(kind="mlp", hidden=(5, 3)))
     assert module[0].in_features == 7
     assert module[0].out_features == 5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import torch
 from consortia.cli.budget import allow, init
 from consortia.errors import InputError
 from consortia.runner import Options, execute, prepare
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _run(tmp_path: Path, **options: object) -> tuple[dict, Path]:  # type: ignore[type-arg]
@@ -126,3 +130,23 @@ def test_epsilon_after_fewer_rounds_is_smaller(tmp_path: Path) -> None:
     accounts = {name: seat["epsilon"]["run"] for name, seat in result["participants"].items()}
     assert math.isclose(accounts["line-a"], 1, rel_tol=5e-3)
     assert math.isclose(accounts["line-b"], 2, rel_tol=5e-3)
+
+
+def test_an_independent_script_recounts_every_number(tmp_path: Path) -> None:
+    result, folder = _run(tmp_path, scenario="cross-industry", rounds=3, dump=tmp_path / "dump")
+    script = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "recount.py"),
+        str(folder / "result.json"),
+        str(tmp_path / "dump"),
+    ]
+    honest = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert honest.returncode == 0, honest.stdout + honest.stderr
+    assert "6 participants, 0 numbers differ" in honest.stdout
+    # A record that says less than was spent, or more than was reached, is caught.
+    result["participants"]["bank-a"]["epsilon"]["run"] -= 0.05
+    result["participants"]["bank-b"]["metrics"]["auc"]["federated"] += 0.01
+    (folder / "result.json").write_text(json.dumps(result))
+    false = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert false.returncode == 1
+    assert "2 numbers differ" in false.stdout
