@@ -7,6 +7,7 @@ its key is registered. The command starts, watches and ends every process.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ _STARTUP_SECONDS = 60.0
 _JOIN_SECONDS = 120.0
 _STATUS_EVERY_SECONDS = 5.0
 _DAYS = 2
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run(job: Job) -> None:
@@ -221,16 +223,9 @@ class Federation:
         }
 
     def _spawn(self, who: str, command: str, *arguments: str) -> None:
-        with (self.folder / f"{who}.log").open("ab") as log:
-            self.processes[who] = subprocess.Popen(  # noqa: S603 - our own arguments
-                [_tool(command), *arguments],
-                env=self._environment(who),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self.processes[who] = spawn(
+            [_tool(command), *arguments], self._environment(who), self.folder, self.folder / f"{who}.log"
+        )
 
     def _wait_for_superlink(self) -> None:
         context = ssl.create_default_context(cafile=str(self.folder / "pki" / "ca.crt"))
@@ -244,6 +239,28 @@ class Federation:
             except OSError:
                 time.sleep(0.1)
         raise RunFailedError(f"the SuperLink did not come up; see {self.folder}/superlink.log")
+
+
+def spawn(command: list[str], environment: dict[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Start a child that ends when this process does, however that ends."""
+    with log.open("ab") as out:
+        return subprocess.Popen(  # noqa: S603 - our own arguments
+            command,
+            env=environment,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, no lock is taken
+        )
+
+
+_LIBC = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def tomli_inline(values: dict[str, str | bool]) -> str:
