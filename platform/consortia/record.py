@@ -40,7 +40,7 @@ def build(job: Job, engine: str) -> dict[str, Any]:
         "observer": "simulation" if simulation else "coordinator",
         "charged": not simulation or any(home.ledger_folder for home in job.homes.values()),
         "synthetic": any_synthetic(job) if simulation else None,
-        "noise": "operating system entropy",
+        "noise": _noise(participants),
         "status": record["status"],
         "reason": record["reason"],
         "rounds": record["rounds"],
@@ -50,6 +50,12 @@ def build(job: Job, engine: str) -> dict[str, Any]:
     }
     write_json(job.folder / "result.json", result)
     return result
+
+
+def _noise(participants: dict[str, dict[str, Any]]) -> str:
+    """Return where the noise came from; nothing seeds the noise of a private participant."""
+    kinds = {seat["epsilon"]["non_private"] for seat in participants.values()} - {None}
+    return "none (non-private)" if kinds == {True} else "operating system entropy"
 
 
 def read_receipt(job: Job, name: str) -> dict[str, Any] | None:

@@ -67,6 +67,7 @@ def test_the_record_is_complete_and_honest(tmp_path: Path) -> None:
 
 def test_non_private_is_called_so(tmp_path: Path) -> None:
     result, _ = _run(tmp_path, scenario="banks", rounds=1, epsilon=("inf",))
+    assert result["noise"] == "none (non-private)"
     for seat in result["participants"].values():
         assert seat["epsilon"]["non_private"] is True
         assert seat["epsilon"]["run"] is None

@@ -266,6 +266,18 @@ def test_a_private_part_never_leaves_and_is_trained_on(make_site: Make) -> None:
     assert first != second
 
 
+def test_the_privacy_unit_may_be_a_patient(make_site: Make) -> None:
+    site = make_site("hospital-a", rounds=3)
+    site.policy(lambda p: p["dataset"]["heart"].update(unit="patient_id", max_rows_per_unit=5))
+    assert site.ask(1).header["unit"] == "patient_id"
+    with site.ledger() as ledger:
+        (entry,) = ledger.entries()
+    assert entry.events[0].unit == "patient_id"
+    # The same data set by record now would be a second account under another unit: refused.
+    site.policy(lambda p: p["dataset"]["heart"].update(unit="record"))
+    assert site.ask(1, run="run-2").header["code"] == "CONTRACT_NOT_ALLOWED"
+
+
 def test_too_many_broken_rows_refuse_before_the_first_charge(make_site: Make, tmp_path: Path) -> None:
     site = make_site("bank-a", rounds=3)
     file = tmp_path / "rows.csv"
