@@ -22,6 +22,8 @@ from consortia.evaluation import (
     Scores,
     baselines,
     better,
+    choice_metric,
+    choose,
     gain_interval,
     headline,
     module_scorer,
@@ -62,18 +64,17 @@ def write(
     base = baselines(request.contract, request.industry, parts.train, parts.validation, home.participant)
     federated = module_scorer(module)
     metric = headline(client, parts.test.target)
-    choice = headline(client, parts.validation.target)
+    choice = choice_metric(client)
     scores = {
         name: scorer(parts.test)
         for name, scorer in (("majority", base.majority), ("local", base.local), ("federated", federated))
     }
     measured = {name: score_metrics(client, value, parts.test) for name, value in scores.items()}
     on_validation = {
-        name: score_metrics(client, scorer(parts.validation), parts.validation).get(choice)
+        name: choose(client, scorer(parts.validation), parts.validation)
         for name, scorer in (("local", base.local), ("federated", federated))
-        if len(parts.validation.target)
     }
-    keeps = "federated" if better(choice, on_validation.get("federated"), on_validation.get("local")) else "local"
+    keeps = "federated" if better(choice, on_validation["federated"], on_validation["local"]) else "local"
     gain = gain_interval(metric, scores["federated"], scores["local"], parts.test, home.participant)
     data = {
         "schema": RECEIPT_SCHEMA,
