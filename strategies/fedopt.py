@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from strategies.arithmetic import State, difference, weighted_mean
+from strategies.arithmetic import State, mean_change
 from strategies.base import Fit, Simple, Update
 
 Rule = Literal["adagrad", "adam", "yogi"]
@@ -84,14 +84,13 @@ class FedOpt(Simple):
         self, current: State, updates: Sequence[Update], memory: State
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`; the memory is m/<parameter> and v/<parameter>."""
-        mean = weighted_mean([u.state for u in updates], [u.weight for u in updates])
-        change = difference(mean, current)
+        change = mean_change(current, [u.state for u in updates], [u.weight for u in updates])
         start = self.tau**2 if self.initial < 0 else self.initial
         new: dict[str, Tensor] = {}
         kept: dict[str, Tensor] = {}
         for name, tensor in current.items():
             if not tensor.is_floating_point():
-                new[name] = mean[name]
+                new[name] = change[name]
                 continue
             delta = change[name]
             m = self.beta_1 * memory.get(f"m/{name}", torch.zeros_like(delta)) + (1 - self.beta_1) * delta

@@ -40,8 +40,9 @@ def honest_norm(
     """Return a bound of ||theta_after - theta_received|| that DP-SGD keeps with probability 1 - 2e-6.
 
     A step applies (sum of clipped units + sigma C z) / (q n). Over T steps at most
-    K <= T q n + sqrt(2 T q n L) + L units are drawn (Bernstein, L = ln 1e6), each moves by at most eta C / (q n);
-    the noise is eta sigma C sqrt(T) / (q n) times a Gaussian vector, whose norm is at most sqrt(d) + sqrt(2 L)
+    K <= T q n + sqrt(2 T q n L) + L units, and at most T n, are drawn (Bernstein, L = ln 1e6), each moves by at
+    most eta C / (q n); the noise is eta sigma C sqrt(T) / (q n) times a Gaussian vector, whose norm is at most
+    sqrt(d) + sqrt(2 L)
     (Laurent and Massart 2000). Heavy-ball momentum b multiplies what a gradient does in total by at most
     1 / (1 - b). Weight decay w adds eta w ||theta_received|| a step and can only multiply by exp(eta w T / (1 - b)).
 
@@ -57,7 +58,7 @@ def honest_norm(
     batch = sampling_rate * units
     log_failure = -math.log(_FAILURE)
     expected = steps * batch
-    drawn = expected + math.sqrt(2 * expected * log_failure) + log_failure
+    drawn = min(steps * units, expected + math.sqrt(2 * expected * log_failure) + log_failure)
     signal = clip * drawn / batch
     noise = noise_multiplier * clip / batch * math.sqrt(steps) * (math.sqrt(coordinates) + math.sqrt(2 * log_failure))
     decay = weight_decay * steps * start_norm

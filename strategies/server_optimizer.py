@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strategies.arithmetic import State, difference, weighted_mean
+from strategies.arithmetic import State, mean_change
 from strategies.base import Fit, Simple, Update
 
 #: Missing on purpose: LBFGS wants to evaluate losses, SparseAdam sparse gradients, Muon matrices only, and ASGD
@@ -83,24 +83,24 @@ class ServerOptimizer(Simple):
         self, current: State, updates: Sequence[Update], memory: State
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`; the memory is torch's state, `<parameter>/<slot>`."""
-        mean = weighted_mean([u.state for u in updates], [u.weight for u in updates])
-        gradient = difference(current, mean)
-        names = sorted(name for name, tensor in current.items() if tensor.is_floating_point())
+        mean = mean_change(current, [u.state for u in updates], [u.weight for u in updates])
+        # Empty parameters have nothing to step, and some optimizers divide by their size.
+        names = sorted(name for name, tensor in current.items() if tensor.is_floating_point() and tensor.numel())
         held = {name: torch.nn.Parameter(current[name].to(torch.float64, copy=True)) for name in names}
         if not held:
-            return mean, {}
+            return {name: mean[name].to(tensor.dtype) for name, tensor in current.items()}, {}
         optimizer = self._make(list(held.values()))
         slots: dict[str, dict[str, Tensor]] = {}
         for key, tensor in memory.items():
             name, _, slot = key.rpartition("/")
             slots.setdefault(name, {})[slot] = tensor.clone()
         for name, parameter in held.items():
-            parameter.grad = gradient[name]
+            parameter.grad = -mean[name]
             if name in slots:
                 optimizer.state[parameter] = dict(slots[name])
         optimizer.step()
         new = {
-            name: held[name].detach().to(tensor.dtype) if name in held else mean[name]
+            name: (held[name].detach() if name in held else mean[name]).to(tensor.dtype)
             for name, tensor in current.items()
         }
         kept = {
@@ -113,5 +113,7 @@ class ServerOptimizer(Simple):
 
     def _make(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         kind = OPTIMIZERS[self.optimizer]
-        chosen: dict[str, Any] = {"weight_decay": 0.0, **dict(self.arguments)}
+        chosen: dict[str, Any] = dict(self.arguments)
+        if "weight_decay" in inspect.signature(kind).parameters:
+            chosen.setdefault("weight_decay", 0.0)  # AdamW's default would shrink a model that nobody moved
         return kind(parameters, lr=self.server_learning_rate, **chosen)  # type: ignore[call-arg]
