@@ -64,21 +64,21 @@ def weighted_mean(states: Sequence[State], weights: Sequence[float]) -> dict[str
     out: dict[str, Tensor] = {}
     for name in states[0]:
         first = states[0][name]
+        if any(state[name].shape != first.shape for state in states):
+            raise ValueError(f"{name}: wanted one shape everywhere")
+        values = [state[name] for state in states]
+        whole = first.dtype != torch.bool and not first.dtype.is_floating_point
+        # Integers are averaged as distances from the smallest: float64 itself holds none above 2^53.
+        base = torch.stack(values).min(dim=0).values.to(torch.int64) if whole else None
         accumulated = torch.zeros(first.shape, dtype=torch.float64)
-        for state, weight in zip(states, weights, strict=True):
-            if state[name].shape != first.shape:
-                raise ValueError(f"{name}: wanted one shape everywhere")
-            accumulated.add_(state[name].to(torch.float64), alpha=weight / total)
-        out[name] = _cast(accumulated, first.dtype)
+        for value, weight in zip(values, weights, strict=True):
+            part = value if base is None else value.to(torch.int64) - base
+            accumulated.add_(part.to(torch.float64), alpha=weight / total)
+        if base is not None:
+            out[name] = (base + accumulated.round().to(torch.int64)).to(first.dtype)
+        else:
+            out[name] = accumulated > 0.5 if first.dtype == torch.bool else accumulated.to(first.dtype)
     return out
-
-
-def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
-    if dtype == torch.bool:
-        return value > 0.5
-    if not dtype.is_floating_point:
-        return value.round().to(dtype)
-    return value.to(dtype)
 
 
 def step(current: State, direction: State, rate: float) -> dict[str, Tensor]:
@@ -102,4 +102,15 @@ def difference(left: State, right: State) -> dict[str, Tensor]:
             else right[name].clone()
         )
         for name, tensor in left.items()
+    }
+
+
+def mean_change(current: State, states: Sequence[State], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Return the weighted mean of states - current in float64 for floating parameters, that of the states for others.
+
+    Not mean - current: replies that changed nothing give an exact zero here, where the rounding of a mean would
+    be a full step of an optimizer that looks at signs only.
+    """
+    return weighted_mean([difference(state, current) for state in states], weights) | {
+        name: tensor for name, tensor in weighted_mean(states, weights).items() if not current[name].is_floating_point()
     }

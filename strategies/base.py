@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from strategies.arithmetic import State
 
@@ -22,15 +23,68 @@ class Update:
         Parameters after local training, or a gradient for FedSGD.
     weight : float
         Share of the aggregate, from declared sizes; the weights of one aggregation sum to one.
+    bound : float
+        L2 norm that an honest change of these parameters does not exceed, from public terms; infinite where
+        nothing public bounds it.
+    steps : float
+        Effective local steps (the L1 norm of FedNova's vector a), from the contract.
     """
 
     participant: str
     state: State
     weight: float
+    bound: float = float("inf")
+    steps: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What an algorithm fits with: data, read by `consortia check` before a run.
+
+    Attributes
+    ----------
+    weights : str
+        "any"; "equal" (every participant has one vote, declared sizes cannot count); "minority" (as many of the
+        heaviest participants as there may be attackers must weigh less than half together).
+    at_least, per_attacker : int
+        Participants for which it is meaningful: at_least + per_attacker x attackers. Robust algorithms have
+        per_attacker > 0 and so never fit a group of two: whom would one believe?
+    sum_only : bool
+        It needs the (weighted) sum of the updates only, so it could work on a secure sum.
+    consensus : bool
+        Equal updates give that very update (server optimizers take a step of their own instead).
+    bound : str
+        Whether it uses a public bound of an honest change: "no", "uses", or "needs" (then every participant
+        must train under DP).
+    gradient : bool
+        Participants send a gradient of one step instead of parameters.
+    server_learning_rate, server_momentum : bool
+        Whether it takes these keys.
+    """
+
+    weights: Literal["any", "equal", "minority"] = "any"
+    at_least: int = 1
+    per_attacker: int = 0
+    sum_only: bool = False
+    consensus: bool = True
+    bound: Literal["no", "uses", "needs"] = "no"
+    gradient: bool = False
+    server_learning_rate: bool = False
+    server_momentum: bool = False
 
 
 class Strategy(Protocol):
     """What the coordinator's loop asks of an algorithm."""
+
+    @property
+    def fit(self) -> Fit:
+        """What it fits with."""
+        ...
+
+    @property
+    def minimum_participants(self) -> int:
+        """Replies below which `aggregate` raises ValueError."""
+        ...
 
     def aggregate(
         self, current: State, updates: Sequence[Update], memory: State
@@ -42,8 +96,73 @@ class Strategy(Protocol):
         current : mapping of str to Tensor
             The parameters that were sent out.
         updates : sequence of Update
-            Validated replies, at least one.
+            Validated replies, at least `minimum_participants`.
         memory : mapping of str to Tensor
             What the last call returned; empty in round 1. It is part of every checkpoint.
         """
         ...
+
+
+@runtime_checkable
+class LocalHalf(Protocol):
+    """A strategy that changes local training too."""
+
+    def attach(self, optimizer: torch.optim.Optimizer, received: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+        """Add the local term to the participant's optimizer.
+
+        It sees the gradient that the optimizer is about to apply: under DP clipped and noisy already, so what
+        it adds is post-processing and costs no budget.
+
+        Parameters
+        ----------
+        received : sequence of (parameter, tensor)
+            The shared parameters of the module, each with the values that came from the coordinator.
+        """
+        ...
+
+    def fits_learning_rate(self, learning_rate: float) -> None:
+        """Raise ValueError when local steps of that size cannot work with the local term."""
+        ...
+
+
+class Simple:
+    """Defaults of an algorithm that works with one participant already."""
+
+    @property
+    def minimum_participants(self) -> int:
+        """One."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Robust:
+    """What robust algorithms share.
+
+    Parameters
+    ----------
+    attackers : int
+        How many participants of a group may send anything at all, f >= 1.
+    """
+
+    attackers: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attackers, bool) or not isinstance(self.attackers, int) or self.attackers < 1:
+            raise ValueError(f"attackers: wanted a whole number >= 1, got {self.attackers!r}")
+
+    @property
+    def fit(self) -> Fit:
+        """See `Strategy.fit`."""
+        raise NotImplementedError
+
+    @property
+    def minimum_participants(self) -> int:
+        """at_least + per_attacker x attackers."""
+        return self.fit.at_least + self.fit.per_attacker * self.attackers
+
+    def check_enough(self, got: int) -> None:
+        """Raise ValueError when there are fewer updates than the algorithm can be meaningful for."""
+        if got < self.minimum_participants:
+            raise ValueError(
+                f"updates: wanted at least {self.minimum_participants} for {self.attackers} attacker(s), got {got}"
+            )

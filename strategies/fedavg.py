@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from strategies.arithmetic import State, difference, step, weighted_mean
-from strategies.base import Update
+from strategies.base import Fit, Simple, Update
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedAvg:
+class FedAvg(Simple):
     """The weighted mean of the participants' parameters.
 
     With `server_learning_rate` eta and `server_momentum` beta: v <- beta v + (current - mean),
@@ -27,6 +27,12 @@ class FedAvg:
 
     server_learning_rate: float = 1.0
     server_momentum: float = 0.0
+
+    @property
+    def fit(self) -> Fit:
+        """See `strategies.base.Strategy.fit`."""
+        plain = self.server_learning_rate == 1.0 and self.server_momentum == 0.0
+        return Fit(sum_only=True, consensus=plain, server_learning_rate=True, server_momentum=True)
 
     def aggregate(
         self, current: State, updates: Sequence[Update], memory: State

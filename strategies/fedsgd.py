@@ -12,18 +12,23 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from strategies.arithmetic import State, step, weighted_mean
-from strategies.base import Update
+from strategies.base import Fit, Simple, Update
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedSGD:
-    """theta <- theta - learning_rate x weighted mean of the participants' gradients."""
+class FedSGD(Simple):
+    """theta <- theta - server_learning_rate x weighted mean of the participants' gradients."""
 
-    learning_rate: float
+    server_learning_rate: float
+
+    @property
+    def fit(self) -> Fit:
+        """See `strategies.base.Strategy.fit`."""
+        return Fit(sum_only=True, consensus=False, gradient=True, server_learning_rate=True)
 
     def aggregate(
         self, current: State, updates: Sequence[Update], memory: State
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`; FedSGD keeps no memory."""
         mean = weighted_mean([u.state for u in updates], [u.weight for u in updates])
-        return step(current, mean, self.learning_rate), {}
+        return step(current, mean, self.server_learning_rate), {}

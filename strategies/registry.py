@@ -2,23 +2,99 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 from strategies.base import Strategy
 from strategies.fedavg import FedAvg
+from strategies.fednova import FedNova
+from strategies.fedopt import FedAdagrad, FedAdam, FedYogi
+from strategies.fedprox import FedProx
 from strategies.fedsgd import FedSGD
+from strategies.geometric_median import GeometricMedian
+from strategies.krum import Krum, MultiKrum
+from strategies.median import Median
+from strategies.norm_bound import NormBound
+from strategies.server_optimizer import ServerOptimizer
+from strategies.trimmed_mean import TrimmedMean
 
-NAMES = ("fedavg", "fedsgd")
+_CLASSES: Mapping[str, type[Any]] = MappingProxyType(
+    {
+        "fedavg": FedAvg,
+        "fedsgd": FedSGD,
+        "fedprox": FedProx,
+        "fednova": FedNova,
+        "fedadagrad": FedAdagrad,
+        "fedadam": FedAdam,
+        "fedyogi": FedYogi,
+        "server-optimizer": ServerOptimizer,
+        "median": Median,
+        "trimmed-mean": TrimmedMean,
+        "geometric-median": GeometricMedian,
+        "krum": Krum,
+        "multi-krum": MultiKrum,
+        "norm-bound": NormBound,
+    }
+)
+NAMES = tuple(_CLASSES)
+_SERVER = ("server_learning_rate", "server_momentum")
 
 
-def make(name: str, *, server_learning_rate: float, server_momentum: float) -> Strategy:
+def make(
+    name: str,
+    *,
+    server_learning_rate: float = 1.0,
+    server_momentum: float = 0.0,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Strategy:
     """Return the strategy of a contract.
+
+    Parameters
+    ----------
+    options : mapping
+        The fields of the algorithm's own frozen config.
 
     Raises
     ------
     ValueError
-        When nobody knows the name.
+        When nobody knows the name, or the algorithm does not take an option or needs another value.
     """
-    if name == "fedavg":
-        return FedAvg(server_learning_rate=server_learning_rate, server_momentum=server_momentum)
-    if name == "fedsgd":
-        return FedSGD(learning_rate=server_learning_rate)
-    raise ValueError(f"strategy: wanted one of {', '.join(NAMES)}, got {name!r}")
+    if name not in _CLASSES:
+        raise ValueError(f"strategy: wanted one of {', '.join(NAMES)}, got {name!r}")
+    kind = _CLASSES[name]
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    given: dict[str, Any] = {}
+    for key, value, unused in zip(_SERVER, (server_learning_rate, server_momentum), (1.0, 0.0), strict=True):
+        if key in fields:
+            given[key] = value
+        elif value != unused:
+            raise ValueError(f"{key}: wanted none, since {name} does not use it, got {value!r}")
+    own = [field for field in fields if field not in (*_SERVER, "arguments")]
+    rest = []
+    for key, value in options.items():
+        if key in own:
+            given[key] = _checked(key, value, str(fields[key].type))
+        elif "arguments" in fields:
+            rest.append((key, value))
+        else:
+            near = difflib.get_close_matches(key, own, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"options: wanted {', '.join(own) or 'none'} for {name}, got {key!r}{hint}")
+    for key, field in fields.items():
+        if key not in given and field.default is dataclasses.MISSING:
+            raise ValueError(f"options.{key}: wanted a value for {name}, got none")
+    if rest:
+        given["arguments"] = tuple(sorted(rest))
+    strategy: Strategy = kind(**given)
+    return strategy
+
+
+def _checked(key: str, value: Any, wanted: str) -> Any:
+    """Return the value if it has the field's type; an integer may stand for a number."""
+    allowed = {"float": (int, float), "int": (int,), "str": (str,)}[wanted]
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        raise ValueError(f"options.{key}: wanted {'a number' if wanted == 'float' else wanted}, got {value!r}")
+    return float(value) if wanted == "float" else value

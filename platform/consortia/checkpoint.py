@@ -11,6 +11,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 
 from consortia.exchange import State
 
@@ -43,7 +44,9 @@ def save(folder: Path, state: Checkpoint, *, final: Mapping[str, State] | None =
     target = folder / "checkpoints"
     target.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"{kind}/{group}/{name}": tensor.clone()  # safetensors refuses tensors that share memory
+        f"{kind}/{group}/{name}": tensor.clone(
+            memory_format=torch.contiguous_format
+        )  # safetensors wants that, and no shared memory
         for kind, groups in (("groups", state.groups), ("memory", state.memory), ("average", state.average))
         for group, named in groups.items()
         for name, tensor in named.items()

@@ -18,15 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from consortia.aggregation import aggregate
 from consortia.checkpoint import Checkpoint, load_latest, save
 from consortia.errors import RunFailedError, WireError
-from consortia.exchange import State, check_like, for_participant, group_of, initial_groups
+from consortia.exchange import State, check_like, for_participant, initial_groups
 from consortia.receipt import write_json
 from consortia.scenario import Scenario, Seat
 from consortia.wire import Envelope, decode, encode
-from strategies.arithmetic import capped_weights, weighted_mean
-from strategies.base import Update
-from strategies.registry import make
+from strategies.arithmetic import weighted_mean
 
 RECORD_SCHEMA = 1
 #: A participant that answered with one of these is not asked to train again in this run.
@@ -82,12 +81,7 @@ class Coordinator:
         self.folder = folder
         self.exchange = exchange
         self.members = {seat.name: Member(seat) for seat in scenario.roster}
-        terms = self.contract.strategy
-        self.strategy = make(
-            terms.name,
-            server_learning_rate=terms.server_learning_rate,
-            server_momentum=terms.server_momentum,
-        )
+        self.strategy = self.contract.strategy.strategy()
         self.quorum = max(1, math.ceil(self.contract.round.quorum * len(scenario.roster)))
         self.history: list[dict[str, Any]] = []
 
@@ -127,11 +121,12 @@ class Coordinator:
             if member.state not in _FINAL
         }
         accepted = self._ask("train", number, sent)
-        groups, memory = self._aggregate(state, accepted)
+        groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted)
         line = {
             "round": number,
             "seconds": time.perf_counter() - started,
             "replies": sorted(accepted),
+            "too_few_replies": kept,
             "failures": [
                 {"participant": name, **failure}
                 for name, member in self.members.items()
@@ -233,30 +228,6 @@ class Coordinator:
         failure = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}
         self.members[name].failures.append(failure)
         self._event("failure", participant=name, **failure)
-
-    def _aggregate(self, state: Checkpoint, accepted: Mapping[str, State]) -> tuple[dict[str, State], dict[str, State]]:
-        """Aggregate group by group; a group that nobody answered for keeps its parameters."""
-        groups: dict[str, State] = {}
-        memory: dict[str, State] = {}
-        terms = self.contract.strategy
-        for group, current in state.groups.items():
-            names = [
-                name
-                for name in accepted
-                if all(group_of(p, self.members[name].seat.industry, self.contract) == group for p in current)
-                and set(current) <= set(accepted[name])
-            ]
-            if not names:
-                groups[group], memory[group] = current, state.memory.get(group, {})
-                continue
-            sizes = [1.0 if terms.weighting == "equal" else float(self.members[name].seat.units) for name in names]
-            weights = capped_weights(sizes, terms.weight_cap)
-            updates = [
-                Update(name, {p: accepted[name][p] for p in current}, weight)
-                for name, weight in zip(names, weights, strict=True)
-            ]
-            groups[group], memory[group] = self.strategy.aggregate(current, updates, state.memory.get(group, {}))
-        return groups, memory
 
     def _running_mean(self, state: Checkpoint, number: int, groups: Mapping[str, State]) -> dict[str, State]:
         """Return the mean of the last `average_last` models so far: post-processing of what was released."""

@@ -27,6 +27,7 @@ from privacy.accounting import solve_noise_multiplier
 from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, check_module, train_plain, train_private
 from privacy.ledger import Budget, RunPlan
 from privacy.randomness import fresh_generator, seeded_generator
+from strategies.base import LocalHalf
 
 _CACHED_TABLES = 64
 log = logging.getLogger("consortia.participant")
@@ -249,12 +250,17 @@ def train_round(
     started = time.perf_counter()
     rules = contract.industries[industry]
     before = state_of(module)
-    gradient_only = contract.strategy.name == "fedsgd"
+    strategy = contract.strategy.strategy()
+    gradient_only = strategy.fit.gradient
     rate = 1.0 if gradient_only else rules.learning_rate
 
     def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         # Momentum and weight decay act on the noisy gradient inside step(): post-processing.
-        return torch.optim.SGD(parameters, lr=rate, momentum=rules.momentum, weight_decay=rules.weight_decay)
+        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=rules.momentum, weight_decay=rules.weight_decay)
+        if isinstance(strategy, LocalHalf):
+            named = [(parameter, received.get(name)) for name, parameter in module.named_parameters()]
+            strategy.attach(optimizer, [(parameter, sent) for parameter, sent in named if sent is not None])
+        return optimizer
 
     target = registry.get(industry).schema.target
     rows = (train.inputs, train.target, train.unit_index, train.n_units, loss_for(target), make_optimizer)

@@ -9,6 +9,7 @@ from clients import registry
 from clients.errors import ClientError
 from consortia.errors import InputError
 from consortia.exchange import build_module, initial_groups, scope_of
+from consortia.fit import check_fit
 from consortia.scenario import Scenario, Seat
 from privacy.accounting import epsilon, solve_noise_multiplier
 from privacy.errors import PlanError
@@ -59,8 +60,10 @@ def make_plans(scenario: Scenario) -> list[SeatPlan]:
     Raises
     ------
     InputError
-        When a model cannot be built or a budget cannot be met, naming participant and key.
+        When the strategy does not fit the roster, a model cannot be built or a budget cannot be met, naming
+        participant and key.
     """
+    check_fit(scenario)
     plans = []
     for seat in scenario.roster:
         where = f"roster.{seat.name}"

@@ -21,6 +21,8 @@ from pydantic import Field, field_validator, model_validator
 from clients.registry import names as client_names
 from consortia.errors import InputError
 from consortia.strict import StrictModel, check_schema, parse, parse_toml, read_toml
+from strategies.base import LocalHalf, Strategy
+from strategies.registry import NAMES, make
 
 WIRE_VERSION = 1
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
@@ -83,14 +85,42 @@ class Split(StrictModel):
 
 
 class StrategyTerms(StrictModel):
-    """The aggregation. `weighting` uses declared sizes of the roster, never a number from a reply."""
+    """The aggregation. `weighting` uses declared sizes of the roster, never a number from a reply.
 
-    name: Literal["fedavg", "fedsgd"] = "fedavg"
+    `options` are the fields of the algorithm's own config (`strategies/`), `mu` of FedProx for instance.
+    """
+
+    name: str = "fedavg"
     weighting: Literal["declared", "equal"] = "declared"
     weight_cap: Rate = 0.8
     server_learning_rate: Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     average_last: Annotated[int, Field(ge=1, le=1000)] = 1
+    options: dict[str, bool | int | float | str | tuple[float, ...]] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_known(cls, name: str) -> str:
+        if name not in NAMES:
+            raise ValueError(f"one of {', '.join(NAMES)}")
+        return name
+
+    @model_validator(mode="after")
+    def _strategy_can_be_made(self) -> StrategyTerms:
+        try:
+            self.strategy()
+        except ValueError as error:
+            raise ValueError(f"keys that fit {self.name} ({error})") from None
+        return self
+
+    def strategy(self) -> Strategy:
+        """Make the algorithm; ValueError when name or options are none of it."""
+        return make(
+            self.name,
+            server_learning_rate=self.server_learning_rate,
+            server_momentum=self.server_momentum,
+            options=self.options,
+        )
 
 
 class RoundTerms(StrictModel):
@@ -136,8 +166,12 @@ class Contract(StrictModel):
             raise ValueError(f"wire = {WIRE_VERSION} (what this version speaks)")
         if "update" not in self.releases:
             raise ValueError("releases that include 'update'")
-        if self.strategy.name == "fedsgd" and any(t.local_steps != 1 for t in self.industries.values()):
+        strategy = self.strategy.strategy()
+        if strategy.fit.gradient and any(t.local_steps != 1 for t in self.industries.values()):
             raise ValueError("local_steps = 1 in every industry, since FedSGD sends one gradient a round")
+        if isinstance(strategy, LocalHalf):
+            for terms in self.industries.values():
+                strategy.fits_learning_rate(terms.learning_rate)
         return self
 
     @cached_property

@@ -29,6 +29,11 @@ def test_integer_and_boolean_buffers_keep_their_dtype() -> None:
     assert mean["b"].tolist() == [True, False]
 
 
+def test_large_integers_keep_every_digit() -> None:
+    states = [{"n": torch.tensor(2**60 + offset)} for offset in (1, 3)]
+    assert weighted_mean(states, [0.5, 0.5])["n"].item() == 2**60 + 2
+
+
 def test_sums_run_in_float64() -> None:
     # In float32, 1e8 + 1 - 1e8 is 0; the mean of the three is 1/3.
     states = [{"w": torch.tensor([v])} for v in (1e8, 1.0, -1e8)]

@@ -18,14 +18,16 @@ def _updates(*values: list[float]) -> list[Update]:
 def test_fedsgd_worked_example() -> None:
     # Gradients [1, 2] and [-1, -2] have the mean [0, 0], so nothing moves. A text that prints
     # [-.1, -.2] has applied one client's gradient only.
-    new, memory = FedSGD(learning_rate=0.1).aggregate({"w": torch.zeros(2)}, _updates([1.0, 2.0], [-1.0, -2.0]), {})
+    new, memory = FedSGD(server_learning_rate=0.1).aggregate(
+        {"w": torch.zeros(2)}, _updates([1.0, 2.0], [-1.0, -2.0]), {}
+    )
     assert new["w"].tolist() == [0.0, 0.0]
     assert memory == {}
 
 
 def test_fedsgd_moves_against_the_mean_gradient() -> None:
     # theta - alpha mean = 1 - .5 x (2 + 4) / 2 = -.5
-    new, _ = FedSGD(learning_rate=0.5).aggregate({"w": torch.ones(1)}, _updates([2.0], [4.0]), {})
+    new, _ = FedSGD(server_learning_rate=0.5).aggregate({"w": torch.ones(1)}, _updates([2.0], [4.0]), {})
     assert new["w"].item() == pytest.approx(-0.5)
 
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from consortia.testing._clients import ClientCheckError, check_client
+from consortia.testing._strategies import StrategyCheckError, check_strategy
 
-__all__ = ["ClientCheckError", "check_client"]
+__all__ = ["ClientCheckError", "StrategyCheckError", "check_client", "check_strategy"]

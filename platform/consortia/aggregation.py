@@ -1,0 +1,119 @@
+"""From validated replies to the next shared parameters: who is averaged with whom, with which public numbers.
+
+Weights, bounds and steps come from the contract and the roster, never from a reply: a claim of 1e12 rows or of an
+enormous sigma has no field to stand in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from consortia.checkpoint import Checkpoint
+from consortia.exchange import State, group_of
+from consortia.scenario import Contract, Scenario, Seat
+from privacy.accounting import solve_noise_multiplier
+from strategies.arithmetic import capped_weights
+from strategies.base import Strategy, Update
+from strategies.fednova import effective_steps
+from strategies.norm_bound import honest_norm
+
+
+def weights_of(contract: Contract, seats: Iterable[Seat]) -> list[float]:
+    """Return the capped weights of the seats of one group."""
+    terms = contract.strategy
+    return capped_weights([1.0 if terms.weighting == "equal" else float(s.units) for s in seats], terms.weight_cap)
+
+
+def outweighed(strategy: Strategy, weights: Sequence[float]) -> bool:
+    """Return whether as many of the heaviest as may attack weigh half or more, where that matters."""
+    heaviest = sorted(weights, reverse=True)[: attackers_of(strategy)]
+    return strategy.fit.weights == "minority" and sum(heaviest) >= 0.5 - 1e-9
+
+
+def attackers_of(strategy: Strategy) -> int:
+    """Return how many attackers a robust strategy counts on, 0 for the others."""
+    return int(getattr(strategy, "attackers", 0))
+
+
+def aggregate(
+    scenario: Scenario, strategy: Strategy, state: Checkpoint, accepted: Mapping[str, State]
+) -> tuple[dict[str, State], dict[str, State], list[str]]:
+    """Aggregate group by group.
+
+    Participants are taken in the order of their names, so that the order of arrival changes no bit.
+
+    Returns
+    -------
+    groups, memory : dict of str to State
+    kept : list of str
+        Groups that keep their parameters since fewer answered than the strategy needs.
+    """
+    contract = scenario.contract
+    groups: dict[str, State] = {}
+    memory: dict[str, State] = {}
+    kept: list[str] = []
+    for group, current in state.groups.items():
+        seats = [
+            scenario.seat(name)
+            for name in sorted(accepted)
+            if all(group_of(p, scenario.seat(name).industry, contract) == group for p in current)
+            and set(current) <= set(accepted[name])
+        ]
+        before = state.memory.get(group, {})
+        weights = weights_of(contract, seats) if seats else []
+        if len(seats) < max(1, strategy.minimum_participants) or outweighed(strategy, weights):
+            groups[group], memory[group] = current, before
+            kept.append(group)
+            continue
+        updates = [
+            Update(
+                seat.name,
+                {p: accepted[seat.name][p] for p in current},
+                weight,
+                bound=honest_bound(contract, seat, current) if strategy.fit.bound != "no" else math.inf,
+                steps=_steps(contract, seat),
+            )
+            for seat, weight in zip(seats, weights, strict=True)
+        ]
+        groups[group], memory[group] = strategy.aggregate(current, updates, before)
+    return groups, memory, kept
+
+
+def _steps(contract: Contract, seat: Seat) -> float:
+    rules = contract.industries[seat.industry]
+    return effective_steps(rules.local_steps, rules.momentum)
+
+
+def honest_bound(contract: Contract, seat: Seat, current: Mapping[str, Tensor]) -> float:
+    """Return how long an honest change of `current` can be, from public terms; infinite when non-private.
+
+    sigma is the proposal's, solved for the whole run. A participant whose policy allows less adds more noise than
+    that and is shortened; a sigma that a reply declares would let an attacker choose its own bound.
+    """
+    if seat.non_private:
+        return math.inf
+    rules = contract.industries[seat.industry]
+    sigma = solve_noise_multiplier(
+        epsilon=seat.epsilon,
+        delta=seat.delta,
+        sampling_rate=rules.sampling_rate,
+        steps=rules.local_steps * contract.rounds,
+    )
+    floats = [t.double().flatten() for t in current.values() if t.is_floating_point()]
+    flat = torch.cat(floats or [torch.zeros(0, dtype=torch.float64)])
+    return honest_norm(
+        clip=rules.clip,
+        learning_rate=rules.learning_rate,
+        steps=rules.local_steps,
+        noise_multiplier=sigma,
+        sampling_rate=rules.sampling_rate,
+        units=max(1, round(seat.units * contract.split.train)),
+        coordinates=flat.numel(),
+        momentum=rules.momentum,
+        weight_decay=rules.weight_decay,
+        start_norm=float(flat.norm()),
+    )

@@ -1,0 +1,68 @@
+"""Whether a strategy fits a roster: asked by `consortia check` and before every run, from public numbers alone."""
+
+from __future__ import annotations
+
+from consortia.aggregation import attackers_of, outweighed, weights_of
+from consortia.errors import InputError
+from consortia.scenario import Scenario, Seat
+
+
+def groups_of(scenario: Scenario) -> dict[str, list[Seat]]:
+    """Return who is aggregated with whom: '*' for the whole consortium, else by industry."""
+    scopes = set(scenario.contract.scopes.model_dump().values())
+    groups: dict[str, list[Seat]] = {}
+    for seat in scenario.roster:
+        if "consortium" in scopes:
+            groups.setdefault("*", []).append(seat)
+        if "industry" in scopes:
+            groups.setdefault(seat.industry, []).append(seat)
+    return groups
+
+
+def check_fit(scenario: Scenario) -> None:
+    """Refuse what the strategy's `Fit` does not allow.
+
+    Raises
+    ------
+    InputError
+        With one line for each group and reason.
+    """
+    problems = [
+        problem for group, seats in sorted(groups_of(scenario).items()) for problem in _problems(scenario, group, seats)
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
+def _problems(scenario: Scenario, group: str, seats: list[Seat]) -> list[str]:
+    terms = scenario.contract.strategy
+    strategy = terms.strategy()
+    fit = strategy.fit
+    attackers = attackers_of(strategy)
+    where = f"contract.strategy.name: {terms.name} in {'the consortium' if group == '*' else 'industry ' + group}"
+    found = []
+    if len(seats) < strategy.minimum_participants:
+        found.append(
+            f"{where}: wanted at least {strategy.minimum_participants} participants"
+            + (f" for {attackers} attacker(s)" if attackers else "")
+            + f", got {len(seats)}; take 'fedavg', or share with more participants"
+        )
+    weights = weights_of(scenario.contract, seats)
+    if fit.weights == "equal" and max(weights) - min(weights) > 1e-9:
+        found.append(
+            f"{where}: wanted equal weights, since every participant has one vote, got declared sizes; "
+            'set weighting = "equal"'
+        )
+    if len(seats) > 2 * attackers and outweighed(strategy, weights):
+        heaviest = sum(sorted(weights, reverse=True)[:attackers])
+        found.append(
+            f"{where}: wanted the {attackers} heaviest participant(s) to weigh less than 0.5 together, got "
+            f'{heaviest:.3g}; set weighting = "equal" or a lower weight_cap'
+        )
+    open_ended = [seat.name for seat in seats if seat.non_private] if fit.bound == "needs" else []
+    if open_ended:
+        found.append(
+            f"{where}: wanted a bound of every honest update, got non-private participants "
+            f"({', '.join(open_ended)}), whose gradients nobody clips; set options.norm"
+        )
+    return found

@@ -1,0 +1,89 @@
+"""Krum and multi-Krum.
+
+Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", NIPS 2017, section 4
+(Krum) and section 6 (Multi-Krum, the mean of the m best).
+
+Meaningful for n >= 2f + 3 participants with f attackers (proposition 1), and for m <= n - f - 2 selected ones.
+One vote each. Squared distances are taken between changes, in float64 and by subtraction: expanding the square
+(Flower's way) cancels all digits once one update is large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from strategies.arithmetic import State
+from strategies.base import Fit, Robust, Update
+from strategies.vectors import centred, moved
+
+
+def scores(points: Tensor, attackers: int) -> list[float]:
+    """Return for each of (n, n_coordinates) the sum of the squared distances to its n - attackers - 2 nearest."""
+    n = len(points)
+    squared = torch.stack([(points - point).square().sum(dim=1) for point in points])
+    out = []
+    for i in range(n):
+        others = torch.cat([squared[i, :i], squared[i, i + 1 :]]).sort().values
+        out.append(float(others[: n - attackers - 2].sum()))
+    return out
+
+
+def select(points: Tensor, names: Sequence[str], attackers: int, count: int) -> list[int]:
+    """Return the `count` best by score; a tie goes to the earlier name, never to the earlier reply."""
+    scored = scores(points, attackers)
+    return sorted(range(len(points)), key=lambda i: (scored[i], names[i]))[:count]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Krum(Robust):
+    """The one update with the lowest score."""
+
+    @property
+    def fit(self) -> Fit:
+        """See `strategies.base.Strategy.fit`."""
+        return Fit(weights="equal", at_least=3, per_attacker=2)
+
+    def count(self, n_updates: int) -> int:
+        """How many of the best are averaged: one."""
+        return 1
+
+    def aggregate(
+        self, current: State, updates: Sequence[Update], memory: State
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See `strategies.base.Strategy.aggregate`; it keeps no memory."""
+        self.check_enough(len(updates))
+        points = centred(current, [u.state for u in updates])
+        names = [u.participant for u in updates]
+        chosen = select(points, names, self.attackers, self.count(len(updates)))
+        return moved(current, points[chosen].mean(dim=0), [updates[i].state for i in chosen]), {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiKrum(Krum):
+    """The mean of the `select` updates with the lowest scores.
+
+    Parameters
+    ----------
+    select : int
+        m; 0 means the most that the paper allows, participants - attackers - 2.
+    """
+
+    select: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.select, bool) or not isinstance(self.select, int) or self.select < 0:
+            raise ValueError(f"select: wanted a whole number >= 0, got {self.select!r}")
+
+    @property
+    def minimum_participants(self) -> int:
+        """2f + 3, or what `select` needs."""
+        return max(super().minimum_participants, self.select + self.attackers + 2)
+
+    def count(self, n_updates: int) -> int:
+        """How many of the best are averaged."""
+        return self.select or n_updates - self.attackers - 2

@@ -1,0 +1,42 @@
+"""Coordinate median.
+
+Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018, Definition 1
+and Algorithm 1 (option I).
+
+Meaningful for n >= 2f + 1 participants with f attackers: each coordinate then lies within the range of the
+honest values. One vote each; declared sizes do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from strategies.arithmetic import State
+from strategies.base import Fit, Robust, Update
+from strategies.vectors import by_coordinate
+
+
+def middle(values: Tensor) -> Tensor:
+    """Return the median of sorted (n_updates, n): the mean of the two middle values when n_updates is even."""
+    n = len(values)
+    return (values[(n - 1) // 2] + values[n // 2]) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Median(Robust):
+    """The median of each coordinate."""
+
+    @property
+    def fit(self) -> Fit:
+        """See `strategies.base.Strategy.fit`."""
+        return Fit(weights="equal", per_attacker=2)
+
+    def aggregate(
+        self, current: State, updates: Sequence[Update], memory: State
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See `strategies.base.Strategy.aggregate`; it keeps no memory."""
+        self.check_enough(len(updates))
+        return by_coordinate(current, [u.state for u in updates], middle), {}

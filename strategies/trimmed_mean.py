@@ -1,0 +1,41 @@
+"""Trimmed mean.
+
+Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML 2018, Definition 2
+and Algorithm 1 (option II), with beta = attackers / participants.
+
+Meaningful for n >= 2f + 1 participants with f attackers: without the f smallest and the f largest values of a
+coordinate, what is left lies within the range of the honest values. One vote each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from strategies.arithmetic import State
+from strategies.base import Fit, Robust, Update
+from strategies.vectors import by_coordinate
+
+
+def trimmed(values: Tensor, cut: int) -> Tensor:
+    """Return the mean of sorted (n_updates, n) without the `cut` smallest and largest of each coordinate."""
+    return values[cut : len(values) - cut].mean(dim=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrimmedMean(Robust):
+    """The mean of each coordinate without its `attackers` smallest and largest values."""
+
+    @property
+    def fit(self) -> Fit:
+        """See `strategies.base.Strategy.fit`."""
+        return Fit(weights="equal", per_attacker=2)
+
+    def aggregate(
+        self, current: State, updates: Sequence[Update], memory: State
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See `strategies.base.Strategy.aggregate`; it keeps no memory."""
+        self.check_enough(len(updates))
+        return by_coordinate(current, [u.state for u in updates], lambda v: trimmed(v, self.attackers)), {}

@@ -1,0 +1,242 @@
+"""Strategies as a scenario names them: options, what fits a roster, real training, whole runs, resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from consortia import local_training
+from consortia.aggregation import aggregate, honest_bound
+from consortia.checkpoint import Checkpoint
+from consortia.coordinator import Coordinator
+from consortia.errors import InputError
+from consortia.exchange import for_participant, initial_groups
+from consortia.plan import make_plans
+from consortia.policy import load_policy
+from consortia.runner import Options, execute, prepare
+from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
+from privacy.randomness import seeded_generator
+from strategies.registry import NAMES
+
+#: Every strategy with options that fit the five banks.
+CHOICES: dict[str, dict[str, Any]] = {
+    "fedavg": {},
+    "fedsgd": {"server_learning_rate": 0.5},
+    "fedprox": {"options": {"mu": 1.0}},
+    "fednova": {},
+    "fedadagrad": {"server_learning_rate": 0.1},
+    "fedadam": {"server_learning_rate": 0.1, "options": {"beta_1": 0.5}},
+    "fedyogi": {"server_learning_rate": 0.1, "options": {"tau": 0.01}},
+    "server-optimizer": {"server_learning_rate": 0.1, "options": {"optimizer": "adam", "betas": [0.9, 0.99]}},
+    "median": {},
+    "trimmed-mean": {"options": {"attackers": 2}},
+    "geometric-median": {},
+    "krum": {},
+    "multi-krum": {"options": {"attackers": 1, "select": 2}},
+    "norm-bound": {},
+}
+
+
+def _scenario(
+    name: str = "fedavg", *, scenario: str = "banks", rounds: int = 2, terms: dict[str, Any] | None = None, **keys: Any
+) -> Scenario:
+    data = load_scenario(scenario).with_overrides(rounds=rounds).model_dump(mode="python", by_alias=True)
+    data["contract"]["strategy"] |= {"name": name, "weighting": "equal", **keys}
+    for rules in data["contract"]["industries"].values():
+        rules.update({"local_steps": 1} if name == "fedsgd" else {}, **(terms or {}))
+    return scenario_from_json(json.dumps(data))
+
+
+def _file(tmp_path: Path, scenario: Scenario) -> str:
+    import tomli_w
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items() if item is not None}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    path = tmp_path / f"{scenario.name}.toml"
+    path.write_text(tomli_w.dumps(plain(scenario.model_dump(mode="python", by_alias=True))), encoding="utf-8")
+    policies = find_scenario(scenario.name).parent / "policies" / scenario.name
+    target = tmp_path / "policies" / scenario.name
+    target.mkdir(parents=True, exist_ok=True)
+    for policy in policies.glob("*.toml"):
+        (target / policy.name).write_text(policy.read_text(encoding="utf-8"), encoding="utf-8")
+    return str(path)
+
+
+def test_every_strategy_is_tried_here() -> None:
+    assert set(CHOICES) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "epsilon"), [*((name, "3") for name in NAMES), ("norm-bound", "inf"), ("fedprox", "inf")]
+)
+def test_a_scenario_can_name_it(name: str, epsilon: str, tmp_path: Path) -> None:
+    keys = dict(CHOICES[name])
+    if name == "norm-bound" and epsilon == "inf":
+        keys["options"] = {"norm": 1.0}
+    scenario = _scenario(name, **keys).with_overrides(epsilon=[epsilon])
+    assert scenario_from_json(scenario.to_json()).contract.sha256() == scenario.contract.sha256()
+    make_plans(scenario)
+    options = Options(scenario=_file(tmp_path, scenario), out=tmp_path / "runs", epsilon=(epsilon,))
+    outcome = execute(prepare(options), options)
+    assert outcome.result["status"] == "completed"
+    assert [line["too_few_replies"] for line in outcome.result["history"]] == [[], []]
+    model = safetensors.torch.load((outcome.job.folder / "model" / "bank.safetensors").read_bytes())
+    start = initial_groups(scenario.contract, ["bank"])["bank"]
+    assert all(torch.isfinite(tensor).all() for tensor in model.values())
+    assert any(not torch.equal(model[n], start[n]) for n in start)
+
+
+@pytest.mark.parametrize("name", ["fedyogi", "server-optimizer", "fedprox"])
+def test_a_resumed_run_is_identical_to_the_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = _file(tmp_path, _scenario(name, rounds=4, **CHOICES[name]))
+
+    def model(folder: Path) -> dict[str, torch.Tensor]:
+        return safetensors.torch.load((folder / "model" / "bank.safetensors").read_bytes())
+
+    options = Options(scenario=file, out=tmp_path / "whole", epsilon=("inf",))
+    whole = execute(prepare(options), options).job.folder
+    real = Coordinator._round
+
+    def dies_in_round_3(self: Coordinator, state: Checkpoint) -> Checkpoint:
+        if state.round == 2:
+            raise KeyboardInterrupt
+        return real(self, state)
+
+    monkeypatch.setattr(Coordinator, "_round", dies_in_round_3)
+    options = Options(scenario=file, out=tmp_path / "broken", epsilon=("inf",))
+    job = prepare(options)
+    with pytest.raises(KeyboardInterrupt):
+        execute(job, options)
+    monkeypatch.setattr(Coordinator, "_round", real)
+    again = Options(scenario="", resume=job.folder)
+    execute(prepare(again), again)
+    left, right = model(whole), model(job.folder)
+    assert all(torch.equal(left[n], right[n]) for n in left)
+
+
+@pytest.mark.parametrize("epsilon", ["inf", "3"])
+def test_real_training_moves_by_mu(
+    epsilon: str, make_site: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise is seeded here, so that only mu can make a difference."""
+    monkeypatch.setattr(local_training, "fresh_generator", lambda: seeded_generator("test"))
+    site = make_site("new-car", "banks")
+    policy = load_policy(site.home.policy, simulation=True)
+    terms = policy.dataset["credit"]
+    allowance = None if epsilon == "inf" else policy.budget.run.budget()
+
+    def move(mu: float | None) -> tuple[float, dict[str, torch.Tensor]]:
+        keys = {} if mu is None else {"name": "fedprox", "options": {"mu": mu}}
+        contract = _scenario(**keys, terms={"local_steps": 8, "learning_rate": 0.01}).contract  # type: ignore[arg-type]
+        received = for_participant(initial_groups(contract, ["bank"]), "bank")
+        parts = local_training.load_partitions(site.home, terms, "credit", contract, f"run-{mu}")
+        plan = local_training.make_plan(contract, terms, "credit", "run", allowance)
+        module = local_training.ready_module(contract, "bank", plan, parts.train, received, {})
+        outcome = local_training.train_round(
+            module, contract, "bank", plan, parts.train, received, participant="new-car", round_number=1
+        )
+        return sum(float((outcome.update[n] - t).norm()) for n, t in received.items()), outcome.update
+
+    (_, fedavg), (free, zero), (held, _) = move(None), move(0.0), move(100.0)
+    assert all(torch.equal(fedavg[name], tensor) for name, tensor in zero.items())
+    # With mu x learning_rate = 1 every step starts at the received model again: only the last one is left.
+    assert 0 < held < 0.6 * free
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"name": "krumm"}, "wanted one of fedavg"),
+        ({"name": "krum", "options": {"atackers": 1}}, "did you mean 'attackers'?"),
+        ({"name": "krum", "options": {"attackers": 0}}, "attackers: wanted a whole number >= 1"),
+        ({"name": "krum", "options": {"attackers": 1.5}}, "attackers: wanted int"),
+        ({"name": "krum", "server_momentum": 0.5}, "krum does not use it"),
+        ({"name": "fedprox"}, "options.mu: wanted a value"),
+        ({"name": "fedprox", "options": {"mu": -1.0}}, "mu: wanted a finite number >= 0"),
+        ({"name": "fedprox", "options": {"mu": 1e6}}, "mu x learning_rate <= 1"),
+        ({"name": "fedavg", "options": {"mu": 1.0}}, "options: wanted none for fedavg"),
+        ({"name": "server-optimizer", "options": {"optimizer": "adam", "beta": 1}}, "beta: wanted one of"),
+        ({"name": "server-optimizer"}, "options.optimizer: wanted a value"),
+    ],
+)
+def test_what_no_algorithm_takes_is_refused_when_the_file_is_read(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        _scenario(**keys)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "keys", "words"),
+    [
+        # Groups of two are refused always.
+        ("cross-industry", {"name": "median"}, "median in industry bank: wanted at least 3 participants"),
+        ("linear", {"name": "geometric-median"}, "wanted at least 3 participants for 1 attacker(s), got 2"),
+        ("hospitals", {"name": "krum"}, "wanted at least 5 participants for 1 attacker(s), got 4"),
+        ("banks", {"name": "trimmed-mean", "options": {"attackers": 3}}, "wanted at least 7"),
+        ("banks", {"name": "multi-krum", "options": {"select": 3}}, "wanted at least 6"),
+        ("banks", {"name": "median", "weighting": "declared"}, 'set weighting = "equal"'),
+        ("factories", {"name": "geometric-median", "weighting": "declared"}, "wanted the 1 heaviest"),
+        ("factories", {"name": "norm-bound", "weighting": "declared"}, "to weigh less than 0.5 together"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_run(scenario: str, keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make_plans(_scenario(scenario=scenario, **keys))
+    assert words in str(caught.value)
+
+
+def test_norm_bounding_needs_private_participants_or_a_norm() -> None:
+    with pytest.raises(InputError, match=r"non-private participants \(new-car\).*set options.norm"):
+        make_plans(_scenario("norm-bound").with_overrides(epsilon=["new-car=inf"]))
+    make_plans(_scenario("norm-bound", options={"norm": 2.0}).with_overrides(epsilon=["new-car=inf"]))
+
+
+def test_too_few_replies_keep_the_model_and_say_so() -> None:
+    scenario = _scenario("krum")
+    start = initial_groups(scenario.contract, ["bank"])
+    accepted = {seat.name: {n: t + 1 for n, t in start["bank"].items()} for seat in scenario.roster}
+    strategy = scenario.contract.strategy.strategy()
+    state = Checkpoint(0, start, {}, {}, [])
+    groups, _, kept = aggregate(scenario, strategy, state, accepted)
+    assert kept == []
+    assert torch.equal(groups["bank"]["head.bias"], start["bank"]["head.bias"] + 1)
+    accepted.pop("other")
+    groups, _, kept = aggregate(scenario, strategy, state, accepted)
+    assert kept == ["bank"]
+    assert torch.equal(groups["bank"]["head.bias"], start["bank"]["head.bias"])
+
+
+def test_an_attacker_cannot_move_the_model_by_more_than_its_bound() -> None:
+    scenario = _scenario("norm-bound")
+    start = initial_groups(scenario.contract, ["bank"])
+    accepted = {seat.name: dict(start["bank"]) for seat in scenario.roster}
+    accepted["other"] = {n: t + 1e5 for n, t in start["bank"].items()}
+    strategy = scenario.contract.strategy.strategy()
+    groups, _, _ = aggregate(scenario, strategy, Checkpoint(0, start, {}, {}, []), accepted)
+    flat = torch.cat([(groups["bank"][n] - start["bank"][n]).flatten() for n in start["bank"]])
+    bound = honest_bound(scenario.contract, scenario.seat("other"), start["bank"])
+    assert float(flat.norm()) == pytest.approx(bound / 5, rel=1e-5)
+
+
+def test_the_order_of_arrival_changes_no_bit() -> None:
+    scenario = _scenario()
+    start = initial_groups(scenario.contract, ["bank"])
+    generator = torch.Generator().manual_seed(0)
+    accepted = {
+        seat.name: {n: torch.randn(t.shape, generator=generator) for n, t in start["bank"].items()}
+        for seat in scenario.roster
+    }
+    strategy = scenario.contract.strategy.strategy()
+    state = Checkpoint(0, start, {}, {}, [])
+    one, _, _ = aggregate(scenario, strategy, state, accepted)
+    other, _, _ = aggregate(scenario, strategy, state, dict(reversed(accepted.items())))
+    assert all(torch.equal(one["bank"][n], other["bank"][n]) for n in start["bank"])
