@@ -1,7 +1,7 @@
 """`python -m consortia.deploy.runner SCENARIO`: one run on a deployed federation, from its submission to its table.
 
-The ServerApp writes its events, checkpoints and record into the run's folder, which this service sees too. The exit status
-is the run's: 0 completed and as expected, 1 not.
+The ServerApp writes its events, checkpoints and record into the run's folder, which this service sees too. The exit
+status is the run's: 0 completed and as expected, 1 not.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def run(scenario: Scenario, runs: Path) -> int:
     for note in (conditional_split_note(job), refusal_hint(result)):
         if note:
             out.print(note, highlight=False)
-    out.print(f"record: {job.folder / 'result.json'}", highlight=False, soft_wrap=True)
+    out.print(f"record: runs/{job.run_id}/result.json on the host", highlight=False, soft_wrap=True)
     missed = record.missed_expectations(scenario, result, job.folder)
     for sentence in missed:
         err.print(f"missed: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The coordinator's hand on a SuperLink: register keys, submit a run, ask for its status, through the `flwr` command."""
+"""The coordinator's hand on a SuperLink, through the `flwr` command: register keys, submit a run, ask for status."""
 
 from __future__ import annotations
 
