@@ -40,6 +40,7 @@ for method, path in asked["http"]:
     link = http.client.HTTPSConnection("proxy", 8000, timeout=5, context=context)
     link.putrequest(method, path)
     link.putheader("Content-Length", "0")
+    link.putheader("Content-Type", "application/protobuf")
     link.endheaders()
     answers[f"{method} {path}"] = link.getresponse().status
 routes = [line.split()[1] for line in open("/proc/net/route").read().splitlines()[1:]]
@@ -195,7 +196,7 @@ def test_a_participant_reaches_the_fleet_api_and_nothing_else(federation: Federa
     assert [pair for pair in foreign if seen[f"{pair[0]}:{pair[1]}"] == "open"] == []
     assert {path: seen[f"{method} {path}"] for method, path in hidden} == {path: 404 for _, path in hidden}
     assert seen["GET /health"] == 200
-    assert seen["POST /v1/fleet/pull-messages"] in {400, 401, 403}  # the SuperLink itself refuses a stranger
+    assert seen["POST /v1/fleet/pull-messages"] == 401  # passed, and refused by the SuperLink: no key
     assert seen["default route"] is False
 
     # The process that holds the rows reaches its own SuperNode only, not even the proxy.
