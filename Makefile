@@ -7,7 +7,7 @@ ENGINE ?= embedded
 SCENARIO ?= cross-industry
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e check format lint types imports clean
+.PHONY: help run test e2e check format lint types imports up down clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,21 @@ types: $(READY)
 
 imports: $(READY)
 	$(BIN)/lint-imports
+
+# A container's user: the caller, so that ./homes and ./runs are the caller's own; root is never used.
+CALLER := $(shell id -u)
+ifneq ($(CALLER),0)
+export CONSORTIA_UID ?= $(CALLER)
+export CONSORTIA_GID ?= $(shell id -g)
+endif
+COMPOSE := SCENARIO=$(SCENARIO) docker compose
+
+up: ## Run a scenario as containers (SCENARIO=cross-industry); exits with the run's status. The federation stays up.
+	@$(COMPOSE) up --detach --build || { $(COMPOSE) logs --no-color keys homes register >&2; exit 1; }
+	@runner=$$($(COMPOSE) ps --all --quiet runner) && docker logs --follow $$runner && exit $$(docker wait $$runner)
+
+down: ## Stop the containers; ./homes (ledgers) and ./runs stay. VOLUMES=--volumes also forgets the keys.
+	@$(COMPOSE) down --remove-orphans $(VOLUMES)
 
 clean: ## Remove the environment and what runs wrote.
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

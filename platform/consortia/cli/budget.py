@@ -7,16 +7,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-import tomli_w
 import typer
 from rich.table import Table
 
 from consortia.cli import friendly, out
+from consortia.deploy.homes import make_home, owned_policy
 from consortia.errors import InputError
 from consortia.home import Home, default_root
 from consortia.policy import Policy, policy_or_input_error
 from consortia.report import number
-from consortia.runner import demo_policy_file
 from consortia.scenario import load_scenario
 from consortia.strict import read_toml
 from privacy.accounting import epsilon
@@ -57,10 +56,7 @@ def init(
     if scenario:
         loaded = load_scenario(scenario)
         for seat in loaded.roster:
-            data = read_toml(demo_policy_file(scenario, seat.name))
-            # Written for one owner now: it no longer accepts just any contract.
-            data["demo"] = False
-            data["allow"]["contracts"] = [f"sha256:{loaded.contract.sha256()}"]
+            data = owned_policy(scenario, loaded, seat.name)
             _make(_home(seat.name, home), data, f"from the demonstration policy of {loaded.name}; edit it")
         return
     copied: dict[str, Any] | None = None
@@ -75,15 +71,7 @@ def init(
 
 
 def _make(home: Home, policy: dict[str, Any] | None, note: str) -> None:
-    if home.ledger.exists():
-        raise InputError(
-            f"{home.ledger}: wanted no ledger there yet, got one; a ledger is never replaced, since that would "
-            "forget what was spent"
-        )
-    home.create()
-    if policy is not None and not home.policy.exists():
-        home.policy.write_text(f"# {note}\n{tomli_w.dumps(policy)}", encoding="utf-8")
-    Ledger.create(home.ledger, home.participant).close()
+    make_home(home, policy, note)
     out.print(f"made {home.ledger}", highlight=False, soft_wrap=True)
 
 

@@ -15,22 +15,19 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
 from consortia.deploy.pki import make_authority, write_node_key, write_server
 from consortia.engines.base import Job
+from consortia.engines.control import Control, flower_environment, longest_run, read_status, tool
 from consortia.errors import RunFailedError
 
-_CONNECTION = "loopback"
 _STARTUP_SECONDS = 60.0
-_JOIN_SECONDS = 120.0
 _STATUS_EVERY_SECONDS = 5.0
 _DAYS = 2
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -78,7 +75,7 @@ class Federation:
         write_server(pki, make_authority("consortia run", _DAYS), ["localhost", "127.0.0.1"], _DAYS)
         names = list(self.job.homes)
         keys = {name: write_node_key(pki, name) for name in names}
-        self._write_connection()
+        self.control = Control(self.folder, f"127.0.0.1:{self.port}", pki / "ca.crt")
         self._spawn(
             "superlink",
             "flower-superlink",
@@ -91,7 +88,7 @@ class Federation:
         )
         self._wait_for_superlink()
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda name: self._register(name, keys[name][1]), names))
+            list(pool.map(lambda name: self.control.register(name, keys[name][1]), names))
         for name in names:
             config = tomli_inline(self.job.node_config(name))
             self._spawn(
@@ -107,125 +104,39 @@ class Federation:
         (self.folder / "processes.json").write_text(json.dumps({"port": self.port, "pids": pids}))
 
     def submit(self) -> None:
-        """Hand the run to the SuperLink as a bundle that holds a pyproject.toml and nothing else."""
-        app = self.folder / "consortia-run"
-        app.mkdir()
-        project = {
-            "project": {"name": "consortia-run", "version": "1.0.0", "license": "Apache-2.0"},
-            "tool": {
-                "flwr": {
-                    "app": {
-                        "publisher": "consortia",
-                        "components": {
-                            "serverapp": "consortia.server_app:app",
-                            "clientapp": "consortia.client_app:app",
-                        },
-                        "config": self.job.run_config(_JOIN_SECONDS),
-                    }
-                }
-            },
-        }
-        (app / "pyproject.toml").write_text(tomli_w.dumps(project), encoding="utf-8")
-        answer = self._flwr("run", str(app), _CONNECTION, "--format", "json")
-        if not answer.get("success", True) or "run-id" not in answer:
-            raise RunFailedError(f"the SuperLink did not take the run; see {self.folder}/superlink.log")
-        self.flower_run_id = str(answer["run-id"])
+        """Hand the run to the SuperLink."""
+        self.flower_run_id = self.control.submit(self.job)
 
     def wait(self) -> None:
         """Wait for the record; a process that dies or a run that Flower ended is a named failure."""
         record = self.job.folder / "coordinator.json"
         before = record.stat().st_mtime_ns if record.is_file() else 0
-        rounds = self.job.scenario.contract.rounds + 1
-        terms = self.job.scenario.contract.round
-        end = time.monotonic() + _JOIN_SECONDS + rounds * terms.attempts * (terms.deadline_seconds + 60)
+        end = time.monotonic() + longest_run(self.job)
         next_look = time.monotonic() + _STATUS_EVERY_SECONDS
         while time.monotonic() < end:
-            if record.is_file() and record.stat().st_mtime_ns != before:
-                status = json.loads(record.read_text(encoding="utf-8"))
-                if status["status"] == "failed":
-                    raise RunFailedError(status["reason"])
+            if (found := read_status(record, before)) is not None:
+                if found["status"] == "failed":
+                    raise RunFailedError(found["reason"])
                 return
             if self.processes["superlink"].poll() is not None:
                 raise RunFailedError(f"the SuperLink ended; see {self.folder}/superlink.log")
             if time.monotonic() > next_look:
                 next_look = time.monotonic() + _STATUS_EVERY_SECONDS
-                if self._flower_status().startswith("finished") and not (
-                    record.is_file() and record.stat().st_mtime_ns != before
-                ):
+                ended = self.control.status(self.flower_run_id).startswith("finished")
+                if ended and read_status(record, before) is None:
                     raise RunFailedError(f"Flower ended the run without a record; see {self.folder}/superlink.log")
             time.sleep(0.1)
         raise RunFailedError("the run passed every deadline; its last checkpoint is kept")
 
-    def _flower_status(self) -> str:
-        try:
-            runs = self._flwr("ls", _CONNECTION, "--format", "json").get("runs", [])
-        except RunFailedError:
-            return "unknown"
-        for item in runs:
-            if str(item.get("run-id")) == self.flower_run_id:
-                return str(item.get("status", ""))
-        return "unknown"
-
-    def _register(self, name: str, public_key: Path) -> None:
-        self._flwr("supernode", "register", str(public_key), _CONNECTION, "--name", name, "--format", "json")
-
-    def _write_connection(self) -> None:
-        home = self.folder / "home-cli"
-        home.mkdir()
-        connection = {
-            "superlink": {
-                "default": _CONNECTION,
-                _CONNECTION: {
-                    "address": f"127.0.0.1:{self.port}",
-                    "root-certificates": str(self.folder / "pki" / "ca.crt"),
-                },
-            }
-        }
-        (home / "config.toml").write_text(tomli_w.dumps(connection), encoding="utf-8")
-
-    def _flwr(self, *arguments: str) -> dict[str, Any]:
-        done = subprocess.run(  # noqa: S603 - our own arguments
-            [_tool("flwr"), *arguments],
-            env=self._environment("cli"),
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=_STARTUP_SECONDS * 2,
-            check=False,
-        )
-        try:
-            answer: dict[str, Any] = json.loads(done.stdout or "{}")
-        except json.JSONDecodeError:
-            answer = {}
-        if done.returncode != 0 or answer.get("success") is False:
-            log = self.folder / "cli.log"
-            with log.open("a", encoding="utf-8") as file:
-                file.write(f"$ flwr {' '.join(arguments)}\n{done.stdout}\n{done.stderr}\n")
-            raise RunFailedError(f"`flwr {arguments[0]}` failed; see {log}")
-        return answer
-
-    def _environment(self, who: str) -> dict[str, str]:
+    def _home(self, who: str) -> Path:
         home = self.folder / f"home-{who}"
         home.mkdir(exist_ok=True)
-        return {
-            **os.environ,
-            # Flower starts its helpers from PATH; they must come from this installation.
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            "FLWR_HOME": str(home),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONUNBUFFERED": "1",
-            # The working directory is never a place to import from.
-            "PYTHONSAFEPATH": "1",
-        }
+        return home
 
     def _spawn(self, who: str, command: str, *arguments: str) -> None:
-        self.processes[who] = spawn(
-            [_tool(command), *arguments], self._environment(who), self.folder, self.folder / f"{who}.log"
-        )
+        environment = flower_environment(self._home(who))
+        log = self.folder / f"{who}.log"
+        self.processes[who] = spawn([tool(command), *arguments], environment, self.folder, log)
 
     def _wait_for_superlink(self) -> None:
         context = ssl.create_default_context(cafile=str(self.folder / "pki" / "ca.crt"))
@@ -266,10 +177,6 @@ def _end_with_parent() -> None:
 def tomli_inline(values: dict[str, str | bool]) -> str:
     """Return `key="text" flag=true` as Flower's `--node-config` reads it."""
     return " ".join(line.replace(" = ", "=", 1) for line in tomli_w.dumps(values).splitlines())
-
-
-def _tool(name: str) -> str:
-    return str(Path(sys.executable).parent / name)
 
 
 def _free_port() -> int:

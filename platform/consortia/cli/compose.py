@@ -1,0 +1,41 @@
+"""`consortia compose`: a scenario as services of Docker Compose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortia.cli import out
+from consortia.deploy.compose import compose_text
+from consortia.errors import InputError, RunFailedError
+from consortia.scenario import find_scenario, load_scenario
+
+EXAMPLE = "Example: consortia compose hospitals && SCENARIO=hospitals docker compose up"
+
+
+def compose(
+    scenario: Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 when the file differs from what would be written.")
+    ] = False,
+) -> None:
+    """Write the scenario's compose file beside it: one service and one wall for each participant."""
+    text = compose_text(load_scenario(scenario))
+    target = compose_file(scenario)
+    if check:
+        if not target.is_file():
+            raise InputError(f"{target}: wanted a compose file, got nothing there; `consortia compose {scenario}`")
+        if target.read_text(encoding="utf-8") != text:
+            raise RunFailedError(f"{target} differs from its scenario; write it with `consortia compose {scenario}`")
+        out.print(f"{target} is up to date", highlight=False, soft_wrap=True)
+        return
+    target.write_text(text, encoding="utf-8")
+    out.print(f"wrote {target}", highlight=False, soft_wrap=True)
+
+
+def compose_file(scenario: str) -> Path:
+    """Return where the compose file of a scenario lies: beside the scenario."""
+    path = find_scenario(scenario)
+    return path.with_name(f"{path.stem}.compose.yml")

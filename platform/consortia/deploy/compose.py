@@ -1,0 +1,45 @@
+"""A scenario's compose file: from the roster to text, and nothing but the roster decides."""
+
+from __future__ import annotations
+
+from importlib import resources
+from string import Template
+
+from consortia.scenario import Scenario
+
+
+class _Text(Template):
+    """A template with `@{name}`: the dollar belongs to compose."""
+
+    delimiter = "@"
+
+
+def compose_text(scenario: Scenario) -> str:
+    """Return the compose file of a scenario.
+
+    Every participant has two services (SuperNode and launcher), two networks and two volumes for its keys.
+    """
+    names = [seat.name for seat in scenario.roster]
+    own = [volume for name in names for volume in (name, f"{name}-app")]
+    blocks = [
+        _template("compose_participant.yml.txt").substitute(name=seat.name, industry=seat.industry)
+        for seat in scenario.roster
+    ]
+    return _template("compose.yml.txt").substitute(
+        scenario=scenario.name,
+        key_mounts="".join(f"      - keys-{name}:/keys/{name}\n" for name in own),
+        fleet_networks=", ".join(f"{name}-fleet" for name in names),
+        participant_conditions="".join(
+            f"      {name}: {{condition: service_healthy}}\n      {name}-app: {{condition: service_started}}\n"
+            for name in names
+        ),
+        participants="\n".join(blocks),
+        networks="".join(
+            f"  {name}-fleet: {{internal: true}}\n  {name}-private: {{internal: true}}\n" for name in names
+        ),
+        volumes="".join(f"  keys-{name}: {{}}\n" for name in own).rstrip(),
+    )
+
+
+def _template(name: str) -> _Text:
+    return _Text((resources.files("consortia") / "templates" / name).read_text(encoding="utf-8"))

@@ -1,0 +1,41 @@
+"""Making a participant's home: policy, split key, empty ledger. A ledger that exists is never touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tomli_w
+
+from consortia.errors import InputError
+from consortia.home import Home
+from consortia.runner import demo_policy_file
+from consortia.scenario import Scenario
+from consortia.strict import read_toml
+from privacy.ledger import Ledger
+
+
+def owned_policy(scenario: str, loaded: Scenario, participant: str) -> dict[str, Any]:
+    """Return a scenario's demonstration policy as one owner's: it no longer accepts just any contract."""
+    data = read_toml(demo_policy_file(scenario, participant))
+    data["demo"] = False
+    data["allow"]["contracts"] = [f"sha256:{loaded.contract.sha256()}"]
+    return data
+
+
+def make_home(home: Home, policy: dict[str, Any] | None, note: str) -> None:
+    """Make the folder, the split key, the policy where none lies there yet, and an empty ledger.
+
+    Raises
+    ------
+    InputError
+        When there is a ledger already.
+    """
+    if home.ledger.exists():
+        raise InputError(
+            f"{home.ledger}: wanted no ledger there yet, got one; a ledger is never replaced, since that would "
+            "forget what was spent"
+        )
+    home.create()
+    if policy is not None and not home.policy.exists():
+        home.policy.write_text(f"# {note}\n{tomli_w.dumps(policy)}", encoding="utf-8")
+    Ledger.create(home.ledger, home.participant).close()

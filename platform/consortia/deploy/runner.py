@@ -1,0 +1,93 @@
+"""`python -m consortia.deploy.runner SCENARIO`: one run on a deployed federation, from its submission to its table.
+
+The ServerApp writes its events, checkpoints and record into the run's folder, which this service sees too. The exit
+status is the run's: 0 completed and as expected, 1 not.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import secrets
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from consortia import record
+from consortia.cli import err, out
+from consortia.deploy.prepare import HOMES, KEYS, RUNS, SUPERLINK, effective
+from consortia.engines.base import Job
+from consortia.engines.control import Control, longest_run, read_status
+from consortia.errors import ConsortiaError, RunFailedError
+from consortia.home import Home
+from consortia.report import Watch, conditional_split_note, print_result, refusal_hint
+from consortia.scenario import Scenario
+
+_STATUS_EVERY_SECONDS = 15.0
+
+
+def make_job(scenario: Scenario, runs: Path) -> Job:
+    """Lay out a run's folder. The homes are names only: nothing of a participant is mounted here."""
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+    run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(2)}"
+    folder = runs / run_id
+    folder.mkdir(parents=True)
+    (folder / "scenario.json").write_text(scenario.to_json(), encoding="utf-8")
+    return Job(scenario, run_id, folder, {s.name: Home(HOMES / s.name, s.name) for s in scenario.roster}, {})
+
+
+def follow(job: Job, control: Control) -> None:
+    """Submit the run and wait for the coordinator's record; every wait has an end."""
+    target = job.folder / "coordinator.json"
+    flower_run_id = control.submit(job)
+    end = time.monotonic() + longest_run(job)
+    next_look = time.monotonic() + _STATUS_EVERY_SECONDS
+    while time.monotonic() < end:
+        if read_status(target, 0) is not None:
+            return
+        if time.monotonic() > next_look:
+            next_look = time.monotonic() + _STATUS_EVERY_SECONDS
+            if control.status(flower_run_id).startswith("finished") and read_status(target, 0) is None:
+                raise RunFailedError("Flower ended the run without a record; see `docker compose logs superexec`")
+        time.sleep(0.2)
+    raise RunFailedError("the run passed every deadline; its last checkpoint is kept")
+
+
+def run(scenario: Scenario, runs: Path) -> int:
+    """Run a scenario on the federation and print its table; return the exit status."""
+    job = make_job(scenario, runs)
+    out.print(f"run {job.run_id}: {scenario.contract.rounds} rounds, {len(scenario.roster)} participants")
+    with tempfile.TemporaryDirectory() as folder:
+        control = Control(Path(folder), SUPERLINK, KEYS / "ca.crt")
+        try:
+            with Watch(out, job, simulation=False):
+                follow(job, control)
+        except RunFailedError:
+            if control.log.is_file():
+                err.print(control.log.read_text(encoding="utf-8"), markup=False, highlight=False)
+            raise
+    result = record.build(job, "flower")
+    print_result(out, result)
+    for note in (conditional_split_note(job), refusal_hint(result)):
+        if note:
+            out.print(note, highlight=False)
+    out.print(f"record: runs/{job.run_id}/result.json on the host", highlight=False, soft_wrap=True)
+    missed = record.missed_expectations(scenario, result, job.folder)
+    for sentence in missed:
+        err.print(f"missed: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return 1 if missed else 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the scenario named on the command line."""
+    (name,) = arguments
+    try:
+        return run(effective(name), RUNS)
+    except (ConsortiaError, json.JSONDecodeError) as error:
+        err.print(f"failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

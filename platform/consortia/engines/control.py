@@ -1,0 +1,156 @@
+"""The coordinator's hand on a SuperLink, through the `flwr` command: register keys, submit a run, ask for status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from flwr.common.constant import PUBLIC_KEY_ALREADY_IN_USE_MESSAGE
+
+from consortia.engines.base import Job
+from consortia.errors import RunFailedError
+
+JOIN_SECONDS = 120.0
+_CONNECTION = "coordinator"
+_COMMAND_SECONDS = 120.0
+
+
+class _CommandError(RunFailedError):
+    """The `flwr` command said no; `output` is what it printed."""
+
+    def __init__(self, sentence: str, output: str) -> None:
+        self.output = output
+        super().__init__(sentence)
+
+
+class Control:
+    """The Control API of one SuperLink.
+
+    Parameters
+    ----------
+    folder : Path
+        For the command's own files and its log.
+    address : str
+        host:port of the SuperLink.
+    authority : Path
+        The certificate that signs the SuperLink's.
+    """
+
+    def __init__(self, folder: Path, address: str, authority: Path) -> None:
+        self.folder = folder
+        self.log = folder / "cli.log"
+        self._home = folder / "home-cli"
+        self._home.mkdir(parents=True, exist_ok=True)
+        connection = {"address": address, "root-certificates": str(authority)}
+        config = {"superlink": {"default": _CONNECTION, _CONNECTION: connection}}
+        (self._home / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
+
+    def register(self, name: str, public_key: Path) -> bool:
+        """Register a participant's key under its name; False when this key is registered already."""
+        try:
+            self._flwr("supernode", "register", str(public_key), _CONNECTION, "--name", name, "--format", "json")
+        except _CommandError as error:
+            if PUBLIC_KEY_ALREADY_IN_USE_MESSAGE in error.output:
+                return False
+            raise
+        return True
+
+    def submit(self, job: Job) -> str:
+        """Hand a run to the SuperLink as a bundle that holds a pyproject.toml and nothing else; return Flower's id."""
+        app = self.folder / "consortia-run"
+        app.mkdir(exist_ok=True)
+        components = {"serverapp": "consortia.server_app:app", "clientapp": "consortia.client_app:app"}
+        project = {
+            "project": {"name": "consortia-run", "version": "1.0.0", "license": "Apache-2.0"},
+            "tool": {
+                "flwr": {
+                    "app": {
+                        "publisher": "consortia",
+                        "components": components,
+                        "config": job.run_config(JOIN_SECONDS),
+                    }
+                }
+            },
+        }
+        (app / "pyproject.toml").write_text(tomli_w.dumps(project), encoding="utf-8")
+        answer = self._flwr("run", str(app), _CONNECTION, "--format", "json")
+        if not answer.get("success", True) or "run-id" not in answer:
+            raise RunFailedError(f"the SuperLink did not take the run; see {self.log}")
+        return str(answer["run-id"])
+
+    def status(self, flower_run_id: str) -> str:
+        """Return Flower's word for the run, such as `finished:failed`; `unknown` when it cannot be asked."""
+        try:
+            runs = self._flwr("ls", _CONNECTION, "--format", "json").get("runs", [])
+        except RunFailedError:
+            return "unknown"
+        for item in runs:
+            if str(item.get("run-id")) == flower_run_id:
+                return str(item.get("status", ""))
+        return "unknown"
+
+    def _flwr(self, *arguments: str) -> dict[str, Any]:
+        try:
+            done = subprocess.run(  # noqa: S603 - our own arguments
+                [tool("flwr"), *arguments],
+                env=flower_environment(self._home),
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
+                timeout=_COMMAND_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise RunFailedError(f"`flwr {arguments[0]}` did not end within {_COMMAND_SECONDS:.0f} s") from None
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout or "{}")
+        except json.JSONDecodeError:
+            answer = {}
+        if done.returncode != 0 or answer.get("success") is False:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(f"$ flwr {' '.join(arguments)}\n{done.stdout}\n{done.stderr}\n")
+            raise _CommandError(f"`flwr {arguments[0]}` failed; see {self.log}", done.stdout + done.stderr)
+        return answer
+
+
+def longest_run(job: Job) -> float:
+    """Return a bound on the seconds that a run can take when every wait passes its deadline."""
+    terms = job.scenario.contract.round
+    rounds = job.scenario.contract.rounds + 1
+    return JOIN_SECONDS + rounds * terms.attempts * (terms.deadline_seconds + 60)
+
+
+def read_status(record: Path, before: int) -> dict[str, Any] | None:
+    """Return the coordinator's record once it was written anew since the time stamp `before` (0: never)."""
+    if not record.is_file() or record.stat().st_mtime_ns == before:
+        return None
+    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    return found
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Return the environment of a Flower process whose own files lie in `home`."""
+    return {
+        **os.environ,
+        # Flower starts its helpers from PATH; they must come from this installation.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        # The working directory is never a place to import from.
+        "PYTHONSAFEPATH": "1",
+    }
+
+
+def tool(name: str) -> str:
+    """Return the path of a command of this installation."""
+    return str(Path(sys.executable).parent / name)
