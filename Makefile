@@ -23,7 +23,7 @@ run: $(READY) ## Run a scenario end to end (SCENARIO=cross-industry).
 	$(BIN)/consortia run $(SCENARIO) --engine $(ENGINE)
 
 test: $(READY) ## Run the quick tests.
-	$(BIN)/python -m pytest -q -m "not end_to_end"
+	$(BIN)/python -m pytest -q -n 2 -m "not end_to_end"
 
 e2e: $(READY) ## Run the end-to-end tests (real processes).
 	$(BIN)/python -m pytest -q -m end_to_end
