@@ -52,7 +52,9 @@ COMPOSE := SCENARIO=$(SCENARIO) docker compose
 
 up: ## Run a scenario as containers (SCENARIO=cross-industry); exits with the run's status. The federation stays up.
 	@$(COMPOSE) up --detach --build || { $(COMPOSE) logs --no-color keys homes register >&2; exit 1; }
-	@runner=$$($(COMPOSE) ps --all --quiet runner) && docker logs --follow $$runner && exit $$(docker wait $$runner)
+	@runner=$$($(COMPOSE) ps --all --quiet runner) && \
+	since=$$(docker inspect --format '{{.State.StartedAt}}' $$runner) && \
+	docker logs --follow --since $$since $$runner && exit $$(docker wait $$runner)
 
 down: ## Stop the containers; ./homes (ledgers) and ./runs stay. VOLUMES=--volumes also forgets the keys.
 	@$(COMPOSE) down --remove-orphans $(VOLUMES)
