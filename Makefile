@@ -7,7 +7,7 @@ ENGINE ?= embedded
 SCENARIO ?= cross-industry
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e check format lint types imports up down clean
+.PHONY: help run test e2e containers check format lint types imports up down clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -23,10 +23,13 @@ run: $(READY) ## Run a scenario end to end (SCENARIO=cross-industry).
 	$(BIN)/consortia run $(SCENARIO) --engine $(ENGINE)
 
 test: $(READY) ## Run the quick tests.
-	$(BIN)/python -m pytest -q -n 2 -m "not end_to_end"
+	$(BIN)/python -m pytest -q -n 2 -m "not end_to_end and not containers"
 
 e2e: $(READY) ## Run the end-to-end tests (real processes).
 	$(BIN)/python -m pytest -q -m end_to_end
+
+containers: $(READY) ## Run the tests that need a Docker engine.
+	$(BIN)/python -m pytest -q -m containers
 
 check: format lint types imports test ## Everything that CI asks for, without the end-to-end tests.
 

@@ -147,7 +147,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         _docker("compose", "down", "--volumes", "--remove-orphans", "--timeout", "3", env=env)
 
 
-@pytest.mark.end_to_end
+@pytest.mark.containers
 def test_up_runs_the_scenario_to_its_table(federation: Federation) -> None:
     done = federation.first
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -162,7 +162,7 @@ def test_up_runs_the_scenario_to_its_table(federation: Federation) -> None:
         assert (home / "runs" / record["run_id"] / "receipt.json").is_file()
 
 
-@pytest.mark.end_to_end
+@pytest.mark.containers
 def test_a_participant_reaches_the_fleet_api_and_nothing_else(federation: Federation) -> None:
     containers = federation.containers()
 
@@ -174,8 +174,8 @@ def test_a_participant_reaches_the_fleet_api_and_nothing_else(federation: Federa
         *((ip, 9094) for ip in addresses("line-b")),
         ("superlink", 8000),
         ("line-b", 9094),
-        ("pypi.org", 443),
-        ("1.1.1.1", 443),
+        ("example.org", 443),
+        ("192.0.2.1", 443),  # an address of the documentation, that stands for the outside
     ]
     hidden = (
         ("POST", "/v1/control/list-runs"),
@@ -191,6 +191,7 @@ def test_a_participant_reaches_the_fleet_api_and_nothing_else(federation: Federa
         ("GET", "/docs"),
     )
     seen = federation.probe("line-a", foreign, [*hidden, ("GET", "/health"), ("POST", "/v1/fleet/pull-messages")])
+    assert seen["default route"] is False
     assert [pair for pair in foreign if seen[f"{pair[0]}:{pair[1]}"] == "open"] == []
     assert {path: seen[f"{method} {path}"] for method, path in hidden} == {path: 404 for _, path in hidden}
     assert seen["GET /health"] == 200
@@ -203,7 +204,7 @@ def test_a_participant_reaches_the_fleet_api_and_nothing_else(federation: Federa
     assert "open" not in seen.values()
 
 
-@pytest.mark.end_to_end
+@pytest.mark.containers
 def test_containers_are_hardened_and_share_nothing(federation: Federation) -> None:
     containers = federation.containers()
     mounts: dict[str, set[str]] = {}
@@ -227,7 +228,7 @@ def test_containers_are_hardened_and_share_nothing(federation: Federation) -> No
     assert _docker("compose", "exec", "-T", "line-a-app", "sh", "-c", script, env=federation.env).returncode != 0
 
 
-@pytest.mark.end_to_end
+@pytest.mark.containers
 def test_a_failed_run_exits_one_and_ledgers_outlive_the_volumes(federation: Federation) -> None:
     before = {name: (federation.folder / "homes" / name / "ledger.db").stat().st_ino for name in ("line-a", "line-b")}
     # Another number of rounds is another contract, which no policy allows: everybody refuses.

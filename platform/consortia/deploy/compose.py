@@ -30,8 +30,8 @@ def compose_text(scenario: Scenario) -> str:
         key_mounts="".join(f"      - keys-{name}:/keys/{name}\n" for name in own),
         fleet_networks=", ".join(f"{name}-fleet" for name in names),
         participant_conditions="".join(
-            # Not "healthy": a SuperNode that comes back within a minute is refused until the SuperLink has noticed that
-            # it was gone, and is started again; the coordinator waits for everybody to join.
+            # Not "healthy": a SuperNode that comes back within a minute is refused until the SuperLink has noticed
+            # that it was gone, and is started again; the coordinator waits for everybody to join.
             f"      {name}: {{condition: service_started}}\n      {name}-app: {{condition: service_started}}\n"
             for name in names
         ),
