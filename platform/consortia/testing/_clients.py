@@ -8,6 +8,7 @@ from clients.industry import IndustryClient, ModelSpec
 from consortia.testing import _client_model_checks as model_checks
 from consortia.testing import _client_row_checks as row_checks
 from consortia.testing._client_case import Case
+from consortia.testing._suite import SuiteError, run_checks
 
 DEFAULT_SPEC = ModelSpec(kind="mlp", hidden=(16, 8))
 
@@ -30,13 +31,8 @@ _CHECKS = {
 }
 
 
-class ClientCheckError(AssertionError):
+class ClientCheckError(SuiteError):
     """The client breaks at least one promise. `failures` maps each failed check to what it saw."""
-
-    def __init__(self, client: str, failures: dict[str, str]) -> None:
-        self.failures = failures
-        lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
-        super().__init__(f"client {client!r} fails {len(failures)} of {len(_CHECKS)} checks:\n{lines}")
 
 
 def check_client(client: IndustryClient, *, spec: ModelSpec = DEFAULT_SPEC, rows: int = 240) -> tuple[str, ...]:
@@ -61,14 +57,4 @@ def check_client(client: IndustryClient, *, spec: ModelSpec = DEFAULT_SPEC, rows
         Lists every failed check by name, with what it saw. All checks run even so.
     """
     torch.set_num_threads(1)
-    case = Case(client, spec, rows)
-    failures: dict[str, str] = {}
-    for name, check in _CHECKS.items():
-        try:
-            check(case)
-        except Exception as error:  # noqa: BLE001 - a client may raise anything, and each check reports
-            text = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-            failures[name] = text or "failed without a word"
-    if failures:
-        raise ClientCheckError(client.name, failures)
-    return tuple(_CHECKS)
+    return run_checks(_CHECKS, Case(client, spec, rows), ClientCheckError, f"client {client.name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from consortia.testing import _strategy_checks as checks
+from consortia.testing._suite import SuiteError, run_checks
 from strategies.base import Strategy
 
 _CHECKS = {
@@ -20,13 +21,8 @@ _CHECKS = {
 }
 
 
-class StrategyCheckError(AssertionError):
+class StrategyCheckError(SuiteError):
     """The strategy breaks at least one promise. `failures` maps each failed check to what it saw."""
-
-    def __init__(self, strategy: str, failures: dict[str, str]) -> None:
-        self.failures = failures
-        lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
-        super().__init__(f"strategy {strategy} fails {len(failures)} of {len(_CHECKS)} checks:\n{lines}")
 
 
 def check_strategy(strategy: Strategy) -> tuple[str, ...]:
@@ -42,13 +38,4 @@ def check_strategy(strategy: Strategy) -> tuple[str, ...]:
     StrategyCheckError
         Lists every failed check by name, with what it saw. All checks run even so.
     """
-    failures: dict[str, str] = {}
-    for name, check in _CHECKS.items():
-        try:
-            check(strategy)
-        except Exception as error:  # noqa: BLE001 - a strategy may raise anything, and each check reports
-            text = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-            failures[name] = text or "failed without a word"
-    if failures:
-        raise StrategyCheckError(repr(strategy), failures)
-    return tuple(_CHECKS)
+    return run_checks(_CHECKS, strategy, StrategyCheckError, f"strategy {strategy!r}")
