@@ -28,6 +28,12 @@ class Update:
         nothing public bounds it.
     steps : float
         Effective local steps (the L1 norm of FedNova's vector a), from the contract.
+    learning_rate : float
+        Of those steps, from the contract.
+    share : float
+        Share of the whole group, whoever answered, from declared sizes; negative means that it is `weight`.
+    loss : float
+        Mean training loss of the received parameters, where `Fit.loss` says that participants release it.
     """
 
     participant: str
@@ -35,6 +41,14 @@ class Update:
     weight: float
     bound: float = float("inf")
     steps: float = 1.0
+    learning_rate: float = 1.0
+    share: float = -1.0
+    loss: float = float("nan")
+
+    @property
+    def share_of_all(self) -> float:
+        """Weight in the whole group: `weight` where everybody answered."""
+        return self.weight if self.share < 0 else self.share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +136,22 @@ class LocalHalf(Protocol):
 
     def fits_learning_rate(self, learning_rate: float) -> None:
         """Raise ValueError when local steps of that size cannot work with the local term."""
+        ...
+
+
+@runtime_checkable
+class Controlled(Protocol):
+    """A strategy that sends each participant a tensor beside the model and moves its gradients by it."""
+
+    def control(self, current: State, memory: State, participant: str) -> dict[str, Tensor]:
+        """Return one tensor for each floating parameter of `current`, in its shape and dtype.
+
+        A function of what was released already, so it holds nothing new.
+        """
+        ...
+
+    def correct(self, optimizer: torch.optim.Optimizer, corrections: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+        """Add the tensors to the gradients that the optimizer is about to apply: after clipping and noise."""
         ...
 
 

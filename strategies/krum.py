@@ -22,13 +22,16 @@ from strategies.vectors import centred, moved
 
 
 def scores(points: Tensor, attackers: int) -> list[float]:
-    """Return for each of (n, n_coordinates) the sum of the squared distances to its n - attackers - 2 nearest."""
+    """Return for each of (n, n_coordinates) the sum of the squared distances to its n - attackers - 2 nearest.
+
+    At least the nearest one counts: Bulyan asks down to n = 2f + 1, where a sum of none would say nothing.
+    """
     n = len(points)
     squared = torch.stack([(points - point).square().sum(dim=1) for point in points])
     out = []
     for i in range(n):
         others = torch.cat([squared[i, :i], squared[i, i + 1 :]]).sort().values
-        out.append(float(others[: n - attackers - 2].sum()))
+        out.append(float(others[: max(1, n - attackers - 2)].sum()))
     return out
 
 

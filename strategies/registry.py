@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from strategies.base import Strategy
+from strategies.bulyan import Bulyan
 from strategies.fedavg import FedAvg
 from strategies.fednova import FedNova
 from strategies.fedopt import FedAdagrad, FedAdam, FedYogi
@@ -18,6 +19,7 @@ from strategies.geometric_median import GeometricMedian
 from strategies.krum import Krum, MultiKrum
 from strategies.median import Median
 from strategies.norm_bound import NormBound
+from strategies.scaffold import Scaffold
 from strategies.server_optimizer import ServerOptimizer
 from strategies.trimmed_mean import TrimmedMean
 
@@ -27,6 +29,7 @@ _CLASSES: Mapping[str, type[Any]] = MappingProxyType(
         "fedsgd": FedSGD,
         "fedprox": FedProx,
         "fednova": FedNova,
+        "scaffold": Scaffold,
         "fedadagrad": FedAdagrad,
         "fedadam": FedAdam,
         "fedyogi": FedYogi,
@@ -36,6 +39,7 @@ _CLASSES: Mapping[str, type[Any]] = MappingProxyType(
         "geometric-median": GeometricMedian,
         "krum": Krum,
         "multi-krum": MultiKrum,
+        "bulyan": Bulyan,
         "norm-bound": NormBound,
     }
 )

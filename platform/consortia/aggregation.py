@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from consortia.checkpoint import Checkpoint
-from consortia.exchange import State, group_of
+from consortia.exchange import LARGEST, State, group_of
 from consortia.scenario import Contract, Scenario, Seat
 from privacy.accounting import solve_noise_multiplier
 from strategies.arithmetic import capped_weights
-from strategies.base import Strategy, Update
+from strategies.base import Controlled, Strategy, Update
 from strategies.fednova import effective_steps
 from strategies.norm_bound import honest_norm
 
@@ -57,14 +57,11 @@ def aggregate(
     memory: dict[str, State] = {}
     kept: list[str] = []
     for group, current in state.groups.items():
-        seats = [
-            scenario.seat(name)
-            for name in sorted(accepted)
-            if all(group_of(p, scenario.seat(name).industry, contract) == group for p in current)
-            and set(current) <= set(accepted[name])
-        ]
+        members = members_of(scenario, group, current)
+        seats = [seat for seat in members if seat.name in accepted and set(current) <= set(accepted[seat.name])]
         before = state.memory.get(group, {})
         weights = weights_of(contract, seats) if seats else []
+        shares = dict(zip((s.name for s in members), weights_of(contract, members), strict=True)) if members else {}
         if len(seats) < max(1, strategy.minimum_participants) or outweighed(strategy, weights):
             groups[group], memory[group] = current, before
             kept.append(group)
@@ -76,11 +73,37 @@ def aggregate(
                 weight,
                 bound=honest_bound(contract, seat, current) if strategy.fit.bound != "no" else math.inf,
                 steps=_steps(contract, seat),
+                learning_rate=contract.industries[seat.industry].learning_rate,
+                share=shares[seat.name],
             )
             for seat, weight in zip(seats, weights, strict=True)
         ]
         groups[group], memory[group] = strategy.aggregate(current, updates, before)
     return groups, memory, kept
+
+
+def members_of(scenario: Scenario, group: str, parameters: Iterable[str]) -> list[Seat]:
+    """Return the seats whose parameters are averaged in `group`, in the order of their names."""
+    names = list(parameters)
+    return sorted(
+        (s for s in scenario.roster if all(group_of(p, s.industry, scenario.contract) == group for p in names)),
+        key=lambda seat: seat.name,
+    )
+
+
+def controls(scenario: Scenario, strategy: Strategy, state: Checkpoint) -> dict[str, State]:
+    """Return what each participant gets beside the model, by name; empty where the strategy sends nothing.
+
+    Shortened to what a participant accepts: one absurd reply must not make every next message unacceptable.
+    """
+    out: dict[str, State] = {}
+    if isinstance(strategy, Controlled):
+        for group, current in state.groups.items():
+            for seat in members_of(scenario, group, current):
+                sent = strategy.control(current, state.memory.get(group, {}), seat.name)
+                bounded = {name: tensor.clamp(-LARGEST, LARGEST) for name, tensor in sent.items()}
+                out.setdefault(seat.name, {}).update(bounded)
+    return out
 
 
 def _steps(contract: Contract, seat: Seat) -> float:

@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from consortia.aggregation import aggregate
+from consortia.aggregation import aggregate, controls
 from consortia.checkpoint import Checkpoint, load_latest, save
 from consortia.errors import RunFailedError, WireError
-from consortia.exchange import State, check_like, for_participant, initial_groups
+from consortia.exchange import CONTROL, State, check_like, for_participant, initial_groups
 from consortia.receipt import write_json
 from consortia.scenario import Scenario, Seat
 from consortia.wire import Envelope, decode, encode
@@ -120,7 +121,7 @@ class Coordinator:
             for name, member in self.members.items()
             if member.state not in _FINAL
         }
-        accepted = self._ask("train", number, sent)
+        accepted = self._ask("train", number, sent, controls(self.scenario, self.strategy, state))
         groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted)
         line = {
             "round": number,
@@ -138,7 +139,9 @@ class Coordinator:
         self._event("round", **line)
         return Checkpoint(number, groups, memory, self._running_mean(state, number, groups), self.history)
 
-    def _ask(self, kind: str, number: int, sent: Mapping[str, State]) -> dict[str, State]:
+    def _ask(
+        self, kind: str, number: int, sent: Mapping[str, State], control: Mapping[str, State] = MappingProxyType({})
+    ) -> dict[str, State]:
         """Send, validate, and try again until the quorum is there; return validated replies by name."""
         accepted: dict[str, State] = {}
         terms = self.contract.round
@@ -146,7 +149,9 @@ class Coordinator:
             open_names = [n for n in sent if n not in accepted and self.members[n].state not in _FINAL]
             if not open_names:
                 break
-            envelopes = {name: self._envelope(kind, number, name, sent[name]) for name in open_names}
+            envelopes = {
+                name: self._envelope(kind, number, name, sent[name], control.get(name, {})) for name in open_names
+            }
             for name, data in envelopes.items():
                 self.members[name].bytes_received += len(data)
             answered = set()
@@ -257,7 +262,7 @@ class Coordinator:
             if metrics:
                 self.members[name].metrics = {k: float(v.item()) for k, v in metrics.items()}
 
-    def _envelope(self, kind: str, number: int, name: str, model: Mapping[str, Tensor]) -> bytes:
+    def _envelope(self, kind: str, number: int, name: str, model: State, control: State) -> bytes:
         seat = self.members[name].seat
         proposal = {
             "dataset": seat.dataset,
@@ -273,7 +278,7 @@ class Coordinator:
             "contract": self.contract.canonical(),
             "proposal": json.dumps(proposal, sort_keys=True),
         }
-        return encode(Envelope(header, model))
+        return encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
 
     def _event(self, event: str, **values: Any) -> None:
         """Append a line to the run's public event file (progress, dashboards)."""

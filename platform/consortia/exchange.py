@@ -23,6 +23,8 @@ PARTS = ("encoder", "trunk", "head")
 #: No honest parameter is larger; a larger one overflows in float32 and would stop everybody who gets it.
 LARGEST = 1e6
 State = dict[str, Tensor]
+#: Tensors of a message beside the model (`strategies.base.Controlled`); no parameter's name starts so.
+CONTROL = "control/"
 
 
 def scope_of(name: str, contract: Contract) -> Scope:

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from privacy.accounting import solve_noise_multiplier
 from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, check_module, train_plain, train_private
 from privacy.ledger import Budget, RunPlan
 from privacy.randomness import fresh_generator, seeded_generator
-from strategies.base import LocalHalf
+from strategies.base import Controlled, LocalHalf
 
 _CACHED_TABLES = 64
 log = logging.getLogger("consortia.participant")
@@ -195,6 +196,8 @@ def ready_module(
     train: Table,
     received: Mapping[str, Tensor],
     private: Mapping[str, Tensor],
+    *,
+    control: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> FederatedModule:
     """Return the module with the received model in it, after every check that needs no row.
 
@@ -203,7 +206,8 @@ def ready_module(
     Raises
     ------
     RefusedError
-        With code BAD_MESSAGE when names, shapes, dtypes or sizes of the received parameters do not fit.
+        With code BAD_MESSAGE when names, shapes, dtypes or sizes of the received parameters, or of what came
+        beside them, do not fit.
     PlanError
         When per-unit clipping cannot bound what the module does.
     """
@@ -212,6 +216,8 @@ def ready_module(
     own = module.state_dict()
     try:
         check_like({name: own[name] for name in shared_names(own, contract)}, received)
+        wanted = received if isinstance(contract.strategy.strategy(), Controlled) else {}
+        check_like({name: tensor for name, tensor in wanted.items() if tensor.is_floating_point()}, control)
     except ValueError as error:
         raise RefusedError("BAD_MESSAGE", str(error)) from None
     load_state(module, {**received, **private})
@@ -233,6 +239,7 @@ def train_round(
     *,
     participant: str,
     round_number: int,
+    control: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> RoundOutcome:
     """Run the local steps of one round on a ready module (see `ready_module`).
 
@@ -260,6 +267,9 @@ def train_round(
         if isinstance(strategy, LocalHalf):
             named = [(parameter, received.get(name)) for name, parameter in module.named_parameters()]
             strategy.attach(optimizer, [(parameter, sent) for parameter, sent in named if sent is not None])
+        if isinstance(strategy, Controlled):
+            corrected = [(p, control[name]) for name, p in module.named_parameters() if name in control]
+            strategy.correct(optimizer, corrected)
         return optimizer
 
     target = registry.get(industry).schema.target

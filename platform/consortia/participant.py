@@ -127,7 +127,7 @@ class _Round:
         self.dataset = request.proposal.dataset
         self.client = registry.get(request.industry)
         where = (request.run_id, str(request.round), request.kind, request.industry, self.dataset)
-        self.key = message_key(request.model, *where, request.contract_json)
+        self.key = message_key(request.tensors, *where, request.contract_json)
 
     def answer(self) -> bytes:
         request = self.request
@@ -190,7 +190,13 @@ class _Round:
         request = self.request
         event = plan.round_event()
         module = ready_module(
-            request.contract, request.industry, plan, parts.train, request.model, self._private_state()
+            request.contract,
+            request.industry,
+            plan,
+            parts.train,
+            request.model,
+            self._private_state(),
+            control=request.control,
         )
         self._note_progress(module, parts)
         reservation = self._reserve(ledger, request.run_id, event, self._lifetime(plan.non_private))
@@ -203,6 +209,7 @@ class _Round:
             request.model,
             participant=self.home.participant,
             round_number=request.round,
+            control=request.control,
         )
         self._keep_private(outcome.private)
         reply = self._sealed(self._header(plan, "OK"), [Release("update", outcome.update, event)])

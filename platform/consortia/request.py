@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from consortia.errors import InputError, RefusedError, WireError
+from consortia.exchange import CONTROL
 from consortia.policy import Proposal
 from consortia.scenario import Contract, contract_from_json
 from consortia.wire import decode
@@ -28,6 +29,12 @@ class Request:
     contract_json: str
     proposal: Proposal
     model: Mapping[str, Tensor]
+    control: Mapping[str, Tensor]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that came, for the outbox key: another control is another release."""
+        return {**self.model, **{CONTROL + name: tensor for name, tensor in self.control.items()}}
 
     @classmethod
     def parse(cls, data: bytes) -> Request:
@@ -49,7 +56,8 @@ class Request:
                 proposal=Proposal(
                     str(offer["dataset"]), None if epsilon is None else float(epsilon), float(offer["delta"])
                 ),
-                model=envelope.tensors,
+                model={n: t for n, t in envelope.tensors.items() if not n.startswith(CONTROL)},
+                control={n[len(CONTROL) :]: t for n, t in envelope.tensors.items() if n.startswith(CONTROL)},
             )
         except (WireError, InputError, KeyError, ValueError, TypeError) as error:
             raise RefusedError("BAD_MESSAGE", f"{type(error).__name__} while reading the message") from None

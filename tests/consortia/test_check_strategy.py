@@ -15,6 +15,7 @@ from strategies.base import Fit, Strategy, Update
 from strategies.fedavg import FedAvg
 from strategies.median import Median
 from strategies.registry import NAMES, make
+from strategies.scaffold import Scaffold
 from strategies.server_optimizer import OPTIMIZERS
 
 OPTIONS: dict[str, dict[str, Any]] = {"fedprox": {"mu": 1.0}, "norm-bound": {"norm": 5.0}}
@@ -163,9 +164,23 @@ class _ClaimsWeights(Median):
         return Fit(weights="any", per_attacker=2)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _StartsSomewhere(Scaffold):
+    def control(self, current: Any, memory: Any, participant: str) -> Any:
+        return {n: t + 1 for n, t in super().control(current, memory, participant).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WideControl(Scaffold):
+    def control(self, current: Any, memory: Any, participant: str) -> Any:
+        return {n: t.double() for n, t in super().control(current, memory, participant).items()}
+
+
 @pytest.mark.parametrize(
     ("strategy", "check"),
     [
+        (_StartsSomewhere(), "control_fits_the_model"),
+        (_WideControl(), "control_fits_the_model"),
         (_TakesTwo(), "takes_as_few_as_it_says_and_refuses_fewer"),
         (_TakesFewer(), "takes_as_few_as_it_says_and_refuses_fewer"),
         (_NotRobust(), "withstands_the_attackers_it_names"),
@@ -173,10 +188,14 @@ class _ClaimsWeights(Median):
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_a_robust_mutant_is_rejected(strategy: Strategy, check: str) -> None:
+def test_a_mutant_of_its_own_kind_is_rejected(strategy: Strategy, check: str) -> None:
     _fails(strategy, check)
 
 
 def test_every_check_has_a_mutant() -> None:
-    named = {*MUTANTS, "takes_as_few_as_it_says_and_refuses_fewer", "withstands_the_attackers_it_names"}
-    assert named == set(_CHECKS)
+    alone = {
+        "control_fits_the_model",
+        "takes_as_few_as_it_says_and_refuses_fewer",
+        "withstands_the_attackers_it_names",
+    }
+    assert {*MUTANTS, *alone} == set(_CHECKS)

@@ -15,6 +15,7 @@ _CHECKS = {
     "changes_none_of_its_inputs": checks.changes_none_of_its_inputs,
     "has_no_state_outside_its_memory": checks.has_no_state_outside_its_memory,
     "memory_survives_a_checkpoint": checks.memory_survives_a_checkpoint,
+    "control_fits_the_model": checks.control_fits_the_model,
     "stays_finite": checks.stays_finite,
     "takes_as_few_as_it_says_and_refuses_fewer": checks.takes_as_few_as_it_says_and_refuses_fewer,
     "withstands_the_attackers_it_names": checks.withstands_the_attackers_it_names,

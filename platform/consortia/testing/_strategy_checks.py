@@ -12,7 +12,7 @@ from torch import Tensor
 from consortia.checkpoint import Checkpoint, load_latest, save
 from consortia.exchange import LARGEST
 from consortia.testing._client_case import require
-from strategies.base import Strategy, Update
+from strategies.base import Controlled, Strategy, Update
 
 State = dict[str, Tensor]
 ROUNDS = 4
@@ -219,6 +219,24 @@ def _through_a_file(place: tuple[State, State], number: int, folder: Path) -> tu
     require(loaded is not None, "no checkpoint was written")
     assert loaded is not None
     return loaded.groups["g"], loaded.memory.get("g", {})
+
+
+def control_fits_the_model(strategy: Strategy) -> None:
+    """What is sent beside the model has its floating parameters' names, shapes and dtypes, and starts at zero."""
+    if not isinstance(strategy, Controlled):
+        return
+    start = _start()
+    wanted = {name: tensor for name, tensor in start.items() if tensor.is_floating_point()}
+    _, memory = strategy.aggregate(start, _updates(_near(strategy, start, _count(strategy))), {})
+    for held in ({}, memory):
+        before = _copy(held)
+        sent = strategy.control(start, held, "p00")
+        require(_identical(before, held), "control changed the memory")
+        require(set(sent) == set(wanted), f"wanted control of {sorted(wanted)}, got {sorted(sent)}")
+        for name, tensor in wanted.items():
+            same = sent[name].shape == tensor.shape and sent[name].dtype == tensor.dtype
+            require(same, f"{name}: wanted {tensor.dtype} {tuple(tensor.shape)}, got {sent[name].dtype}")
+            require(bool(held) or not bool(sent[name].any()), f"{name}: wanted zero before the first reply")
 
 
 def stays_finite(strategy: Strategy) -> None:

@@ -1,0 +1,65 @@
+"""Bulyan.
+
+El Mhamdi et al., "The Hidden Vulnerability of Distributed Learning in Byzantium", ICML 2018, section 4 (Bulyan of
+Krum). Krum is asked n - 2f times, each time without the updates that it chose before; of the chosen, each coordinate
+is the mean of the n - 4f values nearest to their median. The second step bounds what one coordinate can carry, which
+a distance in many coordinates does not see.
+
+Meaningful for n >= 4f + 3 participants with f attackers (section 4). One vote each. Flower's Bulyan scores once and
+takes the n - 2f best: the same choice as long as no score depends on who left, so it may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from strategies.arithmetic import State
+from strategies.base import Fit, Robust, Update
+from strategies.krum import select
+from strategies.vectors import by_coordinate, centred
+
+
+def chosen(points: Tensor, names: Sequence[str], attackers: int, count: int) -> list[int]:
+    """Return `count` updates of (n, n_coordinates), each the best by Krum among those that are left, in that order."""
+    left = list(range(len(points)))
+    out: list[int] = []
+    while len(out) < count:
+        best = select(points[left], [names[i] for i in left], attackers, 1)[0]
+        out.append(left.pop(best))
+    return out
+
+
+def nearest_to_median(values: Tensor, count: int) -> Tensor:
+    """Return the mean of the `count` nearest to the median of each coordinate of sorted (n_updates, n).
+
+    In sorted values they stand side by side. Of two such windows that are equally wide the lower one counts.
+    """
+    n = len(values)
+    median = (values[(n - 1) // 2] + values[n // 2]) / 2
+    far = torch.stack([(values[i : i + count] - median).abs().sum(dim=0) for i in range(n - count + 1)])
+    means = torch.stack([values[i : i + count].mean(dim=0) for i in range(n - count + 1)])
+    return means.gather(0, far.argmin(dim=0, keepdim=True))[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bulyan(Robust):
+    """The mean of what is nearest to the median, of those that Krum chooses one after the other."""
+
+    @property
+    def fit(self) -> Fit:
+        """See `strategies.base.Strategy.fit`."""
+        return Fit(weights="equal", at_least=3, per_attacker=4)
+
+    def aggregate(
+        self, current: State, updates: Sequence[Update], memory: State
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See `strategies.base.Strategy.aggregate`; it keeps no memory."""
+        self.check_enough(len(updates))
+        points = centred(current, [u.state for u in updates])
+        picked = chosen(points, [u.participant for u in updates], self.attackers, len(updates) - 2 * self.attackers)
+        states = [updates[i].state for i in sorted(picked)]
+        return by_coordinate(current, states, lambda v: nearest_to_median(v, len(v) - 2 * self.attackers)), {}
