@@ -2,26 +2,40 @@
 
 Write-ahead logging with ``synchronous = FULL`` syncs the log in every commit, one sync each (a rollback journal
 would leave the deletion of the journal, which is the commit, to chance). The file must be on the participant's
-own disk, for the log's index is shared memory. Entries can be added and committed, never deleted or rewritten.
+own disk, for the log's index is shared memory. Entries can be added and committed, never deleted or rewritten, and
+every change is a link of the hash chain (`privacy/_chain.py`), recounted whenever the file is opened.
 """
 
 import os
+import re
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from privacy.errors import LedgerBusyError, LedgerMissingError, LedgerSchemaError
+from privacy import _chain
+from privacy.errors import LedgerBrokenError, LedgerBusyError, LedgerMissingError, LedgerSchemaError
 from privacy.failpoints import failpoint
 
-LEDGER_SCHEMA = 1
+LEDGER_SCHEMA = 2
 BUSY_SECONDS = 30.0
 
+_CHAIN = """
+CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL, created TEXT NOT NULL) STRICT;
+CREATE TABLE chain (
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, ref TEXT NOT NULL, head TEXT NOT NULL, UNIQUE (kind, ref)
+) STRICT;
+CREATE TRIGGER notes_stay BEFORE DELETE ON notes BEGIN SELECT RAISE(ABORT, 'a note is never deleted'); END;
+CREATE TRIGGER notes_keep BEFORE UPDATE ON notes BEGIN SELECT RAISE(ABORT, 'a note is never rewritten'); END;
+CREATE TRIGGER chain_stays BEFORE DELETE ON chain BEGIN SELECT RAISE(ABORT, 'a link is never deleted'); END;
+CREATE TRIGGER chain_keeps BEFORE UPDATE ON chain BEGIN SELECT RAISE(ABORT, 'a link is never rewritten'); END;
+"""
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE runs (
     run_id TEXT PRIMARY KEY, dataset TEXT NOT NULL, unit TEXT NOT NULL, contract_sha256 TEXT NOT NULL,
-    plan TEXT NOT NULL, created TEXT NOT NULL
+    plan TEXT NOT NULL, bounds TEXT NOT NULL, created TEXT NOT NULL
 ) STRICT;
 CREATE TABLE entries (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL REFERENCES runs, dataset TEXT NOT NULL,
@@ -73,11 +87,11 @@ def create_file(path: Path, participant: str) -> None:
         connection = _connect(draft)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(
-                f"BEGIN; {_SCHEMA} COMMIT;"  # one transaction: no half-made schema
-            )
-            rows = [("schema", str(LEDGER_SCHEMA)), ("participant", participant)]
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+            connection.executescript(f"BEGIN; {_SCHEMA} {_CHAIN} COMMIT;")
+            # Complete or not at all is the link's work below: nobody reads the draft.
+            rows = {"schema": str(LEDGER_SCHEMA), "participant": participant, "salt": secrets.token_hex(32)}
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
+            _chain.append(connection, "created", "", _chain.created(rows))
         finally:
             connection.close()
         failpoint("create.schema")
@@ -115,22 +129,58 @@ def open_file(path: Path, participant: str) -> sqlite3.Connection:
     try:
         meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
         if meta.get("schema") != str(LEDGER_SCHEMA):
-            raise LedgerSchemaError(
-                f"ledger schema: wanted {LEDGER_SCHEMA}, got {meta.get('schema')}; use the version that wrote {path}"
+            what = (
+                "run `consortia budget migrate`, which keeps every row"
+                if meta.get("schema") == "1"
+                else f"use the version that wrote {path}"
             )
+            raise LedgerSchemaError(f"ledger schema: wanted {LEDGER_SCHEMA}, got {meta.get('schema')}; {what}")
         if meta.get("participant") != participant:
             raise LedgerSchemaError(
                 f"ledger participant: wanted {participant!r}, got {meta.get('participant')!r} in {path}"
             )
+        _chain.verify(connection)
     except sqlite3.Error as error:
         connection.close()
         if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
             raise LedgerBusyError(f"ledger: {path} stayed locked for {BUSY_SECONDS:g} s") from error
         raise _not_a_ledger(path, error) from error
-    except LedgerSchemaError:
+    except (LedgerSchemaError, LedgerBrokenError):
         connection.close()
         raise
     return connection
+
+
+def migrate_file(path: Path, participant: str) -> None:
+    """Give a ledger of schema 1, which had no chain, its chain; one transaction, nothing else changes.
+
+    Raises
+    ------
+    LedgerSchemaError
+        The file is no ledger of `participant` with schema 1.
+    """
+    if not path.is_file():
+        raise LedgerMissingError(f"ledger: none at {path}")
+    connection = _connect(path)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+        if (meta.get("schema"), meta.get("participant")) != ("1", participant):
+            raise LedgerSchemaError(
+                f"ledger: wanted one of {participant!r} with schema 1 at {path}, got {meta.get('participant')!r} with "
+                f"schema {meta.get('schema')}; there is nothing to migrate"
+            )
+        for statement in re.split(r";\n(?=CREATE|$)", _CHAIN.strip() + "\n"):  # executescript would commit
+            connection.execute(statement)
+        connection.execute("ALTER TABLE runs ADD COLUMN bounds TEXT NOT NULL DEFAULT '{}'")
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (str(LEDGER_SCHEMA),))
+        connection.execute("INSERT INTO meta VALUES ('salt', ?)", (secrets.token_hex(32),))
+        _chain.rebuild(connection)
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise _not_a_ledger(path, error) from error
+    finally:
+        connection.close()
 
 
 @contextmanager

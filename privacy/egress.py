@@ -38,6 +38,11 @@ PUBLIC_CONSTANTS = frozenset(
         "non_private",
         "metrics_non_private",
         "scopes",
+        # The link of the reservation in the ledger's hash chain. The counter counts what the ledger wrote for messages
+        # and decisions of the owner; the head is a hash, salted with 256 secret bits, of constants, events and hashes
+        # of replies that had an event (`privacy/_chain.py`). Neither is a function of rows beyond those.
+        "ledger_counter",
+        "ledger_head",
     }
 )
 

@@ -3,7 +3,10 @@
 __all__ = [
     "BudgetExhaustedError",
     "ContractMismatchError",
+    "LedgerBehindError",
+    "LedgerBrokenError",
     "LedgerBusyError",
+    "LedgerForkedError",
     "LedgerMissingError",
     "LedgerSchemaError",
     "PlanError",
@@ -36,6 +39,18 @@ class LedgerSchemaError(PrivacyError):
 
 class LedgerBusyError(PrivacyError):
     """Another process held the ledger longer than the bounded wait, or this handle crossed a fork."""
+
+
+class LedgerBehindError(PrivacyError):
+    """The ledger lacks rows that it had when a reply left: truncated, restored from a backup or made anew."""
+
+
+class LedgerForkedError(PrivacyError):
+    """The ledger's history is another one than the one that a reply left with."""
+
+
+class LedgerBrokenError(PrivacyError):
+    """The rows of the ledger and its hash chain do not agree."""
 
 
 class BudgetExhaustedError(PrivacyError):

@@ -30,7 +30,7 @@ A rule reads only plans and events, which are functions of what was released.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from privacy.accounting import RDP_ORDERS, epsilon, merge, rdp, rdp_to_epsilon
@@ -38,7 +38,7 @@ from privacy.errors import ReleaseRefusedError
 from privacy.events import Event, event_size, resized
 from privacy.plans import Budget, RunPlan
 
-__all__ = ["LifetimeFilter", "run_epsilon_bound"]
+__all__ = ["LifetimeFilter", "plan_bounds", "run_epsilon_bound"]
 
 # Four times 1e-5 is 4.0000000000000003e-5 in floating point: forgive sums of decimals that, and no more.
 _ROUNDING: Final = 1 + 1e-9
@@ -87,10 +87,32 @@ def _sums(allowances: Iterable[Budget]) -> tuple[float, float]:
     return math.fsum(pair.epsilon for pair in pairs), math.fsum(pair.delta for pair in pairs)
 
 
-def run_epsilon_bound(plan: RunPlan, events: Sequence[Event]) -> float:
+def _per_round(plan: RunPlan, partition: str) -> dict[Event, int]:
+    return {
+        resized(event, 1): event_size(event)
+        for event in merge(event for event in plan.round_events() if event.partition == partition)
+    }
+
+
+def _spent(plan: RunPlan, per_round: Mapping[Event, int], times: int) -> float:
+    return epsilon([resized(kind, size * times) for kind, size in per_round.items()], plan.allowance.delta)
+
+
+def plan_bounds(plan: RunPlan) -> dict[str, float]:
+    """Epsilon of the whole plan by partition; a partition that leaves something without noise has none."""
+    partitions = {event.partition for event in plan.round_events()}
+    bounds = {name: _spent(plan, _per_round(plan, name), plan.rounds) for name in partitions if not plan.non_private}
+    return {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
+
+
+def run_epsilon_bound(plan: RunPlan, events: Sequence[Event], bounds: Mapping[str, float] | None = None) -> float:
     """Epsilon, at the plan's delta, of the smallest multiple of a round that contains `events`.
 
     While the plan as a whole fits its allowance, and `events` within the plan, that is the plan's own epsilon.
+
+    Parameters
+    ----------
+    bounds : what `plan_bounds` gave when the run was opened, so that nothing is counted twice.
 
     Raises
     ------
@@ -99,10 +121,7 @@ def run_epsilon_bound(plan: RunPlan, events: Sequence[Event]) -> float:
     """
     worst = 0.0
     for partition in {event.partition for event in events}:
-        per_round = {
-            resized(event, 1): event_size(event)
-            for event in merge(event for event in plan.round_events() if event.partition == partition)
-        }
+        per_round = _per_round(plan, partition)
         multiple = 1
         for event in merge(event for event in events if event.partition == partition):
             size = per_round.get(resized(event, 1))
@@ -113,12 +132,10 @@ def run_epsilon_bound(plan: RunPlan, events: Sequence[Event]) -> float:
                 )
             multiple = max(multiple, -(-event_size(event) // size))
 
-        def spent(times: int, per_round: dict[Event, int] = per_round) -> float:
-            return epsilon([resized(kind, size * times) for kind, size in per_round.items()], plan.allowance.delta)
-
-        bound = spent(max(multiple, plan.rounds))
+        whole = (bounds or {}).get(partition) if multiple <= plan.rounds else None
+        bound = _spent(plan, per_round, max(multiple, plan.rounds)) if whole is None else whole
         if multiple < plan.rounds and not within(bound, plan):
-            bound = spent(multiple)
+            bound = _spent(plan, per_round, multiple)
         worst = max(worst, bound)
     return worst
 

@@ -10,6 +10,8 @@ Formal guarantees
 * Runs, threads and processes that reserve at once never exceed a budget together.
 * A run keeps the plan it was opened with; a data set keeps its privacy unit for life, for budgets under
   different units cannot be composed.
+* Every change is a link of a hash chain (`privacy/_chain.py`). A reply carries the link of its reservation; a ledger
+  that lacks it later is refused by `check_anchor`, one whose rows were edited does not open.
 """
 
 import hashlib
@@ -25,7 +27,10 @@ from threading import RLock
 from types import TracebackType
 from typing import Any, Self
 
-from privacy._ledger_sql import LEDGER_SCHEMA, create_file, open_file, transaction
+from privacy import _chain
+from privacy._chain import Anchor
+from privacy._export import export
+from privacy._ledger_sql import LEDGER_SCHEMA, create_file, migrate_file, open_file, transaction
 from privacy.accounting import epsilon
 from privacy.errors import (
     BudgetExhaustedError,
@@ -36,12 +41,12 @@ from privacy.errors import (
     ReleaseRefusedError,
     RetriesExhaustedError,
 )
-from privacy.events import RELATION, Event, event_from_json, event_size, event_to_json, resized
+from privacy.events import Event, event_from_json, event_size, event_to_json, resized
 from privacy.failpoints import failpoint
-from privacy.filters import LifetimeFilter, run_epsilon_bound, within
+from privacy.filters import LifetimeFilter, plan_bounds, run_epsilon_bound, within
 from privacy.plans import Budget, Entry, Reservation, RunPlan, plan_from_json, plan_to_json
 
-__all__ = ["LEDGER_SCHEMA", "Budget", "Entry", "Ledger", "Reservation", "RunPlan"]
+__all__ = ["LEDGER_SCHEMA", "Anchor", "Budget", "Entry", "Ledger", "Reservation", "RunPlan", "migrate_file"]
 
 
 @lru_cache(maxsize=1024)
@@ -49,7 +54,6 @@ def _events(text: str) -> tuple[Event, ...]:
     return tuple(event_from_json(record) for record in json.loads(text))
 
 
-@lru_cache(maxsize=256)
 @lru_cache(maxsize=256)
 def _plan(text: str) -> RunPlan:
     return plan_from_json(json.loads(text))
@@ -94,6 +98,8 @@ class Ledger:
             No file there: only `consortia budget init` makes one.
         LedgerSchemaError
             Another schema version (both are named), another participant's, or no ledger at all.
+        LedgerBrokenError
+            Its rows and its chain do not agree.
         """
         path = Path(path)
         return cls(open_file(path, participant), path, participant)
@@ -130,6 +136,9 @@ class Ledger:
         BudgetExhaustedError
             The run's allowance alone is larger than the lifetime of the data set.
         """
+        with self._use():
+            # Counted before the lock is taken, and kept with the plan: a later process need not count it again.
+            bounds = plan_bounds(plan) if self._find_plan(plan.run_id) is None else {}
         with self._use() as connection, transaction(connection, "open_run"):
             known = self._find_plan(plan.run_id)
             if known is not None:
@@ -158,10 +167,13 @@ class Ledger:
                     f"delta {allowance.delta:g}"
                 )
             text = json.dumps(plan_to_json(plan), sort_keys=True, allow_nan=False)
+            row = (plan.run_id, plan.dataset, plan.unit, plan.contract_sha256, text, json.dumps(bounds, sort_keys=True))
             connection.execute(
-                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?)",
-                (plan.run_id, plan.dataset, plan.unit, plan.contract_sha256, text, _now()),
+                "INSERT INTO runs (run_id, dataset, unit, contract_sha256, plan, bounds, created) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*row, _now()),
             )
+            _chain.append(connection, "run", plan.run_id, row)
         return plan
 
     def _find_plan(self, run_id: str) -> RunPlan | None:
@@ -229,9 +241,11 @@ class Ledger:
                     (run_id, plan.dataset, round, key, text, _now()),
                 )
                 entry = cursor.lastrowid
-        if entry is None:  # pragma: no cover (sqlite always sets it after an insert)
-            raise ReleaseRefusedError("ledger: the entry got no number")
-        return Reservation(entry, run_id, round, key)
+                if entry is None:  # pragma: no cover (sqlite always sets it after an insert)
+                    raise ReleaseRefusedError("ledger: the entry got no number")
+                fields = (entry, run_id, plan.dataset, round, key, text)
+                anchor = _chain.append(connection, "reserved", str(entry), fields)
+        return Reservation(entry, run_id, round, key, anchor)
 
     def _check(
         self, run_id: str, round_: int, key: str, events: Sequence[Event], lifetime: Budget, attempts: int
@@ -251,7 +265,8 @@ class Ledger:
                 f"run {run_id!r}, round {round_}: wanted at most {attempts} attempts, all of them were made"
             )
         if not plan.non_private:
-            bound = run_epsilon_bound(plan, [*self._taken("run_id", run_id), *events])
+            (bounds,) = self._connection.execute("SELECT bounds FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+            bound = run_epsilon_bound(plan, [*self._taken("run_id", run_id), *events], json.loads(bounds))
             if not within(bound, plan):
                 raise BudgetExhaustedError(
                     f"run {run_id!r}, round {round_}: would spend epsilon {bound:.4g} at delta "
@@ -304,6 +319,7 @@ class Ledger:
             connection.execute(
                 "UPDATE entries SET state = 'committed', reply_sha256 = ? WHERE seq = ?", (digest, reservation.entry)
             )
+            _chain.append(connection, "committed", str(reservation.entry), (reservation.entry, digest))
             failpoint("commit.state")
             connection.execute(
                 "INSERT INTO outbox (entry, run_id, round, key, reply) VALUES (?, ?, ?, ?, ?)", (*where, reply)
@@ -344,26 +360,38 @@ class Ledger:
         with self._use():
             return LifetimeFilter(lifetime).left(self._allowances(dataset))
 
+    # The chain
+
+    def check_anchor(self, known: Anchor) -> None:
+        """Refuse when this ledger does not hold a link that it once had (see `privacy._chain.check`)."""
+        with self._use() as connection:
+            _chain.check(connection, known)
+
+    def anchor(self, run_id: str | None = None) -> Anchor:
+        """The end of the chain, or the link of the run's latest reservation (the end when it has none)."""
+        with self._use() as connection:
+            found = None if run_id is None else _chain.of_run(connection, run_id)
+            return found or _chain.latest(connection)
+
+    def verify(self) -> Anchor:
+        """Recount the whole chain from the rows; LedgerBrokenError when they do not agree."""
+        with self._use() as connection:
+            return _chain.verify(connection)
+
+    def notes(self) -> list[tuple[str, dict[str, Any]]]:
+        """What the owner decided, oldest first: (time, note). A note costs nothing."""
+        with self._use() as connection:
+            return _chain.notes(connection)
+
+    def note(self, note: dict[str, Any]) -> None:
+        """Add a note, unless the last one says the same."""
+        with self._use() as connection:
+            if _chain.noted(connection) != note:
+                with transaction(connection, "note"):
+                    _chain.note(connection, note, _now())
+
     def export(self) -> dict[str, Any]:
-        """The whole ledger as JSON-able data, without the replies."""
-        return {
-            "schema": LEDGER_SCHEMA,
-            "participant": self.participant,
-            "relation": RELATION,
-            "units": {plan.dataset: plan.unit for plan in self.runs()},
-            "runs": [plan_to_json(plan) for plan in self.runs()],
-            "entries": [
-                {
-                    "seq": entry.seq,
-                    "run_id": entry.run_id,
-                    "dataset": entry.dataset,
-                    "round": entry.round,
-                    "key": entry.key,
-                    "state": entry.state,
-                    "events": [event_to_json(event) for event in entry.events],
-                    "reply_sha256": entry.reply_sha256,
-                    "created": entry.created,
-                }
-                for entry in self.entries()
-            ],
-        }
+        """The whole ledger as JSON-able data, without the replies; its chain recounted (LedgerBrokenError)."""
+        with self._use() as connection, _chain.snapshot(connection):
+            _chain.verify(connection)
+            return export(connection, self.participant)

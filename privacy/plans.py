@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from privacy._chain import Anchor
 from privacy.accounting import check_delta
 from privacy.errors import LedgerSchemaError, PlanError, PrivacyError
 from privacy.events import Event, NonPrivate, PoissonGaussian, event_from_json, event_to_json
@@ -94,12 +95,13 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class Reservation:
-    """Budget taken for one attempt of one round; it stays taken whatever happens next."""
+    """Budget taken for one attempt of one round; it stays taken whatever happens next. `anchor` is its link."""
 
     entry: int
     run_id: str
     round: int
     key: str
+    anchor: Anchor | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from consortia.exchange import State
+from privacy.ledger import Anchor
 
 _KEPT = 2
 
@@ -30,6 +31,8 @@ class Checkpoint:
         Shared parameters, the strategy's memory and the running mean, each by group.
     history : list
         One line per round.
+    heads : dict of str to Anchor
+        The newest link of each participant's ledger that came with a reply.
     """
 
     round: int
@@ -37,6 +40,7 @@ class Checkpoint:
     memory: dict[str, State]
     average: dict[str, State]
     history: list[dict[str, Any]]
+    heads: dict[str, Anchor] = field(default_factory=dict)
 
 
 def save(folder: Path, state: Checkpoint, *, final: Mapping[str, State] | None = None) -> None:
@@ -52,6 +56,7 @@ def save(folder: Path, state: Checkpoint, *, final: Mapping[str, State] | None =
         for name, tensor in named.items()
     }
     meta = {"round": str(state.round), "history": json.dumps(state.history)}
+    meta["heads"] = json.dumps({name: [anchor.counter, anchor.head] for name, anchor in state.heads.items()})
     _write(target / f"round-{state.round:06d}.safetensors", safetensors.torch.save(tensors, metadata=meta))
     for old in sorted(target.glob("round-*.safetensors"))[:-_KEPT]:
         old.unlink()
@@ -72,9 +77,9 @@ def load_latest(folder: Path) -> Checkpoint | None:
         for key in file.keys():  # noqa: SIM118 - not a dict
             kind, group, name = key.split("/", 2)
             parts[kind].setdefault(group, {})[name] = file.get_tensor(key)
-    return Checkpoint(
-        int(meta["round"]), parts["groups"], parts["memory"], parts["average"], json.loads(meta["history"])
-    )
+    heads = {name: Anchor(*pair) for name, pair in json.loads(meta.get("heads", "{}")).items()}
+    history = json.loads(meta["history"])
+    return Checkpoint(int(meta["round"]), parts["groups"], parts["memory"], parts["average"], history, heads)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -21,8 +21,10 @@ from torch import Tensor
 
 from consortia.aggregation import aggregate, controls
 from consortia.checkpoint import Checkpoint, load_latest, save
+from consortia.custody import anchor_from
 from consortia.errors import RunFailedError, WireError
 from consortia.exchange import CONTROL, State, check_like, for_participant, initial_groups
+from consortia.heads import Heads
 from consortia.receipt import write_json
 from consortia.scenario import Scenario, Seat
 from consortia.wire import Envelope, decode, encode
@@ -73,9 +75,13 @@ class Coordinator:
         Where checkpoints, events and the record go.
     exchange : Exchange
         The transport: the engines differ here and nowhere else.
+    heads : Path, optional
+        Where the heads of the participants' ledgers are kept across runs.
     """
 
-    def __init__(self, scenario: Scenario, run_id: str, folder: Path, exchange: Exchange) -> None:
+    def __init__(
+        self, scenario: Scenario, run_id: str, folder: Path, exchange: Exchange, heads: Path | None = None
+    ) -> None:
         self.scenario = scenario
         self.contract = scenario.contract
         self.run_id = run_id
@@ -85,6 +91,7 @@ class Coordinator:
         self.strategy = self.contract.strategy.strategy()
         self.quorum = max(1, math.ceil(self.contract.round.quorum * len(scenario.roster)))
         self.history: list[dict[str, Any]] = []
+        self.heads = Heads(heads)
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
         """Play every round and the closing evaluation; return (and write) the record.
@@ -100,11 +107,13 @@ class Coordinator:
             groups = initial_groups(self.contract, [seat.industry for seat in self.scenario.roster])
             state = Checkpoint(0, groups, {}, {}, [])
         self.history = list(state.history)
+        self.heads.learn(state.heads)
         self._event("start", rounds=self.contract.rounds, done=state.round)
         try:
             while state.round < self.contract.rounds:
                 state = self._round(state)
                 save(self.folder, state)
+                self.heads.save()
             final = self._final_model(state)
             save(self.folder, state, final=final)
             self._evaluate(final)
@@ -137,7 +146,8 @@ class Coordinator:
         }
         self.history.append(line)
         self._event("round", **line)
-        return Checkpoint(number, groups, memory, self._running_mean(state, number, groups), self.history)
+        mean = self._running_mean(state, number, groups)
+        return Checkpoint(number, groups, memory, mean, self.history, dict(self.heads.known))
 
     def _ask(
         self, kind: str, number: int, sent: Mapping[str, State], control: Mapping[str, State] = MappingProxyType({})
@@ -200,6 +210,7 @@ class Coordinator:
             self._fail(answer.participant, number, attempt, "PARTICIPANT_ERROR", f"incident {incident}")
         else:
             member.header = dict(envelope.header)
+            self.heads.take(answer.participant, envelope.header)
             accepted[answer.participant] = tensors
             member.rounds_contributed += kind == "train"
 
@@ -223,6 +234,7 @@ class Coordinator:
             if header.get(key) != value:
                 raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
         _check_account(header)
+        anchor_from(dict(header))
         if kind == "train":
             check_like(sent[name], envelope.tensors)
         else:
@@ -277,6 +289,7 @@ class Coordinator:
             "round": str(number),
             "contract": self.contract.canonical(),
             "proposal": json.dumps(proposal, sort_keys=True),
+            **self.heads.header(name),
         }
         return encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
 
@@ -299,6 +312,7 @@ class Coordinator:
             "participants": {name: _describe(member) for name, member in self.members.items()},
             "history": self.history,
         }
+        self.heads.save()
         write_json(self.folder / "coordinator.json", record)
         self._event("end", status=status, reason=reason)
         return record

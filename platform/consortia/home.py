@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consortia.errors import RefusedError
-from privacy.errors import LedgerMissingError
+from privacy.errors import LedgerBrokenError, LedgerMissingError
 from privacy.ledger import Ledger
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -132,6 +132,8 @@ class Home:
             return _handles.get(self.ledger, self.participant)
         except LedgerMissingError as error:
             raise RefusedError("NO_LEDGER", str(error)) from None
+        except LedgerBrokenError as error:
+            raise RefusedError("LEDGER_BROKEN", f"{error}; put an unbroken copy of {self.ledger} back") from None
 
 
 class _Handles:

@@ -27,7 +27,7 @@ from torch import Tensor
 from clients import registry
 from clients.errors import ClientError
 from clients.models import FederatedModule
-from consortia import receipt
+from consortia import custody, receipt
 from consortia.errors import ConsortiaError, InputError, RefusedError
 from consortia.evaluation import headline, module_scorer, score_metrics
 from consortia.exchange import State, build_module, load_state, scope_of, shared_names
@@ -52,7 +52,7 @@ from privacy.errors import (
     RetriesExhaustedError,
 )
 from privacy.events import Event, NonPrivate
-from privacy.ledger import Budget, Ledger, Reservation, RunPlan
+from privacy.ledger import Anchor, Budget, Ledger, Reservation, RunPlan
 
 log = logging.getLogger("consortia.participant")
 
@@ -126,12 +126,16 @@ class _Round:
         self.terms: DatasetTerms = terms.model_copy(update={"source": source}) if source else terms
         self.dataset = request.proposal.dataset
         self.client = registry.get(request.industry)
+        self.anchor: Anchor | None = None
         where = (request.run_id, str(request.round), request.kind, request.industry, self.dataset)
         self.key = message_key(request.tensors, *where, request.contract_json)
 
     def answer(self) -> bytes:
         request = self.request
         ledger = self.home.open_ledger()
+        custody.check(self.home, ledger, request.anchor)
+        custody.note_budget(ledger, self.policy)
+        self.anchor = ledger.anchor(request.run_id)
         for run_id in (request.run_id, self._metrics_run):
             stored = ledger.reply(run_id, request.round, self.key)
             if stored is not None:
@@ -219,11 +223,14 @@ class _Round:
 
     def _reserve(self, ledger: Ledger, run_id: str, event: Event, lifetime: Budget) -> Reservation:
         try:
-            return ledger.reserve(run_id, self.request.round, self.key, (event,), lifetime=lifetime)
+            reservation = ledger.reserve(run_id, self.request.round, self.key, (event,), lifetime=lifetime)
         except BudgetExhaustedError as error:
             raise RefusedError("BUDGET_EXHAUSTED", str(error)) from None
         except RetriesExhaustedError as error:
             raise RefusedError("RETRIES_EXHAUSTED", str(error)) from None
+        self.anchor = reservation.anchor
+        custody.keep(self.home, self.anchor)
+        return reservation
 
     def _sealed(self, header: dict[str, str], releases: list[Release]) -> bytes:
         """Return the bytes of a reply, everything in it having passed the release gate."""
@@ -307,6 +314,7 @@ class _Round:
             "delta": repr(plan.allowance.delta),
             "unit": plan.unit,
             "non_private": str(plan.non_private).lower(),
+            **custody.to_header(self.anchor),
         }
 
     def _private_state(self) -> State:

@@ -145,6 +145,12 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
 def refusal_hint(result: dict[str, Any]) -> str | None:
     """Return what participants that do not know the contract can do, or None."""
     codes = {failure["code"] for seat in result["participants"].values() for failure in seat["failures"]}
+    if found := sorted(codes & {"LEDGER_BEHIND", "LEDGER_FORKED", "LEDGER_BROKEN"}):
+        return (
+            f"{', '.join(found)}: that participant's ledger is not the one that earlier replies left with, so it "
+            "releases nothing. Its own log says what to do. Only when its owner offers new data instead, remove its line "
+            "from heads.json beside the runs."
+        )
     if "CONTRACT_NOT_ALLOWED" not in codes:
         return None
     return (

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from consortia.custody import anchor_from
 from consortia.errors import InputError, RefusedError, WireError
 from consortia.exchange import CONTROL
 from consortia.policy import Proposal
 from consortia.scenario import Contract, contract_from_json
 from consortia.wire import decode
+from privacy.ledger import Anchor
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Request:
     proposal: Proposal
     model: Mapping[str, Tensor]
     control: Mapping[str, Tensor]
+    anchor: Anchor | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -58,6 +61,7 @@ class Request:
                 ),
                 model={n: t for n, t in envelope.tensors.items() if not n.startswith(CONTROL)},
                 control={n[len(CONTROL) :]: t for n, t in envelope.tensors.items() if n.startswith(CONTROL)},
+                anchor=anchor_from(dict(header)),
             )
         except (WireError, InputError, KeyError, ValueError, TypeError) as error:
             raise RefusedError("BAD_MESSAGE", f"{type(error).__name__} while reading the message") from None

@@ -19,11 +19,12 @@ def main(grid: Grid, context: Context) -> None:
     """Run the scenario of the run config.
 
     Run config keys: `scenario` (JSON of the effective scenario), `run-id`, `out` (the coordinator's folder),
-    `resume` (bool), `join-seconds`.
+    `resume` (bool), `join-seconds`, `heads` (file of the ledgers' heads, or empty).
     """
     config = context.run_config
     scenario = scenario_from_json(str(config["scenario"]))
     names = [seat.name for seat in scenario.roster]
     exchange = GridExchange(grid, names, float(str(config["join-seconds"])))
-    coordinator = Coordinator(scenario, str(config["run-id"]), Path(str(config["out"])), exchange)
+    heads = Path(str(config["heads"])) if config.get("heads") else None
+    coordinator = Coordinator(scenario, str(config["run-id"]), Path(str(config["out"])), exchange, heads)
     coordinator.run(resume=bool(config["resume"]))

@@ -20,7 +20,7 @@ from consortia.scenario import load_scenario
 from consortia.strict import read_toml
 from privacy.accounting import epsilon
 from privacy.errors import PrivacyError
-from privacy.ledger import Ledger
+from privacy.ledger import LEDGER_SCHEMA, Ledger, migrate_file
 
 app = typer.Typer(help="Show, make or export a participant's privacy ledger.", no_args_is_help=True)
 
@@ -73,6 +73,18 @@ def init(
 def _make(home: Home, policy: dict[str, Any] | None, note: str) -> None:
     make_home(home, policy, note)
     out.print(f"made {home.ledger}", highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: consortia budget migrate hospital-a")
+@friendly
+def migrate(participant: Annotated[str, typer.Argument(help="Name of the participant.")], home: _Home = None) -> None:
+    """Give a ledger of schema 1 its hash chain. Every row stays."""
+    place = _home(participant, home)
+    try:
+        migrate_file(place.ledger, participant)
+    except PrivacyError as error:
+        raise InputError(str(error)) from None
+    out.print(f"{place.ledger} has schema {LEDGER_SCHEMA} now", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: consortia budget allow hospital-a cross-industry --rounds 10")

@@ -6,6 +6,7 @@ from typing import Any
 
 import tomli_w
 
+from consortia.custody import check_new
 from consortia.errors import InputError
 from consortia.home import Home
 from consortia.runner import demo_policy_file
@@ -35,6 +36,7 @@ def make_home(home: Home, policy: dict[str, Any] | None, note: str) -> None:
             f"{home.ledger}: wanted no ledger there yet, got one; a ledger is never replaced, since that would "
             "forget what was spent"
         )
+    check_new(home)
     home.create()
     if policy is not None and not home.policy.exists():
         home.policy.write_text(f"# {note}\n{tomli_w.dumps(policy)}", encoding="utf-8")

@@ -44,7 +44,16 @@ class Job:
             "out": str(self.folder.resolve()),
             "resume": self.resume,
             "join-seconds": join_seconds,
+            "heads": str(self.heads or ""),
         }
+
+    @property
+    def heads(self) -> Path | None:
+        """Where the coordinator keeps the heads of the ledgers across runs; None for scratch ledgers."""
+        home = next(iter(self.homes.values()))
+        if home.ledger_folder is not None:
+            return home.ledger_folder.resolve().parent / "heads.json"
+        return None if home.simulation else self.folder.resolve().parent / "heads.json"
 
     def node_config(self, name: str) -> dict[str, str | bool]:
         """Return the node config of one participant, which its own side sets."""
