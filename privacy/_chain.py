@@ -25,6 +25,7 @@ from privacy.errors import LedgerBehindError, LedgerBrokenError, LedgerForkedErr
 __all__ = ["Anchor", "verify_export"]
 
 _ZERO: Final = "0" * 64
+_encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 Link = tuple[int, str, str, str]
 
 
@@ -37,8 +38,7 @@ class Anchor:
 
 
 def _next(head: str, seq: int, kind: str, fields: Iterable[Any]) -> str:
-    text = json.dumps([seq, kind, *fields], separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(bytes.fromhex(head) + text.encode("ascii")).hexdigest()
+    return hashlib.sha256(bytes.fromhex(head) + _encode([seq, kind, *fields]).encode("ascii")).hexdigest()
 
 
 def latest(connection: sqlite3.Connection) -> Anchor:

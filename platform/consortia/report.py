@@ -148,8 +148,8 @@ def refusal_hint(result: dict[str, Any]) -> str | None:
     if found := sorted(codes & {"LEDGER_BEHIND", "LEDGER_FORKED", "LEDGER_BROKEN"}):
         return (
             f"{', '.join(found)}: that participant's ledger is not the one that earlier replies left with, so it "
-            "releases nothing. Its own log says what to do. Only when its owner offers new data instead, remove its line "
-            "from heads.json beside the runs."
+            "releases nothing. Its own log says what to do. Only when its owner offers new data instead, remove its "
+            "line from heads.json beside the runs."
         )
     if "CONTRACT_NOT_ALLOWED" not in codes:
         return None

@@ -82,8 +82,10 @@ def _delete(path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("loss", "witness"),
-    [*((loss, who) for loss in ("truncated", "restored", "deleted") for who in ("coordinator", "home"))]
-    + [("forked", "coordinator")],
+    [
+        *((loss, who) for loss in ("truncated", "restored", "deleted") for who in ("coordinator", "home")),
+        ("forked", "coordinator"),
+    ],
 )
 def test_a_ledger_that_forgot_releases_nothing(
     charged: Any, tmp_path: Path, loss: str, witness: str, caplog: pytest.LogCaptureFixture
