@@ -13,7 +13,7 @@ _ENTRY = ("seq", "run_id", "dataset", "round", "key", "state", "events", "reply_
 
 def export(connection: sqlite3.Connection, participant: str) -> dict[str, Any]:
     """Return runs, entries, notes and the chain; `chained` holds the fields of a run's link as they were hashed."""
-    query = "SELECT run_id, dataset, unit, contract_sha256, plan, bounds FROM runs ORDER BY rowid"
+    query = "SELECT run_id, dataset, unit, contract_sha256, plan, bounds, created FROM runs ORDER BY rowid"
     runs = connection.execute(query).fetchall()
     entries = connection.execute(f"SELECT {', '.join(_ENTRY)} FROM entries ORDER BY seq").fetchall()  # noqa: S608
     notes = connection.execute("SELECT id, text, created FROM notes ORDER BY id").fetchall()
@@ -27,7 +27,7 @@ def export(connection: sqlite3.Connection, participant: str) -> dict[str, Any]:
         "counter": links[-1][0],
         "head": links[-1][3],
         "salt": salt,
-        "runs": [{**json.loads(row[4]), "chained": list(row)} for row in runs],
+        "runs": [{**json.loads(row[4]), "chained": list(row[:-1]), "opened": row[-1]} for row in runs],
         "entries": [
             {**dict(zip(_ENTRY, row, strict=True)), "events": json.loads(row[_ENTRY.index("events")])}
             for row in entries

@@ -126,14 +126,14 @@ def load_policy(path: Path, *, simulation: bool) -> Policy:
         raise InputError(
             f"{path}: wanted a readable TOML file in UTF-8, got {type(error).__name__}; check the file"
         ) from None
-    policy = _parsed(text, str(path))
+    policy = parse_policy(text, str(path))
     if policy.demo and not simulation:
         raise RefusedError("DEMO_POLICY", f"{path} says demo = true, which only a simulation accepts")
     return policy
 
 
 @lru_cache(maxsize=256)
-def _parsed(text: str, where: str) -> Policy:
+def parse_policy(text: str, where: str) -> Policy:
     """Parse a policy's text; the file is read for every message, so an owner's edit counts at once."""
     data = parse_toml(text, where)
     check_schema(data, where)

@@ -145,10 +145,16 @@ def spent(
 
 def write_json(path: Path, data: object) -> None:
     """Write JSON durably: a reader sees the old file or the new one, never a part."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text durably, as `write_json` does; the file keeps its mode."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1, allow_nan=False)
-        file.write("\n")
+        if path.exists():
+            os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -1,0 +1,173 @@
+"""A ledger as a person reads it: what was spent, on what, what is left, over which horizon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from consortia.policy import Policy
+from privacy.accounting import epsilon, merge
+from privacy.events import RELATION, Event, GaussianRelease, LaplaceRelease, NonPrivate, PoissonGaussian, event_size
+from privacy.ledger import Budget, Entry, Ledger
+
+_DEFAULT_DELTA = 1e-5
+LIFETIME = "lifetime (PLD estimate)"
+
+
+def what(event: Event) -> str:
+    """Return an event in a person's words."""
+    match event:
+        case PoissonGaussian(noise_multiplier=sigma, sampling_rate=rate):
+            text = f"DP-SGD, σ {sigma:.3g}, q {rate:g}"
+        case GaussianRelease(noise_multiplier=sigma):
+            text = f"Gaussian, σ {sigma:.3g}"
+        case LaplaceRelease(noise_multiplier=scale):
+            text = f"Laplace, b {scale:.3g}"
+        case NonPrivate(what=name):
+            text = f"{name}, not private"
+    return f"{text} ({event.partition})"
+
+
+def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str, Any]:
+    """Return every account of the ledger: each run's, and each data set's lifetime.
+
+    A lifetime's `left` is what the filter grants a new run for certain; its `epsilon` is an estimate (PLD).
+    Data sets that the policy offers and nothing was spent on stand there too.
+    """
+    entries = ledger.entries()
+    offered = set(policy.dataset) if policy else set()
+    accounts = []
+    for dataset in sorted({entry.dataset for entry in entries} | offered):
+        mine = [entry for entry in entries if entry.dataset == dataset]
+        for run in dict.fromkeys(entry.run_id for entry in mine):
+            plan = ledger.plan(run)
+            budget = plan.allowance if plan else Budget(math.inf, _DEFAULT_DELTA)
+            unit = plan.unit if plan else None
+            group = [entry for entry in mine if entry.run_id == run]
+            account = _account(dataset, f"run {run}", unit, group, budget)
+            accounts.append({**account, "left": _left(account)})
+        accounts.append(_lifetime(ledger, policy, dataset, mine))
+    anchor = ledger.anchor()
+    return {
+        "schema": 2,
+        "participant": participant,
+        "relation": RELATION,
+        "counter": anchor.counter,
+        "head": anchor.head,
+        "accounts": accounts,
+    }
+
+
+def _lifetime(ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequence[Entry]) -> dict[str, Any]:
+    terms = policy.dataset.get(dataset) if policy else None
+    plan = ledger.plan(mine[0].run_id) if mine else None
+    life = policy.budget.lifetime.budget() if policy else Budget(math.inf, _DEFAULT_DELTA)
+    unit = plan.unit if plan else (terms.unit if terms else None)
+    account = _account(dataset, LIFETIME, unit, mine, life)
+    bounded = policy is not None and not account["non_private"]
+    left = ledger.lifetime_left(dataset, life) if bounded else None
+    return {
+        **account,
+        "left": left.epsilon if left else (0.0 if policy else None),
+        "left_delta": left.delta if left else None,
+    }
+
+
+def _left(account: dict[str, Any]) -> float | None:
+    if account["budget"] is None or account["epsilon"] is None:
+        return None
+    return max(0.0, float(account["budget"]) - float(account["epsilon"]))
+
+
+def _account(dataset: str, horizon: str, unit: str | None, entries: Sequence[Entry], budget: Budget) -> dict[str, Any]:
+    events = [event for entry in entries for event in entry.events]
+    delta = budget.delta or _DEFAULT_DELTA
+    spent = epsilon(events, delta)
+    return {
+        "dataset": dataset,
+        "horizon": horizon,
+        "unit": unit,
+        "epsilon": None if math.isinf(spent) else spent,
+        "delta": delta,
+        "budget": None if math.isinf(budget.epsilon) else budget.epsilon,
+        "non_private": math.isinf(spent),
+        "releases": len(entries),
+        "abandoned": sum(entry.state == "reserved" for entry in entries),
+        "by": _by(events, delta, spent),
+    }
+
+
+def _by(events: Iterable[Event], delta: float, spent: float) -> list[dict[str, Any]]:
+    """Return what each mechanism would have cost alone; together they cost less than the sum."""
+    merged = merge(events)
+    alone = [spent] if len(merged) == 1 else [epsilon([event], delta) for event in merged]
+    return [
+        {"what": what(event), "times": event_size(event), "epsilon_alone": None if math.isinf(value) else value}
+        for event, value in zip(merged, alone, strict=True)
+    ]
+
+
+def history(ledger: Ledger) -> list[dict[str, Any]]:
+    """Return one line per link of the chain that says something, oldest first; the chain is recounted before.
+
+    Raises
+    ------
+    LedgerBrokenError
+        When it does not add up.
+    """
+    data = ledger.export()
+    runs = {run["run_id"]: run for run in data["runs"]}
+    entries = {str(entry.seq): entry for entry in ledger.entries()}
+    notes = {str(note["id"]): note for note in data["notes"]}
+    costs: dict[tuple[Event, ...], float] = {}
+    lines, before = [], None
+    for link in data["chain"]:
+        line: dict[str, Any] = {"link": link["seq"], "what": link["kind"], "head": link["head"]}
+        if link["kind"] == "run":
+            run = runs[link["ref"]]
+            allowance = run["allowance"]
+            line |= {
+                "time": run["opened"],
+                "what": "run opened",
+                "dataset": run["dataset"],
+                "run": run["run_id"],
+                "detail": f"allowance ε {_text(allowance['epsilon'])}, δ {allowance['delta']:g}, unit {run['unit']}",
+            }
+        elif link["kind"] == "reserved":
+            entry = entries[link["ref"]]
+            plan = ledger.plan(entry.run_id)
+            delta = plan.allowance.delta if plan and plan.allowance.delta else _DEFAULT_DELTA
+            cost = costs.setdefault(entry.events, epsilon(entry.events, delta))
+            line |= {
+                "time": entry.created,
+                "what": "released" if entry.state == "committed" else "charged, abandoned",
+                "dataset": entry.dataset,
+                "run": entry.run_id,
+                "round": entry.round,
+                "epsilon_alone": None if math.isinf(cost) else cost,
+                "delta": delta,
+                "detail": "; ".join(f"{event_size(event)} x {what(event)}" for event in entry.events),
+            }
+        elif link["kind"] == "note":
+            note = notes[link["ref"]]
+            line |= {"time": note["created"], "what": "budget set", "detail": _change(before, note["note"])}
+            before = note["note"]
+        else:
+            continue  # the ledger's making; a commit, which its reservation's line tells
+        lines.append(line)
+    return lines
+
+
+def _change(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+    parts = []
+    for horizon in ("run", "lifetime"):
+        new = now[horizon]["epsilon"]
+        old = before[horizon]["epsilon"] if before else None
+        word = "" if old is None or old == new else (" (raised)" if new > old else " (lowered)")
+        parts.append(f"{horizon} ε {new:g}, δ {now[horizon]['delta']:g}{word}")
+    return "; ".join(parts) + "; costs nothing"
+
+
+def _text(value: float | None) -> str:
+    return "∞ (non-private)" if value is None else f"{value:g}"

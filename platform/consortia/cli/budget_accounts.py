@@ -1,0 +1,182 @@
+"""`consortia budget show|history|set|export`: a participant looks at its ledger and sets its own budget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomlkit
+import typer
+from rich.table import Table
+
+from consortia import custody
+from consortia.accounts import LIFETIME, history, summary
+from consortia.cli import out
+from consortia.errors import InputError
+from consortia.home import Home, default_root
+from consortia.policy import Policy, parse_policy, policy_or_input_error
+from consortia.receipt import write_text
+from consortia.report import number
+from privacy.errors import PrivacyError
+from privacy.ledger import Ledger
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Folder of the participants; $CONSORTIA_HOME or ~/.consortia.")
+]
+Participant = Annotated[str, typer.Argument(help="Name of the participant.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def home_of(name: str, root: Path | None) -> Home:
+    """Return a participant's home below `root`."""
+    return Home(((root or default_root()) / name).resolve(), name)
+
+
+def open_ledger(home: Home) -> Ledger:
+    """Open the ledger; a refusal is a mistake of the user's input here."""
+    try:
+        return Ledger.open(home.ledger, home.participant)
+    except PrivacyError as error:
+        raise InputError(str(error)) from None
+
+
+def _policy(home: Home) -> Policy | None:
+    return policy_or_input_error(home.policy, simulation=True) if home.policy.is_file() else None
+
+
+def show(participant: Participant, home: HomeOption = None, as_json: AsJson = False) -> None:
+    """Show what was spent on which data set, by what, per run and over its lifetime, and what is left."""
+    place = home_of(participant, home)
+    with open_ledger(place) as ledger:
+        data = summary(ledger, _policy(place), participant)
+    if as_json:
+        typer.echo(json.dumps(data, indent=1))
+        return
+    table = Table(title=f"{participant}: every ε with its horizon (add/remove one unit)")
+    for heading in ("data set", "horizon", "unit", "ε spent", "δ", "ε budget", "ε left", "releases", "abandoned"):
+        left = heading in {"data set", "horizon", "unit"}
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for line in data["accounts"]:
+        table.add_row(
+            line["dataset"],
+            line["horizon"],
+            line["unit"] or "–",
+            "∞ (non-private)" if line["non_private"] else number(line["epsilon"]),
+            f"{line['delta']:g}",
+            number(line["budget"]),
+            number(line["left"]),
+            str(line["releases"]),
+            str(line["abandoned"]),
+        )
+    out.print(table)
+    for line in data["accounts"]:
+        if line["horizon"] != LIFETIME and line["by"]:
+            parts = "; ".join(
+                f"{part['times']} x {part['what']}"
+                + ("" if part["epsilon_alone"] is None else f", ε {part['epsilon_alone']:.3f} alone")
+                for part in line["by"]
+            )
+            out.print(f"{line['dataset']}, {line['horizon']}: {parts}", highlight=False, soft_wrap=True)
+    out.print(
+        f"{LIFETIME}: ε spent is an estimate; ε left is what the lifetime filter grants a new run for certain.",
+        highlight=False,
+    )
+    if not any(line["releases"] for line in data["accounts"]):
+        out.print("Nothing was spent yet.")
+
+
+def show_history(
+    participant: Participant,
+    home: HomeOption = None,
+    last: Annotated[int, typer.Option(min=1, help="How many lines to print.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the ledger's chain holds, oldest first: runs, charges, releases, changes of the budget."""
+    with open_ledger(home_of(participant, home)) as ledger:
+        lines = history(ledger)
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "participant": participant, "history": lines}, indent=1))
+        return
+    table = Table(title=f"{participant}: the ledger's chain, recounted (ε of each release alone, add/remove one unit)")
+    for heading in ("link", "time", "what", "data set", "run", "round", "ε alone", "δ", "detail"):
+        right = heading in {"link", "round", "ε alone", "δ"}
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for line in lines[-last:]:
+        charged = "epsilon_alone" in line
+        table.add_row(
+            str(line["link"]),
+            line["time"][:19],
+            line["what"],
+            line.get("dataset", "–"),
+            line.get("run", "–"),
+            str(line.get("round", "–")),
+            ("∞" if line["epsilon_alone"] is None else number(line["epsilon_alone"])) if charged else "–",
+            f"{line['delta']:g}" if charged else "–",
+            line["detail"],
+        )
+    out.print(table)
+    if len(lines) > last:
+        out.print(f"{len(lines) - last} older lines: --last {len(lines)}", highlight=False)
+
+
+def set_budget(
+    participant: Participant,
+    run: Annotated[float | None, typer.Option(help="ε that one run may spend.")] = None,
+    lifetime: Annotated[float | None, typer.Option(help="ε that all runs on a data set may spend.")] = None,
+    run_delta: Annotated[float | None, typer.Option(help="δ of one run.")] = None,
+    lifetime_delta: Annotated[float | None, typer.Option(help="δ of the lifetime.")] = None,
+    home: HomeOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set the participant's own budget in its policy file; the change is recorded in the ledger and costs nothing."""
+    changes = {
+        ("run", "epsilon"): run,
+        ("lifetime", "epsilon"): lifetime,
+        ("run", "delta"): run_delta,
+        ("lifetime", "delta"): lifetime_delta,
+    }
+    wanted = {key: value for key, value in changes.items() if value is not None}
+    if not wanted:
+        raise InputError("budget set: wanted --run, --lifetime, --run-delta or --lifetime-delta, got none of them")
+    place = home_of(participant, home)
+    before = policy_or_input_error(place.policy, simulation=True)
+    document: Any = tomlkit.parse(place.policy.read_text(encoding="utf-8"))
+    for (horizon, name), value in wanted.items():
+        document["budget"][horizon][name] = value
+    text = tomlkit.dumps(document)
+    after = parse_policy(text, f"{place.policy} with the new budget")  # refused before anything is written
+    with open_ledger(place) as ledger:
+        custody.note_budget(ledger, before)
+        write_text(place.policy, text)
+        custody.note_budget(ledger, after)
+    data: dict[str, Any] = {
+        "schema": 1,
+        "participant": participant,
+        "policy": str(place.policy),
+        "before": before.budget.model_dump(mode="json"),
+        "after": after.budget.model_dump(mode="json"),
+        "units": {name: terms.unit for name, terms in after.dataset.items()},
+    }
+    if as_json:
+        typer.echo(json.dumps(data, indent=1))
+        return
+    for horizon in ("run", "lifetime"):
+        old, new = data["before"][horizon], data["after"][horizon]
+        units = ", ".join(sorted(set(data["units"].values())))
+        out.print(
+            f"{horizon}: ε {old['epsilon']:g} at δ {old['delta']:g} -> ε {new['epsilon']:g} at δ {new['delta']:g} "
+            f"(add/remove one unit: {units})",
+            highlight=False,
+        )
+    if new["epsilon"] > old["epsilon"]:
+        out.print("Raised: what was promised for this data before no longer holds; the ledger says so from now on.")
+    out.print(f"{place.policy}: the next message honours it; recorded in the ledger.", highlight=False, soft_wrap=True)
+
+
+def export(participant: Participant, home: HomeOption = None) -> None:
+    """Print the ledger as JSON for an auditor, who recounts chain and ε; refused when the chain does not add up."""
+    place = home_of(participant, home)
+    with open_ledger(place) as ledger:
+        data = {**ledger.export(), "accounts": summary(ledger, _policy(place), participant)["accounts"]}
+    typer.echo(json.dumps(data, indent=1))
