@@ -21,7 +21,7 @@ import torch
 
 from privacy.errors import PlanError
 
-__all__ = ["FreshNoise", "check_usable", "fresh_generator", "numpy_generator", "seeded_generator"]
+__all__ = ["FreshNoise", "check_usable", "fresh_generator", "fresh_key", "numpy_generator", "seeded_generator"]
 
 _WORDS: Final = 624  # of 32 bits: the state of MT19937
 _STATE_AT: Final = 3  # in torch's saved state, as 64-bit words: seed; left and seeded; next; then the state
@@ -63,6 +63,11 @@ class FreshNoise(torch.Generator):
 def fresh_generator() -> FreshNoise:
     """Return a new generator for claimed DP: noise and Poisson draws of one attempt."""
     return FreshNoise()
+
+
+def fresh_key() -> bytes:
+    """Return 32 bytes of the operating system's entropy: the key of one stream, for one use in one process."""
+    return os.urandom(32)
 
 
 def check_usable(generator: torch.Generator) -> None:
