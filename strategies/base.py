@@ -70,6 +70,8 @@ class Fit:
     bound : str
         Whether it uses a public bound of an honest change: "no", "uses", or "needs" (then every participant
         must train under DP).
+    loss : bool
+        Participants also release their training loss: non-private ones, where the contract releases metrics.
     gradient : bool
         Participants send a gradient of one step instead of parameters.
     server_learning_rate, server_momentum : bool
@@ -82,6 +84,7 @@ class Fit:
     sum_only: bool = False
     consensus: bool = True
     bound: Literal["no", "uses", "needs"] = "no"
+    loss: bool = False
     gradient: bool = False
     server_learning_rate: bool = False
     server_momentum: bool = False
@@ -153,6 +156,20 @@ class Controlled(Protocol):
     def correct(self, optimizer: torch.optim.Optimizer, corrections: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
         """Add the tensors to the gradients that the optimizer is about to apply: after clipping and noise."""
         ...
+
+
+@runtime_checkable
+class TakesTurns(Protocol):
+    """A strategy that asks one participant a round."""
+
+    def order(self, number: int, names: Sequence[str]) -> list[str]:
+        """Return all `names`, the one whose turn round `number` is first, then who is asked if it does not answer."""
+        ...
+
+
+def loss_bound(strategy: Strategy) -> float:
+    """Return the public bound of the training losses that participants release; infinite where there is none."""
+    return float(getattr(strategy, "loss_bound", float("inf")))
 
 
 class Simple:

@@ -5,6 +5,9 @@ Krum). Krum is asked n - 2f times, each time without the updates that it chose b
 is the mean of the n - 4f values nearest to their median. The second step bounds what one coordinate can carry, which
 a distance in many coordinates does not see.
 
+Every call of Krum sums over n - f - 2 neighbours, or all that are left. Counted by the shrinking number that is left
+the last calls would see f - 1 neighbours only, and f attackers who send the same would be each other's nearest.
+
 Meaningful for n >= 4f + 3 participants with f attackers (section 4). One vote each. Flower's Bulyan scores once and
 takes the n - 2f best: the same choice as long as no score depends on who left, so it may differ.
 """
@@ -19,7 +22,7 @@ from torch import Tensor
 
 from strategies.arithmetic import State
 from strategies.base import Fit, Robust, Update
-from strategies.krum import select
+from strategies.krum import scores
 from strategies.vectors import by_coordinate, centred
 
 
@@ -28,8 +31,10 @@ def chosen(points: Tensor, names: Sequence[str], attackers: int, count: int) -> 
     left = list(range(len(points)))
     out: list[int] = []
     while len(out) < count:
-        best = select(points[left], [names[i] for i in left], attackers, 1)[0]
-        out.append(left.pop(best))
+        scored = dict(zip(left, scores(points[left], len(points) - attackers - 2), strict=True))
+        best = min(left, key=lambda i: (scored[i], names[i]))
+        left.remove(best)
+        out.append(best)
     return out
 
 

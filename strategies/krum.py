@@ -21,23 +21,23 @@ from strategies.base import Fit, Robust, Update
 from strategies.vectors import centred, moved
 
 
-def scores(points: Tensor, attackers: int) -> list[float]:
-    """Return for each of (n, n_coordinates) the sum of the squared distances to its n - attackers - 2 nearest.
-
-    At least the nearest one counts: Bulyan asks down to n = 2f + 1, where a sum of none would say nothing.
-    """
+def scores(points: Tensor, neighbours: int) -> list[float]:
+    """Return for each of (n, n_coordinates) the sum of the squared distances to its `neighbours` nearest."""
     n = len(points)
     squared = torch.stack([(points - point).square().sum(dim=1) for point in points])
     out = []
     for i in range(n):
         others = torch.cat([squared[i, :i], squared[i, i + 1 :]]).sort().values
-        out.append(float(others[: max(1, n - attackers - 2)].sum()))
+        out.append(float(others[:neighbours].sum()))
     return out
 
 
 def select(points: Tensor, names: Sequence[str], attackers: int, count: int) -> list[int]:
-    """Return the `count` best by score; a tie goes to the earlier name, never to the earlier reply."""
-    scored = scores(points, attackers)
+    """Return the `count` best by score over n - attackers - 2 neighbours.
+
+    A tie goes to the earlier name, never to the earlier reply.
+    """
+    scored = scores(points, len(points) - attackers - 2)
     return sorted(range(len(points)), key=lambda i: (scored[i], names[i]))[:count]
 
 

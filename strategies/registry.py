@@ -10,6 +10,7 @@ from typing import Any
 
 from strategies.base import Strategy
 from strategies.bulyan import Bulyan
+from strategies.cyclic import Cyclic
 from strategies.fedavg import FedAvg
 from strategies.fednova import FedNova
 from strategies.fedopt import FedAdagrad, FedAdam, FedYogi
@@ -19,6 +20,7 @@ from strategies.geometric_median import GeometricMedian
 from strategies.krum import Krum, MultiKrum
 from strategies.median import Median
 from strategies.norm_bound import NormBound
+from strategies.qfedavg import QFedAvg
 from strategies.scaffold import Scaffold
 from strategies.server_optimizer import ServerOptimizer
 from strategies.trimmed_mean import TrimmedMean
@@ -30,6 +32,8 @@ _CLASSES: Mapping[str, type[Any]] = MappingProxyType(
         "fedprox": FedProx,
         "fednova": FedNova,
         "scaffold": Scaffold,
+        "qfedavg": QFedAvg,
+        "cyclic": Cyclic,
         "fedadagrad": FedAdagrad,
         "fedadam": FedAdam,
         "fedyogi": FedYogi,

@@ -7,17 +7,17 @@ enormous sigma has no field to stand in.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from consortia.checkpoint import Checkpoint
-from consortia.exchange import LARGEST, State, group_of
+from consortia.exchange import LARGEST, LOSS, State, group_of
 from consortia.scenario import Contract, Scenario, Seat
 from privacy.accounting import solve_noise_multiplier
 from strategies.arithmetic import capped_weights
-from strategies.base import Controlled, Strategy, Update
+from strategies.base import Controlled, Strategy, TakesTurns, Update
 from strategies.fednova import effective_steps
 from strategies.norm_bound import honest_norm
 
@@ -75,6 +75,7 @@ def aggregate(
                 steps=_steps(contract, seat),
                 learning_rate=contract.industries[seat.industry].learning_rate,
                 share=shares[seat.name],
+                loss=float(accepted[seat.name].get(LOSS, math.nan)),
             )
             for seat, weight in zip(seats, weights, strict=True)
         ]
@@ -104,6 +105,21 @@ def controls(scenario: Scenario, strategy: Strategy, state: Checkpoint) -> dict[
                 bounded = {name: tensor.clamp(-LARGEST, LARGEST) for name, tensor in sent.items()}
                 out.setdefault(seat.name, {}).update(bounded)
     return out
+
+
+def turns(scenario: Scenario, strategy: Strategy, number: int, names: Collection[str]) -> list[list[str]]:
+    """Return who is asked in round `number`: lists of which one participant each must answer.
+
+    Where parts are shared with the whole consortium the model makes one tour of it, otherwise one in each industry.
+    """
+    if not isinstance(strategy, TakesTurns):
+        return []
+    tours: dict[str, list[str]] = {}
+    together = "consortium" in scenario.contract.scopes.model_dump().values()
+    for seat in sorted(scenario.roster, key=lambda s: s.name):
+        tours.setdefault("*" if together else seat.industry, []).append(seat.name)
+    asked = [[name for name in strategy.order(number, tour) if name in names] for tour in tours.values()]
+    return [tour for tour in asked if tour]
 
 
 def _steps(contract: Contract, seat: Seat) -> float:

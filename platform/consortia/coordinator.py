@@ -16,16 +16,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from consortia.aggregation import aggregate, controls
+from consortia.aggregation import aggregate, controls, turns
 from consortia.checkpoint import Checkpoint, load_latest, save
 from consortia.custody import anchor_from
 from consortia.errors import RunFailedError, WireError
-from consortia.exchange import CONTROL, State, check_like, for_participant, initial_groups
+from consortia.exchange import CONTROL, LOSS, State, check_like, for_participant, initial_groups
 from consortia.heads import Heads
 from consortia.receipt import write_json
+from consortia.reply import check_account, check_loss, check_metrics
 from consortia.scenario import Scenario, Seat
 from consortia.wire import Envelope, decode, encode
 from strategies.arithmetic import weighted_mean
@@ -130,7 +128,7 @@ class Coordinator:
             for name, member in self.members.items()
             if member.state not in _FINAL
         }
-        accepted = self._ask("train", number, sent, controls(self.scenario, self.strategy, state))
+        accepted = self._train(number, sent, controls(self.scenario, self.strategy, state))
         groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted)
         line = {
             "round": number,
@@ -149,11 +147,35 @@ class Coordinator:
         mean = self._running_mean(state, number, groups)
         return Checkpoint(number, groups, memory, mean, self.history, dict(self.heads.known))
 
-    def _ask(
-        self, kind: str, number: int, sent: Mapping[str, State], control: Mapping[str, State] = MappingProxyType({})
-    ) -> dict[str, State]:
-        """Send, validate, and try again until the quorum is there; return validated replies by name."""
+    def _train(self, number: int, sent: Mapping[str, State], control: Mapping[str, State]) -> dict[str, State]:
+        """Ask everybody, or those whose turn it is and then the next ones; return validated replies by name."""
+        tours = turns(self.scenario, self.strategy, number, sent)
+        if not tours:
+            return self._ask("train", number, sent, control)
         accepted: dict[str, State] = {}
+        while tours and not accepted.keys() >= {tour[0] for tour in tours}:
+            asked = {tour[0]: sent[tour[0]] for tour in tours if tour[0] not in accepted}
+            accepted |= self._ask("train", number, asked, control, quorum=len(asked))
+            tours = [tour if tour[0] in accepted else tour[1:] for tour in tours]
+            tours = [tour for tour in tours if tour]
+        if not accepted:
+            raise RunFailedError(f"round {number}: wanted a reply of one participant, got none of anybody")
+        return accepted
+
+    def _ask(
+        self,
+        kind: str,
+        number: int,
+        sent: Mapping[str, State],
+        control: Mapping[str, State] = MappingProxyType({}),
+        quorum: int | None = None,
+    ) -> dict[str, State]:
+        """Send, validate, and try again until the quorum is there; return validated replies by name.
+
+        With a `quorum` of its own a round that misses it is the caller's affair.
+        """
+        accepted: dict[str, State] = {}
+        wanted = self.quorum if quorum is None else quorum
         terms = self.contract.round
         for attempt in range(1, terms.attempts + 1):
             open_names = [n for n in sent if n not in accepted and self.members[n].state not in _FINAL]
@@ -171,9 +193,9 @@ class Coordinator:
                     self._take(answer, kind, number, attempt, sent, accepted)
             for name in set(open_names) - answered:
                 self._fail(name, number, attempt, "NO_REPLY")
-            if len(accepted) >= self.quorum:
+            if len(accepted) >= wanted:
                 break
-        if kind == "train" and len(accepted) < self.quorum:
+        if kind == "train" and quorum is None and len(accepted) < wanted:
             reasons = sorted({m.failures[-1]["code"] for m in self.members.values() if m.failures})
             raise RunFailedError(
                 f"round {number}: wanted replies of at least {self.quorum} participants, got {len(accepted)} "
@@ -233,12 +255,13 @@ class Coordinator:
         for key, value in wanted.items():
             if header.get(key) != value:
                 raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
-        _check_account(header)
+        check_account(header)
         anchor_from(dict(header))
         if kind == "train":
-            check_like(sent[name], envelope.tensors)
+            check_like(sent[name], {n: t for n, t in envelope.tensors.items() if n != LOSS})
+            check_loss(self.strategy, envelope.tensors.get(LOSS))
         else:
-            _check_metrics(envelope.tensors, released="metrics" in self.contract.releases)
+            check_metrics(envelope.tensors, released="metrics" in self.contract.releases)
         return dict(envelope.tensors)
 
     def _fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
@@ -316,44 +339,6 @@ class Coordinator:
         write_json(self.folder / "coordinator.json", record)
         self._event("end", status=status, reason=reason)
         return record
-
-
-def _check_account(header: Mapping[str, str]) -> None:
-    """Raise ValueError unless the declared noise, budget, delta and unit are what they can be."""
-    private = header.get("non_private")
-    if private not in {"true", "false"}:
-        raise ValueError("non_private: wanted 'true' or 'false'")
-    sigma = _number(header, "noise_multiplier")
-    if sigma < 0 or (private == "false" and sigma == 0):
-        raise ValueError("noise_multiplier: wanted a finite number > 0 of a private participant")
-    if not 0 < _number(header, "delta") < 1:
-        raise ValueError("delta: wanted a number between 0 and 1")
-    if private == "true":
-        if header.get("epsilon_budget") != "null":
-            raise ValueError("epsilon_budget: wanted null of a non-private participant")
-    elif _number(header, "epsilon_budget") <= 0:
-        raise ValueError("epsilon_budget: wanted a number > 0 of a private participant")
-    if not 0 < len(header.get("unit", "")) <= 100:
-        raise ValueError("unit: wanted 'record' or the name of a column")
-
-
-def _number(header: Mapping[str, str], key: str) -> float:
-    try:
-        value = float(header[key])
-    except (KeyError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{key}: wanted a finite number, got {str(header.get(key))[:40]!r}")
-    return value
-
-
-def _check_metrics(metrics: Mapping[str, Tensor], *, released: bool) -> None:
-    """Raise ValueError unless there are finite real numbers, and only where the contract releases metrics."""
-    if metrics and not released:
-        raise ValueError("metrics: the contract releases none")
-    for name, value in metrics.items():
-        if value.numel() != 1 or not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-            raise ValueError(f"metrics.{name[:40]}: wanted one finite number")
 
 
 def _describe(member: Member) -> dict[str, Any]:

@@ -25,6 +25,8 @@ LARGEST = 1e6
 State = dict[str, Tensor]
 #: Tensors of a message beside the model (`strategies.base.Controlled`); no parameter's name starts so.
 CONTROL = "control/"
+#: The training loss of the received model, in the reply to a strategy whose fit says `loss`.
+LOSS = "loss/train"
 
 
 def scope_of(name: str, contract: Contract) -> Scope:

@@ -65,4 +65,10 @@ def _problems(scenario: Scenario, group: str, seats: list[Seat]) -> list[str]:
             f"{where}: wanted a bound of every honest update, got non-private participants "
             f"({', '.join(open_ended)}), whose gradients nobody clips; set options.norm"
         )
+    private = [seat.name for seat in seats if not seat.non_private] if fit.loss else []
+    if private:
+        found.append(
+            f"{where}: wanted non-private participants, since it needs an exact training loss, got budgets of "
+            f"{', '.join(private)}; take 'fedavg'"
+        )
     return found

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from clients import registry
 from clients.dataset import QuarantineReport, Table, assign, prepare
 from clients.models import FederatedModule, loss_for
+from clients.schema import Target
 from clients.sources import parse_source, read
 from consortia.errors import RefusedError
 from consortia.exchange import State, build_module, check_like, load_state, shared_names, state_of
@@ -26,9 +27,10 @@ from consortia.policy import DatasetTerms
 from consortia.scenario import Contract
 from privacy.accounting import solve_noise_multiplier
 from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, check_module, train_plain, train_private
+from privacy.events import Event, NonPrivate
 from privacy.ledger import Budget, RunPlan
 from privacy.randomness import fresh_generator, seeded_generator
-from strategies.base import Controlled, LocalHalf
+from strategies.base import Controlled, LocalHalf, loss_bound
 
 _CACHED_TABLES = 64
 log = logging.getLogger("consortia.participant")
@@ -176,7 +178,15 @@ def make_plan(
         rounds=contract.rounds,
         clip=rules.clip,
         non_private=allowance is None,
+        other_events=_other_events(contract, terms.unit),
     )
+
+
+def _other_events(contract: Contract, unit: str) -> tuple[Event, ...]:
+    """Return what a round releases besides its update."""
+    if contract.strategy.strategy().fit.loss:
+        return (NonPrivate(what="training loss", partition="train", unit=unit),)
+    return ()
 
 
 @dataclass(frozen=True)
@@ -187,6 +197,7 @@ class RoundOutcome:
     private: State
     report: StepReport
     seconds: float
+    loss: Tensor | None = None
 
 
 def ready_module(
@@ -206,12 +217,15 @@ def ready_module(
     Raises
     ------
     RefusedError
+        With code RELEASE_NOT_ALLOWED when the strategy wants a loss and the participant is private.
         With code BAD_MESSAGE when names, shapes, dtypes or sizes of the received parameters, or of what came
         beside them, do not fit.
     PlanError
         When per-unit clipping cannot bound what the module does.
     """
     torch.set_num_threads(1)
+    if contract.strategy.strategy().fit.loss and not plan.non_private:
+        raise RefusedError("RELEASE_NOT_ALLOWED", "the strategy wants an exact training loss, and this run is private")
     module = build_module(contract, industry)
     own = module.state_dict()
     try:
@@ -273,6 +287,7 @@ def train_round(
         return optimizer
 
     target = registry.get(industry).schema.target
+    loss = _mean_loss(module, train, target, loss_bound(strategy)) if strategy.fit.loss else None
     rows = (train.inputs, train.target, train.unit_index, train.n_units, loss_for(target), make_optimizer)
     sampling: dict[str, Any] = {
         "sampling_rate": plan.sampling_rate,
@@ -292,4 +307,13 @@ def train_round(
             name: (before[name] - tensor if tensor.is_floating_point() else tensor) for name, tensor in update.items()
         }
     kept = {name: tensor for name, tensor in after.items() if name not in received}
-    return RoundOutcome(update, kept, report, time.perf_counter() - started)
+    return RoundOutcome(update, kept, report, time.perf_counter() - started, loss)
+
+
+def _mean_loss(module: FederatedModule, train: Table, target: Target, bound: float) -> Tensor:
+    """Return the received model's mean loss over the training rows, each clipped to the public bound."""
+    if not len(train.target):
+        return torch.tensor(0.0)
+    with torch.no_grad():
+        losses = loss_for(target)(module(train.inputs), train.target)
+    return losses.nan_to_num(bound, bound, 0.0).clamp(0.0, bound).mean()

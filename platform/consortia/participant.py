@@ -30,7 +30,7 @@ from clients.models import FederatedModule
 from consortia import custody, receipt
 from consortia.errors import ConsortiaError, InputError, RefusedError
 from consortia.evaluation import headline, module_scorer, score_metrics
-from consortia.exchange import State, build_module, load_state, scope_of, shared_names
+from consortia.exchange import LOSS, State, build_module, load_state, scope_of, shared_names
 from consortia.home import Home
 from consortia.local_training import (
     Partitions,
@@ -192,7 +192,6 @@ class _Round:
 
     def _train(self, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
         request = self.request
-        event = plan.round_event()
         module = ready_module(
             request.contract,
             request.industry,
@@ -203,7 +202,7 @@ class _Round:
             control=request.control,
         )
         self._note_progress(module, parts)
-        reservation = self._reserve(ledger, request.run_id, event, self._lifetime(plan.non_private))
+        reservation = self._reserve(ledger, request.run_id, plan.round_events(), self._lifetime(plan.non_private))
         outcome = train_round(
             module,
             request.contract,
@@ -216,14 +215,17 @@ class _Round:
             control=request.control,
         )
         self._keep_private(outcome.private)
-        reply = self._sealed(self._header(plan, "OK"), [Release("update", outcome.update, event)])
+        releases = [Release("update", outcome.update, plan.round_event())]
+        if outcome.loss is not None:
+            releases.append(Release("metrics", {LOSS: outcome.loss}, plan.other_events[0]))
+        reply = self._sealed(self._header(plan, "OK"), releases)
         ledger.commit(reservation, reply)
         self._log_round(outcome.report, outcome.seconds)
         return self._sent(ledger, request.run_id)
 
-    def _reserve(self, ledger: Ledger, run_id: str, event: Event, lifetime: Budget) -> Reservation:
+    def _reserve(self, ledger: Ledger, run_id: str, events: tuple[Event, ...], lifetime: Budget) -> Reservation:
         try:
-            reservation = ledger.reserve(run_id, self.request.round, self.key, (event,), lifetime=lifetime)
+            reservation = ledger.reserve(run_id, self.request.round, self.key, events, lifetime=lifetime)
         except BudgetExhaustedError as error:
             raise RefusedError("BUDGET_EXHAUSTED", str(error)) from None
         except RetriesExhaustedError as error:
@@ -282,7 +284,7 @@ class _Round:
             other_events=(event,),
         )
         ledger.open_run(account, unlimited)
-        reservation = self._reserve(ledger, account.run_id, event, unlimited)
+        reservation = self._reserve(ledger, account.run_id, (event,), unlimited)
         header = {**self._header(plan, "EVALUATED"), "metrics_non_private": "true"}
         ledger.commit(reservation, self._sealed(header, [Release("metrics", metrics, event)]))
         return self._sent(ledger, account.run_id)

@@ -169,6 +169,8 @@ class Contract(StrictModel):
         strategy = self.strategy.strategy()
         if strategy.fit.gradient and any(t.local_steps != 1 for t in self.industries.values()):
             raise ValueError("local_steps = 1 in every industry, since FedSGD sends one gradient a round")
+        if strategy.fit.loss and "metrics" not in self.releases:
+            raise ValueError(f"releases that include 'metrics', since {self.strategy.name} needs a training loss")
         if isinstance(strategy, LocalHalf):
             for terms in self.industries.values():
                 strategy.fits_learning_rate(terms.learning_rate)

@@ -33,6 +33,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "fedprox": {"options": {"mu": 1.0}},
     "fednova": {},
     "scaffold": {},
+    "qfedavg": {"options": {"q": 2.0}},
+    "cyclic": {},
     "fedadagrad": {"server_learning_rate": 0.1},
     "fedadam": {"server_learning_rate": 0.1, "options": {"beta_1": 0.5}},
     "fedyogi": {"server_learning_rate": 0.1, "options": {"tau": 0.01}},
@@ -60,6 +62,7 @@ def _scenario(
 ) -> Scenario:
     data = load_scenario(scenario).with_overrides(rounds=rounds).model_dump(mode="python", by_alias=True)
     data["contract"]["strategy"] |= {"name": name, "weighting": "equal", **keys}
+    data["contract"]["releases"] = ["update", "metrics"] if name == "qfedavg" else ["update"]
     for rules in data["contract"]["industries"].values():
         rules.update({"local_steps": 1} if name == "fedsgd" else {}, **(terms or {}))
     if least:  # as few as the strategy takes, at least two
@@ -85,6 +88,10 @@ def _file(tmp_path: Path, scenario: Scenario) -> str:
     target.mkdir(parents=True, exist_ok=True)
     for policy in policies.glob("*.toml"):
         text = policy.read_text(encoding="utf-8")
+        if "metrics" in scenario.contract.releases:
+            text = text.replace('["update"]', '["update", "metrics"]').replace(
+                "exact_metrics = false", "exact_metrics = true"
+            )
         (target / policy.name).write_text(text, encoding="utf-8")
         for new in (new for new, old in TWINS.items() if old == policy.stem):
             twin = text.replace(f'participant = "{policy.stem}"', f'participant = "{new}"')
@@ -104,7 +111,8 @@ def no_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_receipts")
 @pytest.mark.parametrize(
-    ("name", "epsilon"), [*((name, "3") for name in NAMES), ("norm-bound", "inf"), ("fedprox", "inf")]
+    ("name", "epsilon"),
+    [*((name, "inf" if name == "qfedavg" else "3") for name in NAMES), ("norm-bound", "inf"), ("fedprox", "inf")],
 )
 def test_a_scenario_can_name_it(name: str, epsilon: str, tmp_path: Path) -> None:
     keys = dict(CHOICES[name])
@@ -264,6 +272,7 @@ def test_an_absurd_reply_leaves_controls_that_everybody_accepts() -> None:
         ({"name": "fedprox", "options": {"mu": 1e6}}, "mu x learning_rate <= 1"),
         ({"name": "fedavg", "options": {"mu": 1.0}}, "options: wanted none for fedavg"),
         ({"name": "server-optimizer", "options": {"optimizer": "adam", "beta": 1}}, "beta: wanted one of"),
+        ({"name": "qfedavg", "options": {"q": -1.0}}, "q: wanted a finite number >= 0"),
         ({"name": "server-optimizer"}, "options.optimizer: wanted a value"),
     ],
 )
@@ -282,6 +291,7 @@ def test_what_no_algorithm_takes_is_refused_when_the_file_is_read(keys: dict[str
         ("hospitals", {"name": "krum"}, "wanted at least 5 participants for 1 attacker(s), got 4"),
         ("banks", {"name": "trimmed-mean", "options": {"attackers": 3}}, "wanted at least 7"),
         ("banks", {"name": "multi-krum", "options": {"select": 3}}, "wanted at least 6"),
+        ("banks", {"name": "qfedavg"}, "wanted non-private participants, since it needs an exact training loss"),
         ("banks", {"name": "bulyan"}, "wanted at least 7 participants for 1 attacker(s), got 5"),
         ("banks", {"name": "median", "weighting": "declared"}, 'set weighting = "equal"'),
         ("factories", {"name": "geometric-median", "weighting": "declared"}, "wanted the 1 heaviest"),

@@ -81,7 +81,7 @@ def test_geometric_median_is_where_the_gradient_vanishes() -> None:
 def test_krum_by_hand() -> None:
     # n = 5, f = 1: two nearest count. 0: 1 + 4, 1: 1 + 1, 2: 1 + 1, 3: 1 + 4, 100: 97^2 + 98^2.
     points = torch.tensor([[0.0], [1.0], [2.0], [3.0], [100.0]], dtype=torch.float64)
-    assert scores(points, 1) == [5, 2, 2, 5, 97**2 + 98**2]
+    assert scores(points, 2) == [5, 2, 2, 5, 97**2 + 98**2]
     updates = _updates([0.0], [1.0], [2.0], [3.0], [100.0])
     assert _new(Krum(), updates) == [1.0]  # a tie: the earlier name
     assert _new(Krum(), updates[::-1]) == [1.0]

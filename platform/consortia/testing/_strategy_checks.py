@@ -41,7 +41,7 @@ def _updates(states: Sequence[State], weights: Sequence[float] | None = None) ->
     n = len(states)
     shares = weights or [1 / max(1, n)] * n
     return [
-        Update(f"p{i:02d}", state, share, bound=_BOUND, steps=3.0)
+        Update(f"p{i:02d}", state, share, bound=_BOUND, steps=3.0, loss=0.5)
         for i, (state, share) in enumerate(zip(states, shares, strict=True))
     ]
 
