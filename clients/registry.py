@@ -21,7 +21,9 @@ from clients.industry import IndustryClient
 __all__ = ["GROUP", "get", "names"]
 
 GROUP = "consortia.clients"
-SEAM = frozenset({"dataset", "errors", "industry", "metrics", "models", "registry", "schema", "sources", "spec"})
+SEAM = frozenset(
+    {"dataset", "errors", "holdings", "industry", "metrics", "models", "registry", "schema", "sources", "spec"}
+)
 
 
 def names() -> tuple[str, ...]:

@@ -25,7 +25,7 @@ import pandas as pd
 from clients.errors import ClientError, SourceError
 from clients.industry import IndustryClient
 
-__all__ = ["Source", "numpy_generator", "parse_source", "read"]
+__all__ = ["Source", "numpy_generator", "parse_source", "read", "read_table"]
 
 Kind = Literal["csv", "parquet", "sql", "public", "synthetic"]
 FORMS = "csv:PATH, parquet:PATH, sql:URL?query=SELECT…, sql:URL?table=NAME, public:FOLDER, synthetic:ROWS?seed=N"
@@ -112,14 +112,26 @@ def read(source: Source, client: IndustryClient, site: str, seed: int = 0, *, ke
     """
     if source.kind in {"public", "synthetic"}:
         client.check_site(site)
-    if source.kind == "synthetic":
+    if source.kind in _TABLES:
+        frame = read_table(source, key=key)
+    elif source.kind == "synthetic":
         generator = numpy_generator(client.name, site, seed if source.seed is None else source.seed)
         frame = client.synthesise(generator, source.rows or client.default_rows, site)
     else:
-        frame = _guarded(source, key, lambda: _READERS[source.kind](source, client, site))
+        frame = _guarded(source, key, lambda: _read_public(source, client, site))
     if frame.empty:
         raise SourceError(f"{key}: {source}: wanted rows, got none")
     frame.attrs["synthetic"] = source.synthetic
+    return frame
+
+
+def read_table(source: Source, *, key: str = "source") -> pd.DataFrame:
+    """A table of the owner's own (csv, parquet, sql); SourceError as `read`."""
+    if source.kind not in _TABLES:
+        raise SourceError(f"{key}: wanted csv, parquet or sql; got {source.kind}")
+    frame = _guarded(source, key, lambda: _TABLES[source.kind](source))
+    if frame.empty:
+        raise SourceError(f"{key}: {source}: wanted rows, got none")
     return frame
 
 
@@ -161,14 +173,12 @@ def _guarded(source: Source, key: str, load: Callable[[], pd.DataFrame]) -> pd.D
     raise SourceError(f"{key}: {source}: {problem}. Correct `{key}` in the policy.") from None
 
 
-def _read_csv(source: Source, client: IndustryClient, site: str) -> pd.DataFrame:
-    del client, site
+def _read_csv(source: Source) -> pd.DataFrame:
     # As text: a leading zero of an identifier stays, and the schema alone says what is missing.
     return pd.read_csv(_file(source), dtype=str, index_col=False, keep_default_na=False, encoding="utf-8-sig")
 
 
-def _read_parquet(source: Source, client: IndustryClient, site: str) -> pd.DataFrame:
-    del client, site
+def _read_parquet(source: Source) -> pd.DataFrame:
     return pd.read_parquet(_file(source))
 
 
@@ -179,8 +189,7 @@ def _file(source: Source) -> Path:
     return path
 
 
-def _read_sql(source: Source, client: IndustryClient, site: str) -> pd.DataFrame:
-    del client, site
+def _read_sql(source: Source) -> pd.DataFrame:
     import sqlalchemy
 
     url = sqlalchemy.make_url(source.location)
@@ -206,9 +215,4 @@ def _read_public(source: Source, client: IndustryClient, site: str) -> pd.DataFr
     raise _WrongSourceError(f"wanted a folder {client.dataset} or {client.name}/{client.dataset} in it")
 
 
-_READERS: dict[str, Callable[[Source, IndustryClient, str], pd.DataFrame]] = {
-    "csv": _read_csv,
-    "parquet": _read_parquet,
-    "sql": _read_sql,
-    "public": _read_public,
-}
+_TABLES: dict[str, Callable[[Source], pd.DataFrame]] = {"csv": _read_csv, "parquet": _read_parquet, "sql": _read_sql}

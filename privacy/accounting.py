@@ -25,7 +25,10 @@ from privacy.events import (
     LaplaceRelease,
     NonPrivate,
     PoissonGaussian,
+    RandomizedResponse,
+    ReplaceGaussian,
     event_size,
+    relation_of,
     resized,
 )
 
@@ -59,6 +62,16 @@ def check_delta(delta: float, declared_units: int) -> None:
         )
 
 
+_KNOWN: Final = (
+    PoissonGaussian,
+    GaussianRelease,
+    LaplaceRelease,
+    NonPrivate,
+    RandomizedResponse,
+    ReplaceGaussian,
+)
+
+
 def merge(events: Iterable[Event]) -> tuple[Event, ...]:
     """Add up equal mechanisms, so that 1000 rounds of one plan are one event (order is immaterial).
 
@@ -71,13 +84,16 @@ def merge(events: Iterable[Event]) -> tuple[Event, ...]:
     """
     sizes: dict[Event, int] = {}
     for event in events:
-        if type(event) not in (PoissonGaussian, GaussianRelease, LaplaceRelease, NonPrivate):
+        if type(event) not in _KNOWN:
             raise UnknownEventError(f"event: cannot count a {type(event).__name__}")
         kind = resized(event, 1)
         sizes[kind] = sizes.get(kind, 0) + event_size(event)
     units = {event.unit for event in sizes}
     if len(units) > 1:
         raise PlanError(f"unit: wanted one privacy unit in a composition, got {sorted(units)}")
+    relations = {relation_of(event) for event in sizes if not isinstance(event, NonPrivate)}
+    if len(relations) > 1:
+        raise PlanError(f"relation: wanted one relation in a composition, got {sorted(relations)}")
     return tuple(sorted((resized(kind, size) for kind, size in sizes.items()), key=repr))
 
 
@@ -95,6 +111,8 @@ def _by_partition(events: Iterable[Event]) -> list[tuple[_Mechanism, ...]]:
             # Without subsampling DP-SGD is the Gaussian mechanism, which composes in closed form.
             kind = "gaussian" if event.sampling_rate == 1 else "poisson_gaussian"
             part.append((kind, float(event.noise_multiplier), float(event.sampling_rate), event.steps))
+        elif isinstance(event, RandomizedResponse):
+            part.append(("pure", float(event.epsilon) * event.rows_per_unit, 1.0, event.count))
         else:
             kind = "laplace" if isinstance(event, LaplaceRelease) else "gaussian"
             part.append((kind, float(event.noise_multiplier), 1.0, event.count))
@@ -112,7 +130,7 @@ def epsilon(events: Iterable[Event], delta: float, *, grid: float = 1e-4) -> flo
     Parameters
     ----------
     events : any order; partitions compose in parallel (the largest counts).
-    delta : in (0, 1).
+    delta : in (0, 1); 0 where every event is pure (randomised response).
     grid : discretisation of the privacy loss; a coarser one is quicker and a little larger, never smaller.
 
     Returns
@@ -120,19 +138,26 @@ def epsilon(events: Iterable[Event], delta: float, *, grid: float = 1e-4) -> flo
     float
         0.0 for no events, `math.inf` as soon as anything left without noise.
     """
-    _check(delta)
-    return max((_pld_epsilon(part, delta, grid) for part in _by_partition(events)), default=0.0)
+    parts = _by_partition(events)
+    if delta != 0 or not parts or any(kind not in {"pure", "non_private"} for part in parts for kind, *_ in part):
+        _check(delta)
+    return max((_pld_epsilon(part, delta, grid) for part in parts), default=0.0)
 
 
 @lru_cache(maxsize=4096)
 def _pld_epsilon(part: tuple[_Mechanism, ...], delta: float, grid: float) -> float:
     if any(kind == "non_private" for kind, *_ in part):
         return math.inf
+    # Pure epsilons add up exactly, whatever delta (Dwork & Roth 2014, Theorem 3.14); the rest is added on top.
+    pure = math.fsum(noise * size for kind, noise, _, size in part if kind == "pure")
+    part = tuple(mechanism for mechanism in part if mechanism[0] != "pure")
+    if not part:
+        return pure
     grid = max(grid, sum(map(_loss_span, part)) / _MAX_POINTS)
     total = _pld(part[0], grid)
     for mechanism in part[1:]:
         total = total.compose(_pld(mechanism, grid))
-    return max(float(total.get_epsilon_for_delta(delta)), 0.0)
+    return pure + max(float(total.get_epsilon_for_delta(delta)), 0.0)
 
 
 def _loss_span(mechanism: _Mechanism) -> float:
@@ -181,8 +206,10 @@ def prv_epsilon(events: Iterable[Event], delta: float) -> float:
         for kind, noise, rate, size in part:
             if kind == "non_private":
                 return math.inf
-            if kind == "laplace":
-                raise UnknownEventError("Opacus PRV counts Gaussian events only, got a Laplace release")
+            if kind in {"laplace", "pure"}:
+                raise UnknownEventError(
+                    "Opacus PRV counts Gaussian events only, got a Laplace or randomised-response release"
+                )
             accountant.history.append((noise, rate, size))
         # At q = 1 Opacus takes log(1 - q) = -inf, which is the limit it needs.
         with warnings.catch_warnings(), np.errstate(divide="ignore"):
@@ -214,6 +241,8 @@ def _rdp_of_one(kind: str, noise: float, rate: float, orders: tuple[int, ...]) -
         return (math.inf,) * len(orders)
     if kind == "gaussian":
         return tuple(a / (2 * noise**2) for a in orders)
+    if kind == "pure":  # Bun & Steinke 2016, Prop. 3.3
+        return tuple(min(noise, a * noise**2 / 2) for a in orders)
     if kind == "laplace":
         return tuple(
             float(

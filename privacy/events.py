@@ -1,13 +1,15 @@
 """What a release cost, as data. Counting is elsewhere, so that a better accountant can recount old runs.
 
-Every event is stated under the relation *add or remove one unit*. An event says which partition of the
+Every event is stated under the relation *add or remove one unit*, except those of the vertical mode, where the set
+of rows is fixed and disclosed by an intersection: *change one label* and *replace one row*. Events of different
+relations are never composed. An event says which partition of the
 data it read: ``train`` and ``evaluation`` hold disjoint units (splits are by a keyed hash of the unit), so
 the two compose in parallel.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -22,12 +24,18 @@ __all__ = [
     "LaplaceRelease",
     "NonPrivate",
     "PoissonGaussian",
+    "RandomizedResponse",
+    "ReplaceGaussian",
     "event_from_json",
     "event_to_json",
+    "relation_of",
 ]
 
 EVENT_SCHEMA: Final = 1
 RELATION: Final = "add_or_remove_one"
+#: What neighbours differ in where the set of rows is fixed by an intersection (vertical mode).
+CHANGE_LABEL: Final = "change_one_label"
+REPLACE_ROW: Final = "replace_one_row"
 PARTITIONS: Final = ("train", "evaluation")
 
 
@@ -115,15 +123,67 @@ class NonPrivate(_Common):
             raise PlanError(f"what: wanted the name of what left, got {self.what!r}")
 
 
-Event = PoissonGaussian | GaussianRelease | LaplaceRelease | NonPrivate
+@dataclass(frozen=True, kw_only=True)
+class RandomizedResponse(_Common):
+    """``count`` passes of every label (or score) through randomised response: pure epsilon, delta = 0 (Warner 1965).
+
+    Parameters
+    ----------
+    what : "label" (relation: change one label) or "score" (relation: replace one row's columns).
+    epsilon : of one value.
+    classes : number of values it can take, >= 2.
+    rows_per_unit : rows that one unit may have; each of them costs `epsilon`.
+    """
+
+    what: str
+    epsilon: float
+    classes: int
+    rows_per_unit: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.what not in {"label", "score"}:
+            raise PlanError(f'what: wanted "label" or "score", got {self.what!r}')
+        _positive("epsilon", self.epsilon)
+        _counting("classes", self.classes)
+        if self.classes < 2:
+            raise PlanError(f"classes: wanted 2 or more, got {self.classes}")
+        _counting("rows_per_unit", self.rows_per_unit)
+        _counting("count", self.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaceGaussian(_Common):
+    """``count`` Gaussian releases; ``noise_multiplier`` is sigma / L2 sensitivity under replacing one row."""
+
+    noise_multiplier: float
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive("noise_multiplier", self.noise_multiplier)
+        _counting("count", self.count)
+
+
+Event = PoissonGaussian | GaussianRelease | LaplaceRelease | NonPrivate | RandomizedResponse | ReplaceGaussian
 
 _KINDS: Final[dict[str, type[Any]]] = {
     "poisson_gaussian": PoissonGaussian,
     "gaussian": GaussianRelease,
     "laplace": LaplaceRelease,
     "non_private": NonPrivate,
+    "randomized_response": RandomizedResponse,
+    "replace_gaussian": ReplaceGaussian,
 }
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
+
+
+def relation_of(event: Event) -> str:
+    """What two neighbouring data sets of `event` differ in."""
+    if isinstance(event, RandomizedResponse):
+        return CHANGE_LABEL if event.what == "label" else REPLACE_ROW
+    return REPLACE_ROW if isinstance(event, ReplaceGaussian) else RELATION
 
 
 def event_to_json(event: Event) -> dict[str, Any]:
@@ -138,7 +198,7 @@ def event_to_json(event: Event) -> dict[str, Any]:
     if name is None:
         raise UnknownEventError(f"event: wanted one of {', '.join(_KINDS)}, got {type(event).__name__}")
     body = {field.name: getattr(event, field.name) for field in fields(event)}
-    return {"schema": EVENT_SCHEMA, "kind": name, "relation": RELATION, **body}
+    return {"schema": EVENT_SCHEMA, "kind": name, "relation": relation_of(event), **body}
 
 
 def event_from_json(record: Mapping[str, Any]) -> Event:
@@ -155,8 +215,6 @@ def event_from_json(record: Mapping[str, Any]) -> Event:
     schema, kind, relation = body.pop("schema", None), body.pop("kind", None), body.pop("relation", None)
     if schema != EVENT_SCHEMA or isinstance(schema, bool):
         raise UnknownEventError(f"event schema: wanted {EVENT_SCHEMA}, got {schema!r}")
-    if relation != RELATION:
-        raise UnknownEventError(f"event relation: wanted {RELATION!r}, got {relation!r}")
     cls = _KINDS.get(kind) if isinstance(kind, str) else None
     if cls is None:
         raise UnknownEventError(f"event kind: wanted one of {', '.join(_KINDS)}, got {kind!r}")
@@ -167,6 +225,8 @@ def event_from_json(record: Mapping[str, Any]) -> Event:
         event: Event = cls(**body)
     except PlanError as error:
         raise UnknownEventError(f"event {kind}: {error}") from error
+    if relation != relation_of(event):
+        raise UnknownEventError(f"event relation: wanted {relation_of(event)!r}, got {relation!r}")
     return event
 
 
@@ -186,4 +246,4 @@ def resized(event: Event, size: int) -> Event:
         return PoissonGaussian(noise_multiplier=sigma, sampling_rate=rate, steps=size, **common)
     if isinstance(event, NonPrivate):
         return event
-    return type(event)(noise_multiplier=event.noise_multiplier, count=size, **common)
+    return replace(event, count=size)

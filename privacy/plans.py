@@ -39,6 +39,7 @@ class RunPlan:
     noise_multiplier : sigma / clip; 0 if and only if `non_private`.
     sampling_rate, steps_per_round, rounds, clip : the DP-SGD plan.
     other_events : what one round releases besides its update (noised metrics, say), fixed in advance too.
+    listed : no update at all: `other_events` is everything. The noise multiplier is 0, and delta may be.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class RunPlan:
     clip: float
     non_private: bool
     other_events: tuple[Event, ...] = ()
+    listed: bool = False
 
     def __post_init__(self) -> None:
         for name in ("run_id", "dataset", "contract_sha256", "unit"):
@@ -61,14 +63,20 @@ class RunPlan:
                 raise PlanError(f"{name}: wanted a non-empty text, got {getattr(self, name)!r}")
         if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
             raise PlanError(f"rounds: wanted a whole number >= 1, got {self.rounds!r}")
-        if math.isinf(self.allowance.epsilon) != self.non_private or (self.noise_multiplier == 0) != self.non_private:
+        without_noise = self.non_private or self.listed
+        if math.isinf(self.allowance.epsilon) != self.non_private or (self.noise_multiplier == 0) != without_noise:
             raise PlanError(
                 "non_private: wanted an infinite epsilon and a noise multiplier of 0 exactly when it is true, got "
                 f"{self.non_private}, {self.allowance.epsilon!r} and {self.noise_multiplier!r}"
             )
-        if not self.non_private:
-            if self.allowance.epsilon == 0:
-                raise PlanError("allowance.epsilon: wanted a number > 0, got 0")
+        if self.listed and not self.other_events:
+            raise PlanError("other_events: wanted what the run releases, got none")
+        if not self.non_private and self.allowance.epsilon == 0:
+            raise PlanError("allowance.epsilon: wanted a number > 0, got 0")
+        if self.listed:
+            if self.allowance.delta:
+                check_delta(self.allowance.delta, self.declared_units)
+        elif not self.non_private:
             if not (math.isfinite(self.clip) and self.clip > 0):
                 raise PlanError(f"clip: wanted a finite number > 0, got {self.clip!r}")
             check_delta(self.allowance.delta, self.declared_units)
@@ -90,6 +98,8 @@ class RunPlan:
 
     def round_events(self) -> tuple[Event, ...]:
         """Everything one round releases."""
+        if self.listed:
+            return self.other_events
         return (self.round_event(), *self.other_events)
 
 

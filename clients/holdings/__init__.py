@@ -1,0 +1,235 @@
+"""Columns of the same persons or machines at different organisations: what each of them holds, as data.
+
+A *case* is one population; a *holding* is what one organisation knows of it: columns with public bounds, identifiers,
+and at most one of the holdings has the label. A holding has no rows of its own to learn alone from, which is why it
+is no `IndustryClient`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from clients.errors import SchemaError, SourceError, UnknownClientError
+from clients.schema import Column, Schema, Target
+from clients.sources import Source, numpy_generator
+from clients.sources import read_table as _read_table
+
+__all__ = ["CASES", "Case", "Encoded", "Holding", "get", "normalise"]
+
+CASES = ("cards", "customers", "heart", "machines")
+CHUNK = 50_000
+#: A schema asks for a target; a partner has none, so every row gets this constant, which is never a feature.
+_NONE = Target(name="(no label)", kind="regression")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Encoded:
+    """A holding's rows, ready to match and to learn from. They stay at home.
+
+    Attributes
+    ----------
+    ids : tuple of str (n,)
+        Normalised identifiers, each once.
+    features : float32 (n, width)
+        In [-1, 1] by public bounds.
+    labels : int64 (n,)
+        Codes of the classes, -1 where there is none.
+    rows_read, rows_without_id, rows_twice : int
+        What was read, and what could not be matched: counts that stay at home.
+    """
+
+    ids: tuple[str, ...]
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    rows_read: int = 0
+    rows_without_id: int = 0
+    rows_twice: int = 0
+    synthetic: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Encoded({len(self)} rows, {self.features.shape[1]} features)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """What one organisation knows of the persons of a case.
+
+    Parameters
+    ----------
+    name, title : str
+        The word in a roster, and the one for people.
+    columns : tuple of Column
+        The features, each with public bounds or categories.
+    ids : tuple of str
+        Columns that together name a person; joined in this order.
+    target : Target, optional
+        Only the holding that can own the label has one.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    ids: tuple[str, ...]
+    target: Target | None = None
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The columns as a schema without a label."""
+        return Schema(name=self.name, version=1, columns=self.columns, target=_NONE)
+
+    def encode(self, frame: pd.DataFrame, ids: Sequence[str] = (), where: str = "the source") -> Encoded:
+        """Check, encode and name the rows, `CHUNK` rows at a time.
+
+        A row whose identifier is blank, or names a person that an earlier row names, cannot be matched and is left
+        out; a row that breaks the schema is quarantined.
+
+        Parameters
+        ----------
+        ids : sequence of str
+            The owner's identifier columns; empty means the holding's own.
+
+        Raises
+        ------
+        SchemaError
+            A column is missing, or no row is left.
+        """
+        wanted = tuple(ids) or self.ids
+        if absent := [name for name in wanted if name not in frame]:
+            raise SchemaError(f"{where}: identifier column {', '.join(absent)} is missing; there are {list(frame)}")
+        parts: list[tuple[list[str], NDArray[np.float32], NDArray[np.int64]]] = []
+        seen: set[str] = set()
+        blank = twice = 0
+        for chunk in _chunks(frame):
+            good, _ = self.schema.check(chunk.assign(**{_NONE.name: 0}), where=where)
+            names = [normalise(*values) for values in chunk.loc[good.index, list(wanted)].itertuples(index=False)]
+            keep = np.zeros(len(names), dtype=bool)
+            for place, name in enumerate(names):
+                keep[place] = bool(name) and name not in seen
+                blank += not name
+                twice += bool(name) and name in seen
+                seen.add(name)
+            good = good[keep]
+            labels = self._labels(chunk.loc[good.index])
+            parts.append(([name for name, kept in zip(names, keep, strict=True) if kept], self._x(good), labels))
+        if not any(names for names, _, _ in parts):
+            raise SchemaError(f"{where}: no row with an identifier is left of {len(frame)}")
+        return Encoded(
+            ids=tuple(name for names, _, _ in parts for name in names),
+            features=np.concatenate([x for _, x, _ in parts]),
+            labels=np.concatenate([y for _, _, y in parts]),
+            rows_read=len(frame),
+            rows_without_id=blank,
+            rows_twice=twice,
+            synthetic=bool(frame.attrs.get("synthetic", False)),
+        )
+
+    def _x(self, good: pd.DataFrame) -> NDArray[np.float32]:
+        return self.schema.features(good)
+
+    def _labels(self, frame: pd.DataFrame) -> NDArray[np.int64]:
+        target = self.target
+        if target is None or target.name not in frame:
+            return np.full(len(frame), -1, dtype=np.int64)
+        codes = {name: code for code, name in enumerate(target.classes)}
+        table = {raw: codes[name] for raw, name in target.mapping.items()} or codes
+        texts = [_plain(value) for value in frame[target.name]]
+        return np.array([table.get(text, -1) for text in texts], dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One population and who knows what of it.
+
+    Parameters
+    ----------
+    read : callable
+        Folder of the public data -> frames by holding, or None for a case that has no public data.
+    synthesise : callable
+        (generator, persons) -> frames by holding: the same made-up persons everywhere, not all of them known to all.
+    """
+
+    name: str
+    title: str
+    holdings: Mapping[str, Holding]
+    synthesise: Callable[[np.random.Generator, int], Mapping[str, pd.DataFrame]]
+    read: Callable[[Path], Mapping[str, pd.DataFrame]] | None = None
+    default_rows: int = 2000
+
+    def holding(self, name: str) -> Holding:
+        """The holding of that name, or a SchemaError that lists those there are."""
+        if name not in self.holdings:
+            raise SchemaError(f"case {self.name!r}: wanted one of {', '.join(self.holdings)}; got {name!r}")
+        return self.holdings[name]
+
+    def frame(self, source: Source, name: str, seed: int, part: str = "") -> pd.DataFrame:
+        """A holding's rows from its source; `part` names another draw of synthetic persons (new ones)."""
+        self.holding(name)
+        if source.kind == "synthetic":
+            rng = numpy_generator("case", self.name, part, seed if source.seed is None else source.seed)
+            frame = self.synthesise(rng, source.rows or self.default_rows)[name]
+        elif source.kind == "public":
+            if self.read is None:
+                raise SourceError(
+                    f"source: case {self.name!r} has no public data set; use csv, parquet, sql or synthetic"
+                )
+            try:
+                frame = self.read(Path(source.location))[name]
+            except FileNotFoundError as error:
+                raise SourceError(
+                    f"source: wanted the public data of case {self.name!r} below {source.location}, found no "
+                    f"{Path(error.filename or '').name}"
+                ) from None
+        else:
+            frame = _read_table(source)
+        frame.attrs["synthetic"] = source.synthetic
+        return frame
+
+
+def get(name: str) -> Case:
+    """The case of that name; UnknownClientError lists those there are."""
+    if name not in CASES:
+        raise UnknownClientError(f"case: wanted one of {', '.join(CASES)}; got {name!r}")
+    case = importlib.import_module(f"clients.holdings.{name}").CASE
+    assert isinstance(case, Case)
+    return case
+
+
+def normalise(*values: Any) -> str:
+    """One public spelling of an identifier: NFKC, letters and digits only, upper case; parts joined by a bar.
+
+    Both sides must use the same rule, or nothing matches. A missing part gives "", which is never matched.
+    """
+    parts = []
+    for value in values:
+        text = "" if value is None or (isinstance(value, float) and np.isnan(value)) else _plain(value)
+        kept = "".join(c for c in unicodedata.normalize("NFKC", text) if c.isalnum()).upper()
+        if not kept:
+            return ""
+        parts.append(kept)
+    return "|".join(parts)
+
+
+def _plain(value: Any) -> str:
+    """A value as text; a whole number that went through a float loses its ".0"."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _chunks(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    frame = frame.reset_index(drop=True)
+    for start in range(0, max(len(frame), 1), CHUNK):
+        yield frame.iloc[start : start + CHUNK]

@@ -1,0 +1,234 @@
+"""A partner's part: any model on its own columns, cross-fitted on noisy labels, one coarse score a row.
+
+Labels are what the label owner sent: they went through randomised response once, so whatever is done here is
+post-processing
+of them. Scores are raw logits on a public grid: a model of labels that were kept with probability e^eps / (1 +
+e^eps) has logits within [-eps, eps], whatever the columns say, so the grid is public and costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+__all__ = ["MISSING", "MODELS", "Assistance", "Grid", "assist", "fit_quietly"]
+
+Floats = NDArray[np.float64]
+#: The code of a row that the partner does not know.
+MISSING: Final = 255
+FOLDS: Final = 5
+_LARGEST_LOGIT: Final = 12.0
+
+
+class Classifier(Protocol):
+    """What a partner's model has to do: scikit-learn's two methods. It may be anything behind them."""
+
+    def fit(self, x: Any, y: Any) -> Any:
+        """Fit on features (n, d) and codes (n,)."""
+
+    def predict_proba(self, x: Any) -> Any:
+        """Return probabilities (n, 2)."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The public grid of a score: 64 values evenly over [-bound, bound] (6 bits)."""
+
+    bound: float
+    levels: int = 64
+
+    @classmethod
+    def for_epsilon(cls, epsilon: float) -> Grid:
+        """Return the grid for labels under randomised response with `epsilon` (infinite: without noise)."""
+        return cls(6.0 if math.isinf(epsilon) else epsilon + 0.5)
+
+    @property
+    def step(self) -> float:
+        """Distance of neighbouring values."""
+        return 2 * self.bound / (self.levels - 1)
+
+    def encode(self, logits: Floats) -> NDArray[np.uint8]:
+        """Return the nearest codes; what lies outside is clipped."""
+        return np.round((np.clip(logits, -self.bound, self.bound) + self.bound) / self.step).astype(np.uint8)
+
+    def decode(self, codes: NDArray[np.uint8]) -> Floats:
+        """Return the values; NaN for `MISSING`."""
+        values = codes.astype(np.float64) * self.step - self.bound
+        return np.where(codes == MISSING, np.nan, values)
+
+
+class Network:
+    """A small torch network behind scikit-learn's two methods: what a partner's own torch model looks like.
+
+    Full-batch Adam with weight decay for a fixed number of steps, from a fixed seed.
+    """
+
+    def __init__(self, hidden: int = 16, steps: int = 200, rate: float = 0.02, seed: int = 0) -> None:
+        self.hidden, self.steps, self.rate, self.seed = hidden, steps, rate, seed
+
+    def fit(self, x: Any, y: Any) -> Network:
+        """See `Classifier`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        inputs = torch.as_tensor(np.asarray(x), dtype=torch.float32)
+        target = torch.as_tensor(np.asarray(y), dtype=torch.float32)
+        self.module = nn.Sequential(nn.Linear(inputs.shape[1], self.hidden), nn.GELU(), nn.Linear(self.hidden, 1))
+        with torch.no_grad():
+            for parameter in self.module.parameters():
+                parameter.normal_(0, 0.3, generator=generator)
+        optimizer = torch.optim.Adam(self.module.parameters(), lr=self.rate, weight_decay=1e-3)
+        for _ in range(self.steps):
+            optimizer.zero_grad()
+            loss = nn.functional.binary_cross_entropy_with_logits(self.module(inputs).squeeze(1), target)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return self
+
+    def predict_proba(self, x: Any) -> Floats:
+        """See `Classifier`."""
+        with torch.no_grad():
+            positive = torch.sigmoid(self.module(torch.as_tensor(np.asarray(x), dtype=torch.float32)).squeeze(1))
+        values = positive.double().numpy()
+        return np.column_stack([1 - values, values])
+
+
+def _boosting(leaves: int, rows: int, rate: float, trees: int) -> HistGradientBoostingClassifier:
+    return HistGradientBoostingClassifier(
+        max_iter=trees,
+        learning_rate=rate,
+        max_leaf_nodes=leaves,
+        min_samples_leaf=rows,
+        early_stopping=False,
+        random_state=0,
+    )
+
+
+#: The candidates by name; the owner's policy says which may be tried.
+MODELS: Mapping[str, Callable[[], Classifier]] = {
+    "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+    "boosting": lambda: _boosting(15, 20, 0.06, 120),
+    "stumps": lambda: _boosting(4, 50, 0.06, 80),
+    "network": Network,
+}
+
+
+def fit_quietly(model: Classifier, x: Any, y: Any) -> Classifier:
+    """Fit; scikit-learn's warnings about convergence depend on rows and are dropped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(x, y)
+    return model
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Assistance:
+    """What a partner has after fitting. All of it stays at home; only codes of `logits` leave.
+
+    Attributes
+    ----------
+    logits : (n,)
+        Out of fold on labelled rows, mean of the fold models elsewhere.
+    model : str
+        The candidate that was chosen on out-of-fold log loss against the noisy labels.
+    models : tuple
+        Its fold models, for persons who come later.
+    """
+
+    logits: Floats
+    model: str
+    models: tuple[Classifier, ...]
+
+    def score(self, x: NDArray[Any]) -> Floats:
+        """Return the mean logit of the fold models for rows that nobody trained on."""
+        return np.asarray(np.mean([_logit(model, x) for model in self.models], axis=0))
+
+
+def assist(
+    x: NDArray[Any], labels: NDArray[Any], candidates: Sequence[str], *, fold_of: NDArray[Any] | None = None
+) -> Assistance:
+    """Fit every candidate cross-fitted and keep the one whose out-of-fold log loss is lowest.
+
+    Parameters
+    ----------
+    x : (n, d)
+        The partner's features of the matched rows.
+    labels : (n,)
+        0 or 1 as received; -1 where the label owner sent none.
+    candidates : sequence of str
+        Names of `MODELS`.
+    fold_of : (n,), optional
+        The fold of each row; by default position modulo 5 (rows come in the label owner's secret order).
+
+    Notes
+    -----
+    Without cross-fitting the score of a labelled row would hold its own label, and the stack would trust it too much
+    (measured on AI4I: .968 falls to .899).
+    """
+    n = len(x)
+    fold = np.arange(n) % FOLDS if fold_of is None else np.asarray(fold_of)
+    labelled = labels >= 0
+    best: Assistance | None = None
+    best_loss = math.inf
+    for name in candidates:
+        models: list[Classifier] = []
+        logits = np.zeros(n)
+        rest = np.zeros(n)
+        for number in range(FOLDS):
+            inside = labelled & (fold != number)
+            model = _fitted(name, x[inside], labels[inside])
+            models.append(model)
+            every = _logit(model, x)
+            logits = np.where(labelled & (fold == number), every, logits)
+            rest += every / FOLDS
+        logits = np.where(labelled, logits, rest)
+        loss = _log_loss(logits[labelled], labels[labelled])
+        if loss < best_loss:
+            best, best_loss = Assistance(logits, name, tuple(models)), loss
+    if best is None:
+        raise ValueError("candidates: wanted at least one model that can be fitted, got none")
+    return best
+
+
+class _Constant:
+    """The rate of a fold that holds one class only."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def fit(self, x: Any, y: Any) -> _Constant:
+        """See `Classifier`."""
+        return self
+
+    def predict_proba(self, x: Any) -> Floats:
+        """See `Classifier`."""
+        return np.tile([1 - self.rate, self.rate], (len(x), 1))
+
+
+def _fitted(name: str, x: NDArray[Any], y: NDArray[Any]) -> Classifier:
+    if len(np.unique(y)) < 2:
+        return _Constant((float(np.sum(y)) + 0.5) / (len(y) + 1))
+    return fit_quietly(MODELS[name](), x, y)
+
+
+def _logit(model: Classifier, x: NDArray[Any]) -> Floats:
+    positive = np.asarray(model.predict_proba(x), dtype=np.float64)[:, 1]
+    with np.errstate(divide="ignore"):
+        logit: Floats = np.log(positive) - np.log1p(-positive)
+    return np.clip(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)
+
+
+def _log_loss(logits: Floats, labels: NDArray[Any]) -> float:
+    signed = np.where(labels == 1, logits, -logits)
+    return float(np.mean(np.logaddexp(0, -signed))) if len(labels) else math.inf

@@ -1,0 +1,199 @@
+"""Private set intersection by blinded points of P-256, x coordinates only (Huberman, Franklin & Hogg 1999; Meadows
+1986).
+
+Each side raises a hash of every identifier to a secret power a, b; (H^a)^b = (H^b)^a. The label owner sends its list
+blinded,
+in the order of its rows; a partner sends its own blinded and shuffled; the label owner raises that to its power, in the
+same order; the partner raises the label owner's list to its own and compares. The partner learns "row number j is my
+record" and nothing of rows that it does not know; the label owner learns the length of the partner's list.
+
+P-256 has prime order and OpenSSL refuses points that are not on it, so that there are no small subgroups and no twist
+(X25519 leaks one bit of every raw hash that way). Powers and decompression are those of the `cryptography` package.
+
+Formal guarantees (decisional Diffie-Hellman in the random oracle model, semi-honest)
+-------------------------------------------------------------------------------------
+* Powers are fresh for each contract and batch, and the hash is bound to the context: lists of two runs cannot be
+  joined.
+* A received list has at most `cap` points and each is on the curve, or the whole list is refused.
+
+Not guaranteed: whoever puts guessed identifiers into its own list learns which of them are there; the cap is the brake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+__all__ = [
+    "POINT",
+    "blind",
+    "hash_to_curve",
+    "keyed",
+    "match",
+    "new_power",
+    "raise_points",
+    "shuffled",
+]
+
+#: Bytes of a point: its x coordinate.
+POINT: Final = 32
+_CURVE: Final = ec.SECP256R1()
+_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+_DH: Final = ec.ECDH()
+#: From here on other processes help: a thread cannot, OpenSSL is called under the interpreter's lock.
+_MANY: Final = 20_000
+_CHUNK: Final = 10_000
+Progress = Callable[[int, int], None]
+
+
+def new_power() -> bytes:
+    """Return a fresh secret power: 32 bytes, uniform in 1..order-1."""
+    return (secrets.randbelow(_ORDER - 1) + 1).to_bytes(32, "big")
+
+
+def keyed(identifier: str, key: bytes) -> str:
+    """Return the identifier under a key of a trusted authority, so that nobody without it can guess identifiers."""
+    return hmac.new(key, identifier.encode(), hashlib.sha256).hexdigest()
+
+
+def hash_to_curve(context: bytes, identifier: str) -> bytes:
+    """Return the x coordinate of the identifier's point: the first of SHA-256(context, counter, identifier) on the
+    curve.
+
+    Its time varies with the identifier (two tries on average); it is computed at home and only a power of it leaves.
+    """
+    body = hashlib.sha256(context).digest() + identifier.encode()
+    for counter in range(256):
+        x = hashlib.sha256(bytes([counter]) + body).digest()
+        try:
+            ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, b"\x02" + x)
+        except ValueError:
+            continue
+        return x
+    raise ValueError("identifier: no point in 256 tries")  # pragma: no cover (probability 2^-256)
+
+
+def blind(context: bytes, identifiers: Sequence[str], power: bytes, progress: Progress | None = None) -> bytes:
+    """Return the identifiers' points to the power, in their order, `POINT` bytes each."""
+    chunks = [list(identifiers[i : i + _CHUNK]) for i in range(0, len(identifiers), _CHUNK)]
+    if len(identifiers) < _MANY:
+        return b"".join(_blind_chunk(context, chunk, power) for chunk in chunks)
+    jobs = (("blind", context.hex(), "\n".join(chunk).encode()) for chunk in chunks)
+    return b"".join(_in_processes(jobs, power, len(chunks), progress))
+
+
+def raise_points(points: bytes, power: bytes, cap: int, progress: Progress | None = None) -> bytes:
+    """Return received points to the power, in their order.
+
+    Raises
+    ------
+    ValueError
+        When there are more than `cap`, the length is no multiple of `POINT`, or one is not on the curve.
+    """
+    count, rest = divmod(len(points), POINT)
+    if rest or count > cap:
+        raise ValueError(f"points: wanted at most {cap} of {POINT} bytes each, got {len(points)} bytes")
+    chunks = [points[i : i + _CHUNK * POINT] for i in range(0, len(points), _CHUNK * POINT)]
+    if count < _MANY:
+        return b"".join(_raise_chunk(chunk, power) for chunk in chunks)
+    return b"".join(_in_processes((("raise", "", chunk) for chunk in chunks), power, len(chunks), progress))
+
+
+def shuffled(count: int) -> list[int]:
+    """Return a secret order of `count` places, from the operating system's entropy."""
+    order = list(range(count))
+    secrets.SystemRandom().shuffle(order)
+    return order
+
+
+def match(theirs: bytes, mine: bytes) -> list[int]:
+    """Return for each row of the other side's twice-raised list my place in my own, or -1.
+
+    Parameters
+    ----------
+    theirs : bytes
+        The label owner's list, raised by both, in its row order.
+    mine : bytes
+        My list, raised by both, in the order in which I sent it.
+    """
+    place = {mine[i : i + POINT]: i // POINT for i in range(0, len(mine), POINT)}
+    return [place.get(theirs[i : i + POINT], -1) for i in range(0, len(theirs), POINT)]
+
+
+def _key(power: bytes) -> ec.EllipticCurvePrivateKey:
+    return ec.derive_private_key(int.from_bytes(power, "big"), _CURVE)
+
+
+def _blind_chunk(context: bytes, identifiers: Iterable[str], power: bytes) -> bytes:
+    key = _key(power)
+    parts = []
+    for identifier in identifiers:
+        x = hash_to_curve(context, identifier)
+        parts.append(key.exchange(_DH, ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, b"\x02" + x)))
+    return b"".join(parts)
+
+
+def _raise_chunk(points: bytes, power: bytes) -> bytes:
+    key = _key(power)
+    parts = []
+    for i in range(0, len(points), POINT):
+        try:
+            point = ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, b"\x02" + points[i : i + POINT])
+        except ValueError:
+            raise ValueError("points: wanted x coordinates on P-256, got one that is not") from None
+        parts.append(key.exchange(_DH, point))
+    return b"".join(parts)
+
+
+def _in_processes(
+    jobs: Iterable[tuple[str, str, bytes]], power: bytes, total: int, progress: Progress | None
+) -> list[bytes]:
+    """Do the chunks in a process per core; the secret power goes through a pipe, never over a command line."""
+
+    def one(job: tuple[str, str, bytes]) -> bytes:
+        what, context, body = job
+        done = subprocess.run(  # noqa: S603 - our own module
+            [sys.executable, "-P", "-m", "consortia.vertical.psi", what, context],
+            input=power + body,
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+        if done.returncode != 0:
+            raise ValueError("points: a worker refused its chunk (not on the curve, or it could not start)")
+        return done.stdout
+
+    results = []
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for number, result in enumerate(pool.map(one, jobs), start=1):
+            results.append(result)
+            if progress is not None:
+                progress(number, total)
+    return results
+
+
+def _worker(what: str, context: str) -> int:
+    data = sys.stdin.buffer.read()
+    power, body = data[:32], data[32:]
+    try:
+        if what == "blind":
+            result = _blind_chunk(bytes.fromhex(context), body.decode().split("\n"), power)
+        else:
+            result = _raise_chunk(body, power)
+    except ValueError:
+        return 1
+    sys.stdout.buffer.write(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_worker(*sys.argv[1:]))

@@ -1,0 +1,146 @@
+"""The label owner's part at home: stack own columns and scores with true labels, and join only where it pays.
+
+Nothing here is released. The choice between "alone" and "assisted" is by cross-validation on the labelled rows; the
+test rows only report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from clients.metrics import compute
+from consortia.vertical.assistance import Classifier, fit_quietly
+
+__all__ = ["MARGIN", "Decision", "Stack", "auc", "decide", "linear_features", "tree_features"]
+
+Floats = NDArray[np.float64]
+#: What the mean gain must exceed on top of one standard error: a gain below it is not worth a partner.
+MARGIN: Final = 0.002
+FOLDS: Final = 5
+
+_STACKERS: Mapping[str, tuple[Callable[[], Classifier], Callable[[Floats, Floats], Floats]]]
+
+
+def linear_features(own: Floats, scores: Floats) -> Floats:
+    """Return own columns, scores (0 where missing), and where anything is missing: indicators and own x unmatched.
+
+    Without the last two a linear stack could not weigh its own columns differently where there is no score.
+    """
+    missing = np.isnan(scores)
+    parts = [own, np.where(missing, 0.0, scores)]
+    for column in missing.T:
+        if column.any():
+            parts += [column[:, None].astype(np.float64), own * column[:, None]]
+    return np.column_stack(parts)
+
+
+def tree_features(own: Floats, scores: Floats) -> Floats:
+    """Return own columns and scores with NaN where missing."""
+    return np.column_stack([own, scores])
+
+
+def _boosting() -> Classifier:
+    model: Classifier = HistGradientBoostingClassifier(
+        max_iter=120, learning_rate=0.06, max_leaf_nodes=15, min_samples_leaf=20, early_stopping=False, random_state=0
+    )
+    return model
+
+
+_STACKERS = {
+    "logistic": (lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)), linear_features),
+    "boosting": (_boosting, tree_features),
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Stack:
+    """A fitted model of own columns and scores; without scores it is the model alone."""
+
+    name: str
+    model: Classifier
+
+    def predict(self, own: Floats, scores: Floats) -> Floats:
+        """Return the probability of the positive class, (n,)."""
+        _, features = _STACKERS[self.name]
+        return np.asarray(self.model.predict_proba(features(own, scores)), dtype=np.float64)[:, 1]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Decision:
+    """What cross-validation says.
+
+    Attributes
+    ----------
+    joins : bool
+        Mean gain of the folds > one standard error + `MARGIN`.
+    gain, standard_error : float
+        Of the folds' AUC, assisted minus alone.
+    alone, assisted : Stack
+        Fitted on all labelled rows.
+    """
+
+    joins: bool
+    gain: float
+    standard_error: float
+    alone: Stack
+    assisted: Stack
+
+
+def decide(own: Floats, scores: Floats, labels: NDArray[Any], *, seed: int = 0) -> Decision:
+    """Choose the kind of model by cross-validation, once alone and once with scores, on the same folds.
+
+    Parameters
+    ----------
+    own : (n, d)
+    scores : (n, partners)
+        NaN where a partner does not know the row.
+    labels : (n,)
+        True labels, 0 or 1.
+    """
+    none = np.empty((len(own), 0))
+    folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(own, labels))
+    alone_name, alone_folds = _best(own, none, labels, folds)
+    name, assisted_folds = _best(own, scores, labels, folds)
+    gains = assisted_folds - alone_folds
+    error = float(gains.std(ddof=1) / math.sqrt(len(gains)))
+    return Decision(
+        joins=bool(gains.mean() > error + MARGIN),
+        gain=float(gains.mean()),
+        standard_error=error,
+        alone=_fit(alone_name, own, none, labels),
+        assisted=_fit(name, own, scores, labels),
+    )
+
+
+def _best(own: Floats, scores: Floats, labels: NDArray[Any], folds: Any) -> tuple[str, Floats]:
+    best_name, best = "", np.full(len(folds), -math.inf)
+    for name in _STACKERS:
+        values = []
+        for inside, outside in folds:
+            stack = _fit(name, own[inside], scores[inside], labels[inside])
+            values.append(auc(stack.predict(own[outside], scores[outside]), labels[outside]))
+        if np.mean(values) > best.mean():
+            best_name, best = name, np.array(values)
+    return best_name, best
+
+
+def _fit(name: str, own: Floats, scores: Floats, labels: NDArray[Any]) -> Stack:
+    make, features = _STACKERS[name]
+    return Stack(name, fit_quietly(make(), features(own, scores), labels))
+
+
+def auc(scores: Floats, labels: NDArray[Any]) -> float:
+    """Return the area under the ROC curve; NaN when a class is absent."""
+    value = compute(["auc"], "binary", scores, labels)["auc"]
+    return math.nan if value is None else value

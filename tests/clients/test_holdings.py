@@ -1,0 +1,79 @@
+"""Holdings: the same persons everywhere, public bounds, one label owner, identifiers in one spelling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clients import holdings
+from clients.errors import SchemaError, UnknownClientError
+from clients.sources import parse_source
+
+
+@pytest.mark.parametrize("name", holdings.CASES)
+def test_a_case_has_one_label_owner_at_least_and_persons_in_common(name: str) -> None:
+    case = holdings.get(name)
+    assert any(holding.target for holding in case.holdings.values())
+    sides = [
+        holding.encode(case.frame(parse_source("synthetic:400"), key, 3)) for key, holding in case.holdings.items()
+    ]
+    common = set.intersection(*(set(side.ids) for side in sides))
+    assert len(common) > 60
+    for side in sides:
+        assert side.synthetic
+        assert side.features.dtype == np.float32
+        assert np.abs(side.features).max() <= 1
+        assert len(set(side.ids)) == len(side)
+    # Identifiers and labels give no feature.
+    for holding in case.holdings.values():
+        named = {column.name for column in holding.columns}
+        assert not named & {*holding.ids, holding.target.name if holding.target else ""}
+
+
+def test_customers_know_only_some_of_each_other() -> None:
+    case = holdings.get("customers")
+    sides = {
+        name: set(holding.encode(case.frame(parse_source("synthetic:2000"), name, 0)).ids)
+        for name, holding in case.holdings.items()
+    }
+    for partner in ("hospital", "factory"):
+        share = len(sides["bank"] & sides[partner]) / len(sides["bank"])
+        assert 0.5 < share < 0.75
+        assert sides[partner] - sides["bank"]
+
+
+def test_identifiers_have_one_spelling() -> None:
+    assert holdings.normalise("DE.0000012345 ") == holdings.normalise("de 00000-12345") == "DE0000012345"
+    assert holdings.normalise(12.0) == holdings.normalise("12") == "12"
+    assert holdings.normalise("a", "b") == "A|B" != holdings.normalise("ab", "")
+    assert holdings.normalise(None) == holdings.normalise(float("nan")) == holdings.normalise(" - ") == ""
+
+
+def test_rows_that_cannot_be_matched_are_left_out_and_counted_at_home() -> None:
+    bank = holdings.get("customers").holding("bank")
+    frame = pd.DataFrame(
+        {
+            "national_id": ["a", "A ", "", "b"],
+            "age": [30, 31, 32, 33],
+            "balance": [0.0] * 4,
+            "credit_used": [0.5, 0.5, 0.5, None],
+            "months_here": [1] * 4,
+            "default": ["1", "0", "0", "?"],
+        }
+    )
+    encoded = bank.encode(frame)
+    assert encoded.ids == ("A", "B")
+    assert encoded.labels.tolist() == [1, -1]
+    assert (encoded.rows_read, encoded.rows_without_id, encoded.rows_twice) == (4, 1, 1)
+    with pytest.raises(SchemaError, match="passport"):
+        bank.encode(frame, ids=["passport"])
+    with pytest.raises(SchemaError, match="no row"):
+        bank.encode(frame.assign(national_id=""))
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(UnknownClientError, match="customers"):
+        holdings.get("customer")
+    with pytest.raises(SchemaError, match="factory"):
+        holdings.get("customers").holding("school")

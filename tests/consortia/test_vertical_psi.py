@@ -1,0 +1,104 @@
+"""Private set intersection: against an independent implementation, its laws, its refusals, its speed."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+
+import pytest
+from pure_p256 import lift, power
+
+from consortia.vertical import psi
+
+CONTEXT = b"contract"
+
+
+def _x(data: bytes) -> int:
+    return int.from_bytes(data, "big")
+
+
+def test_hash_and_power_agree_with_an_independent_implementation() -> None:
+    for number in range(4):
+        identifier = f"DE{number:010d}"
+        for counter in range(256):
+            body = bytes([counter]) + hashlib.sha256(CONTEXT).digest() + identifier.encode()
+            point = lift(_x(hashlib.sha256(body).digest()))
+            if point is not None:
+                break
+        assert _x(psi.hash_to_curve(CONTEXT, identifier)) == point[0]
+        secret = psi.new_power()
+        raised = power(point, _x(secret))
+        assert raised is not None
+        assert _x(psi.blind(CONTEXT, [identifier], secret)) == raised[0]
+        other = psi.new_power()
+        again = power(raised, _x(other))
+        assert again is not None
+        assert _x(psi.raise_points(psi.blind(CONTEXT, [identifier], secret), other, 1)) == again[0]
+
+
+def _intersect(owner: list[str], partner: list[str]) -> list[int]:
+    a, b = psi.new_power(), psi.new_power()
+    order = psi.shuffled(len(partner))
+    sent = psi.blind(CONTEXT, [partner[i] for i in order], b)
+    twice_mine = psi.raise_points(sent, a, 10_000)
+    twice_theirs = psi.raise_points(psi.blind(CONTEXT, owner, a), b, 10_000)
+    return [order[place] if place >= 0 else -1 for place in psi.match(twice_theirs, twice_mine)]
+
+
+def test_the_partner_finds_its_own_rows_and_no_others() -> None:
+    owner, partner = [f"id-{n}" for n in range(40)], [f"id-{n}" for n in range(25, 60)]
+    found = _intersect(owner, partner)
+    assert found == [-1] * 25 + list(range(15))
+
+
+def test_three_parties_commute() -> None:
+    a, b, c = (psi.new_power() for _ in range(3))
+    start = psi.blind(CONTEXT, ["one"], a)
+    assert psi.raise_points(psi.raise_points(start, b, 1), c, 1) == psi.raise_points(
+        psi.raise_points(start, c, 1), b, 1
+    )
+
+
+def test_two_contexts_or_powers_cannot_be_joined() -> None:
+    power_ = psi.new_power()
+    assert psi.blind(b"one", ["x"], power_) != psi.blind(b"two", ["x"], power_)
+    assert psi.blind(CONTEXT, ["x"], power_) != psi.blind(CONTEXT, ["x"], psi.new_power())
+
+
+def test_keyed_ids_need_the_key() -> None:
+    assert psi.keyed("x", b"k" * 32) != psi.keyed("x", b"l" * 32)
+
+
+def test_bad_points_are_refused() -> None:
+    good = psi.blind(CONTEXT, ["a", "b"], psi.new_power())
+    with pytest.raises(ValueError, match="at most 1"):
+        psi.raise_points(good, psi.new_power(), 1)
+    with pytest.raises(ValueError, match="wanted at most"):
+        psi.raise_points(good[:-1], psi.new_power(), 9)
+    off = next(x for x in (secrets.token_bytes(32) for _ in range(99)) if lift(_x(x)) is None)
+    with pytest.raises(ValueError, match="P-256"):
+        psi.raise_points(good + off, psi.new_power(), 9)
+
+
+def test_large_lists_go_through_processes_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    identifiers, secret, other = [f"id-{n}" for n in range(60)], psi.new_power(), psi.new_power()
+    alone = psi.blind(CONTEXT, identifiers, secret)
+    twice = psi.raise_points(alone, other, 60)
+    monkeypatch.setattr(psi, "_MANY", 0)
+    monkeypatch.setattr(psi, "_CHUNK", 40)
+    seen: list[tuple[int, int]] = []
+    assert psi.blind(CONTEXT, identifiers, secret, lambda *done: seen.append(done)) == alone
+    assert seen == [(1, 2), (2, 2)]
+    assert psi.raise_points(alone, other, 60) == twice
+    with pytest.raises(ValueError, match="refused"):
+        psi.raise_points(b"\xff" * 32, other, 60)
+
+
+@pytest.mark.end_to_end
+def test_ten_thousand_against_ten_thousand_within_five_seconds_of_one_core() -> None:
+    owner, partner = [f"id-{n}" for n in range(10_000)], [f"id-{n}" for n in range(5_000, 15_000)]
+    started = time.process_time()
+    found = _intersect(owner, partner)
+    assert time.process_time() - started < 5
+    assert sum(place >= 0 for place in found) == 5_000
