@@ -76,6 +76,11 @@ def make_plans(scenario: Scenario) -> list[SeatPlan]:
     return plans
 
 
+def noise_ratio(sigma: float, numbers: int, rate: float, units: int, steps: int) -> float:
+    """Return the norm of all noise over that of the largest possible signal (see `SeatPlan.noise_ratio`)."""
+    return sigma * math.sqrt(numbers) / (rate * units * math.sqrt(steps))
+
+
 def _check_names(scenario: Scenario, seat: Seat) -> None:
     client = registry.get(seat.industry)
     client.check_site(seat.site)
@@ -109,7 +114,7 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
             unit="record",
         )
         spent = epsilon([event], seat.delta)
-        ratio = sigma * math.sqrt(sum(sizes.values())) / (rules.sampling_rate * training * math.sqrt(steps))
+        ratio = noise_ratio(sigma, sum(sizes.values()), rules.sampling_rate, training, steps)
         if ratio > _USELESS:
             warnings.append(
                 f"epsilon {seat.epsilon:g} with {training} training units and {sum(sizes.values())} parameters: "

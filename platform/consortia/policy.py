@@ -61,11 +61,15 @@ class DatasetTerms(StrictModel):
 
 
 class AllowTerms(StrictModel):
-    """What may leave. Everything else stays."""
+    """What may leave. Everything else stays.
+
+    `sweeps` allows repeated runs on these rows to choose a budget, each of them charged in full.
+    """
 
     releases: tuple[Literal["update", "metrics"], ...] = ()
     exact_metrics: bool = False
     non_private: bool = False
+    sweeps: bool = False
     contracts: tuple[str, ...] | Literal["any"] = ()
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from consortia.cli import budget_accounts, friendly, out
+from consortia.cli import budget_accounts, budget_tune, friendly, out
 from consortia.cli.budget_accounts import HomeOption, home_of
 from consortia.deploy.homes import make_home, owned_policy
 from consortia.errors import InputError
@@ -103,6 +103,8 @@ for _name, _function, _example in (
     ("show", budget_accounts.show, "show hospital-a --json"),
     ("history", budget_accounts.show_history, "history hospital-a --last 50"),
     ("set", budget_accounts.set_budget, "set hospital-a --run 0.5 --lifetime 2"),
+    ("plan", budget_tune.plan, "plan hospitals --participant cleveland --seeds 0"),
+    ("sweep", budget_tune.sweep, "sweep banks --participant used-car --epsilon 0.5,1,2,4,8"),
     ("export", budget_accounts.export, "export hospital-a > ledger.json"),
 ):
     app.command(_name, epilog=f"Example: consortia budget {_example}")(friendly(_function))

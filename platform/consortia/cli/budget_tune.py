@@ -1,0 +1,223 @@
+"""`consortia budget plan|sweep`: what an ε buys, before joining and side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from consortia import sweep as sweeps
+from consortia.cli import err, out
+from consortia.errors import InputError
+from consortia.report import number
+from consortia.scenario import load_scenario
+from consortia.sweep import Point, Sweep
+from consortia.tuning import answer
+from privacy.errors import PrivacyError
+
+_GRID = "0.5,1,2,4,8"
+Scenario = Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")]
+Epsilons = Annotated[str, typer.Option("--epsilon", metavar="X,Y,…", help="The ε to try, separated by commas.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Where finished runs and tables are kept; go on from there.")]
+Rounds = Annotated[int | None, typer.Option(help="Other number of rounds.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or any(not value > 0 for value in values) or len(set(values)) != len(values):
+        raise InputError(f"--epsilon: wanted different numbers > 0 separated by commas, got {text!r}")
+    return values
+
+
+def _run(sweep: Sweep, folder: Path, *, quiet: bool) -> list[dict[str, Any]]:
+    """Run the cells with a bar in a terminal, plain lines without one; Ctrl-C keeps what is finished."""
+    console = err if quiet else out
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    try:
+        with progress:
+            task = progress.add_task("starting", total=sweep.seeds * len(sweep.epsilons))
+            return sweeps.run(sweep, folder, _teller(progress, task, console))
+    except KeyboardInterrupt:
+        err.print(f"interrupted; finished runs are kept in {folder}. The same command goes on.", soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _teller(progress: Progress, task: Any, console: Any) -> Callable[[int, int, str], None]:
+    def tell(finished: int, total: int, line: str) -> None:
+        progress.update(task, completed=finished, description=line)
+        if not console.is_terminal:
+            console.print(f"{finished}/{total}: {line}", highlight=False)
+
+    return tell
+
+
+def sweep(
+    scenario: Scenario,
+    participant: Annotated[str, typer.Option(help="Whose ε varies; everybody's without it.")] = "",
+    epsilon: Epsilons = _GRID,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs for each ε.")] = 5,
+    rounds: Rounds = None,
+    data: Annotated[Path | None, typer.Option(help="Real rows: each run is charged in full to --ledger.")] = None,
+    ledger: Annotated[Path | None, typer.Option(help="The participants' homes to charge, with --data.")] = None,
+    out_folder: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a scenario under several budgets side by side and show what one's ε does to everybody's metric."""
+    asked = Sweep(
+        scenario=scenario,
+        participant=participant,
+        epsilons=_numbers(epsilon),
+        seeds=seeds,
+        rounds=rounds,
+        data=data,
+        ledger=ledger,
+    )
+    folder = out_folder or Path("sweeps") / "-".join(filter(None, (Path(scenario).stem, participant)))
+    sweeps.check(asked)
+    cells = _run(asked, folder, quiet=as_json)
+    table = sweeps.points(cells)
+    files = sweeps.write_tables(asked, table, cells, folder)
+    drawn = sweeps.plot(asked, table, cells, folder)
+    if as_json:
+        data_out = {"schema": 1, "scenario": Path(scenario).stem, "participant": participant or None}
+        typer.echo(json.dumps({**data_out, "synthetic": cells[0]["synthetic"], "points": _plain(table)}, indent=1))
+        return
+    _print_sweep(asked, table, cells)
+    for file in (*files, *drawn):
+        out.print(f"wrote {file}", highlight=False, soft_wrap=True)
+    if not drawn:
+        out.print("No plot: pip install 'consortia[plot]' for matplotlib.", markup=False, highlight=False)
+
+
+def _plain(table: list[Point]) -> list[dict[str, Any]]:
+    return [
+        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(point).items()} for point in table
+    ]
+
+
+def _print_sweep(asked: Sweep, table: list[Point], cells: list[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(point.participant for point in table))
+    shown = Table(title=f"{Path(asked.scenario).stem}: ε of {asked.participant or 'everybody'}, everybody's metric")
+    shown.add_column(f"ε of {asked.participant or 'all'}", justify="right")
+    for name in names:
+        shown.add_column(name, justify="right", overflow="fold")
+    by = {(point.epsilon, point.participant): point for point in table}
+    for value in dict.fromkeys(point.epsilon for point in table):
+        first = "∞ (non-private)" if value is None else f"{value:g}"
+        shown.add_row(first, *(sweeps.cell_text(by.get((value, name))) for name in names))
+    out.print(shown)
+    out.print(sweeps.caption(asked, table, cells) + ".", highlight=False)
+
+
+def plan(
+    scenario: Scenario,
+    participant: Annotated[str, typer.Option(help="One participant only.")] = "",
+    epsilon: Epsilons = _GRID,
+    seeds: Annotated[int, typer.Option(min=0, help="Simulated runs for each ε; 0 leaves the utility out.")] = 2,
+    rounds: Rounds = None,
+    home: Annotated[
+        Path | None,
+        typer.Option("--home", help="Homes to read policy and ledger from; demonstration policies without."),
+    ] = None,
+    out_folder: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer before joining: what each ε means in noise, rounds and expected utility, and which knob helps."""
+    loaded = load_scenario(scenario).with_overrides(rounds=rounds)
+    values = _numbers(epsilon)
+    if participant and participant not in [seat.name for seat in loaded.roster]:
+        names = ", ".join(seat.name for seat in loaded.roster)
+        raise InputError(f"--participant: wanted one of {names}, got {participant!r}")
+    try:
+        data = answer(loaded, scenario, [value for value in values if math.isfinite(value)], home, participant)
+    except PrivacyError as error:
+        raise InputError(str(error)) from None
+    band: dict[tuple[float | None, str], Point] = {}
+    if seeds:
+        asked = Sweep(scenario=scenario, participant="", epsilons=values, seeds=seeds, rounds=rounds)
+        folder = out_folder or Path("sweeps") / f"{Path(scenario).stem}-plan"
+        band = {
+            (point.epsilon, point.participant): point for point in sweeps.points(_run(asked, folder, quiet=as_json))
+        }
+    for name, seat in data["participants"].items():
+        for price in seat["prices"]:
+            point = band.get((price["epsilon"], name))
+            price["utility"] = point and {
+                "metric": point.metric,
+                "mean": point.mean,
+                "smallest": point.smallest,
+                "largest": point.largest,
+                "seeds": point.seeds,
+                "local": point.local,
+                "data": "synthetic",
+            }
+    if as_json:
+        typer.echo(json.dumps(data, indent=1))
+        return
+    for name, seat in data["participants"].items():
+        _print_plan(name, seat)
+    out.print(
+        "ε of one run by PLD. Noise/signal: norm of all noise over the largest possible signal; above .5 little can be "
+        "left. Rounds: what ε pays for at the proposal's own σ. "
+        + (
+            f"Utility: smallest to largest of {seeds} simulated runs on [bold]synthetic[/] rows, everybody at that ε."
+            if seeds
+            else "Utility was not simulated (--seeds 0)."
+        ),
+        highlight=False,
+    )
+
+
+def _print_plan(name: str, seat: dict[str, Any]) -> None:
+    proposed = "∞ (non-private)" if seat["proposed_epsilon"] is None else f"{seat['proposed_epsilon']:g}"
+    title = f"{name}: {seat['training_units']} training units, proposed ε {proposed} (add/remove one {seat['unit']})"
+    table = Table(title=title)
+    for heading in ("ε run", "δ", "σ", "noise/signal", "rounds", "expected utility", "local alone"):
+        table.add_column(heading, justify="right")
+    for price in seat["prices"]:
+        use = price["utility"]
+        table.add_row(
+            f"{price['epsilon']:g}",
+            f"{price['delta']:g}",
+            number(price["noise_multiplier"], 2),
+            number(price["noise_ratio"], 2),
+            str(price["rounds_affordable"]) if price["rounds_affordable"] else "–",
+            f"{use['metric']} {use['smallest']:.3f}–{use['largest']:.3f}" if use else "–",
+            number(use["local"]) if use else "–",
+        )
+    out.print(table)
+    for knob in seat["knobs"]:
+        change = f"{knob['knob']} {knob['before']} -> {knob['after']}" if knob["after"] else knob["knob"]
+        verdict = "helps" if knob["helps"] else ("" if not knob["after"] else "does not help by this measure")
+        numbers = (
+            f"σ {number(knob['noise_multiplier'], 2)}, noise/signal {number(knob['noise_ratio'], 2)}, noise in a "
+            f"coordinate {number(knob['update_noise'])}"
+        )
+        line = "; ".join(filter(None, (numbers, verdict, knob["note"])))
+        out.print(f"  {change}: {line}", highlight=False, soft_wrap=True)
+    if life := seat["lifetime"]:
+        out.print(
+            f"  lifetime ({life['source']}): ε {life['left']:g} of {life['lifetime_budget']:g} left at δ "
+            f"{life['delta']:g}, unit {life['unit']}: {life['runs_left']} run(s) like this one (run allowance "
+            f"{life['run_budget']:g})",
+            highlight=False,
+            soft_wrap=True,
+        )
