@@ -34,16 +34,20 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _answer(message: Message, context: Context) -> Message:
     try:
-        home = home_of(context)
-        _log_at_home(home)
-        reply = handle(unpack(message.content), home, _text(context, "source") or None)
+        reply = answer(unpack(message.content), home_of(context), source_of(context))
     except Exception:  # noqa: BLE001 - see the module's docstring
         logging.getLogger("consortia.participant").error("the message or the node config is malformed")
         reply = encode(Envelope({"status": "FAILED", "code": "PARTICIPANT_ERROR", "incident": "unreadable"}))
     return Message(pack(reply), reply_to=message)
 
 
-def _log_at_home(home: Home) -> None:
+def answer(data: bytes, home: Home, source: str | None) -> bytes:
+    """Answer one envelope in this process, whose log goes to the participant's folder."""
+    log_at_home(home)
+    return handle(data, home, source)
+
+
+def log_at_home(home: Home) -> None:
     """Write the participant's own log to its folder, unless this process already does (a simulation)."""
     logger = logging.getLogger("consortia.participant")
     if not logger.handlers:
@@ -63,6 +67,11 @@ def home_of(context: Context) -> Home:
         simulation=context.node_config.get("simulation", False) is True,
         ledger_folder=Path(ledger) if ledger else None,
     )
+
+
+def source_of(context: Context) -> str | None:
+    """Return the source that replaces the policy's own; the participant itself sets it."""
+    return _text(context, "source") or None
 
 
 def _text(context: Context, key: str) -> str:

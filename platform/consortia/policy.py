@@ -144,6 +144,17 @@ def parse_policy(text: str, where: str) -> Policy:
     return parse(Policy, data, where)
 
 
+def check_listed(policy: Policy, contract: Contract) -> None:
+    """Raise `RefusedError` (CONTRACT_NOT_ALLOWED) when the policy does not list the contract's hash."""
+    sha = contract.sha256()
+    allowed = policy.allow.contracts
+    if allowed != "any" and f"sha256:{sha}" not in allowed:
+        raise RefusedError(
+            "CONTRACT_NOT_ALLOWED",
+            f"allow.contracts: wanted sha256:{sha} in the list; add it to accept this contract",
+        )
+
+
 def check_contract(policy: Policy, contract: Contract, industry: str, proposal: Proposal) -> DatasetTerms:
     """Check a contract against the policy; return the terms of the data set to use.
 
@@ -152,13 +163,7 @@ def check_contract(policy: Policy, contract: Contract, industry: str, proposal: 
     RefusedError
         With a code that names the reason; the code alone crosses.
     """
-    sha = contract.sha256()
-    allowed = policy.allow.contracts
-    if allowed != "any" and f"sha256:{sha}" not in allowed:
-        raise RefusedError(
-            "CONTRACT_NOT_ALLOWED",
-            f"allow.contracts: wanted sha256:{sha} in the list; add it to accept this contract",
-        )
+    check_listed(policy, contract)
     if industry not in contract.industries:
         raise RefusedError("CONTRACT_NOT_ALLOWED", f"the contract has no terms for industry {industry!r}")
     for release in contract.releases:

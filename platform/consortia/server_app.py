@@ -8,6 +8,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from consortia.coordinator import Coordinator
+from consortia.deploy import pace
 from consortia.scenario import scenario_from_json
 from consortia.transport import GridExchange
 
@@ -21,6 +22,7 @@ def main(grid: Grid, context: Context) -> None:
     Run config keys: `scenario` (JSON of the effective scenario), `run-id`, `out` (the coordinator's folder),
     `resume` (bool), `join-seconds`, `heads` (file of the ledgers' heads, or empty).
     """
+    pace.speed_up()
     config = context.run_config
     scenario = scenario_from_json(str(config["scenario"]))
     names = [seat.name for seat in scenario.roster]

@@ -12,6 +12,7 @@ from typing import Any
 import tomli_w
 from flwr.common.constant import PUBLIC_KEY_ALREADY_IN_USE_MESSAGE
 
+from consortia.deploy.bundle import COMPONENTS
 from consortia.engines.base import Job
 from consortia.errors import RunFailedError
 
@@ -64,14 +65,13 @@ class Control:
         """Hand a run to the SuperLink as a bundle that holds a pyproject.toml and nothing else; return Flower's id."""
         app = self.folder / "consortia-run"
         app.mkdir(exist_ok=True)
-        components = {"serverapp": "consortia.server_app:app", "clientapp": "consortia.client_app:app"}
         project = {
             "project": {"name": "consortia-run", "version": "1.0.0", "license": "Apache-2.0"},
             "tool": {
                 "flwr": {
                     "app": {
                         "publisher": "consortia",
-                        "components": components,
+                        "components": COMPONENTS,
                         "config": job.run_config(JOIN_SECONDS),
                     }
                 }

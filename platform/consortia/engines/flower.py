@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import tomli_w
 
-from consortia.deploy.pki import make_authority, write_node_key, write_server
+from consortia.deploy.pki import make_authority, write_node_key, write_secret, write_server
 from consortia.engines.base import Job
 from consortia.engines.control import Control, flower_environment, longest_run, read_status, tool
 from consortia.errors import RunFailedError
@@ -30,6 +31,7 @@ from consortia.errors import RunFailedError
 _STARTUP_SECONDS = 60.0
 _STATUS_EVERY_SECONDS = 5.0
 _DAYS = 2
+_HERE = ("localhost", "127.0.0.1")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -72,7 +74,7 @@ class Federation:
     def start(self) -> None:
         """Start the SuperLink, register every key under its participant's name, start the SuperNodes."""
         pki = self.folder / "pki"
-        write_server(pki, make_authority("consortia run", _DAYS), ["localhost", "127.0.0.1"], _DAYS)
+        write_server(pki, make_authority("consortia run", _DAYS), _HERE, _DAYS)
         names = list(self.job.homes)
         keys = {name: write_node_key(pki, name) for name in names}
         self.control = Control(self.folder, f"127.0.0.1:{self.port}", pki / "ca.crt")
@@ -83,25 +85,40 @@ class Federation:
             *("--ssl-ca-certfile", str(pki / "ca.crt")),
             *("--ssl-certfile", str(pki / "server.pem"), "--ssl-keyfile", str(pki / "server.key")),
             "--enable-supernode-auth",
-            *("--database", str(self.folder / "state.db")),
             "--disable-runtime-dependency-installation",
         )
         self._wait_for_superlink()
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda name: self.control.register(name, keys[name][1]), names))
         for name in names:
-            config = tomli_inline(self.job.node_config(name))
-            self._spawn(
-                name,
-                "flower-supernode",
-                *("--superlink", f"127.0.0.1:{self.port}"),
-                *("--root-certificates", str(pki / "ca.crt")),
-                *("--auth-supernode-private-key", str(keys[name][0])),
-                *("--host", "127.0.0.1", "--port", str(_free_port())),
-                *("--node-config", config),
-            )
+            self._start_participant(name, keys[name][0])
         pids = {name: process.pid for name, process in self.processes.items()}
         (self.folder / "processes.json").write_text(json.dumps({"port": self.port, "pids": pids}))
+
+    def _start_participant(self, name: str, key: Path) -> None:
+        """Start a SuperNode and its launcher; the wire and the secret between them are the participant's own."""
+        own, port = self.folder / "pki" / f"{name}-own", _free_port()
+        write_server(own, make_authority(name, _DAYS), _HERE, _DAYS)
+        write_secret(own / "superexec.secret", secrets.token_bytes(32))
+        secret = ("--superexec-auth-secret-file", str(own / "superexec.secret"))
+        self._spawn(
+            name,
+            *("python", "-P", "-m", "consortia.deploy.supernode"),
+            *("--superlink", f"127.0.0.1:{self.port}"),
+            *("--root-certificates", str(self.folder / "pki" / "ca.crt")),
+            *("--auth-supernode-private-key", str(key)),
+            *("--isolation", "process", *secret),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--ssl-ca-certfile", str(own / "ca.crt")),
+            *("--ssl-certfile", str(own / "server.pem"), "--ssl-keyfile", str(own / "server.key")),
+            *("--node-config", tomli_inline(self.job.node_config(name))),
+        )
+        self._spawn(
+            f"{name}-app",
+            *("python", "-P", "-m", "consortia.deploy.launcher"),
+            *("--runtime-api-address", f"127.0.0.1:{port}"),
+            *("--root-certificates", str(own / "ca.crt"), *secret),
+        )
 
     def submit(self) -> None:
         """Hand the run to the SuperLink."""

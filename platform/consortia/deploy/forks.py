@@ -1,0 +1,228 @@
+"""One fresh process for each message, forked from one that has imported everything (a zygote).
+
+Importing torch, Opacus, pandas and scikit-learn takes seconds; a fork takes milliseconds. What must not be shared is
+drawn anew:
+
+Guarantees
+----------
+* Every message has a process of its own, which answers once and ends. Nothing of one message is left for the next.
+* Randomness (invariant 8): nothing random is drawn before the fork. A child fills its global generators from the
+  operating system, and DP noise has a generator of its own (`privacy.randomness.FreshNoise`), which refuses to be
+  used in another process than the one that made it.
+* The zygote has one thread when it forks: a lock that another thread held would stay locked in the child for ever.
+* A child that passes its time is ended by the kernel (SIGALRM); a child ends with the zygote; none writes a core file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import random
+import resource
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_LONGEST: Final = 86_400
+
+
+class ChildEndedError(Exception):
+    """The process of a message ended without an answer."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a child is asked.
+
+    Attributes
+    ----------
+    data : bytes
+        Passed to the zygote's `answer`.
+    seconds : float
+        After which the child is ended.
+    """
+
+    data: bytes
+    seconds: float
+
+
+class Zygote:
+    """Forks one child for each question. The process that calls `serve` is the zygote, and stays it.
+
+    Parameters
+    ----------
+    answer : callable
+        Runs in the child.
+    """
+
+    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
+        self._answer = answer
+
+    def serve(self, courier: Callable[[Asker], int]) -> int:
+        """Run `courier` in a first child, fork for each of its questions, and return its exit status.
+
+        The courier may start threads and open connections; this process never does.
+        """
+        _one_thread()
+        # Everything imported so far lives in pages that the children share; the collector must not touch them.
+        gc.collect()
+        gc.freeze()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        first = os.fork()
+        if first == 0:
+            ours.close()
+            _end_with_parent()
+            # An exit status is what os._exit gets; the parent's clean-up is not the child's.
+            _leave(lambda: courier(Asker(theirs)))
+        theirs.close()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: os.kill(first, signal.SIGTERM))
+        with ours:
+            while True:
+                _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+                if not descriptors:  # the courier has ended
+                    break
+                self._fork(descriptors[0], ours)
+                _collect_ended(first)
+        _, status = os.waitpid(first, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    def _fork(self, descriptor: int, control: socket.socket) -> None:
+        _one_thread()
+        if os.fork() == 0:
+            control.close()
+            _end_with_parent()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            gc.unfreeze()
+            _leave(lambda: self._child(socket.socket(fileno=descriptor)))
+        os.close(descriptor)
+
+    def _child(self, link: socket.socket) -> int:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        fresh_globals()
+        with link:
+            seconds, size = struct.unpack("<dQ", _receive(link, 16))
+            signal.setitimer(signal.ITIMER_REAL, min(max(seconds, 1.0), _LONGEST))
+            reply = self._answer(_receive(link, size))
+            link.sendall(struct.pack("<Q", len(reply)) + reply)
+        return 0
+
+
+class Asker:
+    """The courier's end: asks the zygote for one process a question."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+
+    def ask(self, question: Question, waiting: Callable[[], bool], every: float) -> bytes:
+        """Return the answer of a fresh process.
+
+        Parameters
+        ----------
+        question : Question
+        waiting : callable
+            Called again and again while the child works; False gives up, and the child is ended.
+        every : float
+            Seconds between two calls.
+
+        Raises
+        ------
+        ChildEndedError
+            When the child ended without an answer, for whatever reason.
+        """
+        mine, its = socket.socketpair()
+        with mine:
+            with its:
+                socket.send_fds(self._control, [b"q"], [its.fileno()])
+            try:
+                mine.sendall(struct.pack("<dQ", question.seconds, len(question.data)))
+                mine.sendall(question.data)
+                mine.settimeout(every)
+                (size,) = struct.unpack("<Q", _patiently(mine, 8, waiting))
+                return _patiently(mine, size, waiting)
+            except (OSError, EOFError) as error:
+                raise ChildEndedError(type(error).__name__) from None
+
+
+def fresh_globals() -> None:
+    """Fill Python's, numpy's and torch's global generators from the operating system.
+
+    Nothing that claims privacy draws from them; a library that does must still not repeat its parent's values.
+    """
+    import numpy as np
+    import torch
+
+    random.seed()
+    np.random.seed(np.frombuffer(os.urandom(16), np.uint32))
+    torch.manual_seed(int.from_bytes(os.urandom(8), "little", signed=True))
+
+
+def _one_thread() -> None:
+    if (threads := len(os.listdir("/proc/self/task"))) != 1:
+        raise RuntimeError(f"the zygote: wanted one thread before a fork, got {threads}: {threading.enumerate()}")
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent ends, however that ends."""
+    parent = os.getppid()
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended in between
+        os._exit(1)
+
+
+def _leave(work: Callable[[], int]) -> None:
+    """Do the work of a forked process and end it there: nothing of the parent's stack runs a second time."""
+    status = 1
+    try:
+        status = work()
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001 - a child must end here, whatever happened
+        # Its text may hold a value of a row; the place and the kind may be said.
+        kind, _, trace = sys.exc_info()
+        where = traceback.extract_tb(trace)[-1] if trace else None
+        sys.stderr.write(f"{kind.__name__ if kind else 'error'} at {where.name if where else '?'}\n")
+    finally:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _collect_ended(first: int) -> None:
+    """Collect children that have ended; the courier's status is kept for later."""
+    while True:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None or found.si_pid == first:
+            return
+        os.waitpid(found.si_pid, 0)
+
+
+def _receive(link: socket.socket, size: int) -> bytes:
+    return _patiently(link, size, lambda: True)
+
+
+def _patiently(link: socket.socket, size: int, waiting: Callable[[], bool]) -> bytes:
+    received = bytearray()
+    while len(received) < size:
+        try:
+            part = link.recv(min(size - len(received), 2**20))
+        except TimeoutError:
+            if not waiting():
+                raise EOFError from None
+            continue
+        if not part:
+            raise EOFError
+        received += part
+    return bytes(received)

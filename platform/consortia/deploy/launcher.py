@@ -1,0 +1,118 @@
+"""`python -m consortia.deploy.launcher`: what a participant runs beside its SuperNode, instead of `flower-superexec`.
+
+Stock Flower unpacks the coordinator's bundle, puts its folder first on the path and starts a Python process for each
+message in it: a bundle is code that runs where the rows are. This launcher takes the tasks instead.
+
+Guarantees
+----------
+* A bundle is checked in memory (`consortia.deploy.bundle`) and never written, imported or put on a path. A refused one
+  gets the code BUNDLE_REFUSED, and the owner's log says why.
+* The contract that a run is announced with is checked against the policy before any row is read. That of each message
+  is checked again where it is used (`consortia.participant`).
+* The process that reads rows has no connection: it gets an envelope and gives one back through a pipe. What talks to
+  the SuperNode reads no rows.
+* Each message has a fresh process, forked after all imports (`consortia.deploy.forks`), with randomness of its own.
+* A process that dies or hangs is answered for at once, with an incident id.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from consortia.errors import ConsortiaError, InputError
+
+#: Imported inside functions on the way of a message.
+_LAZY = ("opacus", "privacy.accounting", "sklearn.exceptions", "sklearn.linear_model", "torch.func")
+
+
+def answer_in_child(question: bytes) -> bytes:
+    """Answer one question of the courier: runs in the fresh process."""
+    from consortia.client_app import answer
+    from consortia.home import Home
+
+    line, _, data = question.partition(b"\n")
+    where: dict[str, Any] = json.loads(line)
+    home = Home(
+        Path(where["folder"]),
+        where["participant"],
+        simulation=where["simulation"] is True,
+        ledger_folder=Path(where["ledger"]) if where["ledger"] else None,
+    )
+    return answer(data, home, where["source"])
+
+
+def warm() -> None:
+    """Import what the first message would import, and run what sets itself up at first use. Draws nothing random."""
+    import torch
+
+    from clients import registry
+
+    for name in registry.names():
+        registry.get(name)
+    for module in _LAZY:
+        importlib.import_module(module)
+    torch.set_num_threads(1)
+    # The first optimizer imports about 190 modules. No backward pass: autograd may start threads.
+    weight = torch.nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    torch.optim.SGD([weight], 0.1).step()
+
+
+def main(arguments: list[str]) -> int:
+    """Serve one SuperNode until a signal."""
+    options = _parser().parse_args(arguments)
+    if not options.root_certificates and not options.insecure:
+        raise InputError("launcher: wanted --root-certificates FILE (or --insecure on a loopback address), got neither")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Read when they are loaded: no threads of theirs before a fork.
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", JE_ARROW_MALLOC_CONF="background_thread:false")
+
+    from consortia.deploy import pace
+    from consortia.deploy.courier import Courier, SuperNode
+    from consortia.deploy.forks import Asker, Zygote
+
+    pace.speed_up()
+    warm()
+    authority = _read(options.root_certificates) if options.root_certificates else None
+    supernode = SuperNode(options.runtime_api_address, authority, _read(options.superexec_auth_secret_file))
+
+    def courier(asker: Asker) -> int:
+        logging.getLogger("consortia.courier").info("ready for %s", supernode.address)
+        return Courier(supernode, asker).serve()
+
+    return Zygote(answer_in_child).serve(courier)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: wanted a readable file, got {type(error).__name__}; check the path") from None
+    if not data:
+        raise InputError(f"{file}: wanted a secret or a certificate, got an empty file")
+    return data
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m consortia.deploy.launcher", description=__doc__.split("\n")[0])
+    parser.add_argument("--runtime-api-address", required=True, help="host:port of the participant's own SuperNode")
+    parser.add_argument("--root-certificates", type=Path, help="the authority of the SuperNode's certificate")
+    parser.add_argument("--insecure", action="store_true", help="no TLS to the SuperNode: loopback only")
+    parser.add_argument("--superexec-auth-secret-file", required=True, type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ConsortiaError as problem:
+        sys.stderr.write(f"{problem}\n")
+        sys.exit(2)

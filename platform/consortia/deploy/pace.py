@@ -1,0 +1,138 @@
+"""Flower's fixed waits, shortened: everything of Flower that is replaced in place, and nothing else.
+
+Flower 1.41 waits by the clock where it could wait for an event: a SuperNode looks for a message every 3 s and for its
+answer every .5 s, a SuperExec asks for a task every second, and whoever pulls an object too early sleeps 1 s.
+None of it can be set. What is replaced is named in `_REPLACED` with the hash of its source; when Flower is another
+version, or a hash differs, nothing is replaced, the log says so, and rounds take their stock time. So it does with
+`CONSORTIA_STOCK_PACE=1`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import logging
+import os
+import threading
+import time
+import types
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, Final
+
+log = logging.getLogger("consortia.pace")
+
+SWITCH: Final = "CONSORTIA_STOCK_PACE"
+FLOWER: Final = "1.41.0"
+
+#: How long a SuperNode holds a launcher's question while there is nothing to do.
+HELD_SECONDS: Final = 5.0
+
+_BACKOFF: Final = {"initial_backoff": 0.01, "backoff_cap": 0.5}
+_UTILS: Final = "flwr.supercore.inflatable.inflatable_utils"
+_NODE: Final = "flwr.supernode.start_client_internal"
+_TASKS: Final = "flwr.supercore.servicer.runtime.runtime_handlers"
+
+#: What is replaced or relied on, and the SHA-256 of its source in Flower 1.41.0.
+_REPLACED: Final = {
+    (_UTILS, "pull_objects"): "31bb2de46b450e6acfadb7a8bb15e3f2074bb112199826a40a5eaa648bad5b2b",
+    (_UTILS, "pull_and_inflate_object_from_tree"): "139811483a15e4a6c1f8523614c12f28dd3049194e5713816be0931387adb1cf",
+    (_NODE, "start_client_internal"): "9e89a6eb68fbec6821e817cd2c09f7894fc7b0f5725c2365b19a7122307f11f3",
+    (_NODE, "_pull_and_store_message"): "eaf5d0e36dc34e4cf46a490511d077ac55cc8edbbcdbe938c1f6dbcb758628be",
+    (_NODE, "_push_messages"): "00bb86faffdec114db87e7f716af2acd901d12284e44f51f5c2a84704db05f64",
+    (_TASKS, "acquire_task"): "e3701406b5547001d679f65d5aeb1ebdaf1e53a680fca9e39455d55ea3b0e003",
+}
+
+
+def differences() -> list[str]:
+    """Return what is not as it was when this file was written; empty when all may be replaced."""
+    found = []
+    if (installed := version("flwr")) != FLOWER:
+        found.append(f"flwr: wanted {FLOWER}, got {installed}")
+    for (module, name), wanted in _REPLACED.items():
+        part = getattr(importlib.import_module(module), name, None)
+        got = hashlib.sha256(inspect.getsource(part).encode()).hexdigest() if part is not None else "nothing"
+        if got != wanted:
+            found.append(f"{module}.{name}: wanted {wanted[:12]}, got {got[:12]}")
+    return found
+
+
+def speed_up(*, supernode: bool = False) -> bool:
+    """Shorten the waits in this process; return whether it was done.
+
+    Parameters
+    ----------
+    supernode : bool
+        Also those of a SuperNode's own loop.
+    """
+    if os.environ.get(SWITCH, "") not in {"", "0"}:
+        return False
+    if found := differences():
+        log.warning("rounds keep Flower's own pace, since Flower is not the one that is known: %s", "; ".join(found))
+        return False
+    utils = importlib.import_module(_UTILS)
+    for name in ("pull_objects", "pull_and_inflate_object_from_tree"):
+        getattr(utils, name).__kwdefaults__.update(_BACKOFF)
+    if supernode:
+        _speed_up_supernode()
+    return True
+
+
+class Rhythm:
+    """Waits that follow what they wait for: a share of the time waited so far, between two bounds.
+
+    Parameters
+    ----------
+    first, slowest : float
+        Bounds of one wait in seconds.
+    share : float
+        Of the time waited so far.
+    """
+
+    def __init__(self, first: float, slowest: float, share: float) -> None:
+        self._first, self._slowest, self._share = first, slowest, share
+        self._since = time.monotonic()
+
+    def restart(self) -> None:
+        """Begin to wait for something else."""
+        self._since = time.monotonic()
+
+    def next(self) -> float:
+        """Return how long to wait now."""
+        return min(max(self._first, (time.monotonic() - self._since) * self._share), self._slowest)
+
+
+def _speed_up_supernode() -> None:
+    node, tasks = importlib.import_module(_NODE), importlib.import_module(_TASKS)
+    message = Rhythm(0.05, 1.0, 0.1)  # a question to the SuperLink
+    answer = Rhythm(0.005, 0.05, 0.05)  # a look into this process's own memory
+    ready = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        """Stand in for `time.sleep` in the SuperNode's loop: 3 s for a message, .5 s for an answer."""
+        if seconds >= 1:
+            time.sleep(min(seconds, message.next()))
+        else:
+            message.restart()
+            time.sleep(min(seconds, answer.next()))
+
+    def pull(*arguments: Any, **options: Any) -> int | None:
+        run_id: int | None = original_pull(*arguments, **options)
+        if run_id is not None:
+            answer.restart()
+            ready.set()
+        return run_id
+
+    def acquire(request: Any, state: Any) -> Any:
+        # A token's expiry is checked while somebody asks; five seconds are well below it.
+        ready.wait(HELD_SECONDS)
+        ready.clear()
+        return original_acquire(request, state)
+
+    original_pull: Callable[..., Any] = node._pull_and_store_message
+    original_acquire: Callable[..., Any] = tasks.acquire_task
+    clock = types.SimpleNamespace(**{name: getattr(time, name) for name in dir(time) if not name.startswith("_")})
+    clock.sleep = sleep
+    vars(node).update(time=clock, _pull_and_store_message=pull)
+    vars(tasks).update(acquire_task=acquire)
