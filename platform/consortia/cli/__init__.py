@@ -1,4 +1,4 @@
-"""The command line: `consortia check|run|budget|new|compose`."""
+"""The command line: `consortia check|run|audit|budget|new|compose`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def friendly(function: F) -> F:
 
 def build_app() -> typer.Typer:
     """Return the typer application with every command."""
-    from consortia.cli import budget, check, compose, new, run
+    from consortia.cli import audit, budget, check, compose, new, run
 
     app = typer.Typer(
         name="consortia",
@@ -58,6 +58,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode="rich",
     )
     app.command("check", epilog=check.EXAMPLE)(friendly(check.check))
+    app.command("audit", epilog=audit.EXAMPLE)(friendly(audit.audit))
     app.command("run", epilog=run.EXAMPLE)(friendly(run.run))
     app.command("compose", epilog=compose.EXAMPLE)(friendly(compose.compose))
     app.add_typer(budget.app, name="budget")

@@ -1,0 +1,14 @@
+"""`consortia audit`: does the code that trains do what the ledger says? Instruments, each a general law.
+
+Every instrument runs the participant's real path (`consortia.participant.handle`, bytes in, bytes out) on rows of
+the audit's own making, in homes and ledgers of its own, and compares what left with the claim:
+
+* `noise`: without gradients a release is Gaussian noise of the charged size, independent of every other release;
+* `mechanism`: with known gradients it is the sum of the clipped units plus that noise, over the public normaliser;
+* `sampler`: draws are Poisson by unit: Binomial sizes, empty draws, independent steps;
+* `recount`: what left, charged, stored and reported agrees, and its epsilon, counted anew, keeps the budgets;
+* `canary`: an attacker who knows all but who took part guesses no better than the claimed epsilon permits.
+
+No instrument knows a mistake by name: a law is stated, and whatever breaks it is a violation. Each instrument's
+chance of a false alarm is at most `result.ALPHA`, by Bonferroni over its checks.
+"""

@@ -1,0 +1,151 @@
+"""The mechanism's law: with known gradients a release is the sum of the clipped units, plus noise, over the normaliser.
+
+Every unit is drawn (q = 1, one step), so the sum is no matter of chance: it is computed a second time by plain
+autograd, one unit after the other, and what is left over must be the noise that the ledger claims. The probes have
+units of one row and of many, gradients far above the clip and below it, the scenario's own model and one with a
+private head over two rounds. One more asks how far a single unit moves the release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from consortia.audit import statistics
+from consortia.audit.probe import Bench, Sent, altered, random_model
+from consortia.audit.reference import Array, clipped, unit_gradients
+from consortia.audit.release import observe
+from consortia.audit.result import Check, Findings, Progress
+from consortia.audit.rows import Pool
+from consortia.audit.settings import Audit
+from consortia.scenario import Contract, Seat
+
+_EPSILON = 8.0
+_ROUNDS, _QUICK_ROUNDS = 8, 4
+_UNITS = 12
+_ROWS = 8  # of one unit
+_COPIES = 12  # equal units, whose gradients add up
+#: Scales of the random models: gradients small and large.
+_SCALES = (0.3, 10.0)
+
+
+def run(audit: Audit, progress: Progress) -> Findings:
+    """Check one participant of each industry."""
+    findings = Findings("mechanism")
+    for seat in audit.one_per_industry():
+        pool = audit.pool(seat)
+        units = ("record", *pool.unit_columns[:1])
+        if len(units) == 1:
+            findings.notes.append(f"{seat.industry}: no column can be a unit of several rows; units are records")
+        for unit in units:
+            for what, changes in audit.models().items():
+                subject = f"{seat.name}, by {unit}, {what}"
+                progress(subject)
+                contract = altered(
+                    audit.contract,
+                    seat.industry,
+                    **{"rounds": _rounds(audit), "local_steps": 1, "sampling_rate": 1.0, **changes},
+                )
+                _whole(audit, seat, contract, unit, findings, subject)
+                if what == "own model":
+                    _one_unit(audit, seat, contract, unit, findings, subject)
+    return findings
+
+
+def _rounds(audit: Audit) -> int:
+    return _QUICK_ROUNDS if audit.quick else _ROUNDS
+
+
+def frame_of(pool: Pool, unit: str, units: Sequence[Sequence[int]]) -> pd.DataFrame:
+    """Rows of training units; by record each row is a unit."""
+    if unit != "record":
+        return pool.by_unit(unit, units)
+    return pool.frame.iloc[[row for rows in units for row in rows]]
+
+
+def _play(audit: Audit, seat: Seat, contract: Contract, unit: str, frame: pd.DataFrame) -> tuple[Bench, list[Sent]]:
+    """One run over all its rounds, with a random model in each."""
+    # Rows of the other partitions are in the file too: they must not count.
+    pool = audit.pool(seat)
+    others = pool.frame.iloc[pool.of("test")[:4]].copy()
+    if unit != "record":
+        others = others.iloc[:0]
+    source = pool.write(pd.concat([frame, others]))
+    bench = audit.bench(seat, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(seat))
+    sents = []
+    for number in range(1, contract.rounds + 1):
+        model = random_model(contract, seat.industry, audit.random, _SCALES[number % len(_SCALES)])
+        sents.append(bench.train(contract, "mechanism", number, model, source))
+    return bench, sents
+
+
+def _whole(audit: Audit, seat: Seat, contract: Contract, unit: str, findings: Findings, subject: str) -> None:
+    """Units of one row and of many, some of them equal."""
+    pool = audit.pool(seat)
+    train = pool.of("train")
+    many = [list(train[:_ROWS]), *([int(train[0])] * _ROWS for _ in range(_COPIES))]
+    single = [[int(row)] for row in train[_ROWS : _ROWS + _UNITS]]
+    frame = frame_of(pool, unit, many + single)
+    table = pool.encode(frame, unit)
+    bench, sents = _play(audit, seat, contract, unit, frame)
+    seen, checks = observe(bench, contract, sents, subject)
+    findings.checks += checks
+    clip = contract.industries[seat.industry].clip
+    left = []
+    for one in seen:
+        wanted = clipped(unit_gradients(contract, seat.industry, one.start, table), clip).sum(axis=0)
+        left.append((one.total - wanted) / one.noise)
+    rest = np.array(left)
+    found = f"mean square {np.square(rest).mean():.4g} over {rest.size} numbers, means up to {_largest(rest):.3g}"
+    findings.checks += [
+        Check(
+            "a release is the clipped sum over the public normaliser, plus the charged noise",
+            subject,
+            "a rest of standard normal numbers",
+            found,
+            statistics.size_p(rest),
+        ),
+        Check("what a release adds to the clipped sum is centred", subject, "mean 0", found, statistics.mean_p(rest)),
+        Check(
+            "what a release adds to the clipped sum is Gaussian",
+            subject,
+            "standard normal numbers",
+            found,
+            statistics.shape_p(rest),
+        ),
+        Check("no two releases share noise", subject, "independent noise", found, statistics.alike_p(rest)),
+    ]
+
+
+def _largest(rest: Array) -> float:
+    return float(np.abs(rest.mean(axis=0)).max())
+
+
+def _one_unit(audit: Audit, seat: Seat, contract: Contract, unit: str, findings: Findings, subject: str) -> None:
+    """A participant with a single training unit: along its own gradient the noisy sum may reach the clip, not more."""
+    pool = audit.pool(seat)
+    rows = [int(pool.of("train")[0])]
+    frame = frame_of(pool, unit, [rows * _ROWS if unit != "record" else rows])
+    table = pool.encode(frame, unit)
+    bench, sents = _play(audit, seat, contract, unit, frame)
+    seen, checks = observe(bench, contract, sents, subject)
+    findings.checks += checks
+    clip = contract.industries[seat.industry].clip
+    reach = []
+    for one in seen:
+        gradient = unit_gradients(contract, seat.industry, one.start, table)[0]
+        reach.append(float(one.total @ gradient / max(np.linalg.norm(gradient), 1e-300)) / clip)
+    sigma = seen[0].noise / clip
+    excess = (np.mean(reach) - 1) * np.sqrt(len(reach)) / sigma
+    findings.checks.append(
+        Check(
+            "one unit moves the noisy sum by at most the clip",
+            subject,
+            "at most 1 x clip",
+            f"{np.mean(reach):.2f} x clip on average of {len(reach)} releases",
+            float(stats.norm.sf(excess)),
+        )
+    )

@@ -1,0 +1,89 @@
+"""`consortia audit`: does the code that trains keep what the ledger claims?"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from consortia.cli import err, out
+from consortia.errors import InputError
+from consortia.scenario import load_scenario
+
+EXAMPLE = "Example: consortia audit banks --quick"
+
+
+def audit(
+    scenario: Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")],
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="INSTRUMENT", help="noise, mechanism, sampler, recount or canary.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Smaller probes: less power, the same chance of a false alarm.")
+    ] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop after the first instrument that finds a violation.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Audit the training path on rows of the audit's own: exit 0 when every law holds, 1 on a violation."""
+    from consortia.audit.result import ALPHA, Findings
+    from consortia.audit.run import INSTRUMENTS, run
+
+    if unknown := sorted(set(only or ()) - set(INSTRUMENTS)):
+        raise InputError(f"--only {', '.join(unknown)}: wanted some of {', '.join(INSTRUMENTS)}")
+    loaded = load_scenario(scenario)
+    found: list[Findings] = []
+    with err.status("") as status:
+
+        def progress(instrument: str, what: str) -> None:
+            status.update(f"{instrument}: {what}")
+
+        def finished(findings: Findings) -> None:
+            found.append(findings)
+            verdict = f"{len(findings.violations)} violations" if findings.violations else "clean"
+            err.print(
+                f"{findings.instrument}: {len(findings.checks)} checks, {verdict} ({findings.seconds:.1f} s)",
+                highlight=False,
+            )
+
+        run(loaded, only=only or (), quick=quick, fail_fast=fail_fast, progress=progress, finished=finished)
+    broken = any(findings.violations for findings in found)
+    if as_json:
+        data: dict[str, Any] = {
+            "schema": 1,
+            "scenario": loaded.name,
+            "contract_sha256": loaded.contract.sha256(),
+            "clean": not broken,
+            "instruments": [findings.to_json() for findings in found],
+        }
+        typer.echo(json.dumps(data, indent=1))
+    else:
+        _print(found)
+        out.print(
+            f"{'violations' if broken else 'clean'}; chance of a false alarm at most {ALPHA:g} for each instrument, on "
+            "synthetic rows and ledgers of the audit's own",
+            highlight=False,
+        )
+    if broken:
+        raise typer.Exit(1)
+
+
+def _print(found: list[Any]) -> None:
+    table = Table("instrument", "checks", "smallest chance", "violations")
+    for findings in found:
+        smallest = min((check.p for check in findings.checks), default=1.0)
+        table.add_row(findings.instrument, str(len(findings.checks)), f"{smallest:.2g}", str(len(findings.violations)))
+    out.print(table)
+    for findings in found:
+        for check in findings.violations:
+            out.print(
+                f"{findings.instrument}: {check.subject}: {check.law}: wanted {check.wanted}, got {check.got}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+        for note in findings.notes:
+            out.print(f"{findings.instrument}: {note}", markup=False, highlight=False, soft_wrap=True)
