@@ -79,7 +79,8 @@ def check_layers(module: nn.Module) -> None:
         raise PlanError("module: wanted at least one trainable parameter, got none")
 
 
-def _made_up(inputs: Mapping[str, Tensor], target: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def made_up(inputs: Mapping[str, Tensor], target: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Three rows of the tables' shapes and types, the same on every call; of the tables nothing else is used."""
     generator = torch.Generator().manual_seed(0)
     rows = {
         name: torch.randn((3, *tensor.shape[1:]), generator=generator, dtype=tensor.dtype)
@@ -92,7 +93,7 @@ def _made_up(inputs: Mapping[str, Tensor], target: Tensor) -> tuple[dict[str, Te
 
 def check_rows_stay_apart(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> None:
     """Refuse a module or a loss in which one row changes another's loss, or that keeps state of the rows."""
-    rows, wanted = _made_up(inputs, target)
+    rows, wanted = made_up(inputs, target)
     # Made-up parameters too: a head of zeros, say, would hide an encoder that mixes rows, until it is trained.
     module = copy.deepcopy(module)
     generator = torch.Generator().manual_seed(1)
@@ -120,7 +121,7 @@ def check_buffers(module: nn.Module, before: Mapping[str, Tensor]) -> None:
 
 def check_gradients_reach(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> None:
     """Refuse a trainable parameter without per-row gradients (call within `per_row_gradients`)."""
-    rows, wanted = _made_up(inputs, target)
+    rows, wanted = made_up(inputs, target)
     try:
         rows = differentiable(rows)
         backward(row_losses(module, rows, wanted, loss).sum(), rows)

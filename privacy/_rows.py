@@ -1,7 +1,8 @@
 """Which rows a drawn unit brings, and the checks on the tables that training gets."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,24 @@ from privacy.errors import PlanError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Draw(NamedTuple):
+    """Rows of some drawn units.
+
+    Attributes
+    ----------
+    inputs, target : their rows, (n_rows, ...).
+    place : int64 (n_rows,), each row's unit in 0..units-1; without meaning where `single`.
+    units : how many.
+    single : whether every unit has exactly one row, in the units' order.
+    """
+
+    inputs: dict[str, Tensor]
+    target: Tensor
+    place: Tensor
+    units: int
+    single: bool
 
 
 @dataclass(frozen=True)
@@ -28,6 +47,11 @@ class Rows:
     target: Tensor
     unit_index: Tensor
     n_units: int
+    _counts: Tensor = field(init=False, repr=False)
+    _first: Tensor = field(init=False, repr=False)
+    _order: Tensor = field(init=False, repr=False)
+    _single: bool = field(init=False, repr=False)
+    _in_order: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.unit_index)
@@ -42,13 +66,62 @@ class Rows:
         if n and (int(self.unit_index.min()) < 0 or int(self.unit_index.max()) >= self.n_units):
             raise PlanError("unit_index: wanted values in 0..n_units-1, got one outside")
 
-    def of(self, units: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """All rows of the drawn `units`: inputs, target, and each row's position in `units`."""
-        place = torch.full((self.n_units,), -1, dtype=torch.int64)
-        place[units] = torch.arange(len(units))
-        local = place[self.unit_index]
-        rows = (local >= 0).nonzero().flatten()
-        return {name: tensor[rows] for name, tensor in self.inputs.items()}, self.target[rows], local[rows]
+        counts = torch.bincount(self.unit_index, minlength=self.n_units)
+        order = torch.argsort(self.unit_index, stable=True)
+        object.__setattr__(self, "_counts", counts)
+        object.__setattr__(self, "_first", torch.cumsum(counts, 0) - counts)
+        object.__setattr__(self, "_order", order)
+        object.__setattr__(self, "_single", bool((counts == 1).all()))
+        object.__setattr__(self, "_in_order", bool((order == torch.arange(n)).all()))
+
+    def draws(self, units: Tensor, at_most: int) -> Iterator[Draw]:
+        """Yield all rows of the drawn `units`, in pieces of whole units of about `at_most` rows.
+
+        Pieces are for memory alone: their sums are added up before any noise. A draw without units is one piece.
+        """
+        if self._single:
+            if len(units) <= at_most:
+                yield self._piece(units)
+            else:
+                for piece in units.split(at_most):
+                    yield self._piece(piece)
+            return
+        rows = self._counts[units]
+        if not len(units) or int(rows.sum()) <= at_most:
+            yield self._piece(units)
+            return
+        start, held = 0, 0
+        for end, count in enumerate(rows.tolist()):
+            if held and held + count > at_most:
+                yield self._piece(units[start:end])
+                start, held = end, 0
+            held += count
+        yield self._piece(units[start:])
+
+    def doubled(self) -> "Rows":
+        """Return the same rows with real numbers in float64."""
+
+        def double(tensor: Tensor) -> Tensor:
+            return tensor.double() if tensor.is_floating_point() else tensor
+
+        inputs = {name: double(tensor) for name, tensor in self.inputs.items()}
+        return Rows(inputs, double(self.target), self.unit_index, self.n_units)
+
+    def check_size(self, units: Tensor, most: int) -> None:
+        """Refuse a draw of more than `most` rows."""
+        if int(self._counts[units].sum()) > most:
+            raise PlanError(f"secure noise: its rounding is proved for draws of at most {most} rows; lower the rate")
+
+    def _piece(self, units: Tensor) -> Draw:
+        if self._single:
+            rows = place = units if self._in_order else self._order[units]
+        else:
+            counts = self._counts[units]
+            place = torch.repeat_interleave(torch.arange(len(units)), counts)
+            within = torch.arange(len(place)) - (torch.cumsum(counts, 0) - counts)[place]
+            rows = self._order[self._first[units][place] + within]
+        inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
+        return Draw(inputs, self.target[rows], place, len(units), self._single)
 
 
 def row_losses(module: nn.Module, inputs: dict[str, Tensor], target: Tensor, loss: Loss) -> Tensor:

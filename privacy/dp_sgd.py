@@ -13,35 +13,41 @@ whatever the rows hold:
 * an empty draw adds the noise all the same, and takes a step;
 * nothing else of the data reaches the module: buffers may not change, layers may not mix rows.
 
-Opacus brings the per-row gradients (hooks), the clipping and the noise (`DPOptimizer`); its PrivacyEngine is
-not used, for it derives q and the normaliser from the private number of rows.
+The clipped sum comes from book-keeping (`privacy.bookkeeping`), or from Opacus' hooks where a module does not fit
+it; noise and step from a subclass of Opacus' `DPOptimizer`. Opacus' PrivacyEngine is not used, for it derives q and
+the normaliser from the private number of rows. With `secure`, sums are float64 and the noise is that of
+`privacy.secure_noise`.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 import torch
-from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from privacy._conditions import (
-    backward,
     check_buffers,
     check_gradients_reach,
     check_layers,
     check_rows_stay_apart,
-    differentiable,
     per_row_gradients,
 )
+from privacy._engines import Engine, NoisyOptimizer, check_sums, engine_for
 from privacy._rows import Loss, MakeOptimizer, Rows, row_losses
+from privacy.bookkeeping import supports
 from privacy.errors import PlanError
 from privacy.events import PoissonGaussian
 from privacy.randomness import check_usable
 from privacy.sampling import poisson_sample
+from privacy.secure_noise import MAX_ROWS
 
 __all__ = ["DpSgdPlan", "PlainPlan", "StepReport", "check_module", "train_plain", "train_private"]
+
+#: Rows in one pass, unless told otherwise.
+PHYSICAL_ROWS: Final = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +145,18 @@ def check_module(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor
     mode = module.training
     module.train()
     try:
-        check_layers(module)
-        check_rows_stay_apart(module, inputs, target, loss)
-        with per_row_gradients(module):
-            check_gradients_reach(module, inputs, target, loss)
+        _check(module, inputs, target, loss)
     finally:
         module.train(mode)
+
+
+def _check(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> None:
+    check_layers(module)
+    check_rows_stay_apart(module, inputs, target, loss)
+    if supports(module) is not None:
+        with per_row_gradients(module):
+            check_gradients_reach(module, inputs, target, loss)
+    check_sums(module, inputs, target, loss)
 
 
 def train_private(
@@ -157,6 +169,9 @@ def train_private(
     make_optimizer: MakeOptimizer,
     plan: DpSgdPlan,
     generator: torch.Generator,
+    *,
+    secure: bool = False,
+    physical_rows: int = PHYSICAL_ROWS,
 ) -> StepReport:
     """Train `module` in place by DP-SGD; afterwards it has no hooks and its parameters their names.
 
@@ -172,6 +187,8 @@ def train_private(
     plan : the public constants.
     generator : `fresh_generator()`, made in this process for this attempt. A seeded one is for
         simulation, which claims no epsilon.
+    secure : noise on a public grid from a cryptographic generator (`privacy.secure_noise`); slower.
+    physical_rows : rows in one pass through the module. Bounds memory, changes neither draws nor accounting.
 
     Raises
     ------
@@ -184,77 +201,76 @@ def train_private(
     mode = module.training
     module.train()
     try:
-        check_layers(module)
-        check_rows_stay_apart(module, inputs, target, loss)
+        _check(module, inputs, target, loss)
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-        with per_row_gradients(module):
-            check_gradients_reach(module, inputs, target, loss)
-            optimizer, parameters = _optimizer(module, make_optimizer)
-            private = DPOptimizer(
-                optimizer,
-                noise_multiplier=plan.noise_multiplier,
-                max_grad_norm=plan.clip,
-                expected_batch_size=plan.expected_batch,
-                loss_reduction="mean",
-                generator=generator,
-            )
-            report = _steps(module, rows, loss, private, parameters, plan, generator)
+        optimizer, parameters = _optimizer(module, make_optimizer)
+        private = NoisyOptimizer(
+            optimizer,
+            parameters,
+            noise_multiplier=plan.noise_multiplier,
+            max_grad_norm=plan.clip,
+            expected_batch_size=plan.expected_batch,
+            loss_reduction="mean",
+            generator=generator,
+            secure=secure,
+        )
+        twin = _Twin(module, parameters) if secure else None
+        if twin is not None:
+            rows = rows.doubled()
+        sums = engine_for(module, parameters) if twin is None else engine_for(twin.module, twin.parameters)
+        with sums.attached():
+            report = _steps(sums, rows, loss, private, plan, generator, twin, physical_rows)
         check_buffers(module, buffers)
     finally:
         module.train(mode)
+        for parameter in module.parameters():
+            parameter.grad = None
+            if hasattr(parameter, "summed_grad"):  # DPOptimizer's
+                del parameter.summed_grad
     return report
 
 
+class _Twin:
+    """A float64 copy of a module, for sums whose rounding secure noise can bound."""
+
+    def __init__(self, module: nn.Module, parameters: list[nn.Parameter]) -> None:
+        self.module = copy.deepcopy(module).double()
+        self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        self._originals = parameters
+
+    def follow(self) -> None:
+        """Take over the parameters after a step."""
+        with torch.no_grad():
+            for mine, original in zip(self.parameters, self._originals, strict=True):
+                mine.copy_(original)
+
+
 def _steps(
-    module: nn.Module,
+    sums: Engine,
     rows: Rows,
     loss: Loss,
-    optimizer: Any,
-    parameters: list[nn.Parameter],
+    optimizer: NoisyOptimizer,
     plan: DpSgdPlan,
     generator: torch.Generator,
+    twin: _Twin | None,
+    physical_rows: int,
 ) -> StepReport:
     draws: list[int] = []
-    clipped = 0
+    norms: list[Tensor] = []
     for _ in range(plan.steps):
         units = poisson_sample(rows.n_units, plan.sampling_rate, generator)
-        inputs, target, place = rows.of(units)
-        optimizer.zero_grad(set_to_none=True)
-        if len(place):
-            inputs = differentiable(inputs)
-            backward(row_losses(module, inputs, target, loss).sum(), inputs)
-        sums = [_sum_by_unit(parameter, place, len(units)) for parameter in parameters]
-        clipped += _silence_non_finite(sums, plan.clip) if len(units) else 0
-        for parameter, per_unit in zip(parameters, sums, strict=True):
-            setattr(parameter, "grad_sample", per_unit)  # noqa: B010 (where DPOptimizer looks)
+        if twin is not None:
+            rows.check_size(units, MAX_ROWS)
+            twin.follow()
+        for piece in rows.draws(units, physical_rows):
+            norms.append(sums.add(piece, loss, plan.clip))
+        optimizer.total = sums.take()
         optimizer.step()
         draws.append(len(units))
     drawn = sum(draws)
-    return StepReport(steps_taken=len(draws), mean_clip_fraction=clipped / drawn if drawn else 0.0, draws=tuple(draws))
-
-
-def _sum_by_unit(parameter: nn.Parameter, place: Tensor, n_drawn: int) -> Tensor:
-    """Per-unit sums (n_drawn, *parameter.shape) of the per-row gradients."""
-    total = torch.zeros((n_drawn, *parameter.shape), dtype=parameter.dtype)
-    if len(place):
-        per_row = getattr(parameter, "grad_sample", None)
-        if not isinstance(per_row, Tensor) or len(per_row) != len(place):
-            raise PlanError("module: a parameter got no gradient for some row; this attempt may not leave")
-        total.index_add_(0, place, per_row)
-    return total
-
-
-def _silence_non_finite(sums: list[Tensor], clip: float) -> int:
-    """Zero the units whose norm is not finite (in place); return how many of the others exceed `clip`.
-
-    A NaN or an overflow of one unit would otherwise spread over the sum and be a release of its own.
-    """
-    norms = torch.stack([total.flatten(1).norm(dim=1) for total in sums]).norm(dim=0)
-    broken = ~norms.isfinite()
-    if bool(broken.any()):
-        for total in sums:
-            total[broken] = 0
-    return int(((norms > clip) & ~broken).sum())
+    shortened = int((torch.cat(norms) > plan.clip).sum())
+    fraction = shortened / drawn if drawn else 0.0
+    return StepReport(steps_taken=len(draws), mean_clip_fraction=fraction, draws=tuple(draws))
 
 
 def train_plain(
@@ -282,12 +298,12 @@ def train_plain(
     try:
         for _ in range(plan.steps):
             units = poisson_sample(n_units, plan.sampling_rate, generator)
-            drawn, wanted, place = rows.of(units)
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)
-            if len(place):
-                mean = row_losses(module, drawn, wanted, loss).sum() / plan.expected_batch
-                mean.backward()  # type: ignore[no-untyped-call]
+            for piece in rows.draws(units, PHYSICAL_ROWS):
+                if len(piece.target):
+                    mean = row_losses(module, piece.inputs, piece.target, loss).sum() / plan.expected_batch
+                    mean.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             draws.append(len(units))
     finally:

@@ -9,7 +9,7 @@ Formal guarantees
   one that made it: a forked worker would repeat its parent's noise bit by bit.
 
 Not guaranteed: the Mersenne Twister is no cryptographic generator, and Gaussian noise in floating point
-leaks in its low bits (Mironov 2012). `docs/sharp_edges.md` speaks of both.
+leaks in its low bits (Mironov 2012). `privacy.secure_noise` has neither fault and is the default when deployed.
 """
 
 import hashlib
@@ -18,10 +18,20 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
 
 from privacy.errors import PlanError
 
-__all__ = ["FreshNoise", "check_usable", "fresh_generator", "fresh_key", "numpy_generator", "seeded_generator"]
+__all__ = [
+    "FreshNoise",
+    "KeyStream",
+    "check_usable",
+    "fresh_generator",
+    "fresh_key",
+    "numpy_generator",
+    "seeded_generator",
+]
 
 _WORDS: Final = 624  # of 32 bits: the state of MT19937
 _STATE_AT: Final = 3  # in torch's saved state, as 64-bit words: seed; left and seeded; next; then the state
@@ -35,8 +45,30 @@ def _fill(generator: torch.Generator, entropy: bytes) -> None:
     generator.set_state(torch.from_numpy(saved))
 
 
+class KeyStream:
+    """AES-256-CTR under a key from the operating system, for one attempt in one process."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(os.urandom(16))).encryptor()
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """Return `count` uniform 64-bit words; refuse in a process other than the one that made the stream."""
+        if os.getpid() != self._pid:
+            raise PlanError(
+                "generator: wanted one made in this process, got one inherited over a fork, which would "
+                "repeat its parent's noise; call fresh_generator() after the fork"
+            )
+        return np.frombuffer(self._stream.update(bytes(8 * count)), dtype="<u8")
+
+    def __reduce__(self) -> Any:
+        raise PlanError("generator: a fresh generator cannot be copied or sent; call fresh_generator() there")
+
+
 class FreshNoise(torch.Generator):
     """A private CPU generator filled from the operating system's entropy when it is made.
+
+    `stream` is its cryptographic twin: Poisson draws and secure noise come from there.
 
     Make one for every attempt, after any fork. `check` refuses it in any other process.
     """
@@ -46,6 +78,7 @@ class FreshNoise(torch.Generator):
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self.stream = KeyStream()
         _fill(self, os.urandom(4 * _WORDS))
 
     def check(self) -> None:
