@@ -35,9 +35,14 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
             raise PlanError("generator: secure noise wants fresh_generator(), got one from a seed")
         self._parameters = parameters
         self._noisy = torch.zeros(sum(p.numel() for p in parameters)).to(parameters[0])
-        parts = self._noisy.split([p.numel() for p in parameters])
+        parts = torch.split(self._noisy, [p.numel() for p in parameters])
         self._parts = [part.view_as(p) for p, part in zip(parameters, parts, strict=True)]
         self.total = self._noisy
+
+    @property
+    def accumulated_iterations(self) -> int:
+        """One draw a step, however many pieces it was summed in."""
+        return 1
 
     def pre_step(self, closure: Any = None) -> bool:
         """Noise, divide, and let whoever counts the steps (`attach_step_hook`) know."""
@@ -104,7 +109,7 @@ class HookEngine:
             inputs = differentiable(draw.inputs)
             backward(row_losses(self.module, inputs, draw.target, loss).sum(), inputs)
         sums = [_sum_by_unit(parameter, draw).flatten(1) for parameter in self.parameters]
-        norms = torch.stack([total.norm(dim=1) for total in sums]).norm(dim=0)
+        norms: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t, dim=1) for t in sums]), dim=0)
         broken = ~norms.isfinite()
         if bool(broken.any()):  # a NaN or an overflow of one unit would spread over the sum: a release of its own
             for total in sums:
@@ -122,12 +127,14 @@ class HookEngine:
 def _sum_by_unit(parameter: nn.Parameter, draw: Draw) -> Tensor:
     """Per-unit sums (n_units, *parameter.shape) of the per-row gradients."""
     total = torch.zeros((draw.units, *parameter.shape), dtype=parameter.dtype)
-    if len(draw.place):
-        per_row = getattr(parameter, "grad_sample", None)
-        if not isinstance(per_row, Tensor) or len(per_row) != len(draw.place):
-            raise PlanError("module: a parameter got no gradient for some row; this attempt may not leave")
-        total.index_add_(0, draw.place, per_row)
-    return total
+    if not len(draw.target):
+        return total
+    per_row = getattr(parameter, "grad_sample", None)
+    if not isinstance(per_row, Tensor) or len(per_row) != len(draw.target):
+        raise PlanError("module: a parameter got no gradient for some row; this attempt may not leave")
+    if draw.single:
+        return per_row
+    return torch.index_add(total, 0, draw.place, per_row)
 
 
 def engine_for(module: nn.Module, parameters: list[nn.Parameter]) -> Engine:
@@ -163,7 +170,10 @@ def check_sums(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, 
         for units in ((0, 1, 2), (0, 1, 1)):
             count = max(units) + 1
             draw = Draw(rows, wanted, torch.tensor(units), count, single=count == len(units))
-            each = [torch.stack([g for g, u in zip(by_row, units, strict=True) if u == unit]).sum(0) for unit in range(count)]
+            each = [
+                torch.stack([g for g, u in zip(by_row, units, strict=True) if u == unit]).sum(0)
+                for unit in range(count)
+            ]
             shortest = min(float(gradient.norm()) for gradient in each)
             for clip in (math.inf, 0.5 * shortest):
                 sums.add(draw, loss, clip)

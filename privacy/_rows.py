@@ -83,7 +83,7 @@ class Rows:
             if len(units) <= at_most:
                 yield self._piece(units)
             else:
-                for piece in units.split(at_most):
+                for piece in torch.split(units, at_most):
                     yield self._piece(piece)
             return
         rows = self._counts[units]

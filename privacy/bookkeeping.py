@@ -19,7 +19,7 @@ Formal guarantees
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Final
 
 import torch
@@ -84,7 +84,7 @@ class _Layer:
             self.inputs, self.output = inputs, output
             return output
 
-        self.layer.forward = keep  # type: ignore[method-assign]
+        self.layer.forward = keep
         try:
             yield
         finally:
@@ -169,6 +169,11 @@ class _Layer:
             self.bias.addmv_(delta.mT, by_row)
         if self.weight is not None:
             self.weight.addmm_((delta * by_row.unsqueeze(1)).mT, inputs)
+
+
+def _full_precision(device: str) -> AbstractContextManager[Any]:
+    """Norms and sums are made in the parameters' type, whatever type the passes used."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 class _Units:
@@ -256,7 +261,7 @@ class BookKeeping:
             return self.total[:0]
         units = _Units(draw)
         self._pass(draw, loss)
-        with torch.no_grad():
+        with torch.no_grad(), _full_precision(self.total.device.type):
             norms = self._norms(units)
             if not math.isfinite(float(norms.sum())):
                 broken = ~norms.isfinite()

@@ -262,8 +262,7 @@ def _steps(
         if twin is not None:
             rows.check_size(units, MAX_ROWS)
             twin.follow()
-        for piece in rows.draws(units, physical_rows):
-            norms.append(sums.add(piece, loss, plan.clip))
+        norms += [sums.add(piece, loss, plan.clip) for piece in rows.draws(units, physical_rows)]
         optimizer.total = sums.take()
         optimizer.step()
         draws.append(len(units))

@@ -253,14 +253,15 @@ def train_round(
     *,
     participant: str,
     round_number: int,
+    secure_noise: bool = True,
     control: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> RoundOutcome:
     """Run the local steps of one round on a ready module (see `ready_module`).
 
     Every parameter, private ones included, is trained by the same DP step and clipped jointly
     (invariant 7). The noise generator is made here, from the operating system's entropy, for this attempt
-    alone (invariant 8); a non-private run claims no epsilon and draws from the contract's seed instead, so
-    that it can be repeated.
+    alone (invariant 8), by default with `privacy.secure_noise`; a non-private run claims no epsilon and draws
+    from the contract's seed instead, so that it can be repeated.
 
     Returns
     -------
@@ -299,7 +300,7 @@ def train_round(
         report = train_plain(module, *rows, PlainPlan(**sampling), generator)
     else:
         private_plan = DpSgdPlan(noise_multiplier=plan.noise_multiplier, clip=plan.clip, **sampling)
-        report = train_private(module, *rows, private_plan, fresh_generator())
+        report = train_private(module, *rows, private_plan, fresh_generator(), secure=secure_noise)
     after = state_of(module)
     update = {name: after[name] for name in received}
     if gradient_only:

@@ -212,6 +212,7 @@ class _Round:
             request.model,
             participant=self.home.participant,
             round_number=request.round,
+            secure_noise=self.policy.secure_noise(simulation=self.home.simulation),
             control=request.control,
         )
         self._keep_private(outcome.private)

@@ -82,6 +82,11 @@ class Policy(StrictModel):
     dataset: Annotated[dict[Name, DatasetTerms], Field(min_length=1)]
     budget: BudgetTerms
     allow: AllowTerms = AllowTerms()
+    noise: Literal["secure", "float"] | None = None
+
+    def secure_noise(self, *, simulation: bool) -> bool:
+        """Return whether noise is cryptographic and on a grid: always, unless the owner or a simulation says not."""
+        return self.noise == "secure" or (self.noise is None and not simulation)
 
     @model_validator(mode="after")
     def _delta_fits_units(self) -> Policy:

@@ -39,6 +39,7 @@ class Options:
     split_seed: int | None = None
     epsilon: tuple[str, ...] = ()
     engine: str = "embedded"
+    secure_noise: bool = False
     ledger: Path | None = None
     out: Path = Path("runs")
     dump: Path | None = None
@@ -157,6 +158,8 @@ def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: st
     seat = scenario.seat(name)
     if any(item == name or "=" not in item or item.startswith(f"{name}=") for item in options.epsilon):
         _override_budget(data, policy, seat.epsilon)
+    if options.secure_noise:
+        data["noise"] = "secure"
     home = Home(folder, name, simulation=True)
     home.create(split_seed=seed)
     home.policy.write_text(

@@ -188,7 +188,15 @@ def test_real_training_moves_by_mu(
         plan = local_training.make_plan(contract, terms, "credit", "run", allowance)
         module = local_training.ready_module(contract, "bank", plan, parts.train, received, {})
         outcome = local_training.train_round(
-            module, contract, "bank", plan, parts.train, received, participant="new-car", round_number=1
+            module,
+            contract,
+            "bank",
+            plan,
+            parts.train,
+            received,
+            participant="new-car",
+            round_number=1,
+            secure_noise=False,
         )
         return sum(float((outcome.update[n] - t).norm()) for n, t in received.items()), outcome.update
 

@@ -11,7 +11,6 @@ from dp_step import SILENT, Linear, Model, by_hand, flat, moved, plan, rows, run
 from scipy.stats import binom, chi2
 from torch import Tensor, nn
 
-import privacy.dp_sgd as dp_sgd
 from privacy.dp_sgd import PlainPlan, train_plain
 from privacy.errors import PlanError
 from privacy.events import PoissonGaussian
@@ -375,9 +374,3 @@ def test_private_and_plain_training_draw_the_same_units_from_the_same_law() -> N
     two = train_plain(plain, inputs, target, UNITS, 6, squared, sgd(), a_plan, seeded_generator(9))
     assert one.draws == two.draws
     assert torch.allclose(flat(private), flat(plain), atol=1e-5)
-
-
-def test_the_tests_reach_the_real_optimizer_of_opacus() -> None:
-    from opacus.optimizers import DPOptimizer
-
-    assert vars(dp_sgd)["DPOptimizer"] is DPOptimizer

@@ -29,6 +29,9 @@ def run(
         typer.Option(metavar="X|NAME=X", help="Other budgets, for all or one; inf is non-private."),
     ] = None,
     engine: Annotated[str, typer.Option(help="embedded (in this process) or flower (real processes).")] = "embedded",
+    secure_noise: Annotated[
+        bool, typer.Option("--secure-noise", help="Noise as when deployed: cryptographic, on a grid (simulation).")
+    ] = False,
     ledger: Annotated[Path | None, typer.Option(help="Charge a simulation to the ledgers in this folder.")] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Where runs are written.")] = Path("runs"),
     dump: Annotated[
@@ -48,6 +51,7 @@ def run(
         split_seed=split_seed,
         epsilon=tuple(epsilon or ()),
         engine=engine,
+        secure_noise=secure_noise,
         ledger=ledger,
         out=out_folder,
         dump=dump,

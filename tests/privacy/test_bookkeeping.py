@@ -1,0 +1,320 @@
+"""Book-keeping gives the clipped sums of Opacus' per-row gradients, for every layer and every way rows can fall."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from privacy._engines import Engine, HookEngine, NoisyOptimizer, check_sums, engine_for
+from privacy._rows import Draw, Rows
+from privacy.bookkeeping import BookKeeping, supports
+from privacy.dp_sgd import DpSgdPlan, train_private
+from privacy.errors import PlanError
+from privacy.randomness import fresh_generator, seeded_generator
+
+torch.set_num_threads(1)
+
+
+class Named(nn.Module):
+    """Take named tensors, as industries' modules do."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        generator = seeded_generator("bookkeeping")
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.5, generator=generator)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return torch.as_tensor(self.layers(inputs["x"])).flatten(1).sum(1)
+
+
+def squared(output: Tensor, target: Tensor) -> Tensor:
+    return 0.5 * (output - target) ** 2
+
+
+MODULES: dict[str, tuple[Callable[[], Named], tuple[int, ...], bool]] = {
+    "linear": (lambda: Named(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2, bias=False)), (5,), False),
+    "wide": (lambda: Named(nn.Linear(40, 50), nn.ReLU(), nn.Linear(50, 30)), (40,), False),
+    "positions": (lambda: Named(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2)), (3, 5), False),
+    "wide positions": (lambda: Named(nn.Linear(40, 50), nn.Tanh(), nn.Linear(50, 30)), (2, 40), False),
+    "embedding": (lambda: Named(nn.Embedding(6, 4), nn.Linear(4, 3)), (3,), True),
+    "layer norm": (lambda: Named(nn.Linear(5, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 1)), (5,), False),
+    "group norm": (lambda: Named(nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(20, 1)), (4, 5), False),
+    "conv1d": (lambda: Named(nn.Conv1d(2, 4, 3, padding=1, groups=2), nn.Tanh(), nn.Conv1d(4, 1, 2)), (2, 6), False),
+    "conv2d": (lambda: Named(nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Tanh()), (2, 5, 5), False),
+}
+
+
+def table(name: str, n: int, scale: float = 1.0) -> tuple[dict[str, Tensor], Tensor]:
+    _, shape, whole = MODULES[name]
+    generator = seeded_generator("table", name)
+    if whole:
+        return {"x": torch.randint(0, 6, (n, *shape), generator=generator)}, torch.randn(n, generator=generator)
+    return {"x": scale * torch.randn(n, *shape, generator=generator)}, torch.randn(n, generator=generator)
+
+
+def clipped_sum(engine: Engine, draw: Draw, clip: float) -> tuple[Tensor, Tensor]:
+    with engine.attached():
+        norms = engine.add(draw, squared, clip)
+        return engine.take(), norms
+
+
+def draw_of(name: str, units: list[int], scale: float = 1.0) -> Draw:
+    inputs, target = table(name, len(units), scale)
+    count = max(units) + 1 if units else 0
+    place = torch.tensor(units, dtype=torch.int64)
+    return Draw(inputs, target, place, count, single=units == list(range(count)))
+
+
+def both(name: str, draw: Draw, clip: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    module = MODULES[name][0]()
+    parameters = list(module.parameters())
+    assert supports(module) is None
+    mine = clipped_sum(BookKeeping(module, parameters), draw, clip)
+    return mine, clipped_sum(HookEngine(module, parameters), draw, clip)
+
+
+UNITS = {
+    "one row each": list(range(9)),
+    "one unit": [0],
+    "several rows": [0, 1, 2, 0, 0, 1, 3, 2, 0],
+    "a unit alone": [0, 0, 0, 0],
+}
+
+
+@pytest.mark.parametrize("clip", [0.05, 1.0, 1e6])
+@pytest.mark.parametrize("units", UNITS)
+@pytest.mark.parametrize("name", MODULES)
+def test_sums_and_norms_are_those_of_opacus(name: str, units: str, clip: float) -> None:
+    (mine, norms), (opacus, wanted) = both(name, draw_of(name, UNITS[units]), clip)
+    assert torch.allclose(norms, wanted, rtol=2e-5, atol=1e-6)
+    assert torch.allclose(mine, opacus, rtol=1e-4, atol=1e-5 * min(clip, float(opacus.norm()) + 1))
+
+
+def test_the_padding_row_of_an_embedding_gets_no_gradient() -> None:
+    # Autograd leaves the padding row out; Opacus' sampler counts it. The clip must see what is trained.
+    module = Named(nn.Embedding(6, 4, padding_idx=0), nn.Linear(4, 3))
+    inputs, target = table("embedding", 5)
+    each = []
+    for row in range(5):
+        module.zero_grad()
+        squared(module({"x": inputs["x"][row : row + 1]}), target[row : row + 1]).sum().backward()  # type: ignore[no-untyped-call]
+        each.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]))
+    module.zero_grad()
+    wanted = torch.stack([g * min(1.0, 0.7 / float(g.norm())) for g in each]).sum(0)
+    draw = Draw(inputs, target, torch.arange(5), 5, single=True)
+    mine, _ = clipped_sum(BookKeeping(module, list(module.parameters())), draw, 0.7)
+    assert torch.allclose(mine, wanted, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.sampled_from(sorted(MODULES)), st.floats(-3, 3))
+def test_no_unit_adds_more_than_the_clip(units: list[int], name: str, power: float) -> None:
+    present = sorted(set(units))
+    draw = draw_of(name, [present.index(unit) for unit in units], 10**power)
+    module = MODULES[name][0]()
+    whole, norms = clipped_sum(BookKeeping(module, list(module.parameters())), draw, 0.7)
+    assert len(norms) == len(present)
+    assert float(whole.norm()) <= 0.7 * len(present) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("name", ["linear", "wide"])
+def test_rows_of_a_unit_that_cancel_hide_nothing(name: str, size: float) -> None:
+    # Two rows with huge opposite gradients and a third: in float32 a Gram matrix would lose the third's part.
+    module = MODULES[name][0]()
+    x = torch.randn(1, MODULES[name][1][0], generator=seeded_generator("cancel"))
+    with torch.no_grad():
+        here = module({"x": x})
+    inputs = {"x": torch.cat([x, x, x])}
+    target = torch.cat([here + size, here - size, here + 3.0])
+    (mine, norms), _ = both(name, Draw(inputs, target, torch.zeros(3, dtype=torch.int64), 1, single=False), 1.0)
+    _, truth = clipped_sum(
+        HookEngine(module, list(module.parameters())), Draw({"x": x}, target[2:], torch.arange(1), 1, True), 1.0
+    )
+    assert float(mine.norm()) <= 1 + 1e-5
+    assert float(norms) >= float(truth) * (1 - 1e-4)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("name", ["linear", "wide positions", "conv1d", "layer norm"])
+def test_a_unit_that_is_not_finite_adds_zero(name: str, bad: float) -> None:
+    draw = draw_of(name, list(range(6)))
+    draw.target[3] = bad
+    (mine, norms), _ = both(name, draw, 1.0)
+    keep = [0, 1, 2, 4, 5]
+    rest = Draw({"x": draw.inputs["x"][keep]}, draw.target[keep], torch.arange(5), 5, single=True)
+    (wanted, _), _ = both(name, rest, 1.0)
+    assert torch.allclose(mine, wanted, atol=1e-5)
+    assert float(norms[3]) == 0
+
+
+def test_an_empty_draw_and_gradients_of_zero_sum_to_zero() -> None:
+    module = MODULES["linear"][0]()
+    engine = BookKeeping(module, list(module.parameters()))
+    inputs, target = table("linear", 0)
+    total, norms = clipped_sum(engine, Draw(inputs, target, torch.zeros(0, dtype=torch.int64), 0, single=True), 1.0)
+    assert not total.any()
+    assert len(norms) == 0
+    inputs, _ = table("linear", 4)
+    with torch.no_grad():
+        target = module(inputs)
+    total, norms = clipped_sum(engine, Draw(inputs, target, torch.arange(4), 4, single=True), 1.0)
+    assert not total.any()
+    assert not norms.any()
+
+
+def test_frozen_layers_and_frozen_weights_stay_out() -> None:
+    module = Named(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3), nn.Tanh(), nn.Linear(3, 1))
+    frozen = [*module.layers[0].parameters(), module.layers[2].weight]
+    for parameter in frozen:
+        parameter.requires_grad = False  # type: ignore[union-attr]
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    inputs, target = table("linear", 6)
+    draw = Draw(inputs, target, torch.arange(6), 6, single=True)
+    mine, _ = clipped_sum(BookKeeping(module, parameters), draw, 0.5)
+    opacus, _ = clipped_sum(HookEngine(module, parameters), draw, 0.5)
+    assert len(mine) == 3 + 3 + 1
+    assert torch.allclose(mine, opacus, atol=1e-6)
+
+
+def test_mixed_precision_clips_in_the_type_of_the_parameters() -> None:
+    module = MODULES["linear"][0]()
+    inputs, target = table("linear", 8)
+
+    def autocast_loss(output: Tensor, wanted: Tensor) -> Tensor:
+        return squared(output.float(), wanted)
+
+    engine = BookKeeping(module, list(module.parameters()))
+    draw = Draw(inputs, target, torch.arange(8), 8, single=True)
+    with engine.attached(), torch.autocast("cpu", dtype=torch.bfloat16):
+        engine.add(draw, autocast_loss, 0.5)
+    mixed = engine.take()
+    exact, _ = clipped_sum(engine, draw, 0.5)
+    assert mixed.dtype == torch.float32
+    assert float(mixed.norm()) <= 8 * 0.5 * (1 + 1e-5)
+    assert torch.allclose(mixed, exact, atol=0.1)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 5)
+        self.second = nn.Linear(5, 5)
+        self.second.weight = self.first.weight
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return torch.as_tensor(self.second(torch.tanh(self.first(inputs["x"])))).sum(1)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 5)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return torch.as_tensor(self.layer(torch.tanh(self.layer(inputs["x"])))).sum(1)
+
+
+class Outside(nn.Module):
+    """Uses a layer's parameter behind the layer's back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 5)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return torch.as_tensor(torch.tanh(self.layer(inputs["x"])) @ self.layer.weight).sum(1)
+
+
+def test_what_does_not_fit_goes_to_opacus_or_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    assert "in place" in str(supports(Named(nn.Linear(5, 4), nn.ReLU(inplace=True))))
+    assert "shares" in str(supports(Tied()))
+    assert "no rule for LSTM" in str(supports(nn.LSTM(3, 4)))
+    with caplog.at_level("INFO", logger="privacy"):
+        assert isinstance(engine_for(Tied(), list(Tied().parameters())), HookEngine)
+    assert "hooks" in caplog.text
+    inputs, target = table("linear", 4)
+    for module in (Twice(), Outside()):
+        with pytest.raises(PlanError, match=r"once|sum of its layers"):
+            check_sums(module, inputs, target, squared)
+
+
+def test_a_wrong_rule_is_seen_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, target = table("linear", 4)
+    module = MODULES["linear"][0]()
+    check_sums(module, inputs, target, squared)
+    monkeypatch.setattr(BookKeeping, "_norms", lambda self, units: torch.zeros(units.count))  # nothing would be clipped
+    with pytest.raises(PlanError, match="sum of its layers"):
+        check_sums(module, inputs, target, squared)
+
+
+@pytest.mark.parametrize("units", ["one row each", "several rows"])
+def test_pieces_bound_memory_and_change_no_sum(units: str) -> None:
+    inputs, target = table("linear", 9)
+    index = torch.tensor(UNITS[units])
+    rows = Rows(inputs, target, index, int(index.max()) + 1)
+    module = MODULES["linear"][0]()
+    engine = BookKeeping(module, list(module.parameters()))
+    sums = []
+    for most in (1, 3, 100):
+        with engine.attached():
+            pieces = list(rows.draws(torch.arange(rows.n_units), most))
+            for piece in pieces:
+                engine.add(piece, squared, 0.5)
+        sums.append(engine.take())
+        assert sum(piece.units for piece in pieces) == rows.n_units
+        assert all(len(piece.target) <= most or piece.units == 1 for piece in pieces)
+    assert torch.allclose(sums[0], sums[2], atol=1e-6)
+    assert torch.allclose(sums[1], sums[2], atol=1e-6)
+
+
+def test_the_optimizer_is_that_of_opacus() -> None:
+    from opacus.accountants import RDPAccountant
+    from opacus.optimizers import DPOptimizer
+
+    module = MODULES["linear"][0]()
+    accountant = RDPAccountant()
+    parameters = list(module.parameters())
+    optimizer = NoisyOptimizer(
+        torch.optim.SGD(parameters, lr=1.0),
+        parameters,
+        noise_multiplier=1.5,
+        max_grad_norm=1.0,
+        expected_batch_size=4.0,
+        generator=fresh_generator(),
+        secure=False,
+    )
+    assert isinstance(optimizer, DPOptimizer)
+    optimizer.attach_step_hook(accountant.get_optimizer_hook_fn(0.25))
+    for _ in range(3):
+        optimizer.step()
+    assert accountant.history == [(1.5, 0.25, 3)]
+
+
+def test_noise_and_draws_are_the_same_with_either_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, target = table("linear", 40)
+    plan = DpSgdPlan(noise_multiplier=1.0, clip=0.5, sampling_rate=0.3, declared_units=40, steps=5)
+    models = []
+    for forced in (False, True):
+        if forced:
+            monkeypatch.setattr("privacy._engines.supports", lambda _module: "asked to")
+        module = MODULES["linear"][0]()
+        train_private(
+            module,
+            inputs,
+            target,
+            torch.arange(40),
+            40,
+            squared,
+            lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+            plan,
+            seeded_generator("simulation"),
+        )
+        models.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+    assert torch.allclose(models[0], models[1], atol=1e-5)
