@@ -7,7 +7,7 @@ ENGINE ?= embedded
 SCENARIO ?= cross-industry
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e containers check format lint types imports up down clean
+.PHONY: help run test e2e containers check format lint types imports up renew down clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,7 +29,7 @@ e2e: $(READY) ## Run the end-to-end tests (real processes).
 	$(BIN)/python -m pytest -q -m end_to_end
 
 containers: $(READY) ## Run the tests that need a Docker engine.
-	$(BIN)/python -m pytest -q -m containers
+	$(BIN)/python -m pytest -q -rs -m containers
 
 check: format lint types imports test ## Everything that CI asks for, without the end-to-end tests.
 
@@ -53,11 +53,28 @@ export CONSORTIA_GID ?= $(shell id -g)
 endif
 COMPOSE := SCENARIO=$(SCENARIO) docker compose
 
+# GNU make turns a failed recipe into its own status 2, which here means bad input. Asked with -q it runs only the lines marked `+`,
+# and passes their 1 on as its own: the status of a failed run.
+ifeq ($(MAKECMDGOALS),up)
+MAKEFLAGS += -q
+endif
+
+# Build first: `up --build` would recreate services whose image did not change.
 up: ## Run a scenario as containers (SCENARIO=cross-industry); exits with the run's status. The federation stays up.
-	@$(COMPOSE) up --detach --build || { $(COMPOSE) logs --no-color keys homes register >&2; exit 1; }
-	@runner=$$($(COMPOSE) ps --all --quiet runner) && \
+	+@test -f scenarios/$(SCENARIO).compose.yml || { \
+	echo "SCENARIO=$(SCENARIO): wanted scenarios/$(SCENARIO).compose.yml, got nothing; consortia compose $(SCENARIO)" >&2; exit 2; }; \
+	$(COMPOSE) build || exit 2; \
+	$(COMPOSE) up --detach || { $(COMPOSE) logs --no-color keys homes register >&2; \
+	case $$($(COMPOSE) ps --all --format '{{.ExitCode}}' keys) in 2) exit 2 ;; *) exit 1 ;; esac; }; \
+	runner=$$($(COMPOSE) ps --all --quiet runner) && \
 	since=$$(docker inspect --format '{{.State.StartedAt}}' $$runner) && \
-	docker logs --follow --since $$since $$runner && exit $$(docker wait $$runner)
+	docker logs --follow --since $$since $$runner && \
+	case $$(docker wait $$runner) in 0) ;; 2) exit 2 ;; *) exit 1 ;; esac
+
+renew: ## Renew the coordinator's certificates (with CONSORTIA_ADDRESS=HOST:PORT for that host, too). No participant restarts.
+	@CONSORTIA_RENEW=1 $(COMPOSE) run --rm --no-deps keys
+	@$(COMPOSE) kill --signal USR2 proxy
+	@$(COMPOSE) restart superlink
 
 down: ## Stop the containers; ./homes (ledgers) and ./runs stay. VOLUMES=--volumes also forgets the keys.
 	@$(COMPOSE) down --remove-orphans $(VOLUMES)

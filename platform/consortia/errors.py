@@ -36,4 +36,5 @@ class RefusedError(ConsortiaError):
 
     def __init__(self, code: str, detail: str) -> None:
         self.code = code
+        self.detail = detail
         super().__init__(f"{code}: {detail}")

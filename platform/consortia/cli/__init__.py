@@ -1,4 +1,4 @@
-"""The command line: `consortia check|run|audit|budget|new|compose`."""
+"""The command line: `consortia check|run|audit|budget|new|compose|participant|preflight`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def friendly(function: F) -> F:
 
 def build_app() -> typer.Typer:
     """Return the typer application with every command."""
-    from consortia.cli import audit, budget, check, compose, new, run
+    from consortia.cli import audit, budget, check, compose, new, participant, preflight, run
 
     app = typer.Typer(
         name="consortia",
@@ -61,6 +61,8 @@ def build_app() -> typer.Typer:
     app.command("audit", epilog=audit.EXAMPLE)(friendly(audit.audit))
     app.command("run", epilog=run.EXAMPLE)(friendly(run.run))
     app.command("compose", epilog=compose.EXAMPLE)(friendly(compose.compose))
+    app.command("preflight", epilog=preflight.EXAMPLE)(friendly(preflight.preflight))
+    app.add_typer(participant.app, name="participant")
     app.add_typer(budget.app, name="budget")
     app.add_typer(new.app, name="new")
     return app

@@ -22,10 +22,10 @@ def compose_text(scenario: Scenario) -> str:
     names = [seat.name for seat in scenario.roster]
     own = [volume for name in names for volume in (name, f"{name}-app")]
     blocks = [
-        _template("compose_participant.yml.txt").substitute(name=seat.name, industry=seat.industry)
+        template("compose_participant.yml.txt").substitute(name=seat.name, industry=seat.industry)
         for seat in scenario.roster
     ]
-    return _template("compose.yml.txt").substitute(
+    return template("compose.yml.txt").substitute(
         scenario=scenario.name,
         key_mounts="".join(f"      - keys-{name}:/keys/{name}\n" for name in own),
         fleet_networks=", ".join(f"{name}-fleet" for name in names),
@@ -43,5 +43,6 @@ def compose_text(scenario: Scenario) -> str:
     )
 
 
-def _template(name: str) -> _Text:
+def template(name: str) -> _Text:
+    """Return a template of the package."""
     return _Text((resources.files("consortia") / "templates" / name).read_text(encoding="utf-8"))

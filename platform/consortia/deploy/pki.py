@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from consortia.errors import InputError
 
 _CLOCK_SKEW = datetime.timedelta(minutes=5)
 
@@ -57,7 +60,7 @@ def make_server(
     issuer = authority.certificate.subject
     builder = _builder(_name(hosts[0]), issuer, key.public_key(), days)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(x509.SubjectAlternativeName([_host(h) for h in hosts]), critical=False)
+    builder = builder.add_extension(x509.SubjectAlternativeName([host_name(h) for h in hosts]), critical=False)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     builder = builder.add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False
@@ -95,6 +98,26 @@ def write_node_key(folder: Path, name: str) -> tuple[Path, Path]:
     return private, public
 
 
+def public_half(private: bytes) -> bytes:
+    """Return the public half of a node key in OpenSSH format.
+
+    Raises
+    ------
+    InputError
+        When it is not an elliptic curve key without a passphrase, which Flower's node authentication asks for.
+    """
+    wanted = (
+        "node key: wanted an elliptic curve key in OpenSSH format without a passphrase (ssh-keygen -t ecdsa -b 384)"
+    )
+    try:
+        key = serialization.load_ssh_private_key(private, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise InputError(f"{wanted}, got something else") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise InputError(f"{wanted}, got {type(key).__name__}")
+    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+
+
 def write_secret(path: Path, data: bytes) -> None:
     """Write a file that only its owner can read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -122,7 +145,8 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _host(host: str) -> x509.GeneralName:
+def host_name(host: str) -> x509.GeneralName:
+    """Return a host as a certificate names it: an address or a name."""
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:

@@ -1,16 +1,20 @@
-"""One-shot steps of the compose file: `python -m consortia.deploy.prepare keys|homes|register SCENARIO`.
+"""One-shot steps of the compose files: `python -m consortia.deploy.prepare keys|homes|register SCENARIO`, `… kit NAME`.
 
-All three do only what is not done yet, so every `up` may run them again.
+All do only what is not done yet, so every `up` may run them again.
 
 keys
-    A certificate authority (its own key is not kept), server certificates, the secrets between a Flower process and its
-    launcher, and a node key for each participant, each on the volume of the one service that needs it. This is
-    the demonstration's way: between real organisations every participant makes its own key and sends the public half.
+    Certificates in the folder of `consortia.deploy.pki_folder` (made, renewed or, where the user brought them,
+    checked), the secrets between a Flower process and its launcher, and a node key for each participant of the
+    roster, each on the volume of the one service that needs it. Node keys made here are the demonstration's way:
+    who joins from elsewhere makes its own.
 homes
     A home for each participant from the scenario's demonstration policies, exactly as
     `consortia budget init --scenario` makes it. A participant that has a ledger is left alone.
 register
-    Each participant's public key at the SuperLink, under its name.
+    The SuperLink's keys made those of the roster and its members: what is missing is registered, what left is revoked.
+kit
+    In a join kit, on the participant's own machine: its node key unless it brought one, the certificates between its
+    SuperNode and its launcher, its home.
 """
 
 from __future__ import annotations
@@ -18,19 +22,22 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from consortia.deploy.pki import Authority, make_authority, write_node_key, write_secret, write_server
-from consortia.errors import ConsortiaError
+from consortia.deploy import members, pki_folder
+from consortia.deploy.pki import Authority, make_authority, public_half, write_node_key, write_secret, write_server
+from consortia.errors import ConsortiaError, InputError
 from consortia.scenario import Scenario, load_scenario
 
 KEYS = Path("/keys")
+PKI = Path("/pki")
 HOMES = Path("/homes")
 RUNS = Path("/runs")
 STATE = Path("/state")
+MEMBERS = Path("/members")
+KIT = Path("/kit")
 SUPERLINK = "superlink:8000"
-_DAYS = 365
 _SECRET = "superexec.secret"  # noqa: S105 - a file's name
 
 
@@ -45,53 +52,96 @@ def effective(name: str) -> Scenario:
     return load_scenario(name).with_overrides(rounds=rounds_override())
 
 
-def make_keys(scenario: Scenario, root: Path, owner: tuple[int, int]) -> list[str]:
-    """Make what is missing under `root`, one folder for each service; return what was made."""
-    made = []
-    coordinator = root / "superlink"
-    if not (coordinator / "server.key").exists():
-        authority = make_authority("consortia", _DAYS)
-        _server(root / "proxy", authority, ["proxy", "localhost", "127.0.0.1"])
-        proxy = root / "proxy"
-        joined = (proxy / "server.pem").read_bytes() + (proxy / "server.key").read_bytes()
-        write_secret(proxy / "proxy.pem", joined)
+def with_members(name: str) -> Scenario:
+    """Load a scenario with the roster as it is now: who joined, without who left."""
+    scenario = effective(name)
+    return members.apply(scenario, members.MemberFolder(MEMBERS, scenario.name).load())
+
+
+def make_keys(scenario: Scenario, root: Path, pki: Path, *, address: str = "", renew: bool = False) -> list[str]:
+    """Make what is missing under `root`, one folder for each service; return what was made.
+
+    Parameters
+    ----------
+    pki : Path
+        The folder of certificates.
+    address : str
+        host:port under which participants elsewhere call the coordinator.
+    renew : bool
+        Renew the coordinator's certificates, due or not; nobody else's files change.
+
+    Raises
+    ------
+    InputError
+        When the folder of certificates cannot be used.
+    """
+    made = pki_folder.ensure(pki, pki_folder.pairs(address), renew=renew)
+    authority = (pki / "ca.crt").read_bytes()
+    for folder in ("public", "superexec", "superlink", "proxy"):
+        _put(root / folder / "ca.crt", authority)
+    link, proxy = root / "superlink", root / "proxy"
+    _put(link / "server.pem", (pki / "superlink.pem").read_bytes())
+    _put_secret(link / "server.key", (pki / "superlink.key").read_bytes())
+    _put_secret(proxy / "proxy.pem", (pki / "proxy.pem").read_bytes() + (pki / "proxy.key").read_bytes())
+    if not (link / _SECRET).exists():
         secret = secrets.token_bytes(32)
-        write_secret(coordinator / _SECRET, secret)
         write_secret(root / "superexec" / _SECRET, secret)
-        # The server's key is the last file: with it, the coordinator's part is complete.
-        _server(coordinator, authority, ["superlink", "localhost", "127.0.0.1"])
-        made.append("coordinator")
-    certificate = (coordinator / "ca.crt").read_bytes()
-    for folder in ("public", "superexec"):
-        _put(root / folder / "ca.crt", certificate)
+        write_secret(link / _SECRET, secret)
+        made.append("secret of the coordinator")
     for seat in scenario.roster:
-        if not (root / "public" / f"{seat.name}.pub").exists():
-            _participant(root, seat.name, certificate)
-            made.append(seat.name)
-    for path in root.rglob("*"):
-        os.chown(path, *owner)
+        node = root / seat.name
+        made += participant_keys(seat.name, node, root / f"{seat.name}-app", authority)
+        _put(root / "public" / f"{seat.name}.pub", public_half((node / "node.key").read_bytes()))
     return made
 
 
-def _participant(root: Path, name: str, certificate: bytes) -> None:
-    """Write a participant's node key, and the certificate and secret between its SuperNode and its launcher."""
-    node, app = root / name, root / f"{name}-app"
-    # The Runtime API has an authority of the participant's own: the coordinator cannot stand in for it.
-    _server(node / "runtime", make_authority(name, _DAYS), [name, "localhost", "127.0.0.1"])
-    secret = secrets.token_bytes(32)
-    write_secret(node / _SECRET, secret)
+def participant_keys(name: str, node: Path, app: Path, authority: bytes) -> list[str]:
+    """Make a participant's node key, and the certificate and secret between its SuperNode and its launcher.
+
+    Parameters
+    ----------
+    node, app : Path
+        Folders of the SuperNode and of the launcher.
+    authority : bytes
+        The certificate that the SuperNode trusts.
+    """
+    made = []
     app.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_secret(app / _SECRET, secret)
-    _put(app / "ca.crt", (node / "runtime" / "ca.crt").read_bytes())
-    _put(node / "ca.crt", certificate)
-    private, public = write_node_key(node, "node.key")
-    private.chmod(0o600)
-    _put(root / "public" / f"{name}.pub", public.read_bytes())
+    _put(node / "ca.crt", authority)
+    if not (node / "node.key").exists():
+        write_node_key(node, "node.key")
+        made.append(f"node key of {name}")
+    certificate = node / "runtime" / "server.pem"
+    due = datetime.now(UTC) + timedelta(days=pki_folder.DUE_DAYS)
+    if not certificate.exists() or pki_folder.expiry(certificate) < due:
+        # The Runtime API has an authority of the participant's own: the coordinator cannot stand in for it.
+        own = make_authority(name, pki_folder.SERVER_DAYS)
+        _server(node / "runtime", own, [name, "localhost", "127.0.0.1"])
+        secret = secrets.token_bytes(32)
+        write_secret(node / _SECRET, secret)
+        write_secret(app / _SECRET, secret)
+        _put(app / "ca.crt", (node / "runtime" / "ca.crt").read_bytes())
+        made.append(f"certificate of {name}")
+    return made
+
+
+def make_kit(name: str, kit: Path) -> list[str]:
+    """Make a joining participant's keys and home in its kit; return what was made."""
+    from consortia.deploy.homes import make_home
+    from consortia.home import Home
+
+    made = participant_keys(name, kit / "keys", kit / "keys-app", (kit / "ca.crt").read_bytes())
+    _put(kit / f"{name}.pub", public_half((kit / "keys" / "node.key").read_bytes()))
+    home = Home(kit / "home", name)
+    if not home.ledger.exists():
+        make_home(home, None, "")
+        made.append("ledger")
+    return made
 
 
 def _server(folder: Path, authority: Authority, hosts: list[str]) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_server(folder, authority, hosts, _DAYS)
+    write_server(folder, authority, hosts, pki_folder.SERVER_DAYS)
 
 
 def _put(target: Path, data: bytes) -> None:
@@ -100,7 +150,13 @@ def _put(target: Path, data: bytes) -> None:
         target.write_bytes(data)
 
 
-def make_homes(name: str, scenario: Scenario, root: Path, owner: tuple[int, int]) -> list[str]:
+def _put_secret(target: Path, data: bytes) -> None:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not target.exists() or target.read_bytes() != data:
+        write_secret(target, data)
+
+
+def make_homes(name: str, scenario: Scenario, root: Path) -> list[str]:
     """Make a home for everybody who has no ledger under `root`; return the names."""
     from consortia.deploy.homes import make_home, owned_policy
     from consortia.home import Home
@@ -111,40 +167,71 @@ def make_homes(name: str, scenario: Scenario, root: Path, owner: tuple[int, int]
         if home.ledger.exists():
             continue
         make_home(home, owned_policy(name, scenario, seat.name), f"from the demonstration policy of {name}; edit it")
-        for path in [home.folder, *home.folder.rglob("*")]:
-            os.chown(path, *owner)
         made.append(seat.name)
     return made
 
 
 def register(scenario: Scenario, public: Path) -> list[str]:
-    """Register the keys that the SuperLink does not know yet; return the names."""
-    from consortia.engines.control import Control
+    """Make the SuperLink's keys those of the roster; return what was done.
 
-    with tempfile.TemporaryDirectory() as folder:
-        control = Control(Path(folder), SUPERLINK, public / "ca.crt")
-        names = [seat.name for seat in scenario.roster]
-        return [name for name in names if control.register(name, public / f"{name}.pub")]
+    A member whose key is not known yet waits: it cannot connect.
+    """
+    from consortia.deploy.nodes import reconcile
+
+    folder = members.MemberFolder(MEMBERS, scenario.name)
+    keys = {}
+    for seat in scenario.roster:
+        for file in (folder.public_key(seat.name), public / f"{seat.name}.pub"):
+            if file.is_file():
+                keys[seat.name] = file
+                break
+        else:
+            sys.stderr.write(
+                f"register: no key of {seat.name} yet; `consortia participant key {seat.name} --public-key`\n"
+            )
+    return reconcile(SUPERLINK, public / "ca.crt", keys)
+
+
+def _hand_over(*folders: Path) -> None:
+    """Give folders and what is in them to the user of the containers."""
+    for folder in folders:
+        for path in [folder, *folder.rglob("*")]:
+            os.chown(path, *_owner(), follow_symlinks=False)
+
+
+def _owner() -> tuple[int, int]:
+    return int(os.environ.get("CONSORTIA_UID", os.getuid())), int(os.environ.get("CONSORTIA_GID", os.getgid()))
 
 
 def main(arguments: list[str]) -> int:
     """Do one step; what was done is the container's log."""
     step, name = arguments
-    scenario = effective(name)
-    owner = (int(os.environ.get("CONSORTIA_UID", os.getuid())), int(os.environ.get("CONSORTIA_GID", os.getgid())))
     try:
         if step == "keys":
-            os.chown(STATE, *owner)
-            done = make_keys(scenario, KEYS, owner)
+            done = make_keys(
+                effective(name),
+                KEYS,
+                PKI,
+                address=os.environ.get("CONSORTIA_ADDRESS", ""),
+                renew=os.environ.get("CONSORTIA_RENEW", "") == "1",
+            )
+            # What the user brought stays the user's.
+            _hand_over(STATE, *KEYS.iterdir(), *([PKI] if (PKI / "ca.key").exists() else []))
         elif step == "homes":
-            os.chown(RUNS, *owner)
-            done = make_homes(name, scenario, HOMES, owner)
+            done = make_homes(name, effective(name), HOMES)
+            _hand_over(*(HOMES / participant for participant in done))
+            for folder in (RUNS, MEMBERS):
+                os.chown(folder, *_owner())
+        elif step == "kit":
+            done = make_kit(name, KIT)
+            _hand_over(KIT / "keys", KIT / "keys-app", KIT / "home", KIT / f"{name}.pub")
         else:
-            done = register(scenario, KEYS)
+            done = register(with_members(name), KEYS)
     except ConsortiaError as error:
-        sys.stderr.write(f"{step}: {error}\n")
-        return 1
-    sys.stdout.write(f"{step}: made {', '.join(done) or 'nothing new'}\n")
+        problems = error.problems if isinstance(error, InputError) else (str(error),)
+        sys.stderr.write("".join(f"{step}: {problem}\n" for problem in problems))
+        return 2 if isinstance(error, InputError) else 1
+    sys.stdout.write(f"{step}: {', '.join(done) or 'nothing new'}\n")
     return 0
 
 

@@ -1,7 +1,7 @@
 """`python -m consortia.deploy.runner SCENARIO`: one run on a deployed federation, from its submission to its table.
 
 The ServerApp writes its events, checkpoints and record into the run's folder, which this service sees too. The exit
-status is the run's: 0 completed and as expected, 1 not.
+status is the run's: 0 completed and as expected, 1 not, 2 bad input.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from consortia import record
 from consortia.cli import err, out
-from consortia.deploy.prepare import HOMES, KEYS, RUNS, SUPERLINK, effective
+from consortia.deploy.prepare import HOMES, KEYS, RUNS, SUPERLINK, with_members
 from consortia.engines.base import Job
 from consortia.engines.control import Control, longest_run, read_status
-from consortia.errors import ConsortiaError, RunFailedError
+from consortia.errors import ConsortiaError, InputError, RunFailedError
 from consortia.home import Home
 from consortia.report import Watch, conditional_split_note, print_result, refusal_hint
 from consortia.scenario import Scenario
@@ -83,10 +83,10 @@ def main(arguments: list[str]) -> int:
     """Run the scenario named on the command line."""
     (name,) = arguments
     try:
-        return run(effective(name), RUNS)
+        return run(with_members(name), RUNS)
     except (ConsortiaError, json.JSONDecodeError) as error:
         err.print(f"failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return 2 if isinstance(error, InputError) else 1
 
 
 if __name__ == "__main__":

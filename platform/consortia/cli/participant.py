@@ -1,0 +1,156 @@
+"""`consortia participant`: who joins and who leaves, at the coordinator. Writes files; `register` carries it out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortia.cli import friendly, out
+from consortia.deploy.kit import FILES, check_certificate, write_kit
+from consortia.deploy.members import MemberFolder, apply, read_public_key
+from consortia.deploy.prepare import effective
+from consortia.errors import InputError
+from consortia.plan import make_plans
+from consortia.scenario import Scenario, Seat
+from consortia.strict import parse
+
+app = typer.Typer(help="Add a participant to a federation, or remove one.", no_args_is_help=True)
+
+_Scenario = Annotated[str, typer.Option(help="The scenario, by name or path.")]
+_Members = Annotated[Path, typer.Option(help="Folder of who joined and who left.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")]
+
+
+def _scenario(name: str, members: Path) -> tuple[Scenario, MemberFolder]:
+    scenario = effective(name)  # as `make up` runs it, `$CONSORTIA_ROUNDS` included
+    return scenario, MemberFolder(members, scenario.name)
+
+
+def _register(scenario: str) -> str:
+    return f"SCENARIO={scenario} docker compose run --rm register"
+
+
+@app.command(
+    epilog="Example: consortia participant add hospital-c --industry hospital --dataset heart --site va --units 200 "
+    "--epsilon 1 --address fed.example.org:8443 --public-key hospital-c.pub"
+)
+@friendly
+def add(
+    name: Annotated[str, typer.Argument(help="Name of the participant.")],
+    industry: Annotated[str, typer.Option(help="Its industry.")],
+    dataset: Annotated[str, typer.Option(help="Its own name for its data set.")],
+    units: Annotated[int, typer.Option(help="Declared, public number of units.")],
+    epsilon: Annotated[str, typer.Option(help="Proposed epsilon of a run; inf is non-private.")],
+    address: Annotated[str, typer.Option(help="HOST:PORT under which it calls the coordinator.")],
+    site: Annotated[str, typer.Option(help="Site of the industry's public or synthetic data.")] = "",
+    delta: Annotated[float, typer.Option(help="Proposed delta of a run.")] = 1e-5,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Public half of its node key, where it sent one already.")
+    ] = None,
+    scenario: _Scenario = "cross-industry",
+    members: _Members = Path("members"),
+    pki: Annotated[Path, typer.Option(help="Folder of certificates.")] = Path("pki"),
+    kits: Annotated[Path, typer.Option("--out", help="Where the join kit is written.")] = Path("kits"),
+    as_json: _Json = False,
+) -> None:
+    """Add a participant: a seat, its key, and a join kit for it. Nobody else's files or services change."""
+    loaded, folder = _scenario(scenario, members)
+    try:
+        offer = float(epsilon)
+    except ValueError:
+        raise InputError(f"--epsilon: wanted a number > 0 or 'inf', got {epsilon!r}") from None
+    seat = parse(
+        Seat,
+        {"name": name, "industry": industry, "dataset": dataset, "site": site or name, "units": units,
+         "epsilon": offer, "delta": delta},
+        "participant add",
+    )  # fmt: skip
+    authority = check_certificate(pki, address)
+    key = read_public_key(public_key) if public_key else None
+    target = kits / name
+    if target.exists():
+        raise InputError(f"{target}: wanted no kit there yet, got one; it may hold a ledger, move it away first")
+    make_plans(folder.with_seat(loaded, seat)[1])
+    whole = folder.add(loaded, seat, key)
+    write_kit(target, whole, name, address, authority, has_key=key is not None)
+    if as_json:
+        out.print_json(
+            json.dumps({"added": name, "kit": str(target), "has_key": key is not None, "roster": _names(whole)})
+        )
+        return
+    out.print(f"{target}: the join kit ({', '.join(FILES)}); hand it to {name}", highlight=False, soft_wrap=True)
+    if key is None:
+        out.print(
+            f"when {name} has sent {name}.pub: "
+            f"consortia participant key {name} --public-key {name}.pub --scenario {scenario}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    else:
+        out.print(f"let it in: {_register(loaded.name)}", highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: consortia participant key hospital-c --public-key hospital-c.pub")
+@friendly
+def key(
+    name: Annotated[str, typer.Argument(help="Name of a participant on the roster.")],
+    public_key: Annotated[Path, typer.Option(help="Public half of its node key.")],
+    scenario: _Scenario = "cross-industry",
+    members: _Members = Path("members"),
+) -> None:
+    """Take a participant's public key, its first or a new one; the old one is revoked when `register` runs."""
+    loaded, folder = _scenario(scenario, members)
+    names = _names(apply(loaded, folder.load()))
+    if name not in names:
+        raise InputError(
+            f"{name}: wanted a participant of {loaded.name} ({', '.join(names)}); `consortia participant add`"
+        )
+    folder.put_key(name, read_public_key(public_key))
+    out.print(f"let it in: {_register(loaded.name)}", highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: consortia participant remove hospital-c")
+@friendly
+def remove(
+    name: Annotated[str, typer.Argument(help="Name of a participant on the roster.")],
+    scenario: _Scenario = "cross-industry",
+    members: _Members = Path("members"),
+    as_json: _Json = False,
+) -> None:
+    """Take a participant off the roster and revoke its key. Its ledger is its own and stays."""
+    loaded, folder = _scenario(scenario, members)
+    left = folder.remove(loaded, name)
+    if as_json:
+        typer.echo(json.dumps({"removed": name, "roster": _names(left)}))
+        return
+    out.print(f"{name} is off the roster; revoke its key: {_register(loaded.name)}", highlight=False, soft_wrap=True)
+    out.print("its ledger stays where it is: what was spent stays spent", highlight=False, soft_wrap=True)
+
+
+@app.command("list", epilog="Example: consortia participant list --scenario hospitals")
+@friendly
+def list_(scenario: _Scenario = "cross-industry", members: _Members = Path("members"), as_json: _Json = False) -> None:
+    """Show the roster as it is now."""
+    loaded, folder = _scenario(scenario, members)
+    changes = folder.load()
+    joined = {seat.name for seat in changes.roster}
+    rows = [
+        {"name": seat.name, "industry": seat.industry, "joined": seat.name in joined,
+         "has_key": seat.name not in joined or folder.public_key(seat.name).is_file()}
+        for seat in apply(loaded, changes).roster
+    ]  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps({"scenario": loaded.name, "roster": rows, "removed": list(changes.removed)}))
+        return
+    for row in rows:
+        note = " (joined)" if row["joined"] else ""
+        note += "" if row["has_key"] else " no key yet"
+        out.print(f"{row['name']}: {row['industry']}{note}", highlight=False, soft_wrap=True)
+    for name in changes.removed:
+        out.print(f"{name}: removed", highlight=False, soft_wrap=True)
+
+
+def _names(scenario: Scenario) -> list[str]:
+    return [seat.name for seat in scenario.roster]

@@ -1,0 +1,61 @@
+"""`consortia preflight`: a participant looks at its own side before it joins."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortia.cli import err, out
+from consortia.errors import InputError
+from consortia.home import Home, default_root
+from consortia.scenario import load_scenario
+
+EXAMPLE = (
+    "Example: consortia preflight hospital-c --superlink fed.example.org:8443 --root-certificates ca.crt --key node.key"
+)
+
+
+def preflight(
+    participant: Annotated[str, typer.Argument(help="Name of the participant.")],
+    superlink: Annotated[str, typer.Option(help="HOST:PORT of the coordinator: checks the way to it.")] = "",
+    root_certificates: Annotated[Path | None, typer.Option(help="The coordinator's ca.crt.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The private node key; it stays here.")] = None,
+    scenario: Annotated[str, typer.Option(help="Scenario by name or path: checks the home against it.")] = "",
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of the participants; $CONSORTIA_HOME or ~/.consortia.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Name the broken link, one line each: address, TLS, clock, key; policy, data, schema, units, budget, noise."""
+    if not superlink and not scenario:
+        raise InputError("preflight: wanted --superlink (the way there), --scenario (the home) or both, got neither")
+    findings = []
+    if superlink:
+        if root_certificates is None or key is None:
+            raise InputError("--superlink: wanted --root-certificates and --key beside it; both lie in the kit's keys/")
+        from consortia.preflight.link import check_link
+
+        findings += check_link(superlink, root_certificates, key)
+    if scenario:
+        from consortia.preflight.home import check_home
+
+        findings += check_home(
+            Home(((home or default_root()) / participant).resolve(), participant), load_scenario(scenario)
+        )
+    failed = [finding for finding in findings if finding.status == "failed"]
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {"participant": participant, "ok": not failed, "findings": [dataclasses.asdict(f) for f in findings]}
+            )
+        )
+    else:
+        for finding in findings:
+            console = err if finding.status == "failed" else out
+            style = {"failed": "red", "skipped": "dim"}.get(finding.status)
+            console.print(str(finding), style=style, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if failed else 0)

@@ -1,0 +1,114 @@
+"""A join kit: one folder that a participant elsewhere needs, and nothing of anybody else in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tomli_w
+from cryptography import x509
+
+import consortia
+from consortia.deploy.compose import template
+from consortia.deploy.pki_folder import alternative_names, covers
+from consortia.errors import InputError
+from consortia.scenario import Scenario
+
+FILES = ("README.txt", "ca.crt", "compose.yml", "policy.toml", "scenario.toml")
+
+
+def check_address(address: str) -> tuple[str, int]:
+    """Return host and port of an address.
+
+    Raises
+    ------
+    InputError
+        When it is not HOST:PORT.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if (
+        not host
+        or not port.isdecimal()
+        or not 0 < int(port) < 65536
+        or not all(c.isalnum() or c in ".-:" for c in host)
+    ):
+        raise InputError(f"address: wanted HOST:PORT as participants call the coordinator, got {address!r}")
+    return host, int(port)
+
+
+def check_certificate(pki: Path, address: str) -> bytes:
+    """Return the authority's certificate; the proxy's must be for the address.
+
+    Raises
+    ------
+    InputError
+        When there is none yet, or a participant that calls the address would refuse it.
+    """
+    host, _ = check_address(address)
+    for name in ("ca.crt", "proxy.pem"):
+        if not (pki / name).is_file():
+            raise InputError(f"{pki / name}: wanted a certificate, got nothing there; `make up` makes it, or bring it")
+    certificate = x509.load_pem_x509_certificates((pki / "proxy.pem").read_bytes())[0]
+    if not covers(certificate, host):
+        raise InputError(
+            f"{pki / 'proxy.pem'}: wanted a certificate for {host}, got one for "
+            f"{', '.join(alternative_names(certificate))}; run `make renew CONSORTIA_ADDRESS={address}`"
+        )
+    return (pki / "ca.crt").read_bytes()
+
+
+def write_kit(folder: Path, scenario: Scenario, name: str, address: str, authority: bytes, *, has_key: bool) -> None:
+    """Write the kit of one participant of the roster.
+
+    Parameters
+    ----------
+    folder : Path
+        Made; must not exist, since a kit may hold a ledger by now.
+    address : str
+        host:port of the coordinator, as the participant calls it.
+    authority : bytes
+        The certificate to trust.
+    has_key : bool
+        Whether the coordinator knows the participant's key already.
+
+    Raises
+    ------
+    InputError
+        When the folder exists.
+    """
+    check_address(address)
+    if folder.exists():
+        raise InputError(f"{folder}: wanted no kit there yet, got one; a kit may hold a ledger, move it away first")
+    seat = scenario.seat(name)
+    alone = scenario.model_dump(mode="python", by_alias=True, exclude_none=True)
+    # The roster is the coordinator's: a participant sees the contract and what is proposed to itself.
+    alone["roster"] = [item for item in alone["roster"] if item["name"] == name]
+    alone["expect"] = {}
+    terms = {
+        "name": name,
+        "scenario": scenario.name,
+        "industry": seat.industry,
+        "dataset": seat.dataset,
+        "site": seat.site,
+        "units": seat.units,
+        "epsilon": f"{seat.epsilon:g}",
+        "delta": f"{seat.delta:g}",
+        "contract": scenario.contract.sha256(),
+        "address": address,
+        "version": consortia.__version__,
+        "supernode": "flower-supernode",
+        "launcher": "flower-superexec",
+        "key": "with your private key at keys/node.key"
+        if has_key
+        else f"makes your key; send {name}.pub to the coordinator",
+    }
+    folder.mkdir(parents=True)
+    (folder / "data").mkdir()
+    (folder / "ca.crt").write_bytes(authority)
+    (folder / "scenario.toml").write_text(tomli_w.dumps(alone), encoding="utf-8")
+    for file, source in (
+        ("compose.yml", "kit_compose.yml.txt"),
+        ("policy.toml", "kit_policy.toml.txt"),
+        ("README.txt", "kit_readme.txt"),
+    ):
+        (folder / file).write_text(template(source).substitute(terms), encoding="utf-8")

@@ -1,0 +1,184 @@
+"""A participant's own home: policy, contract, data, schema, units, budget, and what noise this plan would give.
+
+Reads only: no split is pinned, no run opened, nothing charged, nothing sent.
+"""
+
+from __future__ import annotations
+
+import math
+
+from clients import registry
+from clients.dataset import RECORD, prepare
+from clients.errors import ClientError, QuarantineError, SourceError
+from clients.industry import IndustryClient
+from clients.sources import parse_source, read
+from consortia.errors import InputError, RefusedError
+from consortia.home import Home
+from consortia.local_training import make_plan
+from consortia.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
+from consortia.preflight.findings import Chain, Finding
+from consortia.scenario import Scenario, Seat
+from privacy.errors import PlanError, PrivacyError
+from privacy.ledger import Budget, Ledger
+
+CHECKS = ("policy", "contract", "data", "schema", "units", "ledger", "budget", "noise")
+#: Declared over counted units, or the other way round: beyond that the normaliser is badly off.
+_OFF = 1.25
+
+
+def check_home(home: Home, scenario: Scenario) -> list[Finding]:
+    """Return what was found at home, in order.
+
+    Parameters
+    ----------
+    home : Home
+    scenario : Scenario
+        Its roster has a seat for the participant: what the coordinator proposes.
+    """
+    chain = Chain(*CHECKS)
+    try:
+        policy = load_policy(home.policy, simulation=home.simulation)
+    except RefusedError as error:
+        return chain.stop(error.detail, "write policy.toml, or fill in the kit's; `demo` is for simulations")
+    except InputError as error:
+        return chain.stop(" | ".join(error.problems), "correct the file")
+    if policy.participant != home.participant:
+        return chain.stop(f"{home.policy} belongs to {policy.participant}", f"use the file of {home.participant}")
+    chain.ok(f"{home.policy.name} of {policy.participant}")
+    try:
+        seat = scenario.seat(home.participant)
+    except KeyError:
+        return chain.stop(f"{scenario.name} has no seat for {home.participant}", "ask the coordinator for a join kit")
+    proposal = Proposal(seat.dataset, None if seat.non_private else seat.epsilon, seat.delta)
+    try:
+        terms = check_contract(policy, scenario.contract, seat.industry, proposal)
+        chain.ok(f"sha256:{scenario.contract.sha256()[:12]}… is allowed")
+    except RefusedError as error:
+        chain.failed(error.detail, "read the contract; where you agree, change the policy")
+        found = policy.dataset.get(seat.dataset)
+        if found is None:
+            return chain.rest("the contract first")
+        terms = found
+    _data(chain, home, scenario, seat, terms)
+    _budget(chain, home, policy, scenario, terms, seat.dataset, proposal)
+    return chain.findings
+
+
+def _data(chain: Chain, home: Home, scenario: Scenario, seat: Seat, terms: DatasetTerms) -> None:
+    """Close data, schema and units."""
+    key = f"dataset.{seat.dataset}"
+    try:
+        client = registry.get(terms.industry)
+        frame = read(parse_source(terms.source, key=f"{key}.source"), client, terms.site, scenario.contract.seed)
+    except SourceError as error:
+        chain.failed(str(error), f"correct {key}.source in the policy, or bring the file")
+        chain.skip("data first")
+        chain.skip("data first")
+        return
+    except ClientError as error:
+        chain.failed(str(error), f"correct dataset.{seat.dataset} in the policy")
+        chain.skip("data first")
+        chain.skip("data first")
+        return
+    made_up = "synthetic rows" if frame.attrs.get("synthetic") else "rows"
+    chain.ok(f"{len(frame)} {made_up}")
+    rules = scenario.contract.industries[terms.industry]
+    try:
+        table = prepare(
+            client,
+            frame,
+            unit=terms.unit,
+            max_rows_per_unit=terms.max_rows_per_unit,
+            filter=rules.filter or None,
+            key=home.split_key(),
+            quarantine_threshold=terms.quarantine_threshold,
+            where=key,
+        )
+    except RefusedError as error:
+        chain.failed(error.detail, "`docker compose run --rm keys`, or `consortia budget init`")
+        chain.skip("schema first")
+        return
+    except QuarantineError as error:
+        chain.failed(str(error), "correct the source: the counts are by column and rule")
+        chain.skip("schema first")
+        return
+    except ClientError as error:
+        if _is_about_unit(client, terms):
+            chain.ok("not looked at by row")
+            chain.failed(str(error), f'set {key}.unit to "record" or an identifier column of the schema')
+        else:
+            chain.failed(str(error), "correct the source, or name its columns as the schema does")
+            chain.skip("schema first")
+        return
+    chain.ok(f"{table.quarantine.rows_kept} of {table.quarantine.rows_read} rows fit {client.schema.name}")
+    counted = table.n_units
+    what = "records" if terms.unit == RECORD else f"units ({terms.unit})"
+    ratio = max(counted, terms.declared_units) / min(counted, terms.declared_units)
+    if ratio > _OFF:
+        chain.failed(
+            f"{counted} {what}, declared_units = {terms.declared_units}",
+            f"declare about {_rounded(counted)}: the number is public, so round it; it normalises every step",
+        )
+    else:
+        chain.ok(f"{counted} {what}, {terms.declared_units} declared")
+
+
+def _is_about_unit(client: IndustryClient, terms: DatasetTerms) -> bool:
+    names = {column.name for column in client.schema.columns if column.identifier}
+    return terms.unit != RECORD and terms.unit not in names
+
+
+def _rounded(count: int) -> int:
+    step: int = 10 ** max(0, math.floor(math.log10(count)) - 1)
+    return max(1, round(count / step) * step)
+
+
+def _budget(
+    chain: Chain,
+    home: Home,
+    policy: Policy,
+    scenario: Scenario,
+    terms: DatasetTerms,
+    dataset: str,
+    proposal: Proposal,
+) -> None:
+    """Close ledger, budget and noise."""
+    try:
+        ledger = Ledger.open(home.ledger, home.participant)
+    except PrivacyError as error:
+        chain.stop(str(error), "`docker compose run --rm keys`, or `consortia budget init`; never copy an old one back")
+        return
+    try:
+        runs = len(ledger.runs())
+        life = policy.budget.lifetime.budget()
+        left = ledger.lifetime_left(dataset, Budget(math.inf, life.delta) if proposal.epsilon is None else life)
+    finally:
+        ledger.close()
+    chain.ok(f"{runs} runs so far")
+    horizon = f"unit: {terms.unit}, add/remove one"
+    try:
+        allowance = effective_budget(policy, proposal, left)
+    except RefusedError:
+        chain.stop(
+            f"ε = {left.epsilon:.3g}, δ = {left.delta:.3g} left of the lifetime's ε = {life.epsilon:g} ({horizon})",
+            "raise budget.lifetime in the policy if you decide so; until then you only receive",
+        )
+        return
+    if allowance is None:
+        chain.ok("the run would be non-private: ε = ∞ over its horizon and the lifetime's")
+        chain.ok("σ = 0: nothing is added")
+        return
+    chain.ok(
+        f"ε = {allowance.epsilon:.3g} at δ = {allowance.delta:.3g} for this run ({horizon}); "
+        f"ε = {left.epsilon:.3g} left of the lifetime's {life.epsilon:g}"
+    )
+    try:
+        plan = make_plan(scenario.contract, terms, dataset, "preflight", allowance)
+    except PlanError as error:
+        chain.failed(str(error), "a larger budget, or a contract with fewer rounds")
+        return
+    chain.ok(
+        f"σ = {plan.noise_multiplier:.3g} times the clip, for {plan.steps_per_round * plan.rounds} steps "
+        f"at sampling rate {plan.sampling_rate:g} (ε = {allowance.epsilon:.3g}, "
+        f"δ = {allowance.delta:.3g}, this run, {horizon})"
+    )
