@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from consortia.cli import build_app
 from consortia.deploy import pki, pki_folder
+from consortia.deploy.compose import compose_text
 from consortia.deploy.kit import FILES
 from consortia.deploy.members import MemberFolder, apply
 from consortia.deploy.pki_folder import check, ensure, pairs
@@ -107,6 +108,11 @@ def test_a_kit_holds_nothing_of_anybody_else_and_refuses_until_it_is_filled_in(c
         sees_rows = any(":/data" in mount for mount in terms["volumes"])
         assert not (sees_rows and "outside" in terms.get("networks", [])), service
     assert plan["networks"]["private"] == {"internal": True}
+    # The two services are those of a participant in the coordinator's own file.
+    own = yaml.safe_load(compose_text(load_scenario("cross-industry")))["services"]
+    for service in ("", "-app"):
+        here = [part.replace(ADDRESS, "proxy:8000") for part in plan["services"][f"hospital-c{service}"]["command"]]
+        assert here == [part.replace("hospital-a", "hospital-c") for part in own[f"hospital-a{service}"]["command"]]
     assert f"--superlink={ADDRESS}" in plan["services"]["hospital-c"]["command"]
 
 

@@ -96,8 +96,6 @@ def write_kit(folder: Path, scenario: Scenario, name: str, address: str, authori
         "contract": scenario.contract.sha256(),
         "address": address,
         "version": consortia.__version__,
-        "supernode": "flower-supernode",
-        "launcher": "flower-superexec",
         "key": "with your private key at keys/node.key"
         if has_key
         else f"makes your key; send {name}.pub to the coordinator",
