@@ -13,7 +13,7 @@ from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 
 RESULT_SCHEMA = 1
-_ACCOUNT = ("run", "lifetime", "budget", "delta", "unit", "non_private", "metrics_non_private")
+_ACCOUNT = ("run", "lifetime", "budget", "delta", "lifetime_delta", "unit", "non_private", "metrics_non_private")
 #: What a simulation's record adds from the receipts.
 _SIMULATED = ("units", "classes", "headline", "keeps", "gain", "local_model", "synthetic")
 
@@ -92,6 +92,7 @@ def _participant(
             "lifetime": None,
             "budget": seen["epsilon_budget"],
             "delta": seen["delta"],
+            "lifetime_delta": None,
             "unit": seen["unit"],
             "non_private": seen["non_private"],
             "metrics_non_private": seen["metrics_non_private"],
@@ -153,7 +154,10 @@ def missed_expectations(scenario: Scenario, result: dict[str, Any], folder: Path
                 missed.append(f"{name}: wrote no receipt ({code}); its own log says why")
         account = participant["epsilon"]
         if None not in (account["run"], account["budget"]) and account["run"] > account["budget"] + 1e-6:
-            missed.append(f"{name}: epsilon {account['run']:.3f} exceeds its budget {account['budget']:.3f}")
+            missed.append(
+                f"{name}: run epsilon {account['run']:.3f} (δ {account['delta']:g}, unit {account['unit']}) exceeds its "
+                f"budget {account['budget']:.3f}"
+            )
     classes = [p["classes"] for p in result["participants"].values() if p.get("classes") is not None]
     if classes and max(classes) < 2:
         missed.append(

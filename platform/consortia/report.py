@@ -52,6 +52,10 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
             f"{', '.join(plan.releases)}: {plan.parameters_shared} numbers a round",
         )
     console.print(table)
+    console.print(
+        "ε of one run (PLD) at its δ, adding or removing one unit: a record, or what the participant's policy names.",
+        highlight=False,
+    )
     for plan in plans:
         for warning in plan.warnings:
             console.print(f"[yellow]warning[/] {plan.name}: {warning}")
@@ -117,9 +121,10 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
     accounts = [seat["epsilon"] for seat in result["participants"].values()]
     units = ", ".join(sorted({a["unit"] for a in accounts if a["unit"]})) or "–"
     deltas = ", ".join(f"{d:g}" for d in sorted({a["delta"] for a in accounts}))
+    lifetimes = sorted({a["lifetime_delta"] for a in accounts if a.get("lifetime_delta") is not None})
     console.print(
         f"ε counts the training releases of this run (PLD), δ = {deltas}, unit: {units}, add/remove one; "
-        "lifetime: all runs of the data set in this ledger.",
+        f"lifetime: all runs of the data set in this ledger{_at(lifetimes)}.",
         highlight=False,
     )
     if simulation:
@@ -140,6 +145,10 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
         for name, seat in result["participants"].items():
             for failure in seat["failures"][-3:]:
                 console.print(f"  round {failure['round']} {name}: {failure['code']} {failure['detail']}", markup=False)
+
+
+def _at(deltas: list[float]) -> str:
+    return f" (PLD estimate at δ = {', '.join(f'{d:g}' for d in deltas)})" if deltas else ""
 
 
 def refusal_hint(result: dict[str, Any]) -> str | None:
@@ -231,7 +240,7 @@ class Watch(AbstractContextManager[None]):
         text = f"round {last['round']}, {len(last['replies'])} of {len(self._job.homes)} replied"
         if (metric := self._metric()) is not None:
             text += f", validation {metric}"
-        text += f", ε so far {self._epsilon(last['round'])}"
+        text += f", run ε so far {self._epsilon(last['round'])}"
         self._progress.update(self._task, completed=last["round"], description=text)
         if not self._console.is_terminal and (last["round"] == total or last["round"] % max(1, total // 5) == 0):
             self._console.print(f"{text} ({last['round']}/{total})", highlight=False)
@@ -268,7 +277,8 @@ class Watch(AbstractContextManager[None]):
                 unit="record",
             )
             values.append(epsilon([event], seat.delta, grid=1e-3))
-        return f"{min(values):.2f}–{max(values):.2f}"
+        deltas = ", ".join(f"{d:g}" for d in sorted({seat.delta for seat in self._job.scenario.roster}))
+        return f"{min(values):.2f}–{max(values):.2f} (δ {deltas}, add/remove one unit)"
 
 
 def wait_hint(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sqlite3
 from pathlib import Path
@@ -137,6 +138,26 @@ def test_an_auditor_recounts_the_export(home: Path, tmp_path: Path, capsys: pyte
     export.write_text(json.dumps(data))
     assert RECOUNT([str(export)]) == 1
     assert "does not follow" in capsys.readouterr().out
+
+
+def test_every_printed_epsilon_names_unit_delta_and_horizon(home: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "runs")
+    homes = ["--home", str(home)]
+    for command, horizon in (
+        (["check", "linear", "--epsilon", "1"], "run"),
+        (["run", "linear", "--epsilon", "1", "--out", out], "lifetime"),
+        (["budget", "show", "line-a", *homes], "lifetime"),
+        (["budget", "history", "line-a", *homes], "run"),
+        (["budget", "set", "line-a", "--run", "0.5", *homes], "run"),
+        (["budget", "plan", "linear", "--seeds", "0", "--epsilon", "1"], "run"),
+    ):
+        said = CliRunner().invoke(APP, command, env={"COLUMNS": "200"}).output
+        assert "ε" in said
+        for word in ("δ", "unit", "add", "remov", horizon):
+            assert word in said, (command, word)
+        for line in said.splitlines():
+            if "so far" in line:
+                assert re.search(r"run ε so far [\d.–]+ \(δ 1e-05, add/remove one unit\)", line), line
 
 
 def test_an_edited_ledger_is_not_exported(home: Path) -> None:
