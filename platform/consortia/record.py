@@ -155,8 +155,8 @@ def missed_expectations(scenario: Scenario, result: dict[str, Any], folder: Path
         account = participant["epsilon"]
         if None not in (account["run"], account["budget"]) and account["run"] > account["budget"] + 1e-6:
             missed.append(
-                f"{name}: run epsilon {account['run']:.3f} (δ {account['delta']:g}, unit {account['unit']}) exceeds its "
-                f"budget {account['budget']:.3f}"
+                f"{name}: run epsilon {account['run']:.3f} (δ {account['delta']:g}, unit {account['unit']}) exceeds "
+                f"its budget {account['budget']:.3f}"
             )
     classes = [p["classes"] for p in result["participants"].values() if p.get("classes") is not None]
     if classes and max(classes) < 2:

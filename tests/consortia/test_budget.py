@@ -140,6 +140,7 @@ def test_an_auditor_recounts_the_export(home: Path, tmp_path: Path, capsys: pyte
     assert "does not follow" in capsys.readouterr().out
 
 
+@pytest.mark.end_to_end
 def test_every_printed_epsilon_names_unit_delta_and_horizon(home: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "runs")
     homes = ["--home", str(home)]
