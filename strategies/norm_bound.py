@@ -4,6 +4,12 @@ Sun et al., "Can You Really Backdoor Federated Learning?", 2019, section 5 (norm
 threshold is not tuned: under DP-SGD with public clip C, learning rate, steps and sigma, an honest change cannot be
 longer than `honest_norm` except with probability 1e-6.
 
+That bound is what an honest change can be at worst: all gradients in one direction. `relative` tightens it to what the
+others do: a change is measured as a share of its own bound (of 1 where a participant is non-private), and may be at
+most `relative` times the median share. The median is an honest one's or between two, so an attacker is no louder than
+a typical participant of its size and sigma, whatever it sends; and since directions are not compared, an honest
+participant that is alone with its kind of rows is shortened to that length at most and never left out.
+
 Meaningful for n >= 2f + 1 participants with f attackers, whose weights must sum to less than one half: then the
 attackers together move the mean by less than half the bound. It bounds an attack, it does not remove it.
 """
@@ -73,6 +79,16 @@ def bounded(changes: Tensor, bounds: Tensor) -> Tensor:
     return changes * scale[:, None]
 
 
+def relative_bounds(changes: Tensor, bounds: Tensor, relative: float) -> Tensor:
+    """Return bounds (n,) so that no row of (n, n_coordinates) has more than `relative` times the median share.
+
+    Rows without a finite bound are measured against 1; of an even number the lower median counts.
+    """
+    units = torch.where(bounds.isfinite(), bounds, torch.ones_like(bounds))
+    shares = changes.norm(dim=1) / units.clamp_min(1e-300)
+    return units * relative * shares.median()
+
+
 @dataclass(frozen=True, kw_only=True)
 class NormBound(Robust):
     """The weighted mean of changes shortened to what an honest one can be.
@@ -80,20 +96,26 @@ class NormBound(Robust):
     Parameters
     ----------
     norm : float
-        An explicit bound on top; 0 means none, and then every participant must train under DP.
+        An explicit bound on top; 0 means none.
+    relative : float
+        The largest share of its own bound that a change may have, in medians of the group; 0 means no such limit.
+        Without `norm` and `relative` every participant must train under DP.
     """
 
     norm: float = 0.0
+    relative: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.norm, bool) or not 0 <= self.norm < math.inf:
             raise ValueError(f"norm: wanted a finite number >= 0, got {self.norm!r}")
+        if isinstance(self.relative, bool) or not 0 <= self.relative < math.inf:
+            raise ValueError(f"relative: wanted a finite number >= 0, got {self.relative!r}")
 
     @property
     def fit(self) -> Fit:
         """See `strategies.base.Strategy.fit`."""
-        return Fit(weights="minority", per_attacker=2, bound="uses" if self.norm else "needs")
+        return Fit(weights="minority", per_attacker=2, bound="uses" if self.norm or self.relative else "needs")
 
     def aggregate(
         self, current: State, updates: Sequence[Update], memory: State
@@ -102,8 +124,13 @@ class NormBound(Robust):
         self.check_enough(len(updates))
         states = [u.state for u in updates]
         bounds = torch.tensor([min(u.bound, self.norm or math.inf) for u in updates], dtype=torch.float64)
+        changes = centred(current, states)
+        if self.relative:
+            bounds = torch.minimum(bounds, relative_bounds(changes, bounds, self.relative))
         if not bool(bounds.isfinite().all()):
-            raise ValueError("updates: wanted a finite bound of each; set norm or let every participant train under DP")
+            raise ValueError(
+                "updates: wanted a finite bound of each; set relative or norm, or let every participant train under DP"
+            )
         weights = torch.tensor([u.weight for u in updates], dtype=torch.float64)
-        changes = bounded(centred(current, states), bounds)
+        changes = bounded(changes, bounds)
         return moved(current, (weights[:, None] * changes).sum(0) / weights.sum(), states), {}

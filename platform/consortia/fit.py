@@ -63,7 +63,7 @@ def _problems(scenario: Scenario, group: str, seats: list[Seat]) -> list[str]:
     if open_ended:
         found.append(
             f"{where}: wanted a bound of every honest update, got non-private participants "
-            f"({', '.join(open_ended)}), whose gradients nobody clips; set options.norm"
+            f"({', '.join(open_ended)}), whose gradients nobody clips; set options.relative or options.norm"
         )
     private = [seat.name for seat in seats if not seat.non_private] if fit.loss else []
     if private:
