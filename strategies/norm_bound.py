@@ -86,7 +86,8 @@ def relative_bounds(changes: Tensor, bounds: Tensor, relative: float) -> Tensor:
     """
     units = torch.where(bounds.isfinite(), bounds, torch.ones_like(bounds))
     shares = changes.norm(dim=1) / units.clamp_min(1e-300)
-    return units * relative * shares.median()
+    limits: Tensor = units * relative * shares.median()
+    return limits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from consortia.aggregation import attackers_of, outweighed, weights_of
 from consortia.errors import InputError
 from consortia.scenario import Scenario, Seat
+from strategies.base import TakesTurns
 
 
 def groups_of(scenario: Scenario) -> dict[str, list[Seat]]:
@@ -71,4 +72,44 @@ def _problems(scenario: Scenario, group: str, seats: list[Seat]) -> list[str]:
             f"{where}: wanted non-private participants, since it needs an exact training loss, got budgets of "
             f"{', '.join(private)}; take 'fedavg'"
         )
+    return found
+
+
+def fits_with(scenario: Scenario) -> dict[str, str]:
+    """Return what the strategy fits with, in words: weights, DP, secure sums, rounds in which some are missing."""
+    strategy = scenario.contract.strategy.strategy()
+    fit, attackers = strategy.fit, attackers_of(strategy)
+    weights = {"any": "any", "equal": "equal only", "minority": f"the {attackers} heaviest below one half"}[fit.weights]
+    dp = "no: it needs an exact training loss" if fit.loss else "yes"
+    if fit.bound == "needs":
+        dp = "only: its bound comes from clip and noise"
+    least = strategy.minimum_participants
+    missing = "yes" if least == 1 else f"while {least} of a group answer; otherwise it keeps its model"
+    return {
+        "weights": weights,
+        "differential privacy": dp,
+        "secure sum": "yes" if fit.sum_only else "no: it looks at each update",
+        "missing replies": "one participant a round" if isinstance(strategy, TakesTurns) else missing,
+    }
+
+
+def cautions(scenario: Scenario) -> list[str]:
+    """Return what may be run but should be known before: one line for each group and reason."""
+    strategy = scenario.contract.strategy.strategy()
+    attackers, least = attackers_of(strategy), strategy.minimum_participants
+    found = []
+    for group, seats in sorted(groups_of(scenario).items()):
+        where = f"{scenario.contract.strategy.name} in {'the consortium' if group == '*' else 'industry ' + group}"
+        spare = len(seats) - least
+        if attackers and 0 <= spare < attackers:
+            found.append(
+                f"{where}: {len(seats)} participants, and it needs {least}: {spare + 1} that send nothing usable stop "
+                "its training; take a strategy that needs fewer, or share with more"
+            )
+        private = [seat.name for seat in seats if not seat.non_private]
+        if isinstance(strategy, TakesTurns) and len(seats) > 1 and private:
+            found.append(
+                f"{where}: sigma is solved for all rounds, and each of {len(seats)} trains in one of {len(seats)}: "
+                "more noise than its epsilon asks for; take 'fedavg' under DP"
+            )
     return found

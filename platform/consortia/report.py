@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from consortia.engines.base import Job
+from consortia.fit import cautions, fits_with
 from consortia.plan import SeatPlan
 from consortia.scenario import Scenario
 from privacy.accounting import epsilon, solve_noise_multiplier
@@ -36,6 +37,7 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
         f"{contract.rounds} rounds, strategy {contract.strategy.name}, shared: "
         + ", ".join(f"{part} with {getattr(contract.scopes, part)}" for part in ("encoder", "trunk", "head"))
     )
+    console.print("fits with: " + "; ".join(f"{key}: {value}" for key, value in fits_with(scenario).items()))
     table = Table(title="From proposals and declared sizes (a participant's own policy may lower them)")
     for name in ("participant", "industry", "units", "rate q", "steps", "σ", "ε run", "δ", "leaves"):
         table.add_column(name, justify="left" if name in {"participant", "industry", "leaves"} else "right")
@@ -56,6 +58,8 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
         "ε of one run (PLD) at its δ, adding or removing one unit: a record, or what the participant's policy names.",
         highlight=False,
     )
+    for caution in cautions(scenario):
+        console.print(f"[yellow]warning[/] {caution}")
     for plan in plans:
         for warning in plan.warnings:
             console.print(f"[yellow]warning[/] {plan.name}: {warning}")

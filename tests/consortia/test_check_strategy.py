@@ -24,6 +24,7 @@ ALL = {
     **{f"torch {name}": make("server-optimizer", options={"optimizer": name}) for name in OPTIMIZERS},
     "fedavgm": make("fedavg", server_learning_rate=0.5, server_momentum=0.9),
     "norm-bound by contract": make("norm-bound"),
+    "norm-bound by the median": make("norm-bound", options={"relative": 1.2}),
     "two attackers": make("trimmed-mean", options={"attackers": 2}),
     "krum, two attackers": make("krum", options={"attackers": 2}),
 }

@@ -17,6 +17,7 @@ from consortia.checkpoint import Checkpoint, load_latest
 from consortia.coordinator import Coordinator
 from consortia.errors import InputError
 from consortia.exchange import CONTROL, check_like, for_participant, initial_groups
+from consortia.fit import cautions, fits_with
 from consortia.participant import handle
 from consortia.plan import make_plans
 from consortia.policy import load_policy
@@ -312,8 +313,41 @@ def test_what_does_not_fit_is_refused_before_a_run(scenario: str, keys: dict[str
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scenario", ["linear", "cross-industry"])
+def test_a_group_of_two_fits_no_robust_strategy(name: str, scenario: str) -> None:
+    keys = {**CHOICES[name], "name": name, "scenario": scenario}
+    if name == "fedprox":
+        keys["options"] = {"mu": 0.1}
+    built = _scenario(**keys).with_overrides(epsilon=["inf"])
+    if built.contract.strategy.strategy().fit.per_attacker:
+        with pytest.raises(InputError, match="wanted at least"):
+            make_plans(built)
+    else:
+        make_plans(built)
+
+
+def test_check_says_what_fits_with_what_and_what_may_stop_it() -> None:
+    krum = _scenario("krum")
+    assert fits_with(krum) == {
+        "weights": "equal only",
+        "differential privacy": "yes",
+        "secure sum": "no: it looks at each update",
+        "missing replies": "while 5 of a group answer; otherwise it keeps its model",
+    }
+    assert fits_with(_scenario("fedavg"))["secure sum"] == "yes"
+    assert fits_with(_scenario("qfedavg").with_overrides(epsilon=["inf"]))["differential privacy"].startswith("no")
+    assert fits_with(_scenario("norm-bound"))["differential privacy"].startswith("only")
+    (line,) = cautions(krum)
+    assert "5 participants, and it needs 5: 1 that send nothing usable stop its training" in line
+    assert cautions(_scenario("median")) == []
+    (line,) = cautions(_scenario("cyclic"))
+    assert "sigma is solved for all rounds" in line
+    assert cautions(_scenario("cyclic").with_overrides(epsilon=["inf"])) == []
+
+
 def test_norm_bounding_needs_private_participants_or_a_norm() -> None:
-    with pytest.raises(InputError, match=r"non-private participants \(new-car\).*set options.norm"):
+    with pytest.raises(InputError, match=r"non-private participants \(new-car\).*set options.relative or options.norm"):
         make_plans(_scenario("norm-bound").with_overrides(epsilon=["new-car=inf"]))
     make_plans(_scenario("norm-bound", options={"norm": 2.0}).with_overrides(epsilon=["new-car=inf"]))
 

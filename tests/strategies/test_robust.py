@@ -14,6 +14,7 @@ from torch import Tensor
 from privacy.dp_sgd import DpSgdPlan, train_private
 from privacy.randomness import fresh_generator
 from strategies.base import Robust, Update
+from strategies.bulyan import Bulyan
 from strategies.geometric_median import GeometricMedian, geometric_median
 from strategies.krum import Krum, MultiKrum, scores, select
 from strategies.median import Median
@@ -119,6 +120,22 @@ def test_norm_bound_by_hand() -> None:
         NormBound().aggregate({"w": torch.zeros(1)}, _updates([1.0], [1.0], [1.0]), {})
 
 
+def test_relative_bounds_by_hand() -> None:
+    # Bounds 10, 10 and 20; norms 5, 1 and 100 are shares of .5, .1 and 5; median .5. At 1.2 medians nobody has more
+    # than .6: 5 and 1 are short enough, 100 becomes .6 x 20 = 12. Mean of 5, 1 and 12.
+    values = ([5.0], [1.0], [100.0])
+    updates = [
+        Update(f"p{i}", {"w": torch.tensor(v, dtype=torch.float64)}, 1 / 3, bound=b)
+        for i, (v, b) in enumerate(zip(values, (10.0, 10.0, 20.0), strict=True))
+    ]
+    assert _new(NormBound(relative=1.2), updates) == pytest.approx([18 / 3])
+    # Non-private ones are measured against 1: shares 5, 1 and 100, at most 6.
+    assert _new(NormBound(relative=1.2), _updates(*values)) == pytest.approx([(5 + 1 + 6) / 3])
+    # Whatever the attacker sends, honest ones keep at least their length's share and the mean moves by a third of 6.
+    for size in (1e3, 1e6):
+        assert _new(NormBound(relative=1.2), _updates([5.0], [1.0], [size])) == pytest.approx([4.0])
+
+
 def test_honest_norm_by_hand() -> None:
     # q = 1 draws exactly n units: eta T C without noise.
     terms = {"clip": 2.0, "learning_rate": 0.5, "steps": 3, "sampling_rate": 1.0, "units": 100, "coordinates": 4}
@@ -171,6 +188,8 @@ def test_real_dp_sgd_stays_within_the_bound(momentum: float) -> None:
         (TrimmedMean(attackers=2), 5),
         (GeometricMedian(), 3),
         (NormBound(norm=1.0), 3),
+        (Bulyan(), 7),
+        (Bulyan(attackers=2), 11),
         (Krum(), 5),
         (Krum(attackers=3), 9),
         (MultiKrum(), 5),

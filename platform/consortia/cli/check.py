@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from consortia.cli import out
+from consortia.fit import cautions, fits_with
 from consortia.plan import make_plans
 from consortia.report import print_plan
 from consortia.scenario import load_scenario
@@ -32,6 +33,8 @@ def check(
             "scenario": loaded.name,
             "contract_sha256": loaded.contract.sha256(),
             "rounds": loaded.contract.rounds,
+            "strategy": {"name": loaded.contract.strategy.name, "fits_with": fits_with(loaded)},
+            "warnings": cautions(loaded),
             "participants": [dataclasses.asdict(plan) for plan in plans],
         }
         typer.echo(json.dumps(data, indent=1))
