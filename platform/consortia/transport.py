@@ -7,7 +7,7 @@ reply to an older attempt is recognised instead of mistaken.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -20,6 +20,8 @@ FIELD = "envelope"
 
 _FIRST_POLL = 0.001
 _SLOWEST_POLL = 0.1
+#: Seconds by which a heartbeat may be late before its SuperNode counts as gone.
+_LATE = 10.0
 
 
 def pack(data: bytes) -> RecordDict:
@@ -56,9 +58,7 @@ class GridExchange:
     def _wait_for_nodes(self, names: Sequence[str], seconds: float) -> dict[str, int]:
         end = time.monotonic() + seconds
         while True:
-            nodes = self._grid.get_nodes()
-            # A grid in this process has no status: everybody is there.
-            found = {n.name: n.node_id for n in nodes if n.name in names and n.status in {"", "online"}}
+            found = self._online(names)
             if len(found) == len(names) or time.monotonic() > end:
                 break
             time.sleep(_SLOWEST_POLL)
@@ -69,8 +69,29 @@ class GridExchange:
             )
         return found
 
+    def _online(self, names: Collection[str]) -> dict[str, int]:
+        """Return the nodes of those who are there.
+
+        A SuperLink calls a SuperNode online for up to two of its heartbeat intervals after the last one. Here one that
+        missed a heartbeat is not there: waiting for it now is cheaper than a round that waits for its answer.
+        """
+        now = time.time()
+        return {
+            node.name: node.node_id
+            for node in self._grid.get_nodes()
+            # A grid in this process has no status: everybody is there.
+            if node.name in names
+            and (
+                not node.status
+                or (node.status == "online" and node.online_until - now > node.heartbeat_interval - _LATE)
+            )
+        }
+
     def __call__(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
         """Send each envelope and return what came within `deadline` seconds."""
+        if late := [name for name in envelopes if name not in self._nodes]:
+            self._nodes |= self._online(late)
+            self._names = {node: name for name, node in self._nodes.items()}
         answers = [Answer(name, None, "NOT_JOINED") for name in envelopes if name not in self._nodes]
         messages = [
             Message(pack(data), self._nodes[name], kind, ttl=deadline + 60)
