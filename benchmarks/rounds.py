@@ -4,13 +4,14 @@
 
 Both run the six participants of `cross-industry` with one local step, as real processes on loopback with TLS and node
 authentication: a SuperLink, and for each participant a SuperNode and what answers its messages. *Ours* is what
-`consortia run --engine flower` starts. *Stock* is the same ServerApp and ClientApp under Flower's own commands: `flower-supernode`
-with its SuperExec, one `flwr-clientapp` process for each message, Flower's own waits. (The stock ServerApp still pushes and
-pulls by itself, which is part of the app: with Flower's `send_and_receive` it would be slower.)
+`consortia run --engine flower` starts. *Stock* is the same ServerApp and ClientApp under Flower's own commands:
+`flower-supernode` with its SuperExec, one `flwr-clientapp` process for each message, Flower's own waits. (The stock
+ServerApp still pushes and pulls by itself, as part of the app; Flower's `send_and_receive` would make it slower.)
 
 A round's seconds above training are the coordinator's seconds for the round less the longest training step of a
-participant in it. The first round is left out: σ is solved and first imports happen there. The ratio is stock's median over
-ours; its bounds put stock's quartiles over ours crosswise. CPU seconds are those of all processes together, per round.
+participant in it; reading and checking the rows counts as overhead. The first round is left out: σ is solved there. The
+ratio is stock's median over ours; its bounds put stock's quartiles over ours crosswise. CPU seconds are those of all
+processes together, per round.
 """
 
 from __future__ import annotations

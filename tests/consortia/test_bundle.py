@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 from pathlib import Path
 
 import pytest
 import tomli_w
+from hostile_bundles import COMPONENTS, fab
 
 from consortia.deploy import bundle
-from consortia.deploy.bundle import COMPONENTS, check_announced, check_bundle
+from consortia.deploy.bundle import check_announced, check_bundle
 from consortia.errors import RefusedError
 from consortia.policy import load_policy
 from consortia.scenario import load_scenario
@@ -26,18 +26,6 @@ def project(**components: str) -> bytes:
     """Return pyproject.toml, naming other components where given."""
     app = {**PROJECT["tool"]["flwr"]["app"], "components": {**COMPONENTS, **components}}
     return tomli_w.dumps({**PROJECT, "tool": {"flwr": {"app": app}}}).encode()
-
-
-def fab(files: dict[str, bytes], *, listed: dict[str, bytes] | None = None) -> bytes:
-    """Build a bundle as `flwr build` does: the files and a manifest of `path,sha256,bits`."""
-    named = files if listed is None else listed
-    lines = [f"{name},{hashlib.sha256(data).hexdigest()},{len(data) * 8}" for name, data in named.items()]
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-        archive.writestr(".info/CONTENT", "\n".join(lines))
-    return buffer.getvalue()
 
 
 GOOD = {"pyproject.toml": project(), "scenarios/linear.toml": b'name = "linear"\n'}

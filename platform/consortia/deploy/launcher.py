@@ -18,6 +18,7 @@ Guarantees
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import logging
@@ -53,9 +54,14 @@ def warm() -> None:
     import torch
 
     from clients import registry
+    from clients.dataset import prepare
+    from clients.errors import ClientError
+    from clients.sources import parse_source, read
 
     for name in registry.names():
-        registry.get(name)
+        client = registry.get(name)
+        with contextlib.suppress(ClientError):  # a client without synthetic rows is only slower the first time
+            prepare(client, read(parse_source("synthetic:40"), client, client.sites[0], 0), quarantine_threshold=1.0)
     for module in _LAZY:
         importlib.import_module(module)
     torch.set_num_threads(1)
@@ -70,8 +76,8 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     if not options.root_certificates and not options.insecure:
         raise InputError("launcher: wanted --root-certificates FILE (or --insecure on a loopback address), got neither")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("consortia").setLevel(logging.INFO)
     # Read when they are loaded: no threads of theirs before a fork.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", JE_ARROW_MALLOC_CONF="background_thread:false")
 
