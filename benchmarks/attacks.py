@@ -1,6 +1,6 @@
 """One attacker of seven: strategies x attacks x final AUC, with DP noise and without.
 
-    python benchmarks/attacks.py --data ../shared/data [--seeds 3] [--rounds 20] [--strategies median krum] [--json]
+    python benchmarks/attacks.py --data ../shared/data [--seeds 3] [--rounds 20] [--strategies krum] [--noise dp]
 
 Seven banks that lend for different purposes (German credit; synthetic rows without --data), 50 to 280 loans each, the
 committed terms of the scenario `banks`. The coordinator, its validation and the aggregation are the platform's;
@@ -314,11 +314,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--noise", choices=("none", "dp", "both"), default="both")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows, missed = [], []
-    for private in (False, True):
+    for private in {"none": (False,), "dp": (True,), "both": (False, True)}[options.noise]:
         for name in options.strategies:
             terms = STRATEGIES[name]
             auc: dict[str, float] = {}

@@ -50,3 +50,24 @@ def test_fedavgm_by_hand() -> None:
 def test_unknown_strategy_is_named() -> None:
     with pytest.raises(ValueError, match="fedavg, fedsgd"):
         make("fedmagic", server_learning_rate=1.0, server_momentum=0.0)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedsgd", "fednova"])
+def test_two_clients_recover_the_slope_of_y_is_2x(name: str) -> None:
+    # y = 2x on x = 1..5 at one client and 5..9 at the other; gradient descent on the mean squared error from 0. Both
+    # clients' own optimum is 2, so every mean of them is.
+    x = [torch.arange(1.0, 6.0), torch.arange(5.0, 10.0)]
+    strategy = make(name, server_learning_rate=0.01 if name == "fedsgd" else 1.0)
+    theta, memory = {"w": torch.zeros(1)}, {}
+    for _ in range(100):
+        updates = []
+        for i, values in enumerate(x):
+            w = theta["w"].clone()
+            for _ in range(5):
+                gradient = 2 * (values * (w * values - 2 * values)).mean()
+                w = gradient.reshape(1) if strategy.fit.gradient else w - 0.01 * gradient
+                if strategy.fit.gradient:
+                    break
+            updates.append(Update(f"p{i}", {"w": w}, 0.5, steps=5.0))
+        theta, memory = strategy.aggregate(theta, updates, memory)
+    assert theta["w"].item() == pytest.approx(2.0, abs=1e-5)
