@@ -4,6 +4,8 @@ Guarantees
 ----------
 * A release without an event of the ledger and without a place on the list of public constants is refused.
 * A release whose kind the owner's policy does not allow is refused.
+* A release is typed: its kind says which mechanism may have made it and from which partition (`KINDS`). Early stopping
+  and calibration curves read a released histogram; they are no release of their own.
 * A `private` parameter cannot be put into a reply; neither can a parameter that the scope list lacks.
 * A tensor that is not finite is refused: it would tell that something happened to the data.
 """
@@ -12,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from privacy.errors import ReleaseRefusedError
-from privacy.events import Event
+from privacy.events import Event, GaussianRelease, LaplaceRelease, NonPrivate, PoissonGaussian
 
 #: What may cross without an event: functions of the policy, the plan and the message alone, never of rows.
 PUBLIC_CONSTANTS = frozenset(
@@ -37,6 +40,12 @@ PUBLIC_CONSTANTS = frozenset(
         "unit",
         "non_private",
         "metrics_non_private",
+        "metrics_mechanism",
+        "metrics_multiplier",
+        "metrics_rows_per_unit",
+        "metrics_partition",
+        "metrics_epsilon",
+        "metrics_delta",
         "scopes",
         # The link of the reservation in the ledger's hash chain. The counter counts what the ledger wrote for messages
         # and decisions of the owner; the head is a hash, salted with 256 secret bits, of constants, events and hashes
@@ -48,13 +57,44 @@ PUBLIC_CONSTANTS = frozenset(
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What a kind of release may be.
+
+    Attributes
+    ----------
+    events : tuple of type
+        Events that can back it.
+    partitions : tuple of str
+        Partitions that it may read.
+    prefix : str
+        What the names of its tensors begin with; "" for parameters, whose names the scope list has.
+    allowed_as : str
+        The word of the policy's `allow.releases` that covers it, when it is not the kind's own name.
+    """
+
+    events: tuple[type, ...]
+    partitions: tuple[str, ...]
+    prefix: str = ""
+    allowed_as: str = ""
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "update": Kind((PoissonGaussian, NonPrivate), ("train",)),
+        "metrics": Kind((LaplaceRelease, GaussianRelease, NonPrivate), ("validation", "evaluation"), "metrics."),
+        "loss": Kind((LaplaceRelease, GaussianRelease, NonPrivate), ("train",), "loss/", allowed_as="metrics"),
+    }
+)
+
+
+@dataclass(frozen=True)
 class Release:
     """Something that leaves.
 
     Attributes
     ----------
     kind : str
-        "update" or "metrics"; the policy allows or forbids the kind.
+        One of `KINDS`; the policy allows or forbids the kind.
     tensors : mapping of str to Tensor
         What leaves, by name.
     event : Event
@@ -85,7 +125,7 @@ def gate(
     allowed : collection of str
         Release kinds of the owner's policy.
     charged : collection of Event
-        The events reserved in the ledger for this very reply.
+        The events reserved in the ledger for this very reply; each pays for one release.
     shared : collection of str
         Names of the parameters whose scope is not private.
 
@@ -97,12 +137,20 @@ def gate(
     if unknown := sorted(set(header) - PUBLIC_CONSTANTS):
         raise ReleaseRefusedError(f"header keys without an event: {', '.join(unknown)}; give each an event")
     out: dict[str, Tensor] = {}
+    paid = list(charged)
     for release in releases:
-        if release.kind not in allowed:
+        terms = KINDS.get(release.kind)
+        if terms is None:
+            raise ReleaseRefusedError(f"release {release.kind!r}: wanted one of {', '.join(KINDS)}")
+        if (terms.allowed_as or release.kind) not in allowed:
             raise ReleaseRefusedError(f"allow.releases: {release.kind!r} is not allowed by the policy")
-        if release.event is None or release.event not in charged:
+        if release.event is None or release.event not in paid:
             raise ReleaseRefusedError(f"release {release.kind!r} has no event in the ledger; reserve it first")
+        paid.remove(release.event)
+        _check_type(release.kind, terms, release.event)
         for name, tensor in release.tensors.items():
+            if not name.startswith(terms.prefix):
+                raise ReleaseRefusedError(f"release {release.kind!r}: {name!r} is not of that kind")
             if release.kind == "update" and name not in shared:
                 raise ReleaseRefusedError(f"parameter {name!r} is private or unknown; it never leaves")
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -111,3 +159,11 @@ def gate(
                 raise ReleaseRefusedError(f"{name!r} would leave twice")
             out[name] = tensor
     return out
+
+
+def _check_type(kind: str, terms: Kind, event: Event) -> None:
+    """Refuse a release that another mechanism made, or that read another partition, than its kind allows."""
+    if not isinstance(event, terms.events) or event.partition not in terms.partitions:
+        raise ReleaseRefusedError(
+            f"release {kind!r}: a {type(event).__name__} of the {event.partition} partition cannot back it"
+        )

@@ -3,8 +3,8 @@
 Every event is stated under the relation *add or remove one unit*, except those of the vertical mode, where the set
 of rows is fixed and disclosed by an intersection: *change one label* and *replace one row*. Events of different
 relations are never composed. An event says which partition of the
-data it read: ``train`` and ``evaluation`` hold disjoint units (splits are by a keyed hash of the unit), so
-the two compose in parallel.
+data it read: ``train``, ``validation`` and ``evaluation`` (test) hold disjoint units (splits are by a keyed hash
+of the unit), so they compose in parallel.
 """
 
 import math
@@ -36,7 +36,7 @@ RELATION: Final = "add_or_remove_one"
 #: What neighbours differ in where the set of rows is fixed by an intersection (vertical mode).
 CHANGE_LABEL: Final = "change_one_label"
 REPLACE_ROW: Final = "replace_one_row"
-PARTITIONS: Final = ("train", "evaluation")
+PARTITIONS: Final = ("train", "validation", "evaluation")
 
 
 def _positive(name: str, value: object) -> None:

@@ -1,13 +1,14 @@
 """From validated replies to the next shared parameters: who is averaged with whom, with which public numbers.
 
-Weights, bounds and steps come from the contract and the roster, never from a reply: a claim of 1e12 rows or of an
-enormous sigma has no field to stand in.
+Weights, bounds and steps come from the contract and the roster: a claim of 1e12 rows has no field to stand in. The one
+number of a reply that counts is a declared sigma under `weighting = "information"`, and it can only lower a weight.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -19,13 +20,76 @@ from privacy.accounting import solve_noise_multiplier
 from strategies.arithmetic import capped_weights
 from strategies.base import Controlled, Strategy, TakesTurns, Update
 from strategies.fednova import effective_steps
+from strategies.information import flat_change, information_weights, noise_variance
 from strategies.norm_bound import honest_norm
 
 
 def weights_of(contract: Contract, seats: Iterable[Seat]) -> list[float]:
-    """Return the capped weights of the seats of one group."""
+    """Return the capped weights of the seats of one group, as far as they are known before a run."""
+    seats = list(seats)
     terms = contract.strategy
-    return capped_weights([1.0 if terms.weighting == "equal" else float(s.units) for s in seats], terms.weight_cap)
+    if terms.weighting == "information":
+        nothing = [torch.zeros(0, dtype=torch.float64)] * len(seats)
+        return information_weights(nothing, _variances(contract, seats, {}), _sizes(seats), terms.weight_cap)
+    return capped_weights([1.0] * len(seats) if terms.weighting == "equal" else _sizes(seats), terms.weight_cap)
+
+
+def _sizes(seats: Iterable[Seat]) -> list[float]:
+    return [float(seat.units) for seat in seats]
+
+
+def _round_weights(
+    contract: Contract, seats: list[Seat], current: State, states: list[State], declared: Mapping[str, float]
+) -> list[float]:
+    """Return the weights of one group's replies in this round."""
+    if contract.strategy.weighting != "information":
+        return weights_of(contract, seats)
+    gradient = contract.strategy.strategy().fit.gradient
+    start = {name: torch.zeros_like(tensor) for name, tensor in current.items()} if gradient else current
+    changes = [flat_change(start, state) for state in states]
+    variances = _variances(contract, seats, declared)
+    return information_weights(changes, variances, _sizes(seats), contract.strategy.weight_cap)
+
+
+def _variances(contract: Contract, seats: Iterable[Seat], declared: Mapping[str, float]) -> list[float]:
+    """Return the noise variance of every seat's update, per coordinate.
+
+    sigma is what the reply declares, but at least the one that the seat's proposal needs: a participant whose policy
+    allows less says so and is believed; one that understates its noise weighs what its proposal is worth.
+    """
+    gradient = contract.strategy.strategy().fit.gradient
+    variances = []
+    for seat in seats:
+        rules = contract.industries[seat.industry]
+        variances.append(
+            noise_variance(
+                noise_multiplier=max(_proposed_sigma(contract, seat), declared.get(seat.name, 0.0)),
+                clip=rules.clip,
+                learning_rate=1.0 if gradient else rules.learning_rate,
+                steps=rules.local_steps,
+                sampling_rate=rules.sampling_rate,
+                units=_training_units(contract, seat),
+                momentum=rules.momentum,
+            )
+        )
+    return variances
+
+
+def _training_units(contract: Contract, seat: Seat) -> int:
+    return max(1, round(seat.units * contract.split.train))
+
+
+def _proposed_sigma(contract: Contract, seat: Seat) -> float:
+    """Return the noise multiplier that the seat's proposal needs for the whole run; 0 when non-private."""
+    if seat.non_private:
+        return 0.0
+    rules = contract.industries[seat.industry]
+    return solve_noise_multiplier(
+        epsilon=seat.epsilon,
+        delta=seat.delta,
+        sampling_rate=rules.sampling_rate,
+        steps=rules.local_steps * contract.rounds,
+    )
 
 
 def outweighed(strategy: Strategy, weights: Sequence[float]) -> bool:
@@ -40,11 +104,22 @@ def attackers_of(strategy: Strategy) -> int:
 
 
 def aggregate(
-    scenario: Scenario, strategy: Strategy, state: Checkpoint, accepted: Mapping[str, State]
+    scenario: Scenario,
+    strategy: Strategy,
+    state: Checkpoint,
+    accepted: Mapping[str, State],
+    declared: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[dict[str, State], dict[str, State], list[str]]:
     """Aggregate group by group.
 
     Participants are taken in the order of their names, so that the order of arrival changes no bit.
+
+    Parameters
+    ----------
+    accepted : dict of str to State
+        Validated replies by participant.
+    declared : dict of str to float
+        Noise multipliers that the replies declared; they can only lower a weight.
 
     Returns
     -------
@@ -60,7 +135,8 @@ def aggregate(
         members = members_of(scenario, group, current)
         seats = [seat for seat in members if seat.name in accepted and set(current) <= set(accepted[seat.name])]
         before = state.memory.get(group, {})
-        weights = weights_of(contract, seats) if seats else []
+        states = [{p: accepted[seat.name][p] for p in current} for seat in seats]
+        weights = _round_weights(contract, seats, current, states, declared) if seats else []
         shares = dict(zip((s.name for s in members), weights_of(contract, members), strict=True)) if members else {}
         if len(seats) < max(1, strategy.minimum_participants) or outweighed(strategy, weights):
             groups[group], memory[group] = current, before
@@ -69,7 +145,7 @@ def aggregate(
         updates = [
             Update(
                 seat.name,
-                {p: accepted[seat.name][p] for p in current},
+                reply,
                 weight,
                 bound=honest_bound(contract, seat, current) if strategy.fit.bound != "no" else math.inf,
                 steps=_steps(contract, seat),
@@ -77,7 +153,7 @@ def aggregate(
                 share=shares[seat.name],
                 loss=float(accepted[seat.name].get(LOSS, math.nan)),
             )
-            for seat, weight in zip(seats, weights, strict=True)
+            for seat, reply, weight in zip(seats, states, weights, strict=True)
         ]
         groups[group], memory[group] = strategy.aggregate(current, updates, before)
     return groups, memory, kept
@@ -136,21 +212,15 @@ def honest_bound(contract: Contract, seat: Seat, current: Mapping[str, Tensor]) 
     if seat.non_private:
         return math.inf
     rules = contract.industries[seat.industry]
-    sigma = solve_noise_multiplier(
-        epsilon=seat.epsilon,
-        delta=seat.delta,
-        sampling_rate=rules.sampling_rate,
-        steps=rules.local_steps * contract.rounds,
-    )
     floats = [t.double().flatten() for t in current.values() if t.is_floating_point()]
     flat = torch.cat(floats or [torch.zeros(0, dtype=torch.float64)])
     return honest_norm(
         clip=rules.clip,
         learning_rate=rules.learning_rate,
         steps=rules.local_steps,
-        noise_multiplier=sigma,
+        noise_multiplier=_proposed_sigma(contract, seat),
         sampling_rate=rules.sampling_rate,
-        units=max(1, round(seat.units * contract.split.train)),
+        units=_training_units(contract, seat),
         coordinates=flat.numel(),
         momentum=rules.momentum,
         weight_decay=rules.weight_decay,

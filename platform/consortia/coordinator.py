@@ -23,8 +23,10 @@ from consortia.errors import RunFailedError, WireError
 from consortia.exchange import CONTROL, LOSS, State, check_like, for_participant, initial_groups
 from consortia.heads import Heads
 from consortia.receipt import write_json
-from consortia.reply import check_account, check_loss, check_metrics
+from consortia.received import Received, read, split
+from consortia.reply import check_account, check_loss
 from consortia.scenario import Scenario, Seat
+from consortia.stopping import stopped, watched
 from consortia.wire import Envelope, decode, encode
 from strategies.arithmetic import weighted_mean
 
@@ -57,7 +59,7 @@ class Member:
     bytes_sent: int = 0
     bytes_received: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
-    metrics: dict[str, float] | None = None
+    released: dict[int, Received] = field(default_factory=dict)
     rounds_contributed: int = 0
 
 
@@ -108,7 +110,7 @@ class Coordinator:
         self.heads.learn(state.heads)
         self._event("start", rounds=self.contract.rounds, done=state.round)
         try:
-            while state.round < self.contract.rounds:
+            while state.round < self.contract.rounds and not stopped(self.contract.stopping, self.history):
                 state = self._round(state)
                 save(self.folder, state)
                 self.heads.save()
@@ -129,7 +131,8 @@ class Coordinator:
             if member.state not in _FINAL
         }
         accepted = self._train(number, sent, controls(self.scenario, self.strategy, state))
-        groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted)
+        declared = {name: float(self.members[name].header["noise_multiplier"]) for name in accepted}
+        groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted, declared)
         line = {
             "round": number,
             "seconds": time.perf_counter() - started,
@@ -142,6 +145,11 @@ class Coordinator:
                 if failure["round"] == number
             ],
         }
+        between = {name: m.released[number] for name, m in self.members.items() if number in m.released}
+        if between:
+            line["released"] = {name: received.to_json() for name, received in between.items()}
+            if self.contract.stopping is not None:
+                line["watched"] = watched(self.contract.stopping, between.values())
         self.history.append(line)
         self._event("round", **line)
         mean = self._running_mean(state, number, groups)
@@ -219,7 +227,7 @@ class Coordinator:
         member.bytes_sent += len(answer.data)
         try:
             envelope = decode(answer.data)
-            tensors = self._validate(envelope, kind, number, answer.participant, sent)
+            tensors, received = self._validate(envelope, kind, number, answer.participant, sent)
         except (WireError, ValueError) as error:
             self._fail(answer.participant, number, attempt, "BAD_REPLY", str(error))
             return
@@ -234,9 +242,13 @@ class Coordinator:
             member.header = dict(envelope.header)
             self.heads.take(answer.participant, envelope.header)
             accepted[answer.participant] = tensors
+            if received is not None:
+                member.released[number] = received
             member.rounds_contributed += kind == "train"
 
-    def _validate(self, envelope: Envelope, kind: str, number: int, name: str, sent: Mapping[str, State]) -> State:
+    def _validate(
+        self, envelope: Envelope, kind: str, number: int, name: str, sent: Mapping[str, State]
+    ) -> tuple[State, Received | None]:
         header = envelope.header
         status = header.get("status")
         if header.get("participant") != name:
@@ -244,7 +256,7 @@ class Coordinator:
         if status in _FINAL or status == "FAILED":
             if envelope.tensors:
                 raise ValueError(f"status {status} carries parameters")
-            return {}
+            return {}, None
         wanted = {
             "status": "OK" if kind == "train" else "EVALUATED",
             "kind": kind,
@@ -257,12 +269,14 @@ class Coordinator:
                 raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
         check_account(header)
         anchor_from(dict(header))
+        reply, metrics = split(dict(envelope.tensors))
         if kind == "train":
-            check_like(sent[name], {n: t for n, t in envelope.tensors.items() if n != LOSS})
-            check_loss(self.strategy, envelope.tensors.get(LOSS))
+            check_like(sent[name], {n: t for n, t in reply.items() if n != LOSS})
+            check_loss(self.strategy, reply.get(LOSS))
         else:
-            check_metrics(envelope.tensors, released="metrics" in self.contract.releases)
-        return dict(envelope.tensors)
+            check_like({}, reply)
+        due = self.contract.evaluation.due(kind, number)
+        return reply, read(header, metrics, self.contract, self.members[name].seat.industry, due)
 
     def _fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
         failure = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}
@@ -293,9 +307,7 @@ class Coordinator:
             for name, member in self.members.items()
             if member.state != "REFUSED"
         }
-        for name, metrics in self._ask("evaluate", number, sent).items():
-            if metrics:
-                self.members[name].metrics = {k: float(v.item()) for k, v in metrics.items()}
+        self._ask("evaluate", number, sent)
 
     def _envelope(self, kind: str, number: int, name: str, model: State, control: State) -> bytes:
         seat = self.members[name].seat
@@ -343,6 +355,7 @@ class Coordinator:
 
 def _describe(member: Member) -> dict[str, Any]:
     header = member.header
+    final = next((one for one in member.released.values() if one.partition == "evaluation"), None)
     budget = header.get("epsilon_budget", "null")
     return {
         "industry": member.seat.industry,
@@ -355,6 +368,7 @@ def _describe(member: Member) -> dict[str, Any]:
         "non_private": header.get("non_private") == "true" if header else None,
         "bytes": {"sent": member.bytes_sent, "received": member.bytes_received},
         "failures": member.failures,
-        "metrics": member.metrics,
-        "metrics_non_private": header.get("metrics_non_private") == "true",
+        "metrics": None if final is None else {name: estimate.value for name, estimate in final.estimates.items()},
+        "released": None if final is None else final.to_json(),
+        "metrics_non_private": any(received.exact for received in member.released.values()),
     }

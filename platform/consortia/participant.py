@@ -12,7 +12,6 @@ Guarantees (the design's invariants 1 to 3, 5 and 11)
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
@@ -22,12 +21,11 @@ import time
 import traceback
 
 import safetensors.torch
-from torch import Tensor
 
 from clients import registry
 from clients.errors import ClientError
 from clients.models import FederatedModule
-from consortia import custody, receipt
+from consortia import custody, receipt, side_releases
 from consortia.errors import ConsortiaError, InputError, RefusedError
 from consortia.evaluation import headline, module_scorer, score_metrics
 from consortia.exchange import LOSS, State, build_module, load_state, scope_of, shared_names
@@ -42,6 +40,7 @@ from consortia.local_training import (
 )
 from consortia.policy import DatasetTerms, Policy, check_contract, effective_budget, load_policy
 from consortia.request import Request
+from consortia.side_releases import Due
 from consortia.wire import Envelope, encode, message_key
 from privacy.egress import Release, gate
 from privacy.errors import (
@@ -51,7 +50,7 @@ from privacy.errors import (
     PrivacyError,
     RetriesExhaustedError,
 )
-from privacy.events import Event, NonPrivate
+from privacy.events import Event
 from privacy.ledger import Anchor, Budget, Ledger, Reservation, RunPlan
 
 log = logging.getLogger("consortia.participant")
@@ -127,6 +126,7 @@ class _Round:
         self.dataset = request.proposal.dataset
         self.client = registry.get(request.industry)
         self.anchor: Anchor | None = None
+        self.charged: list[Event] = []
         where = (request.run_id, str(request.round), request.kind, request.industry, self.dataset)
         self.key = message_key(request.tensors, *where, request.contract_json)
 
@@ -136,7 +136,7 @@ class _Round:
         custody.check(self.home, ledger, request.anchor)
         custody.note_budget(ledger, self.policy)
         self.anchor = ledger.anchor(request.run_id)
-        for run_id in (request.run_id, self._metrics_run):
+        for run_id in (request.run_id, side_releases.metrics_run(request.run_id)):
             stored = ledger.reply(run_id, request.round, self.key)
             if stored is not None:
                 return stored
@@ -144,10 +144,6 @@ class _Round:
         if request.kind == "evaluate":
             return self._evaluate(ledger, parts)
         return self._train(ledger, self._plan(ledger), parts)
-
-    @property
-    def _metrics_run(self) -> str:
-        return f"{self.request.run_id}/metrics"  # no message can name it: a run id has no slash
 
     def _lifetime(self, non_private: bool) -> Budget:
         """Return the data set's lifetime budget for a run of that kind.
@@ -184,14 +180,19 @@ class _Round:
         allowance = effective_budget(self.policy, request.proposal, left)
         try:
             plan = make_plan(request.contract, self.terms, self.dataset, request.run_id, allowance)
+            self._open_metrics(ledger, plan)  # first: a run whose metrics cannot be paid for does not start
             return ledger.open_run(plan, self._lifetime(non_private))
         except ContractMismatchError as error:
             raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
         except (BudgetExhaustedError, PlanError) as error:
             raise RefusedError("BUDGET_EXHAUSTED", str(error)) from None
 
+    def _open_metrics(self, ledger: Ledger, plan: RunPlan) -> RunPlan | None:
+        return side_releases.open_metrics(ledger, self.request, plan, self.policy, self.terms)
+
     def _train(self, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
         request = self.request
+        due = side_releases.metrics_due(request, self._open_metrics(ledger, plan), self.policy)
         module = ready_module(
             request.contract,
             request.industry,
@@ -202,7 +203,9 @@ class _Round:
             control=request.control,
         )
         self._note_progress(module, parts)
+        aside = self._reserve_aside(ledger, due)
         reservation = self._reserve(ledger, request.run_id, plan.round_events(), self._lifetime(plan.non_private))
+        beside = self._release(due, module, parts)  # of the model as it came in
         outcome = train_round(
             module,
             request.contract,
@@ -216,11 +219,13 @@ class _Round:
             control=request.control,
         )
         self._keep_private(outcome.private)
-        releases = [Release("update", outcome.update, plan.round_event())]
+        releases = [Release("update", outcome.update, plan.round_event()), *beside]
         if outcome.loss is not None:
-            releases.append(Release("metrics", {LOSS: outcome.loss}, plan.other_events[0]))
-        reply = self._sealed(self._header(plan, "OK"), releases)
+            releases.append(Release("loss", {LOSS: outcome.loss}, plan.other_events[0]))
+        reply = self._sealed(self._header(plan, "OK", due), releases)
         ledger.commit(reservation, reply)
+        if aside is not None:  # killed in between, it stays charged as abandoned; the reply is in the outbox already
+            ledger.commit(aside, reply)
         self._log_round(outcome.report, outcome.seconds)
         return self._sent(ledger, request.run_id)
 
@@ -232,8 +237,18 @@ class _Round:
         except RetriesExhaustedError as error:
             raise RefusedError("RETRIES_EXHAUSTED", str(error)) from None
         self.anchor = reservation.anchor
+        self.charged.extend(events)
         custody.keep(self.home, self.anchor)
         return reservation
+
+    def _reserve_aside(self, ledger: Ledger, due: Due | None) -> Reservation | None:
+        return None if due is None else self._reserve(ledger, due.account.run_id, (due.event,), due.lifetime)
+
+    def _release(self, due: Due | None, module: FederatedModule, parts: Partitions) -> list[Release]:
+        if due is None:
+            return []
+        tensors = side_releases.measure(due, self.request, module, parts, self.terms, self.home.participant)
+        return [Release(due.kind, tensors, due.event)]
 
     def _sealed(self, header: dict[str, str], releases: list[Release]) -> bytes:
         """Return the bytes of a reply, everything in it having passed the release gate."""
@@ -241,7 +256,7 @@ class _Round:
             releases,
             header,
             allowed=self.policy.allow.releases,
-            charged=[release.event for release in releases if release.event is not None],
+            charged=self.charged,
             shared=shared_names(self.request.model, self.request.contract),
         )
         return encode(Envelope(header, tensors))
@@ -254,56 +269,40 @@ class _Round:
         return sent
 
     def _evaluate(self, ledger: Ledger, parts: Partitions) -> bytes:
-        """Measure at home; answer with constants, or with metrics where the owner allows exact ones.
+        """Measure at home; answer with constants, or with metrics where contract and policy agree on them.
 
-        What is answered is settled before anything is measured: whether a metric can be computed depends on the
-        rows, and must not show.
+        What is answered is settled, and paid for, before anything is measured: whether a metric can be computed
+        depends on the rows, and must not show.
         """
         request = self.request
-        stored = ledger.plan(request.run_id)
-        plan = self._plan(ledger) if stored is not None else None
-        wanted = "metrics" in request.contract.releases and plan is not None
-        metrics = self._measure(ledger, plan, parts)
+        plan = self._plan(ledger) if ledger.plan(request.run_id) is not None else None
+        module = build_module(request.contract, request.industry)
+        try:
+            load_state(module, {**request.model, **self._private_state()})
+        except ValueError as error:
+            raise RefusedError("BAD_MESSAGE", str(error)) from None
         if plan is None:
+            self._write_receipt(ledger, plan, parts, module)
             left = ledger.lifetime_left(self.dataset, self._lifetime(request.proposal.epsilon is None))
             effective_budget(self.policy, request.proposal, left)  # refuses with BUDGET_EXHAUSTED: receive-only
             raise RefusedError("NOT_TRAINED", "an evaluation of a run that never trained here")
-        if not wanted:
+        due = side_releases.metrics_due(request, self._open_metrics(ledger, plan), self.policy)
+        reservation = self._reserve_aside(ledger, due)
+        self._write_receipt(ledger, plan, parts, module)
+        if due is None or reservation is None:
             return self._sealed(self._header(plan, "EVALUATED"), [])
-        if metrics is None:
-            raise PrivacyError("the metrics could not be measured")
-        event = NonPrivate(what="exact metrics", partition="evaluation", unit=plan.unit)
-        # The evaluation units are others than the training units, so they have an account of their own.
-        unlimited = Budget(math.inf, self.policy.budget.lifetime.delta)
-        account = dataclasses.replace(
-            plan,
-            run_id=self._metrics_run,
-            dataset=f"{plan.dataset}/evaluation",
-            allowance=Budget(math.inf, plan.allowance.delta),
-            noise_multiplier=0.0,
-            non_private=True,
-            other_events=(event,),
-        )
-        ledger.open_run(account, unlimited)
-        reservation = self._reserve(ledger, account.run_id, (event,), unlimited)
-        header = {**self._header(plan, "EVALUATED"), "metrics_non_private": "true"}
-        ledger.commit(reservation, self._sealed(header, [Release("metrics", metrics, event)]))
-        return self._sent(ledger, account.run_id)
+        reply = self._sealed(self._header(plan, "EVALUATED", due), self._release(due, module, parts))
+        ledger.commit(reservation, reply)
+        return self._sent(ledger, due.account.run_id)
 
-    def _measure(self, ledger: Ledger, plan: RunPlan | None, parts: Partitions) -> dict[str, Tensor] | None:
-        """Write the receipt; None, and a line in the log at home, when that fails."""
-        module = build_module(self.request.contract, self.request.industry)
+    def _write_receipt(self, ledger: Ledger, plan: RunPlan | None, parts: Partitions, module: FederatedModule) -> None:
+        """Write the receipt; a line in the log at home when that fails, which depends on rows and must not show."""
         try:
-            load_state(module, {**self.request.model, **self._private_state()})
-        except ValueError as error:
-            raise RefusedError("BAD_MESSAGE", str(error)) from None
-        try:
-            return receipt.write(self.home, self.request, plan, parts, module, ledger, self.policy)
-        except Exception as error:  # noqa: BLE001 - it depends on rows, so nobody else may see it
+            receipt.write(self.home, self.request, plan, parts, module, ledger, self.policy)
+        except Exception as error:  # noqa: BLE001 - see above
             log.error("%s: no receipt: %s", self.home.participant, describe(error))
-            return None
 
-    def _header(self, plan: RunPlan, status: str) -> dict[str, str]:
+    def _header(self, plan: RunPlan, status: str, due: Due | None = None) -> dict[str, str]:
         request = self.request
         return {
             "status": status,
@@ -317,6 +316,7 @@ class _Round:
             "delta": repr(plan.allowance.delta),
             "unit": plan.unit,
             "non_private": str(plan.non_private).lower(),
+            **({} if due is None else side_releases.header(due, self.terms)),
             **custody.to_header(self.anchor),
         }
 

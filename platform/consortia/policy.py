@@ -32,17 +32,26 @@ class Allowance(StrictModel):
         return Budget(self.epsilon, self.delta)
 
 
-class BudgetTerms(StrictModel):
-    """What one run may cost, and what the data set may cost over its lifetime."""
+class AccountTerms(StrictModel):
+    """What one run may cost, and what the units of a partition may cost over their lifetime."""
 
     run: Allowance
     lifetime: Allowance
 
     @model_validator(mode="after")
-    def _lifetime_holds_a_run(self) -> BudgetTerms:
+    def _lifetime_holds_a_run(self) -> AccountTerms:
         if self.lifetime.epsilon < self.run.epsilon or self.lifetime.delta < self.run.delta:
             raise ValueError("lifetime epsilon and delta at least as large as the run's")
         return self
+
+
+class BudgetTerms(AccountTerms):
+    """The account of the training units, and that of the evaluation units, which are others.
+
+    Without `evaluation`, no metric leaves under DP.
+    """
+
+    evaluation: AccountTerms | None = None
 
 
 class DatasetTerms(StrictModel):
@@ -91,10 +100,11 @@ class Policy(StrictModel):
     @model_validator(mode="after")
     def _delta_fits_units(self) -> Policy:
         for name, terms in self.dataset.items():
-            if self.budget.lifetime.delta >= 1 / terms.declared_units:  # which is at least the run's
-                raise ValueError(
-                    f"budget.lifetime.delta < 1/declared_units = {1 / terms.declared_units:.3g} of dataset.{name}"
-                )
+            for key, account in (("budget", self.budget), ("budget.evaluation", self.budget.evaluation)):
+                if account is not None and account.lifetime.delta >= 1 / terms.declared_units:  # at least the run's
+                    raise ValueError(
+                        f"{key}.lifetime.delta < 1/declared_units = {1 / terms.declared_units:.3g} of dataset.{name}"
+                    )
         if self.allow.contracts == "any" and not self.demo:
             raise ValueError('contracts = "any" only with demo = true (simulation)')
         return self
@@ -176,10 +186,13 @@ def check_contract(policy: Policy, contract: Contract, industry: str, proposal: 
             raise RefusedError(
                 "RELEASE_NOT_ALLOWED", f"allow.releases: the contract wants {release!r}, the policy lacks it"
             )
-    if "metrics" in contract.releases and not policy.allow.exact_metrics:
+    exact = contract.evaluation.metrics == "exact" or contract.strategy.strategy().fit.loss
+    if exact and not policy.allow.exact_metrics:
         raise RefusedError(
-            "RELEASE_NOT_ALLOWED", "allow.exact_metrics = false, and metrics leave exactly or not at all"
+            "RELEASE_NOT_ALLOWED", "allow.exact_metrics = false, and the contract wants metrics without noise"
         )
+    if contract.evaluation.metrics == "dp" and policy.budget.evaluation is None:
+        raise RefusedError("RELEASE_NOT_ALLOWED", "budget.evaluation: wanted run and lifetime, to pay for metrics")
     if proposal.epsilon is None and not policy.allow.non_private:
         raise RefusedError("NON_PRIVATE_NOT_ALLOWED", "allow.non_private = false, the proposal is non-private")
     terms = policy.dataset.get(proposal.dataset)
@@ -187,6 +200,11 @@ def check_contract(policy: Policy, contract: Contract, industry: str, proposal: 
         raise RefusedError("DATASET_NOT_OFFERED", f"the policy offers no dataset.{proposal.dataset}")
     if terms.industry != industry:
         raise RefusedError("DATASET_NOT_OFFERED", f"dataset.{proposal.dataset} is not of industry {industry}")
+    if contract.evaluation.metrics == "dp" and terms.unit != "record" and terms.max_rows_per_unit is None:
+        raise RefusedError(
+            "RELEASE_NOT_ALLOWED",
+            f"dataset.{proposal.dataset}.max_rows_per_unit: wanted a bound, for the noise of metrics by {terms.unit}",
+        )
     return terms
 
 

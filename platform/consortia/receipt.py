@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from clients import registry
 from clients.dataset import Table
 from clients.models import FederatedModule
 from consortia.evaluation import (
-    Metrics,
     Scores,
     baselines,
     better,
@@ -30,6 +28,7 @@ from consortia.evaluation import (
     score_metrics,
 )
 from consortia.local_training import Partitions
+from consortia.side_releases import metrics_run
 from privacy.events import RELATION
 from privacy.ledger import Ledger, RunPlan
 
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from consortia.home import Home
     from consortia.policy import Policy
     from consortia.request import Request
+    from consortia.scenario import Contract
 
 RECEIPT_SCHEMA = 1
 
@@ -49,15 +49,10 @@ def write(
     module: FederatedModule,
     ledger: Ledger,
     policy: Policy,
-) -> dict[str, Tensor]:
+) -> None:
     """Measure the final model beside the baselines on untouched test rows and write `receipt.json`.
 
     The model to keep is chosen on the validation rows; the test rows only report (invariant 14).
-
-    Returns
-    -------
-    dict of str to Tensor
-        The federated model's exact metrics, float64 scalars, for a contract that releases them.
     """
     started = time.perf_counter()
     client = registry.get(request.industry)
@@ -100,7 +95,7 @@ def write(
         "local_model": base.local_kind,
         "keeps": keeps,
         "gain": None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high},
-        "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy, request.contract.releases),
+        "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy, request.contract),
         "evaluate_seconds": time.perf_counter() - started,
     }
     folder = home.run_folder(request.run_id)
@@ -108,7 +103,6 @@ def write(
     if home.simulation:
         _write_predictions(folder / "predictions.csv", parts, base.local, federated)
         write_json(folder / "events.json", ledger.export())
-    return _as_tensors(measured["federated"])
 
 
 def spent(
@@ -117,7 +111,7 @@ def spent(
     dataset: str,
     run_id: str,
     policy: Policy,
-    contract_releases: tuple[str, ...],
+    contract: Contract,
 ) -> dict[str, Any]:
     """Return the account of one run and of the data set's lifetime, as the participant sees it."""
     life = policy.budget.lifetime
@@ -138,9 +132,22 @@ def spent(
         "unit": plan.unit if plan else policy.dataset[dataset].unit,
         "relation": RELATION,
         "non_private": non_private,
-        # Exact metrics are another account, on other units; its epsilon is infinite.
-        "metrics_non_private": "metrics" in contract_releases,
+        # Metrics are another account, on other units; where they leave exactly, its epsilon is infinite.
+        "metrics_non_private": contract.evaluation.metrics == "exact",
+        "metrics": _metrics_account(ledger, run_id),
     }
+
+
+def _metrics_account(ledger: Ledger, run_id: str) -> dict[str, Any] | None:
+    """Return what the metrics of a run cost the evaluation units; None when none left or they left exactly."""
+    from privacy.accounting import epsilon
+
+    account = ledger.plan(metrics_run(run_id))
+    if account is None or account.non_private:
+        return None
+    events = [event for entry in ledger.entries(run_id=account.run_id) for event in entry.events]
+    delta = account.allowance.delta
+    return {"run": epsilon(events, delta), "budget": account.allowance.epsilon, "delta": delta, "unit": account.unit}
 
 
 def write_json(path: Path, data: object) -> None:
@@ -158,10 +165,6 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def _as_tensors(metrics: Metrics) -> dict[str, Tensor]:
-    return {name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items() if value is not None}
 
 
 def _write_predictions(path: Path, parts: Partitions, local: Any, federated: Any) -> None:

@@ -13,7 +13,10 @@ from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 
 RESULT_SCHEMA = 1
-_ACCOUNT = ("run", "lifetime", "budget", "delta", "lifetime_delta", "unit", "non_private", "metrics_non_private")
+_ACCOUNT = (
+    *("run", "lifetime", "budget", "delta", "lifetime_delta", "unit"),
+    *("non_private", "metrics_non_private", "metrics"),
+)
 #: What a simulation's record adds from the receipts.
 _SIMULATED = ("units", "classes", "headline", "keeps", "gain", "local_model", "synthetic")
 
@@ -96,7 +99,10 @@ def _participant(
             "unit": seen["unit"],
             "non_private": seen["non_private"],
             "metrics_non_private": seen["metrics_non_private"],
+            "metrics": _metrics_account(seen),
         }
+    for kind, line in metrics.items():
+        line.update(_as_released(seen, kind))
     extra = {}
     if simulation and receipt is not None:
         extra = {
@@ -117,6 +123,30 @@ def _participant(
         },
         "failures": seen["failures"],
         **extra,
+    }
+
+
+def _metrics_account(seen: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the metrics of this run may cost the evaluation units, as the participant declared it."""
+    released = seen["released"]
+    if released is None or released["exact"]:
+        return None
+    account = released["account"]
+    return {"run": None, "budget": account["epsilon"], "delta": account["delta"], "unit": seen["unit"]}
+
+
+def _as_released(seen: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return how a metric left: None, "exact" or "dp", with the released point and its 95 % interval."""
+    released = seen["released"]
+    estimate = (released or {}).get("estimates", {}).get(kind)
+    if released is None or estimate is None:
+        return {"release": None}
+    if released["exact"]:
+        return {"release": "exact", "released_value": estimate["value"]}
+    return {
+        "release": "dp",
+        "released_value": estimate["value"],
+        "interval": [estimate["low"], estimate["high"]],
     }
 
 

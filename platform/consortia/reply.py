@@ -1,11 +1,10 @@
-"""What a reply's header, metrics and loss can be: checks of the coordinator, which believes none of them."""
+"""What a reply's header and loss can be: checks of the coordinator, which believes none of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from consortia.exchange import LOSS
@@ -39,15 +38,6 @@ def _number(header: Mapping[str, str], key: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{key}: wanted a finite number, got {str(header.get(key))[:40]!r}")
     return value
-
-
-def check_metrics(metrics: Mapping[str, Tensor], *, released: bool) -> None:
-    """Raise ValueError unless there are finite real numbers, and only where the contract releases metrics."""
-    if metrics and not released:
-        raise ValueError("metrics: the contract releases none")
-    for name, value in metrics.items():
-        if value.numel() != 1 or not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-            raise ValueError(f"metrics.{name[:40]}: wanted one finite number")
 
 
 def check_loss(strategy: Strategy, loss: Tensor | None) -> None:

@@ -142,6 +142,14 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
         console.print(
             "Exact metrics left the participants: the evaluation units' ε is ∞ (non-private).", highlight=False
         )
+    paid = [account["metrics"] for account in accounts if account.get("metrics")]
+    if paid:
+        highest, delta = max(a["budget"] for a in paid), max(a["delta"] for a in paid)
+        console.print(
+            f"Metrics left as histograms with noise: ε up to {highest:g} (this run), δ = {delta:g}, unit: {units} of "
+            "the evaluation rows, an account of their own; 95 % intervals in result.json.",
+            highlight=False,
+        )
     if result["synthetic"]:
         console.print("Data: [bold]synthetic[/] rows on each industry's schema.", highlight=False)
     if any(seat["failures"] for seat in result["participants"].values()):

@@ -20,6 +20,7 @@ from pydantic import Field, field_validator, model_validator
 
 from clients.registry import names as client_names
 from consortia.errors import InputError
+from consortia.evaluation_terms import EvaluationTerms, StoppingTerms
 from consortia.strict import StrictModel, check_schema, parse, parse_toml, read_toml
 from strategies.base import LocalHalf, Strategy
 from strategies.registry import NAMES, make
@@ -85,13 +86,16 @@ class Split(StrictModel):
 
 
 class StrategyTerms(StrictModel):
-    """The aggregation. `weighting` uses declared sizes of the roster, never a number from a reply.
+    """The aggregation.
+
+    `weighting` uses declared sizes of the roster ("declared"), nothing ("equal"), or the noise in the released updates
+    and how far these differ beyond it ("information").
 
     `options` are the fields of the algorithm's own config (`strategies/`), `mu` of FedProx for instance.
     """
 
     name: str = "fedavg"
-    weighting: Literal["declared", "equal"] = "declared"
+    weighting: Literal["declared", "equal", "information"] = "declared"
     weight_cap: Rate = 0.8
     server_learning_rate: Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -157,6 +161,8 @@ class Contract(StrictModel):
     strategy: StrategyTerms = StrategyTerms()
     scopes: Scopes = Scopes()
     split: Split = Split()
+    evaluation: EvaluationTerms = EvaluationTerms()
+    stopping: StoppingTerms | None = None
     round: RoundTerms = RoundTerms()
     industries: Annotated[dict[Name, IndustryTerms], Field(min_length=1)]
 
@@ -166,11 +172,20 @@ class Contract(StrictModel):
             raise ValueError(f"wire = {WIRE_VERSION} (what this version speaks)")
         if "update" not in self.releases:
             raise ValueError("releases that include 'update'")
+        if self.stopping is not None and not self.evaluation.every:
+            raise ValueError(
+                "evaluation.metrics 'dp' or 'exact' and evaluation.every >= 1 with stopping, which reads released "
+                "metrics only"
+            )
         strategy = self.strategy.strategy()
         if strategy.fit.gradient and any(t.local_steps != 1 for t in self.industries.values()):
             raise ValueError("local_steps = 1 in every industry, since FedSGD sends one gradient a round")
         if strategy.fit.loss and "metrics" not in self.releases:
             raise ValueError(f"releases that include 'metrics', since {self.strategy.name} needs a training loss")
+        if ("metrics" in self.releases) != (strategy.fit.loss or self.evaluation.metrics != "none"):
+            raise ValueError(
+                "'metrics' in releases exactly where evaluation.metrics is 'dp' or 'exact' or the strategy needs a loss"
+            )
         if isinstance(strategy, LocalHalf):
             for terms in self.industries.values():
                 strategy.fits_learning_rate(terms.learning_rate)

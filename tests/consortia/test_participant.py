@@ -69,6 +69,7 @@ def test_another_contract_in_the_same_run_is_refused(site: Any) -> None:
 def test_exact_metrics_leave_only_by_the_owners_word_and_on_their_own_account(site: Any) -> None:
     data = json.loads(site.scenario.contract.canonical())
     data["releases"] = ["update", "metrics"]
+    data["evaluation"]["metrics"] = "exact"
     site.scenario = site.scenario.model_copy(update={"contract": contract_from_json(json.dumps(data))})
     site.policy(lambda p: p["allow"].update(releases=["update", "metrics"]))
     assert site.ask(1).header["code"] == "RELEASE_NOT_ALLOWED"
@@ -76,7 +77,7 @@ def test_exact_metrics_leave_only_by_the_owners_word_and_on_their_own_account(si
     assert site.ask(1).header["status"] == "OK"
     message = site.message(6, kind="evaluate")
     reply = handle(message, site.home)
-    assert "auc" in decode(reply).tensors
+    assert "metrics.auc" in decode(reply).tensors
     assert handle(message, site.home) == reply
     with site.ledger() as ledger:
         assert math.isinf(ledger.spent("credit/evaluation", 1e-5))

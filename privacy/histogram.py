@@ -1,0 +1,159 @@
+"""Histograms with noise: the one mechanism by which a number about rows leaves besides an update.
+
+Dwork, McSherry, Nissim & Smith, "Calibrating Noise to Sensitivity in Private Data Analysis", TCC 2006, example 1
+(histograms); Balle & Wang, "Improving the Gaussian Mechanism for Differential Privacy", ICML 2018, for the Gaussian.
+
+Formal guarantees
+-----------------
+* A row falls into one cell, a unit brings at most `rows_per_unit` rows: adding or removing a unit moves the counts by
+  at most that in L1 and in L2. The noise has scale `multiplier` x `rows_per_unit`; the event says so.
+* Every cell gets noise of its own, empty ones too. Nothing of the result (shape, dtype, size) depends on a row.
+* The noise comes from the operating system, number by number: there is no state that a fork could copy.
+* Noise is added in float64 and the sum rounded to a whole number, which is post-processing. The low bits of a float,
+  through which unrounded noise can be told from its value (Mironov 2012), do not leave.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import log_ndtr, ndtr
+
+from privacy.accounting import epsilon as epsilon_of
+from privacy.errors import PlanError
+from privacy.events import GaussianRelease, LaplaceRelease
+
+__all__ = ["HistogramNoise", "noisy_histogram", "plan_noise"]
+
+Mechanism = Literal["laplace", "gaussian"]
+
+
+@dataclass(frozen=True)
+class HistogramNoise:
+    """The noise of one histogram, in units of its sensitivity.
+
+    Attributes
+    ----------
+    mechanism : {"laplace", "gaussian"}
+    multiplier : float
+        Laplace: scale b over the L1 sensitivity; Gaussian: sigma over the L2 sensitivity.
+    """
+
+    mechanism: Mechanism
+    multiplier: float
+
+    def event(self, *, partition: str, unit: str, count: int = 1) -> GaussianRelease | LaplaceRelease:
+        """Return what `count` histograms on one partition cost."""
+        kind = LaplaceRelease if self.mechanism == "laplace" else GaussianRelease
+        return kind(noise_multiplier=self.multiplier, partition=partition, unit=unit, count=count)
+
+    def deviation(self, rows_per_unit: int) -> float:
+        """Return the standard deviation of the noise in one cell."""
+        return self.multiplier * rows_per_unit * (math.sqrt(2) if self.mechanism == "laplace" else 1.0)
+
+
+@lru_cache(maxsize=256)
+def plan_noise(*, epsilon: float, delta: float, releases: int) -> HistogramNoise:
+    """Return the noise of smaller deviation with which `releases` histograms cost at most (epsilon, delta).
+
+    One histogram is cheapest with Laplace noise (all its cells together have sensitivity 1), many with Gaussian.
+    The choice depends on public numbers only.
+
+    Raises
+    ------
+    PlanError
+        For a budget or a number of releases out of range.
+    """
+    if not (0 < epsilon < math.inf and 0 < delta < 1):
+        raise PlanError(f"evaluation budget: wanted epsilon > 0 and 0 < delta < 1, got {epsilon!r} and {delta!r}")
+    if releases < 1:
+        raise PlanError(f"releases: wanted a whole number >= 1, got {releases!r}")
+
+    # Laplace by basic composition, which is exact for one release; Gaussian releases are one with sigma / sqrt(n).
+    found: tuple[HistogramNoise, ...] = (
+        HistogramNoise("laplace", _rounded_up(releases / epsilon)),
+        HistogramNoise("gaussian", _rounded_up(_gaussian_multiplier(epsilon, delta) * math.sqrt(releases))),
+    )
+    noise = min(found, key=lambda one: one.deviation(1))
+    for _ in range(100):
+        # The ledger counts by discretised privacy losses, which lie a little above the closed forms.
+        if epsilon_of([noise.event(partition="evaluation", unit="record", count=releases)], delta) <= epsilon:
+            return noise
+        noise = HistogramNoise(noise.mechanism, _rounded_up(noise.multiplier * 1.001))
+    raise PlanError(f"evaluation budget: no noise meets epsilon {epsilon!r} at delta {delta!r}; raise it")
+
+
+def _gaussian_multiplier(epsilon: float, delta: float) -> float:
+    """Return the smallest sigma / sensitivity that is (epsilon, delta)-DP: Balle & Wang 2018, theorem 8."""
+
+    def excess(sigma: float) -> float:
+        low, high = 1 / (2 * sigma) - epsilon * sigma, -1 / (2 * sigma) - epsilon * sigma
+        return float(ndtr(low) - math.exp(epsilon + log_ndtr(high))) - delta
+
+    return float(brentq(excess, 1e-3, 1e6, xtol=1e-9))
+
+
+def _rounded_up(value: float) -> float:
+    unit = 10.0 ** (math.floor(math.log10(value)) - 5)
+    return round(math.ceil(value / unit) * unit, 12)
+
+
+def noisy_histogram(
+    cells: NDArray[np.int64],
+    n_cells: int,
+    unit_index: NDArray[np.int64],
+    *,
+    rows_per_unit: int,
+    noise: HistogramNoise,
+) -> NDArray[np.int64]:
+    """Return the counts of the cells with noise.
+
+    Parameters
+    ----------
+    cells : int64 (n_rows,)
+        The cell of each row; a row outside 0..n_cells-1 counts nowhere.
+    unit_index : int64 (n_rows,)
+        The unit of each row. A unit's rows after its first `rows_per_unit` count nowhere.
+
+    Returns
+    -------
+    int64 (n_cells,)
+        Negative numbers are possible: cutting them off is left to whoever reads them.
+    """
+    if rows_per_unit < 1 or n_cells < 1:
+        raise PlanError(f"histogram: wanted rows_per_unit and n_cells >= 1, got {rows_per_unit} and {n_cells}")
+    inside = (cells >= 0) & (cells < n_cells) & (_place_in_unit(unit_index) < rows_per_unit)
+    counts = np.bincount(cells[inside], minlength=n_cells).astype(np.float64)
+    draw = _laplace if noise.mechanism == "laplace" else _gaussian
+    scale = noise.multiplier * rows_per_unit
+    noised = counts + np.array([draw(scale) for _ in range(n_cells)])
+    counted: NDArray[np.int64] = np.rint(noised).astype(np.int64)
+    return counted
+
+
+def _place_in_unit(unit_index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for each row how many rows of its unit stand before it."""
+    order = np.argsort(unit_index, kind="stable")
+    ordered = unit_index[order]
+    first = np.searchsorted(ordered, ordered, side="left")
+    place = np.empty(len(unit_index), dtype=np.int64)
+    place[order] = np.arange(len(unit_index)) - first
+    return place
+
+
+_SYSTEM = random.SystemRandom()
+
+
+def _laplace(scale: float) -> float:
+    return scale * (_SYSTEM.expovariate(1.0) - _SYSTEM.expovariate(1.0))
+
+
+def _gaussian(scale: float) -> float:
+    return _SYSTEM.normalvariate(0.0, scale)  # not gauss(), which keeps a second number for the next call
