@@ -47,6 +47,9 @@ PUBLIC_CONSTANTS = frozenset(
         "metrics_epsilon",
         "metrics_delta",
         "scopes",
+        # The public key of one run of secure sums and its signature.
+        "run_key",
+        "signature",
         # The link of the reservation in the ledger's hash chain. The counter counts what the ledger wrote for messages
         # and decisions of the owner; the head is a hash, salted with 256 secret bits, of constants, events and hashes
         # of replies that had an event (`privacy/_chain.py`). Neither is a function of rows beyond those.

@@ -24,15 +24,15 @@ from consortia.exchange import CONTROL, LOSS, State, check_like, for_participant
 from consortia.heads import Heads
 from consortia.receipt import write_json
 from consortia.received import Received, read, split
+from consortia.reply import FINAL as _FINAL
 from consortia.reply import check_account, check_loss
 from consortia.scenario import Scenario, Seat
+from consortia.secure.rounds import SecureRounds
 from consortia.stopping import stopped, watched
 from consortia.wire import Envelope, decode, encode
 from strategies.arithmetic import weighted_mean
 
 RECORD_SCHEMA = 1
-#: A participant that answered with one of these is not asked to train again in this run.
-_FINAL = {"REFUSED", "RECEIVE_ONLY"}
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,10 @@ class Coordinator:
         self.quorum = max(1, math.ceil(self.contract.round.quorum * len(scenario.roster)))
         self.history: list[dict[str, Any]] = []
         self.heads = Heads(heads)
+        self.secure: SecureRounds | None = None
+        if self.contract.trust == "aggregate":
+            parts = (self.members, self.heads, self._envelope, self._fail)
+            self.secure = SecureRounds(scenario, run_id, folder, exchange, *parts)
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
         """Play every round and the closing evaluation; return (and write) the record.
@@ -110,6 +114,8 @@ class Coordinator:
         self.heads.learn(state.heads)
         self._event("start", rounds=self.contract.rounds, done=state.round)
         try:
+            if self.secure is not None:
+                self.secure.enrol()
             while state.round < self.contract.rounds and not stopped(self.contract.stopping, self.history):
                 state = self._round(state)
                 save(self.folder, state)
@@ -125,14 +131,11 @@ class Coordinator:
     def _round(self, state: Checkpoint) -> Checkpoint:
         number = state.round + 1
         started = time.perf_counter()
-        sent = {
-            name: for_participant(state.groups, member.seat.industry)
-            for name, member in self.members.items()
-            if member.state not in _FINAL
-        }
-        accepted = self._train(number, sent, controls(self.scenario, self.strategy, state))
-        declared = {name: float(self.members[name].header["noise_multiplier"]) for name in accepted}
-        groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted, declared)
+        if self.secure is not None:
+            groups, memory, accepted = self.secure.round(self.strategy, state, number)
+            kept: list[str] = []
+        else:
+            groups, memory, accepted, kept = self._open_round(state, number)
         line = {
             "round": number,
             "seconds": time.perf_counter() - started,
@@ -154,6 +157,20 @@ class Coordinator:
         self._event("round", **line)
         mean = self._running_mean(state, number, groups)
         return Checkpoint(number, groups, memory, mean, self.history, dict(self.heads.known))
+
+    def _open_round(
+        self, state: Checkpoint, number: int
+    ) -> tuple[dict[str, State], dict[str, State], list[str], list[str]]:
+        """Play a round of updates that the coordinator sees one by one."""
+        sent = {
+            name: for_participant(state.groups, member.seat.industry)
+            for name, member in self.members.items()
+            if member.state not in _FINAL
+        }
+        accepted = self._train(number, sent, controls(self.scenario, self.strategy, state))
+        declared = {name: float(self.members[name].header["noise_multiplier"]) for name in accepted}
+        groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted, declared)
+        return groups, memory, list(accepted), kept
 
     def _train(self, number: int, sent: Mapping[str, State], control: Mapping[str, State]) -> dict[str, State]:
         """Ask everybody, or those whose turn it is and then the next ones; return validated replies by name."""
@@ -309,7 +326,15 @@ class Coordinator:
         }
         self._ask("evaluate", number, sent)
 
-    def _envelope(self, kind: str, number: int, name: str, model: State, control: State) -> bytes:
+    def _envelope(
+        self,
+        kind: str,
+        number: int,
+        name: str,
+        model: State,
+        control: State,
+        extra: Mapping[str, str] = MappingProxyType({}),
+    ) -> bytes:
         seat = self.members[name].seat
         proposal = {
             "dataset": seat.dataset,
@@ -325,6 +350,7 @@ class Coordinator:
             "contract": self.contract.canonical(),
             "proposal": json.dumps(proposal, sort_keys=True),
             **self.heads.header(name),
+            **extra,
         }
         return encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from consortia.aggregation import attackers_of, outweighed, weights_of
 from consortia.errors import InputError
 from consortia.scenario import Scenario, Seat
+from consortia.secure.fit import problems
 from strategies.base import TakesTurns
 
 
@@ -41,7 +42,7 @@ def _problems(scenario: Scenario, group: str, seats: list[Seat]) -> list[str]:
     fit = strategy.fit
     attackers = attackers_of(strategy)
     where = f"contract.strategy.name: {terms.name} in {'the consortium' if group == '*' else 'industry ' + group}"
-    found = []
+    found = problems(scenario, group, seats, "the consortium" if group == "*" else f"industry {group}")
     if len(seats) < strategy.minimum_participants:
         found.append(
             f"{where}: wanted at least {strategy.minimum_participants} participants"

@@ -25,6 +25,7 @@ from consortia.exchange import State, build_module, check_like, load_state, shar
 from consortia.home import Home
 from consortia.policy import DatasetTerms
 from consortia.scenario import Contract
+from consortia.secure.terms import clip_of, planned_rounds
 from privacy.accounting import solve_noise_multiplier
 from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, check_module, train_plain, train_private
 from privacy.events import Event, NonPrivate
@@ -162,7 +163,7 @@ def make_plan(
             epsilon=allowance.epsilon,
             delta=allowance.delta,
             sampling_rate=rules.sampling_rate,
-            steps=rules.local_steps * contract.rounds,
+            steps=rules.local_steps * planned_rounds(contract),
         )
     )
     return RunPlan(
@@ -175,8 +176,8 @@ def make_plan(
         noise_multiplier=sigma,
         sampling_rate=rules.sampling_rate,
         steps_per_round=rules.local_steps,
-        rounds=contract.rounds,
-        clip=rules.clip,
+        rounds=planned_rounds(contract),
+        clip=clip_of(contract, rules, sigma),
         non_private=allowance is None,
         other_events=_other_events(contract, terms.unit),
     )

@@ -40,6 +40,7 @@ from consortia.local_training import (
 )
 from consortia.policy import DatasetTerms, Policy, check_contract, effective_budget, load_policy
 from consortia.request import Request
+from consortia.secure import member
 from consortia.side_releases import Due
 from consortia.wire import Envelope, encode, message_key
 from privacy.egress import Release, gate
@@ -141,8 +142,13 @@ class _Round:
             if stored is not None:
                 return stored
         parts = load_partitions(self.home, self.terms, self.dataset, request.contract, request.run_id)
+        secure = request.contract.trust == "aggregate"
         if request.kind == "evaluate":
+            if secure:
+                member.end(self, ledger)
             return self._evaluate(ledger, parts)
+        if secure:
+            return member.answer(self, ledger, self._plan(ledger), parts)
         return self._train(ledger, self._plan(ledger), parts)
 
     def _lifetime(self, non_private: bool) -> Budget:
@@ -182,7 +188,7 @@ class _Round:
             plan = make_plan(request.contract, self.terms, self.dataset, request.run_id, allowance)
             self._open_metrics(ledger, plan)  # first: a run whose metrics cannot be paid for does not start
             return ledger.open_run(plan, self._lifetime(non_private))
-        except ContractMismatchError as error:
+        except (ContractMismatchError, InputError) as error:
             raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
         except (BudgetExhaustedError, PlanError) as error:
             raise RefusedError("BUDGET_EXHAUSTED", str(error)) from None

@@ -11,6 +11,7 @@ from consortia.errors import InputError
 from consortia.exchange import build_module, initial_groups, scope_of
 from consortia.fit import check_fit
 from consortia.scenario import Scenario, Seat
+from consortia.secure.terms import planned_rounds
 from privacy.accounting import epsilon, solve_noise_multiplier
 from privacy.errors import PlanError
 from privacy.events import PoissonGaussian
@@ -97,7 +98,7 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
     sizes = {name: tensor.numel() for name, tensor in module.state_dict().items()}
     private = sum(size for name, size in sizes.items() if scope_of(name, contract) == "private")
     training = max(1, round(seat.units * contract.split.train))
-    steps = rules.local_steps * contract.rounds
+    steps = rules.local_steps * planned_rounds(contract)
     warnings = []
     sigma = spent = ratio = None
     if seat.non_private:

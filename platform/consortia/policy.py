@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from consortia.errors import InputError, RefusedError
 from consortia.scenario import Contract, Name
+from consortia.secure.terms import SecurePolicy
 from consortia.strict import StrictModel, check_schema, parse, parse_toml
 from privacy.ledger import Budget
 
@@ -91,6 +92,7 @@ class Policy(StrictModel):
     dataset: Annotated[dict[Name, DatasetTerms], Field(min_length=1)]
     budget: BudgetTerms
     allow: AllowTerms = AllowTerms()
+    secure: SecurePolicy = SecurePolicy()
     noise: Literal["secure", "float"] | None = None
 
     def secure_noise(self, *, simulation: bool) -> bool:

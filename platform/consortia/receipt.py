@@ -28,6 +28,7 @@ from consortia.evaluation import (
     score_metrics,
 )
 from consortia.local_training import Partitions
+from consortia.secure.statement import secure_part
 from consortia.side_releases import metrics_run
 from privacy.events import RELATION
 from privacy.ledger import Ledger, RunPlan
@@ -96,6 +97,7 @@ def write(
         "keeps": keeps,
         "gain": None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high},
         "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy, request.contract),
+        **secure_part(request.contract, plan),
         "evaluate_seconds": time.perf_counter() - started,
     }
     folder = home.run_folder(request.run_id)

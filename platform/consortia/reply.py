@@ -10,6 +10,9 @@ from torch import Tensor
 from consortia.exchange import LOSS
 from strategies.base import Strategy, loss_bound
 
+#: A participant that answered with one of these is not asked to train again in this run.
+FINAL = {"REFUSED", "RECEIVE_ONLY"}
+
 
 def check_account(header: Mapping[str, str]) -> None:
     """Raise ValueError unless the declared noise, budget, delta and unit are what they can be."""

@@ -32,6 +32,7 @@ class Request:
     proposal: Proposal
     model: Mapping[str, Tensor]
     control: Mapping[str, Tensor]
+    secure: str = ""
     anchor: Anchor | None = None
 
     @property
@@ -61,6 +62,7 @@ class Request:
                 ),
                 model={n: t for n, t in envelope.tensors.items() if not n.startswith(CONTROL)},
                 control={n[len(CONTROL) :]: t for n, t in envelope.tensors.items() if n.startswith(CONTROL)},
+                secure=header.get("secure", ""),
                 anchor=anchor_from(dict(header)),
             )
         except (WireError, InputError, KeyError, ValueError, TypeError) as error:
@@ -69,7 +71,8 @@ class Request:
         if proposal.epsilon is not None and not (0 < proposal.epsilon < math.inf and 0 < proposal.delta < 1):
             raise RefusedError("BAD_MESSAGE", "the proposal is not a budget")
         last = contract.rounds + (1 if request.kind == "evaluate" else 0)
-        if request.kind not in {"train", "evaluate"} or not 1 <= request.round <= last:
+        kinds = {"train", "evaluate"} | ({"hello"} if contract.trust == "aggregate" else set())
+        if request.kind not in kinds or not 1 <= request.round <= last:
             raise RefusedError("BAD_MESSAGE", "kind or round is outside the contract")
         if not _is_name(request.run_id) or not _is_name(proposal.dataset) or not _is_name(request.industry):
             raise RefusedError("BAD_MESSAGE", "run id, data set or industry is not a name")

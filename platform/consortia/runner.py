@@ -22,6 +22,7 @@ from consortia.plan import make_plans
 from consortia.policy import Policy, policy_or_input_error
 from consortia.receipt import write_json
 from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
+from consortia.secure.keys import pin_each_other
 from consortia.strict import read_toml
 from privacy.ledger import Ledger
 
@@ -88,6 +89,8 @@ def prepare(options: Options) -> Job:
         seat.name: _simulated_home(options, scenario, folder, seat.name) if simulation else _own_home(seat.name)
         for seat in scenario.roster
     }
+    if simulation and scenario.contract.trust == "aggregate" and not options.ledger:
+        pin_each_other(homes)
     sources = {}
     if options.data is not None:
         sources = {seat.name: f"public:{options.data.resolve() / seat.industry}" for seat in scenario.roster}

@@ -21,6 +21,7 @@ from pydantic import Field, field_validator, model_validator
 from clients.registry import names as client_names
 from consortia.errors import InputError
 from consortia.evaluation_terms import EvaluationTerms, StoppingTerms
+from consortia.secure.terms import SecureTerms, check_terms
 from consortia.strict import StrictModel, check_schema, parse, parse_toml, read_toml
 from strategies.base import LocalHalf, Strategy
 from strategies.registry import NAMES, make
@@ -163,6 +164,8 @@ class Contract(StrictModel):
     split: Split = Split()
     evaluation: EvaluationTerms = EvaluationTerms()
     stopping: StoppingTerms | None = None
+    trust: Literal["local", "aggregate"] = "local"
+    secure: SecureTerms | None = None
     round: RoundTerms = RoundTerms()
     industries: Annotated[dict[Name, IndustryTerms], Field(min_length=1)]
 
@@ -189,12 +192,21 @@ class Contract(StrictModel):
         if isinstance(strategy, LocalHalf):
             for terms in self.industries.values():
                 strategy.fits_learning_rate(terms.learning_rate)
+        check_terms(self, strategy)
         return self
+
+    @property
+    def secure_terms(self) -> SecureTerms:
+        """The terms of secure sums, as written or by default."""
+        return self.secure or SecureTerms()
 
     @cached_property
     def _texts(self) -> tuple[str, str]:
         # Asked for several times a message; a contract is frozen, so once is enough.
-        text = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
+        later = {"trust", "secure"} if self.trust == "local" else set()  # older contracts keep their hash
+        text = json.dumps(
+            self.model_dump(mode="json", by_alias=True, exclude=later), sort_keys=True, separators=(",", ":")
+        )
         return text, hashlib.sha256(text.encode()).hexdigest()
 
     def canonical(self) -> str:
@@ -306,6 +318,7 @@ class Scenario(StrictModel):
         if seed is not None:
             data["contract"]["seed"] = seed
         seats = {seat["name"]: seat for seat in data["roster"]}
+        epsilon = tuple(epsilon)
         for item in epsilon:
             name, _, value = item.rpartition("=")
             if name and name not in seats:
@@ -314,7 +327,8 @@ class Scenario(StrictModel):
                 )
             for seat in [seats[name]] if name else seats.values():
                 seat["epsilon"] = _positive(value, f"--epsilon {item}")
-        return parse(Scenario, data, f"{self.name} with overrides")
+        changed = rounds is not None or bool(epsilon)
+        return settled(parse(Scenario, data, f"{self.name} with overrides"), anew=changed)
 
     def to_json(self) -> str:
         """Return JSON that `scenario_from_json` reads back to an equal scenario."""
@@ -380,4 +394,11 @@ def _build(data: dict[str, Any], where: str) -> Scenario:
     contract = data.get("contract")
     if isinstance(contract, dict):
         check_schema(contract, f"{where}: contract")
-    return parse(Scenario, data, where)
+    return settled(parse(Scenario, data, where))
+
+
+def settled(scenario: Scenario, *, anew: bool = False) -> Scenario:
+    """Return the scenario with the numbers of its secure sums in place (see `consortia.secure.settle`)."""
+    from consortia.secure.settle import settle
+
+    return settle(scenario, anew=anew)

@@ -42,6 +42,20 @@ REFUSALS = (
     "BAD_MESSAGE",
     "NOT_TRAINED",
     "PARTICIPANT_ERROR",
+    # Secure sums (`consortia.secure.protocol`).
+    "NO_IDENTITY",
+    "NO_RUN_KEY",
+    "NO_ROSTER",
+    "ROSTER_CHANGED",
+    "OWN_KEY_NOT_ECHOED",
+    "DUPLICATE_KEY",
+    "UNKNOWN_PEER",
+    "BAD_SIGNATURE",
+    "BAD_COHORT",
+    "COHORT_TOO_SMALL",
+    "MODEL_MISMATCH",
+    "REPLAY",
+    "TOO_MANY_ATTEMPTS",
 )
 
 MAX_ENVELOPE_BYTES = 1 << 31

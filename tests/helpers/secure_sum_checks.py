@@ -31,7 +31,7 @@ def check_sums_open_whole_within_half_a_step_a_member(code: Any) -> None:
             replies = {name: world.ask(name) for name in world.names}
             error = np.abs(world.total(replies) - world.truth()).max() / world.point.step
             assert error <= n / 2 + 1e-6
-            assert all(len(data) == 4 * 60 + 36 for data in replies.values())
+            assert all(len(data) == 4 * 60 + 20 for data in replies.values())
     finally:
         patch.undo()
 

@@ -47,7 +47,7 @@ def friendly(function: F) -> F:
 
 def build_app() -> typer.Typer:
     """Return the typer application with every command."""
-    from consortia.cli import audit, budget, check, compose, new, participant, preflight, run
+    from consortia.cli import audit, budget, check, compose, new, participant, preflight, run, secure
 
     app = typer.Typer(
         name="consortia",
@@ -65,6 +65,7 @@ def build_app() -> typer.Typer:
     app.add_typer(participant.app, name="participant")
     app.add_typer(budget.app, name="budget")
     app.add_typer(new.app, name="new")
+    app.add_typer(secure.app, name="secure")
     return app
 
 

@@ -16,6 +16,7 @@ from consortia.errors import InputError
 from consortia.home import Home
 from consortia.policy import policy_or_input_error
 from consortia.scenario import load_scenario
+from consortia.secure.keys import pin_each_other
 from consortia.strict import read_toml
 from privacy.errors import PrivacyError
 from privacy.ledger import LEDGER_SCHEMA, migrate_file
@@ -41,6 +42,8 @@ def init(
         for seat in loaded.roster:
             data = owned_policy(scenario, loaded, seat.name)
             _make(home_of(seat.name, home), data, f"from the demonstration policy of {loaded.name}; edit it")
+        if loaded.contract.trust == "aggregate":
+            pin_each_other({seat.name: home_of(seat.name, home) for seat in loaded.roster})
         return
     copied: dict[str, Any] | None = None
     if policy is not None:

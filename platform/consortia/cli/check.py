@@ -13,6 +13,8 @@ from consortia.fit import cautions, fits_with
 from consortia.plan import make_plans
 from consortia.report import print_plan
 from consortia.scenario import load_scenario
+from consortia.secure.fit import exposures
+from consortia.secure.report import print_exposure
 
 EXAMPLE = "Example: consortia check cross-industry --epsilon hospital-a=0.5"
 
@@ -35,8 +37,10 @@ def check(
             "rounds": loaded.contract.rounds,
             "strategy": {"name": loaded.contract.strategy.name, "fits_with": fits_with(loaded)},
             "warnings": cautions(loaded),
+            **({"exposure": exposures(loaded)} if loaded.contract.trust == "aggregate" else {}),
             "participants": [dataclasses.asdict(plan) for plan in plans],
         }
         typer.echo(json.dumps(data, indent=1))
         return
     print_plan(out, loaded, plans)
+    print_exposure(out, loaded)

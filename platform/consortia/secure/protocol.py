@@ -36,7 +36,7 @@ from privacy.secure_sum.store import KeyStore, RunKeys
 
 MODE: Final = "one"
 _MAGIC: Final = b"CSS1"
-_HASH: Final = 32
+_CONTEXT: Final = 16
 
 
 class Outbox(Protocol):
@@ -301,15 +301,15 @@ class Member:
 
 
 def pack(context: bytes, body: bytes) -> bytes:
-    """Return a masked part as it crosses: four bytes, the context's hash, the words. Nothing else."""
-    return _MAGIC + context + body
+    """Return a masked part as it crosses: four bytes, half of the context's hash, the words."""
+    return _MAGIC + context[:_CONTEXT] + body
 
 
 def unpack(data: bytes) -> tuple[bytes, bytes] | None:
     """Return context and words of a masked part, None when the bytes are something else."""
-    if data[: len(_MAGIC)] != _MAGIC or len(data) < len(_MAGIC) + _HASH:
+    if data[: len(_MAGIC)] != _MAGIC or len(data) < len(_MAGIC) + _CONTEXT:
         return None
-    return data[len(_MAGIC) : len(_MAGIC) + _HASH], data[len(_MAGIC) + _HASH :]
+    return data[len(_MAGIC) : len(_MAGIC) + _CONTEXT], data[len(_MAGIC) + _CONTEXT :]
 
 
 def model_hash(data: bytes) -> str:

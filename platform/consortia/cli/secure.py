@@ -1,0 +1,38 @@
+"""`consortia secure`: a participant's identity for secure sums."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortia.cli import friendly
+from consortia.errors import InputError
+from consortia.home import Home, default_root
+from consortia.secure.keys import make_identity
+
+app = typer.Typer(help="The identity that signs a participant's keys of secure sums.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `key` a command of its own."""
+
+
+@app.command(epilog="Example: consortia secure key hospital-a >> pins.toml")
+@friendly
+def key(
+    participant: Annotated[str, typer.Argument(help="Name of the participant.")],
+    home: Annotated[
+        Path | None, typer.Option("--home", help="Folder of the participants; $CONSORTIA_HOME or ~/.consortia.")
+    ] = None,
+) -> None:
+    """Make the identity unless there is one; print the line that peers put under [secure.peers] of their policy.
+
+    Hand the line over on a channel that the coordinator does not control: who swaps it can pose as this participant.
+    """
+    place = Home(((home or default_root()) / participant).resolve(), participant)
+    if not place.folder.is_dir():
+        raise InputError(f"{place.folder}: wanted a home, got nothing there; `consortia budget init {participant}`")
+    typer.echo(f'{participant} = "{make_identity(place)}"')

@@ -1,0 +1,184 @@
+"""A participant's part in a secure sum: keys, draw, ledger and outbox around `consortia.secure.protocol`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clients import registry
+from clients.models import FederatedModule, loss_for
+from consortia.errors import InputError, RefusedError
+from consortia.exchange import State, group_of, state_of
+from consortia.local_training import Partitions, ready_module
+from consortia.secure.keys import load_identity
+from consortia.secure.protocol import Member, Rules, SumRequest, model_hash
+from consortia.secure.settle import fixed_point, layout
+from consortia.wire import Envelope, encode
+from privacy.egress import Release, gate
+from privacy.errors import PrivacyError
+from privacy.ledger import Ledger, Reservation, RunPlan
+from privacy.randomness import fresh_generator
+from privacy.secure_sum.fixed_point import FixedPoint
+from privacy.secure_sum.gradient import ClippedSum, clipped_sum
+from privacy.secure_sum.store import KeyStore
+
+if TYPE_CHECKING:
+    from consortia.participant import _Round
+    from consortia.scenario import Contract
+
+_KIND = "masked"
+#: Counter and head of the ledger's chain, behind the masked words.
+ANCHOR_BYTES = 40
+
+
+def answer(work: _Round, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
+    """Answer `hello` with a signed run key, `train` with this participant's masked part."""
+    request = work.request
+    with closing(KeyStore.open(ledger.path)) as store:
+        identity = load_identity(work.home)
+        member = Member(work.home.participant, identity, store, request.run_id, request.contract.sha256())
+        if request.kind == "hello":
+            key, signature = member.hello()
+            header = {**work._header(plan, "OK"), "run_key": key.hex(), "signature": signature.hex()}
+            return encode(Envelope(header, gate([], header, allowed=(), charged=(), shared=())))
+        asked = SumRequest.from_json(request.secure)
+        if asked.round != request.round:
+            raise RefusedError("BAD_MESSAGE", "the sum is asked for another round than the message's")
+        _check_models(asked, request.model, request.contract, request.industry)
+        module = ready_module(
+            request.contract, request.industry, plan, parts.train, request.model, work._private_state()
+        )
+        work._note_progress(module, parts)
+        book = _Book(work, ledger, plan)
+        terms = work.policy.secure
+        rules = Rules(
+            peers=terms.keys(),
+            min_cohort=max(terms.min_cohort, request.contract.secure_terms.min_cohort),
+            colluders=terms.colluders,
+            max_attempts=min(terms.max_attempts, request.contract.secure_terms.attempts),
+            groups=frozenset(layout(request.contract, request.industry)),
+            code=_code(request.contract),
+        )
+        return member.masked(asked, rules, book, lambda: _sums(work, plan, parts, module))
+
+
+def end(work: _Round, ledger: Ledger) -> None:
+    """Delete the run key: the closing evaluation came, so the run is over."""
+    with closing(KeyStore.open(ledger.path)) as store:
+        store.end(work.request.run_id)
+
+
+def _code(contract: Contract) -> FixedPoint:
+    try:
+        return fixed_point(contract)
+    except InputError as error:
+        raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
+
+
+def hash_of(group: Mapping[str, Tensor]) -> str:
+    """Return the hash of one group's parameters."""
+    return model_hash(safetensors.torch.save({name: tensor.contiguous() for name, tensor in group.items()}))
+
+
+def _check_models(asked: SumRequest, model: Mapping[str, Tensor], contract: Contract, industry: str) -> None:
+    """Refuse unless the hashes that all members agree on are those of the parameters that came here."""
+    groups: dict[str, State] = {}
+    for name, tensor in model.items():
+        groups.setdefault(group_of(name, industry, contract), {})[name] = tensor
+    for group, named in groups.items():
+        if asked.models.get(group) != hash_of(named):
+            raise RefusedError("MODEL_MISMATCH", f"the model of {group} is another than the one that members agree on")
+
+
+class _Book:
+    """The participant's ledger, as the protocol asks of it."""
+
+    def __init__(self, work: _Round, ledger: Ledger, plan: RunPlan) -> None:
+        self._work = work
+        self._ledger = ledger
+        self._plan = plan
+        self._event = plan.round_event()
+        self._reservation: Reservation | None = None
+
+    def reply(self, round_number: int, context: str) -> bytes | None:
+        """See `consortia.secure.protocol.Outbox`."""
+        return self._ledger.reply(self._work.request.run_id, round_number, context)
+
+    def reserve(self, round_number: int, context: str) -> None:
+        """See `consortia.secure.protocol.Outbox`."""
+        self._work.key = context
+        self._reservation = self._work.reserve(
+            self._ledger, self._work.request.run_id, (self._event,), self._work.lifetime(self._plan.non_private)
+        )
+
+    def commit(self, round_number: int, context: str, data: bytes) -> bytes:
+        """See `consortia.secure.protocol.Outbox`; the ledger's anchor goes along, 40 bytes."""
+        reservation = self._reservation
+        if reservation is None:
+            raise RefusedError("BAD_MESSAGE", "nothing was reserved")
+        masked = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        gate(
+            [Release("update", {_KIND: masked}, self._event)],
+            {},
+            allowed=self._work.policy.allow.releases,
+            charged=[self._event],
+            shared=[_KIND],
+        )
+        anchor = reservation.anchor
+        if anchor is None:
+            raise PrivacyError("the reservation has no link in the ledger's chain; nothing is sent")
+        self._ledger.commit(reservation, data + anchor.counter.to_bytes(8, "big") + bytes.fromhex(anchor.head))
+        return self._work.sent(self._ledger, self._work.request.run_id)
+
+
+def _sums(work: _Round, plan: RunPlan, parts: Partitions, module: FederatedModule) -> dict[str, NDArray[np.float64]]:
+    """Draw afresh; return the clipped sum by group, and take the private parameters' step with noise of their own."""
+    started = time.perf_counter()
+    request, train = work.request, parts.train
+    generator = fresh_generator()
+    made = clipped_sum(
+        module,
+        train.inputs,
+        train.target,
+        train.unit_index,
+        train.n_units,
+        loss_for(registry.get(request.industry).schema.target),
+        sampling_rate=plan.sampling_rate,
+        clip=plan.clip,
+        generator=generator,
+    )
+    work._keep_private(_private_step(work, plan, module, made, generator))
+    work._log_round(made.report, time.perf_counter() - started)
+    return {
+        group: torch.cat([made.by_name[name].flatten() for name, _ in parts]).numpy()
+        for group, parts in layout(request.contract, request.industry).items()
+    }
+
+
+def _private_step(
+    work: _Round, plan: RunPlan, module: FederatedModule, made: ClippedSum, generator: torch.Generator
+) -> State:
+    """Return the private parameters after one DP-SGD step at full sigma: nobody else adds noise to them.
+
+    They were clipped jointly with what is summed, and get noise of sigma C in every coordinate, so shared and private
+    parts together are one Gaussian mechanism.
+    """
+    request = work.request
+    rate = request.contract.industries[request.industry].learning_rate
+    state = state_of(module)
+    private = {name: tensor for name, tensor in state.items() if name not in request.model}
+    for name, tensor in private.items():
+        if name in made.by_name:
+            noise = torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
+            noisy = made.by_name[name] + plan.noise_multiplier * plan.clip * noise
+            step = rate * noisy / (plan.sampling_rate * plan.declared_units)
+            private[name] = (tensor.double() - step).to(tensor.dtype)
+    return private

@@ -1,0 +1,429 @@
+"""Secure sums from contract to record, embedded: real participants, ledgers and messages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from consortia import client_app, participant
+from consortia.coordinator import Answer, Coordinator
+from consortia.errors import InputError, RunFailedError
+from consortia.home import Home
+from consortia.plan import make_plans
+from consortia.runner import demo_policy_file
+from consortia.scenario import Scenario, contract_from_json, load_scenario
+from consortia.secure import member as member_module
+from consortia.secure.fit import exposures
+from consortia.secure.keys import pin_each_other
+from consortia.secure.protocol import SumRequest, unpack
+from consortia.wire import Envelope, decode, encode
+from privacy.ledger import Ledger
+
+assert client_app  # the app imports: what runs here is what Flower runs
+
+Hook = Callable[[str, bytes, Callable[[bytes], bytes]], bytes | None]
+
+
+class Town:
+    """The five banks with homes of their own, and a transport in which a test may sit."""
+
+    def __init__(self, folder: Path, *, rounds: int = 2, seats: int = 5, **contract: Any) -> None:
+        self.folder = folder
+        scenario = load_scenario("secure-banks")
+        data = json.loads(scenario.to_json())
+        data["roster"] = [*data["roster"], {**data["roster"][4], "name": "other-2"}][:seats]
+        data["contract"].update(rounds=rounds, **contract)
+        for key in ("noise", "largest_clip", "smallest_clip", "rows"):
+            data["contract"]["secure"].pop(key, None)
+        self.scenario = Scenario.model_validate_json(json.dumps(data)).with_overrides(rounds=rounds)
+        self.homes = {seat.name: self._home(seat.name) for seat in self.scenario.roster}
+        pin_each_other(self.homes)
+        self.sent: dict[str, list[bytes]] = {name: [] for name in self.homes}
+        self.replies: dict[str, list[bytes]] = {name: [] for name in self.homes}
+        self.hook: Hook = lambda name, data, answer: answer(data)
+        self.evaluates = False
+
+    def _home(self, name: str) -> Home:
+        home = Home(self.folder / "participants" / name, name, simulation=True)
+        home.create(split_seed=3)
+        text = demo_policy_file("secure-banks", name.removesuffix("-2")).read_text(encoding="utf-8")
+        home.policy.write_text(text.replace('participant = "other"', f'participant = "{name}"'), encoding="utf-8")
+        Ledger.create(home.ledger, name).close()
+        return home
+
+    def exchange(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> Sequence[Answer]:
+        answers = []
+        for name, data in envelopes.items():
+            self.sent[name].append(data)
+
+            def answer(message: bytes, name: str = name) -> bytes:
+                reply = participant.handle(message, self.homes[name])
+                self.replies[name].append(reply)
+                return reply
+
+            came = self.hook(name, data, answer) if kind == "train" or self.evaluates else None
+            answers.append(Answer(name, came, "" if came is not None else "NO_REPLY"))
+        return answers
+
+    def coordinator(self) -> Coordinator:
+        return Coordinator(self.scenario, "run-1", self.folder / "out", self.exchange)
+
+    def run(self) -> dict[str, Any]:
+        return self.coordinator().run()
+
+    def entries(self, name: str) -> list[Any]:
+        with Ledger.open(self.homes[name].ledger, name) as ledger:
+            return ledger.entries("run-1")
+
+    def secrets(self, name: str) -> int:
+        import sqlite3
+
+        connection = sqlite3.connect(self.homes[name].ledger)
+        try:
+            return int(connection.execute("SELECT count(*) FROM secure_runs").fetchone()[0])
+        finally:
+            connection.close()
+
+
+def _kind(data: bytes) -> tuple[str, int, int]:
+    """Return kind, round and attempt of a message."""
+    header = decode(data).header
+    attempt = SumRequest.from_json(header["secure"]).attempt if "secure" in header else -1
+    return header["kind"], int(header["round"]), attempt
+
+
+def test_a_run_takes_one_message_a_round_and_one_charge(tmp_path: Path) -> None:
+    town = Town(tmp_path, rounds=2, seats=3)
+    town.evaluates = True
+    record = town.run()
+    assert record["status"] == "completed"
+    for name in town.homes:
+        assert [_kind(data)[:2] for data in town.sent[name]] == [
+            ("hello", 1),
+            ("train", 1),
+            ("train", 2),
+            ("evaluate", 3),
+        ]
+        entries = town.entries(name)
+        assert [entry.state for entry in entries] == ["committed", "committed"]
+        with Ledger.open(town.homes[name].ledger, name) as ledger:
+            plan = ledger.plan("run-1")
+        assert plan is not None
+        assert all(entry.events == (plan.round_event(),) for entry in entries)
+        assert plan.noise_multiplier * plan.clip == pytest.approx(town.scenario.contract.secure_terms.noise)
+        assert record["participants"][name]["rounds_contributed"] == 2
+        assert town.secrets(name) == 0  # the run key is gone
+        masked = [reply for reply in town.replies[name] if unpack(reply)]
+        assert [len(reply) for reply in masked] == [18 * 4 + 60] * 2  # 4 D + 60 bytes, and nothing else
+        receipt = json.loads((town.homes[name].folder / "runs" / "run-1" / "receipt.json").read_text())
+        assert receipt["secure_sum"]["charged_against"] == {"coordinator": True, "colluders": 1}
+        assert receipt["epsilon"]["run"] <= 1.0
+    # Beside model and contract a member receives at most 200 bytes for each of the others, once the roster is stored.
+    first, second = (town.sent["new-car"][i] for i in (1, 2))
+    assert len(decode(second).header["secure"]) <= 200 * 3
+    assert len(first) - len(second) < 400 * 3
+
+
+def test_what_is_decoded_is_the_sum_of_the_clipped_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without noise the step is that of all rows in one place; with it, the model moves by what was promised."""
+    from privacy.secure_sum import fixed_point
+
+    monkeypatch.setattr(fixed_point, "rounded_gaussian", lambda count, std: np.zeros(count, np.int64))
+    seen: list[Any] = []
+    genuine = member_module.clipped_sum
+
+    def keep(*args: Any, **kwargs: Any) -> Any:
+        made = genuine(*args, **kwargs)
+        seen.append(made.by_name)
+        return made
+
+    monkeypatch.setattr(member_module, "clipped_sum", keep)
+    town = Town(tmp_path, rounds=1)
+    coordinator = town.coordinator()
+    coordinator.run()
+    import safetensors.torch
+
+    model = safetensors.torch.load((town.folder / "out" / "model" / "bank.safetensors").read_bytes())
+    start = decode(town.sent["other"][1]).tensors
+    expected = sum(round(seat.units * 0.6) for seat in town.scenario.roster)  # q = 1
+    for name, tensor in model.items():
+        mean = sum(part[name] for part in seen) / expected
+        assert np.allclose(tensor.double(), start[name].double() - 4.0 * mean, atol=1e-4)
+
+
+def test_a_lost_reply_is_a_new_attempt_and_a_new_charge(tmp_path: Path) -> None:
+    town = Town(tmp_path, rounds=2)
+
+    def lose(name: str, data: bytes, answer: Callable[[bytes], bytes]) -> bytes | None:
+        reply = answer(data)
+        return None if name == "other" and _kind(data) == ("train", 1, 0) else reply
+
+    town.hook = lose
+    record = town.run()
+    assert record["status"] == "completed"
+    assert [len(town.entries(name)) for name in town.homes] == [3, 3, 3, 3, 2]  # `other` is back in round 2
+    assert record["history"][0]["replies"] == sorted(set(town.homes) - {"other"})
+    assert record["history"][1]["replies"] == sorted(town.homes)
+    assert record["history"][0]["failures"] == [
+        {"participant": "other", "round": 1, "attempt": 1, "code": "NO_REPLY", "detail": ""}
+    ]
+    firsts = [reply for reply in town.replies["new-car"] if unpack(reply)]
+    assert unpack(firsts[0]) != unpack(firsts[1])
+
+
+@pytest.mark.end_to_end
+def test_spare_attempts_are_paid_for_and_bounded(tmp_path: Path) -> None:
+    """One spare attempt is in the plan; the third extra charge of a two-round run does not fit its budget."""
+    town = Town(tmp_path, rounds=2)
+
+    def lose(name: str, data: bytes, answer: Callable[[bytes], bytes]) -> bytes | None:
+        reply = answer(data)
+        lost = {("train", 1, 0): "other", ("train", 2, 0): "radio-tv"}
+        return None if lost.get(_kind(data)) == name else reply
+
+    town.hook = lose
+    with pytest.raises(RunFailedError, match="BUDGET_EXHAUSTED"):
+        town.run()
+    assert len(town.entries("new-car")) == 3
+    with Ledger.open(town.homes["new-car"].ledger, "new-car") as ledger:
+        assert ledger.spent("credit", 1e-5) <= 1.0
+
+
+def test_a_crash_after_the_charge_loses_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    town = Town(tmp_path, rounds=1)
+    genuine, broken = member_module.clipped_sum, ["yes"]
+
+    def crash(*args: Any, **kwargs: Any) -> Any:
+        if broken:
+            broken.pop()
+            raise RuntimeError("killed")
+        return genuine(*args, **kwargs)
+
+    monkeypatch.setattr(member_module, "clipped_sum", crash)
+    record = town.run()
+    assert record["status"] == "completed"
+    assert record["participants"]["furniture"]["failures"][0]["code"] == "PARTICIPANT_ERROR"
+    assert [entry.state for entry in town.entries("furniture")] == ["reserved"]  # it stays spent
+    assert [len(town.entries(name)) for name in town.homes] == [2, 2, 1, 2, 2]
+    with_roster = next(data for data in town.sent["furniture"] if _kind(data) == ("train", 1, 0))
+    again = decode(participant.handle(with_roster, town.homes["furniture"]))
+    assert again.header["code"] == "REPLAY"
+
+
+@pytest.mark.end_to_end
+def test_a_coordinator_that_died_goes_on_without_a_second_charge(tmp_path: Path) -> None:
+    town = Town(tmp_path, rounds=2)
+
+    def die(name: str, data: bytes, answer: Callable[[bytes], bytes]) -> bytes | None:
+        reply = answer(data)
+        if name == "other" and _kind(data)[:2] == ("train", 2):
+            raise KeyboardInterrupt
+        return reply
+
+    town.hook = die
+    with pytest.raises(KeyboardInterrupt):
+        town.run()
+    town.hook = lambda name, data, answer: answer(data)
+    record = town.coordinator().run(resume=True)
+    assert record["status"] == "completed"
+    assert all(len(town.entries(name)) == 2 for name in town.homes)
+
+
+def _changed(data: bytes, **changes: Any) -> bytes:
+    """Return the message with another request for the sum."""
+    envelope = decode(data)
+    request = SumRequest.from_json(envelope.header["secure"])
+    header = {**envelope.header, "secure": dataclasses.replace(request, **changes).to_json()}
+    return encode(Envelope(header, envelope.tensors))
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda data: _changed(data, roster=None), "NO_ROSTER"),
+        (lambda data: _changed(data, models={"bank": "0" * 64}), "MODEL_MISMATCH"),
+        (lambda data: _changed(data, cohorts={"bank": ("new-car", "other")}), "COHORT_TOO_SMALL"),
+        (lambda data: _changed(data, cohorts={"*": ("furniture", "new-car", "other")}), "BAD_COHORT"),
+        (lambda data: _changed(data, round=2), "BAD_MESSAGE"),
+        (lambda data: _changed(data, attempt=3), "TOO_MANY_ATTEMPTS"),
+        (lambda data: encode(Envelope({**decode(data).header, "secure": "{}"}, decode(data).tensors)), "BAD_MESSAGE"),
+    ],
+)
+def test_refusals_cost_nothing(town: Town, change: Callable[[bytes], bytes], code: str) -> None:
+    message = next(data for data in town.sent["new-car"] if _kind(data)[0] == "train")
+    reply = decode(participant.handle(change(message), town.homes["new-car"]))
+    assert (reply.header["status"], reply.header["code"]) == ("REFUSED", code)
+    assert not reply.tensors
+    assert not town.entries("new-car")
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
+    """Banks that said hello; the first request for a sum never reached anybody."""
+    made = Town(tmp_path_factory.mktemp("town"), rounds=2)
+    made.hook = lambda name, data, answer: answer(data) if _kind(data)[0] == "hello" else None
+    with pytest.raises(RunFailedError):
+        made.run()
+    return made
+
+
+@pytest.mark.end_to_end
+def test_without_identity_or_pins_nobody_takes_part(tmp_path: Path) -> None:
+    town = Town(tmp_path, rounds=1, seats=3)
+    town.homes["new-car"].policy.with_name("identity.pem").unlink()
+    with pytest.raises(RunFailedError, match="NO_IDENTITY"):
+        town.run()
+    other = Town(tmp_path / "other", rounds=1, seats=4)
+    file = other.homes["new-car"].policy
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("used-car = ")]
+    file.write_text("\n".join(lines))
+    record = other.run()  # new-car does not know used-car and leaves; three are enough
+    assert record["participants"]["new-car"]["failures"][0]["code"] == "UNKNOWN_PEER"
+    assert not other.entries("new-car")
+    assert record["history"][0]["replies"] == ["furniture", "radio-tv", "used-car"]
+
+
+def _shout(name: str, data: bytes, answer: Callable[[bytes], bytes]) -> bytes | None:
+    reply = answer(data)
+    if name == "other" and (found := unpack(reply)):
+        words = np.frombuffer(found[1][:-40], "<u4") + np.uint32(2**28)
+        return reply[:20] + words.tobytes() + reply[-40:]
+    return reply
+
+
+@pytest.mark.end_to_end
+def test_a_sum_out_of_range_ends_the_run(tmp_path: Path) -> None:
+    """One member's code multiplies its gradient by 100: within what it encodes, beyond what honest members can send."""
+    town = Town(tmp_path, rounds=1)
+
+    town.hook = _shout
+    with pytest.raises(RunFailedError, match="SUM_OUT_OF_RANGE"):
+        town.run()
+
+
+@pytest.mark.end_to_end
+def test_cohort_sums_lose_only_the_one_out_of_range(tmp_path: Path) -> None:
+    town = Town(tmp_path, rounds=1, seats=6, secure={"cohorts": 2, "colluders": 1, "min_cohort": 3, "spare": 1})
+    town.hook = _shout
+    record = town.run()
+    assert record["history"][0]["replies"] == ["new-car", "other-2", "used-car"]  # every second name
+    codes = {name: [f["code"] for f in record["participants"][name]["failures"]] for name in ("furniture", "used-car")}
+    assert codes["furniture"][0] == "SUM_OUT_OF_RANGE"
+    assert "SUM_OUT_OF_RANGE" not in codes["used-car"]
+
+
+def test_what_the_coordinator_stores_of_one_participant_is_uniform() -> None:
+    """Transcript: in 20,000 words of one member every byte takes every value alike (chi-square)."""
+    from secure_sum_world import World, genuine
+
+    world = World(genuine(), 3, dim=20_000)
+    world.sums = {name: np.full(20_000, 5.0) for name in world.names}
+    words = world.words(world.ask("org-00"))
+    for shift in (0, 8, 16, 24):
+        counts = np.bincount((words >> np.uint32(shift)).astype(np.uint8), minlength=256)
+        assert stats.chisquare(counts).pvalue > 1e-6
+    # The test can fail: without masks the same words are far from uniform.
+    bare = world.point.encode(np.full(20_000, 5.0), 3, 32)
+    assert stats.chisquare(np.bincount((bare >> np.uint32(24)).astype(np.uint8), minlength=256)).pvalue < 1e-12
+
+
+def test_a_lying_coordinator_with_t_members_learns_no_more_than_the_sum() -> None:
+    """It has all words, the sum, and everything that t colluders know; what is left is the others' sum with noise.
+
+    Its best estimate of the target's gradient (the mean of what is left, over the members left) is no better with the
+    transcript than from the sum alone, and other guesses, the colluders' masks taken off the target's words, are worse
+    than a guess of zero.
+    """
+    from secure_sum_world import World, genuine
+
+    code = genuine()
+    world = World(code, 5, dim=4000, t=1)
+    rng = np.random.default_rng(5)
+    world.sums = {name: rng.normal(0, 0.1, 4000) for name in world.names}
+    replies = {name: world.ask(name) for name in world.names}
+    target, colluder = "org-00", "org-04"
+    total = world.total(replies)
+    # The colluder knows its own gradient and noise: its unmasked words are sum minus the others'.
+    keys = world.members[colluder].store.run(world.run)
+    request = world.request()
+    context = code.protocol.context_of(world.run, "c" * 64, keys.roster, request, world.point, 32)
+    words = world.words(replies[colluder]).astype(np.uint32)
+    for peer in world.names[:-1]:
+        code.masks.add_mask(
+            words, code.masks.derive(keys.pairs[peer], "mask", context, "*"), subtract=not peer < colluder
+        )
+    left = total - world.point.decode(words)  # the four others, with noise of sigma sqrt(4/4) at least
+    truth = np.sum([world.sums[name] for name in world.names[:-1]], axis=0)
+    assert (left - truth).std() >= 0.97 * 1.01 * world.point.noise
+    from_sum = np.corrcoef(left, world.sums[target])[0, 1]
+    shaved = world.words(replies[target]).astype(np.uint32)
+    mask = code.masks.derive(keys.pairs[target], "mask", context, "*")
+    code.masks.add_mask(shaved, mask, subtract=target < colluder)
+    from_words = np.corrcoef(world.point.decode(shaved), world.sums[target])[0, 1]
+    chance = 4 / np.sqrt(4000)
+    assert abs(from_words) < chance
+    combined = np.linalg.lstsq(np.stack([left, world.point.decode(shaved)], 1), world.sums[target], rcond=None)[0]
+    best = np.corrcoef(np.stack([left, world.point.decode(shaved)], 1) @ combined, world.sums[target])[0, 1]
+    assert best <= abs(from_sum) + chance
+
+
+def _contract(**changes: Any) -> str:
+    data = json.loads(load_scenario("secure-banks").contract.canonical())
+    data.update(changes)
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"strategy": {"name": "krum", "weighting": "equal"}}, "krum compares single updates"),
+        ({"strategy": {"name": "median", "weighting": "equal"}}, "nobody sees one"),
+        ({"strategy": {"name": "fedprox", "options": {"mu": 0.1}}}, "no proof"),
+        ({"strategy": {"name": "fedsgd", "weighting": "equal"}}, 'weighting = "declared"'),
+        ({"trust": "local"}, 'set trust = "aggregate"'),
+    ],
+)
+def test_a_contract_that_hidden_updates_exclude_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words.replace("(", r"\(")):
+        contract_from_json(_contract(**changes))
+
+
+def test_check_refuses_a_sum_of_two_and_a_member_without_a_budget() -> None:
+    scenario = load_scenario("secure-banks")
+    two = scenario.model_copy(update={"roster": scenario.roster[:2]})
+    with pytest.raises(InputError, match="the sum of two is the other's update"):
+        make_plans(two)
+    with pytest.raises(InputError, match="wanted a finite epsilon"):
+        make_plans(scenario.with_overrides(epsilon=["other=inf"]))
+
+
+def test_budgets_differ_by_the_clip_and_exposure_is_printed_for_three() -> None:
+    scenario = load_scenario("secure-banks").with_overrides(epsilon=["other=0.5"])
+    found = exposures(scenario)
+    assert found["new-car"]["nobody"] < found["new-car"]["promised"] < found["new-car"]["all_others"]
+    assert found["other"]["promised"] <= 0.5
+    terms = scenario.contract.secure_terms
+    assert terms.noise is not None
+    from consortia.secure.settle import sigma_of
+    from consortia.secure.terms import clip_of
+
+    strict, loose = (sigma_of(scenario.contract, scenario.seat(n)) for n in ("other", "new-car"))
+    assert strict is not None
+    assert loose is not None
+    rules = scenario.contract.industries["bank"]
+    assert clip_of(scenario.contract, rules, strict) * strict == pytest.approx(terms.noise)
+    assert clip_of(scenario.contract, rules, loose) == pytest.approx(rules.clip)
+    assert strict > 1.8 * loose
+
+
+def test_older_contracts_keep_their_hash() -> None:
+    text = load_scenario("banks").contract.canonical()
+    assert "trust" not in text
+    assert "secure" not in text
