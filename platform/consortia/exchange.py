@@ -16,7 +16,8 @@ from clients import registry
 from clients.industry import ModelSpec, effective_schema
 from clients.models import FederatedModule, build
 from consortia.errors import InputError
-from consortia.scenario import Contract, PretrainedFile, Scope, contract_from_json
+from consortia.model_terms import PretrainedFile
+from consortia.scenario import Contract, Scope, contract_from_json
 from privacy.randomness import seeded_generator
 
 PARTS = ("encoder", "trunk", "head")

@@ -21,6 +21,7 @@ from pydantic import Field, field_validator, model_validator
 from clients.registry import names as client_names
 from consortia.errors import InputError
 from consortia.evaluation_terms import EvaluationTerms, StoppingTerms
+from consortia.model_terms import Model, PretrainedFile
 from consortia.secure.terms import SecureTerms, check_terms
 from consortia.strict import StrictModel, check_schema, parse, parse_toml, read_toml
 from strategies.base import LocalHalf, Strategy
@@ -31,26 +32,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
 Scope = Literal["consortium", "industry", "private"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1)]
-
-
-class Model(StrictModel):
-    """The network of one industry: `linear` is a generalised linear model, `mlp` has hidden layers."""
-
-    kind: Literal["linear", "mlp"] = "linear"
-    hidden: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = ()
-
-    @model_validator(mode="after")
-    def _hidden_fits_kind(self) -> Model:
-        if (self.kind == "mlp") != bool(self.hidden):
-            raise ValueError("hidden widths for kind 'mlp' and none for kind 'linear'")
-        return self
-
-
-class PretrainedFile(StrictModel):
-    """A safetensors file to start from, with the hash that it must have."""
-
-    file: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class IndustryTerms(StrictModel):

@@ -115,8 +115,8 @@ class _Book:
     def reserve(self, round_number: int, context: str) -> None:
         """See `consortia.secure.protocol.Outbox`."""
         self._work.key = context
-        self._reservation = self._work.reserve(
-            self._ledger, self._work.request.run_id, (self._event,), self._work.lifetime(self._plan.non_private)
+        self._reservation = self._work._reserve(
+            self._ledger, self._work.request.run_id, (self._event,), self._work._lifetime(self._plan.non_private)
         )
 
     def commit(self, round_number: int, context: str, data: bytes) -> bytes:
@@ -136,7 +136,7 @@ class _Book:
         if anchor is None:
             raise PrivacyError("the reservation has no link in the ledger's chain; nothing is sent")
         self._ledger.commit(reservation, data + anchor.counter.to_bytes(8, "big") + bytes.fromhex(anchor.head))
-        return self._work.sent(self._ledger, self._work.request.run_id)
+        return self._work._sent(self._ledger, self._work.request.run_id)
 
 
 def _sums(work: _Round, plan: RunPlan, parts: Partitions, module: FederatedModule) -> dict[str, NDArray[np.float64]]:
