@@ -137,6 +137,11 @@ class Federation:
                 return
             if self.processes["superlink"].poll() is not None:
                 raise RunFailedError(f"the SuperLink ended; see {self.folder}/superlink.log")
+            launchers = {who: p for who, p in self.processes.items() if who.endswith("-app")}
+            if launchers and all(process.poll() is not None for process in launchers.values()):
+                raise RunFailedError(
+                    f"every participant's launcher ended; see {self.folder}/{next(iter(launchers))}.log"
+                )
             if time.monotonic() > next_look:
                 next_look = time.monotonic() + _STATUS_EVERY_SECONDS
                 ended = self.control.status(self.flower_run_id).startswith("finished")
