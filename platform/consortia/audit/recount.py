@@ -98,7 +98,7 @@ def _rows(audit: Audit, seat: Seat, first: int, last: int) -> Any:
 def _greedy(audit: Audit, seat: Seat, contract: Contract) -> list[Check]:
     """Ask for a run's rounds, again, from another process, and then for more of the same round."""
     subject = seat.name
-    bench = audit.bench(seat, epsilon=_EPSILON, delta=seat.delta)
+    bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat))
     source = _rows(audit, seat, 0, 60)
     checks: list[Check] = []
     free = True
@@ -124,7 +124,7 @@ def _greedy(audit: Audit, seat: Seat, contract: Contract) -> list[Check]:
     ledger = bench.export()
     checks += _accounted(bench, ledger, subject)
     charged = _train_events(ledger, "greedy")
-    delta = min(seat.delta, bench.delta)
+    delta = bench.delta
     left = {sent.reply for sent in bench.captured if sent.tensors}
     sigma = [event["noise_multiplier"] for event in charged] or [0.0]
     rules = contract.industries[seat.industry]
@@ -207,7 +207,7 @@ def _two_worlds(audit: Audit, seat: Seat, contract: Contract) -> list[Check]:
     shapes: list[list[Any]] = []
     model = random_model(contract, seat.industry, audit.random, 1.0)
     for first, last in ((0, half), (0, half), (half, half + half // 3)):
-        bench = audit.bench(seat, epsilon=_EPSILON, delta=seat.delta)
+        bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat))
         source = _rows(audit, seat, first, last)
         for number in range(1, contract.rounds + 1):
             bench.must(bench.ask(bench.message(contract, "world", number, model), source))
@@ -237,7 +237,9 @@ def _shape(sent: Sent) -> Any:
 def _lifetime(audit: Audit, seat: Seat, contract: Contract, *, at_once: bool) -> list[Check]:
     """More runs than the lifetime holds, one after the other or at once."""
     life = 2.0 * _EPSILON
-    bench = audit.bench(seat, epsilon=_EPSILON, delta=seat.delta, lifetime=(life, 2 * seat.delta))
+    bench = audit.bench(
+        seat, epsilon=_EPSILON, delta=audit.probe_delta(seat), lifetime=(life, 2 * audit.probe_delta(seat))
+    )
     source = _rows(audit, seat, 0, 40)
     model = random_model(contract, seat.industry, audit.random, 1.0)
     requests = [
@@ -258,7 +260,7 @@ def _lifetime(audit: Audit, seat: Seat, contract: Contract, *, at_once: bool) ->
     ledger = bench.export()
     subject = f"{seat.name}, {'runs at once' if at_once else 'runs one after the other'}"
     # The filter proves (E, 1.01 D).
-    spent = recounted(_train_events(ledger), 2 * seat.delta * 1.01)
+    spent = recounted(_train_events(ledger), 2 * bench.delta * 1.01)
     return [
         *_accounted(bench, ledger, subject),
         _within("all runs together keep the lifetime", subject, spent, life),
@@ -268,7 +270,7 @@ def _lifetime(audit: Audit, seat: Seat, contract: Contract, *, at_once: bool) ->
 def _killed(audit: Audit, seat: Seat) -> list[Check]:
     """Kill a participant in the middle of its training: what it had taken is charged already, and stays so."""
     contract = _contract(audit, seat, rounds=2, local_steps=_LONG, strategy={"name": "fedavg"}, learning_rate=1e-3)
-    bench = audit.bench(seat, epsilon=_EPSILON, delta=seat.delta)
+    bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat))
     source = _rows(audit, seat, 0, 200)
 
     def ask(run_id: str) -> bytes:

@@ -1,0 +1,50 @@
+"""`consortia audit` from outside: clean on the source tree, exit 1 on each of eleven mistakes put into a copy of it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from audit_mutants import FURTHER, LISTED, ROOT, Mutant, audit, tree
+from typer.testing import CliRunner
+
+from consortia.cli import build_app
+
+
+@pytest.mark.end_to_end
+def test_eleven_mistakes_are_found_and_the_source_tree_is_clean(tmp_path: Path) -> None:
+    def attempt(mutant: Mutant | None) -> tuple[str, int, bool, str]:
+        name = mutant.name if mutant else "clean"
+        folder = tree(tmp_path / name.replace("/", "by").replace(" ", "-"), mutant)
+        status, result, said = audit(folder, "--quick", "--fail-fast")
+        violated = any(instrument["violations"] for instrument in result.get("instruments", []))
+        return name, status, violated, said
+
+    assert len(LISTED) == 11
+    with ThreadPoolExecutor(2) as pool:
+        results = {name: rest for name, *rest in pool.map(attempt, (None, *LISTED))}
+    assert results.pop("clean")[:2] == [0, False]
+    missed = {name: said for name, (status, violated, said) in results.items() if (status, violated) != (1, True)}
+    assert not missed, missed
+
+
+@pytest.mark.parametrize("mutant", [*LISTED, *FURTHER], ids=lambda mutant: mutant.name)
+def test_the_text_that_a_mistake_replaces_stands_there_once(mutant: Mutant) -> None:
+    for file, old, new in mutant.edits:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{mutant.name}: rewrite it, {file} has changed"
+        compile(text.replace(old, new), file, "exec")
+
+
+def test_no_instrument_names_a_mistake() -> None:
+    folder = ROOT / "platform" / "consortia" / "audit"
+    text = "\n".join(path.read_text(encoding="utf-8").lower() for path in folder.glob("*.py"))
+    for mutant in (*LISTED, *FURTHER):
+        assert mutant.name not in text
+
+
+def test_bad_input_is_a_sentence_and_status_2() -> None:
+    runner = CliRunner()
+    for arguments in (["audit", "no-such-scenario"], ["audit", "banks", "--only", "luck"]):
+        assert runner.invoke(build_app(), arguments).exit_code == 2

@@ -1,0 +1,343 @@
+"""Mistakes put into a copy of the source tree, each as replaced text; the audit knows none of them.
+
+`LISTED` are the eleven that every release is held to. `FURTHER` are others; `benchmarks/audit_power.py` runs all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SCENARIO = """
+schema = 1
+name = "audited"
+title = "Two banks, small enough to audit often"
+[contract]
+schema = 1
+wire = 1
+rounds = 3
+[contract.industries.bank]
+local_steps = 2
+sampling_rate = 0.5
+clip = 1.0
+learning_rate = 0.5
+[[roster]]
+name = "bank-a"
+industry = "bank"
+dataset = "credit"
+site = "radio-tv"
+units = 280
+epsilon = 2.0
+[[roster]]
+name = "bank-b"
+industry = "bank"
+dataset = "credit"
+site = "new-car"
+units = 234
+epsilon = 3.0
+"""
+
+DP_SGD = "privacy/dp_sgd.py"
+TRAINING = "platform/consortia/local_training.py"
+PARTICIPANT = "platform/consortia/participant.py"
+LEDGER = "privacy/ledger.py"
+PLANS = "privacy/plans.py"
+RANDOM = "privacy/randomness.py"
+
+_NOISE = "noise_multiplier=plan.noise_multiplier,\n                max_grad_norm=plan.clip,"
+_SUMS = "sums = [_sum_by_unit(parameter, place, len(units)) for parameter in parameters]"
+_DRAW = "units = poisson_sample(rows.n_units, plan.sampling_rate, generator)"
+_TRAIN = "report = train_private(module, *rows, private_plan, fresh_generator())"
+_NO_CLIP = (
+    DP_SGD,
+    _NOISE,
+    "noise_multiplier=plan.noise_multiplier * plan.clip / 1e6,\n                max_grad_norm=1e6,",
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake: (file, text, replacement) for each place; the text must stand there exactly once."""
+
+    name: str
+    edits: tuple[tuple[str, str, str], ...]
+
+
+def one(name: str, file: str, old: str, new: str) -> Mutant:
+    """A mistake in one place."""
+    return Mutant(name, ((file, old, new),))
+
+
+LISTED = (
+    Mutant("no clipping", (_NO_CLIP,)),
+    one("noise / 10", DP_SGD, _NOISE, _NOISE.replace("plan.noise_multiplier", "plan.noise_multiplier / 10")),
+    one("noise x 2/3", DP_SGD, _NOISE, _NOISE.replace("plan.noise_multiplier", "plan.noise_multiplier * 2 / 3")),
+    one(
+        "wrong normaliser",
+        DP_SGD,
+        "expected_batch_size=plan.expected_batch,",
+        "expected_batch_size=plan.sampling_rate * max(rows.n_units, 1),",
+    ),
+    one(
+        "shuffling instead of Poisson",
+        DP_SGD,
+        f"    for _ in range(plan.steps):\n        {_DRAW}\n        inputs,",
+        "    order = torch.randperm(rows.n_units, generator=generator)\n"
+        "    size = round(plan.sampling_rate * rows.n_units)\n"
+        "    for step in range(plan.steps):\n"
+        "        at = step * size % max(rows.n_units, 1)\n"
+        "        units = order[at : at + size].sort().values\n"
+        "        inputs,",
+    ),
+    one(
+        "skipped empty draws",
+        DP_SGD,
+        f"{_DRAW}\n        inputs,",
+        f"{_DRAW}\n        if not len(units):\n            draws.append(0)\n            continue\n        inputs,",
+    ),
+    Mutant(
+        "a fresh accountant each round",
+        (
+            (TRAINING, "steps=rules.local_steps * contract.rounds,", "steps=rules.local_steps,"),
+            (LEDGER, '[*self._taken("run_id", run_id), *events]', "list(events)"),
+        ),
+    ),
+    Mutant(
+        "reused noise after a fork",
+        (
+            (RANDOM, "    return FreshNoise()\n", "    return _KEPT\n\n\n_KEPT = FreshNoise()\n"),
+            (RANDOM, "if os.getpid() != self._pid:", "if os.getpid() < 0:"),
+        ),
+    ),
+    one(
+        "rows clipped where units should be",
+        DP_SGD,
+        _SUMS,
+        "sums = [_sum_by_unit(parameter, torch.arange(len(place)), len(place)) for parameter in parameters]",
+    ),
+    one(
+        "a private head outside the DP step",
+        TRAINING,
+        _TRAIN,
+        f"{_TRAIN}\n"
+        "        outside = [p for name, p in module.named_parameters() if name not in received]\n"
+        "        if outside:\n"
+        "            total = loss_for(target)(module(train.inputs), train.target).sum() / plan.declared_units\n"
+        "            for p, g in zip(outside, torch.autograd.grad(total, outside), strict=True):\n"
+        "                p.data.sub_(rate * g)",
+    ),
+    one("half the steps counted", PLANS, "steps=self.steps_per_round,", "steps=max(1, self.steps_per_round // 2),"),
+)
+
+_ONE_LAYER = """norms = sums[{which}].flatten(1).norm(dim=1)
+        for total in sums:
+            total.mul_((plan.clip / norms.clamp(min=1e-12)).clamp(max=1).view(-1, *[1] * (total.dim() - 1)))
+        for parameter, per_unit in"""
+_EACH_LAYER = """for total in sums:
+            norms = total.flatten(1).norm(dim=1)
+            total.mul_((plan.clip / norms.clamp(min=1e-12)).clamp(max=1).view(-1, *[1] * (total.dim() - 1)))
+        for parameter, per_unit in"""
+_STORE = "        for parameter, per_unit in"
+
+FURTHER = (
+    one(
+        "the whole batch clipped at once",
+        DP_SGD,
+        _SUMS,
+        "sums = [_sum_by_unit(parameter, torch.zeros_like(place), 1) for parameter in parameters]",
+    ),
+    one(
+        "noise seeded by the round",
+        TRAINING,
+        _TRAIN,
+        _TRAIN.replace("fresh_generator()", 'seeded_generator("noise", round_number)'),
+    ),
+    one(
+        "noise seeded by participant, run length and round",
+        TRAINING,
+        _TRAIN,
+        _TRAIN.replace("fresh_generator()", 'seeded_generator("noise", participant, plan.run_id[:4], round_number)'),
+    ),
+    one(
+        "noise in the first step only",
+        DP_SGD,
+        "        optimizer.step()\n        draws.append(len(units))\n    drawn",
+        "        optimizer.noise_multiplier = 0.0 if draws else plan.noise_multiplier\n"
+        "        optimizer.step()\n        draws.append(len(units))\n    drawn",
+    ),
+    Mutant("clipped by the norm of one layer", (_NO_CLIP, (DP_SGD, _STORE, "        " + _ONE_LAYER.format(which=0)))),
+    Mutant("every layer clipped to C", (_NO_CLIP, (DP_SGD, _STORE, "        " + _EACH_LAYER))),
+    one(
+        "sampled more often than charged",
+        DP_SGD,
+        f"{_DRAW}\n        inputs,",
+        "units = poisson_sample(rows.n_units, min(1.0, 1.25 * plan.sampling_rate), generator)\n        inputs,",
+    ),
+    one("delta ignored", TRAINING, "delta=allowance.delta,\n", "delta=1e-3,\n"),
+    one(
+        "the allowance is the proposal times two",
+        TRAINING,
+        "epsilon=allowance.epsilon,\n            delta",
+        "epsilon=2 * allowance.epsilon,\n            delta",
+    ),
+    Mutant(
+        "budget taken after training",
+        (
+            (
+                PARTICIPANT,
+                ("        reservation = self._reserve(ledger, request.run_id, plan.round_events(), "
+                "self._lifetime(plan.non_private))\n        outcome = train_round("),
+                "        outcome = train_round(",
+            ),
+            (
+                PARTICIPANT,
+                "        self._keep_private(outcome.private)\n",
+                ("        self._keep_private(outcome.private)\n"
+                "        reservation = self._reserve(ledger, request.run_id, plan.round_events(), "
+                "self._lifetime(plan.non_private))\n"),
+            ),
+        ),
+    ),
+    one(
+        "the outbox draws again",
+        PARTICIPANT,
+        "                return stored\n",
+        "                again = decode(stored)\n"
+        "                moved = {n: t + 1e-3 * torch.randn_like(t) for n, t in again.tensors.items()}\n"
+        "                return encode(Envelope(again.header, moved))\n",
+    ),
+    one(
+        "epsilon of a record for a unit",
+        PLANS,
+        'partition="train",\n            unit=self.unit,\n        )\n\n    def round_events',
+        'partition="train",\n            unit="record",\n        )\n\n    def round_events',
+    ),
+    one(
+        "weight decay inside the clipped gradient",
+        DP_SGD,
+        _SUMS,
+        _SUMS + "\n        sums = [s + 0.05 * p.detach() for s, p in zip(sums, parameters, strict=True)]",
+    ),
+    one(
+        "validation rows train too",
+        TRAINING,
+        'masks = {part: where == part for part in ("train", "validation", "test")}',
+        'masks = {part: where == part for part in ("train", "validation", "test")}\n'
+        '        masks["train"] = where != "test"',
+    ),
+    one(
+        "the number of rows in the header",
+        PARTICIPANT,
+        'reply = self._sealed(self._header(plan, "OK"), releases)',
+        'reply = self._sealed({**self._header(plan, "OK"), "scopes": str(len(parts.train.target))}, releases)',
+    ),
+    one(
+        "private parameters without noise",
+        DP_SGD,
+        "            report = _steps(",
+        "            optimizer_noise = private.add_noise\n"
+        "            def add_noise():\n"
+        "                optimizer_noise()\n"
+        "                if len(private.params) > 4:\n"
+        "                    private.params[-1].grad = private.params[-1].summed_grad.view_as(private.params[-1])\n"
+        "            private.add_noise = add_noise\n"
+        "            report = _steps(",
+    ),
+    one(
+        "noise of a global generator",
+        DP_SGD,
+        "generator=generator,\n            )\n            report",
+        ")\n            report",
+    ),
+    one(
+        "noise cut at two deviations",
+        DP_SGD,
+        "            report = _steps(",
+        "            whole = private.add_noise\n"
+        "            def add_noise():\n"
+        "                whole()\n"
+        "                for p in private.params:\n"
+        "                    s = 2 * plan.noise_multiplier * plan.clip\n"
+        "                    p.grad = (p.summed_grad + (p.grad - p.summed_grad).clamp(-s, s)).view_as(p)\n"
+        "            private.add_noise = add_noise\n"
+        "            report = _steps(",
+    ),
+    one(
+        "no lifetime",
+        LEDGER,
+        "if not LifetimeFilter(lifetime).allows(",
+        "if False and LifetimeFilter(lifetime).allows(",
+    ),
+    one(
+        "rows sampled where units should be",
+        DP_SGD,
+        "inputs, target, place = rows.of(units)\n        optimizer",
+        "inputs, target, place = rows.of(torch.arange(rows.n_units))\n"
+        "        kept = poisson_sample(len(place), plan.sampling_rate, generator)\n"
+        "        inputs, target, place = {n: t[kept] for n, t in inputs.items()}, target[kept], place[kept]\n"
+        "        units = torch.arange(rows.n_units)\n"
+        "        optimizer",
+    ),
+    one(
+        "abandoned reservations forgiven",
+        LEDGER,
+        'FROM entries WHERE {column} = ? GROUP BY events"',
+        "FROM entries WHERE {column} = ? AND state = 'committed' GROUP BY events\"",
+    ),
+    one(
+        "the ledger reports the last round",
+        LEDGER,
+        'return epsilon(self._taken("dataset", dataset), delta)',
+        'return epsilon(self._taken("dataset", dataset)[:1], delta) / 2',
+    ),
+    one(
+        "the sampler sees the first half of the units",
+        DP_SGD,
+        f"{_DRAW}\n        inputs,",
+        "units = poisson_sample((rows.n_units + 1) // 2, plan.sampling_rate, generator)\n        inputs,",
+    ),
+    one(
+        "the private head starts from the last run",
+        TRAINING,
+        _TRAIN,
+        f"{_TRAIN}\n        for name, p in module.named_parameters():\n"
+        "            if name not in received:\n                p.data.mul_(0.5)",
+    ),
+)
+
+
+def tree(target: Path, mutant: Mutant | None) -> Path:
+    """Copy the source tree to `target` with the mistake in it.
+
+    Raises
+    ------
+    AssertionError
+        The text that the mistake replaces is gone, or stands there more than once: the mutant must be rewritten.
+    """
+    for folder in ("platform", "privacy", "clients", "strategies", "scenarios"):
+        shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (target / "audited.toml").write_text(SCENARIO, encoding="utf-8")
+    for file, old, new in mutant.edits if mutant else ():
+        text = (target / file).read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{mutant and mutant.name}: wanted {old!r} once in {file}, got {text.count(old)}"
+        (target / file).write_text(text.replace(old, new), encoding="utf-8")
+    return target
+
+
+def audit(folder: Path, *options: str, scenario: str = "") -> tuple[int, dict[str, Any], str]:
+    """Run `consortia audit` of the tree in `folder` as a process; return exit status, its JSON, and what it said."""
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{folder / 'platform'}", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-P", "-m", "consortia.cli", "audit", scenario or str(folder / "audited.toml")]
+    done = subprocess.run(
+        [*command, "--json", *options], capture_output=True, text=True, env=environment, cwd=folder, check=False
+    )
+    result = json.loads(done.stdout) if done.stdout.startswith("{") else {}
+    return done.returncode, result, done.stderr
