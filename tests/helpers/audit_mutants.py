@@ -52,15 +52,11 @@ LEDGER = "privacy/ledger.py"
 PLANS = "privacy/plans.py"
 RANDOM = "privacy/randomness.py"
 
-_NOISE = "noise_multiplier=plan.noise_multiplier,\n                max_grad_norm=plan.clip,"
-_SUMS = "sums = [_sum_by_unit(parameter, place, len(units)) for parameter in parameters]"
-_DRAW = "units = poisson_sample(rows.n_units, plan.sampling_rate, generator)"
-_TRAIN = "report = train_private(module, *rows, private_plan, fresh_generator())"
-_NO_CLIP = (
-    DP_SGD,
-    _NOISE,
-    "noise_multiplier=plan.noise_multiplier * plan.clip / 1e6,\n                max_grad_norm=1e6,",
-)
+_NOISE = "noise_multiplier=plan.noise_multiplier,\n            max_grad_norm=plan.clip,"
+_DRAW = "units = poisson_sample(rows.n_units, plan.sampling_rate, generator)\n        if twin is not None:"
+_SUM = "sums.add(piece, loss, plan.clip)"
+_TOTAL = "        optimizer.total = sums.take()\n"
+_TRAIN = "report = train_private(module, *rows, private_plan, fresh_generator(), secure=secure_noise)"
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ def one(name: str, file: str, old: str, new: str) -> Mutant:
 
 
 LISTED = (
-    Mutant("no clipping", (_NO_CLIP,)),
+    one("no clipping", DP_SGD, _SUM, "sums.add(piece, loss, 1e9)"),
     one("noise / 10", DP_SGD, _NOISE, _NOISE.replace("plan.noise_multiplier", "plan.noise_multiplier / 10")),
     one("noise x 2/3", DP_SGD, _NOISE, _NOISE.replace("plan.noise_multiplier", "plan.noise_multiplier * 2 / 3")),
     one(
@@ -89,19 +85,22 @@ LISTED = (
     one(
         "shuffling instead of Poisson",
         DP_SGD,
-        f"    for _ in range(plan.steps):\n        {_DRAW}\n        inputs,",
+        f"    for _ in range(plan.steps):\n        {_DRAW}",
         "    order = torch.randperm(rows.n_units, generator=generator)\n"
         "    size = round(plan.sampling_rate * rows.n_units)\n"
         "    for step in range(plan.steps):\n"
         "        at = step * size % max(rows.n_units, 1)\n"
         "        units = order[at : at + size].sort().values\n"
-        "        inputs,",
+        "        if twin is not None:",
     ),
     one(
         "skipped empty draws",
         DP_SGD,
-        f"{_DRAW}\n        inputs,",
-        f"{_DRAW}\n        if not len(units):\n            draws.append(0)\n            continue\n        inputs,",
+        _DRAW,
+        _DRAW.replace(
+            "        if twin",
+            "        if not len(units):\n            draws.append(0)\n            continue\n        if twin",
+        ),
     ),
     Mutant(
         "a fresh accountant each round",
@@ -114,14 +113,25 @@ LISTED = (
         "reused noise after a fork",
         (
             (RANDOM, "    return FreshNoise()\n", "    return _KEPT\n\n\n_KEPT = FreshNoise()\n"),
-            (RANDOM, "if os.getpid() != self._pid:", "if os.getpid() < 0:"),
+            (RANDOM, "if isinstance(generator, FreshNoise):", "if isinstance(generator, str):"),
         ),
     ),
-    one(
+    Mutant(
         "rows clipped where units should be",
-        DP_SGD,
-        _SUMS,
-        "sums = [_sum_by_unit(parameter, torch.arange(len(place)), len(place)) for parameter in parameters]",
+        (
+            (DP_SGD, _SUM, "sums.add(_apart(piece), loss, plan.clip)"),
+            (
+                DP_SGD,
+                "def _steps(",
+                (
+                    "def _apart(piece):\n"
+                    "    import dataclasses\n\n"
+                    "    many = len(piece.target)\n"
+                    "    return dataclasses.replace(piece, place=torch.arange(many), units=many, single=True)\n\n\n"
+                    "def _steps("
+                ),
+            ),
+        ),
     ),
     one(
         "a private head outside the DP step",
@@ -137,22 +147,17 @@ LISTED = (
     one("half the steps counted", PLANS, "steps=self.steps_per_round,", "steps=max(1, self.steps_per_round // 2),"),
 )
 
-_ONE_LAYER = """norms = sums[{which}].flatten(1).norm(dim=1)
-        for total in sums:
-            total.mul_((plan.clip / norms.clamp(min=1e-12)).clamp(max=1).view(-1, *[1] * (total.dim() - 1)))
-        for parameter, per_unit in"""
-_EACH_LAYER = """for total in sums:
-            norms = total.flatten(1).norm(dim=1)
-            total.mul_((plan.clip / norms.clamp(min=1e-12)).clamp(max=1).view(-1, *[1] * (total.dim() - 1)))
-        for parameter, per_unit in"""
-_STORE = "        for parameter, per_unit in"
-
 FURTHER = (
-    one(
+    Mutant(
         "the whole batch clipped at once",
-        DP_SGD,
-        _SUMS,
-        "sums = [_sum_by_unit(parameter, torch.zeros_like(place), 1) for parameter in parameters]",
+        (
+            (DP_SGD, _SUM, "sums.add(piece, loss, 1e9)"),
+            (
+                DP_SGD,
+                _TOTAL,
+                _TOTAL + "        optimizer.total *= min(1.0, plan.clip / (float(optimizer.total.norm()) + 1e-9))\n",
+            ),
+        ),
     ),
     one(
         "noise seeded by the round",
@@ -173,13 +178,11 @@ FURTHER = (
         "        optimizer.noise_multiplier = 0.0 if draws else plan.noise_multiplier\n"
         "        optimizer.step()\n        draws.append(len(units))\n    drawn",
     ),
-    Mutant("clipped by the norm of one layer", (_NO_CLIP, (DP_SGD, _STORE, "        " + _ONE_LAYER.format(which=0)))),
-    Mutant("every layer clipped to C", (_NO_CLIP, (DP_SGD, _STORE, "        " + _EACH_LAYER))),
     one(
         "sampled more often than charged",
         DP_SGD,
-        f"{_DRAW}\n        inputs,",
-        "units = poisson_sample(rows.n_units, min(1.0, 1.25 * plan.sampling_rate), generator)\n        inputs,",
+        _DRAW,
+        _DRAW.replace("plan.sampling_rate", "min(1.0, 1.25 * plan.sampling_rate)"),
     ),
     one("delta ignored", TRAINING, "delta=allowance.delta,\n", "delta=1e-3,\n"),
     one(
@@ -193,16 +196,20 @@ FURTHER = (
         (
             (
                 PARTICIPANT,
-                ("        reservation = self._reserve(ledger, request.run_id, plan.round_events(), "
-                "self._lifetime(plan.non_private))\n        outcome = train_round("),
+                (
+                    "        reservation = self._reserve(ledger, request.run_id, plan.round_events(), "
+                    "self._lifetime(plan.non_private))\n        outcome = train_round("
+                ),
                 "        outcome = train_round(",
             ),
             (
                 PARTICIPANT,
                 "        self._keep_private(outcome.private)\n",
-                ("        self._keep_private(outcome.private)\n"
-                "        reservation = self._reserve(ledger, request.run_id, plan.round_events(), "
-                "self._lifetime(plan.non_private))\n"),
+                (
+                    "        self._keep_private(outcome.private)\n"
+                    "        reservation = self._reserve(ledger, request.run_id, plan.round_events(), "
+                    "self._lifetime(plan.non_private))\n"
+                ),
             ),
         ),
     ),
@@ -221,12 +228,6 @@ FURTHER = (
         'partition="train",\n            unit="record",\n        )\n\n    def round_events',
     ),
     one(
-        "weight decay inside the clipped gradient",
-        DP_SGD,
-        _SUMS,
-        _SUMS + "\n        sums = [s + 0.05 * p.detach() for s, p in zip(sums, parameters, strict=True)]",
-    ),
-    one(
         "validation rows train too",
         TRAINING,
         'masks = {part: where == part for part in ("train", "validation", "test")}',
@@ -240,51 +241,10 @@ FURTHER = (
         'reply = self._sealed({**self._header(plan, "OK"), "scopes": str(len(parts.train.target))}, releases)',
     ),
     one(
-        "private parameters without noise",
-        DP_SGD,
-        "            report = _steps(",
-        "            optimizer_noise = private.add_noise\n"
-        "            def add_noise():\n"
-        "                optimizer_noise()\n"
-        "                if len(private.params) > 4:\n"
-        "                    private.params[-1].grad = private.params[-1].summed_grad.view_as(private.params[-1])\n"
-        "            private.add_noise = add_noise\n"
-        "            report = _steps(",
-    ),
-    one(
-        "noise of a global generator",
-        DP_SGD,
-        "generator=generator,\n            )\n            report",
-        ")\n            report",
-    ),
-    one(
-        "noise cut at two deviations",
-        DP_SGD,
-        "            report = _steps(",
-        "            whole = private.add_noise\n"
-        "            def add_noise():\n"
-        "                whole()\n"
-        "                for p in private.params:\n"
-        "                    s = 2 * plan.noise_multiplier * plan.clip\n"
-        "                    p.grad = (p.summed_grad + (p.grad - p.summed_grad).clamp(-s, s)).view_as(p)\n"
-        "            private.add_noise = add_noise\n"
-        "            report = _steps(",
-    ),
-    one(
         "no lifetime",
         LEDGER,
         "if not LifetimeFilter(lifetime).allows(",
         "if False and LifetimeFilter(lifetime).allows(",
-    ),
-    one(
-        "rows sampled where units should be",
-        DP_SGD,
-        "inputs, target, place = rows.of(units)\n        optimizer",
-        "inputs, target, place = rows.of(torch.arange(rows.n_units))\n"
-        "        kept = poisson_sample(len(place), plan.sampling_rate, generator)\n"
-        "        inputs, target, place = {n: t[kept] for n, t in inputs.items()}, target[kept], place[kept]\n"
-        "        units = torch.arange(rows.n_units)\n"
-        "        optimizer",
     ),
     one(
         "abandoned reservations forgiven",
@@ -301,8 +261,8 @@ FURTHER = (
     one(
         "the sampler sees the first half of the units",
         DP_SGD,
-        f"{_DRAW}\n        inputs,",
-        "units = poisson_sample((rows.n_units + 1) // 2, plan.sampling_rate, generator)\n        inputs,",
+        _DRAW,
+        _DRAW.replace("rows.n_units", "(rows.n_units + 1) // 2"),
     ),
     one(
         "the private head starts from the last run",
