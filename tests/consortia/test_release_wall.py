@@ -23,13 +23,13 @@ def test_nothing_passes_the_gate_before_a_reservation(site: Any) -> None:
     update = Release("update", {"head.bias": torch.zeros(1)}, _event())
     with pytest.raises(ReleaseRefusedError, match="reserve it first"):
         round_._sealed({}, [update])
-    round_.charged = (_event(),)
+    round_.charged = [_event()]
     assert round_._sealed({}, [update])
 
 
 def test_only_what_was_reserved_passes(site: Any) -> None:
     round_ = _Round(Request.parse(site.message(1)), site.home, None)
-    round_.charged = (_event(),)
+    round_.charged = [_event()]
     other = GaussianRelease(noise_multiplier=9.0, partition="train", unit="record")
     for event in (_event(steps=3), other, None):
         with pytest.raises(ReleaseRefusedError, match="reserve it first"):
