@@ -126,7 +126,8 @@ LISTED = (
                 (
                     "def _apart(piece):\n"
                     "    many = len(piece.target)\n"
-                    "    return type(piece)(piece.inputs, piece.target, place=torch.arange(many), units=many, single=True)\n\n\n"
+                    "    apart = torch.arange(many)\n"
+                    "    return type(piece)(piece.inputs, piece.target, apart, many, True)\n\n\n"
                     "def _steps("
                 ),
             ),
