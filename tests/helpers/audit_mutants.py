@@ -104,10 +104,7 @@ LISTED = (
     ),
     Mutant(
         "a fresh accountant each round",
-        (
-            (TRAINING, "steps=rules.local_steps * contract.rounds,", "steps=rules.local_steps,"),
-            (LEDGER, '[*self._taken("run_id", run_id), *events]', "list(events)"),
-        ),
+        ((LEDGER, '[*self._taken("run_id", run_id), *events]', "list(events)"),),
     ),
     Mutant(
         "reused noise after a fork",
