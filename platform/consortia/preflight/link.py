@@ -148,6 +148,7 @@ def _expiry(chain: Chain, shown: x509.Certificate) -> None:
 def _clock(chain: Chain, host: str, port: int, trusted: ssl.SSLContext) -> None:
     """Compare with the server's own clock: a signature is valid for some minutes only."""
     link = http.client.HTTPSConnection(host, port, timeout=_SECONDS, context=trusted)
+    asked = datetime.datetime.now(datetime.UTC)
     try:
         link.request("GET", "/health")
         answer = link.getresponse()
@@ -161,7 +162,9 @@ def _clock(chain: Chain, host: str, port: int, trusted: ssl.SSLContext) -> None:
     if there is None:
         chain.skip("the coordinator told no time")
         return
-    ahead = (datetime.datetime.now(datetime.UTC) - there).total_seconds()
+    # The answer was written some time between the question and now: what speaks for this clock counts.
+    least, most = ((moment - there).total_seconds() for moment in (asked, datetime.datetime.now(datetime.UTC)))
+    ahead = least if least > 0 else min(most, 0.0)
     # Flower refuses what was signed in its future or too long ago; a second is lost in the header's rounding.
     if ahead > SYSTEM_TIME_TOLERANCE + 1 or ahead < -(TIMESTAMP_TOLERANCE - _SECONDS):
         word = "ahead of" if ahead > 0 else "behind"
