@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from privacy.errors import ReleaseRefusedError
-from privacy.events import Event, GaussianRelease, LaplaceRelease, NonPrivate, PoissonGaussian
+from privacy.events import Event, GaussianRelease, LaplaceRelease, NonPrivate, PoissonGaussian, RandomizedResponse
 
 #: What may cross without an event: functions of the policy, the plan and the message alone, never of rows.
 PUBLIC_CONSTANTS = frozenset(
@@ -85,6 +85,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "update": Kind((PoissonGaussian, NonPrivate), ("train",)),
         "metrics": Kind((LaplaceRelease, GaussianRelease, NonPrivate), ("validation", "evaluation"), "metrics."),
+        # Vertical mode: sealed for one other participant; what is inside was charged to an account of its own.
+        "intersection": Kind((NonPrivate,), ("train",), "sealed/"),
+        "labels": Kind((RandomizedResponse, NonPrivate), ("train",), "sealed/"),
+        "scores": Kind((RandomizedResponse, NonPrivate), ("train",), "sealed/"),
         "loss": Kind((LaplaceRelease, GaussianRelease, NonPrivate), ("train",), "loss/", allowed_as="metrics"),
     }
 )

@@ -24,10 +24,12 @@ from clients.schema import Column, Schema, Target
 from clients.sources import Source, numpy_generator
 from clients.sources import read_table as _read_table
 
-__all__ = ["CASES", "Case", "Encoded", "Holding", "get", "normalise"]
+__all__ = ["CASES", "NEW", "Case", "Encoded", "Holding", "get", "normalise"]
 
 CASES = ("cards", "customers", "heart", "machines")
 CHUNK = 50_000
+#: What a case's synthesiser adds to a holding's name for persons who are new to it.
+NEW = ":new"
 #: A schema asks for a target; a partner has none, so every row gets this constant, which is never a feature.
 _NONE = Target(name="(no label)", kind="regression")
 
@@ -174,12 +176,15 @@ class Case:
             raise SchemaError(f"case {self.name!r}: wanted one of {', '.join(self.holdings)}; got {name!r}")
         return self.holdings[name]
 
-    def frame(self, source: Source, name: str, seed: int, part: str = "") -> pd.DataFrame:
-        """A holding's rows from its source; `part` names another draw of synthetic persons (new ones)."""
+    def frame(self, source: Source, name: str, seed: int, *, new: bool = False) -> pd.DataFrame:
+        """A holding's rows from its source; synthetic ones may be `new` persons of the same population."""
         self.holding(name)
         if source.kind == "synthetic":
-            rng = numpy_generator("case", self.name, part, seed if source.seed is None else source.seed)
-            frame = self.synthesise(rng, source.rows or self.default_rows)[name]
+            rng = numpy_generator("case", self.name, seed if source.seed is None else source.seed)
+            frames = self.synthesise(rng, source.rows or self.default_rows)
+            if new and name + NEW not in frames:
+                raise SourceError(f"source: case {self.name!r} makes up no new persons; use csv, parquet or sql")
+            frame = frames[name + NEW * new]
         elif source.kind == "public":
             if self.read is None:
                 raise SourceError(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from clients.holdings import Case, Holding
+from clients.holdings import NEW, Case, Holding
 from clients.schema import Column, Target
 
 __all__ = ["CASE"]
@@ -90,6 +90,10 @@ def synthesise(generator: np.random.Generator, persons: int) -> Mapping[str, pd.
         mine = frame.loc[known[name], wanted].assign(national_id=ids[known[name]])
         order = generator.permutation(len(mine))
         parts[name] = mine.iloc[order].reset_index(drop=True)
+        if name == "bank":
+            # Who asks for a first account: the others may know them, the bank knows no label yet.
+            new = frame.loc[~known[name], wanted[:-1]].assign(national_id=ids[~known[name]])
+            parts[f"{name}{NEW}"] = new.reset_index(drop=True)
     return parts
 
 

@@ -15,7 +15,9 @@ from flwr.clientapp import ClientApp
 from consortia.home import LOG_FORMAT, Home
 from consortia.participant import handle
 from consortia.transport import pack, unpack
-from consortia.wire import Envelope, encode
+from consortia.vertical.participant import handle as handle_step
+from consortia.vertical.request import STEPS
+from consortia.wire import Envelope, encode, kind_of
 
 app = ClientApp()
 
@@ -32,6 +34,15 @@ def evaluate(message: Message, context: Context) -> Message:
     return _answer(message, context)
 
 
+def vertical(message: Message, context: Context) -> Message:
+    """Answer one step of a vertical run."""
+    return _answer(message, context)
+
+
+for _step in STEPS:
+    app.query(_step)(vertical)
+
+
 def _answer(message: Message, context: Context) -> Message:
     try:
         reply = answer(unpack(message.content), home_of(context), source_of(context))
@@ -44,7 +55,7 @@ def _answer(message: Message, context: Context) -> Message:
 def answer(data: bytes, home: Home, source: str | None) -> bytes:
     """Answer one envelope in this process, whose log goes to the participant's folder."""
     log_at_home(home)
-    return handle(data, home, source)
+    return (handle_step if kind_of(data) in STEPS else handle)(data, home, source)
 
 
 def log_at_home(home: Home) -> None:

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,11 +22,12 @@ from consortia.custody import anchor_from
 from consortia.errors import RunFailedError, WireError
 from consortia.exchange import CONTROL, LOSS, State, check_like, for_participant, initial_groups
 from consortia.heads import Heads
+from consortia.member import Member, describe_member
 from consortia.receipt import write_json
 from consortia.received import Received, read, split
 from consortia.reply import FINAL as _FINAL
 from consortia.reply import check_account, check_loss
-from consortia.scenario import Scenario, Seat
+from consortia.scenario import Scenario
 from consortia.secure.rounds import SecureRounds
 from consortia.stopping import stopped, watched
 from consortia.wire import Envelope, decode, encode
@@ -47,20 +48,6 @@ class Answer:
 #: Sends one envelope to each named participant, waits up to the deadline, returns what came. An answer to an
 #: older attempt is returned with code LATE_REPLY.
 Exchange = Callable[[str, Mapping[str, bytes], float], Sequence[Answer]]
-
-
-@dataclass
-class Member:
-    """The coordinator's picture of one participant: released and public values only."""
-
-    seat: Seat
-    state: str = "ACTIVE"
-    header: dict[str, str] = field(default_factory=dict)
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    released: dict[int, Received] = field(default_factory=dict)
-    rounds_contributed: int = 0
 
 
 class Coordinator:
@@ -370,31 +357,10 @@ class Coordinator:
             "reason": reason,
             "rounds": rounds,
             "seconds": time.perf_counter() - started,
-            "participants": {name: _describe(member) for name, member in self.members.items()},
+            "participants": {name: describe_member(member) for name, member in self.members.items()},
             "history": self.history,
         }
         self.heads.save()
         write_json(self.folder / "coordinator.json", record)
         self._event("end", status=status, reason=reason)
         return record
-
-
-def _describe(member: Member) -> dict[str, Any]:
-    header = member.header
-    final = next((one for one in member.released.values() if one.partition == "evaluation"), None)
-    budget = header.get("epsilon_budget", "null")
-    return {
-        "industry": member.seat.industry,
-        "state": member.state,
-        "rounds_contributed": member.rounds_contributed,
-        "noise_multiplier": float(header["noise_multiplier"]) if header else None,
-        "epsilon_budget": None if budget == "null" else float(budget),
-        "delta": float(header["delta"]) if header else member.seat.delta,
-        "unit": header.get("unit"),
-        "non_private": header.get("non_private") == "true" if header else None,
-        "bytes": {"sent": member.bytes_sent, "received": member.bytes_received},
-        "failures": member.failures,
-        "metrics": None if final is None else {name: estimate.value for name, estimate in final.estimates.items()},
-        "released": None if final is None else final.to_json(),
-        "metrics_non_private": any(received.exact for received in member.released.values()),
-    }

@@ -16,17 +16,15 @@ import json
 import logging
 import math
 import os
-import secrets
 import time
-import traceback
 
 import safetensors.torch
 
 from clients import registry
-from clients.errors import ClientError
 from clients.models import FederatedModule
 from consortia import custody, receipt, side_releases
-from consortia.errors import ConsortiaError, InputError, RefusedError
+from consortia.answers import describe, guarded
+from consortia.errors import InputError, RefusedError
 from consortia.evaluation import headline, module_scorer, score_metrics
 from consortia.exchange import LOSS, State, build_module, load_state, scope_of, shared_names
 from consortia.home import Home
@@ -56,9 +54,6 @@ from privacy.ledger import Anchor, Budget, Ledger, Reservation, RunPlan
 
 log = logging.getLogger("consortia.participant")
 
-#: Errors whose text the platform wrote itself from public names; their sentence may stand in the log.
-_SAFE = (ConsortiaError, PrivacyError, ClientError)
-
 
 def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
     """Answer one message.
@@ -77,37 +72,15 @@ def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
     bytes
         The reply's envelope.
     """
-    try:
+
+    def work() -> bytes:
         request = Request.parse(data)
         if request.participant != home.participant:
             raise RefusedError("WRONG_PARTICIPANT", "the message is for somebody else")
         with home.exclusive(request.contract.round.deadline_seconds):
             return _Round(request, home, source).answer()
-    except RefusedError as error:
-        log.warning("%s: refused: %s", home.participant, error)
-        status = "RECEIVE_ONLY" if error.code == "BUDGET_EXHAUSTED" else "REFUSED"
-        return encode(Envelope({"status": status, "code": error.code, "participant": home.participant}))
-    except Exception as error:  # noqa: BLE001 - whatever it is, only a code and an incident id may cross
-        incident = secrets.token_hex(8)
-        log.error("%s: incident %s: %s", home.participant, incident, describe(error))
-        return encode(
-            Envelope(
-                {
-                    "status": "FAILED",
-                    "code": "PARTICIPANT_ERROR",
-                    "incident": incident,
-                    "participant": home.participant,
-                }
-            )
-        )
 
-
-def describe(error: BaseException) -> str:
-    """Return kind and place of an error; its text only where the platform itself wrote it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
-    text = f": {error}" if isinstance(error, _SAFE) else ""
-    return f"{type(error).__name__}{text} at {where}"
+    return guarded(home.participant, work)
 
 
 class _Round:

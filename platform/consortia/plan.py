@@ -64,6 +64,8 @@ def make_plans(scenario: Scenario) -> list[SeatPlan]:
         When the strategy does not fit the roster, a model cannot be built or a budget cannot be met, naming
         participant and key.
     """
+    if scenario.contract.vertical is not None:
+        return []  # checked when it was parsed; `consortia.vertical.setup.describe` shows it
     check_fit(scenario)
     plans = []
     for seat in scenario.roster:

@@ -16,6 +16,7 @@ from consortia.errors import InputError, RefusedError
 from consortia.scenario import Contract, Name
 from consortia.secure.terms import SecurePolicy
 from consortia.strict import StrictModel, check_schema, parse, parse_toml
+from consortia.vertical.policy import VerticalPolicy
 from privacy.ledger import Budget
 
 #: Share of a lifetime that is nothing: what rounding leaves of a budget that was spent in parts.
@@ -76,7 +77,7 @@ class AllowTerms(StrictModel):
     `sweeps` allows repeated runs on these rows to choose a budget, each of them charged in full.
     """
 
-    releases: tuple[Literal["update", "metrics"], ...] = ()
+    releases: tuple[Literal["update", "metrics", "intersection", "labels", "scores"], ...] = ()
     exact_metrics: bool = False
     non_private: bool = False
     sweeps: bool = False
@@ -93,6 +94,7 @@ class Policy(StrictModel):
     budget: BudgetTerms
     allow: AllowTerms = AllowTerms()
     secure: SecurePolicy = SecurePolicy()
+    vertical: VerticalPolicy | None = None
     noise: Literal["secure", "float"] | None = None
 
     def secure_noise(self, *, simulation: bool) -> bool:
@@ -181,9 +183,11 @@ def check_contract(policy: Policy, contract: Contract, industry: str, proposal: 
         With a code that names the reason; the code alone crosses.
     """
     check_listed(policy, contract)
-    if industry not in contract.industries:
+    if contract.vertical is None and industry not in contract.industries:
         raise RefusedError("CONTRACT_NOT_ALLOWED", f"the contract has no terms for industry {industry!r}")
-    for release in contract.releases:
+    for release in (
+        contract.releases if contract.vertical is None else contract.vertical.releases_of(policy.participant)
+    ):
         if release not in policy.allow.releases:
             raise RefusedError(
                 "RELEASE_NOT_ALLOWED", f"allow.releases: the contract wants {release!r}, the policy lacks it"
@@ -195,12 +199,14 @@ def check_contract(policy: Policy, contract: Contract, industry: str, proposal: 
         )
     if contract.evaluation.metrics == "dp" and policy.budget.evaluation is None:
         raise RefusedError("RELEASE_NOT_ALLOWED", "budget.evaluation: wanted run and lifetime, to pay for metrics")
-    if proposal.epsilon is None and not policy.allow.non_private:
+    # A partner of a vertical run proposes nothing: vertical.exact_scores is its word on scores without noise.
+    proposes = contract.vertical is None or policy.participant == contract.vertical.label_owner
+    if proposes and proposal.epsilon is None and not policy.allow.non_private:
         raise RefusedError("NON_PRIVATE_NOT_ALLOWED", "allow.non_private = false, the proposal is non-private")
     terms = policy.dataset.get(proposal.dataset)
     if terms is None:
         raise RefusedError("DATASET_NOT_OFFERED", f"the policy offers no dataset.{proposal.dataset}")
-    if terms.industry != industry:
+    if terms.industry != industry or (contract.vertical is not None and terms.site != contract.vertical.case):
         raise RefusedError("DATASET_NOT_OFFERED", f"dataset.{proposal.dataset} is not of industry {industry}")
     if contract.evaluation.metrics == "dp" and terms.unit != "record" and terms.max_rows_per_unit is None:
         raise RefusedError(

@@ -18,6 +18,8 @@ _ACCOUNT = (
     *("non_private", "metrics_non_private", "metrics"),
 )
 #: What a simulation's record adds from the receipts.
+#: What a vertical receipt has beside these.
+_VERTICAL = ("role", "label", "purpose", "matched", "decision")
 _SIMULATED = ("units", "classes", "headline", "keeps", "gain", "local_model", "synthetic")
 
 
@@ -105,9 +107,7 @@ def _participant(
         line.update(_as_released(seen, kind))
     extra = {}
     if simulation and receipt is not None:
-        extra = {
-            key: receipt[key] for key in ("units", "classes", "headline", "keeps", "gain", "local_model", "synthetic")
-        }
+        extra = {key: receipt[key] for key in _SIMULATED} | {k: receipt[k] for k in _VERTICAL if k in receipt}
     return {
         "industry": seen["industry"],
         "rows": receipt["rows"] if receipt else None,
@@ -154,6 +154,8 @@ def _epsilon_seen(seen: dict[str, Any], scenario: Scenario, name: str) -> float 
     """Return epsilon of the rounds that the coordinator received; the participant's ledger may hold more."""
     if seen["non_private"] is not False or not seen["rounds_contributed"]:
         return None
+    if scenario.contract.vertical is not None:
+        return float(seen["epsilon_budget"])  # pure, and released once
     rules = scenario.contract.industries[scenario.seat(name).industry]
     event = PoissonGaussian(
         noise_multiplier=seen["noise_multiplier"],

@@ -17,6 +17,7 @@ from consortia.engines.base import Job
 from consortia.fit import cautions, fits_with
 from consortia.plan import SeatPlan
 from consortia.scenario import Scenario
+from consortia.vertical.show import long_step, print_vertical_notes, show_step, total_steps
 from privacy.accounting import epsilon, solve_noise_multiplier
 from privacy.events import PoissonGaussian
 
@@ -125,12 +126,15 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
     accounts = [seat["epsilon"] for seat in result["participants"].values()]
     units = ", ".join(sorted({a["unit"] for a in accounts if a["unit"]})) or "–"
     deltas = ", ".join(f"{d:g}" for d in sorted({a["delta"] for a in accounts}))
-    lifetimes = sorted({a["lifetime_delta"] for a in accounts if a.get("lifetime_delta") is not None})
-    console.print(
-        f"ε counts the training releases of this run (PLD), δ = {deltas}, unit: {units}, add/remove one; "
-        f"lifetime: all runs of the data set in this ledger{_at(lifetimes)}.",
-        highlight=False,
-    )
+    if any("step" in line for line in result["history"]):
+        print_vertical_notes(console, result)
+    else:
+        lifetimes = sorted({a["lifetime_delta"] for a in accounts if a.get("lifetime_delta") is not None})
+        console.print(
+            f"ε counts the training releases of this run (PLD), δ = {deltas}, unit: {units}, add/remove one; "
+            f"lifetime: all runs of the data set in this ledger{_at(lifetimes)}.",
+            highlight=False,
+        )
     if simulation:
         charged = "charged to the given ledger" if result["charged"] else "not charged"
         console.print(f"Simulation by one operator who holds all rows: {charged}.", highlight=False)
@@ -213,7 +217,7 @@ class Watch(AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         self._progress.start()
-        self._task = self._progress.add_task("starting", total=self._job.scenario.contract.rounds)
+        self._task = self._progress.add_task("starting", total=total_steps(self._job.scenario))
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
@@ -244,8 +248,15 @@ class Watch(AbstractContextManager[None]):
         return [json.loads(line) for line in lines]
 
     def _show(self, events: list[dict[str, Any]]) -> None:
+        for event in events:
+            if event["event"] == "step":
+                self._progress.update(self._task, completed=event["round"], description=show_step(event))
+                if not self._console.is_terminal:
+                    self._console.print(show_step(event), highlight=False)
         rounds = [event for event in events if event["event"] == "round"]
         if not rounds:
+            if self._simulation and (text := long_step(self._job)):
+                self._progress.update(self._task, description=text)
             return
         last = rounds[-1]
         total = self._job.scenario.contract.rounds

@@ -74,10 +74,11 @@ class Request:
         kinds = {"train", "evaluate"} | ({"hello"} if contract.trust == "aggregate" else set())
         if request.kind not in kinds or not 1 <= request.round <= last:
             raise RefusedError("BAD_MESSAGE", "kind or round is outside the contract")
-        if not _is_name(request.run_id) or not _is_name(proposal.dataset) or not _is_name(request.industry):
+        if not is_name(request.run_id) or not is_name(proposal.dataset) or not is_name(request.industry):
             raise RefusedError("BAD_MESSAGE", "run id, data set or industry is not a name")
         return request
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
+    """Return whether the text can name a run, a data set or an industry."""
     return 0 < len(text) <= 80 and all(c.isascii() and (c.isalnum() or c in "-_") for c in text)

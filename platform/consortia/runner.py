@@ -24,6 +24,7 @@ from consortia.receipt import write_json
 from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from consortia.secure.keys import pin_each_other
 from consortia.strict import read_toml
+from consortia.vertical.setup import introduce
 from privacy.ledger import Ledger
 
 ENGINES = ("embedded", "flower")
@@ -93,7 +94,12 @@ def prepare(options: Options) -> Job:
         pin_each_other(homes)
     sources = {}
     if options.data is not None:
-        sources = {seat.name: f"public:{options.data.resolve() / seat.industry}" for seat in scenario.roster}
+        # A case's public data lie with several industries.
+        below = options.data.resolve()
+        vertical = scenario.contract.vertical is not None
+        sources = {s.name: f"public:{below if vertical else below / s.industry}" for s in scenario.roster}
+    if simulation and options.ledger is None:
+        introduce(scenario, homes)
     folder.mkdir(parents=True, exist_ok=True)
     job = Job(scenario, run_id, folder, homes, sources)
     _write_job(job, options)

@@ -24,6 +24,7 @@ from consortia.evaluation_terms import EvaluationTerms, StoppingTerms
 from consortia.model_terms import Model, PretrainedFile
 from consortia.secure.terms import SecureTerms, check_terms
 from consortia.strict import StrictModel, check_schema, parse, parse_toml, read_toml
+from consortia.vertical.contract import VerticalTerms, check_mode, check_seats
 from strategies.base import LocalHalf, Strategy
 from strategies.registry import NAMES, make
 
@@ -136,10 +137,10 @@ class Contract(StrictModel):
 
     schema_version: Annotated[int, Field(alias="schema", ge=1)]
     wire: int
-    mode: Literal["horizontal"] = "horizontal"
+    mode: Literal["horizontal", "vertical"] = "horizontal"
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    releases: tuple[Literal["update", "metrics"], ...] = ("update",)
+    releases: tuple[Literal["update", "metrics", "intersection", "labels", "scores"], ...] = ("update",)
     strategy: StrategyTerms = StrategyTerms()
     scopes: Scopes = Scopes()
     split: Split = Split()
@@ -148,12 +149,15 @@ class Contract(StrictModel):
     trust: Literal["local", "aggregate"] = "local"
     secure: SecureTerms | None = None
     round: RoundTerms = RoundTerms()
-    industries: Annotated[dict[Name, IndustryTerms], Field(min_length=1)]
+    industries: dict[Name, IndustryTerms] = Field(default_factory=dict)
+    vertical: VerticalTerms | None = None
 
     @model_validator(mode="after")
     def _terms_fit(self) -> Contract:
         if self.wire != WIRE_VERSION:
             raise ValueError(f"wire = {WIRE_VERSION} (what this version speaks)")
+        if check_mode(self.mode, self.vertical, self.rounds, self.industries, self.releases):
+            return self
         if "update" not in self.releases:
             raise ValueError("releases that include 'update'")
         if self.stopping is not None and not self.evaluation.every:
@@ -185,6 +189,7 @@ class Contract(StrictModel):
     def _texts(self) -> tuple[str, str]:
         # Asked for several times a message; a contract is frozen, so once is enough.
         later = {"trust", "secure"} if self.trust == "local" else set()  # older contracts keep their hash
+        later |= set() if self.vertical else {"vertical"}
         text = json.dumps(
             self.model_dump(mode="json", by_alias=True, exclude=later), sort_keys=True, separators=(",", ":")
         )
@@ -262,6 +267,9 @@ class Scenario(StrictModel):
 
     @model_validator(mode="after")
     def _industries_are_known(self) -> Scenario:
+        if self.contract.vertical is not None:
+            check_seats(self.contract.vertical, {seat.name: seat.industry for seat in self.roster})
+            return self
         known = client_names()
         for seat in self.roster:
             if seat.industry not in known:

@@ -11,6 +11,7 @@ from consortia.coordinator import Coordinator
 from consortia.deploy import pace
 from consortia.scenario import scenario_from_json
 from consortia.transport import GridExchange
+from consortia.vertical.coordinator import VerticalCoordinator
 
 app = ServerApp()
 
@@ -28,5 +29,6 @@ def main(grid: Grid, context: Context) -> None:
     names = [seat.name for seat in scenario.roster]
     exchange = GridExchange(grid, names, float(str(config["join-seconds"])))
     heads = Path(str(config["heads"])) if config.get("heads") else None
-    coordinator = Coordinator(scenario, str(config["run-id"]), Path(str(config["out"])), exchange, heads)
+    kind = Coordinator if scenario.contract.vertical is None else VerticalCoordinator
+    coordinator = kind(scenario, str(config["run-id"]), Path(str(config["out"])), exchange, heads)
     coordinator.run(resume=bool(config["resume"]))

@@ -12,6 +12,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -21,7 +22,7 @@ from consortia.errors import WireError
 from consortia.scenario import WIRE_VERSION
 
 #: Statuses of a reply. OK carries an update; the others carry nothing from any row.
-STATUSES = ("OK", "EVALUATED", "RECEIVE_ONLY", "REFUSED", "FAILED")
+STATUSES = ("OK", "EVALUATED", "GREETED", "DONE", "RECEIVE_ONLY", "REFUSED", "FAILED")
 
 #: Why a participant refuses. The code crosses, the sentence stays in its own log.
 REFUSALS = (
@@ -56,6 +57,17 @@ REFUSALS = (
     "MODEL_MISMATCH",
     "REPLAY",
     "TOO_MANY_ATTEMPTS",
+    # Vertical mode
+    "VERTICAL_NOT_ALLOWED",
+    "LABEL_NOT_ALLOWED",
+    "SET_TOO_LARGE",
+    "PEER_NOT_PINNED",
+    "NO_ID_KEY",
+    "INTERSECTIONS_EXHAUSTED",
+    "LABEL_MESSAGES_EXHAUSTED",
+    "TOO_FEW_ROWS",
+    "TOO_FEW_PARTNERS",
+    "SCORES_NOT_ALLOWED",
 )
 
 MAX_ENVELOPE_BYTES = 1 << 31
@@ -92,8 +104,7 @@ def decode(data: bytes) -> Envelope:
     if len(data) > MAX_ENVELOPE_BYTES:
         raise WireError(f"envelope: wanted at most {MAX_ENVELOPE_BYTES} bytes, got {len(data)}")
     try:
-        (length,) = struct.unpack("<Q", data[:8])
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["consortia"])
+        header = _header(data)
         tensors = safetensors.torch.load(data)
     except (struct.error, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
         raise WireError("envelope: wanted safetensors bytes with a consortia header, got something else") from None
@@ -104,6 +115,19 @@ def decode(data: bytes) -> Envelope:
             f"wire: wanted version {WIRE_VERSION}, got {header.get('wire')!r}; use the same release of consortia"
         )
     return Envelope(header, tensors)
+
+
+def kind_of(data: bytes) -> str:
+    """Return what kind of message an envelope is, without its tensors; "" when it cannot be read."""
+    try:
+        return str(_header(data)["kind"])
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def _header(data: bytes) -> Any:
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["consortia"])
 
 
 def message_key(model: Mapping[str, Tensor], *parts: str) -> str:

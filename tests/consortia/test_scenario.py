@@ -68,7 +68,7 @@ def test_all_mistakes_are_reported_together_by_path() -> None:
         ({"schema": 9}, "schema: wanted 1 (what this version reads), got 9"),
         ({"contract__schema": 2}, "contract: schema: wanted 1"),
         ({"contract__wire": 7}, "wire = 1"),
-        ({"contract__mode": "vertical"}, "'horizontal'"),
+        ({"contract__mode": "diagonal"}, "'horizontal' or 'vertical'"),
         ({"roster__0__epsilon": 0.0}, "greater than 0"),
         ({"roster__0__epsilon": -1.0}, "greater than 0"),
         ({"roster__0__delta": 0.5}, "delta < 1/units"),

@@ -15,6 +15,8 @@ from consortia.report import print_plan
 from consortia.scenario import load_scenario
 from consortia.secure.fit import exposures
 from consortia.secure.report import print_exposure
+from consortia.vertical.setup import describe
+from consortia.vertical.setup import print_plan as print_vertical_plan
 
 EXAMPLE = "Example: consortia check cross-industry --epsilon hospital-a=0.5"
 
@@ -38,9 +40,12 @@ def check(
             "strategy": {"name": loaded.contract.strategy.name, "fits_with": fits_with(loaded)},
             "warnings": cautions(loaded),
             **({"exposure": exposures(loaded)} if loaded.contract.trust == "aggregate" else {}),
-            "participants": [dataclasses.asdict(plan) for plan in plans],
+            "participants": [dataclasses.asdict(plan) for plan in plans] if plans else describe(loaded),
         }
         typer.echo(json.dumps(data, indent=1))
+        return
+    if loaded.contract.vertical is not None:
+        print_vertical_plan(out, loaded)
         return
     print_plan(out, loaded, plans)
     print_exposure(out, loaded)

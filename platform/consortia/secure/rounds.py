@@ -33,8 +33,9 @@ from privacy.secure_sum.masks import sum_words
 from strategies.base import Strategy, Update
 
 if TYPE_CHECKING:
-    from consortia.coordinator import Exchange, Member
+    from consortia.coordinator import Exchange
     from consortia.heads import Heads
+    from consortia.member import Member
 
 _ROSTER = "secure-roster.json"
 #: A member that was lost in so many rounds on end is not asked again: each loss is a charge for everybody.

@@ -1,0 +1,45 @@
+"""The coordinator's picture of one participant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from consortia.received import Received
+from consortia.scenario import Seat
+
+
+@dataclass
+class Member:
+    """The coordinator's picture of one participant: released and public values only."""
+
+    seat: Seat
+    state: str = "ACTIVE"
+    header: dict[str, str] = field(default_factory=dict)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    released: dict[int, Received] = field(default_factory=dict)
+    rounds_contributed: int = 0
+
+
+def describe_member(member: Member) -> dict[str, Any]:
+    """Return what the record says of one participant."""
+    header = member.header
+    final = next((one for one in member.released.values() if one.partition == "evaluation"), None)
+    budget = header.get("epsilon_budget", "null")
+    return {
+        "industry": member.seat.industry,
+        "state": member.state,
+        "rounds_contributed": member.rounds_contributed,
+        "noise_multiplier": float(header["noise_multiplier"]) if header else None,
+        "epsilon_budget": None if budget == "null" else float(budget),
+        "delta": float(header["delta"]) if header else member.seat.delta,
+        "unit": header.get("unit"),
+        "non_private": header.get("non_private") == "true" if header else None,
+        "bytes": {"sent": member.bytes_sent, "received": member.bytes_received},
+        "failures": member.failures,
+        "metrics": None if final is None else {name: estimate.value for name, estimate in final.estimates.items()},
+        "released": None if final is None else final.to_json(),
+        "metrics_non_private": any(received.exact for received in member.released.values()),
+    }

@@ -1,0 +1,103 @@
+"""The vertical part of a contract: who has the label, who helps, and the public limits of the exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from clients import holdings
+from clients.errors import ClientError
+from consortia.strict import StrictModel
+
+__all__ = ["RELEASES", "PeerName", "VerticalTerms", "check_mode", "check_seats"]
+
+PeerName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
+#: What leaves in this mode: blinded identifiers, labels under randomised response, coarse scores.
+RELEASES = ("intersection", "labels", "scores")
+
+
+class ModelPrivacy(StrictModel):
+    """DP training of a partner's model: (epsilon, delta) for replacing one row."""
+
+    epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 60
+
+
+class VerticalTerms(StrictModel):
+    """`[contract.vertical]`.
+
+    `case` names the population and who holds which columns (`clients.holdings`); `label` and `purpose` are what a
+    partner's policy must allow by name. `largest_set` caps every list of the intersection, `minimum_rows` is the fewest
+    matched labelled rows that a partner may fit on. `batches` counts batches of new persons to score after training.
+    """
+
+    case: str
+    label: str
+    purpose: Annotated[str, Field(min_length=3, max_length=200)]
+    label_owner: PeerName
+    partners: Annotated[tuple[PeerName, ...], Field(min_length=1)]
+    largest_set: Annotated[int, Field(ge=1, le=10_000_000)]
+    minimum_rows: Annotated[int, Field(ge=10)] = 50
+    secure_sum: bool = False
+    hide_membership: bool = False
+    keyed_ids: bool = False
+    score_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    model_privacy: ModelPrivacy | None = None
+    batches: Annotated[int, Field(ge=0, le=100)] = 0
+
+    @model_validator(mode="after")
+    def _roles_fit(self) -> VerticalTerms:
+        if self.label_owner in self.partners or len(set(self.partners)) != len(self.partners):
+            raise ValueError("partners: every name once, without the label owner")
+        if self.secure_sum and len(self.partners) < 2:
+            raise ValueError("secure_sum: two or more partners; the sum of one partner's scores is its scores")
+        return self
+
+    def releases_of(self, name: str) -> tuple[str, str]:
+        """Return what leaves a member of the contract: a partner sends no labels, the label owner no scores."""
+        return ("intersection", "labels" if name == self.label_owner else "scores")
+
+
+def check_mode(
+    mode: str, terms: VerticalTerms | None, rounds: int, industries: Collection[str], releases: Collection[str]
+) -> bool:
+    """Return whether a contract is vertical; ValueError when its mode and its other terms do not fit."""
+    if (mode == "vertical") != (terms is not None):
+        raise ValueError("contract.vertical exactly when mode = 'vertical'")
+    if terms is not None:
+        if rounds != 1 or industries or set(releases) != set(RELEASES):
+            raise ValueError(f"rounds = 1, no industries and releases = {list(RELEASES)} for mode 'vertical'")
+        return True
+    if not industries:
+        raise ValueError("terms of at least one industry at contract.industries")
+    if set(releases) - {"update", "metrics"}:
+        raise ValueError("releases 'update' and 'metrics' for mode 'horizontal'")
+    return False
+
+
+def check_seats(terms: VerticalTerms, roster: Mapping[str, str]) -> None:
+    """Raise ValueError unless exactly the contract's members sit at the table, each with a holding of the case.
+
+    Parameters
+    ----------
+    roster : mapping
+        Names to the holdings that they have.
+    """
+    members = {terms.label_owner, *terms.partners}
+    if set(roster) != members:
+        raise ValueError(f"the contract's members {', '.join(sorted(members))}, got {', '.join(sorted(roster))}")
+    try:
+        case = holdings.get(terms.case)
+        target = case.holding(roster[terms.label_owner]).target
+        for holding in roster.values():
+            case.holding(holding)
+    except ClientError as error:
+        raise ValueError(str(error)) from None
+    if target is None or target.name != terms.label:
+        owner = roster[terms.label_owner]
+        raise ValueError(f"label {terms.label!r} to be the label of {owner!r} in case {case.name!r}")
+    if target.kind != "binary":
+        raise ValueError(f"label: two classes; {target.kind} is not carried over yet (one score a row holds two)")

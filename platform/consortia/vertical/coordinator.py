@@ -1,0 +1,270 @@
+"""The coordinator of a vertical run: six steps, every message between participants sealed for one of them.
+
+It relays bytes that it cannot read, bounds every wait, and records who did what: sizes, times, codes. A partner that
+fails is
+left out from then on; without the label owner, or without any partner, the run ends. In a masked sum a partner that
+drops out after the masks were agreed starts another attempt with new masks among those who are left.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from consortia.coordinator import RECORD_SCHEMA, Answer, Exchange
+from consortia.custody import anchor_from
+from consortia.errors import RunFailedError, WireError
+from consortia.heads import Heads
+from consortia.member import Member, describe_member
+from consortia.receipt import write_json
+from consortia.scenario import Scenario
+from consortia.vertical.request import STEPS
+from consortia.wire import Envelope, decode, encode
+
+__all__ = ["MESSAGE_TYPES", "VerticalCoordinator"]
+
+#: Flower's message types, one for each step.
+MESSAGE_TYPES = {step: f"query.{step}" for step in STEPS}
+_GREETING = 96
+_SEAL = 28  # nonce and tag
+Tensors = Mapping[str, torch.Tensor]
+
+
+class VerticalCoordinator:
+    """One run of one vertical scenario; parameters as `consortia.coordinator.Coordinator`."""
+
+    def __init__(
+        self, scenario: Scenario, run_id: str, folder: Path, exchange: Exchange, heads: Path | None = None
+    ) -> None:
+        assert scenario.contract.vertical is not None
+        self.scenario = scenario
+        self.contract = scenario.contract
+        self.terms = scenario.contract.vertical
+        self.run_id = run_id
+        self.folder = folder
+        self.exchange = exchange
+        self.heads = Heads(heads)
+        self.members = {seat.name: Member(seat) for seat in scenario.roster}
+        self.history: list[dict[str, Any]] = []
+        self.epsilon: dict[str, str] | None = None
+
+    def run(self, *, resume: bool = False) -> dict[str, Any]:
+        """Play every step; return (and write) the record. Asked again, participants answer from their outboxes.
+
+        Raises
+        ------
+        RunFailedError
+            When the label owner refuses or fails, or no partner is left. The record stays.
+        """
+        del resume  # every step asked again gives the same bytes, so a resumed run simply asks again
+        started = time.perf_counter()
+        self._event("start", rounds=(self.terms.batches + 1) * len(STEPS), done=0)
+        try:
+            for batch in range(self.terms.batches + 1):
+                self._batch(batch)
+        except RunFailedError as error:
+            self._finish("failed", str(error), started)
+            raise
+        finally:
+            self.heads.save()
+        return self._finish("completed", "", started)
+
+    def _batch(self, batch: int) -> None:
+        owner = self.terms.label_owner
+        partners = [name for name in self.terms.partners if self.members[name].state == "ACTIVE"]
+        greetings = self._ask("hello", batch, {name: {} for name in partners})
+        keys = {f"greeting/{name}": tensors[f"greeting/{name}"] for name, tensors in greetings.items()}
+        blinded = self._ask("blind", batch, {owner: keys})[owner]
+        keys[f"greeting/{owner}"] = blinded[f"greeting/{owner}"]
+        lists = self._ask("match", batch, {name: _for(name, owner, keys, blinded) for name in greetings})
+        back = {f"sealed/{name}": tensors[f"sealed/{owner}"] for name, tensors in lists.items()}
+        known = {name: keys[f"greeting/{name}"] for name in lists}
+        labels = self._ask("label", batch, {owner: _keyed(known) | back})[owner]
+        scores = self._assist(batch, keys, labels, list(lists))
+        known = {name: keys[f"greeting/{name}"] for name in scores}
+        self._ask("stack", batch, {owner: _keyed(known) | scores_by(scores, owner)})
+
+    def _assist(self, batch: int, keys: Tensors, labels: Tensors, present: list[str]) -> dict[str, Tensors]:
+        """Ask for scores; in a masked sum start anew without whoever fails, until everybody who is left answers."""
+        owner = self.terms.label_owner
+        for attempt in range(1, self.contract.round.attempts + 1):
+            everyone = _keyed({name: keys[f"greeting/{name}"] for name in (*present, owner)})
+            scores = self._ask(
+                "assist", batch, {name: _for(name, owner, everyone, labels) for name in present}, attempt
+            )
+            if not self.terms.secure_sum or len(scores) == len(present):
+                return scores
+            present = [name for name in present if name in scores]
+            if len(present) < 2:
+                break
+        raise RunFailedError("assist: wanted two or more partners for a masked sum; a sum of one hides nothing")
+
+    def _ask(self, kind: str, batch: int, sent: Mapping[str, Tensors], attempt: int = 1) -> dict[str, Tensors]:
+        """Send one step, try again within the bounds, and return validated replies by name."""
+        started = time.perf_counter()
+        accepted: dict[str, Tensors] = {}
+        terms = self.contract.round
+        for _ in range(terms.attempts):
+            names = [n for n in sent if n not in accepted and self.members[n].state == "ACTIVE"]
+            if not names:
+                break
+            envelopes = {name: self._envelope(kind, batch, attempt, name, sent[name]) for name in names}
+            for name, data in envelopes.items():
+                self.members[name].bytes_received += len(data)
+            answers = self.exchange(MESSAGE_TYPES[kind], envelopes, terms.deadline_seconds)
+            for answer in answers:
+                if answer.participant in names:
+                    self._take(answer, kind, batch, accepted)
+            for name in {*names} - {answer.participant for answer in answers}:
+                self._fail(name, batch, "NO_REPLY")
+        for name in sent:
+            if name not in accepted and self.members[name].state == "ACTIVE":
+                self.members[name].state = "LEFT_OUT"
+        line = {
+            "round": len(self.history) + 1,
+            "step": kind,
+            "batch": batch,
+            "seconds": time.perf_counter() - started,
+            "replies": sorted(accepted),
+            "failures": [],
+        }
+        self.history.append(line)
+        self._event("step", **line)
+        if not accepted:
+            codes = sorted({m.failures[-1]["code"] for n, m in self.members.items() if n in sent and m.failures})
+            raise RunFailedError(f"{kind}: wanted a reply of the {STEPS[kind]}, got none ({', '.join(codes) or '-'})")
+        return accepted
+
+    def _take(self, answer: Answer, kind: str, batch: int, accepted: dict[str, Tensors]) -> None:
+        member = self.members[answer.participant]
+        if answer.data is None:
+            self._fail(answer.participant, batch, answer.code)
+            return
+        member.bytes_sent += len(answer.data)
+        try:
+            envelope = decode(answer.data)
+            tensors = self._validate(envelope, kind, batch, answer.participant)
+        except (WireError, ValueError) as error:
+            self._fail(answer.participant, batch, "BAD_REPLY", str(error))
+            return
+        status = envelope.header["status"]
+        if status in {"REFUSED", "RECEIVE_ONLY"}:
+            member.state = status
+            self._fail(answer.participant, batch, envelope.header.get("code", status)[:40])
+        elif status == "FAILED":
+            self._fail(answer.participant, batch, "PARTICIPANT_ERROR", envelope.header.get("incident", "")[:16])
+        else:
+            accepted[answer.participant] = tensors
+            self.heads.take(answer.participant, envelope.header)
+            if kind in {"label", "assist"} and batch == 0:
+                member.header = {**envelope.header, "noise_multiplier": "0.0"}
+                member.rounds_contributed = 1
+
+    def _validate(self, envelope: Envelope, kind: str, batch: int, name: str) -> dict[str, torch.Tensor]:
+        """Raise ValueError unless the reply is of this step and holds bytes of a size that it can have."""
+        header, tensors = envelope.header, dict(envelope.tensors)
+        status = header.get("status")
+        if header.get("participant") != name:
+            raise ValueError("the reply names another participant than the key that sent it")
+        if status in {"REFUSED", "RECEIVE_ONLY", "FAILED"}:
+            if tensors:
+                raise ValueError(f"status {status} carries something")
+            return {}
+        wanted = {
+            "status": {"hello": "GREETED", "stack": "DONE"}.get(kind, "OK"),
+            "kind": kind,
+            "run": self.run_id,
+            "round": str(batch + 1),
+            "contract": self.contract.sha256(),
+        }
+        for key, value in wanted.items():
+            if header.get(key) != value:
+                raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
+        anchor_from(dict(header))
+        if not 0 <= float(header["delta"]) < 1 or header.get("non_private") not in {"true", "false"}:
+            raise ValueError("delta or non_private: wanted an account")
+        owner = self.terms.label_owner
+        allowed = {f"greeting/{name}"} if kind in {"hello", "blind"} else set()
+        receivers = self.terms.partners if name == owner else (owner,)
+        allowed |= {f"sealed/{receiver}" for receiver in receivers}
+        # The longest sealed message: a list of points, or a list and a label for each row.
+        most = 33 * self.terms.largest_set + _SEAL + 1000
+        for key, tensor in tensors.items():
+            if key not in allowed or tensor.dtype != torch.uint8 or tensor.dim() != 1 or tensor.numel() > most:
+                raise ValueError(f"{key[:40]}: wanted sealed bytes for a participant of the contract")
+            if key.startswith("greeting/") and tensor.numel() != _GREETING:
+                raise ValueError(f"{key}: wanted {_GREETING} bytes")
+        needed = {"hello": f"greeting/{name}", "blind": f"greeting/{name}"}.get(kind)
+        if kind in {"match", "assist"}:
+            needed = f"sealed/{owner}"
+        if needed is not None and needed not in tensors:
+            raise ValueError(f"{needed} is missing")
+        return tensors
+
+    def _fail(self, name: str, batch: int, code: str, detail: str = "") -> None:
+        failure = {"round": batch + 1, "attempt": 1, "code": code, "detail": detail[:200]}
+        self.members[name].failures.append(failure)
+        self._event("failure", participant=name, **failure)
+
+    def _envelope(self, kind: str, batch: int, attempt: int, name: str, tensors: Tensors) -> bytes:
+        seat = self.members[name].seat
+        proposal = {
+            "dataset": seat.dataset,
+            "epsilon": None if seat.non_private else seat.epsilon,
+            "delta": seat.delta,
+        }
+        header = {
+            "kind": kind,
+            "participant": name,
+            "industry": seat.industry,
+            "run": self.run_id,
+            "batch": str(batch),
+            "attempt": str(attempt),
+            "contract": self.contract.canonical(),
+            "proposal": json.dumps(proposal, sort_keys=True),
+            **self.heads.header(name),
+        }
+        return encode(Envelope(header, tensors))
+
+    def _event(self, event: str, **values: Any) -> None:
+        """Append a line to the run's public event file (progress, dashboards)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": event, "time": time.time(), **values}) + "\n")
+
+    def _finish(self, status: str, reason: str, started: float) -> dict[str, Any]:
+        record = {
+            "schema": RECORD_SCHEMA,
+            "run_id": self.run_id,
+            "scenario": self.scenario.name,
+            "contract_sha256": self.contract.sha256(),
+            "status": status,
+            "reason": reason,
+            "rounds": len(self.history),
+            "seconds": time.perf_counter() - started,
+            "participants": {name: describe_member(member) for name, member in self.members.items()},
+            "history": self.history,
+        }
+        write_json(self.folder / "coordinator.json", record)
+        self._event("end", status=status, reason=reason)
+        return record
+
+
+def _keyed(greetings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"greeting/{name}": tensor for name, tensor in greetings.items()}
+
+
+def _for(name: str, owner: str, keys: Tensors, message: Tensors) -> dict[str, torch.Tensor]:
+    """Return what one partner gets: everybody's keys but its own, and what the label owner sealed for it."""
+    others: Iterable[tuple[str, torch.Tensor]] = ((k, v) for k, v in keys.items() if k != f"greeting/{name}")
+    return {**dict(others), f"sealed/{owner}": message[f"sealed/{name}"]}
+
+
+def scores_by(scores: Mapping[str, Tensors], owner: str) -> dict[str, torch.Tensor]:
+    """Return the sealed scores by their sender."""
+    return {f"sealed/{name}": tensors[f"sealed/{owner}"] for name, tensors in scores.items()}

@@ -1,0 +1,310 @@
+"""One step of a vertical run at a participant: check, charge, work, store, release. No Flower in here.
+
+Guarantees
+----------
+* The invariants of `consortia.participant`: no policy, no ledger or a contract that the policy does not allow is a
+  refusal
+  with a code. What leaves was reserved before and is sent from the outbox; asked again, the bytes are the same and
+  cost nothing.
+* Three accounts per data set, never mixed: `/intersection` (who is in the set), `/labels` (change one label), `/scores`
+  (replace one row). The owner's policy bounds intersections and label messages for the data set's life.
+* Only what is sealed for a pinned key leaves: the coordinator sees sizes, times and who takes part.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from clients import holdings
+from clients.sources import parse_source
+from consortia import custody
+from consortia.answers import guarded
+from consortia.errors import InputError, RefusedError
+from consortia.home import Home
+from consortia.policy import DatasetTerms, Policy, check_contract, load_policy
+from consortia.vertical import psi
+from consortia.vertical.channel import Greeting, Session
+from consortia.vertical.policy import VerticalPolicy
+from consortia.vertical.request import Step
+from consortia.vertical.store import Store
+from consortia.wire import Envelope, encode, message_key
+from privacy.egress import Release, gate
+from privacy.errors import (
+    BudgetExhaustedError,
+    ContractMismatchError,
+    PlanError,
+    PrivacyError,
+    RetriesExhaustedError,
+)
+from privacy.events import Event, NonPrivate
+from privacy.ledger import Anchor, Budget, Ledger, Reservation, RunPlan
+
+__all__ = ["Work", "as_tensor", "handle"]
+
+log = logging.getLogger("consortia.participant")
+
+
+def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
+    """Answer one message of a vertical run; parameters and promises as `consortia.participant.handle`."""
+
+    def work() -> bytes:
+        from consortia.vertical.owner import Owner
+        from consortia.vertical.partner import Partner
+
+        step = Step.parse(data)
+        if step.participant != home.participant:
+            raise RefusedError("WRONG_PARTICIPANT", "the message is for somebody else")
+        with home.exclusive(step.contract.round.deadline_seconds):
+            role = Owner if step.participant == step.terms.label_owner else Partner
+            return role(step, home, source).answer()
+
+    return guarded(home.participant, work)
+
+
+class Work:
+    """The work on one step; `Owner` and `Partner` have the steps themselves."""
+
+    def __init__(self, step: Step, home: Home, source: str | None) -> None:
+        self.step = step
+        self.home = home
+        try:
+            self.policy: Policy = load_policy(home.policy, simulation=home.simulation)
+        except InputError as error:
+            raise RefusedError("BAD_POLICY", str(error)) from None
+        if self.policy.participant != home.participant:
+            raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
+        terms = check_contract(self.policy, step.contract, step.industry, step.proposal)
+        self.terms: DatasetTerms = terms.model_copy(update={"source": source}) if source else terms
+        self.own: VerticalPolicy = self._own_terms()
+        self.case = holdings.get(step.terms.case)
+        self.holding = self.case.holding(step.industry)
+        self.dataset = step.proposal.dataset
+        self.session = Session(step.contract.sha256(), step.run_id, step.batch)
+        run = home.run_folder(step.run_id)
+        self.store = Store(run / f"vertical-{step.batch}", run / "steps.jsonl")
+        self.trained = Store(run / "vertical-0", run / "steps.jsonl")
+        self.greeting = Greeting(home.folder, self.store.folder / "session.key", self.session, home.participant)
+        where = (step.run_id, str(step.batch), str(step.attempt), step.kind, step.industry, self.dataset)
+        self.key = message_key(step.tensors, *where, step.contract_json)
+        self.anchor: Anchor | None = None
+
+    def _own_terms(self) -> VerticalPolicy:
+        own, terms = self.policy.vertical, self.step.terms
+        if own is None:
+            raise RefusedError("VERTICAL_NOT_ALLOWED", "the policy has no [vertical]")
+        if (own.label, own.purpose) != (terms.label, terms.purpose):
+            raise RefusedError(
+                "LABEL_NOT_ALLOWED",
+                f"vertical.label and purpose: the policy allows {own.label!r} for {own.purpose!r}, the contract wants "
+                f"{terms.label!r} for {terms.purpose!r}",
+            )
+        if terms.largest_set > own.set_size_cap:
+            raise RefusedError("SET_TOO_LARGE", f"vertical.set_size_cap = {own.set_size_cap}, the contract allows more")
+        return own
+
+    def answer(self) -> bytes:
+        """Return the reply: from the outbox when there is one, else the work of the step."""
+        ledger = self.home.open_ledger()
+        custody.check(self.home, ledger, self.step.anchor)
+        custody.note_budget(ledger, self.policy)
+        self.anchor = ledger.anchor()
+        for account in ("intersection", "labels", "scores"):
+            stored = ledger.reply(self.account(account), self.round, self.key)
+            if stored is not None:
+                return stored
+        reply: bytes = getattr(self, self.step.kind)(ledger)
+        return reply
+
+    def account(self, name: str) -> str:
+        """Return the run id of an account; no message can name it, for a run id has no slash."""
+        return f"{self.step.run_id}/{name}"
+
+    @property
+    def round(self) -> int:
+        """The ledger's round: one for each batch."""
+        return self.step.batch + 1
+
+    # Rows
+
+    @cached_property
+    def rows(self) -> holdings.Encoded:
+        """The rows of this batch, checked and encoded."""
+        source = parse_source(self.terms.source)
+        new = self.step.batch > 0 and self.home.participant == self.step.terms.label_owner
+        if new:
+            if not self.own.new_persons:
+                raise RefusedError("DATASET_NOT_OFFERED", "vertical.new_persons: the policy offers no new persons")
+            source = parse_source(self.own.new_persons)
+        frame = self.case.frame(source, self.step.industry, self.step.contract.seed, new=new)
+        encoded = self.holding.encode(frame, self.own.ids, f"dataset of {self.home.participant}")
+        if encoded.rows_without_id or encoded.rows_twice:
+            log.warning(
+                "%s: %d rows without an identifier, %d named twice; they are not matched",
+                self.home.participant,
+                encoded.rows_without_id,
+                encoded.rows_twice,
+            )
+        if len(encoded) > self.step.terms.largest_set:
+            raise RefusedError("SET_TOO_LARGE", f"contract.vertical.largest_set = {self.step.terms.largest_set}")
+        return encoded
+
+    def identifiers(self, places: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[str]:
+        """Return identifiers as they go into the intersection, under the authority's key where there is one."""
+        ids = [self.rows.ids[int(i)] for i in places]
+        if not self.step.terms.keyed_ids:
+            return ids
+        file = self.home.folder / "ids.key"
+        if not file.is_file():
+            raise RefusedError("NO_ID_KEY", f"keyed_ids: wanted the id authority's key at {file}, got nothing")
+        key = file.read_bytes()
+        return [psi.keyed(identifier, key) for identifier in ids]
+
+    @property
+    def context(self) -> bytes:
+        """What the hash to the curve is bound to."""
+        return self.session.bytes("intersection")
+
+    # Sealing
+
+    def pinned(self, name: str) -> str:
+        """Return the pinned key of a participant; without one it is refused."""
+        if name not in self.own.peers:
+            raise RefusedError("PEER_NOT_PINNED", f"vertical.peers: no key of {name}; get it out of band and pin it")
+        return self.own.peers[name]
+
+    def key_with(self, name: str, purpose: str = "seal") -> bytes:
+        """Return the key shared with another participant in this session."""
+        greeting = self.step.greetings.get(name)
+        if greeting is None:
+            raise RefusedError("BAD_MESSAGE", f"no key of {name} in the message")
+        return self.greeting.key_with(name, greeting, self.pinned(name), purpose)
+
+    def opened(self, name: str, step: str) -> bytes:
+        """Return what `name` sealed for us at that step."""
+        sealed = self.step.sealed.get(name)
+        if sealed is None:
+            raise RefusedError("BAD_MESSAGE", f"nothing of {name} in the message")
+        return self.greeting.open(self.key_with(name), step, name, sealed)
+
+    def sealed(self, name: str, data: bytes) -> torch.Tensor:
+        """Return bytes that only `name` can open, as a tensor of the reply."""
+        return as_tensor(self.greeting.seal(self.key_with(name), self.step.kind, name, data))
+
+    # Account and release
+
+    def reserve(self, ledger: Ledger, plan: RunPlan, lifetime: Budget) -> Reservation:
+        """Open the account and charge this step, before anything that could leave is made."""
+        try:
+            ledger.open_run(plan, lifetime)
+            reservation = ledger.reserve(plan.run_id, self.round, self.key, plan.other_events, lifetime=lifetime)
+        except ContractMismatchError as error:
+            raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
+        except (BudgetExhaustedError, PlanError) as error:
+            raise RefusedError("BUDGET_EXHAUSTED", str(error)) from None
+        except RetriesExhaustedError as error:
+            raise RefusedError("RETRIES_EXHAUSTED", str(error)) from None
+        self.anchor = reservation.anchor
+        custody.keep(self.home, self.anchor)
+        return reservation
+
+    def plan(self, account: str, events: tuple[Event, ...], allowance: Budget | None = None) -> RunPlan:
+        """Return the plan of one account: a list of releases, one round for each batch."""
+        non_private = allowance is None
+        return RunPlan(
+            run_id=self.account(account),
+            dataset=f"{self.dataset}/{account}",
+            contract_sha256=self.step.contract.sha256(),
+            unit=self.terms.unit,
+            declared_units=self.terms.declared_units,
+            allowance=allowance or Budget(math.inf, 0.0),
+            noise_multiplier=0.0,
+            sampling_rate=1.0,
+            steps_per_round=1,
+            rounds=self.step.terms.batches + 1 if account != "labels" else 1,
+            clip=1.0,
+            non_private=non_private,
+            other_events=events,
+            listed=True,
+        )
+
+    def disclosed(self, what: str) -> NonPrivate:
+        """Return the event of something that leaves as it is."""
+        return NonPrivate(what=what, partition="train", unit=self.terms.unit)
+
+    def charge_intersection(self, ledger: Ledger) -> tuple[Reservation, RunPlan]:
+        """Charge one intersection; the policy bounds how many a data set takes part in, ever."""
+        self.bound_uses(ledger, "intersection", self.own.intersections, "INTERSECTIONS_EXHAUSTED")
+        event = self.disclosed("size of the set, and to those who hold a person that it is in the set")
+        plan = self.plan("intersection", (event,))
+        return self.reserve(ledger, plan, Budget(math.inf, 0.0)), plan
+
+    def bound_uses(self, ledger: Ledger, account: str, most: int, code: str) -> None:
+        """Refuse when the data set has been used as often as its owner allows, whoever asked and in whatever run.
+
+        An entry of another key counts as another use, abandoned ones too.
+        """
+        uses = {(e.run_id, e.round, e.key) for e in ledger.entries(dataset=f"{self.dataset}/{account}")}
+        if len(uses - {(self.account(account), self.round, self.key)}) >= most:
+            raise RefusedError(code, f"the policy allows {most} for the life of this data set")
+
+    def send(
+        self,
+        ledger: Ledger,
+        reservation: Reservation,
+        plan: RunPlan,
+        kind: str,
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        greet: bool = False,
+    ) -> bytes:
+        """Store the reply behind the release gate; what is sent is read back from the outbox.
+
+        `greet` adds our fresh public key, which is a function of random bits alone.
+        """
+        header = self.header("OK", plan)
+        release = Release(kind, dict(tensors), plan.other_events[0])
+        out = gate([release], header, allowed=self.policy.allow.releases, charged=plan.other_events, shared=())
+        if greet:
+            out[f"greeting/{self.home.participant}"] = as_tensor(self.greeting.public())
+        ledger.commit(reservation, encode(Envelope(header, out)))
+        sent = ledger.reply(reservation.run_id, reservation.round, reservation.key)
+        if sent is None:
+            raise PrivacyError("the outbox lost a committed reply; nothing is sent")
+        return sent
+
+    def header(self, status: str, plan: RunPlan | None) -> dict[str, str]:
+        """Return the public constants of a reply."""
+        private = plan is not None and not plan.non_private
+        assert plan is not None or status != "OK"
+        return {
+            "status": status,
+            "kind": self.step.kind,
+            "participant": self.home.participant,
+            "run": self.step.run_id,
+            "round": str(self.round),
+            "contract": self.step.contract.sha256(),
+            "epsilon_budget": repr(plan.allowance.epsilon) if private and plan is not None else "null",
+            "delta": repr(plan.allowance.delta) if plan is not None else "0.0",
+            "unit": self.terms.unit,
+            "non_private": str(not private).lower(),
+            # A free reply is not stored; it must be the same whenever it is asked for.
+            **(custody.to_header(self.anchor) if plan is not None else {}),
+        }
+
+    def note(self, name: str, data: object) -> None:
+        """Write a file of this participant's own about the run."""
+        from consortia.receipt import write_json
+
+        write_json(self.home.run_folder(self.step.run_id) / name, json.loads(json.dumps(data)))
+
+
+def as_tensor(data: bytes) -> torch.Tensor:
+    """Return bytes as a tensor of an envelope."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)

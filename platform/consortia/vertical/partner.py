@@ -1,0 +1,240 @@
+"""A partner's steps: greet, match, assist."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from consortia.errors import RefusedError
+from consortia.receipt import RECEIPT_SCHEMA
+from consortia.vertical import psi
+from consortia.vertical.assistance import MISSING, Assistance, Grid, assist
+from consortia.vertical.masks import masked
+from consortia.vertical.participant import Work, as_tensor
+from consortia.vertical.private_model import assist_privately, model_event
+from consortia.wire import Envelope, encode
+from privacy.events import Event, RandomizedResponse
+from privacy.ledger import Budget, Ledger
+from privacy.randomized_response import respond
+
+__all__ = ["Partner"]
+
+#: Values that a score is made coarse to before local noise: more values would need more noise.
+BINS = 4
+
+
+class Partner(Work):
+    """See `Work`."""
+
+    def hello(self, ledger: Ledger) -> bytes:
+        """Send a fresh key, signed: no row is read."""
+        del ledger
+        header = self.header("GREETED", None)
+        return encode(Envelope(header, {f"greeting/{self.home.participant}": as_tensor(self.greeting.public())}))
+
+    def match(self, ledger: Ledger) -> bytes:
+        """Keep the label owner's list raised to our power; send our own, blinded and shuffled."""
+        owner = self.step.terms.label_owner
+        theirs = self.opened(owner, "blind")
+        order = self.store.places("order", lambda: np.array(psi.shuffled(len(self.rows)), dtype=np.int64))
+        if len(order) != len(self.rows):
+            raise RefusedError("DATASET_NOT_OFFERED", "the rows changed in the middle of the run")
+        power = self.store.once("power", psi.new_power)
+        reservation, plan = self.charge_intersection(ledger)
+        cap = self.step.terms.largest_set
+        try:
+            self.store.once(
+                "theirs", lambda: psi.raise_points(theirs, power, cap, self.store.progress("match: their points"))
+            )
+        except ValueError as error:
+            raise RefusedError("BAD_MESSAGE", str(error)) from None
+        mine = psi.blind(self.context, self.identifiers(order), power, self.store.progress("match: own points"))
+        return self.send(ledger, reservation, plan, "intersection", {f"sealed/{owner}": self.sealed(owner, mine)})
+
+    def assist(self, ledger: Ledger) -> bytes:
+        """Fit on the noisy labels (batch 0) or use the stored model, and send one coarse score a row."""
+        step, owner = self.step, self.step.terms.label_owner
+        message = self.opened(owner, "label")
+        length = int.from_bytes(message[:4], "big")
+        told = json.loads(message[4 : 4 + length])
+        body = message[4 + length :]
+        epsilon = math.inf if told["epsilon"] is None else float(told["epsilon"])
+        twice, labels = body[: told["points"]], np.frombuffer(body[told["points"] :], dtype=np.uint8)
+        matched = self._matched(twice)
+        if step.batch == 0 and len(labels) != len(matched):
+            raise RefusedError("BAD_MESSAGE", "wanted a label or 'none' for each row")
+        others = [name for name in step.greetings if name in step.terms.partners and name != self.home.participant]
+        if step.terms.secure_sum and not others:
+            raise RefusedError("TOO_FEW_PARTNERS", "a sum of one partner's scores is its scores")
+        if step.batch == 0:
+            self._same_label_message(ledger, labels.tobytes() + repr(epsilon).encode())
+        known = np.flatnonzero(matched >= 0)
+        x = self.rows.features[matched[known]]
+        sent = labels[known].astype(np.int64) if step.batch == 0 else np.array([], dtype=np.int64)
+        sent[sent == MISSING] = -1
+        fewest = max(self.own.minimum_rows, step.terms.minimum_rows)
+        if step.batch == 0 and int((sent >= 0).sum()) < fewest:
+            raise RefusedError("TOO_FEW_ROWS", f"minimum_rows = {fewest}")
+        plan = self.plan("scores", *self._cost())
+        reservation = self.reserve(ledger, plan, Budget(plan.allowance.epsilon, plan.allowance.delta))
+        # The first attempt's models and codes stay: a repeated attempt sends the same scores under other masks.
+        fitted: Assistance = self.trained.objects("model", lambda: self._fit(x, sent, epsilon))
+        grid = Grid.for_epsilon(epsilon)
+        codes = np.frombuffer(
+            self.store.once("codes", lambda: self._codes(grid, fitted, x, matched, known).tobytes()), dtype=np.uint8
+        )
+        if step.terms.secure_sum:
+            # Both sides of a pair must spell the purpose alike: the attempt and everybody in the sum.
+            purpose = f"mask {step.attempt} {','.join(sorted([*others, self.home.participant]))}"
+            keys = {name: self.key_with(name, purpose) for name in others}
+            payload = masked(codes, self.home.participant, keys).astype("<u4").tobytes()
+        else:
+            payload = codes.tobytes()
+        self._receipt(plan, fitted, sent, known)
+        return self.send(ledger, reservation, plan, "scores", {f"sealed/{owner}": self.sealed(owner, payload)})
+
+    def _matched(self, twice_mine: bytes) -> NDArray[np.int64]:
+        """Return for each row of the label owner our row, or -1."""
+        order = self.store.places("order", lambda: np.array([], dtype=np.int64))
+        if len(twice_mine) != len(order) * psi.POINT:
+            raise RefusedError("BAD_MESSAGE", "wanted our own list back, got another length")
+        theirs = self.store.read("theirs")
+
+        def match() -> NDArray[np.int64]:
+            places = np.array(psi.match(theirs, twice_mine), dtype=np.int64)
+            return np.where(places >= 0, order[np.clip(places, 0, None)] if len(order) else -1, -1)
+
+        return self.store.places("matched", match)
+
+    def _same_label_message(self, ledger: Ledger, labels: bytes) -> None:
+        """Take one label message per run, and as many in the data set's life as its owner allows."""
+        self._bound_label_messages(ledger)
+        if self.store.once("labels", lambda: labels) != labels:
+            raise RefusedError("LABEL_MESSAGES_EXHAUSTED", "another label message in the same run")
+
+    def _bound_label_messages(self, ledger: Ledger) -> None:
+        """Refuse when other runs have used up the label messages; attempts of this run have the same labels."""
+        runs = {entry.run_id for entry in ledger.entries(dataset=f"{self.dataset}/scores")}
+        most = self.own.label_messages
+        if len(runs - {self.account("scores")}) >= most:
+            raise RefusedError("LABEL_MESSAGES_EXHAUSTED", f"the policy allows {most} for the life of this data set")
+
+    def _cost(self) -> tuple[tuple[Event, ...], Budget | None]:
+        """Return what the scores cost.
+
+        Local noise covers a row's own score, DP training its influence on the others' scores. Only both together are
+        a guarantee; with one of them, or none, the scores are disclosed as they are and the event says so.
+        """
+        terms = self.step.terms
+        if terms.score_epsilon is None or terms.model_privacy is None:
+            if not self.own.exact_scores:
+                raise RefusedError(
+                    "SCORES_NOT_ALLOWED", "vertical.exact_scores = false, and the contract has no DP scores"
+                )
+            return (self.disclosed("one coarse score for each matched row"),), None
+        score = RandomizedResponse(
+            what="score", epsilon=terms.score_epsilon, classes=BINS, partition="train", unit=self.terms.unit
+        )
+        model = terms.model_privacy
+        budget = self.policy.budget.run
+        total = terms.score_epsilon + model.epsilon
+        if total > budget.epsilon or model.delta > budget.delta:
+            raise RefusedError("BUDGET_EXHAUSTED", "the scores cost more than budget.run of the policy")
+        return (score, model_event(model, self.terms.unit)), Budget(total, model.delta)
+
+    def _fit(self, x: NDArray[Any], sent: NDArray[Any], epsilon: float) -> Assistance:
+        terms = self.step.terms
+        torch.set_num_threads(1)
+        if terms.model_privacy is not None:
+            return assist_privately(x, sent, terms.model_privacy)
+        del epsilon
+        return assist(x, sent, self.own.models)
+
+    def _codes(
+        self, grid: Grid, fitted: Assistance, x: NDArray[Any], matched: NDArray[Any], known: NDArray[Any]
+    ) -> NDArray[np.uint8]:
+        """Return one code for each row of the label owner; noise is drawn once a person and kept."""
+        terms = self.step.terms
+        logits = fitted.logits if self.step.batch == 0 else fitted.score(x)
+        codes = grid.encode(logits)
+        if terms.score_epsilon is not None:
+            codes = self._with_noise(grid, codes, matched[known])
+        out = np.full(len(matched), MISSING, dtype=np.uint8)
+        out[known] = codes
+        if terms.hide_membership:
+            # Unknown rows get a fixed draw from the known rows' scores: nobody can tell who is known.
+            rest = np.flatnonzero(out == MISSING)
+            if len(codes) and len(rest):
+                draws = np.frombuffer(os.urandom(8 * len(rest)), dtype="<u8") % len(codes)
+                out[rest] = codes[draws.astype(np.int64)]
+        return out
+
+    def _with_noise(self, grid: Grid, codes: NDArray[np.uint8], rows: NDArray[Any]) -> NDArray[np.uint8]:
+        """Make scores coarse and pass them through randomised response; asked for a person again: the same answer.
+
+        Fresh noise for each question would average out: 16 draws at epsilon 4 correlate .97 with the exact score.
+        """
+        assert self.step.terms.score_epsilon is not None
+        fresh = respond(codes.astype(int) * BINS // grid.levels, BINS, self.step.terms.score_epsilon)
+        kept: dict[str, int] = {}
+        for batch in range(self.step.batch):
+            file = self.home.run_folder(self.step.run_id) / f"vertical-{batch}" / "noise"
+            if file.is_file():
+                kept |= json.loads(file.read_text(encoding="utf-8"))
+        names = [self.rows.ids[int(row)] for row in rows]
+        bins = [kept.get(name, int(value)) for name, value in zip(names, fresh, strict=True)]
+        own = json.dumps(dict(zip(names, bins, strict=True))).encode()
+        bins = [json.loads(self.store.once("noise", lambda: own))[name] for name in names]
+        middle = (np.array(bins, dtype=np.int64) * 2 + 1) * grid.levels // (2 * BINS)
+        return middle.astype(np.uint8)
+
+    def _receipt(self, plan: Any, fitted: Assistance, sent: NDArray[Any], known: NDArray[Any]) -> None:
+        """Write the partner's own record: what it gave, to whom, for what."""
+        if self.step.batch:
+            self.note(f"receipt-{self.step.batch}.json", {"scored": len(known)})
+            return
+        terms = self.step.terms
+        private = not plan.non_private
+        self.note(
+            "receipt.json",
+            {
+                "schema": RECEIPT_SCHEMA,
+                "participant": self.home.participant,
+                "run_id": self.step.run_id,
+                "industry": self.step.industry,
+                "contract_sha256": self.step.contract.sha256(),
+                "role": "partner",
+                "synthetic": self.rows.synthetic,
+                "units": {"own": len(self.rows)},
+                "rows": len(self.rows),
+                "matched": len(known),
+                "labelled": int((sent >= 0).sum()),
+                "label": terms.label,
+                "purpose": terms.purpose,
+                "label_owner": terms.label_owner,
+                "model": fitted.model,
+                "classes": None,
+                "headline": "",
+                "metrics": {},
+                "keeps": None,
+                "gain": None,
+                "local_model": fitted.model,
+                "epsilon": {
+                    "run": plan.allowance.epsilon if private else None,
+                    "lifetime": None,
+                    "budget": plan.allowance.epsilon if private else None,
+                    "delta": plan.allowance.delta,
+                    "unit": self.terms.unit,
+                    "relation": "replace_one_row",
+                    "non_private": not private,
+                    "metrics_non_private": False,
+                },
+                "evaluate_seconds": 0.0,
+            },
+        )

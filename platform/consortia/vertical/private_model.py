@@ -1,0 +1,78 @@
+"""DP training of a partner's model: what one row's columns say about *other* rows' scores is bounded.
+
+Features are scaled by public bounds (the holding's schema); a row is used in all but one of the fold models, whose
+steps compose.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consortia.vertical.assistance import FOLDS, Assistance
+from consortia.vertical.contract import ModelPrivacy
+from privacy.dp_logistic import replace_noise, train_logistic
+from privacy.events import ReplaceGaussian
+from privacy.randomness import fresh_generator
+
+__all__ = ["Linear", "assist_privately", "model_event"]
+
+
+class Linear:
+    """Given weights behind scikit-learn's method."""
+
+    def __init__(self, weights: NDArray[np.float64]) -> None:
+        self.weights = weights
+
+    def fit(self, x: Any, y: Any) -> Linear:
+        """Nothing to do: the weights were trained with noise."""
+        del x, y
+        return self
+
+    def predict_proba(self, x: Any) -> NDArray[np.float64]:
+        """Return probabilities (n, 2)."""
+        positive = 1 / (1 + np.exp(-self.logits(x)))
+        return np.column_stack([1 - positive, positive])
+
+    def logits(self, x: Any) -> NDArray[np.float64]:
+        """Return the linear scores (n,)."""
+        return np.asarray(np.asarray(x, dtype=np.float64) @ self.weights[:-1] + self.weights[-1])
+
+
+@lru_cache(maxsize=16)
+def _noise(epsilon: float, delta: float, releases: int) -> float:
+    return replace_noise(epsilon=epsilon, delta=delta, releases=releases)
+
+
+def model_event(terms: ModelPrivacy, unit: str) -> ReplaceGaussian:
+    """Return what training costs: the steps of the fold models that a row is in."""
+    releases = terms.steps * (FOLDS - 1)
+    noise = _noise(terms.epsilon, terms.delta, releases)
+    return ReplaceGaussian(noise_multiplier=noise, count=releases, partition="train", unit=unit)
+
+
+def assist_privately(x: NDArray[Any], labels: NDArray[Any], terms: ModelPrivacy) -> Assistance:
+    """Fit logistic regression with DP, cross-fitted; nothing is chosen, for a choice would be a release of its own."""
+    event = model_event(terms, "record")
+    fold = np.arange(len(x)) % FOLDS
+    labelled = labels >= 0
+    models = []
+    logits = np.zeros(len(x))
+    rest = np.zeros(len(x))
+    for number in range(FOLDS):
+        inside = labelled & (fold != number)
+        weights = train_logistic(
+            x[inside],
+            labels[inside],
+            noise_multiplier=event.noise_multiplier,
+            steps=terms.steps,
+            generator=fresh_generator(),
+        )
+        models.append(Linear(weights))
+        every = models[-1].logits(x)
+        logits = np.where(labelled & (fold == number), every, logits)
+        rest += every / FOLDS
+    return Assistance(np.where(labelled, logits, rest), "logistic (DP)", tuple(models))

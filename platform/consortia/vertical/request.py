@@ -1,0 +1,122 @@
+"""A message of a vertical run, parsed: nothing of it is believed before it has passed here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from consortia.custody import anchor_from
+from consortia.errors import InputError, RefusedError, WireError
+from consortia.policy import Proposal
+from consortia.request import is_name
+from consortia.scenario import Contract, contract_from_json
+from consortia.vertical.contract import VerticalTerms
+from consortia.wire import decode
+from privacy.ledger import Anchor
+
+__all__ = ["STEPS", "Step"]
+
+#: The steps in their order, with who is asked.
+STEPS: Final = {
+    "hello": "partner",
+    "blind": "label owner",
+    "match": "partner",
+    "label": "label owner",
+    "assist": "partner",
+    "stack": "label owner",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A message of the coordinator.
+
+    Attributes
+    ----------
+    greetings, sealed : mapping
+        By sender: fresh signed keys, and what only we can open.
+    batch : int
+        0 trains; 1 and more score new persons.
+    attempt : int
+        Of the assist step: a masked sum whose partner dropped out starts anew with new masks.
+    """
+
+    kind: str
+    participant: str
+    industry: str
+    run_id: str
+    batch: int
+    attempt: int
+    contract: Contract
+    contract_json: str
+    proposal: Proposal
+    greetings: Mapping[str, bytes]
+    sealed: Mapping[str, bytes]
+    tensors: Mapping[str, torch.Tensor]
+    anchor: Anchor | None
+
+    @property
+    def terms(self) -> VerticalTerms:
+        """The vertical part of the contract."""
+        assert self.contract.vertical is not None
+        return self.contract.vertical
+
+    @classmethod
+    def parse(cls, data: bytes) -> Step:
+        """Parse an envelope; anything unexpected is a `RefusedError` with code BAD_MESSAGE."""
+        try:
+            envelope = decode(data)
+            header = envelope.header
+            contract = contract_from_json(header["contract"])
+            offer = json.loads(header["proposal"])
+            epsilon = offer["epsilon"]
+            step = cls(
+                kind=header["kind"],
+                participant=header["participant"],
+                industry=header["industry"],
+                run_id=header["run"],
+                batch=int(header["batch"]),
+                attempt=int(header["attempt"]),
+                contract=contract,
+                contract_json=contract.canonical(),
+                proposal=Proposal(
+                    str(offer["dataset"]), None if epsilon is None else float(epsilon), float(offer["delta"])
+                ),
+                greetings=_by_sender(envelope.tensors, "greeting/"),
+                sealed=_by_sender(envelope.tensors, "sealed/"),
+                tensors=envelope.tensors,
+                anchor=anchor_from(dict(header)),
+            )
+        except (WireError, InputError, KeyError, ValueError, TypeError) as error:
+            raise RefusedError("BAD_MESSAGE", f"{type(error).__name__} while reading the message") from None
+        terms = step.contract.vertical
+        if terms is None or step.kind not in STEPS:
+            raise RefusedError("BAD_MESSAGE", "not a step of a vertical contract")
+        if step.proposal.epsilon is not None and not 0 < step.proposal.epsilon < math.inf:
+            raise RefusedError("BAD_MESSAGE", "the proposal is not a budget")
+        if not 0 <= step.batch <= terms.batches or not 1 <= step.attempt <= step.contract.round.attempts:
+            raise RefusedError("BAD_MESSAGE", "batch or attempt is outside the contract")
+        if not all(is_name(name) for name in (step.run_id, step.proposal.dataset, step.industry)):
+            raise RefusedError("BAD_MESSAGE", "run id, data set or industry is not a name")
+        members = {terms.label_owner, *terms.partners}
+        if not {*step.greetings, *step.sealed} <= members:
+            raise RefusedError("BAD_MESSAGE", "a key or a sealed message of somebody who is not in the contract")
+        role = "label owner" if step.participant == terms.label_owner else "partner"
+        if step.participant not in members or role != STEPS[step.kind]:
+            raise RefusedError("BAD_MESSAGE", "the step is not this participant's")
+        return step
+
+
+def _by_sender(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, bytes]:
+    found = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            if tensor.dtype != torch.uint8 or tensor.dim() != 1:
+                raise ValueError(f"{name}: wanted bytes")
+            found[name.removeprefix(prefix)] = tensor.numpy().tobytes()
+    return found

@@ -1,0 +1,68 @@
+"""What a person sees of a vertical run: its steps while it runs, the decision and the account after it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+
+from consortia.engines.base import Job
+from consortia.scenario import Scenario
+from consortia.vertical.request import STEPS
+
+__all__ = ["long_step", "print_vertical_notes", "show_step", "total_steps"]
+
+_SAYS = {
+    "hello": "partners sent fresh keys",
+    "blind": "label owner sent blinded identifiers",
+    "match": "partners matched",
+    "label": "label owner sent noisy labels",
+    "assist": "partners sent scores",
+    "stack": "label owner stacked at home",
+}
+
+
+def total_steps(scenario: Scenario) -> int:
+    """Return how many lines of progress a run has: rounds, or the steps of a vertical run."""
+    terms = scenario.contract.vertical
+    return scenario.contract.rounds if terms is None else (terms.batches + 1) * len(STEPS)
+
+
+def show_step(event: dict[str, Any]) -> str:
+    """Return the sentence of one finished step."""
+    batch = f", new persons, batch {event['batch']}" if event["batch"] else ""
+    return f"{event['step']}: {_SAYS[event['step']]} ({len(event['replies'])}){batch}, {event['seconds']:.1f} s"
+
+
+def long_step(job: Job) -> str:
+    """Return how far a long step of a simulation's participants is, or nothing."""
+    parts = []
+    for name, home in job.homes.items():
+        file = home.folder / "runs" / job.run_id / "steps.jsonl"
+        if file.is_file() and (lines := file.read_text(encoding="utf-8").splitlines()):
+            last = json.loads(lines[-1])
+            if last["done"] < last["total"]:
+                parts.append(f"{name} {last['step']} {last['done'] / last['total']:.0%}")
+    return "; ".join(parts)
+
+
+def print_vertical_notes(console: Console, result: dict[str, Any]) -> None:
+    """Print what the label owner decided, and what every epsilon means in this mode."""
+    for name, seat in result["participants"].items():
+        decision = seat.get("decision")
+        if decision:
+            console.print(
+                f"{name} {'joins' if decision['joins'] else 'stays alone'}: cross-validated gain "
+                f"{decision['cross_validated_gain']:+.3f} AUC, standard error "
+                f"{decision['standard_error']:.3f}; joins when the gain exceeds the error + {decision['margin']}. "
+                "local: alone, federated: assisted.",
+                highlight=False,
+            )
+    units = ", ".join(sorted({s["epsilon"]["unit"] for s in result["participants"].values() if s["epsilon"]["unit"]}))
+    console.print(
+        f"ε of the label owner: labels under randomised response, pure (δ = 0), unit {units or '-'}, change one label; "
+        "lifetime: all runs of these labels in this ledger. ε of a partner: its scores, replace one row; ∞ means that "
+        "one coarse score a matched row is disclosed to the label owner. Who is matched is disclosed to both.",
+        highlight=False,
+    )
