@@ -25,6 +25,7 @@ from consortia.participant import handle
 from consortia.policy import check_contract, effective_budget, load_policy
 from consortia.request import Request
 from consortia.wire import decode
+from privacy.failpoints import listening
 
 torch.set_num_threads(1)
 
@@ -67,21 +68,22 @@ def main() -> None:
     rng = random.Random(1)
     logging.disable(logging.WARNING)  # a refusal is in the receiver's log
     warm_up(messages[0], home)
-    if (pid := os.fork()) == 0:
-        answer(messages[:4], home, received)
-        os._exit(0)
-    started = time.monotonic()
-    os.waitpid(pid, 0)
-    # On a busy machine a round takes longer, and so do the kills to come, within a bound.
-    a_round = min((time.monotonic() - started) / 4, 0.2)
     for _ in range(kills):
         first = max(1, last_round(received) - 2)  # what arrived last is asked again
+        reached, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
-            answer(messages, home, received, first)
+            with listening(lambda _place, tell=tell: os.write(tell, b".") and None):
+                answer(messages, home, received, first)
             os._exit(0)
-        time.sleep(rng.uniform(0, 3 * a_round))
+        os.close(tell)
+        # A round passes nine places of the ledger: the kill hits any of them, or the training between, at any speed.
+        for _ in range(rng.randint(1, 18)):
+            if not os.read(reached, 1):
+                break
+        time.sleep(rng.uniform(0, 0.03))
         os.kill(pid, signal.SIGKILL)
+        os.close(reached)
         os.waitpid(pid, 0)
     last = last_round(received)
     answer(messages[: last + 10], home, received, max(1, last - 10))

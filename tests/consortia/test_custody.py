@@ -236,6 +236,34 @@ def test_a_malformed_pair_in_a_reply_is_a_bad_reply(tmp_path: Path, site: Any) -
     assert "ledger_head: wanted 64" in coordinator.members["bank-a"].failures[0]["detail"]
 
 
+@pytest.mark.end_to_end
+def test_the_flower_engine_refuses_a_restored_ledger_in_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from consortia.cli.budget import allow, init
+
+    homes, out = tmp_path / "homes", tmp_path / "runs"
+    monkeypatch.setenv("CONSORTIA_HOME", str(homes))
+    init("", scenario="linear")
+    for name in ("line-a", "line-b"):
+        allow(name, "linear", rounds=2)
+    options = Options(scenario="linear", rounds=2, epsilon=("0.5",), engine="flower", out=out)
+    mine = Home(homes / "line-a", "line-a")
+    _copy(mine.ledger, tmp_path / "backup.db")
+    first = execute(prepare(options), options).result
+    assert first["participants"]["line-a"]["rounds_contributed"] == 2
+    assert set(Heads(out / "heads.json").known) == {"line-a", "line-b"}
+    _copy(tmp_path / "backup.db", mine.ledger)
+    witness_file(mine).unlink()  # the whole home was restored; the coordinator still knows
+    second = execute(prepare(options), options).result
+    assert [f["code"] for f in second["participants"]["line-a"]["failures"]] == ["LEDGER_BEHIND"]
+    assert second["participants"]["line-a"]["rounds_contributed"] == 0
+    assert second["participants"]["line-b"]["rounds_contributed"] == 2
+    assert "Put the newest copy of ledger.db back" in mine.log.read_text(encoding="utf-8")
+    with Ledger.open(mine.ledger, "line-a") as ledger:
+        assert not ledger.entries()
+
+
 def test_the_embedded_engine_refuses_a_restored_ledger_in_the_next_run(tmp_path: Path) -> None:
     from consortia.cli.budget import init
 
