@@ -47,8 +47,8 @@ def test_runs_of_many_processes_share_one_lifetime(seed: int, ledger_path: Path,
     with Ledger.open(ledger_path, "hospital-a") as ledger:
         entries = ledger.entries()
         assert sum(granted) == len(entries)
-        # Rule A: at most four runs of (1, 1e-5) fit into (4, 4e-5). Rule B, the Renyi filter, may grant more; by either the
-        # lifetime is sound, and the estimate stays within it.
+        # Rule A: at most four runs of (1, 1e-5) fit into (4, 4e-5). Rule B, the Renyi filter, may grant more; by
+        # either the lifetime is sound, and the estimate stays within it.
         assert len({entry.run_id for entry in entries}) >= 4
         assert ledger.spent("heart", LIFETIME.delta) <= LIFETIME.epsilon
         runs = [plan.allowance for plan in plans if plan.run_id in {entry.run_id for entry in entries}]
