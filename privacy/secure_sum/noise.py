@@ -34,11 +34,21 @@ def rounded_gaussian(count: int, std: float) -> NDArray[np.int64]:
     stream = Cipher(algorithms.AES(fresh_key()), modes.CTR(bytes(16))).encryptor()
     out = np.empty(count, dtype=np.int64)
     half = _CHUNK // 2
-    zeros = bytes(8 * _CHUNK)
+    zeros, pair = bytes(8 * _CHUNK), np.empty(_CHUNK)
     for start in range(0, count, _CHUNK):
         words = np.frombuffer(stream.update(zeros), dtype="<u8") >> np.uint64(11)
-        radius = np.sqrt(-2.0 * np.log((words[:half].astype(np.float64) + 1) * 2.0**-53)) * std
-        angle = words[half:].astype(np.float64) * (2 * math.pi * 2.0**-53)
-        pair = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
-        out[start : start + _CHUNK] = np.rint(pair[: count - start])
+        radius, angle = words[:half].astype(np.float64), words[half:].astype(np.float64)
+        radius += 1.0
+        radius *= 2.0**-53
+        np.log(radius, out=radius)
+        radius *= -2.0
+        np.sqrt(radius, out=radius)
+        radius *= std
+        angle *= 2 * math.pi * 2.0**-53
+        pair[:half] = np.cos(angle)
+        pair[half:] = np.sin(angle, out=angle)
+        pair[:half] *= radius
+        pair[half:] *= radius
+        np.rint(pair, out=pair)
+        out[start : start + _CHUNK] = pair[: count - start]
     return out

@@ -160,6 +160,7 @@ def make_homes(name: str, scenario: Scenario, root: Path) -> list[str]:
     """Make a home for everybody who has no ledger under `root`; return the names."""
     from consortia.deploy.homes import make_home, owned_policy
     from consortia.home import Home
+    from consortia.secure.keys import pin_each_other
 
     made = []
     for seat in scenario.roster:
@@ -168,6 +169,9 @@ def make_homes(name: str, scenario: Scenario, root: Path) -> list[str]:
             continue
         make_home(home, owned_policy(name, scenario, seat.name), f"from the demonstration policy of {name}; edit it")
         made.append(seat.name)
+    if scenario.contract.trust == "aggregate" and len(made) == len(scenario.roster):
+        # The demonstration's way, all homes being made here. Between organisations each pins its peers by hand.
+        pin_each_other({name: Home(root / name, name) for name in made})
     return made
 
 

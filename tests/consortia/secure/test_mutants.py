@@ -115,8 +115,8 @@ MUTANTS = {
         "INFLATION * self.clip /",
     ),
     "shares are counted on n": ("fixed_point", "counted = cohort - self.colluders", "counted = cohort"),
-    "two thirds of the noise": ("noise", "* 2.0**-53)) * std", "* 2.0**-53)) * std * 2 / 3"),
-    "half again as much noise": ("noise", "* 2.0**-53)) * std", "* 2.0**-53)) * std * 3 / 2"),
+    "two thirds of the noise": ("noise", "radius *= std", "radius *= std * 2 / 3"),
+    "half again as much noise": ("noise", "radius *= std", "radius *= std * 3 / 2"),
     "no noise": ("fixed_point", "        whole += rounded_gaussian(len(whole), self.share_std(cohort))\n", ""),
     "the account promises n shares": (
         "accounting",
