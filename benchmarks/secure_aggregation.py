@@ -1,6 +1,6 @@
 """Secure sums with shared noise: what they cost, and what they buy over local noise.
 
-    python benchmarks/secure_aggregation.py --data ../shared/data [--splits 32] [--quick] [--flower] [--json]
+    python benchmarks/secure_aggregation.py --data ../shared/data [--splits 32] [--quick] [--json]
 
 *Cost*: bytes, CPU seconds of a member, seconds of a round in one process. *Law*: rounding and noise of decoded sums.
 *Utility*: mean per-site test AUC of logistic regression at epsilon 1, delta 1e-5, over random splits of German credit
@@ -11,8 +11,6 @@ picked on
 the *test* splits: the gain is conservative. *Secure* goes through the whole numbers and the operating system's noise
 shares; *simulated* adds a Gaussian. Bounds: one-sided 95 % of the paired mean, t distribution,
 splits as units.
-*Flower* (--flower): seconds of a round on real Flower processes with TLS and six participants, beside the same scenario
-with local noise.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -87,7 +84,7 @@ def load(data: Path, name: str) -> list[tuple[Array, Array]]:
             pairs = itertools.combinations_with_replacement(range(x.shape[1]), 2)
             x = np.concatenate([x, np.stack([x[:, i] * x[:, j] for i, j in pairs], axis=1)], axis=1)
             x = x[:, x.std(0) > 1e-9]
-        x = x / np.sqrt(x.shape[1])
+        x = x / np.median(np.linalg.norm(x, axis=1))  # one public constant would do; the same for every arm
         out.append((np.concatenate([x, np.ones((len(x), 1))], axis=1), table.target.double().numpy()))
     return out
 
@@ -195,6 +192,9 @@ def utility(data: Path, name: str, splits: int, epsilon: float = 1.0) -> dict[st
     sites = load(data, name)
     rounds = (64, 256) if name == "ai4i" else (8, 32)
     grid = [Setting(r, rate) for r in rounds for rate in (1.0, 4.0, 16.0)]
+    if name == "ai4i":
+        grid = [Setting(r, rate, clip) for r in (32, 128) for rate in (2.0, 8.0) for clip in (0.1, 0.5)]
+        grid = [replace(s, rate=s.rate / s.clip) for s in grid]
     seeds = range(4)
     shared = Arm("shared")
     setting = tune(sites, shared, epsilon, grid, seeds)
@@ -330,63 +330,12 @@ def law(*, quick: bool) -> dict[str, Any]:
     return out
 
 
-def flower(rounds: int) -> dict[str, Any]:
-    """Return the median seconds of a round on Flower, secure and plain, six participants."""
-    import tempfile
-    import tomllib
-    from unittest import mock
-
-    import tomli_w
-
-    from consortia.cli.budget import init
-    from consortia.runner import Options, execute
-    from consortia.runner import prepare as prepare_run
-    from consortia.scenario import find_scenario
-
-    out = {}
-    for trust in ("local", "aggregate"):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            source = find_scenario("secure-banks")
-            terms = tomllib.loads(source.read_text(encoding="utf-8"))
-            terms["contract"] |= {"rounds": rounds, "trust": trust}
-            if trust == "local":
-                del terms["contract"]["secure"]
-            terms["roster"].append({**terms["roster"][-1], "name": "other-2"})
-            (folder / "six.toml").write_text(tomli_w.dumps(terms), encoding="utf-8")
-            policies = folder / "policies" / "six"
-            policies.mkdir(parents=True)
-            for file in (source.parent / "policies" / source.stem).glob("*.toml"):
-                (policies / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-            other = (policies / "other.toml").read_text(encoding="utf-8")
-            (policies / "other-2.toml").write_text(
-                other.replace('participant = "other"', 'participant = "other-2"'), encoding="utf-8"
-            )
-            environment = {"CONSORTIA_HOME": str(folder / "homes")}
-            with mock.patch.dict(os.environ, environment), mock.patch("consortia.cli.budget.out"):
-                init("", scenario=str(folder / "six.toml"))
-                options = Options(scenario=str(folder / "six.toml"), engine="flower", out=folder / "runs")
-                result = execute(prepare_run(options), options).result
-            seconds = [line["seconds"] for line in result["history"]]
-            out[trust] = {
-                "status": result["status"],
-                "median_seconds": float(np.median(seconds[1:])),
-                "first_seconds": seconds[0],
-                "rounds": rounds,
-                "bytes_sent": result["participants"]["other"]["bytes"]["sent"],
-            }
-    out["ratio"] = out["aggregate"]["median_seconds"] / out["local"]["median_seconds"]
-    return out
-
-
 def main() -> None:
     """Print everything that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--splits", type=int, default=32)
     parser.add_argument("--quick", action="store_true", help="16 splits of German credit, smaller costs")
-    parser.add_argument("--flower", action="store_true")
-    parser.add_argument("--rounds", type=int, default=12, help="rounds of --flower")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     results: dict[str, Any] = {}
@@ -396,16 +345,13 @@ def main() -> None:
         if not given.json:
             print(f"{name}: {json.dumps(made)}", flush=True)
 
-    if given.flower:
-        add("flower", flower(given.rounds))
-    else:
-        add("cost", cost(quick=given.quick))
-        add("law", law(quick=given.quick))
-        if given.data is not None:
-            splits = 16 if given.quick else given.splits
-            for name in ("german",) if given.quick else ("german", "heart", "ai4i"):
-                add(name, utility(given.data, name, splits))
-            add("mixed budgets", mixed(given.data, splits))
+    add("cost", cost(quick=given.quick))
+    add("law", law(quick=given.quick))
+    if given.data is not None:
+        splits = 16 if given.quick else given.splits
+        for name in ("german",) if given.quick else ("german", "heart", "ai4i"):
+            add(name, utility(given.data, name, splits))
+        add("mixed budgets", mixed(given.data, splits))
     if given.json:
         print(json.dumps(results, indent=1))
 

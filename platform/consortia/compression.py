@@ -1,8 +1,8 @@
 """Smaller updates with `trust = "local"`: whole numbers of few bits, or the largest changes only, then Zstandard.
 
 What is compressed is the noised update's difference to the model that came, after the release gate: a function of what
-may leave anyway, so it costs no budget. Quantisation rounds at random around the value (Alistarh et al. 2017, *QSGD*), so
-that the mean stays right; top-k keeps what it leaves out for the next round (Stich et al. 2018, *Sparsified SGD with
+may leave anyway, so it costs no budget. Quantisation rounds at random around the value (Alistarh et al. 2017, *QSGD*),
+so that the mean stays right; top-k keeps what it leaves out for the next round (Stich et al. 2018, *Sparsified SGD with
 Memory*). The memory is made of noised updates only, and stays at home. A private budget is spent either way: whether
 a metric suffers is a question for `benchmarks/compression.py`.
 """
@@ -31,7 +31,7 @@ _LEVELS = {"int8": 127, "int4": 7}
 
 
 class CompressionTerms(StrictModel):
-    """`[contract.compression]`: how an update travels. `fraction` of the numbers is sent by `top-k`, none of the others."""
+    """`[contract.compression]`: how an update travels. `fraction` is the share of the numbers that `top-k` sends."""
 
     kind: Literal["int8", "int4", "top-k"]
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.1

@@ -18,6 +18,7 @@ from typing import Any
 
 from consortia.aggregation import aggregate, controls, turns
 from consortia.checkpoint import Checkpoint, load_latest, save
+from consortia.compressed_reply import lengthened, saved_bytes
 from consortia.custody import anchor_from
 from consortia.errors import RunFailedError, WireError
 from consortia.exchange import CONTROL, LOSS, State, check_like, for_participant, initial_groups
@@ -246,6 +247,8 @@ class Coordinator:
             member.header = dict(envelope.header)
             self.heads.take(answer.participant, envelope.header)
             accepted[answer.participant] = tensors
+            if self.contract.compression is not None and kind == "train":
+                member.bytes_saved += saved_bytes(envelope.tensors, tensors)
             if received is not None:
                 member.released[number] = received
             member.rounds_contributed += kind == "train"
@@ -273,7 +276,7 @@ class Coordinator:
                 raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
         check_account(header)
         anchor_from(dict(header))
-        reply, metrics = split(dict(envelope.tensors))
+        reply, metrics = split(lengthened(self.contract, kind, envelope.tensors, sent[name]))
         if kind == "train":
             check_like(sent[name], {n: t for n, t in reply.items() if n != LOSS})
             check_loss(self.strategy, reply.get(LOSS))

@@ -18,6 +18,7 @@ class Member:
     header: dict[str, str] = field(default_factory=dict)
     bytes_sent: int = 0
     bytes_received: int = 0
+    bytes_saved: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
     released: dict[int, Received] = field(default_factory=dict)
     rounds_contributed: int = 0
@@ -37,7 +38,11 @@ def describe_member(member: Member) -> dict[str, Any]:
         "delta": float(header["delta"]) if header else member.seat.delta,
         "unit": header.get("unit"),
         "non_private": header.get("non_private") == "true" if header else None,
-        "bytes": {"sent": member.bytes_sent, "received": member.bytes_received},
+        "bytes": {
+            "sent": member.bytes_sent,
+            "received": member.bytes_received,
+            **({"saved": member.bytes_saved} if member.bytes_saved else {}),
+        },
         "failures": member.failures,
         "metrics": None if final is None else {name: estimate.value for name, estimate in final.estimates.items()},
         "released": None if final is None else final.to_json(),

@@ -24,6 +24,7 @@ from clients import registry
 from clients.models import FederatedModule
 from consortia import custody, receipt, side_releases
 from consortia.answers import describe, guarded
+from consortia.compressed_reply import shortened
 from consortia.errors import InputError, RefusedError
 from consortia.evaluation import headline, module_scorer, score_metrics
 from consortia.exchange import LOSS, State, build_module, load_state, scope_of, shared_names
@@ -238,7 +239,7 @@ class _Round:
             charged=self.charged,
             shared=shared_names(self.request.model, self.request.contract),
         )
-        return encode(Envelope(header, tensors))
+        return encode(Envelope(header, shortened(self.request, self.home, tensors)))
 
     def _sent(self, ledger: Ledger, run_id: str) -> bytes:
         """Return the committed reply: the only place that a release is sent from."""

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from clients.registry import names as client_names
+from consortia.compression import CompressionTerms
 from consortia.errors import InputError
 from consortia.evaluation_terms import EvaluationTerms, StoppingTerms
 from consortia.model_terms import Model, PretrainedFile
@@ -148,6 +149,7 @@ class Contract(StrictModel):
     stopping: StoppingTerms | None = None
     trust: Literal["local", "aggregate"] = "local"
     secure: SecureTerms | None = None
+    compression: CompressionTerms | None = None
     round: RoundTerms = RoundTerms()
     industries: dict[Name, IndustryTerms] = Field(default_factory=dict)
     vertical: VerticalTerms | None = None
@@ -188,7 +190,9 @@ class Contract(StrictModel):
     @cached_property
     def _texts(self) -> tuple[str, str]:
         # Asked for several times a message; a contract is frozen, so once is enough.
-        later = {"trust", "secure"} if self.trust == "local" else set()  # older contracts keep their hash
+        # Older contracts keep their hash.
+        later = {"trust", "secure"} if self.trust == "local" else set()
+        later |= set() if self.compression else {"compression"}
         later |= set() if self.vertical else {"vertical"}
         text = json.dumps(
             self.model_dump(mode="json", by_alias=True, exclude=later), sort_keys=True, separators=(",", ":")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import struct
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,3 +95,33 @@ def _blob(body: bytes, count: float = 1007, scale: float = 1.0, magic: bytes = b
 def test_bytes_that_the_contract_does_not_say_are_refused(kind: str, tensors: dict[str, torch.Tensor]) -> None:
     with pytest.raises(ValueError, match=PACKED):
         expand(tensors, RECEIVED, CompressionTerms(kind=kind))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["int8", "top-k"])
+def test_a_run_with_compressed_updates_ends_where_the_other_does(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Non-private, so that the two runs differ by the compression only: a contract without it keeps its hash."""
+    from consortia import runner
+    from consortia.runner import Options, execute, prepare
+    from consortia.scenario import load_scenario, scenario_from_json
+
+    models = {}
+    for compressed in (False, True):
+        data = json.loads(load_scenario("linear").to_json())
+        if compressed:
+            data["contract"]["compression"] = {"kind": kind, "fraction": 0.5}
+        scenario = scenario_from_json(json.dumps(data))
+        monkeypatch.setattr(runner, "load_scenario", lambda name, made=scenario: made)
+        options = Options(scenario="linear", rounds=12, seed=1, epsilon=("inf",), out=tmp_path / str(compressed))
+        done = execute(prepare(options), options)
+        assert done.result["status"] == "completed"
+        seats: dict[str, Any] = done.result["participants"]
+        assert all(("saved" in seat["bytes"]) is compressed for seat in seats.values())
+        assert ("compression" in done.job.scenario.contract.canonical()) is compressed
+        import safetensors.torch
+
+        model = safetensors.torch.load((done.job.folder / "model" / "linear.safetensors").read_bytes())
+        models[compressed] = torch.cat([model[name].flatten().double() for name in sorted(model)])
+    moved = float(models[False].norm())
+    assert float((models[True] - models[False]).norm()) < (0.02 if kind == "int8" else 0.25) * moved

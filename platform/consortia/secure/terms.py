@@ -74,6 +74,8 @@ def check_terms(contract: Contract, strategy: Strategy) -> None:
         if contract.secure is not None:
             raise ValueError('no [contract.secure] with trust = "local"; set trust = "aggregate"')
         return
+    if contract.compression is not None:
+        raise ValueError('no [contract.compression] with trust = "aggregate": a masked word cannot be shortened')
     name = contract.strategy.name
     if not strategy.fit.sum_only:
         raise ValueError(
