@@ -8,7 +8,7 @@ different columns can share it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,7 +51,7 @@ def default_encoder(n_features: int, spec: ModelSpec) -> nn.Module:
     """
     if spec.kind == "linear":
         return nn.Identity()
-    return nn.Sequential(nn.Linear(n_features, spec.hidden[0]), nn.Tanh())
+    return _stack(n_features, spec.hidden[:1], spec)
 
 
 def default_head(width: int, spec: ModelSpec, target: Target) -> nn.Module:
@@ -70,10 +70,45 @@ def default_head(width: int, spec: ModelSpec, target: Target) -> nn.Module:
 
 
 def _trunk(spec: ModelSpec) -> nn.Module:
-    layers: list[nn.Module] = []
-    for before, after in zip(spec.hidden, spec.hidden[1:], strict=False):
-        layers += [nn.Linear(before, after), nn.Tanh()]
-    return nn.Sequential(*layers) if layers else nn.Identity()
+    return _stack(spec.hidden[0], spec.hidden[1:], spec) if len(spec.hidden) > 1 else nn.Identity()
+
+
+def _stack(before: int, widths: Sequence[int], spec: ModelSpec) -> nn.Sequential:
+    """Dense layers with tanh, numbered as in a plain `Sequential`; norms between them are called `norm0`, `norm1` …"""
+    stack = nn.Sequential()
+    for number, width in enumerate(widths):
+        stack.add_module(str(2 * number), nn.Linear(before, width))
+        if spec.norm == "layer":
+            stack.add_module(f"norm{number}", nn.LayerNorm(width))
+        stack.add_module(str(2 * number + 1), nn.Tanh())
+        before = width
+    return stack
+
+
+def is_norm(name: str) -> bool:
+    """Whether a parameter belongs to a normalisation layer: by its layer's name, which begins with "norm"."""
+    return name.rpartition(".")[0].rpartition(".")[2].startswith("norm")
+
+
+def check_norm_names(module: nn.Module, industry: str) -> None:
+    """Refuse a network in which `is_norm` would err: every norm's name, and no other layer's, begins with "norm".
+
+    Raises
+    ------
+    ModelError
+        Naming the layer.
+    """
+    for name, layer in module.named_modules():
+        if not any(True for _ in layer.parameters(recurse=False)):
+            continue
+        norm = isinstance(layer, nn.GroupNorm | nn.LayerNorm | nn.RMSNorm)
+        if norm != is_norm(f"{name}.weight"):
+            wanted = (
+                "a name that begins with 'norm'" if norm else "another name: 'norm…' is for GroupNorm and LayerNorm"
+            )
+            raise ModelError(
+                f"client {industry!r}: layer {name}: wanted {wanted}, since the contract's scopes.norm goes by names"
+            )
 
 
 def build(client: IndustryClient, spec: ModelSpec, n_features: int, generator: torch.Generator) -> FederatedModule:

@@ -66,7 +66,7 @@ def _variances(contract: Contract, seats: Iterable[Seat], declared: Mapping[str,
                 noise_multiplier=max(_proposed_sigma(contract, seat), declared.get(seat.name, 0.0)),
                 clip=rules.clip,
                 learning_rate=1.0 if gradient else rules.learning_rate,
-                steps=rules.local_steps,
+                steps=rules.shared_steps,
                 sampling_rate=rules.sampling_rate,
                 units=_training_units(contract, seat),
                 momentum=rules.momentum,
@@ -191,7 +191,7 @@ def turns(scenario: Scenario, strategy: Strategy, number: int, names: Collection
     if not isinstance(strategy, TakesTurns):
         return []
     tours: dict[str, list[str]] = {}
-    together = "consortium" in scenario.contract.scopes.model_dump().values()
+    together = "consortium" in scenario.contract.scopes.named
     for seat in sorted(scenario.roster, key=lambda s: s.name):
         tours.setdefault("*" if together else seat.industry, []).append(seat.name)
     asked = [[name for name in strategy.order(number, tour) if name in names] for tour in tours.values()]
@@ -200,7 +200,7 @@ def turns(scenario: Scenario, strategy: Strategy, number: int, names: Collection
 
 def _steps(contract: Contract, seat: Seat) -> float:
     rules = contract.industries[seat.industry]
-    return effective_steps(rules.local_steps, rules.momentum)
+    return effective_steps(rules.shared_steps, rules.momentum)
 
 
 def honest_bound(contract: Contract, seat: Seat, current: Mapping[str, Tensor]) -> float:
@@ -217,7 +217,7 @@ def honest_bound(contract: Contract, seat: Seat, current: Mapping[str, Tensor]) 
     return honest_norm(
         clip=rules.clip,
         learning_rate=rules.learning_rate,
-        steps=rules.local_steps,
+        steps=rules.shared_steps,
         noise_multiplier=_proposed_sigma(contract, seat),
         sampling_rate=rules.sampling_rate,
         units=_training_units(contract, seat),

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from clients import registry
 from clients.industry import ModelSpec, effective_schema
-from clients.models import FederatedModule, build
+from clients.models import FederatedModule, build, check_norm_names, is_norm
 from consortia.errors import InputError
-from consortia.model_terms import PretrainedFile
-from consortia.scenario import Contract, Scope, contract_from_json
+from consortia.model_terms import PretrainedFile, Scope
+from consortia.scenario import Contract, contract_from_json
 from privacy.randomness import seeded_generator
 
 PARTS = ("encoder", "trunk", "head")
@@ -31,10 +31,12 @@ LOSS = "loss/train"
 
 
 def scope_of(name: str, contract: Contract) -> Scope:
-    """Return the scope of a parameter or buffer by the part of the model that it belongs to."""
+    """Return the scope of a parameter or buffer: its norm's where the contract gives norms one, else its part's."""
     part = name.partition(".")[0]
     if part not in PARTS:
         raise ValueError(f"parameter {name!r}: wanted one below {', '.join(PARTS)}")
+    if contract.scopes.norm is not None and is_norm(name):
+        return contract.scopes.norm
     scope: Scope = getattr(contract.scopes, part)
     return scope
 
@@ -65,9 +67,12 @@ def _pristine(contract_json: str, industry: str) -> FederatedModule:
     contract = contract_from_json(contract_json)
     client = registry.get(industry)
     terms = contract.industries[industry]
-    spec = ModelSpec(kind=terms.model.kind, hidden=terms.model.hidden)
+    spec = ModelSpec(kind=terms.model.kind, hidden=terms.model.hidden, norm=terms.model.norm)
     width = effective_schema(client, filter=terms.filter).width
-    return build(client, spec, width, generator=seeded_generator("init", contract.seed, industry))
+    module = build(client, spec, width, generator=seeded_generator("init", contract.seed, industry))
+    if contract.scopes.norm is not None:
+        check_norm_names(module, industry)
+    return module
 
 
 def state_of(module: nn.Module) -> State:

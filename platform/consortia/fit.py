@@ -11,7 +11,7 @@ from strategies.base import TakesTurns
 
 def groups_of(scenario: Scenario) -> dict[str, list[Seat]]:
     """Return who is aggregated with whom: '*' for the whole consortium, else by industry."""
-    scopes = set(scenario.contract.scopes.model_dump().values())
+    scopes = scenario.contract.scopes.named
     groups: dict[str, list[Seat]] = {}
     for seat in scenario.roster:
         if "consortium" in scopes:

@@ -20,6 +20,7 @@ from clients.dataset import QuarantineReport, Table, assign, prepare
 from clients.models import FederatedModule, loss_for
 from clients.schema import Target
 from clients.sources import parse_source, read
+from consortia.alternating import joined, phases
 from consortia.errors import RefusedError
 from consortia.exchange import State, build_module, check_like, load_state, shared_names, state_of
 from consortia.home import Home
@@ -259,10 +260,11 @@ def train_round(
 ) -> RoundOutcome:
     """Run the local steps of one round on a ready module (see `ready_module`).
 
-    Every parameter, private ones included, is trained by the same DP step and clipped jointly
-    (invariant 7). The noise generator is made here, from the operating system's entropy, for this attempt
-    alone (invariant 8), by default with `privacy.secure_noise`; a non-private run claims no epsilon and draws
-    from the contract's seed instead, so that it can be repeated.
+    Every parameter, private ones included, is trained by DP steps that clip all that they move jointly
+    (invariant 7): all parameters at once, or first the private and then the shared ones (`alternating`). The
+    noise generator is made here, from the operating system's entropy, for this attempt alone (invariant 8), by
+    default with `privacy.secure_noise`; a non-private run claims no epsilon and draws from the contract's seed
+    instead, so that it can be repeated.
 
     Returns
     -------
@@ -291,17 +293,21 @@ def train_round(
     target = registry.get(industry).schema.target
     loss = _mean_loss(module, train, target, loss_bound(strategy)) if strategy.fit.loss else None
     rows = (train.inputs, train.target, train.unit_index, train.n_units, loss_for(target), make_optimizer)
-    sampling: dict[str, Any] = {
-        "sampling_rate": plan.sampling_rate,
-        "declared_units": plan.declared_units,
-        "steps": plan.steps_per_round,
-    }
-    if plan.non_private:
-        generator = seeded_generator("sampling", contract.seed, participant, round_number)
-        report = train_plain(module, *rows, PlainPlan(**sampling), generator)
-    else:
-        private_plan = DpSgdPlan(noise_multiplier=plan.noise_multiplier, clip=plan.clip, **sampling)
-        report = train_private(module, *rows, private_plan, fresh_generator(), secure=secure_noise)
+    sampling: dict[str, Any] = {"sampling_rate": plan.sampling_rate, "declared_units": plan.declared_units}
+    noise: dict[str, Any] = {"noise_multiplier": plan.noise_multiplier, "clip": plan.clip}
+    generator = (
+        seeded_generator("sampling", contract.seed, participant, round_number)
+        if plan.non_private
+        else fresh_generator()
+    )
+    reports = []
+    for steps in phases(module, received, plan.steps_per_round, rules.private_steps):
+        if plan.non_private:
+            reports.append(train_plain(module, *rows, PlainPlan(steps=steps, **sampling), generator))
+        else:
+            dp = DpSgdPlan(steps=steps, **sampling, **noise)
+            reports.append(train_private(module, *rows, dp, generator, secure=secure_noise))
+    report = joined(reports)
     after = state_of(module)
     update = {name: after[name] for name in received}
     if gradient_only:

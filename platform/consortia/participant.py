@@ -27,7 +27,7 @@ from consortia.answers import describe, guarded
 from consortia.compressed_reply import shortened
 from consortia.errors import InputError, RefusedError
 from consortia.evaluation import headline, module_scorer, score_metrics
-from consortia.exchange import LOSS, State, build_module, load_state, scope_of, shared_names
+from consortia.exchange import LOSS, State, build_module, load_state, shared_names
 from consortia.home import Home
 from consortia.local_training import (
     Partitions,
@@ -302,9 +302,7 @@ class _Round:
 
     def _private_state(self) -> State:
         """Return the private parameters as they were before this round; empty where none are private."""
-        contract = self.request.contract
-        names = [n for n in ("encoder.", "trunk.", "head.") if scope_of(n, contract) == "private"]
-        if not names:
+        if "private" not in self.request.contract.scopes.named:
             return {}
         folder = self.home.run_folder(self.request.run_id)
         for number in range(self.request.round - 1, 0, -1):

@@ -99,6 +99,11 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
     module = build_module(contract, seat.industry)
     sizes = {name: tensor.numel() for name, tensor in module.state_dict().items()}
     private = sum(size for name, size in sizes.items() if scope_of(name, contract) == "private")
+    if rules.private_steps and not private:
+        raise InputError(
+            f"contract.industries.{seat.industry}.private_steps: wanted 0, got {rules.private_steps}, since nothing of "
+            "its network is private under contract.scopes"
+        )
     training = max(1, round(seat.units * contract.split.train))
     steps = rules.local_steps * planned_rounds(contract)
     warnings = []

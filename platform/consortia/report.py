@@ -36,7 +36,7 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
     console.print(f"contract sha256:{contract.sha256()}")
     console.print(
         f"{contract.rounds} rounds, strategy {contract.strategy.name}, shared: "
-        + ", ".join(f"{part} with {getattr(contract.scopes, part)}" for part in ("encoder", "trunk", "head"))
+        + ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
     )
     console.print("fits with: " + "; ".join(f"{key}: {value}" for key, value in fits_with(scenario).items()))
     table = Table(title="From proposals and declared sizes (a participant's own policy may lower them)")

@@ -22,7 +22,7 @@ from clients.registry import names as client_names
 from consortia.compression import CompressionTerms
 from consortia.errors import InputError
 from consortia.evaluation_terms import EvaluationTerms, StoppingTerms
-from consortia.model_terms import Model, PretrainedFile
+from consortia.model_terms import Model, PretrainedFile, Scopes, check_private_steps
 from consortia.secure.terms import SecureTerms, check_terms
 from consortia.strict import StrictModel, check_schema, parse, parse_toml, read_toml
 from consortia.vertical.contract import VerticalTerms, check_mode, check_seats
@@ -31,7 +31,6 @@ from strategies.registry import NAMES, make
 
 WIRE_VERSION = 1
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
-Scope = Literal["consortium", "industry", "private"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
@@ -40,11 +39,13 @@ class IndustryTerms(StrictModel):
     """How one industry trains: the model and the public constants of its DP-SGD.
 
     `sampling_rate` is the Poisson rate q per privacy unit, `clip` the norm bound C of one unit's summed
-    gradient, `local_steps` the optimizer steps a round.
+    gradient, `local_steps` the optimizer steps a round. The first `private_steps` of them move the private parameters
+    alone, the others the shared ones alone (FedRep); with 0 every step moves all (FedPer).
     """
 
     model: Model = Model()
     local_steps: Annotated[int, Field(ge=1, le=10_000)]
+    private_steps: Annotated[int, Field(ge=0, le=10_000, exclude_if=lambda steps: steps == 0)] = 0
     sampling_rate: Rate
     clip: Positive
     learning_rate: Positive
@@ -53,6 +54,11 @@ class IndustryTerms(StrictModel):
     filter: str = ""
     split: str = "hash"
     init: PretrainedFile | None = None
+
+    @property
+    def shared_steps(self) -> int:
+        """How many steps a round move what is shared."""
+        return self.local_steps - self.private_steps
 
 
 class Split(StrictModel):
@@ -119,20 +125,6 @@ class RoundTerms(StrictModel):
     attempts: Annotated[int, Field(ge=1, le=10)] = 3
 
 
-class Scopes(StrictModel):
-    """Who shares which part of the model."""
-
-    encoder: Scope = "industry"
-    trunk: Scope = "industry"
-    head: Scope = "industry"
-
-    @model_validator(mode="after")
-    def _something_is_shared(self) -> Scopes:
-        if {self.encoder, self.trunk, self.head} == {"private"}:
-            raise ValueError("at least one part that is not 'private'")
-        return self
-
-
 class Contract(StrictModel):
     """What every participant agrees to. Hashed; sent whole; trained from."""
 
@@ -180,6 +172,7 @@ class Contract(StrictModel):
             for terms in self.industries.values():
                 strategy.fits_learning_rate(terms.learning_rate)
         check_terms(self, strategy)
+        check_private_steps(self.scopes, {n: (t.local_steps, t.private_steps) for n, t in self.industries.items()})
         return self
 
     @property

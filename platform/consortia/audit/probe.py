@@ -63,8 +63,8 @@ def altered(contract: Contract, industry: str, **changes: Any) -> Contract:
             data[key] = changes.pop(key)
     if contract.strategy.strategy().fit.loss:
         data["strategy"] = {"name": "fedavg"}  # it fits non-private runs only, which claim nothing to audit
-    # Rows are the audit's own, so neither a published split nor a pretrained file applies.
-    terms = {**data["industries"][industry], "split": "hash", "init": None, **changes}
+    # Rows are the audit's own, so neither a published split nor a pretrained file applies; steps move all parameters.
+    terms = {**data["industries"][industry], "split": "hash", "init": None, "private_steps": 0, **changes}
     return contract_from_json(json.dumps({**data, "releases": ["update"], "industries": {industry: terms}}))
 
 

@@ -48,7 +48,7 @@ def exposures(scenario: Scenario) -> dict[str, dict[str, Any]]:
     contract = scenario.contract
     if contract.trust != "aggregate":
         return {}
-    scopes = {contract.scopes.encoder, contract.scopes.trunk, contract.scopes.head}
+    scopes = contract.scopes.named
     out = {}
     for seat in scenario.roster:
         sigma = sigma_of(contract, seat)

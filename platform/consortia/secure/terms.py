@@ -99,7 +99,7 @@ def check_terms(contract: Contract, strategy: Strategy) -> None:
                 'round is all that is released with trust = "aggregate" (take server_momentum)'
             )
     rates = {terms.learning_rate for terms in contract.industries.values()}
-    shared = "consortium" in {contract.scopes.encoder, contract.scopes.trunk, contract.scopes.head}
+    shared = "consortium" in contract.scopes.named
     if shared and len(rates) > 1 and not strategy.fit.gradient:
         raise ValueError("one learning_rate in all industries that share parameters, since one sum makes one step")
 
