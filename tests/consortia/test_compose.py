@@ -12,7 +12,7 @@ from consortia.deploy.compose import compose_text
 from consortia.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMITTED = ("cross-industry", "hospitals", "banks", "factories", "linear")
+COMMITTED = ("cross-industry", "hospitals", "banks", "factories", "linear", "shared-customers")
 STEPS = {"keys", "homes"}  # start as root to hand files to their owner, without a network
 
 

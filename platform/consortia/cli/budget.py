@@ -18,6 +18,7 @@ from consortia.policy import policy_or_input_error
 from consortia.scenario import load_scenario
 from consortia.secure.keys import pin_each_other
 from consortia.strict import read_toml
+from consortia.vertical.setup import introduce
 from privacy.errors import PrivacyError
 from privacy.ledger import LEDGER_SCHEMA, migrate_file
 
@@ -44,6 +45,7 @@ def init(
             _make(home_of(seat.name, home), data, f"from the demonstration policy of {loaded.name}; edit it")
         if loaded.contract.trust == "aggregate":
             pin_each_other({seat.name: home_of(seat.name, home) for seat in loaded.roster})
+        introduce(loaded, {seat.name: home_of(seat.name, home) for seat in loaded.roster})
         return
     copied: dict[str, Any] | None = None
     if policy is not None:

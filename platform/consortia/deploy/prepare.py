@@ -161,6 +161,7 @@ def make_homes(name: str, scenario: Scenario, root: Path) -> list[str]:
     from consortia.deploy.homes import make_home, owned_policy
     from consortia.home import Home
     from consortia.secure.keys import pin_each_other
+    from consortia.vertical.setup import introduce
 
     made = []
     for seat in scenario.roster:
@@ -172,6 +173,8 @@ def make_homes(name: str, scenario: Scenario, root: Path) -> list[str]:
     if scenario.contract.trust == "aggregate" and len(made) == len(scenario.roster):
         # The demonstration's way, all homes being made here. Between organisations each pins its peers by hand.
         pin_each_other({name: Home(root / name, name) for name in made})
+    if made:
+        introduce(scenario, {seat.name: Home(root / seat.name, seat.name) for seat in scenario.roster})
     return made
 
 

@@ -15,6 +15,7 @@ from flwr.common.constant import PUBLIC_KEY_ALREADY_IN_USE_MESSAGE
 from consortia.deploy.bundle import COMPONENTS
 from consortia.engines.base import Job
 from consortia.errors import RunFailedError
+from consortia.vertical.show import total_steps
 
 JOIN_SECONDS = 120.0
 _CONNECTION = "coordinator"
@@ -121,7 +122,7 @@ class Control:
 def longest_run(job: Job) -> float:
     """Return a bound on the seconds that a run can take when every wait passes its deadline."""
     terms = job.scenario.contract.round
-    rounds = job.scenario.contract.rounds + 1
+    rounds = total_steps(job.scenario) + 1
     return JOIN_SECONDS + rounds * terms.attempts * (terms.deadline_seconds + 60)
 
 
