@@ -56,7 +56,7 @@ def test_a_vertical_run_on_flower_processes(tmp_path: Path, monkeypatch: pytest.
         app, ["run", "shared-customers", "--engine", "flower", "--out", str(tmp_path / "runs"), "--json"]
     )
     assert done.exit_code == 0, done.output
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("shared-customers-*")
     result = json.loads((folder / "result.json").read_text())
     assert result["status"] == "completed"
     assert result["observer"] == "coordinator"
@@ -68,7 +68,7 @@ def test_a_vertical_run_on_flower_processes(tmp_path: Path, monkeypatch: pytest.
     assert receipt["decision"]["joins"] is True
     # What Flower and the coordinator have stored: the SuperLink's state, logs, events, records.
     stored = b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
-    assert len(stored) > 100_000
+    assert len(stored) > 20_000
     _assert_unreadable(stored, homes, result["run_id"])
     # The label message is spent for life: the same scenario again is refused by its partners, by code.
     again = runner.invoke(app, ["run", "shared-customers", "--engine", "flower", "--out", str(tmp_path / "again")])
@@ -108,5 +108,5 @@ def test_three_organisations_in_containers(federation: Federation) -> None:
     for service in ("superlink", "superexec", "proxy", "runner"):
         logs: subprocess.CompletedProcess[str] = federation.compose("logs", "--no-color", service)
         seen += logs.stdout.encode()
-    assert len(seen) > 50_000
+    assert len(seen) > 20_000
     _assert_unreadable(seen, homes, record["run_id"])
