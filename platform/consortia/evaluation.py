@@ -22,6 +22,7 @@ from privacy.randomness import numpy_generator, seeded_generator
 
 Scores = NDArray[np.float64]
 Scorer = Callable[[Table], Scores]
+Fit = Callable[[Table], Scorer]
 Metrics = dict[str, float | None]
 
 _LOCAL_EPOCHS = 300
@@ -31,11 +32,12 @@ _BOOTSTRAP = 500
 
 @dataclass(frozen=True)
 class Baselines:
-    """The participant's alternatives to the federated model."""
+    """The participant's alternatives to the federated model; `fit_local` makes `local` from other rows."""
 
     majority: Scorer
     local: Scorer
     local_kind: str
+    fit_local: Fit
 
 
 def headline(client: IndustryClient, target: torch.Tensor) -> str:
@@ -93,16 +95,17 @@ def baselines(contract: Contract, industry: str, train: Table, validation: Table
     (invariants 6 and 7): the baseline is not handicapped.
     """
     client = registry.get(industry)
-    candidates: list[tuple[str, Scorer]] = [("ridge", _ridge(client, train, participant))]
+    ways: list[tuple[str, Fit]] = [("ridge", lambda rows: _ridge(client, rows, participant))]
     if train.n_units and contract.industries[industry].model.kind != "linear":
-        candidates.append(("same network", _network(contract, industry, train, validation, participant)))
+        ways.append(("same network", lambda rows: _network(contract, industry, rows, validation, participant)))
     name = choice_metric(client)
-    scored = [choose(client, scorer(validation), validation) for _, scorer in candidates]
+    fitted = [fit(train) for _, fit in ways]
+    scored = [choose(client, scorer(validation), validation) for scorer in fitted]
     best = 0
-    for index in range(1, len(candidates)):
+    for index in range(1, len(ways)):
         if better(name, scored[index], scored[best]):
             best = index
-    return Baselines(_majority(client, train), candidates[best][1], candidates[best][0])
+    return Baselines(_majority(client, train), fitted[best], *ways[best])
 
 
 def _majority(client: IndustryClient, train: Table) -> Scorer:

@@ -16,12 +16,10 @@ import torch
 from clients import registry
 from clients.dataset import Table
 from clients.models import FederatedModule
+from consortia import personal
 from consortia.evaluation import (
     Scores,
     baselines,
-    better,
-    choice_metric,
-    choose,
     gain_interval,
     headline,
     module_scorer,
@@ -53,24 +51,29 @@ def write(
 ) -> None:
     """Measure the final model beside the baselines on untouched test rows and write `receipt.json`.
 
-    The model to keep is chosen on the validation rows; the test rows only report (invariant 14).
+    The model to keep is chosen by `consortia.personal`; the test rows only report (invariant 14).
     """
     started = time.perf_counter()
     client = registry.get(request.industry)
     base = baselines(request.contract, request.industry, parts.train, parts.validation, home.participant)
     federated = module_scorer(module)
     metric = headline(client, parts.test.target)
-    choice = choice_metric(client)
-    scores = {
-        name: scorer(parts.test)
-        for name, scorer in (("majority", base.majority), ("local", base.local), ("federated", federated))
+    kept = personal.keep(
+        personal.candidates(module, request.industry, base, home.participant),
+        request.industry,
+        parts.train,
+        parts.validation,
+        home.participant,
+    )
+    models = {
+        "majority": base.majority,
+        "local": base.local,
+        "federated": federated,
+        "personal": kept.personal,
+        "kept": kept.scorer,
     }
+    scores = {name: scorer(parts.test) for name, scorer in models.items()}
     measured = {name: score_metrics(client, value, parts.test) for name, value in scores.items()}
-    on_validation = {
-        name: choose(client, scorer(parts.validation), parts.validation)
-        for name, scorer in (("local", base.local), ("federated", federated))
-    }
-    keeps = "federated" if better(choice, on_validation["federated"], on_validation["local"]) else "local"
     gain = gain_interval(metric, scores["federated"], scores["local"], parts.test, home.participant)
     data = {
         "schema": RECEIPT_SCHEMA,
@@ -89,12 +92,10 @@ def write(
         },
         "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
         "headline": metric,
-        "metrics": {
-            name: {kind: measured[kind].get(name) for kind in ("majority", "local", "federated")}
-            for name in client.metrics
-        },
+        "metrics": {name: {kind: measured[kind].get(name) for kind in models} for name in client.metrics},
         "local_model": base.local_kind,
-        "keeps": keeps,
+        "personal_model": kept.personal_kind,
+        "keeps": kept.kind,
         "gain": None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high},
         "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy, request.contract),
         **secure_part(request.contract, plan),

@@ -17,10 +17,10 @@ _ACCOUNT = (
     *("run", "lifetime", "budget", "delta", "lifetime_delta", "unit"),
     *("non_private", "metrics_non_private", "metrics"),
 )
-#: What a simulation's record adds from the receipts.
-#: What a vertical receipt has beside these.
+#: What a vertical receipt has beside the others.
 _VERTICAL = ("role", "label", "purpose", "matched", "decision")
-_SIMULATED = ("units", "classes", "headline", "keeps", "gain", "local_model", "synthetic")
+#: What a simulation's record adds from the receipts.
+_SIMULATED = ("units", "classes", "headline", "keeps", "gain", "local_model", "personal_model", "synthetic", *_VERTICAL)
 
 
 def build(job: Job, engine: str) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _participant(
         line.update(_as_released(seen, kind))
     extra = {}
     if simulation and receipt is not None:
-        extra = {key: receipt[key] for key in _SIMULATED} | {k: receipt[k] for k in _VERTICAL if k in receipt}
+        extra = {key: receipt[key] for key in _SIMULATED if key in receipt}
     return {
         "industry": seen["industry"],
         "rows": receipt["rows"] if receipt else None,

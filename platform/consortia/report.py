@@ -74,7 +74,7 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
         f"{result['seconds']:.1f} s, engine {result['engine']}",
         highlight=False,
     )
-    receipts = _table("participant", "metric", "majority", "local", "federated", "gain [95 %]", "keeps")
+    receipts = _table("participant", "metric", "majority", "local", "federated", "gain [95 %]", "personal", "keeps")
     costs = _table("participant", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds")
     for name, seat in result["participants"].items():
         receipts.add_row(name, *_receipt_row(seat))
@@ -102,6 +102,7 @@ def _receipt_row(seat: dict[str, Any]) -> tuple[str, ...]:
         number(values.get("local")),
         number(values.get("federated")),
         "–" if not gain else f"{gain['value']:+.3f} [{gain['low']:+.2f}, {gain['high']:+.2f}]",
+        number(values.get("personal")),
         seat.get("keeps") or "–",
     )
 

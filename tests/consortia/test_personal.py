@@ -1,0 +1,147 @@
+"""What a participant keeps: never silently worse than its own model, and better where others know more."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from clients.bank import CLIENT as BANK
+from clients.dataset import Table, prepare
+from clients.models import FederatedModule
+from clients.sources import parse_source, read
+from consortia import personal
+from consortia.evaluation import Baselines, Scorer, _majority, _ridge, module_scorer
+from consortia.exchange import build_module
+from consortia.personal import Candidate, _centred, _fine_tuned, _pays, candidates, keep, row_losses
+from consortia.scenario import load_scenario
+
+CONTRACT = load_scenario("banks").contract
+
+
+def world(n: int, seed: int, slope: torch.Tensor, shift: float = 0.0) -> Table:
+    """Rows of a bank whose label follows `slope` on the real features."""
+    table = prepare(BANK, read(parse_source(f"synthetic:{n}?seed={seed}"), BANK, BANK.sites[0]))
+    generator = torch.Generator().manual_seed(seed)
+    logits = table.inputs["features"] @ slope + shift
+    target = (torch.rand(len(table), generator=generator) < torch.sigmoid(logits)).float()
+    return dataclasses.replace(table, target=target)
+
+
+def slope_of(seed: int) -> torch.Tensor:
+    width = world(4, 1, torch.zeros(len(BANK_FEATURES))).inputs["features"].shape[1]
+    return 2.0 * torch.randn(width, generator=torch.Generator().manual_seed(seed))
+
+
+BANK_FEATURES = prepare(BANK, read(parse_source("synthetic:2?seed=1"), BANK, BANK.sites[0])).feature_names
+
+
+def linear(slope: torch.Tensor) -> FederatedModule:
+    module = build_module(CONTRACT, "bank")
+    with torch.no_grad():
+        for parameter in module.head.parameters():
+            parameter.copy_(slope.reshape(1, -1) if parameter.dim() == 2 else torch.zeros_like(parameter))
+    return module
+
+
+def local(train: Table) -> Baselines:
+    def fit(rows: Table) -> Scorer:
+        return _ridge(BANK, rows, "bank")
+
+    return Baselines(_majority(BANK, train), fit(train), "ridge", fit)
+
+
+def auc(scorer: Scorer, table: Table) -> float:
+    return float(roc_auc_score(np.asarray(table.target), scorer(table)))
+
+
+def chosen(
+    module: FederatedModule, truth: torch.Tensor, n: int, seed: int
+) -> tuple[personal.Kept, float, float, float]:
+    train, validation, test = (world(m, seed + i, truth) for i, m in enumerate((n, max(20, n // 8), 1500)))
+    base = local(train)
+    kept = keep(candidates(module, "bank", base, "bank"), "bank", train, validation, "bank")
+    return kept, auc(base.local, test), auc(module_scorer(module), test), auc(kept.scorer, test)
+
+
+@pytest.mark.parametrize("seed", [10, 20, 30])
+def test_a_participant_that_the_others_contradict_is_not_made_worse(seed: int) -> None:
+    truth = slope_of(seed)
+    kept, own, federated, result = chosen(linear(-truth), truth, 240, seed)
+    assert federated < 0.3
+    assert kept.kind != "federated"
+    assert result >= own - 0.01
+
+
+def test_a_participant_with_few_rows_gains_from_a_model_that_fits() -> None:
+    found = []
+    for seed in (10, 20, 30):
+        truth = slope_of(seed)
+        kept, own, _, result = chosen(linear(truth), truth, 60, seed)
+        found.append((kept.kind, result - own))
+    assert sum(kind != "local" for kind, _ in found) >= 2  # sixty rows leave room for doubt, and doubt stays at home
+    assert min(gain for _, gain in found) > -0.01
+    assert sum(gain for _, gain in found) / 3 > 0.02
+
+
+def test_a_federated_model_that_shows_its_training_rows_is_judged_on_others_alone() -> None:
+    truth = slope_of(1)
+    train, validation = world(60, 1, truth), world(60, 2, truth)
+    memory = {row: float(label) for row, label in zip(train.row_ids, train.target, strict=True)}
+
+    def by_heart(table: Table) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.array([memory.get(row, 0.5) for row in table.row_ids])
+
+    base = local(train)
+    offered = [
+        Candidate("local", "ridge", base.fit_local, base.local),
+        Candidate("federated", "", lambda _: by_heart, by_heart),
+        Candidate("centred", "none", lambda _: base.majority, base.majority),
+    ]
+    assert keep(offered, "bank", train, validation, "bank").kind == "local"
+
+
+def test_the_centred_model_runs_from_the_local_one_to_the_federated_one() -> None:
+    truth = slope_of(3)
+    module, train, test = linear(slope_of(4)), world(300, 5, truth), world(400, 6, truth)
+    held = _centred(BANK, module, 1e9)(train)(test)
+    assert np.allclose(held, module_scorer(module)(test), atol=1e-4)
+    free = _centred(BANK, module, 1e-6)(train)(test)
+    other = _centred(BANK, linear(-slope_of(4)), 1e-6)(train)(test)
+    assert np.allclose(free, other, atol=0.02)  # without strength the centre does not matter
+
+
+def test_fine_tuning_stays_near_the_federated_model_as_lambda_grows() -> None:
+    truth = slope_of(3)
+    module, train, test = linear(0 * truth), world(300, 5, truth), world(400, 6, truth)
+    start = module_scorer(module)(test)
+    free, held = (
+        float(np.abs(_fine_tuned(BANK, module, lam, "bank")(train)(test) - start).mean()) for lam in (0.0, 100.0)
+    )
+    assert 0 < held < 0.2 * free
+    assert np.array_equal(module_scorer(module)(test), start)  # the federated model itself is untouched
+
+
+def test_losses_and_the_standard_error_by_hand() -> None:
+    # -log .8 = .2231 for a hit at .8; -log .4 = .9163 for a miss at .6; certainty is bounded at -log .005 = 5.298.
+    table = world(4, 1, slope_of(1)).take([0, 1, 2])
+    table = dataclasses.replace(table, target=torch.tensor([1.0, 0.0, 1.0]))
+    assert row_losses(BANK, np.array([0.8, 0.6, 0.0]), table) == pytest.approx([0.2231, 0.9163, 5.2983], abs=1e-4)
+    # Gains 1, 1, 1, -2 by row: mean .25, deviations .75 .75 .75 -2.25. One unit each: error sqrt(6.75) / 4 = .65.
+    gain = np.array([1.0, 1.0, 1.0, -2.0])
+    assert not _pays(gain, np.arange(4))
+    # Gains 1, 1, 0, 0: mean .5, deviations +-.5; error .25 by row, sqrt(1 + 1) / 4 = .354 with two units of two.
+    assert _pays(np.array([1.0, 1.0, 0.0, 0.0]), np.arange(4))
+    # Gains 3, 0, 0, 0, 0, 0: mean .5; error sqrt(6.25 + 5 x .25) / 6 = .456 by row: pays. The same row four times as
+    # one unit's rows is no more evidence: (3, 3, 3, 3, 0, 0), mean 2, error sqrt(4^2 + 2^2 + 2^2) / 6 = .82.
+    assert _pays(np.array([3.0, 0, 0, 0, 0, 0]), np.arange(6))
+    # Two units of equal size and opposite sums never pay: mean 0.
+    assert not _pays(np.array([1.0, 1.0, -1.0, -1.0]), np.array([0, 0, 1, 1]))
+
+
+def test_test_rows_cannot_reach_the_choice() -> None:
+    assert list(inspect.signature(keep).parameters) == ["offered", "industry", "train", "validation", "participant"]
