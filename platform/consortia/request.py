@@ -71,7 +71,7 @@ class Request:
         if proposal.epsilon is not None and not (0 < proposal.epsilon < math.inf and 0 < proposal.delta < 1):
             raise RefusedError("BAD_MESSAGE", "the proposal is not a budget")
         last = contract.rounds + (1 if request.kind == "evaluate" else 0)
-        kinds = {"train", "evaluate"} | ({"hello"} if contract.trust == "aggregate" else set())
+        kinds = {"train", "evaluate"} | ({"run-key"} if contract.trust == "aggregate" else set())
         if request.kind not in kinds or not 1 <= request.round <= last:
             raise RefusedError("BAD_MESSAGE", "kind or round is outside the contract")
         if not is_name(request.run_id) or not is_name(proposal.dataset) or not is_name(request.industry):

@@ -40,12 +40,12 @@ ANCHOR_BYTES = 40
 
 
 def answer(work: _Round, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
-    """Answer `hello` with a signed run key, `train` with this participant's masked part."""
+    """Answer `run-key` with a signed run key, `train` with this participant's masked part."""
     request = work.request
     with closing(KeyStore.open(ledger.path)) as store:
         identity = load_identity(work.home)
         member = Member(work.home.participant, identity, store, request.run_id, request.contract.sha256())
-        if request.kind == "hello":
+        if request.kind == "run-key":
             key, signature = member.hello()
             header = {**work._header(plan, "OK"), "run_key": key.hex(), "signature": signature.hex()}
             return encode(Envelope(header, gate([], header, allowed=(), charged=(), shared=())))

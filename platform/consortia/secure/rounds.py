@@ -95,7 +95,7 @@ class SecureRounds:
             return
         for attempt in range(1, self.contract.round.attempts + 1):
             names = [n for n, m in self._members.items() if n not in self._roster and m.state not in FINAL]
-            envelopes = {name: self._envelope("hello", 1, name, {}, {}, {}) for name in names}
+            envelopes = {name: self._envelope("run-key", 1, name, {}, {}, {}) for name in names}
             for name, data in self._ask(envelopes, 1, attempt).items():
                 self._enter(name, data, attempt)
             if len(self._roster) >= max(self.terms.least, self.contract.round.quorum * len(self._members)):
@@ -119,7 +119,7 @@ class SecureRounds:
             header = self._refused(name, data, 1, attempt)
             if header is None:
                 return
-            wanted = {"status": "OK", "kind": "hello", "run": self.run_id, "contract": self.contract.sha256()}
+            wanted = {"status": "OK", "kind": "run-key", "run": self.run_id, "contract": self.contract.sha256()}
             for field, value in wanted.items():
                 if header.get(field) != value:
                     raise ValueError(f"{field}: wanted {value!r}, got {str(header.get(field))[:80]!r}")

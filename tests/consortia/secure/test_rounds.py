@@ -23,8 +23,6 @@ from consortia.secure.protocol import SumRequest, unpack
 from consortia.wire import Envelope, decode, encode
 from privacy.ledger import Ledger
 
-assert client_app  # the app imports: what runs here is what Flower runs
-
 Hook = Callable[[str, bytes, Callable[[bytes], bytes]], bytes | None]
 
 
@@ -61,7 +59,7 @@ class Town:
             self.sent[name].append(data)
 
             def answer(message: bytes, name: str = name) -> bytes:
-                reply = participant.handle(message, self.homes[name])
+                reply = client_app.answer(message, self.homes[name], None)
                 self.replies[name].append(reply)
                 return reply
 
@@ -103,7 +101,7 @@ def test_a_run_takes_one_message_a_round_and_one_charge(tmp_path: Path) -> None:
     assert record["status"] == "completed"
     for name in town.homes:
         assert [_kind(data)[:2] for data in town.sent[name]] == [
-            ("hello", 1),
+            ("run-key", 1),
             ("train", 1),
             ("train", 2),
             ("evaluate", 3),
@@ -265,7 +263,7 @@ def test_refusals_cost_nothing(town: Town, change: Callable[[bytes], bytes], cod
 def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
     """Banks that said hello; the first request for a sum never reached anybody."""
     made = Town(tmp_path_factory.mktemp("town"), rounds=2)
-    made.hook = lambda name, data, answer: answer(data) if _kind(data)[0] == "hello" else None
+    made.hook = lambda name, data, answer: answer(data) if _kind(data)[0] == "run-key" else None
     with pytest.raises(RunFailedError):
         made.run()
     return made
