@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -155,6 +155,22 @@ class Controlled(Protocol):
 
     def correct(self, optimizer: torch.optim.Optimizer, corrections: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
         """Add the tensors to the gradients that the optimizer is about to apply: after clipping and noise."""
+        ...
+
+
+@runtime_checkable
+class Clusters(Protocol):
+    """A strategy that finds clusters among the members of a group and gives each cluster its own parameters."""
+
+    def model(self, current: State, memory: State, participant: str) -> dict[str, Tensor]:
+        """Return the parameters that a participant gets; its next update is a change of these.
+
+        Names, shapes and dtypes are those of `current`, which it is as long as there is one cluster.
+        """
+        ...
+
+    def clusters(self, memory: State, names: Iterable[str]) -> dict[str, int]:
+        """Return the number of each participant's cluster."""
         ...
 
 

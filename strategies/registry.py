@@ -10,6 +10,7 @@ from typing import Any
 
 from strategies.base import Strategy
 from strategies.bulyan import Bulyan
+from strategies.clustered import Clustered
 from strategies.cyclic import Cyclic
 from strategies.fedavg import FedAvg
 from strategies.fednova import FedNova
@@ -34,6 +35,7 @@ _CLASSES: Mapping[str, type[Any]] = MappingProxyType(
         "scaffold": Scaffold,
         "qfedavg": QFedAvg,
         "cyclic": Cyclic,
+        "clustered": Clustered,
         "fedadagrad": FedAdagrad,
         "fedadam": FedAdam,
         "fedyogi": FedYogi,

@@ -16,12 +16,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from consortia import clusters
 from consortia.aggregation import aggregate, controls, turns
 from consortia.checkpoint import Checkpoint, load_latest, save
 from consortia.compressed_reply import lengthened, saved_bytes
 from consortia.custody import anchor_from
 from consortia.errors import RunFailedError, WireError
-from consortia.exchange import CONTROL, LOSS, State, check_like, for_participant, initial_groups
+from consortia.exchange import CONTROL, LOSS, State, check_like, initial_groups
 from consortia.heads import Heads
 from consortia.member import Member, describe_member
 from consortia.receipt import write_json
@@ -109,8 +110,9 @@ class Coordinator:
                 save(self.folder, state)
                 self.heads.save()
             final = self._final_model(state)
-            save(self.folder, state, final=final)
-            self._evaluate(final)
+            parts = (self.scenario, self.strategy, final, state.memory)
+            save(self.folder, state, final=clusters.final_models(*parts))
+            self._evaluate(clusters.models(*parts))
         except RunFailedError as error:
             self._finish("failed", str(error), state.round, started)
             raise
@@ -141,6 +143,8 @@ class Coordinator:
             line["released"] = {name: received.to_json() for name, received in between.items()}
             if self.contract.stopping is not None:
                 line["watched"] = watched(self.contract.stopping, between.values())
+        if found := clusters.membership(self.scenario, self.strategy, groups, memory):
+            line["clusters"] = found
         self.history.append(line)
         self._event("round", **line)
         mean = self._running_mean(state, number, groups)
@@ -150,11 +154,8 @@ class Coordinator:
         self, state: Checkpoint, number: int
     ) -> tuple[dict[str, State], dict[str, State], list[str], list[str]]:
         """Play a round of updates that the coordinator sees one by one."""
-        sent = {
-            name: for_participant(state.groups, member.seat.industry)
-            for name, member in self.members.items()
-            if member.state not in _FINAL
-        }
+        models = clusters.models(self.scenario, self.strategy, state.groups, state.memory)
+        sent = {name: models[name] for name, member in self.members.items() if member.state not in _FINAL}
         accepted = self._train(number, sent, controls(self.scenario, self.strategy, state))
         declared = {name: float(self.members[name].header["noise_multiplier"]) for name in accepted}
         groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted, declared)
@@ -304,16 +305,12 @@ class Coordinator:
     def _final_model(self, state: Checkpoint) -> dict[str, State]:
         return state.average if self.contract.strategy.average_last > 1 else state.groups
 
-    def _evaluate(self, final: Mapping[str, State]) -> None:
+    def _evaluate(self, models: Mapping[str, State]) -> None:
         number = self.contract.rounds + 1
         for member in self.members.values():
             if member.state == "RECEIVE_ONLY":
                 member.state = "ACTIVE"  # it gets the model; all it can answer is the code again
-        sent = {
-            name: for_participant(final, member.seat.industry)
-            for name, member in self.members.items()
-            if member.state != "REFUSED"
-        }
+        sent = {name: models[name] for name, member in self.members.items() if member.state != "REFUSED"}
         self._ask("evaluate", number, sent)
 
     def _envelope(

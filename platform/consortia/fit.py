@@ -6,7 +6,7 @@ from consortia.aggregation import attackers_of, outweighed, weights_of
 from consortia.errors import InputError
 from consortia.scenario import Scenario, Seat
 from consortia.secure.fit import problems
-from strategies.base import TakesTurns
+from strategies.base import Clusters, TakesTurns
 
 
 def groups_of(scenario: Scenario) -> dict[str, list[Seat]]:
@@ -67,6 +67,12 @@ def _problems(scenario: Scenario, group: str, seats: list[Seat]) -> list[str]:
             f"{where}: wanted a bound of every honest update, got non-private participants "
             f"({', '.join(open_ended)}), whose gradients nobody clips; set options.relative or options.norm"
         )
+    if isinstance(strategy, Clusters) and terms.average_last > 1:
+        found.append(
+            f"{where}: wanted average_last = 1, since each cluster has its own model, got {terms.average_last}"
+        )
+    if isinstance(strategy, Clusters) and terms.weighting == "information":
+        found.append(f'{where}: wanted weighting = "declared" or "equal", got "information", which assumes one model')
     private = [seat.name for seat in seats if not seat.non_private] if fit.loss else []
     if private:
         found.append(

@@ -25,6 +25,7 @@ ALL = {
     "fedavgm": make("fedavg", server_learning_rate=0.5, server_momentum=0.9),
     "norm-bound by contract": make("norm-bound"),
     "norm-bound by the median": make("norm-bound", options={"relative": 1.2}),
+    "clusters that split at once": make("clustered", options={"after": 1, "least": 1, "separation": 0.0}),
     "two attackers": make("trimmed-mean", options={"attackers": 2}),
     "krum, two attackers": make("krum", options={"attackers": 2}),
 }

@@ -36,6 +36,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "scaffold": {},
     "qfedavg": {"options": {"q": 2.0}},
     "cyclic": {},
+    "clustered": {"options": {"after": 1, "least": 1, "separation": 0.0}},
     "fedadagrad": {"server_learning_rate": 0.1},
     "fedadam": {"server_learning_rate": 0.1, "options": {"beta_1": 0.5}},
     "fedyogi": {"server_learning_rate": 0.1, "options": {"tau": 0.01}},
@@ -167,7 +168,9 @@ def test_a_resumed_run_is_identical_to_the_bit(name: str, tmp_path: Path, monkey
     for group, named in kept[0].memory.items():
         assert named.keys() == kept[1].memory[group].keys()
         assert all(torch.equal(tensor, kept[1].memory[group][n]) for n, tensor in named.items())
-    assert bool(kept[0].memory) == (name in {"scaffold", "fedadagrad", "fedadam", "fedyogi", "server-optimizer"})
+    assert bool(kept[0].memory) == (
+        name in {"clustered", "scaffold", "fedadagrad", "fedadam", "fedyogi", "server-optimizer"}
+    )
 
 
 @pytest.mark.parametrize("epsilon", ["inf", "3"])
