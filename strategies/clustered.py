@@ -84,7 +84,7 @@ class Clustered(Simple):
         """See `strategies.base.Strategy.aggregate`.
 
         The memory is round; member/<participant>, the cluster's number; pull/<participant>, the decayed sum of changes
-        (n_coordinates,); and, once there is more than one, cluster/<number>/<parameter>. The group's parameters are then
+        (n_coordinates,); and, once there are several, cluster/<number>/<parameter>. The group's parameters are then
         the mean of the members' models, which nobody gets: of whom nothing is known belongs to the first cluster.
         """
         if not updates:
