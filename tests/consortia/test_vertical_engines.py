@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federation import Federation, engine
+from federation import ROOT, Federation, engine
 from typer.testing import CliRunner
 
 from clients import holdings
 from clients.sources import parse_source
 from consortia.cli import build_app
+from consortia.vertical import stacking
 
 NAMES = ("bank", "hospital", "factory")
 
@@ -43,6 +44,32 @@ def _assert_unreadable(haystack: bytes, homes: Path, run_id: str) -> None:
     for kind, needles in _secrets(homes, run_id).items():
         assert len(needles) > 5
         assert [n for n in needles if n in haystack] == [], kind
+
+
+def test_a_vertical_run_embedded_to_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacking, "_STACKERS", {"logistic": stacking._STACKERS["logistic"]})
+    small = tmp_path / "small.toml"
+    text = (ROOT / "scenarios" / "shared-heart.toml").read_text(encoding="utf-8")
+    small.write_text(text.replace('name = "shared-heart"', 'name = "small"'), encoding="utf-8")
+    policies = tmp_path / "policies" / "small"
+    policies.mkdir(parents=True)
+    for name in ("insurer", "hospital"):
+        policy = (ROOT / "scenarios" / "policies" / "shared-heart" / f"{name}.toml").read_text(encoding="utf-8")
+        policy = policy.replace("synthetic:920", "synthetic:400").replace('"boosting", "stumps"', '"logistic"')
+        (policies / f"{name}.toml").write_text(policy, encoding="utf-8")
+    app, runner = build_app(), CliRunner()
+    checked = runner.invoke(app, ["check", str(small), "--json"])
+    assert checked.exit_code == 0, checked.output
+    assert [line["role"] for line in json.loads(checked.output)["participants"]] == ["label owner", "partner"]
+    done = runner.invoke(app, ["run", str(small), "--epsilon", "1", "--out", str(tmp_path / "runs")])
+    assert done.exit_code == 0, done.output
+    for words in ("joins", "synthetic", "change one label", "not charged", "disclosed to the label owner"):
+        assert words in done.output.replace("stays alone", "joins"), words
+    (folder,) = (tmp_path / "runs").glob("small-*")
+    result = json.loads((folder / "result.json").read_text())
+    assert result["participants"]["insurer"]["epsilon"]["run"] == 1.0
+    assert result["participants"]["insurer"]["decision"]["margin"] == stacking.MARGIN
+    assert runner.invoke(app, ["run", str(small), "--epsilon", "0"]).exit_code == 2
 
 
 @pytest.mark.end_to_end
