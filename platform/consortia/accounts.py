@@ -12,6 +12,7 @@ from privacy.events import RELATION, Event, GaussianRelease, LaplaceRelease, Non
 from privacy.ledger import Budget, Entry, Ledger
 
 _DEFAULT_DELTA = 1e-5
+_EVALUATION = "/evaluation"
 LIFETIME = "lifetime (PLD estimate)"
 
 
@@ -33,10 +34,13 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str
     """Return every account of the ledger: each run's, and each data set's lifetime.
 
     A lifetime's `left` is what the filter grants a new run for certain; its `epsilon` is an estimate (PLD).
-    Data sets that the policy offers and nothing was spent on stand there too.
+    Data sets that the policy offers and nothing was spent on stand there too, with the account of their evaluation
+    units where the policy has a budget for it.
     """
     entries = ledger.entries()
     offered = set(policy.dataset) if policy else set()
+    if policy and policy.budget.evaluation is not None:
+        offered |= {evaluation_account(name) for name in offered}
     accounts = []
     for dataset in sorted({entry.dataset for entry in entries} | offered):
         mine = [entry for entry in entries if entry.dataset == dataset]
@@ -59,13 +63,26 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str
     }
 
 
+def evaluation_account(dataset: str) -> str:
+    """Return the name of the account of a data set's evaluation units."""
+    return f"{dataset}{_EVALUATION}"
+
+
+def _budget_of(policy: Policy, dataset: str) -> Budget:
+    """Return the lifetime budget of an account; infinite where the owner gave the evaluation units none."""
+    if not dataset.endswith(_EVALUATION):
+        return policy.budget.lifetime.budget()
+    terms = policy.budget.evaluation
+    return terms.lifetime.budget() if terms else Budget(math.inf, policy.budget.lifetime.delta)
+
+
 def _lifetime(ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequence[Entry]) -> dict[str, Any]:
-    terms = policy.dataset.get(dataset) if policy else None
+    terms = policy.dataset.get(dataset.removesuffix(_EVALUATION)) if policy else None
     plan = ledger.plan(mine[0].run_id) if mine else None
-    life = policy.budget.lifetime.budget() if policy else Budget(math.inf, _DEFAULT_DELTA)
+    life = _budget_of(policy, dataset) if policy else Budget(math.inf, _DEFAULT_DELTA)
     unit = plan.unit if plan else (terms.unit if terms else None)
     account = _account(dataset, LIFETIME, unit, mine, life)
-    bounded = policy is not None and not account["non_private"]
+    bounded = policy is not None and not account["non_private"] and not math.isinf(life.epsilon)
     left = ledger.lifetime_left(dataset, life) if bounded else None
     return {
         **account,
@@ -161,11 +178,17 @@ def history(ledger: Ledger) -> list[dict[str, Any]]:
 
 def _change(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
     parts = []
-    for horizon in ("run", "lifetime"):
-        new = now[horizon]["epsilon"]
-        old = before[horizon]["epsilon"] if before else None
-        word = "" if old is None or old == new else (" (raised)" if new > old else " (lowered)")
-        parts.append(f"{horizon} ε {new:g}, δ {now[horizon]['delta']:g}{word}")
+    for name, new, old in (
+        ("", now, before),
+        ("evaluation ", now.get("evaluation"), (before or {}).get("evaluation")),
+    ):
+        if new is None:
+            parts += ["evaluation: none (withdrawn)"] if old is not None else []
+            continue
+        for horizon in ("run", "lifetime"):
+            value, last = new[horizon]["epsilon"], old[horizon]["epsilon"] if old else None
+            word = "" if last is None or last == value else (" (raised)" if value > last else " (lowered)")
+            parts.append(f"{name}{horizon} ε {value:g}, δ {new[horizon]['delta']:g}{word}")
     return "; ".join(parts) + "; costs nothing"
 
 

@@ -169,3 +169,30 @@ def test_an_edited_ledger_is_not_exported(home: Path) -> None:
     connection.close()
     for command in ("export", "history", "show"):
         assert "does not follow" in call(command, "line-a", "--home", str(home), code=2).replace("\n", " ")
+
+
+def test_the_evaluation_units_have_a_budget_of_their_own(tmp_path: Path) -> None:
+    def call(*arguments: str) -> tuple[int, str]:
+        said = CliRunner().invoke(
+            APP, ["budget", *arguments, "--home", str(tmp_path)], env={"COLUMNS": "250", "CONSORTIA_HOME": ""}
+        )
+        return said.exit_code, said.output
+
+    assert call("init", "--scenario", "banks")[0] == 0
+    code, said = call("set", "other", "--evaluation-run", "1")
+    assert code == 2
+    assert "--evaluation-lifetime" in said
+    code, said = call("set", "other", "--evaluation-run", "1", "--evaluation-lifetime", "2.5", "--json")
+    assert code == 0
+    # The delta of the training units' budget, until it is set.
+    account = {"run": {"epsilon": 1.0, "delta": 1e-5}, "lifetime": {"epsilon": 2.5, "delta": 4e-5}}
+    assert json.loads(said)["after"]["evaluation"] == account
+    lines = {line["dataset"]: line for line in json.loads(call("show", "other", "--json")[1])["accounts"]}
+    assert (lines["credit"]["left"], lines["credit/evaluation"]["left"]) == (12.0, 2.5)
+    assert lines["credit/evaluation"]["budget"] == 2.5
+    code, said = call("set", "other", "--evaluation-lifetime", "3")
+    assert code == 0
+    assert "Raised" in said
+    assert call("set", "other", "--evaluation-lifetime", "0.5")[0] == 2  # less than a run's
+    (*_, last) = json.loads(call("history", "other", "--json")[1])["history"]
+    assert "evaluation lifetime ε 3, δ 4e-05 (raised)" in last["detail"]

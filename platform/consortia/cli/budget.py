@@ -42,7 +42,8 @@ def init(
         loaded = load_scenario(scenario)
         for seat in loaded.roster:
             data = owned_policy(scenario, loaded, seat.name)
-            _make(home_of(seat.name, home), data, f"from the demonstration policy of {loaded.name}; edit it")
+            note = f"from the demonstration policy of {loaded.name}; edit it"
+            _make(home_of(seat.name, home), data, note, metrics=loaded.contract.evaluation.metrics == "dp")
         if loaded.contract.trust == "aggregate":
             pin_each_other({seat.name: home_of(seat.name, home) for seat in loaded.roster})
         introduce(loaded, {seat.name: home_of(seat.name, home) for seat in loaded.roster})
@@ -58,9 +59,20 @@ def init(
     _make(home_of(participant, home), copied, "copied; edit it")
 
 
-def _make(home: Home, policy: dict[str, Any] | None, note: str) -> None:
+def _make(home: Home, policy: dict[str, Any] | None, note: str, *, metrics: bool = False) -> None:
     make_home(home, policy, note)
     out.print(f"made {home.ledger}", highlight=False, soft_wrap=True)
+    if metrics and policy_or_input_error(home.policy, simulation=True).budget.evaluation is None:
+        _advise(home.participant)
+
+
+def _advise(participant: str) -> None:
+    out.print(
+        "The contract wants metrics under DP, and the policy has no budget.evaluation to pay for them: every message "
+        f"is refused until `consortia budget set {participant} --evaluation-run E --evaluation-lifetime E`",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command(epilog="Example: consortia budget migrate hospital-a")
@@ -102,6 +114,8 @@ def allow(
         raise InputError(f"{place.policy}: allow.contracts: wanted one list, got {found}; add {entry} by hand")
     place.policy.write_text(text, encoding="utf-8")
     out.print(f"{participant} accepts {entry} now", highlight=False, soft_wrap=True)
+    if contract.evaluation.metrics == "dp" and policy.budget.evaluation is None:
+        _advise(participant)
 
 
 for _name, _function, _example in (

@@ -126,24 +126,43 @@ def set_budget(
     lifetime: Annotated[float | None, typer.Option(help="ε that all runs on a data set may spend.")] = None,
     run_delta: Annotated[float | None, typer.Option(help="δ of one run.")] = None,
     lifetime_delta: Annotated[float | None, typer.Option(help="δ of the lifetime.")] = None,
+    evaluation_run: Annotated[float | None, typer.Option(help="ε of one run's metrics (evaluation units).")] = None,
+    evaluation_lifetime: Annotated[float | None, typer.Option(help="ε of all runs' metrics on a data set.")] = None,
+    evaluation_run_delta: Annotated[float | None, typer.Option(help="δ of one run's metrics.")] = None,
+    evaluation_lifetime_delta: Annotated[float | None, typer.Option(help="δ of the metrics' lifetime.")] = None,
     home: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set the participant's own budget in its policy file; the change is recorded in the ledger and costs nothing."""
-    changes = {
+    """Set the participant's own budget in its policy file; the change is recorded in the ledger and costs nothing.
+
+    The evaluation units are others than the training units and have a budget of their own; without one, no metric
+    leaves under DP. Its δ is the training units' unless it is given.
+    """
+    trained = {
         ("run", "epsilon"): run,
         ("lifetime", "epsilon"): lifetime,
         ("run", "delta"): run_delta,
         ("lifetime", "delta"): lifetime_delta,
     }
-    wanted = {key: value for key, value in changes.items() if value is not None}
-    if not wanted:
-        raise InputError("budget set: wanted --run, --lifetime, --run-delta or --lifetime-delta, got none of them")
+    evaluated = {
+        ("run", "epsilon"): evaluation_run,
+        ("lifetime", "epsilon"): evaluation_lifetime,
+        ("run", "delta"): evaluation_run_delta,
+        ("lifetime", "delta"): evaluation_lifetime_delta,
+    }
+    if all(value is None for value in [*trained.values(), *evaluated.values()]):
+        raise InputError(
+            "budget set: wanted --run, --lifetime, --evaluation-run, --evaluation-lifetime or the -delta of one of "
+            "them, got none"
+        )
     place = home_of(participant, home)
     before = policy_or_input_error(place.policy, simulation=True)
     document: Any = tomlkit.parse(place.policy.read_text(encoding="utf-8"))
-    for (horizon, name), value in wanted.items():
-        document["budget"][horizon][name] = value
+    _change(document["budget"], trained)
+    if any(value is not None for value in evaluated.values()):
+        if before.budget.evaluation is None:
+            document["budget"]["evaluation"] = _new_evaluation(document["budget"], evaluated)
+        _change(document["budget"]["evaluation"], evaluated)
     text = tomlkit.dumps(document)
     after = parse_policy(text, f"{place.policy} with the new budget")  # refused before anything is written
     with open_ledger(place) as ledger:
@@ -161,17 +180,46 @@ def set_budget(
     if as_json:
         typer.echo(json.dumps(data, indent=1))
         return
-    for horizon in ("run", "lifetime"):
-        old, new = data["before"][horizon], data["after"][horizon]
-        units = ", ".join(sorted(set(data["units"].values())))
-        out.print(
-            f"{horizon}: ε {old['epsilon']:g} at δ {old['delta']:g} -> ε {new['epsilon']:g} at δ {new['delta']:g} "
-            f"(add/remove one unit: {units})",
-            highlight=False,
-        )
-    if new["epsilon"] > old["epsilon"]:
-        out.print("Raised: what was promised for this data before no longer holds; the ledger says so from now on.")
+    _print_change(data)
     out.print(f"{place.policy}: the next message honours it; recorded in the ledger.", highlight=False, soft_wrap=True)
+
+
+def _change(account: Any, wanted: dict[tuple[str, str], float | None]) -> None:
+    for (horizon, name), value in wanted.items():
+        if value is not None:
+            account[horizon][name] = value
+
+
+def _new_evaluation(budget: Any, wanted: dict[tuple[str, str], float | None]) -> Any:
+    """Return a first budget of the evaluation units; what it costs has no default."""
+    if wanted["run", "epsilon"] is None or wanted["lifetime", "epsilon"] is None:
+        raise InputError(
+            "budget set: the policy has no budget.evaluation yet: wanted --evaluation-run and --evaluation-lifetime, "
+            "got one of them"
+        )
+    account = tomlkit.table()
+    for horizon in ("run", "lifetime"):
+        line = tomlkit.inline_table()
+        line.update({"epsilon": wanted[horizon, "epsilon"], "delta": budget[horizon]["delta"]})
+        account[horizon] = line
+    return account
+
+
+def _print_change(data: dict[str, Any]) -> None:
+    units = ", ".join(sorted(set(data["units"].values())))
+    before, after = data["before"], data["after"]
+    raised = False
+    for name, old, new in (("", before, after), ("evaluation ", before["evaluation"], after["evaluation"])):
+        for horizon in ("run", "lifetime") if new is not None else ():
+            was = f"ε {old[horizon]['epsilon']:g} at δ {old[horizon]['delta']:g}" if old else "nothing"
+            out.print(
+                f"{name}{horizon}: {was} -> ε {new[horizon]['epsilon']:g} at δ {new[horizon]['delta']:g} "
+                f"(add/remove one unit: {units})",
+                highlight=False,
+            )
+        raised |= old is not None and new["lifetime"]["epsilon"] > old["lifetime"]["epsilon"]
+    if raised:
+        out.print("Raised: what was promised for this data before no longer holds; the ledger says so from now on.")
 
 
 def export(participant: Participant, home: HomeOption = None) -> None:
