@@ -34,6 +34,10 @@ class Update:
         Share of the whole group, whoever answered, from declared sizes; negative means that it is `weight`.
     loss : float
         Mean training loss of the received parameters, where `Fit.loss` says that participants release it.
+    start : mapping of str to Tensor or None
+        The parameters that local training started from, where these are older than the current ones.
+    staleness : int
+        Steps that the shared parameters made since `start`.
     """
 
     participant: str
@@ -44,6 +48,8 @@ class Update:
     learning_rate: float = 1.0
     share: float = -1.0
     loss: float = float("nan")
+    start: State | None = None
+    staleness: int = 0
 
     @property
     def share_of_all(self) -> float:
@@ -180,6 +186,43 @@ class TakesTurns(Protocol):
 
     def order(self, number: int, names: Sequence[str]) -> list[str]:
         """Return all `names`, the one whose turn round `number` is first, then who is asked if it does not answer."""
+        ...
+
+
+@runtime_checkable
+class Asynchronous(Protocol):
+    """A strategy without rounds: the shared parameters step when it says so, and nobody waits for the slowest.
+
+    Its `aggregate` gets what is in the buffer: updates with their `start` and `staleness`, several of one participant
+    perhaps.
+    """
+
+    @property
+    def max_staleness(self) -> int:
+        """Steps behind which a reply is dropped."""
+        ...
+
+    @property
+    def waits_for_step(self) -> bool:
+        """Whether a participant that answered is asked again after the next step only."""
+        ...
+
+    def staleness_weight(self, staleness: int) -> float:
+        """Return s(staleness) in (0, 1]: s(0) = 1, and it never grows."""
+        ...
+
+    def ready(self, buffered: int, working: int, seconds: float) -> bool:
+        """Return whether a group steps now.
+
+        Parameters
+        ----------
+        buffered : int
+            Replies since the last step, at least one.
+        working : int
+            Participants of the group that have a message and have not answered.
+        seconds : float
+            Since the group's last step, or since its participants were asked for the first time.
+        """
         ...
 
 

@@ -12,7 +12,9 @@ from strategies.base import Strategy
 from strategies.bulyan import Bulyan
 from strategies.clustered import Clustered
 from strategies.cyclic import Cyclic
+from strategies.fedasync import FedAsync
 from strategies.fedavg import FedAvg
+from strategies.fedbuff import FedBuff, SemiSync
 from strategies.fednova import FedNova
 from strategies.fedopt import FedAdagrad, FedAdam, FedYogi
 from strategies.fedprox import FedProx
@@ -36,6 +38,9 @@ _CLASSES: Mapping[str, type[Any]] = MappingProxyType(
         "qfedavg": QFedAvg,
         "cyclic": Cyclic,
         "clustered": Clustered,
+        "fedasync": FedAsync,
+        "fedbuff": FedBuff,
+        "semi-sync": SemiSync,
         "fedadagrad": FedAdagrad,
         "fedadam": FedAdam,
         "fedyogi": FedYogi,

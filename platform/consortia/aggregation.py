@@ -16,6 +16,7 @@ from torch import Tensor
 from consortia.checkpoint import Checkpoint
 from consortia.exchange import LARGEST, LOSS, State, group_of
 from consortia.scenario import Contract, Scenario, Seat
+from consortia.secure.terms import planned_rounds
 from privacy.accounting import solve_noise_multiplier
 from strategies.arithmetic import capped_weights
 from strategies.base import Controlled, Strategy, TakesTurns, Update
@@ -88,7 +89,7 @@ def _proposed_sigma(contract: Contract, seat: Seat) -> float:
         epsilon=seat.epsilon,
         delta=seat.delta,
         sampling_rate=rules.sampling_rate,
-        steps=rules.local_steps * contract.rounds,
+        steps=rules.local_steps * planned_rounds(contract),
     )
 
 

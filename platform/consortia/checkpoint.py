@@ -17,6 +17,7 @@ from consortia.exchange import State
 from privacy.ledger import Anchor
 
 _KEPT = 2
+_TENSORS = ("groups", "memory", "average", "pending")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Checkpoint:
         One line per round.
     heads : dict of str to Anchor
         The newest link of each participant's ledger that came with a reply.
+    pending : dict of str to State
+        Without rounds: what participants have in hand and what the buffers hold.
+    progress : dict
+        Without rounds: versions, staleness and participations, JSON-able.
     """
 
     round: int
@@ -41,6 +46,8 @@ class Checkpoint:
     average: dict[str, State]
     history: list[dict[str, Any]]
     heads: dict[str, Anchor] = field(default_factory=dict)
+    pending: dict[str, State] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
 
 
 def save(folder: Path, state: Checkpoint, *, final: Mapping[str, State] | None = None) -> None:
@@ -51,11 +58,12 @@ def save(folder: Path, state: Checkpoint, *, final: Mapping[str, State] | None =
         f"{kind}/{group}/{name}": tensor.clone(
             memory_format=torch.contiguous_format
         )  # safetensors wants that, and no shared memory
-        for kind, groups in (("groups", state.groups), ("memory", state.memory), ("average", state.average))
+        for kind, groups in ((kind, getattr(state, kind)) for kind in _TENSORS)
         for group, named in groups.items()
         for name, tensor in named.items()
     }
     meta = {"round": str(state.round), "history": json.dumps(state.history)}
+    meta["progress"] = json.dumps(state.progress)
     meta["heads"] = json.dumps({name: [anchor.counter, anchor.head] for name, anchor in state.heads.items()})
     _write(target / f"round-{state.round:06d}.safetensors", safetensors.torch.save(tensors, metadata=meta))
     for old in sorted(target.glob("round-*.safetensors"))[:-_KEPT]:
@@ -71,7 +79,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
     files = sorted((folder / "checkpoints").glob("round-*.safetensors"))
     if not files:
         return None
-    parts: dict[str, dict[str, State]] = {"groups": {}, "memory": {}, "average": {}}
+    parts: dict[str, dict[str, State]] = {kind: {} for kind in _TENSORS}
     with safetensors.safe_open(files[-1], framework="pt") as file:
         meta = file.metadata()
         for key in file.keys():  # noqa: SIM118 - not a dict
@@ -79,7 +87,9 @@ def load_latest(folder: Path) -> Checkpoint | None:
             parts[kind].setdefault(group, {})[name] = file.get_tensor(key)
     heads = {name: Anchor(*pair) for name, pair in json.loads(meta.get("heads", "{}")).items()}
     history = json.loads(meta["history"])
-    return Checkpoint(int(meta["round"]), parts["groups"], parts["memory"], parts["average"], history, heads)
+    return Checkpoint(
+        round=int(meta["round"]), history=history, heads=heads, progress=json.loads(meta.get("progress", "{}")), **parts
+    )
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -7,49 +7,32 @@ run. Waits are bounded (invariant 13): a deadline and a number of attempts per r
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from consortia import clusters
 from consortia.aggregation import aggregate, controls, turns
+from consortia.asynchronous import AsynchronousLoop
+from consortia.asynchronous_terms import last_number
 from consortia.checkpoint import Checkpoint, load_latest, save
-from consortia.compressed_reply import lengthened, saved_bytes
-from consortia.custody import anchor_from
-from consortia.errors import RunFailedError, WireError
-from consortia.exchange import CONTROL, LOSS, State, check_like, initial_groups
-from consortia.heads import Heads
-from consortia.member import Member, describe_member
+from consortia.correspondence import Answer, Correspondence, Exchange
+from consortia.errors import RunFailedError
+from consortia.exchange import State, initial_groups
+from consortia.member import describe_member
 from consortia.receipt import write_json
-from consortia.received import Received, read, split
 from consortia.reply import FINAL as _FINAL
-from consortia.reply import check_account, check_loss
 from consortia.scenario import Scenario
 from consortia.secure.rounds import SecureRounds
 from consortia.stopping import stopped, watched
-from consortia.wire import Envelope, decode, encode
 from strategies.arithmetic import weighted_mean
+from strategies.base import Asynchronous
 
+__all__ = ["RECORD_SCHEMA", "Answer", "Coordinator", "Exchange"]
 RECORD_SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back for one message: bytes, or the code of why there are none."""
-
-    participant: str
-    data: bytes | None
-    code: str = ""
-
-
-#: Sends one envelope to each named participant, waits up to the deadline, returns what came. An answer to an
-#: older attempt is returned with code LATE_REPLY.
-Exchange = Callable[[str, Mapping[str, bytes], float], Sequence[Answer]]
 
 
 class Coordinator:
@@ -76,14 +59,15 @@ class Coordinator:
         self.run_id = run_id
         self.folder = folder
         self.exchange = exchange
-        self.members = {seat.name: Member(seat) for seat in scenario.roster}
-        self.strategy = self.contract.strategy.strategy()
+        self.desk = Correspondence(scenario, run_id, folder, heads)
+        self.members = self.desk.members
+        self.strategy = self.desk.strategy
         self.quorum = max(1, math.ceil(self.contract.round.quorum * len(scenario.roster)))
         self.history: list[dict[str, Any]] = []
-        self.heads = Heads(heads)
+        self.heads = self.desk.heads
         self.secure: SecureRounds | None = None
         if self.contract.trust == "aggregate":
-            parts = (self.members, self.heads, self._envelope, self._fail)
+            parts = (self.members, self.heads, self.desk.envelope, self.desk.fail)
             self.secure = SecureRounds(scenario, run_id, folder, exchange, *parts)
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
@@ -101,14 +85,19 @@ class Coordinator:
             state = Checkpoint(0, groups, {}, {}, [])
         self.history = list(state.history)
         self.heads.learn(state.heads)
-        self._event("start", rounds=self.contract.rounds, done=state.round)
+        self.desk.event("start", rounds=self.contract.rounds, done=state.round)
         try:
             if self.secure is not None:
                 self.secure.enrol()
-            while state.round < self.contract.rounds and not stopped(self.contract.stopping, self.history):
-                state = self._round(state)
-                save(self.folder, state)
-                self.heads.save()
+            if isinstance(self.strategy, Asynchronous):
+                loop = AsynchronousLoop(self.desk, self.strategy, self.exchange, self.quorum)
+                for changed in loop.steps(state):
+                    state = changed
+                    self._keep(state)
+            else:
+                while state.round < self.contract.rounds and not stopped(self.contract.stopping, self.history):
+                    state = self._round(state)
+                    self._keep(state)
             final = self._final_model(state)
             parts = (self.scenario, self.strategy, final, state.memory)
             save(self.folder, state, final=clusters.final_models(*parts))
@@ -117,6 +106,11 @@ class Coordinator:
             self._finish("failed", str(error), state.round, started)
             raise
         return self._finish("completed", "", state.round, started)
+
+    def _keep(self, state: Checkpoint) -> None:
+        self.history = list(state.history)
+        save(self.folder, state)
+        self.heads.save()
 
     def _round(self, state: Checkpoint) -> Checkpoint:
         number = state.round + 1
@@ -146,7 +140,7 @@ class Coordinator:
         if found := clusters.membership(self.scenario, self.strategy, groups, memory):
             line["clusters"] = found
         self.history.append(line)
-        self._event("round", **line)
+        self.desk.event("round", **line)
         mean = self._running_mean(state, number, groups)
         return Checkpoint(number, groups, memory, mean, self.history, dict(self.heads.known))
 
@@ -196,7 +190,7 @@ class Coordinator:
             if not open_names:
                 break
             envelopes = {
-                name: self._envelope(kind, number, name, sent[name], control.get(name, {})) for name in open_names
+                name: self.desk.envelope(kind, number, name, sent[name], control.get(name, {})) for name in open_names
             }
             for name, data in envelopes.items():
                 self.members[name].bytes_received += len(data)
@@ -204,9 +198,11 @@ class Coordinator:
             for answer in self.exchange(kind, envelopes, terms.deadline_seconds):
                 if answer.participant in self.members:
                     answered.add(answer.participant)
-                    self._take(answer, kind, number, attempt, sent, accepted)
+                    name = answer.participant
+                    if (reply := self.desk.accept(answer, kind, number, attempt, sent.get(name, {}))) is not None:
+                        accepted[name] = reply
             for name in set(open_names) - answered:
-                self._fail(name, number, attempt, "NO_REPLY")
+                self.desk.fail(name, number, attempt, "NO_REPLY")
             if len(accepted) >= wanted:
                 break
         if kind == "train" and quorum is None and len(accepted) < wanted:
@@ -216,80 +212,6 @@ class Coordinator:
                 f"after {terms.attempts} attempts ({', '.join(reasons) or 'nobody left to ask'})"
             )
         return accepted
-
-    def _take(
-        self,
-        answer: Answer,
-        kind: str,
-        number: int,
-        attempt: int,
-        sent: Mapping[str, State],
-        accepted: dict[str, State],
-    ) -> None:
-        member = self.members[answer.participant]
-        if answer.data is None:
-            self._fail(answer.participant, number, attempt, answer.code)
-            return
-        member.bytes_sent += len(answer.data)
-        try:
-            envelope = decode(answer.data)
-            tensors, received = self._validate(envelope, kind, number, answer.participant, sent)
-        except (WireError, ValueError) as error:
-            self._fail(answer.participant, number, attempt, "BAD_REPLY", str(error))
-            return
-        status = envelope.header["status"]
-        if status in _FINAL:
-            member.state = status
-            self._fail(answer.participant, number, attempt, envelope.header.get("code", status)[:40])
-        elif status == "FAILED":
-            incident = envelope.header.get("incident", "")[:16]
-            self._fail(answer.participant, number, attempt, "PARTICIPANT_ERROR", f"incident {incident}")
-        else:
-            member.header = dict(envelope.header)
-            self.heads.take(answer.participant, envelope.header)
-            accepted[answer.participant] = tensors
-            if self.contract.compression is not None and kind == "train":
-                member.bytes_saved += saved_bytes(envelope.tensors, tensors)
-            if received is not None:
-                member.released[number] = received
-            member.rounds_contributed += kind == "train"
-
-    def _validate(
-        self, envelope: Envelope, kind: str, number: int, name: str, sent: Mapping[str, State]
-    ) -> tuple[State, Received | None]:
-        header = envelope.header
-        status = header.get("status")
-        if header.get("participant") != name:
-            raise ValueError("the reply names another participant than the key that sent it")
-        if status in _FINAL or status == "FAILED":
-            if envelope.tensors:
-                raise ValueError(f"status {status} carries parameters")
-            return {}, None
-        wanted = {
-            "status": "OK" if kind == "train" else "EVALUATED",
-            "kind": kind,
-            "run": self.run_id,
-            "round": str(number),
-            "contract": self.contract.sha256(),
-        }
-        for key, value in wanted.items():
-            if header.get(key) != value:
-                raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
-        check_account(header)
-        anchor_from(dict(header))
-        reply, metrics = split(lengthened(self.contract, kind, envelope.tensors, sent[name]))
-        if kind == "train":
-            check_like(sent[name], {n: t for n, t in reply.items() if n != LOSS})
-            check_loss(self.strategy, reply.get(LOSS))
-        else:
-            check_like({}, reply)
-        due = self.contract.evaluation.due(kind, number)
-        return reply, read(header, metrics, self.contract, self.members[name].seat.industry, due)
-
-    def _fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
-        failure = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}
-        self.members[name].failures.append(failure)
-        self._event("failure", participant=name, **failure)
 
     def _running_mean(self, state: Checkpoint, number: int, groups: Mapping[str, State]) -> dict[str, State]:
         """Return the mean of the last `average_last` models so far: post-processing of what was released."""
@@ -306,46 +228,12 @@ class Coordinator:
         return state.average if self.contract.strategy.average_last > 1 else state.groups
 
     def _evaluate(self, models: Mapping[str, State]) -> None:
-        number = self.contract.rounds + 1
+        number = last_number(self.contract) + 1
         for member in self.members.values():
             if member.state == "RECEIVE_ONLY":
                 member.state = "ACTIVE"  # it gets the model; all it can answer is the code again
         sent = {name: models[name] for name, member in self.members.items() if member.state != "REFUSED"}
         self._ask("evaluate", number, sent)
-
-    def _envelope(
-        self,
-        kind: str,
-        number: int,
-        name: str,
-        model: State,
-        control: State,
-        extra: Mapping[str, str] = MappingProxyType({}),
-    ) -> bytes:
-        seat = self.members[name].seat
-        proposal = {
-            "dataset": seat.dataset,
-            "epsilon": None if seat.non_private else seat.epsilon,
-            "delta": seat.delta,
-        }
-        header = {
-            "kind": kind,
-            "participant": name,
-            "industry": seat.industry,
-            "run": self.run_id,
-            "round": str(number),
-            "contract": self.contract.canonical(),
-            "proposal": json.dumps(proposal, sort_keys=True),
-            **self.heads.header(name),
-            **extra,
-        }
-        return encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
-
-    def _event(self, event: str, **values: Any) -> None:
-        """Append a line to the run's public event file (progress, dashboards)."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, "time": time.time(), **values}) + "\n")
 
     def _finish(self, status: str, reason: str, rounds: int, started: float) -> dict[str, Any]:
         record = {
@@ -362,5 +250,5 @@ class Coordinator:
         }
         self.heads.save()
         write_json(self.folder / "coordinator.json", record)
-        self._event("end", status=status, reason=reason)
+        self.desk.event("end", status=status, reason=reason)
         return record

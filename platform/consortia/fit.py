@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from consortia.aggregation import attackers_of, outweighed, weights_of
 from consortia.errors import InputError
 from consortia.scenario import Scenario, Seat
 from consortia.secure.fit import problems
-from strategies.base import Clusters, TakesTurns
+from strategies.base import Asynchronous, Clusters, Strategy, TakesTurns
 
 
 def groups_of(scenario: Scenario) -> dict[str, list[Seat]]:
@@ -48,6 +50,13 @@ def _problems(scenario: Scenario, group: str, seats: list[Seat]) -> list[str]:
             f"{where}: wanted at least {strategy.minimum_participants} participants"
             + (f" for {attackers} attacker(s)" if attackers else "")
             + f", got {len(seats)}; take 'fedavg', or share with more participants"
+        )
+    most = scenario.contract.participations * len(seats)
+    needed = scenario.contract.rounds if isinstance(strategy, TakesTurns) else getattr(strategy, "buffer_size", 1)
+    if most < needed:
+        found.append(
+            f"{where}: wanted at least {needed} participations, got {len(seats)} participants with at most "
+            f"{scenario.contract.participations} each; set a larger contract.max_participations"
         )
     weights = weights_of(scenario.contract, seats)
     if fit.weights == "equal" and max(weights) - min(weights) > 1e-9:
@@ -96,8 +105,14 @@ def fits_with(scenario: Scenario) -> dict[str, str]:
         "weights": weights,
         "differential privacy": dp,
         "secure sum": "yes" if fit.sum_only else "no: it looks at each update",
-        "missing replies": "one participant a round" if isinstance(strategy, TakesTurns) else missing,
+        "missing replies": _missing(strategy, missing),
     }
+
+
+def _missing(strategy: Strategy, otherwise: str) -> str:
+    if isinstance(strategy, Asynchronous):
+        return "nobody waits for them; late ones count by their staleness"
+    return "one participant a round" if isinstance(strategy, TakesTurns) else otherwise
 
 
 def cautions(scenario: Scenario) -> list[str]:
@@ -114,9 +129,20 @@ def cautions(scenario: Scenario) -> list[str]:
                 "its training; take a strategy that needs fewer, or share with more"
             )
         private = [seat.name for seat in seats if not seat.non_private]
-        if isinstance(strategy, TakesTurns) and len(seats) > 1 and private:
+        rounds, most = scenario.contract.rounds, scenario.contract.participations
+        turns = math.ceil(rounds / len(seats))
+        if isinstance(strategy, TakesTurns) and turns < most and private:
             found.append(
-                f"{where}: sigma is solved for all rounds, and each of {len(seats)} trains in one of {len(seats)}: "
-                "more noise than its epsilon asks for; take 'fedavg' under DP"
+                f"{where}: sigma is solved for {most} participations, and each of {len(seats)} trains in about {turns} "
+                f"of {rounds} rounds: more noise than its epsilon asks for; set contract.max_participations = {turns}, "
+                "or a little more where some may be absent"
             )
+        size = getattr(strategy, "buffer_size", 1)
+        if isinstance(strategy, Asynchronous) and not strategy.waits_for_step and len(seats) > 1:
+            without = (len(seats) - 1) * most // size
+            if rounds > without:
+                found.append(
+                    f"{where}: {rounds} steps need the replies of all; without the slowest there are {without}: the "
+                    f"end waits for it. Set contract.rounds = {without}, or a larger max_participations"
+                )
     return found

@@ -172,6 +172,9 @@ class _Round:
 
     def _train(self, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
         request = self.request
+        taken = {entry.round for entry in ledger.entries(request.run_id)} - {request.round}
+        if request.contract.max_participations and len(taken) >= request.contract.max_participations:
+            raise RefusedError("BUDGET_EXHAUSTED", "this run's contract allows no more participations")
         due = side_releases.metrics_due(request, self._open_metrics(ledger, plan), self.policy)
         module = ready_module(
             request.contract,

@@ -17,6 +17,7 @@ from consortia.engines.base import Job
 from consortia.fit import cautions, fits_with
 from consortia.plan import SeatPlan
 from consortia.scenario import Scenario
+from consortia.secure.terms import planned_rounds
 from consortia.vertical.show import long_step, print_vertical_notes, show_step, total_steps
 from privacy.accounting import epsilon, solve_noise_multiplier
 from privacy.events import PoissonGaussian
@@ -35,7 +36,8 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
     console.print(f"[bold]{scenario.name}[/]: {scenario.title}")
     console.print(f"contract sha256:{contract.sha256()}")
     console.print(
-        f"{contract.rounds} rounds, strategy {contract.strategy.name}, shared: "
+        f"{contract.rounds} rounds, at most {contract.participations} of one participant, strategy "
+        f"{contract.strategy.name}, shared: "
         + ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
     )
     console.print("fits with: " + "; ".join(f"{key}: {value}" for key, value in fits_with(scenario).items()))
@@ -264,7 +266,8 @@ class Watch(AbstractContextManager[None]):
         text = f"round {last['round']}, {len(last['replies'])} of {len(self._job.homes)} replied"
         if (metric := self._metric()) is not None:
             text += f", validation {metric}"
-        text += f", run ε so far {self._epsilon(last['round'])}"
+        most = min(last.get("participations", last["round"]), self._job.scenario.contract.participations)
+        text += f", run ε so far {self._epsilon(most)}"
         self._progress.update(self._task, completed=last["round"], description=text)
         if not self._console.is_terminal and (last["round"] == total or last["round"] % max(1, total // 5) == 0):
             self._console.print(f"{text} ({last['round']}/{total})", highlight=False)
@@ -290,7 +293,7 @@ class Watch(AbstractContextManager[None]):
             if seat.non_private:
                 return "∞ (non-private)"
             rules = contract.industries[seat.industry]
-            steps = rules.local_steps * contract.rounds
+            steps = rules.local_steps * planned_rounds(contract)
             event = PoissonGaussian(
                 noise_multiplier=solve_noise_multiplier(
                     epsilon=seat.epsilon, delta=seat.delta, sampling_rate=rules.sampling_rate, steps=steps

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from consortia.asynchronous_terms import last_number
 from consortia.custody import anchor_from
 from consortia.errors import InputError, RefusedError, WireError
 from consortia.exchange import CONTROL
@@ -70,7 +71,7 @@ class Request:
         proposal = request.proposal
         if proposal.epsilon is not None and not (0 < proposal.epsilon < math.inf and 0 < proposal.delta < 1):
             raise RefusedError("BAD_MESSAGE", "the proposal is not a budget")
-        last = contract.rounds + (1 if request.kind == "evaluate" else 0)
+        last = last_number(contract) + (1 if request.kind == "evaluate" else 0)
         kinds = {"train", "evaluate"} | ({"run-key"} if contract.trust == "aggregate" else set())
         if request.kind not in kinds or not 1 <= request.round <= last:
             raise RefusedError("BAD_MESSAGE", "kind or round is outside the contract")

@@ -19,15 +19,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from clients.registry import names as client_names
+from consortia.asynchronous_terms import check_participations
 from consortia.compression import CompressionTerms
 from consortia.errors import InputError
 from consortia.evaluation_terms import EvaluationTerms, StoppingTerms
 from consortia.model_terms import Model, PretrainedFile, Scopes, check_private_steps
 from consortia.secure.terms import SecureTerms, check_terms
+from consortia.strategy_terms import StrategyTerms
 from consortia.strict import StrictModel, check_schema, parse, parse_toml, read_toml
 from consortia.vertical.contract import VerticalTerms, check_mode, check_seats
-from strategies.base import LocalHalf, Strategy
-from strategies.registry import NAMES, make
+from strategies.base import LocalHalf
 
 WIRE_VERSION = 1
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
@@ -75,48 +76,6 @@ class Split(StrictModel):
         return self
 
 
-class StrategyTerms(StrictModel):
-    """The aggregation.
-
-    `weighting` uses declared sizes of the roster ("declared"), nothing ("equal"), or the noise in the released updates
-    and how far these differ beyond it ("information").
-
-    `options` are the fields of the algorithm's own config (`strategies/`), `mu` of FedProx for instance.
-    """
-
-    name: str = "fedavg"
-    weighting: Literal["declared", "equal", "information"] = "declared"
-    weight_cap: Rate = 0.8
-    server_learning_rate: Positive = 1.0
-    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    average_last: Annotated[int, Field(ge=1, le=1000)] = 1
-    options: dict[str, bool | int | float | str | tuple[float, ...]] = Field(default_factory=dict)
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_known(cls, name: str) -> str:
-        if name not in NAMES:
-            raise ValueError(f"one of {', '.join(NAMES)}")
-        return name
-
-    @model_validator(mode="after")
-    def _strategy_can_be_made(self) -> StrategyTerms:
-        try:
-            self.strategy()
-        except ValueError as error:
-            raise ValueError(f"keys that fit {self.name} ({error})") from None
-        return self
-
-    def strategy(self) -> Strategy:
-        """Make the algorithm; ValueError when name or options are none of it."""
-        return make(
-            self.name,
-            server_learning_rate=self.server_learning_rate,
-            server_momentum=self.server_momentum,
-            options=self.options,
-        )
-
-
 class RoundTerms(StrictModel):
     """Bounds of one round: replies needed (share of the roster), seconds to wait, tries."""
 
@@ -126,12 +85,17 @@ class RoundTerms(StrictModel):
 
 
 class Contract(StrictModel):
-    """What every participant agrees to. Hashed; sent whole; trained from."""
+    """What every participant agrees to. Hashed; sent whole; trained from.
+
+    `rounds` are the steps of the shared parameters; `max_participations` is how often one participant trains at most,
+    where that is not once a round.
+    """
 
     schema_version: Annotated[int, Field(alias="schema", ge=1)]
     wire: int
     mode: Literal["horizontal", "vertical"] = "horizontal"
     rounds: Annotated[int, Field(ge=1, le=100_000)]
+    max_participations: Annotated[int, Field(ge=1, le=100_000)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     releases: tuple[Literal["update", "metrics", "intersection", "labels", "scores"], ...] = ("update",)
     strategy: StrategyTerms = StrategyTerms()
@@ -173,7 +137,13 @@ class Contract(StrictModel):
                 strategy.fits_learning_rate(terms.learning_rate)
         check_terms(self, strategy)
         check_private_steps(self.scopes, {n: (t.local_steps, t.private_steps) for n, t in self.industries.items()})
+        check_participations(self, strategy)
         return self
+
+    @property
+    def participations(self) -> int:
+        """How often one participant trains at most: the noise is solved for that many, whoever takes part."""
+        return self.max_participations or self.rounds
 
     @property
     def secure_terms(self) -> SecureTerms:
@@ -187,6 +157,7 @@ class Contract(StrictModel):
         later = {"trust", "secure"} if self.trust == "local" else set()
         later |= set() if self.compression else {"compression"}
         later |= set() if self.vertical else {"vertical"}
+        later |= set() if self.max_participations else {"max_participations"}
         text = json.dumps(
             self.model_dump(mode="json", by_alias=True, exclude=later), sort_keys=True, separators=(",", ":")
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from consortia.coordinator import Answer
+from consortia.correspondence import Answer
 from consortia.errors import RunFailedError
 
 RECORD = "consortia"
@@ -89,40 +89,65 @@ class GridExchange:
 
     def __call__(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
         """Send each envelope and return what came within `deadline` seconds."""
+        tickets, answers = self.send(kind, envelopes, deadline)
+        current = set(tickets.values())
+        started = time.monotonic()
+        end = started + deadline
+        while current and time.monotonic() < end:
+            for ticket, answer in self._pull():
+                if ticket in current:
+                    current.discard(ticket)
+                    answers.append(answer)
+                else:
+                    answers.append(Answer(answer.participant, None, "LATE_REPLY"))
+            if current:
+                self._pause(started, end)
+        return answers
+
+    def send(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> tuple[dict[str, str], list[Answer]]:
+        """Send each envelope; return a ticket for each that went, by name, and why the others did not go.
+
+        The answer to it is told for `deadline` seconds and a minute more.
+        """
         if late := [name for name in envelopes if name not in self._nodes]:
             self._nodes |= self._online(late)
             self._names = {node: name for name, node in self._nodes.items()}
-        answers = [Answer(name, None, "NOT_JOINED") for name in envelopes if name not in self._nodes]
+        failed = [Answer(name, None, "NOT_JOINED") for name in envelopes if name not in self._nodes]
         messages = [
             Message(pack(data), self._nodes[name], kind, ttl=deadline + 60)
             for name, data in envelopes.items()
             if name in self._nodes
         ]
-        current: set[str] = set()
+        tickets: dict[str, str] = {}
         for message, message_id in zip(messages, self._grid.push_messages(messages), strict=True):
             name = self._names[message.metadata.dst_node_id]
             if message_id:
-                current.add(message_id)
+                tickets[name] = message_id
                 self._open[message_id] = name
             else:
-                answers.append(Answer(name, None, "NOT_PUSHED"))
+                failed.append(Answer(name, None, "NOT_PUSHED"))
+        return tickets, failed
+
+    def receive(self, seconds: float) -> list[tuple[str, Answer]]:
+        """Return what came, each with its ticket, as soon as anything did; nothing after `seconds`."""
         started = time.monotonic()
-        end = started + deadline
-        while current and time.monotonic() < end:
-            for reply in self._grid.pull_messages(list(self._open)):
-                message_id = reply.metadata.reply_to_message_id
-                if message_id not in self._open:
-                    continue
-                name = self._open.pop(message_id)
-                if message_id in current:
-                    current.discard(message_id)
-                    answers.append(_read(name, reply))
-                else:
-                    answers.append(Answer(name, None, "LATE_REPLY"))
-            if current:
-                # A tenth of the time waited so far: at most that much is lost to waiting.
-                self._wait(min(max(_FIRST_POLL, (time.monotonic() - started) / 10), _SLOWEST_POLL))
-        return answers
+        end = started + seconds
+        while not (came := self._pull()) and time.monotonic() < end:
+            self._pause(started, end)
+        return came
+
+    def _pull(self) -> list[tuple[str, Answer]]:
+        came = []
+        for reply in self._grid.pull_messages(list(self._open)) if self._open else ():
+            ticket = reply.metadata.reply_to_message_id
+            if ticket in self._open:
+                came.append((ticket, _read(self._open.pop(ticket), reply)))
+        return came
+
+    def _pause(self, started: float, end: float) -> None:
+        # A tenth of the time waited so far: at most that much is lost to waiting.
+        now = time.monotonic()
+        self._wait(max(0.0, min(max(_FIRST_POLL, (now - started) / 10), _SLOWEST_POLL, end - now)))
 
 
 def _read(name: str, reply: Message) -> Answer:

@@ -13,6 +13,7 @@ from consortia.plan import SeatPlan, make_plans, noise_ratio
 from consortia.policy import Policy, load_policy, policy_or_input_error
 from consortia.runner import demo_policy_file
 from consortia.scenario import Scenario, Seat, scenario_from_json
+from consortia.secure.terms import planned_rounds
 from privacy.accounting import epsilon, solve_noise_multiplier
 from privacy.errors import PlanError
 from privacy.events import PoissonGaussian
@@ -119,7 +120,7 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
     contract = scenario.contract
     rules = contract.industries[seat.industry]
     n = max(1, round(seat.units * contract.split.train))
-    steps = rules.local_steps * contract.rounds
+    steps = rules.local_steps * planned_rounds(contract)
     size = _size(scenario, seat)
 
     def outcome(
@@ -148,9 +149,15 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
     if rules.sampling_rate < 1:
         rate = min(1.0, 2 * rules.sampling_rate)
         add("sampling_rate", f"{rules.sampling_rate:g}", f"{rate:g}", outcome(rate=rate), "larger batches")
-    if contract.rounds > 1:
-        rounds = contract.rounds // 2
-        add("rounds", contract.rounds, rounds, outcome(taken=rounds * rules.local_steps), "fewer steps to learn in")
+    if (planned := planned_rounds(contract)) > 1:
+        rounds = planned // 2
+        add(
+            "rounds" if contract.max_participations is None else "max_participations",
+            planned,
+            rounds,
+            outcome(taken=rounds * rules.local_steps),
+            "fewer steps to learn in",
+        )
     note = "noise and the largest step of a unit shrink together; helps where gradients are shorter than the clip"
     add("clip", f"{rules.clip:g}", f"{rules.clip / 2:g}", outcome(clip=rules.clip / 2), note)
     if rules.model.kind != "linear":

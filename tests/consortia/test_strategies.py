@@ -30,13 +30,13 @@ from strategies.registry import NAMES
 #: Every strategy with options that fit seven banks.
 CHOICES: dict[str, dict[str, Any]] = {
     "fedavg": {},
+    **{name: {} for name in ("fednova", "scaffold", "cyclic", "semi-sync")},
     "fedsgd": {"server_learning_rate": 0.5},
     "fedprox": {"options": {"mu": 1.0}},
-    "fednova": {},
-    "scaffold": {},
     "qfedavg": {"options": {"q": 2.0}},
-    "cyclic": {},
     "clustered": {"options": {"after": 1, "least": 1, "separation": 0.0}},
+    "fedasync": {"options": {"alpha": 0.5, "mu": 0.1}},
+    "fedbuff": {"options": {"buffer_size": 2, "exponent": 1.0}},
     "fedadagrad": {"server_learning_rate": 0.1},
     "fedadam": {"server_learning_rate": 0.1, "options": {"beta_1": 0.5}},
     "fedyogi": {"server_learning_rate": 0.1, "options": {"tau": 0.01}},
@@ -60,11 +60,13 @@ def _scenario(
     rounds: int = 2,
     terms: dict[str, Any] | None = None,
     least: bool = False,
+    most: int | None = None,
     **keys: Any,
 ) -> Scenario:
     data = load_scenario(scenario).with_overrides(rounds=rounds).model_dump(mode="python", by_alias=True)
     data["contract"]["strategy"] |= {"name": name, "weighting": "equal", **keys}
     data["contract"]["releases"] = ["update", "metrics"] if name == "qfedavg" else ["update"]
+    data["contract"]["max_participations"] = most
     for rules in data["contract"]["industries"].values():
         rules.update({"local_steps": 1} if name == "fedsgd" else {}, **(terms or {}))
     if least:  # as few as the strategy takes, at least two
@@ -144,19 +146,19 @@ def test_a_resumed_run_is_identical_to_the_bit(name: str, tmp_path: Path, monkey
 
     options = Options(scenario=file, out=tmp_path / "whole", epsilon=("inf",))
     whole = execute(prepare(options), options).job.folder
-    real = Coordinator._round
+    real = Coordinator._keep
 
-    def dies_in_round_2(self: Coordinator, state: Checkpoint) -> Checkpoint:
+    def dies_after_round_1(self: Coordinator, state: Checkpoint) -> None:
+        real(self, state)
         if state.round == 1:
             raise KeyboardInterrupt
-        return real(self, state)
 
-    monkeypatch.setattr(Coordinator, "_round", dies_in_round_2)
+    monkeypatch.setattr(Coordinator, "_keep", dies_after_round_1)
     options = Options(scenario=file, out=tmp_path / "broken", epsilon=("inf",))
     job = prepare(options)
     with pytest.raises(KeyboardInterrupt):
         execute(job, options)
-    monkeypatch.setattr(Coordinator, "_round", real)
+    monkeypatch.setattr(Coordinator, "_keep", real)
     again = Options(scenario="", resume=job.folder)
     execute(prepare(again), again)
     left, right = model(whole), model(job.folder)
@@ -345,7 +347,8 @@ def test_check_says_what_fits_with_what_and_what_may_stop_it() -> None:
     assert "5 participants, and it needs 5: 1 that send nothing usable stop its training" in line
     assert cautions(_scenario("median")) == []
     (line,) = cautions(_scenario("cyclic"))
-    assert "sigma is solved for all rounds" in line
+    assert "set contract.max_participations = 1" in line
+    assert cautions(_scenario("cyclic", most=1)) == []
     assert cautions(_scenario("cyclic").with_overrides(epsilon=["inf"])) == []
 
 

@@ -122,7 +122,7 @@ class Control:
 def longest_run(job: Job) -> float:
     """Return a bound on the seconds that a run can take when every wait passes its deadline."""
     terms = job.scenario.contract.round
-    rounds = total_steps(job.scenario) + 1
+    rounds = max(total_steps(job.scenario), job.scenario.contract.participations) + 1
     return JOIN_SECONDS + rounds * terms.attempts * (terms.deadline_seconds + 60)
 
 

@@ -105,8 +105,8 @@ def check_terms(contract: Contract, strategy: Strategy) -> None:
 
 
 def planned_rounds(contract: Contract) -> int:
-    """Return the rounds that noise is solved for: with secure sums, spare attempts too."""
-    return contract.rounds + (contract.secure_terms.spare if contract.trust == "aggregate" else 0)
+    """Return how often a participant trains at most: noise is solved for that many, with secure sums for spares too."""
+    return contract.participations + (contract.secure_terms.spare if contract.trust == "aggregate" else 0)
 
 
 def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -> float:

@@ -1,0 +1,172 @@
+"""What the coordinator writes to participants, and what it believes of their answers: shared by both loops.
+
+It trusts no reply (invariant 12): names, shapes, dtypes, finiteness, declared noise and the number are checked;
+whatever fails is attributed to a participant by name and dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from consortia.compressed_reply import lengthened, saved_bytes
+from consortia.custody import anchor_from
+from consortia.errors import WireError
+from consortia.exchange import CONTROL, LOSS, State, check_like
+from consortia.heads import Heads
+from consortia.member import Member
+from consortia.received import Received, read, split
+from consortia.reply import FINAL, check_account, check_loss
+from consortia.scenario import Scenario
+from consortia.wire import Envelope, decode, encode
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one message: bytes, or the code of why there are none."""
+
+    participant: str
+    data: bytes | None
+    code: str = ""
+
+
+#: Sends one envelope to each named participant, waits up to the deadline, returns what came. An answer to an
+#: older attempt is returned with code LATE_REPLY.
+Exchange = Callable[[str, Mapping[str, bytes], float], Sequence[Answer]]
+
+
+class Correspondence:
+    """Messages and replies of one run.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run's public event file goes.
+    heads : Path or None
+        Where the heads of the participants' ledgers are kept across runs.
+    """
+
+    def __init__(self, scenario: Scenario, run_id: str, folder: Path, heads: Path | None) -> None:
+        self.scenario = scenario
+        self.contract = scenario.contract
+        self.run_id = run_id
+        self.folder = folder
+        self.strategy = scenario.contract.strategy.strategy()
+        self.members = {seat.name: Member(seat) for seat in scenario.roster}
+        self.heads = Heads(heads)
+
+    def envelope(
+        self,
+        kind: str,
+        number: int,
+        name: str,
+        model: State,
+        control: State,
+        extra: Mapping[str, str] = MappingProxyType({}),
+    ) -> bytes:
+        seat = self.members[name].seat
+        proposal = {
+            "dataset": seat.dataset,
+            "epsilon": None if seat.non_private else seat.epsilon,
+            "delta": seat.delta,
+        }
+        header = {
+            "kind": kind,
+            "participant": name,
+            "industry": seat.industry,
+            "run": self.run_id,
+            "round": str(number),
+            "contract": self.contract.canonical(),
+            "proposal": json.dumps(proposal, sort_keys=True),
+            **self.heads.header(name),
+            **extra,
+        }
+        return encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
+
+    def event(self, event: str, **values: Any) -> None:
+        """Append a line to the run's public event file (progress, dashboards)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": event, "time": time.time(), **values}) + "\n")
+
+    def accept(self, answer: Answer, kind: str, number: int, attempt: int, sent: State) -> State | None:
+        """Return the tensors of a valid reply; None when there is none, which is then attributed by name.
+
+        Parameters
+        ----------
+        number : int
+            Of the message: a round, or the participant's own count.
+        sent : State
+            The model that the message carried.
+        """
+        name = answer.participant
+        member = self.members[name]
+        if answer.data is None:
+            self.fail(name, number, attempt, answer.code)
+            return None
+        member.bytes_sent += len(answer.data)
+        try:
+            envelope = decode(answer.data)
+            tensors, received = self._validate(envelope, kind, number, name, sent)
+        except (WireError, ValueError) as error:
+            self.fail(name, number, attempt, "BAD_REPLY", str(error))
+            return None
+        status = envelope.header["status"]
+        if status in FINAL:
+            member.state = status
+            self.fail(name, number, attempt, envelope.header.get("code", status)[:40])
+            return None
+        if status == "FAILED":
+            incident = envelope.header.get("incident", "")[:16]
+            self.fail(name, number, attempt, "PARTICIPANT_ERROR", f"incident {incident}")
+            return None
+        member.header = dict(envelope.header)
+        self.heads.take(name, envelope.header)
+        if self.contract.compression is not None and kind == "train":
+            member.bytes_saved += saved_bytes(envelope.tensors, tensors)
+        if received is not None:
+            member.released[number] = received
+        member.rounds_contributed += kind == "train"
+        return tensors
+
+    def _validate(
+        self, envelope: Envelope, kind: str, number: int, name: str, sent: State
+    ) -> tuple[State, Received | None]:
+        header = envelope.header
+        status = header.get("status")
+        if header.get("participant") != name:
+            raise ValueError("the reply names another participant than the key that sent it")
+        if status in FINAL or status == "FAILED":
+            if envelope.tensors:
+                raise ValueError(f"status {status} carries parameters")
+            return {}, None
+        wanted = {
+            "status": "OK" if kind == "train" else "EVALUATED",
+            "kind": kind,
+            "run": self.run_id,
+            "round": str(number),
+            "contract": self.contract.sha256(),
+        }
+        for key, value in wanted.items():
+            if header.get(key) != value:
+                raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
+        check_account(header)
+        anchor_from(dict(header))
+        reply, metrics = split(lengthened(self.contract, kind, envelope.tensors, sent))
+        if kind == "train":
+            check_like(sent, {n: t for n, t in reply.items() if n != LOSS})
+            check_loss(self.strategy, reply.get(LOSS))
+        else:
+            check_like({}, reply)
+        due = self.contract.evaluation.due(kind, number)
+        return reply, read(header, metrics, self.contract, self.members[name].seat.industry, due)
+
+    def fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
+        failure = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}
+        self.members[name].failures.append(failure)
+        self.event("failure", participant=name, **failure)
