@@ -197,7 +197,9 @@ SCHEMA = Schema(
         Derived(name="younger than 26", low=-1, high=1, function=_young),
         Derived(name="unusual amount", low=0, high=2, measure="|ln(amount / 2500 DM)|", function=_unusual_amount),
     ),
-    target=Target(name="class", kind="binary", classes=("good", "bad"), mapping={"1": "good", "2": "bad"}),
+    target=Target(
+        name="class", kind="binary", classes=("good", "bad"), mapping={"1": "good", "2": "bad"}, prior=(0.7, 0.3)
+    ),
 )
 
 

@@ -89,6 +89,7 @@ SCHEMA = Schema(
         kind="binary",
         classes=("runs", "fails"),
         mapping={"0": "runs", "1": "fails"},
+        prior=(0.9661, 0.0339),
     ),
 )
 

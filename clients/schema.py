@@ -138,6 +138,9 @@ class Target:
     low, high : float, optional
         Public bounds of a regression target. With them the model learns on [-1, 1], predictions come back in
         the target's own unit, and a row outside is quarantined. Without them it is learned as it is.
+    prior : tuple of float
+        Published share of each class, of nobody's rows in particular: what placebo labels are drawn from. Empty: equal
+        shares.
     """
 
     name: str
@@ -147,8 +150,15 @@ class Target:
     low: float | None = None
     high: float | None = None
     measure: str = ""
+    prior: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.prior and (
+            len(self.prior) != len(self.classes) or min(self.prior) < 0 or not math.isclose(sum(self.prior), 1)
+        ):
+            raise SchemaError(
+                f"target {self.name!r}: prior: wanted a share for each class, one in sum, got {self.prior}"
+            )
         wanted = {"binary": len(self.classes) == 2, "multiclass": len(self.classes) >= 3}
         if not wanted.get(self.kind, not self.classes):
             raise SchemaError(

@@ -7,7 +7,8 @@ A source is one line of text in the participant's own policy:
     sql:sqlite:////data/heart.db?table=heart
     public:/data/hospital      synthetic:400?seed=7
 
-What stands after `query=` is taken as it is, to the end of the line.
+What stands after `query=` is taken as it is, to the end of the line. `placebo:SEED:` before `public:` or `synthetic:`
+asks for labels drawn from the schema's public prior instead of the rows' own (a simulation's control, never data).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ Kind = Literal["csv", "parquet", "sql", "public", "synthetic"]
 FORMS = "csv:PATH, parquet:PATH, sql:URL?query=SELECT…, sql:URL?table=NAME, public:FOLDER, synthetic:ROWS?seed=N"
 _SQL = re.compile(r"^(?P<url>.+?)[?&](?P<what>query|table)=(?P<text>.+)$", re.DOTALL)
 _SYNTHETIC = re.compile(r"^(?P<rows>\d*)(?:\?seed=(?P<seed>\d+))?$")
+_PLACEBO = re.compile(r"^(?P<seed>\d+):(?P<rest>(?:public|synthetic):.*)$", re.DOTALL)
 _IDENTIFIER = re.compile(r"^[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?$")
 
 
@@ -43,6 +45,7 @@ class Source:
     query: str = field(default="", repr=False)
     rows: int | None = None
     seed: int | None = None
+    placebo: int | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -69,6 +72,8 @@ def parse_source(text: str, *, key: str = "source") -> Source:
         It is none of the forms.
     """
     scheme, colon, rest = text.partition(":")
+    if scheme == "placebo" and (match := _PLACEBO.match(rest)):
+        return replace(parse_source(match["rest"], key=key), placebo=int(match["seed"]))
     if scheme in {"csv", "parquet", "public"} and rest:
         return Source(kind=scheme, location=rest)  # type: ignore[arg-type]
     if scheme == "sql" and (match := _SQL.match(rest)):

@@ -77,6 +77,7 @@ def home_of(context: Context) -> Home:
         # Flower may hand a flag over as text; "false" must not count as true.
         simulation=context.node_config.get("simulation", False) is True,
         ledger_folder=Path(ledger) if ledger else None,
+        control=context.node_config.get("control", False) is True,
     )
 
 

@@ -95,7 +95,7 @@ def baselines(contract: Contract, industry: str, train: Table, validation: Table
     (invariants 6 and 7): the baseline is not handicapped.
     """
     client = registry.get(industry)
-    ways: list[tuple[str, Fit]] = [("ridge", lambda rows: _ridge(client, rows, participant))]
+    ways: list[tuple[str, Fit]] = [("ridge", lambda rows: ridge(client, rows, participant))]
     if train.n_units and contract.industries[industry].model.kind != "linear":
         ways.append(("same network", lambda rows: _network(contract, industry, rows, validation, participant)))
     name = choice_metric(client)
@@ -119,7 +119,8 @@ def _majority(client: IndustryClient, train: Table) -> Scorer:
     return lambda table: np.full(len(table.target), value)
 
 
-def _ridge(client: IndustryClient, train: Table, participant: str) -> Scorer:
+def ridge(client: IndustryClient, train: Table, participant: str) -> Scorer:
+    """Fit a ridge model, its strength cross-validated on the training rows; the majority where one class is there."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeCV
     from sklearn.model_selection import StratifiedKFold
@@ -131,8 +132,8 @@ def _ridge(client: IndustryClient, train: Table, participant: str) -> Scorer:
     if kind == "regression":
         if len(y) < 2:
             return _majority(client, train)
-        ridge = RidgeCV(alphas=np.logspace(-4, 3, 15)).fit(x, y.astype(float))
-        return lambda table: np.asarray(ridge.predict(np.asarray(table.inputs["features"])), dtype=np.float64).ravel()
+        fitted = RidgeCV(alphas=np.logspace(-4, 3, 15)).fit(x, y.astype(float))
+        return lambda table: np.asarray(fitted.predict(np.asarray(table.inputs["features"])), dtype=np.float64).ravel()
     counts = np.bincount(y.astype(int))
     if np.count_nonzero(counts) < 2:
         return _majority(client, train)

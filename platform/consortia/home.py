@@ -34,12 +34,15 @@ class Home:
         One operator holds all rows: demonstration policies are accepted, the ledger is scratch.
     ledger_folder : Path
         Where ledger.db lies; differs from `folder` only under `--ledger`.
+    control : bool
+        A control run of a simulation: at its end only predictions are written, no receipt.
     """
 
     folder: Path
     participant: str
     simulation: bool = False
     ledger_folder: Path | None = None
+    control: bool = False
 
     @property
     def policy(self) -> Path:

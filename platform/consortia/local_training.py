@@ -24,6 +24,7 @@ from consortia.alternating import joined, phases
 from consortia.errors import RefusedError
 from consortia.exchange import State, build_module, check_like, load_state, shared_names, state_of
 from consortia.home import Home
+from consortia.placebo_labels import with_placebo_labels
 from consortia.policy import DatasetTerms
 from consortia.scenario import Contract
 from consortia.secure.terms import clip_of, planned_rounds
@@ -95,9 +96,12 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
         )
     home.pin_split(dataset, json.dumps({"rule": rules.split, **shares.model_dump()}, sort_keys=True))
     split_key = home.split_key()
+    source = parse_source(terms.source)
+    if source.placebo is not None and not home.simulation:
+        raise RefusedError("BAD_POLICY", "a placebo source is for simulations")
     table = prepare(
         client,
-        read(parse_source(terms.source), client, terms.site, contract.seed),
+        read(source, client, terms.site, contract.seed),
         unit=terms.unit,
         max_rows_per_unit=terms.max_rows_per_unit,
         filter=rules.filter or None,
@@ -124,6 +128,8 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
             "validation": in_train & (where == "validation"),
             "test": ~in_train,
         }
+    if source.placebo is not None:  # after the split, which may read labels
+        table = with_placebo_labels(table, client.schema.target, home.participant, source.placebo)
     parts = {part: table.take(mask) for part, mask in masks.items()}
     loaded = Partitions(
         parts["train"],

@@ -55,6 +55,10 @@ def write(
     """
     started = time.perf_counter()
     client = registry.get(request.industry)
+    if home.simulation and home.control:
+        scorer = module_scorer(module)
+        _write_predictions(home.run_folder(request.run_id) / "predictions.csv", parts, scorer, scorer)
+        return
     base = baselines(request.contract, request.industry, parts.train, parts.validation, home.participant)
     federated = module_scorer(module)
     metric = headline(client, parts.test.target)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import math
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from consortia import record
+from consortia import placebo, record
 from consortia.engines.base import Engine, Job
 from consortia.errors import InputError, RunFailedError
 from consortia.home import LOG_FORMAT, Home, default_root
@@ -46,6 +47,8 @@ class Options:
     out: Path = Path("runs")
     dump: Path | None = None
     resume: Path | None = None
+    placebo: bool = False
+    draws: int = 3
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ def prepare(options: Options) -> Job:
     if options.ledger and options.split_seed is not None:
         raise InputError("--split-seed: wanted none with --ledger, whose data sets have a split of their own")
     if options.resume is not None:
+        if options.placebo:
+            raise InputError("--placebo: wanted a run from its start, got --resume")
         return _resumed(options)
     scenario = load_scenario(options.scenario).with_overrides(
         rounds=options.rounds, seed=options.seed, epsilon=options.epsilon
@@ -83,6 +88,8 @@ def prepare(options: Options) -> Job:
     if options.data is not None and not options.data.is_dir():
         raise InputError(f"--data {options.data}: wanted a folder, got nothing there; check the path")
     make_plans(scenario)
+    if options.placebo:
+        placebo.check(scenario, options)
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
     run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(2)}"
     folder = options.out / run_id
@@ -130,6 +137,24 @@ def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = Non
     if options.dump is not None:
         _dump(job, options.dump)
     return Outcome(job, result, record.missed_expectations(job.scenario, result, job.folder))
+
+
+def control(job: Job, options: Options, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Run the placebo of a finished run and put it into `result.json`; see `consortia.placebo`."""
+
+    def rerun(again: Options, sources: dict[str, str]) -> Job:
+        prepared = prepare(again)
+        homes = {name: replace(home, control=True) for name, home in prepared.homes.items()}
+        return execute(replace(prepared, homes=homes, sources=prepared.sources | sources), again).job
+
+    table = placebo.run(job, options, rerun, progress)
+    file = job.folder / "result.json"
+    result = json.loads(file.read_text(encoding="utf-8"))
+    result["placebo"] = table
+    for name, seat in table["participants"].items():
+        result["participants"][name]["metrics"][seat["metric"]]["placebo"] = seat["placebo"]
+    write_json(file, result)
+    return result  # type: ignore[no-any-return]
 
 
 def _engine(name: str) -> Engine:
@@ -227,8 +252,6 @@ def _write_job(job: Job, options: Options) -> None:
 
 
 def _resumed(options: Options) -> Job:
-    import json
-
     folder = options.resume
     if folder is None or not (folder / "job.json").is_file():
         raise InputError(f"--resume {folder}: wanted the folder of a run, got none; it holds job.json")

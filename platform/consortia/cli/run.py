@@ -10,8 +10,10 @@ import typer
 
 from consortia.cli import err, out
 from consortia.engines.base import Job
+from consortia.placebo import owed
+from consortia.placebo_report import print_placebo
 from consortia.report import Watch, conditional_split_note, print_result, refusal_hint, wait_hint
-from consortia.runner import Options, execute, prepare
+from consortia.runner import Options, control, execute, prepare
 
 EXAMPLE = "Example: consortia run cross-industry --epsilon hospital-a=0.5 --rounds 10"
 
@@ -38,6 +40,10 @@ def run(
         Path | None, typer.Option(help="Write predictions and events of each participant (simulation).")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    placebo: Annotated[
+        bool, typer.Option("--placebo", help="Repeat it with partners whose labels know nothing (simulation).")
+    ] = False,
+    draws: Annotated[int, typer.Option("--placebo-draws", help="Repetitions of real and placebo runs.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> None:
     """Train a scenario and print each participant's receipt."""
@@ -56,6 +62,8 @@ def run(
         out=out_folder,
         dump=dump,
         resume=resume,
+        placebo=placebo,
+        draws=draws,
     )
     job = prepare(options)
 
@@ -67,10 +75,17 @@ def run(
     except KeyboardInterrupt:
         err.print(wait_hint(job.folder), markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
+    result = outcome.result
+    if placebo and result["status"] == "completed":
+        result = control(job, options, lambda line: err.print(line, highlight=False))
     if as_json:
-        typer.echo(json.dumps(outcome.result, indent=1))
+        typer.echo(json.dumps(result, indent=1))
     else:
-        print_result(out, outcome.result)
+        print_result(out, result)
+        if "placebo" in result:
+            print_placebo(out, result["placebo"])
+        elif note := owed(job.scenario):
+            out.print(note, highlight=False)
         if note := conditional_split_note(job):
             out.print(note, highlight=False)
         if hint := refusal_hint(outcome.result):

@@ -63,6 +63,8 @@ class Job:
             "home": str(home.folder),
             "simulation": home.simulation,
         }
+        if home.control:
+            config["control"] = True
         if home.ledger_folder is not None:
             config["ledger"] = str(home.ledger_folder)
         if name in self.sources:

@@ -1,0 +1,33 @@
+"""Labels that know nothing of the rows: drawn one by one from the schema's public prior."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from clients.dataset import Table
+from clients.errors import SchemaError
+from clients.schema import Target
+from privacy.randomness import numpy_generator
+
+
+def with_placebo_labels(table: Table, target: Target, participant: str, seed: int) -> Table:
+    """Return the same rows with labels drawn i.i.d. from `target.prior`, or evenly from the classes or bounds.
+
+    Nothing of the table's own labels enters, their base rate neither.
+
+    Raises
+    ------
+    SchemaError
+        For a regression target without bounds: there is no public law to draw from.
+    """
+    rng = numpy_generator("placebo", participant, seed)
+    n = len(table.target)
+    if target.kind == "regression":
+        if target.low is None or target.high is None:
+            raise SchemaError(f"target {target.name!r}: wanted public bounds to draw placebo labels from, got none")
+        drawn = torch.from_numpy(rng.uniform(target.low, target.high, n))
+    else:
+        drawn = torch.from_numpy(rng.choice(len(target.classes), size=n, p=target.prior or None))
+    return dataclasses.replace(table, target=drawn.to(table.target.dtype))

@@ -1,0 +1,46 @@
+"""The table of a placebo run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from consortia.report import number
+
+
+def print_placebo(console: Console, table: dict[str, Any]) -> None:
+    """Print the models side by side, each with its difference to the local model, and the verdict."""
+    shown = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title="Placebo: partners' labels drawn at random"
+    )
+    for name in ("participant", "metric", "majority", "ridge", "local", "federated", "placebo", "federated − placebo"):
+        shown.add_column(name, justify="left" if name in {"participant", "metric"} else "right")
+    for name, seat in table["participants"].items():
+        shown.add_row(
+            name,
+            seat["metric"],
+            number(seat["majority"]),
+            *(f"{number(seat[key])}{_span(seat[key + '_gain'])}" for key in ("ridge",)),
+            number(seat["local"]),
+            *(f"{number(seat[key])}{_span(seat[key + '_gain'])}" for key in ("federated", "placebo")),
+            _difference(seat["transfer"]),
+        )
+    console.print(shown)
+    console.print(
+        f"In brackets: 95 % interval of the difference to the local model; {table['draws']} draws of noise and labels.",
+        highlight=False,
+        markup=False,
+    )
+    for sentence in table["verdicts"]:
+        console.print(sentence, highlight=False, markup=False)
+
+
+def _span(gain: dict[str, float] | None) -> str:
+    return "" if gain is None else f" \\[{gain['low']:+.2f}, {gain['high']:+.2f}]"
+
+
+def _difference(gain: dict[str, float] | None) -> str:
+    return "–" if gain is None else f"{gain['value']:+.3f} \\[{gain['low']:+.3f}, {gain['high']:+.3f}]"
