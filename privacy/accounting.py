@@ -261,7 +261,9 @@ def rdp_to_epsilon(divergence: float, order: int, delta: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-def solve_noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
+def solve_noise_multiplier(
+    *, epsilon: float, delta: float, sampling_rate: float, steps: int, besides: tuple[Event, ...] = ()
+) -> float:
     """Smallest noise multiplier (within 0.1 %, rounded up) whose PLD epsilon is at most `epsilon`.
 
     Parameters
@@ -269,6 +271,7 @@ def solve_noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float
     epsilon, delta : the budget of the whole plan, epsilon finite and > 0.
     sampling_rate : public rate of the Poisson draws.
     steps : draws of the whole plan (rounds x steps per round).
+    besides : what else the plan releases about the training units (record, train), counted jointly and paid first.
 
     Raises
     ------
@@ -283,7 +286,8 @@ def solve_noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float
         event = PoissonGaussian(
             noise_multiplier=sigma, sampling_rate=sampling_rate, steps=steps, partition="train", unit="record"
         )
-        return _pld_epsilon(_by_partition([event])[0], delta, grid)
+        (part,) = _by_partition([event, *besides])
+        return _pld_epsilon(part, delta, grid)
 
     low, high = _SIGMA_RANGE
 
@@ -291,9 +295,8 @@ def solve_noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float
         event = PoissonGaussian(
             noise_multiplier=sigma, sampling_rate=sampling_rate, steps=steps, partition="train", unit="record"
         )
-        return min(
-            rdp_to_epsilon(float(r), a, delta) for r, a in zip(rdp([event], RDP_ORDERS), RDP_ORDERS, strict=True)
-        )
+        bounds = rdp([event, *besides], RDP_ORDERS)
+        return min(rdp_to_epsilon(float(r), a, delta) for r, a in zip(bounds, RDP_ORDERS, strict=True))
 
     # Renyi DP is loose but quick: it gives a start that is a little too large.
     while high / low > 1.02:

@@ -85,6 +85,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "update": Kind((PoissonGaussian, NonPrivate), ("train",)),
         "metrics": Kind((LaplaceRelease, GaussianRelease, NonPrivate), ("validation", "evaluation"), "metrics."),
+        # The number of training units, once a run.
+        "size": Kind((LaplaceRelease, NonPrivate), ("train",), "size."),
         # Vertical mode: sealed for one other participant; what is inside was charged to an account of its own.
         "intersection": Kind((NonPrivate,), ("train",), "sealed/"),
         "labels": Kind((RandomizedResponse, NonPrivate), ("train",), "sealed/"),

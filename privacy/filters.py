@@ -1,12 +1,12 @@
 """The hard stops: of a run, whose plan is fixed in advance, and of a data set's lifetime, whose plans are not.
 
-**Run.** A run's releases are of the kinds its plan lists for a round, v. A further attempt is allowed while
-everything taken so far, this attempt included, is contained in k times v for a k with PLD epsilon(k v) within
-the run's allowance; each partition has its own k, for partitions compose in parallel. The largest such k is
-fixed by the plan, so whatever the order and the number of attempts that failures bring about, the run is part
-of one composition fixed in advance (of mechanisms interleaved adaptively: Vadhan & Zhang 2023, *Concurrent
-Composition Theorems for Differential Privacy*; stopping early is post-processing). It is
-(epsilon_i, delta_i)-DP.
+**Run.** A run's releases are of the kinds its plan lists for a round, v, and for once, w. A further attempt is
+allowed while everything taken so far, this attempt included, is contained in k times v and w for a k with PLD
+epsilon(k v + w) within the run's allowance (w is refused a second time); each partition has its own k, for
+partitions compose in parallel. The largest such k is fixed by the plan, so whatever the order and the number of
+attempts that failures bring about, the run is part of one composition fixed in advance (of mechanisms interleaved
+adaptively: Vadhan & Zhang 2023, *Concurrent Composition Theorems for Differential Privacy*; stopping early is
+post-processing). It is (epsilon_i, delta_i)-DP.
 
 **Lifetime.** Later plans depend on earlier results, so numeric composition is not proved. Rules that are:
 
@@ -87,21 +87,24 @@ def _sums(allowances: Iterable[Budget]) -> tuple[float, float]:
     return math.fsum(pair.epsilon for pair in pairs), math.fsum(pair.delta for pair in pairs)
 
 
-def _per_round(plan: RunPlan, partition: str) -> dict[Event, int]:
+def _sizes(events: Iterable[Event], partition: str) -> dict[Event, int]:
     return {
         resized(event, 1): event_size(event)
-        for event in merge(event for event in plan.round_events() if event.partition == partition)
+        for event in merge(event for event in events if event.partition == partition)
     }
 
 
-def _spent(plan: RunPlan, per_round: Mapping[Event, int], times: int) -> float:
-    return epsilon([resized(kind, size * times) for kind, size in per_round.items()], plan.allowance.delta)
+def _spent(plan: RunPlan, partition: str, times: int) -> float:
+    """Epsilon of `times` rounds and of what is released once, whether it was or not: it is set aside."""
+    rounds = [resized(kind, size * times) for kind, size in _sizes(plan.round_events(), partition).items()]
+    once = [event for event in plan.once_events if event.partition == partition]
+    return epsilon([*rounds, *once], plan.allowance.delta)
 
 
 def plan_bounds(plan: RunPlan) -> dict[str, float]:
     """Epsilon of the whole plan by partition; a partition that leaves something without noise has none."""
-    partitions = {event.partition for event in plan.round_events()}
-    bounds = {name: _spent(plan, _per_round(plan, name), plan.rounds) for name in partitions if not plan.non_private}
+    partitions = {event.partition for event in (*plan.round_events(), *plan.once_events)}
+    bounds = {name: _spent(plan, name, plan.rounds) for name in partitions if not plan.non_private}
     return {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
 
 
@@ -117,14 +120,20 @@ def run_epsilon_bound(plan: RunPlan, events: Sequence[Event], bounds: Mapping[st
     Raises
     ------
     ReleaseRefusedError
-        For a mechanism that the plan does not list: plans are fixed before the first release.
+        For a mechanism that the plan does not list, or a second release of one that it lists once: plans are fixed
+        before the first release.
     """
     worst = 0.0
     for partition in {event.partition for event in events}:
-        per_round = _per_round(plan, partition)
+        per_round, once = _sizes(plan.round_events(), partition), _sizes(plan.once_events, partition)
         multiple = 1
         for event in merge(event for event in events if event.partition == partition):
-            size = per_round.get(resized(event, 1))
+            kind = resized(event, 1)
+            if kind in once:
+                if event_size(event) > once[kind]:
+                    raise ReleaseRefusedError(f"run {plan.run_id!r}: what its plan lists once was taken already")
+                continue
+            size = per_round.get(kind)
             if size is None:
                 raise ReleaseRefusedError(
                     f"run {plan.run_id!r}: a {type(event).__name__} of the {partition} partition is not in its plan, "
@@ -133,9 +142,9 @@ def run_epsilon_bound(plan: RunPlan, events: Sequence[Event], bounds: Mapping[st
             multiple = max(multiple, -(-event_size(event) // size))
 
         whole = (bounds or {}).get(partition) if multiple <= plan.rounds else None
-        bound = _spent(plan, per_round, max(multiple, plan.rounds)) if whole is None else whole
+        bound = _spent(plan, partition, max(multiple, plan.rounds)) if whole is None else whole
         if multiple < plan.rounds and not within(bound, plan):
-            bound = _spent(plan, per_round, multiple)
+            bound = _spent(plan, partition, multiple)
         worst = max(worst, bound)
     return worst
 

@@ -7,7 +7,7 @@ from typing import Any
 from privacy._chain import Anchor
 from privacy.accounting import check_delta
 from privacy.errors import LedgerSchemaError, PlanError, PrivacyError
-from privacy.events import Event, NonPrivate, PoissonGaussian, event_from_json, event_to_json
+from privacy.events import Event, NonPrivate, PoissonGaussian, event_from_json, event_to_json, resized
 
 __all__ = ["Budget", "Entry", "Reservation", "RunPlan", "plan_from_json", "plan_to_json"]
 
@@ -39,6 +39,7 @@ class RunPlan:
     noise_multiplier : sigma / clip; 0 if and only if `non_private`.
     sampling_rate, steps_per_round, rounds, clip : the DP-SGD plan.
     other_events : what one round releases besides its update (noised metrics, say), fixed in advance too.
+    once_events : what the run releases once, whichever round it comes with (a noised size, say).
     listed : no update at all: `other_events` is everything. The noise multiplier is 0, and delta may be.
     """
 
@@ -56,6 +57,7 @@ class RunPlan:
     non_private: bool
     other_events: tuple[Event, ...] = ()
     listed: bool = False
+    once_events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("run_id", "dataset", "contract_sha256", "unit"):
@@ -80,7 +82,12 @@ class RunPlan:
             if not (math.isfinite(self.clip) and self.clip > 0):
                 raise PlanError(f"clip: wanted a finite number > 0, got {self.clip!r}")
             check_delta(self.allowance.delta, self.declared_units)
-        for event in self.round_events():
+        self._check_events()
+
+    def _check_events(self) -> None:
+        if {resized(e, 1) for e in self.once_events} & {resized(e, 1) for e in self.round_events()}:
+            raise PlanError("once_events: wanted other mechanisms than those of a round, got one of these")
+        for event in (*self.round_events(), *self.once_events):
             if event.unit != self.unit:
                 raise PlanError(f"unit: wanted {self.unit!r} in every event of the run, got {event.unit!r}")
 
@@ -134,6 +141,10 @@ def plan_to_json(plan: RunPlan) -> dict[str, Any]:
     record = asdict(plan)
     record["allowance"] = budget_to_json(plan.allowance)
     record["other_events"] = [event_to_json(event) for event in plan.other_events]
+    if plan.once_events:
+        record["once_events"] = [event_to_json(event) for event in plan.once_events]
+    else:
+        del record["once_events"]  # plans read as they did before there were any
     return record
 
 
@@ -149,6 +160,8 @@ def plan_from_json(record: dict[str, Any]) -> RunPlan:
         allowance = body.pop("allowance")
         epsilon = math.inf if allowance["epsilon"] is None else allowance["epsilon"]
         others = tuple(event_from_json(event) for event in body.pop("other_events"))
-        return RunPlan(allowance=Budget(epsilon, allowance["delta"]), other_events=others, **body)
+        once = tuple(event_from_json(event) for event in body.pop("once_events", ()))
+        budget = Budget(epsilon, allowance["delta"])
+        return RunPlan(allowance=budget, other_events=others, once_events=once, **body)
     except (KeyError, TypeError, PrivacyError) as error:
         raise LedgerSchemaError(f"plan: cannot read the stored plan of a run: {error}") from error

@@ -1,7 +1,8 @@
 """From validated replies to the next shared parameters: who is averaged with whom, with which public numbers.
 
-Weights, bounds and steps come from the contract and the roster: a claim of 1e12 rows has no field to stand in. The one
-number of a reply that counts is a declared sigma under `weighting = "information"`, and it can only lower a weight.
+Weights, bounds and steps come from the contract and the roster. The numbers of a reply that count are a declared sigma
+under `weighting = "information"` and a released size under `weighting = "noised"`: each can only lower a weight, and a
+claim of 1e12 rows is worth what the roster declares.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from torch import Tensor
 from consortia.checkpoint import Checkpoint
 from consortia.exchange import LARGEST, LOSS, State, group_of
 from consortia.scenario import Contract, Scenario, Seat
-from consortia.secure.terms import planned_rounds
-from privacy.accounting import solve_noise_multiplier
+from consortia.size_release import declared as training_units
+from consortia.size_release import solve_sigma
 from strategies.arithmetic import capped_weights
 from strategies.base import Controlled, Strategy, TakesTurns, Update
 from strategies.fednova import effective_steps
@@ -40,9 +41,18 @@ def _sizes(seats: Iterable[Seat]) -> list[float]:
 
 
 def _round_weights(
-    contract: Contract, seats: list[Seat], current: State, states: list[State], declared: Mapping[str, float]
+    contract: Contract,
+    seats: list[Seat],
+    current: State,
+    states: list[State],
+    declared: Mapping[str, float],
+    sizes: Mapping[str, int],
 ) -> list[float]:
     """Return the weights of one group's replies in this round."""
+    if contract.strategy.weighting == "noised":
+        most = {seat.name: training_units(contract, seat) for seat in seats}
+        counts = [float(min(sizes.get(name, units), units)) for name, units in most.items()]
+        return capped_weights(counts, contract.strategy.weight_cap)
     if contract.strategy.weighting != "information":
         return weights_of(contract, seats)
     gradient = contract.strategy.strategy().fit.gradient
@@ -69,28 +79,18 @@ def _variances(contract: Contract, seats: Iterable[Seat], declared: Mapping[str,
                 learning_rate=1.0 if gradient else rules.learning_rate,
                 steps=rules.shared_steps,
                 sampling_rate=rules.sampling_rate,
-                units=_training_units(contract, seat),
+                units=training_units(contract, seat),
                 momentum=rules.momentum,
             )
         )
     return variances
 
 
-def _training_units(contract: Contract, seat: Seat) -> int:
-    return max(1, round(seat.units * contract.split.train))
-
-
 def _proposed_sigma(contract: Contract, seat: Seat) -> float:
     """Return the noise multiplier that the seat's proposal needs for the whole run; 0 when non-private."""
     if seat.non_private:
         return 0.0
-    rules = contract.industries[seat.industry]
-    return solve_noise_multiplier(
-        epsilon=seat.epsilon,
-        delta=seat.delta,
-        sampling_rate=rules.sampling_rate,
-        steps=rules.local_steps * planned_rounds(contract),
-    )
+    return solve_sigma(contract, contract.industries[seat.industry], seat.epsilon, seat.delta)
 
 
 def outweighed(strategy: Strategy, weights: Sequence[float]) -> bool:
@@ -110,6 +110,7 @@ def aggregate(
     state: Checkpoint,
     accepted: Mapping[str, State],
     declared: Mapping[str, float] = MappingProxyType({}),
+    sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[dict[str, State], dict[str, State], list[str]]:
     """Aggregate group by group.
 
@@ -121,6 +122,8 @@ def aggregate(
         Validated replies by participant.
     declared : dict of str to float
         Noise multipliers that the replies declared; they can only lower a weight.
+    sizes : dict of str to int
+        Training units that were released with noise; likewise.
 
     Returns
     -------
@@ -137,7 +140,7 @@ def aggregate(
         seats = [seat for seat in members if seat.name in accepted and set(current) <= set(accepted[seat.name])]
         before = state.memory.get(group, {})
         states = [{p: accepted[seat.name][p] for p in current} for seat in seats]
-        weights = _round_weights(contract, seats, current, states, declared) if seats else []
+        weights = _round_weights(contract, seats, current, states, declared, sizes) if seats else []
         shares = dict(zip((s.name for s in members), weights_of(contract, members), strict=True)) if members else {}
         if len(seats) < max(1, strategy.minimum_participants) or outweighed(strategy, weights):
             groups[group], memory[group] = current, before
@@ -221,7 +224,7 @@ def honest_bound(contract: Contract, seat: Seat, current: Mapping[str, Tensor]) 
         steps=rules.shared_steps,
         noise_multiplier=_proposed_sigma(contract, seat),
         sampling_rate=rules.sampling_rate,
-        units=_training_units(contract, seat),
+        units=training_units(contract, seat),
         coordinates=flat.numel(),
         momentum=rules.momentum,
         weight_decay=rules.weight_decay,

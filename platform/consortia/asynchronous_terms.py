@@ -24,7 +24,7 @@ def check_participations(contract: Contract, strategy: Strategy) -> None:
         raise ValueError(f"evaluation.every = 0 and no [contract.stopping]: {name} has no rounds to measure between")
     if contract.strategy.average_last != 1:
         raise ValueError(f"average_last = 1: {name} has no last rounds to average")
-    if contract.strategy.weighting == "information":
+    if contract.strategy.weighting in {"information", "noised"}:
         raise ValueError(f'weighting = "declared" or "equal": {name} compares no replies of one round')
 
 

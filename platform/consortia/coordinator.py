@@ -22,7 +22,7 @@ from consortia.checkpoint import Checkpoint, load_latest, save
 from consortia.correspondence import Answer, Correspondence, Exchange
 from consortia.errors import RunFailedError
 from consortia.exchange import State, initial_groups
-from consortia.member import describe_member
+from consortia.member import describe_member, recall_sizes, sizes_of
 from consortia.receipt import write_json
 from consortia.reply import FINAL as _FINAL
 from consortia.scenario import Scenario
@@ -85,6 +85,7 @@ class Coordinator:
             state = Checkpoint(0, groups, {}, {}, [])
         self.history = list(state.history)
         self.heads.learn(state.heads)
+        recall_sizes(self.members, self.history)
         self.desk.event("start", rounds=self.contract.rounds, done=state.round)
         try:
             if self.secure is not None:
@@ -139,6 +140,8 @@ class Coordinator:
                 line["watched"] = watched(self.contract.stopping, between.values())
         if found := clusters.membership(self.scenario, self.strategy, groups, memory):
             line["clusters"] = found
+        if sizes := sizes_of(self.members):
+            line["sizes"] = sizes
         self.history.append(line)
         self.desk.event("round", **line)
         mean = self._running_mean(state, number, groups)
@@ -152,7 +155,8 @@ class Coordinator:
         sent = {name: models[name] for name, member in self.members.items() if member.state not in _FINAL}
         accepted = self._train(number, sent, controls(self.scenario, self.strategy, state))
         declared = {name: float(self.members[name].header["noise_multiplier"]) for name in accepted}
-        groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted, declared)
+        sizes = sizes_of(self.members)
+        groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted, declared, sizes)
         return groups, memory, list(accepted), kept
 
     def _train(self, number: int, sent: Mapping[str, State], control: Mapping[str, State]) -> dict[str, State]:

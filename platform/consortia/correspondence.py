@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from consortia import size_release
 from consortia.compressed_reply import lengthened, saved_bytes
 from consortia.custody import anchor_from
 from consortia.errors import WireError
@@ -157,14 +158,17 @@ class Correspondence:
                 raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
         check_account(header)
         anchor_from(dict(header))
-        reply, metrics = split(lengthened(self.contract, kind, envelope.tensors, sent))
+        tensors, size = size_release.take(envelope.tensors, self.contract, kind)
+        reply, metrics = split(lengthened(self.contract, kind, tensors, sent))
         if kind == "train":
             check_like(sent, {n: t for n, t in reply.items() if n != LOSS})
             check_loss(self.strategy, reply.get(LOSS))
         else:
             check_like({}, reply)
         due = self.contract.evaluation.due(kind, number)
-        return reply, read(header, metrics, self.contract, self.members[name].seat.industry, due)
+        received = read(header, metrics, self.contract, self.members[name].seat.industry, due)
+        self.members[name].size = size or self.members[name].size
+        return reply, received
 
     def fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
         failure = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}

@@ -59,9 +59,10 @@ def _problems(scenario: Scenario, group: str, seats: list[Seat]) -> list[str]:
             f"{scenario.contract.participations} each; set a larger contract.max_participations"
         )
     weights = weights_of(scenario.contract, seats)
-    if fit.weights == "equal" and max(weights) - min(weights) > 1e-9:
+    sizes = "noised" if terms.weighting == "noised" else "declared"  # noised ones do not stay equal
+    if fit.weights == "equal" and (sizes == "noised" or max(weights) - min(weights) > 1e-9):
         found.append(
-            f"{where}: wanted equal weights, since every participant has one vote, got declared sizes; "
+            f"{where}: wanted equal weights, since every participant has one vote, got {sizes} sizes; "
             'set weighting = "equal"'
         )
     if len(seats) > 2 * attackers and outweighed(strategy, weights):

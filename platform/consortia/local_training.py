@@ -28,7 +28,7 @@ from consortia.placebo_labels import with_placebo_labels
 from consortia.policy import DatasetTerms
 from consortia.scenario import Contract
 from consortia.secure.terms import clip_of, planned_rounds
-from privacy.accounting import solve_noise_multiplier
+from consortia.size_release import once_events, solve_sigma
 from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, check_module, train_plain, train_private
 from privacy.events import Event, NonPrivate
 from privacy.ledger import Budget, RunPlan
@@ -163,16 +163,7 @@ def make_plan(
         What this run may cost; None for a non-private run.
     """
     rules = contract.industries[terms.industry]
-    sigma = (
-        0.0
-        if allowance is None
-        else solve_noise_multiplier(
-            epsilon=allowance.epsilon,
-            delta=allowance.delta,
-            sampling_rate=rules.sampling_rate,
-            steps=rules.local_steps * planned_rounds(contract),
-        )
-    )
+    sigma = 0.0 if allowance is None else solve_sigma(contract, rules, allowance.epsilon, allowance.delta)
     return RunPlan(
         run_id=run_id,
         dataset=dataset,
@@ -187,6 +178,7 @@ def make_plan(
         clip=clip_of(contract, rules, sigma),
         non_private=allowance is None,
         other_events=_other_events(contract, terms.unit),
+        once_events=once_events(contract, None if allowance is None else allowance.epsilon, terms.unit),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,18 @@ class Member:
     failures: list[dict[str, Any]] = field(default_factory=list)
     released: dict[int, Received] = field(default_factory=dict)
     rounds_contributed: int = 0
+    size: int | None = None
+
+
+def sizes_of(members: Mapping[str, Member]) -> dict[str, int]:
+    """Return the sizes that were released with noise, by participant."""
+    return {name: member.size for name, member in members.items() if member.size is not None}
+
+
+def recall_sizes(members: Mapping[str, Member], history: Sequence[Mapping[str, Any]]) -> None:
+    """Take the released sizes out of the rounds of a run that goes on."""
+    for name, size in (history[-1].get("sizes", {}) if history else {}).items():
+        members[name].size = int(size)
 
 
 def describe_member(member: Member) -> dict[str, Any]:

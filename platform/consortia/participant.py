@@ -22,7 +22,7 @@ import safetensors.torch
 
 from clients import registry
 from clients.models import FederatedModule
-from consortia import custody, receipt, side_releases
+from consortia import custody, receipt, side_releases, size_release
 from consortia.answers import describe, guarded
 from consortia.compressed_reply import shortened
 from consortia.errors import InputError, RefusedError
@@ -186,8 +186,10 @@ class _Round:
             control=request.control,
         )
         self._note_progress(module, parts)
+        once = size_release.due(ledger, plan)
         aside = self._reserve_aside(ledger, due)
-        reservation = self._reserve(ledger, request.run_id, plan.round_events(), self._lifetime(plan.non_private))
+        events = (*plan.round_events(), *once)
+        reservation = self._reserve(ledger, request.run_id, events, self._lifetime(plan.non_private))
         beside = self._release(due, module, parts)  # of the model as it came in
         outcome = train_round(
             module,
@@ -203,6 +205,7 @@ class _Round:
         )
         self._keep_private(outcome.private)
         releases = [Release("update", outcome.update, plan.round_event()), *beside]
+        releases += size_release.release(once, parts.train)
         if outcome.loss is not None:
             releases.append(Release("loss", {LOSS: outcome.loss}, plan.other_events[0]))
         reply = self._sealed(self._header(plan, "OK", due), releases)

@@ -12,7 +12,8 @@ from consortia.exchange import build_module, initial_groups, scope_of
 from consortia.fit import check_fit
 from consortia.scenario import Scenario, Seat
 from consortia.secure.terms import planned_rounds
-from privacy.accounting import epsilon, solve_noise_multiplier
+from consortia.size_release import once_events, solve_sigma
+from privacy.accounting import epsilon
 from privacy.errors import PlanError
 from privacy.events import PoissonGaussian
 
@@ -111,9 +112,7 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
     if seat.non_private:
         warnings.append("non-private: epsilon is infinite, the update is not protected")
     else:
-        sigma = solve_noise_multiplier(
-            epsilon=seat.epsilon, delta=seat.delta, sampling_rate=rules.sampling_rate, steps=steps
-        )
+        sigma = solve_sigma(contract, rules, seat.epsilon, seat.delta)
         event = PoissonGaussian(
             noise_multiplier=sigma,
             sampling_rate=rules.sampling_rate,
@@ -121,7 +120,7 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
             partition="train",
             unit="record",
         )
-        spent = epsilon([event], seat.delta)
+        spent = epsilon([event, *once_events(contract, seat.epsilon, "record")], seat.delta)
         ratio = noise_ratio(sigma, sum(sizes.values()), rules.sampling_rate, training, steps)
         if ratio > _USELESS:
             warnings.append(

@@ -77,7 +77,7 @@ class AllowTerms(StrictModel):
     `sweeps` allows repeated runs on these rows to choose a budget, each of them charged in full.
     """
 
-    releases: tuple[Literal["update", "metrics", "intersection", "labels", "scores"], ...] = ()
+    releases: tuple[Literal["update", "metrics", "size", "intersection", "labels", "scores"], ...] = ()
     exact_metrics: bool = False
     non_private: bool = False
     sweeps: bool = False

@@ -17,9 +17,9 @@ from consortia.engines.base import Job
 from consortia.fit import cautions, fits_with
 from consortia.plan import SeatPlan
 from consortia.scenario import Scenario
-from consortia.secure.terms import planned_rounds
+from consortia.size_release import once_events, solve_sigma
 from consortia.vertical.show import long_step, print_vertical_notes, show_step, total_steps
-from privacy.accounting import epsilon, solve_noise_multiplier
+from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 
 _METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "rmse": "RMSE"}
@@ -293,17 +293,15 @@ class Watch(AbstractContextManager[None]):
             if seat.non_private:
                 return "∞ (non-private)"
             rules = contract.industries[seat.industry]
-            steps = rules.local_steps * planned_rounds(contract)
             event = PoissonGaussian(
-                noise_multiplier=solve_noise_multiplier(
-                    epsilon=seat.epsilon, delta=seat.delta, sampling_rate=rules.sampling_rate, steps=steps
-                ),
+                noise_multiplier=solve_sigma(contract, rules, seat.epsilon, seat.delta),
                 sampling_rate=rules.sampling_rate,
                 steps=rules.local_steps * rounds,
                 partition="train",
                 unit="record",
             )
-            values.append(epsilon([event], seat.delta, grid=1e-3))
+            once = once_events(contract, seat.epsilon, "record")
+            values.append(epsilon([event, *once], seat.delta, grid=1e-3))
         deltas = ", ".join(f"{d:g}" for d in sorted({seat.delta for seat in self._job.scenario.roster}))
         return f"{min(values):.2f}–{max(values):.2f} (δ {deltas}, add/remove one unit)"
 

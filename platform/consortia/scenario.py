@@ -97,7 +97,7 @@ class Contract(StrictModel):
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     max_participations: Annotated[int, Field(ge=1, le=100_000)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    releases: tuple[Literal["update", "metrics", "intersection", "labels", "scores"], ...] = ("update",)
+    releases: tuple[Literal["update", "metrics", "size", "intersection", "labels", "scores"], ...] = ("update",)
     strategy: StrategyTerms = StrategyTerms()
     scopes: Scopes = Scopes()
     split: Split = Split()
@@ -132,6 +132,8 @@ class Contract(StrictModel):
             raise ValueError(
                 "'metrics' in releases exactly where evaluation.metrics is 'dp' or 'exact' or the strategy needs a loss"
             )
+        if ("size" in self.releases) != (self.strategy.weighting == "noised"):
+            raise ValueError("'size' in releases exactly where strategy.weighting is 'noised'")
         if isinstance(strategy, LocalHalf):
             for terms in self.industries.values():
                 strategy.fits_learning_rate(terms.learning_rate)

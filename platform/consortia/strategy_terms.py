@@ -17,14 +17,14 @@ _Rate = Annotated[float, Field(gt=0, le=1)]
 class StrategyTerms(StrictModel):
     """The aggregation.
 
-    `weighting` uses declared sizes of the roster ("declared"), nothing ("equal"), or the noise in the released updates
+    `weighting` uses declared sizes of the roster ("declared"), sizes released with noise ("noised"), nothing ("equal"), or the noise in the released updates
     and how far these differ beyond it ("information").
 
     `options` are the fields of the algorithm's own config (`strategies/`), `mu` of FedProx for instance.
     """
 
     name: str = "fedavg"
-    weighting: Literal["declared", "equal", "information"] = "declared"
+    weighting: Literal["declared", "noised", "equal", "information"] = "declared"
     weight_cap: _Rate = 0.8
     server_learning_rate: _Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -12,11 +12,12 @@ from consortia.home import Home
 from consortia.plan import SeatPlan, make_plans, noise_ratio
 from consortia.policy import Policy, load_policy, policy_or_input_error
 from consortia.runner import demo_policy_file
-from consortia.scenario import Scenario, Seat, scenario_from_json
+from consortia.scenario import Contract, Scenario, Seat, scenario_from_json
 from consortia.secure.terms import planned_rounds
+from consortia.size_release import once_events
 from privacy.accounting import epsilon, solve_noise_multiplier
 from privacy.errors import PlanError
-from privacy.events import PoissonGaussian
+from privacy.events import Event, PoissonGaussian
 from privacy.ledger import Budget, Ledger
 
 _MOST_ROUNDS = 100_000
@@ -75,23 +76,25 @@ def prices(scenario: Scenario, plan: SeatPlan, epsilons: list[float]) -> list[Pr
     size = plan.parameters_shared + plan.parameters_private
     found = []
     for value in epsilons:
-        sigma = _solve(value, plan.delta, plan.sampling_rate, plan.steps)
+        sigma = _solve(scenario.contract, value, plan.delta, plan.sampling_rate, plan.steps)
         ratio = None if sigma is None else noise_ratio(sigma, size, plan.sampling_rate, plan.training_units, plan.steps)
         rounds = 0
         if plan.noise_multiplier is not None:
-            rounds = _affordable(value, plan, rules.local_steps)
+            once = once_events(scenario.contract, plan.epsilon, "record")
+            rounds = _affordable(value, plan, rules.local_steps, once)
         found.append(Price(value, plan.delta, sigma, ratio, rounds))
     return found
 
 
-def _solve(value: float, delta: float, rate: float, steps: int) -> float | None:
+def _solve(contract: Contract, value: float, delta: float, rate: float, steps: int) -> float | None:
+    once = once_events(contract, value, "record")
     try:
-        return solve_noise_multiplier(epsilon=value, delta=delta, sampling_rate=rate, steps=steps)
+        return solve_noise_multiplier(epsilon=value, delta=delta, sampling_rate=rate, steps=steps, besides=once)
     except PlanError:
         return None
 
 
-def _affordable(value: float, plan: SeatPlan, local_steps: int) -> int:
+def _affordable(value: float, plan: SeatPlan, local_steps: int, once: tuple[Event, ...]) -> int:
     """Return the most rounds at the proposal's noise whose PLD ε is within `value`; the coarse grid only errs low."""
 
     def spent(rounds: int) -> float:
@@ -102,7 +105,7 @@ def _affordable(value: float, plan: SeatPlan, local_steps: int) -> int:
             partition="train",
             unit="record",
         )
-        return epsilon([event], plan.delta, grid=1e-3)
+        return epsilon([event, *once], plan.delta, grid=1e-3)
 
     if spent(1) > value:
         return 0
@@ -131,7 +134,7 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
         numbers: int = size,
         clip: float = rules.clip,
     ) -> _Outcome:
-        sigma = _solve(value, seat.delta, rate, taken)
+        sigma = _solve(contract, value, seat.delta, rate, taken)
         if sigma is None:
             return None, None, None
         noise = rules.learning_rate * sigma * clip * math.sqrt(taken) / (rate * n)

@@ -73,8 +73,8 @@ def check_mode(
         return True
     if not industries:
         raise ValueError("terms of at least one industry at contract.industries")
-    if set(releases) - {"update", "metrics"}:
-        raise ValueError("releases 'update' and 'metrics' for mode 'horizontal'")
+    if set(releases) - {"update", "metrics", "size"}:
+        raise ValueError("releases 'update', 'metrics' and 'size' for mode 'horizontal'")
     return False
 
 
