@@ -17,8 +17,8 @@ _Rate = Annotated[float, Field(gt=0, le=1)]
 class StrategyTerms(StrictModel):
     """The aggregation.
 
-    `weighting` uses declared sizes of the roster ("declared"), sizes released with noise ("noised"), nothing ("equal"), or the noise in the released updates
-    and how far these differ beyond it ("information").
+    `weighting` uses declared sizes of the roster ("declared"), sizes released with noise ("noised"), nothing
+    ("equal"), or the noise in the released updates and how far these differ beyond it ("information").
 
     `options` are the fields of the algorithm's own config (`strategies/`), `mu` of FedProx for instance.
     """
