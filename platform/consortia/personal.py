@@ -15,7 +15,8 @@ None of them feeds a release, so they train without DP (invariant 7), and the ch
 How the choice is made
 ----------------------
 By the log loss (the squared error of a regression) of each row, on rows that the candidate was not fitted on: the
-validation rows and, cross-fitted in folds of whole units, the training rows. Another model than `local` is kept only
+validation rows and, where these are of fewer than 200 units, the training rows, cross-fitted in folds of whole
+units. Another model than `local` is kept only
 if it is better by more than one standard error of the paired difference, units being what varies; among those the
 best. The federated model has seen the training rows. They count only while that shows in nothing: while its loss on
 them is not below its loss on the validation rows by more than a standard error. The test rows only report.
@@ -43,6 +44,7 @@ from privacy.randomness import numpy_generator, seeded_generator
 STRENGTHS = tuple(float(s) for s in np.logspace(-1, 4, 6))
 PROXIMAL = (0.0, 1.0)
 _FOLDS = 4
+_ENOUGH = 200
 _EPOCHS = 40
 _PATIENCE = 6
 
@@ -102,7 +104,7 @@ def keep(offered: list[Candidate], industry: str, train: Table, validation: Tabl
     held = [row_losses(client, scorer(validation), validation) for scorer in fitted]
     units = np.asarray(validation.unit_index)
     folds = _folds(train, participant)
-    if folds and not _flattered(client, offered, train, held):
+    if folds and validation.n_units < _ENOUGH and not _flattered(client, offered, train, held):
         outside = np.concatenate([rows for _, rows in folds])
         units = np.concatenate([units, np.asarray(train.unit_index)[outside] + validation.n_units])
         for index, candidate in enumerate(offered):
