@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from consortia.testing import StrategyCheckError, check_strategy
 from consortia.testing._strategies import _CHECKS
 from strategies.base import Fit, Strategy, Update
 from strategies.fedavg import FedAvg
+from strategies.fedbuff import FedBuff
 from strategies.median import Median
 from strategies.registry import NAMES, make
 from strategies.scaffold import Scaffold
@@ -178,9 +179,23 @@ class _WideControl(Scaffold):
         return {n: t.double() for n, t in super().control(current, memory, participant).items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ForgetsStaleness(FedBuff):
+    def aggregate(self, current: Any, updates: Sequence[Update], memory: Any) -> Any:
+        return super().aggregate(current, [replace(u, staleness=0) for u in updates], memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PrefersStale(FedBuff):
+    def staleness_weight(self, staleness: int) -> float:
+        return 1.0 + staleness
+
+
 @pytest.mark.parametrize(
     ("strategy", "check"),
     [
+        (_ForgetsStaleness(), "staleness_counts_less_and_less"),
+        (_PrefersStale(), "staleness_counts_less_and_less"),
         (_StartsSomewhere(), "control_fits_the_model"),
         (_WideControl(), "control_fits_the_model"),
         (_TakesTwo(), "takes_as_few_as_it_says_and_refuses_fewer"),
@@ -197,6 +212,7 @@ def test_a_mutant_of_its_own_kind_is_rejected(strategy: Strategy, check: str) ->
 def test_every_check_has_a_mutant() -> None:
     alone = {
         "control_fits_the_model",
+        "staleness_counts_less_and_less",
         "takes_as_few_as_it_says_and_refuses_fewer",
         "withstands_the_attackers_it_names",
     }

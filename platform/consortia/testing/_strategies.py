@@ -18,6 +18,7 @@ _CHECKS = {
     "control_fits_the_model": checks.control_fits_the_model,
     "stays_finite": checks.stays_finite,
     "takes_as_few_as_it_says_and_refuses_fewer": checks.takes_as_few_as_it_says_and_refuses_fewer,
+    "staleness_counts_less_and_less": checks.staleness_counts_less_and_less,
     "withstands_the_attackers_it_names": checks.withstands_the_attackers_it_names,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from consortia.checkpoint import Checkpoint, load_latest, save
 from consortia.exchange import LARGEST
 from consortia.testing._client_case import require
-from strategies.base import Controlled, Strategy, Update
+from strategies.base import Asynchronous, Controlled, Strategy, Update
 
 State = dict[str, Tensor]
 ROUNDS = 4
@@ -271,6 +272,24 @@ def takes_as_few_as_it_says_and_refuses_fewer(strategy: Strategy) -> None:
     except ValueError:
         return
     raise AssertionError(f"minimum_participants is {least}, and {least - 1} were taken")
+
+
+def staleness_counts_less_and_less(strategy: Strategy) -> None:
+    """Without rounds: s starts at one, never grows and stays above zero, and an older reply moves the model no more."""
+    if not isinstance(strategy, Asynchronous):
+        return
+    weights = [strategy.staleness_weight(behind) for behind in range(strategy.max_staleness + 1)]
+    require(weights[0] == 1.0, f"a fresh reply: wanted the weight 1, got {weights[0]!r}")
+    falls = all(0 < later <= earlier for earlier, later in itertools.pairwise(weights))
+    require(falls, "the weight of a reply grows with its staleness, or reaches zero")
+    start: State = {"head.weight": torch.zeros(4)}
+    moves = []
+    for behind in range(min(strategy.max_staleness, 9) + 1):
+        update = Update("p00", {"head.weight": torch.ones(4)}, 1.0, start=start, staleness=behind)
+        new, _ = strategy.aggregate(start, [update], {})
+        moves.append(float(new["head.weight"].norm()))
+    for behind, move in enumerate(moves):
+        require(abs(move - moves[0] * weights[behind]) < 1e-5, f"{behind} steps late, the weight was not applied")
 
 
 def withstands_the_attackers_it_names(strategy: Strategy) -> None:
