@@ -105,6 +105,7 @@ def test_planted_values_would_be_found(make_site: Callable[..., Any], tmp_path: 
     assert planted_in(rows, PLANTED) == list(PLANTED)
 
 
+@pytest.mark.end_to_end
 def test_sizes_do_not_depend_on_rows(make_site: Callable[..., Any], tmp_path: Path) -> None:
     site = _site(make_site, tmp_path, 300, planted=False)
     twin = copy.copy(site)

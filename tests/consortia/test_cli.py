@@ -222,6 +222,7 @@ def test_a_missing_policy_is_a_refusal(tmp_path: Path) -> None:
     assert "policy of other: wanted" in result.output.replace("\n", "")
 
 
+@pytest.mark.end_to_end
 def test_a_policy_that_forbids_is_named(tmp_path: Path) -> None:
     scenario = _scenario(tmp_path / "s")
     file = tmp_path / "s" / "policies" / "banks" / "other.toml"

@@ -173,6 +173,7 @@ def _scenario(folder: Path, name: str, **contract: Any) -> Path:
     return folder / source.name
 
 
+@pytest.mark.end_to_end
 def test_a_run_stops_one_round_late_and_says_what_was_released(tmp_path: Path) -> None:
     file = _scenario(
         tmp_path,

@@ -34,6 +34,7 @@ def test_a_line_is_recovered(tmp_path: Path, name: str) -> None:
     assert model["head.bias"].item() == pytest.approx(2.0, abs=0.05)
 
 
+@pytest.mark.end_to_end
 def test_a_non_private_run_repeats_and_a_private_one_does_not(tmp_path: Path) -> None:
     def model(epsilon: str) -> torch.Tensor:
         _, folder = _run(tmp_path, scenario="banks", rounds=2, seed=3, epsilon=(epsilon,))
@@ -133,6 +134,7 @@ def test_epsilon_after_fewer_rounds_is_smaller(tmp_path: Path) -> None:
     assert math.isclose(accounts["line-b"], 2, rel_tol=5e-3)
 
 
+@pytest.mark.end_to_end
 def test_an_independent_script_recounts_every_number(tmp_path: Path) -> None:
     result, folder = _run(tmp_path, scenario="cross-industry", rounds=3, dump=tmp_path / "dump")
     script = [

@@ -249,6 +249,7 @@ def test_private_steps_of_a_network_without_private_parameters_are_refused_befor
         make_plans(load_scenario("factories").model_copy(update={"contract": contract}))
 
 
+@pytest.mark.end_to_end
 def test_a_whole_run_with_private_heads_and_norms(tmp_path: Path) -> None:
     terms = FEDBN | FEDREP | {"scopes": {"norm": "private", "head": "private"}}
     options = Options(scenario="banks", out=tmp_path)

@@ -71,6 +71,7 @@ def test_knobs_say_which_helps_in_numbers() -> None:
     assert found["rounds"].update_noise == pytest.approx(base.update_noise / 2, rel=2e-3)
 
 
+@pytest.mark.end_to_end
 def test_a_smaller_model_and_a_larger_rate_are_knobs_where_they_exist() -> None:
     scenario = load_scenario("factories")
     data = json.loads(scenario.to_json())
@@ -130,6 +131,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[t
     return made
 
 
+@pytest.mark.end_to_end
 def test_a_sweep_is_resumed_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["budget", "sweep", "banks", "--participant", "used-car", "--epsilon", "0.5,2", "--seeds", "3"]
     made = _fake(monkeypatch, stop_at=4)

@@ -94,6 +94,7 @@ def _kind(data: bytes) -> tuple[str, int, int]:
     return header["kind"], int(header["round"]), attempt
 
 
+@pytest.mark.end_to_end
 def test_a_run_takes_one_message_a_round_and_one_charge(tmp_path: Path) -> None:
     town = Town(tmp_path, rounds=2, seats=3)
     town.evaluates = True
