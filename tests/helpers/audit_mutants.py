@@ -46,6 +46,9 @@ epsilon = 3.0
 """
 
 DP_SGD = "privacy/dp_sgd.py"
+ENGINES = "privacy/_engines.py"
+HISTOGRAM = "privacy/histogram.py"
+SIDE = "platform/consortia/side_releases.py"
 TRAINING = "platform/consortia/local_training.py"
 PARTICIPANT = "platform/consortia/participant.py"
 LEDGER = "privacy/ledger.py"
@@ -55,7 +58,9 @@ RANDOM = "privacy/randomness.py"
 _NOISE = "noise_multiplier=plan.noise_multiplier,\n            max_grad_norm=plan.clip,"
 _DRAW = "units = poisson_sample(rows.n_units, plan.sampling_rate, generator)\n        if twin is not None:"
 _SUM = "sums.add(piece, loss, plan.clip)"
+_OTHER_PROCESS = 'that made the stream."""\n        if os.getpid() != self._pid:'
 _TOTAL = "        optimizer.total = sums.take()\n"
+_RESERVE = "reservation = self._reserve(ledger, request.run_id, plan.round_events(), self._lifetime(plan.non_private))"
 _TRAIN = "report = train_private(module, *rows, private_plan, fresh_generator(), secure=secure_noise)"
 
 
@@ -99,7 +104,8 @@ LISTED = (
         _DRAW,
         _DRAW.replace(
             "        if twin",
-            "        if not len(units):\n            draws.append(0)\n            continue\n        if twin",
+            "        if not len(units):\n            draws.append(0)\n            norms.append(torch.zeros(0))\n"
+            "            continue\n        if twin",
         ),
     ),
     Mutant(
@@ -111,6 +117,7 @@ LISTED = (
         (
             (RANDOM, "    return FreshNoise()\n", "    return _KEPT\n\n\n_KEPT = FreshNoise()\n"),
             (RANDOM, "if isinstance(generator, FreshNoise):", "if isinstance(generator, str):"),
+            (RANDOM, _OTHER_PROCESS, _OTHER_PROCESS.replace("os.getpid() != self._pid", "False")),
         ),
     ),
     Mutant(
@@ -232,6 +239,126 @@ FURTHER = (
         DP_SGD,
         _DRAW,
         _DRAW.replace("rows.n_units", "(rows.n_units + 1) // 2"),
+    ),
+    one(
+        "each layer clipped to the whole clip",
+        "privacy/bookkeeping.py",
+        "                layer.add(factors, units)\n",
+        "                own = layer.norms(units)[0].sqrt()\n"
+        "                layer.add((clip / (own + 1e-6)).clamp(max=1.0), units)\n",
+    ),
+    one(
+        "weight decay inside the sum",
+        DP_SGD,
+        "optimizer.total = sums.take()",
+        "optimizer.total = sums.take()\n"
+        "        optimizer.total += 0.1 * torch.cat([p.detach().flatten() for p in optimizer._parameters])",
+    ),
+    Mutant(
+        "reserved after training",
+        (
+            (
+                PARTICIPANT,
+                f"        {_RESERVE}\n        beside",
+                "        beside",
+            ),
+            (
+                PARTICIPANT,
+                "        self._keep_private(outcome.private)\n",
+                f"        {_RESERVE}\n        self._keep_private(outcome.private)\n",
+            ),
+        ),
+    ),
+    one(
+        "draws cut to a batch size",
+        DP_SGD,
+        _DRAW,
+        _DRAW.replace("generator)", "generator)[: math.ceil(1.3 * plan.expected_batch)]"),
+    ),
+    one(
+        "a row count in the header",
+        PARTICIPANT,
+        '            "unit": plan.unit,\n',
+        '            "unit": plan.unit,\n'
+        '            "scopes": str(\n'
+        "                load_partitions(\n"
+        "                    self.home, self.terms, self.dataset, request.contract, request.run_id\n"
+        "                ).train.n_units\n"
+        "            ),\n",
+    ),
+    one(
+        "noise on the first half of the parameters",
+        ENGINES,
+        "    def scale_grad(self) -> None:\n",
+        "    def scale_grad(self) -> None:\n"
+        "        half = (len(self._noisy) + 1) // 2\n"
+        "        self._noisy[half:] = self.total[half:].to(self._noisy)\n",
+    ),
+    one(
+        "the first unit is never drawn at low rates",
+        "privacy/sampling.py",
+        "places = last + np.cumsum(gaps + 1)",
+        "places = last + np.cumsum(gaps + 1) + (last < 0)",
+    ),
+    one(
+        "secure noise / 10",
+        ENGINES,
+        "self.noise_multiplier, self.generator.stream)",
+        "self.noise_multiplier / 10, self.generator.stream)",
+    ),
+    one(
+        "secure noise for another clip",
+        ENGINES,
+        "Grid(self.max_grad_norm, len(self.total))",
+        "Grid(1.0, len(self.total))",
+    ),
+    one(
+        "floating-point noise / 10",
+        ENGINES,
+        "normal_(0, deviation, generator=self.generator).add_",
+        "normal_(0, deviation / 10, generator=self.generator).add_",
+    ),
+    one(
+        "secure noise from a stream of the process",
+        RANDOM,
+        "        self.stream = KeyStream()\n",
+        "        self.stream = _STREAM = globals().setdefault('_STREAM', KeyStream())\n",
+    ),
+    one(
+        "metrics: noise / 10",
+        HISTOGRAM,
+        "    scale = noise.multiplier * rows_per_unit\n",
+        "    scale = noise.multiplier * rows_per_unit / 10\n",
+    ),
+    one(
+        "metrics: noise for one row of a unit",
+        HISTOGRAM,
+        "    scale = noise.multiplier * rows_per_unit\n",
+        "    scale = noise.multiplier\n",
+    ),
+    one(
+        "metrics: measured on training rows",
+        SIDE,
+        'table = parts.test if due.event.partition == "evaluation" else parts.validation',
+        "table = parts.train",
+    ),
+    one(
+        "metrics: many for the price of one",
+        SIDE,
+        "delta=allowance.delta, releases=releases)",
+        "delta=allowance.delta, releases=1)",
+    ),
+    one(
+        "metrics: no lifetime",
+        SIDE,
+        "    return policy.budget.evaluation.lifetime.budget()\n",
+        "    return Budget(1e9, policy.budget.evaluation.lifetime.delta)\n",
+    ),
+    one(
+        "metrics: empty cells without noise",
+        HISTOGRAM,
+        "    counted: NDArray[np.int64] = np.rint(noised)",
+        "    noised = np.where(counts > 0, noised, 0.0)\n    counted: NDArray[np.int64] = np.rint(noised)",
     ),
     one(
         "the private head starts from the last run",

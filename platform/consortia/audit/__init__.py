@@ -5,9 +5,12 @@ the audit's own making, in homes and ledgers of its own, and compares what left 
 
 * `noise`: without gradients a release is Gaussian noise of the charged size, independent of every other release;
 * `mechanism`: with known gradients it is the sum of the clipped units plus that noise, over the public normaliser;
+* `metrics`: a histogram that leaves is the counts of evaluation units plus noise of the size that their account paid;
 * `sampler`: draws are Poisson by unit: Binomial sizes, empty draws, independent steps;
 * `recount`: what left, charged, stored and reported agrees, and its epsilon, counted anew, keeps the budgets;
 * `canary`: an attacker who knows all but who took part guesses no better than the claimed epsilon permits.
+
+Noise of both kinds is met: the policy's `noise = "secure"`, as deployed, and "float", as simulations are by default.
 
 No instrument knows a mistake by name: a law is stated, and whatever breaks it is a violation. Each instrument's
 chance of a false alarm is at most `result.ALPHA`, by Bonferroni over its checks.

@@ -8,6 +8,7 @@ private head over two rounds. One more asks how far a single unit moves the rele
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ from consortia.audit.reference import Array, clipped, unit_gradients
 from consortia.audit.release import observe
 from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.rows import Pool
-from consortia.audit.settings import Audit
+from consortia.audit.settings import Audit, Noise
 from consortia.scenario import Contract, Seat
 
 _EPSILON = 8.0
@@ -28,6 +29,7 @@ _ROUNDS, _QUICK_ROUNDS = 8, 4
 _UNITS = 12
 _ROWS = 8  # of one unit
 _COPIES = 12  # equal units, whose gradients add up
+_MOST_UNITS = 4000
 #: Scales of the random models: gradients small and large.
 _SCALES = (0.3, 10.0)
 
@@ -44,15 +46,30 @@ def run(audit: Audit, progress: Progress) -> Findings:
             for what, changes in audit.models().items():
                 subject = f"{seat.name}, by {unit}, {what}"
                 progress(subject)
-                contract = altered(
-                    audit.contract,
-                    seat.industry,
-                    **{"rounds": _rounds(audit), "local_steps": 1, "sampling_rate": 1.0, **changes},
-                )
-                _whole(audit, seat, contract, unit, findings, subject)
-                if what == "own model":
-                    _one_unit(audit, seat, contract, unit, findings, subject)
+                rules = audit.contract.industries[seat.industry]
+                terms = {
+                    "rounds": _rounds(audit),
+                    "local_steps": 1,
+                    "sampling_rate": 1.0,
+                    # One step: any rate tells the same, if the noise is large enough for float32.
+                    "learning_rate": max(rules.learning_rate, 1e-3 * seat.units / rules.clip),
+                    **changes,
+                }
+                if what != "own model":
+                    terms["clip"] = 0.6 * rules.clip  # another one, since 1 hides a factor that is missing
+                contract = altered(audit.contract, seat.industry, **terms)
+                for noise in _kinds(audit, seat, (unit == "record") == (what == "own model")):
+                    told = f"{subject}, {noise} noise"
+                    _whole(audit, seat, contract, unit, findings, told, noise)
+                    if what == "own model":
+                        _one_unit(audit, seat, contract, unit, findings, told, noise)
+                        if unit == "record":
+                            _crowd(audit, seat, contract, findings, told, noise)
     return findings
+
+
+def _kinds(audit: Audit, seat: Seat, first: bool) -> tuple[Noise, ...]:
+    return (audit.noise_of(seat, first),) if audit.quick else ("secure", "float")
 
 
 def _rounds(audit: Audit) -> int:
@@ -66,7 +83,9 @@ def frame_of(pool: Pool, unit: str, units: Sequence[Sequence[int]]) -> pd.DataFr
     return pool.frame.iloc[[row for rows in units for row in rows]]
 
 
-def _play(audit: Audit, seat: Seat, contract: Contract, unit: str, frame: pd.DataFrame) -> tuple[Bench, list[Sent]]:
+def _play(
+    audit: Audit, seat: Seat, contract: Contract, unit: str, frame: pd.DataFrame, noise: Noise
+) -> tuple[Bench, list[Sent]]:
     """One run over all its rounds, with a random model in each."""
     # Rows of the other partitions are in the file too: they must not count.
     pool = audit.pool(seat)
@@ -74,7 +93,7 @@ def _play(audit: Audit, seat: Seat, contract: Contract, unit: str, frame: pd.Dat
     if unit != "record":
         others = others.iloc[:0]
     source = pool.write(pd.concat([frame, others]))
-    bench = audit.bench(seat, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(seat))
+    bench = audit.bench(seat, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(seat), noise=noise)
     sents = []
     for number in range(1, contract.rounds + 1):
         model = random_model(contract, seat.industry, audit.random, _SCALES[number % len(_SCALES)])
@@ -82,7 +101,9 @@ def _play(audit: Audit, seat: Seat, contract: Contract, unit: str, frame: pd.Dat
     return bench, sents
 
 
-def _whole(audit: Audit, seat: Seat, contract: Contract, unit: str, findings: Findings, subject: str) -> None:
+def _whole(
+    audit: Audit, seat: Seat, contract: Contract, unit: str, findings: Findings, subject: str, noise: Noise
+) -> None:
     """Units of one row and of many, some of them equal."""
     pool = audit.pool(seat)
     train = pool.of("train")
@@ -90,7 +111,7 @@ def _whole(audit: Audit, seat: Seat, contract: Contract, unit: str, findings: Fi
     single = [[int(row)] for row in train[_ROWS : _ROWS + _UNITS]]
     frame = frame_of(pool, unit, many + single)
     table = pool.encode(frame, unit)
-    bench, sents = _play(audit, seat, contract, unit, frame)
+    bench, sents = _play(audit, seat, contract, unit, frame, noise)
     seen, checks = observe(bench, contract, sents, subject)
     findings.checks += checks
     clip = contract.industries[seat.industry].clip
@@ -120,17 +141,49 @@ def _whole(audit: Audit, seat: Seat, contract: Contract, unit: str, findings: Fi
     ]
 
 
+def _crowd(audit: Audit, seat: Seat, contract: Contract, findings: Findings, subject: str, noise: Noise) -> None:
+    """Twice as many units as were declared: the sum has no end at any batch size."""
+    pool = audit.pool(seat)
+    copies = math.ceil(2 * seat.units / _UNITS)
+    if copies * _UNITS > _MOST_UNITS:
+        findings.notes.append(f"{seat.name}: a draw of more than {_MOST_UNITS} units was not tried")
+        return
+    rows = [int(row) for row in pool.of("train")[:_UNITS]]
+    table = pool.encode(pool.frame.iloc[rows], "record")
+    bench, sents = _play(audit, seat, contract, "record", frame_of(pool, "record", [rows] * copies), noise)
+    seen, checks = observe(bench, contract, sents, subject)
+    findings.checks += checks
+    clip = contract.industries[seat.industry].clip
+    left = []
+    for one in seen:
+        wanted = copies * clipped(unit_gradients(contract, seat.industry, one.start, table), clip).sum(axis=0)
+        left.append((one.total - wanted) / one.noise)
+    rest = np.array(left)
+    found = f"mean square {np.square(rest).mean():.4g} over {rest.size} numbers, means up to {_largest(rest):.3g}"
+    findings.checks.append(
+        Check(
+            "every unit counts, however many there are",
+            subject,
+            "a rest of standard normal numbers",
+            found,
+            statistics.size_p(rest),
+        )
+    )
+
+
 def _largest(rest: Array) -> float:
     return float(np.abs(rest.mean(axis=0)).max())
 
 
-def _one_unit(audit: Audit, seat: Seat, contract: Contract, unit: str, findings: Findings, subject: str) -> None:
+def _one_unit(
+    audit: Audit, seat: Seat, contract: Contract, unit: str, findings: Findings, subject: str, noise: Noise
+) -> None:
     """A participant with a single training unit: along its own gradient the noisy sum may reach the clip, not more."""
     pool = audit.pool(seat)
     rows = [int(pool.of("train")[0])]
     frame = frame_of(pool, unit, [rows * _ROWS if unit != "record" else rows])
     table = pool.encode(frame, unit)
-    bench, sents = _play(audit, seat, contract, unit, frame)
+    bench, sents = _play(audit, seat, contract, unit, frame, noise)
     seen, checks = observe(bench, contract, sents, subject)
     findings.checks += checks
     clip = contract.industries[seat.industry].clip

@@ -19,7 +19,7 @@ from consortia.audit.probe import Sent, altered, forked, random_model, same_glob
 from consortia.audit.reference import Array, parameter_names
 from consortia.audit.release import observe, parameters
 from consortia.audit.result import Check, Findings, Progress
-from consortia.audit.settings import Audit
+from consortia.audit.settings import Audit, Noise
 from consortia.participant import handle
 from consortia.scenario import Contract, Seat
 
@@ -42,9 +42,12 @@ def run(audit: Audit, progress: Progress) -> Findings:
         probes = _contracts(audit, seat)
         for what, changes in probes.items():
             contract = altered(audit.contract, seat.industry, **changes)
-            noise = _releases(audit, seat, contract, findings, f"{seat.name}, {what}")
-            everything.append(noise)
-            findings.checks += _laws(noise, contract, seat.industry, f"{seat.name}, {what}")
+            kinds: tuple[Noise, ...] = (audit.noise_of(seat, what == "own terms"),)
+            for kind in kinds if audit.quick else ("secure", "float"):
+                subject = f"{seat.name}, {what}, {kind} noise"
+                noise = _releases(audit, seat, contract, findings, subject, kind)
+                everything.append(noise)
+                findings.checks += _laws(noise, contract, seat.industry, subject)
     width = min(noise.shape[1] for noise in everything)
     together = np.concatenate([noise[-8:, :width] for noise in everything])
     findings.checks.append(_alike(together, "all participants"))
@@ -58,11 +61,11 @@ def _contracts(audit: Audit, seat: Seat) -> dict[str, dict[str, Any]]:
     return {"own terms": {}, "private head": {**audit.models()["private head"], **several}}
 
 
-def _releases(audit: Audit, seat: Seat, contract: Contract, findings: Findings, subject: str) -> Array:
+def _releases(audit: Audit, seat: Seat, contract: Contract, findings: Findings, subject: str, kind: Noise) -> Array:
     """Return standardised noise, shape (n_releases, n_parameters); the last ones are of forked processes."""
     pool = audit.pool(seat)
     source = pool.write(pool.frame.iloc[np.concatenate([pool.of(part)[:_OUTSIDE] for part in ("validation", "test")])])
-    bench = audit.bench(seat, delta=min(seat.delta, audit.probe_delta(seat)))
+    bench = audit.bench(seat, delta=min(seat.delta, audit.probe_delta(seat)), noise=kind)
     numbers = _QUICK_NUMBERS if audit.quick else _NUMBERS
     releases = min(max(math.ceil(numbers / parameters(contract, seat.industry)), 8), _MOST_RELEASES)
     sents: list[Sent] = []

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.torch
@@ -56,9 +56,15 @@ class Sent:
 
 
 def altered(contract: Contract, industry: str, **changes: Any) -> Contract:
-    """Return a contract for one industry with other terms of that industry (or `rounds`, `scopes`, `strategy`)."""
-    data = json.loads(contract.canonical())
-    data.pop("max_participations", None)  # the audit asks in every round
+    """Return a contract for one industry with other terms of it (or `rounds`, `scopes`, `strategy`, `evaluation`).
+
+    Updates alone leave unless `evaluation` says otherwise, and each participant's in the clear: in secure sums every
+    member takes the same DP step, with a share of the noise.
+    """
+    data = {**json.loads(contract.canonical()), "stopping": None, "trust": "local", "secure": None}
+    data["evaluation"] = changes.pop("evaluation", {"metrics": "none"})
+    for key in ("max_participations", "compression"):  # it asks in every round; what follows the noise costs nothing
+        data.pop(key, None)
     for key in ("rounds", "scopes", "strategy"):
         if key in changes:
             data[key] = changes.pop(key)
@@ -66,7 +72,8 @@ def altered(contract: Contract, industry: str, **changes: Any) -> Contract:
         data["strategy"] = {"name": "fedavg"}  # it fits non-private runs only, which claim nothing to audit
     # Rows are the audit's own, so neither a published split nor a pretrained file applies; steps move all parameters.
     terms = {**data["industries"][industry], "split": "hash", "init": None, "private_steps": 0, **changes}
-    return contract_from_json(json.dumps({**data, "releases": ["update"], "industries": {industry: terms}}))
+    data["releases"] = ["update"] if data["evaluation"]["metrics"] == "none" else ["update", "metrics"]
+    return contract_from_json(json.dumps({**data, "industries": {industry: terms}}))
 
 
 @dataclass
@@ -77,6 +84,8 @@ class Bench:
     ----------
     epsilon, delta : what a run may cost; also what the coordinator proposes.
     lifetime : (epsilon, delta) for life; practically unlimited by default.
+    evaluation : epsilon of a run and for life of the evaluation units; None lets no metric leave.
+    noise : the policy's word: "secure", as deployed, or "float", as simulations are by default.
     """
 
     folder: Path
@@ -90,12 +99,27 @@ class Bench:
     unit: str = "record"
     lifetime: tuple[float, float] | None = None
     split_seed: int = 0
+    evaluation: tuple[float, float] | None = None
+    max_rows_per_unit: int | None = None
+    noise: Literal["secure", "float"] = "secure"
     captured: list[Sent] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.home = Home(self.folder, self.name, simulation=True)
         self.home.create(split_seed=self.split_seed)
         life = self.lifetime or (1e6, 0.999 / self.declared_units)
+        limit = {} if self.max_rows_per_unit is None else {"max_rows_per_unit": self.max_rows_per_unit}
+        budget: dict[str, Any] = {
+            "run": {"epsilon": self.epsilon, "delta": self.delta},
+            "lifetime": {"epsilon": life[0], "delta": life[1]},
+        }
+        releases = ["update"]
+        if self.evaluation is not None:
+            releases.append("metrics")
+            budget["evaluation"] = {
+                "run": {"epsilon": self.evaluation[0], "delta": self.delta},
+                "lifetime": {"epsilon": self.evaluation[1], "delta": 0.999 / self.declared_units},
+            }
         policy = {
             "schema": 1,
             "participant": self.name,
@@ -108,13 +132,12 @@ class Bench:
                     "unit": self.unit,
                     "declared_units": self.declared_units,
                     "quarantine_threshold": 1.0,
+                    **limit,
                 }
             },
-            "budget": {
-                "run": {"epsilon": self.epsilon, "delta": self.delta},
-                "lifetime": {"epsilon": life[0], "delta": life[1]},
-            },
-            "allow": {"releases": ["update"], "contracts": "any"},
+            "budget": budget,
+            "noise": self.noise,
+            "allow": {"releases": releases, "contracts": "any"},
         }
         self.home.policy.write_text(tomli_w.dumps(policy), encoding="utf-8")
         Ledger.create(self.home.ledger, self.name).close()

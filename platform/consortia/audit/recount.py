@@ -18,6 +18,8 @@ from typing import Any
 import dp_accounting
 from dp_accounting.pld import PLDAccountant
 
+from clients import registry
+from consortia import score_bins
 from consortia.audit.probe import Bench, Child, Sent, altered, forked, random_model
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.settings import Audit
@@ -73,7 +75,7 @@ def recounted(events: Iterable[Mapping[str, Any]], delta: float) -> float:
     for (sigma, rate), steps in sizes.items():
         one = dp_accounting.GaussianDpEvent(sigma)
         accountant.compose(one if rate == 1 else dp_accounting.PoissonSampledDpEvent(rate, one), steps)
-    return float(accountant.get_epsilon(delta)) if sizes else 0.0
+    return float(accountant.get_epsilon(delta))
 
 
 def _train_events(ledger: Mapping[str, Any], run_id: str | None = None) -> list[dict[str, Any]]:
@@ -205,9 +207,11 @@ def _two_worlds(audit: Audit, seat: Seat, contract: Contract) -> list[Check]:
     half = len(pool.frame) // 2
     headers: list[list[Mapping[str, str]]] = []
     shapes: list[list[Any]] = []
+    if score_bins.has_bins(registry.get(seat.industry).schema.target):
+        contract = _contract(audit, seat, evaluation={"metrics": "dp", "every": 1})
     model = random_model(contract, seat.industry, audit.random, 1.0)
     for first, last in ((0, half), (0, half), (half, half + half // 3)):
-        bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat))
+        bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat), evaluation=(_EPSILON, 2 * _EPSILON))
         source = _rows(audit, seat, first, last)
         for number in range(1, contract.rounds + 1):
             bench.must(bench.ask(bench.message(contract, "world", number, model), source))

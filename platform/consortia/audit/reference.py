@@ -5,6 +5,7 @@ Nothing here uses `privacy`: a mistake there must not hide itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -63,6 +64,18 @@ def clipped(gradients: Array, clip: float) -> Array:
     norms = np.linalg.norm(gradients, axis=1, keepdims=True)
     shortened: Array = gradients * np.minimum(1.0, clip / np.maximum(norms, 1e-300))
     return shortened
+
+
+def noise_deviation(sigma: float, clip: float, dimension: int, noise: str) -> float:
+    """Return the deviation of one step's noise on a sum: sigma x C, or what `privacy.secure_noise` states for its grid.
+
+    There C stands for C (1 + 2^-12 + 2^-13) + g sqrt(d), the room for rounding, with the grid's step g the largest
+    power of two up to C / (1024 sqrt(d)).
+    """
+    if noise == "float":
+        return sigma * clip
+    step = 2.0 ** math.floor(math.log2(clip / (1024 * math.sqrt(dimension))))
+    return sigma * (clip * (1 + 2.0**-12 + 2.0**-13) + step * math.sqrt(dimension))
 
 
 @dataclass(frozen=True)

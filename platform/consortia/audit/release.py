@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from consortia.audit.probe import Bench, Sent, first_private
-from consortia.audit.reference import Array, Response, flat, parameter_names, response
+from consortia.audit.reference import Array, Response, flat, noise_deviation, parameter_names, response
 from consortia.audit.result import Check, fact
 from consortia.errors import RunFailedError
 from consortia.exchange import State
@@ -27,8 +27,9 @@ class Observed:
     moved : ndarray (n_parameters,)
         Parameters after the round, less what the public optimizer makes of gradients that are all zero.
     known : Response
-    noise : the claimed deviation of one step's noise on the sum of the clipped units: sigma x C.
+    noise : the claimed deviation of one step's noise on the sum of the clipped units (`reference.noise_deviation`).
     normaliser : the claimed public one: q x declared units.
+    rounding : ndarray (n_parameters,), variance of what float32 rounds away from `moved`.
     """
 
     start: State
@@ -36,11 +37,13 @@ class Observed:
     known: Response
     noise: float
     normaliser: float
+    rounding: Array
 
     @property
     def standardised(self) -> Array:
         """The release as noise, in units of its claimed deviation."""
-        out: Array = self.moved / (self.noise / self.normaliser * np.sqrt(self.known.energy))
+        variance = (self.noise / self.normaliser) ** 2 * self.known.energy + self.rounding
+        out: Array = self.moved / np.sqrt(variance)
         return out
 
     @property
@@ -60,7 +63,8 @@ def observe(
         entries.setdefault(entry["reply_sha256"], []).append(entry)
     plans = {plan["run_id"]: plan for plan in ledger["runs"]}
     rules = contract.industries[bench.industry]
-    names = [name for name, _ in parameter_names(contract, bench.industry)]
+    sizes = parameter_names(contract, bench.industry)
+    names = [name for name, _ in sizes]
     seen: list[Observed] = []
     checks: dict[str, Check] = {}
 
@@ -69,7 +73,8 @@ def observe(
             checks[law] = fact(law, subject, holds, wanted=wanted, got=got)
 
     for sent in sents:
-        lines = entries.get(hashlib.sha256(sent.reply).hexdigest(), [])
+        stored = entries.get(hashlib.sha256(sent.reply).hexdigest(), [])
+        lines = [line for line in stored if line["run_id"] == sent.run_id]
         events = [event for line in lines for event in line["events"]]
         must("every release has exactly one event in the exported ledger", len(events) == 1, 1, len(events))
         if len(events) != 1:
@@ -101,13 +106,15 @@ def observe(
         if contract.strategy.strategy().fit.gradient:
             after |= {name: start[name] - tensor for name, tensor in released.items()}
         known = response(contract, bench.industry, start, model)
+        place = np.spacing(np.abs(flat(after, names)).astype(np.float32)).astype(np.float64)
         seen.append(
             Observed(
                 start,
                 flat(after, names) - known.zero,
                 known,
-                event["noise_multiplier"] * rules.clip,
+                noise_deviation(event["noise_multiplier"], rules.clip, sum(size for _, size in sizes), bench.noise),
                 rules.sampling_rate * public,
+                rules.local_steps * place**2 / 12,
             )
         )
     if not seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,17 +76,17 @@ class Pool:
         """Columns that can be the privacy unit."""
         return tuple(c.name for c in self.client.schema.columns if c.identifier == "hash")
 
-    def training_units(self, column: str, count: int) -> list[str]:
-        """Names of units that the keyed hash puts into the training partition."""
-        names = [f"unit-{number}" for number in range(count * 8 + 16)]
+    def units_of(self, part: str, column: str, count: int) -> list[str]:
+        """Names of units that the keyed hash puts into a partition."""
+        names = [f"unit-{number}" for number in range(math.ceil(5 * count / self.shares[part]) + 64)]
         frame = self.frame.iloc[np.arange(len(names)) % len(self.frame)].reset_index(drop=True)
         frame[column] = names
         where = assign(self.encode(frame, column).split_keys, self.key, self.shares)
-        return [name for name, part in zip(names, where, strict=True) if part == "train"][:count]
+        return [name for name, it in zip(names, where, strict=True) if it == part][:count]
 
-    def by_unit(self, column: str, units: Sequence[Sequence[int]]) -> pd.DataFrame:
-        """Return a frame in which the i-th training unit owns the rows at positions `units[i]`."""
-        names = self.training_units(column, len(units))
+    def by_unit(self, column: str, units: Sequence[Sequence[int]], part: str = "train") -> pd.DataFrame:
+        """Return a frame in which the i-th unit of a partition owns the rows at positions `units[i]`."""
+        names = self.units_of(part, column, len(units))
         positions = [row for rows in units for row in rows]
         frame = self.frame.iloc[positions].reset_index(drop=True)
         frame[column] = [name for name, rows in zip(names, units, strict=True) for _ in rows]

@@ -16,19 +16,21 @@ from scipy import stats
 
 from consortia.audit import statistics
 from consortia.audit.mechanism import frame_of
-from consortia.audit.probe import altered, random_model
+from consortia.audit.probe import altered, first_private, random_model
 from consortia.audit.reference import Array, clipped, unit_gradients
 from consortia.audit.release import observe
 from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.settings import Audit
 from consortia.scenario import Contract, Seat
 
-_EPSILON = 8.0
+_EPSILON = 50.0  # so little noise that units can be counted
 _STEPS = 4
-_RATE = 0.5
+# A likely and a rare unit: a sampler may take another way for each.
+_RATES = (0.5, 0.15)
 _ROUNDS = 4
-_RUNS, _QUICK_RUNS = 16, 10
-_RATE_OF_LEARNING = 1e-3
+_RUNS, _QUICK_RUNS = 16, 6
+# By so many clips of an average gradient the model moves in a step: little against its own size, much for float32.
+_MOVE = 1e-5
 _ROWS = 3  # of a unit that is no record
 _CANDIDATES = 12
 
@@ -39,37 +41,40 @@ def run(audit: Audit, progress: Progress) -> Findings:
     for seat in audit.one_per_industry():
         pool = audit.pool(seat)
         for unit in ("record", *pool.unit_columns[:1]):
-            for copies in (12, 1):
-                subject = f"{seat.name}, by {unit}, {2 * copies} units"
-                progress(subject)
-                _sample(audit, seat, unit, copies, findings, subject)
+            for rate in _RATES:
+                for copies in (12, 1):
+                    subject = f"{seat.name}, by {unit}, {2 * copies} units at {rate:g}"
+                    progress(subject)
+                    _sample(audit, seat, unit, copies, rate, findings, subject)
     return findings
 
 
-def _contract(audit: Audit, seat: Seat) -> Contract:
+def _contract(audit: Audit, seat: Seat, rate: float) -> Contract:
     gradient = audit.contract.strategy.strategy().fit.gradient
+    rules = audit.contract.industries[seat.industry]
     changes: dict[str, Any] = {
         "rounds": _ROUNDS,
         "local_steps": 1 if gradient else _STEPS,
-        "sampling_rate": _RATE,
-        "learning_rate": _RATE_OF_LEARNING,
+        "sampling_rate": rate,
+        "learning_rate": _MOVE * rate * seat.units / rules.clip,
         "momentum": 0.0,
         "weight_decay": 0.0,
     }
     return altered(audit.contract, seat.industry, **changes)
 
 
-def _sample(audit: Audit, seat: Seat, unit: str, copies: int, findings: Findings, subject: str) -> None:
-    contract = _contract(audit, seat)
+def _sample(audit: Audit, seat: Seat, unit: str, copies: int, rate: float, findings: Findings, subject: str) -> None:
+    contract = _contract(audit, seat, rate)
     pool = audit.pool(seat)
     rules = contract.industries[seat.industry]
-    model = random_model(contract, seat.industry, audit.random, 0.5)
+    model = random_model(contract, seat.industry, audit.random, 2.0)
     a, b = _far_apart(audit, seat, contract, model)
     size = 1 if unit == "record" else _ROWS
     # One after the other, so that no order of the file is an order of the kinds.
     frame = frame_of(pool, unit, [[a] * size, [b] * size] * copies)
     table = pool.encode(frame, unit)
-    bench = audit.bench(seat, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(seat))
+    kind = audit.noise_of(seat, rate == _RATES[0])
+    bench = audit.bench(seat, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(seat), noise=kind)
     source = pool.write(frame)
     runs = _QUICK_RUNS if audit.quick else _RUNS
     sents = [
@@ -81,16 +86,13 @@ def _sample(audit: Audit, seat: Seat, unit: str, copies: int, findings: Findings
     findings.checks += checks
     units = clipped(unit_gradients(contract, seat.industry, seen[0].start, table), rules.clip)
     kinds = np.array([units[0], units[1]])  # (2, n_parameters)
-    decode = np.linalg.pinv(kinds)  # (n_parameters, 2)
     totals = np.array([one.total for one in seen])
     noise = seen[0].noise * math.sqrt(rules.local_steps)
-    findings.checks += _laws(totals, kinds, decode, noise, copies, rules.local_steps, subject)
+    findings.checks += _laws(totals, kinds, noise, copies * rules.local_steps, rate, audit.random, subject)
 
 
 def _far_apart(audit: Audit, seat: Seat, contract: Contract, model: Any) -> tuple[int, int]:
     """Return two training rows whose gradients point in directions as different as possible."""
-    from consortia.audit.probe import first_private
-
     pool = audit.pool(seat)
     rows = [int(row) for row in pool.of("train")[:_CANDIDATES]]
     table = pool.encode(pool.frame.iloc[rows], "record")
@@ -107,30 +109,33 @@ def _far_apart(audit: Audit, seat: Seat, contract: Contract, model: Any) -> tupl
 
 
 def _laws(
-    totals: Array, kinds: Array, decode: Array, noise: float, copies: int, steps: int, subject: str
+    totals: Array, kinds: Array, noise: float, trials: int, rate: float, random: np.random.Generator, subject: str
 ) -> list[Check]:
     """Compare counts of drawn units with the Binomial law.
 
+    A count that is decoded from a release is Binomial plus Gaussian noise of known size; `statistics.binomial_scores`
+    turns it into a number that is exactly standard normal, however few trials there are.
+
     Parameters
     ----------
-    totals : (n_releases, n_parameters), decode : (n_parameters, 2), noise : deviation of a coordinate of a total.
+    totals : (n_releases, n_parameters), kinds : (2, n_parameters), noise : deviation of a coordinate of a total.
+    trials : units of a kind times steps of a release.
     """
-    trials = copies * steps
     checks = []
+    decode = np.linalg.pinv(kinds)  # (n_parameters, 2)
     counts = totals @ decode  # (n_releases, 2): how often a unit of each kind was drawn, plus noise
-    functionals = {"of kind A": decode[:, 0], "of kind B": decode[:, 1], "in all": decode.sum(axis=1)}
-    standardised = {}
-    for name, direction in functionals.items():
-        number = trials * (2 if name == "in all" else 1)
-        value = totals @ direction
-        drawn = number * _RATE * (1 - _RATE)
-        variance = drawn + noise**2 * float(direction @ direction)
-        z = (value - number * _RATE) / math.sqrt(variance)
-        standardised[name] = z
-        # Excess kurtosis of a Binomial, diluted by the noise.
-        kurtosis = (1 - 6 * _RATE * (1 - _RATE)) / drawn * (drawn / variance) ** 2
+    spread = noise**2 * (decode.T @ decode)  # covariance of that noise
+    sums = counts.sum(axis=1)
+    every = {
+        "of kind A": (counts[:, 0], trials, float(spread[0, 0])),
+        "of kind B": (counts[:, 1], trials, float(spread[1, 1])),
+        "in all": (sums, 2 * trials, float(spread.sum())),
+    }
+    for name, (value, number, variance) in every.items():
+        z = statistics.binomial_scores(value, number, rate, math.sqrt(variance))
         found = f"{value.mean():.2f} on average, deviation {value.std():.2f}"
-        wanted = f"{number * _RATE:g} on average, deviation {math.sqrt(variance):.2f}"
+        deviation = math.sqrt(number * rate * (1 - rate) + variance)
+        wanted = f"{number * rate:g} on average, deviation {deviation:.2f}"
         checks += [
             Check(
                 f"units {name} are drawn at the charged rate",
@@ -144,24 +149,23 @@ def _laws(
                 subject,
                 wanted,
                 found,
-                statistics.dispersion_p(float(np.square(z).sum()), len(z), kurtosis),
+                statistics.size_p(z),
             ),
         ]
-    one, two = counts[:, 0] - trials * _RATE, counts[:, 1] - trials * _RATE
-    spread = noise**2 * float(decode[:, 0] @ decode[:, 1])  # the noise ties the two estimates together
-    sizes = [trials * _RATE * (1 - _RATE) + noise**2 * float(decode[:, i] @ decode[:, i]) for i in (0, 1)]
-    products = one * two - spread
-    deviation = math.sqrt((sizes[0] * sizes[1] + spread**2) * len(one))
+    # The noise ties the two counts together; more of it, in the other direction, makes them independent again.
+    level = float(np.linalg.eigvalsh(spread)[-1]) * (1 + 1e-9)
+    untied = counts + random.multivariate_normal(np.zeros(2), level * np.eye(2) - spread, len(counts), method="eigh")
+    one, two = (statistics.binomial_scores(untied[:, i], trials, rate, math.sqrt(level)) for i in (0, 1))
     checks.append(
         Check(
             "whether a unit is drawn does not depend on the others",
             subject,
             "no correlation",
-            f"correlation {np.corrcoef(one, two)[0, 1]:.3f}",
-            _product_p(float(products.sum()) / deviation, len(one)),
+            f"correlation {np.mean(one * two):.3f}",
+            statistics.products_p(one * two),
         )
     )
-    z = standardised["in all"].reshape(-1, _ROUNDS)
+    z = statistics.binomial_scores(sums, 2 * trials, rate, math.sqrt(float(spread.sum()))).reshape(-1, _ROUNDS)
     pairs = (z[:, 1:] * z[:, :-1]).ravel()
     checks.append(
         Check(
@@ -169,7 +173,7 @@ def _laws(
             subject,
             "no correlation",
             f"correlation {pairs.mean():.3f}",
-            _product_p(float(pairs.sum()) / math.sqrt(len(pairs)), len(pairs)),
+            statistics.products_p(pairs, chained=True),
         )
     )
     # Beside the two directions there is noise alone, from every step, drawn units or not.
@@ -178,25 +182,13 @@ def _laws(
     free = totals.shape[0] * (totals.shape[1] - 2)
     if free:
         total = float(np.square(beside).sum())
-        p = statistics.two_sided(float(stats.chi2.cdf(total, free)), float(stats.chi2.sf(total, free)))
         checks.append(
             Check(
                 "every step adds its noise, whatever was drawn",
                 subject,
                 "mean square 1",
                 f"mean square {total / free:.4f} over {free} numbers",
-                p,
+                statistics.two_sided(float(stats.chi2.cdf(total, free)), float(stats.chi2.sf(total, free))),
             )
         )
     return checks
-
-
-def _product_p(z: float, count: int) -> float:
-    """Chance of a standardised sum of products of (nearly) normal pairs.
-
-    A product of two standard normals has heavier tails than a normal; a sum of `count` has the law of
-    Q(count) - Q'(count) over 2 sqrt(count) with chi-squares Q, Q'. Bernstein's bound is safe: |z| t - ... at
-    t = |z| / (1 + |z| / sqrt(count)).
-    """
-    x = abs(z)
-    return min(1.0, 2 * math.exp(-(x**2) / (2 * (1 + x / math.sqrt(count)))))

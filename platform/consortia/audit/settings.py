@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from consortia.audit.probe import Bench, altered
 from consortia.audit.rows import Pool
 from consortia.scenario import Contract, Scenario, Seat
+
+Noise = Literal["secure", "float"]
 
 #: A seat without a budget claims nothing; its training path is audited at this one.
 STAND_IN_EPSILON = 1.0
@@ -76,6 +79,11 @@ class Audit:
             **changes,
         }
         return Bench(**values)  # type: ignore[arg-type]
+
+    def noise_of(self, seat: Seat, first: bool) -> Noise:
+        """Return the kind of noise of one of two probes: both kinds are met, in turn over participants."""
+        turn = [other.name for other in self.scenario.roster].index(seat.name)
+        return "secure" if first == (turn % 2 == 0) else "float"
 
     def pool(self, seat: Seat) -> Pool:
         """Return rows for `seat`."""

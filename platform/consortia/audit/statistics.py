@@ -38,13 +38,48 @@ def shape_p(standardised: Array) -> float:
     return float(stats.kstest(standardised.ravel(), "norm").pvalue)
 
 
-def dispersion_p(squares: float, count: int, excess_kurtosis: float) -> float:
-    """Whether the mean of `count` squared standardised values is 1, by a gamma of the right mean and variance."""
-    shape = count / (2 + excess_kurtosis)
-    scale = 2 + excess_kurtosis
-    return two_sided(
-        float(stats.gamma.cdf(squares, shape, scale=scale)), float(stats.gamma.sf(squares, shape, scale=scale))
-    )
+def normal_scores(below: Array, above: Array) -> Array:
+    """Turn chances of smaller and of larger values into the standard normal numbers with these chances."""
+    tiny = np.finfo(np.float64).tiny
+    lower, upper = stats.norm.ppf(np.maximum(below, tiny)), stats.norm.isf(np.maximum(above, tiny))
+    scores: Array = np.where(below < above, lower, upper)
+    return scores
+
+
+def binomial_scores(values: Array, trials: int, rate: float, deviation: float) -> Array:
+    """Return exactly standard normal numbers where each value is Binomial(trials, rate) plus N(0, deviation^2)."""
+    k = np.arange(trials + 1)
+    weights = stats.binom.pmf(k, trials, rate)
+    at = (np.asarray(values)[:, None] - k) / deviation
+    return normal_scores(stats.norm.cdf(at) @ weights, stats.norm.sf(at) @ weights)
+
+
+def rounded_scores(values: Array, scale: float, law: str, random: np.random.Generator) -> Array:
+    """Return exactly standard normal numbers where each value is Laplace or Gaussian noise, rounded to an integer.
+
+    The chance of a smaller value is drawn evenly between those of the integer's two edges.
+    """
+    noise = {"laplace": stats.laplace, "gaussian": stats.norm}[law]
+    part = random.random(values.shape)
+    # By symmetry from the side where the chances are small, so that none is lost in a 1 - p.
+    size = np.abs(values)
+    near, far = noise.sf((size - 0.5) / scale), noise.sf((size + 0.5) / scale)
+    beyond = far + part * (near - far)
+    return np.where(values >= 0, 1.0, -1.0) * normal_scores(1 - beyond, beyond)
+
+
+def products_p(products: Array, *, chained: bool = False) -> float:
+    """Whether products of independent standard normal pairs add up to 0; `chained` where pairs share a number.
+
+    Laurent and Massart 2000, lemma 1: a form sum_ij a_ij x_i x_j with zero diagonal exceeds 2 |a|_F sqrt(t) + 2 |a| t
+    with a chance of at most e^-t. Here |a|_F^2 = count / 2, and |a| is 1/2 for separate pairs, at most 1 for a chain.
+    """
+    count = products.size
+    if not count:
+        return 1.0
+    total, reach = abs(float(products.sum())), 2.0 if chained else 1.0
+    root = (math.sqrt(2 * count + 4 * reach * total) - math.sqrt(2 * count)) / (2 * reach)
+    return min(1.0, 2 * math.exp(-(root**2)))
 
 
 def alike_p(vectors: Array) -> float:

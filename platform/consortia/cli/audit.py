@@ -18,7 +18,8 @@ EXAMPLE = "Example: consortia audit banks --quick"
 def audit(
     scenario: Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")],
     only: Annotated[
-        list[str] | None, typer.Option(metavar="INSTRUMENT", help="noise, mechanism, sampler, recount or canary.")
+        list[str] | None,
+        typer.Option(metavar="INSTRUMENT", help="mechanism, canary, metrics, sampler, noise or recount."),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Smaller probes: less power, the same chance of a false alarm.")

@@ -1,0 +1,252 @@
+"""The law of metrics that leave under DP: a histogram of evaluation units, plus noise of the charged size.
+
+A participant measures models that the audit sent, on rows that the audit wrote. The counts are made a second time, so
+what is left over must be the noise that the evaluation units' own account was charged, rounded to whole numbers. Units
+of many rows count as many as the policy lets them, training rows not at all. A coordinator that asks for more
+evaluations than the account holds gets none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clients import registry
+from clients.dataset import Table
+from consortia import score_bins
+from consortia.audit import statistics
+from consortia.audit.probe import Bench, Sent, altered, first_private, random_model
+from consortia.audit.recount import recounted
+from consortia.audit.reference import Array
+from consortia.audit.result import Check, Findings, Progress, fact
+from consortia.audit.rows import Pool
+from consortia.audit.settings import Audit
+from consortia.evaluation import module_scorer
+from consortia.exchange import build_module, load_state
+from consortia.scenario import Contract, Seat
+
+_TRAINING, _EVALUATION = 1.0, 0.5  # epsilon
+_LIFE = 2.5  # runs of the evaluation account
+_BINS = 16
+_ROUNDS = 6
+_RUNS, _QUICK_RUNS = 6, 3
+_ROWS, _MOST = 8, 3  # of a unit: in the file, and that count
+_UNITS = 8  # of a partition
+_HISTOGRAM = "metrics.histogram"
+#: Partition of a release, and of the split.
+_PARTS = {"validation": "validation", "evaluation": "test"}
+
+
+def run(audit: Audit, progress: Progress) -> Findings:
+    """Check one participant of each industry."""
+    findings = Findings("metrics")
+    for seat in audit.one_per_industry():
+        if not score_bins.has_bins(registry.get(seat.industry).schema.target):
+            findings.notes.append(f"{seat.industry}: the target has no public bounds, so no metric leaves under DP")
+            continue
+        pool = audit.pool(seat)
+        for unit in ("record", *pool.unit_columns[:1]):
+            subject = f"{seat.name}, by {unit}"
+            progress(subject)
+            _releases(audit, seat, unit, findings, subject)
+        progress(f"{seat.name}: a greedy coordinator")
+        findings.checks += _greedy(audit, seat)
+    return findings
+
+
+def _bench(audit: Audit, seat: Seat, unit: str = "record", runs: float = 1e6) -> Bench:
+    return audit.bench(
+        seat,
+        unit=unit,
+        max_rows_per_unit=None if unit == "record" else _MOST,
+        epsilon=_TRAINING,
+        delta=audit.probe_delta(seat),
+        evaluation=(_EVALUATION, runs * _EVALUATION),
+    )
+
+
+def _contract(audit: Audit, seat: Seat, rounds: int) -> Contract:
+    changes: dict[str, Any] = {"rounds": rounds, "local_steps": 1}
+    return altered(audit.contract, seat.industry, evaluation={"metrics": "dp", "every": 1, "bins": _BINS}, **changes)
+
+
+def _rows(pool: Pool, unit: str) -> tuple[pd.DataFrame, dict[str, Table]]:
+    """Return a participant's file, and the rows of each evaluation partition that count."""
+    if unit == "record":
+        frames = {part: pool.frame.iloc[pool.of(part)[: 4 * _UNITS]] for part in ("train", "validation", "test")}
+        counted = frames
+    else:
+        frames, counted = {}, {}
+        for part in ("train", "validation", "test"):
+            rows = [int(row) for row in pool.of("train")[:_UNITS]]
+            # The rows of a unit are alike, so it does not matter which of them count.
+            frames[part] = pool.by_unit(unit, [[row] * _ROWS for row in rows], part)
+            counted[part] = pool.by_unit(unit, [[row] * _MOST for row in rows], part)
+    return pd.concat(frames.values()), {name: pool.encode(counted[part], unit) for name, part in _PARTS.items()}
+
+
+def _releases(audit: Audit, seat: Seat, unit: str, findings: Findings, subject: str) -> None:
+    pool = audit.pool(seat)
+    frame, tables = _rows(pool, unit)
+    source = pool.write(frame)
+    bench = _bench(audit, seat, unit)
+    contract = _contract(audit, seat, _ROUNDS)
+    rest: dict[str, list[Array]] = {name: [] for name in _PARTS}
+    facts: dict[str, Check] = {}
+    for number in range(_QUICK_RUNS if audit.quick else _RUNS):
+        for round_ in range(1, contract.rounds + 2):
+            model = random_model(contract, seat.industry, audit.random, 1.0)
+            kind = "train" if round_ <= contract.rounds else "evaluate"
+            sent = bench.ask(bench.message(contract, f"metrics-{number}", round_, model, kind=kind), source)
+            partition = "evaluation" if kind == "evaluate" else "validation" if round_ > 1 else None
+            _take_apart(bench, contract, sent, partition, tables, rest, facts, audit.random, subject)
+    findings.checks += facts.values()
+    noise = {name: np.array(found) for name, found in rest.items() if found}
+    for name, found in noise.items():
+        findings.checks += _laws(found, f"{subject}, {name}")
+    if noise:
+        together = np.concatenate(list(noise.values()))
+        findings.checks.append(
+            Check(
+                "no two releases share noise",
+                subject,
+                "independent noise",
+                f"{len(together)} releases",
+                statistics.alike_p(together),
+            )
+        )
+
+
+def _take_apart(
+    bench: Bench,
+    contract: Contract,
+    sent: Sent,
+    partition: str | None,
+    tables: dict[str, Table],
+    rest: dict[str, list[Array]],
+    facts: dict[str, Check],
+    random: np.random.Generator,
+    subject: str,
+) -> None:
+    """Add what a histogram holds beside the counts to `rest`, as standard normal numbers."""
+
+    def must(law: str, holds: bool, wanted: object, got: object) -> bool:
+        if law not in facts or not holds:
+            facts[law] = fact(law, subject, holds, wanted=wanted, got=got)
+        return holds
+
+    histogram = sent.tensors.get(_HISTOGRAM)
+    due = partition is not None
+    if not must("metrics leave exactly when they are due", (histogram is not None) == due, due, sent.header):
+        return
+    if histogram is None or partition is None:
+        return
+    digest = hashlib.sha256(sent.reply).hexdigest()
+    events = [
+        event
+        for entry in bench.export()["entries"]
+        if entry["reply_sha256"] == digest
+        for event in entry["events"]
+        if event["partition"] != "train"
+    ]
+    one = must("every histogram has exactly one event in the exported ledger", len(events) == 1, 1, len(events))
+    if not one:
+        return
+    (event,) = events
+    told = (event["kind"], event["partition"], event["unit"], event["count"])
+    wanted = ({"laplace", "gaussian"}, partition, bench.unit, 1)
+    must("its event is noise on that partition, once", told[0] in wanted[0] and told[1:] == wanted[1:], wanted, told)
+    said = (sent.header["metrics_mechanism"], float(sent.header["metrics_multiplier"]))
+    must("its header says what was charged", said == (told[0], event["noise_multiplier"]), told, said)
+    target = registry.get(bench.industry).schema.target
+    shape = (score_bins.n_rows(target), _BINS)
+    form = (tuple(histogram.shape), str(histogram.dtype))
+    if not must("its form is public", form == (shape, "torch.int64"), shape, form):
+        return
+    module = build_module(contract, bench.industry)
+    before = {
+        **first_private(contract, bench.industry, sent.model),
+        **bench.private_state(sent.run_id, sent.round - 1),
+        **sent.model,
+    }
+    load_state(module, before)
+    table = tables[partition]
+    cells = score_bins.cells(target, module_scorer(module)(table), np.asarray(table.target), _BINS)
+    counts = np.zeros(shape[0] * _BINS)
+    for cell in cells:
+        counts[cell] += 1
+    scale = event["noise_multiplier"] * (bench.max_rows_per_unit or 1)
+    noise = histogram.numpy().ravel() - counts
+    rest[partition].append(statistics.rounded_scores(noise, scale, event["kind"], random))
+
+
+def _laws(noise: Array, subject: str) -> list[Check]:
+    found = f"mean square {np.square(noise).mean():.4f} over {noise.size} cells"
+    wanted = "standard normal numbers"
+    per_release = min(1.0, min(statistics.size_p(one) for one in noise) * len(noise))
+    return [
+        Check("a histogram is the counts plus the charged noise", subject, "mean square 1", found, p)
+        for p in (statistics.size_p(noise), per_release)
+    ] + [
+        Check("what a histogram adds to the counts is centred", subject, "mean 0", found, statistics.mean_p(noise)),
+        Check("its noise has the charged law", subject, wanted, found, statistics.shape_p(noise)),
+    ]
+
+
+def _greedy(audit: Audit, seat: Seat) -> list[Check]:
+    """Ask for evaluations with other models, again, and in more runs than the evaluation units' lifetime holds."""
+    pool = audit.pool(seat)
+    source = pool.write(_rows(pool, "record")[0])
+    bench = _bench(audit, seat, runs=_LIFE)
+    contract = _contract(audit, seat, 2)
+    free = True
+    for number in range(math.ceil(_LIFE) + 1):
+        for round_ in (1, 2, 2, 3, 3, 4):
+            model = random_model(contract, seat.industry, audit.random, 1.0)
+            kind = "train" if round_ <= contract.rounds else "evaluate"
+            request = bench.message(contract, f"greedy-{number}", round_, model, kind=kind)
+            sent = bench.ask(request, source)
+            if _HISTOGRAM in sent.tensors:
+                before = len(bench.export()["entries"])
+                free &= bench.ask(request, source).reply == sent.reply
+                free &= len(bench.export()["entries"]) == before
+    ledger = bench.export()
+    left = {sent.reply for sent in bench.captured if _HISTOGRAM in sent.tensors}
+    paid = [
+        (entry["run_id"], event)
+        for entry in ledger["entries"]
+        for event in entry["events"]
+        if event["partition"] != "train"
+    ]
+    spent = []
+    for partition in _PARTS:
+        mine = [(run_id, event) for run_id, event in paid if event["partition"] == partition]
+        by_run = [recounted([e for r, e in mine if r == run_id], bench.delta) for run_id in {r for r, _ in mine}]
+        # The filter proves (E, 1.01 D).
+        life = recounted([event for _, event in mine], 0.999 / bench.declared_units * 1.01)
+        spent.append((max(by_run, default=0.0), life))
+    run_, life = max(one for one, _ in spent), max(one for _, one in spent)
+    return [
+        fact("the same message gets the same histogram, and is not charged again", seat.name, free, wanted="equal"),
+        fact(
+            "every histogram that left was paid for",
+            seat.name,
+            len(paid) >= len(left) > 0,
+            wanted=f"at least {len(left)} events",
+            got=len(paid),
+        ),
+        fact(
+            "a run's histograms keep its budget", seat.name, run_ <= _EVALUATION * 1.001, wanted=_EVALUATION, got=run_
+        ),
+        fact(
+            "all histograms together keep the evaluation units' lifetime",
+            seat.name,
+            life <= _LIFE * _EVALUATION * 1.001,
+            wanted=_LIFE * _EVALUATION,
+            got=life,
+        ),
+    ]
