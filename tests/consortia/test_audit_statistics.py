@@ -132,6 +132,8 @@ def test_the_recount_is_the_ledgers_epsilon() -> None:
     assert recounted([event_to_json(event)] * 2, 1e-5) == pytest.approx(epsilon([event, event], 1e-5), abs=1e-3)
     assert recounted([], 1e-5) == 0.0
     # Pure epsilon 1 / b: 1 + 1/2 in all, up to the grid of the count; delta only lowers it.
-    laplace = [event_to_json(LaplaceRelease(noise_multiplier=b, partition="evaluation", unit="record")) for b in (1.0, 2.0)]
+    laplace = [
+        event_to_json(LaplaceRelease(noise_multiplier=b, partition="evaluation", unit="record")) for b in (1.0, 2.0)
+    ]
     assert recounted(laplace, 1e-12) == pytest.approx(1.5, abs=1e-2)
     assert recounted([{"kind": "non_private"}], 1e-5) == math.inf

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from audit_mutants import SCENARIO
 
+from consortia.audit.probe import altered, random_model
+from consortia.audit.settings import Audit
 from consortia.participant import _Round
 from consortia.request import Request
+from consortia.scenario import load_scenario
 from privacy.egress import Release
 from privacy.errors import ReleaseRefusedError
 from privacy.events import GaussianRelease, PoissonGaussian
@@ -34,3 +39,19 @@ def test_only_what_was_reserved_passes(site: Any) -> None:
     for event in (_event(steps=3), other, None):
         with pytest.raises(ReleaseRefusedError, match="reserve it first"):
             round_._sealed({}, [Release("update", {"head.bias": torch.zeros(1)}, event)])
+
+
+def test_an_update_that_is_not_finite_is_charged_and_does_not_leave_with_rows_or_without(tmp_path: Path) -> None:
+    (tmp_path / "audited.toml").write_text(SCENARIO, encoding="utf-8")
+    audit = Audit(load_scenario(str(tmp_path / "audited.toml")), tmp_path / "bench")
+    seat = audit.scenario.roster[0]
+    pool = audit.pool(seat)
+    contract = altered(audit.contract, seat.industry, learning_rate=3e38, clip=1e4)
+    model = random_model(contract, seat.industry, audit.random, 1.0)
+    for part in ("train", "test"):
+        bench = audit.bench(seat)
+        source = pool.write(pool.frame.iloc[pool.of(part)[:20]])
+        header = bench.ask(bench.message(contract, "overflow", 1, model), source).header
+        assert (header["status"], header["code"]) == ("FAILED", "PARTICIPANT_ERROR")
+        (entry,) = bench.export()["entries"]
+        assert (entry["state"], len(entry["events"])) == ("reserved", 1)

@@ -61,7 +61,9 @@ _SUM = "sums.add(piece, loss, plan.clip)"
 _OTHER_PROCESS = 'that made the stream."""\n        if os.getpid() != self._pid:'
 _TOTAL = "        optimizer.total = sums.take()\n"
 _RESERVE = "reservation = self._reserve(ledger, request.run_id, plan.round_events(), self._lifetime(plan.non_private))"
-_TRAIN = "report = train_private(module, *rows, private_plan, fresh_generator(), secure=secure_noise)"
+_TRAINED = "    report = joined(reports)\n"
+_FRESH = "        else fresh_generator()\n"
+_SECURE = "generator, secure=secure_noise)"
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,13 @@ LISTED = (
     one(
         "a private head outside the DP step",
         TRAINING,
-        _TRAIN,
-        f"{_TRAIN}\n"
-        "        outside = [p for name, p in module.named_parameters() if name not in received]\n"
-        "        if outside:\n"
-        "            total = loss_for(target)(module(train.inputs), train.target).sum() / plan.declared_units\n"
-        "            for p, g in zip(outside, torch.autograd.grad(total, outside), strict=True):\n"
-        "                p.data.sub_(rate * g)",
+        _TRAINED,
+        f"{_TRAINED}"
+        "    outside = [p for name, p in module.named_parameters() if name not in received]\n"
+        "    if outside and not plan.non_private:\n"
+        "        total = loss_for(target)(module(train.inputs), train.target).sum() / plan.declared_units\n"
+        "        for p, g in zip(outside, torch.autograd.grad(total, outside), strict=True):\n"
+        "            p.data.sub_(rate * g)\n",
     ),
     one("half the steps counted", PLANS, "steps=self.steps_per_round,", "steps=max(1, self.steps_per_round // 2),"),
 )
@@ -163,17 +165,19 @@ FURTHER = (
             ),
         ),
     ),
-    one(
+    Mutant(
         "noise seeded by the round",
-        TRAINING,
-        _TRAIN,
-        _TRAIN.replace("fresh_generator()", 'seeded_generator("noise", round_number)'),
+        (
+            (TRAINING, _FRESH, _FRESH.replace("fresh_generator()", 'seeded_generator("noise", round_number)')),
+            (TRAINING, _SECURE, "generator, secure=False)"),
+        ),
     ),
-    one(
+    Mutant(
         "noise seeded by participant, run length and round",
-        TRAINING,
-        _TRAIN,
-        _TRAIN.replace("fresh_generator()", 'seeded_generator("noise", participant, plan.run_id[:4], round_number)'),
+        (
+            (TRAINING, _FRESH, _FRESH.replace("fresh_generator()", 'seeded_generator("noise", participant, plan.run_id[:4], round_number)')),
+            (TRAINING, _SECURE, "generator, secure=False)"),
+        ),
     ),
     one(
         "noise in the first step only",
@@ -363,9 +367,9 @@ FURTHER = (
     one(
         "the private head starts from the last run",
         TRAINING,
-        _TRAIN,
-        f"{_TRAIN}\n        for name, p in module.named_parameters():\n"
-        "            if name not in received:\n                p.data.mul_(0.5)",
+        _TRAINED,
+        f"{_TRAINED}    for name, p in module.named_parameters():\n"
+        "        if name not in received:\n            p.data.mul_(0.5)\n",
     ),
 )
 

@@ -30,10 +30,10 @@ from consortia.exchange import build_module, load_state
 from consortia.scenario import Contract, Seat
 
 _TRAINING, _EVALUATION = 1.0, 0.5  # epsilon
-_LIFE = 2.5  # runs of the evaluation account
+_LIFE = 1.5  # runs of the evaluation account
 _BINS = 16
 _ROUNDS = 6
-_RUNS, _QUICK_RUNS = 6, 3
+_RUNS, _QUICK_RUNS = 6, 2
 _ROWS, _MOST = 8, 3  # of a unit: in the file, and that count
 _UNITS = 8  # of a partition
 _HISTOGRAM = "metrics.histogram"
@@ -205,7 +205,7 @@ def _greedy(audit: Audit, seat: Seat) -> list[Check]:
     contract = _contract(audit, seat, 2)
     free = True
     for number in range(math.ceil(_LIFE) + 1):
-        for round_ in (1, 2, 2, 3, 3, 4):
+        for round_ in (1, 2, 2, 3, 3):
             model = random_model(contract, seat.industry, audit.random, 1.0)
             kind = "train" if round_ <= contract.rounds else "evaluate"
             request = bench.message(contract, f"greedy-{number}", round_, model, kind=kind)
