@@ -175,7 +175,13 @@ FURTHER = (
     Mutant(
         "noise seeded by participant, run length and round",
         (
-            (TRAINING, _FRESH, _FRESH.replace("fresh_generator()", 'seeded_generator("noise", participant, plan.run_id[:4], round_number)')),
+            (
+                TRAINING,
+                _FRESH,
+                _FRESH.replace(
+                    "fresh_generator()", 'seeded_generator("noise", participant, plan.run_id[:4], round_number)'
+                ),
+            ),
             (TRAINING, _SECURE, "generator, secure=False)"),
         ),
     ),
