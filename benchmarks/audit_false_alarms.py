@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from audit_mutants import SCENARIO
+from audited_scenario import SCENARIO
 
 from consortia.audit.run import run
 from consortia.scenario import load_scenario

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from audit_mutants import SCENARIO
+from audited_scenario import SCENARIO
 
 from consortia.audit.probe import altered, random_model
 from consortia.audit.settings import Audit

@@ -14,36 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from audited_scenario import SCENARIO
 
-SCENARIO = """
-schema = 1
-name = "audited"
-title = "Two banks, small enough to audit often"
-[contract]
-schema = 1
-wire = 1
-rounds = 3
-[contract.industries.bank]
-local_steps = 2
-sampling_rate = 0.5
-clip = 1.0
-learning_rate = 0.5
-[[roster]]
-name = "bank-a"
-industry = "bank"
-dataset = "credit"
-site = "radio-tv"
-units = 280
-epsilon = 2.0
-[[roster]]
-name = "bank-b"
-industry = "bank"
-dataset = "credit"
-site = "new-car"
-units = 234
-epsilon = 3.0
-"""
+ROOT = Path(__file__).resolve().parents[2]
 
 DP_SGD = "privacy/dp_sgd.py"
 ENGINES = "privacy/_engines.py"
