@@ -33,7 +33,7 @@ _DRAW = "units = poisson_sample(rows.n_units, plan.sampling_rate, generator)\n  
 _SUM = "sums.add(piece, loss, plan.clip)"
 _OTHER_PROCESS = 'that made the stream."""\n        if os.getpid() != self._pid:'
 _TOTAL = "        optimizer.total = sums.take()\n"
-_RESERVE = "reservation = self._reserve(ledger, request.run_id, plan.round_events(), self._lifetime(plan.non_private))"
+_RESERVE = "reservation = self._reserve(ledger, request.run_id, events, self._lifetime(plan.non_private))"
 _TRAINED = "    report = joined(reports)\n"
 _FRESH = "        else fresh_generator()\n"
 _SECURE = "generator, secure=secure_noise)"
@@ -171,12 +171,12 @@ FURTHER = (
         _DRAW,
         _DRAW.replace("plan.sampling_rate", "min(1.0, 1.25 * plan.sampling_rate)"),
     ),
-    one("delta ignored", TRAINING, "delta=allowance.delta,\n", "delta=1e-3,\n"),
+    one("delta ignored", TRAINING, "rules, allowance.epsilon, allowance.delta)", "rules, allowance.epsilon, 1e-3)"),
     one(
         "the allowance is the proposal times two",
         TRAINING,
-        "epsilon=allowance.epsilon,\n            delta",
-        "epsilon=2 * allowance.epsilon,\n            delta",
+        "rules, allowance.epsilon, allowance.delta)",
+        "rules, 2 * allowance.epsilon, allowance.delta)",
     ),
     one(
         "the outbox draws again",

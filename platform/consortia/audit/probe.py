@@ -70,6 +70,8 @@ def altered(contract: Contract, industry: str, **changes: Any) -> Contract:
             data[key] = changes.pop(key)
     if contract.strategy.strategy().fit.loss:
         data["strategy"] = {"name": "fedavg"}  # it fits non-private runs only, which claim nothing to audit
+    if data["strategy"].get("weighting") == "noised":
+        data["strategy"]["weighting"] = "declared"  # the count that leaves once is no update
     # Rows are the audit's own, so neither a published split nor a pretrained file applies; steps move all parameters.
     terms = {**data["industries"][industry], "split": "hash", "init": None, "private_steps": 0, **changes}
     data["releases"] = ["update"] if data["evaluation"]["metrics"] == "none" else ["update", "metrics"]
