@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from consortia.correspondence import Answer
@@ -17,11 +18,16 @@ from consortia.errors import RunFailedError
 
 RECORD = "consortia"
 FIELD = "envelope"
+_UNAVAILABLE = f"FLOWER_ERROR_{ErrorCode.NODE_UNAVAILABLE}"
 
 _FIRST_POLL = 0.001
 _SLOWEST_POLL = 0.1
 #: Seconds by which a heartbeat may be late before its SuperNode counts as gone.
 _LATE = 10.0
+#: How long a round waits for a SuperNode that went away. Flower lets one that was killed come back only when its last
+#: heartbeat is 60 s old, and says that it is unavailable at the same moment.
+_REJOIN_SECONDS = 30.0
+_LOOK_SECONDS = 0.5
 
 
 def pack(data: bytes) -> RecordDict:
@@ -52,6 +58,7 @@ class GridExchange:
         self._nodes = self._wait_for_nodes(names, join_seconds)
         self._names = {node: name for name, node in self._nodes.items()}
         self._open: dict[str, str] = {}
+        self._given_up = set(names) - set(self._nodes)
         # A Grid in this process can tell when something came; a remote one is asked again and again.
         self._wait: Callable[[float], None] = getattr(grid, "wait", time.sleep)
 
@@ -88,21 +95,43 @@ class GridExchange:
         }
 
     def __call__(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
-        """Send each envelope and return what came within `deadline` seconds."""
-        tickets, answers = self.send(kind, envelopes, deadline)
+        """Send each envelope and return what came within `deadline` seconds.
+
+        Who is away is waited for a while, and sent the same envelope again when it is back: an answer that it gave
+        before costs it nothing. Who stayed away once is waited for only while nobody else is asked.
+        """
+        tickets, failed = self.send(kind, envelopes, deadline)
         current = set(tickets.values())
+        away = {answer.participant: answer.code for answer in failed if answer.code == "NOT_JOINED"}
+        answers = [answer for answer in failed if answer.participant not in away]
         started = time.monotonic()
         end = started + deadline
-        while current and time.monotonic() < end:
+        patience, next_look = started + _REJOIN_SECONDS, started
+        while time.monotonic() < end:
             for ticket, answer in self._pull():
-                if ticket in current:
-                    current.discard(ticket)
-                    answers.append(answer)
-                else:
+                if ticket not in current:
                     answers.append(Answer(answer.participant, None, "LATE_REPLY"))
-            if current:
-                self._pause(started, end)
-        return answers
+                    continue
+                current.discard(ticket)
+                if answer.code == _UNAVAILABLE:
+                    away[answer.participant] = _UNAVAILABLE
+                    patience = time.monotonic() + _REJOIN_SECONDS
+                else:
+                    answers.append(answer)
+                    self._given_up.discard(answer.participant)
+            awaited = set(away) if len(away) == len(envelopes) else set(away) - self._given_up
+            if not current and (not awaited or time.monotonic() > patience):
+                break
+            if away and time.monotonic() > next_look:
+                next_look = time.monotonic() + _LOOK_SECONDS
+                if back := self._online(list(away)):
+                    away = {name: code for name, code in away.items() if name not in back}
+                    tickets, failed = self.send(kind, {name: envelopes[name] for name in back}, deadline)
+                    current |= set(tickets.values())
+                    answers += failed
+            self._pause(started, end)
+        self._given_up |= set(away)
+        return answers + [Answer(name, None, code) for name, code in away.items()]
 
     def send(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> tuple[dict[str, str], list[Answer]]:
         """Send each envelope; return a ticket for each that went, by name, and why the others did not go.

@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterable
 
 import pytest
+from flwr.app import Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 
 from consortia.engines.embedded import EmbeddedGrid
@@ -58,3 +60,55 @@ def test_who_joins_late_is_asked_from_then_on() -> None:
     assert codes()["bank-b"] == "NOT_JOINED"
     grid.nodes[1] = _node(3, "bank-b", 1.0)
     assert codes() == {"bank-a": "NOT_PUSHED", "bank-b": "NOT_PUSHED"}  # this grid takes nothing; both were asked
+
+
+class _Rebooting(_Grid):
+    """One SuperNode dies with its first message and is online again after a few looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes = [_node(2, "bank-a", 1.0)]
+        self.pushed: list[Message] = []
+        self.looks = 0
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        if len(self.pushed) == 1:
+            self.looks += 1
+            return [_node(2, "bank-a", 1.0)] if self.looks > 1 else []
+        return self.nodes
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:  # type: ignore[override]
+        self.pushed += list(messages)
+        return [str(len(self.pushed))]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        for number in message_ids:
+            message = self.pushed[int(number) - 1]
+            message.metadata.__dict__["_message_id"] = number
+            if number == "1":
+                yield Message(Error(ErrorCode.NODE_UNAVAILABLE, "gone"), reply_to=message)
+            else:
+                yield Message(RecordDict(message.content), reply_to=message)
+
+
+def test_a_node_that_dies_and_comes_back_gets_the_same_envelope_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = _Rebooting()
+    exchange = GridExchange(grid, ["bank-a"], 0.0)
+    (answer,) = exchange("train", {"bank-a": b"envelope"}, 5.0)
+    assert (answer.data, answer.code) == (b"envelope", "")
+    assert len(grid.pushed) == 2
+    assert grid.looks == 2
+
+
+def test_who_stays_away_is_not_waited_for_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consortia.transport._REJOIN_SECONDS", 0.3)
+    grid = _Grid()
+    grid.nodes = [_node(2, "bank-a", 1.0)]
+    exchange = GridExchange(grid, ["bank-a", "bank-b"], 0.0)
+    started = time.monotonic()
+    exchange("train", {"bank-a": b"", "bank-b": b""}, 5.0)
+    assert time.monotonic() - started < 0.2
+    # Alone it is waited for, and not longer than that: attempts are not used up in a moment.
+    started = time.monotonic()
+    assert [answer.code for answer in exchange("train", {"bank-b": b""}, 5.0)] == ["NOT_JOINED"]
+    assert 0.3 <= time.monotonic() - started < 2

@@ -117,8 +117,9 @@ class Courier:
                     idle_since = time.monotonic()
                     continue
             except httpx.HTTPError as error:
-                # The SuperNode is not there, or restarts; its own log says why it refused.
-                log.warning("the SuperNode does not answer (%s); trying again", type(error).__name__)
+                # The SuperNode is not there, or restarts; its own log says why it refused. What httpx says is of the
+                # connection (an expired certificate, say), never of a body.
+                log.warning("the SuperNode does not answer (%s: %s); trying again", type(error).__name__, error)
                 time.sleep(_RETRY_SECONDS)
                 continue
             if time.monotonic() - started < pace.HELD_SECONDS:  # a stock SuperNode answers at once

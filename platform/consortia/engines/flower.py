@@ -31,6 +31,10 @@ from consortia.errors import RunFailedError
 _STARTUP_SECONDS = 60.0
 _STATUS_EVERY_SECONDS = 5.0
 _DAYS = 2
+#: How often a participant's process is started again within a run, 2, 4, 8, then 10 seconds apart: longer than the
+#: minute in which Flower refuses a SuperNode whose predecessor was killed.
+_MOST_RESTARTS = 10
+_SLOWEST_RESTART = 10.0
 _HERE = ("localhost", "127.0.0.1")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -52,6 +56,8 @@ class Federation:
         self.port = _free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.flower_run_id = ""
+        self._commands: dict[str, tuple[str, ...]] = {}
+        self._restarts: dict[str, list[float]] = {}
 
     def __enter__(self) -> Federation:
         if self.folder.exists():
@@ -137,11 +143,7 @@ class Federation:
                 return
             if self.processes["superlink"].poll() is not None:
                 raise RunFailedError(f"the SuperLink ended; see {self.folder}/superlink.log")
-            launchers = {who: p for who, p in self.processes.items() if who.endswith("-app")}
-            if launchers and all(process.poll() is not None for process in launchers.values()):
-                raise RunFailedError(
-                    f"every participant's launcher ended; see {self.folder}/{next(iter(launchers))}.log"
-                )
+            self._restart_participants()
             if time.monotonic() > next_look:
                 next_look = time.monotonic() + _STATUS_EVERY_SECONDS
                 ended = self.control.status(self.flower_run_id).startswith("finished")
@@ -149,6 +151,33 @@ class Federation:
                     raise RunFailedError(f"Flower ended the run without a record; see {self.folder}/superlink.log")
             time.sleep(0.1)
         raise RunFailedError("the run passed every deadline; its last checkpoint is kept")
+
+    def _restart_participants(self) -> None:
+        """Start a participant's SuperNode or launcher again when it ended: nobody has to touch it by hand.
+
+        Containers have `restart: unless-stopped` for that. After `_MOST_RESTARTS` within a
+        run it stays away, and the run goes on as long as one launcher is there.
+        """
+        now = time.monotonic()
+        gone: list[str] = []
+        for who, process in list(self.processes.items()):
+            if who == "superlink" or (status := process.poll()) is None:
+                continue
+            times = self._restarts.setdefault(who, [])
+            if len(times) == _MOST_RESTARTS:
+                gone.append(who)
+            elif not times or now - times[-1] > min(2.0 ** len(times), _SLOWEST_RESTART):
+                times.append(now)
+                self._note(f"{who} ended (status {status}); started again, {len(times)} of {_MOST_RESTARTS}")
+                self._spawn(who, *self._commands[who])
+        launchers = {who for who in self.processes if who.endswith("-app")}
+        if launchers and launchers <= set(gone):
+            log = self.folder / f"{min(launchers)}.log"
+            raise RunFailedError(f"every participant's launcher ended {_MOST_RESTARTS} times; see {log}")
+
+    def _note(self, sentence: str) -> None:
+        with (self.folder / "supervisor.log").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sentence}\n")
 
     def _home(self, who: str) -> Path:
         home = self.folder / f"home-{who}"
@@ -158,20 +187,22 @@ class Federation:
     def _spawn(self, who: str, command: str, *arguments: str) -> None:
         environment = flower_environment(self._home(who))
         log = self.folder / f"{who}.log"
+        self._commands[who] = (command, *arguments)
         self.processes[who] = spawn([tool(command), *arguments], environment, self.folder, log)
 
     def _wait_for_superlink(self) -> None:
         context = ssl.create_default_context(cafile=str(self.folder / "pki" / "ca.crt"))
-        end = time.monotonic() + _STARTUP_SECONDS
+        end, last = time.monotonic() + _STARTUP_SECONDS, "it did not listen"
         while time.monotonic() < end and self.processes["superlink"].poll() is None:
             try:
                 url = f"https://localhost:{self.port}/health"
                 with urllib.request.urlopen(url, timeout=2, context=context) as answer:
                     if answer.status == 200:
                         return
-            except OSError:
+            except OSError as error:
+                last = str(error)
                 time.sleep(0.1)
-        raise RunFailedError(f"the SuperLink did not come up; see {self.folder}/superlink.log")
+        raise RunFailedError(f"the SuperLink did not come up ({last}); see {self.folder}/superlink.log")
 
 
 def spawn(command: list[str], environment: dict[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:

@@ -1,0 +1,500 @@
+"""The fault table: what a run on real Flower processes does when something breaks.
+
+    python benchmarks/faults.py [--write docs/faults.md]
+
+Every process is real: a SuperLink, SuperNodes and launchers on loopback with TLS and node keys, signals from the
+kernel, a full file system (a small tmpfs, so it wants root), certificates out of date.
+The scenario is `linear` without privacy, so that a run that was disturbed must give, bit for bit, the model of one that
+was not (the embedded engine's).
+
+*Seconds to recover* are from the fault to the next committed round, or to the end of the failed command; `--resume`
+counts from its start to the next committed round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import safetensors.torch
+import tomli_w
+import torch
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+
+from consortia.cli.budget import init
+from consortia.deploy.pki import Authority, make_server, write_node_key, write_secret, write_server
+from consortia.engines.base import Job
+from consortia.engines.flower import Federation
+from consortia.errors import RunFailedError
+from consortia.home import Home
+from consortia.runner import Options, execute, prepare
+from consortia.scenario import find_scenario, load_scenario
+from privacy.ledger import Ledger
+
+Fault = Callable[["Faulty"], None]
+#: How a participant is started wrongly.
+STARTS = ("wrong key", "slow clock", "expired certificate", "full disk", "old ledger")
+
+
+@dataclass
+class Line:
+    """One line of the table."""
+
+    fault: str
+    saw: str
+    seconds: float
+    model: str
+
+
+@dataclass(frozen=True)
+class World:
+    """A scenario of our own with homes, policies and ledgers."""
+
+    folder: Path
+    scenario: Path
+    names: tuple[str, ...]
+
+    def options(self, **changes: Any) -> Options:
+        """Return the options of a deployed run."""
+        return Options(**{"scenario": str(self.scenario), "engine": "flower", "out": self.folder / "runs", **changes})
+
+    def home(self, name: str) -> Path:
+        return self.folder / "homes" / name
+
+
+@contextlib.contextmanager
+def world(folder: Path, names: tuple[str, ...], **terms: Any) -> Iterator[World]:
+    """Lay out `linear` with these participants, alternating between its two sites, and their homes."""
+    scenario = tomllib.loads(find_scenario("linear").read_text())
+    round_terms = {key: terms.pop(key) for key in ("quorum", "deadline_seconds", "attempts") if key in terms}
+    steps = terms.pop("local_steps", 5)
+    scenario["contract"].update(terms, round=round_terms)
+    scenario["contract"]["industries"]["linear"]["local_steps"] = steps
+    scenario.pop("expect")
+    seats = scenario["roster"]
+    policies = find_scenario("linear").parent / "policies" / "linear"
+    scenario.update(name="faults", roster=[])
+    target = folder / "policies" / "faults"
+    target.mkdir(parents=True)
+    for number, name in enumerate(names):
+        seat = seats[number % 2]
+        scenario["roster"].append({**seat, "name": name})
+        policy = tomllib.loads((policies / f"{seat['name']}.toml").read_text())
+        (target / f"{name}.toml").write_text(tomli_w.dumps({**policy, "participant": name}))
+    file = folder / "faults.toml"
+    file.write_text(tomli_w.dumps(scenario))
+    made = World(folder, file, names)
+    with (
+        mock.patch.dict(os.environ, CONSORTIA_HOME=str(folder / "homes")),
+        mock.patch("consortia.cli.budget.out"),
+    ):
+        seed = load_scenario(str(file)).contract.seed
+        for name in names:  # the same split key as a simulation's, so that the same rows train
+            Home(made.home(name), name).create(split_seed=seed)
+        init("", scenario=str(file))
+        yield made
+
+
+def undisturbed(world: World, names: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+    """Return the model of a run without faults, of these participants alone, by the embedded engine."""
+    scenario = tomllib.loads(world.scenario.read_text())
+    scenario["roster"] = [seat for seat in scenario["roster"] if seat["name"] in (names or world.names)]
+    folder = world.folder / "undisturbed"
+    shutil.copytree(world.folder / "policies", folder / "policies")
+    (folder / "faults.toml").write_text(tomli_w.dumps(scenario))
+    options = Options(scenario=str(folder / "faults.toml"), out=folder)
+    return model(execute(prepare(options), options).job.folder)
+
+
+def model(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the model that a run left."""
+    return safetensors.torch.load((folder / "model" / "linear.safetensors").read_bytes())
+
+
+def equal(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two models are the same bit for bit."""
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def rounds_done(folder: Path) -> dict[int, float]:
+    """Return when each round was committed (first time)."""
+    file = folder / "events.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.is_file() else []
+    found: dict[int, float] = {}
+    for event in map(json.loads, lines):
+        if event["event"] == "round":
+            found.setdefault(event["round"], event["time"])
+    return found
+
+
+def account(home: Path, name: str) -> tuple[int, int]:
+    """Return how many reservations were committed and how many abandoned; check that nothing else is there.
+
+    Invariant 2: what left was reserved before, and committed together with its bytes once a round; what was reserved
+    and did not leave stays spent.
+    """
+    with Ledger.open(home / "ledger.db", name) as ledger:
+        ledger.verify()
+        entries = ledger.entries()
+    committed = [entry for entry in entries if entry.state == "committed"]
+    abandoned = [entry for entry in entries if entry.state == "reserved"]
+    if len(committed) + len(abandoned) != len(entries):
+        raise AssertionError(f"{name}: {entries}")
+    if len({(entry.run_id, entry.round) for entry in committed}) != len(committed):
+        raise AssertionError(f"{name}: a round was committed twice")
+    with contextlib.closing(sqlite3.connect(home / "ledger.db")) as connection:
+        (stored,) = connection.execute("SELECT COUNT(*) FROM outbox").fetchone()
+    if stored != len(committed):
+        raise AssertionError(f"{name}: {len(committed)} committed, {stored} in the outbox")
+    return len(committed), len(abandoned)
+
+
+class Faulty(Federation):
+    """The engine's federation, with faults while it runs or in how some participants start.
+
+    Parameters
+    ----------
+    job : Job
+    after : dict of int to (str, Fault)
+        Fault by the committed round that it follows.
+    starts : dict of str to str
+        By participant, one of `STARTS`.
+    """
+
+    def __init__(self, job: Job, after: Mapping[int, tuple[str, Fault]], starts: Mapping[str, str]) -> None:
+        super().__init__(job)
+        self.after, self.starts = dict(after), starts
+        self.injected: dict[str, tuple[int, float]] = {}
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._inject, daemon=True)
+
+    def submit(self) -> None:
+        super().submit()
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(60)
+        super().__exit__(*error)
+
+    def _inject(self) -> None:
+        seen = set(rounds_done(self.job.folder))
+        try:
+            while not self._stop.wait(0.01):
+                for number in set(rounds_done(self.job.folder)) - seen:
+                    seen.add(number)
+                    if number in self.after:
+                        name, fault = self.after[number]
+                        started = time.time()
+                        fault(self)
+                        self.injected[name] = (number, started)
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+            self.error = error
+
+    def _start_participant(self, name: str, key: Path) -> None:
+        start = self.starts.get(name)
+        if start == "wrong key":
+            key, _ = write_node_key(self.folder / "pki" / "other", name)
+        dates = {"expired certificate": (-2, -1), "slow clock": (1, 3)}.get(start or "")
+        if dates is None:
+            super()._start_participant(name, key)
+            return
+
+        def dated(folder: Path, authority: Authority, hosts: Any, days: int) -> None:
+            write_server(folder, authority, hosts, days)
+            if folder.name.endswith("-own"):
+                redate(folder, authority, hosts, *dates)
+
+        with mock.patch("consortia.engines.flower.write_server", dated):
+            super()._start_participant(name, key)
+
+
+def redate(folder: Path, authority: Authority, hosts: Any, first_day: int, last_day: int) -> None:
+    """Replace a server's certificate by one that is valid from and to so many days from now."""
+    certificate, key = make_server(authority, hosts, 1)
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(certificate.subject)
+        .issuer_name(certificate.issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + datetime.timedelta(days=first_day))
+        .not_valid_after(now + datetime.timedelta(days=last_day))
+    )
+    for extension in certificate.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    pem = serialization.Encoding.PEM
+    (folder / "server.pem").write_bytes(builder.sign(authority.key, hashes.SHA384()).public_bytes(pem))
+    plain = serialization.NoEncryption()
+    write_secret(folder / "server.key", key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+
+
+# Faults while a run goes on
+
+
+def kill(who: str) -> Fault:
+    """SIGKILL one process of the federation."""
+    return lambda federation: federation.processes[who].kill()
+
+
+def kill_training(name: str) -> Fault:
+    """SIGKILL the process of a message after its reservation and before its commit."""
+
+    def fault(federation: Faulty) -> None:
+        launcher = federation.processes[f"{name}-app"].pid
+        ledger = federation.job.homes[name].ledger
+        known = _count(ledger, "reserved")
+        while _count(ledger, "reserved") == known:
+            time.sleep(0.001)
+        (child,) = _children(launcher)[1:]  # the first is the courier
+        os.kill(child, signal.SIGKILL)
+
+    return fault
+
+
+def pause(who: str, seconds: float) -> Fault:
+    """SIGSTOP a process and all that it started; SIGCONT after so many seconds."""
+
+    def fault(federation: Faulty) -> None:
+        group = federation.processes[who].pid
+        os.killpg(group, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.killpg(group, signal.SIGCONT)
+
+    return fault
+
+
+def kill_coordinator(federation: Faulty) -> None:
+    """SIGKILL the process of the ServerApp."""
+    pids = _descendants(federation.processes["superlink"].pid)
+    found = [pid for pid in pids if b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    if not found:
+        raise RuntimeError(f"no ServerApp among {pids}")
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _count(ledger: Path, state: str) -> int:
+    with contextlib.closing(sqlite3.connect(ledger)) as connection:
+        (count,) = connection.execute("SELECT COUNT(*) FROM entries WHERE state = ?", (state,)).fetchone()
+    return int(count)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (thread / "children").read_text().split()):
+            found += [child, *_descendants(child)]
+    return found
+
+
+# Homes that are wrong from the start
+
+
+@contextlib.contextmanager
+def full_disk(home: Path) -> Iterator[None]:
+    """Put a home on a file system of its own with a few KiB left."""
+    kept = home.with_name(f".{home.name}")
+    shutil.copytree(home, kept)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(home)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        raise RuntimeError(f"mount: {mounted.stderr.decode()[:200]}")
+    try:
+        shutil.copytree(kept, home, dirs_exist_ok=True)
+        with contextlib.suppress(OSError), (home / "ballast").open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+                file.flush()
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(home)], check=True)
+
+
+def restore_old_ledger(world: World, name: str) -> None:
+    """Let everybody take part in one run, then put this participant's ledger back as it was before."""
+    home = world.home(name)
+    old = (home / "ledger.db").read_bytes()
+    options = Options(scenario=str(world.scenario), ledger=world.folder / "homes", out=world.folder / "before")
+    execute(prepare(options), options)
+    for file in home.glob("ledger.db*"):
+        file.unlink()
+    (home / "ledger.db").write_bytes(old)
+
+
+# Runs
+
+
+@dataclass
+class Play:
+    """What came of one command."""
+
+    folder: Path
+    result: dict[str, Any] | None
+    failure: str
+    started: float
+    ended: float
+    injected: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def recovery(self, fault: str) -> float:
+        """Return the seconds from a fault to the next committed round, or to the end of the command."""
+        number, at = self.injected[fault]
+        return rounds_done(self.folder).get(number + 1, self.ended) - at
+
+
+def play(
+    world: World,
+    after: Mapping[int, tuple[str, Fault]] | None = None,
+    starts: Mapping[str, str] | None = None,
+    resume: Path | None = None,
+    join_seconds: float = 120.0,
+) -> Play:
+    """Run, or resume, with faults; a named failure is an outcome."""
+    made: list[Faulty] = []
+
+    def federation(job: Job) -> Faulty:
+        made.append(Faulty(job, after or {}, starts or {}))
+        return made[-1]
+
+    options = world.options(resume=resume)
+    started = time.time()
+    with (
+        mock.patch("consortia.engines.flower.Federation", federation),
+        mock.patch("consortia.engines.control.JOIN_SECONDS", join_seconds),
+    ):
+        job = prepare(options)
+        try:
+            result, failure = execute(job, options).result, ""
+        except RunFailedError as error:
+            result, failure = None, str(error)
+    if made and made[0].error is not None:
+        raise made[0].error
+    return Play(job.folder, result, failure, started, time.time(), made[0].injected if made else {})
+
+
+# The table
+
+RUNNING = (
+    ("ClientApp killed in training", kill_training("line-b")),
+    ("launcher (SuperExec) killed", kill("line-b-app")),
+    ("SuperNode killed", kill("line-a")),
+    ("participant stopped (SIGSTOP) for 45 s, deadline 40 s", pause("line-b-app", 45)),
+    ("SuperLink killed", kill("superlink")),
+)
+_COORDINATOR = "ServerApp (coordinator) killed"
+
+
+def _codes(folder: Path, number: int) -> str:
+    """Return what the coordinator's record says of a round, in order, without repetitions."""
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    found = [f"{e['participant']} {e['code']}" for e in events if e["event"] == "failure" and e["round"] == number]
+    return ", ".join(dict.fromkeys(found)) or "nothing: the round took longer"
+
+
+def running(folder: Path) -> list[Line]:
+    """Faults while a run goes on, at two participants that are both wanted in every round."""
+    terms = {"rounds": 8, "quorum": 1.0, "deadline_seconds": 40.0, "attempts": 10, "local_steps": 300}
+    lines = []
+    with world(folder, ("line-a", "line-b"), **terms) as made:
+        wanted = undisturbed(made)
+        after = dict(enumerate(RUNNING, 1))
+        first = play(made, after)
+        second = play(made, {6: (_COORDINATOR, kill_coordinator)}, resume=first.folder)
+        third = play(made, resume=first.folder)
+        same = third.result is not None and equal(wanted, model(third.folder))
+        accounts = {name: account(made.home(name), name) for name in made.names}
+    word = "equal" if same else "DIFFERENT"
+    for number, (fault, _) in after.items():
+        if number < len(after):
+            lines.append(Line(fault, _codes(first.folder, number + 1), first.recovery(fault), word))
+    done = rounds_done(first.folder)
+    for played, fault, number, then in (
+        (first, RUNNING[-1][0], 6, second),
+        (second, _COORDINATOR, 7, third),
+    ):
+        saw = played.failure.split("; see")[0].split(" (line-")[0]
+        lines.append(Line(fault, f"exit 1: {saw}", played.recovery(fault), "named failure"))
+        lines.append(Line("... then `--resume`", "the rounds that were left", done[number] - then.started, word))
+    spent = ", ".join(f"{name} {c} committed and {a} abandoned" for name, (c, a) in accounts.items())
+    return [*lines, Line("ledgers at the end", spent, 0.0, "commits + abandoned = reservations")]
+
+
+def starting(folder: Path) -> list[Line]:
+    """Five participants that start wrong beside two that do not; two are wanted."""
+    wrong = {start.replace(" ", "-"): start for start in STARTS}
+    names = ("line-a", "line-b", *wrong)
+    terms = {"rounds": 2, "quorum": 2 / len(names), "deadline_seconds": 15.0, "attempts": 2}
+    with world(folder, names, **terms) as made:
+        restore_old_ledger(made, "old-ledger")
+        with full_disk(made.home("full-disk")):
+            played = play(made, starts=wrong, join_seconds=60)
+            for name in names:
+                account(made.home(name), name)
+        same = played.result is not None and equal(undisturbed(made, names[:2]), model(played.folder))
+    word = "equal to that of the two others alone" if same else "DIFFERENT"
+    done = rounds_done(played.folder)
+    events = (json.loads(line) for line in (played.folder / "events.jsonl").read_text().splitlines())
+    begun = next(event["time"] for event in events if event["event"] == "start")
+    seats = (played.result or {})["participants"]
+    lines = []
+    for name, start in wrong.items():
+        codes = ", ".join(dict.fromkeys(failure["code"] for failure in seats[name]["failures"]))
+        log = (played.folder / "flower" / f"{name}-app.log").read_text()
+        at_home = next((word for word in _AT_HOME if word in log), "")
+        saw = f"{name}: {codes}" + (f"; at home: {at_home}" if at_home else "")
+        lines.append(Line(f"started with: {start}", saw, done[1] - begun, word))
+    return lines
+
+
+_AT_HOME = ("certificate has expired", "certificate is not yet valid")
+
+
+def main() -> int:
+    """Measure and print the table; exit 1 when a model differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, help="write the table into this file too")
+    options = parser.parse_args()
+    lines = []
+    for part in (running, starting):
+        with tempfile.TemporaryDirectory() as name:
+            lines += part(Path(name))
+    table = "| fault | what the user saw | seconds to recover | model |\n|---|---|---|---|\n"
+    for line in lines:
+        seconds = f"{line.seconds:.1f}" if line.seconds else ""
+        table += f"| {line.fault} | {line.saw} | {seconds} | {line.model} |\n"
+    print(table)
+    if options.write:
+        text = (__doc__ or "").partition("Every process")
+        made = f"{os.cpu_count()} cores, load average {os.getloadavg()[2]:.0f} (15 minutes)"
+        made = f"Made by `python benchmarks/faults.py --write docs/faults.md`; {made}."
+        options.write.write_text(f"# Faults\n\n{made}\n\n{text[1]}{text[2].rstrip()}\n\n{table}")
+    return 1 if any(line.model == "DIFFERENT" for line in lines) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
