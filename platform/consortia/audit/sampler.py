@@ -134,6 +134,9 @@ def _laws(
     }
     for name, (value, number, variance) in every.items():
         z = statistics.binomial_scores(value, number, rate, math.sqrt(variance))
+        # All releases together are one Binomial, of more power than the mean of the scores where trials are few.
+        drawn = np.array([value.sum()])
+        together = statistics.binomial_scores(drawn, number * len(value), rate, math.sqrt(variance * len(value)))
         found = f"{value.mean():.2f} on average, deviation {value.std():.2f}"
         deviation = math.sqrt(number * rate * (1 - rate) + variance)
         wanted = f"{number * rate:g} on average, deviation {deviation:.2f}"
@@ -143,7 +146,7 @@ def _laws(
                 subject,
                 wanted,
                 found,
-                statistics.normal_p(float(z.sum()) / math.sqrt(len(z))),
+                statistics.normal_p(float(together[0])),
             ),
             Check(
                 f"the number of units {name} is Binomial, never fixed",
