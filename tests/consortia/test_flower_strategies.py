@@ -33,10 +33,9 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 
 def _file(folder: Path, name: str) -> Path:
-    data = load_scenario("linear").model_dump(mode="json", by_alias=True)
+    data = load_scenario("linear").model_dump(mode="json", by_alias=True, exclude_none=True)
     data["contract"] |= {"rounds": ROUNDS, "releases": ["update", "metrics"] if name == "qfedavg" else ["update"]}
     data["contract"]["strategy"] |= {"name": name, **CHOICES[name]}
-    data["contract"]["industries"]["linear"].pop("init")
     data["expect"] = {}
     for seat in data["roster"]:
         seat["epsilon"] = float("inf")
