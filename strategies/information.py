@@ -19,7 +19,7 @@ from torch import Tensor
 
 from strategies.arithmetic import State, capped_weights
 
-#: How far a weight may move from the share of rows, as a factor. docs/design/0008 has the study behind it.
+#: How far a weight may move from the share of rows, as a factor. docs/design/0012 has the study behind it.
 LIMIT = 1.5
 
 __all__ = ["LIMIT", "flat_change", "heterogeneity", "information_weights", "noise_variance"]
