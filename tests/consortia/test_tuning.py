@@ -249,4 +249,5 @@ def test_the_readmes_tuning_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             for seat in seats.values():
                 assert seat["epsilon"]["run"] <= seat["epsilon"]["budget"] + 1e-9
     assert budgets == [{"line-a": 1.0, "line-b": 1.0}, {"line-a": 0.5, "line-b": 1.0}]
-    assert "budget set" in said.output  # the last command is the history
+    # The last command is the history; as JSON, since a table may wrap.
+    assert "budget set" in CliRunner().invoke(APP, [*commands[-1], "--json"]).output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -147,20 +148,27 @@ class Relay:
             far = ends.enter_context(self._client.wrap_socket(onward, server_hostname="localhost"))
             streams = (bytearray(), bytearray())
             self.tap.streams.append(streams)
-            back = threading.Thread(target=_copy, args=(far, near, streams[1]), daemon=True)
-            back.start()
-            _copy(near, far, streams[0])
-            back.join()
+            _relay(near, far, streams)
 
 
-def _copy(source: ssl.SSLSocket, target: ssl.SSLSocket, seen: bytearray) -> None:
-    with contextlib.suppress(OSError):
-        while part := source.recv(2**16):
+def _relay(near: ssl.SSLSocket, far: ssl.SSLSocket, streams: tuple[bytearray, bytearray]) -> None:
+    """Copy both ways until one end closes; in one thread, for a TLS connection is not for two."""
+    other = {near: (far, streams[0]), far: (near, streams[1])}
+    while True:
+        ready = [end for end in other if end.pending()] or select.select(list(other), [], [])[0]
+        for source in ready:
+            target, seen = other[source]
+            source.setblocking(False)
+            try:
+                part = source.recv(2**16)
+            except ssl.SSLWantReadError:  # a record of TLS itself, or half of one
+                continue
+            finally:
+                source.setblocking(True)
+            if not part:
+                return
             seen += part
             target.sendall(part)
-    for end in (source, target):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
 
 
 _BROKEN_LAUNCHER = """
