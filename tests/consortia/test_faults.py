@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def test_faults_of_a_running_federation_leave_the_undisturbed_model(tmp_path: Pa
 
 
 def test_participants_that_start_wrong_are_named_and_the_others_train(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a full disk: wanted root, which mounts a small file system")
     wrong = {start.replace(" ", "-"): start for start in BENCH.STARTS}
     names = ("line-a", "line-b", *wrong)
     terms = {"rounds": 2, "quorum": 2 / 7, "deadline_seconds": 10.0, "attempts": 2}
