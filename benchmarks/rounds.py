@@ -131,7 +131,7 @@ def measure(folder: Path, scenario: Path, rounds: int, *, stock: bool) -> dict[s
         init("", scenario=str(scenario))
         for home in homes.iterdir():
             allow(home.name, str(scenario), rounds=rounds)
-        options = Options(scenario=str(scenario), rounds=rounds, engine="flower", out=folder / "runs")
+        options = Options(scenario=str(scenario), rounds=rounds, engine="flower", out=folder / f"runs-{homes.name}")
         job = prepare(options)
         result = execute(job, options).result
     if result["status"] != "completed":
