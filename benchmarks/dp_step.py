@@ -1,0 +1,230 @@
+"""Seconds of CPU a step of DP-SGD takes, beside plain torch and beside Opacus, in one process and interleaved.
+
+    python benchmarks/dp_step.py [--quick] [--json FILE]
+
+One thread. The denominator is plain torch with in-memory index sampling (`torch.randperm`, `BCEWithLogitsLoss`, SGD).
+Ours is `privacy.dp_sgd.train_private`, whole: Poisson draw, rows, clipped sum, noise, step; what a call costs once
+(checks on made-up rows) is printed beside it. Opacus is as its users run it (`make_private` with its DataLoader), and
+with the same rows drawn in memory. Ratios are plain ÷ variant, so 1.0 is the speed of no privacy.
+"""
+
+import argparse
+import itertools
+import json
+import logging
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from opacus import PrivacyEngine
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from privacy import _engines, dp_sgd
+from privacy.dp_sgd import DpSgdPlan, train_private
+from privacy.randomness import fresh_generator
+
+Step = Callable[[int], float]  # steps -> seconds of CPU
+
+
+class Named(nn.Module):
+    """The network behind the dict that industries' modules take."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(sizes):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.net = nn.Sequential(*layers[:-1])
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return torch.as_tensor(self.net(inputs["x"]))
+
+
+def losses(output: Tensor, target: Tensor) -> Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(output.squeeze(1), target, reduction="none")
+
+
+class Case:
+    def __init__(self, sizes: list[int], batch: int) -> None:
+        self.sizes, self.batch, self.rows = sizes, batch, 16 * batch
+        self.x = torch.randn(self.rows, sizes[0])
+        self.y = (self.x[:, :5].sum(1) + torch.randn(self.rows) > 0).float()
+
+    def plain(self) -> Step:
+        module = Named(self.sizes)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
+        criterion = nn.BCEWithLogitsLoss()
+
+        def batches() -> Iterator[Tensor]:
+            while True:
+                order = torch.randperm(self.rows)
+                yield from order.split(self.batch)
+
+        drawn = batches()
+
+        def steps(count: int) -> float:
+            start = time.process_time()
+            for _ in range(count):
+                rows = next(drawn)
+                optimizer.zero_grad(set_to_none=True)
+                criterion(module({"x": self.x[rows]}).squeeze(1), self.y[rows]).backward()
+                optimizer.step()
+            return time.process_time() - start
+
+        return steps
+
+    def _ours(self, count: int, module: nn.Module, secure: bool) -> float:
+        plan = DpSgdPlan(
+            sampling_rate=self.batch / self.rows, declared_units=self.rows, steps=count, noise_multiplier=1.0, clip=1.0
+        )
+        start = time.process_time()
+        train_private(
+            module,
+            {"x": self.x},
+            self.y,
+            torch.arange(self.rows),
+            self.rows,
+            losses,
+            lambda parameters: torch.optim.SGD(parameters, lr=0.05),
+            plan,
+            fresh_generator(),
+            secure=secure,
+        )
+        return time.process_time() - start
+
+    def ours(self, secure: bool = False, hooks: bool = False) -> Step:
+        module = Named(self.sizes)
+
+        def steps(count: int) -> float:
+            supported = _engines.supports, dp_sgd.supports
+            if hooks:  # what a module that book-keeping does not fit would get
+                _engines.supports = dp_sgd.supports = lambda _: "asked for"
+            try:
+                return self._ours(count + 1, module, secure) - self._ours(1, module, secure)
+            finally:
+                _engines.supports, dp_sgd.supports = supported
+
+        return steps
+
+    def call(self) -> float:
+        """Seconds that a call costs beside its steps."""
+        module = Named(self.sizes)
+        one, two = (min(self._ours(count, module, False) for _ in range(9)) for count in (1, 2))
+        return max(0.0, 2 * one - two)
+
+    def opacus(self, mode: str, loader: bool) -> Step:
+        module: Any = Named(self.sizes).net
+        optimizer: Any = torch.optim.SGD(module.parameters(), lr=0.05)
+        made = PrivacyEngine(accountant="rdp").make_private(
+            module=module,
+            optimizer=optimizer,
+            criterion=nn.BCEWithLogitsLoss(),
+            data_loader=DataLoader(TensorDataset(self.x, self.y), batch_size=self.batch),
+            noise_multiplier=1.0,
+            max_grad_norm=1.0,
+            grad_sample_mode=mode,
+            poisson_sampling=True,
+        )
+        criterion: Any = nn.BCEWithLogitsLoss()
+        if mode == "ghost":
+            module, optimizer, criterion, data = made
+        else:
+            module, optimizer, data = made
+        rate = self.batch / self.rows
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            while True:
+                if loader:
+                    yield from data
+                else:
+                    rows = dp_sgd.poisson_sample(self.rows, rate, generator)
+                    yield self.x[rows], self.y[rows]
+
+        generator = fresh_generator()
+        drawn = batches()
+
+        def steps(count: int) -> float:
+            start = time.process_time()
+            for _ in range(count):
+                x, y = next(drawn)
+                optimizer.zero_grad()
+                criterion(module(x).squeeze(1), y).backward()
+                optimizer.step()
+            return time.process_time() - start
+
+        return steps
+
+
+def measure(variants: dict[str, Step], seconds: float, repeats: int) -> dict[str, list[float]]:
+    """Seconds a step, interleaved: every repeat visits every variant."""
+    counts: dict[str, int] = {}
+    for name, step in variants.items():
+        step(2)
+        counts[name] = max(2, int(seconds / max(step(5) / 5, 1e-7)))
+    taken: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats):
+        for name, step in variants.items():
+            taken[name].append(step(counts[name]) / counts[name])
+    return taken
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="CPU seconds of a DP-SGD step beside plain torch and Opacus")
+    parser.add_argument("--quick", action="store_true", help="one size, fewer repeats")
+    parser.add_argument("--json", type=Path, help="write a list of {name, value, unit, ratio, ratio_min, ratio_max}")
+    chosen = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    small, million, ten = [30, 64, 32, 1], [30, 1000, 1000, 1], [30, 3150, 3150, 1]
+    cases = [(small, 64), (small, 256), (small, 1024), (million, 256), (ten, 256)]
+    if chosen.quick:
+        cases = [(small, 256)]
+    found: list[dict[str, Any]] = []
+    for sizes, batch in cases:
+        case = Case(sizes, batch)
+        big = sizes is not small
+        variants: dict[str, Step] = {"plain torch": case.plain(), "consortia": case.ours()}
+        variants["consortia, secure noise"] = case.ours(secure=True)
+        if sizes is not ten:
+            variants["consortia, hooks"] = case.ours(hooks=True)
+            variants["Opacus hooks, rows in memory"] = case.opacus("hooks", loader=False)
+        if not big:
+            variants["Opacus hooks, DataLoader"] = case.opacus("hooks", loader=True)
+        variants["Opacus ghost, rows in memory"] = case.opacus("ghost", loader=False)
+        seconds, repeats = (0.1, 3) if chosen.quick else (0.4, 7) if not big else (1.0, 3)
+        taken = measure(variants, seconds, repeats)
+        parameters = sum(p.numel() for p in Named(sizes).parameters())
+        print(f"{'-'.join(map(str, sizes))} ({parameters} parameters), batch {batch} of {case.rows} rows")
+        for name, values in taken.items():
+            ratios = [plain / own for plain, own in zip(taken["plain torch"], values, strict=True)]
+            value, ratio = statistics.median(values), statistics.median(ratios)
+            print(
+                f"  {name:30s} {value * 1e6:10.1f} us a step   {ratio:6.3f}  ({min(ratios):.3f} to {max(ratios):.3f})"
+            )
+            found.append(
+                {
+                    "name": f"dp_step/{parameters}/{batch}/{name}",
+                    "value": value,
+                    "unit": "s",
+                    "ratio": ratio,
+                    "ratio_min": min(ratios),
+                    "ratio_max": max(ratios),
+                }
+            )
+        if not big:
+            print(f"  {'consortia, once a call':30s} {case.call() * 1e6:10.1f} us")
+    if chosen.json:
+        chosen.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
