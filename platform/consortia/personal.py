@@ -16,10 +16,10 @@ How the choice is made
 ----------------------
 By the log loss (the squared error of a regression) of each row, on rows that the candidate was not fitted on: the
 validation rows and, where these are of fewer than 200 units, the training rows, cross-fitted in folds of whole
-units. Another model than `local` is kept only
-if it is better by more than one standard error of the paired difference, units being what varies; among those the
-best. The federated model has seen the training rows. They count only while that shows in nothing: while its loss on
-them is not below its loss on the validation rows by more than a standard error. The test rows only report.
+units. Another model than `local` is kept only if it is better by more than one standard error of the paired
+difference, units being what varies; among those the best. The federated model has seen the training rows. They
+count only while that shows in nothing: while its loss on them is not below its loss on the validation rows by more
+than a standard error. The test rows only report.
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ def keep(offered: list[Candidate], industry: str, train: Table, validation: Tabl
     if folds and validation.n_units < _ENOUGH and not _flattered(client, offered, train, held):
         outside = np.concatenate([rows for _, rows in folds])
         units = np.concatenate([units, np.asarray(train.unit_index)[outside] + validation.n_units])
+        tables = [(train.take(inside), train.take(rows)) for inside, rows in folds]
         for index, candidate in enumerate(offered):
-            crossed = [_crossed(client, candidate, train, inside, out) for inside, out in folds]
+            crossed = [row_losses(client, candidate.fit(inside)(held_out), held_out) for inside, held_out in tables]
             held[index] = np.concatenate([held[index], *crossed])
     chosen = 0
     for index in range(1, len(offered)):
@@ -133,13 +134,6 @@ def row_losses(client: IndustryClient, scores: Scores, table: Table) -> Scores:
     if client.schema.target.kind == "multiclass":
         return np.asarray(-np.log(bounded[np.arange(len(wanted)), wanted.astype(int)]), dtype=np.float64)
     return np.asarray(-np.log(np.where(wanted == 1, bounded, 1 - bounded)), dtype=np.float64)
-
-
-def _crossed(
-    client: IndustryClient, candidate: Candidate, train: Table, inside: NDArray[np.int64], outside: NDArray[np.int64]
-) -> Scores:
-    held = _rows(train, outside)
-    return row_losses(client, candidate.fit(_rows(train, inside))(held), held)
 
 
 def _pays(gain: Scores, units: NDArray[np.int64]) -> bool:
@@ -174,10 +168,6 @@ def _folds(train: Table, participant: str) -> list[tuple[NDArray[np.int64], NDAr
     return [(np.flatnonzero(of_row != k), np.flatnonzero(of_row == k)) for k in range(_FOLDS)]
 
 
-def _rows(table: Table, rows: NDArray[np.int64]) -> Table:
-    return table.take(torch.from_numpy(rows))
-
-
 def _logits(module: FederatedModule, table: Table) -> torch.Tensor:
     training = module.training
     module.eval()
@@ -209,11 +199,10 @@ def _centred(client: IndustryClient, module: FederatedModule, strength: float) -
                 return total
 
             solver.step(objective)  # type: ignore[no-untyped-call]
-        corrected = copy.deepcopy(module)
         slope, intercept = u.detach(), b.detach()
 
         def scores(table: Table) -> Scores:
-            logits = _logits(corrected, table) + table.inputs["features"].double() @ slope + intercept
+            logits = _logits(module, table) + table.inputs["features"].double() @ slope + intercept
             return _probabilities(client, logits)
 
         return scores

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from consortia.errors import RefusedError
+from consortia.vertical.store import keep_once
 
 __all__ = ["KEY_PREFIX", "Greeting", "Session", "identity", "public_text"]
 
@@ -51,7 +52,7 @@ class Session:
 
 def identity(folder: Path) -> Ed25519PrivateKey:
     """Return the participant's identity key; made on first use, readable by its owner only."""
-    raw = _keep(folder / "identity.key", lambda: Ed25519PrivateKey.generate().private_bytes_raw())
+    raw = keep_once(folder / "identity.key", lambda: Ed25519PrivateKey.generate().private_bytes_raw())
     return Ed25519PrivateKey.from_private_bytes(raw)
 
 
@@ -75,7 +76,7 @@ class Greeting:
         self.session = session
         self.name = name
         self._identity = identity(folder)
-        raw = _keep(keep, lambda: X25519PrivateKey.generate().private_bytes_raw())
+        raw = keep_once(keep, lambda: X25519PrivateKey.generate().private_bytes_raw())
         self._key = X25519PrivateKey.from_private_bytes(raw)
 
     def public(self) -> bytes:
@@ -118,23 +119,3 @@ class Greeting:
 
     def _bound(self, step: str, sender: str, receiver: str) -> bytes:
         return self.session.bytes("message", step, sender, receiver)
-
-
-def _keep(file: Path, make: object) -> bytes:
-    """Return the secret in `file`, made and synced there first if it is missing; whoever is first decides."""
-    assert callable(make)
-    if not file.is_file():
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.{os.getpid()}.{os.urandom(4).hex()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(make())
-            out.flush()
-            os.fsync(out.fileno())
-        try:
-            os.link(draft, file)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    return file.read_bytes()

@@ -15,7 +15,26 @@ from numpy.typing import NDArray
 
 from consortia.errors import RefusedError
 
-__all__ = ["Store"]
+__all__ = ["Store", "keep_once"]
+
+
+def keep_once(file: Path, make: Callable[[], bytes]) -> bytes:
+    """Return what lies in `file`, made and synced first (mode 0600) if it is missing; whoever is first decides."""
+    if not file.is_file():
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = file.with_name(f".{file.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(make())
+            out.flush()
+            os.fsync(out.fileno())
+        try:
+            os.link(draft, file)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return file.read_bytes()
 
 
 class Store:
@@ -32,21 +51,7 @@ class Store:
 
     def once(self, name: str, make: Callable[[], bytes]) -> bytes:
         """Return what was kept under the name; the first caller's bytes stay."""
-        file = self.folder / name
-        if not file.is_file():
-            draft = file.with_name(f".{name}.{os.getpid()}.{os.urandom(4).hex()}")
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as out:
-                out.write(make())
-                out.flush()
-                os.fsync(out.fileno())
-            try:
-                os.link(draft, file)
-            except FileExistsError:
-                pass
-            finally:
-                draft.unlink()
-        return file.read_bytes()
+        return keep_once(self.folder / name, make)
 
     def read(self, name: str) -> bytes:
         """Return what an earlier step kept; RefusedError with code BAD_MESSAGE when that step never came."""
