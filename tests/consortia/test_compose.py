@@ -9,10 +9,23 @@ import pytest
 import yaml
 
 from consortia.deploy.compose import compose_text
+from consortia.deploy.prepare import make_homes
+from consortia.home import Home
+from consortia.policy import load_policy
 from consortia.scenario import load_scenario
+from consortia.secure.keys import load_identity, public_hex
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMITTED = ("cross-industry", "hospitals", "banks", "factories", "linear", "shared-customers")
+COMMITTED = (
+    "cross-industry",
+    "hospitals",
+    "banks",
+    "factories",
+    "linear",
+    "secure-banks",
+    "shared-customers",
+    "shared-trunk",
+)
 STEPS = {"keys", "homes"}  # start as root to hand files to their owner, without a network
 
 
@@ -24,7 +37,7 @@ def test_the_committed_file_is_what_the_command_writes(name: str) -> None:
 @pytest.mark.parametrize("name", COMMITTED)
 def test_every_service_is_behind_walls(name: str) -> None:
     scenario = load_scenario(name)
-    plan = yaml.safe_load(compose_text(scenario))
+    plan = yaml.load(compose_text(scenario), Loader=yaml.CSafeLoader)
     names = [seat.name for seat in scenario.roster]
     for service, terms in plan["services"].items():
         assert terms["read_only"] is True, service
@@ -46,6 +59,23 @@ def test_every_service_is_behind_walls(name: str) -> None:
         own = {f"keys-{participant}", f"keys-{participant}-app"}
         assert {mount.split(":")[0] for mount in mounts if mount.startswith("keys-")} == own
         assert all(f"/{participant}" in mount for mount in mounts if mount.startswith("${CONSORTIA"))
+
+
+def test_the_homes_of_secure_sums_have_pinned_each_other(tmp_path: Path) -> None:
+    """Identity, pins and the allowed contract: what a launcher needs at the first `up`; another changes nothing."""
+    scenario = load_scenario("secure-banks")
+    names = [seat.name for seat in scenario.roster]
+    assert make_homes("secure-banks", scenario, tmp_path) == names
+    homes = {name: Home(tmp_path / name, name) for name in names}
+    keys = {name: public_hex(load_identity(home)) for name, home in homes.items()}
+    assert len(set(keys.values())) == len(names)
+    for name, home in homes.items():
+        policy = load_policy(home.policy, simulation=False)
+        assert policy.secure.peers == {peer: key for peer, key in keys.items() if peer != name}
+        assert list(policy.allow.contracts) == [f"sha256:{scenario.contract.sha256()}"]
+        assert (home.folder / "identity.pem").stat().st_mode & 0o077 == 0
+    assert make_homes("secure-banks", scenario, tmp_path) == []
+    assert {name: public_hex(load_identity(home)) for name, home in homes.items()} == keys
 
 
 def test_make_up_passes_the_run_status_on(tmp_path: Path) -> None:
