@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from clients.errors import ClientError
 from consortia.errors import ConsortiaError, RefusedError
+from consortia.logs import one_message
 from consortia.wire import Envelope, encode
 from privacy.errors import PrivacyError
 
@@ -23,17 +24,18 @@ def guarded(participant: str, work: Callable[[], bytes]) -> bytes:
 
     The log at home names the kind of error and where it happened, never its text, which may hold a value of a row.
     """
-    try:
-        return work()
-    except RefusedError as error:
-        log.warning("%s: refused: %s", participant, error)
-        status = "RECEIVE_ONLY" if error.code == "BUDGET_EXHAUSTED" else "REFUSED"
-        return encode(Envelope({"status": status, "code": error.code, "participant": participant}))
-    except Exception as error:  # noqa: BLE001 - whatever it is, only a code and an incident id may cross
-        incident = secrets.token_hex(8)
-        log.error("%s: incident %s: %s", participant, incident, describe(error))
-        header = {"status": "FAILED", "code": "PARTICIPANT_ERROR", "incident": incident, "participant": participant}
-        return encode(Envelope(header))
+    with one_message():
+        try:
+            return work()
+        except RefusedError as error:
+            log.warning("%s: refused: %s", participant, error)
+            status = "RECEIVE_ONLY" if error.code == "BUDGET_EXHAUSTED" else "REFUSED"
+            return encode(Envelope({"status": status, "code": error.code, "participant": participant}))
+        except Exception as error:  # noqa: BLE001 - whatever it is, only a code and an incident id may cross
+            incident = secrets.token_hex(8)
+            log.error("%s: incident %s: %s", participant, incident, describe(error))
+            header = {"status": "FAILED", "code": "PARTICIPANT_ERROR", "incident": incident, "participant": participant}
+            return encode(Envelope(header))
 
 
 def describe(error: BaseException) -> str:

@@ -293,7 +293,7 @@ class AsynchronousLoop:
         }
         self._last = now
         self._history.append(line)
-        self._desk.event("round", **line)
+        self._desk.tell_round(line)
 
     @property
     def _total(self) -> int:

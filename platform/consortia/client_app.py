@@ -12,7 +12,8 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from consortia.home import LOG_FORMAT, Home
+from consortia.home import Home
+from consortia.logs import JsonLines
 from consortia.participant import handle
 from consortia.transport import pack, unpack
 from consortia.vertical.participant import handle as handle_step
@@ -64,7 +65,7 @@ def log_at_home(home: Home) -> None:
     if not logger.handlers:
         logger.propagate = False
         handler = logging.FileHandler(home.log, encoding="utf-8", delay=True)
-        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        handler.setFormatter(JsonLines(home.participant))
         logger.addHandler(handler)
 
 

@@ -22,7 +22,7 @@ from consortia.checkpoint import Checkpoint, load_latest, save
 from consortia.correspondence import Answer, Correspondence, Exchange
 from consortia.errors import RunFailedError
 from consortia.exchange import State, initial_groups
-from consortia.member import describe_member, recall_sizes, sizes_of
+from consortia.member import describe_member, recall, sizes_of, standings
 from consortia.receipt import write_json
 from consortia.reply import FINAL as _FINAL
 from consortia.scenario import Scenario
@@ -67,7 +67,7 @@ class Coordinator:
         self.heads = self.desk.heads
         self.secure: SecureRounds | None = None
         if self.contract.trust == "aggregate":
-            parts = (self.members, self.heads, self.desk.envelope, self.desk.fail)
+            parts = (self.members, self.heads, self.desk.envelope, self.desk.fail, self.desk.heard)
             self.secure = SecureRounds(scenario, run_id, folder, exchange, *parts)
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Coordinator:
             state = Checkpoint(0, groups, {}, {}, [])
         self.history = list(state.history)
         self.heads.learn(state.heads)
-        recall_sizes(self.members, self.history)
+        recall(self.members, self.history)
         self.desk.event("start", rounds=self.contract.rounds, done=state.round)
         try:
             if self.secure is not None:
@@ -143,7 +143,7 @@ class Coordinator:
         if sizes := sizes_of(self.members):
             line["sizes"] = sizes
         self.history.append(line)
-        self.desk.event("round", **line)
+        self.desk.tell_round(line)
         mean = self._running_mean(state, number, groups)
         return Checkpoint(number, groups, memory, mean, self.history, dict(self.heads.known))
 
@@ -254,5 +254,5 @@ class Coordinator:
         }
         self.heads.save()
         write_json(self.folder / "coordinator.json", record)
-        self.desk.event("end", status=status, reason=reason)
+        self.desk.event("end", status=status, reason=reason, members=standings(self.members))
         return record

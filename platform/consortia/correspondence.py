@@ -7,8 +7,7 @@ whatever fails is attributed to a participant by name and dropped.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,9 +17,10 @@ from consortia import size_release
 from consortia.compressed_reply import lengthened, saved_bytes
 from consortia.custody import anchor_from
 from consortia.errors import WireError
+from consortia.events import EventFile
 from consortia.exchange import CONTROL, LOSS, State, check_like
 from consortia.heads import Heads
-from consortia.member import Member
+from consortia.member import Member, standings
 from consortia.received import Received, read, split
 from consortia.reply import FINAL, check_account, check_loss
 from consortia.scenario import Scenario
@@ -36,9 +36,9 @@ class Answer:
     code: str = ""
 
 
-#: Sends one envelope to each named participant, waits up to the deadline, returns what came. An answer to an
-#: older attempt is returned with code LATE_REPLY.
-Exchange = Callable[[str, Mapping[str, bytes], float], Sequence[Answer]]
+#: Sends one envelope to each named participant, waits up to the deadline, gives each answer when it comes. An answer to
+#: an older attempt has the code LATE_REPLY.
+Exchange = Callable[[str, Mapping[str, bytes], float], Iterable[Answer]]
 
 
 class Correspondence:
@@ -60,6 +60,7 @@ class Correspondence:
         self.strategy = scenario.contract.strategy.strategy()
         self.members = {seat.name: Member(seat) for seat in scenario.roster}
         self.heads = Heads(heads)
+        self.event = EventFile(folder, run_id)
 
     def envelope(
         self,
@@ -87,13 +88,18 @@ class Correspondence:
             **self.heads.header(name),
             **extra,
         }
-        return encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
+        data = encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
+        self.event("asked", round=number, participant=name, kind=kind, bytes=len(data))
+        return data
 
-    def event(self, event: str, **values: Any) -> None:
-        """Append a line to the run's public event file (progress, dashboards)."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, "time": time.time(), **values}) + "\n")
+    def heard(self, name: str, data: bytes, kind: str, number: int) -> None:
+        """Count the bytes of an answer, whatever is in it."""
+        self.members[name].bytes_sent += len(data)
+        self.event("heard", round=number, participant=name, kind=kind, bytes=len(data))
+
+    def tell_round(self, line: Mapping[str, Any]) -> None:
+        """Tell of a finished round: its line of the history and where everybody stands."""
+        self.event("round", **line, members=standings(self.members))
 
     def accept(self, answer: Answer, kind: str, number: int, attempt: int, sent: State) -> State | None:
         """Return the tensors of a valid reply; None when there is none, which is then attributed by name.
@@ -110,7 +116,7 @@ class Correspondence:
         if answer.data is None:
             self.fail(name, number, attempt, answer.code)
             return None
-        member.bytes_sent += len(answer.data)
+        self.heard(name, answer.data, kind, number)
         try:
             envelope = decode(answer.data)
             tensors, received = self._validate(envelope, kind, number, name, sent)
@@ -171,6 +177,6 @@ class Correspondence:
         return reply, received
 
     def fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
-        failure = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}
+        failure: dict[str, Any] = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}
         self.members[name].failures.append(failure)
         self.event("failure", participant=name, **failure)

@@ -18,8 +18,6 @@ from consortia.errors import RefusedError
 from privacy.errors import LedgerBrokenError, LedgerMissingError
 from privacy.ledger import Ledger
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
-
 
 @dataclass(frozen=True)
 class Home:

@@ -31,19 +31,20 @@ def sizes_of(members: Mapping[str, Member]) -> dict[str, int]:
     return {name: member.size for name, member in members.items() if member.size is not None}
 
 
-def recall_sizes(members: Mapping[str, Member], history: Sequence[Mapping[str, Any]]) -> None:
-    """Take the released sizes out of the rounds of a run that goes on."""
+def recall(members: Mapping[str, Member], history: Sequence[Mapping[str, Any]]) -> None:
+    """Take the released sizes, and how often everybody contributed, out of the rounds of a run that goes on."""
     for name, size in (history[-1].get("sizes", {}) if history else {}).items():
         members[name].size = int(size)
+    for line in history:
+        for name in line["replies"]:
+            members[name].rounds_contributed += 1
 
 
-def describe_member(member: Member) -> dict[str, Any]:
-    """Return what the record says of one participant."""
+def standing(member: Member) -> dict[str, Any]:
+    """Return where one participant stands: its state, what it declared, what was counted so far."""
     header = member.header
-    final = next((one for one in member.released.values() if one.partition == "evaluation"), None)
     budget = header.get("epsilon_budget", "null")
     return {
-        "industry": member.seat.industry,
         "state": member.state,
         "rounds_contributed": member.rounds_contributed,
         "noise_multiplier": float(header["noise_multiplier"]) if header else None,
@@ -56,6 +57,20 @@ def describe_member(member: Member) -> dict[str, Any]:
             "received": member.bytes_received,
             **({"saved": member.bytes_saved} if member.bytes_saved else {}),
         },
+    }
+
+
+def standings(members: Mapping[str, Member]) -> dict[str, dict[str, Any]]:
+    """Return where everybody stands, by name."""
+    return {name: standing(member) for name, member in members.items()}
+
+
+def describe_member(member: Member) -> dict[str, Any]:
+    """Return what the record says of one participant."""
+    final = next((one for one in member.released.values() if one.partition == "evaluation"), None)
+    return {
+        "industry": member.seat.industry,
+        **standing(member),
         "failures": member.failures,
         "metrics": None if final is None else {name: estimate.value for name, estimate in final.estimates.items()},
         "released": None if final is None else final.to_json(),

@@ -37,6 +37,7 @@ from consortia.local_training import (
     ready_module,
     train_round,
 )
+from consortia.logs import about
 from consortia.policy import DatasetTerms, Policy, check_contract, effective_budget, load_policy
 from consortia.request import Request
 from consortia.secure import member
@@ -76,6 +77,7 @@ def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
 
     def work() -> bytes:
         request = Request.parse(data)
+        about(request.run_id, request.round)
         if request.participant != home.participant:
             raise RefusedError("WRONG_PARTICIPANT", "the message is for somebody else")
         with home.exclusive(request.contract.round.deadline_seconds):

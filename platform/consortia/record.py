@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +157,19 @@ def _epsilon_seen(seen: dict[str, Any], scenario: Scenario, name: str) -> float 
         return None
     if scenario.contract.vertical is not None:
         return float(seen["epsilon_budget"])  # pure, and released once
+    return epsilon([event_seen(scenario, name, seen, seen["rounds_contributed"])], seen["delta"])
+
+
+def event_seen(scenario: Scenario, name: str, declared: Mapping[str, Any], rounds: int) -> PoissonGaussian:
+    """Return what `rounds` updates of a participant cost at the noise and the unit that it declared."""
     rules = scenario.contract.industries[scenario.seat(name).industry]
-    event = PoissonGaussian(
-        noise_multiplier=seen["noise_multiplier"],
+    return PoissonGaussian(
+        noise_multiplier=declared["noise_multiplier"],
         sampling_rate=rules.sampling_rate,
-        steps=rules.local_steps * seen["rounds_contributed"],
+        steps=rules.local_steps * rounds,
         partition="train",
-        unit=seen["unit"],
+        unit=declared["unit"],
     )
-    return epsilon([event], seen["delta"])
 
 
 def _train_seconds(job: Job, name: str) -> float:

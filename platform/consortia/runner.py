@@ -18,7 +18,8 @@ import tomli_w
 from consortia import placebo, record
 from consortia.engines.base import Engine, Job
 from consortia.errors import InputError, RunFailedError
-from consortia.home import LOG_FORMAT, Home, default_root
+from consortia.home import Home, default_root
+from consortia.logs import JsonLines
 from consortia.plan import make_plans
 from consortia.policy import Policy, policy_or_input_error
 from consortia.receipt import write_json
@@ -284,7 +285,7 @@ def _participant_logs(job: Job) -> Iterable[logging.Handler]:
         if not home.folder.is_dir():
             continue
         handler = logging.FileHandler(home.log, encoding="utf-8", delay=True)
-        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        handler.setFormatter(JsonLines(name))
         handler.addFilter(_Only(name))
         logger.addHandler(handler)
         handlers.append(handler)

@@ -7,7 +7,7 @@ reply to an older attempt is recognised instead of mistaken.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -94,8 +94,8 @@ class GridExchange:
             )
         }
 
-    def __call__(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
-        """Send each envelope and return what came within `deadline` seconds.
+    def __call__(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> Iterator[Answer]:
+        """Send each envelope and give what comes within `deadline` seconds, when it comes.
 
         Who is away is waited for a while, and sent the same envelope again when it is back: an answer that it gave
         before costs it nothing. Who stayed away once is waited for only while nobody else is asked.
@@ -103,22 +103,22 @@ class GridExchange:
         tickets, failed = self.send(kind, envelopes, deadline)
         current = set(tickets.values())
         away = {answer.participant: answer.code for answer in failed if answer.code == "NOT_JOINED"}
-        answers = [answer for answer in failed if answer.participant not in away]
+        yield from (answer for answer in failed if answer.participant not in away)
         started = time.monotonic()
         end = started + deadline
         patience, next_look = started + _REJOIN_SECONDS, started
         while time.monotonic() < end:
             for ticket, answer in self._pull():
                 if ticket not in current:
-                    answers.append(Answer(answer.participant, None, "LATE_REPLY"))
+                    yield Answer(answer.participant, None, "LATE_REPLY")
                     continue
                 current.discard(ticket)
                 if answer.code == _UNAVAILABLE:
                     away[answer.participant] = _UNAVAILABLE
                     patience = time.monotonic() + _REJOIN_SECONDS
                 else:
-                    answers.append(answer)
                     self._given_up.discard(answer.participant)
+                    yield answer
             awaited = set(away) if len(away) == len(envelopes) else set(away) - self._given_up
             if not current and (not awaited or time.monotonic() > patience):
                 break
@@ -128,10 +128,10 @@ class GridExchange:
                     away = {name: code for name, code in away.items() if name not in back}
                     tickets, failed = self.send(kind, {name: envelopes[name] for name in back}, deadline)
                     current |= set(tickets.values())
-                    answers += failed
+                    yield from failed
             self._pause(started, end)
         self._given_up |= set(away)
-        return answers + [Answer(name, None, code) for name, code in away.items()]
+        yield from (Answer(name, None, code) for name, code in away.items())
 
     def send(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> tuple[dict[str, str], list[Answer]]:
         """Send each envelope; return a ticket for each that went, by name, and why the others did not go.

@@ -106,7 +106,7 @@ def test_who_stays_away_is_not_waited_for_beside_others(monkeypatch: pytest.Monk
     grid.nodes = [_node(2, "bank-a", 1.0)]
     exchange = GridExchange(grid, ["bank-a", "bank-b"], 0.0)
     started = time.monotonic()
-    exchange("train", {"bank-a": b"", "bank-b": b""}, 5.0)
+    list(exchange("train", {"bank-a": b"", "bank-b": b""}, 5.0))
     assert time.monotonic() - started < 0.2
     # Alone it is waited for, and not longer than that: attempts are not used up in a moment.
     started = time.monotonic()

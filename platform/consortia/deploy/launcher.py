@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from consortia.errors import ConsortiaError, InputError
+from consortia.logs import JsonLines
 
 #: Imported inside functions on the way of a message.
 _LAZY = ("opacus", "privacy.accounting", "sklearn.exceptions", "sklearn.linear_model", "torch.func")
@@ -76,7 +77,9 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     if not options.root_certificates and not options.insecure:
         raise InputError("launcher: wanted --root-certificates FILE (or --insecure on a loopback address), got neither")
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines(None))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("consortia").setLevel(logging.INFO)
     # Read when they are loaded: no threads of theirs before a fork.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", JE_ARROW_MALLOC_CONF="background_thread:false")

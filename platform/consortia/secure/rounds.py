@@ -50,6 +50,7 @@ class SecureRounds:
     members : the coordinator's picture of each participant, by name.
     envelope : (kind, round, name, model, control, extra header) -> the message's bytes.
     fail : (name, round, attempt, code, detail) records a failure.
+    heard : (name, data, kind, round) counts an answer.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class SecureRounds:
         heads: Heads,
         envelope: Callable[[str, int, str, State, State, Mapping[str, str]], bytes],
         fail: Callable[[str, int, int, str, str], None],
+        heard: Callable[[str, bytes, str, int], None],
     ) -> None:
         self.scenario = scenario
         self.contract = scenario.contract
@@ -72,6 +74,7 @@ class SecureRounds:
         self._heads = heads
         self._envelope = envelope
         self._fail = fail
+        self._heard = heard
         self._file = folder / _ROSTER
         self._code = fixed_point(scenario.contract)
         self._roster: dict[str, tuple[bytes, bytes]] = {}
@@ -328,7 +331,7 @@ class SecureRounds:
                 self._fail(answer.participant, number, attempt, answer.code, "")
                 failed |= {answer.participant} if answer.code != "LATE_REPLY" else set()
                 continue
-            self._members[answer.participant].bytes_sent += len(answer.data)
+            self._heard(answer.participant, answer.data, "train", number)
             came[answer.participant] = answer.data
         for name in set(envelopes) - set(came) - failed:
             self._fail(name, number, attempt, "NO_REPLY", "")

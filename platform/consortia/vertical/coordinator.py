@@ -19,8 +19,9 @@ import torch
 from consortia.coordinator import RECORD_SCHEMA, Answer, Exchange
 from consortia.custody import anchor_from
 from consortia.errors import RunFailedError, WireError
+from consortia.events import EventFile
 from consortia.heads import Heads
-from consortia.member import Member, describe_member
+from consortia.member import Member, describe_member, standings
 from consortia.receipt import write_json
 from consortia.scenario import Scenario
 from consortia.vertical.request import STEPS
@@ -49,6 +50,7 @@ class VerticalCoordinator:
         self.folder = folder
         self.exchange = exchange
         self.heads = Heads(heads)
+        self._event = EventFile(folder, run_id)
         self.members = {seat.name: Member(seat) for seat in scenario.roster}
         self.history: list[dict[str, Any]] = []
         self.epsilon: dict[str, str] | None = None
@@ -116,16 +118,17 @@ class VerticalCoordinator:
             envelopes = {name: self._envelope(kind, batch, attempt, name, sent[name]) for name in names}
             for name, data in envelopes.items():
                 self.members[name].bytes_received += len(data)
-            answers = self.exchange(MESSAGE_TYPES[kind], envelopes, terms.deadline_seconds)
-            for answer in answers:
+            answered = set()
+            for answer in self.exchange(MESSAGE_TYPES[kind], envelopes, terms.deadline_seconds):
+                answered.add(answer.participant)
                 if answer.participant in names:
                     self._take(answer, kind, batch, accepted)
-            for name in {*names} - {answer.participant for answer in answers}:
+            for name in {*names} - answered:
                 self._fail(name, batch, "NO_REPLY")
         for name in sent:
             if name not in accepted and self.members[name].state == "ACTIVE":
                 self.members[name].state = "LEFT_OUT"
-        line = {
+        line: dict[str, Any] = {
             "round": len(self.history) + 1,
             "step": kind,
             "batch": batch,
@@ -134,7 +137,7 @@ class VerticalCoordinator:
             "failures": [],
         }
         self.history.append(line)
-        self._event("step", **line)
+        self._event("step", **line, members=standings(self.members))
         if not accepted:
             codes = sorted({m.failures[-1]["code"] for n, m in self.members.items() if n in sent and m.failures})
             raise RunFailedError(f"{kind}: wanted a reply of the {STEPS[kind]}, got none ({', '.join(codes) or '-'})")
@@ -146,6 +149,7 @@ class VerticalCoordinator:
             self._fail(answer.participant, batch, answer.code)
             return
         member.bytes_sent += len(answer.data)
+        self._event("heard", round=batch + 1, participant=answer.participant, kind=kind, bytes=len(answer.data))
         try:
             envelope = decode(answer.data)
             tensors = self._validate(envelope, kind, batch, answer.participant)
@@ -207,7 +211,7 @@ class VerticalCoordinator:
         return tensors
 
     def _fail(self, name: str, batch: int, code: str, detail: str = "") -> None:
-        failure = {"round": batch + 1, "attempt": 1, "code": code, "detail": detail[:200]}
+        failure: dict[str, Any] = {"round": batch + 1, "attempt": 1, "code": code, "detail": detail[:200]}
         self.members[name].failures.append(failure)
         self._event("failure", participant=name, **failure)
 
@@ -229,13 +233,9 @@ class VerticalCoordinator:
             "proposal": json.dumps(proposal, sort_keys=True),
             **self.heads.header(name),
         }
-        return encode(Envelope(header, tensors))
-
-    def _event(self, event: str, **values: Any) -> None:
-        """Append a line to the run's public event file (progress, dashboards)."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, "time": time.time(), **values}) + "\n")
+        data = encode(Envelope(header, tensors))
+        self._event("asked", round=batch + 1, participant=name, kind=kind, bytes=len(data))
+        return data
 
     def _finish(self, status: str, reason: str, started: float) -> dict[str, Any]:
         record = {
@@ -251,7 +251,7 @@ class VerticalCoordinator:
             "history": self.history,
         }
         write_json(self.folder / "coordinator.json", record)
-        self._event("end", status=status, reason=reason)
+        self._event("end", status=status, reason=reason, members=standings(self.members))
         return record
 
 

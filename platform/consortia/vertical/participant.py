@@ -28,6 +28,7 @@ from consortia import custody
 from consortia.answers import guarded
 from consortia.errors import InputError, RefusedError
 from consortia.home import Home
+from consortia.logs import about
 from consortia.policy import DatasetTerms, Policy, check_contract, load_policy
 from consortia.vertical import psi
 from consortia.vertical.channel import Greeting, Session
@@ -59,6 +60,7 @@ def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
         from consortia.vertical.partner import Partner
 
         step = Step.parse(data)
+        about(step.run_id, step.batch + 1)
         if step.participant != home.participant:
             raise RefusedError("WRONG_PARTICIPANT", "the message is for somebody else")
         with home.exclusive(step.contract.round.deadline_seconds):

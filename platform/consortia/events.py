@@ -1,0 +1,34 @@
+"""The public event file of a run: what the coordinator did and heard, one JSON object a line, while it happens.
+
+Every line has `event`, `time` (seconds since 1970), `run`, `round` and `participant` (null where a line is about none).
+It holds released and public values only; whoever may read the record may read it.
+
+    start    rounds, done           heard    kind, bytes: an answer came (not yet believed)
+    asked    kind, bytes            failure  attempt, code, detail
+    round    history's line and `members`, the coordinator's counters of everybody; `step` in a vertical run
+    end      status, reason, members
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+FILE = "events.jsonl"
+
+
+class EventFile:
+    """Appends to the event file of one run; a line is written whole or, by a crash, without its end."""
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        self._file = folder / FILE
+        self._run = run_id
+
+    def __call__(self, event: str, *, round: int | None = None, participant: str | None = None, **values: Any) -> None:
+        """Append one line."""
+        line = {"event": event, "time": time.time(), "run": self._run, "round": round, "participant": participant}
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, **values}) + "\n")

@@ -1,0 +1,54 @@
+"""A participant's own log: one JSON object a line, each with run, round and participant. It stays at home."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_ABOUT: ContextVar[tuple[str | None, int | None]] = ContextVar("about", default=(None, None))
+
+
+class JsonLines(logging.Formatter):
+    """Formats a record as one line of JSON; null is what a line is not about.
+
+    Parameters
+    ----------
+    participant : str or None
+        Whose log it is.
+    """
+
+    def __init__(self, participant: str | None) -> None:
+        super().__init__()
+        self._participant = participant
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line. An exception's text is left out: it may hold a value of a row."""
+        run, number = _ABOUT.get()
+        line = {
+            "time": record.created,
+            "level": record.levelname,
+            "logger": record.name,
+            "run": run,
+            "round": number,
+            "participant": self._participant,
+            "message": record.getMessage(),
+        }
+        return json.dumps(line, ensure_ascii=False)
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """Bound what `about` says to the work on one message."""
+    token = _ABOUT.set((None, None))
+    try:
+        yield
+    finally:
+        _ABOUT.reset(token)
+
+
+def about(run: str, number: int) -> None:
+    """Say which run and round the lines from here on are about."""
+    _ABOUT.set((run, number))
