@@ -16,12 +16,13 @@ from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.metrics import HIGHER_IS_BETTER, compute
 from clients.models import FederatedModule, loss_for, predict
+from clients.schema import Target
 from consortia.exchange import build_module, load_state, state_of
+from consortia.models.own import OwnModel, Scorer, constant, linear
 from consortia.scenario import Contract
 from privacy.randomness import numpy_generator, seeded_generator
 
 Scores = NDArray[np.float64]
-Scorer = Callable[[Table], Scores]
 Fit = Callable[[Table], Scorer]
 Metrics = dict[str, float | None]
 
@@ -78,7 +79,10 @@ def better(metric: str, left: float | None, right: float | None) -> bool:
 
 def module_scorer(module: FederatedModule) -> Scorer:
     """Return a function from a table to scores, `(n_rows,)` or `(n_rows, n_classes)`."""
-    return lambda table: np.asarray(predict(module, table.inputs), dtype=np.float64)
+    return Scorer(
+        lambda table: np.asarray(predict(module, table.inputs), dtype=np.float64),
+        lambda: OwnModel(module.target, module),
+    )
 
 
 def score_metrics(client: IndustryClient, scores: Scores, table: Table) -> Metrics:
@@ -110,13 +114,18 @@ def baselines(contract: Contract, industry: str, train: Table, validation: Table
 
 def _majority(client: IndustryClient, train: Table) -> Scorer:
     """Return the constant prediction: base rate, class shares or mean of the training rows."""
-    target = train.target
+    target, width = train.target, train.inputs["features"].shape[1]
     if client.schema.target.kind == "multiclass":
         classes = len(client.schema.target.classes)
         shares = np.bincount(np.asarray(target).astype(int), minlength=classes) / max(1, len(target))
-        return lambda table: np.tile(shares, (len(table.target), 1))
+        return Scorer(
+            lambda table: np.tile(shares, (len(table.target), 1)), lambda: constant(client.schema.target, width, shares)
+        )
     value = float(target.double().mean()) if len(target) else 0.5
-    return lambda table: np.full(len(table.target), value)
+    return Scorer(
+        lambda table: np.full(len(table.target), value),
+        lambda: constant(client.schema.target, width, np.array([value])),
+    )
 
 
 def ridge(client: IndustryClient, train: Table, participant: str) -> Scorer:
@@ -133,7 +142,15 @@ def ridge(client: IndustryClient, train: Table, participant: str) -> Scorer:
         if len(y) < 2:
             return _majority(client, train)
         fitted = RidgeCV(alphas=np.logspace(-4, 3, 15)).fit(x, y.astype(float))
-        return lambda table: np.asarray(fitted.predict(np.asarray(table.inputs["features"])), dtype=np.float64).ravel()
+        middle, half = client.schema.target.scale
+        return Scorer(
+            lambda table: np.asarray(fitted.predict(np.asarray(table.inputs["features"])), dtype=np.float64).ravel(),
+            lambda: linear(
+                client.schema.target,
+                fitted.coef_.reshape(-1, 1) / half,
+                np.array([(fitted.intercept_ - middle) / half]),
+            ),
+        )
     counts = np.bincount(y.astype(int))
     if np.count_nonzero(counts) < 2:
         return _majority(client, train)
@@ -161,7 +178,20 @@ def ridge(client: IndustryClient, train: Table, participant: str) -> Scorer:
         full[:, model.classes_.astype(int)] = raw
         return full[:, 1] if kind == "binary" else full
 
-    return scores
+    return Scorer(scores, lambda: _as_linear(client.schema.target, model, classes))
+
+
+def _as_linear(target: Target, model: Any, classes: int) -> OwnModel:
+    """Return a fitted logistic regression as data; a class that it never saw has the least logit there is."""
+    slope, intercept = np.asarray(model.coef_).T, np.asarray(model.intercept_)
+    if target.kind == "binary":
+        return linear(target, slope, intercept)
+    if slope.shape[1] == 1:  # two classes of several: one logit, the second's against the first
+        slope, intercept = np.column_stack([np.zeros_like(slope), slope]), np.r_[0.0, intercept]
+    seen = model.classes_.astype(int)
+    full, start = np.zeros((len(slope), classes)), np.full(classes, -1e3)
+    full[:, seen], start[seen] = slope, intercept
+    return linear(target, full, start)
 
 
 def _network(contract: Contract, industry: str, train: Table, validation: Table, participant: str) -> Scorer:

@@ -38,7 +38,8 @@ from clients import registry
 from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.models import FederatedModule, loss_for
-from consortia.evaluation import Baselines, Fit, Scorer, Scores, module_scorer
+from consortia.evaluation import Baselines, Fit, Scores, module_scorer
+from consortia.models.own import OwnModel, Scorer
 from privacy.randomness import numpy_generator, seeded_generator
 
 STRENGTHS = tuple(float(s) for s in np.logspace(-1, 4, 6))
@@ -205,7 +206,7 @@ def _centred(client: IndustryClient, module: FederatedModule, strength: float) -
             logits = _logits(module, table) + table.inputs["features"].double() @ slope + intercept
             return _probabilities(client, logits)
 
-        return scores
+        return Scorer(scores, lambda: OwnModel(module.target, module, slope, intercept))
 
     return fit
 

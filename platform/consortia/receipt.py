@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ from consortia.evaluation import (
     score_metrics,
 )
 from consortia.local_training import Partitions
+from consortia.models import own
+from consortia.models.own import About
 from consortia.secure.statement import secure_part
 from consortia.side_releases import metrics_run
 from privacy.events import RELATION
@@ -78,6 +81,15 @@ def write(
     }
     scores = {name: scorer(parts.test) for name, scorer in models.items()}
     measured = {name: score_metrics(client, value, parts.test) for name, value in scores.items()}
+    about = About(home.participant, request.run_id, request.industry, kept.kind, kept.detail, request.contract)
+    folder = home.run_folder(request.run_id)
+    files = own.keep(
+        folder / "models",
+        {
+            "kept": (kept.scorer.model(), about),
+            "federated": (federated.model(), replace(about, kind="federated", detail="")),
+        },
+    )
     gain = gain_interval(metric, scores["federated"], scores["local"], parts.test, home.participant)
     data = {
         "schema": RECEIPT_SCHEMA,
@@ -100,12 +112,12 @@ def write(
         "local_model": base.local_kind,
         "personal_model": kept.personal_kind,
         "keeps": kept.kind,
+        "models": files,
         "gain": None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high},
         "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy, request.contract),
         **secure_part(request.contract, plan),
         "evaluate_seconds": time.perf_counter() - started,
     }
-    folder = home.run_folder(request.run_id)
     write_json(folder / "receipt.json", data)
     if home.simulation:
         _write_predictions(folder / "predictions.csv", parts, base.local, federated)

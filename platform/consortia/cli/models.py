@@ -1,0 +1,127 @@
+"""`consortia predict | export | models`: a run's models made usable, on the side of whoever has them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from consortia.cli import err, out
+from consortia.errors import InputError
+
+PREDICT_EXAMPLE = "Example: consortia predict runs/RUN rows.csv --participant used-car --out predictions.csv"
+EXPORT_EXAMPLE = "Example: consortia export runs/RUN --participant used-car --to models"
+MODELS_EXAMPLE = "Example: consortia models models"
+
+_Participant = Annotated[str, typer.Option(help="Whose model: its own run folder is read (its own side only).")]
+_Model = Annotated[str, typer.Option("--model", help="kept (what the receipt says) or federated (as it came).")]
+
+
+def predict(
+    source: Annotated[str, typer.Argument(help="Folder or id of a run, or a version in a folder of models.")],
+    rows: Annotated[Path, typer.Argument(help="CSV file with the schema's columns; a label is not needed.")],
+    participant: _Participant = "",
+    model: _Model = "kept",
+    target: Annotated[Path | None, typer.Option("--out", help="Write here instead of printing.")] = None,
+) -> None:
+    """Predict raw rows, missing values included; a row that breaks the schema gets none."""
+    from clients.errors import ClientError
+    from consortia.models import registry
+    from consortia.models.rows import predict as predict_rows
+    from consortia.models.source import of_participant
+
+    if (Path(source) / registry.MANIFEST).is_file():
+        loaded, about, _ = registry.load(Path(source))
+    elif participant:
+        found = of_participant(source, participant, model)
+        loaded, about = found.model, found.about
+    else:
+        raise InputError("--participant: wanted whose model of the run, got none")
+    try:
+        frame = pd.read_csv(rows, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        predictions, report = predict_rows(loaded, about, frame, str(rows))
+    except FileNotFoundError:
+        raise InputError(f"{rows}: wanted a CSV file, got nothing there") from None
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError):
+        raise InputError(
+            f"{rows}: wanted a CSV file in UTF-8 with a line of column names, got something else"
+        ) from None
+    except ClientError as error:
+        raise InputError(str(error)) from None
+    predictions.insert(0, "row", range(1, len(predictions) + 1))
+    text = predictions.to_csv(index=False)
+    if target is None:
+        typer.echo(text, nl=False)
+    else:
+        target.write_text(text, encoding="utf-8")
+    detail = f" ({about.detail})" if about.detail else ""
+    said = f"{report.rows_kept} of {report.rows_read} rows predicted by the {about.kind} model{detail}"
+    err.print(f"{said} of run {about.run_id}", markup=False, highlight=False, soft_wrap=True)
+    if report.reasons:
+        err.print(f"no prediction where a row breaks the schema: {report}", markup=False, highlight=False)
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="Folder or id of a run.")],
+    participant: _Participant = "",
+    industry: Annotated[str, typer.Option(help="At the coordinator: this industry's released model.")] = "",
+    model: _Model = "kept",
+    to: Annotated[Path, typer.Option("--to", help="The folder of models.")] = Path("models"),
+    name: Annotated[str, typer.Option(help="Its name there; the participant's or industry's without it.")] = "",
+    onnx: Annotated[bool, typer.Option(help="Write ONNX, too (needs the extra `onnx`).")] = True,
+) -> None:
+    """Write a model as safetensors and ONNX with its preprocessing into a folder of models, as a new version."""
+    from consortia.models import registry
+    from consortia.models.onnx_file import to_onnx
+    from consortia.models.source import of_coordinator, of_participant
+
+    if bool(participant) == bool(industry):
+        got = "both" if participant else "neither"
+        raise InputError(f"wanted --participant (on its own side) or --industry (at the coordinator), got {got}")
+    found = of_participant(run, participant, model) if participant else of_coordinator(run, industry)
+    translated = to_onnx(found.model, found.about) if onnx else None
+    folder = registry.register(to, name or participant or industry, found, translated)
+    manifest = json.loads((folder / registry.MANIFEST).read_text(encoding="utf-8"))
+    out.print(f"{folder}: {', '.join(manifest['files'])}", markup=False, highlight=False, soft_wrap=True)
+    out.print(_guarantee(found.guarantee), markup=False, highlight=False, soft_wrap=True)
+
+
+def models(
+    folder: Annotated[Path, typer.Argument(help="The folder of models.")] = Path("models"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifests.")] = False,
+) -> None:
+    """List every version of every model, with its guarantee; check all hashes."""
+    from consortia.models import registry
+
+    if not folder.is_dir():
+        raise InputError(f"{folder}: wanted a folder of models, got nothing there; `consortia export` makes one")
+    found = list(registry.entries(folder))
+    if as_json:
+        typer.echo(json.dumps([{**each.manifest, "problem": each.problem} for each in found], indent=1))
+    else:
+        for each in found:
+            manifest = each.manifest
+            line = f"{each.folder}: {manifest.get('model')} model of run {manifest.get('run_id')}"
+            state = each.problem or _guarantee(manifest["guarantee"])
+            out.print(f"{line}\n  {state}", markup=False, highlight=False, soft_wrap=True)
+    if any(each.problem for each in found):
+        raise typer.Exit(1)
+
+
+def _guarantee(guarantee: dict[str, Any]) -> str:
+    """Return a guarantee as a sentence: every epsilon with its delta, unit, relation and horizon."""
+    if "participants" in guarantee:
+        parts = [f"{name}: {_guarantee(account)}" for name, account in guarantee["participants"].items()]
+        return "; ".join(parts)
+    if "reason" in guarantee:
+        return f"no guarantee: {guarantee['reason']}"
+    if guarantee["non_private"] or guarantee["epsilon"] is None:
+        return "ε = ∞ (non-private)" if guarantee["non_private"] else "ε unknown"
+    relation = guarantee["relation"].replace("_", " ")
+    return (
+        f"ε = {guarantee['epsilon']:.3f}, δ = {guarantee['delta']:g}, unit: {guarantee['unit']}, {relation}, "
+        f"horizon: {guarantee['horizon']}"
+    )

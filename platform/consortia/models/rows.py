@@ -1,0 +1,75 @@
+"""From raw rows to predictions, as in training: the schema's check, features by public constants, the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clients import registry
+from clients.industry import effective_schema
+from clients.schema import Column, QuarantineReport, Schema, Target
+from consortia.models.own import About, OwnModel
+
+__all__ = ["columns_of", "outputs_of", "predict", "view_of"]
+
+
+def view_of(about: About) -> Schema:
+    """Return the schema whose features the model was trained on."""
+    return effective_schema(registry.get(about.industry), filter=about.contract.industries[about.industry].filter)
+
+
+def columns_of(view: Schema) -> tuple[Column, ...]:
+    """Return the columns that a prediction needs; a derived feature may look at every feature column."""
+    derives = [d for d in view.derived if not view.selected or d.name in view.selected]
+    return tuple(c for c in view.columns if c.is_feature and (derives or not view.selected or c.name in view.selected))
+
+
+def outputs_of(target: Target) -> list[str]:
+    """Return what a prediction's columns are called: `p(class)`, or the target's name for a regression."""
+    if target.kind == "binary":
+        return [f"p({target.classes[1]})"]
+    return [f"p({name})" for name in target.classes] if target.kind == "multiclass" else [target.name]
+
+
+def predict(model: OwnModel, about: About, frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, QuarantineReport]:
+    """Predict each row by itself.
+
+    Parameters
+    ----------
+    frame : DataFrame (n_rows, any columns)
+        As read; further columns, the target among them, are ignored.
+    where : str
+        What errors call the source.
+
+    Returns
+    -------
+    DataFrame (n_rows, n_outputs)
+        float32; NaN for a row that breaks the schema: it gets no prediction rather than a wrong one.
+    QuarantineReport
+
+    Raises
+    ------
+    SchemaError
+        A column is missing, or holds nothing of its type.
+    """
+    view = view_of(about)
+    named = {c.name for c in columns_of(view)}
+    columns = tuple(c if c.name in named else replace(c, required=False, nullable=True) for c in view.columns)
+    rows = frame[[name for name in frame.columns if name in named]].reset_index(drop=True)
+    rows[view.target.name] = _any_label(view.target)  # rows to predict have none; the check wants one
+    good, report = replace(view, columns=columns).check(rows, where=where)
+    scores = np.full((len(frame), len(outputs_of(view.target))), np.nan, dtype=np.float32)
+    if len(good):
+        found = model(torch.from_numpy(view.features(good)))
+        scores[good.index.to_numpy()] = np.asarray(found).reshape(len(good), -1)
+    return pd.DataFrame(scores, columns=outputs_of(view.target), index=frame.index), report
+
+
+def _any_label(target: Target) -> Any:
+    if target.kind == "regression":
+        return 0.0 if target.low is None else target.low
+    return next(iter(target.mapping), target.classes[0])

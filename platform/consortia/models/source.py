@@ -1,0 +1,144 @@
+"""Where a run's models lie: at the participant what it kept, at the coordinator what was released."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from clients import registry as industries
+from consortia.errors import InputError
+from consortia.exchange import State, build_module, check_like, load_state, shared_names, state_of
+from consortia.home import default_root
+from consortia.models.own import About, OwnModel, from_bytes, to_bytes
+from consortia.scenario import scenario_from_json
+from privacy.events import RELATION
+
+__all__ = ["CHOICES", "Found", "of_coordinator", "of_participant"]
+
+CHOICES = ("kept", "federated")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model, its safetensors file, and what is promised about it."""
+
+    model: OwnModel
+    about: About
+    data: bytes
+    guarantee: dict[str, Any]
+
+
+def of_participant(run: str, participant: str, choice: str) -> Found:
+    """Return a model that lies in the participant's own folder; its hash must be the one in the receipt.
+
+    Parameters
+    ----------
+    run : str
+        The folder of a simulated run, or the id of a run that this participant took part in (`$CONSORTIA_HOME`).
+    choice : {"kept", "federated"}
+        What the participant keeps (its receipt says which), or the federated model as it came.
+
+    Raises
+    ------
+    InputError
+        There is no such run, participant or model, or the file was altered.
+    """
+    if choice not in CHOICES:
+        raise InputError(f"--model: wanted one of {', '.join(CHOICES)}, got {choice!r}")
+    folder = _run_folder(run, participant)
+    receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
+    if "models" not in receipt:
+        raise InputError(
+            f"{folder}: wanted a run whose receipt names models, got a {receipt.get('role', 'run without them')}; a "
+            "vertical run scores new persons with `batches` in its contract, and older runs kept no model"
+        )
+    file = folder / "models" / f"{choice}.safetensors"
+    if not file.is_file():
+        raise InputError(f"{file}: wanted the model that the receipt names, got nothing there")
+    data = file.read_bytes()
+    if (got := hashlib.sha256(data).hexdigest()) != receipt["models"][choice]:
+        raise InputError(f"{file}: wanted sha256 {receipt['models'][choice]}, got {got}; the file was altered")
+    model, about = from_bytes(data, str(file))
+    return Found(model, about, data, _own_guarantee(about, receipt["epsilon"]))
+
+
+def of_coordinator(run: str, industry: str) -> Found:
+    """Return an industry's federated model from the coordinator's run folder: released values only.
+
+    Raises
+    ------
+    InputError
+        There is no such run or industry, or a part of the model is private: then only participants have whole models.
+    """
+    folder = Path(run)
+    if not (folder / "scenario.json").is_file() or not (folder / "result.json").is_file():
+        raise InputError(
+            f"{run}: wanted the folder of a finished run, got none; it holds scenario.json and result.json"
+        )
+    contract = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8")).contract
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    if contract.vertical is not None or industry not in contract.industries:
+        there = "none (vertical)" if contract.vertical is not None else ", ".join(contract.industries)
+        raise InputError(f"--industry: wanted one of {there}; got {industry!r}")
+    network = build_module(contract, industry)
+    wanted = state_of(network)
+    if private := sorted(set(wanted) - set(shared_names(wanted, contract))):
+        raise InputError(f"--industry {industry}: {private[0]} is private, so only a participant has the whole model")
+    state: State = {}
+    for name in ("consortium", industry):
+        file = folder / "model" / f"{name}.safetensors"
+        state |= safetensors.torch.load(file.read_bytes()) if file.is_file() else {}
+    state = {name: tensor for name, tensor in state.items() if name in wanted}
+    try:
+        check_like(wanted, state)
+    except ValueError as error:
+        raise InputError(f"{folder / 'model'}: {error}") from None
+    load_state(network, state)
+    model = OwnModel(industries.get(industry).schema.target, network)
+    about = About("", result["run_id"], industry, "federated", "", contract)
+    members = {name: seat for name, seat in result["participants"].items() if seat["industry"] == industry}
+    guarantee = {
+        "participants": {name: _account(seat["epsilon"]) for name, seat in members.items()},
+        "note": "what each participant's releases of this run cost it; the model is computed from those",
+    }
+    return Found(model, about, to_bytes(model, about), guarantee)
+
+
+def _run_folder(run: str, participant: str) -> Path:
+    name = Path(run).name
+    places = [Path(run) / "participants" / participant / "runs" / name, default_root() / participant / "runs" / name]
+    for place in places:
+        if (place / "receipt.json").is_file():
+            return place
+    raise InputError(
+        f"{run}: wanted a run with a receipt of {participant!r}, got none in {places[0]} nor in {places[1]}; check the "
+        "run, the participant's name and $CONSORTIA_HOME"
+    )
+
+
+def _account(epsilon: dict[str, Any]) -> dict[str, Any]:
+    """Return an epsilon with all that it needs to mean anything."""
+    return {
+        "epsilon": epsilon["run"],
+        "delta": epsilon["delta"],
+        "unit": epsilon["unit"],
+        "relation": epsilon.get("relation", RELATION),
+        "horizon": "this run",
+        "non_private": epsilon["non_private"],
+    }
+
+
+def _own_guarantee(about: About, epsilon: dict[str, Any]) -> dict[str, Any]:
+    """Return what a participant may say about a model to somebody who gets it."""
+    if about.kind != "federated":
+        reason = "fitted to the participant's own rows without DP: for use at home; whoever gets it may learn of them"
+        return {"epsilon": None, "non_private": True, "reason": reason}
+    if "private" in about.contract.scopes.named:
+        reason = "it holds the participant's private parts, which are no release: for use at home"
+        return {"epsilon": None, "non_private": True, "reason": reason}
+    return _account(epsilon)
