@@ -109,10 +109,10 @@ def baselines(contract: Contract, industry: str, train: Table, validation: Table
     for index in range(1, len(ways)):
         if better(name, scored[index], scored[best]):
             best = index
-    return Baselines(_majority(client, train), fitted[best], *ways[best])
+    return Baselines(majority(client, train), fitted[best], *ways[best])
 
 
-def _majority(client: IndustryClient, train: Table) -> Scorer:
+def majority(client: IndustryClient, train: Table) -> Scorer:
     """Return the constant prediction: base rate, class shares or mean of the training rows."""
     target, width = train.target, train.inputs["features"].shape[1]
     if client.schema.target.kind == "multiclass":
@@ -140,7 +140,7 @@ def ridge(client: IndustryClient, train: Table, participant: str) -> Scorer:
     kind = client.schema.target.kind
     if kind == "regression":
         if len(y) < 2:
-            return _majority(client, train)
+            return majority(client, train)
         fitted = RidgeCV(alphas=np.logspace(-4, 3, 15)).fit(x, y.astype(float))
         middle, half = client.schema.target.scale
         return Scorer(
@@ -153,7 +153,7 @@ def ridge(client: IndustryClient, train: Table, participant: str) -> Scorer:
         )
     counts = np.bincount(y.astype(int))
     if np.count_nonzero(counts) < 2:
-        return _majority(client, train)
+        return majority(client, train)
     folds = int(min(5, counts[counts > 0].min()))
     # One thread: several participants share this machine, and small matrices lose more than they gain.
     with threadpool_limits(1), warnings.catch_warnings():

@@ -9,7 +9,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from consortia.models.own import About
 from consortia.secure.statement import secure_part
 from consortia.side_releases import metrics_run
 from privacy.events import RELATION
-from privacy.ledger import Ledger, RunPlan
+from privacy.ledger import Entry, Ledger, RunPlan
 
 if TYPE_CHECKING:
     from consortia.home import Home
@@ -41,6 +41,19 @@ if TYPE_CHECKING:
     from consortia.scenario import Contract
 
 RECEIPT_SCHEMA = 1
+
+
+class Account(Protocol):
+    """What a receipt asks a ledger."""
+
+    def plan(self, run_id: str) -> RunPlan | None:
+        """Return the plan of a run, or None."""
+
+    def entries(self, run_id: str | None = None) -> list[Entry]:
+        """Return everything taken (by a run)."""
+
+    def spent(self, dataset: str, delta: float) -> float:
+        """Return the epsilon of a data set's lifetime."""
 
 
 def write(
@@ -126,7 +139,7 @@ def write(
 
 def spent(
     plan: RunPlan | None,
-    ledger: Ledger,
+    ledger: Account,
     dataset: str,
     run_id: str,
     policy: Policy,
@@ -157,7 +170,7 @@ def spent(
     }
 
 
-def _metrics_account(ledger: Ledger, run_id: str) -> dict[str, Any] | None:
+def _metrics_account(ledger: Account, run_id: str) -> dict[str, Any] | None:
     """Return what the metrics of a run cost the evaluation units; None when none left or they left exactly."""
     from privacy.accounting import epsilon
 

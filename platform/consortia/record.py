@@ -14,6 +14,10 @@ from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 
 RESULT_SCHEMA = 1
+#: What the record of a vectorised run says of itself.
+TOGETHER = (
+    "simulation only: participants trained together in one process, no message was sent, accounts were kept in memory"
+)
 _ACCOUNT = (
     *("run", "lifetime", "budget", "delta", "lifetime_delta", "unit"),
     *("non_private", "metrics_non_private", "metrics"),
@@ -44,6 +48,7 @@ def build(job: Job, engine: str) -> dict[str, Any]:
         "contract_sha256": record["contract_sha256"],
         "engine": engine,
         "observer": "simulation" if simulation else "coordinator",
+        **({"together": TOGETHER} if engine == "vectorized" else {}),
         "charged": not simulation or any(home.ledger_folder for home in job.homes.values()),
         "synthetic": any_synthetic(job) if simulation else None,
         "noise": _noise(participants),

@@ -141,6 +141,8 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
     if simulation:
         charged = "charged to the given ledger" if result["charged"] else "not charged"
         console.print(f"Simulation by one operator who holds all rows: {charged}.", highlight=False)
+        if "together" in result:
+            console.print(f"Engine vectorized is {result['together']}.", highlight=False)
     else:
         console.print(
             "Receipts stay with the participants; a dash is something that was not released.", highlight=False

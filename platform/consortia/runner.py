@@ -26,10 +26,11 @@ from consortia.receipt import write_json
 from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from consortia.secure.keys import pin_each_other
 from consortia.strict import read_toml
+from consortia.vectorized import crowd
 from consortia.vertical.setup import introduce
 from privacy.ledger import Ledger
 
-ENGINES = ("embedded", "flower")
+ENGINES = ("embedded", "flower", "vectorized")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,11 @@ def prepare(options: Options) -> Job:
             "--dump, --ledger and --split-seed: wanted a simulation (--engine embedded), got --engine flower; "
             "a participant's rows, ledger and split are its own there"
         )
+    if options.engine == "vectorized" and (options.dump or options.ledger or options.resume or options.secure_noise):
+        raise InputError(
+            "--dump, --ledger, --resume and --secure-noise: wanted none with --engine vectorized, which keeps its "
+            "accounts in memory and draws floating-point noise; take --engine embedded"
+        )
     if options.ledger and options.split_seed is not None:
         raise InputError("--split-seed: wanted none with --ledger, whose data sets have a split of their own")
     if options.resume is not None:
@@ -89,6 +95,8 @@ def prepare(options: Options) -> Job:
     if options.data is not None and not options.data.is_dir():
         raise InputError(f"--data {options.data}: wanted a folder, got nothing there; check the path")
     make_plans(scenario)
+    if options.engine == "vectorized":
+        crowd.check(scenario)
     if options.placebo:
         placebo.check(scenario, options)
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
@@ -163,6 +171,10 @@ def _engine(name: str) -> Engine:
         from consortia.engines import flower
 
         return flower.run
+    if name == "vectorized":
+        from consortia.vectorized import coordinator
+
+        return coordinator.run
     from consortia.engines import embedded
 
     return embedded.run
@@ -200,7 +212,8 @@ def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: st
     home.policy.write_text(
         "# Written for one simulation from the demonstration policy.\n" + tomli_w.dumps(data), encoding="utf-8"
     )
-    Ledger.create(home.ledger, name).close()
+    if options.engine != "vectorized":  # its accounts are in memory
+        Ledger.create(home.ledger, name).close()
     return home
 
 

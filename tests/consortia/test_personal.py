@@ -15,7 +15,7 @@ from clients.dataset import Table, prepare
 from clients.models import FederatedModule
 from clients.sources import parse_source, read
 from consortia import personal
-from consortia.evaluation import Baselines, Scorer, _majority, module_scorer, ridge
+from consortia.evaluation import Baselines, Scorer, majority, module_scorer, ridge
 from consortia.exchange import build_module
 from consortia.personal import Candidate, _centred, _fine_tuned, _pays, candidates, keep, row_losses
 from consortia.scenario import load_scenario
@@ -52,7 +52,7 @@ def local(train: Table) -> Baselines:
     def fit(rows: Table) -> Scorer:
         return ridge(BANK, rows, "bank")
 
-    return Baselines(_majority(BANK, train), fit(train), "ridge", fit)
+    return Baselines(majority(BANK, train), fit(train), "ridge", fit)
 
 
 def auc(scorer: Scorer, table: Table) -> float:

@@ -30,7 +30,10 @@ def run(
         list[str] | None,
         typer.Option(metavar="X|NAME=X", help="Other budgets, for all or one; inf is non-private."),
     ] = None,
-    engine: Annotated[str, typer.Option(help="embedded (in this process) or flower (real processes).")] = "embedded",
+    engine: Annotated[
+        str,
+        typer.Option(help="embedded (in this process), flower (real processes) or vectorized (simulation, batched)."),
+    ] = "embedded",
     secure_noise: Annotated[
         bool, typer.Option("--secure-noise", help="Noise as when deployed: cryptographic, on a grid (simulation).")
     ] = False,

@@ -1,0 +1,281 @@
+"""DP-SGD of many participants at once, for simulation: their dense networks stacked, one batched product a layer.
+
+Each participant keeps its own parameters, rows, Poisson draws, clipped sum, noise and normaliser; what is shared is the
+call into the matrix library. The step is that of `privacy.dp_sgd`, participant by participant: with the same generators
+the results are equal to float tolerance. It knows dense layers with tanh between them and units of one row.
+
+Formal guarantees
+-----------------
+Those of `privacy.dp_sgd` for every participant by itself: a unit moves its participant's sum by at most clip (a
+gradient that is not finite by 0) and no other participant's at all; the noise has standard deviation sigma x clip in
+every coordinate, whatever the draw; the normaliser is public. Noise is floating point: one operator holds all rows.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from privacy._rows import Loss, MakeOptimizer
+from privacy.dp_sgd import DpSgdPlan, PlainPlan
+from privacy.errors import PlanError
+from privacy.randomness import check_usable
+from privacy.sampling import poisson_sample
+
+__all__ = ["Dense", "EachGenerator", "OneGenerator", "Randomness", "StackedRows", "outputs", "train_stacked"]
+
+
+@dataclass(frozen=True)
+class StackedRows:
+    """Rows of several participants, each a unit, padded with zeros to the longest.
+
+    Attributes
+    ----------
+    features : float32 (n_participants, most_rows, n_features).
+    target : (n_participants, most_rows).
+    counts : int64 (n_participants,), rows that are no padding.
+    """
+
+    features: Tensor
+    target: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, tables: Iterable[tuple[Tensor, Tensor]]) -> "StackedRows":
+        """Stack pairs of features (n_rows, n_features) and target (n_rows,)."""
+        pairs = list(tables)
+        counts = torch.tensor([len(target) for _, target in pairs])
+        pad = nn.utils.rnn.pad_sequence
+        return cls(
+            pad([features for features, _ in pairs], batch_first=True),
+            pad([target for _, target in pairs], batch_first=True),
+            counts,
+        )
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def take(self, chosen: slice | Tensor) -> "StackedRows":
+        """Return the rows of some participants."""
+        return StackedRows(self.features[chosen], self.target[chosen], self.counts[chosen])
+
+    def places(self) -> Tensor:
+        """Return bool (n_participants, most_rows): where a row is."""
+        return torch.arange(self.target.shape[1]) < self.counts.unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One layer of every participant: tanh(inputs @ weight.T + bias), or without tanh.
+
+    Attributes
+    ----------
+    weight : (n_participants, outputs, inputs).
+    bias : (n_participants, 1, outputs).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    tanh: bool
+
+
+class Randomness(Protocol):
+    """Where draws and noise come from."""
+
+    def draw(self, rows: StackedRows, rate: float) -> Tensor:
+        """Return the drawn rows as ascending places in (n_participants x most_rows): each with probability `rate`."""
+
+    def noise(self, tensors: Sequence[Tensor], deviation: Tensor) -> None:
+        """Fill the tensors (n_participants, ...) with Gaussian noise, `deviation` (n_participants,) for each."""
+
+
+class OneGenerator:
+    """One generator for all participants: `fresh_generator()`, made in this process for this round."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        check_usable(generator)
+        self._generator = generator
+
+    def draw(self, rows: StackedRows, rate: float) -> Tensor:
+        """See Randomness; independent draws of all places, of which paddings are dropped."""
+        drawn = poisson_sample(rows.target.numel(), rate, self._generator)
+        return drawn[rows.places().view(-1)[drawn]]
+
+    def noise(self, tensors: Sequence[Tensor], deviation: Tensor) -> None:
+        """See Randomness."""
+        for tensor in tensors:
+            tensor.normal_(0, 1, generator=self._generator).mul_(deviation.view(-1, *[1] * (tensor.dim() - 1)))
+
+
+class EachGenerator:
+    """A generator for each participant, used in the order in which `privacy.dp_sgd` uses it."""
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        for generator in generators:
+            check_usable(generator)
+        self._generators = list(generators)
+
+    def draw(self, rows: StackedRows, rate: float) -> Tensor:
+        """See Randomness."""
+        most = rows.target.shape[1]
+        pairs = enumerate(zip(rows.counts.tolist(), self._generators, strict=True))
+        return torch.cat([poisson_sample(count, rate, one) + place * most for place, (count, one) in pairs])
+
+    def noise(self, tensors: Sequence[Tensor], deviation: Tensor) -> None:
+        """See Randomness."""
+        sizes = [tensor[0].numel() for tensor in tensors]
+        for place, (scale, generator) in enumerate(zip(deviation.tolist(), self._generators, strict=True)):
+            flat = torch.empty(sum(sizes)).normal_(0, scale, generator=generator)
+            for tensor, part in zip(tensors, torch.split(flat, sizes), strict=True):
+                tensor[place] = part.view(tensor.shape[1:])
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Drawn rows, padded to the largest draw: features (n, k, f), target (n x k,), and 1 where a row is (n, k, 1)."""
+
+    features: Tensor
+    target: Tensor
+    present: Tensor
+
+
+def _gather(rows: StackedRows, drawn: Tensor) -> _Draw:
+    n, most = rows.target.shape
+    owner = torch.div(drawn, most, rounding_mode="floor")
+    sizes = torch.bincount(owner, minlength=n)
+    largest = int(sizes.max()) if n else 0
+    first = sizes.cumsum(0) - sizes
+    slot = torch.arange(len(drawn)) + (torch.arange(n) * largest - first)[owner]
+    features = rows.features.new_zeros((n * largest, rows.features.shape[2]))
+    features[slot] = rows.features.flatten(0, 1)[drawn]
+    target = rows.target.new_zeros(n * largest)
+    target[slot] = rows.target.flatten()[drawn]
+    present = rows.features.new_zeros(n * largest)
+    present[slot] = 1
+    return _Draw(features.view(n, largest, rows.features.shape[2]), target, present.view(n, largest, 1))
+
+
+def outputs(layers: Sequence[Dense], features: Tensor) -> list[Tensor]:
+    """Return what every layer gives for features (n_participants, n_rows, n_features), these first."""
+    values = [features]
+    for layer in layers:
+        value = torch.baddbmm(layer.bias, values[-1], layer.weight.mT)
+        values.append(value.tanh_() if layer.tanh else value)
+    return values
+
+
+def _deltas(layers: Sequence[Dense], values: list[Tensor], draw: _Draw, loss: Loss) -> list[Tensor]:
+    """Return the gradients (n, k, outputs) of the summed loss by every layer's output before its tanh."""
+    last = values[-1].detach().flatten(0, 1).requires_grad_()
+    total = loss(last, draw.target)
+    if total.shape != draw.target.shape:
+        raise PlanError(f"loss: wanted one value a row, shape {tuple(draw.target.shape)}, got {tuple(total.shape)}")
+    (delta,) = torch.autograd.grad((total * draw.present.view(-1)).sum(), last)
+    # A padding's loss counts nothing, and 0 x infinity must not either.
+    delta = delta.view_as(values[-1]).masked_fill_(draw.present == 0, 0)
+    found: list[Tensor] = []
+    for place in reversed(range(len(layers))):
+        if layers[place].tanh:
+            value = values[place + 1]
+            delta = torch.addcmul(delta, delta * value, value, value=-1)
+        found.insert(0, delta)
+        if place:
+            delta = torch.bmm(delta, layers[place].weight)
+    return found
+
+
+def _clip(deltas: list[Tensor], inputs: list[Tensor], clip: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Scale each row's part of every layer, so that its gradient over all layers jointly has norm `clip` at most.
+
+    A row's gradient by (weight, bias) is delta times (inputs, 1), so its squared norm is |delta|^2 (|inputs|^2 + 1).
+    """
+    squares = [
+        torch.linalg.vecdot(delta, delta) * (torch.linalg.vecdot(value, value) + 1)
+        for delta, value in zip(deltas, inputs, strict=True)
+    ]
+    norms = torch.stack(squares).sum(0).sqrt_()
+    if not math.isfinite(float(norms.sum())):
+        broken = ~norms.isfinite()
+        norms = norms.masked_fill(broken, 0)
+        deltas = [delta.masked_fill(broken.unsqueeze(2), 0) for delta in deltas]
+        inputs = [value.masked_fill(broken.unsqueeze(2), 0) for value in inputs]
+    factors = (norms + 1e-6).reciprocal_().mul_(clip).clamp_(max=1.0).unsqueeze(2)
+    return [delta * factors for delta in deltas], inputs
+
+
+def _batches(rows: StackedRows, plan: PlainPlan, randomness: Randomness) -> Iterator[_Draw]:
+    whole = None
+    for _ in range(plan.steps):
+        if plan.sampling_rate < 1 or isinstance(plan, DpSgdPlan):  # at rate 1 a seeded generator moves on all the same
+            yield _gather(rows, randomness.draw(rows, plan.sampling_rate))
+            continue
+        if whole is None:
+            whole = _gather(rows, rows.places().view(-1).nonzero().squeeze(1))
+        yield whole
+
+
+def train_stacked(
+    layers: Sequence[Dense],
+    rows: StackedRows,
+    loss: Loss,
+    make_optimizer: MakeOptimizer,
+    plans: Sequence[PlainPlan],
+    randomness: Randomness,
+) -> None:
+    """Train the layers in place.
+
+    Parameters
+    ----------
+    layers : of n_participants each; the optimizer sees weight and bias of each layer in turn.
+    loss : (outputs (n_rows, k), target (n_rows,)) -> losses (n_rows,), as in `privacy.dp_sgd`.
+    make_optimizer : one that treats every coordinate by itself, such as SGD.
+    plans : one a participant, `DpSgdPlan` or `PlainPlan`; all of one kind, rate, steps and clip. Noise multipliers and
+        declared units may differ.
+
+    Raises
+    ------
+    PlanError
+        Before the first step, when plans differ in what must be equal.
+    """
+    plan, deviation = _common(plans, len(rows))
+    normaliser = torch.tensor([one.expected_batch for one in plans])
+    tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+    parameters = [nn.Parameter(tensor) for tensor in tensors]
+    optimizer = make_optimizer(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    private = isinstance(plan, DpSgdPlan)
+    with torch.no_grad():
+        for draw in _batches(rows, plan, randomness):
+            values = outputs(layers, draw.features)
+            with torch.enable_grad():
+                deltas = _deltas(layers, values, draw, loss)
+            inputs = values[:-1]
+            if isinstance(plan, DpSgdPlan):
+                deltas, inputs = _clip(deltas, inputs, plan.clip)
+                randomness.noise(gradients, deviation)
+            for place, (delta, value) in enumerate(zip(deltas, inputs, strict=True)):
+                weight, bias = gradients[2 * place], gradients[2 * place + 1]
+                weight.baddbmm_(delta.mT, value, beta=int(private))
+                (bias if private else bias.zero_()).add_(delta.sum(1, keepdim=True))
+            for gradient in gradients:
+                gradient.div_(normaliser.view(-1, 1, 1))
+            optimizer.step()
+
+
+def _common(plans: Sequence[PlainPlan], participants: int) -> tuple[PlainPlan, Tensor]:
+    """Return what the plans have in common and the standard deviation of each one's noise."""
+    if len(plans) != participants:
+        raise PlanError(f"plans: wanted one for each of {participants} participants, got {len(plans)}")
+
+    def law(plan: PlainPlan) -> tuple[Any, ...]:
+        return type(plan), plan.sampling_rate, plan.steps, getattr(plan, "clip", None)
+
+    if len({law(plan) for plan in plans}) != 1:
+        raise PlanError("plans: wanted one kind, sampling rate, number of steps and clip for all participants")
+    sigmas = [plan.noise_multiplier * plan.clip if isinstance(plan, DpSgdPlan) else 0.0 for plan in plans]
+    return plans[0], torch.tensor(sigmas, dtype=torch.float32)
