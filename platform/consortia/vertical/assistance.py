@@ -79,12 +79,26 @@ class Network:
     def __init__(self, hidden: int = 16, steps: int = 200, rate: float = 0.02, seed: int = 0) -> None:
         self.hidden, self.steps, self.rate, self.seed = hidden, steps, rate, seed
 
+    def _build(self, width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(width, self.hidden), nn.GELU(), nn.Linear(self.hidden, 1))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return settings and weights as arrays: what the store can keep."""
+        weights = {name: tensor.numpy() for name, tensor in self.module.state_dict().items()}
+        return {"settings": [self.hidden, self.steps, self.rate, self.seed], "weights": weights}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """See `__getstate__`."""
+        self.__init__(*state["settings"])  # type: ignore[misc]
+        self.module = self._build(state["weights"]["0.weight"].shape[1])
+        self.module.load_state_dict({name: torch.from_numpy(array) for name, array in state["weights"].items()})
+
     def fit(self, x: Any, y: Any) -> Network:
         """See `Classifier`."""
         generator = torch.Generator().manual_seed(self.seed)
         inputs = torch.as_tensor(np.asarray(x), dtype=torch.float32)
         target = torch.as_tensor(np.asarray(y), dtype=torch.float32)
-        self.module = nn.Sequential(nn.Linear(inputs.shape[1], self.hidden), nn.GELU(), nn.Linear(self.hidden, 1))
+        self.module = self._build(inputs.shape[1])
         with torch.no_grad():
             for parameter in self.module.parameters():
                 parameter.normal_(0, 0.3, generator=generator)

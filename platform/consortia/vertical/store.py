@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from consortia.errors import RefusedError
 
-__all__ = ["Store", "keep_once"]
+__all__ = ["TRUSTED", "Store", "keep_once"]
+
+#: What a kept model may consist of, beside scikit-learn's estimators and numpy's arrays.
+TRUSTED: Final = (
+    "consortia.vertical.assistance.Assistance",
+    "consortia.vertical.assistance.Network",
+    "consortia.vertical.assistance._Constant",
+    "consortia.vertical.private_model.Linear",
+    "consortia.vertical.stacking.Decision",
+    "consortia.vertical.stacking.Stack",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+)
 
 
 def keep_once(file: Path, make: Callable[[], bytes]) -> bytes:
@@ -65,8 +76,21 @@ class Store:
         return np.frombuffer(self.once(name, lambda: make().astype("<i8").tobytes()), dtype="<i8")
 
     def objects(self, name: str, make: Callable[[], Any]) -> Any:
-        """Keep fitted models. A pickle of this participant's own folder, never one that came over a wire."""
-        return pickle.loads(self.once(name, lambda: pickle.dumps(make())))  # noqa: S301 - our own file, see above
+        """Keep fitted models, as skops does: arrays and named types, of which only scikit-learn's and `TRUSTED` load.
+
+        Raises
+        ------
+        RefusedError
+            With code NOT_TRAINED when the file was altered, names another type, or is of an older version.
+        """
+        import skops.io
+        from skops.io.exceptions import UntrustedTypesFoundException
+
+        data = self.once(name, lambda: skops.io.dumps(make()))
+        try:
+            return skops.io.loads(data, trusted=list(TRUSTED))
+        except (zipfile.BadZipFile, UntrustedTypesFoundException, KeyError, TypeError, ValueError, AttributeError):
+            raise RefusedError("NOT_TRAINED", f"{name} at home is not a model that this version wrote") from None
 
     def has(self, name: str) -> bool:
         """Return whether something is kept under the name."""
