@@ -7,7 +7,7 @@ ENGINE ?= embedded
 SCENARIO ?= cross-industry
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e containers check format lint types imports up renew down clean
+.PHONY: help run test e2e containers check format lint types imports up receipts renew down clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,10 @@ up: ## Run a scenario as containers (SCENARIO=cross-industry); exits with the ru
 	since=$$(docker inspect --format '{{.State.StartedAt}}' $$runner) && \
 	docker logs --follow --since $$since $$runner && \
 	case $$(docker wait $$runner) in 0) ;; 2) exit 2 ;; *) exit 1 ;; esac
+
+receipts: ## Show what joining paid, each participant's receipt read in its own container (SCENARIO=cross-industry).
+	@for app in $$($(COMPOSE) config --services | grep -- '-app$$'); do \
+	$(COMPOSE) exec -T $$app consortia receipt /home/$${app%-app} || exit 1; done
 
 renew: ## Renew the coordinator's certificates (with CONSORTIA_ADDRESS=HOST:PORT for that host, too). No participant restarts.
 	@CONSORTIA_RENEW=1 $(COMPOSE) run --rm --no-deps keys

@@ -22,6 +22,7 @@ from consortia.vertical.show import long_step, print_vertical_notes, show_step, 
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 
+_RECEIPT = ("participant", "metric", "majority", "local", "federated", "gain [95 %]", "personal", "keeps")
 _METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "rmse": "RMSE"}
 
 
@@ -76,14 +77,37 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
         f"{result['seconds']:.1f} s, engine {result['engine']}",
         highlight=False,
     )
-    receipts = _table("participant", "metric", "majority", "local", "federated", "gain [95 %]", "personal", "keeps")
+    receipts = _table(*_RECEIPT)
     costs = _table("participant", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds")
     for name, seat in result["participants"].items():
         receipts.add_row(name, *_receipt_row(seat))
         costs.add_row(name, *_cost_row(seat))
-    console.print(receipts)
+    if simulation or any(seat["metrics"] for seat in result["participants"].values()):
+        console.print(receipts)
     console.print(costs)
     _print_notes(console, result, simulation)
+
+
+def print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
+    """Print receipts as their owners keep them, with what every epsilon counts."""
+    table = _table(*_RECEIPT, "units", "ε run", "ε lifetime")
+    for receipt in receipts:
+        account = receipt["epsilon"]
+        spent = ["∞" if account["non_private"] else number(account[key]) for key in ("run", "lifetime")]
+        table.add_row(receipt["participant"], *_receipt_row(receipt), str(sum(receipt["units"].values())), *spent)
+    console.print(table)
+    for receipt in receipts:
+        synthetic = "[bold]synthetic[/] rows, " if receipt["synthetic"] else ""
+        guarantee = _guarantee(receipt["epsilon"])
+        console.print(f"{receipt['participant']}: {receipt['run_id']}, {synthetic}{guarantee}.", highlight=False)
+
+
+def _guarantee(account: dict[str, Any]) -> str:
+    if account["non_private"]:
+        return "non-private: ε = ∞"
+    lifetime = account["lifetime_delta"]
+    whole = "" if lifetime is None else f", of the data set's lifetime in this ledger {lifetime:g}"
+    return f"unit {account['unit']}, {account['relation'].replace('_', ' ')}, δ of the run {account['delta']:g}{whole}"
 
 
 def _table(*headings: str) -> Table:
@@ -121,8 +145,13 @@ def _cost_row(seat: dict[str, Any]) -> tuple[str, ...]:
         f"{account['delta']:g}",
         f"{seat['bytes']['sent']:,} B",
         f"{seat['bytes']['received']:,} B",
-        number((seat["seconds"]["train"] or 0) + (seat["seconds"]["evaluate"] or 0), 1),
+        number(_seconds(seat["seconds"]), 1),
     )
+
+
+def _seconds(spent: dict[str, float | None]) -> float | None:
+    known = [value for value in spent.values() if value is not None]
+    return sum(known) if known else None
 
 
 def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> None:
@@ -145,7 +174,8 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
             console.print(f"Engine vectorized is {result['together']}.", highlight=False)
     else:
         console.print(
-            "Receipts stay with the participants; a dash is something that was not released.", highlight=False
+            "Receipts stay with the participants (`consortia receipt HOME`); a dash is something that was not released.",
+            highlight=False,
         )
     if any(account["metrics_non_private"] for account in accounts):
         console.print(

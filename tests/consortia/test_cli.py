@@ -71,6 +71,17 @@ def test_json_is_json(tmp_path: Path) -> None:
     assert len(json.loads(checked.stdout)["participants"]) == 5
 
 
+def test_receipts_are_read_in_the_homes(tmp_path: Path) -> None:
+    call("run", "linear", "--rounds", "2", "--epsilon", "8", "--out", str(tmp_path))  # too short for its expectation
+    homes = [str(home) for home in sorted(tmp_path.glob("*/participants/*"))]
+    shown = call("receipt", *homes)
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count("unit record, add or remove one, δ of the run 1e-05") == len(homes) == 2
+    kept = json.loads(call("receipt", "--json", homes[0]).output)
+    assert [receipt["participant"] for receipt in kept] == ["line-a"]
+    assert call("receipt", homes[0], "--run", "another").exit_code == 2
+
+
 def test_check_shows_the_plan_and_warns() -> None:
     result = call("check", "cross-industry")
     assert result.exit_code == 0

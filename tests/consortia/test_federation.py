@@ -80,6 +80,15 @@ def test_up_runs_six_participants_and_twenty_rounds_to_the_table(
         assert (home / "runs" / record["run_id"] / "receipt.json").is_file()
 
 
+def test_receipts_are_read_where_they_stay(federation: Federation, first: Any) -> None:
+    shown = federation.make("receipts")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert shown.stdout.count("federated") >= len(NAMES)
+    for name in NAMES:
+        assert f"{name}: cross-industry-" in shown.stdout
+        assert name not in shown.stderr
+
+
 def test_a_participant_reaches_the_fleet_api_and_nothing_else(federation: Federation, first: Any) -> None:
     foreign = [
         *((ip, 8000) for ip in federation.addresses("superlink")),
@@ -221,9 +230,7 @@ def test_the_seventh_shares_the_coordinators_address_and_nothing_else(federation
 
 def test_certificates_renew_while_the_participants_stay_up(federation: Federation, kit: Project) -> None:
     before, old = federation.started(), (federation.own / "pki" / "proxy.pem").read_bytes()
-    done = subprocess.run(
-        ["make", "renew"], cwd=ROOT, env=federation.env, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = federation.make("renew")
     assert done.returncode == 0, done.stdout + done.stderr
     after = federation.started()
     assert {name for name in before if before[name] != after[name]} == {"superlink"}

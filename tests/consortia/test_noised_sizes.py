@@ -18,7 +18,7 @@ from consortia import participant
 from consortia.aggregation import _round_weights
 from consortia.errors import InputError
 from consortia.local_training import declared_training_units, make_plan
-from consortia.member import Member, recall_sizes, sizes_of
+from consortia.member import Member, recall, sizes_of
 from consortia.participant import handle
 from consortia.policy import load_policy
 from consortia.runner import Options, demo_policy_file, execute, prepare
@@ -208,5 +208,5 @@ def test_a_whole_run_weighs_by_what_was_released(tmp_path: Path) -> None:
     assert set(sizes) == {"new-car", "used-car"}
     assert record["history"][1]["sizes"] == sizes  # released once, remembered
     members = {seat.name: Member(seat) for seat in job.scenario.roster}
-    recall_sizes(members, record["history"])
+    recall(members, record["history"])
     assert sizes_of(members) == sizes

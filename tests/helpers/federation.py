@@ -16,14 +16,17 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Runs inside a container; the targets come as JSON on its command line, the answers go out as JSON.
 PROBE = """
 import http.client, json, socket, ssl, sys
-asked = json.loads(sys.argv[1])
-answers = {}
-for host, port in asked["connect"]:
+from concurrent.futures import ThreadPoolExecutor
+def state(target):
     try:
-        socket.create_connection((host, port), 2).close()
-        answers[f"{host}:{port}"] = "open"
+        socket.create_connection(target, 2).close()
+        return "open"
     except OSError as error:
-        answers[f"{host}:{port}"] = type(error).__name__
+        return type(error).__name__
+asked = json.loads(sys.argv[1])
+targets = [tuple(target) for target in asked["connect"]]
+with ThreadPoolExecutor(16) as pool:
+    answers = {f"{host}:{port}": found for (host, port), found in zip(targets, pool.map(state, targets))}
 for method, path in asked["http"]:
     context = ssl.create_default_context(cafile="/keys/ca.crt")
     link = http.client.HTTPSConnection("proxy", 8000, timeout=5, context=context)
@@ -112,8 +115,12 @@ class Federation(Project):
 
     def up(self) -> subprocess.CompletedProcess[str]:
         """Run the scenario once."""
+        return self.make("up")
+
+    def make(self, target: str) -> subprocess.CompletedProcess[str]:
+        """Run a target of the Makefile."""
         return subprocess.run(
-            ["make", "up"], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=1500, check=False
+            ["make", target], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=1500, check=False
         )
 
     def records(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The command line: `consortia check|run|predict|export|models|audit|budget|new|compose|participant|preflight`."""
+"""The command line: `consortia check|run|predict|export|models|audit|budget|new|compose|participant|receipt|...`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def friendly(function: F) -> F:
 
 def build_app() -> typer.Typer:
     """Return the typer application with every command."""
-    from consortia.cli import audit, budget, check, compose, models, new, participant, preflight, run, secure
+    from consortia.cli import audit, budget, check, compose, models, new, participant, preflight, receipt, run, secure
 
     app = typer.Typer(
         name="consortia",
@@ -64,6 +64,7 @@ def build_app() -> typer.Typer:
     app.command("export", epilog=models.EXPORT_EXAMPLE)(friendly(models.export))
     app.command("models", epilog=models.MODELS_EXAMPLE)(friendly(models.models))
     app.command("compose", epilog=compose.EXAMPLE)(friendly(compose.compose))
+    app.command("receipt", epilog=receipt.EXAMPLE)(friendly(receipt.receipt))
     app.command("preflight", epilog=preflight.EXAMPLE)(friendly(preflight.preflight))
     app.add_typer(participant.app, name="participant")
     app.add_typer(budget.app, name="budget")

@@ -1,0 +1,40 @@
+"""`consortia receipt`: what joining paid, read at the participant, where receipts stay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from consortia.cli import out
+from consortia.errors import InputError
+from consortia.report import print_receipts
+
+EXAMPLE = "Example: consortia receipt homes/hospital-a"
+
+
+def receipt(
+    homes: Annotated[list[Path], typer.Argument(help="Folders of participants whose receipts are yours to read.")],
+    run: Annotated[str, typer.Option(help="Run id; the latest of each home by default.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the receipts as JSON.")] = False,
+) -> None:
+    """Show the receipts of a participant's runs: majority, local, federated and personal model side by side."""
+    found = [_read(home, run) for home in homes]
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        print_receipts(out, found)
+
+
+def _read(home: Path, run: str) -> dict[str, Any]:
+    files = list((home / "runs").glob(f"{run or '*'}/receipt.json"))
+    if not files:
+        raise InputError(
+            f"{home}: wanted the folder of a participant with a receipt of {run or 'a run'}, got none; "
+            "a run that ended writes runs/RUN/receipt.json there"
+        )
+    latest = max(files, key=lambda file: file.stat().st_mtime)
+    loaded: dict[str, Any] = json.loads(latest.read_text(encoding="utf-8"))
+    return loaded
