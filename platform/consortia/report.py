@@ -174,7 +174,7 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
             console.print(f"Engine vectorized is {result['together']}.", highlight=False)
     else:
         console.print(
-            "Receipts stay with the participants (`consortia receipt HOME`); a dash is something that was not released.",
+            "Receipts stay at home (`consortia receipt HOME` there); a dash is something that was not released.",
             highlight=False,
         )
     if any(account["metrics_non_private"] for account in accounts):
