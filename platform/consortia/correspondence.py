@@ -23,7 +23,7 @@ from consortia.heads import Heads
 from consortia.member import Member, standings
 from consortia.received import Received, read, split
 from consortia.reply import FINAL, check_account, check_loss
-from consortia.scenario import Scenario
+from consortia.scenario import Contract, Scenario, Seat
 from consortia.wire import Envelope, decode, encode
 
 
@@ -39,6 +39,40 @@ class Answer:
 #: Sends one envelope to each named participant, waits up to the deadline, gives each answer when it comes. An answer to
 #: an older attempt has the code LATE_REPLY.
 Exchange = Callable[[str, Mapping[str, bytes], float], Iterable[Answer]]
+
+
+def header_to(seat: Seat, kind: str, run_id: str, contract: Contract, heads: Heads) -> dict[str, str]:
+    """Return what the header of every message to a participant says: the contract, the proposal to it, its head."""
+    proposal = {"dataset": seat.dataset, "epsilon": None if seat.non_private else seat.epsilon, "delta": seat.delta}
+    return {
+        "kind": kind,
+        "participant": seat.name,
+        "industry": seat.industry,
+        "run": run_id,
+        "contract": contract.canonical(),
+        "proposal": json.dumps(proposal, sort_keys=True),
+        **heads.header(seat.name),
+    }
+
+
+def is_refusal(envelope: Envelope, name: str) -> bool:
+    """Return whether a reply says that there is nothing; ValueError when it is another's, or carries something yet."""
+    if envelope.header.get("participant") != name:
+        raise ValueError("the reply names another participant than the key that sent it")
+    status = envelope.header.get("status")
+    if status not in FINAL and status != "FAILED":
+        return False
+    if envelope.tensors:
+        raise ValueError(f"status {status} carries something")
+    return True
+
+
+def check_answers(header: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Raise ValueError unless a reply's header answers the message that was sent and says where its ledger stands."""
+    for key, value in wanted.items():
+        if header.get(key) != value:
+            raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
+    anchor_from(dict(header))
 
 
 class Correspondence:
@@ -71,23 +105,8 @@ class Correspondence:
         control: State,
         extra: Mapping[str, str] = MappingProxyType({}),
     ) -> bytes:
-        seat = self.members[name].seat
-        proposal = {
-            "dataset": seat.dataset,
-            "epsilon": None if seat.non_private else seat.epsilon,
-            "delta": seat.delta,
-        }
-        header = {
-            "kind": kind,
-            "participant": name,
-            "industry": seat.industry,
-            "run": self.run_id,
-            "round": str(number),
-            "contract": self.contract.canonical(),
-            "proposal": json.dumps(proposal, sort_keys=True),
-            **self.heads.header(name),
-            **extra,
-        }
+        fixed = header_to(self.members[name].seat, kind, self.run_id, self.contract, self.heads)
+        header = {**fixed, "round": str(number), **extra}
         data = encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
         self.event("asked", round=number, participant=name, kind=kind, bytes=len(data))
         return data
@@ -145,12 +164,7 @@ class Correspondence:
         self, envelope: Envelope, kind: str, number: int, name: str, sent: State
     ) -> tuple[State, Received | None]:
         header = envelope.header
-        status = header.get("status")
-        if header.get("participant") != name:
-            raise ValueError("the reply names another participant than the key that sent it")
-        if status in FINAL or status == "FAILED":
-            if envelope.tensors:
-                raise ValueError(f"status {status} carries parameters")
+        if is_refusal(envelope, name):
             return {}, None
         wanted = {
             "status": "OK" if kind == "train" else "EVALUATED",
@@ -159,11 +173,8 @@ class Correspondence:
             "round": str(number),
             "contract": self.contract.sha256(),
         }
-        for key, value in wanted.items():
-            if header.get(key) != value:
-                raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
+        check_answers(header, wanted)
         check_account(header)
-        anchor_from(dict(header))
         tensors, size = size_release.take(envelope.tensors, self.contract, kind)
         reply, metrics = split(lengthened(self.contract, kind, tensors, sent))
         if kind == "train":

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -47,37 +48,53 @@ class Request:
         try:
             envelope = decode(data)
             header = envelope.header
-            contract = contract_from_json(header["contract"])
-            offer = json.loads(header["proposal"])
-            epsilon = offer["epsilon"]
             request = cls(
-                kind=header["kind"],
-                participant=header["participant"],
-                industry=header["industry"],
-                run_id=header["run"],
+                **common_fields(header),
                 round=int(header["round"]),
-                contract=contract,
-                contract_json=contract.canonical(),
-                proposal=Proposal(
-                    str(offer["dataset"]), None if epsilon is None else float(epsilon), float(offer["delta"])
-                ),
                 model={n: t for n, t in envelope.tensors.items() if not n.startswith(CONTROL)},
                 control={n[len(CONTROL) :]: t for n, t in envelope.tensors.items() if n.startswith(CONTROL)},
                 secure=header.get("secure", ""),
-                anchor=anchor_from(dict(header)),
             )
         except (WireError, InputError, KeyError, ValueError, TypeError) as error:
             raise RefusedError("BAD_MESSAGE", f"{type(error).__name__} while reading the message") from None
-        proposal = request.proposal
-        if proposal.epsilon is not None and not (0 < proposal.epsilon < math.inf and 0 < proposal.delta < 1):
-            raise RefusedError("BAD_MESSAGE", "the proposal is not a budget")
+        contract = request.contract
         last = last_number(contract) + (1 if request.kind == "evaluate" else 0)
         kinds = {"train", "evaluate"} | ({"run-key"} if contract.trust == "aggregate" else set())
         if request.kind not in kinds or not 1 <= request.round <= last:
             raise RefusedError("BAD_MESSAGE", "kind or round is outside the contract")
-        if not is_name(request.run_id) or not is_name(proposal.dataset) or not is_name(request.industry):
-            raise RefusedError("BAD_MESSAGE", "run id, data set or industry is not a name")
+        check_terms(request.proposal, request.run_id, request.industry)
         return request
+
+
+def common_fields(header: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the header of every message says, by the name of its field here.
+
+    Raises
+    ------
+    InputError, KeyError, ValueError, TypeError
+        Where something is missing or unreadable.
+    """
+    contract = contract_from_json(header["contract"])
+    offer = json.loads(header["proposal"])
+    epsilon = offer["epsilon"]
+    return {
+        "kind": header["kind"],
+        "participant": header["participant"],
+        "industry": header["industry"],
+        "run_id": header["run"],
+        "contract": contract,
+        "contract_json": contract.canonical(),
+        "proposal": Proposal(str(offer["dataset"]), None if epsilon is None else float(epsilon), float(offer["delta"])),
+        "anchor": anchor_from(dict(header)),
+    }
+
+
+def check_terms(proposal: Proposal, run_id: str, industry: str) -> None:
+    """Raise RefusedError unless the proposal is a budget and the names are names."""
+    if proposal.epsilon is not None and not (0 < proposal.epsilon < math.inf and 0 < proposal.delta < 1):
+        raise RefusedError("BAD_MESSAGE", "the proposal is not a budget")
+    if not all(is_name(name) for name in (run_id, proposal.dataset, industry)):
+        raise RefusedError("BAD_MESSAGE", "run id, data set or industry is not a name")
 
 
 def is_name(text: str) -> bool:

@@ -1,14 +1,12 @@
 """The coordinator of a vertical run: six steps, every message between participants sealed for one of them.
 
 It relays bytes that it cannot read, bounds every wait, and records who did what: sizes, times, codes. A partner that
-fails is
-left out from then on; without the label owner, or without any partner, the run ends. In a masked sum a partner that
-drops out after the masks were agreed starts another attempt with new masks among those who are left.
+fails is left out from then on; without the label owner, or without any partner, the run ends. In a masked sum a
+partner that drops out after the masks were agreed starts another attempt with new masks among those who are left.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,12 +15,13 @@ from typing import Any
 import torch
 
 from consortia.coordinator import RECORD_SCHEMA, Answer, Exchange
-from consortia.custody import anchor_from
+from consortia.correspondence import check_answers, header_to, is_refusal
 from consortia.errors import RunFailedError, WireError
 from consortia.events import EventFile
 from consortia.heads import Heads
 from consortia.member import Member, describe_member, standings
 from consortia.receipt import write_json
+from consortia.reply import FINAL
 from consortia.scenario import Scenario
 from consortia.vertical.request import STEPS
 from consortia.wire import Envelope, decode, encode
@@ -157,7 +156,7 @@ class VerticalCoordinator:
             self._fail(answer.participant, batch, "BAD_REPLY", str(error))
             return
         status = envelope.header["status"]
-        if status in {"REFUSED", "RECEIVE_ONLY"}:
+        if status in FINAL:
             member.state = status
             self._fail(answer.participant, batch, envelope.header.get("code", status)[:40])
         elif status == "FAILED":
@@ -172,12 +171,7 @@ class VerticalCoordinator:
     def _validate(self, envelope: Envelope, kind: str, batch: int, name: str) -> dict[str, torch.Tensor]:
         """Raise ValueError unless the reply is of this step and holds bytes of a size that it can have."""
         header, tensors = envelope.header, dict(envelope.tensors)
-        status = header.get("status")
-        if header.get("participant") != name:
-            raise ValueError("the reply names another participant than the key that sent it")
-        if status in {"REFUSED", "RECEIVE_ONLY", "FAILED"}:
-            if tensors:
-                raise ValueError(f"status {status} carries something")
+        if is_refusal(envelope, name):
             return {}
         wanted = {
             "status": {"hello": "GREETED", "stack": "DONE"}.get(kind, "OK"),
@@ -186,10 +180,7 @@ class VerticalCoordinator:
             "round": str(batch + 1),
             "contract": self.contract.sha256(),
         }
-        for key, value in wanted.items():
-            if header.get(key) != value:
-                raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
-        anchor_from(dict(header))
+        check_answers(header, wanted)
         if not 0 <= float(header["delta"]) < 1 or header.get("non_private") not in {"true", "false"}:
             raise ValueError("delta or non_private: wanted an account")
         owner = self.terms.label_owner
@@ -216,23 +207,8 @@ class VerticalCoordinator:
         self._event("failure", participant=name, **failure)
 
     def _envelope(self, kind: str, batch: int, attempt: int, name: str, tensors: Tensors) -> bytes:
-        seat = self.members[name].seat
-        proposal = {
-            "dataset": seat.dataset,
-            "epsilon": None if seat.non_private else seat.epsilon,
-            "delta": seat.delta,
-        }
-        header = {
-            "kind": kind,
-            "participant": name,
-            "industry": seat.industry,
-            "run": self.run_id,
-            "batch": str(batch),
-            "attempt": str(attempt),
-            "contract": self.contract.canonical(),
-            "proposal": json.dumps(proposal, sort_keys=True),
-            **self.heads.header(name),
-        }
+        fixed = header_to(self.members[name].seat, kind, self.run_id, self.contract, self.heads)
+        header = {**fixed, "batch": str(batch), "attempt": str(attempt)}
         data = encode(Envelope(header, tensors))
         self._event("asked", round=batch + 1, participant=name, kind=kind, bytes=len(data))
         return data

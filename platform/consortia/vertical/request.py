@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-from consortia.custody import anchor_from
 from consortia.errors import InputError, RefusedError, WireError
 from consortia.policy import Proposal
-from consortia.request import is_name
-from consortia.scenario import Contract, contract_from_json
+from consortia.request import check_terms, common_fields
+from consortia.scenario import Contract
 from consortia.vertical.contract import VerticalTerms
 from consortia.wire import decode
 from privacy.ledger import Anchor
@@ -72,37 +69,22 @@ class Step:
         try:
             envelope = decode(data)
             header = envelope.header
-            contract = contract_from_json(header["contract"])
-            offer = json.loads(header["proposal"])
-            epsilon = offer["epsilon"]
             step = cls(
-                kind=header["kind"],
-                participant=header["participant"],
-                industry=header["industry"],
-                run_id=header["run"],
+                **common_fields(header),
                 batch=int(header["batch"]),
                 attempt=int(header["attempt"]),
-                contract=contract,
-                contract_json=contract.canonical(),
-                proposal=Proposal(
-                    str(offer["dataset"]), None if epsilon is None else float(epsilon), float(offer["delta"])
-                ),
                 greetings=_by_sender(envelope.tensors, "greeting/"),
                 sealed=_by_sender(envelope.tensors, "sealed/"),
                 tensors=envelope.tensors,
-                anchor=anchor_from(dict(header)),
             )
         except (WireError, InputError, KeyError, ValueError, TypeError) as error:
             raise RefusedError("BAD_MESSAGE", f"{type(error).__name__} while reading the message") from None
         terms = step.contract.vertical
         if terms is None or step.kind not in STEPS:
             raise RefusedError("BAD_MESSAGE", "not a step of a vertical contract")
-        if step.proposal.epsilon is not None and not 0 < step.proposal.epsilon < math.inf:
-            raise RefusedError("BAD_MESSAGE", "the proposal is not a budget")
         if not 0 <= step.batch <= terms.batches or not 1 <= step.attempt <= step.contract.round.attempts:
             raise RefusedError("BAD_MESSAGE", "batch or attempt is outside the contract")
-        if not all(is_name(name) for name in (step.run_id, step.proposal.dataset, step.industry)):
-            raise RefusedError("BAD_MESSAGE", "run id, data set or industry is not a name")
+        check_terms(step.proposal, step.run_id, step.industry)
         members = {terms.label_owner, *terms.partners}
         if not {*step.greetings, *step.sealed} <= members:
             raise RefusedError("BAD_MESSAGE", "a key or a sealed message of somebody who is not in the contract")
