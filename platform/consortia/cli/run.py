@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
+from consortia import tracking
 from consortia.cli import err, out
 from consortia.engines.base import Job
 from consortia.placebo import owed
 from consortia.placebo_report import print_placebo
 from consortia.report import Watch, conditional_split_note, print_result, refusal_hint, wait_hint
 from consortia.runner import Options, control, execute, prepare
+from consortia.tracking import Tracking
 
 EXAMPLE = "Example: consortia run cross-industry --epsilon hospital-a=0.5 --rounds 10"
 
@@ -47,6 +49,7 @@ def run(
         bool, typer.Option("--placebo", help="Repeat it with partners whose labels know nothing (simulation).")
     ] = False,
     draws: Annotated[int, typer.Option("--placebo-draws", help="Repetitions of real and placebo runs.")] = 3,
+    track: Annotated[str, typer.Option(metavar="NAME,…", help="Feed trackers: tensorboard, mlflow.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> None:
     """Train a scenario and print each participant's receipt."""
@@ -68,13 +71,16 @@ def run(
         placebo=placebo,
         draws=draws,
     )
+    tracked = [name for name in track.split(",") if name]
+    tracking.check(tracked)
     job = prepare(options)
 
     def watch(started: Job) -> Watch:
         return Watch(err if as_json else out, started, simulation=engine != "flower")
 
     try:
-        outcome = execute(job, options, watch)
+        with Tracking(job.folder, tracked, lambda line: err.print(line, markup=False, highlight=False)):
+            outcome = execute(job, options, watch)
     except KeyboardInterrupt:
         err.print(wait_hint(job.folder), markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
