@@ -240,8 +240,8 @@ class Run:
         for name in line["replies"]:
             self.seats[name].contributed.append(number)
         for name, released in line.get("released", {}).items():
-            for metric, estimate in released["estimates"].items():
-                self.seats[name].metrics.setdefault(metric, []).append(_point(number, estimate, released["exact"]))
+            for metric, estimate in released["estimates"].items():  # of the model that the round began with
+                self.seats[name].metrics.setdefault(metric, []).append(_point(number - 1, estimate, released["exact"]))
         self._stand(line, number)
 
     def _stand(self, line: Mapping[str, Any], number: int) -> None:
@@ -269,11 +269,11 @@ def _point(number: int, estimate: Mapping[str, Any], exact: bool) -> Point:
 
 
 class Runs:
-    """The runs of one folder."""
+    """The runs of one folder; `known` is what the last look found, by id."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._known: dict[str, Run] = {}
+        self.known: dict[str, Run] = {}
         self.unreadable: list[str] = []
 
     def refresh(self) -> list[Run]:
@@ -282,20 +282,20 @@ class Runs:
         for file in self.root.glob("*/scenario.json") if self.root.is_dir() else ():
             name = file.parent.name
             try:
-                run = self._known.get(name) or Run(file.parent)
+                run = self.known.get(name) or Run(file.parent)
             except (OSError, ValueError, ConsortiaError):
                 self.unreadable.append(name)
                 continue
             found[name] = run
             run.refresh()
-        self._known = found
+        self.known = found
         return sorted(found.values(), key=lambda run: (run.started or 0.0, run.id), reverse=True)
 
     def get(self, run_id: str) -> Run | None:
         """Return one run, up to date; None when there is none of that name."""
-        if run_id not in self._known:
+        if run_id not in self.known:
             self.refresh()
-        run = self._known.get(run_id)
+        run = self.known.get(run_id)
         if run is not None:
             run.refresh()
         return run

@@ -47,7 +47,20 @@ def friendly(function: F) -> F:
 
 def build_app() -> typer.Typer:
     """Return the typer application with every command."""
-    from consortia.cli import audit, budget, check, compose, models, new, participant, preflight, receipt, run, secure
+    from consortia.cli import (
+        audit,
+        budget,
+        check,
+        compose,
+        dashboard,
+        models,
+        new,
+        participant,
+        preflight,
+        receipt,
+        run,
+        secure,
+    )
 
     app = typer.Typer(
         name="consortia",
@@ -65,6 +78,7 @@ def build_app() -> typer.Typer:
     app.command("models", epilog=models.MODELS_EXAMPLE)(friendly(models.models))
     app.command("compose", epilog=compose.EXAMPLE)(friendly(compose.compose))
     app.command("receipt", epilog=receipt.EXAMPLE)(friendly(receipt.receipt))
+    app.command("dashboard", epilog=dashboard.EXAMPLE)(friendly(dashboard.dashboard))
     app.command("preflight", epilog=preflight.EXAMPLE)(friendly(preflight.preflight))
     app.add_typer(participant.app, name="participant")
     app.add_typer(budget.app, name="budget")

@@ -1,0 +1,70 @@
+"""`consortia dashboard`: see runs as the coordinator, or a home as its participant."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from consortia.cli import err, out
+from consortia.errors import InputError
+
+if TYPE_CHECKING:
+    from consortia.dashboard.app import View
+
+EXAMPLE = "Example: consortia dashboard --runs runs; at a participant: consortia dashboard --home homes/hospital-a"
+
+
+def dashboard(
+    runs: Annotated[Path | None, typer.Option(help="Coordinator's view of this folder of runs; default runs.")] = None,
+    home: Annotated[Path | None, typer.Option(help="A participant's own view of its home; stays on its side.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8050,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    pki: Annotated[Path, typer.Option(help="Folder of certificates whose expiry is shown.")] = Path("pki"),
+) -> None:
+    """Serve live pages, read-only, behind a token that is printed once ($CONSORTIA_DASHBOARD_TOKEN to choose it)."""
+    from consortia.dashboard.security import TOKEN_VARIABLE, token_from_environment
+    from consortia.dashboard.serve import serve
+
+    if runs is not None and home is not None:
+        raise InputError(
+            "--runs and --home: wanted one of them, got both; what is a participant's own is never served beside the "
+            "coordinator's view: start two"
+        )
+    view, participant = _view(runs or Path("runs"), home, pki)
+    token, made = token_from_environment()
+    port = port or _free_port(host)
+    out.print(f"http://{host}:{port}/", highlight=False, soft_wrap=True)
+    out.print(f"token: {token}" if made else f"token: ${TOKEN_VARIABLE}", highlight=False, soft_wrap=True)
+    if home is not None and not _is_loopback(host):
+        err.print(f"{host} can be called from elsewhere: this view is {participant}'s own", style="yellow")
+    serve(view, token, host, port, participant)
+
+
+def _view(runs: Path, home: Path | None, pki: Path) -> tuple[View, str | None]:
+    if home is None:
+        from consortia.dashboard.coordinator import CoordinatorView
+
+        if not runs.is_dir():
+            raise InputError(f"--runs {runs}: wanted a folder of runs, got nothing there; `consortia run` makes it")
+        return CoordinatorView(runs, pki), None
+    from consortia.dashboard.owner import OwnerView
+
+    view = OwnerView.of(home, pki)
+    return view, view.participant
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

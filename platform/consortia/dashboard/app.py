@@ -1,0 +1,133 @@
+"""One dashboard server: sign-in, assets, live updates and metrics around the pages of one view."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qs
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
+from starlette.exceptions import HTTPException
+
+from consortia.dashboard import words
+from consortia.dashboard.security import Guard, Key
+
+_HERE = Path(str(resources.files("consortia"))) / "dashboard"
+_LOOK_SECONDS = 0.5
+_PING_SECONDS = 15.0
+_LONGEST_FORM = 1000
+
+
+class Pages:
+    """Renders templates of one view."""
+
+    def __init__(self, title: str, nav: tuple[tuple[str, str], ...]) -> None:
+        self._templates = Environment(
+            loader=FileSystemLoader(_HERE / "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        self._templates.globals.update(title=title, nav=nav, words=words)
+
+    def __call__(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """Return a page. `live` is the address of its updates, `version` what it shows, `say` what is read aloud."""
+        defaults = {"live": "", "version": "", "say": "", "here": ""}
+        return HTMLResponse(self._templates.get_template(template).render(**{**defaults, **values}), status)
+
+
+class View(Protocol):
+    """What the coordinator's view and a participant's have in common."""
+
+    @property
+    def name(self) -> str:
+        """Of the view: in the cookie's name."""
+        ...
+
+    @property
+    def pages(self) -> Pages:
+        """Its templates."""
+        ...
+
+    @property
+    def collector(self) -> Collector:
+        """Its metrics."""
+        ...
+
+    def add_pages(self, app: FastAPI) -> None:
+        """Add the view's own pages."""
+        ...
+
+    def version(self, about: str) -> str:
+        """Return a text that changes when what is shown `about` something changed; cheap."""
+        ...
+
+
+def build(view: View, token: str) -> FastAPI:
+    """Return the application of one view."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    key = Key(token, view.name)
+    app.add_middleware(Guard, key=key)
+    app.mount("/assets", StaticFiles(directory=_HERE / "assets"))
+    registry = CollectorRegistry()
+    registry.register(view.collector)
+
+    @app.get("/sign-in")
+    async def ask() -> Response:
+        return view.pages("sign_in.html", failed=False)
+
+    @app.post("/sign-in")
+    async def sign_in(request: Request) -> Response:
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _LONGEST_FORM:
+                break
+        given = parse_qs(body[:_LONGEST_FORM].decode("utf-8", "replace")).get("token", [""])[0]
+        if not key.opens(given.strip()):
+            return view.pages("sign_in.html", status=403, failed=True)
+        answer = RedirectResponse("/", 303)
+        secure = request.url.scheme == "https"
+        answer.set_cookie(key.cookie, key.session, httponly=True, samesite="strict", secure=secure)
+        return answer
+
+    @app.post("/sign-out")
+    async def sign_out() -> Response:
+        answer = RedirectResponse("/sign-in", 303)
+        answer.delete_cookie(key.cookie, httponly=True, samesite="strict")
+        return answer
+
+    @app.get("/live")
+    async def live(request: Request, about: str = "") -> Response:
+        return StreamingResponse(_changes(view, request, about), media_type="text/event-stream")
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.exception_handler(HTTPException)
+    async def nothing_here(_: Request, error: HTTPException) -> Response:
+        return view.pages("error.html", status=error.status_code, code=error.status_code)
+
+    view.add_pages(app)
+    return app
+
+
+async def _changes(view: View, request: Request, about: str) -> AsyncIterator[str]:
+    """Yield the version, first as it is and then whenever it changes."""
+    last, silent = "", 0.0
+    while not await request.is_disconnected():
+        version = view.version(about)
+        if version != last:
+            last, silent = version, 0.0
+            yield f"data: {version}\n\n"
+        elif silent >= _PING_SECONDS:
+            silent = 0.0
+            yield ": still here\n\n"
+        await asyncio.sleep(_LOOK_SECONDS)
+        silent += _LOOK_SECONDS

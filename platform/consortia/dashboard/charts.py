@@ -1,0 +1,186 @@
+"""Plots as SVG made here: axes named with units, intervals drawn, told apart without colour, readable on a phone.
+
+Colours are classes of the page's style sheet (Okabe & Ito's palette, one for light and one for dark), so no plot has a
+style of its own and a strict content security policy holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 360, 210
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 40
+#: More points than pixels tell nothing.
+_MOST_POINTS = 120
+PALETTE = 7
+
+
+#: (x, y, low, high), with low = high = None where there is no interval.
+Spot = tuple[float, float, float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line."""
+
+    name: str
+    points: Sequence[Spot]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line with a name."""
+
+    name: str
+    value: float
+
+
+def line_chart(
+    title: str, x_label: str, y_label: str, lines: Sequence[Line], levels: Sequence[Level] = (), zero: bool = False
+) -> Markup:
+    """Return a plot of lines over rounds; with `zero`, the axis starts at 0. Empty where nothing is to be drawn."""
+    drawn = [Line(line.name, _thinned(line.points)) for line in lines if line.points]
+    if not drawn:
+        return Markup("")
+    xs = [point[0] for line in drawn for point in line.points]
+    ys = [v for line in drawn for point in line.points for v in point[1:] if v is not None]
+    ys += [level.value for level in levels] + ([0.0] if zero else [])
+    scale = _Scale(min(xs), max(xs), *_padded(min(ys), max(ys), zero))
+    parts = [_axes(scale, x_label, y_label)]
+    for level in levels:
+        y, end = scale.y(level.value), WIDTH - _RIGHT
+        parts.append(f'<line class="level" x1="{_LEFT}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(
+            f'<text class="level-name" x="{end}" y="{y - 4:.1f}" text-anchor="end">{escape(level.name)}</text>'
+        )
+    for index, line in enumerate(drawn):
+        parts.append(_line(scale, line, index % PALETTE))
+    return _svg(title, "".join(parts)) + _legend([line.name for line in drawn])
+
+
+def dot_chart(
+    title: str,
+    y_label: str,
+    dots: Sequence[tuple[str, float, float | None, float | None]],
+    levels: Sequence[Level] = (),
+) -> Markup:
+    """Return a plot of named values (name, value, low, high) beside horizontal lines."""
+    if not dots:
+        return Markup("")
+    ys = [v for dot in dots for v in dot[1:] if v is not None] + [level.value for level in levels]
+    scale = _Scale(-0.5, len(dots) - 0.5, *_padded(min(ys), max(ys), zero=False))
+    parts = [_axes(scale, "", y_label, names=[dot[0] for dot in dots]), *(_level(scale, level) for level in levels)]
+    for index, (_, value, low, high) in enumerate(dots):
+        x = scale.x(index)
+        if low is not None and high is not None:
+            parts.append(f'<path class="line c0" d="M{x:.1f} {scale.y(low):.1f}V{scale.y(high):.1f}"/>')
+        parts.append(f'<circle class="dot c0" cx="{x:.1f}" cy="{scale.y(value):.1f}" r="5"/>')
+    return _svg(title, "".join(parts))
+
+
+def gauge(spent: float, budget: float | None, text: str) -> Markup:
+    """Return a bar of how much of a budget is spent; without a budget, an empty one."""
+    share = 0.0 if not budget else max(0.0, min(1.0, spent / budget))
+    return Markup(
+        '<svg class="gauge" viewBox="0 0 120 12" width="120" height="12" role="img" aria-label="{}">'
+        '<rect class="track" x="0.5" y="0.5" width="119" height="11" rx="3"/>'
+        '<rect class="{}" x="0.5" y="0.5" width="{}" height="11" rx="3"/></svg>'
+    ).format(text, "fill full" if share > 0.999 else "fill", f"{119 * share:.1f}")
+
+
+@dataclass(frozen=True)
+class _Scale:
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+
+    def x(self, value: float) -> float:
+        wide = WIDTH - _LEFT - _RIGHT
+        return _LEFT + wide * ((value - self.x0) / (self.x1 - self.x0) if self.x1 > self.x0 else 0.5)
+
+    def y(self, value: float) -> float:
+        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * (value - self.y0) / (self.y1 - self.y0)
+
+
+def _padded(low: float, high: float, zero: bool) -> tuple[float, float]:
+    room = (high - low) * 0.08 or max(abs(high), 1e-6) * 0.1
+    return (0.0 if zero and low >= 0 else low - room), high + room
+
+
+def _thinned(points: Sequence[Spot]) -> list[Spot]:
+    step = max(1, math.ceil(len(points) / _MOST_POINTS))
+    kept = list(points[::step])
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Return round numbers within [low, high], at most `most` steps apart."""
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _level(scale: _Scale, level: Level) -> str:
+    y, end = scale.y(level.value), WIDTH - _RIGHT
+    return (
+        f'<line class="level" x1="{_LEFT}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text class="level-name" x="{end}" y="{y - 4:.1f}" text-anchor="end">{escape(level.name)}</text>'
+    )
+
+
+def _axes(scale: _Scale, x_label: str, y_label: str, names: Sequence[str] = ()) -> str:
+    bottom = HEIGHT - _BOTTOM
+    parts = [f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{WIDTH - _RIGHT}"/>']
+    for value in ticks(scale.y0, scale.y1):
+        y = scale.y(value)
+        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
+    whole = [v for v in ticks(scale.x0, scale.x1, 6) if v == round(v)] if scale.x1 > scale.x0 else [scale.x0]
+    marks = [(float(i), n) for i, n in enumerate(names)] or [(value, _short(value)) for value in whole]
+    parts += [f'<text x="{scale.x(v):.1f}" y="{bottom + 15}" text-anchor="middle">{escape(m)}</text>' for v, m in marks]
+    middle, turned = (_LEFT + WIDTH - _RIGHT) / 2, f"translate(12 {(_TOP + bottom) / 2}) rotate(-90)"
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 7}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(f'<text transform="{turned}" text-anchor="middle">{escape(y_label)}</text>')
+    return "".join(parts)
+
+
+def _line(scale: _Scale, line: Line, colour: int) -> str:
+    parts = []
+    if band := [(p[0], p[2], p[3]) for p in line.points if p[2] is not None and p[3] is not None]:
+        upper = [f"{scale.x(x):.1f} {scale.y(high):.1f}" for x, _, high in band]
+        lower = [f"{scale.x(x):.1f} {scale.y(low):.1f}" for x, low, _ in reversed(band)]
+        if len(band) == 1:
+            parts.append(f'<path class="line c{colour}" d="M{upper[0]}L{lower[0]}"/>')
+        else:
+            parts.append(f'<path class="band c{colour}" d="M{"L".join(upper + lower)}Z"/>')
+    places = [(scale.x(point[0]), scale.y(point[1])) for point in line.points]
+    parts.append(f'<path class="line c{colour}" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in places)}"/>')
+    if len(places) <= 30:
+        parts += [f'<circle class="dot c{colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in places]
+    return "".join(parts)
+
+
+def _short(value: float) -> str:
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if abs(value) >= 1e4 else f"{round(value, 10):g}"
+
+
+def _svg(title: str, body: str) -> Markup:
+    head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title)
+    return head + Markup(body) + Markup("</svg>")  # noqa: S704 - numbers, our own words, and names escaped above
+
+
+def _legend(names: Sequence[str]) -> Markup:
+    if len(names) < 2:
+        return Markup("")
+    sample = Markup('<svg class="key" viewBox="0 0 24 8" aria-hidden="true"><path class="line c{}" d="M0 4H24"/></svg>')
+    keys = (Markup("<li>{}{}</li>").format(sample.format(i % PALETTE), name) for i, name in enumerate(names))
+    return Markup('<ul class="legend">{}</ul>').format(Markup("").join(keys))

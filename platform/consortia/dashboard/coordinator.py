@@ -1,0 +1,210 @@
+"""The coordinator's view: runs, one run, its participants, runs side by side. Released and public values only."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Query
+from fastapi.responses import Response
+from markupsafe import Markup
+
+from consortia.dashboard.app import Pages
+from consortia.dashboard.background import Background
+from consortia.dashboard.certificates import certificates
+from consortia.dashboard.charts import Level, Line, gauge, line_chart
+from consortia.dashboard.coordinator_metrics import CoordinatorCollector
+from consortia.dashboard.spending import Spending
+from consortia.events import FILE
+from consortia.readout import Run, Runs, Seat
+from consortia.report import number
+
+_NAV = (("/", "Runs"), ("/participants", "Participants"), ("/compare", "Compare"))
+_FAILURES = 40
+_MOST_COMPARED = 6
+
+
+class CoordinatorView:
+    """Pages over one folder of runs.
+
+    Parameters
+    ----------
+    root : Path
+        The folder of runs.
+    pki : Path or None
+        The folder of the coordinator's certificates.
+    """
+
+    name = "coordinator"
+
+    def __init__(self, root: Path, pki: Path | None) -> None:
+        self.pages = Pages("Coordinator", _NAV)
+        self._root = root
+        self._pki = pki
+        self._runs = Runs(root)
+        self._background = Background()
+        self._spending = Spending(self._background)
+        self.collector = CoordinatorCollector(self._runs, self._spending)
+
+    def version(self, about: str) -> str:
+        """Return what changes with the event files of the run `about`, or of all."""
+        files = [self._root / about / FILE] if about in self._runs.known else list(self._root.glob(f"*/{FILE}"))
+        sizes = sum(file.stat().st_size for file in files if file.is_file())
+        return f"{len(files)}-{sizes}-{self._background.version}"
+
+    def add_pages(self, app: FastAPI) -> None:
+        """Add the pages."""
+
+        @app.get("/")
+        async def index() -> Response:
+            version = self.version("")
+            runs = self._runs.refresh()
+            running = [run for run in runs if run.status == "running"]
+            say = "; ".join(f"{run.id}: round {run.done} of {run.total}" for run in running) or "no run is going on"
+            return self._page("runs.html", "/", version, "", say, runs=runs, unreadable=self._runs.unreadable)
+
+        @app.get("/runs/{run_id}")
+        async def show_run(run_id: str) -> Response:
+            version = self.version(run_id)
+            run = self._run(run_id)
+            waited = [seat.name for seat in run.seats.values() if seat.waited_since is not None]
+            return self._page(
+                "run.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
+                run=run, waited=waited if run.status == "running" else [],
+                spent={seat.name: self._gauge(run, seat) for seat in run.seats.values()},
+                charts=_run_charts(run), failures=run.failures[: -_FAILURES - 1 : -1],
+            )  # fmt: skip
+
+        @app.get("/runs/{run_id}/{participant}")
+        async def show_seat(run_id: str, participant: str) -> Response:
+            version = self.version(run_id)
+            run = self._run(run_id)
+            seat = run.seats.get(participant)
+            if seat is None:
+                raise HTTPException(404)
+            failures = [one for one in run.failures if one.participant == participant]
+            return self._page(
+                "seat.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
+                run=run, seat=seat, spent=self._gauge(run, seat), charts=self._seat_charts(run, seat),
+                failures=failures[: -_FAILURES - 1 : -1],
+            )  # fmt: skip
+
+        @app.get("/participants")
+        async def participants() -> Response:
+            version = self.version("")
+            people = _people(self._runs.refresh())
+            return self._page(
+                "participants.html", "/participants", version, "", f"{len(people)} participants",
+                people=people, certificates=certificates(self._pki),
+            )  # fmt: skip
+
+        @app.get("/compare")
+        async def compare(run: Annotated[list[str] | None, Query()] = None) -> Response:
+            runs = self._runs.refresh()
+            chosen = [one for one in runs if one.id in (run or [])][:_MOST_COMPARED]
+            lines = [(one, [self._compared(one, seat) for seat in one.seats.values()]) for one in chosen]
+            return self.pages(
+                "compare.html", here="/compare", runs=runs, chosen=lines, charts=_compared_charts(chosen),
+                most=_MOST_COMPARED,
+            )  # fmt: skip
+
+    def _page(self, template: str, here: str, version: str, about: str, say: str, **values: Any) -> Response:
+        return self.pages(template, here=here, version=version, live=f"/live?about={about}", say=say, **values)
+
+    def _run(self, run_id: str) -> Run:
+        run = self._runs.get(run_id)
+        if run is None:
+            raise HTTPException(404)
+        return run
+
+    def _gauge(self, run: Run, seat: Seat) -> dict[str, Any]:
+        if seat.non_private:
+            return {"bar": Markup(""), "text": "∞ (non-private)"}
+        spent = self._spending.of(run, seat)
+        if spent.epsilon is None:
+            return {"bar": Markup(""), "text": "not counted yet" if seat.contributed else "–"}
+        most = "≤ " if spent.rounds > len(seat.contributed) else ""
+        text = f"{most}{number(spent.epsilon)} of {number(seat.budget, 2)}"
+        return {"bar": gauge(spent.epsilon, seat.budget, f"ε spent {text}"), "text": text}
+
+    def _compared(self, run: Run, seat: Seat) -> dict[str, Any]:
+        return {"seat": seat, "spent": self._gauge(run, seat)["text"]}
+
+    def _seat_charts(self, run: Run, seat: Seat) -> list[tuple[str, Markup]]:
+        charts = [(metric, _metric_chart(metric, seat)) for metric in seat.metrics]
+        if curve := self._spending.curve(run, seat):
+            levels = [Level(f"budget {seat.budget:g}", seat.budget)] if seat.budget else []
+            label = f"ε of this run (δ = {seat.delta:g})"
+            chart = line_chart(f"ε by round, {seat.name}", "round", label, [Line("ε", curve)], levels, zero=True)
+            charts.append(("ε spent in this run", chart))
+        charts.append(("Time to answer", _plain_chart("Time to answer", "seconds", seat.seconds)))
+        charts.append(("Sent so far", _plain_chart("Bytes sent so far", "bytes", seat.sent)))
+        return [(title, chart) for title, chart in charts if chart]
+
+
+def _plain_chart(title: str, label: str, values: Sequence[tuple[int, float]]) -> Markup:
+    points = [(x, y, None, None) for x, y in values]
+    return line_chart(f"{title} by round", "round", label, [Line(title, points)], zero=True)
+
+
+def _metric_chart(metric: str, seat: Seat) -> Markup:
+    points = [(p.round, p.value, p.low, p.high) for p in seat.metrics[metric] if p.value is not None]
+    title = f"{metric} that {seat.name} released, by round"
+    return line_chart(title, "round", f"{metric} (released)", [Line(seat.name, points)])
+
+
+def _run_charts(run: Run) -> list[tuple[str, Markup]]:
+    """Return a plot of every metric for each participant that released it, and of the rounds' duration."""
+    charts = [
+        (f"{seat.name}: {metric}", _metric_chart(metric, seat))
+        for metric in run.metrics
+        for seat in run.seats.values()
+        if metric in seat.metrics
+    ]
+    charts.append(("Duration of a round", _plain_chart("Duration", "seconds", [(n, s) for n, s, _ in run.rounds])))
+    return [(title, chart) for title, chart in charts if chart]
+
+
+def _people(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return one line per participant over all runs, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:  # the newest first
+        for seat in run.seats.values():
+            line = found.setdefault(
+                seat.name,
+                {
+                    "name": seat.name,
+                    "industry": seat.roster.industry,
+                    "runs": 0,
+                    "seen": None,
+                    "run": run,
+                    "seat": seat,
+                },
+            )
+            line["runs"] += 1
+            line["seen"] = max((t for t in (line["seen"], seat.seen) if t is not None), default=None)
+    return [found[name] for name in sorted(found)]
+
+
+def _compared_charts(runs: Sequence[Run]) -> list[tuple[str, Markup]]:
+    charts = [
+        (f"{metric}: mean over who released it", line_chart(
+            f"Mean released {metric} by round", "round", f"mean {metric} (released)",
+            [Line(run.id, _mean(run, metric)) for run in runs],
+        ))
+        for metric in sorted({name for run in runs for name in run.metrics})
+    ]  # fmt: skip
+    durations = [Line(run.id, [(n, s, None, None) for n, s, _ in run.rounds]) for run in runs]
+    charts.append(("Duration of a round", line_chart("Duration of a round", "round", "seconds", durations, zero=True)))
+    return [(title, chart) for title, chart in charts if chart]
+
+
+def _mean(run: Run, metric: str) -> list[tuple[float, float, None, None]]:
+    by_round: dict[int, list[float]] = {}
+    for seat in run.seats.values():
+        for point in seat.metrics.get(metric, []):
+            if point.value is not None:
+                by_round.setdefault(point.round, []).append(point.value)
+    return [(number, statistics.fmean(values), None, None) for number, values in sorted(by_round.items())]

@@ -1,0 +1,93 @@
+"""`/metrics` of the coordinator: the newest runs, released and public values only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from consortia.dashboard.spending import Spending
+from consortia.readout import Run, Runs, Seat
+
+#: Runs that are told of: a time series per run and participant must not grow without end.
+_NEWEST = 5
+_STATES = ("prepared", "running", "completed", "failed", "stopped")
+
+
+class CoordinatorCollector(Collector):
+    """Reads the runs when it is scraped."""
+
+    def __init__(self, runs: Runs, spending: Spending) -> None:
+        self._runs = runs
+        self._spending = spending
+
+    def describe(self) -> list[Metric]:
+        """Nothing: what is told depends on the runs."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric of the newest runs."""
+        runs = self._runs.refresh()[:_NEWEST]
+        yield from _of_runs(runs)
+        yield from self._of_seats(runs)
+
+    def _of_seats(self, runs: list[Run]) -> Iterator[Metric]:
+        plain = {
+            "contributed_rounds": "Rounds whose update was taken.",
+            "failures": "Failures that were attributed to the participant.",
+            "waited_for": "1 while an answer is open.",
+            "last_heard_timestamp_seconds": "When it was last heard.",
+            "epsilon": "Spent in this run, an upper bound at its declared noise and delta (add/remove one unit).",
+            "epsilon_budget": "What it allows this run.",
+        }
+        gauges = {name: _family(f"participant_{name}", text, "run", "participant") for name, text in plain.items()}
+        sent = _family("participant_bytes", "Bytes over the wire.", "run", "participant", "direction")
+        metric = _family("participant_metric", "The newest released metric.", "run", "participant", "metric")
+        for run in runs:
+            for seat in run.seats.values():
+                labels = [run.id, seat.name]
+                for name, value in self._plain(run, seat).items():
+                    if value is not None:
+                        gauges[name].add_metric(labels, value)
+                for direction, values in (("sent", seat.sent), ("received", seat.received)):
+                    if values:
+                        sent.add_metric([*labels, direction], values[-1][1])
+                for name, value in _newest(seat).items():
+                    metric.add_metric([*labels, name], value)
+        yield from (*gauges.values(), sent, metric)
+
+    def _plain(self, run: Run, seat: Seat) -> dict[str, float | None]:
+        return {
+            "contributed_rounds": len(seat.contributed),
+            "failures": seat.failures,
+            "waited_for": run.status == "running" and seat.waited_since is not None,
+            "last_heard_timestamp_seconds": seat.seen,
+            "epsilon": self._spending.of(run, seat).epsilon,
+            "epsilon_budget": seat.budget,
+        }
+
+
+def _of_runs(runs: list[Run]) -> Iterator[Metric]:
+    done = _family("run_rounds_done", "Finished rounds.", "run", "scenario")
+    total = _family("run_rounds", "Rounds of the contract.", "run", "scenario")
+    status = _family("run_status", "1 for the status that the run has.", "run", "scenario", "status")
+    duration = _family("run_round_seconds", "Duration of the last round.", "run", "scenario")
+    for run in runs:
+        labels = [run.id, run.scenario.name]
+        done.add_metric(labels, run.done)
+        total.add_metric(labels, run.total)
+        for state in _STATES:
+            status.add_metric([*labels, state], run.status == state)
+        if run.rounds:
+            duration.add_metric(labels, run.rounds[-1][1])
+    yield from (done, total, status, duration)
+
+
+def _newest(seat: Seat) -> dict[str, float]:
+    points = {name: values[-1] for name, values in seat.metrics.items()} | seat.final
+    return {name: point.value for name, point in points.items() if point.value is not None}
+
+
+def _family(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"consortia_{name}", text, labels=labels)

@@ -1,0 +1,134 @@
+"""A participant's own view: what its budget was spent on, whether joining paid, what its policy says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import Response
+from markupsafe import Markup
+
+from consortia.dashboard.app import Pages
+from consortia.dashboard.background import Background
+from consortia.dashboard.certificates import certificates
+from consortia.dashboard.charts import Level, Line, dot_chart, gauge, line_chart
+from consortia.dashboard.own import Own, OwnRun, lifetimes, open_home
+from consortia.dashboard.owner_metrics import OwnerCollector
+from consortia.report import number
+
+_NAV = (("/", "Budget"), ("/ledger", "Ledger"), ("/runs", "Receipts"), ("/policy", "Policy"))
+_LINES = 200
+
+
+class OwnerView:
+    """Pages over one home."""
+
+    def __init__(self, own: Own, pki: Path | None) -> None:
+        self._own = own
+        self._pki = pki
+        self.participant = own.home.participant
+        self.name = self.participant
+        self.pages = Pages(f"{self.participant}, own view", _NAV)
+        self.collector = OwnerCollector(own)
+
+    @classmethod
+    def of(cls, folder: Path, pki: Path | None) -> OwnerView:
+        """Return the view of the home in `folder`."""
+        return cls(Own(open_home(folder), Background()), pki)
+
+    def version(self, about: str) -> str:
+        """Return what changes with the home."""
+        del about
+        return self._own.version()
+
+    def add_pages(self, app: FastAPI) -> None:
+        """Add the pages."""
+
+        @app.get("/")
+        async def budget() -> Response:
+            version = self.version("")
+            accounts, problem = self._own.accounts()
+            lives = [{**life, **_gauged(life)} for life in lifetimes(accounts)] if accounts else []
+            say = "; ".join(f"{life['dataset']}: {life['text']}" for life in lives)
+            return self._page("budget.html", "/", version, say, lives=lives, accounts=accounts, problem=problem)
+
+        @app.get("/ledger")
+        async def ledger() -> Response:
+            version = self.version("")
+            lines, problem = self._own.history()
+            say = f"{len(lines or [])} lines"
+            shown = (lines or [])[: -_LINES - 1 : -1]
+            return self._page(
+                "ledger.html", "/ledger", version, say, lines=shown, counted=lines is not None,
+                older=len(lines or []) - len(shown), problem=problem,
+            )  # fmt: skip
+
+        @app.get("/runs")
+        async def receipts() -> Response:
+            version = self.version("")
+            runs = self._own.runs()
+            return self._page("receipts.html", "/runs", version, f"{len(runs)} runs", runs=runs)
+
+        @app.get("/runs/{run_id}")
+        async def receipt(run_id: str) -> Response:
+            version = self.version("")
+            run = next((one for one in self._own.runs() if one.id == run_id), None)
+            if run is None:
+                raise HTTPException(404)
+            say = f"{len(run.progress)} rounds" + (", receipt written" if run.receipt else "")
+            return self._page("receipt.html", "/runs", version, say, run=run, charts=_charts(run))
+
+        @app.get("/policy")
+        async def policy() -> Response:
+            version = self.version("")
+            terms, text = self._own.policy()
+            return self._page(
+                "policy.html", "/policy", version, "", policy=terms, text=text, certificates=certificates(self._pki)
+            )
+
+    def _page(self, template: str, here: str, version: str, say: str, **values: Any) -> Response:
+        return self.pages(template, here=here, version=version, live="/live", say=say, **values)
+
+
+def _gauged(account: dict[str, Any]) -> dict[str, Any]:
+    if account["non_private"]:
+        return {"bar": Markup(""), "text": "∞ (non-private)"}
+    text = f"{number(account['epsilon'])} of {number(account['budget'], 2)}"
+    return {"bar": gauge(account["epsilon"], account["budget"], f"lifetime ε spent: {text}"), "text": text}
+
+
+def _charts(run: OwnRun) -> list[tuple[str, Markup]]:
+    charts = []
+    known = [line for line in run.progress if line["value"] is not None]
+    if known:
+        metric = known[-1]["metric"]
+        points = [(line["round"] - 1, line["value"], None, None) for line in known]
+        chart = line_chart(
+            f"{metric} of the shared model by round",
+            "rounds done",
+            f"{metric}, validation rows",
+            [Line("shared", points)],
+        )
+        charts.append(("The shared model on your validation rows", chart))
+    if run.metric:
+        charts.append(("On your test rows, beside the model that you could train alone", _tested(run, run.metric)))
+    return charts
+
+
+def _tested(run: OwnRun, metric: str) -> Markup:
+    values, gain = run.values, run.receipt["gain"]
+    local = values.get("local")
+    dots = [
+        (
+            name,
+            values[name],
+            *((local + gain["low"], local + gain["high"]) if gain and name == "federated" else (None,) * 2),
+        )
+        for name in ("majority", "federated", "personal", "kept")
+        if values.get(name) is not None
+    ]
+    levels = [Level("local-only", local)] if local is not None else []
+    return dot_chart(
+        f"{metric} on test rows; the interval is of federated minus local", f"{metric}, test rows", dots, levels
+    )

@@ -1,0 +1,70 @@
+"""Epsilon of a run as its coordinator sees it: the updates that it got, at the noise that each participant declared."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from consortia.dashboard.background import Background
+from consortia.readout import Run, Seat
+from privacy.accounting import epsilon
+from privacy.events import PoissonGaussian
+
+#: Epsilon is counted for at most so many numbers of rounds of a run; in between the next larger one holds.
+_STEPS = 25
+#: Of the privacy loss distribution: rounded up, so a coarse grid overstates.
+_GRID = 1e-3
+
+
+@dataclass(frozen=True)
+class Spent:
+    """An upper bound on what one participant spent in one run; None while it is not known.
+
+    Attributes
+    ----------
+    rounds : int
+        Updates that it counts, at least those taken so far.
+    """
+
+    epsilon: float | None
+    rounds: int
+
+
+class Spending:
+    """Counts in the background."""
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+        self._last: dict[tuple[str, str], Spent] = {}
+
+    def of(self, run: Run, seat: Seat) -> Spent:
+        """Return what is spent so far, or the last that is known."""
+        taken = len(seat.contributed)
+        if run.scenario.contract.vertical is not None:  # pure, and released once
+            told = seat.standing.get("noise_multiplier") is not None and seat.non_private is False
+            return Spent(seat.budget if told else None, taken)
+        if not taken:
+            return Spent(0.0 if seat.non_private is False else None, 0)
+        rounds = taken if run.status in {"completed", "failed"} else self._rounded(run, taken)
+        value = self._epsilon(run.event(seat, rounds), seat.delta)
+        key = (run.id, seat.name)
+        if value is not None:
+            self._last[key] = Spent(value, rounds)
+        return self._last.get(key, Spent(None, rounds))
+
+    def curve(self, run: Run, seat: Seat) -> list[tuple[float, float, None, None]]:
+        """Return epsilon by round, as far as it is counted: points of a plot."""
+        counts = {self._rounded(run, n): number for n, number in enumerate(seat.contributed, 1)}
+        counts = {n: number for n, number in counts.items() if n <= len(seat.contributed)}
+        values = ((number, self._epsilon(run.event(seat, n), seat.delta)) for n, number in counts.items())
+        return [(number, value, None, None) for number, value in values if value is not None]
+
+    def _rounded(self, run: Run, taken: int) -> int:
+        most = run.scenario.contract.participations
+        step = math.ceil(most / _STEPS)
+        return min(most, math.ceil(taken / step) * step)
+
+    def _epsilon(self, event: PoissonGaussian | None, delta: float) -> float | None:
+        if event is None:
+            return None
+        return self._background.take((event, delta), None, lambda: epsilon([event], delta, grid=_GRID))[0]

@@ -1,0 +1,38 @@
+"""Numbers and times as a person reads them."""
+
+from __future__ import annotations
+
+import datetime
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number, or a dash for what is not known or was not released."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration."""
+    if value is None:
+        return "–"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def when(value: float | None) -> str:
+    """Return a time in UTC."""
+    return "–" if value is None else f"{datetime.datetime.fromtimestamp(value, datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def size(value: float | None) -> str:
+    """Return a number of bytes."""
+    if value is None:
+        return "–"
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
