@@ -82,7 +82,7 @@ class Engine(Protocol):
         """Add the clipped gradients of some units; return the norms (n_units,) that they had."""
 
     def take(self) -> Tensor:
-        """Return the sum (n_parameters,) so far; the next one starts from zero."""
+        """Return the sum (n_parameters,) so far, good until the next `add`; that one starts from zero."""
 
 
 class HookEngine:

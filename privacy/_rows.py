@@ -120,8 +120,8 @@ class Rows:
             place = torch.repeat_interleave(torch.arange(len(units)), counts)
             within = torch.arange(len(place)) - (torch.cumsum(counts, 0) - counts)[place]
             rows = self._order[self._first[units][place] + within]
-        inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
-        return Draw(inputs, self.target[rows], place, len(units), self._single)
+        inputs = {name: tensor.index_select(0, rows) for name, tensor in self.inputs.items()}
+        return Draw(inputs, self.target.index_select(0, rows), place, len(units), self._single)
 
 
 def row_losses(module: nn.Module, inputs: dict[str, Tensor], target: Tensor, loss: Loss) -> Tensor:

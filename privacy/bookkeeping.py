@@ -32,6 +32,7 @@ from privacy.errors import PlanError
 __all__ = ["BookKeeping", "supports"]
 
 _ROUNDING: Final = 2.0**-22
+_KERNEL: Final = 16  # widths that matrix kernels like: multiples of float32s in a register
 _NOTHING: Final = torch.empty(0)
 _SAMPLERS: Final[Mapping[type[nn.Module], Any]] = GradSampleModule.GRAD_SAMPLERS
 _OPACUS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.Embedding)
@@ -105,25 +106,28 @@ class _Layer:
         if self.inputs.is_floating_point() and self.inputs.dtype != self.kind:
             self.inputs = self.inputs.to(self.kind)
 
-    def norms(self, units: "_Units") -> tuple[Tensor, Tensor | None]:
-        """Squared norms (n_units,), and what rounding may hide: the squared sum of the terms' norms."""
+    def add_squares(self, squares: Tensor, units: "_Units") -> Tensor | None:
+        """Add the squared norms (n_units,) and return what rounding may hide: the squared sum of the terms' norms."""
         if self.linear and units.single and self.inputs.dim() == 2:
-            squares = torch.linalg.vecdot(self.delta, self.delta)
+            deltas = torch.linalg.vecdot(self.delta, self.delta)
             if self.weight is None:
-                return squares, None
-            scale = torch.linalg.vecdot(self.inputs, self.inputs)
-            return squares.mul_(scale.add_(1) if self.bias is not None else scale), None
+                squares.add_(deltas)
+                return None
+            inputs = torch.linalg.vecdot(self.inputs, self.inputs)
+            squares.addcmul_(deltas, inputs.add_(1) if self.bias is not None else inputs)
+            return None
         if not self.linear or self._small(units):
             self.samples = self._unit_gradients(units)
-            parts = [sample.flatten(1).square().sum(1) for sample in self.samples.values()]
-            return torch.stack(parts).sum(0), None
+            for sample in self.samples.values():
+                squares.add_(sample.flatten(1).square().sum(1))
+            return None
         a, d = units.pad(self.inputs.double()), units.pad(self.delta.double())
         products = torch.bmm(a, a.mT) if self.weight is not None else a.new_zeros(len(a), a.shape[1], a.shape[1])
         if self.bias is not None:
             products += 1
-        squares = (products * torch.bmm(d, d.mT)).sum((1, 2)).clamp_(min=0)
+        squares.add_((products * torch.bmm(d, d.mT)).sum((1, 2)).clamp_(min=0))
         terms = products.diagonal(dim1=1, dim2=2) * d.square().sum(2)
-        return squares.to(self.kind), terms.clamp_(min=0).sqrt().sum(1).square().to(self.kind)
+        return terms.clamp_(min=0).sqrt().sum(1).square().to(self.kind)
 
     def _small(self, units: "_Units") -> bool:
         """Return whether making each unit's gradient is cheaper than a Gram matrix (Bu et al. 2022, sec. 3.3)."""
@@ -168,7 +172,15 @@ class _Layer:
         if self.bias is not None:
             self.bias.addmv_(delta.mT, by_row)
         if self.weight is not None:
-            self.weight.addmm_((delta * by_row.unsqueeze(1)).mT, inputs)
+            _add_product(self.weight, delta * by_row.unsqueeze(1), inputs)
+
+
+def _add_product(weight: Tensor, delta: Tensor, inputs: Tensor) -> None:
+    """Add ``delta^T inputs`` to `weight`, with the operand outside whose width matrix kernels like (1.7 times)."""
+    if inputs.shape[1] % _KERNEL and not delta.shape[1] % _KERNEL and len(inputs) >= _KERNEL**2:
+        weight += (inputs.mT @ delta).mT
+    else:
+        weight.addmm_(delta.mT, inputs)
 
 
 def _full_precision(device: str) -> AbstractContextManager[Any]:
@@ -235,12 +247,19 @@ class BookKeeping:
             if any(p.requires_grad for p in layer.parameters(recurse=False))
         ]
         self._once = [1] * len(self._layers)
+        self._taken = False
 
     def take(self) -> Tensor:
-        """Return a copy of the clipped sum so far; the next one starts from zero."""
-        taken = self.total.clone()
-        self.total.zero_()
-        return taken
+        """Return the clipped sum so far, good until the next `add`; that one starts from zero."""
+        self._start()
+        self._taken = True
+        return self.total
+
+    def _start(self) -> None:
+        """Forget a sum that was taken: a copy for each step would cost as much as the noise of a large model."""
+        if self._taken:
+            self.total.zero_()
+            self._taken = False
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -257,8 +276,9 @@ class BookKeeping:
         -------
         The norms (n_units,) they had; 0 for those that were not finite and add nothing.
         """
+        self._start()
         if not draw.units:
-            return self.total[:0]
+            return self.total.new_zeros(0)
         units = _Units(draw)
         self._pass(draw, loss)
         with torch.no_grad(), _full_precision(self.total.device.type):
@@ -276,23 +296,20 @@ class BookKeeping:
 
     def _pass(self, draw: Draw, loss: Loss) -> None:
         layers = self._layers
-        for layer in layers:
-            layer.calls = 0
-        total = row_losses(self.module, draw.inputs, draw.target, loss).sum()
+        losses = row_losses(self.module, draw.inputs, draw.target, loss)
         if [layer.calls for layer in layers] != self._once:
             raise PlanError("module: wanted every layer to be called once in a pass; this attempt may not leave")
-        deltas = torch.autograd.grad(total, [layer.output for layer in layers], allow_unused=True)
+        outputs = [layer.output for layer in layers]
+        deltas = torch.autograd.grad(losses, outputs, torch.ones_like(losses), allow_unused=True)
         for layer, delta in zip(layers, deltas, strict=True):
             layer.receive(delta)
 
     def _norms(self, units: "_Units") -> Tensor:
-        squares: Tensor | None = None
+        squares = self.total.new_zeros(units.count)
         hidden: Tensor | None = None
         for layer in self._layers:
-            part, terms = layer.norms(units)
-            squares = part if squares is None else squares.add_(part)
+            terms = layer.add_squares(squares, units)
             if terms is not None:
                 hidden = terms if hidden is None else hidden.add_(terms)
-        assert squares is not None
         norms = squares.sqrt_()
         return norms if hidden is None else norms + _ROUNDING * hidden.sqrt()

@@ -41,7 +41,7 @@ from privacy.bookkeeping import supports
 from privacy.errors import PlanError
 from privacy.events import PoissonGaussian
 from privacy.randomness import check_usable
-from privacy.sampling import poisson_sample
+from privacy.sampling import poisson_draws
 from privacy.secure_noise import MAX_ROWS
 
 __all__ = ["DpSgdPlan", "PlainPlan", "StepReport", "check_module", "train_plain", "train_private"]
@@ -257,8 +257,7 @@ def _steps(
 ) -> StepReport:
     draws: list[int] = []
     norms: list[Tensor] = []
-    for _ in range(plan.steps):
-        units = poisson_sample(rows.n_units, plan.sampling_rate, generator)
+    for units in poisson_draws(rows.n_units, plan.sampling_rate, plan.steps, generator):
         if twin is not None:
             rows.check_size(units, MAX_ROWS)
             twin.follow()
@@ -295,8 +294,7 @@ def train_plain(
     module.train()
     draws: list[int] = []
     try:
-        for _ in range(plan.steps):
-            units = poisson_sample(n_units, plan.sampling_rate, generator)
+        for units in poisson_draws(n_units, plan.sampling_rate, plan.steps, generator):
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)
             for piece in rows.draws(units, PHYSICAL_ROWS):

@@ -1,6 +1,7 @@
 """Exact Poisson sampling by unit: the law that the accounting of DP-SGD assumes."""
 
 import math
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -10,11 +11,14 @@ from numpy.typing import NDArray
 from privacy.errors import PlanError
 from privacy.randomness import FreshNoise, KeyStream
 
-__all__ = ["poisson_sample"]
+__all__ = ["poisson_draws", "poisson_sample"]
 
 
 #: Below this rate it is quicker to draw the gaps between the drawn units than a word for every unit.
 _RARE: Final = 0.25
+
+#: Units that are expected in draws made together.
+_TOGETHER: Final = 1 << 14
 
 
 def _by_unit(n_units: int, rate: float, stream: KeyStream) -> NDArray[np.int64]:
@@ -68,3 +72,24 @@ def poisson_sample(n_units: int, rate: float, generator: torch.Generator) -> tor
         drawn = _by_gaps(n_units, rate, generator.stream) if rate < _RARE else _by_unit(n_units, rate, generator.stream)
         return torch.from_numpy(drawn)
     return (torch.rand(n_units, generator=generator, dtype=torch.float64) < rate).nonzero().flatten()
+
+
+def poisson_draws(n_units: int, rate: float, draws: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Yield `draws` independent ones of `poisson_sample`.
+
+    Units one after the other, draw after draw, are one sequence of independent trials: from the key stream of a fresh
+    generator many draws of it are made at once, by their gaps. A seeded generator draws when asked, one by one.
+    """
+    if not (isinstance(generator, FreshNoise) and 0 < rate < _RARE and n_units > 0):
+        for _ in range(draws):
+            yield poisson_sample(n_units, rate, generator)
+        return
+    together = max(1, min(draws, int(_TOGETHER / (rate * n_units + 1))))
+    for done in range(0, draws, together):
+        count = min(together, draws - done)
+        places = _by_gaps(count * n_units, rate, generator.stream)
+        starts = np.arange(count + 1) * n_units
+        bounds = np.searchsorted(places, starts).tolist()
+        for start, low, high in zip(starts.tolist(), bounds, bounds[1:], strict=False):
+            generator.check()
+            yield torch.from_numpy(places[low:high] - start)

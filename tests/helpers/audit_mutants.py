@@ -29,7 +29,9 @@ PLANS = "privacy/plans.py"
 RANDOM = "privacy/randomness.py"
 
 _NOISE = "noise_multiplier=plan.noise_multiplier,\n            max_grad_norm=plan.clip,"
-_DRAW = "units = poisson_sample(rows.n_units, plan.sampling_rate, generator)\n        if twin is not None:"
+_DRAW = (
+    "for units in poisson_draws(rows.n_units, plan.sampling_rate, plan.steps, generator):\n        if twin is not None:"
+)
 _SUM = "sums.add(piece, loss, plan.clip)"
 _OTHER_PROCESS = 'that made the stream."""\n        if os.getpid() != self._pid:'
 _TOTAL = "        optimizer.total = sums.take()\n"
@@ -65,7 +67,7 @@ LISTED = (
     one(
         "shuffling instead of Poisson",
         DP_SGD,
-        f"    for _ in range(plan.steps):\n        {_DRAW}",
+        f"    {_DRAW}",
         "    order = torch.randperm(rows.n_units, generator=generator)\n"
         "    size = round(plan.sampling_rate * rows.n_units)\n"
         "    for step in range(plan.steps):\n"
@@ -227,7 +229,9 @@ FURTHER = (
         "each layer clipped to the whole clip",
         "privacy/bookkeeping.py",
         "                layer.add(factors, units)\n",
-        "                own = layer.norms(units)[0].sqrt()\n"
+        "                own = torch.zeros(units.count)\n"
+        "                layer.add_squares(own, units)\n"
+        "                own = own.sqrt()\n"
         "                layer.add((clip / (own + 1e-6)).clamp(max=1.0), units)\n",
     ),
     one(
@@ -256,7 +260,9 @@ FURTHER = (
         "draws cut to a batch size",
         DP_SGD,
         _DRAW,
-        _DRAW.replace("generator)", "generator)[: math.ceil(1.3 * plan.expected_batch)]"),
+        _DRAW.replace(
+            "        if twin", "        units = units[: math.ceil(1.3 * plan.expected_batch)]\n        if twin"
+        ),
     ),
     one(
         "a row count in the header",

@@ -47,6 +47,8 @@ MODULES: dict[str, tuple[Callable[[], Named], tuple[int, ...], bool]] = {
     "group norm": (lambda: Named(nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(20, 1)), (4, 5), False),
     "conv1d": (lambda: Named(nn.Conv1d(2, 4, 3, padding=1, groups=2), nn.Tanh(), nn.Conv1d(4, 1, 2)), (2, 6), False),
     "conv2d": (lambda: Named(nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Tanh()), (2, 5, 5), False),
+    "conv3d": (lambda: Named(nn.Conv3d(1, 2, 2), nn.Tanh()), (1, 3, 3, 3), False),
+    "rms norm": (lambda: Named(nn.Linear(5, 6), nn.RMSNorm(6), nn.Tanh(), nn.Linear(6, 1)), (5,), False),
 }
 
 
@@ -154,51 +156,91 @@ def test_a_unit_that_is_not_finite_adds_zero(name: str, bad: float) -> None:
     assert float(norms[3]) == 0
 
 
-def test_an_empty_draw_and_gradients_of_zero_sum_to_zero() -> None:
-    module = MODULES["linear"][0]()
+@pytest.mark.parametrize("name", MODULES)
+def test_an_empty_draw_and_gradients_of_zero_sum_to_zero(name: str) -> None:
+    module = MODULES[name][0]()
     engine = BookKeeping(module, list(module.parameters()))
-    inputs, target = table("linear", 0)
-    total, norms = clipped_sum(engine, Draw(inputs, target, torch.zeros(0, dtype=torch.int64), 0, single=True), 1.0)
+    total, norms = clipped_sum(engine, draw_of(name, []), 1.0)
     assert not total.any()
     assert len(norms) == 0
-    inputs, _ = table("linear", 4)
-    with torch.no_grad():
-        target = module(inputs)
-    total, norms = clipped_sum(engine, Draw(inputs, target, torch.arange(4), 4, single=True), 1.0)
-    assert not total.any()
-    assert not norms.any()
+    for units in ([0], [0, 1, 2, 3], [0, 1, 1, 0]):
+        draw = draw_of(name, units)
+        with torch.no_grad():
+            exact = draw._replace(target=module(draw.inputs))
+        total, norms = clipped_sum(engine, exact, 1.0)
+        assert float(total.norm()) <= 1e-4  # the same row in a batch of another size rounds differently
+        assert float(norms.max()) <= 1e-4
 
 
-def test_frozen_layers_and_frozen_weights_stay_out() -> None:
-    module = Named(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3), nn.Tanh(), nn.Linear(3, 1))
-    frozen = [*module.layers[0].parameters(), module.layers[2].weight]
-    for parameter in frozen:
-        parameter.requires_grad = False  # type: ignore[union-attr]
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    inputs, target = table("linear", 6)
-    draw = Draw(inputs, target, torch.arange(6), 6, single=True)
-    mine, _ = clipped_sum(BookKeeping(module, parameters), draw, 0.5)
-    opacus, _ = clipped_sum(HookEngine(module, parameters), draw, 0.5)
-    assert len(mine) == 3 + 3 + 1
-    assert torch.allclose(mine, opacus, atol=1e-6)
+@pytest.mark.parametrize("units", ["one row each", "several rows"])
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_frozen_stays_out(name: str, units: str) -> None:
+    draw = draw_of(name, UNITS[units])
+    names = [parameter for parameter, _ in MODULES[name][0]().named_parameters()]
+    for kept in ([names[0]], [names[-1]], names[1:]):
+        module = MODULES[name][0]()
+        for parameter, tensor in module.named_parameters():
+            tensor.requires_grad = parameter in kept
+        parameters = [tensor for tensor in module.parameters() if tensor.requires_grad]
+        mine, norms = clipped_sum(BookKeeping(module, parameters), draw, 0.5)
+        opacus, wanted = clipped_sum(HookEngine(module, parameters), draw, 0.5)
+        assert len(mine) == sum(tensor.numel() for tensor in parameters)
+        assert torch.allclose(norms, wanted, rtol=2e-5, atol=1e-6)
+        assert torch.allclose(mine, opacus, rtol=1e-4, atol=1e-5)
 
 
-def test_mixed_precision_clips_in_the_type_of_the_parameters() -> None:
-    module = MODULES["linear"][0]()
-    inputs, target = table("linear", 8)
+@pytest.mark.filterwarnings("ignore:Mismatch dtype")  # torch: RMSNorm has no fused kernel for two types
+@pytest.mark.parametrize("name", MODULES)
+def test_mixed_precision_clips_in_the_type_of_the_parameters(name: str) -> None:
+    module = MODULES[name][0]()
+    draw = draw_of(name, list(range(8)))
+    draw.target.add_(50)  # no residual near zero, whose sign eight bits would not tell
 
     def autocast_loss(output: Tensor, wanted: Tensor) -> Tensor:
         return squared(output.float(), wanted)
 
     engine = BookKeeping(module, list(module.parameters()))
-    draw = Draw(inputs, target, torch.arange(8), 8, single=True)
     with engine.attached(), torch.autocast("cpu", dtype=torch.bfloat16):
         engine.add(draw, autocast_loss, 0.5)
-    mixed = engine.take()
+    mixed = engine.take().clone()
     exact, _ = clipped_sum(engine, draw, 0.5)
     assert mixed.dtype == torch.float32
     assert float(mixed.norm()) <= 8 * 0.5 * (1 + 1e-5)
-    assert torch.allclose(mixed, exact, atol=0.1)
+    assert float((mixed - exact).norm()) <= 0.2 * float(exact.norm()) + 1e-3
+
+
+class Residual(nn.Module):
+    """Two layers whose outputs are added: autograd hands both the same tensor as gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 32)
+        self.second = nn.Linear(5, 32)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return torch.as_tensor(self.first(inputs["x"]) + self.second(inputs["x"])).sum(1)
+
+
+def test_layers_whose_outputs_are_added_are_clipped_once() -> None:
+    module = Residual()
+    parameters = list(module.parameters())
+    inputs, target = table("linear", 300)
+    draw = Draw(inputs, target, torch.arange(300), 300, single=True)
+    mine, _ = clipped_sum(BookKeeping(module, parameters), draw, 0.5)
+    opacus, _ = clipped_sum(HookEngine(module, parameters), draw, 0.5)
+    assert torch.allclose(mine, opacus, rtol=1e-4, atol=1e-4)
+
+
+def test_a_sum_starts_from_zero_after_it_was_taken() -> None:
+    module = MODULES["linear"][0]()
+    engine = BookKeeping(module, list(module.parameters()))
+    first, _ = clipped_sum(engine, draw_of("linear", [0, 1]), 0.5)
+    once = first.clone()
+    assert not engine.take().any()
+    again, _ = clipped_sum(engine, draw_of("linear", [0, 1]), 0.5)
+    assert torch.equal(once, again)
+    empty, _ = clipped_sum(engine, draw_of("linear", []), 0.5)
+    assert not empty.any()
 
 
 class Tied(nn.Module):
@@ -267,7 +309,7 @@ def test_pieces_bound_memory_and_change_no_sum(units: str) -> None:
             pieces = list(rows.draws(torch.arange(rows.n_units), most))
             for piece in pieces:
                 engine.add(piece, squared, 0.5)
-        sums.append(engine.take())
+        sums.append(engine.take().clone())
         assert sum(piece.units for piece in pieces) == rows.n_units
         assert all(len(piece.target) <= most or piece.units == 1 for piece in pieces)
     assert torch.allclose(sums[0], sums[2], atol=1e-6)

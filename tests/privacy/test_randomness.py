@@ -1,8 +1,10 @@
 """Noise from the operating system, fresh after every fork; seeds for the rest; exact Poisson draws."""
 
 import copy
+import math
 import os
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from scipy.stats import chi2
 
 from privacy.errors import PlanError
 from privacy.randomness import _fill, fresh_generator, numpy_generator, seeded_generator
-from privacy.sampling import poisson_sample
+from privacy.sampling import poisson_draws, poisson_sample
 
 
 def test_fresh_generators_differ_and_leave_the_global_one_alone() -> None:
@@ -112,15 +114,21 @@ def test_seeded_generators_repeat_and_their_parts_do_not_collide() -> None:
     assert numpy_generator("a").integers(1 << 40) != numpy_generator("b").integers(1 << 40)
 
 
-def test_draws_are_binomial_in_size_and_uniform_over_units() -> None:
+@pytest.mark.parametrize("make", [lambda: seeded_generator("draws"), fresh_generator], ids=["seeded", "fresh"])
+def test_draws_are_binomial_in_size_and_uniform_over_units(make: Callable[[], torch.Generator]) -> None:
     n, rate, draws = 40, 0.1, 4000
-    generator = seeded_generator("draws")
-    sizes, hits = np.zeros(n + 1), np.zeros(n)
-    for _ in range(draws):
-        units = poisson_sample(n, rate, generator)
-        assert len(set(units.tolist())) == len(units)
+    sizes, hits, again = np.zeros(n + 1), np.zeros(n), 0
+    before: set[int] = set()
+    for units in poisson_draws(n, rate, draws, make()):
+        assert units.tolist() == sorted(set(units.tolist()))
         sizes[len(units)] += 1
         hits[units.numpy()] += 1
+        again += len(before & set(units.tolist()))
+        before = set(units.tolist())
+    assert sizes.sum() == draws
+    # Draws made together are independent: as many units twice in a row as chance has it, n (draws - 1) rate^2.
+    expected = n * (draws - 1) * rate**2
+    assert abs(again - expected) < 4.5 * math.sqrt(expected)
     from scipy.stats import binom
 
     expected = draws * binom.pmf(np.arange(n + 1), n, rate)
