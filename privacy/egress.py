@@ -50,6 +50,8 @@ PUBLIC_CONSTANTS = frozenset(
         # The public key of one run of secure sums and its signature.
         "run_key",
         "signature",
+        # Shares of random keys that open a sum whose event was charged when its words were made.
+        "shares",
         # The link of the reservation in the ledger's hash chain. The counter counts what the ledger wrote for messages
         # and decisions of the owner; the head is a hash, salted with 256 secret bits, of constants, events and hashes
         # of replies that had an event (`privacy/_chain.py`). Neither is a function of rows beyond those.

@@ -39,7 +39,7 @@ from consortia.local_training import (
 )
 from consortia.logs import about
 from consortia.policy import DatasetTerms, Policy, check_contract, effective_budget, load_policy
-from consortia.request import Request
+from consortia.request import OPENING, Request
 from consortia.secure import member
 from consortia.side_releases import Due
 from consortia.wire import Envelope, encode, message_key
@@ -117,8 +117,10 @@ class _Round:
             stored = ledger.reply(run_id, request.round, self.key)
             if stored is not None:
                 return stored
-        parts = load_partitions(self.home, self.terms, self.dataset, request.contract, request.run_id)
         secure = request.contract.trust == "aggregate"
+        if secure and request.kind in OPENING:
+            return member.opening(self, ledger, self._plan(ledger))
+        parts = load_partitions(self.home, self.terms, self.dataset, request.contract, request.run_id)
         if request.kind == "evaluate":
             if secure:
                 member.end(self, ledger)

@@ -19,6 +19,9 @@ from consortia.scenario import Contract, contract_from_json
 from consortia.wire import decode
 from privacy.ledger import Anchor
 
+#: What opens a secure sum of mode two: no row is read for it.
+OPENING = frozenset({"confirm", "unmask"})
+
 
 @dataclass(frozen=True)
 class Request:
@@ -59,7 +62,7 @@ class Request:
             raise RefusedError("BAD_MESSAGE", f"{type(error).__name__} while reading the message") from None
         contract = request.contract
         last = last_number(contract) + (1 if request.kind == "evaluate" else 0)
-        kinds = {"train", "evaluate"} | ({"run-key"} if contract.trust == "aggregate" else set())
+        kinds = {"train", "evaluate"} | ({"run-key", *OPENING} if contract.trust == "aggregate" else set())
         if request.kind not in kinds or not 1 <= request.round <= last:
             raise RefusedError("BAD_MESSAGE", "kind or round is outside the contract")
         check_terms(request.proposal, request.run_id, request.industry)

@@ -57,6 +57,14 @@ REFUSALS = (
     "MODEL_MISMATCH",
     "REPLAY",
     "TOO_MANY_ATTEMPTS",
+    # ... of mode two (`consortia.secure.recovery`).
+    "UNKNOWN_ATTEMPT",
+    "ALREADY_VOTED",
+    "ALREADY_UNMASKED",
+    "VIEW_CHANGED",
+    "NO_AGREEMENT",
+    "BAD_SHARE",
+    "MORE_DROPS_THAN_NOISE_COVERS",
     # Vertical mode
     "VERTICAL_NOT_ALLOWED",
     "LABEL_NOT_ALLOWED",

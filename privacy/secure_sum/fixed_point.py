@@ -8,7 +8,8 @@ be the one number that all members share, with C_i = S / sigma_i.
 * *Sensitivity.* The sum is rounded once. For neighbouring data, each coordinate of the rounded sums differs by at most
   the difference of the exact ones plus one step, so by the triangle inequality the rounded sums differ by at most
   ``C_i / step + sqrt(D) <= (1 + INFLATION) C_i / step`` in L2.
-* *Noise.* Any n - t shares add up to ``(1 + INFLATION) S / step``, sigma_i times that bound for every member i.
+* *Noise.* Any n - t - d shares, d = `drops`, add up to ``(1 + INFLATION) S / step``, sigma_i times that bound for every
+  member i.
 * *Continuous accounting.* A share is at least 8 steps wide for up to 64 members that are not counted as colluders. At
   integers, the density of a sum of rounded Gaussians then is that of a Gaussian up to ``exp(-2 pi^2 64)``, and
   ``x + round(N) = round(x + N)`` for whole x is post-processing of the Gaussian mechanism.
@@ -46,6 +47,7 @@ class FixedPoint:
     dimension : coordinates that one member sums, over all scopes.
     rows : units that one sum holds at most.
     colluders : members t whose shares do not count.
+    drops : members d that may be missing from a sum that opens; 0 where all or none do.
     """
 
     noise: float
@@ -54,6 +56,7 @@ class FixedPoint:
     dimension: int
     rows: int
     colluders: int
+    drops: int = 0
 
     def __post_init__(self) -> None:
         for name in ("noise", "clip", "smallest_clip"):
@@ -62,7 +65,7 @@ class FixedPoint:
                 raise PlanError(f"{name}: wanted a finite number > 0, got {value!r}")
         if self.smallest_clip > self.clip:
             raise PlanError(f"smallest_clip: wanted at most clip = {self.clip:g}, got {self.smallest_clip!r}")
-        for name, least in (("dimension", 1), ("rows", 1), ("colluders", 0)):
+        for name, least in (("dimension", 1), ("rows", 1), ("colluders", 0), ("drops", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise PlanError(f"{name}: wanted a whole number >= {least}, got {value!r}")
@@ -74,9 +77,9 @@ class FixedPoint:
 
     def share_std(self, cohort: int) -> float:
         """Standard deviation of one member's share, in steps."""
-        counted = cohort - self.colluders
+        counted = cohort - self.colluders - self.drops
         if counted < 2:
-            raise PlanError(f"cohort: wanted at least {self.colluders + 2} members, got {cohort}")
+            raise PlanError(f"cohort: wanted at least {self.colluders + self.drops + 2} members, got {cohort}")
         return self.noise / self.step * (1 + INFLATION) / math.sqrt(counted)
 
     def sum_std(self, cohort: int) -> float:

@@ -1,7 +1,8 @@
 """Pairwise masks that cancel in the sum of one cohort, and in nothing else.
 
 Bonawitz et al. 2017, *Practical Secure Aggregation for Privacy-Preserving Machine Learning*, section 4, without its
-double masking: the cohort is fixed before anything is drawn, and a sum opens whole or not at all.
+double masking, which `privacy.secure_sum.sharing` adds: the cohort is fixed before anything is drawn, and a sum opens
+whole or not at all.
 
 Formal guarantees
 -----------------
@@ -25,7 +26,7 @@ from privacy.secure_sum.fixed_point import Word
 
 __all__ = ["PROTOCOL", "add_mask", "derive", "digest", "fields", "pair_key", "sum_words"]
 
-PROTOCOL: Final = "consortia-secure-sum/1"
+PROTOCOL: Final = "consortia-secure-sum/2"
 _CHUNK: Final = 1 << 18  # bytes; no mask of full length is ever held
 
 

@@ -1,4 +1,4 @@
-"""Run keys and attempts of secure sums, in the database of the participant's ledger.
+"""Run keys, attempts and views of secure sums, in the database of the participant's ledger.
 
 Every message may be a new process, so nothing of this may live in memory. Each write is durable when its method
 returns. The run key is overwritten (SQLite's ``secure_delete``) when the run ends.
@@ -22,6 +22,14 @@ CREATE TABLE IF NOT EXISTS secure_attempts (
     run_id TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, context TEXT NOT NULL,
     PRIMARY KEY (run_id, round, attempt)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS secure_views (
+    run_id TEXT NOT NULL, round INTEGER NOT NULL, kind TEXT NOT NULL, view TEXT NOT NULL,
+    PRIMARY KEY (run_id, round, kind)
+) STRICT;
+CREATE TRIGGER IF NOT EXISTS secure_views_stay BEFORE DELETE ON secure_views
+BEGIN SELECT RAISE(ABORT, 'a view is never forgotten'); END;
+CREATE TRIGGER IF NOT EXISTS secure_views_keep BEFORE UPDATE ON secure_views
+BEGIN SELECT RAISE(ABORT, 'a view is never rewritten'); END;
 CREATE TRIGGER IF NOT EXISTS secure_attempts_stay BEFORE DELETE ON secure_attempts
 BEGIN SELECT RAISE(ABORT, 'an attempt is never forgotten'); END;
 CREATE TRIGGER IF NOT EXISTS secure_attempts_keep BEFORE UPDATE ON secure_attempts
@@ -102,6 +110,18 @@ class KeyStore:
         """Use up an attempt before anything is computed: a crash loses the attempt, never the mask's secrecy."""
         query = "INSERT INTO secure_attempts VALUES (?, ?, ?, ?)"
         self._connection.execute(query, (run_id, round, attempt, context))
+
+    def view(self, run_id: str, round: int, kind: str) -> str | None:
+        """Return what this member voted for, or opened, in a round; None before it did."""
+        query = "SELECT view FROM secure_views WHERE run_id = ? AND round = ? AND kind = ?"
+        row = self._connection.execute(query, (run_id, round, kind)).fetchone()
+        return None if row is None else str(row[0])
+
+    def settle_view(self, run_id: str, round: int, kind: str, view: str) -> bool:
+        """Store a round's first view of that kind; return whether `view` is the one that stands."""
+        query = "INSERT OR IGNORE INTO secure_views VALUES (?, ?, ?, ?)"
+        self._connection.execute(query, (run_id, round, kind, view))
+        return self.view(run_id, round, kind) == view
 
     def end(self, run_id: str) -> None:
         """Forget the run's secrets; its attempts stay, so that no key is ever made for it again."""

@@ -1,6 +1,6 @@
 """Checks of the secure sum's protocol, as functions of the code under test, so that broken copies can be checked too.
 
-`code` holds the modules by name: fixed_point, noise, masks, accounting, store, protocol.
+`code` holds the modules by name (`secure_sum_world.ORDER`).
 """
 
 from __future__ import annotations
@@ -9,31 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import secure_sum_recovery_checks
 from cryptography.hazmat.primitives.asymmetric import ec
-from secure_sum_world import CONTRACT, IDENTITIES, SIGMA, World
+from secure_sum_world import CONTRACT, IDENTITIES, SIGMA, World, still
 
 from consortia.errors import RefusedError
 
 
-def _still(code: Any) -> Any:
-    """Silence the noise, so that sums can be compared to half a grid step."""
-    silent = lambda count, std: np.zeros(count, np.int64)  # noqa: E731
-    patch = pytest.MonkeyPatch()
-    patch.setattr(code.fixed_point, "rounded_gaussian", silent)
-    return patch
-
-
 def check_sums_open_whole_within_half_a_step_a_member(code: Any) -> None:
-    patch = _still(code)
-    try:
+    with still(code):
         for n in (3, 7):
             world = World(code, n)
             replies = {name: world.ask(name) for name in world.names}
             error = np.abs(world.total(replies) - world.truth()).max() / world.point.step
             assert error <= n / 2 + 1e-6
             assert all(len(data) == 4 * 60 + 20 for data in replies.values())
-    finally:
-        patch.undo()
 
 
 def check_a_part_of_the_cohort_opens_nothing(code: Any) -> None:
@@ -252,8 +242,7 @@ def check_contexts_have_no_twins(code: Any) -> None:
 def check_every_scope_has_its_own_mask(code: Any) -> None:
     """Two sums of one message: with one mask for both, their difference would show the difference of two parts."""
     world = World(code, 3)
-    patch = _still(code)
-    try:
+    with still(code):
         both = {"*": tuple(world.names), "bank": tuple(world.names)}
         request = world.request(cohorts=both, models={"*": "a", "bank": "b"})
         parts = {"*": np.zeros(60), "bank": np.zeros(60)}
@@ -263,8 +252,6 @@ def check_every_scope_has_its_own_mask(code: Any) -> None:
         ]
         first = np.frombuffer(code.protocol.unpack(replies[0])[1], "<u4").reshape(2, 60)
         assert (first[0] != first[1]).all()
-    finally:
-        patch.undo()
 
 
 def check_the_account(code: Any) -> None:
@@ -284,6 +271,6 @@ def check_the_account(code: Any) -> None:
 _SLOW = ("check_noise", "check_sums", "check_the_account", "check_rosters", "check_what")
 #: The quick ones first: a broken version mostly needs no more.
 CHECKS = sorted(
-    (value for name, value in globals().items() if name.startswith("check_")),
+    (value for name, value in {**vars(secure_sum_recovery_checks), **globals()}.items() if name.startswith("check_")),
     key=lambda check: (check.__name__.startswith(_SLOW), check.__name__),
 )

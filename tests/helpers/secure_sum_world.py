@@ -1,15 +1,16 @@
 """Members and a coordinator of the secure sum's protocol, over the code under test: the genuine one or a broken copy.
 
-`code` holds the modules by name: fixed_point, noise, masks, accounting, store, protocol.
+`code` holds the modules by name, those of `ORDER`.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,14 @@ def public_of(identity: ec.EllipticCurvePrivateKey) -> bytes:
     return identity.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+
+
+@contextmanager
+def still(code: Any) -> Iterator[None]:
+    """Silence the noise, so that sums can be compared to half a grid step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code.fixed_point, "rounded_gaussian", lambda count, std: np.zeros(count, np.int64))
+        yield
 
 
 class Books:
@@ -56,11 +65,13 @@ class Books:
 class World:
     """n members and a coordinator that does what a test wants."""
 
-    def __init__(self, code: Any, n: int, *, dim: int = 60, t: int = 1, sigma: float = 2.0, run: str = RUN) -> None:
+    def __init__(
+        self, code: Any, n: int, *, dim: int = 60, t: int = 1, sigma: float = 2.0, run: str = RUN, drops: int = 0
+    ) -> None:
         self.code = code
         self.names = [f"org-{i:02d}" for i in range(n)]
         self.point = code.fixed_point.FixedPoint(
-            noise=sigma, clip=1.0, smallest_clip=1.0, dimension=dim, rows=2000, colluders=t
+            noise=sigma, clip=1.0, smallest_clip=1.0, dimension=dim, rows=2000, colluders=t, drops=drops
         )
         self.identities = dict(zip(self.names, IDENTITIES, strict=False))
         self.public = {name: public_of(key) for name, key in self.identities.items()}
@@ -117,6 +128,72 @@ class World:
     def total(self, replies: Mapping[str, bytes]) -> np.ndarray:
         return self.point.decode(self.code.masks.sum_words([self.words(data) for data in replies.values()]))
 
+    # Mode two
+
+    def parts(self, replies: Mapping[str, bytes], request: Any = None) -> dict[str, Any]:
+        """What the coordinator keeps of each reply: words of the one label, boxes."""
+        (label,) = (request or self.request()).cohorts
+        length = 4 * len(self.sums[self.names[0]])
+        bodies = {name: self.code.protocol.unpack(data)[1] for name, data in replies.items()}
+        return {
+            name: self.code.opening.Part({label: np.frombuffer(body[:length], "<u4")}, body[length:])
+            for name, body in bodies.items()
+        }
+
+    def attempt(self, replies: Mapping[str, bytes], request: Any = None) -> Any:
+        asked = request or self.request()
+        return self.code.opening.Attempt(asked, b"", self.parts(replies, asked), self.point, len(self.names))
+
+    def opening(self, step: str, name: str, asked: Any, **rules: Any) -> bytes:
+        """One member's answer to `confirm` or `unmask`."""
+        wire = self.code.recovery.OpenRequest.from_json(asked.to_json())
+        parts = (self.members[name], wire, self.rules(name, **rules), self.books[name])
+        return bytes(getattr(self.code.recovery, step)(*parts))
+
+    def tell(self, away: Mapping[str, Any] = MappingProxyType({}), **rules: Any) -> Callable[..., dict[str, bytes]]:
+        """The coordinator's transport; `away` names who is away at `confirm` or `unmask`."""
+
+        def ask(step: str, asked: Mapping[str, Any]) -> dict[str, bytes]:
+            there = {name: request for name, request in asked.items() if name not in away.get(step, ())}
+            return {name: self.opening(step, name, request, **rules) for name, request in there.items()}
+
+        return ask
+
+    def context(self) -> bytes:
+        """The context of the first attempt."""
+        member = self.members[self.names[0]]
+        return bytes(member.bound(self.request(), self.rules(self.names[0]))[2])
+
+    def told_keys(self, told: Mapping[str, bytes], alive: Any, dead: Any) -> dict[tuple[str, str], bytes]:
+        """The keys that the members' shares give away."""
+        least = self.code.sharing.threshold(len(self.names), self.point.colluders)
+        keys = {}
+        for index, pair in enumerate((name, other) for name in alive for other in (name, *dead)):
+            shares = {self.names.index(n) + 1: data[index * 33 : index * 33 + 33] for n, data in told.items()}
+            keys[pair] = self.code.sharing.combine(shares, least)
+        return keys
+
+    def asked(self, replies: Mapping[str, bytes], name: str, alive: Any = None, votes: Any = None, **kw: Any) -> Any:
+        """The request to open over `alive`, for one member."""
+        attempt = self.attempt(replies, **kw)
+        alive = tuple(alive or attempt.alive)
+        boxes = {sealer: attempt.box(sealer, name) for sealer in alive if sealer in replies}
+        return self.code.recovery.OpenRequest(attempt.request, alive, votes or {}, boxes)
+
+    def votes(self, replies: Mapping[str, bytes], voters: Any, alive: Any) -> dict[str, bytes]:
+        return {name: self.opening("confirm", name, self.asked(replies, name, alive)) for name in voters}
+
+    def refuses_to(self, step: str, code: str, name: str, asked: Any, /, **rules: Any) -> None:
+        """A request to open is refused with that code, and neither ledger, outbox nor views moved."""
+        views = "SELECT * FROM secure_views ORDER BY round, kind"
+        before = (list(self.books[name].charged), dict(self.books[name].out))
+        seen = self.connections[name].execute(views).fetchall()
+        with pytest.raises(RefusedError) as caught:
+            self.opening(step, name, asked, **rules)
+        assert caught.value.code == code, caught.value
+        assert (self.books[name].charged, self.books[name].out) == before
+        assert self.connections[name].execute(views).fetchall() == seen
+
     def truth(self, names: Any = None) -> np.ndarray:
         return np.sum([self.sums[name] for name in names or self.names], axis=0)
 
@@ -132,15 +209,15 @@ class World:
 
 def genuine() -> Any:
     """Return the modules as they are."""
-    import consortia.secure.protocol as protocol
-    from privacy.secure_sum import accounting, fixed_point, masks, noise, store
+    from consortia.secure import opening, protocol, recovery
+    from privacy.secure_sum import accounting, fixed_point, masks, noise, sharing, store
 
-    return SimpleNamespace(
-        accounting=accounting, fixed_point=fixed_point, masks=masks, noise=noise, store=store, protocol=protocol
-    )
+    modules = (noise, fixed_point, masks, accounting, store, sharing, protocol, recovery, opening)
+    return SimpleNamespace(**dict(zip(ORDER, modules, strict=True)))
 
 
-_ORDER = ("noise", "fixed_point", "masks", "accounting", "store", "protocol")
+#: Each imports those before it only.
+ORDER = ("noise", "fixed_point", "masks", "accounting", "store", "sharing", "protocol", "recovery", "opening")
 
 
 def broken(name: str, module: str, old: str, new: str) -> Any:
@@ -149,13 +226,14 @@ def broken(name: str, module: str, old: str, new: str) -> Any:
     The copies import each other, under names of their own; the genuine modules stay as they are.
     """
     made = {}
-    for stem in _ORDER:
+    for stem in ORDER:
         source = Path(str(getattr(genuine(), stem).__file__)).read_text(encoding="utf-8")
         if stem == module:
             assert source.count(old) == 1, f"{module}: {old!r} stands {source.count(old)} times"
             source = source.replace(old, new)
         for other in made:
-            source = source.replace(f"from privacy.secure_sum.{other} import", f"from {name}_{other} import")
+            for package in ("privacy.secure_sum", "consortia.secure"):
+                source = source.replace(f"from {package}.{other} import", f"from {name}_{other} import")
         copy = ModuleType(f"{name}_{stem}")
         copy.__file__ = f"{stem} with {new!r}"
         sys.modules[copy.__name__] = copy

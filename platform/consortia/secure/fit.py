@@ -10,6 +10,7 @@ from consortia.scenario import Scenario, Seat
 from consortia.secure.settle import sigma_of
 from privacy.events import PoissonGaussian
 from privacy.secure_sum.accounting import exposure
+from privacy.secure_sum.sharing import threshold
 
 
 def problems(scenario: Scenario, group: str, seats: list[Seat], where: str) -> list[str]:
@@ -22,8 +23,15 @@ def problems(scenario: Scenario, group: str, seats: list[Seat], where: str) -> l
     if len(seats) < terms.least:
         found.append(
             f"contract.secure: wanted at least {terms.least} members in {where} (min_cohort {terms.min_cohort}; "
-            f"{terms.colluders} colluders must leave two shares of noise), got {len(seats)}: the sum of two is the "
-            'other\'s update; take trust = "local" with local noise, scope "private", or share with more participants'
+            f"{terms.colluders} colluders and {terms.drops} drops must leave two shares of noise), got {len(seats)}: "
+            "the sum of two is the other's update; "
+            'take trust = "local" with local noise, scope "private", or share with more participants'
+        )
+    members = len(scenario.roster)
+    if terms.drops and members - terms.drops < (quorum := threshold(members, terms.colluders)):
+        found.append(
+            f"contract.secure.drops: wanted at most {max(0, members - quorum)}, since {quorum} of {members} must agree "
+            f'on what is opened, got {terms.drops}; take mode = "one", where a lost reply is a new attempt'
         )
     if open_ended := [seat.name for seat in seats if seat.non_private]:
         found.append(
@@ -43,7 +51,7 @@ def problems(scenario: Scenario, group: str, seats: list[Seat], where: str) -> l
 def exposures(scenario: Scenario) -> dict[str, dict[str, Any]]:
     """Return epsilon of the run against the coordinator and 0, t and n - 1 colluders, by participant.
 
-    The smallest of a participant's cohorts counts. The budget is charged at t.
+    The smallest of a participant's cohorts counts, less the drops that the noise covers. The budget is charged at t.
     """
     contract = scenario.contract
     if contract.trust != "aggregate":
@@ -67,7 +75,7 @@ def exposures(scenario: Scenario) -> dict[str, dict[str, Any]]:
             partition="train",
             unit="record",
         )
-        out[seat.name] = asdict(exposure(event, min(sizes) // count, terms.colluders, seat.delta))
+        out[seat.name] = asdict(exposure(event, min(sizes) // count - terms.drops, terms.colluders, seat.delta))
     return out
 
 
@@ -77,8 +85,8 @@ def sentence(scenario: Scenario) -> str:
         return ""
     terms = scenario.contract.secure_terms
     return (
-        f"trust: aggregate. The coordinator sees sums of at least {terms.least} participants, never one update; the "
-        f"budget is charged against it and {terms.colluders} colluding members. A member that lies within the clip is "
-        'not stopped: where members are not trusted to be honest, take trust = "local" with a robust strategy (median, '
-        "trimmed-mean, krum, ...), which hidden updates exclude."
+        f"trust: aggregate. The coordinator sees sums of at least {terms.least_open} participants, never one update; "
+        f"the budget is charged against it and {terms.colluders} colluding members. A member that lies within the clip "
+        "is not stopped: where members are not trusted to be honest, "
+        'take trust = "local" with a robust strategy (median, trimmed-mean, krum, ...), which hidden updates exclude.'
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from consortia.exchange import State, group_of, state_of
 from consortia.local_training import Partitions, ready_module
 from consortia.secure.keys import load_identity
 from consortia.secure.protocol import Member, Rules, SumRequest, model_hash
+from consortia.secure.recovery import OpenRequest, confirm, unmask
 from consortia.secure.settle import fixed_point, layout
 from consortia.wire import Envelope, encode
 from privacy.egress import Release, gate
@@ -42,32 +43,60 @@ ANCHOR_BYTES = 40
 def answer(work: _Round, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
     """Answer `run-key` with a signed run key, `train` with this participant's masked part."""
     request = work.request
-    with closing(KeyStore.open(ledger.path)) as store:
-        identity = load_identity(work.home)
-        member = Member(work.home.participant, identity, store, request.run_id, request.contract.sha256())
+    with _member(work, ledger) as member:
         if request.kind == "run-key":
             key, signature = member.hello()
-            header = {**work._header(plan, "OK"), "run_key": key.hex(), "signature": signature.hex()}
-            return encode(Envelope(header, gate([], header, allowed=(), charged=(), shared=())))
+            return _told(work, plan, {"run_key": key.hex(), "signature": signature.hex()})
         asked = SumRequest.from_json(request.secure)
-        if asked.round != request.round:
-            raise RefusedError("BAD_MESSAGE", "the sum is asked for another round than the message's")
+        _check_round(work, asked)
         _check_models(asked, request.model, request.contract, request.industry)
         module = ready_module(
             request.contract, request.industry, plan, parts.train, request.model, work._private_state()
         )
         work._note_progress(module, parts)
         book = _Book(work, ledger, plan)
-        terms = work.policy.secure
-        rules = Rules(
-            peers=terms.keys(),
-            min_cohort=max(terms.min_cohort, request.contract.secure_terms.min_cohort),
-            colluders=terms.colluders,
-            max_attempts=min(terms.max_attempts, request.contract.secure_terms.attempts),
-            groups=frozenset(layout(request.contract, request.industry)),
-            code=_code(request.contract),
-        )
-        return member.masked(asked, rules, book, lambda: _sums(work, plan, parts, module))
+        return member.masked(asked, _rules(work), book, lambda: _sums(work, plan, parts, module))
+
+
+def opening(work: _Round, ledger: Ledger, plan: RunPlan) -> bytes:
+    """Answer `confirm` with a signature of who is alive, `unmask` with shares."""
+    with _member(work, ledger) as member:
+        asked = OpenRequest.from_json(work.request.secure)
+        _check_round(work, asked.sum)
+        parts = (member, asked, _rules(work), _Book(work, ledger, plan))
+        if work.request.kind == "confirm":
+            return _told(work, plan, {"signature": confirm(*parts).hex()})
+        return _told(work, plan, {"shares": unmask(*parts).hex()})
+
+
+def _told(work: _Round, plan: RunPlan, constants: Mapping[str, str]) -> bytes:
+    header = {**work._header(plan, "OK"), **constants}
+    return encode(Envelope(header, gate([], header, allowed=(), charged=(), shared=())))
+
+
+@contextmanager
+def _member(work: _Round, ledger: Ledger) -> Iterator[Member]:
+    request = work.request
+    with closing(KeyStore.open(ledger.path)) as store:
+        identity = load_identity(work.home)
+        yield Member(work.home.participant, identity, store, request.run_id, request.contract.sha256())
+
+
+def _check_round(work: _Round, asked: SumRequest) -> None:
+    if asked.round != work.request.round:
+        raise RefusedError("BAD_MESSAGE", "the sum is asked for another round than the message's")
+
+
+def _rules(work: _Round) -> Rules:
+    terms, contract = work.policy.secure, work.request.contract
+    return Rules(
+        peers=terms.keys(),
+        min_cohort=max(terms.min_cohort, contract.secure_terms.min_cohort),
+        colluders=terms.colluders,
+        max_attempts=min(terms.max_attempts, contract.secure_terms.attempts),
+        groups=frozenset(layout(contract, work.request.industry)),
+        code=_code(contract),
+    )
 
 
 def end(work: _Round, ledger: Ledger) -> None:

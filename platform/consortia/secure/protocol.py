@@ -1,4 +1,7 @@
-"""The member's half of a secure sum in mode `one`: one message a round, the cohort fixed before the noise, all or none.
+"""The member's half of a secure sum: one message a round, the cohort fixed before the noise, all or none (mode `one`).
+
+With `code.drops` > 0 (mode `two`) the words carry a mask of the member's own too, and boxes with shares of its keys go
+along; what opens such a sum although members dropped out is in `consortia.secure.recovery`.
 
 No Flower, no torch, no files: what is decided here is decided on bytes and names.
 
@@ -30,11 +33,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from consortia.errors import RefusedError
+from privacy.randomness import fresh_key
 from privacy.secure_sum.fixed_point import FixedPoint
 from privacy.secure_sum.masks import PROTOCOL, add_mask, derive, digest, fields, pair_key
+from privacy.secure_sum.sharing import seal_box, share, threshold
 from privacy.secure_sum.store import KeyStore, RunKeys
 
-MODE: Final = "one"
 _MAGIC: Final = b"CSS1"
 _CONTEXT: Final = 16
 
@@ -72,6 +76,11 @@ class SumRequest:
     cohorts: Mapping[str, tuple[str, ...]]
     models: Mapping[str, str]
     roster: Mapping[str, tuple[bytes, bytes]] | None = None
+
+    @property
+    def everybody(self) -> tuple[str, ...]:
+        """Return the members of all cohorts, sorted."""
+        return tuple(sorted({name for names in self.cohorts.values() for name in names}))
 
     def to_json(self) -> str:
         """Return the text that crosses."""
@@ -149,7 +158,7 @@ def roster_hash(roster: Mapping[str, tuple[bytes, bytes]]) -> str:
 
 def context_of(run: str, contract: str, roster: str, request: SumRequest, code: FixedPoint, bits: int) -> bytes:
     """Return what the masks of one attempt are bound to: everything that members must agree on."""
-    parts: list[str | int | bytes] = ["round", MODE, run, contract, roster, request.round, request.attempt]
+    parts: list[str | int | bytes] = ["round", run, contract, roster, request.round, request.attempt]
     parts += ["models", *[part for group in sorted(request.models) for part in (group, request.models[group])]]
     for label in sorted(request.cohorts):
         parts += ["cohort", label, *sorted(request.cohorts[label])]
@@ -208,10 +217,7 @@ class Member:
         RefusedError
             With a code that names the reason; nothing was charged, unless `sums` itself raises.
         """
-        keys = self._enrolled(request, rules)
-        mine = self._labels(request, rules, keys)
-        bits = max(rules.code.bits(len(request.cohorts[label])) for label in request.cohorts)
-        context = context_of(self.run, self.contract, keys.roster, request, rules.code, bits)
+        keys, mine, context, bits = self.bound(request, rules)
         sent = outbox.reply(request.round, context.hex())
         if sent is not None:
             return sent
@@ -223,20 +229,46 @@ class Member:
         self.store.burn(self.run, request.round, request.attempt, context.hex())
         outbox.reserve(request.round, context.hex())
         totals = sums()
+        seeds = {peer: derive(keys.pairs[peer], "mask", context) for peer in request.everybody if peer != self.name}
+        own = fresh_key() if rules.code.drops else b""
         body = bytearray()
         for label in mine:
             cohort = request.cohorts[label]
             words = rules.code.encode(totals[group_of(label)], len(cohort), bits)
             for peer in cohort:
                 if peer != self.name:
-                    mask = derive(keys.pairs[peer], "mask", context, label)
-                    add_mask(words, mask, subtract=peer < self.name)
+                    add_mask(words, derive(seeds[peer], label), subtract=peer < self.name)
+            if own:
+                add_mask(words, derive(own, label), subtract=False)
             body += words.astype(words.dtype.newbyteorder("<")).tobytes()
+        if own:
+            body += self._boxes(own, seeds, keys, rules, context)
         return outbox.commit(request.round, context.hex(), pack(context, bytes(body)))
+
+    def bound(self, request: SumRequest, rules: Rules) -> tuple[RunKeys, list[str], bytes, int]:
+        """Return the run's secrets, the labels of this member, the context and the bits of an attempt that may be."""
+        keys = self._enrolled(request, rules)
+        mine = self._labels(request, rules, keys)
+        bits = max(rules.code.bits(len(request.cohorts[label])) for label in request.cohorts)
+        return keys, mine, context_of(self.run, self.contract, keys.roster, request, rules.code, bits), bits
 
     def end(self) -> None:
         """Delete the run key."""
         self.store.end(self.run)
+
+    def _boxes(self, own: bytes, seeds: Mapping[str, bytes], keys: RunKeys, rules: Rules, context: bytes) -> bytes:
+        """Return a box for every member of the attempt, itself included, in the order of names.
+
+        Each holds the holder's shares of the own mask's key and of the keys with all others, in the order of names.
+        """
+        everybody = sorted([*seeds, self.name])
+        least = threshold(len(keys.pairs) + 1, rules.code.colluders)
+        secrets = [own, *(seeds[name] for name in sorted(seeds))]
+        shares = zip(*(share(secret, len(everybody), least) for secret in secrets), strict=True)
+        return b"".join(
+            seal_box(box_key(keys, context, self.name, holder, self.name), held)
+            for holder, held in zip(everybody, shares, strict=True)
+        )
 
     def _enrolled(self, request: SumRequest, rules: Rules) -> RunKeys:
         """Return the run's secrets, bound to its roster; check the roster where it comes the first time."""
@@ -275,6 +307,8 @@ class Member:
     def _labels(self, request: SumRequest, rules: Rules, keys: RunKeys) -> list[str]:
         """Return the labels whose cohort this member is in, after checking each of them."""
         mine = sorted(label for label, names in request.cohorts.items() if self.name in names)
+        if not set(request.everybody) <= {*keys.pairs, self.name}:
+            raise RefusedError("BAD_COHORT", "a cohort names somebody who is not on the roster")
         if not mine or len({group_of(label) for label in mine}) != len(mine):
             # Twice in one group would release one gradient twice.
             raise RefusedError("BAD_COHORT", "wanted this participant in one cohort of each group, and in one at all")
@@ -287,17 +321,25 @@ class Member:
             )
         for label in mine:
             names = request.cohorts[label]
-            if len(set(names)) != len(names) or not set(names) <= {*keys.pairs, self.name}:
-                raise RefusedError("BAD_COHORT", "a cohort names somebody twice, or somebody who is not on the roster")
-            if len(names) < rules.min_cohort or len(names) - rules.code.colluders < 2:
+            if len(set(names)) != len(names):
+                raise RefusedError("BAD_COHORT", "a cohort names somebody twice")
+            if len(names) < rules.min_cohort or len(names) - rules.code.colluders - rules.code.drops < 2:
                 raise RefusedError(
                     "COHORT_TOO_SMALL",
                     f"{len(names)} members; secure.min_cohort = {rules.min_cohort}, and {rules.code.colluders} "
-                    "colluders must leave two shares of noise",
+                    f"colluders and {rules.code.drops} drop-outs must leave two shares of noise",
                 )
-            if not set(names) - {self.name} <= rules.peers.keys():
-                raise RefusedError("UNKNOWN_PEER", "a member of the cohort is no longer pinned")
+        if rules.code.drops and len(request.everybody) < threshold(len(keys.pairs) + 1, rules.code.colluders):
+            raise RefusedError("COHORT_TOO_SMALL", "fewer members than must agree on what is opened")
+        if not set(request.everybody) - {self.name} <= rules.peers.keys():
+            raise RefusedError("UNKNOWN_PEER", "a member of a cohort is no longer pinned")
         return mine
+
+
+def box_key(keys: RunKeys, context: bytes, sealer: str, holder: str, name: str) -> bytes:
+    """Return the key of one member's box for another, or for itself, as the member `name` of the two derives it."""
+    peer = sealer if holder == name else holder
+    return derive(keys.private if peer == name else keys.pairs[peer], "box", context, sealer, holder)
 
 
 def pack(context: bytes, body: bytes) -> bytes:

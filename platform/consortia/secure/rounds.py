@@ -1,6 +1,7 @@
 """The coordinator's half of secure sums: one message a round, a fixed cohort, all or nothing.
 
-It sees masked words and their sum. A reply that is lost or refused closes the attempt: the next one goes without that
+It sees masked words and their sum. A reply that is lost or refused closes the attempt (in mode `two` only when more are
+lost than the noise covers, see `consortia.secure.opening`): the next one goes without that
 member, with fresh draws and fresh noise, and every member is charged for it. What it can still check is public: that
 everybody answered under one context, and that the sum is not longer than honest members can make it.
 """
@@ -8,14 +9,11 @@ everybody answered under one context, and that the sum is not longer than honest
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from consortia.checkpoint import Checkpoint
 from consortia.errors import RunFailedError, WireError
@@ -24,13 +22,17 @@ from consortia.receipt import write_json
 from consortia.reply import FINAL, check_account
 from consortia.scenario import Scenario
 from consortia.secure.member import ANCHOR_BYTES, hash_of
+from consortia.secure.opening import Attempt, Part, open_two
 from consortia.secure.protocol import SumRequest, context_of, group_of, roster_hash, unpack
+from consortia.secure.recovery import OpenRequest
 from consortia.secure.settle import fixed_point, layout, sizes, units_drawn
+from consortia.secure.step import by_group, step
 from consortia.wire import decode
 from privacy.ledger import Anchor
 from privacy.secure_sum.fixed_point import Word
 from privacy.secure_sum.masks import sum_words
-from strategies.base import Strategy, Update
+from privacy.secure_sum.sharing import box_bytes, threshold
+from strategies.base import Strategy
 
 if TYPE_CHECKING:
     from consortia.coordinator import Exchange
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 _ROSTER = "secure-roster.json"
 #: A member that was lost in so many rounds on end is not asked again: each loss is a charge for everybody.
 _LOST = 2
+#: Refusals of one attempt: who gives them can take part in the next.
+_OF_THE_ATTEMPT = {"REPLAY", "UNKNOWN_ATTEMPT", "ALREADY_VOTED", "ALREADY_UNMASKED", "VIEW_CHANGED", "NO_AGREEMENT"}
 
 
 class SecureRounds:
@@ -157,18 +161,22 @@ class SecureRounds:
         todo = self._cohorts(state)
         for attempt in range(self.terms.attempts):
             request = SumRequest(number, attempt, todo, models)
-            parts, gone = self._parts(request, state)
-            for label, names in request.cohorts.items():
-                if all(name in parts for name in names):
-                    sums[label] = sum_words([parts[name][label] for name in names])
-                    cohorts[label] = names
-            open_labels = {label: names for label, names in request.cohorts.items() if label not in sums}
-            left = {label: tuple(n for n in names if n not in gone) for label, names in open_labels.items()}
-            todo = {label: names for label, names in left.items() if len(names) >= self.terms.least}
+            parts, gone, context = self._parts(request, state)
+            for label, (names, words) in self._opened(request, parts, context).items():
+                sums[label], cohorts[label] = words, names
+            left = {label: tuple(n for n in names if n not in gone) for label, names in todo.items()}
+            todo = {label: n for label, n in left.items() if label not in sums and len(n) >= self.terms.least}
             if not todo:
                 break
         good = self._checked(sums, cohorts, number)
-        groups, memory = self._step(strategy, state, number, good, cohorts)
+        seats = {label: [self._members[name].seat for name in names] for label, names in cohorts.items()}
+        groups: dict[str, State] = {}
+        memory: dict[str, State] = {}
+        for group in state.groups:
+            totals = by_group(good, group)
+            if not totals:
+                raise RunFailedError(f"round {number}: no sum of {group!r} opened within range ({self._reasons()})")
+            groups[group], memory[group] = step(self.contract, strategy, state, group, totals, seats)
         done = sorted({name for label in good for name in cohorts[label]})
         for name in done:
             self._members[name].rounds_contributed += 1
@@ -196,9 +204,43 @@ class SecureRounds:
                 out[group if count == 1 else f"{group}#{index}"] = tuple(names[index::count])
         return out
 
-    def _parts(self, request: SumRequest, state: Checkpoint) -> tuple[dict[str, dict[str, Word]], set[str]]:
-        """Send one attempt; return each member's words by label, and who is out of the next attempt."""
-        names = sorted({name for cohort in request.cohorts.values() for name in cohort})
+    def _opened(
+        self, request: SumRequest, parts: Mapping[str, Part], context: bytes
+    ) -> dict[str, tuple[tuple[str, ...], Word]]:
+        """Return members and sum of every cohort whose sum opens."""
+        if self._code.drops:
+            return open_two(Attempt(request, context, parts, self._code, len(self._roster)), self._tell)
+        return {
+            label: (names, sum_words([parts[name].words[label] for name in names]))
+            for label, names in request.cohorts.items()
+            if all(name in parts for name in names)
+        }
+
+    def _tell(self, kind: str, asked: Mapping[str, OpenRequest]) -> dict[str, bytes]:
+        """Ask for what opens a sum; return the signatures or shares that came."""
+        field = "signature" if kind == "confirm" else "shares"
+        told: dict[str, bytes] = {}
+        number = next(iter(asked.values())).sum.round
+        for attempt in range(1, self.contract.round.attempts + 1):
+            envelopes = {
+                name: self._envelope(kind, number, name, {}, {}, {"secure": request.to_json()})
+                for name, request in asked.items()
+                if name not in told and self._members[name].state not in FINAL
+            }
+            for name, data in self._ask(envelopes, number, attempt).items():
+                try:
+                    header = self._refused(name, data, number, attempt)
+                    if header is not None:
+                        told[name] = bytes.fromhex(header[field])
+                except (WireError, ValueError, KeyError) as error:
+                    self._fail(name, number, attempt, "BAD_REPLY", str(error))
+            if len(told) >= threshold(len(self._roster), self._code.colluders):
+                break
+        return told
+
+    def _parts(self, request: SumRequest, state: Checkpoint) -> tuple[dict[str, Part], set[str], bytes]:
+        """Send one attempt; return each member's words, who is out of the next attempt, and this one's context."""
+        names = request.everybody
         first = SumRequest(request.round, request.attempt, request.cohorts, request.models, self._roster)
         envelopes = {
             name: self._envelope(
@@ -214,7 +256,7 @@ class SecureRounds:
         bits = max(self._code.bits(len(cohort)) for cohort in request.cohorts.values())
         roster = roster_hash(self._roster)
         context = context_of(self.run_id, self.contract.sha256(), roster, request, self._code, bits)
-        parts: dict[str, dict[str, Word]] = {}
+        parts: dict[str, Part] = {}
         gone = set(names)
         for name, data in self._ask(envelopes, request.round, request.attempt + 1).items():
             read = self._read(name, data, request, context, bits)
@@ -226,10 +268,10 @@ class SecureRounds:
                 gone.discard(name)  # it lost this attempt, say by a restart, and can make the next
         for name in gone:
             self._lost[name] = self._lost.get(name, 0) + 1
-        return parts, gone
+        return parts, gone, context
 
-    def _read(self, name: str, data: bytes, request: SumRequest, context: bytes, bits: int) -> dict[str, Word] | None:
-        """Return one member's words by label; None, and a failure by name, for anything else."""
+    def _read(self, name: str, data: bytes, request: SumRequest, context: bytes, bits: int) -> Part | None:
+        """Return one member's words and boxes; None, and a failure by name, for anything else."""
         number, attempt = request.round, request.attempt + 1
         found = unpack(data)
         if found is None:
@@ -243,13 +285,15 @@ class SecureRounds:
         labels = sorted(label for label, names in request.cohorts.items() if name in names)
         counts = [dimensions[group_of(label)] for label in labels]
         length = sum(counts) * bits // 8
-        if found[0] != context[: len(found[0])] or len(found[1]) != length + ANCHOR_BYTES:
+        boxes = len(request.everybody) * box_bytes(len(request.everybody)) if self._code.drops else 0
+        if found[0] != context[: len(found[0])] or len(found[1]) != length + boxes + ANCHOR_BYTES:
             self._fail(name, number, attempt, "BAD_REPLY", "the masked words are of another context or length")
             return None
-        body, tail = found[1][:length], found[1][length:]
+        body, tail = found[1][:length], found[1][length + boxes :]
         self._heads.learn({name: Anchor(int.from_bytes(tail[:8], "big"), tail[8:].hex())})
         words = np.frombuffer(body, "<u4" if bits == 32 else "<u8").astype(np.uint32 if bits == 32 else np.uint64)
-        return dict(zip(labels, np.split(words, np.cumsum(counts)[:-1]), strict=True))
+        split = np.split(words, np.cumsum(counts)[:-1])
+        return Part(dict(zip(labels, split, strict=True)), found[1][length : length + boxes])
 
     def _checked(
         self, sums: Mapping[str, Word], cohorts: Mapping[str, Sequence[str]], number: int
@@ -266,55 +310,6 @@ class SecureRounds:
                 detail = f"the sum of {label} is longer than honest members can make it"
                 self._fail(name, number, 0, "SUM_OUT_OF_RANGE", detail)
         return good
-
-    def _step(
-        self,
-        strategy: Strategy,
-        state: Checkpoint,
-        number: int,
-        totals: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]],
-        cohorts: Mapping[str, Sequence[str]],
-    ) -> tuple[dict[str, State], dict[str, State]]:
-        groups: dict[str, State] = {}
-        memory: dict[str, State] = {}
-        for group, current in state.groups.items():
-            labels = [label for label in totals if group_of(label) == group]
-            if not labels:
-                raise RunFailedError(f"round {number}: no sum of {group!r} opened within range ({self._reasons()})")
-            names = [name for label in labels for name in cohorts[label]]
-            expected = math.fsum(
-                self.contract.industries[self._members[n].seat.industry].sampling_rate * self._declared(n)
-                for n in names
-            )
-            mean = torch.from_numpy(sum(totals[label] for label in labels) / expected)
-            industry = self._members[names[0]].seat.industry
-            parts = layout(self.contract, industry)[group]
-            moved = self._moved(strategy, current, parts, mean, self.contract.industries[industry].learning_rate)
-            update = Update("sum", moved, 1.0)
-            groups[group], memory[group] = strategy.aggregate(current, [update], state.memory.get(group, {}))
-        return groups, memory
-
-    @staticmethod
-    def _moved(
-        strategy: Strategy,
-        current: State,
-        parts: Sequence[tuple[str, tuple[int, ...]]],
-        mean: Tensor,
-        learning_rate: float,
-    ) -> State:
-        """Return what one participant with all the rows would send: the mean gradient, or one step by it."""
-        moved = {}
-        gradients = torch.split(mean, [math.prod(shape) for _, shape in parts])
-        by_name = {name: flat.reshape(shape) for (name, shape), flat in zip(parts, gradients, strict=True)}
-        for name, tensor in current.items():
-            if name in by_name and strategy.fit.gradient:
-                moved[name] = by_name[name].to(tensor.dtype)
-            elif name in by_name:
-                moved[name] = (tensor.double() - learning_rate * by_name[name]).to(tensor.dtype)
-            else:
-                still = strategy.fit.gradient and tensor.is_floating_point()
-                moved[name] = torch.zeros_like(tensor) if still else tensor.clone()
-        return moved
 
     # Helpers
 
@@ -346,7 +341,7 @@ class SecureRounds:
             raise ValueError("the reply names another participant than the key that sent it, or carries parameters")
         if status in FINAL:
             code = header.get("code", status)[:40]
-            if code != "REPLAY":
+            if code not in _OF_THE_ATTEMPT:
                 member.state = status
             self._fail(name, number, attempt, code, "")
             return None
@@ -354,9 +349,6 @@ class SecureRounds:
             self._fail(name, number, attempt, "PARTICIPANT_ERROR", f"incident {header.get('incident', '')[:16]}")
             return None
         return header
-
-    def _declared(self, name: str) -> int:
-        return max(1, round(self._members[name].seat.units * self.contract.split.train))
 
     def _units(self, name: str) -> int:
         return units_drawn(self.contract, self._members[name].seat)

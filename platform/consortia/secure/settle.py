@@ -119,4 +119,5 @@ def fixed_point(contract: Contract) -> FixedPoint:
         dimension=max(sum(sizes(contract, industry).values()) for industry in contract.industries),
         rows=terms.rows,
         colluders=terms.colluders,
+        drops=terms.drops,
     )

@@ -4,94 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from secure_town import Town, kind_of
 
-from consortia import client_app, participant
-from consortia.coordinator import Answer, Coordinator
+from consortia import participant
 from consortia.errors import RunFailedError
-from consortia.home import Home
-from consortia.runner import demo_policy_file
-from consortia.scenario import Scenario, load_scenario
 from consortia.secure import member as member_module
-from consortia.secure.keys import pin_each_other
 from consortia.secure.protocol import SumRequest, unpack
 from consortia.wire import Envelope, decode, encode
 from privacy.ledger import Ledger
-
-Hook = Callable[[str, bytes, Callable[[bytes], bytes]], bytes | None]
-
-
-class Town:
-    """The five banks with homes of their own, and a transport in which a test may sit."""
-
-    def __init__(self, folder: Path, *, rounds: int = 2, seats: int = 5, **contract: Any) -> None:
-        self.folder = folder
-        scenario = load_scenario("secure-banks")
-        data = json.loads(scenario.to_json())
-        data["roster"] = [*data["roster"], {**data["roster"][4], "name": "other-2"}][:seats]
-        data["contract"].update(rounds=rounds, **contract)
-        for key in ("noise", "largest_clip", "smallest_clip", "rows"):
-            data["contract"]["secure"].pop(key, None)
-        self.scenario = Scenario.model_validate_json(json.dumps(data)).with_overrides(rounds=rounds)
-        self.homes = {seat.name: self._home(seat.name) for seat in self.scenario.roster}
-        pin_each_other(self.homes)
-        self.sent: dict[str, list[bytes]] = {name: [] for name in self.homes}
-        self.replies: dict[str, list[bytes]] = {name: [] for name in self.homes}
-        self.hook: Hook = lambda name, data, answer: answer(data)
-        self.evaluates = False
-
-    def _home(self, name: str) -> Home:
-        home = Home(self.folder / "participants" / name, name, simulation=True)
-        home.create(split_seed=3)
-        text = demo_policy_file("secure-banks", name.removesuffix("-2")).read_text(encoding="utf-8")
-        home.policy.write_text(text.replace('participant = "other"', f'participant = "{name}"'), encoding="utf-8")
-        Ledger.create(home.ledger, name).close()
-        return home
-
-    def exchange(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> Sequence[Answer]:
-        answers = []
-        for name, data in envelopes.items():
-            self.sent[name].append(data)
-
-            def answer(message: bytes, name: str = name) -> bytes:
-                reply = client_app.answer(message, self.homes[name], None)
-                self.replies[name].append(reply)
-                return reply
-
-            came = self.hook(name, data, answer) if kind == "train" or self.evaluates else None
-            answers.append(Answer(name, came, "" if came is not None else "NO_REPLY"))
-        return answers
-
-    def coordinator(self) -> Coordinator:
-        return Coordinator(self.scenario, "run-1", self.folder / "out", self.exchange)
-
-    def run(self) -> dict[str, Any]:
-        return self.coordinator().run()
-
-    def entries(self, name: str) -> list[Any]:
-        with Ledger.open(self.homes[name].ledger, name) as ledger:
-            return ledger.entries("run-1")
-
-    def secrets(self, name: str) -> int:
-        import sqlite3
-
-        connection = sqlite3.connect(self.homes[name].ledger)
-        try:
-            return int(connection.execute("SELECT count(*) FROM secure_runs").fetchone()[0])
-        finally:
-            connection.close()
-
-
-def _kind(data: bytes) -> tuple[str, int, int]:
-    """Return kind, round and attempt of a message."""
-    header = decode(data).header
-    attempt = SumRequest.from_json(header["secure"]).attempt if "secure" in header else -1
-    return header["kind"], int(header["round"]), attempt
 
 
 @pytest.mark.end_to_end
@@ -101,7 +27,7 @@ def test_a_run_takes_one_message_a_round_and_one_charge(tmp_path: Path) -> None:
     record = town.run()
     assert record["status"] == "completed"
     for name in town.homes:
-        assert [_kind(data)[:2] for data in town.sent[name]] == [
+        assert [kind_of(data)[:2] for data in town.sent[name]] == [
             ("run-key", 1),
             ("train", 1),
             ("train", 2),
@@ -159,7 +85,7 @@ def test_a_lost_reply_is_a_new_attempt_and_a_new_charge(tmp_path: Path) -> None:
 
     def lose(name: str, data: bytes, answer: Callable[[bytes], bytes]) -> bytes | None:
         reply = answer(data)
-        return None if name == "other" and _kind(data) == ("train", 1, 0) else reply
+        return None if name == "other" and kind_of(data) == ("train", 1, 0) else reply
 
     town.hook = lose
     record = town.run()
@@ -182,7 +108,7 @@ def test_spare_attempts_are_paid_for_and_bounded(tmp_path: Path) -> None:
     def lose(name: str, data: bytes, answer: Callable[[bytes], bytes]) -> bytes | None:
         reply = answer(data)
         lost = {("train", 1, 0): "other", ("train", 2, 0): "radio-tv"}
-        return None if lost.get(_kind(data)) == name else reply
+        return None if lost.get(kind_of(data)) == name else reply
 
     town.hook = lose
     with pytest.raises(RunFailedError, match="BUDGET_EXHAUSTED"):
@@ -208,7 +134,7 @@ def test_a_crash_after_the_charge_loses_the_attempt(tmp_path: Path, monkeypatch:
     assert record["participants"]["furniture"]["failures"][0]["code"] == "PARTICIPANT_ERROR"
     assert [entry.state for entry in town.entries("furniture")] == ["reserved"]  # it stays spent
     assert [len(town.entries(name)) for name in town.homes] == [2, 2, 1, 2, 2]
-    with_roster = next(data for data in town.sent["furniture"] if _kind(data) == ("train", 1, 0))
+    with_roster = next(data for data in town.sent["furniture"] if kind_of(data) == ("train", 1, 0))
     again = decode(participant.handle(with_roster, town.homes["furniture"]))
     assert again.header["code"] == "REPLAY"
 
@@ -219,7 +145,7 @@ def test_a_coordinator_that_died_goes_on_without_a_second_charge(tmp_path: Path)
 
     def die(name: str, data: bytes, answer: Callable[[bytes], bytes]) -> bytes | None:
         reply = answer(data)
-        if name == "other" and _kind(data)[:2] == ("train", 2):
+        if name == "other" and kind_of(data)[:2] == ("train", 2):
             raise KeyboardInterrupt
         return reply
 
@@ -253,7 +179,7 @@ def _changed(data: bytes, **changes: Any) -> bytes:
     ],
 )
 def test_refusals_cost_nothing(town: Town, change: Callable[[bytes], bytes], code: str) -> None:
-    message = next(data for data in town.sent["new-car"] if _kind(data)[0] == "train")
+    message = next(data for data in town.sent["new-car"] if kind_of(data)[0] == "train")
     reply = decode(participant.handle(change(message), town.homes["new-car"]))
     assert (reply.header["status"], reply.header["code"]) == ("REFUSED", code)
     assert not reply.tensors
@@ -264,7 +190,7 @@ def test_refusals_cost_nothing(town: Town, change: Callable[[bytes], bytes], cod
 def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
     """Banks that said hello; the first request for a sum never reached anybody."""
     made = Town(tmp_path_factory.mktemp("town"), rounds=2)
-    made.hook = lambda name, data, answer: answer(data) if _kind(data)[0] == "run-key" else None
+    made.hook = lambda name, data, answer: answer(data) if kind_of(data)[0] == "run-key" else None
     with pytest.raises(RunFailedError):
         made.run()
     return made

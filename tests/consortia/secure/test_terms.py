@@ -11,7 +11,7 @@ from consortia.errors import InputError
 from consortia.plan import make_plans
 from consortia.scenario import contract_from_json, load_scenario
 from consortia.secure.fit import exposures
-from consortia.secure.settle import sigma_of
+from consortia.secure.settle import fixed_point, sigma_of
 from consortia.secure.terms import clip_of
 
 
@@ -43,6 +43,33 @@ def test_check_refuses_a_sum_of_two_and_a_member_without_a_budget() -> None:
         make_plans(two)
     with pytest.raises(InputError, match="wanted a finite epsilon"):
         make_plans(scenario.with_overrides(epsilon=["other=inf"]))
+
+
+def test_drop_outs_are_reserved_for_or_refused() -> None:
+    """n = 5, t = 1: T = 4 must agree, so one may drop out; the noise of mode one is that of n - t, of two n - t - d."""
+    scenario = load_scenario("secure-banks")
+
+    def two(**terms: Any) -> Any:
+        data = json.loads(scenario.contract.canonical())
+        data["secure"] |= {"mode": "two", "drops": 1, **terms}
+        return scenario.model_copy(update={"contract": contract_from_json(json.dumps(data))})
+
+    make_plans(two())
+    with pytest.raises(InputError, match="drops: wanted at most 1, since 4 of 5 must agree"):
+        make_plans(two(drops=2))
+    for terms in ({"drops": 0}, {"mode": "one"}):
+        with pytest.raises(InputError, match='drops >= 1 with mode = "two", and none with mode = "one"'):
+            two(**terms)
+    one, other = exposures(scenario)["new-car"], exposures(two())["new-car"]
+    assert (one["cohort"], other["cohort"]) == (5, 4)  # against the fewest whose sum opens
+    assert one["promised"] == other["promised"]
+    # c = 0: sigma sqrt(5/4) and sqrt(4/3) are left; all others: sigma / sqrt(4) and / sqrt(3).
+    assert other["nobody"] < one["nobody"]
+    assert other["all_others"] < one["all_others"]
+    assert fixed_point(two().contract).share_std(5) == pytest.approx(
+        fixed_point(scenario.contract).share_std(5) * (4 / 3) ** 0.5
+    )
+    assert "drops" not in scenario.contract.canonical()  # contracts of mode one keep their hash
 
 
 def test_budgets_differ_by_the_clip_and_exposure_is_printed_for_three() -> None:
