@@ -8,11 +8,25 @@ from typing import Any
 
 from consortia.policy import Policy
 from privacy.accounting import epsilon, merge
-from privacy.events import RELATION, Event, GaussianRelease, LaplaceRelease, NonPrivate, PoissonGaussian, event_size
+from privacy.events import (
+    CHANGE_LABEL,
+    RELATION,
+    REPLACE_ROW,
+    Event,
+    GaussianRelease,
+    LaplaceRelease,
+    NonPrivate,
+    PoissonGaussian,
+    RandomizedResponse,
+    ReplaceGaussian,
+    event_size,
+)
 from privacy.ledger import Budget, Entry, Ledger
 
 _DEFAULT_DELTA = 1e-5
 _EVALUATION = "/evaluation"
+#: The accounts of vertical mode, with what two neighbours differ in; no account is composed with another.
+_VERTICAL = {"labels": CHANGE_LABEL, "scores": REPLACE_ROW, "intersection": RELATION}
 LIFETIME = "lifetime (PLD estimate)"
 
 
@@ -25,6 +39,10 @@ def what(event: Event) -> str:
             text = f"Gaussian, σ {sigma:.3g}"
         case LaplaceRelease(noise_multiplier=scale):
             text = f"Laplace, b {scale:.3g}"
+        case RandomizedResponse(what=name, epsilon=pure, classes=classes):
+            text = f"{name} by randomised response over {classes} values, ε {pure:.3g}"
+        case ReplaceGaussian(noise_multiplier=sigma):
+            text = f"DP training of a partner's model, σ {sigma:.3g}"
         case NonPrivate(what=name):
             text = f"{name}, not private"
     return f"{text} ({event.partition})"
@@ -38,9 +56,7 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str
     units where the policy has a budget for it.
     """
     entries = ledger.entries()
-    offered = set(policy.dataset) if policy else set()
-    if policy and policy.budget.evaluation is not None:
-        offered |= {evaluation_account(name) for name in offered}
+    offered = _offered(policy) if policy else set()
     accounts = []
     for dataset in sorted({entry.dataset for entry in entries} | offered):
         mine = [entry for entry in entries if entry.dataset == dataset]
@@ -68,16 +84,39 @@ def evaluation_account(dataset: str) -> str:
     return f"{dataset}{_EVALUATION}"
 
 
+def _offered(policy: Policy) -> set[str]:
+    """Return the accounts of what the policy lets out: labels and scores have one of their own, training another."""
+    vertical = [name for name in _VERTICAL if name in policy.allow.releases]
+    trains = "update" in policy.allow.releases or not vertical
+    offered = {f"{name}/{account}" for name in policy.dataset for account in vertical}
+    offered |= set(policy.dataset) if trains else set()
+    if policy.budget.evaluation is not None:
+        offered |= {evaluation_account(name) for name in policy.dataset}
+    return offered
+
+
+def _vertical(dataset: str) -> str:
+    """Return which account of vertical mode this is, or nothing."""
+    account = dataset.rpartition("/")[2]
+    return account if account in _VERTICAL and "/" in dataset else ""
+
+
 def _budget_of(policy: Policy, dataset: str) -> Budget:
-    """Return the lifetime budget of an account; infinite where the owner gave the evaluation units none."""
+    """Return the lifetime budget of an account; infinite where the owner gave the evaluation units none.
+
+    Labels are pure, so their lifetime has no δ; intersections disclose and are bounded by their number instead.
+    """
+    life = policy.budget.lifetime.budget()
+    if account := _vertical(dataset):
+        return {"labels": Budget(life.epsilon, 0.0), "scores": life}.get(account, Budget(math.inf, 0.0))
     if not dataset.endswith(_EVALUATION):
-        return policy.budget.lifetime.budget()
+        return life
     terms = policy.budget.evaluation
     return terms.lifetime.budget() if terms else Budget(math.inf, policy.budget.lifetime.delta)
 
 
 def _lifetime(ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequence[Entry]) -> dict[str, Any]:
-    terms = policy.dataset.get(dataset.removesuffix(_EVALUATION)) if policy else None
+    terms = policy.dataset.get(dataset.partition("/")[0]) if policy else None
     plan = ledger.plan(mine[0].run_id) if mine else None
     life = _budget_of(policy, dataset) if policy else Budget(math.inf, _DEFAULT_DELTA)
     unit = plan.unit if plan else (terms.unit if terms else None)
@@ -86,7 +125,8 @@ def _lifetime(ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequenc
     left = ledger.lifetime_left(dataset, life) if bounded else None
     return {
         **account,
-        "left": left.epsilon if left else (0.0 if policy else None),
+        # Intersections have no budget to be used up: the policy bounds their number.
+        "left": left.epsilon if left else (0.0 if policy and _vertical(dataset) != "intersection" else None),
         "left_delta": left.delta if left else None,
     }
 
@@ -99,12 +139,13 @@ def _left(account: dict[str, Any]) -> float | None:
 
 def _account(dataset: str, horizon: str, unit: str | None, entries: Sequence[Entry], budget: Budget) -> dict[str, Any]:
     events = [event for entry in entries for event in entry.events]
-    delta = budget.delta or _DEFAULT_DELTA
+    delta = _delta(budget, events, dataset)
     spent = epsilon(events, delta)
     return {
         "dataset": dataset,
         "horizon": horizon,
         "unit": unit,
+        "relation": _VERTICAL.get(_vertical(dataset), RELATION),
         "epsilon": None if math.isinf(spent) else spent,
         "delta": delta,
         "budget": None if math.isinf(budget.epsilon) else budget.epsilon,
@@ -113,6 +154,12 @@ def _account(dataset: str, horizon: str, unit: str | None, entries: Sequence[Ent
         "abandoned": sum(entry.state == "reserved" for entry in entries),
         "by": _by(events, delta, spent),
     }
+
+
+def _delta(budget: Budget, events: Sequence[Event], dataset: str) -> float:
+    """Return the budget's δ; where it has none: 0 for labels and whatever else is pure, else a usual one."""
+    pure = _vertical(dataset) == "labels" or (events and all(isinstance(e, RandomizedResponse) for e in events))
+    return budget.delta or (0.0 if pure else _DEFAULT_DELTA)
 
 
 def _by(events: Iterable[Event], delta: float, spent: float) -> list[dict[str, Any]]:
@@ -154,7 +201,7 @@ def history(ledger: Ledger) -> list[dict[str, Any]]:
         elif link["kind"] == "reserved":
             entry = entries[link["ref"]]
             plan = ledger.plan(entry.run_id)
-            delta = plan.allowance.delta if plan and plan.allowance.delta else _DEFAULT_DELTA
+            delta = _delta(plan.allowance if plan else Budget(math.inf, 0.0), entry.events, entry.dataset)
             cost = costs.setdefault(entry.events, epsilon(entry.events, delta))
             line |= {
                 "time": entry.created,
@@ -163,6 +210,7 @@ def history(ledger: Ledger) -> list[dict[str, Any]]:
                 "run": entry.run_id,
                 "round": entry.round,
                 "epsilon_alone": None if math.isinf(cost) else cost,
+                "relation": _VERTICAL.get(_vertical(entry.dataset), RELATION),
                 "delta": delta,
                 "detail": "; ".join(f"{event_size(event)} x {what(event)}" for event in entry.events),
             }

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from shared import Shared, make_shared
+from typer.testing import CliRunner
 
 from clients import holdings
 from clients.sources import parse_source
+from consortia.cli import build_app
 from consortia.errors import RunFailedError
 from consortia.vertical import stacking
 from consortia.vertical.assistance import MISSING
@@ -87,6 +89,24 @@ def test_the_ledgers_hold_three_accounts_and_nothing_is_mixed(done: Shared) -> N
         ledger.verify()
     with Ledger.open(done.homes["factory"].ledger, "factory") as ledger:
         assert {e.dataset for e in ledger.entries()} == {"customers/intersection", "customers/scores"}
+
+
+def test_budget_show_keeps_the_labels_lifetime_apart(done: Shared) -> None:
+    home = done.homes["bank"]
+    command = ["budget", "show", "bank", "--home", str(home.folder.parent)]
+    said = CliRunner().invoke(build_app(), [*command, "--json"])
+    assert said.exit_code == 0, said.output
+    accounts = {(line["dataset"], line["horizon"][:3]): line for line in json.loads(said.output)["accounts"]}
+    assert {dataset for dataset, _ in accounts} == {"customers/labels", "customers/intersection"}
+    label = accounts["customers/labels", "lif"]
+    # Two of the lifetime's four, pure; the account of training, which this policy does not let out, is not there.
+    assert (label["epsilon"], label["budget"], label["left"], label["delta"]) == (2.0, 4.0, 2.0, 0.0)
+    assert (label["unit"], label["relation"]) == ("record", "change_one_label")
+    seen = accounts["customers/intersection", "lif"]
+    assert (seen["non_private"], seen["budget"], seen["left"], seen["releases"]) == (True, None, None, 3)
+    for words in (command, ["budget", "history", "bank", "--home", str(home.folder.parent)]):
+        text = CliRunner().invoke(build_app(), words).output
+        assert all(word in text for word in ("change", "label", "randomised", "values"))
 
 
 def test_labels_were_randomised_once_and_every_partner_has_the_same_bits(done: Shared) -> None:

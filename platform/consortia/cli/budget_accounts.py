@@ -19,6 +19,7 @@ from consortia.policy import Policy, parse_policy, policy_or_input_error
 from consortia.receipt import write_text
 from consortia.report import number
 from privacy.errors import PrivacyError
+from privacy.events import RELATION
 from privacy.ledger import Ledger
 
 HomeOption = Annotated[
@@ -53,7 +54,7 @@ def show(participant: Participant, home: HomeOption = None, as_json: AsJson = Fa
     if as_json:
         typer.echo(json.dumps(data, indent=1))
         return
-    table = Table(title=f"{participant}: every ε with its horizon (add/remove one unit)")
+    table = Table(title=f"{participant}: every ε with its horizon (add/remove one unit unless it says otherwise)")
     for heading in ("data set", "horizon", "unit", "ε spent", "δ", "ε budget", "ε left", "releases", "abandoned"):
         left = heading in {"data set", "horizon", "unit"}
         table.add_column(heading, justify="left" if left else "right", overflow="fold")
@@ -61,7 +62,7 @@ def show(participant: Participant, home: HomeOption = None, as_json: AsJson = Fa
         table.add_row(
             line["dataset"],
             line["horizon"],
-            line["unit"] or "–",
+            (line["unit"] or "–") + _other_relation(line),
             "∞ (non-private)" if line["non_private"] else number(line["epsilon"]),
             f"{line['delta']:g}",
             number(line["budget"]),
@@ -113,11 +114,16 @@ def show_history(
             str(line.get("round", "–")),
             ("∞" if line["epsilon_alone"] is None else number(line["epsilon_alone"])) if charged else "–",
             f"{line['delta']:g}" if charged else "–",
-            line["detail"],
+            line["detail"] + _other_relation(line),
         )
     out.print(table)
     if len(lines) > last:
         out.print(f"{len(lines) - last} older lines: --last {len(lines)}", highlight=False)
+
+
+def _other_relation(line: dict[str, Any]) -> str:
+    relation = line.get("relation", RELATION)
+    return "" if relation == RELATION else ", " + relation.replace("_", " ")
 
 
 def set_budget(

@@ -170,7 +170,12 @@ class Assistance:
 
 
 def assist(
-    x: NDArray[Any], labels: NDArray[Any], candidates: Sequence[str], *, fold_of: NDArray[Any] | None = None
+    x: NDArray[Any],
+    labels: NDArray[Any],
+    candidates: Sequence[str],
+    *,
+    fold_of: NDArray[Any] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Assistance:
     """Fit every candidate cross-fitted and keep the one whose out-of-fold log loss is lowest.
 
@@ -184,6 +189,8 @@ def assist(
         Names of `MODELS`.
     fold_of : (n,), optional
         The fold of each row; by default position modulo 5 (rows come in the label owner's secret order).
+    progress : callable
+        Called with (models fitted, models to fit).
 
     Notes
     -----
@@ -203,6 +210,7 @@ def assist(
             inside = labelled & (fold != number)
             model = _fitted(name, x[inside], labels[inside])
             models.append(model)
+            progress(candidates.index(name) * FOLDS + number + 1, len(candidates) * FOLDS)
             every = _logit(model, x)
             logits = np.where(labelled & (fold == number), every, logits)
             rest += every / FOLDS

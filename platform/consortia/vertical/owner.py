@@ -89,7 +89,10 @@ class Owner(Work):
             parts = self._parts()
             train = parts == "train"
             truth = self._labels
-            decision: Decision = self.store.objects("stack", lambda: decide(own[train], scores[train], truth[train]))
+            note = self.store.progress("stack: models")
+            decision: Decision = self.store.objects(
+                "stack", lambda: decide(own[train], scores[train], truth[train], progress=note)
+            )
             write_receipt(self, ledger, decision, own, scores, known, parts, self._labels, epsilon, started)
         else:
             self._write_predictions(own, scores)

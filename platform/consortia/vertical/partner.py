@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import secrets
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,7 @@ class Partner(Work):
         if terms.model_privacy is not None:
             return assist_privately(x, sent, terms.model_privacy)
         del epsilon
-        return assist(x, sent, self.own.models)
+        return assist(x, sent, self.own.models, progress=self.store.progress("assist: models"))
 
     def _codes(
         self, grid: Grid, fitted: Assistance, x: NDArray[Any], matched: NDArray[Any], known: NDArray[Any]
@@ -170,9 +170,8 @@ class Partner(Work):
         if terms.hide_membership:
             # Unknown rows get a fixed draw from the known rows' scores: nobody can tell who is known.
             rest = np.flatnonzero(out == MISSING)
-            if len(codes) and len(rest):
-                draws = np.frombuffer(os.urandom(8 * len(rest)), dtype="<u8") % len(codes)
-                out[rest] = codes[draws.astype(np.int64)]
+            if len(codes):
+                out[rest] = codes[[secrets.randbelow(len(codes)) for _ in rest]]
         return out
 
     def _with_noise(self, grid: Grid, codes: NDArray[np.uint8], rows: NDArray[Any]) -> NDArray[np.uint8]:

@@ -97,7 +97,14 @@ class Decision:
     assisted: Stack
 
 
-def decide(own: Floats, scores: Floats, labels: NDArray[Any], *, seed: int = 0) -> Decision:
+def decide(
+    own: Floats,
+    scores: Floats,
+    labels: NDArray[Any],
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Decision:
     """Choose the kind of model by cross-validation, once alone and once with scores, on the same folds.
 
     Parameters
@@ -107,11 +114,14 @@ def decide(own: Floats, scores: Floats, labels: NDArray[Any], *, seed: int = 0) 
         NaN where a partner does not know the row.
     labels : (n,)
         True labels, 0 or 1.
+    progress : callable
+        Called with (fits done, fits in all).
     """
     none = np.empty((len(own), 0))
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(own, labels))
-    alone_name, alone_folds = _best(own, none, labels, folds)
-    name, assisted_folds = _best(own, scores, labels, folds)
+    half = len(_STACKERS) * FOLDS
+    alone_name, alone_folds = _best(own, none, labels, folds, lambda done: progress(done, 2 * half))
+    name, assisted_folds = _best(own, scores, labels, folds, lambda done: progress(half + done, 2 * half))
     gains = assisted_folds - alone_folds
     error = float(gains.std(ddof=1) / math.sqrt(len(gains)))
     return Decision(
@@ -123,13 +133,16 @@ def decide(own: Floats, scores: Floats, labels: NDArray[Any], *, seed: int = 0) 
     )
 
 
-def _best(own: Floats, scores: Floats, labels: NDArray[Any], folds: Any) -> tuple[str, Floats]:
+def _best(
+    own: Floats, scores: Floats, labels: NDArray[Any], folds: Any, progress: Callable[[int], None]
+) -> tuple[str, Floats]:
     best_name, best = "", np.full(len(folds), -math.inf)
-    for name in _STACKERS:
+    for place, name in enumerate(_STACKERS):
         values = []
         for inside, outside in folds:
             stack = _fit(name, own[inside], scores[inside], labels[inside])
             values.append(auc(stack.predict(own[outside], scores[outside]), labels[outside]))
+            progress(place * len(folds) + len(values))
         if np.mean(values) > best.mean():
             best_name, best = name, np.array(values)
     return best_name, best
