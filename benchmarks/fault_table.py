@@ -9,12 +9,13 @@ import tempfile
 from pathlib import Path
 
 import faults
+from fault_disk import full_disk, own_disk
 from faults import (
     STARTS,
     Line,
     account,
     equal,
-    full_disk,
+    fill_disk,
     kill,
     kill_coordinator,
     kill_training,
@@ -32,8 +33,10 @@ RUNNING = (
     ("launcher (SuperExec) killed", kill("line-b-app")),
     ("SuperNode killed", kill("line-a")),
     ("participant stopped (SIGSTOP) for 45 s, deadline 40 s", pause("line-b-app", 45)),
+    ("disk of a participant full for 20 s", fill_disk("line-b", 20)),
     ("SuperLink killed", kill("superlink")),
 )
+_DONE = len(RUNNING)
 _COORDINATOR = "ServerApp (coordinator) killed"
 
 
@@ -46,14 +49,15 @@ def _codes(folder: Path, number: int) -> str:
 
 def running(folder: Path) -> list[Line]:
     """Faults while a run goes on, at two participants that are both wanted in every round."""
-    terms = {"rounds": 8, "quorum": 1.0, "deadline_seconds": 40.0, "attempts": 10, "local_steps": 300}
+    terms = {"rounds": _DONE + 3, "quorum": 1.0, "deadline_seconds": 40.0, "attempts": 10, "local_steps": 300}
     lines = []
     with world(folder, ("line-a", "line-b"), **terms) as made:
         wanted = undisturbed(made)
         after = dict(enumerate(RUNNING, 1))
-        first = play(made, after)
-        second = play(made, {6: (_COORDINATOR, kill_coordinator)}, resume=first.folder)
-        third = play(made, resume=first.folder)
+        with own_disk(made.home("line-b"), "16m"):
+            first = play(made, after)
+            second = play(made, {_DONE + 1: (_COORDINATOR, kill_coordinator)}, resume=first.folder)
+            third = play(made, resume=first.folder)
         same = third.result is not None and equal(wanted, model(third.folder))
         accounts = {name: account(made.home(name), name) for name in made.names}
     word = "equal" if same else "DIFFERENT"
@@ -62,8 +66,8 @@ def running(folder: Path) -> list[Line]:
             lines.append(Line(fault, _codes(first.folder, number + 1), first.recovery(fault), word))
     done = rounds_done(first.folder)
     for played, fault, number, then in (
-        (first, RUNNING[-1][0], 6, second),
-        (second, _COORDINATOR, 7, third),
+        (first, RUNNING[-1][0], _DONE + 1, second),
+        (second, _COORDINATOR, _DONE + 2, third),
     ):
         saw = played.failure.split("; see")[0].split(" (line-")[0]
         lines.append(Line(fault, f"exit 1: {saw}", played.recovery(fault), "named failure"))

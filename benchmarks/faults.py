@@ -3,7 +3,8 @@
     python benchmarks/fault_table.py [--write docs/faults.md]
 
 Every process is real: a SuperLink, SuperNodes and launchers on loopback with TLS and node keys, signals from the
-kernel, a full file system (a small tmpfs, so it wants root), certificates out of date.
+kernel, a full file system (a small tmpfs, so it wants root), certificates out of date, a clock of yesterday
+(Debian's libfaketime; left out where it is not installed).
 The scenario is `linear` without privacy, so that a run that was disturbed must give, bit for bit, the model of one that
 was not (the embedded engine's).
 
@@ -20,7 +21,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import threading
 import time
 import tomllib
@@ -35,11 +35,12 @@ import tomli_w
 import torch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from fault_disk import fill, make_room
 
 from consortia.cli.budget import init
 from consortia.deploy.pki import Authority, make_server, write_node_key, write_secret, write_server
 from consortia.engines.base import Job
-from consortia.engines.flower import Federation
+from consortia.engines.flower import Federation, flower_environment
 from consortia.errors import RunFailedError
 from consortia.home import Home
 from consortia.runner import Options, execute, prepare
@@ -47,8 +48,13 @@ from consortia.scenario import find_scenario, load_scenario
 from privacy.ledger import Ledger
 
 Fault = Callable[["Faulty"], None]
-#: How a participant is started wrongly.
-STARTS = ("wrong key", "slow clock", "expired certificate", "full disk", "old ledger")
+#: Debian's libfaketime: what a process with another clock is made of.
+_OTHER_CLOCK = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+#: How a participant is started wrongly. *Slow clock*: its own certificate is not yet valid to it. *Wrong clock*: its
+#: SuperNode and launcher live a day ago.
+STARTS = ("wrong key", "slow clock", "expired certificate", "full disk", "old ledger") + (
+    ("wrong clock",) if _OTHER_CLOCK.is_file() else ()
+)
 
 
 @dataclass
@@ -208,6 +214,18 @@ class Faulty(Federation):
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread
             self.error = error
 
+    def _spawn(self, who: str, command: str, *arguments: str) -> None:
+        if self.starts.get(who.removesuffix("-app")) != "wrong clock":
+            super()._spawn(who, command, *arguments)
+            return
+
+        def a_day_ago(home: Path) -> dict[str, str]:
+            other = {"LD_PRELOAD": str(_OTHER_CLOCK), "FAKETIME": "-1d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+            return {**flower_environment(home), **other}
+
+        with mock.patch("consortia.engines.flower.flower_environment", a_day_ago):
+            super()._spawn(who, command, *arguments)
+
     def _start_participant(self, name: str, key: Path) -> None:
         start = self.starts.get(name)
         if start == "wrong key":
@@ -241,9 +259,8 @@ def redate(folder: Path, authority: Authority, hosts: Any, first_day: int, last_
     )
     for extension in certificate.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
-    pem = serialization.Encoding.PEM
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     (folder / "server.pem").write_bytes(builder.sign(authority.key, hashes.SHA384()).public_bytes(pem))
-    plain = serialization.NoEncryption()
     write_secret(folder / "server.key", key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
 
 
@@ -310,28 +327,16 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-# Homes that are wrong from the start
+def fill_disk(name: str, seconds: float) -> Fault:
+    """Fill the file system of a home (its own: see `own_disk`); make room again after so many seconds."""
 
+    def fault(federation: Faulty) -> None:
+        home = federation.job.homes[name].folder
+        fill(home)
+        time.sleep(seconds)
+        make_room(home)
 
-@contextlib.contextmanager
-def full_disk(home: Path) -> Iterator[None]:
-    """Put a home on a file system of its own with a few KiB left."""
-    kept = home.with_name(f".{home.name}")
-    shutil.copytree(home, kept)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(home)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        raise RuntimeError(f"mount: {mounted.stderr.decode()[:200]}")
-    try:
-        shutil.copytree(kept, home, dirs_exist_ok=True)
-        with contextlib.suppress(OSError), (home / "ballast").open("wb") as file:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(home)], check=True)
+    return fault
 
 
 def restore_old_ledger(world: World, name: str) -> None:
@@ -343,9 +348,6 @@ def restore_old_ledger(world: World, name: str) -> None:
     for file in home.glob("ledger.db*"):
         file.unlink()
     (home / "ledger.db").write_bytes(old)
-
-
-# Runs
 
 
 @dataclass
