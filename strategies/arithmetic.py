@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from strategies.streaming import weighted_sum
+
 State = Mapping[str, Tensor]
 
 
@@ -70,14 +72,14 @@ def weighted_mean(states: Sequence[State], weights: Sequence[float]) -> dict[str
         whole = first.dtype != torch.bool and not first.dtype.is_floating_point
         # Integers are averaged as distances from the smallest: float64 itself holds none above 2^53.
         base = torch.stack(values).min(dim=0).values.to(torch.int64) if whole else None
-        accumulated = torch.zeros(first.shape, dtype=torch.float64)
-        for value, weight in zip(values, weights, strict=True):
-            part = value if base is None else value.to(torch.int64) - base
-            accumulated.add_(part.to(torch.float64), alpha=weight / total)
         if base is not None:
-            out[name] = (base + accumulated.round().to(torch.int64)).to(first.dtype)
+            values = [value.to(torch.int64) - base for value in values]
+        kept = first.dtype if first.dtype.is_floating_point else torch.float64
+        mean = weighted_sum(values, [weight / total for weight in weights], kept)
+        if base is not None:
+            out[name] = (base + mean.round().to(torch.int64)).to(first.dtype)
         else:
-            out[name] = accumulated > 0.5 if first.dtype == torch.bool else accumulated.to(first.dtype)
+            out[name] = mean > 0.5 if first.dtype == torch.bool else mean
     return out
 
 

@@ -22,27 +22,33 @@ from torch import Tensor
 
 from strategies.arithmetic import State
 from strategies.base import Fit, Robust, Update
-from strategies.krum import scores
-from strategies.vectors import by_coordinate, centred
+from strategies.krum import distances, scores
+from strategies.vectors import by_coordinate
 
 
-def chosen(points: Tensor, names: Sequence[str], attackers: int, count: int) -> list[int]:
-    """Return `count` updates of (n, n_coordinates), each the best by Krum among those that are left, in that order."""
-    left = list(range(len(points)))
+def chosen(squared: Tensor, names: Sequence[str], attackers: int, count: int) -> list[int]:
+    """Return `count` updates, each the best by Krum among those that are left, in that order.
+
+    Parameters
+    ----------
+    squared : (n, n), their squared distances.
+    """
+    left = list(range(len(squared)))
     out: list[int] = []
     while len(out) < count:
-        scored = dict(zip(left, scores(points[left], len(points) - attackers - 2), strict=True))
+        scored = dict(zip(left, scores(squared[left][:, left], len(squared) - attackers - 2), strict=True))
         best = min(left, key=lambda i: (scored[i], names[i]))
         left.remove(best)
         out.append(best)
     return out
 
 
-def nearest_to_median(values: Tensor, count: int) -> Tensor:
-    """Return the mean of the `count` nearest to the median of each coordinate of sorted (n_updates, n).
+def nearest_to_median(rows: Sequence[Tensor], count: int) -> Tensor:
+    """Return the mean of the `count` nearest to the median of each coordinate of sorted tensors (k,).
 
     In sorted values they stand side by side. Of two such windows that are equally wide the lower one counts.
     """
+    values = torch.stack([row.double() for row in rows])
     n = len(values)
     median = (values[(n - 1) // 2] + values[n // 2]) / 2
     far = torch.stack([(values[i : i + count] - median).abs().sum(dim=0) for i in range(n - count + 1)])
@@ -64,7 +70,7 @@ class Bulyan(Robust):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`; it keeps no memory."""
         self.check_enough(len(updates))
-        points = centred(current, [u.state for u in updates])
-        picked = chosen(points, [u.participant for u in updates], self.attackers, len(updates) - 2 * self.attackers)
+        squared = distances(current, [u.state for u in updates])
+        picked = chosen(squared, [u.participant for u in updates], self.attackers, len(updates) - 2 * self.attackers)
         states = [updates[i].state for i in sorted(picked)]
         return by_coordinate(current, states, lambda v: nearest_to_median(v, len(v) - 2 * self.attackers)), {}

@@ -4,8 +4,8 @@ Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradien
 (Krum) and section 6 (Multi-Krum, the mean of the m best).
 
 Meaningful for n >= 2f + 3 participants with f attackers (proposition 1), and for m <= n - f - 2 selected ones.
-One vote each. Squared distances are taken between changes, in float64 and by subtraction: expanding the square
-(Flower's way) cancels all digits once one update is large.
+One vote each. Squared distances are taken in float64 and by subtraction: expanding the square (Flower's way) cancels
+all digits once one update is large.
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ from torch import Tensor
 
 from strategies.arithmetic import State
 from strategies.base import Fit, Robust, Update
-from strategies.vectors import centred, moved
+from strategies.streaming import squared_distances
+from strategies.vectors import check_same, float_names, mean_and_votes
 
 
-def scores(points: Tensor, neighbours: int) -> list[float]:
-    """Return for each of (n, n_coordinates) the sum of the squared distances to its `neighbours` nearest."""
-    n = len(points)
-    squared = torch.stack([(points - point).square().sum(dim=1) for point in points])
+def distances(current: State, states: Sequence[State]) -> Tensor:
+    """Return the squared distances (n, n) between the floating parameters of `states`."""
+    check_same(current, states)
+    names = float_names(current)
+    return squared_distances([[state[name] for name in names] for state in states])
+
+
+def scores(squared: Tensor, neighbours: int) -> list[float]:
+    """Return for each of (n, n) squared distances the sum of the `neighbours` least to others."""
+    n = len(squared)
     out = []
     for i in range(n):
         others = torch.cat([squared[i, :i], squared[i, i + 1 :]]).sort().values
@@ -32,13 +39,13 @@ def scores(points: Tensor, neighbours: int) -> list[float]:
     return out
 
 
-def select(points: Tensor, names: Sequence[str], attackers: int, count: int) -> list[int]:
+def select(squared: Tensor, names: Sequence[str], attackers: int, count: int) -> list[int]:
     """Return the `count` best by score over n - attackers - 2 neighbours.
 
     A tie goes to the earlier name, never to the earlier reply.
     """
-    scored = scores(points, len(points) - attackers - 2)
-    return sorted(range(len(points)), key=lambda i: (scored[i], names[i]))[:count]
+    scored = scores(squared, len(squared) - attackers - 2)
+    return sorted(range(len(squared)), key=lambda i: (scored[i], names[i]))[:count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +66,10 @@ class Krum(Robust):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`; it keeps no memory."""
         self.check_enough(len(updates))
-        points = centred(current, [u.state for u in updates])
+        squared = distances(current, [u.state for u in updates])
         names = [u.participant for u in updates]
-        chosen = select(points, names, self.attackers, self.count(len(updates)))
-        return moved(current, points[chosen].mean(dim=0), [updates[i].state for i in chosen]), {}
+        chosen = select(squared, names, self.attackers, self.count(len(updates)))
+        return mean_and_votes([updates[i].state for i in chosen]), {}
 
 
 @dataclass(frozen=True, kw_only=True)

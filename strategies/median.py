@@ -16,13 +16,14 @@ from torch import Tensor
 
 from strategies.arithmetic import State
 from strategies.base import Fit, Robust, Update
+from strategies.streaming import mean_of
 from strategies.vectors import by_coordinate
 
 
-def middle(values: Tensor) -> Tensor:
-    """Return the median of sorted (n_updates, n): the mean of the two middle values when n_updates is even."""
+def middle(values: Sequence[Tensor]) -> Tensor:
+    """Return the median of sorted tensors (k,): the mean of the two middle ones when their number is even."""
     n = len(values)
-    return (values[(n - 1) // 2] + values[n // 2]) / 2
+    return values[n // 2] if n % 2 else mean_of(values[n // 2 - 1 : n // 2 + 1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from strategies.arithmetic import State
 from strategies.base import Fit, Robust, Update
+from strategies.streaming import mean_of
 from strategies.vectors import by_coordinate
 
 
-def trimmed(values: Tensor, cut: int) -> Tensor:
-    """Return the mean of sorted (n_updates, n) without the `cut` smallest and largest of each coordinate."""
-    return values[cut : len(values) - cut].mean(dim=0)
+def trimmed(values: Sequence[Tensor], cut: int) -> Tensor:
+    """Return the mean of sorted tensors (k,) without the first and the last `cut`."""
+    return mean_of(values[cut : len(values) - cut])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from strategies.arithmetic import State
-
-_CHUNK = 1 << 16
+from strategies.arithmetic import State, weighted_mean
+from strategies.streaming import by_order
 
 
 def float_names(state: State) -> list[str]:
@@ -62,24 +61,26 @@ def lower_median(values: Sequence[Tensor]) -> Tensor:
     return as_integer.sort(dim=0).values[(len(values) - 1) // 2].to(stacked.dtype)
 
 
-def by_coordinate(current: State, states: Sequence[State], reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Return `reduce` of the sorted float64 values (n_updates, n) of each coordinate -> (n,).
-
-    Works in chunks, so that no second copy of all updates is made. Other buffers take their lower median.
-    """
+def by_coordinate(
+    current: State, states: Sequence[State], reduce: Callable[[Sequence[Tensor]], Tensor]
+) -> dict[str, Tensor]:
+    """Return `reduce` of the sorted values of each coordinate (`streaming.by_order`), the lower median of buffers."""
     check_same(current, states)
     out: dict[str, Tensor] = {}
     for name, tensor in current.items():
-        if not tensor.is_floating_point():
-            out[name] = lower_median([state[name] for state in states])
-            continue
-        flat = [state[name].reshape(-1) for state in states]
-        result = torch.empty(tensor.numel(), dtype=tensor.dtype)
-        for start in range(0, tensor.numel(), _CHUNK):
-            values = torch.stack([f[start : start + _CHUNK].double() for f in flat])
-            result[start : start + _CHUNK] = reduce(values.sort(dim=0).values).to(tensor.dtype)
-        out[name] = result.reshape(tensor.shape)
+        values = [state[name] for state in states]
+        floating = tensor.is_floating_point()
+        out[name] = by_order(values, reduce).to(tensor.dtype) if floating else lower_median(values)
     return out
+
+
+def mean_and_votes(states: Sequence[State]) -> dict[str, Tensor]:
+    """Return the mean of floating parameters and the lower median of the others."""
+    return weighted_mean(states, [1.0] * len(states)) | {
+        name: lower_median([state[name] for state in states])
+        for name, tensor in states[0].items()
+        if not tensor.is_floating_point()
+    }
 
 
 def check_same(current: State, states: Sequence[State]) -> None:

@@ -14,12 +14,12 @@ from flwr.serverapp import strategy as flower
 from strategies.base import Strategy, Update
 from strategies.bulyan import Bulyan, chosen, nearest_to_median
 from strategies.fedavg import FedAvg
-from strategies.krum import Krum, MultiKrum, select
+from strategies.krum import Krum, MultiKrum, distances, select
 from strategies.median import Median
 from strategies.qfedavg import QFedAvg
 from strategies.registry import make
+from strategies.streaming import squared_distances
 from strategies.trimmed_mean import TrimmedMean
-from strategies.vectors import centred
 
 N, SIZES = 11, (5, 1, 2, 9, 4, 4, 7, 3, 3, 6, 8)
 State = dict[str, torch.Tensor]
@@ -103,7 +103,7 @@ def test_krum_gives_what_flower_gives(ours: Strategy, theirs: Any) -> None:
 def test_bulyan_gives_what_flower_gives_of_the_same_choice() -> None:
     for seed in range(5):
         current, states = _replies(seed, attackers=2)
-        ours = chosen(centred(current, states), [f"p{i:02d}" for i in range(N)], 2, N - 4)
+        ours = chosen(distances(current, states), [f"p{i:02d}" for i in range(N)], 2, N - 4)
         assert not {0, 1} & set(ours)
         theirs = flower.Bulyan(num_malicious_nodes=2, selection_rule=lambda c, _f, _n, o=ours: [c[i] for i in o])
         _same(_ours(Bulyan(attackers=2), current, states), _theirs(theirs, current, states))
@@ -112,9 +112,9 @@ def test_bulyan_gives_what_flower_gives_of_the_same_choice() -> None:
 def test_bulyan_gives_what_flower_gives_where_both_choose_alike() -> None:
     # Flower takes the nine best of one scoring; for these replies that is the choice one at a time.
     current, states = _replies(4, attackers=1)
-    points = centred(current, states)
+    squared = distances(current, states)
     names = [f"p{i:02d}" for i in range(N)]
-    assert set(chosen(points, names, 1, N - 2)) == set(select(points, names, 1, N - 2))
+    assert set(chosen(squared, names, 1, N - 2)) == set(select(squared, names, 1, N - 2))
     _same(_ours(Bulyan(), current, states), _theirs(flower.Bulyan(num_malicious_nodes=1), current, states))
 
 
@@ -152,11 +152,11 @@ def test_bulyan_by_hand() -> None:
     points = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [100.0]], dtype=torch.float64)
     # All of 1..4 have two neighbours at distance 1; 2 and 3 two more at 2, and so 1 + 1 + 4 + 4 = 10, the least. A tie
     # goes to the earlier name.
-    order = chosen(points, list("abcdefg"), 1, 5)
+    order = chosen(squared_distances([[p] for p in points]), list("abcdefg"), 1, 5)
     assert order[0] == 2
     assert 6 not in order
     values = torch.tensor([[0.0], [1.0], [2.0], [7.0], [9.0]], dtype=torch.float64)
-    assert nearest_to_median(values, 3).item() == 1.0  # of 0, 1, 2: the nearest to the median 2
-    assert nearest_to_median(values, 5).item() == pytest.approx(19 / 5)
+    assert nearest_to_median(list(values), 3).item() == 1.0  # of 0, 1, 2: the nearest to the median 2
+    assert nearest_to_median(list(values), 5).item() == pytest.approx(19 / 5)
     with pytest.raises(ValueError, match="at least 7"):
         Bulyan().aggregate({"w": torch.zeros(1)}, [Update("p", {"w": torch.zeros(1)}, 1 / 6)] * 6, {})

@@ -19,6 +19,7 @@ from strategies.geometric_median import GeometricMedian, geometric_median
 from strategies.krum import Krum, MultiKrum, scores, select
 from strategies.median import Median
 from strategies.norm_bound import NormBound, honest_norm
+from strategies.streaming import squared_distances
 from strategies.trimmed_mean import TrimmedMean
 
 
@@ -82,7 +83,7 @@ def test_geometric_median_is_where_the_gradient_vanishes() -> None:
 def test_krum_by_hand() -> None:
     # n = 5, f = 1: two nearest count. 0: 1 + 4, 1: 1 + 1, 2: 1 + 1, 3: 1 + 4, 100: 97^2 + 98^2.
     points = torch.tensor([[0.0], [1.0], [2.0], [3.0], [100.0]], dtype=torch.float64)
-    assert scores(points, 2) == [5, 2, 2, 5, 97**2 + 98**2]
+    assert scores(squared_distances([[p] for p in points]), 2) == [5, 2, 2, 5, 97**2 + 98**2]
     updates = _updates([0.0], [1.0], [2.0], [3.0], [100.0])
     assert _new(Krum(), updates) == [1.0]  # a tie: the earlier name
     assert _new(Krum(), updates[::-1]) == [1.0]
@@ -95,7 +96,7 @@ def test_krum_chooses_what_flower_chooses() -> None:
     points[4] += 5
     contents = [RecordDict({"arrays": ArrayRecord({"w": _array(p)})}) for p in points]
     theirs = select_multikrum(contents, num_malicious_nodes=2, num_nodes_to_select=4)
-    ours = select(points, [f"p{i}" for i in range(9)], 2, 4)
+    ours = select(squared_distances([[p] for p in points]), [f"p{i}" for i in range(9)], 2, 4)
     assert [contents.index(c) for c in theirs] == ours
 
 

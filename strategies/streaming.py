@@ -1,0 +1,96 @@
+"""Aggregation over tensors of equal shape, piece by piece: beside its result it needs a few pieces of memory.
+
+A piece fits the processor's cache, so that every coordinate of every update is fetched once. Sums run in float64;
+order does not need it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+#: Coordinates of a piece, for sums and for orders (which hold a piece of every update).
+SUMMED = 1 << 16
+ORDERED = 1 << 15
+
+
+def _pieces(tensors: Sequence[Tensor], size: int) -> Iterator[tuple[slice, list[Tensor]]]:
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    for start in range(0, flat[0].numel(), size):
+        piece = slice(start, start + size)
+        yield piece, [tensor[piece] for tensor in flat]
+
+
+def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """Return sum_i weights_i tensors_i in `dtype`, accumulated in float64."""
+    out = torch.empty(tensors[0].shape, dtype=dtype)
+    result = out.view(-1)
+    total = torch.empty(min(SUMMED, out.numel()), dtype=torch.float64)
+    for piece, parts in _pieces(tensors, SUMMED):
+        accumulated = total[: len(parts[0])].zero_()
+        for part, weight in zip(parts, weights, strict=True):
+            accumulated.add_(part, alpha=weight)
+        result[piece] = accumulated
+    return out
+
+
+@functools.cache
+def sorting_network(n: int) -> tuple[tuple[int, int], ...]:
+    """Return pairs (i, j), i < j, that sort n values when each puts the smaller one at i: Batcher's odd-even merges.
+
+    Knuth, *The Art of Computer Programming* 3, section 5.2.2, algorithm M.
+    """
+    pairs = []
+    p = 1 << max(0, (n - 1).bit_length() - 1)
+    first = p
+    while p > 0:
+        q, r, d = first, 0, p
+        while d > 0:
+            pairs += [(i, i + d) for i in range(n - d) if i & p == r]
+            d, q, r = q - p, q >> 1, p
+        p >>= 1
+    return tuple(pairs)
+
+
+def by_order(tensors: Sequence[Tensor], reduce: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
+    """Return `reduce` of each coordinate's values in order.
+
+    Parameters
+    ----------
+    tensors : floating, of one shape and dtype; finite.
+    reduce : n tensors (k,), the smallest values first -> (k,).
+    """
+    out = torch.empty(tensors[0].shape, dtype=tensors[0].dtype)
+    result = out.view(-1)
+    for piece, rows in _pieces(tensors, ORDERED):
+        for i, j in sorting_network(len(rows)):
+            rows[i], rows[j] = torch.minimum(rows[i], rows[j]), torch.maximum(rows[i], rows[j])
+        result[piece] = reduce(rows)
+    return out
+
+
+def mean_of(rows: Sequence[Tensor]) -> Tensor:
+    """Return the mean of tensors (k,) in float64."""
+    total = rows[0].double()
+    for row in rows[1:]:
+        total = total.add_(row)
+    return total / len(rows)
+
+
+def squared_distances(vectors: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return the squared distances, float64 (n, n), of n vectors, each given as its tensors.
+
+    By subtraction in float64: expanding the square (Flower's way) cancels all digits once one vector is long.
+    """
+    n = len(vectors)
+    squared = torch.zeros((n, n), dtype=torch.float64)
+    for tensors in zip(*vectors, strict=True):
+        for _, parts in _pieces(tensors, ORDERED):
+            values = torch.stack([part.double() for part in parts])
+            for i in range(n - 1):
+                apart = values[i + 1 :] - values[i]
+                squared[i, i + 1 :] += torch.linalg.vecdot(apart, apart)
+    return squared + squared.mT
