@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from consortia import environment
 from consortia.engines.base import Job
 from consortia.receipt import write_json
 from consortia.scenario import Scenario
@@ -58,6 +59,8 @@ def build(job: Job, engine: str) -> dict[str, Any]:
         "seconds": record["seconds"],
         "participants": participants,
         "history": record["history"],
+        "environment": environment.describe(),
+        "files": environment.hashes(job.folder),
     }
     write_json(job.folder / "result.json", result)
     return result

@@ -23,7 +23,7 @@ from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 
 _RECEIPT = ("participant", "metric", "majority", "local", "federated", "gain [95 %]", "personal", "keeps")
-_METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "rmse": "RMSE"}
+METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "rmse": "RMSE"}
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -123,7 +123,7 @@ def _receipt_row(seat: dict[str, Any]) -> tuple[str, ...]:
     values = seat["metrics"].get(metric, {})
     gain = seat.get("gain")
     return (
-        _METRIC_NAMES.get(metric, metric or "–"),
+        METRIC_NAMES.get(metric, metric or "–"),
         number(values.get("majority")),
         number(values.get("local")),
         number(values.get("federated")),
@@ -315,7 +315,7 @@ class Watch(AbstractContextManager[None]):
                 last = json.loads(lines[-1])
                 if last["value"] is not None:
                     by_name.setdefault(last["metric"], []).append(last["value"])
-        return ", ".join(f"{_METRIC_NAMES.get(k, k)} {sum(v) / len(v):.3f}" for k, v in by_name.items()) or None
+        return ", ".join(f"{METRIC_NAMES.get(k, k)} {sum(v) / len(v):.3f}" for k, v in by_name.items()) or None
 
     def _epsilon(self, rounds: int) -> str:
         """Return the range over participants of epsilon after `rounds`, from proposals (upper bounds)."""

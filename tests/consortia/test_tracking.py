@@ -8,47 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from finished_run import write_run
 from typer.testing import CliRunner, Result
 
 from consortia import tracking
 from consortia.cli import build_app
 from consortia.errors import InputError
-from consortia.events import EventFile
 from consortia.readout import Run
 from consortia.scenario import load_scenario
 from consortia.tracking import Tracking, Value, values
 
-STANDING = {
-    "state": "ACTIVE",
-    "noise_multiplier": 4.0,
-    "epsilon_budget": 3.0,
-    "delta": 1e-5,
-    "unit": "record",
-    "non_private": False,
-    "bytes": {"sent": 700, "received": 1500},
-}
-
 
 def _call(*arguments: object) -> Result:
     return CliRunner().invoke(build_app(), [str(a) for a in arguments], env={"COLUMNS": "200"})
-
-
-def _folder(tmp_path: Path, rounds: int = 3) -> Path:
-    """Write the event file of a run, as the coordinator does."""
-    folder = tmp_path / "banks-1"
-    folder.mkdir()
-    (folder / "scenario.json").write_text(load_scenario("banks").to_json())
-    event = EventFile(folder, folder.name)
-    event("start", rounds=rounds, done=0)
-    for number in range(1, rounds + 1):
-        event("asked", round=number, participant="used-car", kind="train", bytes=1500)
-        event("heard", round=number, participant="used-car", kind="train", bytes=700)
-        detail = "the row of PLANTED NAME"
-        event("failure", round=number, participant="other", attempt=1, code="BAD_REPLY", detail=detail)
-        released = {"used-car": {"exact": False, "estimates": {"auc": {"value": 0.7, "low": 0.6, "high": 0.8}}}}
-        members = {"used-car": STANDING}
-        event("round", round=number, seconds=0.5, replies=["used-car"], released=released, members=members)
-    return folder
 
 
 class _Recorder:
@@ -68,11 +40,11 @@ class _Recorder:
 
 class _Broken:
     def __init__(self, run: Run) -> None:
-        raise OSError("the disk of PLANTED NAME")
+        raise OSError("the disk of Lovelace")
 
 
 def test_every_value_goes_once_and_with_its_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = _folder(tmp_path)
+    folder = write_run(tmp_path)
     monkeypatch.setattr(tracking, "_EVERY_SECONDS", 0.01)
     monkeypatch.setitem(tracking.TRACKERS, "recorder", ("json", _Recorder))
     with Tracking(folder, ["recorder"], print):
@@ -89,14 +61,14 @@ def test_every_value_goes_once_and_with_its_meaning(tmp_path: Path, monkeypatch:
     spent = [each.value for each in got if each.name == "epsilon of the run at delta 1e-05 per record/used-car"]
     assert len(spent) == 3
     assert spent == sorted(spent)
-    assert "PLANTED" not in str(got)
+    assert "Lovelace" not in str(got)
 
 
 def test_a_tracker_that_fails_is_named_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tracking.TRACKERS, "broken", ("json", _Broken))
     monkeypatch.setitem(tracking.TRACKERS, "recorder", ("json", _Recorder))
     said: list[str] = []
-    with Tracking(_folder(tmp_path), ["broken", "recorder"], said.append):
+    with Tracking(write_run(tmp_path), ["broken", "recorder"], said.append):
         pass
     assert said == ["--track broken: OSError; this run is no longer tracked there"]
     assert _Recorder.last.got
@@ -121,7 +93,7 @@ def test_both_trackers_hold_what_was_released_and_nothing_planted(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    folder = _folder(tmp_path)
+    folder = write_run(tmp_path)
     with Tracking(folder, ["tensorboard", "mlflow"], pytest.fail):
         pass
     board = EventAccumulator(str(folder / "tensorboard"))
@@ -130,12 +102,12 @@ def test_both_trackers_hold_what_was_released_and_nothing_planted(
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
         rows = store.execute("SELECT step, value FROM metrics WHERE key = 'round seconds' ORDER BY step").fetchall()
         (sha256,) = store.execute("SELECT value FROM params WHERE key = 'contract_sha256'").fetchone()
-    assert rows == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    assert rows == [(1, 0.25), (2, 0.25), (3, 0.25)]
     assert sha256 == load_scenario("banks").contract.sha256()
     assert set(values(Run(folder), epsilon=True)) == set()  # a reader that has not looked knows nothing
     stored = b"".join(
         file.read_bytes() for file in tmp_path.rglob("*") if file.name != "events.jsonl" and file.is_file()
     )
-    assert b"PLANTED" not in stored
-    assert b"PLANTED" in (folder / "events.jsonl").read_bytes()
+    assert b"Lovelace" not in stored
+    assert b"Lovelace" in (folder / "events.jsonl").read_bytes()
     assert json.loads((folder / "events.jsonl").read_text().splitlines()[0])["event"] == "start"

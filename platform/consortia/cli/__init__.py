@@ -1,4 +1,4 @@
-"""The command line: `consortia check|run|predict|export|models|audit|budget|new|compose|participant|receipt|...`."""
+"""The command line: `consortia check|run|report|predict|export|models|dashboard|audit|budget|new|compose|...`."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def build_app() -> typer.Typer:
         participant,
         preflight,
         receipt,
+        report,
         run,
         secure,
     )
@@ -76,6 +77,7 @@ def build_app() -> typer.Typer:
     app.command("predict", epilog=models.PREDICT_EXAMPLE)(friendly(models.predict))
     app.command("export", epilog=models.EXPORT_EXAMPLE)(friendly(models.export))
     app.command("models", epilog=models.MODELS_EXAMPLE)(friendly(models.models))
+    app.command("report", epilog=report.EXAMPLE)(friendly(report.report))
     app.command("compose", epilog=compose.EXAMPLE)(friendly(compose.compose))
     app.command("receipt", epilog=receipt.EXAMPLE)(friendly(receipt.receipt))
     app.command("dashboard", epilog=dashboard.EXAMPLE)(friendly(dashboard.dashboard))

@@ -18,7 +18,7 @@ from consortia.models.own import About, OwnModel, from_bytes, to_bytes
 from consortia.scenario import scenario_from_json
 from privacy.events import RELATION
 
-__all__ = ["CHOICES", "Found", "of_coordinator", "of_participant"]
+__all__ = ["CHOICES", "Found", "of_coordinator", "of_participant", "run_folder"]
 
 CHOICES = ("kept", "federated")
 
@@ -50,7 +50,7 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
     """
     if choice not in CHOICES:
         raise InputError(f"--model: wanted one of {', '.join(CHOICES)}, got {choice!r}")
-    folder = _run_folder(run, participant)
+    folder = run_folder(run, participant)
     receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
     if "models" not in receipt:
         raise InputError(
@@ -109,7 +109,8 @@ def of_coordinator(run: str, industry: str) -> Found:
     return Found(model, about, to_bytes(model, about), guarantee)
 
 
-def _run_folder(run: str, participant: str) -> Path:
+def run_folder(run: str, participant: str) -> Path:
+    """Return where a participant keeps what is its own of a run; InputError when no receipt lies there."""
     name = Path(run).name
     places = [Path(run) / "participants" / participant / "runs" / name, default_root() / participant / "runs" / name]
     for place in places:

@@ -1,0 +1,27 @@
+"""`consortia report`: one self-contained page about a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortia.cli import out
+
+EXAMPLE = "Example: consortia report runs/RUN"
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    participant: Annotated[
+        list[str] | None, typer.Option(help="Add this participant's receipt, on its side (again for more).")
+    ] = None,
+    target: Annotated[Path | None, typer.Option("--out", help="Write into this folder instead of the run's.")] = None,
+) -> None:
+    """Write report.html and report.md: what was trained, under which guarantee, what it gained and cost."""
+    from consortia.run_report.facts import gather
+    from consortia.run_report.render import write
+
+    for file in write(gather(run, participant or ()), target or run):
+        out.print(str(file), markup=False, highlight=False, soft_wrap=True)

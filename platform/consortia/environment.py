@@ -1,0 +1,32 @@
+"""What a run was made with: versions, never names of machines, users or folders."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+__all__ = ["describe", "hashes"]
+
+PACKAGES = ("consortia", "flwr", "torch", "opacus", "dp-accounting", "numpy", "pandas", "scikit-learn", "safetensors")
+
+
+def describe() -> dict[str, str]:
+    """Return the interpreter, the kind of system, and the versions of the packages that a result depends on."""
+    found = {"python": platform.python_version(), "system": platform.system(), "processor": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a source tree that is on the path without being installed
+            found[package] = "not installed"
+    return found
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of what the coordinator wrote: its scenario, events, own record and released models."""
+    files = [folder / name for name in ("scenario.json", "events.jsonl", "coordinator.json")]
+    files += sorted((folder / "model").glob("*.safetensors"))
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()
+    }
