@@ -7,7 +7,7 @@ ENGINE ?= embedded
 SCENARIO ?= cross-industry
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e containers check format lint types imports up receipts renew down clean
+.PHONY: help run test e2e browser containers check format lint types imports up receipts renew down clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,10 @@ test: $(READY) ## Run the quick tests.
 
 e2e: $(READY) ## Run the end-to-end tests (real processes).
 	$(BIN)/python -m pytest -q -m end_to_end
+
+browser: ## Install Debian's Chromium (as root) for the end-to-end test of the dashboard.
+	@command -v chromium >/dev/null || { apt-get update -qq && \
+	apt-get install --yes --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
 
 containers: $(READY) ## Run the tests that need a Docker engine.
 	$(BIN)/python -m pytest -q -rs -m containers

@@ -45,12 +45,19 @@ def test_every_service_is_behind_walls(name: str) -> None:
         assert terms["mem_limit"], service
         assert terms["cpus"], service
         # One way in and out, for participants on other hosts, and only under a profile: it has no volume, hence no key.
-        assert ("ports" in terms) == (terms.get("profiles") == ["open"]) == (service == "door"), service
+        # Another for who looks, on this host alone, from a service that meets no other one and only reads.
+        assert ("ports" in terms) == ("profiles" in terms) == (service in {"door", "dashboard"}), service
         assert ("outside" in terms.get("networks", [])) == (service == "door"), service
+        assert ("watch" in terms.get("networks", [])) == (service == "dashboard"), service
         assert ("cap_add" in terms) == (service in STEPS), service
     assert "volumes" not in plan["services"]["door"]
     assert set(plan["services"]["door"]["networks"]) & set(plan["services"]["proxy"]["networks"]) == {"door"}
-    assert {name for name, network in plan["networks"].items() if network != {"internal": True}} == {"outside"}
+    assert {name for name, network in plan["networks"].items() if network != {"internal": True}} == {"outside", "watch"}
+    watcher = plan["services"]["dashboard"]
+    assert watcher["networks"] == ["watch"]
+    assert all(port.startswith("127.0.0.1:") for port in watcher["ports"])
+    assert all(mount.endswith(":ro") for mount in watcher["volumes"])
+    assert {mount.split(":/")[0] for mount in watcher["volumes"]} == {"${CONSORTIA_RUNS:-./runs}", "keys-public"}
     for participant in names:
         app = plan["services"][f"{participant}-app"]
         assert plan["services"][participant]["networks"] == [f"{participant}-fleet", f"{participant}-private"]

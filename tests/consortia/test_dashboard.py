@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -293,6 +294,14 @@ def test_bad_input_is_named(arguments: list[str], sentence: str) -> None:
     result = CliRunner().invoke(build_app(), ["dashboard", *arguments], env={"COLUMNS": "500"})
     assert result.exit_code == 2
     assert sentence in result.output
+
+
+def test_a_port_that_is_taken_is_named(runs: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(build_app(), ["dashboard", "--runs", str(runs), "--port", port])
+    assert result.exit_code == 2
+    assert "try another port" in " ".join(result.output.split())
 
 
 def test_a_short_token_is_refused(runs: Path) -> None:

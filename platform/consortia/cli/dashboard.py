@@ -36,12 +36,12 @@ def dashboard(
         )
     view, participant = _view(runs or Path("runs"), home, pki)
     token, made = token_from_environment()
-    port = port or _free_port(host)
-    out.print(f"http://{host}:{port}/", highlight=False, soft_wrap=True)
+    listener = _listen(host, port)
+    out.print(f"http://{host}:{listener.getsockname()[1]}/", highlight=False, soft_wrap=True)
     out.print(f"token: {token}" if made else f"token: ${TOKEN_VARIABLE}", highlight=False, soft_wrap=True)
     if home is not None and not _is_loopback(host):
         err.print(f"{host} can be called from elsewhere: this view is {participant}'s own", style="yellow")
-    serve(view, token, host, port, participant)
+    serve(view, token, listener, participant)
 
 
 def _view(runs: Path, home: Path | None, pki: Path) -> tuple[View, str | None]:
@@ -64,7 +64,11 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that takes connections from now on."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise InputError(
+            f"--host {host} --port {port}: wanted an address to listen on, got {error.strerror}; try another port"
+        ) from None

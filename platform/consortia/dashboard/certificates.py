@@ -24,15 +24,16 @@ class Certificate:
 
 
 def certificates(folder: Path | None) -> list[Certificate]:
-    """Return the certificates of a folder, by name."""
+    """Return the certificates in a folder and below it, by name."""
     if folder is None or not folder.is_dir():
         return []
-    return [_read(file) for file in sorted([*folder.glob("*.pem"), *folder.glob("*.crt")])]
+    return [_read(file, folder) for file in sorted([*folder.rglob("*.pem"), *folder.rglob("*.crt")])]
 
 
-def _read(file: Path) -> Certificate:
+def _read(file: Path, folder: Path) -> Certificate:
+    name = str(file.relative_to(folder))
     try:
         ends = expiry(file)
     except (OSError, ValueError, IndexError):
-        return Certificate(file.name, None, None)
-    return Certificate(file.name, ends, (ends - datetime.datetime.now(datetime.UTC)).days)
+        return Certificate(name, None, None)
+    return Certificate(name, ends, (ends - datetime.datetime.now(datetime.UTC)).days)

@@ -88,6 +88,8 @@ def make_keys(scenario: Scenario, root: Path, pki: Path, *, address: str = "", r
         write_secret(root / "superexec" / _SECRET, secret)
         write_secret(link / _SECRET, secret)
         made.append("secret of the coordinator")
+    for name in ("superlink", "proxy"):  # no secret: whoever calls sees it, and the dashboard says when it ends
+        _put(root / "public" / f"{name}.pem", (pki / f"{name}.pem").read_bytes())
     for seat in scenario.roster:
         node = root / seat.name
         made += participant_keys(seat.name, node, root / f"{seat.name}-app", authority)

@@ -1,0 +1,263 @@
+"""The dashboard in a real Chromium: a run arrives without reload, every page at phone and desktop width, by keyboard,
+without an error in the console, without a request to another host, without a serious finding of axe-core.
+
+`CONSORTIA_SCREENSHOTS=docs/images` also writes the README's pictures.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import tomli_w
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+pytestmark = pytest.mark.end_to_end
+ROOT = Path(__file__).resolve().parents[2]
+TOKEN = "a-token-of-this-test-only"
+ROUNDS = 6
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+SHOTS = os.environ.get("CONSORTIA_SCREENSHOTS")
+
+
+def consortia(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    """Start a command of this installation."""
+    environment = {**os.environ, "CONSORTIA_DASHBOARD_TOKEN": TOKEN, "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
+    command = [sys.executable, "-P", "-m", "consortia.cli", *arguments]
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE)
+
+
+@dataclass
+class Server:
+    """One dashboard in a process of its own."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three factories that release metrics with noise after every round."""
+    folder = tmp_path_factory.mktemp("browser")
+    source, target = ROOT / "scenarios", folder / "scenarios"
+    shutil.copytree(source / "policies" / "factories", target / "policies" / "factories")
+    scenario = tomllib.loads((source / "factories.toml").read_text())
+    scenario["contract"] |= {
+        "rounds": ROUNDS, "releases": ["update", "metrics"], "evaluation": {"metrics": "dp", "every": 1},
+    }  # fmt: skip
+    (target / "factories.toml").write_text(tomli_w.dumps(scenario))
+    for file in (target / "policies" / "factories").glob("*.toml"):
+        policy = tomllib.loads(file.read_text())
+        policy["allow"]["releases"] = ["update", "metrics"]
+        policy["budget"]["evaluation"] = {key: policy["budget"][key] for key in ("run", "lifetime")}
+        file.write_text(tomli_w.dumps(policy))
+    (folder / "runs").mkdir()
+    return folder
+
+
+def serve(folder: Path, *arguments: str) -> Iterator[Server]:
+    process = consortia("dashboard", "--port", "0", *arguments, folder=folder)
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    assert TOKEN not in process.stdout.readline()
+    try:
+        yield Server(process, url.rstrip("/"))
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def coordinator(folder: Path) -> Iterator[Server]:
+    yield from serve(folder, "--runs", "runs")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium: Playwright's own build is not downloaded."""
+    found = shutil.which("chromium")
+    if found is None:
+        reason = "wanted Debian's chromium, got none; `make browser` installs it"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Watched:
+    """A browser window whose console and requests are kept."""
+
+    context: BrowserContext
+    page: Page
+    server: Server
+    complaints: list[str] = field(default_factory=list)
+    hosts: set[str] = field(default_factory=set)
+
+    def sign_in(self) -> None:
+        """Sign in with the keyboard alone."""
+        self.page.goto(self.server.url)
+        expect(self.page).to_have_url(re.compile("/sign-in$"))
+        self.page.keyboard.press("Tab")
+        self.page.keyboard.type(TOKEN)
+        self.page.keyboard.press("Enter")
+        expect(self.page).to_have_url(self.server.url + "/")
+
+    def shoot(self, name: str, height: int = 700) -> None:
+        """Write a picture for the README, where that was asked for."""
+        if SHOTS:
+            size = self.page.viewport_size
+            assert size is not None
+            file = ROOT / SHOTS / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.page.evaluate("window.scrollTo(0, 0)")
+            self.page.screenshot(path=file, clip={"x": 0, "y": 0, "width": size["width"], "height": height})
+            with Image.open(file) as picture:
+                picture.convert("RGB").quantize(64).save(file, optimize=True)
+
+
+def watch(browser: Browser, server: Server, size: Any, scheme: Any) -> Iterator[Watched]:
+    context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
+    page = context.new_page()
+    watched = Watched(context, page, server)
+    page.on("console", lambda message: message.type in {"error", "warning"} and watched.complaints.append(message.text))
+    page.on("pageerror", lambda error: watched.complaints.append(str(error)))
+    page.on(
+        "request", lambda request: watched.hosts.add(f"{urlsplit(request.url).scheme}://{urlsplit(request.url).netloc}")
+    )
+    try:
+        yield watched
+        assert watched.complaints == []
+        assert watched.hosts == {server.url}
+    finally:
+        context.close()
+
+
+def paths(watched: Watched) -> list[str]:
+    """Return every page of the site, as its links name them; one participant of a run stands for all."""
+    found: list[str] = []
+    open_paths = ["/"]
+    while open_paths:
+        path = open_paths.pop(0)
+        if path in found or (path.count("/") == 3 and any(other.count("/") == 3 for other in found)):
+            continue
+        found.append(path)
+        watched.page.goto(watched.server.url + path)
+        open_paths += watched.page.eval_on_selector_all("a[href^='/']", "all => all.map(a => a.getAttribute('href'))")
+    return found
+
+
+def by_keyboard(page: Page) -> int:
+    """Walk through the page with Tab; return how many stops had no visible sign of the focus, or were missed."""
+    page.evaluate("document.activeElement.blur()")
+    wanted = page.evaluate("document.querySelectorAll('a[href], button, input, [tabindex=\"0\"]').length")
+    seen = 0
+    for _ in range(wanted):
+        page.keyboard.press("Tab")
+        seen += page.evaluate(
+            "(() => { const it = document.activeElement;"
+            " return it !== document.body && getComputedStyle(it).outlineStyle === 'solid'; })()"
+        )
+    return wanted - seen
+
+
+def inspect(watched: Watched, where: list[str]) -> None:
+    """Look at every page: nothing serious for axe, nothing wider than the window, everything reachable by keyboard."""
+    for path in where:
+        watched.page.goto(watched.server.url + path)
+        found = Axe().run(watched.page).response["violations"]
+        serious = [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in {"serious", "critical"}]
+        assert serious == [], path
+        wide = watched.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, path
+        assert by_keyboard(watched.page) == 0, path
+
+
+@pytest.fixture(scope="module")
+def finished(browser: Browser, coordinator: Server, folder: Path) -> str:
+    """A real run, watched from an empty page to its end without one reload; returns its id."""
+    for watched in watch(browser, coordinator, DESKTOP, "light"):
+        page = watched.page
+        watched.sign_in()
+        expect(page.get_by_text("No run yet")).to_be_visible()
+        page.evaluate("window.notReloaded = true")
+        run = consortia("run", "scenarios/factories.toml", folder=folder)
+        try:
+            link = page.get_by_role("link", name=re.compile("^factories-"))
+            expect(link).to_be_visible(timeout=60_000)
+            assert page.evaluate("window.notReloaded") is True
+            name = link.inner_text()
+            link.focus()
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("heading", level=1)).to_have_text(name)
+            page.evaluate("window.notReloaded = true")
+            rounds = page.locator(".facts progress")
+            expect(rounds).not_to_have_attribute("value", "0", timeout=60_000)
+            before = rounds.get_attribute("value")
+            expect(page.locator(".status")).to_have_text("running")
+            page.locator("#seat-1").focus()
+            expect(rounds).not_to_have_attribute("value", before or "", timeout=60_000)
+            assert page.evaluate("document.activeElement.id") == "seat-1"  # the focus stays where it was
+            assert page.evaluate("window.notReloaded") is True
+            expect(page.locator("#said")).to_have_text(re.compile("running, round"))
+            expect(page.locator(".status")).to_have_text("completed", timeout=120_000)
+            expect(page.locator("svg.gauge").first).to_be_visible(timeout=20_000)
+            assert page.evaluate("window.notReloaded") is True
+            watched.shoot("dashboard-run", 1000)
+        finally:
+            assert run.stdout is not None
+            run.stdout.close()
+            assert run.wait(120) == 0
+    return name
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(PHONE, "light"), (DESKTOP, "dark")], ids=["phone", "desktop"])
+def test_every_page_of_the_coordinator(
+    size: Any, scheme: str, browser: Browser, coordinator: Server, finished: str
+) -> None:
+    for watched in watch(browser, coordinator, size, scheme):
+        watched.sign_in()
+        where = paths(watched)
+        assert {*where} == {"/", "/participants", "/compare", f"/runs/{finished}", f"/runs/{finished}/low"}
+        inspect(watched, [*where, f"/compare?run={finished}"])
+        watched.page.goto(f"{coordinator.url}/runs/{finished}/low")
+        expect(watched.page.locator("svg.chart .band").first).to_be_visible()  # intervals are drawn
+        if scheme == "light":
+            watched.shoot("dashboard-phone", 844)
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(PHONE, "dark"), (DESKTOP, "light")], ids=["phone", "desktop"])
+def test_every_page_of_a_participants_own_view(
+    size: Any, scheme: str, browser: Browser, folder: Path, finished: str
+) -> None:
+    home = folder / "runs" / finished / "participants" / "low"
+    for server in serve(folder, "--home", str(home)):
+        for watched in watch(browser, server, size, scheme):
+            watched.sign_in()
+            expect(watched.page.get_by_text(f"run {finished}")).to_be_visible(timeout=20_000)
+            where = paths(watched)
+            assert {*where} == {"/", "/ledger", "/runs", "/policy", f"/runs/{finished}"}
+            inspect(watched, where)
+            watched.page.goto(f"{server.url}/runs/{finished}")
+            expect(watched.page.get_by_text("local-only", exact=True)).to_be_visible()
+            if scheme == "light":
+                watched.shoot("dashboard-own", 900)
+
+
+def test_the_sign_in_page(browser: Browser, coordinator: Server) -> None:
+    for watched in watch(browser, coordinator, PHONE, "light"):
+        inspect(watched, ["/sign-in"])
