@@ -222,7 +222,7 @@ class Run:
             self._finish_round(line)
         elif event == "end":
             self.ended, self._end, self.reason = now, str(line["status"]), str(line["reason"])
-            self._stand(line, self.done)
+            self._stand(line, self.done + 1)  # the closing evaluation
             self._read_final()
 
     def _fail(self, line: Mapping[str, Any], seat: Seat, now: float) -> None:

@@ -54,6 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, target = ROOT / "scenarios", folder / "scenarios"
     shutil.copytree(source / "policies" / "factories", target / "policies" / "factories")
     scenario = tomllib.loads((source / "factories.toml").read_text())
+    scenario["contract"]["industries"]["factory"]["local_steps"] = 10  # shorter rounds
     scenario["contract"] |= {
         "rounds": ROUNDS, "releases": ["update", "metrics"], "evaluation": {"metrics": "dp", "every": 1},
     }  # fmt: skip
@@ -232,7 +233,7 @@ def test_every_page_of_the_coordinator(
     for watched in watch(browser, coordinator, size, scheme):
         watched.sign_in()
         where = paths(watched)
-        assert {*where} == {"/", "/participants", "/compare", f"/runs/{finished}", f"/runs/{finished}/low"}
+        assert {*where} == {"/", "/participants", "/compare", f"/runs/{finished}", f"/runs/{finished}/high"}
         inspect(watched, [*where, f"/compare?run={finished}"])
         watched.page.goto(f"{coordinator.url}/runs/{finished}/low")
         expect(watched.page.locator("svg.chart .band").first).to_be_visible()  # intervals are drawn

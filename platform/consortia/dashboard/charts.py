@@ -54,9 +54,7 @@ def line_chart(
     for level in levels:
         y, end = scale.y(level.value), WIDTH - _RIGHT
         parts.append(f'<line class="level" x1="{_LEFT}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text class="level-name" x="{end}" y="{y - 4:.1f}" text-anchor="end">{escape(level.name)}</text>'
-        )
+        parts.append(f'<text class="level-name" x="{_LEFT + 4}" y="{y - 4:.1f}">{escape(level.name)}</text>')
     for index, line in enumerate(drawn):
         parts.append(_line(scale, line, index % PALETTE))
     return _svg(title, "".join(parts)) + _legend([line.name for line in drawn])

@@ -139,14 +139,15 @@ class CoordinatorView:
             label = f"ε of this run (δ = {seat.delta:g})"
             chart = line_chart(f"ε by round, {seat.name}", "round", label, [Line("ε", curve)], levels, zero=True)
             charts.append(("ε spent in this run", chart))
-        charts.append(("Time to answer", _plain_chart("Time to answer", "seconds", seat.seconds)))
-        charts.append(("Sent so far", _plain_chart("Bytes sent so far", "bytes", seat.sent)))
+        last = "round, then the evaluation"
+        charts.append(("Time to answer", _plain_chart("Time to answer", "seconds", seat.seconds, last)))
+        charts.append(("Sent so far", _plain_chart("Bytes sent so far", "bytes", seat.sent, last)))
         return [(title, chart) for title, chart in charts if chart]
 
 
-def _plain_chart(title: str, label: str, values: Sequence[tuple[int, float]]) -> Markup:
+def _plain_chart(title: str, label: str, values: Sequence[tuple[int, float]], x_label: str = "round") -> Markup:
     points = [(x, y, None, None) for x, y in values]
-    return line_chart(f"{title} by round", "round", label, [Line(title, points)], zero=True)
+    return line_chart(f"{title} by round", x_label, label, [Line(title, points)], zero=True)
 
 
 def _metric_chart(metric: str, seat: Seat) -> Markup:
