@@ -8,7 +8,7 @@ from consortia.aggregation import attackers_of, outweighed, weights_of
 from consortia.errors import InputError
 from consortia.scenario import Scenario, Seat
 from consortia.secure.fit import problems
-from strategies.base import Asynchronous, Clusters, Strategy, TakesTurns
+from strategies.base import Asynchronous, Clusters, LocalHalf, Strategy, TakesTurns
 
 
 def groups_of(scenario: Scenario) -> dict[str, list[Seat]]:
@@ -105,9 +105,15 @@ def fits_with(scenario: Scenario) -> dict[str, str]:
     return {
         "weights": weights,
         "differential privacy": dp,
-        "secure sum": "yes" if fit.sum_only else "no: it looks at each update",
+        "secure sum": _summed(strategy),
         "missing replies": _missing(strategy, missing),
     }
+
+
+def _summed(strategy: Strategy) -> str:
+    if isinstance(strategy, LocalHalf):
+        return "no: it changes local steps"
+    return "yes" if strategy.fit.sum_only else "no: it looks at each update"
 
 
 def _missing(strategy: Strategy, otherwise: str) -> str:

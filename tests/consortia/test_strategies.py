@@ -341,13 +341,13 @@ def test_check_says_what_fits_with_what_and_what_may_stop_it() -> None:
         "missing replies": "while 5 of a group answer; otherwise it keeps its model",
     }
     assert fits_with(_scenario("fedavg"))["secure sum"] == "yes"
+    assert fits_with(_scenario(**{"name": "fedprox", **CHOICES["fedprox"]}))["secure sum"].startswith("no")
     assert fits_with(_scenario("qfedavg").with_overrides(epsilon=["inf"]))["differential privacy"].startswith("no")
     assert fits_with(_scenario("norm-bound"))["differential privacy"].startswith("only")
     (line,) = cautions(krum)
     assert "5 participants, and it needs 5: 1 that send nothing usable stop its training" in line
     assert cautions(_scenario("median")) == []
-    (line,) = cautions(_scenario("cyclic"))
-    assert "set contract.max_participations = 1" in line
+    assert "set contract.max_participations = 1" in cautions(_scenario("cyclic"))[0]
     assert cautions(_scenario("cyclic", most=1)) == []
     assert cautions(_scenario("cyclic").with_overrides(epsilon=["inf"])) == []
 
