@@ -76,6 +76,8 @@ class IndustryClient:
         Named `Filter`s.
     default_rows : int
         How many synthetic rows a site gets when nobody says.
+    homes : mapping
+        Into how many small participants a site's rows can be dealt; each is a site `SITE/NUMBER`, from 1 on.
     """
 
     name: str
@@ -91,6 +93,7 @@ class IndustryClient:
     splits: Mapping[str, SplitFunction] = field(default_factory=dict)
     filters: Mapping[str, Filter] = field(default_factory=dict)
     default_rows: int = 400
+    homes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.sites or len(set(self.sites)) != len(self.sites):
@@ -106,6 +109,9 @@ class IndustryClient:
 
     def check_site(self, site: str) -> None:
         """Raise a SchemaError that lists the sites when there is none of that name."""
+        period, slash, number = site.partition("/")
+        if slash and number.isascii() and number.isdigit() and 1 <= int(number) <= self.homes.get(period, 0):
+            return
         if site not in self.sites:
             raise SchemaError(f"client {self.name!r}: site: wanted one of {', '.join(self.sites)}; got {site!r}")
 

@@ -25,7 +25,16 @@ from privacy.errors import PlanError
 from privacy.randomness import check_usable
 from privacy.sampling import poisson_sample
 
-__all__ = ["Dense", "EachGenerator", "OneGenerator", "Randomness", "StackedRows", "outputs", "train_stacked"]
+__all__ = [
+    "Dense",
+    "EachGenerator",
+    "OneGenerator",
+    "Randomness",
+    "SeededDraws",
+    "StackedRows",
+    "outputs",
+    "train_stacked",
+]
 
 
 @dataclass(frozen=True)
@@ -106,8 +115,11 @@ class OneGenerator:
 
     def noise(self, tensors: Sequence[Tensor], deviation: Tensor) -> None:
         """See Randomness."""
+        equal = bool((deviation == deviation[0]).all())
         for tensor in tensors:
-            tensor.normal_(0, 1, generator=self._generator).mul_(deviation.view(-1, *[1] * (tensor.dim() - 1)))
+            tensor.normal_(0, float(deviation[0]) if equal else 1, generator=self._generator)
+            if not equal:
+                tensor.mul_(deviation.view(-1, *[1] * (tensor.dim() - 1)))
 
 
 class EachGenerator:
@@ -133,6 +145,31 @@ class EachGenerator:
                 tensor[place] = part.view(tensor.shape[1:])
 
 
+class SeededDraws:
+    """A seeded generator for each participant of a run without noise: all draws of a round at once, the same ones.
+
+    `poisson_sample` takes a float64 for each unit of each step in turn, so that one call gives the numbers of all.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], steps: int) -> None:
+        self._generators, self._steps = list(generators), steps
+        self._ahead: list[Tensor] = []
+
+    def draw(self, rows: StackedRows, rate: float) -> Tensor:
+        """See Randomness."""
+        if not self._ahead:
+            numbers = torch.ones(self._steps, *rows.target.shape, dtype=torch.float64)
+            for place, (count, one) in enumerate(zip(rows.counts.tolist(), self._generators, strict=True)):
+                uniform = torch.rand(self._steps, count, generator=one, dtype=torch.float64)
+                numbers[:, place, :count] = uniform
+            self._ahead = [(step < rate).view(-1).nonzero().squeeze(1) for step in numbers]
+        return self._ahead.pop(0)
+
+    def noise(self, tensors: Sequence[Tensor], deviation: Tensor) -> None:
+        """Refuse: whoever wants noise wants another source."""
+        raise PlanError("randomness: wanted one that makes noise, got draws alone")
+
+
 @dataclass(frozen=True)
 class _Draw:
     """Drawn rows, padded to the largest draw: features (n, k, f), target (n x k,), and 1 where a row is (n, k, 1)."""
@@ -146,16 +183,16 @@ def _gather(rows: StackedRows, drawn: Tensor) -> _Draw:
     n, most = rows.target.shape
     owner = torch.div(drawn, most, rounding_mode="floor")
     sizes = torch.bincount(owner, minlength=n)
-    largest = int(sizes.max()) if n else 0
+    largest = int(sizes.max())
     first = sizes.cumsum(0) - sizes
     slot = torch.arange(len(drawn)) + (torch.arange(n) * largest - first)[owner]
-    features = rows.features.new_zeros((n * largest, rows.features.shape[2]))
-    features[slot] = rows.features.flatten(0, 1)[drawn]
-    target = rows.target.new_zeros(n * largest)
-    target[slot] = rows.target.flatten()[drawn]
-    present = rows.features.new_zeros(n * largest)
-    present[slot] = 1
-    return _Draw(features.view(n, largest, rows.features.shape[2]), target, present.view(n, largest, 1))
+    features, target = rows.features.flatten(0, 1), rows.target.flatten()
+    shape, width = n * largest, features.shape[1]
+    return _Draw(
+        features.new_zeros(shape, width).index_copy_(0, slot, features[drawn]).view(n, largest, width),
+        target.new_zeros(shape).index_copy_(0, slot, target[drawn]),
+        features.new_zeros(shape).index_fill_(0, slot, 1).view(n, largest, 1),
+    )
 
 
 def outputs(layers: Sequence[Dense], features: Tensor) -> list[Tensor]:
@@ -212,8 +249,7 @@ def _batches(rows: StackedRows, plan: PlainPlan, randomness: Randomness) -> Iter
         if plan.sampling_rate < 1 or isinstance(plan, DpSgdPlan):  # at rate 1 a seeded generator moves on all the same
             yield _gather(rows, randomness.draw(rows, plan.sampling_rate))
             continue
-        if whole is None:
-            whole = _gather(rows, rows.places().view(-1).nonzero().squeeze(1))
+        whole = whole or _gather(rows, rows.places().view(-1).nonzero().squeeze(1))
         yield whole
 
 
@@ -248,23 +284,30 @@ def train_stacked(
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    private = isinstance(plan, DpSgdPlan)
     with torch.no_grad():
         for draw in _batches(rows, plan, randomness):
-            values = outputs(layers, draw.features)
-            with torch.enable_grad():
-                deltas = _deltas(layers, values, draw, loss)
-            inputs = values[:-1]
             if isinstance(plan, DpSgdPlan):
-                deltas, inputs = _clip(deltas, inputs, plan.clip)
                 randomness.noise(gradients, deviation)
-            for place, (delta, value) in enumerate(zip(deltas, inputs, strict=True)):
-                weight, bias = gradients[2 * place], gradients[2 * place + 1]
-                weight.baddbmm_(delta.mT, value, beta=int(private))
-                (bias if private else bias.zero_()).add_(delta.sum(1, keepdim=True))
+            else:
+                for gradient in gradients:
+                    gradient.zero_()
+            _add(gradients, layers, draw, loss, plan)
             for gradient in gradients:
                 gradient.div_(normaliser.view(-1, 1, 1))
             optimizer.step()
+
+
+def _add(gradients: Sequence[Tensor], layers: Sequence[Dense], draw: _Draw, loss: Loss, plan: PlainPlan) -> None:
+    """Add the rows' gradients, clipped under a `DpSgdPlan`, to those of their participants."""
+    values = outputs(layers, draw.features)
+    with torch.enable_grad():
+        deltas = _deltas(layers, values, draw, loss)
+    inputs = values[:-1]
+    if isinstance(plan, DpSgdPlan):
+        deltas, inputs = _clip(deltas, inputs, plan.clip)
+    for place, (delta, value) in enumerate(zip(deltas, inputs, strict=True)):
+        gradients[2 * place].baddbmm_(delta.mT, value)
+        gradients[2 * place + 1].add_(delta.sum(1, keepdim=True))
 
 
 def _common(plans: Sequence[PlainPlan], participants: int) -> tuple[PlainPlan, Tensor]:

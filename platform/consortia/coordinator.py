@@ -18,6 +18,7 @@ from consortia import clusters
 from consortia.aggregation import aggregate, controls, turns
 from consortia.asynchronous import AsynchronousLoop
 from consortia.asynchronous_terms import last_number
+from consortia.central import CentralRounds, account
 from consortia.checkpoint import Checkpoint, load_latest, save
 from consortia.correspondence import Answer, Correspondence, Exchange
 from consortia.errors import RunFailedError
@@ -69,6 +70,7 @@ class Coordinator:
         if self.contract.trust == "aggregate":
             parts = (self.members, self.heads, self.desk.envelope, self.desk.fail, self.desk.heard)
             self.secure = SecureRounds(scenario, run_id, folder, exchange, *parts)
+        self.central = CentralRounds(scenario) if self.contract.trust == "coordinator" else None
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
         """Play every round and the closing evaluation; return (and write) the record.
@@ -119,6 +121,14 @@ class Coordinator:
         if self.secure is not None:
             groups, memory, accepted = self.secure.round(self.strategy, state, number)
             kept: list[str] = []
+        elif self.central is not None:
+
+            def ask(sent: Mapping[str, State]) -> dict[str, State]:
+                open_ = {name: model for name, model in sent.items() if self.members[name].state not in _FINAL}
+                return self._ask("train", number, open_, quorum=len(open_))
+
+            groups, memory, accepted = self.central.round(self.strategy, state, ask)
+            kept = []
         else:
             groups, memory, accepted, kept = self._open_round(state, number)
         line = {
@@ -251,6 +261,7 @@ class Coordinator:
             "seconds": time.perf_counter() - started,
             "participants": {name: describe_member(member) for name, member in self.members.items()},
             "history": self.history,
+            **({} if self.central is None else {"central": account(self.contract, rounds)}),
         }
         self.heads.save()
         write_json(self.folder / "coordinator.json", record)

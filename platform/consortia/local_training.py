@@ -21,6 +21,7 @@ from clients.models import FederatedModule, loss_for
 from clients.schema import Target
 from clients.sources import parse_source, read
 from consortia.alternating import joined, phases
+from consortia.central import shortened
 from consortia.errors import RefusedError
 from consortia.exchange import State, build_module, check_like, load_state, shared_names, state_of
 from consortia.home import Home
@@ -312,6 +313,7 @@ def train_round(
         update = {
             name: (before[name] - tensor if tensor.is_floating_point() else tensor) for name, tensor in update.items()
         }
+    update = shortened(contract, received, update)
     kept = {name: tensor for name, tensor in after.items() if name not in received}
     return RoundOutcome(update, kept, report, time.perf_counter() - started, loss)
 

@@ -109,9 +109,9 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
     steps = rules.local_steps * planned_rounds(contract)
     warnings = []
     sigma = spent = ratio = None
-    if seat.non_private:
+    if seat.non_private and contract.central is None:
         warnings.append("non-private: epsilon is infinite, the update is not protected")
-    else:
+    elif not seat.non_private:
         sigma = solve_sigma(contract, rules, seat.epsilon, seat.delta)
         event = PoissonGaussian(
             noise_multiplier=sigma,

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from consortia.errors import InputError, RefusedError
-from consortia.scenario import Contract, Name
+from consortia.scenario import Contract, Industry, Name
 from consortia.secure.terms import SecurePolicy
 from consortia.strict import StrictModel, check_schema, parse, parse_toml
 from consortia.vertical.policy import VerticalPolicy
@@ -62,7 +62,7 @@ class DatasetTerms(StrictModel):
     `declared_units` is public: the normaliser of the training step and delta are checked against it.
     """
 
-    industry: Name
+    industry: Industry
     source: str
     site: str = ""
     unit: str = "record"
@@ -74,12 +74,15 @@ class DatasetTerms(StrictModel):
 class AllowTerms(StrictModel):
     """What may leave. Everything else stays.
 
-    `sweeps` allows repeated runs on these rows to choose a budget, each of them charged in full.
+    `trusted_coordinator` allows contracts whose update leaves without noise, which the coordinator then adds; it wants
+    `non_private` too, for that is what the update is towards the coordinator. `sweeps` allows repeated runs on these
+    rows to choose a budget, each of them charged in full.
     """
 
     releases: tuple[Literal["update", "metrics", "size", "intersection", "labels", "scores"], ...] = ()
     exact_metrics: bool = False
     non_private: bool = False
+    trusted_coordinator: bool = False
     sweeps: bool = False
     contracts: tuple[str, ...] | Literal["any"] = ()
 
@@ -192,6 +195,10 @@ def check_contract(policy: Policy, contract: Contract, industry: str, proposal: 
             raise RefusedError(
                 "RELEASE_NOT_ALLOWED", f"allow.releases: the contract wants {release!r}, the policy lacks it"
             )
+    if contract.trust == "coordinator" and not policy.allow.trusted_coordinator:
+        raise RefusedError(
+            "RELEASE_NOT_ALLOWED", "allow.trusted_coordinator = false, and the contract's coordinator sees updates"
+        )
     exact = contract.evaluation.metrics == "exact" or contract.strategy.strategy().fit.loss
     if exact and not policy.allow.exact_metrics:
         raise RefusedError(

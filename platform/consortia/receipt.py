@@ -18,6 +18,7 @@ from clients import registry
 from clients.dataset import Table
 from clients.models import FederatedModule
 from consortia import personal
+from consortia.central import central_part
 from consortia.evaluation import (
     Scores,
     baselines,
@@ -129,6 +130,7 @@ def write(
         "gain": None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high},
         "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy, request.contract),
         **secure_part(request.contract, plan),
+        **central_part(request.contract),
         "evaluate_seconds": time.perf_counter() - started,
     }
     write_json(folder / "receipt.json", data)

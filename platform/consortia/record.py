@@ -52,7 +52,7 @@ def build(job: Job, engine: str) -> dict[str, Any]:
         **({"together": TOGETHER} if engine == "vectorized" else {}),
         "charged": not simulation or any(home.ledger_folder for home in job.homes.values()),
         "synthetic": any_synthetic(job) if simulation else None,
-        "noise": _noise(participants),
+        "noise": _noise(participants, record.get("central")),
         "status": record["status"],
         "reason": record["reason"],
         "rounds": record["rounds"],
@@ -61,13 +61,16 @@ def build(job: Job, engine: str) -> dict[str, Any]:
         "history": record["history"],
         "environment": environment.describe(),
         "files": environment.hashes(job.folder),
+        **({"central": record["central"]} if "central" in record else {}),
     }
     write_json(job.folder / "result.json", result)
     return result
 
 
-def _noise(participants: dict[str, dict[str, Any]]) -> str:
+def _noise(participants: dict[str, dict[str, Any]], central: dict[str, Any] | None) -> str:
     """Return where the noise came from; nothing seeds the noise of a private participant."""
+    if central is not None and central["noise_multiplier"]:
+        return "operating system entropy, once a round at the coordinator"
     kinds = {seat["epsilon"]["non_private"] for seat in participants.values()} - {None}
     return "none (non-private)" if kinds == {True} else "operating system entropy"
 

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from consortia.central import account, models_only, sentence
+from consortia.crowd_report import first, means, rest
 from consortia.engines.base import Job
 from consortia.fit import cautions, fits_with
 from consortia.plan import SeatPlan
@@ -45,7 +47,7 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
     table = Table(title="From proposals and declared sizes (a participant's own policy may lower them)")
     for name in ("participant", "industry", "units", "rate q", "steps", "σ", "ε run", "δ", "leaves"):
         table.add_column(name, justify="left" if name in {"participant", "industry", "leaves"} else "right")
-    for plan in plans:
+    for plan in first(plans):
         table.add_row(
             plan.name,
             plan.industry,
@@ -58,13 +60,17 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
             f"{', '.join(plan.releases)}: {plan.parameters_shared} numbers a round",
         )
     console.print(table)
+    if more := rest(len(plans)):
+        console.print(more, highlight=False)
+    if contract.central is not None:
+        console.print(sentence(account(contract, contract.rounds)), highlight=False)
     console.print(
         "ε of one run (PLD) at its δ, adding or removing one unit: a record, or what the participant's policy names.",
         highlight=False,
     )
     for caution in cautions(scenario):
         console.print(f"[yellow]warning[/] {caution}")
-    for plan in plans:
+    for plan in first(plans):
         for warning in plan.warnings:
             console.print(f"[yellow]warning[/] {plan.name}: {warning}")
 
@@ -79,12 +85,15 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
     )
     receipts = _table(*_RECEIPT)
     costs = _table("participant", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds")
-    for name, seat in result["participants"].items():
+    for name, seat in first(list(result["participants"].items())):
         receipts.add_row(name, *_receipt_row(seat))
         costs.add_row(name, *_cost_row(seat))
     if simulation or any(seat["metrics"] for seat in result["participants"].values()):
         console.print(receipts)
     console.print(costs)
+    for line in (rest(len(result["participants"])), means(result["participants"])):
+        if line:
+            console.print(line, highlight=False)
     _print_notes(console, result, simulation)
 
 
@@ -177,6 +186,8 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
             "Receipts stay at home (`consortia receipt HOME` there); a dash is something that was not released.",
             highlight=False,
         )
+    if "central" in result:
+        console.print(sentence(result["central"]), highlight=False)
     if any(account["metrics_non_private"] for account in accounts):
         console.print(
             "Exact metrics left the participants: the evaluation units' ε is ∞ (non-private).", highlight=False
@@ -193,7 +204,8 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
         console.print("Data: [bold]synthetic[/] rows on each industry's schema.", highlight=False)
     if any(seat["failures"] for seat in result["participants"].values()):
         console.print("Failures:")
-        for name, seat in result["participants"].items():
+        failed = [(name, seat) for name, seat in result["participants"].items() if seat["failures"]]
+        for name, seat in first(failed):
             for failure in seat["failures"][-3:]:
                 console.print(f"  round {failure['round']} {name}: {failure['code']} {failure['detail']}", markup=False)
 
@@ -223,7 +235,7 @@ def conditional_split_note(job: Job) -> str | None:
     """Return the sentence that a published, data-dependent split owes, or None."""
     industries = job.scenario.contract.industries
     named = sorted({terms.split for terms in industries.values() if terms.split != "hash"})
-    if not named:
+    if not named or job.scenario.contract.central is not None:  # a whole participant is the unit, its split included
         return None
     return (
         f"ε is conditional on the split {', '.join(named)}: it depends on the number of rows, so one row more "
@@ -320,6 +332,9 @@ class Watch(AbstractContextManager[None]):
     def _epsilon(self, rounds: int) -> str:
         """Return the range over participants of epsilon after `rounds`, from proposals (upper bounds)."""
         contract = self._job.scenario.contract
+        if contract.central is not None:
+            seen, terms = models_only(contract, rounds), contract.central
+            return f"{'∞' if seen is None else format(seen, '.2f')} (models only, {terms.unit}, δ {terms.delta:g})"
         values = []
         for seat in self._job.scenario.roster:
             if seat.non_private:

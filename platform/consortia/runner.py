@@ -16,6 +16,7 @@ from typing import Any
 import tomli_w
 
 from consortia import placebo, record
+from consortia.crowds import filled, policy_of
 from consortia.engines.base import Engine, Job
 from consortia.errors import InputError, RunFailedError
 from consortia.home import Home, default_root
@@ -188,7 +189,7 @@ class _nothing:  # noqa: N801 - reads as a word in `with`
 def demo_policy_file(scenario: str, participant: str) -> Path:
     """Return where the demonstration policy of a scenario's participant lies."""
     path = find_scenario(scenario)
-    return path.parent / "policies" / path.stem / f"{participant}.toml"
+    return policy_of(path.parent / "policies" / path.stem, participant)
 
 
 def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: str) -> Home:
@@ -201,8 +202,8 @@ def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: st
     if not file.is_file():
         raise InputError(f"policy of {name}: wanted {file}, got nothing there; without a policy a participant refuses")
     policy = policy_or_input_error(file, simulation=True)
-    data = read_toml(file)
     seat = scenario.seat(name)
+    data = filled(read_toml(file), name, seat.site)
     if any(item == name or "=" not in item or item.startswith(f"{name}=") for item in options.epsilon):
         _override_budget(data, policy, seat.epsilon)
     if options.secure_noise:

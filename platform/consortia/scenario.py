@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -20,7 +21,10 @@ from pydantic import Field, field_validator, model_validator
 
 from clients.registry import names as client_names
 from consortia.asynchronous_terms import check_participations
+from consortia.central_terms import CentralTerms, check_central, overridden
+from consortia.central_terms import check_seats as check_central_seats
 from consortia.compression import CompressionTerms
+from consortia.crowds import with_crowds
 from consortia.errors import InputError
 from consortia.evaluation_terms import EvaluationTerms, StoppingTerms
 from consortia.model_terms import Model, PretrainedFile, Scopes, check_private_steps
@@ -32,6 +36,7 @@ from strategies.base import LocalHalf
 
 WIRE_VERSION = 1
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
+Industry = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
@@ -103,11 +108,12 @@ class Contract(StrictModel):
     split: Split = Split()
     evaluation: EvaluationTerms = EvaluationTerms()
     stopping: StoppingTerms | None = None
-    trust: Literal["local", "aggregate"] = "local"
+    trust: Literal["local", "aggregate", "coordinator"] = "local"
     secure: SecureTerms | None = None
+    central: CentralTerms | None = None
     compression: CompressionTerms | None = None
     round: RoundTerms = RoundTerms()
-    industries: dict[Name, IndustryTerms] = Field(default_factory=dict)
+    industries: dict[Industry, IndustryTerms] = Field(default_factory=dict)
     vertical: VerticalTerms | None = None
 
     @model_validator(mode="after")
@@ -138,6 +144,7 @@ class Contract(StrictModel):
             for terms in self.industries.values():
                 strategy.fits_learning_rate(terms.learning_rate)
         check_terms(self, strategy)
+        check_central(self, strategy)
         check_private_steps(self.scopes, {n: (t.local_steps, t.private_steps) for n, t in self.industries.items()})
         check_participations(self, strategy)
         return self
@@ -156,7 +163,9 @@ class Contract(StrictModel):
     def _texts(self) -> tuple[str, str]:
         # Asked for several times a message; a contract is frozen, so once is enough.
         # Older contracts keep their hash.
-        later = {"trust", "secure"} if self.trust == "local" else set()
+        later = {"trust"} if self.trust == "local" else set()
+        later |= set() if self.trust == "aggregate" else {"secure"}
+        later |= set() if self.central else {"central"}
         later |= set() if self.compression else {"compression"}
         later |= set() if self.vertical else {"vertical"}
         later |= set() if self.max_participations else {"max_participations"}
@@ -189,7 +198,7 @@ class Seat(StrictModel):
     """
 
     name: Name
-    industry: Name
+    industry: Industry
     dataset: str
     site: str
     units: Annotated[int, Field(ge=1)]
@@ -230,8 +239,8 @@ class Scenario(StrictModel):
     @field_validator("roster")
     @classmethod
     def _names_are_unique(cls, roster: tuple[Seat, ...]) -> tuple[Seat, ...]:
-        names = [seat.name for seat in roster]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        names = Counter(seat.name for seat in roster)
+        if twice := sorted(name for name, times in names.items() if times > 1):
             raise ValueError(f"every name once ({', '.join(twice)} stands twice)")
         return roster
 
@@ -240,6 +249,7 @@ class Scenario(StrictModel):
         if self.contract.vertical is not None:
             check_seats(self.contract.vertical, {seat.name: seat.industry for seat in self.roster})
             return self
+        check_central_seats(self.contract, {seat.name: seat.non_private for seat in self.roster})
         known = client_names()
         for seat in self.roster:
             if seat.industry not in known:
@@ -284,8 +294,12 @@ class Scenario(StrictModel):
                 raise InputError(
                     f"--epsilon {item}: wanted a participant of {self.name} ({', '.join(seats)}), got {name!r}"
                 )
+            number = _positive(value, f"--epsilon {item}")
+            if self.contract.central is not None:
+                data["contract"]["central"] |= overridden(name, number)
+                continue
             for seat in [seats[name]] if name else seats.values():
-                seat["epsilon"] = _positive(value, f"--epsilon {item}")
+                seat["epsilon"] = number
         changed = rounds is not None or bool(epsilon)
         return settled(parse(Scenario, data, f"{self.name} with overrides"), anew=changed)
 
@@ -353,7 +367,7 @@ def _build(data: dict[str, Any], where: str) -> Scenario:
     contract = data.get("contract")
     if isinstance(contract, dict):
         check_schema(contract, f"{where}: contract")
-    return settled(parse(Scenario, data, where))
+    return settled(parse(Scenario, with_crowds(data, where), where))
 
 
 def settled(scenario: Scenario, *, anew: bool = False) -> Scenario:

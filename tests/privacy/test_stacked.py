@@ -14,7 +14,7 @@ from privacy import stacked
 from privacy.dp_sgd import DpSgdPlan, PlainPlan, train_plain, train_private
 from privacy.errors import PlanError
 from privacy.randomness import fresh_generator, seeded_generator
-from privacy.stacked import Dense, EachGenerator, OneGenerator, StackedRows, train_stacked
+from privacy.stacked import Dense, EachGenerator, OneGenerator, SeededDraws, StackedRows, train_stacked
 
 WIDTHS = (5, 6, 3, 1)
 COUNTS = (9, 4, 1, 7)
@@ -93,7 +93,8 @@ def each_alone(private: bool, rate: float, loss: Callable[[Tensor, Tensor], Tens
 def together(private: bool, rate: float, loss: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
     layers = dense(module(), len(COUNTS))
     rows = StackedRows.of(tables())
-    train_stacked(layers, rows, loss, sgd, plans(private, rate), EachGenerator(generators()))
+    source = EachGenerator(generators()) if private else SeededDraws(generators(), 4)
+    train_stacked(layers, rows, loss, sgd, plans(private, rate), source)
     tensors = [tensor.flatten(1) for layer in layers for tensor in (layer.weight, layer.bias)]
     return list(torch.cat(tensors, dim=1))
 

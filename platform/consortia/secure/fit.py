@@ -81,7 +81,7 @@ def exposures(scenario: Scenario) -> dict[str, dict[str, Any]]:
 
 def sentence(scenario: Scenario) -> str:
     """Return what `consortia check` says about the trust of a scenario, empty for local noise without a choice."""
-    if scenario.contract.trust == "local":
+    if scenario.contract.trust != "aggregate":
         return ""
     terms = scenario.contract.secure_terms
     return (

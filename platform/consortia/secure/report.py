@@ -11,7 +11,7 @@ from consortia.secure.fit import exposures, sentence
 
 def print_exposure(console: Console, scenario: Scenario) -> None:
     """Print epsilon against 0, t and n - 1 colluders; nothing for local noise."""
-    if scenario.contract.trust == "local":
+    if scenario.contract.trust != "aggregate":
         return
     terms = scenario.contract.secure_terms
     table = Table(title=f"ε of the run ({scenario.contract.rounds} rounds) against the coordinator and c members")

@@ -30,7 +30,7 @@ def settle(scenario: Scenario, *, anew: bool = False) -> Scenario:
         When somebody's budget cannot be met.
     """
     contract = scenario.contract
-    if contract.trust == "local":
+    if contract.trust != "aggregate":
         return scenario
     terms = contract.secure_terms
     if terms.noise is not None and not anew:

@@ -16,7 +16,7 @@ def secure_part(contract: Contract, plan: RunPlan | None) -> dict[str, Any]:
     sigma / sqrt(n - t), for which `consortia check` prints the epsilon. In mode `two` n counts without the drops that
     the noise covers.
     """
-    if contract.trust == "local" or plan is None:
+    if contract.trust != "aggregate" or plan is None:
         return {}
     terms = contract.secure_terms
     return {

@@ -90,9 +90,9 @@ class SecurePolicy(StrictModel):
 
 def check_terms(contract: Contract, strategy: Strategy) -> None:
     """Raise ValueError, naming what was wanted, where a contract's trust and the rest of it exclude each other."""
-    if contract.trust == "local":
+    if contract.trust != "aggregate":
         if contract.secure is not None:
-            raise ValueError('no [contract.secure] with trust = "local"; set trust = "aggregate"')
+            raise ValueError(f'no [contract.secure] with trust = "{contract.trust}"; set trust = "aggregate"')
         return
     if contract.compression is not None:
         raise ValueError('no [contract.compression] with trust = "aggregate": a masked word cannot be shortened')
@@ -137,7 +137,7 @@ def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -
     InputError
         When noise and clips of a contract are not settled, or the bound is outside what the grid was made for.
     """
-    if contract.trust == "local":
+    if contract.trust != "aggregate":
         return rules.clip
     terms = contract.secure_terms
     if terms.noise is None or terms.smallest_clip is None or terms.largest_clip is None or terms.rows is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
@@ -45,27 +46,44 @@ class CrowdCoordinator(Coordinator):
     def _keep(self, state: Checkpoint) -> None:
         self.history = list(state.history)  # nothing goes on from the middle of a simulation
 
-    def _train(self, number: int, sent: Mapping[str, State], control: Mapping[str, State]) -> dict[str, State]:
+    def _ask(
+        self,
+        kind: str,
+        number: int,
+        sent: Mapping[str, State],
+        control: Mapping[str, State] = MappingProxyType({}),
+        quorum: int | None = None,
+    ) -> dict[str, State]:
+        """Train or evaluate the named participants together, in the place of messages."""
+        places = [self.places[name] for name in sent if name in self.places]
+        if kind == "evaluate":
+            receipts.write(self.job, places, sent)
+            return {}
         accepted: dict[str, State] = {}
         for industry, trainer in self.trainers.items():
-            asked = [place for name, place in self.places.items() if name in sent and place.seat.industry == industry]
-            charged = [place for place in asked if self._charge(place, number)]
-            if not charged:
-                continue
-            start = sent[charged[0].seat.name]
-            for chunk, update in trainer.chunks(charged, start, control, number):
-                good = usable(update).tolist()
-                parts = {name: tensor.unbind() for name, tensor in update.items()}
-                for place, (one, fine) in enumerate(zip(chunk, good, strict=True)):
-                    if fine:
-                        accepted[one.seat.name] = {name: tensors[place] for name, tensors in parts.items()}
-                        self.members[one.seat.name].rounds_contributed += 1
-                    else:
-                        self.desk.fail(one.seat.name, number, 1, "BAD_REPLY", "numbers too large or not finite")
-        if len(accepted) < self.quorum:
+            asked = [place for place in places if place.seat.industry == industry]
+            if charged := [place for place in asked if self._charge(place, number)]:
+                accepted |= self._together(trainer, charged, sent[charged[0].seat.name], control, number)
+        if quorum is None and len(accepted) < self.quorum:
             raise RunFailedError(
                 f"round {number}: wanted replies of at least {self.quorum} participants, got {len(accepted)}"
             )
+        return accepted
+
+    def _together(
+        self, trainer: Trainer, places: Sequence[Place], start: State, control: Mapping[str, State], number: int
+    ) -> dict[str, State]:
+        accepted: dict[str, State] = {}
+        for chunk, update in trainer.chunks(places, start, control, number):
+            good = usable(update).tolist()
+            parts = {name: tensor.unbind() for name, tensor in update.items()}
+            for at, (place, fine) in enumerate(zip(chunk, good, strict=True)):
+                name = place.seat.name
+                if fine:
+                    accepted[name] = {parameter: tensors[at] for parameter, tensors in parts.items()}
+                    self.members[name].rounds_contributed += 1
+                else:
+                    self.desk.fail(name, number, 1, "BAD_REPLY", "numbers too large or not finite")
         return accepted
 
     def _charge(self, place: Place, number: int) -> bool:
@@ -75,9 +93,6 @@ class CrowdCoordinator(Coordinator):
             self._out(place.seat.name, "BUDGET_EXHAUSTED", number)
             return False
         return True
-
-    def _evaluate(self, models: Mapping[str, State]) -> None:
-        receipts.write(self.job, self.places, models)
 
 
 def run(job: Job) -> None:

@@ -20,10 +20,11 @@ from consortia.policy import DatasetTerms, Policy, Proposal, check_contract, eff
 from consortia.scenario import Contract, Scenario, Seat
 from consortia.vectorized.accounts import ScratchAccount
 from consortia.vectorized.network import Layer, by_name, dense_layers, stacked
+from privacy.central import clipped
 from privacy.dp_sgd import DpSgdPlan, PlainPlan
 from privacy.ledger import Budget, RunPlan
 from privacy.randomness import fresh_generator, seeded_generator
-from privacy.stacked import EachGenerator, OneGenerator, Randomness, StackedRows, train_stacked
+from privacy.stacked import OneGenerator, Randomness, SeededDraws, StackedRows, train_stacked
 from strategies.base import Asynchronous, Clusters, Controlled, LocalHalf, TakesTurns
 
 #: Participants in one batched product: their activations stay in the cache, and memory is bounded.
@@ -177,6 +178,8 @@ class Trainer:
         plans = [place.steps for place in chunk]
         train_stacked(layers, rows, self.loss, make_optimizer, plans, self._randomness(chunk, number))
         after = by_name(self.layers, layers)
+        if self.contract.central is not None:
+            return _shortened(start, after, self.contract.central.clip)
         return {name: start[name] - tensor for name, tensor in after.items()} if gradient else after
 
     def _randomness(self, chunk: Sequence[Place], number: int) -> Randomness:
@@ -184,7 +187,8 @@ class Trainer:
         if not chunk[0].plan.non_private:
             return noise_source(chunk, number)
         seeds = chunk if self.rules.sampling_rate < 1 else []
-        return EachGenerator([seeded_generator("sampling", self.contract.seed, p.seat.name, number) for p in seeds])
+        generators = [seeded_generator("sampling", self.contract.seed, place.seat.name, number) for place in seeds]
+        return SeededDraws(generators, self.rules.local_steps)
 
 
 def noise_source(chunk: Sequence[Place], number: int) -> Randomness:
@@ -196,6 +200,17 @@ def noise_source(chunk: Sequence[Place], number: int) -> Randomness:
 def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
     """Give a stack of biases (n, outputs) the parameter's shape (n, 1, outputs)."""
     return tensor if tensor.dim() == parameter.dim() else tensor.unsqueeze(1)
+
+
+def _shortened(start: State, after: State, clip: float) -> State:
+    """Clip every participant's whole change (see `consortia.central.shortened`)."""
+    changes = {name: tensor.double() - start[name].double() for name, tensor in after.items()}
+    flat = clipped(torch.cat([change.flatten(1) for change in changes.values()], dim=1), clip)
+    parts = torch.split(flat, [change[0].numel() for change in changes.values()], dim=1)
+    return {
+        name: (start[name].double() + part.view_as(change)).to(start[name].dtype)
+        for (name, change), part in zip(changes.items(), parts, strict=True)
+    }
 
 
 def usable(update: State) -> Tensor:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from clients import registry
+from consortia.central import central_part
 from consortia.engines.base import Job
 from consortia.evaluation import headline, majority, module_scorer, ridge, score_metrics
 from consortia.exchange import State, build_module, load_state
@@ -24,11 +25,12 @@ from consortia.vectorized.crowd import Place
 LOCAL = 100
 
 
-def write(job: Job, places: Mapping[str, Place], models: Mapping[str, State]) -> None:
+def write(job: Job, places: Sequence[Place], models: Mapping[str, State]) -> None:
     """Write one receipt a participant, from its untouched test rows."""
     contract = job.scenario.contract
-    modules = {name: build_module(contract, name) for name in {place.seat.industry for place in places.values()}}
-    for number, (name, place) in enumerate(places.items()):
+    modules = {name: build_module(contract, name) for name in {place.seat.industry for place in places}}
+    for number, place in enumerate(places):
+        name = place.seat.name
         started = time.perf_counter()
         client, parts = registry.get(place.seat.industry), place.parts
         module = modules[place.seat.industry]
@@ -50,8 +52,9 @@ def write(job: Job, places: Mapping[str, Place], models: Mapping[str, State]) ->
             "rows": sum(len(getattr(parts, part).target) for part in ("train", "validation", "test")),
             "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
             "headline": headline(client, parts.test.target),
-            "metrics": {name: {kind: measured.get(kind, {}).get(name) for kind in kinds} for name in client.metrics},
+            "metrics": {one: {kind: measured.get(kind, {}).get(one) for kind in kinds} for one in client.metrics},
             "epsilon": spent(place.plan, place.account, place.seat.dataset, job.run_id, place.policy, contract),
+            **central_part(contract),
             "evaluate_seconds": time.perf_counter() - started,
         }
         file = job.homes[name].run_folder(job.run_id) / "receipt.json"

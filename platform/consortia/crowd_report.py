@@ -1,0 +1,41 @@
+"""Tables of many participants: the first few, and what all of them say together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+#: More participants than this are not shown one by one.
+MOST = 40
+FIRST = 10
+
+
+def first(items: Sequence[T]) -> Sequence[T]:
+    """Return what a table shows: everybody, or the first ones of a crowd."""
+    return items if len(items) <= MOST else items[:FIRST]
+
+
+def rest(count: int) -> str | None:
+    """Return the line under a shortened table, or None."""
+    return None if count <= MOST else f"... and {count - FIRST} more; result.json has all of them"
+
+
+def means(participants: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return the means of a crowd's receipts, each over those in which it was measured; None without a crowd."""
+    if len(participants) <= MOST:
+        return None
+    seats = list(participants.values())
+    headline = Counter(seat["headline"] for seat in seats if "headline" in seat)
+    if not headline:
+        return None
+    metric = headline.most_common(1)[0][0]
+    found = []
+    for kind in ("majority", "local", "federated"):
+        values = [seat["metrics"].get(metric, {}).get(kind) for seat in seats]
+        known = [value for value in values if value is not None]
+        if known:
+            found.append(f"{kind} {sum(known) / len(known):.3f} ({len(known)})")
+    return f"mean {metric} of {len(seats)} participants: {', '.join(found)}"
