@@ -1,6 +1,6 @@
 """A vertical run of a million persons: seconds and peak memory of every step, each participant's step in a process.
 
-    python benchmarks/vertical_size.py [--rows 1000000] [--folder DIR] [--until STEP] [--partners hospital ...]
+    python benchmarks/vertical_size.py [--rows N] [--folder DIR] [--until STEP[/PARTICIPANT]] [--partners NAME ...]
 
 The scenario is `shared-customers` with that many rows at the label owner and the default models. Each message is
 answered by a child process that reads, works and ends, as a participant's launcher does it; the peak is that of the
@@ -54,9 +54,12 @@ class Processes:
     def exchange(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
         """Answer every envelope in a child process."""
         del deadline
-        answers = [Answer(name, self._ask(kind, name, data)) for name, data in envelopes.items()]
-        if kind == f"query.{self.until}":
-            raise PausedError
+        step, _, only = self.until.partition("/")
+        answers = []
+        for name, data in envelopes.items():
+            answers.append(Answer(name, self._ask(kind, name, data)))
+            if kind == f"query.{step}" and only in {name, ""} and (only or name == list(envelopes)[-1]):
+                raise PausedError
         return answers
 
     def _ask(self, kind: str, name: str, data: bytes) -> bytes:

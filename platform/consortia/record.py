@@ -24,7 +24,7 @@ _ACCOUNT = (
     *("non_private", "metrics_non_private", "metrics"),
 )
 #: What a vertical receipt has beside the others.
-_VERTICAL = ("role", "label", "purpose", "matched", "decision")
+_VERTICAL = ("role", "label", "purpose", "matched", "hide_membership", "decision")
 #: What a simulation's record adds from the receipts.
 _SIMULATED = ("units", "classes", "headline", "keeps", "gain", "local_model", "personal_model", "synthetic", *_VERTICAL)
 

@@ -50,6 +50,7 @@ class Options:
     out: Path = Path("runs")
     dump: Path | None = None
     resume: Path | None = None
+    batches: int | None = None
     placebo: bool = False
     draws: int = 3
 
@@ -89,7 +90,7 @@ def prepare(options: Options) -> Job:
     if options.resume is not None:
         if options.placebo:
             raise InputError("--placebo: wanted a run from its start, got --resume")
-        return _resumed(options)
+        return with_batches(_resumed(options), options.batches)
     scenario = load_scenario(options.scenario).with_overrides(
         rounds=options.rounds, seed=options.seed, epsilon=options.epsilon
     )
@@ -118,9 +119,18 @@ def prepare(options: Options) -> Job:
     if simulation and options.ledger is None:
         introduce(scenario, homes)
     folder.mkdir(parents=True, exist_ok=True)
-    job = Job(scenario, run_id, folder, homes, sources)
+    job = with_batches(Job(scenario, run_id, folder, homes, sources), options.batches)
     _write_job(job, options)
     return job
+
+
+def with_batches(job: Job, batches: int | None) -> Job:
+    """Return the job with the number of batches of new persons that was asked for, None being all of the contract's."""
+    terms = job.scenario.contract.vertical
+    if batches is not None and (terms is None or not 0 <= batches <= terms.batches):
+        most = "no such option, since the contract is horizontal" if terms is None else f"0 to {terms.batches}"
+        raise InputError(f"--batches: wanted {most} (contract.vertical.batches), got {batches}")
+    return replace(job, batches=batches)
 
 
 def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = None) -> Outcome:

@@ -21,7 +21,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run the scenario of the run config.
 
     Run config keys: `scenario` (JSON of the effective scenario), `run-id`, `out` (the coordinator's folder),
-    `resume` (bool), `join-seconds`, `heads` (file of the ledgers' heads, or empty).
+    `resume` (bool), `batches` (of new persons, vertical; -1: the contract's), `join-seconds`, `heads` (file of the
+    ledgers' heads, or empty).
     """
     pace.speed_up()
     config = context.run_config
@@ -29,6 +30,9 @@ def main(grid: Grid, context: Context) -> None:
     names = [seat.name for seat in scenario.roster]
     exchange = GridExchange(grid, names, float(str(config["join-seconds"])))
     heads = Path(str(config["heads"])) if config.get("heads") else None
-    kind = Coordinator if scenario.contract.vertical is None else VerticalCoordinator
-    coordinator = kind(scenario, str(config["run-id"]), Path(str(config["out"])), exchange, heads)
-    coordinator.run(resume=bool(config["resume"]))
+    where, resume = (scenario, str(config["run-id"]), Path(str(config["out"])), exchange, heads), bool(config["resume"])
+    if scenario.contract.vertical is None:
+        Coordinator(*where).run(resume=resume)
+    else:
+        batches = int(str(config["batches"]))
+        VerticalCoordinator(*where).run(resume=resume, batches=None if batches < 0 else batches)

@@ -80,7 +80,8 @@ def test_a_vertical_run_on_flower_processes(tmp_path: Path, monkeypatch: pytest.
     made = runner.invoke(app, ["budget", "init", "--scenario", "shared-customers"])
     assert made.exit_code == 0, made.output
     done = runner.invoke(
-        app, ["run", "shared-customers", "--engine", "flower", "--out", str(tmp_path / "runs"), "--json"]
+        app,
+        ["run", "shared-customers", "--engine", "flower", "--batches", "0", "--out", str(tmp_path / "runs"), "--json"],
     )
     assert done.exit_code == 0, done.output
     (folder,) = (tmp_path / "runs").glob("shared-customers-*")
@@ -97,6 +98,13 @@ def test_a_vertical_run_on_flower_processes(tmp_path: Path, monkeypatch: pytest.
     stored = b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
     assert len(stored) > 20_000
     _assert_unreadable(stored, homes, result["run_id"])
+    # New persons are scored later, by other processes.
+    scored = homes / "bank" / "runs" / result["run_id"] / "scored-1.csv"
+    assert not scored.exists()
+    later = runner.invoke(app, ["run", "--resume", str(folder), "--engine", "flower", "--batches", "1", "--json"])
+    assert later.exit_code == 0, later.output
+    assert len(scored.read_text(encoding="utf-8").splitlines()) > 500
+    assert json.loads((folder / "result.json").read_text())["participants"]["bank"]["epsilon"] == account
     # The label message is spent for life: the same scenario again is refused by its partners, by code.
     again = runner.invoke(app, ["run", "shared-customers", "--engine", "flower", "--out", str(tmp_path / "again")])
     assert again.exit_code == 1

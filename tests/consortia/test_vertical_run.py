@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,15 @@ from shared import Shared, make_shared
 from typer.testing import CliRunner
 
 from clients import holdings
+from clients.schema import Target
 from clients.sources import parse_source
 from consortia.cli import build_app
-from consortia.errors import RunFailedError
+from consortia.errors import InputError, RunFailedError
+from consortia.scenario import load_scenario
 from consortia.vertical import stacking
 from consortia.vertical.assistance import MISSING
 from consortia.vertical.participant import handle
+from consortia.vertical.request import STEPS
 from consortia.wire import Envelope, decode, encode
 from privacy.events import NonPrivate, RandomizedResponse, ReplaceGaussian
 from privacy.ledger import Ledger
@@ -35,9 +40,15 @@ def _quick_stack() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Shared:
-    """A finished run with one batch of new persons."""
+    """A finished run whose batch of new persons was scored later, when everything else had been asked for again."""
     shared = make_shared(tmp_path_factory.mktemp("shared"), batches=1)
-    assert shared.run()["status"] == "completed"
+    assert shared.run(batches=0)["status"] == "completed"
+    assert not (shared.homes["bank"].folder / "runs/run-1/scored-1.csv").exists()
+    trained = {(kind, name): reply for kind, name, _, reply in shared.seen}
+    shared.seen.clear()
+    record = shared.run(resume=True)
+    assert {(kind, name): reply for kind, name, _, reply in shared.seen[: len(trained)]} == trained
+    assert [(line["step"], line["batch"]) for line in record["history"]] == [(s, b) for b in (0, 1) for s in STEPS]
     return shared
 
 
@@ -168,6 +179,53 @@ def test_new_persons_are_scored_by_the_stored_models(done: Shared) -> None:
         assert len(ledger.entries(dataset="customers/scores")) == 2
 
 
+@pytest.mark.end_to_end
+def test_who_failed_in_training_is_not_asked_later(tmp_path: Path) -> None:
+    shared = make_shared(tmp_path, persons=300, batches=1)
+    shared.silent = {("query.assist", "factory")}
+    shared.run(batches=0)
+    shared.silent = set()
+    shared.seen.clear()
+    assert shared.run(resume=True)["status"] == "completed"
+    assert [kind for kind, name, _, _ in shared.seen if name == "factory"] == ["query.hello", "query.match"]  # batch 0
+    rows = (shared.homes["bank"].folder / "runs/run-1/scored-1.csv").read_text().splitlines()
+    assert {row.rsplit(",", 1)[1] for row in rows[1:]} == {"0", "1"}
+
+
+def test_offline_the_label_owner_has_its_own_model(
+    done: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = done.homes["bank"]
+    monkeypatch.setenv("CONSORTIA_HOME", str(bank.folder.parent))
+    new = holdings.get("customers").frame(parse_source("synthetic:600"), "bank", 0, new=True)
+    new["age"] = new["age"].astype(object)
+    new.loc[3, "age"] = "unknown"  # breaks the schema: no prediction
+    new.drop(columns="national_id").to_csv(tmp_path / "rows.csv", index=False)
+    command = ["predict", "run-1", str(tmp_path / "rows.csv"), "--participant", "bank", "--out"]
+    said = CliRunner().invoke(build_app(), [*command, str(tmp_path / "out.csv")])
+    assert said.exit_code == 0, said.output
+    assert "without any partner" in " ".join(said.output.split())
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0] == "row,p(defaults)"
+    assert lines[4] == "4,"
+    # As the batch that was scored with partners says of the same persons.
+    scored = csv.DictReader((bank.folder / "runs/run-1/scored-1.csv").read_text().splitlines())
+    alone = {row["person"]: float(row["score_alone"]) for row in scored}
+    ids = [holdings.normalise(value) for value in new["national_id"]]
+    same = [
+        (float(line.split(",")[1]), alone[name])
+        for name, line in zip(ids, lines[1:], strict=True)
+        if name in alone and line[-1] != ","
+    ]
+    assert len(same) > 100
+    assert np.allclose(*zip(*same, strict=True))
+    refused = CliRunner().invoke(
+        build_app(), ["predict", "run-1", str(tmp_path / "rows.csv"), "--participant", "factory"]
+    )
+    assert refused.exit_code == 2
+    assert "label owner's own model" in " ".join(refused.output.split())
+
+
 def test_a_second_label_message_is_refused_in_any_run(done: Shared) -> None:
     for name in ("bank", "hospital", "factory"):
         done.policy(name, lambda data: data["vertical"].update(intersections=9))
@@ -252,6 +310,34 @@ def test_a_masked_sum_shows_the_label_owner_the_sum_only(tmp_path: Path) -> None
         shared.run()
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hide_membership": True, "batches": 1}, "asks twice"),
+        ({"secure_sum": True, "partners": ["hospital"]}, "two or more partners"),
+    ],
+)
+def test_terms_that_cannot_keep_their_promise_are_refused(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        make_shared(tmp_path, **change)
+
+
+@pytest.mark.parametrize(("kind", "words"), [("multiclass", "a score a class"), ("regression", "another mechanism")])
+def test_labels_of_more_than_two_values_are_refused(monkeypatch: pytest.MonkeyPatch, kind: str, words: str) -> None:
+    case = holdings.get("customers")
+    target = (
+        Target(name="default", kind="multiclass", classes=("pays", "late", "defaults"))
+        if kind == "multiclass"
+        else Target(name="default", kind="regression", low=0, high=1)
+    )
+    bank = replace(case.holdings["bank"], target=target)
+    monkeypatch.setattr(holdings, "get", lambda _: replace(case, holdings={**case.holdings, "bank": bank}))
+    with pytest.raises(InputError, match=words):
+        load_scenario("shared-customers")
+
+
 @pytest.mark.end_to_end
 def test_hidden_membership_gives_every_row_a_score(tmp_path: Path) -> None:
     shared = make_shared(tmp_path, hide_membership=True)
@@ -269,15 +355,16 @@ def test_hidden_membership_gives_every_row_a_score(tmp_path: Path) -> None:
 @pytest.mark.end_to_end
 def test_scores_with_noise_and_a_private_model_have_an_epsilon_and_the_noise_is_kept(tmp_path: Path) -> None:
     privacy = {"epsilon": 1.0, "delta": 1e-5, "steps": 10}
-    shared = make_shared(tmp_path, score_epsilon=1.0, model_privacy=privacy, keyed_ids=True)
+    shared = make_shared(tmp_path, score_epsilon=0.5, model_privacy=privacy, keyed_ids=True, batches=1)
     for name in ("hospital", "factory"):
         shared.policy(name, lambda data: data["vertical"].update(exact_scores=False))
     for home in shared.homes.values():
         (home.folder / "ids.key").write_bytes(b"k" * 32)
     shared.run()
     with Ledger.open(shared.homes["hospital"].ledger, "hospital") as ledger:
-        (entry,) = ledger.entries(dataset="customers/scores")
-        assert [type(event) for event in entry.events] == [RandomizedResponse, ReplaceGaussian]
+        first, second = ledger.entries(dataset="customers/scores")
+        assert [type(event) for event in first.events] == [RandomizedResponse, ReplaceGaussian]
+        assert [type(event) for event in second.events] == [RandomizedResponse]  # the model is not fitted again
         assert 1.9 < ledger.spent("customers/scores", 1e-5) <= 2.0
     receipt = json.loads((shared.homes["hospital"].folder / "runs/run-1/receipt.json").read_text())
     assert receipt["epsilon"]["run"] == 2.0

@@ -51,9 +51,9 @@ class Shared:
             answers.append(Answer(name, reply))
         return answers
 
-    def run(self, run_id: str = "run-1") -> dict[str, Any]:
+    def run(self, run_id: str = "run-1", **how: Any) -> dict[str, Any]:
         """Play a run; the coordinator's record."""
-        return VerticalCoordinator(self.scenario, run_id, self.folder / run_id, self.exchange).run()
+        return VerticalCoordinator(self.scenario, run_id, self.folder / run_id, self.exchange).run(**how)
 
     def policy(self, name: str, change: Change) -> None:
         """Edit a policy, as its owner would."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,8 @@ PREDICT_EXAMPLE = "Example: consortia predict runs/RUN rows.csv --participant us
 EXPORT_EXAMPLE = "Example: consortia export runs/RUN --participant used-car --to models"
 MODELS_EXAMPLE = "Example: consortia models models"
 
+#: (rows, what errors call them) -> predictions and what the schema's check says.
+Predict = Callable[[pd.DataFrame, str], tuple[pd.DataFrame, Any]]
 _Participant = Annotated[str, typer.Option(help="Whose model: its own run folder is read (its own side only).")]
 _Model = Annotated[str, typer.Option("--model", help="kept (what the receipt says) or federated (as it came).")]
 
@@ -29,20 +32,11 @@ def predict(
 ) -> None:
     """Predict raw rows, missing values included; a row that breaks the schema gets none."""
     from clients.errors import ClientError
-    from consortia.models import registry
-    from consortia.models.rows import predict as predict_rows
-    from consortia.models.source import of_participant
 
-    if (Path(source) / registry.MANIFEST).is_file():
-        loaded, about, _ = registry.load(Path(source))
-    elif participant:
-        found = of_participant(source, participant, model)
-        loaded, about = found.model, found.about
-    else:
-        raise InputError("--participant: wanted whose model of the run, got none")
+    predict_rows, said = _model_of(source, participant, model)
     try:
         frame = pd.read_csv(rows, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        predictions, report = predict_rows(loaded, about, frame, str(rows))
+        predictions, report = predict_rows(frame, str(rows))
     except FileNotFoundError:
         raise InputError(f"{rows}: wanted a CSV file, got nothing there") from None
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError):
@@ -57,11 +51,32 @@ def predict(
         typer.echo(text, nl=False)
     else:
         target.write_text(text, encoding="utf-8")
-    detail = f" ({about.detail})" if about.detail else ""
-    said = f"{report.rows_kept} of {report.rows_read} rows predicted by the {about.kind} model{detail}"
-    err.print(f"{said} of run {about.run_id}", markup=False, highlight=False, soft_wrap=True)
+    count = f"{report.rows_kept} of {report.rows_read} rows"
+    err.print(f"{count} predicted by {said}", markup=False, highlight=False, soft_wrap=True)
     if report.reasons:
         err.print(f"no prediction where a row breaks the schema: {report}", markup=False, highlight=False)
+
+
+def _model_of(source: str, participant: str, model: str) -> tuple[Predict, str]:
+    """Return what predicts rows, and its name in a sentence."""
+    from consortia.models import registry
+    from consortia.models.rows import predict as predict_rows
+    from consortia.models.source import label_owner_folder, of_participant
+    from consortia.vertical.offline import predict_alone
+
+    if (Path(source) / registry.MANIFEST).is_file():
+        loaded, about, _ = registry.load(Path(source))
+    elif not participant:
+        raise InputError("--participant: wanted whose model of the run, got none")
+    elif folder := label_owner_folder(source, participant):
+        run = f"the label owner's own model of run {folder.name}, without any partner"
+        return lambda frame, where: predict_alone(folder, frame, where), run
+    else:
+        found = of_participant(source, participant, model)
+        loaded, about = found.model, found.about
+    detail = f" ({about.detail})" if about.detail else ""
+    said = f"the {about.kind} model{detail} of run {about.run_id}"
+    return lambda frame, where: predict_rows(loaded, about, frame, where), said
 
 
 def export(

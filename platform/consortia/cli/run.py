@@ -45,6 +45,12 @@ def run(
         Path | None, typer.Option(help="Write predictions and events of each participant (simulation).")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    batches: Annotated[
+        int | None,
+        typer.Option(
+            help="Score so many batches of new persons (vertical); --resume RUN --batches N scores later ones."
+        ),
+    ] = None,
     placebo: Annotated[
         bool, typer.Option("--placebo", help="Repeat it with partners whose labels know nothing (simulation).")
     ] = False,
@@ -68,6 +74,7 @@ def run(
         out=out_folder,
         dump=dump,
         resume=resume,
+        batches=batches,
         placebo=placebo,
         draws=draws,
     )

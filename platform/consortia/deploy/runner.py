@@ -1,4 +1,5 @@
-"""`python -m consortia.deploy.runner SCENARIO`: one run on a deployed federation, from its submission to its table.
+"""`python -m consortia.deploy.runner SCENARIO [--resume RUN] [--batches N]`: one run on a deployed federation, from its
+submission to its table.
 
 The ServerApp writes its events, checkpoints and record into the run's folder, which this service sees too. The exit
 status is the run's: 0 completed and as expected, 1 not, 2 bad input.
@@ -6,6 +7,7 @@ status is the run's: 0 completed and as expected, 1 not, 2 bad input.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import secrets
@@ -22,41 +24,55 @@ from consortia.engines.control import Control, longest_run, read_status
 from consortia.errors import ConsortiaError, InputError, RunFailedError
 from consortia.home import Home
 from consortia.report import Watch, conditional_split_note, print_result, refusal_hint
-from consortia.scenario import Scenario
+from consortia.runner import with_batches
+from consortia.scenario import Scenario, scenario_from_json
 
 _STATUS_EVERY_SECONDS = 15.0
 
 
-def make_job(scenario: Scenario, runs: Path) -> Job:
-    """Lay out a run's folder. The homes are names only: nothing of a participant is mounted here."""
+def make_job(scenario: Scenario, runs: Path, resume: str = "") -> Job:
+    """Lay out a run's folder, or take that of the run to resume. The homes are names only: nothing of a participant is
+    mounted here."""
+    if resume:
+        file = runs / Path(resume).name / "scenario.json"
+        if not file.is_file():
+            raise InputError(f"--resume {resume}: wanted the name of a run below runs/, got none")
+        scenario = scenario_from_json(file.read_text(encoding="utf-8"))
+        return Job(scenario, file.parent.name, file.parent, _homes(scenario), {}, resume=True)
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
     run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(2)}"
     folder = runs / run_id
     folder.mkdir(parents=True)
     (folder / "scenario.json").write_text(scenario.to_json(), encoding="utf-8")
-    return Job(scenario, run_id, folder, {s.name: Home(HOMES / s.name, s.name) for s in scenario.roster}, {})
+    return Job(scenario, run_id, folder, _homes(scenario), {})
+
+
+def _homes(scenario: Scenario) -> dict[str, Home]:
+    return {seat.name: Home(HOMES / seat.name, seat.name) for seat in scenario.roster}
 
 
 def follow(job: Job, control: Control) -> None:
     """Submit the run and wait for the coordinator's record; every wait has an end."""
     target = job.folder / "coordinator.json"
+    before = target.stat().st_mtime_ns if target.is_file() else 0
     flower_run_id = control.submit(job)
     end = time.monotonic() + longest_run(job)
     next_look = time.monotonic() + _STATUS_EVERY_SECONDS
     while time.monotonic() < end:
-        if read_status(target, 0) is not None:
+        if read_status(target, before) is not None:
             return
         if time.monotonic() > next_look:
             next_look = time.monotonic() + _STATUS_EVERY_SECONDS
-            if control.status(flower_run_id).startswith("finished") and read_status(target, 0) is None:
+            if control.status(flower_run_id).startswith("finished") and read_status(target, before) is None:
                 raise RunFailedError("Flower ended the run without a record; see `docker compose logs superexec`")
         time.sleep(0.2)
     raise RunFailedError("the run passed every deadline; its last checkpoint is kept")
 
 
-def run(scenario: Scenario, runs: Path) -> int:
+def run(scenario: Scenario, runs: Path, resume: str = "", batches: int | None = None) -> int:
     """Run a scenario on the federation and print its table; return the exit status."""
-    job = make_job(scenario, runs)
+    job = with_batches(make_job(scenario, runs, resume), batches)
+    scenario = job.scenario
     out.print(f"run {job.run_id}: {scenario.contract.rounds} rounds, {len(scenario.roster)} participants")
     with tempfile.TemporaryDirectory() as folder:
         control = Control(Path(folder), SUPERLINK, KEYS / "ca.crt")
@@ -80,10 +96,14 @@ def run(scenario: Scenario, runs: Path) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the scenario named on the command line."""
-    (name,) = arguments
+    """Run the scenario named on the command line, or go on with one of its runs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scenario")
+    parser.add_argument("--resume", default="", help="name of a run below runs/")
+    parser.add_argument("--batches", type=int, help="batches of new persons to score by the end (vertical)")
+    asked = parser.parse_args(arguments)
     try:
-        return run(with_members(name), RUNS)
+        return run(with_members(asked.scenario), RUNS, asked.resume, asked.batches)
     except (ConsortiaError, json.JSONDecodeError) as error:
         err.print(f"failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2 if isinstance(error, InputError) else 1

@@ -27,6 +27,8 @@ class Job:
         Sources that replace a policy's own, set on the participant's side (`--data`).
     resume : bool
         Go on from the last committed round.
+    batches : int, optional
+        Batches of new persons to score by the end of this run (vertical); all of the contract's by default.
     """
 
     scenario: Scenario
@@ -35,6 +37,7 @@ class Job:
     homes: dict[str, Home]
     sources: dict[str, str]
     resume: bool = False
+    batches: int | None = None
 
     def run_config(self, join_seconds: float) -> dict[str, str | bool | float]:
         """Return the ServerApp's run config."""
@@ -43,6 +46,7 @@ class Job:
             "run-id": self.run_id,
             "out": str(self.folder.resolve()),
             "resume": self.resume,
+            "batches": -1 if self.batches is None else self.batches,
             "join-seconds": join_seconds,
             "heads": str(self.heads or ""),
         }

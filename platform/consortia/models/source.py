@@ -18,7 +18,7 @@ from consortia.models.own import About, OwnModel, from_bytes, to_bytes
 from consortia.scenario import scenario_from_json
 from privacy.events import RELATION
 
-__all__ = ["CHOICES", "Found", "of_coordinator", "of_participant", "run_folder"]
+__all__ = ["CHOICES", "Found", "label_owner_folder", "of_coordinator", "of_participant", "run_folder"]
 
 CHOICES = ("kept", "federated")
 
@@ -54,8 +54,9 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
     receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
     if "models" not in receipt:
         raise InputError(
-            f"{folder}: wanted a run whose receipt names models, got a {receipt.get('role', 'run without them')}; a "
-            "vertical run scores new persons with `batches` in its contract, and older runs kept no model"
+            f"{folder}: wanted a run whose receipt names models, got a {receipt.get('role', 'run without them')}; of "
+            "a vertical run `consortia predict` takes the label owner's own model, `consortia run --resume RUN "
+            "--batches N` scores with the partners, and older runs kept no model"
         )
     file = folder / "models" / f"{choice}.safetensors"
     if not file.is_file():
@@ -65,6 +66,13 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
         raise InputError(f"{file}: wanted sha256 {receipt['models'][choice]}, got {got}; the file was altered")
     model, about = from_bytes(data, str(file))
     return Found(model, about, data, _own_guarantee(about, receipt["epsilon"]))
+
+
+def label_owner_folder(run: str, participant: str) -> Path | None:
+    """Return the participant's folder of a vertical run that it owns the label of; None for any other run."""
+    folder = run_folder(run, participant)
+    receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
+    return folder if receipt.get("role") == "label owner" else None
 
 
 def of_coordinator(run: str, industry: str) -> Found:

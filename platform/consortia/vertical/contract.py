@@ -31,7 +31,8 @@ class VerticalTerms(StrictModel):
 
     `case` names the population and who holds which columns (`clients.holdings`); `label` and `purpose` are what a
     partner's policy must allow by name. `largest_set` caps every list of the intersection, `minimum_rows` is the fewest
-    matched labelled rows that a partner may fit on. `batches` counts batches of new persons to score after training.
+    matched labelled rows that a partner may fit on. `batches` is how many batches of new persons may be scored, with
+    the run or later. With `hide_membership` a partner scores rows that it does not know, too, by drawing.
     """
 
     case: str
@@ -52,6 +53,9 @@ class VerticalTerms(StrictModel):
     def _roles_fit(self) -> VerticalTerms:
         if self.label_owner in self.partners or len(set(self.partners)) != len(self.partners):
             raise ValueError("partners: every name once, without the label owner")
+        if self.hide_membership and self.batches:
+            # A person asked about twice would have one score if matched and two draws if not.
+            raise ValueError("hide_membership: batches = 0; who asks twice for a person would see who is matched")
         if self.secure_sum and len(self.partners) < 2:
             raise ValueError("secure_sum: two or more partners; the sum of one partner's scores is its scores")
         return self
@@ -100,4 +104,9 @@ def check_seats(terms: VerticalTerms, roster: Mapping[str, str]) -> None:
         owner = roster[terms.label_owner]
         raise ValueError(f"label {terms.label!r} to be the label of {owner!r} in case {case.name!r}")
     if target.kind != "binary":
-        raise ValueError(f"label: two classes; {target.kind} is not carried over yet (one score a row holds two)")
+        why = (
+            "one score a row holds two classes, and a score a class would disclose as many times as much of a person"
+            if target.kind == "multiclass"
+            else "randomised response covers a label of few values, a number needs another mechanism"
+        )
+        raise ValueError(f"a label of two classes in vertical mode, got {target.kind}: {why}")

@@ -7,6 +7,7 @@ partner that drops out after the masks were agreed starts another attempt with n
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -52,21 +53,31 @@ class VerticalCoordinator:
         self._event = EventFile(folder, run_id)
         self.members = {seat.name: Member(seat) for seat in scenario.roster}
         self.history: list[dict[str, Any]] = []
-        self.epsilon: dict[str, str] | None = None
+        self._answered: dict[tuple[str, int], set[str]] = {}
 
-    def run(self, *, resume: bool = False) -> dict[str, Any]:
+    def run(self, *, resume: bool = False, batches: int | None = None) -> dict[str, Any]:
         """Play every step; return (and write) the record. Asked again, participants answer from their outboxes.
+
+        Parameters
+        ----------
+        resume : bool
+            Go on with this run. Who did not answer a step of a completed run is not asked for it again: another
+            circle of partners would be another release of the labels.
+        batches : int, optional
+            How many batches of new persons to score by the end; all of the contract's by default.
 
         Raises
         ------
         RunFailedError
             When the label owner refuses or fails, or no partner is left. The record stays.
         """
-        del resume  # every step asked again gives the same bytes, so a resumed run simply asks again
+        if resume:
+            self._answered = answered_before(self.folder)
         started = time.perf_counter()
-        self._event("start", rounds=(self.terms.batches + 1) * len(STEPS), done=0)
+        last = self.terms.batches if batches is None else batches
+        self._event("start", rounds=(last + 1) * len(STEPS), done=0)
         try:
-            for batch in range(self.terms.batches + 1):
+            for batch in range(last + 1):
                 self._batch(batch)
         except RunFailedError as error:
             self._finish("failed", str(error), started)
@@ -77,7 +88,9 @@ class VerticalCoordinator:
 
     def _batch(self, batch: int) -> None:
         owner = self.terms.label_owner
-        partners = [name for name in self.terms.partners if self.members[name].state == "ACTIVE"]
+        trained = self._answered.get(("assist", 0), set(self.terms.partners))
+        active = [name for name in self.terms.partners if self.members[name].state == "ACTIVE"]
+        partners = [name for name in active if batch == 0 or name in trained]
         greetings = self._ask("hello", batch, {name: {} for name in partners})
         keys = {f"greeting/{name}": tensors[f"greeting/{name}"] for name, tensors in greetings.items()}
         blinded = self._ask("blind", batch, {owner: keys})[owner]
@@ -110,6 +123,8 @@ class VerticalCoordinator:
         started = time.perf_counter()
         accepted: dict[str, Tensors] = {}
         terms = self.contract.round
+        known = self._answered.get((kind, batch))
+        sent = {name: tensors for name, tensors in sent.items() if known is None or name in known}
         for _ in range(terms.attempts):
             names = [n for n in sent if n not in accepted and self.members[n].state == "ACTIVE"]
             if not names:
@@ -229,6 +244,15 @@ class VerticalCoordinator:
         write_json(self.folder / "coordinator.json", record)
         self._event("end", status=status, reason=reason, members=standings(self.members))
         return record
+
+
+def answered_before(folder: Path) -> dict[tuple[str, int], set[str]]:
+    """Return who answered each step and batch of a completed run; nothing where there is none."""
+    file = folder / "coordinator.json"
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if record.get("status") != "completed":
+        return {}
+    return {(line["step"], line["batch"]): set(line["replies"]) for line in record["history"]}
 
 
 def _keyed(greetings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -79,7 +79,9 @@ class Owner(Work):
         return self.send(ledger, reservation, plan, "labels", tensors)
 
     def stack(self, ledger: Ledger) -> bytes:
-        """Stack at home; answer only that it is done."""
+        """Stack at home, once: later the rows may be others; answer only that it is done."""
+        if self.store.has("stacked"):
+            return encode(Envelope(self.header("DONE", None)))
         started = time.perf_counter()
         torch.set_num_threads(1)
         epsilon = float(self.trained.read("epsilon"))
@@ -96,8 +98,8 @@ class Owner(Work):
             write_receipt(self, ledger, decision, own, scores, known, parts, self._labels, epsilon, started)
         else:
             self._write_predictions(own, scores)
-        header = self.header("DONE", None)
-        return encode(Envelope(header))
+        self.store.once("stacked", lambda: b"")
+        return encode(Envelope(self.header("DONE", None)))
 
     def _points_only(self, ledger: Ledger, raised: dict[str, bytes]) -> bytes:
         """Answer a batch of new persons: no label is in it, and it is part of the intersection's account."""

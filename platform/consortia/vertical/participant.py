@@ -201,11 +201,13 @@ class Work:
 
     # Account and release
 
-    def reserve(self, ledger: Ledger, plan: RunPlan, lifetime: Budget) -> Reservation:
-        """Open the account and charge this step, before anything that could leave is made."""
+    def reserve(self, ledger: Ledger, plan: RunPlan, lifetime: Budget, *, once: bool = True) -> Reservation:
+        """Open the account and charge this step, before anything that could leave is made; `once`: its single events,
+        too."""
+        events = plan.other_events + (plan.once_events if once else ())
         try:
             ledger.open_run(plan, lifetime)
-            reservation = ledger.reserve(plan.run_id, self.round, self.key, plan.other_events, lifetime=lifetime)
+            reservation = ledger.reserve(plan.run_id, self.round, self.key, events, lifetime=lifetime)
         except ContractMismatchError as error:
             raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
         except (BudgetExhaustedError, PlanError) as error:
@@ -216,7 +218,9 @@ class Work:
         custody.keep(self.home, self.anchor)
         return reservation
 
-    def plan(self, account: str, events: tuple[Event, ...], allowance: Budget | None = None) -> RunPlan:
+    def plan(
+        self, account: str, events: tuple[Event, ...], allowance: Budget | None = None, once: tuple[Event, ...] = ()
+    ) -> RunPlan:
         """Return the plan of one account: a list of releases, one round for each batch."""
         non_private = allowance is None
         return RunPlan(
@@ -233,6 +237,7 @@ class Work:
             clip=1.0,
             non_private=non_private,
             other_events=events,
+            once_events=once,
             listed=True,
         )
 

@@ -19,8 +19,8 @@ from consortia.vertical.masks import masked
 from consortia.vertical.participant import Work, as_tensor
 from consortia.vertical.private_model import assist_privately, model_event
 from consortia.wire import Envelope, encode
-from privacy.events import Event, RandomizedResponse
-from privacy.ledger import Budget, Ledger
+from privacy.events import RandomizedResponse
+from privacy.ledger import Budget, Ledger, RunPlan
 from privacy.randomized_response import respond
 
 __all__ = ["Partner"]
@@ -81,8 +81,9 @@ class Partner(Work):
         fewest = max(self.own.minimum_rows, step.terms.minimum_rows)
         if step.batch == 0 and int((sent >= 0).sum()) < fewest:
             raise RefusedError("TOO_FEW_ROWS", f"minimum_rows = {fewest}")
-        plan = self.plan("scores", *self._cost())
-        reservation = self.reserve(ledger, plan, Budget(plan.allowance.epsilon, plan.allowance.delta))
+        plan = self._scores_plan()
+        life = Budget(math.inf, 0.0) if plan.non_private else self.policy.budget.lifetime.budget()
+        reservation = self.reserve(ledger, plan, life, once=step.batch == 0)
         # The first attempt's models and codes stay: a repeated attempt sends the same scores under other masks.
         fitted: Assistance = self.trained.objects("model", lambda: self._fit(x, sent, epsilon))
         grid = Grid.for_epsilon(epsilon)
@@ -125,11 +126,12 @@ class Partner(Work):
         if len(runs - {self.account("scores")}) >= most:
             raise RefusedError("LABEL_MESSAGES_EXHAUSTED", f"the policy allows {most} for the life of this data set")
 
-    def _cost(self) -> tuple[tuple[Event, ...], Budget | None]:
-        """Return what the scores cost.
+    def _scores_plan(self) -> RunPlan:
+        """Return what the scores cost: the model once, noisy scores for each batch.
 
         Local noise covers a row's own score, DP training its influence on the others' scores. Only both together are
-        a guarantee; with one of them, or none, the scores are disclosed as they are and the event says so.
+        a guarantee; with one of them, or none, the scores are disclosed as they are and the event says so. A person's
+        noise is drawn once, so that charging each batch is more than the truth.
         """
         terms = self.step.terms
         if terms.score_epsilon is None or terms.model_privacy is None:
@@ -137,16 +139,17 @@ class Partner(Work):
                 raise RefusedError(
                     "SCORES_NOT_ALLOWED", "vertical.exact_scores = false, and the contract has no DP scores"
                 )
-            return (self.disclosed("one coarse score for each matched row"),), None
+            return self.plan("scores", (self.disclosed("one coarse score for each matched row"),))
         score = RandomizedResponse(
             what="score", epsilon=terms.score_epsilon, classes=BINS, partition="train", unit=self.terms.unit
         )
         model = terms.model_privacy
         budget = self.policy.budget.run
-        total = terms.score_epsilon + model.epsilon
+        total = terms.score_epsilon * (terms.batches + 1) + model.epsilon
         if total > budget.epsilon or model.delta > budget.delta:
             raise RefusedError("BUDGET_EXHAUSTED", "the scores cost more than budget.run of the policy")
-        return (score, model_event(model, self.terms.unit)), Budget(total, model.delta)
+        once = (model_event(model, self.terms.unit),)
+        return self.plan("scores", (score,), Budget(total, model.delta), once)
 
     def _fit(self, x: NDArray[Any], sent: NDArray[Any], epsilon: float) -> Assistance:
         terms = self.step.terms

@@ -11,7 +11,7 @@ from consortia.engines.base import Job
 from consortia.scenario import Scenario
 from consortia.vertical.request import STEPS
 
-__all__ = ["long_step", "print_vertical_notes", "show_step", "total_steps"]
+__all__ = ["HIDDEN", "long_step", "print_vertical_notes", "show_step", "total_steps"]
 
 _SAYS = {
     "hello": "partners sent fresh keys",
@@ -21,6 +21,9 @@ _SAYS = {
     "assist": "partners sent scores",
     "stack": "label owner stacked at home",
 }
+
+#: What `hide_membership` costs: `benchmarks/vertical.py --part overlap`, ε = 2, 10 split seeds.
+HIDDEN = "Who is matched is hidden from the label owner: rows that a partner does not know get drawn scores. COST"
 
 
 def total_steps(scenario: Scenario) -> int:
@@ -59,6 +62,8 @@ def print_vertical_notes(console: Console, result: dict[str, Any]) -> None:
                 "local: alone, federated: assisted.",
                 highlight=False,
             )
+        if seat.get("hide_membership"):
+            console.print(HIDDEN, highlight=False)
     units = ", ".join(sorted({s["epsilon"]["unit"] for s in result["participants"].values() if s["epsilon"]["unit"]}))
     console.print(
         f"ε of the label owner: labels under randomised response, pure (δ = 0), unit {units or '-'}, change one label; "

@@ -13,14 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from clients.metrics import compute
-from consortia.vertical.assistance import Classifier, fit_quietly
+from consortia.vertical.assistance import MODELS, Classifier, fit_quietly
 
 __all__ = ["MARGIN", "Decision", "Stack", "auc", "decide", "linear_features", "tree_features"]
 
@@ -28,8 +24,6 @@ Floats = NDArray[np.float64]
 #: What the mean gain must exceed on top of one standard error: a gain below it is not worth a partner.
 MARGIN: Final = 0.002
 FOLDS: Final = 5
-
-_STACKERS: Mapping[str, tuple[Callable[[], Classifier], Callable[[Floats, Floats], Floats]]]
 
 
 def linear_features(own: Floats, scores: Floats) -> Floats:
@@ -50,16 +44,11 @@ def tree_features(own: Floats, scores: Floats) -> Floats:
     return np.column_stack([own, scores])
 
 
-def _boosting() -> Classifier:
-    model: Classifier = HistGradientBoostingClassifier(
-        max_iter=120, learning_rate=0.06, max_leaf_nodes=15, min_samples_leaf=20, early_stopping=False, random_state=0
-    )
-    return model
-
-
-_STACKERS = {
-    "logistic": (lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)), linear_features),
-    "boosting": (_boosting, tree_features),
+#: The partners' candidates that weigh columns. `stumps` is for few positives, where larger trees overfit.
+_STACKERS: Mapping[str, tuple[Callable[[], Classifier], Callable[[Floats, Floats], Floats]]] = {
+    "logistic": (MODELS["logistic"], linear_features),
+    "boosting": (MODELS["boosting"], tree_features),
+    "stumps": (MODELS["stumps"], tree_features),
 }
 
 
