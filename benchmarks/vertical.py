@@ -1,7 +1,7 @@
 """Vertical assistance on column cuts of public data: gain shares, floors, placebo, gate, overlap, attacks.
 
     python benchmarks/vertical.py --data DATA [--quick] [--seeds 10] [--only CUT] [--part study|overlap|attack]
-    [--first 0] [--out FILE.json]
+    [--first 0] [--epsilon 2] [--out FILE.json]
 
 Every figure is the mean over split seeds of one table with a 95 % interval (t) over them, on test rows that nobody
 touched.
@@ -90,7 +90,7 @@ def one(
     return codes_sum[:, None] if total else np.column_stack(columns)
 
 
-def run_seed(table: Table, seed: int, quick: bool) -> dict[str, float]:
+def run_seed(table: Table, seed: int, quick: bool, epsilons: tuple[float, ...] = EPSILONS) -> dict[str, float]:
     rng = np.random.default_rng([seed, len(table.labels)])
     order = rng.permutation(len(table.labels))
     table = Table(table.name, table.own[order], [p[order] for p in table.partners], table.labels[order])
@@ -112,7 +112,7 @@ def run_seed(table: Table, seed: int, quick: bool) -> dict[str, float]:
     pooled = Table(table.name, np.column_stack([table.own, *table.partners]), [], y)
     decision = decide(pooled.own[train], np.empty((train.sum(), 0)), y[train], seed=seed)
     out["pooled"] = auc(decision.alone.predict(pooled.own[~train], np.empty(((~train).sum(), 0))), y[~train])
-    for epsilon in EPSILONS:
+    for epsilon in epsilons:
         scores = one(table, epsilon, train, rng)
         measure(f"eps={epsilon:g}", scores)
         if len(table.partners) > 1 and table.name == "ai4i" and not quick:
@@ -277,6 +277,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="three seeds, without the sums")
     parser.add_argument("--only", choices=sorted(CUTS))
     parser.add_argument("--part", choices=("study", "overlap", "attack"), action="append")
+    parser.add_argument("--epsilon", type=float, choices=EPSILONS, action="append", help="of the study; default: all")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     seeds = min(3, options.seeds) if options.quick else options.seeds
@@ -294,7 +295,7 @@ def main() -> int:
             if "attack" in parts:
                 row |= attack_seed(table, seed)
             if "study" in parts:
-                row |= run_seed(table, seed, options.quick)
+                row |= run_seed(table, seed, options.quick, tuple(options.epsilon or EPSILONS))
             rows.append(row)
             print(f"{name} seed {seed}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
         report[name] = summary(rows)

