@@ -24,8 +24,8 @@ _SAYS = {
 
 #: What `hide_membership` costs.
 HIDDEN = (
-    "Who is matched is hidden from the label owner: rows that a partner does not know get drawn scores. Measured cost in "
-    "AUC at 30 / 60 % overlap: heart .027 / .043, AI4I .060 / .053, cards .009 / .007."
+    "Who is matched is hidden from the label owner: rows that a partner does not know get drawn scores. Measured cost "
+    "in AUC at 30 / 60 % overlap: heart .027 / .043, AI4I .060 / .053, cards .009 / .007."
 )
 
 
