@@ -353,6 +353,11 @@ class Watch(AbstractContextManager[None]):
         return f"{min(values):.2f}–{max(values):.2f} (δ {deltas}, add/remove one unit)"
 
 
-def wait_hint(folder: Path) -> str:
+def wait_hint(folder: Path, engine: str = "embedded") -> str:
     """Return how to go on after an interruption."""
-    return f"interrupted; every finished round is kept. Go on with: consortia run --resume {folder}"
+    if engine == "vectorized":
+        return "interrupted; this engine keeps no rounds, so start it again, or take --engine embedded"
+    if (folder / "result.json").is_file():
+        return f"interrupted; the run itself is complete: {folder / 'result.json'}"
+    chosen = "" if engine == "embedded" else f" --engine {engine}"
+    return f"interrupted; every finished round is kept. Go on with: consortia run --resume {folder}{chosen}"

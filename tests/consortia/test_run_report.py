@@ -73,7 +73,7 @@ def _records(folder: Path) -> list[Any]:
         text = file.read_text(encoding="utf-8")
         lines = text.splitlines() if file.suffix == ".jsonl" else [text]
         found += [value for line in lines for value in _flat(json.loads(line))]
-    times = [v for v in found if isinstance(v, float) and v > 1e9]
+    times = [v for v in found if isinstance(v, float) and 1e9 < v < 4e9]
     found += [f"{datetime.datetime.fromtimestamp(t, datetime.UTC):%Y-%m-%d %H:%M:%S}" for t in times]
     run = Run(folder)
     run.refresh()

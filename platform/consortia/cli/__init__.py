@@ -28,7 +28,7 @@ err = Console(stderr=True)
 
 
 def friendly(function: F) -> F:
-    """Turn the platform's errors into sentences and exit statuses: 1 a run failed, 2 bad input."""
+    """Turn the platform's errors into sentences and exit statuses: 1 a run failed or was interrupted, 2 bad input."""
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -40,6 +40,9 @@ def friendly(function: F) -> F:
             raise typer.Exit(2) from None
         except RunFailedError as error:
             err.print(f"failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            err.print("interrupted; nothing that was committed is lost. The same command starts again.")
             raise typer.Exit(1) from None
 
     return wrapped  # type: ignore[return-value]

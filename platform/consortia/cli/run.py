@@ -88,12 +88,12 @@ def run(
     try:
         with Tracking(job.folder, tracked, lambda line: err.print(line, markup=False, highlight=False)):
             outcome = execute(job, options, watch)
+        result = outcome.result
+        if placebo and result["status"] == "completed":
+            result = control(job, options, lambda line: err.print(line, highlight=False))
     except KeyboardInterrupt:
-        err.print(wait_hint(job.folder), markup=False, soft_wrap=True)
+        err.print(wait_hint(job.folder, engine), markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    result = outcome.result
-    if placebo and result["status"] == "completed":
-        result = control(job, options, lambda line: err.print(line, highlight=False))
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:
