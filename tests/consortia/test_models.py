@@ -27,7 +27,7 @@ from consortia.models.own import About, OwnModel, constant, from_bytes, to_bytes
 from consortia.models.rows import predict, view_of
 from consortia.models.source import Found, of_coordinator, of_participant
 from consortia.personal import candidates
-from consortia.scenario import load_scenario
+from consortia.scenario import committed_scenarios, load_scenario
 
 APP = build_app()
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,7 +228,7 @@ def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("industry", industries.names())
 def test_onnx_equals_torch_on_a_thousand_raw_rows(industry: str) -> None:
-    scenario = "linear" if industry == "linear" else "cross-industry"
+    scenario = next(n for n in committed_scenarios() if industry in load_scenario(n).contract.industries)
     model, about = _model(scenario, industry)
     data = to_onnx(model, about)
     client = industries.get(industry)

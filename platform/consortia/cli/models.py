@@ -61,9 +61,10 @@ def _model_of(source: str, participant: str, model: str) -> tuple[Predict, str]:
     """Return what predicts rows, and its name in a sentence."""
     from consortia.models import registry
     from consortia.models.rows import predict as predict_rows
-    from consortia.models.source import label_owner_folder, of_participant
+    from consortia.models.source import check_choice, label_owner_folder, of_participant
     from consortia.vertical.offline import predict_alone
 
+    check_choice(model)
     if (Path(source) / registry.MANIFEST).is_file():
         loaded, about, _ = registry.load(Path(source))
     elif not participant:
@@ -136,7 +137,8 @@ def _guarantee(guarantee: dict[str, Any]) -> str:
     if guarantee["non_private"] or guarantee["epsilon"] is None:
         return "ε = ∞ (non-private)" if guarantee["non_private"] else "ε unknown"
     relation = guarantee["relation"].replace("_", " ")
+    towards = f", towards {guarantee['towards']}" if "towards" in guarantee else ""
     return (
         f"ε = {guarantee['epsilon']:.3f}, δ = {guarantee['delta']:g}, unit: {guarantee['unit']}, {relation}, "
-        f"horizon: {guarantee['horizon']}"
+        f"horizon: {guarantee['horizon']}{towards}"
     )

@@ -18,7 +18,7 @@ from consortia.models.own import About, OwnModel, from_bytes, to_bytes
 from consortia.scenario import scenario_from_json
 from privacy.events import RELATION
 
-__all__ = ["CHOICES", "Found", "label_owner_folder", "of_coordinator", "of_participant", "run_folder"]
+__all__ = ["CHOICES", "Found", "check_choice", "label_owner_folder", "of_coordinator", "of_participant", "run_folder"]
 
 CHOICES = ("kept", "federated")
 
@@ -31,6 +31,12 @@ class Found:
     about: About
     data: bytes
     guarantee: dict[str, Any]
+
+
+def check_choice(choice: str) -> None:
+    """Refuse what is not one of `CHOICES`."""
+    if choice not in CHOICES:
+        raise InputError(f"--model: wanted one of {', '.join(CHOICES)}, got {choice!r}")
 
 
 def of_participant(run: str, participant: str, choice: str) -> Found:
@@ -48,15 +54,14 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
     InputError
         There is no such run, participant or model, or the file was altered.
     """
-    if choice not in CHOICES:
-        raise InputError(f"--model: wanted one of {', '.join(CHOICES)}, got {choice!r}")
+    check_choice(choice)
     folder = run_folder(run, participant)
     receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
     if "models" not in receipt:
         raise InputError(
             f"{folder}: wanted a run whose receipt names models, got a {receipt.get('role', 'run without them')}; of "
             "a vertical run `consortia predict` takes the label owner's own model, `consortia run --resume RUN "
-            "--batches N` scores with the partners, and older runs kept no model"
+            "--batches N` scores with the partners; --engine vectorized and older runs kept no model"
         )
     file = folder / "models" / f"{choice}.safetensors"
     if not file.is_file():
@@ -65,7 +70,7 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
     if (got := hashlib.sha256(data).hexdigest()) != receipt["models"][choice]:
         raise InputError(f"{file}: wanted sha256 {receipt['models'][choice]}, got {got}; the file was altered")
     model, about = from_bytes(data, str(file))
-    return Found(model, about, data, _own_guarantee(about, receipt["epsilon"]))
+    return Found(model, about, data, _own_guarantee(about, receipt))
 
 
 def label_owner_folder(run: str, participant: str) -> Path | None:
@@ -110,10 +115,10 @@ def of_coordinator(run: str, industry: str) -> Found:
     model = OwnModel(industries.get(industry).schema.target, network)
     about = About("", result["run_id"], industry, "federated", "", contract)
     members = {name: seat for name, seat in result["participants"].items() if seat["industry"] == industry}
-    guarantee = {
-        "participants": {name: _account(seat["epsilon"]) for name, seat in members.items()},
-        "note": "what each participant's releases of this run cost it; the model is computed from those",
-    }
+    if "central" in result:
+        guarantee = _central(result["central"])
+    else:
+        guarantee = {"participants": {name: _account(seat["epsilon"]) for name, seat in members.items()}}
     return Found(model, about, to_bytes(model, about), guarantee)
 
 
@@ -142,7 +147,18 @@ def _account(epsilon: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _own_guarantee(about: About, epsilon: dict[str, Any]) -> dict[str, Any]:
+def _central(account: dict[str, Any]) -> dict[str, Any]:
+    """Return what holds towards whoever gets a model whose noise a trusted coordinator added."""
+    epsilon = account["epsilon"]["models_only"]
+    return {
+        "epsilon": epsilon,
+        **{key: account[key] for key in ("delta", "unit", "relation", "horizon")},
+        "non_private": epsilon is None,
+        "towards": "those who see models only; the coordinator is trusted",
+    }
+
+
+def _own_guarantee(about: About, receipt: dict[str, Any]) -> dict[str, Any]:
     """Return what a participant may say about a model to somebody who gets it."""
     if about.kind != "federated":
         reason = "fitted to the participant's own rows without DP: for use at home; whoever gets it may learn of them"
@@ -150,4 +166,4 @@ def _own_guarantee(about: About, epsilon: dict[str, Any]) -> dict[str, Any]:
     if "private" in about.contract.scopes.named:
         reason = "it holds the participant's private parts, which are no release: for use at home"
         return {"epsilon": None, "non_private": True, "reason": reason}
-    return _account(epsilon)
+    return _central(receipt["central"]) if "central" in receipt else _account(receipt["epsilon"])

@@ -8,6 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from consortia.central import sentence
+from consortia.crowd_report import first, rest
 from consortia.dashboard.charts import Level, Line, dot_chart, line_chart
 from consortia.dashboard.words import number, when
 from consortia.report import METRIC_NAMES
@@ -70,7 +72,8 @@ def _charts(*found: tuple[str, Markup]) -> list[Chart]:
 
 
 def _seats(facts: Facts) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from facts.result["participants"].items()
+    """Yield everybody, or the first ones of a crowd."""
+    yield from first(list(facts.result["participants"].items()))
 
 
 def _trained(facts: Facts) -> Section:
@@ -110,6 +113,8 @@ def _trained(facts: Facts) -> Section:
         for name, seat in _seats(facts)
     ]
     section.tables.append(Table("Participants", ("participant", "industry", "state", "updates taken"), seats))
+    if more := rest(len(facts.result["participants"])):
+        section.says.append(f"Tables and plots show the first of a crowd {more}.")
     return section
 
 
@@ -135,6 +140,8 @@ def _guarantee(facts: Facts) -> Section:
             "Vertical: the coordinator relays bytes that it cannot read; the label owner's ε is about its labels, a "
             "partner's about its scores. ∞ says that scores are disclosed to the label owner as they are."
         )
+    elif "central" in facts.result:
+        section.says.append(sentence(facts.result["central"]))
     else:
         section.says.append(trust[facts.run.scenario.contract.trust])
     section.says.append(
@@ -208,7 +215,7 @@ def _paid(facts: Facts) -> Section | None:
         "untouched test rows; local is the best model that the participant could train alone, without DP."
     )
     rows, gains = [], []
-    for name, receipt in facts.receipts.items():
+    for name, receipt in first(list(facts.receipts.items())):
         metric = receipt["headline"]
         values, gain = receipt["metrics"].get(metric, {}), receipt.get("gain")
         rows.append(
@@ -218,7 +225,7 @@ def _paid(facts: Facts) -> Section | None:
                 *(number(values.get(kind)) for kind in ("majority", "local", "federated", "personal")),
                 "–" if not gain else f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
                 receipt.get("keeps") or "–",
-                "–" if "test" not in receipt["units"] else str(receipt["units"]["test"]),
+                str(receipt.get("units", {}).get("test", "–")),
             )
         )
         if gain:
@@ -247,7 +254,7 @@ def _convergence(facts: Facts) -> Section | None:
         caption = f"Released {_metric(metric)} of the shared model on validation rows; bands are 95 % intervals"
         section.charts += _charts((caption, line_chart(title, "round", _metric(metric), lines)))
     own: dict[str, list[Line]] = {}
-    for name, (metric, values) in facts.progress.items():
+    for name, (metric, values) in first(list(facts.progress.items())):
         own.setdefault(metric, []).append(Line(name, [(r, v, None, None) for r, v in values]))
     for metric, lines in own.items():
         title = f"{_metric(metric)} at home by round"
@@ -260,7 +267,7 @@ def _convergence(facts: Facts) -> Section | None:
     ]
     rows += [
         (name, f"{_metric(metric)}, at home", str(values[-1][0]), number(values[-1][1]))
-        for name, (metric, values) in facts.progress.items()
+        for name, (metric, values) in first(list(facts.progress.items()))
     ]
     if not rows:
         section.says.append("No metric was released between rounds.")
@@ -281,7 +288,7 @@ def _spending(facts: Facts) -> Section | None:
     for name, seat in _seats(facts):
         if name in facts.epsilon and seat["epsilon"]["budget"] is not None:
             budgets.setdefault(seat["epsilon"]["budget"], []).append(name)
-    lines = [Line(name, [(r, e, None, None) for r, e in points]) for name, points in facts.epsilon.items()]
+    lines = [Line(name, [(r, e, None, None) for r, e in points]) for name, points in first(list(facts.epsilon.items()))]
     everybody = len(facts.epsilon)
     levels = [
         Level("budget" if len(names) == everybody else f"budget of {', '.join(names)}", value)
@@ -289,7 +296,7 @@ def _spending(facts: Facts) -> Section | None:
     ]
     drawing = line_chart("ε spent by round", "round", "ε of the run", lines, levels, zero=True)
     section.charts = _charts(("ε spent in this run after each round; the broken line is the budget", drawing))
-    rows = [(name, str(points[-1][0]), number(points[-1][1])) for name, points in facts.epsilon.items()]
+    rows = [(name, str(points[-1][0]), number(points[-1][1])) for name, points in first(list(facts.epsilon.items()))]
     section.tables.append(Table("After the last update that was taken", ("participant", "round", "ε run"), rows))
     return section
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from consortia.crowd_report import first
 from consortia.errors import InputError
 from consortia.models.source import run_folder
 from consortia.readout import Point, Run
@@ -56,7 +57,7 @@ class Facts:
     def released(self) -> dict[str, dict[str, list[Point]]]:
         """Return the released metrics between rounds, by metric and participant."""
         found: dict[str, dict[str, list[Point]]] = {}
-        for seat in self.run.seats.values():
+        for seat in first(list(self.run.seats.values())):
             for metric, points in seat.metrics.items():
                 found.setdefault(metric, {})[seat.name] = points
         return found
@@ -91,7 +92,7 @@ def gather(folder: Path, participants: Sequence[str] = ()) -> Facts:
         facts.receipts[name] = json.loads((home / "receipt.json").read_text(encoding="utf-8"))
         if points := _progress(home / "progress.jsonl"):
             facts.progress[name] = points
-    for seat in run.seats.values():
+    for seat in first(list(run.seats.values())):
         if found := curve(run, seat):
             facts.epsilon[seat.name] = found
     return facts
