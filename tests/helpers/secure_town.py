@@ -22,13 +22,16 @@ Hook = Callable[[str, bytes, Callable[[bytes], bytes]], bytes | None]
 
 
 class Town:
-    """The five banks with homes of their own, and a transport in which a test may sit."""
+    """The five banks, some factories where asked for, and a transport in which a test may sit."""
 
-    def __init__(self, folder: Path, *, rounds: int = 2, seats: int = 5, **contract: Any) -> None:
+    def __init__(self, folder: Path, *, rounds: int = 2, seats: int = 5, factories: int = 0, **contract: Any) -> None:
         self.folder = folder
         scenario = load_scenario("secure-banks")
         data = json.loads(scenario.to_json())
-        data["roster"] = [*data["roster"], {**data["roster"][4], "name": "other-2"}][:seats]
+        banks, others = data["roster"], json.loads(load_scenario("factories").to_json())["roster"]
+        banks.append({**banks[4], "name": "other-2"})
+        others.append({**others[2], "name": "high-2"})
+        data["roster"] = [*banks[:seats], *others[:factories]]
         data["contract"].update(rounds=rounds, **contract)
         for key in ("noise", "largest_clip", "smallest_clip", "rows"):
             data["contract"]["secure"].pop(key, None)
@@ -43,8 +46,11 @@ class Town:
     def _home(self, name: str) -> Home:
         home = Home(self.folder / "participants" / name, name, simulation=True)
         home.create(split_seed=3)
-        text = demo_policy_file("secure-banks", name.removesuffix("-2")).read_text(encoding="utf-8")
-        home.policy.write_text(text.replace('participant = "other"', f'participant = "{name}"'), encoding="utf-8")
+        industry = self.scenario.seat(name).industry
+        scenario = {"bank": "secure-banks", "factory": "factories"}[industry]
+        model = name.removesuffix("-2")
+        text = demo_policy_file(scenario, model).read_text(encoding="utf-8")
+        home.policy.write_text(text.replace(f'participant = "{model}"', f'participant = "{name}"'), encoding="utf-8")
         Ledger.create(home.ledger, name).close()
         return home
 

@@ -158,17 +158,18 @@ class SecureRounds:
         models = {group: hash_of(named) for group, named in state.groups.items()}
         sums: dict[str, Word] = {}
         cohorts: dict[str, tuple[str, ...]] = {}
+        asked: dict[str, int] = {}  # shares of noise are sized for all that were asked
         todo = self._cohorts(state)
         for attempt in range(self.terms.attempts):
             request = SumRequest(number, attempt, todo, models)
             parts, gone, context = self._parts(request, state)
             for label, (names, words) in self._opened(request, parts, context).items():
-                sums[label], cohorts[label] = words, names
+                sums[label], cohorts[label], asked[label] = words, names, len(request.cohorts[label])
             left = {label: tuple(n for n in names if n not in gone) for label, names in todo.items()}
             todo = {label: n for label, n in left.items() if label not in sums and len(n) >= self.terms.least}
             if not todo:
                 break
-        good = self._checked(sums, cohorts, number)
+        good = self._checked(sums, cohorts, asked, number)
         seats = {label: [self._members[name].seat for name in names] for label, names in cohorts.items()}
         groups: dict[str, State] = {}
         memory: dict[str, State] = {}
@@ -296,14 +297,14 @@ class SecureRounds:
         return Part(dict(zip(labels, split, strict=True)), found[1][length : length + boxes])
 
     def _checked(
-        self, sums: Mapping[str, Word], cohorts: Mapping[str, Sequence[str]], number: int
+        self, sums: Mapping[str, Word], cohorts: Mapping[str, Sequence[str]], asked: Mapping[str, int], number: int
     ) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
         """Return the decoded sums that honest members can have made; the others are left out and recorded."""
         good = {}
         for label, words in sums.items():
             total = self._code.decode(words)
             clipped = sum(self._units(name) * self._clip(name) for name in cohorts[label])
-            if float(np.linalg.norm(total)) <= self._code.largest_norm(clipped, len(cohorts[label]), len(total)):
+            if float(np.linalg.norm(total)) <= self._code.largest_norm(clipped, asked[label], len(total)):
                 good[label] = total
                 continue
             for name in cohorts[label]:

@@ -47,6 +47,11 @@ def test_a_run_takes_one_message_a_round_and_one_charge(tmp_path: Path) -> None:
         receipt = json.loads((town.homes[name].folder / "runs" / "run-1" / "receipt.json").read_text())
         assert receipt["secure_sum"]["charged_against"] == {"coordinator": True, "colluders": 1}
         assert receipt["epsilon"]["run"] <= 1.0
+    # The coordinator keeps nobody's words: what is on its disk is the sum's.
+    words = [unpack(reply) for replies in town.replies.values() for reply in replies if unpack(reply)]
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file())
+    assert len(words) == 6
+    assert not any(found[1][:72] in kept for found in words if found)
     # Beside model and contract a member receives at most 200 bytes for each of the others, once the roster is stored.
     first, second = (town.sent["new-car"][i] for i in (1, 2))
     assert len(decode(second).header["secure"]) <= 200 * 3

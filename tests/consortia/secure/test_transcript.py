@@ -56,3 +56,30 @@ def test_a_lying_coordinator_with_t_members_learns_no_more_than_the_sum() -> Non
     combined = np.linalg.lstsq(np.stack([left, world.point.decode(shaved)], 1), world.sums[target], rcond=None)[0]
     best = np.corrcoef(np.stack([left, world.point.decode(shaved)], 1) @ combined, world.sums[target])[0, 1]
     assert best <= abs(from_sum) + chance
+
+
+def test_a_liar_who_calls_a_member_dead_gets_uniform_words() -> None:
+    """Mode two: the coordinator has the target's words, calls it dead, and has every share and one colluder's keys.
+
+    With every key that it can get taken off, the words are as uniform as before, and tell nothing of the gradient: the
+    target's own mask is left.
+    """
+    code = genuine()
+    world = World(code, 6, dim=20_000, drops=1)
+    rng = np.random.default_rng(6)
+    world.sums = {name: rng.normal(0, 0.1, 20_000) for name in world.names}
+    replies = {name: world.ask(name) for name in world.names}
+    target, colluder = "org-03", "org-05"
+    alive = [name for name in world.names if name != target]
+    votes = world.votes(replies, alive, alive)
+    told = {name: world.opening("unmask", name, world.asked(replies, name, alive, votes)) for name in alive}
+    keys = {name: key for (name, other), key in world.told_keys(told, alive, [target]).items() if other == target}
+    pair = world.members[colluder].store.run(world.run).pairs[target]
+    assert keys[colluder] == code.masks.derive(pair, "mask", world.context())  # the shares give what the colluder has
+    words = world.parts(replies)[target].words["*"].copy()
+    for peer, key in keys.items():
+        code.masks.add_mask(words, code.masks.derive(key, "*"), subtract=not peer < target)
+    for shift in (0, 8, 16, 24):
+        counts = np.bincount((words >> np.uint32(shift)).astype(np.uint8), minlength=256)
+        assert stats.chisquare(counts).pvalue > 1e-6
+    assert abs(np.corrcoef(world.point.decode(words), world.sums[target])[0, 1]) < 4 / np.sqrt(20_000)
