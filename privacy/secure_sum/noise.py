@@ -34,7 +34,7 @@ def rounded_gaussian(count: int, std: float) -> NDArray[np.int64]:
     stream = Cipher(algorithms.AES(fresh_key()), modes.CTR(bytes(16))).encryptor()
     out = np.empty(count, dtype=np.int64)
     half = _CHUNK // 2
-    zeros, pair = bytes(8 * _CHUNK), np.empty(_CHUNK)
+    zeros, pair, square = bytes(8 * _CHUNK), np.empty(_CHUNK), np.empty(half)
     for start in range(0, count, _CHUNK):
         words = np.frombuffer(stream.update(zeros), dtype="<u8") >> np.uint64(11)
         radius, angle = words[:half].astype(np.float64), words[half:].astype(np.float64)
@@ -44,9 +44,15 @@ def rounded_gaussian(count: int, std: float) -> NDArray[np.int64]:
         radius *= -2.0
         np.sqrt(radius, out=radius)
         radius *= std
-        angle *= 2 * math.pi * 2.0**-53
-        pair[:half] = np.cos(angle)
-        pair[half:] = np.sin(angle, out=angle)
+        # With t = tan(angle / 2): cosine (1 - t^2) / (1 + t^2) and sine 2 t / (1 + t^2), half the time of both.
+        angle *= math.pi * 2.0**-53
+        angle -= math.pi / 2
+        np.tan(angle, out=angle)
+        np.multiply(angle, angle, out=square)
+        np.subtract(1.0, square, out=pair[:half])
+        np.multiply(angle, 2.0, out=pair[half:])
+        square += 1.0
+        radius /= square
         pair[:half] *= radius
         pair[half:] *= radius
         np.rint(pair, out=pair)

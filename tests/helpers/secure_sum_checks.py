@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import secure_sum_recovery_checks
 from cryptography.hazmat.primitives.asymmetric import ec
+from scipy import stats
 from secure_sum_world import CONTRACT, IDENTITIES, SIGMA, World, still
 
 from consortia.errors import RefusedError
@@ -50,6 +51,15 @@ def check_noise_of_the_sum_and_of_what_colluders_leave(code: Any) -> None:
         noise = world.total(replies) - world.truth()
         assert 0.98 < noise.std() / (promised * np.sqrt(n / (n - t))) < 1.02
         assert 0.98 < world.point.sum_std(n) / (promised * np.sqrt(n / (n - t))) < 1.02
+
+
+def check_shares_of_noise_are_gaussian(code: Any) -> None:
+    """Kolmogorov-Smirnov against the normal distribution; neighbours and the two halves of a chunk are unrelated."""
+    share = code.noise.rounded_gaussian(1 << 15, 5000.0) / 5000.0
+    assert stats.kstest(share, "norm").pvalue > 1e-6
+    first, second = np.split(share, 2)  # the cosines and the sines of one chunk
+    for one, other in ((first, second), (share[1:], share[:-1]), (first**2, second**2)):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 5.5 / np.sqrt(len(one))
 
 
 def check_rounding_and_sensitivity(code: Any) -> None:
