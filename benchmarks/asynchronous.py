@@ -102,6 +102,8 @@ def play(folder: Path, file: Path, seconds: dict[str, float], data: Path | None)
         job = prepare(options)
         execute(job, options)
     record = json.loads((job.folder / "coordinator.json").read_text(encoding="utf-8"))
+    if record["status"] != "completed":
+        raise SystemExit(f"{file.stem}: the run {record['status']}: {record['reason']}")
     return {
         "seconds": record["seconds"],
         "to_last_step": sum(line["seconds"] for line in record["history"]),
