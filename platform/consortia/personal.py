@@ -17,9 +17,9 @@ How the choice is made
 By the log loss (the squared error of a regression) of each row, on rows that the candidate was not fitted on: the
 validation rows and, where these are of fewer than 200 units, the training rows, cross-fitted in folds of whole
 units. Another model than `local` is kept only if it is better by more than one standard error of the paired
-difference, units being what varies; among those the best. The federated model has seen the training rows. They
-count only while that shows in nothing: while its loss on them is not below its loss on the validation rows by more
-than a standard error. The test rows only report.
+difference, units being what varies, on 30 units at least (on eight some model always is); among those the best. The
+federated model has seen the training rows. They count only while that shows in nothing: while its loss on them is not
+below its loss on the validation rows by more than a standard error. The test rows only report.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ STRENGTHS = tuple(float(s) for s in np.logspace(-1, 4, 6))
 PROXIMAL = (0.0, 1.0)
 _FOLDS = 4
 _ENOUGH = 200
+_LEAST = 30
 _EPOCHS = 40
 _PATIENCE = 6
 
@@ -113,7 +114,7 @@ def keep(offered: list[Candidate], industry: str, train: Table, validation: Tabl
             crossed = [row_losses(client, candidate.fit(inside)(held_out), held_out) for inside, held_out in tables]
             held[index] = np.concatenate([held[index], *crossed])
     chosen = 0
-    for index in range(1, len(offered)):
+    for index in range(1, len(offered)) if len(np.unique(units)) >= _LEAST else ():
         if _pays(held[0] - held[index], units) and held[index].mean() < held[chosen].mean():
             chosen = index
     own = [i for i, candidate in enumerate(offered) if candidate.kind not in {"local", "federated"}]

@@ -105,6 +105,26 @@ def test_a_federated_model_that_shows_its_training_rows_is_judged_on_others_alon
     assert keep(offered, "bank", train, validation, "bank").kind == "local"
 
 
+@pytest.mark.parametrize(("rows", "kept"), [(29, "local"), (40, "federated")])
+def test_few_rows_decide_nothing(rows: int, kept: str) -> None:
+    """Better on each of 29 rows is no reason yet; a model that shows its training rows is judged on no others."""
+    truth = slope_of(1)
+    train, validation = world(60, 1, truth), world(rows, 2, truth)
+    labels = {row: 0.98 * float(y) + 0.01 for row, y in zip(train.row_ids, train.target, strict=True)}
+    labels |= {row: 0.8 * float(y) + 0.1 for row, y in zip(validation.row_ids, validation.target, strict=True)}
+
+    def right(table: Table) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.array([labels.get(row, 0.5) for row in table.row_ids])
+
+    base = local(train)
+    offered = [
+        Candidate("local", "majority", lambda _: base.majority, base.majority),
+        Candidate("federated", "", lambda _: right, right),
+        Candidate("centred", "none", lambda _: base.majority, base.majority),
+    ]
+    assert keep(offered, "bank", train, validation, "bank").kind == kept
+
+
 def test_the_centred_model_runs_from_the_local_one_to_the_federated_one() -> None:
     truth = slope_of(3)
     module, train, test = linear(slope_of(4)), world(300, 5, truth), world(400, 6, truth)
