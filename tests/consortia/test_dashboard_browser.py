@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 pytestmark = pytest.mark.end_to_end
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "a-token-of-this-test-only"
-ROUNDS = 6
+ROUNDS, ROWS = 15, 1000
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 SHOTS = os.environ.get("CONSORTIA_SCREENSHOTS")
 
@@ -49,18 +49,19 @@ class Server:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three factories that release metrics with noise after every round."""
+    """Three banks with 1,000 synthetic rows each that release metrics with noise after every round."""
     folder = tmp_path_factory.mktemp("browser")
     source, target = ROOT / "scenarios", folder / "scenarios"
-    shutil.copytree(source / "policies" / "factories", target / "policies" / "factories")
-    scenario = tomllib.loads((source / "factories.toml").read_text())
-    scenario["contract"]["industries"]["factory"]["local_steps"] = 10  # shorter rounds
+    shutil.copytree(source / "policies" / "banks", target / "policies" / "banks")
+    scenario = tomllib.loads((source / "banks.toml").read_text())
+    scenario["roster"] = [{**seat, "units": ROWS} for seat in scenario["roster"][:3]]
     scenario["contract"] |= {
         "rounds": ROUNDS, "releases": ["update", "metrics"], "evaluation": {"metrics": "dp", "every": 1},
     }  # fmt: skip
-    (target / "factories.toml").write_text(tomli_w.dumps(scenario))
-    for file in (target / "policies" / "factories").glob("*.toml"):
+    (target / "banks.toml").write_text(tomli_w.dumps(scenario))
+    for file in (target / "policies" / "banks").glob("*.toml"):
         policy = tomllib.loads(file.read_text())
+        policy["dataset"]["credit"] |= {"source": f"synthetic:{ROWS}", "declared_units": ROWS}
         policy["allow"]["releases"] = ["update", "metrics"]
         policy["budget"]["evaluation"] = {key: policy["budget"][key] for key in ("run", "lifetime")}
         file.write_text(tomli_w.dumps(policy))
@@ -196,9 +197,9 @@ def finished(browser: Browser, coordinator: Server, folder: Path) -> str:
         watched.sign_in()
         expect(page.get_by_text("No run yet")).to_be_visible()
         page.evaluate("window.notReloaded = true")
-        run = consortia("run", "scenarios/factories.toml", folder=folder)
+        run = consortia("run", "scenarios/banks.toml", folder=folder)
         try:
-            link = page.get_by_role("link", name=re.compile("^factories-"))
+            link = page.get_by_role("link", name=re.compile("^banks-"))
             expect(link).to_be_visible(timeout=60_000)
             assert page.evaluate("window.notReloaded") is True
             name = link.inner_text()
@@ -220,9 +221,8 @@ def finished(browser: Browser, coordinator: Server, folder: Path) -> str:
             assert page.evaluate("window.notReloaded") is True
             watched.shoot("dashboard-run", 1000)
         finally:
-            assert run.stdout is not None
-            run.stdout.close()
-            assert run.wait(120) == 0
+            run.communicate(timeout=120)
+        assert run.returncode == 0
     return name
 
 
@@ -233,9 +233,9 @@ def test_every_page_of_the_coordinator(
     for watched in watch(browser, coordinator, size, scheme):
         watched.sign_in()
         where = paths(watched)
-        assert {*where} == {"/", "/participants", "/compare", f"/runs/{finished}", f"/runs/{finished}/high"}
+        assert {*where} == {"/", "/participants", "/compare", f"/runs/{finished}", f"/runs/{finished}/furniture"}
         inspect(watched, [*where, f"/compare?run={finished}"])
-        watched.page.goto(f"{coordinator.url}/runs/{finished}/low")
+        watched.page.goto(f"{coordinator.url}/runs/{finished}/new-car")
         expect(watched.page.locator("svg.chart .band").first).to_be_visible()  # intervals are drawn
         if scheme == "light":
             watched.shoot("dashboard-phone", 844)
@@ -245,11 +245,12 @@ def test_every_page_of_the_coordinator(
 def test_every_page_of_a_participants_own_view(
     size: Any, scheme: str, browser: Browser, folder: Path, finished: str
 ) -> None:
-    home = folder / "runs" / finished / "participants" / "low"
+    home = folder / "runs" / finished / "participants" / "new-car"
     for server in serve(folder, "--home", str(home)):
         for watched in watch(browser, server, size, scheme):
             watched.sign_in()
-            expect(watched.page.get_by_text(f"run {finished}")).to_be_visible(timeout=20_000)
+            row = watched.page.get_by_role("rowheader", name=f"run {finished}", exact=True)
+            expect(row).to_be_visible(timeout=20_000)
             where = paths(watched)
             assert {*where} == {"/", "/ledger", "/runs", "/policy", f"/runs/{finished}"}
             inspect(watched, where)
