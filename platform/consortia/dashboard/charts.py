@@ -50,11 +50,7 @@ def line_chart(
     ys = [v for line in drawn for point in line.points for v in point[1:] if v is not None]
     ys += [level.value for level in levels] + ([0.0] if zero else [])
     scale = _Scale(min(xs), max(xs), *_padded(min(ys), max(ys), zero))
-    parts = [_axes(scale, x_label, y_label)]
-    for level in levels:
-        y, end = scale.y(level.value), WIDTH - _RIGHT
-        parts.append(f'<line class="level" x1="{_LEFT}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="level-name" x="{_LEFT + 4}" y="{y - 4:.1f}">{escape(level.name)}</text>')
+    parts = [_axes(scale, x_label, y_label), *(_level(scale, level) for level in levels)]
     for index, line in enumerate(drawn):
         parts.append(_line(scale, line, index % PALETTE))
     return _svg(title, "".join(parts)) + _legend([line.name for line in drawn])
@@ -129,7 +125,7 @@ def _level(scale: _Scale, level: Level) -> str:
     y, end = scale.y(level.value), WIDTH - _RIGHT
     return (
         f'<line class="level" x1="{_LEFT}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="level-name" x="{end}" y="{y - 4:.1f}" text-anchor="end">{escape(level.name)}</text>'
+        f'<text class="level-name" x="{_LEFT + 4}" y="{y - 4:.1f}">{escape(level.name)}</text>'
     )
 
 
