@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import socket
@@ -11,12 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from dashboard_pages import TOKEN, counted, crawl, get, reply, signed
 from fastapi import FastAPI
 from typer.testing import CliRunner
 
-from consortia import participant
 from consortia.cli import build_app
 from consortia.coordinator import Answer, Coordinator
 from consortia.dashboard.app import build
@@ -26,53 +24,11 @@ from consortia.dashboard.coordinator import CoordinatorView
 from consortia.dashboard.owner import OwnerView
 from consortia.errors import RunFailedError
 from consortia.scenario import load_scenario
-from consortia.wire import Envelope, decode, encode
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 from privacy.ledger import Budget, RunPlan
 
-TOKEN = "a-token-of-this-test-only"
 PLANTED = "Ada<b>Lovelace-4711"
-
-
-def get(app: FastAPI, path: str, method: str = "GET", **options: Any) -> httpx.Response:
-    """Ask the application, without a network."""
-
-    async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            return await client.request(method, path, **options)
-
-    return asyncio.run(ask())
-
-
-def signed(app: FastAPI, path: str) -> httpx.Response:
-    """Ask with the token."""
-    return get(app, path, headers={"Authorization": f"Bearer {TOKEN}"})
-
-
-def crawl(app: FastAPI, *more: str) -> dict[str, str]:
-    """Return every page that links lead to."""
-    found: dict[str, str] = {}
-    open_paths = ["/", "/metrics", *more]
-    while open_paths:
-        path = open_paths.pop()
-        if path not in found and not path.startswith("/assets"):
-            answer = signed(app, path)
-            assert answer.status_code == 200, (path, answer.text)
-            found[path] = answer.text
-            open_paths += re.findall(r'href="(/[^"#]*)"', answer.text)
-    return found
-
-
-def counted(app: FastAPI, path: str, wanted: str) -> str:
-    """Ask until what is counted in the background is there."""
-    for _ in range(100):
-        text = signed(app, path).text
-        if wanted in text:
-            return text
-        time.sleep(0.05)
-    raise AssertionError(f"{path} never said {wanted!r}: {text}")
 
 
 @pytest.fixture(scope="module")
@@ -83,17 +39,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, spoiled in (("run-good", {scenario.roster[0].name}), ("run-bad", {s.name for s in scenario.roster})):
 
         def exchange(kind: str, envelopes: Mapping[str, bytes], _: float, spoiled: Any = spoiled) -> Iterator[Answer]:
-            for name_of, data in envelopes.items():
-                message = decode(data)
-                header = {
-                    "status": "OK" if kind == "train" else "EVALUATED",
-                    **{key: message.header[key] for key in ("kind", "participant", "run", "round")},
-                    "contract": scenario.contract.sha256(), "noise_multiplier": "4.82", "epsilon_budget": "3.0",
-                    "delta": "1e-05", "unit": "record", "non_private": "false",
-                }  # fmt: skip
-                if name_of in spoiled:
-                    header["kind"] = PLANTED
-                yield Answer(name_of, encode(Envelope(header, dict(message.tensors) if kind == "train" else {})))
+            for participant, data in envelopes.items():
+                changes = {"kind": PLANTED} if participant in spoiled else {}
+                yield Answer(participant, reply(data, scenario, **changes))
 
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
@@ -208,7 +156,7 @@ def test_epsilon_is_counted_as_in_the_record(app: FastAPI) -> None:
     text = counted(app, "/runs/run-good", 'aria-label="ε spent')
     terms = load_scenario("banks").contract.industries["bank"]
     event = PoissonGaussian(
-        noise_multiplier=4.82,
+        noise_multiplier=1.5,
         sampling_rate=terms.sampling_rate,
         steps=2 * terms.local_steps,
         partition="train",
@@ -359,56 +307,3 @@ def test_the_background_gives_the_last_value_while_it_counts() -> None:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     assert background.take("slot", 2, lambda: "two") == ("one", False)
-
-
-# Red
-
-
-@pytest.mark.end_to_end
-def test_what_is_planted_at_a_participant_is_seen_nowhere_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A real run: a name in one row of new-car, in every row of used-car, in an exception at furniture."""
-    planted = "Lovelace-4711"
-    line = "A11 6 A34 {purpose} {amount} A65 A75 4 A93 A101 4 A121 67 A143 A152 2 A173 1 A192 A201 {label}"
-    lines = [
-        line.format(
-            purpose=purpose,
-            amount=planted if purpose == "A41" or (purpose, index) == ("A40", 7) else 1169 + index,
-            label=1 + index % 2,
-        )
-        for purpose in ("A40", "A41", "A42", "A43", "A46")
-        for index in range(40)
-    ]
-    folder = tmp_path / "data" / "bank" / "german_credit"
-    folder.mkdir(parents=True)
-    (folder / "german.data").write_text("\n".join(lines) + "\n")
-    plain = participant.train_round
-
-    def train(*arguments: Any, **options: Any) -> Any:
-        if options["participant"] == "furniture":
-            raise ValueError(f"the balance of {planted}")
-        return plain(*arguments, **options)
-
-    monkeypatch.setattr(participant, "train_round", train)
-    arguments = ["run", "banks", "--rounds", "2", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "runs")]
-    result = CliRunner().invoke(build_app(), arguments)
-    assert planted not in result.output
-    assert planted not in caplog.text
-    (run,) = (tmp_path / "runs").iterdir()
-    codes = {json.loads(text)["participant"]: json.loads(text).get("code") for text in _failures(run)}
-    assert codes == {"used-car": "PARTICIPANT_ERROR", "furniture": "PARTICIPANT_ERROR"}  # both were really met
-    receipt = next((run / "participants" / "new-car" / "runs").glob("*/receipt.json"))
-    assert sum(json.loads(receipt.read_text())["quarantine"]["reasons"].values()) == 1
-    pages = crawl(build(CoordinatorView(tmp_path / "runs", None), TOKEN), f"/compare?run={run.name}")
-    for other in ("radio-tv", "other"):
-        home = OwnerView.of(run / "participants" / other, None)
-        pages |= {f"{other}{path}": text for path, text in crawl(build(home, TOKEN)).items()}
-    for path, text in pages.items():
-        assert planted not in text, path
-    for file in [*run.glob("*.json*"), *run.rglob("participant.log")]:  # not even in the logs that stay
-        assert planted not in file.read_text(), file
-
-
-def _failures(run: Path) -> list[str]:
-    return [text for text in (run / "events.jsonl").read_text().splitlines() if '"event": "failure"' in text]

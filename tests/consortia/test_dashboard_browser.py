@@ -21,12 +21,12 @@ from urllib.parse import urlsplit
 import pytest
 import tomli_w
 from axe_playwright_python.sync_playwright import Axe
+from dashboard_pages import TOKEN
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 pytestmark = pytest.mark.end_to_end
 ROOT = Path(__file__).resolve().parents[2]
-TOKEN = "a-token-of-this-test-only"
 ROUNDS, ROWS = 15, 1000
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 SHOTS = os.environ.get("CONSORTIA_SCREENSHOTS")
