@@ -23,7 +23,7 @@ from consortia.evaluation import baselines, module_scorer, ridge
 from consortia.exchange import build_module
 from consortia.models import registry
 from consortia.models.onnx_file import TOLERANCE, largest_difference, run_onnx, to_onnx
-from consortia.models.own import About, OwnModel, constant, from_bytes, to_bytes
+from consortia.models.own import About, OwnModel, constant, from_bytes, keep, to_bytes
 from consortia.models.rows import predict, view_of
 from consortia.models.source import Found, of_coordinator, of_participant
 from consortia.personal import candidates
@@ -188,6 +188,21 @@ def test_models_are_listed_with_their_guarantee_and_predict(tmp_path: Path) -> N
     assert bool(table["y"].isna()[1])
 
 
+def test_a_deployed_participant_names_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, about = _model("linear", "linear")
+    folder = tmp_path / "homes" / "line-a" / "runs" / "run-1"
+    hashes = keep(folder / "models", {"kept": (model, about), "federated": (model, replace(about, kind="federated"))})
+    account = {"run": 0.5, "delta": 1e-5, "unit": "record", "non_private": False}
+    (folder / "receipt.json").write_text(json.dumps({"models": hashes, "epsilon": account}))
+    monkeypatch.setenv("CONSORTIA_HOME", str(tmp_path / "homes"))
+    (tmp_path / "rows.csv").write_text("x\n0.5\n")
+    result = _call("predict", "run-1", tmp_path / "rows.csv", "--participant", "line-a")
+    assert result.exit_code == 0, result.output
+    assert of_participant("run-1", "line-a", "federated").guarantee["epsilon"] == 0.5
+    assert of_participant("run-1", "line-a", "kept").guarantee["non_private"] is True  # it never was made private
+    assert (folder / "models").stat().st_mode & 0o077 == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -326,7 +341,7 @@ def _everything() -> IndustryClient:
 
 @pytest.mark.end_to_end
 def test_a_runs_models_are_predicted_with_and_exported(tmp_path: Path) -> None:
-    result = _call("run", "cross-industry", "--rounds", "2", "--out", tmp_path)
+    result = _call("run", "banks", "--rounds", "1", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     (run,) = tmp_path.iterdir()
     client = industries.get("bank")
@@ -334,11 +349,11 @@ def test_a_runs_models_are_predicted_with_and_exported(tmp_path: Path) -> None:
     rows.to_csv(tmp_path / "rows.csv", index=False)
     models = tmp_path / "models"
     for choice, promise in (("federated", "ε = "), ("kept", "ε")):
-        result = _call("export", run, "--participant", "bank-a", "--model", choice, "--to", models)
+        result = _call("export", run, "--participant", "used-car", "--model", choice, "--to", models)
         assert result.exit_code == 0, result.output
         assert promise in result.output or "no guarantee: fitted to the participant's own rows" in result.output
-        result = _call("predict", run, tmp_path / "rows.csv", "--participant", "bank-a", "--model", choice)
-        folder = models / "bank-a" / ("1" if choice == "federated" else "2")
+        result = _call("predict", run, tmp_path / "rows.csv", "--participant", "used-car", "--model", choice)
+        folder = models / "used-car" / ("1" if choice == "federated" else "2")
         assert _call("predict", folder, tmp_path / "rows.csv").stdout == result.stdout
         _, about, manifest = registry.load(folder)
         scores = run_onnx((folder / "model.onnx").read_bytes(), about, pd.read_csv(tmp_path / "rows.csv", dtype=str))
@@ -346,13 +361,13 @@ def test_a_runs_models_are_predicted_with_and_exported(tmp_path: Path) -> None:
         assert np.allclose(scores[:, 0], wanted, atol=TOLERANCE)
         assert manifest["files"].keys() == {"model.safetensors", "model.onnx"}
     # The coordinator's copy of the shared model is the participant's federated one.
-    shared, own = of_coordinator(str(run), "bank"), of_participant(str(run), "bank-a", "federated")
-    assert set(shared.guarantee["participants"]) == {"bank-a", "bank-b"}
+    shared, own = of_coordinator(str(run), "bank"), of_participant(str(run), "used-car", "federated")
+    assert set(shared.guarantee["participants"]) == {"new-car", "used-car", "furniture", "radio-tv", "other"}
     features = torch.randn(4, view_of(own.about).width)
     assert torch.equal(shared.model(features), own.model(features))
-    kept = run / "participants" / "bank-a" / "runs" / run.name / "models" / "kept.safetensors"
+    kept = run / "participants" / "used-car" / "runs" / run.name / "models" / "kept.safetensors"
     kept.write_bytes(kept.read_bytes()[:-1] + bytes([kept.read_bytes()[-1] ^ 1]))
-    result = _call("predict", run, tmp_path / "rows.csv", "--participant", "bank-a")
+    result = _call("predict", run, tmp_path / "rows.csv", "--participant", "used-car")
     assert result.exit_code == 2
     assert "altered" in result.output
 

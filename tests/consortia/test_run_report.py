@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -169,15 +167,25 @@ def test_the_command_writes_both_files_and_names_what_is_missing(tmp_path: Path)
 
 
 @pytest.mark.end_to_end
-@pytest.mark.parametrize("scenario", ["linear", "shared-customers"])
-def test_the_report_of_a_real_run(tmp_path: Path, scenario: str) -> None:
-    rounds = ["--rounds", "3"] if scenario == "linear" else []
-    command = [sys.executable, "-P", "-m", "consortia.cli", "run", scenario, "--out", str(tmp_path), *rounds]
-    subprocess.run(command, check=False, capture_output=True)
-    (folder,) = tmp_path.iterdir()
-    facts = gather(folder)
-    assert facts.result["status"] == "completed"
-    text = " ".join(Page(as_html(facts)).words)
+@pytest.mark.filterwarnings("ignore")  # TensorBoard's own
+def test_the_report_of_a_real_run_and_what_is_planted_in_its_rows(tmp_path: Path) -> None:
+    for site in ("a", "b"):
+        rows = [f"{x / 40 - 0.5},{3 * x / 40 + 0.5},Lovelace {x}" for x in range(40)] + ["0.1,Lovelace,4711471147"]
+        file = tmp_path / "data" / "linear" / "line" / f"{site}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(["x,y,name", *rows]))
+    result = _call(
+        *("run", "linear", "--rounds", 3, "--data", tmp_path / "data", "--out", tmp_path / "runs"),
+        *("--track", "tensorboard"),
+    )
+    assert "after 3 rounds" in result.output, result.output
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert _call("report", folder).exit_code == 0
+    text = " ".join(Page((folder / "report.html").read_text()).words)
     assert strange_numbers(text, _records(folder)) == []
     for section in ("Under which guarantee", "What it cost", "Model card", "Environment and hashes"):
         assert section in text
+    outside = [path for path in folder.rglob("*") if path.is_file() and "participants" not in path.parts]
+    assert {"report.html", "report.md", "events.jsonl", "result.json"} <= {path.name for path in outside}
+    assert any("tfevents" in path.name for path in outside)
+    assert all(b"Lovelace" not in path.read_bytes() + result.output.encode() for path in outside)

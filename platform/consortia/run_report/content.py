@@ -161,7 +161,7 @@ def _guarantee(facts: Facts) -> Section:
                 "–" if account["delta"] is None else f"{account['delta']:g}",
                 account["unit"] or "–",
                 _RELATIONS.get(relation, relation.replace("_", " ")),
-                number(seat["noise_multiplier"]),
+                "–" if facts.vertical else number(seat["noise_multiplier"]),
                 "∞" if infinite else number(account["lifetime"]),
                 "–" if account["lifetime_delta"] is None else f"{account['lifetime_delta']:g}",
             )
