@@ -121,7 +121,7 @@ def main() -> int:
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
     random = np.random.default_rng(0)
-    size, repeats = (1_000_000, 5) if chosen.quick else (25_000_000, 5)
+    size, repeats = (1_000_000, 5) if chosen.quick else (25_000_000, 3)
     # Of growing length, so that Krum's choice does not hang on rounding.
     updates = [random.standard_normal(size, dtype=np.float32) * np.float32(1 + i / UPDATES) for i in range(UPDATES)]
     gc.freeze()  # Flower collects garbage for every array: a third of a second each in a process that holds torch

@@ -167,8 +167,8 @@ def measure(variants: dict[str, Step], seconds: float, repeats: int) -> dict[str
     """Seconds a step, interleaved: every repeat visits every variant."""
     counts: dict[str, int] = {}
     for name, step in variants.items():
-        step(2)
-        counts[name] = max(2, int(seconds / max(step(5) / 5, 1e-7)))
+        step(1)
+        counts[name] = max(2, int(seconds / max(step(2) / 2, 1e-7)))
     taken: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
         for name, step in variants.items():
@@ -193,14 +193,14 @@ def main() -> int:
         case = Case(sizes, batch)
         big = sizes is not small
         variants: dict[str, Step] = {"plain torch": case.plain(), "consortia": case.ours()}
-        variants["consortia, secure noise"] = case.ours(secure=True)
         if sizes is not ten:
+            variants["consortia, secure noise"] = case.ours(secure=True)
             variants["consortia, hooks"] = case.ours(hooks=True)
             variants["Opacus hooks, rows in memory"] = case.opacus("hooks", loader=False)
         if not big:
             variants["Opacus hooks, DataLoader"] = case.opacus("hooks", loader=True)
         variants["Opacus ghost, rows in memory"] = case.opacus("ghost", loader=False)
-        seconds, repeats = (0.1, 3) if chosen.quick else (0.4, 7) if not big else (1.0, 3)
+        seconds, repeats = (0.1, 3) if chosen.quick else (0.2, 7) if not big else (0.5, 3)
         taken = measure(variants, seconds, repeats)
         parameters = sum(p.numel() for p in Named(sizes).parameters())
         print(f"{'-'.join(map(str, sizes))}, batch {batch} of {case.rows} rows")
