@@ -204,13 +204,16 @@ def outputs(layers: Sequence[Dense], features: Tensor) -> list[Tensor]:
     return values
 
 
-def _deltas(layers: Sequence[Dense], values: list[Tensor], draw: _Draw, loss: Loss) -> list[Tensor]:
-    """Return the gradients (n, k, outputs) of the summed loss by every layer's output before its tanh."""
+def _deltas(layers: Sequence[Dense], values: list[Tensor], draw: _Draw, loss: Loss, weight: Tensor) -> list[Tensor]:
+    """Return the gradients (n, k, outputs) of the summed loss by every layer's output before its tanh.
+
+    A row's loss counts `weight` (n, k, 1) times.
+    """
     last = values[-1].detach().flatten(0, 1).requires_grad_()
     total = loss(last, draw.target)
     if total.shape != draw.target.shape:
         raise PlanError(f"loss: wanted one value a row, shape {tuple(draw.target.shape)}, got {tuple(total.shape)}")
-    (delta,) = torch.autograd.grad((total * draw.present.view(-1)).sum(), last)
+    (delta,) = torch.autograd.grad((total * weight.view(-1)).sum(), last)
     # A padding's loss counts nothing, and 0 x infinity must not either.
     delta = delta.view_as(values[-1]).masked_fill_(draw.present == 0, 0)
     found: list[Tensor] = []
@@ -287,27 +290,35 @@ def train_stacked(
     with torch.no_grad():
         for draw in _batches(rows, plan, randomness):
             if isinstance(plan, DpSgdPlan):
-                randomness.noise(gradients, deviation)
-            else:
-                for gradient in gradients:
-                    gradient.zero_()
-            _add(gradients, layers, draw, loss, plan)
-            for gradient in gradients:
-                gradient.div_(normaliser.view(-1, 1, 1))
+                randomness.noise(gradients, deviation / normaliser)
+            _add(gradients, layers, draw, loss, plan, normaliser.view(-1, 1, 1))
             optimizer.step()
 
 
-def _add(gradients: Sequence[Tensor], layers: Sequence[Dense], draw: _Draw, loss: Loss, plan: PlainPlan) -> None:
-    """Add the rows' gradients, clipped under a `DpSgdPlan`, to those of their participants."""
+def _add(
+    gradients: Sequence[Tensor],
+    layers: Sequence[Dense],
+    draw: _Draw,
+    loss: Loss,
+    plan: PlainPlan,
+    normaliser: Tensor,
+) -> None:
+    """Put the rows' mean gradients into those of their participants: on top of the noise, clipped, or in their place.
+
+    Whoever is divided by the normaliser (n, 1, 1) is small: the deltas here, the noise's deviation there.
+    """
+    private = isinstance(plan, DpSgdPlan)
     values = outputs(layers, draw.features)
     with torch.enable_grad():
-        deltas = _deltas(layers, values, draw, loss)
+        deltas = _deltas(layers, values, draw, loss, draw.present if private else draw.present / normaliser)
     inputs = values[:-1]
     if isinstance(plan, DpSgdPlan):
         deltas, inputs = _clip(deltas, inputs, plan.clip)
+        deltas = [delta / normaliser for delta in deltas]
     for place, (delta, value) in enumerate(zip(deltas, inputs, strict=True)):
-        gradients[2 * place].baddbmm_(delta.mT, value)
-        gradients[2 * place + 1].add_(delta.sum(1, keepdim=True))
+        weight, bias = gradients[2 * place], gradients[2 * place + 1]
+        weight.baddbmm_(delta.mT, value, beta=int(private))
+        (bias if private else bias.zero_()).add_(delta.sum(1, keepdim=True))
 
 
 def _common(plans: Sequence[PlainPlan], participants: int) -> tuple[PlainPlan, Tensor]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from consortia.errors import InputError
 from consortia.strict import StrictModel
-from strategies.base import Strategy
+from strategies.base import Asynchronous, Clusters, Controlled, Strategy, TakesTurns
 
 if TYPE_CHECKING:
     from consortia.scenario import Contract
@@ -22,8 +22,6 @@ class CentralTerms(StrictModel):
     participants in a round; (`epsilon`, `delta`) the budget of the whole run towards those who see the models only,
     `inf` for a run without noise; `unit` the word for one participant.
     """
-
-    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     unit: Annotated[str, Field(pattern=r"^[a-z][a-z -]{0,40}$")] = "participant"
     units: Annotated[int, Field(ge=1, le=2**20)]
@@ -44,7 +42,9 @@ def check_central(contract: Contract, strategy: Strategy) -> None:
         raise ValueError(f"central.delta < 1/central.units = {1 / terms.units:.3g}")
     excluded = {
         "a strategy that needs the mean of the changes only (fedavg, fedprox, fedadam, ...)": (
-            not strategy.fit.sum_only or strategy.fit.gradient
+            not strategy.fit.sum_only
+            or strategy.fit.gradient
+            or isinstance(strategy, Asynchronous | Clusters | Controlled | TakesTurns)
         ),
         'strategy.weighting = "equal": every participant counts alike': contract.strategy.weighting != "equal",
         "one industry, whose participants share one clip": len(contract.industries) != 1,

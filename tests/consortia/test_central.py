@@ -31,6 +31,7 @@ from consortia.vectorized import crowd
 from privacy.accounting import epsilon
 from privacy.events import NonPrivate, event_from_json
 from privacy.randomness import seeded_generator
+from strategies.registry import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,6 +97,33 @@ def test_what_it_excludes_is_refused(tmp_path: Path, changes: dict[str, Any], me
         load_scenario(_few(tmp_path, **changes))
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fedprox": {"mu": 0.1},
+    "fedbuff": {"buffer_size": 2},
+    "norm-bound": {"relative": 1.2},
+    "server-optimizer": {"optimizer": "adam"},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_strategy_gets_the_noisy_mean_or_is_refused(tmp_path: Path, name: str) -> None:
+    """What takes a mean of changes runs, and gets one update; nothing that looks at single updates may."""
+    strategy = {"name": name, "weighting": "equal", "options": OPTIONS.get(name, {})}
+    fits = name in {"fedavg", "fedprox", "fednova", "fedadagrad", "fedadam", "fedyogi", "server-optimizer"}
+    if not fits:
+        with pytest.raises(
+            InputError, match=r"needs the mean of the changes only|local_steps = 1|needs a training loss"
+        ):
+            load_scenario(_few(tmp_path, strategy=strategy))
+        return
+    rounds, state, scenario = _rounds(tmp_path, strategy=strategy)
+    rounds.plan = dataclasses.replace(rounds.plan, noise_multiplier=1.3, sampling_rate=1.0)
+    made = scenario.contract.strategy.strategy()
+    after, _, names = rounds.round(made, state, lambda sent: {one: dict(model) for one, model in sent.items()})
+    assert len(names) == 8
+    assert float(flat_change(state.groups["smart_home"], after["smart_home"]).norm()) > 0
+
+
 def test_a_seat_that_claims_an_epsilon_of_its_own_is_refused(tmp_path: Path) -> None:
     path = Path(_few(tmp_path))
     data = read_toml(path)
@@ -124,6 +152,7 @@ def test_a_policy_must_trust_the_coordinator(tmp_path: Path, engine: str) -> Non
 def _rounds(tmp_path: Path, **contract: Any) -> tuple[CentralRounds, Checkpoint, Scenario]:
     scenario = load_scenario(_few(tmp_path, **contract))
     groups = initial_groups(scenario.contract, ["smart_home"])
+    assert scenario.contract.central is not None
     return CentralRounds(scenario), Checkpoint(0, groups, {}, {}, []), scenario
 
 
