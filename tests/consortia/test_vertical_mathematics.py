@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from consortia.vertical import stacking
 from consortia.vertical.assistance import MISSING, MODELS, Grid, assist
 from consortia.vertical.masks import add_up, masked
-from consortia.vertical.stacking import MARGIN, auc, decide, linear_features
+from consortia.vertical.stacking import MARGIN, auc, decide, linear_features, simplest
 from privacy.randomized_response import respond
 
 DATA = Path(os.environ.get("CONSORTIA_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
@@ -73,7 +74,8 @@ def test_one_class_or_few_labels_are_handled() -> None:
     assert np.isfinite(assist(x, np.where(np.arange(30) < 12, 1, -1), ["logistic"]).logits).all()
 
 
-def test_the_stack_joins_a_partner_that_helps_and_no_placebo() -> None:
+def test_the_stack_joins_a_partner_that_helps_and_no_placebo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacking, "_STACKERS", {"logistic": stacking._STACKERS["logistic"]})  # the quick one
     own, theirs, labels = _made_up(500)
     scores = assist(theirs, respond(labels, 2, 2.0).astype(int), ["logistic"]).logits[:, None]
     decision = decide(own, scores, labels)
@@ -81,6 +83,15 @@ def test_the_stack_joins_a_partner_that_helps_and_no_placebo() -> None:
     assert decision.gain > decision.standard_error + MARGIN
     placebo = decide(own, scores[np.random.default_rng(0).permutation(500)], labels)
     assert not placebo.joins
+
+
+def test_the_simplest_model_within_one_standard_error_is_taken() -> None:
+    line, trees = np.array([0.70, 0.74, 0.72]), np.array([0.73, 0.73, 0.76])
+    # Short by .03, -.01, .04: mean .02, standard deviation sqrt(.0014 / 2) = .0265, over sqrt 3 = .0153.
+    assert simplest({"line": line, "trees": trees})[0] == "trees"
+    # Short by .02, -.02, .03: mean .01 within sqrt(.0014 / 2) / sqrt 3 = .0153.
+    assert simplest({"line": line, "trees": trees - 0.01})[0] == "line"
+    assert simplest({"line": trees, "trees": line})[0] == "line"
 
 
 def test_missing_scores_have_columns_of_their_own() -> None:

@@ -71,14 +71,17 @@ def hash_to_curve(context: bytes, identifier: str) -> bytes:
 
     Its time varies with the identifier (two tries on average); it is computed at home and only a power of it leaves.
     """
+    return _hashed(context, identifier)[0]
+
+
+def _hashed(context: bytes, identifier: str) -> tuple[bytes, ec.EllipticCurvePublicKey]:
     body = hashlib.sha256(context).digest() + identifier.encode()
     for counter in range(256):
         x = hashlib.sha256(bytes([counter]) + body).digest()
         try:
-            ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, b"\x02" + x)
+            return x, ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, b"\x02" + x)
         except ValueError:
             continue
-        return x
     raise ValueError("identifier: no point in 256 tries")  # pragma: no cover (probability 2^-256)
 
 
@@ -135,11 +138,7 @@ def _key(power: bytes) -> ec.EllipticCurvePrivateKey:
 
 def _blind_chunk(context: bytes, identifiers: Iterable[str], power: bytes) -> bytes:
     key = _key(power)
-    parts = []
-    for identifier in identifiers:
-        x = hash_to_curve(context, identifier)
-        parts.append(key.exchange(_DH, ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, b"\x02" + x)))
-    return b"".join(parts)
+    return b"".join(key.exchange(_DH, _hashed(context, identifier)[1]) for identifier in identifiers)
 
 
 def _raise_chunk(points: bytes, power: bytes) -> bytes:

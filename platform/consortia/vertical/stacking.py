@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedKFold
 from clients.metrics import compute
 from consortia.vertical.assistance import MODELS, Classifier, fit_quietly
 
-__all__ = ["MARGIN", "Decision", "Stack", "auc", "decide", "linear_features", "tree_features"]
+__all__ = ["MARGIN", "Decision", "Stack", "auc", "decide", "linear_features", "simplest", "tree_features"]
 
 Floats = NDArray[np.float64]
 #: What the mean gain must exceed on top of one standard error: a gain below it is not worth a partner.
@@ -44,11 +44,11 @@ def tree_features(own: Floats, scores: Floats) -> Floats:
     return np.column_stack([own, scores])
 
 
-#: The partners' candidates that weigh columns. `stumps` is for few positives, where larger trees overfit.
+#: From simple to complex. `stumps` is for few positives and few matched rows, where larger trees overfit.
 _STACKERS: Mapping[str, tuple[Callable[[], Classifier], Callable[[Floats, Floats], Floats]]] = {
     "logistic": (MODELS["logistic"], linear_features),
-    "boosting": (MODELS["boosting"], tree_features),
     "stumps": (MODELS["stumps"], tree_features),
+    "boosting": (MODELS["boosting"], tree_features),
 }
 
 
@@ -125,16 +125,35 @@ def decide(
 def _best(
     own: Floats, scores: Floats, labels: NDArray[Any], folds: Any, progress: Callable[[int], None]
 ) -> tuple[str, Floats]:
-    best_name, best = "", np.full(len(folds), -math.inf)
+    """Return the simplest kind that is within one standard error of the best, and its AUC of each fold."""
+    found: dict[str, Floats] = {}
     for place, name in enumerate(_STACKERS):
         values = []
         for inside, outside in folds:
             stack = _fit(name, own[inside], scores[inside], labels[inside])
             values.append(auc(stack.predict(own[outside], scores[outside]), labels[outside]))
             progress(place * len(folds) + len(values))
-        if np.mean(values) > best.mean():
-            best_name, best = name, np.array(values)
-    return best_name, best
+        found[name] = np.array(values)
+    return simplest(found)
+
+
+def simplest(found: Mapping[str, Floats]) -> tuple[str, Floats]:
+    """Return the first candidate whose mean shortfall from the best is within its standard error over the folds.
+
+    The one-standard-error rule (Breiman et al. 1984, section 3.4.3): with few rows and noisy scores trees can win a
+    cross-validation by chance.
+
+    Parameters
+    ----------
+    found : mapping
+        Candidates from simple to complex, each with its values (folds,), larger being better.
+    """
+    best = max(found.values(), key=lambda values: float(values.mean()))
+    for name, values in found.items():
+        short = best - values
+        if short.mean() <= short.std(ddof=1) / math.sqrt(len(short)):
+            return name, values
+    raise ValueError("found: wanted values that are numbers, got none")
 
 
 def _fit(name: str, own: Floats, scores: Floats, labels: NDArray[Any]) -> Stack:
