@@ -22,10 +22,10 @@ _SAYS = {
     "stack": "label owner stacked at home",
 }
 
-#: What `hide_membership` costs: `benchmarks/vertical.py --part overlap`, 10 split seeds; cards from an earlier study.
+#: What `hide_membership` costs: `benchmarks/vertical.py --part overlap`, 10 split seeds (cards 3).
 HIDDEN = (
     "Who is matched is hidden from the label owner: rows that a partner does not know get drawn scores. Measured cost "
-    "in AUC at 30 / 60 % overlap: heart .032 / .033, AI4I .042 / .046 (labels at ε = 2), cards .009 / .007."
+    "in AUC at 30 / 60 % overlap: heart .032 / .033, AI4I .042 / .046 (labels at ε = 2), cards .008 / .011."
 )
 
 
