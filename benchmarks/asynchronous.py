@@ -98,19 +98,21 @@ def play(folder: Path, file: Path, seconds: dict[str, float], data: Path | None)
         init("", scenario=str(file))
         for name in seconds:
             allow(name, str(file))
-        options = Options(scenario=str(file), engine="flower", out=folder / "runs", data=data)
+        # A folder of its own: the coordinator's record of heads is of these homes' ledgers.
+        options = Options(scenario=str(file), engine="flower", out=folder / f"runs-{file.stem}", data=data)
         job = prepare(options)
         execute(job, options)
     record = json.loads((job.folder / "coordinator.json").read_text(encoding="utf-8"))
     if record["status"] != "completed":
         raise SystemExit(f"{file.stem}: the run {record['status']}: {record['reason']}")
-    return {
+    found = {
         "seconds": record["seconds"],
         "to_last_step": sum(line["seconds"] for line in record["history"]),
         "steps": len(record["history"]),
         "auc": pooled_auc(job),
-        "record": record,
     }
+    print(f"{file.stem}: {found}", file=sys.stderr, flush=True)
+    return {**found, "record": record}
 
 
 def pooled_auc(job: Job) -> float:
