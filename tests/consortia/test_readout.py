@@ -53,6 +53,7 @@ def test_a_run_is_seen_while_it_goes_on(tmp_path: Path, scenario: Scenario) -> N
     Coordinator(scenario, "run-1", folder, exchange).run()
     assert waited[0] == {first, *others}  # before the first answer everybody is waited for
     assert waited[1] == set(others)  # the first one is known to have failed while the others are still at work
+    assert waited[2] == set(others[1:])  # an answer ends the waiting too
     run = Run(folder)
     run.refresh()
     assert (run.status, run.done, run.total, run.left) == ("completed", 2, 2, None)
