@@ -14,10 +14,12 @@ import pytest
 from finished_run import PLANTED, write_result, write_run
 from typer.testing import CliRunner, Result
 
+from consortia.central import account
 from consortia.cli import build_app
 from consortia.readout import Run
 from consortia.run_report.facts import gather
 from consortia.run_report.render import as_html, as_markdown
+from consortia.scenario import load_scenario
 from privacy.accounting import epsilon
 
 #: Numbers of our own sentences.
@@ -164,6 +166,26 @@ def test_the_command_writes_both_files_and_names_what_is_missing(tmp_path: Path)
     result = _call("report", folder, "--participant", "used-car")
     assert result.exit_code == 2
     assert "wanted a run with a receipt of 'used-car'" in result.output
+
+
+@pytest.mark.end_to_end  # a roster of a thousand
+def test_a_crowd_under_a_trusted_coordinator_is_told_as_such(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    write_result(folder)
+    scenario = load_scenario("smart-home")
+    (folder / "scenario.json").write_text(scenario.to_json())
+    result = json.loads((folder / "result.json").read_text())
+    seat = result["participants"]["used-car"]
+    result["participants"] = {each.name: seat for each in scenario.roster}
+    result["central"] = account(scenario.contract, 3)
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "events.jsonl").unlink()
+    text = " ".join(Page(as_html(gather(folder))).words)
+    assert "Trusted coordinator, unit: home" in text
+    assert "towards the coordinator ε = ∞ (not protected)" in text
+    assert "Tables and plots show the first of a crowd ... and 990 more" in text
+    assert scenario.roster[0].name in text
+    assert scenario.roster[20].name not in text
 
 
 @pytest.mark.end_to_end
