@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 pytestmark = pytest.mark.end_to_end
 ROOT = Path(__file__).resolve().parents[2]
-ROUNDS, ROWS = 15, 1000
+ROUNDS, ROWS = 15, 2000
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 SHOTS = os.environ.get("CONSORTIA_SCREENSHOTS")
 
@@ -49,7 +49,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three banks with 1,000 synthetic rows each that release metrics with noise after every round."""
+    """Three banks with 2,000 synthetic rows each that release metrics with noise after every round."""
     folder = tmp_path_factory.mktemp("browser")
     source, target = ROOT / "scenarios", folder / "scenarios"
     shutil.copytree(source / "policies" / "banks", target / "policies" / "banks")
