@@ -60,6 +60,13 @@ class VerticalTerms(StrictModel):
             raise ValueError("secure_sum: two or more partners; the sum of one partner's scores is its scores")
         return self
 
+    @property
+    def scores_epsilon(self) -> float | None:
+        """What a partner's scores cost, noise for each batch and the model once; None where they are disclosed."""
+        if self.score_epsilon is None or self.model_privacy is None:
+            return None
+        return self.score_epsilon * (self.batches + 1) + self.model_privacy.epsilon
+
     def releases_of(self, name: str) -> tuple[str, str]:
         """Return what leaves a member of the contract: a partner sends no labels, the label owner no scores."""
         return ("intersection", "labels" if name == self.label_owner else "scores")

@@ -134,18 +134,19 @@ class Partner(Work):
         noise is drawn once, so that charging each batch is more than the truth.
         """
         terms = self.step.terms
-        if terms.score_epsilon is None or terms.model_privacy is None:
+        if (total := terms.scores_epsilon) is None:
             if not self.own.exact_scores:
                 raise RefusedError(
                     "SCORES_NOT_ALLOWED", "vertical.exact_scores = false, and the contract has no DP scores"
                 )
             return self.plan("scores", (self.disclosed("one coarse score for each matched row"),))
+        assert terms.score_epsilon is not None
+        assert terms.model_privacy is not None
         score = RandomizedResponse(
             what="score", epsilon=terms.score_epsilon, classes=BINS, partition="train", unit=self.terms.unit
         )
         model = terms.model_privacy
         budget = self.policy.budget.run
-        total = terms.score_epsilon * (terms.batches + 1) + model.epsilon
         if total > budget.epsilon or model.delta > budget.delta:
             raise RefusedError("BUDGET_EXHAUSTED", "the scores cost more than budget.run of the policy")
         once = (model_event(model, self.terms.unit),)

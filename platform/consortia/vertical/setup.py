@@ -78,7 +78,6 @@ def describe(scenario: Scenario) -> list[dict[str, Any]]:
     grid = Grid.for_epsilon(owner.epsilon)
     for name in terms.partners:
         seat = scenario.seat(name)
-        private = terms.score_epsilon is not None and terms.model_privacy is not None
         what = "the sum of all partners' 6-bit scores" if terms.secure_sum else "one 6-bit score"
         lines.append(
             {
@@ -86,9 +85,7 @@ def describe(scenario: Scenario) -> list[dict[str, Any]]:
                 "industry": seat.industry,
                 "role": "partner",
                 "units": seat.units,
-                "epsilon": (terms.score_epsilon or 0) + terms.model_privacy.epsilon
-                if private and terms.model_privacy
-                else None,
+                "epsilon": terms.scores_epsilon,
                 "relation": "replace one row",
                 "true_bits": None,
                 "leaves": f"blinded identifiers, {what} a matched row on [-{grid.bound:g}, {grid.bound:g}]",
