@@ -33,6 +33,7 @@ from consortia.cli.budget import allow, init
 from consortia.engines.base import Job
 from consortia.engines.flower import Federation
 from consortia.exchange import build_module, load_state
+from consortia.home import Home
 from consortia.local_training import load_partitions
 from consortia.policy import load_policy
 from consortia.runner import Options, execute, prepare
@@ -89,7 +90,10 @@ def play(folder: Path, file: Path, seconds: dict[str, float], data: Path | None)
                 arguments = ("-P", "-c", SLEEPY, str(sleep), *arguments[3:])
             super()._spawn(who, command, *arguments)
 
-    environment = {"CONSORTIA_HOME": str(folder / f"homes-{file.stem}")}
+    homes = folder / f"homes-{file.stem}"
+    for name in seconds:
+        Home(homes / name, name).create(split_seed=0)  # the same test rows in both runs
+    environment = {"CONSORTIA_HOME": str(homes)}
     with (
         mock.patch.dict(os.environ, environment),
         mock.patch("consortia.engines.flower.Federation", Sleepy),
