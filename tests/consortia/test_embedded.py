@@ -44,6 +44,7 @@ def test_a_non_private_run_repeats_and_a_private_one_does_not(tmp_path: Path) ->
     assert not torch.equal(model("2"), model("2"))
 
 
+@pytest.mark.end_to_end
 def test_the_record_is_complete_and_honest(tmp_path: Path) -> None:
     result, folder = _run(tmp_path, scenario="cross-industry", rounds=2, dump=tmp_path / "dump")
     assert json.loads((folder / "result.json").read_text()) == result
@@ -66,6 +67,7 @@ def test_the_record_is_complete_and_honest(tmp_path: Path) -> None:
     assert "auc" not in json.dumps(record)
 
 
+@pytest.mark.end_to_end
 def test_non_private_is_called_so(tmp_path: Path) -> None:
     result, _ = _run(tmp_path, scenario="banks", rounds=1, epsilon=("inf",))
     assert result["noise"] == "none (non-private)"
@@ -75,6 +77,7 @@ def test_non_private_is_called_so(tmp_path: Path) -> None:
         assert seat["epsilon"]["budget"] is None
 
 
+@pytest.mark.end_to_end
 def test_resume_goes_on_and_equals_the_undisturbed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from consortia.coordinator import Coordinator
 

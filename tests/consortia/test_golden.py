@@ -40,6 +40,7 @@ def _measure(name: str, out: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", RUNS)
 def test_a_golden_run(name: str, tmp_path: Path) -> None:
     golden = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))

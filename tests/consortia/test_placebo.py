@@ -113,6 +113,7 @@ def test_the_verdict_by_hand() -> None:
     assert "no transfer between industries is shown" in no
 
 
+@pytest.mark.end_to_end
 def test_a_whole_control_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = Options(scenario="shared-trunk", out=tmp_path, rounds=1, epsilon=("inf",), placebo=True, draws=2)
     job = prepare(options)
