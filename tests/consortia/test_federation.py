@@ -6,9 +6,11 @@ One federation for the whole file; the tests follow one another as the days of i
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,11 +36,13 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         pytest.skip(reason)
     made = Federation.of("cross-industry", tmp_path_factory.mktemp("federation"))
     gateway = json.loads(docker("network", "inspect", "bridge").stdout)[0]["IPAM"]["Config"][0]["Gateway"]
-    with socket.socket() as probe:
+    with socket.socket() as probe, socket.socket() as other:
         probe.bind(("127.0.0.1", 0))
-        address = f"{gateway}:{probe.getsockname()[1]}"
+        other.bind(("127.0.0.1", 0))
+        address, port = f"{gateway}:{probe.getsockname()[1]}", str(other.getsockname()[1])
     # The host's address is all that the joining participant's project will share with this one.
-    made.env |= {"COMPOSE_PROFILES": "open", "CONSORTIA_ADDRESS": address, "CONSORTIA_PUBLISH": address}
+    made.env |= {"COMPOSE_PROFILES": "open,dashboard", "CONSORTIA_ADDRESS": address, "CONSORTIA_PUBLISH": address}
+    made.env |= {"CONSORTIA_DASHBOARD_PORT": port, "CONSORTIA_DASHBOARD_TOKEN": secrets.token_urlsafe(24)}
     try:
         yield made
     finally:
@@ -87,6 +91,15 @@ def test_receipts_are_read_where_they_stay(federation: Federation, first: Any) -
     for name in NAMES:
         assert f"{name}: cross-industry-" in shown.stdout
         assert name not in shown.stderr
+
+
+def test_the_dashboard_shows_the_run_to_who_has_the_token(federation: Federation, first: Any) -> None:
+    page = f"http://127.0.0.1:{federation.env['CONSORTIA_DASHBOARD_PORT']}/"
+    with urllib.request.urlopen(page, timeout=10) as answer:  # without the token: the sign-in page
+        assert answer.url == page + "sign-in"
+    token = {"Authorization": f"Bearer {federation.env['CONSORTIA_DASHBOARD_TOKEN']}"}
+    with urllib.request.urlopen(urllib.request.Request(page, headers=token), timeout=10) as answer:
+        assert federation.records()[0]["run_id"] in answer.read().decode()
 
 
 def test_a_participant_reaches_the_fleet_api_and_nothing_else(federation: Federation, first: Any) -> None:
@@ -153,7 +166,7 @@ def test_containers_are_hardened_and_share_nothing(federation: Federation, first
         assert host["CapDrop"] == ["ALL"], service
         assert host["Memory"] > 0, service
         assert host["NanoCpus"] > 0, service
-        assert bool(host["PortBindings"]) == (service == "door"), service
+        assert bool(host["PortBindings"]) == (service in {"door", "dashboard"}), service
         assert item["Config"]["User"].startswith("0:") == (service in STEPS), service
         mounts[service] = {m.get("Name") or m["Source"] for m in item["Mounts"]}
     seen = {name: mounts[name] | mounts[f"{name}-app"] for name in NAMES}
