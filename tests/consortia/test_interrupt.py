@@ -38,7 +38,7 @@ def test_any_command_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.end_to_end
 def test_a_run_that_was_interrupted_goes_on_as_it_says(tmp_path: Path) -> None:
-    consortia = [sys.executable, "-P", "-m", "consortia.cli"]
+    consortia = [sys.executable, "-P", "-c", _MAIN]
     command = [*consortia, "run", "linear", "--rounds", "60", "--out", str(tmp_path)]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -63,6 +63,16 @@ def test_a_run_that_was_interrupted_goes_on_as_it_says(tmp_path: Path) -> None:
     assert [line["round"] for line in result["history"]] == list(range(1, 61))
     assert 3 <= done < 60
     assert _rounds(tmp_path) == 60  # no round twice
+
+
+#: Tests in the background inherit that Ctrl-C is ignored, and would hand it on.
+_MAIN = """
+import signal
+from consortia.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
 
 
 def _rounds(out: Path) -> int:

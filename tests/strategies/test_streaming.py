@@ -103,7 +103,7 @@ from strategies.median import Median
 from strategies.trimmed_mean import TrimmedMean
 
 def peak(call):
-    call(updates(4096))  # whatever is loaded on the first call
+    call(updates(1 << 20))  # whatever libraries load and keep on the first call, several pieces long
     inputs = updates(COPY // 4)
     open("/proc/self/clear_refs", "w").write("5")  # the peak starts from what is held now
     before = held("VmRSS")
