@@ -32,8 +32,8 @@ browser: ## Install Debian's Chromium (as root) for the end-to-end test of the d
 	@command -v chromium >/dev/null || { apt-get update -qq && \
 	apt-get install --yes --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
 
-containers: $(READY) ## Run the tests that need a Docker engine.
-	$(BIN)/python -m pytest -q -rs -m containers
+containers: $(READY) ## Run the tests that need a Docker engine (CONTAINERS=tests/... for some of them).
+	$(BIN)/python -m pytest -q -rs -m containers --durations=10 $(CONTAINERS)
 
 check: format lint types imports ## Format, lint, types and import rules.
 
