@@ -33,7 +33,7 @@ RUNNING = (
     ("launcher (SuperExec) killed", kill("line-b-app")),
     ("SuperNode killed", kill("line-a")),
     ("participant stopped (SIGSTOP) for 45 s, deadline 40 s", pause("line-b-app", 45)),
-    ("disk of a participant full for 20 s", fill_disk("line-b", 20)),
+    ("disk of a participant full for 8 s", fill_disk("line-b", 8)),
     ("SuperLink killed", kill("superlink")),
 )
 _DONE = len(RUNNING)
@@ -56,6 +56,8 @@ def running(folder: Path) -> list[Line]:
         after = dict(enumerate(RUNNING, 1))
         with own_disk(made.home("line-b"), "16m"):
             first = play(made, after)
+            if len(first.injected) < len(after):
+                raise RuntimeError(f"ended after {list(first.injected)}: {first.failure}")
             second = play(made, {_DONE + 1: (_COORDINATOR, kill_coordinator)}, resume=first.folder)
             third = play(made, resume=first.folder)
         same = third.result is not None and equal(wanted, model(third.folder))

@@ -15,6 +15,8 @@ from torch import Tensor
 
 #: Coordinates that the pieces of all updates have together.
 HELD = 10 << 15
+#: Updates that are added at once.
+_TOGETHER = 64
 
 
 def _piece(tensors: Sequence[Tensor]) -> int:
@@ -33,12 +35,20 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float], dtype: tor
     """Return sum_i weights_i tensors_i in `dtype`, accumulated in float64."""
     out = torch.empty(tensors[0].shape, dtype=dtype)
     result = out.view(-1)
-    exact = np.empty((len(tensors), _piece(tensors)))
-    for piece, parts in _pieces(tensors):
-        values = exact[:, : len(parts[0])]
-        for row, part in zip(values, parts, strict=True):
-            row[:] = (part.float() if part.dtype == torch.bfloat16 else part).numpy()  # NumPy casts twice as fast
-        result[piece] = torch.from_numpy(np.dot(weights, values))
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    # Thousands of updates in groups: pieces for all of them at once would be slices of a few numbers each.
+    groups = [slice(first, first + _TOGETHER) for first in range(0, len(flat), _TOGETHER)]
+    exact = np.empty((len(flat[groups[0]]), _piece(flat[groups[0]])))
+    for start in range(0, len(result), exact.shape[1]):
+        piece = slice(start, start + exact.shape[1])
+        total = np.zeros(len(result[piece]))
+        for group in groups:
+            values = exact[: len(flat[group]), : len(total)]
+            for row, tensor in zip(values, flat[group], strict=True):
+                part = tensor[piece]
+                row[:] = (part.float() if part.dtype == torch.bfloat16 else part).numpy()  # NumPy casts twice as fast
+            total += np.dot(weights[group], values)
+        result[piece] = torch.from_numpy(total)
     return out
 
 

@@ -29,10 +29,11 @@ FLOATS = st.floats(-1e6, 1e6, width=32)
 
 @pytest.fixture(autouse=True)
 def small_pieces() -> Iterator[None]:
-    """Pieces of a few coordinates, so that small tensors have several and a last one that is shorter."""
-    kept, streaming.HELD = streaming.HELD, 31
+    """Pieces of a few coordinates and groups of a few updates: several of each, and a last one that is smaller."""
+    kept = streaming.HELD, streaming._TOGETHER
+    streaming.HELD, streaming._TOGETHER = 31, 4
     yield
-    streaming.HELD = kept
+    streaming.HELD, streaming._TOGETHER = kept
 
 
 @st.composite
