@@ -45,8 +45,3 @@ def fill(home: Path) -> None:
         while True:
             file.write(bytes(4096))
             file.flush()
-
-
-def make_room(home: Path) -> None:
-    """Undo `fill`."""
-    (home / _BALLAST).unlink()

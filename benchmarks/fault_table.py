@@ -9,13 +9,12 @@ import tempfile
 from pathlib import Path
 
 import faults
-from fault_disk import full_disk, own_disk
+from fault_disk import full_disk
 from faults import (
     STARTS,
     Line,
     account,
     equal,
-    fill_disk,
     kill,
     kill_coordinator,
     kill_training,
@@ -33,7 +32,6 @@ RUNNING = (
     ("launcher (SuperExec) killed", kill("line-b-app")),
     ("SuperNode killed", kill("line-a")),
     ("participant stopped (SIGSTOP) for 45 s, deadline 40 s", pause("line-b-app", 45)),
-    ("disk of a participant full for 8 s", fill_disk("line-b", 8)),
     ("SuperLink killed", kill("superlink")),
 )
 _DONE = len(RUNNING)
@@ -54,12 +52,9 @@ def running(folder: Path) -> list[Line]:
     with world(folder, ("line-a", "line-b"), **terms) as made:
         wanted = undisturbed(made)
         after = dict(enumerate(RUNNING, 1))
-        with own_disk(made.home("line-b"), "16m"):
-            first = play(made, after)
-            if len(first.injected) < len(after):
-                raise RuntimeError(f"ended after {list(first.injected)}: {first.failure}")
-            second = play(made, {_DONE + 1: (_COORDINATOR, kill_coordinator)}, resume=first.folder)
-            third = play(made, resume=first.folder)
+        first = play(made, after)
+        second = play(made, {_DONE + 1: (_COORDINATOR, kill_coordinator)}, resume=first.folder)
+        third = play(made, resume=first.folder)
         same = third.result is not None and equal(wanted, model(third.folder))
         accounts = {name: account(made.home(name), name) for name in made.names}
     word = "equal" if same else "DIFFERENT"

@@ -35,7 +35,6 @@ import tomli_w
 import torch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from fault_disk import fill, make_room
 
 from consortia.cli.budget import init
 from consortia.deploy.pki import Authority, make_server, write_node_key, write_secret, write_server
@@ -325,18 +324,6 @@ def _descendants(pid: int) -> list[int]:
         for child in map(int, (thread / "children").read_text().split()):
             found += [child, *_descendants(child)]
     return found
-
-
-def fill_disk(name: str, seconds: float) -> Fault:
-    """Fill the file system of a home (its own: see `own_disk`); make room again after so many seconds."""
-
-    def fault(federation: Faulty) -> None:
-        home = federation.job.homes[name].folder
-        fill(home)
-        time.sleep(seconds)
-        make_room(home)
-
-    return fault
 
 
 def restore_old_ledger(world: World, name: str) -> None:
