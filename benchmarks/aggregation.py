@@ -13,13 +13,11 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before any library reads it
 
-import argparse
 import gc
 import logging
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -29,7 +27,7 @@ import torch
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 from numpy.typing import NDArray
-from ratios import Found, row, told, write
+from ratios import Found, options, row, told, write
 
 from strategies.base import Strategy, Update
 from strategies.fedavg import FedAvg
@@ -114,10 +112,7 @@ def measure(updates: list[Values], repeats: int, show: Callable[[Found], None]) 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="CPU seconds of aggregation beside Flower's own")
-    parser.add_argument("--quick", action="store_true", help="a million floats")
-    parser.add_argument("--json", type=Path, help="write a list of {name, value, unit, ratio, ratio_min, ratio_max}")
-    chosen = parser.parse_args()
+    chosen = options("CPU seconds of aggregation beside Flower's own", "a million floats")
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
     random = np.random.default_rng(0)

@@ -9,19 +9,17 @@ with the same rows drawn in memory. Ratios are plain ÷ variant of the same repe
 `consortia against X` is X ÷ consortia.
 """
 
-import argparse
 import itertools
 import logging
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from opacus import PrivacyEngine
-from ratios import Found, row, told, write
+from ratios import Found, options, row, told, write
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -177,10 +175,7 @@ def measure(variants: dict[str, Step], seconds: float, repeats: int) -> dict[str
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="CPU seconds of a DP-SGD step beside plain torch and Opacus")
-    parser.add_argument("--quick", action="store_true", help="one size, fewer repeats")
-    parser.add_argument("--json", type=Path, help="write a list of {name, value, unit, ratio, ratio_min, ratio_max}")
-    chosen = parser.parse_args()
+    chosen = options("CPU seconds of a DP-SGD step beside plain torch and Opacus", "one size, fewer repeats")
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)

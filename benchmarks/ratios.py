@@ -7,6 +7,7 @@ prints the table of what `dp_step.py --json` and `aggregation.py --json` wrote.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -14,6 +15,14 @@ from pathlib import Path
 from typing import Any
 
 Found = dict[str, Any]
+
+
+def options(description: str, quick: str) -> argparse.Namespace:
+    """Read the options that every benchmark has: --quick, for what `quick` says, and --json."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--json", type=Path, help="write a list of {name, value, unit, ratio, ratio_min, ratio_max}")
+    return parser.parse_args()
 
 
 def row(name: str, own: list[float], base: list[float]) -> Found:

@@ -11,8 +11,6 @@ The loop plays a tenth of the participants, times ten. Peers that are not run he
 A second table has the time of a round at 1000, 3000 and 10,000 participants, and what the process held beyond its rows.
 """
 
-import argparse
-import json
 import math
 import resource
 import statistics
@@ -27,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from ratios import options, write
 from torch import nn
 
 import consortia.scenario
@@ -258,16 +257,14 @@ def held() -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="rounds a minute of a simulation with many participants")
-    parser.add_argument("--quick", action="store_true", help="100 participants, fewer repeats, no growth")
-    parser.add_argument("--json", type=Path, help="write a list of {name, value, unit, ratio, ratio_min, ratio_max}")
-    chosen = parser.parse_args()
+    chosen = options(
+        "rounds a minute of a simulation with many participants", "100 participants, fewer repeats, no growth"
+    )
     torch.set_num_threads(1)
     found = speed(128, 2, 3) if chosen.quick else speed(1000, 4, 5)
     if not chosen.quick:
         found += growth([1000, 3000, 10_000])
-    if chosen.json:
-        chosen.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    write(found, chosen.json)
     return 0
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -37,6 +39,16 @@ def consortia(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "CONSORTIA_DASHBOARD_TOKEN": TOKEN, "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
     command = [sys.executable, "-P", "-m", "consortia.cli", *arguments]
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE)
+
+
+def hold_after_a_round(run: subprocess.Popen[str], runs: Path) -> None:
+    """Stop the run's process once it has told of a round: however slow the browser, rounds are left to come."""
+    deadline = time.monotonic() + 60
+    while not any('"event": "round"' in file.read_text() for file in runs.glob("*/events.jsonl")):
+        assert run.poll() is None, "the run ended before a round was seen"
+        assert time.monotonic() < deadline, "no round within a minute"
+        time.sleep(0.005)
+    run.send_signal(signal.SIGSTOP)
 
 
 @dataclass
@@ -198,6 +210,7 @@ def finished(browser: Browser, coordinator: Server, folder: Path) -> str:
         page.evaluate("window.notReloaded = true")
         run = consortia("run", "scenarios/banks.toml", folder=folder)
         try:
+            hold_after_a_round(run, folder / "runs")
             link = page.get_by_role("link", name=re.compile("^banks-"))
             expect(link).to_be_visible(timeout=60_000)
             assert page.evaluate("window.notReloaded") is True
@@ -211,6 +224,7 @@ def finished(browser: Browser, coordinator: Server, folder: Path) -> str:
             before = rounds.get_attribute("value")
             expect(page.locator(".status")).to_have_text("running")
             page.locator("#seat-1").focus()
+            run.send_signal(signal.SIGCONT)
             expect(rounds).not_to_have_attribute("value", before or "", timeout=60_000)
             assert page.evaluate("document.activeElement.id") == "seat-1"  # the focus stays where it was
             assert page.evaluate("window.notReloaded") is True
@@ -220,6 +234,7 @@ def finished(browser: Browser, coordinator: Server, folder: Path) -> str:
             assert page.evaluate("window.notReloaded") is True
             watched.shoot("dashboard-run", 1000)
         finally:
+            run.send_signal(signal.SIGCONT)
             run.communicate(timeout=120)
         assert run.returncode == 0
     return name

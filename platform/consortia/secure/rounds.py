@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from consortia.checkpoint import Checkpoint
+from consortia.correspondence import is_refusal
 from consortia.errors import RunFailedError, WireError
 from consortia.exchange import State, for_participant
 from consortia.receipt import write_json
@@ -337,19 +338,19 @@ class SecureRounds:
         """Return the header of a reply that is no refusal; None, with the failure recorded, for one that is."""
         envelope = decode(data)
         header = envelope.header
-        status, member = header.get("status"), self._members[name]
-        if header.get("participant") != name or envelope.tensors:
-            raise ValueError("the reply names another participant than the key that sent it, or carries parameters")
+        if not is_refusal(envelope, name):
+            if envelope.tensors:
+                raise ValueError("the reply carries parameters")
+            return header
+        status = header["status"]
         if status in FINAL:
             code = header.get("code", status)[:40]
             if code not in _OF_THE_ATTEMPT:
-                member.state = status
+                self._members[name].state = status
             self._fail(name, number, attempt, code, "")
-            return None
-        if status == "FAILED":
+        else:
             self._fail(name, number, attempt, "PARTICIPANT_ERROR", f"incident {header.get('incident', '')[:16]}")
-            return None
-        return header
+        return None
 
     def _units(self, name: str) -> int:
         return units_drawn(self.contract, self._members[name].seat)

@@ -15,12 +15,8 @@ from consortia.exchange import State
 from consortia.scenario import Contract, Seat
 from consortia.secure.protocol import group_of
 from consortia.secure.settle import layout
+from consortia.size_release import declared
 from strategies.base import Strategy, Update
-
-
-def declared(contract: Contract, seat: Seat) -> int:
-    """Return the public number of a participant's training units."""
-    return max(1, round(seat.units * contract.split.train))
 
 
 def step(
