@@ -188,10 +188,13 @@ class Ledger:
     def runs(self, dataset: str | None = None) -> list[RunPlan]:
         """Plans of all runs (of `dataset`), in the order they were opened."""
         with self._use() as connection:
-            rows = connection.execute(
-                "SELECT plan FROM runs WHERE ?1 IS NULL OR dataset = ?1 ORDER BY rowid", (dataset,)
-            )
-            return [_plan(text) for (text,) in rows]
+            query = "SELECT plan FROM runs WHERE ?1 IS NULL OR dataset = ?1 ORDER BY rowid"
+            return [_plan(text) for (text,) in connection.execute(query, (dataset,))]
+
+    def used(self) -> frozenset[str]:
+        """Runs that took anything; a run that was opened only is not among them."""
+        with self._use() as connection:
+            return frozenset(run for (run,) in connection.execute("SELECT DISTINCT run_id FROM entries"))
 
     # Check and charge
 

@@ -22,13 +22,14 @@ import safetensors.torch
 
 from clients import registry
 from clients.models import FederatedModule
-from consortia import custody, receipt, side_releases, size_release
+from consortia import custody, limits, receipt, side_releases, size_release
 from consortia.answers import describe, guarded
 from consortia.compressed_reply import shortened
 from consortia.errors import InputError, RefusedError
 from consortia.evaluation import headline, module_scorer, score_metrics
 from consortia.exchange import LOSS, State, build_module, load_state, shared_names
 from consortia.home import Home
+from consortia.limits import Measurement
 from consortia.local_training import (
     Partitions,
     declared_training_units,
@@ -120,14 +121,20 @@ class _Round:
         secure = request.contract.trust == "aggregate"
         if secure and request.kind in OPENING:
             return member.opening(self, ledger, self._plan(ledger))
-        parts = load_partitions(self.home, self.terms, self.dataset, request.contract, request.run_id)
         if request.kind == "evaluate":
             if secure:
                 member.end(self, ledger)
-            return self._evaluate(ledger, parts)
+            return self._evaluate(ledger, limits.admit(self.home, ledger, request.run_id, self.key, self.policy.limits))
+        if request.kind == "run-key":
+            limits.run_folder(self.home, ledger, request.run_id, self.policy.limits)
+        parts = self._partitions()
         if secure:
             return member.answer(self, ledger, self._plan(ledger), parts)
         return self._train(ledger, self._plan(ledger), parts)
+
+    def _partitions(self) -> Partitions:
+        request = self.request
+        return load_partitions(self.home, self.terms, self.dataset, request.contract, request.run_id)
 
     def _lifetime(self, non_private: bool) -> Budget:
         """Return the data set's lifetime budget for a run of that kind.
@@ -258,13 +265,13 @@ class _Round:
             raise PrivacyError("the outbox lost a committed reply; nothing is sent")
         return sent
 
-    def _evaluate(self, ledger: Ledger, parts: Partitions) -> bytes:
+    def _evaluate(self, ledger: Ledger, measurement: Measurement) -> bytes:
         """Measure at home; answer with constants, or with metrics where contract and policy agree on them.
 
         What is answered is settled, and paid for, before anything is measured: whether a metric can be computed
         depends on the rows, and must not show.
         """
-        request = self.request
+        request, parts = self.request, self._partitions()
         plan = self._plan(ledger) if ledger.plan(request.run_id) is not None else None
         module = build_module(request.contract, request.industry)
         try:
@@ -272,23 +279,28 @@ class _Round:
         except ValueError as error:
             raise RefusedError("BAD_MESSAGE", str(error)) from None
         if plan is None:
-            self._write_receipt(ledger, plan, parts, module)
+            self._write_receipt(ledger, plan, parts, module, measurement)
             left = ledger.lifetime_left(self.dataset, self._lifetime(request.proposal.epsilon is None))
             effective_budget(self.policy, request.proposal, left)  # refuses with BUDGET_EXHAUSTED: receive-only
             raise RefusedError("NOT_TRAINED", "an evaluation of a run that never trained here")
         due = side_releases.metrics_due(request, self._open_metrics(ledger, plan), self.policy)
         reservation = self._reserve_aside(ledger, due)
-        self._write_receipt(ledger, plan, parts, module)
+        self._write_receipt(ledger, plan, parts, module, measurement)
         if due is None or reservation is None:
             return self._sealed(self._header(plan, "EVALUATED"), [])
         reply = self._sealed(self._header(plan, "EVALUATED", due), self._release(due, module, parts))
         ledger.commit(reservation, reply)
         return self._sent(ledger, due.account.run_id)
 
-    def _write_receipt(self, ledger: Ledger, plan: RunPlan | None, parts: Partitions, module: FederatedModule) -> None:
+    def _write_receipt(
+        self, ledger: Ledger, plan: RunPlan | None, parts: Partitions, module: FederatedModule, once: Measurement
+    ) -> None:
         """Write the receipt; a line in the log at home when that fails, which depends on rows and must not show."""
+        if not once.due:
+            return
         try:
             receipt.write(self.home, self.request, plan, parts, module, ledger, self.policy)
+            once.done()
         except Exception as error:  # noqa: BLE001 - see above
             log.error("%s: no receipt: %s", self.home.participant, describe(error))
 

@@ -87,6 +87,17 @@ class AllowTerms(StrictModel):
     contracts: tuple[str, ...] | Literal["any"] = ()
 
 
+class LimitTerms(StrictModel):
+    """`[limits]`: what messages that charge nothing may cost the participant (`consortia.limits`).
+
+    `unpaid_runs` is how many run folders may lie in the home whose runs took nothing from the ledger, `evaluations`
+    how many models of one run are measured.
+    """
+
+    unpaid_runs: Annotated[int, Field(ge=1)] = 200
+    evaluations: Annotated[int, Field(ge=1)] = 16
+
+
 class Policy(StrictModel):
     """The whole file."""
 
@@ -96,6 +107,7 @@ class Policy(StrictModel):
     dataset: Annotated[dict[Name, DatasetTerms], Field(min_length=1)]
     budget: BudgetTerms
     allow: AllowTerms = AllowTerms()
+    limits: LimitTerms = LimitTerms()
     secure: SecurePolicy = SecurePolicy()
     vertical: VerticalPolicy | None = None
     noise: Literal["secure", "float"] | None = None

@@ -19,7 +19,7 @@ from consortia.participant import handle
 from consortia.received import read
 from consortia.runner import Options, execute, prepare
 from consortia.scenario import contract_from_json, find_scenario
-from consortia.wire import Envelope, decode
+from consortia.wire import Envelope, decode, encode
 from privacy.accounting import epsilon
 from privacy.egress import PUBLIC_CONSTANTS
 
@@ -44,6 +44,20 @@ def test_metrics_are_refused_until_the_owner_gives_them_a_budget(site: Any) -> N
     assert site.ask(1).header["code"] == "RELEASE_NOT_ALLOWED"
     _with_budget(site)
     assert site.ask(1).header["status"] == "OK"
+
+
+def test_metrics_that_were_paid_for_are_sent_again_when_the_bound_is_met(site: Any) -> None:
+    _with_metrics(site)
+    _with_budget(site)
+    site.policy(lambda p: p.update(limits={"evaluations": 1}))
+    assert site.ask(1).header["status"] == "OK"
+    closing = site.message(6, kind="evaluate")
+    first = handle(closing, site.home)
+    assert decode(first).header["metrics_non_private"] == "false"
+    message = decode(closing)
+    other = encode(Envelope(message.header, {name: tensor + 1 for name, tensor in message.tensors.items()}))
+    assert decode(handle(other, site.home)).header["code"] == "EVALUATIONS_EXHAUSTED"
+    assert handle(closing, site.home) == first
 
 
 def test_by_patient_they_need_a_bound_on_rows(make_site: Make) -> None:

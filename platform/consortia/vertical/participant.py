@@ -24,7 +24,7 @@ import torch
 
 from clients import holdings
 from clients.sources import parse_source
-from consortia import custody
+from consortia import custody, limits
 from consortia.answers import guarded
 from consortia.errors import InputError, RefusedError
 from consortia.home import Home
@@ -89,7 +89,7 @@ class Work:
         self.holding = self.case.holding(step.industry)
         self.dataset = step.proposal.dataset
         self.session = Session(step.contract.sha256(), step.run_id, step.batch)
-        run = home.run_folder(step.run_id)
+        run = limits.run_folder(home, home.open_ledger(), step.run_id, self.policy.limits)
         self.store = Store(run / f"vertical-{step.batch}", run / "steps.jsonl")
         self.trained = Store(run / "vertical-0", run / "steps.jsonl")
         self.greeting = Greeting(home.folder, self.store.folder / "session.key", self.session, home.participant)
