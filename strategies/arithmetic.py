@@ -1,7 +1,7 @@
 """Aggregation arithmetic: pure functions on named tensors. Nothing here knows Flower or a participant.
 
-A state is a mapping from parameter names to tensors. Sums run in float64 whatever the dtype, since float32
-picks by rounding noise when updates are close; results have the dtype of the inputs.
+A state is a mapping from parameter names to tensors. Whatever picks runs in float64, since float32 picks by rounding
+noise when updates are close; results have the dtype of the inputs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from strategies.streaming import weighted_sum
+from strategies.streaming import weighted_average
 
 State = Mapping[str, Tensor]
 
@@ -75,7 +75,7 @@ def weighted_mean(states: Sequence[State], weights: Sequence[float]) -> dict[str
         if base is not None:
             values = [value.to(torch.int64) - base for value in values]
         kept = first.dtype if first.dtype.is_floating_point else torch.float64
-        mean = weighted_sum(values, [weight / total for weight in weights], kept)
+        mean = weighted_average(values, weights, kept)
         if base is not None:
             out[name] = (base + mean.round().to(torch.int64)).to(first.dtype)
         else:

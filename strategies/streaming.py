@@ -1,7 +1,7 @@
 """Aggregation over tensors of equal shape, piece by piece: beside its result it needs a few pieces of memory.
 
-A piece fits the processor's cache, so that every coordinate of every update is fetched once. Sums run in float64;
-order does not need it.
+A piece fits the processor's cache, so that every coordinate of every update is fetched once. Sums that pick (distances)
+run in float64; means and order do not need it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 #: Coordinates that the pieces of all updates have together.
 HELD = 10 << 15
-#: Updates that are added at once.
-_TOGETHER = 64
+#: Coordinates of a piece that a mean runs over.
+PIECE = 1 << 18
+#: Updates whose mean is one running mean.
+_TOGETHER = 16
 
 
 def _piece(tensors: Sequence[Tensor]) -> int:
@@ -31,25 +32,46 @@ def _pieces(tensors: Sequence[Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
         yield piece, [tensor[piece] for tensor in flat]
 
 
-def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """Return sum_i weights_i tensors_i in `dtype`, accumulated in float64."""
+def weighted_average(tensors: Sequence[Tensor], weights: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """Return sum_i weights_i tensors_i / sum_i weights_i in `dtype`, as a running mean (West 1979).
+
+    In the tensors' own precision, float32 at least: a mean picks nothing. Equal tensors give just themselves, however
+    the weights round. Means of 16 are averaged in float64, so that the error is below 2^-19 of the largest value,
+    however many tensors there are.
+    """
+    own = torch.promote_types(torch.promote_types(tensors[0].dtype, dtype), torch.float32)
     out = torch.empty(tensors[0].shape, dtype=dtype)
-    result = out.view(-1)
-    flat = [tensor.reshape(-1) for tensor in tensors]
-    # Thousands of updates in groups: pieces for all of them at once would be slices of a few numbers each.
-    groups = [slice(first, first + _TOGETHER) for first in range(0, len(flat), _TOGETHER)]
-    exact = np.empty((len(flat[groups[0]]), _piece(flat[groups[0]])))
-    for start in range(0, len(result), exact.shape[1]):
-        piece = slice(start, start + exact.shape[1])
-        total = np.zeros(len(result[piece]))
-        for group in groups:
-            values = exact[: len(flat[group]), : len(total)]
-            for row, tensor in zip(values, flat[group], strict=True):
-                part = tensor[piece]
-                row[:] = (part.float() if part.dtype == torch.bfloat16 else part).numpy()  # NumPy casts twice as fast
-            total += np.dot(weights[group], values)
-        result[piece] = torch.from_numpy(total)
+    if out.numel() <= PIECE:  # thousands of small updates: nothing else a tensor
+        _average(tensors, weights, out, own)
+        return out
+    for target, *parts in zip(*(torch.split(t.reshape(-1), PIECE) for t in (out, *tensors)), strict=True):
+        _average(parts, weights, target, own)
     return out
+
+
+def _average(parts: Sequence[Tensor], weights: Sequence[float], target: Tensor, own: torch.dtype) -> None:
+    if len(parts) <= _TOGETHER:
+        mean = target if own == target.dtype else torch.empty_like(target, dtype=own)
+        _running(parts, weights, mean)
+    else:
+        groups = [slice(first, first + _TOGETHER) for first in range(0, len(parts), _TOGETHER)]
+        means = [_running(parts[g], weights[g], torch.empty_like(target, dtype=own)) for g in groups]
+        mean = torch.empty_like(target, dtype=torch.float64)
+        _running(means, [sum(weights[g]) for g in groups], mean)
+    if mean is not target:
+        target.copy_(mean)
+
+
+def _running(parts: Sequence[Tensor], weights: Sequence[float], mean: Tensor) -> Tensor:
+    """Write the weighted mean of `parts` to `mean` and return it."""
+    parts = [part if part.dtype == mean.dtype else part.to(mean.dtype) for part in parts]
+    if len(parts) == 1:
+        return mean.copy_(parts[0])
+    before, held = parts[0], weights[0]
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        held += weight
+        before = torch.lerp(before, part, weight / held if held else 0.0, out=mean)
+    return mean
 
 
 @functools.cache

@@ -34,10 +34,13 @@ def test_large_integers_keep_every_digit() -> None:
     assert weighted_mean(states, [0.5, 0.5])["n"].item() == 2**60 + 2
 
 
-def test_sums_run_in_float64() -> None:
-    # In float32, 1e8 + 1 - 1e8 is 0; the mean of the three is 1/3.
-    states = [{"w": torch.tensor([v])} for v in (1e8, 1.0, -1e8)]
-    assert weighted_mean(states, [1, 1, 1])["w"].item() == pytest.approx(1 / 3, rel=1e-6)
+def test_means_run_in_the_updates_precision() -> None:
+    # 1e8 + 1 - 1e8: float64 has digits for the 1; float32's mean is off by at most 2^-22 of the largest value.
+    values = (1e8, 1.0, -1e8)
+    doubles = [{"w": torch.tensor([v], dtype=torch.float64)} for v in values]
+    assert weighted_mean(doubles, [1, 1, 1])["w"].item() == pytest.approx(1 / 3, rel=1e-6)
+    floats = [{"w": torch.tensor([v])} for v in values]
+    assert weighted_mean(floats, [1, 1, 1])["w"].item() == pytest.approx(1 / 3, abs=1e8 * 2**-22)
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ FLOATS = st.floats(-1e6, 1e6, width=32)
 @pytest.fixture(autouse=True)
 def small_pieces() -> Iterator[None]:
     """Pieces of a few coordinates and groups of a few updates: several of each, and a last one that is smaller."""
-    kept = streaming.HELD, streaming._TOGETHER
-    streaming.HELD, streaming._TOGETHER = 31, 4
+    kept = streaming.HELD, streaming.PIECE, streaming._TOGETHER
+    streaming.HELD, streaming.PIECE, streaming._TOGETHER = 31, 7, 4
     yield
-    streaming.HELD, streaming._TOGETHER = kept
+    streaming.HELD, streaming.PIECE, streaming._TOGETHER = kept
 
 
 @st.composite
@@ -76,8 +76,21 @@ def test_means_are_those_of_the_definition(values: np.ndarray, weights: Sequence
     weights = weights[: len(values)]
     states = [{"w": torch.from_numpy(row)} for row in values]
     wanted = np.average(values.astype(np.float64), axis=0, weights=weights)
+    # Four float32 steps a group, each off by half a unit in the last place of the largest value and of the weight.
     scale = np.abs(values).max(initial=0)
-    np.testing.assert_allclose(weighted_mean(states, weights)["w"].numpy(), wanted, rtol=1e-7, atol=1e-15 * scale)
+    np.testing.assert_allclose(weighted_mean(states, weights)["w"].numpy(), wanted, rtol=0, atol=4 * 2**-23 * scale)
+    doubles = weighted_mean([{"w": state["w"].double()} for state in states], weights)["w"]
+    np.testing.assert_allclose(doubles.numpy(), wanted, rtol=0, atol=1e-14 * scale)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(FLOATS, min_size=1, max_size=20), st.lists(st.floats(0.1, 10), min_size=1, max_size=9))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_mean_of_equal_updates_is_that_update(
+    dtype: torch.dtype, values: Sequence[float], weights: Sequence[float]
+) -> None:
+    state = {"w": torch.tensor(values, dtype=dtype)}
+    assert torch.equal(weighted_mean([state] * len(weights), weights)["w"], state["w"])
 
 
 @settings(max_examples=30, deadline=None)
