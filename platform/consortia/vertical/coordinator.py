@@ -61,8 +61,8 @@ class VerticalCoordinator:
         Parameters
         ----------
         resume : bool
-            Go on with this run. Who did not answer a step of a completed run is not asked for it again: another
-            circle of partners would be another release of the labels.
+            Go on with this run. Once the label owner was sent scores, who did not answer a step is not asked for it
+            again: another circle of partners would be another release of the labels, and of a masked sum.
         batches : int, optional
             How many batches of new persons to score by the end; all of the contract's by default.
 
@@ -247,12 +247,16 @@ class VerticalCoordinator:
 
 
 def answered_before(folder: Path) -> dict[tuple[str, int], set[str]]:
-    """Return who answered each step and batch of a completed run; nothing where there is none."""
+    """Return who answered each step and batch of a run whose scores reached the label owner; else nothing.
+
+    In a masked sum, two sums over other circles would show the scores of those who are in one of them.
+    """
     file = folder / "coordinator.json"
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if record.get("status") != "completed":
+    history = record.get("history", [])
+    if all(line["step"] != "stack" for line in history):
         return {}
-    return {(line["step"], line["batch"]): set(line["replies"]) for line in record["history"]}
+    return {(line["step"], line["batch"]): set(line["replies"]) for line in history if line["replies"]}
 
 
 def _keyed(greetings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -83,7 +83,8 @@ class Partner(Work):
             raise RefusedError("TOO_FEW_ROWS", f"minimum_rows = {fewest}")
         plan = self._scores_plan()
         life = Budget(math.inf, 0.0) if plan.non_private else self.policy.budget.lifetime.budget()
-        reservation = self.reserve(ledger, plan, life, once=step.batch == 0)
+        # The model is charged once: it stays for the run, and one that a crash lost never left.
+        reservation = self.reserve(ledger, plan, life, once=not ledger.entries(self.account("scores")))
         # The first attempt's models and codes stay: a repeated attempt sends the same scores under other masks.
         fitted: Assistance = self.trained.objects("model", lambda: self._fit(x, sent, epsilon))
         grid = Grid.for_epsilon(epsilon)

@@ -1,0 +1,79 @@
+"""What a vertical run asks for a second time: after a crash, in a masked sum, when the label owner was away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from shared import Shared, make_shared
+
+from consortia.errors import RunFailedError
+from consortia.vertical import stacking
+from consortia.vertical.participant import handle
+from consortia.vertical.store import Store
+from consortia.wire import Envelope, decode, encode
+from privacy.events import Event, RandomizedResponse, ReplaceGaussian
+from privacy.ledger import Ledger
+
+pytestmark = pytest.mark.end_to_end
+
+NOISY = {"score_epsilon": 0.5, "model_privacy": {"epsilon": 1.0, "delta": 1e-5, "steps": 5}}
+
+
+@pytest.fixture(autouse=True)
+def _one_stacker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacking, "_STACKERS", {"logistic": stacking._STACKERS["logistic"]})
+
+
+def _charged(shared: Shared, name: str) -> list[list[type[Event]]]:
+    with Ledger.open(shared.homes[name].ledger, name) as ledger:
+        return [[type(event) for event in entry.events] for entry in ledger.entries("run-1/scores")]
+
+
+def _assist_again(shared: Shared, name: str, attempt: int) -> dict[str, str]:
+    """Ask for another attempt of the masked sum, as after the loss of a third partner; the reply's header."""
+    (asked,) = (data for kind, who, data, _ in shared.seen if (kind, who) == ("query.assist", name))
+    envelope = decode(asked)
+    again = encode(Envelope({**envelope.header, "attempt": str(attempt)}, envelope.tensors))
+    return dict(decode(handle(again, shared.homes[name])).header)
+
+
+def test_another_attempt_of_a_noisy_sum_is_charged_the_scores_and_never_the_model_again(tmp_path: Path) -> None:
+    """The noise is the same, so that the second charge is more than the truth: it comes out of a later batch's."""
+    shared = make_shared(tmp_path, persons=300, secure_sum=True, batches=1, **NOISY)
+    assert shared.run(batches=0)["status"] == "completed"
+    assert _assist_again(shared, "hospital", 2)["status"] == "OK"
+    once = [RandomizedResponse, ReplaceGaussian]
+    assert _charged(shared, "hospital") == [once, [RandomizedResponse]]
+    assert _assist_again(shared, "hospital", 3)["code"] == "BUDGET_EXHAUSTED"
+    assert _charged(shared, "hospital") == [once, [RandomizedResponse]]
+
+
+def test_a_crash_between_charge_and_reply_is_charged_the_model_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = make_shared(tmp_path, persons=300, batches=1, **NOISY)
+    objects, crashed = Store.objects, set()
+
+    def crash_once(store: Store, name: str, make: Callable[[], object]) -> object:
+        if store.folder not in crashed:
+            crashed.add(store.folder)
+            raise RuntimeError
+        return objects(store, name, make)
+
+    monkeypatch.setattr(Store, "objects", crash_once)
+    assert shared.run(batches=0)["status"] == "completed"
+    assert _charged(shared, "hospital") == [[RandomizedResponse, ReplaceGaussian], [RandomizedResponse]]
+
+
+def test_scores_that_reached_the_label_owner_fix_who_is_asked(tmp_path: Path) -> None:
+    """Two sums over other circles would show the scores of those who are in one of them."""
+    shared = make_shared(tmp_path, persons=300)
+    shared.silent = {("query.hello", "factory"), ("query.stack", "bank")}
+    with pytest.raises(RunFailedError, match="stack"):
+        shared.run()
+    shared.silent = set()
+    shared.seen.clear()
+    assert shared.run(resume=True)["status"] == "completed"
+    assert {name for _, name, _, _ in shared.seen} == {"bank", "hospital"}
