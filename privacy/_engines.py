@@ -11,6 +11,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from privacy._conditions import backward, differentiable, made_up, per_row_gradients
+from privacy._gaussian import fill_normal
 from privacy._rows import Draw, Loss, row_losses
 from privacy.bookkeeping import BookKeeping, supports
 from privacy.errors import PlanError
@@ -57,13 +58,11 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
             grid = Grid(self.max_grad_norm, len(self.total))
             noisy = grid.release(self.total.cpu().numpy(), self.noise_multiplier, self.generator.stream)
             self._noisy.copy_(torch.from_numpy(noisy))
-        elif self._noisy.device.type == "cpu":
-            deviation = self.noise_multiplier * self.max_grad_norm
-            self._noisy.normal_(0, deviation, generator=self.generator).add_(self.total)
         else:
-            deviation = self.noise_multiplier * self.max_grad_norm
-            noise = torch.empty(len(self.total)).normal_(0, deviation, generator=self.generator)
-            self._noisy.copy_(noise).add_(self.total)
+            on_cpu = self._noisy.device.type == "cpu"
+            noise = self._noisy if on_cpu else torch.empty(len(self.total))
+            fill_normal(noise, self.noise_multiplier * self.max_grad_norm, self.generator)
+            (noise if on_cpu else self._noisy.copy_(noise)).add_(self.total)
 
     def scale_grad(self) -> None:
         self._noisy.div_(self.expected_batch_size)

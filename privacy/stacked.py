@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from privacy._gaussian import fill_normal
 from privacy._rows import Loss, MakeOptimizer
 from privacy.dp_sgd import DpSgdPlan, PlainPlan
 from privacy.errors import PlanError
@@ -117,7 +118,7 @@ class OneGenerator:
         """See Randomness."""
         equal = bool((deviation == deviation[0]).all())
         for tensor in tensors:
-            tensor.normal_(0, float(deviation[0]) if equal else 1, generator=self._generator)
+            fill_normal(tensor, float(deviation[0]) if equal else 1, self._generator)
             if not equal:
                 tensor.mul_(deviation.view(-1, *[1] * (tensor.dim() - 1)))
 

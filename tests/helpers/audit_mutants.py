@@ -304,8 +304,8 @@ FURTHER = (
     one(
         "floating-point noise / 10",
         ENGINES,
-        "normal_(0, deviation, generator=self.generator).add_",
-        "normal_(0, deviation / 10, generator=self.generator).add_",
+        "fill_normal(noise, self.noise_multiplier * self.max_grad_norm, self.generator)",
+        "fill_normal(noise, self.noise_multiplier * self.max_grad_norm / 10, self.generator)",
     ),
     one(
         "secure noise from a stream of the process",
