@@ -124,16 +124,29 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 
 @pytest.mark.containers
 def test_three_organisations_in_containers(federation: Federation) -> None:
+    federation.env["CONSORTIA_BATCHES"] = "0"
     done = federation.up()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (record,) = federation.records()
     assert record["status"] == "completed"
-    assert [line["step"] for line in record["history"]][:6] == ["hello", "blind", "match", "label", "assist", "stack"]
+    steps = ["hello", "blind", "match", "label", "assist", "stack"]
+    assert [line["step"] for line in record["history"]] == steps
     homes = federation.own / "homes"
-    with (homes / "bank" / "runs" / record["run_id"] / "scored-1.csv").open() as file:
-        scored = list(csv.DictReader(file))
-    assert len(scored) > 500
-    assert np.isfinite([float(row["score"]) for row in scored]).all()
+    scored = homes / "bank" / "runs" / record["run_id"] / "scored-1.csv"
+    assert not scored.exists()
+    # The federation stays up; new persons are scored later, for no other charge.
+    before = federation.started()
+    federation.env |= {"CONSORTIA_RESUME": record["run_id"], "CONSORTIA_BATCHES": "1"}
+    later = federation.up()
+    assert later.returncode == 0, later.stdout[-3000:] + later.stderr[-3000:]
+    assert federation.started() == before
+    (again,) = federation.records()
+    assert [(line["batch"], line["step"]) for line in again["history"]] == [(b, s) for b in (0, 1) for s in steps]
+    assert again["participants"]["bank"]["epsilon"] == record["participants"]["bank"]["epsilon"]
+    with scored.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 500
+    assert np.isfinite([float(row["score"]) for row in rows]).all()
     # All that the coordinator stores or shows: its database with every message that it still has, runs, logs.
     state = federation.compose("cp", "superlink:/state", str(federation.own / "state"))
     assert state.returncode == 0, state.stderr

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import secrets
 import sys
 import tempfile
@@ -99,8 +100,14 @@ def main(arguments: list[str]) -> int:
     """Run the scenario named on the command line, or go on with one of its runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scenario")
-    parser.add_argument("--resume", default="", help="name of a run below runs/")
-    parser.add_argument("--batches", type=int, help="batches of new persons to score by the end (vertical)")
+    resume, batches = (os.environ.get(f"CONSORTIA_{name}", "") for name in ("RESUME", "BATCHES"))
+    parser.add_argument("--resume", default=resume, help="name of a run below runs/ (default: $CONSORTIA_RESUME)")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        default=batches or None,
+        help="batches of new persons to score by the end (vertical; default: $CONSORTIA_BATCHES)",
+    )
     asked = parser.parse_args(arguments)
     try:
         return run(with_members(asked.scenario), RUNS, asked.resume, asked.batches)
