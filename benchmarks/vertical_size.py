@@ -99,11 +99,17 @@ def lay_out(rows: int, folder: Path, partners: list[str]) -> Job:
     """Write the scenario with its policies and prepare its run, or find the run that is there."""
     if earlier := sorted((folder / "runs").glob("size-*")):
         return prepare(Options(scenario="", resume=earlier[-1]))
+    return prepare(Options(scenario=str(write(rows, folder, partners)), out=folder / "runs"))
+
+
+def write(rows: int, folder: Path, partners: list[str], deadline: float = 300.0) -> Path:
+    """Write the scenario and its policies; return the scenario's file."""
     persons = round(rows / SHARE)
     scenario = read_toml(find_scenario("shared-customers"))
     scenario["name"] = "size"
     largest = round(1.2 * rows)
     scenario["contract"]["vertical"] |= {"largest_set": largest, "batches": 0, "partners": partners}
+    scenario["contract"]["round"] = {"deadline_seconds": deadline}
     scenario["roster"] = [seat for seat in scenario["roster"] if seat["name"] in {"bank", *partners}]
     policies = folder / "policies" / "size"
     policies.mkdir(parents=True)
@@ -118,8 +124,9 @@ def lay_out(rows: int, folder: Path, partners: list[str]) -> Job:
             "lifetime": {"epsilon": 4.0, "delta": 3 * delta},
         }
         (policies / f"{seat['name']}.toml").write_text(tomli_w.dumps(policy), encoding="utf-8")
-    (folder / "size.toml").write_text(tomli_w.dumps(scenario), encoding="utf-8")
-    return prepare(Options(scenario=str(folder / "size.toml"), out=folder / "runs"))
+    file = folder / "size.toml"
+    file.write_text(tomli_w.dumps(scenario), encoding="utf-8")
+    return file
 
 
 def intersection(count: int) -> float:
