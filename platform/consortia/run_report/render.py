@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from consortia.run_report.content import sections
 from consortia.run_report.facts import Facts
 
 __all__ = ["as_html", "as_markdown", "write"]
+
+#: A number with its sign, exponent, unit: no line may break in it.
+_ONE_VALUE = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)?( (B|s|%))?")
 
 
 def as_html(facts: Facts) -> str:
@@ -45,4 +49,5 @@ def _environment(*, escape: bool) -> Environment:
     loader = PackageLoader("consortia.run_report", "pages")
     made = Environment(loader=loader, autoescape=escape, undefined=StrictUndefined, trim_blocks=False)  # noqa: S701
     made.filters["cell"] = lambda text: html.escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")
+    made.tests["one_value"] = lambda cell: _ONE_VALUE.fullmatch(str(cell)) is not None
     return made
