@@ -20,9 +20,10 @@ from consortia.errors import InputError
 from consortia.readout import Run
 from consortia.spent import curve
 
-__all__ = ["TRACKERS", "Tracking", "Value", "check", "values"]
+__all__ = ["TRACKERS", "Tracking", "Value", "chosen", "values"]
 
 _EVERY_SECONDS = 5.0
+_LAST_EVENT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,11 @@ TRACKERS: dict[str, tuple[str, type[Any]]] = {
 }
 
 
-def check(names: Sequence[str]) -> None:
-    """Refuse unknown trackers, and those whose package is not installed, before anything starts."""
+def chosen(text: str) -> list[str]:
+    """Return the trackers that `NAME,…` names; those that there are not, or whose package is not there, are refused."""
     import importlib
 
+    names = [name for name in text.split(",") if name]
     for name in names:
         if name not in TRACKERS:
             raise InputError(f"--track: wanted some of {', '.join(TRACKERS)}, got {name!r}")
@@ -122,6 +124,7 @@ def check(names: Sequence[str]) -> None:
             importlib.import_module(TRACKERS[name][0])
         except ImportError:
             raise InputError(f"--track {name}: wanted its package, got none; pip install 'consortia[track]'") from None
+    return names
 
 
 def values(run: Run, *, epsilon: bool) -> Iterator[Value]:
@@ -176,10 +179,22 @@ class Tracking(AbstractContextManager[None]):
             return
         self._done.set()
         self._thread.join()
-        self._run.refresh()
+        self._read_to_the_end()
         self._feed(epsilon=True)
         for name, tracker in list(self._trackers.items()):
             self._attempt(name, lambda tracker=tracker: tracker.close(self._run.status))
+
+    def _read_to_the_end(self) -> None:
+        """Read what is left; a coordinator in another process writes its last event just after its record."""
+        deadline = time.monotonic() + _LAST_EVENT_SECONDS
+        self._run.refresh()
+        while (
+            self._run.status == "running"
+            and (self._folder / "coordinator.json").is_file()
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.02)
+            self._run.refresh()
 
     def _follow(self) -> None:
         while not self._done.wait(_EVERY_SECONDS):

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import secrets
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,18 +32,22 @@ STEPS = {"keys", "homes"}  # start as root to hand files to their owner, without
 FIRST, SECOND = "hospital-a", "hospital-b"
 
 
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     if reason := engine():
         pytest.skip(reason)
     made = Federation.of("cross-industry", tmp_path_factory.mktemp("federation"))
     gateway = json.loads(docker("network", "inspect", "bridge").stdout)[0]["IPAM"]["Config"][0]["Gateway"]
-    with socket.socket() as probe, socket.socket() as other:
-        probe.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        address, port = f"{gateway}:{probe.getsockname()[1]}", str(other.getsockname()[1])
+    address, port = f"{gateway}:{_free_port()}", _free_port()
     # The host's address is all that the joining participant's project will share with this one.
     made.env |= {"COMPOSE_PROFILES": "open,dashboard", "CONSORTIA_ADDRESS": address, "CONSORTIA_PUBLISH": address}
+    made.env |= {"CONSORTIA_TRACK": "tensorboard,mlflow"}
     made.env |= {"CONSORTIA_DASHBOARD_PORT": port, "CONSORTIA_DASHBOARD_TOKEN": secrets.token_urlsafe(24)}
     try:
         yield made
@@ -59,7 +65,9 @@ def kit(federation: Federation, first: Any) -> Iterator[Project]:
     """Where hospital-c works: a project of its own, with nothing of the coordinator's but its address."""
     folder = federation.own / "kits" / "hospital-c"
     env = {key: value for key, value in federation.env.items() if not key.startswith(("COMPOSE_", "SCENARIO"))}
-    project = Project({**env, "COMPOSE_PROJECT_NAME": f"{federation.env['COMPOSE_PROJECT_NAME']}-c"}, folder)
+    env |= {"COMPOSE_PROJECT_NAME": f"{federation.env['COMPOSE_PROJECT_NAME']}-c", "COMPOSE_PROFILES": "dashboard"}
+    env |= {"CONSORTIA_DASHBOARD_PORT": _free_port(), "CONSORTIA_DASHBOARD_TOKEN": secrets.token_urlsafe(24)}
+    project = Project(env, folder)
     try:
         yield project
     finally:
@@ -84,6 +92,15 @@ def test_up_runs_six_participants_and_twenty_rounds_to_the_table(
         assert (home / "runs" / record["run_id"] / "receipt.json").is_file()
 
 
+def test_trackers_leave_their_files_beside_the_runs(federation: Federation, first: Any) -> None:
+    (run,) = (federation.own / "runs").glob("*/tensorboard")
+    assert [*run.glob("events.out.tfevents.*")]
+    with sqlite3.connect(federation.own / "runs" / "mlflow.db") as store:
+        ((rounds,),) = store.execute("SELECT COUNT(DISTINCT step) FROM metrics WHERE key = 'round seconds'").fetchall()
+        ((status,),) = store.execute("SELECT status FROM runs").fetchall()
+    assert (rounds, status) == (20, "FINISHED")
+
+
 def test_receipts_are_read_where_they_stay(federation: Federation, first: Any) -> None:
     shown = federation.make("receipts")
     assert shown.returncode == 0, shown.stdout + shown.stderr
@@ -93,13 +110,19 @@ def test_receipts_are_read_where_they_stay(federation: Federation, first: Any) -
         assert name not in shown.stderr
 
 
+def _shown(project: Project, path: str) -> str:
+    """Return a page of a project's dashboard as who has the token sees it; everybody else is asked to sign in."""
+    host = f"http://127.0.0.1:{project.env['CONSORTIA_DASHBOARD_PORT']}"
+    with urllib.request.urlopen(host + path, timeout=10) as answer:
+        assert answer.url == host + "/sign-in"
+    token = {"Authorization": f"Bearer {project.env['CONSORTIA_DASHBOARD_TOKEN']}"}
+    with urllib.request.urlopen(urllib.request.Request(host + path, headers=token), timeout=10) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
 def test_the_dashboard_shows_the_run_to_who_has_the_token(federation: Federation, first: Any) -> None:
-    page = f"http://127.0.0.1:{federation.env['CONSORTIA_DASHBOARD_PORT']}/"
-    with urllib.request.urlopen(page, timeout=10) as answer:  # without the token: the sign-in page
-        assert answer.url == page + "sign-in"
-    token = {"Authorization": f"Bearer {federation.env['CONSORTIA_DASHBOARD_TOKEN']}"}
-    with urllib.request.urlopen(urllib.request.Request(page, headers=token), timeout=10) as answer:
-        assert federation.records()[0]["run_id"] in answer.read().decode()
+    assert federation.records()[0]["run_id"] in _shown(federation, "/")
 
 
 def test_a_participant_reaches_the_fleet_api_and_nothing_else(federation: Federation, first: Any) -> None:
@@ -239,6 +262,21 @@ def test_the_seventh_shares_the_coordinators_address_and_nothing_else(federation
     seen = kit.probe("hospital-c-app", [("hospital-c", 9094), (host, int(port)), *inside], [])
     assert seen.pop("hospital-c:9094") == "open"
     assert "open" not in seen.values()
+
+
+def test_the_seventh_looks_at_its_own_view(federation: Federation, kit: Project) -> None:
+    run = federation.records()[-1]["run_id"]
+    assert "local-only" in _shown(kit, f"/runs/{run}")  # the receipt, from the home
+    deadline = time.monotonic() + 60
+    while f"run {run}" not in _shown(kit, "/"):  # the account, counted in the background
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    (binding,) = kit.containers()["dashboard"]["NetworkSettings"]["Ports"]["8051/tcp"]
+    assert binding["HostIp"] == "127.0.0.1"
+    mounts = {mount["Destination"] for mount in kit.containers()["dashboard"]["Mounts"]}
+    assert mounts == {"/home/hospital-c", "/home/hospital-c/policy.toml"}  # neither rows nor keys
+    away = [(ip, 8000) for ip in federation.addresses("door")] + [("hospital-c", 9094), ("example.org", 443)]
+    assert "open" not in kit.probe("dashboard", away, []).values()
 
 
 def test_certificates_renew_while_the_participants_stay_up(federation: Federation, kit: Project) -> None:

@@ -103,11 +103,17 @@ def test_a_kit_holds_nothing_of_anybody_else_and_refuses_until_it_is_filled_in(c
         assert terms["cap_drop"] == ["ALL"], service
         assert terms["mem_limit"], service
         assert terms["cpus"], service
-        assert "ports" not in terms, service
+        assert ("ports" in terms) == ("watch" in terms.get("networks", [])) == (service == "dashboard"), service
         # Who reaches the outside sees no rows, and the other way round.
         sees_rows = any(":/data" in mount for mount in terms["volumes"])
         assert not (sees_rows and "outside" in terms.get("networks", [])), service
     assert plan["networks"]["private"] == {"internal": True}
+    # The owner's own view, if it asks for one: on this host alone, with neither rows nor keys, and with no way out.
+    watcher = plan["services"]["dashboard"]
+    assert (watcher["profiles"], watcher["networks"]) == (["dashboard"], ["watch"])
+    assert all(port.startswith("127.0.0.1:") for port in watcher["ports"])
+    assert [mount.split(":")[0] for mount in watcher["volumes"]] == ["./home", "./policy.toml"]
+    assert plan["networks"]["watch"]["driver_opts"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
     # The two services are those of a participant in the coordinator's own file.
     own = yaml.safe_load(compose_text(load_scenario("cross-industry")))["services"]
     for service in ("", "-app"):

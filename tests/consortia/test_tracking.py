@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from typer.testing import CliRunner, Result
 
 from consortia import tracking
 from consortia.cli import build_app
-from consortia.errors import InputError
+from consortia.deploy import runner
+from consortia.engines.base import Job
+from consortia.errors import InputError, RunFailedError
+from consortia.events import EventFile
 from consortia.readout import Run
 from consortia.scenario import load_scenario
 from consortia.tracking import Tracking, Value, values
@@ -81,8 +85,43 @@ def test_what_cannot_be_tracked_is_refused_before_a_run_starts(tmp_path: Path, m
     assert "wanted some of tensorboard, mlflow" in result.output
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(InputError, match=r"consortia\[track\]"):
-        tracking.check(["mlflow"])
+        tracking.chosen("tensorboard,mlflow")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_runner_of_a_federation_tracks_what_its_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "RUNS", tmp_path)
+    monkeypatch.setenv("CONSORTIA_TRACK", "tensorboard,wandb")
+    assert runner.main(["linear"]) == 2
+    assert "wanted some of tensorboard, mlflow, got 'wandb'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []  # refused before anything starts
+
+    def follow(job: Job, control: object) -> None:
+        event = EventFile(job.folder, job.run_id)
+        event("start", rounds=1, done=0)
+        event("round", round=1, seconds=0.5, replies=[])
+        raise RunFailedError("nobody answers")
+
+    monkeypatch.setattr(runner, "follow", follow)
+    monkeypatch.setitem(tracking.TRACKERS, "recorder", ("json", _Recorder))
+    monkeypatch.setenv("CONSORTIA_TRACK", "recorder")
+    assert runner.main(["linear"]) == 1
+    assert Value("round seconds", 1, 0.5) in _Recorder.last.got
+    assert _Recorder.last.closed
+
+
+def test_the_last_event_is_waited_for_where_a_record_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run(tmp_path)
+    monkeypatch.setitem(tracking.TRACKERS, "recorder", ("json", _Recorder))
+    with Tracking(folder, ["recorder"], print):
+        (folder / "coordinator.json").write_text('{"participants": {}}')
+        last = EventFile(folder, folder.name)
+        late = threading.Timer(0.1, lambda: last("end", status="completed", reason=""))
+        late.start()
+    late.join()
+    assert _Recorder.last.closed == "completed"
 
 
 @pytest.mark.end_to_end

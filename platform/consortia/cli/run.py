@@ -78,8 +78,7 @@ def run(
         placebo=placebo,
         draws=draws,
     )
-    tracked = [name for name in track.split(",") if name]
-    tracking.check(tracked)
+    tracked = tracking.chosen(track)
     job = prepare(options)
 
     def watch(started: Job) -> Watch:

@@ -1,5 +1,5 @@
-"""`python -m consortia.deploy.runner SCENARIO [--resume RUN] [--batches N]`: one run on a deployed federation, from its
-submission to its table.
+"""`python -m consortia.deploy.runner SCENARIO [--resume RUN] [--batches N] [--track NAME,…]`: one run on a deployed
+federation, from its submission to its table.
 
 The ServerApp writes its events, checkpoints and record into the run's folder, which this service sees too. The exit
 status is the run's: 0 completed and as expected, 1 not, 2 bad input.
@@ -15,9 +15,10 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from consortia import record
+from consortia import record, tracking
 from consortia.cli import err, out
 from consortia.deploy.prepare import HOMES, KEYS, RUNS, SUPERLINK, with_members
 from consortia.engines.base import Job
@@ -27,6 +28,7 @@ from consortia.home import Home
 from consortia.report import Watch, conditional_split_note, print_result, refusal_hint
 from consortia.runner import with_batches
 from consortia.scenario import Scenario, scenario_from_json
+from consortia.tracking import Tracking
 
 _STATUS_EVERY_SECONDS = 15.0
 
@@ -70,7 +72,9 @@ def follow(job: Job, control: Control) -> None:
     raise RunFailedError("the run passed every deadline; its last checkpoint is kept")
 
 
-def run(scenario: Scenario, runs: Path, resume: str = "", batches: int | None = None) -> int:
+def run(
+    scenario: Scenario, runs: Path, resume: str = "", batches: int | None = None, trackers: Sequence[str] = ()
+) -> int:
     """Run a scenario on the federation and print its table; return the exit status."""
     job = with_batches(make_job(scenario, runs, resume), batches)
     scenario = job.scenario
@@ -78,7 +82,7 @@ def run(scenario: Scenario, runs: Path, resume: str = "", batches: int | None = 
     with tempfile.TemporaryDirectory() as folder:
         control = Control(Path(folder), SUPERLINK, KEYS / "ca.crt")
         try:
-            with Watch(out, job, simulation=False):
+            with Tracking(job.folder, trackers, _warn), Watch(out, job, simulation=False):
                 follow(job, control)
         except RunFailedError:
             if control.log.is_file():
@@ -96,6 +100,10 @@ def run(scenario: Scenario, runs: Path, resume: str = "", batches: int | None = 
     return 1 if missed else 0
 
 
+def _warn(sentence: str) -> None:
+    err.print(sentence, markup=False, highlight=False)
+
+
 def main(arguments: list[str]) -> int:
     """Run the scenario named on the command line, or go on with one of its runs."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -108,9 +116,16 @@ def main(arguments: list[str]) -> int:
         default=batches or None,
         help="batches of new persons to score by the end (vertical; default: $CONSORTIA_BATCHES)",
     )
+    parser.add_argument(
+        "--track",
+        default=os.environ.get("CONSORTIA_TRACK", ""),
+        metavar="NAME,…",
+        help="feed trackers: tensorboard, mlflow (default: $CONSORTIA_TRACK)",
+    )
     asked = parser.parse_args(arguments)
     try:
-        return run(with_members(asked.scenario), RUNS, asked.resume, asked.batches)
+        trackers = tracking.chosen(asked.track)
+        return run(with_members(asked.scenario), RUNS, asked.resume, asked.batches, trackers)
     except (ConsortiaError, json.JSONDecodeError) as error:
         err.print(f"failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2 if isinstance(error, InputError) else 1
