@@ -1,11 +1,16 @@
-"""For every test: one thread a process, and a line that says how many end-to-end tests ran and were skipped."""
+"""For every test: one thread a process, examples without a deadline; how many end-to-end tests ran and were skipped."""
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# A machine that does other work, too, is slow for a while; that is no fault of what is tested.
+slow = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("consortia", deadline=None, suppress_health_check=slow)
+hypothesis.settings.load_profile("consortia")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

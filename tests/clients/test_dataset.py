@@ -182,7 +182,7 @@ def test_assign_gives_each_part_its_share():
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=30, unique=True), st.integers(0, 29))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_assign_looks_at_each_key_alone(keys, out):
     parts = dict(zip(keys, assign(keys, b"k", PARTS), strict=True))
     fewer = [key for i, key in enumerate(keys) if i != out % len(keys)]

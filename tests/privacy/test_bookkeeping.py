@@ -114,7 +114,7 @@ def test_the_padding_row_of_an_embedding_gets_no_gradient() -> None:
     assert torch.allclose(mine, wanted, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.sampled_from(sorted(MODULES)), st.floats(-3, 3))
 def test_no_unit_adds_more_than_the_clip(units: list[int], name: str, power: float) -> None:
     present = sorted(set(units))

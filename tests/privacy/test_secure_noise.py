@@ -47,7 +47,7 @@ def test_wide_noise_has_its_deviation_and_fills_every_low_bit(std: float) -> Non
     assert abs(float(np.corrcoef(drawn[1:], drawn[:-1])[0, 1])) < 0.02
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1e-3, 0.7, 12.0]), st.integers(1, 300))
 def test_rounding_stays_within_the_sensitivity(seed: int, clip: float, dimension: int) -> None:
     generator = np.random.default_rng(seed)

@@ -60,7 +60,7 @@ def test_the_network_sorts_every_sequence_of_zeros_and_ones(n: int) -> None:
     assert (np.diff(values, axis=1) >= 0).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(replies())
 def test_orders_are_those_of_the_definition(values: np.ndarray) -> None:
     exact = np.sort(values.astype(np.float64), axis=0)
@@ -70,7 +70,7 @@ def test_orders_are_those_of_the_definition(values: np.ndarray) -> None:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(replies(), st.lists(st.floats(0.1, 10), min_size=9, max_size=9))
 def test_means_are_those_of_the_definition(values: np.ndarray, weights: Sequence[float]) -> None:
     weights = weights[: len(values)]
@@ -83,7 +83,7 @@ def test_means_are_those_of_the_definition(values: np.ndarray, weights: Sequence
     np.testing.assert_allclose(doubles.numpy(), wanted, rtol=0, atol=1e-14 * scale)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(FLOATS, min_size=1, max_size=20), st.lists(st.floats(0.1, 10), min_size=1, max_size=9))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_the_mean_of_equal_updates_is_that_update(
@@ -93,7 +93,7 @@ def test_the_mean_of_equal_updates_is_that_update(
     assert torch.equal(weighted_mean([state] * len(weights), weights)["w"], state["w"])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(replies())
 def test_distances_are_those_of_the_definition(values: np.ndarray) -> None:
     exact = values.astype(np.float64)
