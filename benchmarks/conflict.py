@@ -1,6 +1,6 @@
 """Sites that contradict each other: is anybody's kept model worse than its own? One site's labels are flipped.
 
-    python benchmarks/conflict.py --data ../shared/data [--seeds 10] [--flipped 1] [--private]
+    python benchmarks/conflict.py --data ../shared/data [--seeds 10] [--first 0] [--flipped 1] [--private]
 
 German credit by purpose (`banks`) and the heart centres (`hospitals` with a hashed split, so that a seed is a split).
 The labels of `--flipped` sites, rotating with the seed, are exchanged in the data file; everybody trains with the
@@ -128,6 +128,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="the folder of the public data sets")
     parser.add_argument("--scenarios", nargs="*", choices=list(SITES), default=list(SITES))
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--flipped", type=int, default=1, help="sites whose labels are exchanged")
     parser.add_argument("--private", action="store_true", help="the committed budgets instead of none")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -136,7 +137,7 @@ def main() -> int:
     lines = []
     for scenario in options.scenarios:
         runs: list[Found] = []
-        for seed in range(options.seeds):
+        for seed in range(options.first, options.first + options.seeds):
             runs.append(play(scenario, options.data, flipped=options.flipped, seed=seed, private=options.private))
             print(f"{scenario} seed {seed}: {runs[-1]}", file=sys.stderr, flush=True)
         for name in runs[0]:

@@ -242,13 +242,14 @@ def growth(sizes: list[int]) -> list[dict[str, Any]]:
 
 
 def alone(participants: int) -> tuple[float, float]:
-    """Return seconds of CPU of a round, and the MiB that two rounds added to what the rows held."""
+    """Return seconds of CPU of a round, and the MiB that a few rounds added to what the rows held."""
     torch.set_num_threads(1)
     crowd = Crowd(math.inf, [table(number) for number in range(participants)])
     Crowd(math.inf, crowd.tables[:64]).rounds(1)  # libraries and their buffers
     before = held()
+    crowd.rounds(1)  # the first pass over all rows is dearer
     one = crowd.rounds(1)
-    return crowd.rounds(2) - one, held() - before
+    return (crowd.rounds(4) - one) / 3, held() - before
 
 
 def held() -> float:

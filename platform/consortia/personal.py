@@ -17,9 +17,10 @@ How the choice is made
 By the log loss (the squared error of a regression) of each row, on rows that the candidate was not fitted on: the
 validation rows and, where these are of fewer than 200 units, the training rows, cross-fitted in folds of whole
 units. Another model than `local` is kept only if it is better by more than one standard error of the paired
-difference, units being what varies, on 30 units at least (on eight some model always is); among those the best. The
-federated model has seen the training rows. They count only while that shows in nothing: while its loss on them is not
-below its loss on the validation rows by more than a standard error. The test rows only report.
+difference, units being what varies, on 30 units at least (on eight some model always is), and if the metric that the
+receipt leads with is no worse there (a correction may mend the scale of a score and spoil its order); among those the
+best. The federated model has seen the training rows. They count only while that shows in nothing: while its loss on
+them is not below its loss on the validation rows by more than a standard error. The test rows only report.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from torch import nn
 from clients import registry
 from clients.dataset import Table
 from clients.industry import IndustryClient
+from clients.metrics import compute
 from clients.models import FederatedModule, loss_for
-from consortia.evaluation import Baselines, Fit, Scores, module_scorer
+from consortia.evaluation import Baselines, Fit, Scores, better, headline, module_scorer
 from consortia.models.own import OwnModel, Scorer
 from privacy.randomness import numpy_generator, seeded_generator
 
@@ -103,19 +105,23 @@ def keep(offered: list[Candidate], industry: str, train: Table, validation: Tabl
     """Choose among `offered`, the local model first, as the module's docstring says; test rows never come here."""
     client = registry.get(industry)
     fitted = [candidate.ready or candidate.fit(train) for candidate in offered]
-    held = [row_losses(client, scorer(validation), validation) for scorer in fitted]
+    tables, scores = [validation], [[scorer(validation)] for scorer in fitted]
+    held = _losses(client, scores, tables)
     units = np.asarray(validation.unit_index)
     folds = _folds(train, participant)
     if folds and validation.n_units < _ENOUGH and not _flattered(client, offered, train, held):
         outside = np.concatenate([rows for _, rows in folds])
         units = np.concatenate([units, np.asarray(train.unit_index)[outside] + validation.n_units])
-        tables = [(train.take(inside), train.take(rows)) for inside, rows in folds]
-        for index, candidate in enumerate(offered):
-            crossed = [row_losses(client, candidate.fit(inside)(held_out), held_out) for inside, held_out in tables]
-            held[index] = np.concatenate([held[index], *crossed])
+        tables += [train.take(rows) for _, rows in folds]
+        for candidate, found in zip(offered, scores, strict=True):
+            pairs = zip(folds, tables[1:], strict=True)
+            found += [candidate.fit(train.take(inside))(held_out) for (inside, _), held_out in pairs]
+        held = _losses(client, scores, tables)
+    metric, led = _led(client, scores, tables)
     chosen = 0
     for index in range(1, len(offered)) if len(np.unique(units)) >= _LEAST else ():
-        if _pays(held[0] - held[index], units) and held[index].mean() < held[chosen].mean():
+        pays = _pays(held[0] - held[index], units) and not better(metric, led[0], led[index])
+        if pays and held[index].mean() < held[chosen].mean():
             chosen = index
     own = [i for i, candidate in enumerate(offered) if candidate.kind not in {"local", "federated"}]
     personal = min(own, key=lambda index: float(held[index].mean()) if len(held[index]) else 0.0)
@@ -136,6 +142,18 @@ def row_losses(client: IndustryClient, scores: Scores, table: Table) -> Scores:
     if client.schema.target.kind == "multiclass":
         return np.asarray(-np.log(bounded[np.arange(len(wanted)), wanted.astype(int)]), dtype=np.float64)
     return np.asarray(-np.log(np.where(wanted == 1, bounded, 1 - bounded)), dtype=np.float64)
+
+
+def _losses(client: IndustryClient, scores: list[list[Scores]], tables: list[Table]) -> list[Scores]:
+    """Return each candidate's losses of all rows of the tables, one after the other."""
+    return [np.concatenate([row_losses(client, *pair) for pair in zip(found, tables, strict=True)]) for found in scores]
+
+
+def _led(client: IndustryClient, scores: list[list[Scores]], tables: list[Table]) -> tuple[str, list[float | None]]:
+    """Return the metric that the receipt leads with, and each candidate's on the rows of all tables."""
+    target = torch.cat([table.target for table in tables])
+    name, kind = headline(client, target), client.schema.target.kind
+    return name, [compute([name], kind, np.concatenate(found), np.asarray(target))[name] for found in scores]
 
 
 def _pays(gain: Scores, units: NDArray[np.int64]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,28 @@ def test_few_rows_decide_nothing(rows: int, kept: str) -> None:
         Candidate("centred", "none", lambda _: base.majority, base.majority),
     ]
     assert keep(offered, "bank", train, validation, "bank").kind == kept
+
+
+def test_a_better_scale_with_a_worse_order_is_not_kept() -> None:
+    """Local says .99 to ones and .98 to zeros: log loss 2, where one half for all has .69, but AUC 1 against .5."""
+    truth = slope_of(1)
+    train, validation = world(300, 1, truth), world(300, 2, truth)
+
+    def local(table: Table) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.asarray(0.98 + 0.01 * table.target.numpy(), dtype=np.float64)
+
+    def half(table: Table) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.full(len(table.target), 0.5)
+
+    def mended(table: Table) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.asarray(0.1 + 0.8 * table.target.numpy(), dtype=np.float64)
+
+    def chosen(scorer: Any) -> str:
+        offered = [Candidate("local", "", lambda _: local, local), Candidate("centred", "", lambda _: scorer, scorer)]
+        return keep(offered, "bank", train, validation, "bank").kind
+
+    assert chosen(half) == "local"
+    assert chosen(mended) == "centred"
 
 
 def test_the_centred_model_runs_from_the_local_one_to_the_federated_one() -> None:
