@@ -56,7 +56,8 @@ def table(found: list[Found]) -> str:
     lines = ["| measured | median | ratio | lowest to highest |", "|---|---|---|---|"]
     for one in found:
         seconds = one["value"]
-        own = f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
+        unit, factor = ("µs", 1e6) if seconds < 1e-3 else ("ms", 1e3) if seconds < 1 else ("s", 1)
+        own = f"{seconds * factor:.3g} {unit}"
         lines.append(f"| {one['name']} | {own} | {one['ratio']:.3g} | {one['ratio_min']:.3g}–{one['ratio_max']:.3g} |")
     return "\n".join(lines)
 
