@@ -139,8 +139,11 @@ MODELS: Mapping[str, Callable[[], Classifier]] = {
 
 
 def fit_quietly(model: Classifier, x: Any, y: Any) -> Classifier:
-    """Fit; scikit-learn's warnings about convergence depend on rows and are dropped."""
-    with warnings.catch_warnings():
+    """Fit; warnings about convergence and of floating point depend on rows and are dropped.
+
+    NumPy's matrix product warned of finite numbers, too, now and then in a process that had done other work.
+    """
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(x, y)
     return model
@@ -245,8 +248,8 @@ def _fitted(name: str, x: NDArray[Any], y: NDArray[Any]) -> Classifier:
 
 
 def _logit(model: Classifier, x: NDArray[Any]) -> Floats:
-    positive = np.asarray(model.predict_proba(x), dtype=np.float64)[:, 1]
-    with np.errstate(divide="ignore"):
+    with np.errstate(all="ignore"):  # see `fit_quietly`; log 0 is clipped
+        positive = np.asarray(model.predict_proba(x), dtype=np.float64)[:, 1]
         logit: Floats = np.log(positive) - np.log1p(-positive)
     return np.clip(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)
 

@@ -62,7 +62,8 @@ class Stack:
     def predict(self, own: Floats, scores: Floats) -> Floats:
         """Return the probability of the positive class, (n,)."""
         _, features = _STACKERS[self.name]
-        return np.asarray(self.model.predict_proba(features(own, scores)), dtype=np.float64)[:, 1]
+        with np.errstate(all="ignore"):  # see `fit_quietly`
+            return np.asarray(self.model.predict_proba(features(own, scores)), dtype=np.float64)[:, 1]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
