@@ -30,7 +30,6 @@ def fill_normal(out: Tensor, deviation: float, generator: torch.Generator) -> No
     Twister takes; few (where a dozen calls cost more than they bring), seeded and float64 ones from torch's own.
     """
     if isinstance(generator, FreshNoise) and out.dtype == torch.float32 and out.numel() >= 2 * _PAIRS:
-        generator.check()
         _box_muller(out.view(-1).numpy(), deviation, generator.stream)
     else:
         out.normal_(0, deviation, generator=generator)

@@ -293,7 +293,6 @@ class AsynchronousLoop:
         }
         self._last = now
         self._history.append(line)
-        self._desk.tell_round(line)
 
     @property
     def _total(self) -> int:

@@ -88,6 +88,7 @@ class Coordinator:
         self.history = list(state.history)
         self.heads.learn(state.heads)
         recall(self.members, self.history)
+        self.desk.tell_rounds(self.history)
         self.desk.event("start", rounds=self.contract.rounds, done=state.round)
         try:
             if self.secure is not None:
@@ -113,6 +114,7 @@ class Coordinator:
     def _keep(self, state: Checkpoint) -> None:
         self.history = list(state.history)
         save(self.folder, state)
+        self.desk.tell_rounds(self.history)
         self.heads.save()
 
     def _round(self, state: Checkpoint) -> Checkpoint:
@@ -153,7 +155,6 @@ class Coordinator:
         if sizes := sizes_of(self.members):
             line["sizes"] = sizes
         self.history.append(line)
-        self.desk.tell_round(line)
         mean = self._running_mean(state, number, groups)
         return Checkpoint(number, groups, memory, mean, self.history, dict(self.heads.known))
 

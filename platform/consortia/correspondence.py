@@ -6,9 +6,11 @@ whatever fails is attributed to a participant by name and dropped.
 
 from __future__ import annotations
 
+import bisect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -95,6 +97,7 @@ class Correspondence:
         self.members = {seat.name: Member(seat) for seat in scenario.roster}
         self.heads = Heads(heads)
         self.event = EventFile(folder, run_id)
+        self._told = self.event.last_round()
 
     def envelope(
         self,
@@ -116,9 +119,15 @@ class Correspondence:
         self.members[name].bytes_sent += len(data)
         self.event("heard", round=number, participant=name, kind=kind, bytes=len(data))
 
-    def tell_round(self, line: Mapping[str, Any]) -> None:
-        """Tell of a finished round: its line of the history and where everybody stands."""
-        self.event("round", **line, members=standings(self.members))
+    def tell_rounds(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Tell of every round of the history, and where everybody stands, that the event file does not have yet.
+
+        The history is that of a checkpoint on disk: so a coordinator that is killed between the two tells of the round
+        when it goes on, and of none twice.
+        """
+        for line in history[bisect.bisect(history, self._told, key=itemgetter("round")) :]:
+            self.event("round", **line, members=standings(self.members))
+            self._told = line["round"]
 
     def accept(self, answer: Answer, kind: str, number: int, attempt: int, sent: State) -> State | None:
         """Return the tensors of a valid reply; None when there is none, which is then attributed by name.

@@ -22,7 +22,10 @@ FILE = "events.jsonl"
 
 
 class EventFile:
-    """Appends to the event file of one run; a line is written whole or, by a crash, without its end."""
+    """Appends to the event file of one run.
+
+    A line is written whole or, by a crash or a full disk, without its end: such an end is cut off before the next line.
+    """
 
     def __init__(self, folder: Path, run_id: str) -> None:
         self._file = folder / FILE
@@ -34,6 +37,17 @@ class EventFile:
         line = {"event": event, "time": time.time(), "run": self._run, "round": round, "participant": participant}
         if self._open < 0:  # opening costs ten times as much as writing
             self._file.parent.mkdir(parents=True, exist_ok=True)
+            whole = self._whole()
             self._open = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.ftruncate(self._open, len(whole))
             weakref.finalize(self, os.close, self._open)
         os.write(self._open, (json.dumps({**line, **values}) + "\n").encode())
+
+    def last_round(self) -> int:
+        """Return the last round that the file tells of; 0 when of none."""
+        lines = (json.loads(line) for line in self._whole().splitlines())
+        return max((line["round"] for line in lines if line["event"] == "round"), default=0)
+
+    def _whole(self) -> bytes:
+        data = self._file.read_bytes() if self._file.is_file() else b""
+        return data[: data.rfind(b"\n") + 1]

@@ -112,10 +112,10 @@ def keep(offered: list[Candidate], industry: str, train: Table, validation: Tabl
     if folds and validation.n_units < _ENOUGH and not _flattered(client, offered, train, held):
         outside = np.concatenate([rows for _, rows in folds])
         units = np.concatenate([units, np.asarray(train.unit_index)[outside] + validation.n_units])
-        tables += [train.take(rows) for _, rows in folds]
+        crossed = [(train.take(inside), train.take(rows)) for inside, rows in folds]
+        tables += [held_out for _, held_out in crossed]
         for candidate, found in zip(offered, scores, strict=True):
-            pairs = zip(folds, tables[1:], strict=True)
-            found += [candidate.fit(train.take(inside))(held_out) for (inside, _), held_out in pairs]
+            found += [candidate.fit(inside)(held_out) for inside, held_out in crossed]
         held = _losses(client, scores, tables)
     metric, led = _led(client, scores, tables)
     chosen = 0

@@ -208,8 +208,7 @@ class Run:
         seat = self.seats.get(line.get("participant") or "")
         if event == "start":
             self.started, self.ended, self._end = self.started or now, None, ""
-            for other in self.seats.values():
-                other.waited_since = None
+            self._forget_after(int(line["done"]))
         elif event == "asked" and seat:
             seat.waited_since = now
         elif event == "heard" and seat:
@@ -224,6 +223,16 @@ class Run:
             self.ended, self._end, self.reason = now, str(line["status"]), str(line["reason"])
             self._stand(line, self.done + 1)  # the closing evaluation
             self._read_final()
+
+    def _forget_after(self, number: int) -> None:
+        """Forget what followed a round: the run begins again behind it (a vertical run, from its start)."""
+        self.rounds = [each for each in self.rounds if each[0] <= number]
+        for seat in self.seats.values():
+            seat.waited_since = None
+            seat.contributed = [each for each in seat.contributed if each <= number]
+            seat.sent = [each for each in seat.sent if each[0] <= number]
+            seat.received = [each for each in seat.received if each[0] <= number]
+            seat.metrics = {k: [each for each in points if each.round < number] for k, points in seat.metrics.items()}
 
     def _fail(self, line: Mapping[str, Any], seat: Seat, now: float) -> None:
         code = str(line["code"])

@@ -7,10 +7,13 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dashboard_pages import reply
 
+from consortia import coordinator
+from consortia.checkpoint import Checkpoint, save
 from consortia.coordinator import Answer, Coordinator
 from consortia.errors import RunFailedError
 from consortia.events import FILE
@@ -68,6 +71,53 @@ def test_a_run_is_seen_while_it_goes_on(tmp_path: Path, scenario: Scenario) -> N
     event = run.event(heard, 2)
     assert event is not None
     assert (event.noise_multiplier, event.steps) == (1.5, 2 * scenario.contract.industries["bank"].local_steps)
+
+
+@pytest.mark.parametrize("last", [1, 2])
+@pytest.mark.parametrize("where", ["before the checkpoint", "after the checkpoint"])
+def test_a_round_is_told_of_once_wherever_the_coordinator_dies(
+    where: str, last: int, tmp_path: Path, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _folder(tmp_path, scenario)
+
+    def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> Iterator[Answer]:
+        yield from (Answer(name, reply(data, scenario)) for name, data in envelopes.items())
+
+    def dies(to: Path, state: Checkpoint, **values: Any) -> None:
+        if state.round < last or where == "after the checkpoint":
+            save(to, state, **values)
+        if state.round == last:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coordinator, "save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            Coordinator(scenario, "run-1", folder, exchange).run()
+    with (folder / FILE).open("a") as file:
+        file.write('{"event": "asked", "ti')  # and its last line was cut
+    Coordinator(scenario, "run-1", folder, exchange).run(resume=True)
+    lines = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
+    assert [line["round"] for line in lines if line["event"] == "round"] == [1, 2]
+    run = Run(folder)
+    run.refresh()
+    assert all(seat.contributed == [1, 2] for seat in run.seats.values())
+
+
+def test_what_is_played_again_counts_once(tmp_path: Path, scenario: Scenario) -> None:
+    folder = _folder(tmp_path, scenario)
+
+    def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> Iterator[Answer]:
+        yield from (Answer(name, reply(data, scenario)) for name, data in envelopes.items())
+
+    for _ in range(2):  # from the start, as a vertical run goes on
+        (folder / FILE).rename(folder / "before") if (folder / FILE).is_file() else (folder / "before").touch()
+        Coordinator(scenario, "run-1", folder, exchange).run()
+        (folder / FILE).write_bytes((folder / "before").read_bytes() + (folder / FILE).read_bytes())
+    run = Run(folder)
+    run.refresh()
+    assert run.done == 2
+    assert all(seat.contributed == [1, 2] for seat in run.seats.values())
+    assert all([number for number, _ in seat.sent] == [1, 2, 3] for seat in run.seats.values())
 
 
 def test_every_line_has_run_round_and_participant(tmp_path: Path, scenario: Scenario) -> None:
