@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from consortia import placebo, record
+from consortia import compression_cost, placebo, record
 from consortia.crowds import filled, policy_of
 from consortia.engines.base import Engine, Job
 from consortia.errors import InputError, RunFailedError
@@ -52,7 +52,9 @@ class Options:
     resume: Path | None = None
     batches: int | None = None
     placebo: bool = False
+    uncompressed: bool = False
     draws: int = 3
+    compressed: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,19 +90,18 @@ def prepare(options: Options) -> Job:
     if options.ledger and options.split_seed is not None:
         raise InputError("--split-seed: wanted none with --ledger, whose data sets have a split of their own")
     if options.resume is not None:
-        if options.placebo:
-            raise InputError("--placebo: wanted a run from its start, got --resume")
+        if options.placebo or options.uncompressed:
+            raise InputError("--placebo and --uncompressed: wanted a run from its start, got --resume")
         return with_batches(_resumed(options), options.batches)
     scenario = load_scenario(options.scenario).with_overrides(
-        rounds=options.rounds, seed=options.seed, epsilon=options.epsilon
+        rounds=options.rounds, seed=options.seed, epsilon=options.epsilon, compressed=options.compressed
     )
     if options.data is not None and not options.data.is_dir():
         raise InputError(f"--data {options.data}: wanted a folder, got nothing there; check the path")
     make_plans(scenario)
     if options.engine == "vectorized":
         crowd.check(scenario)
-    if options.placebo:
-        placebo.check(scenario, options)
+    _check_controls(scenario, options)
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
     run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(2)}"
     folder = options.out / run_id
@@ -159,22 +160,38 @@ def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = Non
     return Outcome(job, result, record.missed_expectations(job.scenario, result, job.folder))
 
 
+def _check_controls(scenario: Scenario, options: Options) -> None:
+    for wanted, module in ((options.placebo, placebo), (options.uncompressed, compression_cost)):
+        if wanted:
+            module.check(scenario, options)
+
+
 def control(job: Job, options: Options, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Run the placebo of a finished run and put it into `result.json`; see `consortia.placebo`."""
+    """Run the controls of a finished run that were asked for and put what they found into `result.json`.
+
+    See `consortia.placebo` and `consortia.compression_cost`.
+    """
 
     def rerun(again: Options, sources: dict[str, str]) -> Job:
         prepared = prepare(again)
         homes = {name: replace(home, control=True) for name, home in prepared.homes.items()}
         return execute(replace(prepared, homes=homes, sources=prepared.sources | sources), again).job
 
-    table = placebo.run(job, options, rerun, progress)
     file = job.folder / "result.json"
-    result = json.loads(file.read_text(encoding="utf-8"))
-    result["placebo"] = table
-    for name, seat in table["participants"].items():
-        result["participants"][name]["metrics"][seat["metric"]]["placebo"] = seat["placebo"]
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if options.placebo:
+        result["placebo"] = placebo.run(job, options, rerun, progress)
+        _beside(result, result["placebo"], "placebo")
+    if options.uncompressed:
+        result["compression"] = compression_cost.run(job, options, result, rerun, progress)
+        _beside(result, result["compression"], "uncompressed")
     write_json(file, result)
-    return result  # type: ignore[no-any-return]
+    return result
+
+
+def _beside(result: dict[str, Any], table: dict[str, Any], key: str) -> None:
+    for name, seat in table["participants"].items():
+        result["participants"][name]["metrics"][seat["metric"]][key] = seat[key]
 
 
 def _engine(name: str) -> Engine:

@@ -271,6 +271,7 @@ class Scenario(StrictModel):
         rounds: int | None = None,
         seed: int | None = None,
         epsilon: Iterable[str] = (),
+        compressed: bool = True,
     ) -> Scenario:
         """Return the effective scenario under command-line overrides.
 
@@ -280,12 +281,16 @@ class Scenario(StrictModel):
             Replace the contract's (so it gets its own hash).
         epsilon : iterable of str
             `X` for everyone or `NAME=X` for one participant; `inf` is non-private.
+        compressed : bool
+            False takes `[contract.compression]` away.
         """
         data = self.model_dump(mode="python", by_alias=True)
         if rounds is not None:
             data["contract"]["rounds"] = rounds
         if seed is not None:
             data["contract"]["seed"] = seed
+        if not compressed:
+            data["contract"]["compression"] = None
         seats = {seat["name"]: seat for seat in data["roster"]}
         epsilon = tuple(epsilon)
         for item in epsilon:

@@ -76,7 +76,7 @@ def test_only_public_and_synthetic_rows_may_have_placebo_labels(make_site: Any) 
     ("options", "words"),
     [
         ({"scenario": "cross-industry"}, "wanted a part shared with the whole consortium"),
-        ({"draws": 1}, "--placebo-draws: wanted at least 2"),
+        ({"draws": 1}, "--draws: wanted at least 2"),
         ({"ledger": Path("homes")}, "wanted a simulation"),
         ({"resume": Path("x")}, "wanted a run from its start"),
     ],

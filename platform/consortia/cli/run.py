@@ -10,9 +10,9 @@ import typer
 
 from consortia import tracking
 from consortia.cli import err, out
+from consortia.control_report import print_compression, print_placebo
 from consortia.engines.base import Job
 from consortia.placebo import owed
-from consortia.placebo_report import print_placebo
 from consortia.report import Watch, conditional_split_note, print_result, refusal_hint, wait_hint
 from consortia.runner import Options, control, execute, prepare
 from consortia.tracking import Tracking
@@ -54,7 +54,10 @@ def run(
     placebo: Annotated[
         bool, typer.Option("--placebo", help="Repeat it with partners whose labels know nothing (simulation).")
     ] = False,
-    draws: Annotated[int, typer.Option("--placebo-draws", help="Repetitions of real and placebo runs.")] = 3,
+    uncompressed: Annotated[
+        bool, typer.Option("--uncompressed", help="Repeat it without compression: what that cost (simulation).")
+    ] = False,
+    draws: Annotated[int, typer.Option(help="Repetitions for --placebo and --uncompressed.")] = 3,
     track: Annotated[str, typer.Option(metavar="NAME,…", help="Feed trackers: tensorboard, mlflow.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> None:
@@ -76,6 +79,7 @@ def run(
         resume=resume,
         batches=batches,
         placebo=placebo,
+        uncompressed=uncompressed,
         draws=draws,
     )
     tracked = tracking.chosen(track)
@@ -88,7 +92,7 @@ def run(
         with Tracking(job.folder, tracked, lambda line: err.print(line, markup=False, highlight=False)):
             outcome = execute(job, options, watch)
         result = outcome.result
-        if placebo and result["status"] == "completed":
+        if (placebo or uncompressed) and result["status"] == "completed":
             result = control(job, options, lambda line: err.print(line, highlight=False))
     except KeyboardInterrupt:
         err.print(wait_hint(job.folder, engine), markup=False, soft_wrap=True)
@@ -101,6 +105,8 @@ def run(
             print_placebo(out, result["placebo"])
         elif note := owed(job.scenario):
             out.print(note, highlight=False)
+        if "compression" in result:
+            print_compression(out, result["compression"])
         if note := conditional_split_note(job):
             out.print(note, highlight=False)
         if hint := refusal_hint(outcome.result):
