@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 360, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 40
+#: Width of a letter, and by how many degrees names that do not fit side by side are turned.
+_LETTER, _TILT = 7, 40
 #: More points than pixels tell nothing.
 _MOST_POINTS = 120
 PALETTE = 7
@@ -66,14 +68,24 @@ def dot_chart(
     if not dots:
         return Markup("")
     ys = [v for dot in dots for v in dot[1:] if v is not None] + [level.value for level in levels]
-    scale = _Scale(-0.5, len(dots) - 0.5, *_padded(min(ys), max(ys), zero=False))
-    parts = [_axes(scale, "", y_label, names=[dot[0] for dot in dots]), *(_level(scale, level) for level in levels)]
+    # The levels' names stand left of the first dot, so that no interval runs through them.
+    room = max((_LETTER * len(level.name) + 8 for level in levels), default=0)
+    slot = (WIDTH - _LEFT - _RIGHT - room) / len(dots)
+    first = -0.5 - room / slot
+    scale = _Scale(first, len(dots) - 0.5, *_padded(min(ys), max(ys), zero=False))
+    longest = _LETTER * max(len(dot[0]) for dot in dots)
+    tilt = _TILT if longest > slot else 0
+    parts = [
+        _axes(scale, "", y_label, names=[dot[0] for dot in dots], tilt=tilt),
+        *(_level(scale, level) for level in levels),
+    ]
     for index, (_, value, low, high) in enumerate(dots):
         x = scale.x(index)
         if low is not None and high is not None:
             parts.append(f'<path class="line c0" d="M{x:.1f} {scale.y(low):.1f}V{scale.y(high):.1f}"/>')
         parts.append(f'<circle class="dot c0" cx="{x:.1f}" cy="{scale.y(value):.1f}" r="5"/>')
-    return _svg(title, "".join(parts))
+    below = longest * math.sin(math.radians(tilt))
+    return _svg(title, "".join(parts), HEIGHT + math.ceil(max(0.0, below + 22 - _BOTTOM)))
 
 
 def gauge(spent: float, budget: float | None, text: str) -> Markup:
@@ -129,7 +141,7 @@ def _level(scale: _Scale, level: Level) -> str:
     )
 
 
-def _axes(scale: _Scale, x_label: str, y_label: str, names: Sequence[str] = ()) -> str:
+def _axes(scale: _Scale, x_label: str, y_label: str, names: Sequence[str] = (), tilt: int = 0) -> str:
     bottom = HEIGHT - _BOTTOM
     parts = [f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{WIDTH - _RIGHT}"/>']
     for value in ticks(scale.y0, scale.y1):
@@ -138,7 +150,10 @@ def _axes(scale: _Scale, x_label: str, y_label: str, names: Sequence[str] = ()) 
         parts.append(f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
     whole = [v for v in ticks(scale.x0, scale.x1, 6) if v == round(v)] if scale.x1 > scale.x0 else [scale.x0]
     marks = [(float(i), n) for i, n in enumerate(names)] or [(value, _short(value)) for value in whole]
-    parts += [f'<text x="{scale.x(v):.1f}" y="{bottom + 15}" text-anchor="middle">{escape(m)}</text>' for v, m in marks]
+    for v, m in marks:
+        x, anchor = scale.x(v), "end" if tilt else "middle"
+        turned = f' transform="rotate({-tilt} {x:.1f} {bottom + 15})"' if tilt else ""
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="{anchor}"{turned}>{escape(m)}</text>')
     middle, turned = (_LEFT + WIDTH - _RIGHT) / 2, f"translate(12 {(_TOP + bottom) / 2}) rotate(-90)"
     parts.append(f'<text x="{middle}" y="{HEIGHT - 7}" text-anchor="middle">{escape(x_label)}</text>')
     parts.append(f'<text transform="{turned}" text-anchor="middle">{escape(y_label)}</text>')
@@ -167,8 +182,8 @@ def _short(value: float) -> str:
     return f"{value / 1e3:g}k" if abs(value) >= 1e4 else f"{round(value, 10):g}"
 
 
-def _svg(title: str, body: str) -> Markup:
-    head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title)
+def _svg(title: str, body: str, height: int = HEIGHT) -> Markup:
+    head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, height, title)
     return head + Markup(body) + Markup("</svg>")  # noqa: S704 - numbers, our own words, and names escaped above
 
 
