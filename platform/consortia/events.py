@@ -11,6 +11,7 @@ It holds released and public values only; whoever may read the record may read i
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -25,6 +26,7 @@ class EventFile:
     """Appends to the event file of one run.
 
     A line is written whole or, by a crash or a full disk, without its end: such an end is cut off before the next line.
+    A full disk is an OSError.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -37,17 +39,26 @@ class EventFile:
         line = {"event": event, "time": time.time(), "run": self._run, "round": round, "participant": participant}
         if self._open < 0:  # opening costs ten times as much as writing
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            whole = self._whole()
+            whole = len(_whole_lines(self._file))
             self._open = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            os.ftruncate(self._open, len(whole))
+            os.ftruncate(self._open, whole)
             weakref.finalize(self, os.close, self._open)
-        os.write(self._open, (json.dumps({**line, **values}) + "\n").encode())
+        data = (json.dumps({**line, **values}) + "\n").encode()
+        written = os.write(self._open, data)
+        if written < len(data):
+            os.ftruncate(self._open, os.fstat(self._open).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file))
 
     def last_round(self) -> int:
         """Return the last round that the file tells of; 0 when of none."""
-        lines = (json.loads(line) for line in self._whole().splitlines())
-        return max((line["round"] for line in lines if line["event"] == "round"), default=0)
+        return max((line["round"] for line in told(self._file.parent) if line["event"] == "round"), default=0)
 
-    def _whole(self) -> bytes:
-        data = self._file.read_bytes() if self._file.is_file() else b""
-        return data[: data.rfind(b"\n") + 1]
+
+def told(folder: Path) -> list[dict[str, Any]]:
+    """Return what the event file in `folder` tells, line by line; nothing where there is none."""
+    return [json.loads(line) for line in _whole_lines(folder / FILE).splitlines()]
+
+
+def _whole_lines(file: Path) -> bytes:
+    data = file.read_bytes() if file.is_file() else b""
+    return data[: data.rfind(b"\n") + 1]

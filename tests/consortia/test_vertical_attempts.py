@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import tomli_w
 from shared import Shared, make_shared
 
+from consortia.coordinator import Answer
 from consortia.errors import RunFailedError
+from consortia.home import Home
+from consortia.scenario import Scenario
+from consortia.strict import parse
 from consortia.vertical import stacking
 from consortia.vertical.participant import handle
+from consortia.vertical.setup import introduce
 from consortia.vertical.store import Store
 from consortia.wire import Envelope, decode, encode
 from privacy.events import Event, RandomizedResponse, ReplaceGaussian
@@ -77,3 +84,80 @@ def test_scores_that_reached_the_label_owner_fix_who_is_asked(tmp_path: Path) ->
     shared.seen.clear()
     assert shared.run(resume=True)["status"] == "completed"
     assert {name for _, name, _, _ in shared.seen} == {"bank", "hospital"}
+
+
+def _with_a_third(tmp_path: Path) -> Shared:
+    """A masked sum of three: another factory, the plant."""
+    shared = make_shared(tmp_path, persons=300)
+    data = shared.scenario.model_dump(mode="python", by_alias=True)
+    (seat,) = (seat for seat in data["roster"] if seat["name"] == "factory")
+    data["roster"] = (*data["roster"], {**seat, "name": "plant"})
+    data["contract"]["vertical"] |= {"partners": ("hospital", "factory", "plant"), "secure_sum": True}
+    shared.scenario = parse(Scenario, data, "test")
+    home = Home(tmp_path / "participants" / "plant", "plant", simulation=True)
+    home.create(split_seed=1)
+    policy = tomllib.loads(shared.homes["factory"].policy.read_text(encoding="utf-8"))
+    del policy["vertical"]["peers"]
+    home.policy.write_text(tomli_w.dumps({**policy, "participant": "plant"}), encoding="utf-8")
+    Ledger.create(home.ledger, "plant").close()
+    shared.homes["plant"] = home
+    introduce(shared.scenario, shared.homes)
+    return shared
+
+
+def _asked(shared: Shared, kind: str) -> list[str]:
+    return [name for step, name, _, _ in shared.seen if step == kind]
+
+
+def _dies_after(shared: Shared, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Play until a step is answered: the coordinator is killed, so that it leaves no record."""
+    exchange = shared.exchange
+
+    def killed(step: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
+        answers = exchange(step, envelopes, deadline)
+        if step == kind:
+            raise KeyboardInterrupt
+        return answers
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shared, "exchange", killed)
+        with pytest.raises(KeyboardInterrupt):
+            shared.run()
+    assert not (shared.folder / "run-1" / "coordinator.json").exists()
+
+
+def test_a_killed_coordinator_keeps_the_circle_of_a_sum_that_it_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = _with_a_third(tmp_path)
+    shared.silent = {("query.assist", "plant")}
+    _dies_after(shared, "query.stack", monkeypatch)
+    assert _asked(shared, "query.assist") == ["hospital", "factory"] * 2  # without the plant: new masks
+    shared.silent = set()
+    shared.seen.clear()
+    assert shared.run(resume=True)["status"] == "completed"
+    assert _asked(shared, "query.assist") == ["hospital", "factory"]  # the plant is back, and the sum stays
+
+
+def test_a_sum_without_one_of_its_circle_is_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = _with_a_third(tmp_path)
+    _dies_after(shared, "query.stack", monkeypatch)
+    shared.silent = {("query.assist", "plant")}
+    shared.seen.clear()
+    with pytest.raises(RunFailedError, match="wanted plant again, got no answer"):
+        shared.run(resume=True)
+    assert _asked(shared, "query.assist") == ["hospital", "factory"]  # no attempt without it
+    shared.silent = set()
+    assert shared.run(resume=True)["status"] == "completed"
+
+
+def test_before_a_sum_was_sent_whoever_comes_back_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = _with_a_third(tmp_path)
+    shared.silent = {("query.assist", "plant")}
+    _dies_after(shared, "query.assist", monkeypatch)
+    shared.silent = set()
+    shared.seen.clear()
+    assert shared.run(resume=True)["status"] == "completed"
+    assert _asked(shared, "query.assist") == ["hospital", "factory", "plant"]

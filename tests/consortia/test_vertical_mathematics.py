@@ -96,9 +96,22 @@ def test_the_simplest_model_within_one_standard_error_is_taken() -> None:
 
 def test_missing_scores_have_columns_of_their_own() -> None:
     own = np.array([[1.0], [2.0]])
-    # score, indicator of missing, own x missing; a column that is never missing adds none
-    assert linear_features(own, np.array([[5.0], [np.nan]])).tolist() == [[1, 5, 0, 0], [2, 0, 1, 2]]
-    assert linear_features(own, np.array([[5.0], [6.0]])).tolist() == [[1, 5], [2, 6]]
+    gaps, none = np.array([True]), np.array([False])
+    # score, indicator of missing, own x missing; a column that was never missing in the fit adds none
+    assert linear_features(own, np.array([[5.0], [np.nan]]), gaps).tolist() == [[1, 5, 0, 0], [2, 0, 1, 2]]
+    assert linear_features(own, np.array([[5.0], [6.0]]), gaps).tolist() == [[1, 5, 0, 0], [2, 6, 0, 0]]
+    assert linear_features(own, np.array([[5.0], [6.0]]), none).tolist() == [[1, 5], [2, 6]]
+    assert linear_features(own, np.array([[5.0], [np.nan]]), none).tolist() == [[1, 5], [2, 0]]
+
+
+@pytest.mark.parametrize("lacking", [0, 40])
+def test_rows_at_hand_may_lack_other_scores_than_those_of_the_fit(lacking: int) -> None:
+    own, theirs, labels = _made_up(200)
+    scores = theirs[:, :1].copy()
+    scores[:lacking] = np.nan
+    decision = decide(own, scores, labels)
+    for rows in (np.full((3, 1), np.nan), np.zeros((3, 1))):
+        assert np.isfinite(decision.assisted.predict(own[:3], rows)).all()
 
 
 def test_a_masked_sum_is_the_sum_and_a_part_of_it_is_noise() -> None:

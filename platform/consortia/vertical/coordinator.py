@@ -7,7 +7,6 @@ partner that drops out after the masks were agreed starts another attempt with n
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from consortia.coordinator import RECORD_SCHEMA, Answer, Exchange
 from consortia.correspondence import check_answers, header_to, is_refusal
 from consortia.errors import RunFailedError, WireError
-from consortia.events import EventFile
+from consortia.events import EventFile, told
 from consortia.heads import Heads
 from consortia.member import Member, describe_member, standings
 from consortia.receipt import write_json
@@ -106,6 +105,8 @@ class VerticalCoordinator:
     def _assist(self, batch: int, keys: Tensors, labels: Tensors, present: list[str]) -> dict[str, Tensors]:
         """Ask for scores; in a masked sum start anew without whoever fails, until everybody who is left answers."""
         owner = self.terms.label_owner
+        sent = self._answered.get(("assist", batch))
+        present = [name for name in present if sent is None or name in sent]
         for attempt in range(1, self.contract.round.attempts + 1):
             everyone = _keyed({name: keys[f"greeting/{name}"] for name in (*present, owner)})
             scores = self._ask(
@@ -113,6 +114,12 @@ class VerticalCoordinator:
             )
             if not self.terms.secure_sum or len(scores) == len(present):
                 return scores
+            missing = [name for name in sent or () if name not in scores]
+            if missing:
+                raise RunFailedError(
+                    f"assist: wanted {', '.join(missing)} again, got no answer; the label owner may have a sum with "
+                    "them, and one without them would show their scores. Resume when they are back"
+                )
             present = [name for name in present if name in scores]
             if len(present) < 2:
                 break
@@ -247,16 +254,20 @@ class VerticalCoordinator:
 
 
 def answered_before(folder: Path) -> dict[tuple[str, int], set[str]]:
-    """Return who answered each step and batch of a run whose scores reached the label owner; else nothing.
+    """Return who answered each step of the batches whose scores went to the label owner, whole run or not.
 
-    In a masked sum, two sums over other circles would show the scores of those who are in one of them.
+    In a masked sum, two sums over other circles would show the scores of those who are in one of them. The event file
+    has every message before it goes, so it knows what a coordinator that was killed has sent.
     """
-    file = folder / "coordinator.json"
-    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    history = record.get("history", [])
-    if all(line["step"] != "stack" for line in history):
-        return {}
-    return {(line["step"], line["batch"]): set(line["replies"]) for line in history if line["replies"]}
+    latest: dict[tuple[str, int], set[str]] = {}
+    sent: dict[tuple[str, int], set[str]] = {}
+    for line in told(folder):
+        if line["event"] == "step" and line["replies"]:
+            latest[line["step"], line["batch"]] = set(line["replies"])
+        elif line["event"] == "asked" and line["kind"] == "stack":
+            batch = line["round"] - 1
+            sent = {key: names for key, names in latest.items() if key[1] == batch} | sent  # the first sum counts
+    return sent
 
 
 def _keyed(greetings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

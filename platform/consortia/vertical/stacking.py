@@ -21,31 +21,33 @@ from consortia.vertical.assistance import MODELS, Classifier, fit_quietly
 __all__ = ["MARGIN", "Decision", "Stack", "auc", "decide", "linear_features", "simplest", "tree_features"]
 
 Floats = NDArray[np.float64]
+Gaps = NDArray[np.bool_]
 #: What the mean gain must exceed on top of one standard error: a gain below it is not worth a partner.
 MARGIN: Final = 0.002
 FOLDS: Final = 5
 
 
-def linear_features(own: Floats, scores: Floats) -> Floats:
+def linear_features(own: Floats, scores: Floats, gaps: Gaps) -> Floats:
     """Return own columns, scores (0 where missing), and where anything is missing: indicators and own x unmatched.
 
-    Without the last two a linear stack could not weigh its own columns differently where there is no score.
+    Without the last two a linear stack could not weigh its own columns differently where there is no score. Only score
+    columns with `gaps` (partners,) have them: what the rows of the fit lacked, whatever the rows at hand lack.
     """
     missing = np.isnan(scores)
     parts = [own, np.where(missing, 0.0, scores)]
-    for column in missing.T:
-        if column.any():
-            parts += [column[:, None].astype(np.float64), own * column[:, None]]
+    for column in missing.T[gaps]:
+        parts += [column[:, None].astype(np.float64), own * column[:, None]]
     return np.column_stack(parts)
 
 
-def tree_features(own: Floats, scores: Floats) -> Floats:
+def tree_features(own: Floats, scores: Floats, gaps: Gaps) -> Floats:
     """Return own columns and scores with NaN where missing."""
+    del gaps
     return np.column_stack([own, scores])
 
 
 #: From simple to complex. `stumps` is for few positives and few matched rows, where larger trees overfit.
-_STACKERS: Mapping[str, tuple[Callable[[], Classifier], Callable[[Floats, Floats], Floats]]] = {
+_STACKERS: Mapping[str, tuple[Callable[[], Classifier], Callable[[Floats, Floats, Gaps], Floats]]] = {
     "logistic": (MODELS["logistic"], linear_features),
     "stumps": (MODELS["stumps"], tree_features),
     "boosting": (MODELS["boosting"], tree_features),
@@ -58,12 +60,13 @@ class Stack:
 
     name: str
     model: Classifier
+    gaps: Gaps
 
     def predict(self, own: Floats, scores: Floats) -> Floats:
         """Return the probability of the positive class, (n,)."""
         _, features = _STACKERS[self.name]
         with np.errstate(all="ignore"):  # see `fit_quietly`
-            return np.asarray(self.model.predict_proba(features(own, scores)), dtype=np.float64)[:, 1]
+            return np.asarray(self.model.predict_proba(features(own, scores, self.gaps)), dtype=np.float64)[:, 1]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -159,7 +162,8 @@ def simplest(found: Mapping[str, Floats]) -> tuple[str, Floats]:
 
 def _fit(name: str, own: Floats, scores: Floats, labels: NDArray[Any]) -> Stack:
     make, features = _STACKERS[name]
-    return Stack(name, fit_quietly(make(), features(own, scores), labels))
+    gaps: Gaps = np.atleast_1d(np.isnan(scores).any(axis=0))
+    return Stack(name, fit_quietly(make(), features(own, scores, gaps), labels), gaps)
 
 
 def auc(scores: Floats, labels: NDArray[Any]) -> float:
