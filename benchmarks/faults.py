@@ -38,6 +38,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from consortia.cli.budget import init
 from consortia.deploy.pki import Authority, make_server, write_node_key, write_secret, write_server
+from consortia.disk import no_room
 from consortia.engines.base import Job
 from consortia.engines.flower import Federation, flower_environment
 from consortia.errors import RunFailedError
@@ -300,7 +301,7 @@ def pause(who: str, seconds: float) -> Fault:
 
 def kill_coordinator(federation: Faulty) -> None:
     """SIGKILL the process of the ServerApp."""
-    pids = _descendants(federation.processes["superlink"].pid)
+    pids = descendants(federation.processes["superlink"].pid)
     found = [pid for pid in pids if b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     if not found:
         raise RuntimeError(f"no ServerApp among {pids}")
@@ -318,11 +319,12 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, and theirs."""
     found = []
     for thread in Path(f"/proc/{pid}/task").iterdir():
         for child in map(int, (thread / "children").read_text().split()):
-            found += [child, *_descendants(child)]
+            found += [child, *descendants(child)]
     return found
 
 
@@ -376,9 +378,13 @@ def play(
     ):
         job = prepare(options)
         try:
-            result, failure = execute(job, options).result, ""
-        except RunFailedError as error:
-            result, failure = None, str(error)
+            result = execute(job, options).result
+            failure = result["reason"]
+        except (RunFailedError, OSError) as error:
+            # As the command does: a disk without room is named, any other error of the system is a traceback.
+            result, failure = None, no_room(error) if isinstance(error, OSError) else str(error)
+            if not failure:
+                raise
     if made and made[0].error is not None:
         raise made[0].error
     return Play(job.folder, result, failure, started, time.time(), made[0].injected if made else {})

@@ -10,16 +10,25 @@ import os
 import re
 import secrets
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from privacy import _chain
-from privacy.errors import LedgerBrokenError, LedgerBusyError, LedgerMissingError, LedgerSchemaError
+from privacy.errors import (
+    LedgerBrokenError,
+    LedgerBusyError,
+    LedgerDiskError,
+    LedgerMissingError,
+    LedgerSchemaError,
+)
 from privacy.failpoints import failpoint
 
 LEDGER_SCHEMA = 2
 BUSY_SECONDS = 30.0
+#: Bytes of disk without which nothing is charged, beside those of a reply.
+_LEAST_ROOM = 2**18
 
 _CHAIN = """
 CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL, created TEXT NOT NULL) STRICT;
@@ -142,9 +151,7 @@ def open_file(path: Path, participant: str) -> sqlite3.Connection:
         _chain.verify(connection)
     except sqlite3.Error as error:
         connection.close()
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-            raise LedgerBusyError(f"ledger: {path} stayed locked for {BUSY_SECONDS:g} s") from error
-        raise _not_a_ledger(path, error) from error
+        raise _of_the_disk(error) or _not_a_ledger(path, error) from error
     except (LedgerSchemaError, LedgerBrokenError):
         connection.close()
         raise
@@ -183,6 +190,35 @@ def migrate_file(path: Path, participant: str) -> None:
         connection.close()
 
 
+def _of_the_disk(error: sqlite3.Error) -> LedgerBusyError | LedgerDiskError | None:
+    """Return the named refusal for an error of the file or its disk; None for any other."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the rest of the number says more of the same kind
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return LedgerBusyError(f"ledger: another process held it for {BUSY_SECONDS:g} s; try again")
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return LedgerDiskError(
+            f"ledger: its disk failed or is full ({error.sqlite_errorname}); make room and try again"
+        )
+    return None
+
+
+def check_room(connection: sqlite3.Connection, folder: Path, run_id: str) -> None:
+    """Refuse, with LedgerDiskError, where the disk has no room for a reservation and its commit.
+
+    A reply, as large as the largest of this run, goes into the log and later into the file.
+    """
+    query = "SELECT MAX(LENGTH(reply)) FROM outbox WHERE run_id = ?"
+    (largest,) = connection.execute(query, (run_id,)).fetchone()
+    size = _LEAST_ROOM + 2 * (largest or 0)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise LedgerDiskError(
+            f"ledger: wanted room for {size} bytes beside it before anything is charged, got {error.strerror}"
+        ) from error
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection, name: str) -> Iterator[None]:
     """Hold the ledger's one write lock; durable when it ends, undone when it raises."""
@@ -190,14 +226,16 @@ def transaction(connection: sqlite3.Connection, name: str) -> Iterator[None]:
     try:
         connection.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
-        raise LedgerBusyError(f"ledger: another process held it for {BUSY_SECONDS:g} s; try again") from error
+        raise _of_the_disk(error) or error from error
     try:
         failpoint(f"{name}.begun")
         yield
         failpoint(f"{name}.written")
         connection.execute("COMMIT")
-    except BaseException:
+    except BaseException as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        if isinstance(error, sqlite3.Error) and (named := _of_the_disk(error)) is not None:
+            raise named from error
         raise
     failpoint(f"{name}.committed")

@@ -6,6 +6,7 @@ __all__ = [
     "LedgerBehindError",
     "LedgerBrokenError",
     "LedgerBusyError",
+    "LedgerDiskError",
     "LedgerForkedError",
     "LedgerMissingError",
     "LedgerSchemaError",
@@ -39,6 +40,10 @@ class LedgerSchemaError(PrivacyError):
 
 class LedgerBusyError(PrivacyError):
     """Another process held the ledger longer than the bounded wait, or this handle crossed a fork."""
+
+
+class LedgerDiskError(PrivacyError):
+    """The ledger's disk did not take or give what was wanted, such as a full one: the change is not in the ledger."""
 
 
 class LedgerBehindError(PrivacyError):

@@ -30,7 +30,7 @@ from typing import Any, Self
 from privacy import _chain
 from privacy._chain import Anchor
 from privacy._export import export
-from privacy._ledger_sql import LEDGER_SCHEMA, create_file, migrate_file, open_file, transaction
+from privacy._ledger_sql import LEDGER_SCHEMA, check_room, create_file, migrate_file, open_file, transaction
 from privacy.accounting import epsilon
 from privacy.errors import (
     BudgetExhaustedError,
@@ -219,8 +219,8 @@ class Ledger:
 
         Raises
         ------
-        BudgetExhaustedError, RetriesExhaustedError
-            The allowance, the lifetime or the attempts would be exceeded; nothing was written.
+        BudgetExhaustedError, RetriesExhaustedError, LedgerDiskError
+            The allowance, the lifetime, the attempts or the disk's room would be exceeded; nothing was written.
         ReleaseRefusedError
             Unknown run, events that its plan does not list, or a key that was released already.
         """
@@ -236,6 +236,7 @@ class Ledger:
             if run_id not in self._counted:
                 self._check(run_id, round, key, events, lifetime, max_attempts_per_round)
                 self._counted.add(run_id)
+            check_room(connection, self.path.parent, run_id)
             with transaction(connection, "reserve"):
                 plan = self._check(run_id, round, key, events, lifetime, max_attempts_per_round)
                 cursor = connection.execute(
@@ -303,8 +304,7 @@ class Ledger:
         Raises
         ------
         ReleaseRefusedError
-            No such open reservation, or the key got its reply from another attempt meanwhile (which `reply` has;
-            this reservation stays spent).
+            No such open reservation, or the key got its reply from another attempt meanwhile (then it stays spent).
         """
         where = (reservation.entry, reservation.run_id, reservation.round, reservation.key)
         with self._use() as connection, transaction(connection, "commit"):

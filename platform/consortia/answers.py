@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import traceback
 from collections.abc import Callable
@@ -39,8 +40,10 @@ def guarded(participant: str, work: Callable[[], bytes]) -> bytes:
 
 
 def describe(error: BaseException) -> str:
-    """Return kind and place of an error; its text only where the platform itself wrote it."""
+    """Return kind and place of an error; its text only where the platform or the system itself wrote it."""
     frames = traceback.extract_tb(error.__traceback__)
     where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
     text = f": {error}" if isinstance(error, _SAFE) else ""
+    if isinstance(error, OSError) and error.errno is not None:
+        text = f": {os.strerror(error.errno)}"
     return f"{type(error).__name__}{text} at {where}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from consortia import disk
 from consortia.exchange import State
 from privacy.ledger import Anchor
 
@@ -51,9 +51,14 @@ class Checkpoint:
 
 
 def save(folder: Path, state: Checkpoint, *, final: Mapping[str, State] | None = None) -> None:
-    """Write the checkpoint durably; with `final`, also the model of the run, one file per group."""
+    """Write the checkpoint durably; with `final`, also the model of the run, one file per group.
+
+    Raises
+    ------
+    RunFailedError
+        When the disk has no room for it; the checkpoint before stays.
+    """
     target = folder / "checkpoints"
-    target.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{kind}/{group}/{name}": tensor.clone(
             memory_format=torch.contiguous_format
@@ -65,13 +70,15 @@ def save(folder: Path, state: Checkpoint, *, final: Mapping[str, State] | None =
     meta = {"round": str(state.round), "history": json.dumps(state.history)}
     meta["progress"] = json.dumps(state.progress)
     meta["heads"] = json.dumps({name: [anchor.counter, anchor.head] for name, anchor in state.heads.items()})
-    _write(target / f"round-{state.round:06d}.safetensors", safetensors.torch.save(tensors, metadata=meta))
-    for old in sorted(target.glob("round-*.safetensors"))[:-_KEPT]:
-        old.unlink()
-    for group, named in (final or {}).items():
-        file = folder / "model" / f"{'consortium' if group == '*' else group}.safetensors"
-        file.parent.mkdir(exist_ok=True)
-        _write(file, safetensors.torch.save({name: t.contiguous() for name, t in named.items()}))
+    with disk.kept(folder):
+        target.mkdir(parents=True, exist_ok=True)
+        disk.replace(target / f"round-{state.round:06d}.safetensors", safetensors.torch.save(tensors, metadata=meta))
+        for old in sorted(target.glob("round-*.safetensors"))[:-_KEPT]:
+            old.unlink()
+        for group, named in (final or {}).items():
+            file = folder / "model" / f"{'consortium' if group == '*' else group}.safetensors"
+            file.parent.mkdir(exist_ok=True)
+            disk.replace(file, safetensors.torch.save({name: t.contiguous() for name, t in named.items()}))
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
@@ -90,12 +97,3 @@ def load_latest(folder: Path) -> Checkpoint | None:
     return Checkpoint(
         round=int(meta["round"]), history=history, heads=heads, progress=json.loads(meta.get("progress", "{}")), **parts
     )
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -13,7 +13,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from consortia.home import Home
-from consortia.logs import JsonLines
+from consortia.logs import OwnFile
 from consortia.participant import handle
 from consortia.transport import pack, unpack
 from consortia.vertical.participant import handle as handle_step
@@ -64,9 +64,7 @@ def log_at_home(home: Home) -> None:
     logger = logging.getLogger("consortia.participant")
     if not logger.handlers:
         logger.propagate = False
-        handler = logging.FileHandler(home.log, encoding="utf-8", delay=True)
-        handler.setFormatter(JsonLines(home.participant))
-        logger.addHandler(handler)
+        logger.addHandler(OwnFile(home.log, home.participant))
 
 
 def home_of(context: Context) -> Home:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from consortia import clusters
+from consortia import clusters, disk
 from consortia.aggregation import aggregate, controls, turns
 from consortia.asynchronous import AsynchronousLoop
 from consortia.asynchronous_terms import last_number
@@ -195,15 +195,20 @@ class Coordinator:
     ) -> dict[str, State]:
         """Send, validate, and try again until the quorum is there; return validated replies by name.
 
+        Between two attempts it waits as long as an attempt took, doubled each time, within the attempt's deadline.
+
         With a `quorum` of its own a round that misses it is the caller's affair.
         """
         accepted: dict[str, State] = {}
         wanted = self.quorum if quorum is None else quorum
         terms = self.contract.round
+        pause = 0.0
         for attempt in range(1, terms.attempts + 1):
             open_names = [n for n in sent if n not in accepted and self.members[n].state not in _FINAL]
             if not open_names:
                 break
+            time.sleep(pause)
+            asked_at = time.monotonic()
             envelopes = {
                 name: self.desk.envelope(kind, number, name, sent[name], control.get(name, {})) for name in open_names
             }
@@ -220,6 +225,9 @@ class Coordinator:
                 self.desk.fail(name, number, attempt, "NO_REPLY")
             if len(accepted) >= wanted:
                 break
+            # What fails at once (a full disk, a killed process) may take a while to mend.
+            took = time.monotonic() - asked_at
+            pause = max(0.0, min(took * 2 ** (attempt - 1), terms.deadline_seconds - took))
         if kind == "train" and quorum is None and len(accepted) < wanted:
             reasons = sorted({m.failures[-1]["code"] for m in self.members.values() if m.failures})
             raise RunFailedError(
@@ -265,6 +273,7 @@ class Coordinator:
             **({} if self.central is None else {"central": account(self.contract, rounds)}),
         }
         self.heads.save()
-        write_json(self.folder / "coordinator.json", record)
+        with disk.kept(self.folder):
+            write_json(self.folder / "coordinator.json", record)
         self.desk.event("end", status=status, reason=reason, members=standings(self.members))
         return record

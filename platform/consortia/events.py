@@ -11,7 +11,6 @@ It holds released and public values only; whoever may read the record may read i
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
@@ -19,14 +18,16 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from consortia import disk
+
 FILE = "events.jsonl"
 
 
 class EventFile:
     """Appends to the event file of one run.
 
-    A line is written whole or, by a crash or a full disk, without its end: such an end is cut off before the next line.
-    A full disk is an OSError.
+    A line is written whole or, by a crash, without its end: such an end is cut off before the next line. On a disk
+    without room nothing of it stays.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -35,19 +36,16 @@ class EventFile:
         self._open = -1
 
     def __call__(self, event: str, *, round: int | None = None, participant: str | None = None, **values: Any) -> None:
-        """Append one line."""
+        """Append one line; `RunFailedError` when there is no room for it."""
         line = {"event": event, "time": time.time(), "run": self._run, "round": round, "participant": participant}
-        if self._open < 0:  # opening costs ten times as much as writing
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            whole = len(_whole_lines(self._file))
-            self._open = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            os.ftruncate(self._open, whole)
-            weakref.finalize(self, os.close, self._open)
-        data = (json.dumps({**line, **values}) + "\n").encode()
-        written = os.write(self._open, data)
-        if written < len(data):
-            os.ftruncate(self._open, os.fstat(self._open).st_size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file))
+        with disk.kept(self._file.parent):
+            if self._open < 0:  # opening costs ten times as much as writing
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                whole = len(_whole_lines(self._file))
+                self._open = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                os.ftruncate(self._open, whole)
+                weakref.finalize(self, os.close, self._open)
+            disk.append(self._open, (json.dumps({**line, **values}) + "\n").encode())
 
     def last_round(self) -> int:
         """Return the last round that the file tells of; 0 when of none."""

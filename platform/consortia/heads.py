@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from consortia import disk
 from consortia.custody import anchor_from, to_header
 from consortia.errors import RunFailedError
 from consortia.receipt import write_json
@@ -58,7 +59,7 @@ class Heads:
         """Merge with what other runs of this coordinator wrote meanwhile, and store durably."""
         if self._file is None or not self.known:
             return
-        with self._file.with_suffix(".lock").open("a") as lock:
+        with disk.kept(self._file.parent), self._file.with_suffix(".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.learn(self._stored())
             write_json(self._file, {name: [a.counter, a.head] for name, a in sorted(self.known.items())})

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consortia import disk
 from consortia.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -113,5 +114,4 @@ def _read(notes: Path) -> list[dict[str, str]]:
 
 
 def _note(notes: Path, key: str, state: str) -> None:
-    with notes.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"key": key, "state": state, "time": time.time()}) + "\n")
+    disk.append_json(notes, {"key": key, "state": state, "time": time.time()})

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 _ABOUT: ContextVar[tuple[str | None, int | None]] = ContextVar("about", default=(None, None))
 
@@ -37,6 +39,25 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         return json.dumps(line, ensure_ascii=False)
+
+
+class OwnFile(logging.FileHandler):
+    """A participant's log file; a line that its disk does not take goes to the console of its own process.
+
+    Parameters
+    ----------
+    file : Path
+    participant : str
+        Whose log it is.
+    """
+
+    def __init__(self, file: Path, participant: str) -> None:
+        super().__init__(file, encoding="utf-8", delay=True)
+        self.setFormatter(JsonLines(participant))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Write the line to standard error; what the file took of it stays there."""
+        sys.stderr.write(self.format(record) + "\n")
 
 
 @contextmanager

@@ -12,7 +12,6 @@ Guarantees (the design's invariants 1 to 3, 5 and 11)
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -22,7 +21,7 @@ import safetensors.torch
 
 from clients import registry
 from clients.models import FederatedModule
-from consortia import custody, limits, receipt, side_releases, size_release
+from consortia import custody, disk, limits, receipt, side_releases, size_release
 from consortia.answers import describe, guarded
 from consortia.compressed_reply import shortened
 from consortia.errors import InputError, RefusedError
@@ -365,5 +364,4 @@ class _Round:
         self._append("training.jsonl", line)
 
     def _append(self, name: str, line: object) -> None:
-        with (self.home.run_folder(self.request.run_id) / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        disk.append_json(self.home.run_folder(self.request.run_id) / name, line)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from clients import registry
 from clients.dataset import Table
 from clients.models import FederatedModule
-from consortia import personal
+from consortia import disk, personal
 from consortia.central import central_part
 from consortia.evaluation import (
     Scores,
@@ -191,14 +190,7 @@ def write_json(path: Path, data: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text durably, as `write_json` does; the file keeps its mode."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        if path.exists():
-            os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    disk.replace(path, text.encode())
 
 
 def _write_predictions(path: Path, parts: Partitions, local: Any, federated: Any) -> None:

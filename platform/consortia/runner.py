@@ -20,10 +20,10 @@ from consortia.crowds import filled, policy_of
 from consortia.engines.base import Engine, Job
 from consortia.errors import InputError, RunFailedError
 from consortia.home import Home, default_root
-from consortia.logs import JsonLines
+from consortia.logs import OwnFile
 from consortia.plan import make_plans
 from consortia.policy import Policy, policy_or_input_error
-from consortia.receipt import write_json
+from consortia.receipt import write_json, write_text
 from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from consortia.secure.keys import pin_each_other
 from consortia.strict import read_toml
@@ -281,7 +281,7 @@ def _own_home(name: str) -> Home:
 
 def _write_job(job: Job, options: Options) -> None:
     """Write what a resumed run needs to know."""
-    (job.folder / "scenario.json").write_text(job.scenario.to_json(), encoding="utf-8")
+    write_text(job.folder / "scenario.json", job.scenario.to_json())
     write_json(
         job.folder / "job.json",
         {
@@ -325,8 +325,7 @@ def _participant_logs(job: Job) -> Iterable[logging.Handler]:
     for name, home in job.homes.items():
         if not home.folder.is_dir():
             continue
-        handler = logging.FileHandler(home.log, encoding="utf-8", delay=True)
-        handler.setFormatter(JsonLines(name))
+        handler = OwnFile(home.log, name)
         handler.addFilter(_Only(name))
         logger.addHandler(handler)
         handlers.append(handler)

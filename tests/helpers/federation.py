@@ -120,7 +120,7 @@ class Federation(Project):
     def make(self, target: str) -> subprocess.CompletedProcess[str]:
         """Run a target of the Makefile."""
         return subprocess.run(
-            ["make", target], cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=1500, check=False
+            ["make", target], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=1500, check=False
         )
 
     def records(self) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
 import typer
 from rich.console import Console
 
+from consortia.disk import no_room
 from consortia.errors import InputError, RunFailedError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,6 +41,11 @@ def friendly(function: F) -> F:
             raise typer.Exit(2) from None
         except RunFailedError as error:
             err.print(f"failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            if not (reason := no_room(error)):
+                raise
+            err.print(f"failed: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             err.print("interrupted; nothing that was committed is lost. The same command starts again.")

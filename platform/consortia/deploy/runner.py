@@ -18,13 +18,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from consortia import record, tracking
+from consortia import disk, record, tracking
 from consortia.cli import err, out
 from consortia.deploy.prepare import HOMES, KEYS, RUNS, SUPERLINK, with_members
 from consortia.engines.base import Job
 from consortia.engines.control import Control, longest_run, read_status
 from consortia.errors import ConsortiaError, InputError, RunFailedError
 from consortia.home import Home
+from consortia.receipt import write_text
 from consortia.report import Watch, conditional_split_note, print_result, refusal_hint
 from consortia.runner import with_batches
 from consortia.scenario import Scenario, scenario_from_json
@@ -46,7 +47,7 @@ def make_job(scenario: Scenario, runs: Path, resume: str = "") -> Job:
     run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(2)}"
     folder = runs / run_id
     folder.mkdir(parents=True)
-    (folder / "scenario.json").write_text(scenario.to_json(), encoding="utf-8")
+    write_text(folder / "scenario.json", scenario.to_json())
     return Job(scenario, run_id, folder, _homes(scenario), {})
 
 
@@ -67,7 +68,10 @@ def follow(job: Job, control: Control) -> None:
         if time.monotonic() > next_look:
             next_look = time.monotonic() + _STATUS_EVERY_SECONDS
             if control.status(flower_run_id).startswith("finished") and read_status(target, before) is None:
-                raise RunFailedError("Flower ended the run without a record; see `docker compose logs superexec`")
+                why = disk.why_full(job.folder)
+                raise RunFailedError(
+                    why or "Flower ended the run without a record; see `docker compose logs superexec`"
+                )
         time.sleep(0.2)
     raise RunFailedError("the run passed every deadline; its last checkpoint is kept")
 
@@ -129,6 +133,11 @@ def main(arguments: list[str]) -> int:
     except (ConsortiaError, json.JSONDecodeError) as error:
         err.print(f"failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2 if isinstance(error, InputError) else 1
+    except OSError as error:
+        if not (reason := disk.no_room(error)):
+            raise
+        err.print(f"failed: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -113,7 +114,10 @@ class Control:
         except json.JSONDecodeError:
             answer = {}
         if done.returncode != 0 or answer.get("success") is False:
-            with self.log.open("a", encoding="utf-8") as file:
+            with (
+                contextlib.suppress(OSError),
+                self.log.open("a", encoding="utf-8") as file,
+            ):  # what failed is named below
                 file.write(f"$ flwr {' '.join(arguments)}\n{done.stdout}\n{done.stderr}\n")
             raise _CommandError(f"`flwr {arguments[0]}` failed; see {self.log}", done.stdout + done.stderr)
         return answer

@@ -24,6 +24,7 @@ from pathlib import Path
 import tomli_w
 
 from consortia.deploy.pki import make_authority, write_node_key, write_secret, write_server
+from consortia.disk import why_full
 from consortia.engines.base import Job
 from consortia.engines.control import Control, flower_environment, longest_run, read_status, tool
 from consortia.errors import RunFailedError
@@ -148,7 +149,10 @@ class Federation:
                 next_look = time.monotonic() + _STATUS_EVERY_SECONDS
                 ended = self.control.status(self.flower_run_id).startswith("finished")
                 if ended and read_status(record, before) is None:
-                    raise RunFailedError(f"Flower ended the run without a record; see {self.folder}/superlink.log")
+                    why = why_full(self.job.folder)
+                    raise RunFailedError(
+                        why or f"Flower ended the run without a record; see {self.folder}/superlink.log"
+                    )
             time.sleep(0.1)
         raise RunFailedError("the run passed every deadline; its last checkpoint is kept")
 
@@ -176,7 +180,7 @@ class Federation:
             raise RunFailedError(f"every participant's launcher ended {_MOST_RESTARTS} times; see {log}")
 
     def _note(self, sentence: str) -> None:
-        with (self.folder / "supervisor.log").open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), (self.folder / "supervisor.log").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sentence}\n")
 
     def _home(self, who: str) -> Path:

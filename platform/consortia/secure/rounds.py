@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from consortia import disk
 from consortia.checkpoint import Checkpoint
 from consortia.correspondence import is_refusal
 from consortia.errors import RunFailedError, WireError
@@ -113,14 +114,13 @@ class SecureRounds:
                 f"secure sum: wanted signed keys of at least {self.terms.least} participants, got "
                 f"{len(self._roster)} ({self._reasons()})"
             )
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(
-            self._file,
-            {
-                name: {"key": key.hex(), "signature": signature.hex(), "header": self._members[name].header}
-                for name, (key, signature) in self._roster.items()
-            },
-        )
+        entered = {
+            name: {"key": key.hex(), "signature": signature.hex(), "header": self._members[name].header}
+            for name, (key, signature) in self._roster.items()
+        }
+        with disk.kept(self._file.parent):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._file, entered)
 
     def _enter(self, name: str, data: bytes, attempt: int) -> None:
         try:

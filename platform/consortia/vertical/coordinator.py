@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from consortia import disk
 from consortia.coordinator import RECORD_SCHEMA, Answer, Exchange
 from consortia.correspondence import check_answers, header_to, is_refusal
 from consortia.errors import RunFailedError, WireError
@@ -248,7 +249,8 @@ class VerticalCoordinator:
             "participants": {name: describe_member(member) for name, member in self.members.items()},
             "history": self.history,
         }
-        write_json(self.folder / "coordinator.json", record)
+        with disk.kept(self.folder):
+            write_json(self.folder / "coordinator.json", record)
         self._event("end", status=status, reason=reason, members=standings(self.members))
         return record
 

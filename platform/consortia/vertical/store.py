@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import zipfile
@@ -13,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from consortia import disk
 from consortia.errors import RefusedError
 
 __all__ = ["TRUSTED", "Store", "keep_once"]
@@ -101,7 +101,6 @@ class Store:
 
         def note(done: int, total: int) -> None:
             line = {"step": step, "done": done, "total": total, "time": time.time()}
-            with self._progress.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            disk.append_json(self._progress, line)
 
         return note
