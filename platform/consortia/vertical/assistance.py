@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-__all__ = ["MISSING", "MODELS", "Assistance", "Grid", "assist", "fit_quietly"]
+__all__ = ["MISSING", "MODELS", "Assistance", "Grid", "assist", "fit_quietly", "fitted"]
 
 Floats = NDArray[np.float64]
 #: The code of a row that the partner does not know.
@@ -168,7 +168,9 @@ class Assistance:
     models: tuple[Classifier, ...]
 
     def score(self, x: NDArray[Any]) -> Floats:
-        """Return the mean logit of the fold models for rows that nobody trained on."""
+        """Return the mean logit of the fold models for rows that nobody trained on; there may be none."""
+        if not len(x):
+            return np.empty(0)
         return np.asarray(np.mean([_logit(model, x) for model in self.models], axis=0))
 
 
@@ -211,7 +213,7 @@ def assist(
         rest = np.zeros(n)
         for number in range(FOLDS):
             inside = labelled & (fold != number)
-            model = _fitted(name, x[inside], labels[inside])
+            model = fitted(MODELS[name], x[inside], labels[inside])
             models.append(model)
             progress(candidates.index(name) * FOLDS + number + 1, len(candidates) * FOLDS)
             every = _logit(model, x)
@@ -227,7 +229,7 @@ def assist(
 
 
 class _Constant:
-    """The rate of a fold that holds one class only."""
+    """The rate of rows that hold one class only."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
@@ -241,10 +243,11 @@ class _Constant:
         return np.tile([1 - self.rate, self.rate], (len(x), 1))
 
 
-def _fitted(name: str, x: NDArray[Any], y: NDArray[Any]) -> Classifier:
+def fitted(make: Callable[[], Classifier], x: NDArray[Any], y: NDArray[Any]) -> Classifier:
+    """Return a model fitted on the rows; where they hold one class only, their rate."""
     if len(np.unique(y)) < 2:
         return _Constant((float(np.sum(y)) + 0.5) / (len(y) + 1))
-    return fit_quietly(MODELS[name](), x, y)
+    return fit_quietly(make(), x, y)
 
 
 def _logit(model: Classifier, x: NDArray[Any]) -> Floats:

@@ -18,7 +18,7 @@ from consortia.errors import RefusedError
 from consortia.vertical import psi
 from consortia.vertical.assistance import MISSING, Grid
 from consortia.vertical.masks import add_up
-from consortia.vertical.participant import Work
+from consortia.vertical.participant import SECOND_HALF, Work
 from consortia.vertical.receipt import write_receipt
 from consortia.vertical.stacking import Decision, decide
 from consortia.wire import Envelope, encode
@@ -38,6 +38,8 @@ class Owner(Work):
         order = self._order()
         if len(order) != len(self.rows):
             raise RefusedError("DATASET_NOT_OFFERED", "the rows changed in the middle of the run")
+        if self.step.batch == 0:
+            self._check_labelled()
         power = self.store.once("power", psi.new_power)
         reservation, plan = self.charge_intersection(ledger)
         points = psi.blind(self.context, self.identifiers(order), power, self.store.progress("blind: own points"))
@@ -103,13 +105,21 @@ class Owner(Work):
 
     def _points_only(self, ledger: Ledger, raised: dict[str, bytes]) -> bytes:
         """Answer a batch of new persons: no label is in it, and it is part of the intersection's account."""
-        plan = self.plan("intersection", (self.disclosed("which new persons are asked about"),))
-        known = ledger.plan(plan.run_id)
-        assert known is not None
-        reservation = self.reserve(ledger, known, Budget(math.inf, 0.0))
+        plan = self.plan("intersection", (self.disclosed(SECOND_HALF),))
+        reservation = self.reserve(ledger, plan, Budget(math.inf, 0.0))
         epsilon = float(self.trained.read("epsilon"))
         tensors = {f"sealed/{name}": self.sealed(name, _message(epsilon, points)) for name, points in raised.items()}
-        return self.send(ledger, reservation, known, "intersection", tensors)
+        return self.send(ledger, reservation, plan, "intersection", tensors)
+
+    def _check_labelled(self) -> None:
+        """Refuse, before anything is charged, when no partner could have enough labelled rows."""
+        fewest, labelled = self.step.terms.minimum_rows, int((self._parts() == "train").sum())
+        if labelled < fewest:
+            raise RefusedError(
+                "TOO_FEW_ROWS",
+                f"contract.vertical.minimum_rows = {fewest}: wanted so many training rows with a label, got "
+                f"{labelled}; is {self.step.terms.label!r} in the source, in the right coding?",
+            )
 
     def _present(self) -> list[str]:
         """Return the partners whose keys came with the message."""
@@ -148,14 +158,19 @@ class Owner(Work):
         return Budget(epsilon, 0.0), epsilon
 
     def _scores(self, grid: Grid) -> tuple[NDArray[np.float64], dict[str, int]]:
-        """Return one column of scores for each partner (or their sum), and how many rows each knows."""
+        """Return one column of scores for each partner of the training (or their sum), and how many rows each knows.
+
+        Who does not take part in a later batch knows none of its rows.
+        """
         n = len(self.rows)
         width = 4 if self.step.terms.secure_sum else 1
         parts = {name: self.opened(name, "assist") for name in self.step.terms.partners if name in self.step.sealed}
         if not parts or any(len(data) != width * n for data in parts.values()):
             raise RefusedError("BAD_MESSAGE", "wanted one score for each row of every partner")
         if not self.step.terms.secure_sum:
-            codes = {name: np.frombuffer(data, dtype=np.uint8) for name, data in parts.items()}
+            nobody = np.full(n, MISSING, dtype=np.uint8).tobytes()
+            columns = json.loads(self.trained.once("columns", lambda: json.dumps([*parts]).encode()))
+            codes = {name: np.frombuffer(parts.get(name, nobody), dtype=np.uint8) for name in columns}
             known = {name: int((column != MISSING).sum()) for name, column in codes.items()}
             return np.column_stack([grid.decode(column) for column in codes.values()]), known
         total, count = add_up({name: np.frombuffer(data, dtype="<u4") for name, data in parts.items()})

@@ -47,9 +47,12 @@ from privacy.errors import (
 from privacy.events import Event, NonPrivate
 from privacy.ledger import Anchor, Budget, Ledger, Reservation, RunPlan
 
-__all__ = ["Work", "as_tensor", "handle"]
+__all__ = ["SECOND_HALF", "Work", "as_tensor", "handle"]
 
 log = logging.getLogger("consortia.participant")
+
+#: The label owner's second message of a batch of new persons: an event of its own in an intersection that is counted.
+SECOND_HALF = "which new persons are asked about"
 
 
 def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
@@ -255,9 +258,10 @@ class Work:
     def bound_uses(self, ledger: Ledger, account: str, most: int, code: str) -> None:
         """Refuse when the data set has been used as often as its owner allows, whoever asked and in whatever run.
 
-        An entry of another key counts as another use, abandoned ones too.
+        An entry of another key counts as another use, abandoned ones too; the second half of an intersection does not.
         """
-        uses = {(e.run_id, e.round, e.key) for e in ledger.entries(dataset=f"{self.dataset}/{account}")}
+        entries = ledger.entries(dataset=f"{self.dataset}/{account}")
+        uses = {(e.run_id, e.round, e.key) for e in entries if self.disclosed(SECOND_HALF) not in e.events}
         if len(uses - {(self.account(account), self.round, self.key)}) >= most:
             raise RefusedError(code, f"the policy allows {most} for the life of this data set")
 

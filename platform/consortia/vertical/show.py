@@ -57,7 +57,13 @@ def print_vertical_notes(console: Console, result: dict[str, Any]) -> None:
     """Print what the label owner decided, and what every epsilon means in this mode."""
     for name, seat in result["participants"].items():
         decision = seat.get("decision")
-        if decision:
+        if decision and decision["cross_validated_gain"] is None:
+            console.print(
+                f"{name} stays alone: a class has too few training rows to cross-validate. "
+                "local: alone, federated: assisted.",
+                highlight=False,
+            )
+        elif decision:
             console.print(
                 f"{name} {'joins' if decision['joins'] else 'stays alone'}: cross-validated gain "
                 f"{decision['cross_validated_gain']:+.3f} AUC, standard error "

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from clients.metrics import compute
-from consortia.vertical.assistance import MODELS, Classifier, fit_quietly
+from consortia.vertical.assistance import MODELS, Classifier, fitted
 
 __all__ = ["MARGIN", "Decision", "Stack", "auc", "decide", "linear_features", "simplest", "tree_features"]
 
@@ -77,15 +77,15 @@ class Decision:
     ----------
     joins : bool
         Mean gain of the folds > one standard error + `MARGIN`.
-    gain, standard_error : float
-        Of the folds' AUC, assisted minus alone.
+    gain, standard_error : float or None
+        Of the folds' AUC, assisted minus alone; None where a class has too few rows for the folds.
     alone, assisted : Stack
         Fitted on all labelled rows.
     """
 
     joins: bool
-    gain: float
-    standard_error: float
+    gain: float | None
+    standard_error: float | None
     alone: Stack
     assisted: Stack
 
@@ -100,6 +100,9 @@ def decide(
 ) -> Decision:
     """Choose the kind of model by cross-validation, once alone and once with scores, on the same folds.
 
+    With fewer than `FOLDS` rows of a class there is nothing to choose by: the simplest kind, alone. It is no error, for
+    one would tell the coordinator something of the true labels.
+
     Parameters
     ----------
     own : (n, d)
@@ -111,6 +114,9 @@ def decide(
         Called with (fits done, fits in all).
     """
     none = np.empty((len(own), 0))
+    if np.bincount(labels, minlength=2).min() < FOLDS:
+        name = next(iter(_STACKERS))
+        return Decision(False, None, None, _fit(name, own, none, labels), _fit(name, own, scores, labels))
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(own, labels))
     half = len(_STACKERS) * FOLDS
     alone_name, alone_folds = _best(own, none, labels, folds, lambda done: progress(done, 2 * half))
@@ -163,7 +169,7 @@ def simplest(found: Mapping[str, Floats]) -> tuple[str, Floats]:
 def _fit(name: str, own: Floats, scores: Floats, labels: NDArray[Any]) -> Stack:
     make, features = _STACKERS[name]
     gaps: Gaps = np.atleast_1d(np.isnan(scores).any(axis=0))
-    return Stack(name, fit_quietly(make(), features(own, scores, gaps), labels), gaps)
+    return Stack(name, fitted(make, features(own, scores, gaps), labels), gaps)
 
 
 def auc(scores: Floats, labels: NDArray[Any]) -> float:

@@ -1,0 +1,125 @@
+"""Small and odd inputs of a vertical run: few persons, few labels, who knows nobody, who is away."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from shared import Shared, make_shared
+
+from clients import holdings
+from clients.sources import numpy_generator
+from consortia.coordinator import Answer
+from consortia.errors import RunFailedError
+from consortia.vertical import stacking
+from consortia.vertical.assistance import assist
+from consortia.wire import decode
+from privacy.ledger import Ledger
+
+Frames = dict[str, pd.DataFrame]
+
+
+@pytest.fixture(autouse=True)
+def _one_stacker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacking, "_STACKERS", {"logistic": stacking._STACKERS["logistic"]})
+
+
+def _with_files(folder: Path, change: Callable[[Frames], Any], **vertical: Any) -> Shared:
+    """Return a federation whose rows lie in files that `change` has edited; policies allow many intersections."""
+    frames: Frames = dict(holdings.get("customers").synthesise(numpy_generator("odd"), 300))
+    change(frames)
+    shared = make_shared(folder, persons=300, **vertical)
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name.replace(':', '-')}.csv", index=False)
+    for name in shared.homes:
+        source = {"source": f"csv:{folder / name}.csv"}
+        shared.policy(name, lambda data, source=source: data["dataset"]["customers"].update(source))
+    shared.policy("bank", lambda data: data["vertical"].update(new_persons=f"csv:{folder / 'bank-new'}.csv"))
+    return shared
+
+
+def _own(shared: Shared, name: str, file: str) -> Path:
+    return shared.homes[name].folder / "runs" / "run-1" / file
+
+
+def _batch(message: bytes) -> int:
+    return int(decode(message).header["batch"])
+
+
+def _scored(shared: Shared, batch: int = 1) -> list[dict[str, str]]:
+    return list(csv.DictReader(_own(shared, "bank", f"scored-{batch}.csv").read_text().splitlines()))
+
+
+def test_the_models_of_a_partner_score_nobody() -> None:
+    x, labels = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2
+    for model in ("logistic", "stumps"):
+        assert assist(x, labels, [model]).score(x[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("positives", [0, 1, 4, 60])
+def test_few_rows_of_a_class_are_no_error(positives: int) -> None:
+    own, scores = np.random.default_rng(0).normal(size=(60, 2)), np.zeros((60, 1))
+    decision = stacking.decide(own, scores, (np.arange(60) < positives).astype(int))
+    assert (decision.joins, decision.gain, decision.standard_error) == (False, None, None)
+    for value in (decision.alone.predict(own, scores[:, :0]), decision.assisted.predict(own, scores)):
+        assert ((value > 0) & (value < 1)).all()
+
+
+@pytest.mark.end_to_end
+def test_nobody_in_a_batch_is_known_to_a_partner(tmp_path: Path) -> None:
+    def strangers(frames: Frames) -> None:
+        frames["bank:new"] = frames["bank:new"].head(3).assign(national_id=["X1", "X2", "X3"])
+
+    shared = _with_files(tmp_path, strangers, batches=1)
+    assert shared.run()["status"] == "completed"
+    assert [row["partners"] for row in _scored(shared)] == ["0"] * 3
+
+
+@pytest.mark.end_to_end
+def test_a_partner_that_is_away_in_a_batch_knows_none_of_its_rows(tmp_path: Path) -> None:
+    shared = make_shared(tmp_path, persons=300, batches=2)
+    for name in shared.homes:
+        # One intersection for the training and each batch: the label owner's two messages of a batch are one.
+        shared.policy(name, lambda data: data["vertical"].update(intersections=3))
+    exchange = shared.exchange
+
+    def without_the_factory(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
+        left = {n: d for n, d in envelopes.items() if (kind, n) != ("query.assist", "factory") or _batch(d) == 0}
+        return exchange(kind, left, deadline)
+
+    shared.exchange = without_the_factory  # type: ignore[method-assign]
+    assert shared.run()["status"] == "completed"
+    for batch in (1, 2):
+        assert {row["partners"] for row in _scored(shared, batch)} == {"0", "1"}
+    with Ledger.open(shared.homes["bank"].ledger, "bank") as ledger:
+        assert len(ledger.entries("run-1/intersection")) == 1 + 2 * 2
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("positives", [0, 2])
+def test_the_coordinator_sees_no_difference_when_a_class_is_rare(tmp_path: Path, positives: int) -> None:
+    def rare(frames: Frames) -> None:
+        frames["bank"]["default"] = (np.arange(len(frames["bank"])) < positives).astype(int)
+
+    shared = _with_files(tmp_path, rare, batches=1)
+    record = shared.run()
+    assert record["status"] == "completed"
+    assert not any(member["failures"] for member in record["participants"].values())
+    receipt = json.loads(_own(shared, "bank", "receipt.json").read_text())
+    assert (receipt["keeps"], receipt["decision"]["cross_validated_gain"]) == ("local", None)
+    assert _scored(shared)
+
+
+@pytest.mark.end_to_end
+def test_too_few_labels_are_refused_before_anything_is_charged(tmp_path: Path) -> None:
+    shared = _with_files(tmp_path, lambda frames: frames.update(bank=frames["bank"].assign(default="unknown")))
+    with pytest.raises(RunFailedError, match=r"blind: .*TOO_FEW_ROWS"):
+        shared.run()
+    with Ledger.open(shared.homes["bank"].ledger, "bank") as ledger:
+        assert ledger.entries() == []
