@@ -43,7 +43,7 @@ def test_faults_of_a_running_federation_leave_the_undisturbed_model(tmp_path: Pa
             4: ("SuperLink killed", faults.kill("superlink")),
         }
         first = faults.play(world, planned)
-        assert "the SuperLink ended" in first.failure
+        assert "the SuperLink ended" in first.failure, [e for e in events(first.folder) if e["event"] == "failure"]
         assert set(first.injected) == {name for name, _ in planned.values()}
         assert len(faults.rounds_done(first.folder)) == 4
         said = [line for line in events(first.folder) if line["event"] == "failure" and line["round"] == 4]

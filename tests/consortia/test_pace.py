@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import flwr.supernode.start_client_internal as node
 import pytest
+from flwr.app import Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from consortia.deploy import pace
 
@@ -61,3 +68,48 @@ def test_a_wait_is_a_share_of_the_time_waited(monkeypatch: pytest.MonkeyPatch) -
     assert rhythm.next() == 1.0
     rhythm.restart()
     assert rhythm.next() == 0.05
+
+
+def test_an_answer_left_behind_makes_no_later_one_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Flower's own state and its own way to push; the ClientApp answers while the SuperNode waits.
+    state, store, hand = InMemoryNodeState(InMemoryObjectStore()), InMemoryObjectStore(), pace.AtHand()
+    waiting: list[Message] = []
+    sent: list[str] = []
+
+    def answer(message: Message) -> None:
+        reply = Message(RecordDict(), reply_to=message)
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        store.preregister(1, get_object_tree(reply))
+        state.store_message(reply)
+
+    def sleep(_: float) -> None:
+        hand.check()
+        if waiting:
+            answer(waiting.pop())
+
+    def send(reply: Message, *_: object) -> tuple[set[str], str]:
+        sent.append(reply.metadata.reply_to_message_id)
+        return set(), ""
+
+    def turn(answered: bool = True, ttl: float = 60.0) -> str:
+        message = Message(RecordDict(), 1, "train", ttl=ttl)
+        message.metadata.__dict__.update(_message_id=message.object_id)
+        hand.noting(lambda: (message, None))()
+        state.store_message(message)
+        state.record_message_processing_start(message.metadata.message_id)
+        waiting.extend([message] if answered else [])
+        hand.answer(node._push_messages, state=state, object_store=store, send=send, push_object=None)
+        return message.metadata.message_id
+
+    monkeypatch.setattr(node, "time", SimpleNamespace(sleep=sleep))
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    old = Message(RecordDict(), 1, "train")
+    old.metadata.__dict__["_message_id"] = old.object_id
+    answer(old)  # its run is over, so nobody looked for it
+    first, second = turn(), turn()
+    assert sent == [old.metadata.message_id, first, second]
+    lost = turn(answered=False, ttl=0.05)  # its process died: it is given up when its time is over
+    last = turn()
+    assert sent[3:] == [last]
+    assert lost not in state.msg_store

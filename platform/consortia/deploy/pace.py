@@ -5,14 +5,18 @@ answer every .5 s, a SuperExec asks for a task every second, and whoever pulls a
 None of it can be set. What is replaced is named in `_REPLACED` with the hash of its source; when Flower is another
 version, or a hash differs, nothing is replaced, the log says so, and rounds take their stock time. So it does with
 `CONSORTIA_STOCK_PACE=1`.
+
+With the waits goes what a SuperNode takes for an answer (`AtHand`).
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import inspect
 import logging
+import math
 import os
 import threading
 import time
@@ -32,6 +36,7 @@ HELD_SECONDS: Final = 5.0
 _BACKOFF: Final = {"initial_backoff": 0.01, "backoff_cap": 0.5}
 _UTILS: Final = "flwr.supercore.inflatable.inflatable_utils"
 _NODE: Final = "flwr.supernode.start_client_internal"
+_STATE: Final = "flwr.supernode.nodestate.in_memory_nodestate"
 _TASKS: Final = "flwr.supercore.servicer.runtime.runtime_handlers"
 
 #: What is replaced or relied on, and the SHA-256 of its source in Flower 1.41.0.
@@ -41,6 +46,7 @@ _REPLACED: Final = {
     (_NODE, "start_client_internal"): "9e89a6eb68fbec6821e817cd2c09f7894fc7b0f5725c2365b19a7122307f11f3",
     (_NODE, "_pull_and_store_message"): "eaf5d0e36dc34e4cf46a490511d077ac55cc8edbbcdbe938c1f6dbcb758628be",
     (_NODE, "_push_messages"): "00bb86faffdec114db87e7f716af2acd901d12284e44f51f5c2a84704db05f64",
+    (_STATE, "InMemoryNodeState"): "ed77fee39416de3370a146772e4ee7cd30cc57ec6b3cb24aa37952cec5c7b2f2",
     (_TASKS, "acquire_task"): "e3701406b5547001d679f65d5aeb1ebdaf1e53a680fca9e39455d55ea3b0e003",
 }
 
@@ -103,22 +109,66 @@ class Rhythm:
         return min(max(self._first, (time.monotonic() - self._since) * self._share), self._slowest)
 
 
+class AtHand:
+    """The message that a SuperNode works on: it takes no other before the answer to this one is away.
+
+    Flower's loop sends whatever answer is there. One that is left of an earlier message, whose run was over or whose
+    process died, makes every later answer one message late, for ever; and for a message that gets none it waits for
+    ever. Here it waits for as long as the message is wanted.
+    """
+
+    def __init__(self) -> None:
+        self._id = ""
+        self._until = math.inf
+
+    def noting(self, receive: Callable[[], Any]) -> Callable[[], Any]:
+        """Return a function that receives, and takes what it received in hand."""
+
+        def noted() -> Any:
+            received = receive()
+            if received is not None:
+                metadata = received[0].metadata
+                self._id, self._until = metadata.message_id, time.monotonic() + metadata.ttl
+            return received
+
+        return noted
+
+    def check(self) -> None:
+        """Raise TimeoutError when nobody wants an answer to the message any more."""
+        if time.monotonic() > self._until:
+            raise TimeoutError
+
+    def answer(self, push: Callable[..., None], *, state: Any, **options: Any) -> None:
+        """Push answers until that to the message is among them, or nobody wants it any more."""
+        try:
+            while True:
+                push(state=state, **options)
+                if self._id not in state.msg_store:  # Flower deletes a message with its answer
+                    break
+        except TimeoutError:
+            log.warning("a message got no answer in its time; the next one is taken")
+            state.delete_messages(message_ids=[self._id])
+        self._until = math.inf
+
+
 def _speed_up_supernode() -> None:
     node, tasks = importlib.import_module(_NODE), importlib.import_module(_TASKS)
     message = Rhythm(0.05, 1.0, 0.1)  # a question to the SuperLink
     answer = Rhythm(0.005, 0.05, 0.05)  # a look into this process's own memory
     ready = threading.Event()
+    hand = AtHand()
 
     def sleep(seconds: float) -> None:
         """Stand in for `time.sleep` in the SuperNode's loop: 3 s for a message, .5 s for an answer."""
         if seconds >= 1:
             time.sleep(min(seconds, message.next()))
         else:
+            hand.check()
             message.restart()
             time.sleep(min(seconds, answer.next()))
 
-    def pull(*arguments: Any, **options: Any) -> int | None:
-        run_id: int | None = original_pull(*arguments, **options)
+    def pull(*, receive: Any, **options: Any) -> int | None:
+        run_id: int | None = original_pull(receive=hand.noting(receive), **options)
         if run_id is not None:
             answer.restart()
             ready.set()
@@ -134,5 +184,6 @@ def _speed_up_supernode() -> None:
     original_acquire: Callable[..., Any] = tasks.acquire_task
     clock = types.SimpleNamespace(**{name: getattr(time, name) for name in dir(time) if not name.startswith("_")})
     clock.sleep = sleep
-    vars(node).update(time=clock, _pull_and_store_message=pull)
+    push = functools.partial(hand.answer, node._push_messages)
+    vars(node).update(time=clock, _pull_and_store_message=pull, _push_messages=push)
     vars(tasks).update(acquire_task=acquire)
