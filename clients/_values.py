@@ -25,20 +25,26 @@ def texts(values: pd.Series[Any], missing: tuple[str, ...] = ()) -> pd.Series[An
     A file, a Parquet column and a database give the same number as text, float, int or Decimal; from here on
     they are one.
     """
-    return pd.Series([_text(value, missing) for value in values], index=values.index, dtype=object)
+    return pd.Series([text(value, missing) for value in values], index=values.index, dtype=object)
 
 
-def _text(value: Any, missing: tuple[str, ...]) -> str | None:
-    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)) or value is pd.NaT:
+def text(value: Any, missing: tuple[str, ...] = ()) -> str | None:
+    """One value as `texts` has it."""
+    if (
+        value is None
+        or value is pd.NA
+        or (isinstance(value, (float, np.floating)) and np.isnan(value))
+        or value is pd.NaT
+    ):
         return None
     if isinstance(value, (bool, np.bool_)):
         return "1" if value else "0"
-    text = repr(float(value)) if isinstance(value, (float, np.floating)) else str(value).strip()
-    if text in BLANK:
+    read = repr(float(value)) if isinstance(value, (float, np.floating)) else str(value).strip()
+    if read in BLANK:
         return None
-    whole = _WHOLE.match(text)
-    text = whole.group(1) if whole else text
-    return None if text in missing else text
+    whole = _WHOLE.match(read)
+    read = whole.group(1) if whole else read
+    return None if read in missing else read
 
 
 def number(text: str) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from clients import _values
 from clients.errors import SchemaError, SourceError, UnknownClientError
 from clients.schema import Column, Schema, Target
 from clients.sources import Source, numpy_generator
@@ -147,7 +148,7 @@ class Holding:
             return np.full(len(frame), -1, dtype=np.int64)
         codes = {name: code for code, name in enumerate(target.classes)}
         table = {raw: codes[name] for raw, name in target.mapping.items()} or codes
-        texts = [_plain(value) for value in frame[target.name]]
+        texts = _values.texts(frame[target.name])
         return np.array([table.get(text, -1) for text in texts], dtype=np.int64)
 
 
@@ -219,19 +220,16 @@ def normalise(*values: Any) -> str:
     """
     parts = []
     for value in values:
-        text = "" if value is None or (isinstance(value, float) and np.isnan(value)) else _plain(value)
-        kept = "".join(c for c in unicodedata.normalize("NFKC", text) if c.isalnum()).upper()
+        kept = "".join(c for c in unicodedata.normalize("NFKC", _values.text(_day(value)) or "") if c.isalnum()).upper()
         if not kept:
             return ""
         parts.append(kept)
     return "|".join(parts)
 
 
-def _plain(value: Any) -> str:
-    """A value as text; a whole number that went through a float loses its ".0"."""
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value).strip()
+def _day(value: Any) -> Any:
+    """A time at midnight as its day: a database's date and a Parquet file's are spelled alike."""
+    return value.date() if isinstance(value, pd.Timestamp) and value == value.normalize() else value
 
 
 def _chunks(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,6 +50,22 @@ def test_identifiers_have_one_spelling() -> None:
     assert holdings.normalise(12.0) == holdings.normalise("12") == "12"
     assert holdings.normalise("a", "b") == "A|B" != holdings.normalise("ab", "")
     assert holdings.normalise(None) == holdings.normalise(float("nan")) == holdings.normalise(" - ") == ""
+    # Missing as Parquet, a database or another program spells it: else all those persons would be one, named "NA".
+    for missing in (pd.NA, pd.NaT, np.float32("nan"), "NaN", "<NA>", "NULL"):
+        assert holdings.normalise(missing) == holdings.normalise("a", missing) == ""
+    # The same number and day from a file and from a database.
+    assert (
+        holdings.normalise("12.0") == holdings.normalise(Decimal("12.00")) == holdings.normalise(np.int64(12)) == "12"
+    )
+    assert holdings.normalise(pd.Timestamp("1980-01-31")) == holdings.normalise("1980-01-31") == "19800131"
+
+
+@pytest.mark.parametrize("values", [["1", "0", ""], [1.0, 0.0, None], [True, False, None], ["1.0", "0.0", "?"]])
+def test_labels_are_read_in_any_spelling(values: list[object]) -> None:
+    case = holdings.get("customers")
+    rows = case.frame(parse_source("synthetic:30"), "bank", 0).head(3)
+    rows = rows.assign(national_id=["A", "B", "C"], default=pd.Series(values, dtype=object))
+    assert case.holding("bank").encode(rows).labels.tolist() == [1, 0, -1]
 
 
 def test_rows_that_cannot_be_matched_are_left_out_and_counted_at_home() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from shared import Shared, make_shared
 from clients import holdings
 from clients.sources import numpy_generator
 from consortia.coordinator import Answer
-from consortia.errors import RunFailedError
-from consortia.vertical import stacking
+from consortia.errors import RefusedError, RunFailedError
+from consortia.vertical import label_message, stacking
 from consortia.vertical.assistance import assist
-from consortia.wire import decode
+from consortia.vertical.owner import Owner
+from consortia.vertical.participant import handle
+from consortia.wire import Envelope, decode, encode
 from privacy.ledger import Ledger
 
 Frames = dict[str, pd.DataFrame]
@@ -69,6 +72,69 @@ def test_few_rows_of_a_class_are_no_error(positives: int) -> None:
     assert (decision.joins, decision.gain, decision.standard_error) == (False, None, None)
     for value in (decision.alone.predict(own, scores[:, :0]), decision.assisted.predict(own, scores)):
         assert ((value > 0) & (value < 1)).all()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\xff\xff\xff\xff",
+        label_message.pack(2.0, b"", bytes([0, 1, 2])),
+        label_message.pack(-1.0, b""),
+        label_message.pack(math.nan, b""),
+        label_message.pack(2.0, bytes(64))[:-1],
+    ],
+)
+def test_a_label_message_of_another_kind_is_refused(message: bytes) -> None:
+    with pytest.raises(RefusedError, match="BAD_MESSAGE"):
+        label_message.unpack(message)
+
+
+@pytest.mark.end_to_end
+def test_a_person_that_the_label_owner_names_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one person would be enough for `minimum_rows`, and be more than one row of DP training."""
+    shared = make_shared(tmp_path, persons=300)
+    ids = Owner.identifiers
+    monkeypatch.setattr(Owner, "identifiers", lambda work, places: ids(work, [*places[:1], *places[:-1]]))
+    with pytest.raises(RunFailedError, match=r"match: .*BAD_MESSAGE"):
+        shared.run()
+    for name in ("hospital", "factory"):
+        with Ledger.open(shared.homes[name].ledger, name) as ledger:
+            assert ledger.entries() == []
+
+
+@pytest.mark.end_to_end
+def test_rows_that_change_in_the_middle_are_not_scored(tmp_path: Path) -> None:
+    """The places of the old rows would name other persons."""
+    shared = _with_files(tmp_path, lambda frames: None)
+    shared.silent = {("query.label", "bank")}
+    with pytest.raises(RunFailedError, match="label"):
+        shared.run()
+    shared.silent = set()
+    file = tmp_path / "hospital.csv"
+    pd.read_csv(file, dtype=str).iloc[::-1].to_csv(file, index=False)
+    record = shared.run(resume=True)
+    assert record["status"] == "completed"
+    assert shared.codes(record, "hospital") == "DATASET_NOT_OFFERED"
+
+
+@pytest.mark.end_to_end
+def test_later_batches_have_the_model_and_the_grid_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = make_shared(tmp_path, persons=300, batches=1)
+    shared.silent = {("query.assist", "hospital")}
+    assert shared.run(batches=0)["status"] == "completed"
+    (asked,) = (decode(data) for kind, _, data, _ in shared.seen if kind == "query.assist")
+    header = {k: v for k, v in asked.header.items() if not k.startswith("ledger_")}
+    header |= {"participant": "hospital", "industry": "hospital", "batch": "1"}
+    reply = decode(handle(encode(Envelope(header, asked.tensors)), shared.homes["hospital"]))
+    assert reply.header["code"] == "NOT_TRAINED"
+    shared.silent = set()
+    pack = label_message.pack
+    monkeypatch.setattr(label_message, "pack", lambda epsilon, points: pack(epsilon / 8, points))
+    with pytest.raises(RunFailedError, match=r"assist: .*BAD_MESSAGE"):
+        shared.run(resume=True)
 
 
 @pytest.mark.end_to_end

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from clients.dataset import assign
 from consortia.errors import RefusedError
-from consortia.vertical import psi
+from consortia.vertical import label_message, psi
 from consortia.vertical.assistance import MISSING, Grid
 from consortia.vertical.masks import add_up
 from consortia.vertical.participant import SECOND_HALF, Work
 from consortia.vertical.receipt import write_receipt
 from consortia.vertical.stacking import Decision, decide
 from consortia.wire import Envelope, encode
-from privacy.events import CHANGE_LABEL, Event, RandomizedResponse
+from privacy.events import Event, RandomizedResponse
 from privacy.ledger import Budget, Ledger
 from privacy.randomized_response import respond
 
@@ -35,9 +35,7 @@ class Owner(Work):
     def blind(self, ledger: Ledger) -> bytes:
         """Send every partner our identifiers, blinded, in a secret order of our rows."""
         partners = self._present()
-        order = self._order()
-        if len(order) != len(self.rows):
-            raise RefusedError("DATASET_NOT_OFFERED", "the rows changed in the middle of the run")
+        order = self.order()
         if self.step.batch == 0:
             self._check_labelled()
         power = self.store.once("power", psi.new_power)
@@ -75,7 +73,7 @@ class Owner(Work):
         # Whoever crafts on: from here the true labels have touched nothing that leaves but these bits.
         self.store.once("epsilon", lambda: repr(epsilon).encode())
         tensors = {
-            f"sealed/{name}": self.sealed(name, _message(epsilon, points) + labels.tobytes())
+            f"sealed/{name}": self.sealed(name, label_message.pack(epsilon, points, labels.tobytes()))
             for name, points in raised.items()
         }
         return self.send(ledger, reservation, plan, "labels", tensors)
@@ -88,7 +86,7 @@ class Owner(Work):
         torch.set_num_threads(1)
         epsilon = float(self.trained.read("epsilon"))
         scores, known = self._scores(Grid.for_epsilon(epsilon))
-        own = self.rows.features[self._order()].astype(np.float64)
+        own = self.rows.features[self.order()].astype(np.float64)
         if self.step.batch == 0:
             parts = self._parts()
             train = parts == "train"
@@ -108,7 +106,9 @@ class Owner(Work):
         plan = self.plan("intersection", (self.disclosed(SECOND_HALF),))
         reservation = self.reserve(ledger, plan, Budget(math.inf, 0.0))
         epsilon = float(self.trained.read("epsilon"))
-        tensors = {f"sealed/{name}": self.sealed(name, _message(epsilon, points)) for name, points in raised.items()}
+        tensors = {
+            f"sealed/{name}": self.sealed(name, label_message.pack(epsilon, points)) for name, points in raised.items()
+        }
         return self.send(ledger, reservation, plan, "intersection", tensors)
 
     def _check_labelled(self) -> None:
@@ -128,18 +128,15 @@ class Owner(Work):
             raise RefusedError("TOO_FEW_PARTNERS", "no partner answered")
         return present
 
-    def _order(self) -> NDArray[np.int64]:
-        return self.store.places("order", lambda: np.array(psi.shuffled(len(self.rows)), dtype=np.int64))
-
     @cached_property
     def _labels(self) -> NDArray[np.int64]:
-        return self.rows.labels[self._order()]
+        return self.rows.labels[self.order()]
 
     def _parts(self) -> NDArray[Any]:
         """Return "train", "test" or "" (no label) of each row: a keyed hash of the identifier decides, never the
         label."""
         shares = self.step.contract.split
-        ids = [self.rows.ids[int(i)] for i in self._order()]
+        ids = [self.rows.ids[int(i)] for i in self.order()]
         part = assign(ids, self.home.split_key(), {"train": shares.train + shares.validation, "test": shares.test})
         return np.where(self._labels >= 0, part, "")
 
@@ -189,7 +186,7 @@ class Owner(Work):
             writer = csv.writer(out)
             writer.writerow(["person", "score", "score_alone", "score_assisted", "partners"])
             known = (~np.isnan(scores)).sum(1)
-            ids = [self.rows.ids[int(i)] for i in self._order()]
+            ids = [self.rows.ids[int(i)] for i in self.order()]
             for row in range(len(own)):
                 kept = assisted[row] if decision.joins else alone[row]
                 writer.writerow([ids[row], *(repr(float(v)) for v in (kept, alone[row], assisted[row])), known[row]])
@@ -197,9 +194,3 @@ class Owner(Work):
 
 def _never() -> Any:
     raise RefusedError("NOT_TRAINED", "new persons were asked about before training")
-
-
-def _message(epsilon: float, points: bytes) -> bytes:
-    told = {"epsilon": None if math.isinf(epsilon) else epsilon, "points": len(points), "relation": CHANGE_LABEL}
-    text = json.dumps(told, sort_keys=True).encode()
-    return len(text).to_bytes(4, "big") + text + points

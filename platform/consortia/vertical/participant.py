@@ -13,6 +13,7 @@ Guarantees
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -21,6 +22,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clients import holdings
 from clients.sources import parse_source
@@ -158,7 +160,17 @@ class Work:
             )
         if len(encoded) > self.step.terms.largest_set:
             raise RefusedError("SET_TOO_LARGE", f"contract.vertical.largest_set = {self.step.terms.largest_set}")
+        digest = hashlib.sha256("\n".join(encoded.ids).encode()).digest()
+        if self.store.once("rows", lambda: digest) != digest:
+            raise RefusedError(
+                "DATASET_NOT_OFFERED",
+                "the rows changed in the middle of a batch: wanted the same persons in the same order; put them back",
+            )
         return encoded
+
+    def order(self) -> NDArray[np.int64]:
+        """Return the secret order of this batch's rows: every place once, for as long as the rows are the same."""
+        return self.store.places("order", lambda: np.array(psi.shuffled(len(self.rows)), dtype=np.int64))
 
     def identifiers(self, places: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[str]:
         """Return identifiers as they go into the intersection, under the authority's key where there is one."""

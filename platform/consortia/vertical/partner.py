@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from consortia.errors import RefusedError
 from consortia.receipt import RECEIPT_SCHEMA
-from consortia.vertical import psi
+from consortia.vertical import label_message, psi
 from consortia.vertical.assistance import MISSING, Assistance, Grid, assist
 from consortia.vertical.masks import masked
 from consortia.vertical.participant import Work, as_tensor
@@ -42,9 +42,10 @@ class Partner(Work):
         """Keep the label owner's list raised to our power; send our own, blinded and shuffled."""
         owner = self.step.terms.label_owner
         theirs = self.opened(owner, "blind")
-        order = self.store.places("order", lambda: np.array(psi.shuffled(len(self.rows)), dtype=np.int64))
-        if len(order) != len(self.rows):
-            raise RefusedError("DATASET_NOT_OFFERED", "the rows changed in the middle of the run")
+        if not psi.distinct(theirs):
+            # One person as many rows would pass `minimum_rows` alone, and DP training counts a person as one row.
+            raise RefusedError("BAD_MESSAGE", "points: wanted every point once, got one twice")
+        order = self.order()
         power = self.store.once("power", psi.new_power)
         reservation, plan = self.charge_intersection(ledger)
         cap = self.step.terms.largest_set
@@ -60,15 +61,16 @@ class Partner(Work):
     def assist(self, ledger: Ledger) -> bytes:
         """Fit on the noisy labels (batch 0) or use the stored model, and send one coarse score a row."""
         step, owner = self.step, self.step.terms.label_owner
-        message = self.opened(owner, "label")
-        length = int.from_bytes(message[:4], "big")
-        told = json.loads(message[4 : 4 + length])
-        body = message[4 + length :]
-        epsilon = math.inf if told["epsilon"] is None else float(told["epsilon"])
-        twice, labels = body[: told["points"]], np.frombuffer(body[told["points"] :], dtype=np.uint8)
+        if step.batch and not self.trained.has("model"):
+            raise RefusedError("NOT_TRAINED", "new persons were asked about before training")
+        epsilon, twice, labels = label_message.unpack(self.opened(owner, "label"))
         matched = self._matched(twice)
         if step.batch == 0 and len(labels) != len(matched):
             raise RefusedError("BAD_MESSAGE", "wanted a label or 'none' for each row")
+        said = repr(epsilon).encode()
+        if self.trained.once("epsilon", lambda: said) != said:
+            # Another grid for each batch would tell more than six bits of a person.
+            raise RefusedError("BAD_MESSAGE", "epsilon: wanted that of the labels of the training")
         others = [name for name in step.greetings if name in step.terms.partners and name != self.home.participant]
         if step.terms.secure_sum and not others:
             raise RefusedError("TOO_FEW_PARTNERS", "a sum of one partner's scores is its scores")
@@ -103,7 +105,7 @@ class Partner(Work):
 
     def _matched(self, twice_mine: bytes) -> NDArray[np.int64]:
         """Return for each row of the label owner our row, or -1."""
-        order = self.store.places("order", lambda: np.array([], dtype=np.int64))
+        order = self.order()
         if len(twice_mine) != len(order) * psi.POINT:
             raise RefusedError("BAD_MESSAGE", "wanted our own list back, got another length")
         theirs = self.store.read("theirs")

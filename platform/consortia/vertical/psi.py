@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 __all__ = [
     "POINT",
     "blind",
+    "distinct",
     "hash_to_curve",
     "keyed",
     "match",
@@ -109,6 +110,12 @@ def raise_points(points: bytes, power: bytes, cap: int, progress: Progress | Non
     if count < _MANY:
         return b"".join(_raise_chunk(chunk, power) for chunk in chunks)
     return b"".join(_in_processes((("raise", "", chunk) for chunk in chunks), power, len(chunks), progress))
+
+
+def distinct(points: bytes) -> bool:
+    """Return whether every point of a list is there once: who sends a person twice counts it as two."""
+    places = range(0, len(points), POINT)
+    return len({points[i : i + POINT] for i in places}) == len(places)
 
 
 def shuffled(count: int) -> list[int]:
