@@ -144,11 +144,12 @@ def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = Non
     """
     engine = _engine(options.engine)
     handlers = _participant_logs(job)
+    before = _recorded(job)
     try:
         with watch(job) if watch else _nothing():
             engine(job)
     except RunFailedError:
-        if not (job.folder / "coordinator.json").is_file():
+        if _recorded(job) == before:  # what lies there, if anything, is of an earlier command
             raise
     finally:
         for handler in handlers:
@@ -164,6 +165,12 @@ def _check_controls(scenario: Scenario, options: Options) -> None:
     for wanted, module in ((options.placebo, placebo), (options.uncompressed, compression_cost)):
         if wanted:
             module.check(scenario, options)
+
+
+def _recorded(job: Job) -> int:
+    """Return the time stamp of the coordinator's record; 0 when there is none."""
+    file = job.folder / "coordinator.json"
+    return file.stat().st_mtime_ns if file.is_file() else 0
 
 
 def control(job: Job, options: Options, progress: Callable[[str], None]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 import logging
 import resource
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from consortia.coordinator import Answer, Coordinator
 from consortia.errors import RunFailedError
 from consortia.events import FILE, EventFile
 from consortia.logs import OwnFile
+from consortia.runner import Options, execute, prepare
 from consortia.scenario import load_scenario
 from consortia.wire import Envelope, decode, encode
 
@@ -98,6 +100,17 @@ def test_a_run_whose_disk_fills_is_a_named_failure_and_resumes(tmp_path: Path) -
     assert (record["status"], [line["round"] for line in record["history"]]) == ("completed", [1, 2])
     events = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
     assert [event["round"] for event in events if event["event"] == "round"] == [1, 2]
+
+
+def test_a_command_without_a_record_of_its_own_does_not_tell_an_earlier_ones(tmp_path: Path) -> None:
+    options = Options(scenario="linear", rounds=2, out=tmp_path)
+    first = execute(prepare(options), options)
+    assert first.result["status"] == "completed"
+    again = replace(options, resume=first.job.folder)
+    job = prepare(again)
+    with room(1), pytest.raises(RunFailedError, match="no room on the disk"):
+        execute(job, again)
+    assert execute(job, again).result["status"] == "completed"
 
 
 def test_an_attempt_that_failed_at_once_is_not_repeated_at_once(tmp_path: Path, monkeypatch: Any) -> None:
