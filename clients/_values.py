@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 from typing import Any
@@ -73,4 +72,4 @@ def numbers(values: pd.Series[Any], dtype: str) -> pd.Series[float]:
 def pseudonym(key: bytes, *parts: str) -> str:
     """A keyed hash (HMAC-SHA256, 128 bits in hex) of the parts, which cannot run into each other."""
     message = b"".join(len(p.encode()).to_bytes(8, "big") + p.encode() for p in parts)
-    return hmac.new(key, message, hashlib.sha256).hexdigest()[:32]
+    return hmac.digest(key, message, "sha256").hex()[:32]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -193,7 +192,7 @@ def assign(split_keys: Sequence[str], key: bytes, fractions: Mapping[str, float]
     if not len(shares) or (shares < 0).any() or abs(shares.sum() - 1) > 1e-9:
         raise ValueError(f"fractions: wanted shares >= 0 that add up to 1, got {dict(fractions)}")
     edges = np.cumsum(shares)[:-1]
-    digests = [hmac.new(key, split_key.encode(), hashlib.sha256).digest() for split_key in split_keys]
+    digests = [hmac.digest(key, split_key.encode(), "sha256") for split_key in split_keys]
     points = np.array([int.from_bytes(d[:8], "big") / 2**64 for d in digests], dtype=np.float64)
     return np.array(list(fractions), dtype=np.str_)[np.searchsorted(edges, points, side="right")]
 

@@ -14,14 +14,14 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from consortia.correspondence import Answer
+from consortia.deploy.pace import Rhythm
 from consortia.errors import RunFailedError
 
 RECORD = "consortia"
 FIELD = "envelope"
 _UNAVAILABLE = f"FLOWER_ERROR_{ErrorCode.NODE_UNAVAILABLE}"
 
-_FIRST_POLL = 0.001
-_SLOWEST_POLL = 0.1
+_FIRST_POLL, _SLOWEST_POLL = 0.01, 0.1
 #: Seconds by which a heartbeat may be late before its SuperNode counts as gone.
 _LATE = 10.0
 #: How long a round waits for a SuperNode that went away. Flower lets one that was killed come back only when its last
@@ -61,6 +61,7 @@ class GridExchange:
         self._given_up = set(names) - set(self._nodes)
         # A Grid in this process can tell when something came; a remote one is asked again and again.
         self._wait: Callable[[float], None] = getattr(grid, "wait", time.sleep)
+        self._rhythm = Rhythm(_FIRST_POLL, _SLOWEST_POLL, 0.1, known=0.8)
 
     def _wait_for_nodes(self, names: Sequence[str], seconds: float) -> dict[str, int]:
         end = time.monotonic() + seconds
@@ -105,10 +106,13 @@ class GridExchange:
         away = {answer.participant: answer.code for answer in failed if answer.code == "NOT_JOINED"}
         yield from (answer for answer in failed if answer.participant not in away)
         started = time.monotonic()
+        self._rhythm.restart()
         end = started + deadline
         patience, next_look = started + _REJOIN_SECONDS, started
         while time.monotonic() < end:
             for ticket, answer in self._pull():
+                if len(current) == len(tickets):
+                    self._rhythm.end()
                 if ticket not in current:
                     yield Answer(answer.participant, None, "LATE_REPLY")
                     continue
@@ -129,7 +133,7 @@ class GridExchange:
                     tickets, failed = self.send(kind, {name: envelopes[name] for name in back}, deadline)
                     current |= set(tickets.values())
                     yield from failed
-            self._pause(started, end)
+            self._pause(end)
         self._given_up |= set(away)
         yield from (Answer(name, None, code) for name, code in away.items())
 
@@ -159,10 +163,10 @@ class GridExchange:
 
     def receive(self, seconds: float) -> list[tuple[str, Answer]]:
         """Return what came, each with its ticket, as soon as anything did; nothing after `seconds`."""
-        started = time.monotonic()
-        end = started + seconds
+        end = time.monotonic() + seconds
+        self._rhythm.restart()
         while not (came := self._pull()) and time.monotonic() < end:
-            self._pause(started, end)
+            self._pause(end)
         return came
 
     def _pull(self) -> list[tuple[str, Answer]]:
@@ -173,10 +177,8 @@ class GridExchange:
                 came.append((ticket, _read(self._open.pop(ticket), reply)))
         return came
 
-    def _pause(self, started: float, end: float) -> None:
-        # A tenth of the time waited so far: at most that much is lost to waiting.
-        now = time.monotonic()
-        self._wait(max(0.0, min(max(_FIRST_POLL, (now - started) / 10), _SLOWEST_POLL, end - now)))
+    def _pause(self, end: float) -> None:
+        self._wait(max(0.0, min(self._rhythm.next(), end - time.monotonic())))
 
 
 def _read(name: str, reply: Message) -> Answer:

@@ -113,3 +113,31 @@ def test_an_answer_left_behind_makes_no_later_one_late(monkeypatch: pytest.Monke
     last = turn()
     assert sent[3:] == [last]
     assert lost not in state.msg_store
+
+
+def test_a_wait_expects_what_the_last_three_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now)
+    rhythm = pace.Rhythm(0.05, 1.0, 0.1, known=0.8)
+    for took in (1.0, 0.5, 2.0):
+        assert rhythm.next() == 0.05  # two are no rule yet
+        now += took
+        rhythm.end()
+        rhythm.restart()
+    assert rhythm.next() == pytest.approx(0.4)  # .8 of the shortest, .5
+    now += 0.4
+    assert rhythm.next() == 0.05  # from then on as if nothing were known
+    now += 1.6
+    assert rhythm.next() == pytest.approx(0.2)  # a tenth of 2 s
+    rhythm.end()
+    rhythm.restart()
+    for _ in range(3):
+        now += 60
+        rhythm.end()
+        rhythm.restart()
+    assert rhythm.next() == 1.0  # never longer than the slowest
+    for took in (0.0, 60.0, 60.0):  # one short wait, such as a second attempt, is enough to ask often again
+        now += took
+        rhythm.end()
+        rhythm.restart()
+    assert rhythm.next() == 0.05

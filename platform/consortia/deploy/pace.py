@@ -11,6 +11,7 @@ With the waits goes what a SuperNode takes for an answer (`AtHand`).
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
 import importlib
@@ -32,6 +33,9 @@ FLOWER: Final = "1.41.0"
 
 #: How long a SuperNode holds a launcher's question while there is nothing to do.
 HELD_SECONDS: Final = 5.0
+
+#: Ended waits without which nothing is expected.
+_REMEMBERED: Final = 3
 
 _BACKOFF: Final = {"initial_backoff": 0.01, "backoff_cap": 0.5}
 _UTILS: Final = "flwr.supercore.inflatable.inflatable_utils"
@@ -94,19 +98,29 @@ class Rhythm:
         Bounds of one wait in seconds.
     share : float
         Of the time waited so far.
+    known : float
+        The first wait is this share of the shortest of the last three waits that ended: rounds are of a kind, and every
+        question in vain costs whoever is asked.
     """
 
-    def __init__(self, first: float, slowest: float, share: float) -> None:
-        self._first, self._slowest, self._share = first, slowest, share
+    def __init__(self, first: float, slowest: float, share: float, known: float = 0.0) -> None:
+        self._first, self._slowest, self._share, self._known = first, slowest, share, known
         self._since = time.monotonic()
+        self._ended: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
 
     def restart(self) -> None:
         """Begin to wait for something else."""
         self._since = time.monotonic()
 
+    def end(self) -> None:
+        """What was waited for is there: remember how long it took."""
+        self._ended.append(time.monotonic() - self._since)
+
     def next(self) -> float:
         """Return how long to wait now."""
-        return min(max(self._first, (time.monotonic() - self._since) * self._share), self._slowest)
+        waited = time.monotonic() - self._since
+        expected = self._known * min(self._ended) if len(self._ended) == _REMEMBERED else 0.0
+        return min(max(self._first, waited * self._share, expected - waited), self._slowest)
 
 
 class AtHand:
@@ -153,7 +167,7 @@ class AtHand:
 
 def _speed_up_supernode() -> None:
     node, tasks = importlib.import_module(_NODE), importlib.import_module(_TASKS)
-    message = Rhythm(0.05, 1.0, 0.1)  # a question to the SuperLink
+    message = Rhythm(0.05, 1.0, 0.1, known=0.7)  # a question to the SuperLink
     answer = Rhythm(0.005, 0.05, 0.05)  # a look into this process's own memory
     ready = threading.Event()
     hand = AtHand()
@@ -170,6 +184,7 @@ def _speed_up_supernode() -> None:
     def pull(*, receive: Any, **options: Any) -> int | None:
         run_id: int | None = original_pull(receive=hand.noting(receive), **options)
         if run_id is not None:
+            message.end()
             answer.restart()
             ready.set()
         return run_id
