@@ -109,8 +109,6 @@ def measure(folder: Path, scenario: Path, rounds: int, *, stock: bool) -> dict[s
     """Run a federation; return seconds a round above training, of training, and of CPU."""
     homes = folder / ("stock" if stock else "ours")
     environment = {"CONSORTIA_HOME": str(homes), SWITCH: "1" if stock else ""}
-    if stock:
-        environment["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "1.0"  # Flower's own
     made: list[Meter] = []
 
     class Measured(StockFederation if stock else Federation):  # type: ignore[misc]
