@@ -60,6 +60,21 @@ def standing(member: Member) -> dict[str, Any]:
     }
 
 
+def restore(member: Member, stood: Mapping[str, Any]) -> None:
+    """Take back where a participant stood when a run was interrupted: what it declared, what was counted."""
+    member.rounds_contributed = stood["rounds_contributed"]
+    member.bytes_sent, member.bytes_received = stood["bytes"]["sent"], stood["bytes"]["received"]
+    if stood["non_private"] is not None:
+        budget = stood["epsilon_budget"]
+        member.header = {
+            "noise_multiplier": repr(stood["noise_multiplier"]),
+            "epsilon_budget": "null" if budget is None else repr(budget),
+            "delta": repr(stood["delta"]),
+            "unit": stood["unit"],
+            "non_private": str(stood["non_private"]).lower(),
+        }
+
+
 def standings(members: Mapping[str, Member]) -> dict[str, dict[str, Any]]:
     """Return where everybody stands, by name."""
     return {name: standing(member) for name, member in members.items()}

@@ -16,13 +16,19 @@ FINAL = {"REFUSED", "RECEIVE_ONLY"}
 
 def check_account(header: Mapping[str, str]) -> None:
     """Raise ValueError unless the declared noise, budget, delta and unit are what they can be."""
+    check_budget(header)
+    sigma = _number(header, "noise_multiplier")
+    if sigma < 0 or (header["non_private"] == "false" and sigma == 0):
+        raise ValueError("noise_multiplier: wanted a finite number > 0 of a private participant")
+
+
+def check_budget(header: Mapping[str, str], *, pure: bool = False) -> None:
+    """Raise ValueError unless the declared budget, delta (0 where the account is `pure`) and unit can be those."""
     private = header.get("non_private")
     if private not in {"true", "false"}:
         raise ValueError("non_private: wanted 'true' or 'false'")
-    sigma = _number(header, "noise_multiplier")
-    if sigma < 0 or (private == "false" and sigma == 0):
-        raise ValueError("noise_multiplier: wanted a finite number > 0 of a private participant")
-    if not 0 < _number(header, "delta") < 1:
+    delta = _number(header, "delta")
+    if not 0 < delta < 1 and not (pure and delta == 0):
         raise ValueError("delta: wanted a number between 0 and 1")
     if private == "true":
         if header.get("epsilon_budget") != "null":

@@ -153,6 +153,56 @@ def test_a_sum_without_one_of_its_circle_is_not_asked_for_again(
     assert shared.run(resume=True)["status"] == "completed"
 
 
+@pytest.mark.parametrize("step", ["hello", "match", "assist"])
+def test_a_masked_sum_of_a_later_batch_has_the_circle_of_the_training(tmp_path: Path, step: str) -> None:
+    """A person may be in both batches: the two sums' difference would be the score of who is in the first alone."""
+    shared = _with_a_third(tmp_path)
+    shared.contract(batches=1)
+    for name in shared.homes:
+        shared.policy(name, lambda data: data["vertical"].update(new_persons="synthetic:300"))
+    shared.run(batches=0)
+    shared.silent = {(f"query.{step}", "plant")}
+    with pytest.raises(RunFailedError, match=f"{step}: wanted plant again, got no answer"):
+        shared.run(resume=True)
+    assert not (shared.homes["bank"].folder / "runs/run-1/scored-1.csv").exists()
+    shared.silent = set()
+    assert shared.run(resume=True)["status"] == "completed"
+
+
+def test_who_is_away_after_the_training_is_not_needed_for_a_later_batch(tmp_path: Path) -> None:
+    shared = make_shared(tmp_path, persons=300, batches=1)
+    shared.run(batches=0)
+    shared.silent = {(f"query.{step}", "factory") for step in ("hello", "match", "assist")}
+    record = shared.run(resume=True)
+    assert record["status"] == "completed"
+    assert record["participants"]["factory"]["rounds_contributed"] == 1
+    rows = (shared.homes["bank"].folder / "runs/run-1/scored-1.csv").read_text().splitlines()
+    assert {row.rsplit(",", 1)[1] for row in rows[1:]} == {"0", "1"}
+
+
+def test_what_the_label_owner_was_asked_is_asked_with_the_same_partners(tmp_path: Path) -> None:
+    """With others it would randomise the labels again, which its budget refuses."""
+    shared = make_shared(tmp_path, persons=300)
+    shared.silent = {("query.hello", "factory"), ("query.assist", "hospital")}
+    with pytest.raises(RunFailedError, match="assist"):
+        shared.run()
+    before = len(shared.homes["bank"].open_ledger().entries())
+    shared.silent = {("query.hello", "hospital")}  # the factory is back, and the hospital away
+    with pytest.raises(RunFailedError, match="hello: wanted a reply of the partner"):
+        shared.run(resume=True)
+    shared.silent = set()
+    assert shared.run(resume=True)["status"] == "completed"
+    assert len(shared.homes["bank"].open_ledger().entries()) == before
+    shared = make_shared(tmp_path / "two", persons=300)
+    shared.silent = {("query.assist", "hospital"), ("query.assist", "factory")}
+    with pytest.raises(RunFailedError, match="assist"):
+        shared.run()
+    shared.silent = {("query.hello", "hospital")}
+    with pytest.raises(RunFailedError, match="hello: wanted hospital again, got no answer"):
+        shared.run(resume=True)
+    assert len(shared.homes["bank"].open_ledger().entries()) == before
+
+
 def test_before_a_sum_was_sent_whoever_comes_back_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = _with_a_third(tmp_path)
     shared.silent = {("query.assist", "plant")}

@@ -91,6 +91,40 @@ def test_a_label_message_of_another_kind_is_refused(message: bytes) -> None:
 
 
 @pytest.mark.end_to_end
+@pytest.mark.parametrize(
+    ("kind", "name", "change", "words"),
+    [
+        ("query.match", "factory", {"delta": None}, "delta"),
+        ("query.assist", "factory", {"epsilon_budget": "much", "non_private": "false"}, "epsilon_budget"),
+        ("query.assist", "factory", {"unit": None}, "unit"),
+        ("query.label", "bank", {}, "sealed/factory"),
+        ("query.blind", "bank", {}, "sealed/factory"),
+    ],
+)
+def test_a_reply_without_what_it_must_have_is_its_senders_failure(
+    tmp_path: Path, kind: str, name: str, change: dict[str, str | None], words: str
+) -> None:
+    shared = make_shared(tmp_path, persons=300)
+
+    def change_it(step: str, sender: str, reply: bytes) -> bytes:
+        if (step, sender) != (kind, name):
+            return reply
+        envelope = decode(reply)
+        header = {key: value for key, value in {**envelope.header, **change}.items() if value is not None}
+        kept = {key: value for key, value in envelope.tensors.items() if change or key != "sealed/factory"}
+        return encode(Envelope(header, kept))
+
+    shared.tamper = change_it
+    if name == "bank":
+        with pytest.raises(RunFailedError, match="BAD_REPLY"):
+            shared.run()
+    else:
+        assert shared.run()["status"] == "completed"
+    record = json.loads((tmp_path / "run-1" / "coordinator.json").read_text())
+    assert words in record["participants"][name]["failures"][-1]["detail"]
+
+
+@pytest.mark.end_to_end
 def test_a_person_that_the_label_owner_names_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else one person would be enough for `minimum_rows`, and be more than one row of DP training."""
     shared = make_shared(tmp_path, persons=300)

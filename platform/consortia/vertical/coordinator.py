@@ -20,9 +20,9 @@ from consortia.correspondence import check_answers, header_to, is_refusal
 from consortia.errors import RunFailedError, WireError
 from consortia.events import EventFile, told
 from consortia.heads import Heads
-from consortia.member import Member, describe_member, standings
+from consortia.member import Member, describe_member, restore, standings
 from consortia.receipt import write_json
-from consortia.reply import FINAL
+from consortia.reply import FINAL, check_budget
 from consortia.scenario import Scenario
 from consortia.vertical.request import STEPS
 from consortia.wire import Envelope, decode, encode
@@ -31,6 +31,10 @@ __all__ = ["MESSAGE_TYPES", "VerticalCoordinator"]
 
 #: Flower's message types, one for each step.
 MESSAGE_TYPES = {step: f"query.{step}" for step in STEPS}
+#: Whose answers a message to the label owner carries.
+_CARRIES = {"blind": "hello", "label": "match", "stack": "assist"}
+#: What the history says of a step.
+_TOLD = ("round", "step", "batch", "seconds", "replies", "failures")
 _GREETING = 96
 _SEAL = 28  # nonce and tag
 Tensors = Mapping[str, torch.Tensor]
@@ -61,8 +65,9 @@ class VerticalCoordinator:
         Parameters
         ----------
         resume : bool
-            Go on with this run. Once the label owner was sent scores, who did not answer a step is not asked for it
-            again: another circle of partners would be another release of the labels, and of a masked sum.
+            Go on with this run, after the batches that were finished. Once the label owner was sent what some partners
+            answered, nobody else is asked for it: another circle would be another release of the labels, and of a
+            masked sum.
         batches : int, optional
             How many batches of new persons to score by the end; all of the contract's by default.
 
@@ -71,13 +76,15 @@ class VerticalCoordinator:
         RunFailedError
             When the label owner refuses or fails, or no partner is left. The record stays.
         """
+        finished = 0
         if resume:
             self._answered = answered_before(self.folder)
+            finished, self.history = finished_before(self.folder, self.members)
         started = time.perf_counter()
         last = self.terms.batches if batches is None else batches
-        self._event("start", rounds=(last + 1) * len(STEPS), done=0)
+        self._event("start", rounds=(last + 1) * len(STEPS), done=len(self.history))
         try:
-            for batch in range(last + 1):
+            for batch in range(finished, last + 1):
                 self._batch(batch)
         except RunFailedError as error:
             self._finish("failed", str(error), started)
@@ -100,6 +107,7 @@ class VerticalCoordinator:
         known = {name: keys[f"greeting/{name}"] for name in lists}
         labels = self._ask("label", batch, {owner: _keyed(known) | back})[owner]
         scores = self._assist(batch, keys, labels, list(lists))
+        self._answered.setdefault(("assist", batch), set(scores))
         known = {name: keys[f"greeting/{name}"] for name in scores}
         self._ask("stack", batch, {owner: _keyed(known) | scores_by(scores, owner)})
 
@@ -115,16 +123,13 @@ class VerticalCoordinator:
             )
             if not self.terms.secure_sum or len(scores) == len(present):
                 return scores
-            missing = [name for name in sent or () if name not in scores]
-            if missing:
-                raise RunFailedError(
-                    f"assist: wanted {', '.join(missing)} again, got no answer; the label owner may have a sum with "
-                    "them, and one without them would show their scores. Resume when they are back"
-                )
             present = [name for name in present if name in scores]
             if len(present) < 2:
-                break
-        raise RunFailedError("assist: wanted two or more partners for a masked sum; a sum of one hides nothing")
+                raise RunFailedError("assist: wanted two or more partners for a masked sum; a sum of one hides nothing")
+        raise RunFailedError(
+            f"assist: wanted a masked sum of the same partners in round.attempts = {self.contract.round.attempts}, but "
+            f"somebody left each; {', '.join(present)} are left, so resume the run"
+        )
 
     def _ask(self, kind: str, batch: int, sent: Mapping[str, Tensors], attempt: int = 1) -> dict[str, Tensors]:
         """Send one step, try again within the bounds, and return validated replies by name."""
@@ -144,7 +149,7 @@ class VerticalCoordinator:
             for answer in self.exchange(MESSAGE_TYPES[kind], envelopes, terms.deadline_seconds):
                 answered.add(answer.participant)
                 if answer.participant in names:
-                    self._take(answer, kind, batch, accepted)
+                    self._take(answer, kind, batch, sent[answer.participant], accepted)
             for name in {*names} - answered:
                 self._fail(name, batch, "NO_REPLY")
         for name in sent:
@@ -163,9 +168,27 @@ class VerticalCoordinator:
         if not accepted:
             codes = sorted({m.failures[-1]["code"] for n, m in self.members.items() if n in sent and m.failures})
             raise RunFailedError(f"{kind}: wanted a reply of the {STEPS[kind]}, got none ({', '.join(codes) or '-'})")
+        if missing := sorted(self._needed(kind, batch) - set(accepted)):
+            raise RunFailedError(
+                f"{kind}: wanted {', '.join(missing)} again, got no answer; what the label owner has was made with "
+                "them, and without them it would be another release. Resume when they are back"
+            )
         return accepted
 
-    def _take(self, answer: Answer, kind: str, batch: int, accepted: dict[str, Tensors]) -> None:
+    def _needed(self, kind: str, batch: int) -> set[str]:
+        """Return the partners without whose answer to a step the batch cannot go on.
+
+        The label owner answers the same message as before, or charges it again. A masked sum has the circle of the
+        training in all batches: a person may be in two of them, and two circles' sums show who is in one alone.
+        """
+        needed: set[str] = set()
+        if kind in {"hello", "match"} and ("match", batch) in self._answered:
+            needed |= self._answered[kind, batch]
+        if STEPS[kind] == "partner" and self.terms.secure_sum:
+            needed |= self._answered.get(("assist", 0), set())
+        return needed
+
+    def _take(self, answer: Answer, kind: str, batch: int, sent: Tensors, accepted: dict[str, Tensors]) -> None:
         member = self.members[answer.participant]
         if answer.data is None:
             self._fail(answer.participant, batch, answer.code)
@@ -174,7 +197,7 @@ class VerticalCoordinator:
         self._event("heard", round=batch + 1, participant=answer.participant, kind=kind, bytes=len(answer.data))
         try:
             envelope = decode(answer.data)
-            tensors = self._validate(envelope, kind, batch, answer.participant)
+            tensors = self._validate(envelope, kind, batch, answer.participant, sent)
         except (WireError, ValueError) as error:
             self._fail(answer.participant, batch, "BAD_REPLY", str(error))
             return
@@ -191,7 +214,7 @@ class VerticalCoordinator:
                 member.header = {**envelope.header, "noise_multiplier": "0.0"}
                 member.rounds_contributed = 1
 
-    def _validate(self, envelope: Envelope, kind: str, batch: int, name: str) -> dict[str, torch.Tensor]:
+    def _validate(self, envelope: Envelope, kind: str, batch: int, name: str, sent: Tensors) -> dict[str, torch.Tensor]:
         """Raise ValueError unless the reply is of this step and holds bytes of a size that it can have."""
         header, tensors = envelope.header, dict(envelope.tensors)
         if is_refusal(envelope, name):
@@ -204,8 +227,7 @@ class VerticalCoordinator:
             "contract": self.contract.sha256(),
         }
         check_answers(header, wanted)
-        if not 0 <= float(header["delta"]) < 1 or header.get("non_private") not in {"true", "false"}:
-            raise ValueError("delta or non_private: wanted an account")
+        check_budget(header, pure=True)
         owner = self.terms.label_owner
         allowed = {f"greeting/{name}"} if kind in {"hello", "blind"} else set()
         receivers = self.terms.partners if name == owner else (owner,)
@@ -217,11 +239,13 @@ class VerticalCoordinator:
                 raise ValueError(f"{key[:40]}: wanted sealed bytes for a participant of the contract")
             if key.startswith("greeting/") and tensor.numel() != _GREETING:
                 raise ValueError(f"{key}: wanted {_GREETING} bytes")
-        needed = {"hello": f"greeting/{name}", "blind": f"greeting/{name}"}.get(kind)
+        needed = {f"greeting/{name}"} if kind in {"hello", "blind"} else set()
         if kind in {"match", "assist"}:
-            needed = f"sealed/{owner}"
-        if needed is not None and needed not in tensors:
-            raise ValueError(f"{needed} is missing")
+            needed.add(f"sealed/{owner}")
+        elif kind in {"blind", "label"}:
+            needed |= {key.replace("greeting/", "sealed/") for key in sent if key.startswith("greeting/")}
+        if needed - set(tensors):
+            raise ValueError(f"wanted {', '.join(sorted(needed))}; not all of it is there")
         return tensors
 
     def _fail(self, name: str, batch: int, code: str, detail: str = "") -> None:
@@ -256,7 +280,7 @@ class VerticalCoordinator:
 
 
 def answered_before(folder: Path) -> dict[tuple[str, int], set[str]]:
-    """Return who answered each step of the batches whose scores went to the label owner, whole run or not.
+    """Return who answered each step whose answers went to the label owner, by step and batch.
 
     In a masked sum, two sums over other circles would show the scores of those who are in one of them. The event file
     has every message before it goes, so it knows what a coordinator that was killed has sent.
@@ -266,10 +290,31 @@ def answered_before(folder: Path) -> dict[tuple[str, int], set[str]]:
     for line in told(folder):
         if line["event"] == "step" and line["replies"]:
             latest[line["step"], line["batch"]] = set(line["replies"])
-        elif line["event"] == "asked" and line["kind"] == "stack":
-            batch = line["round"] - 1
-            sent = {key: names for key, names in latest.items() if key[1] == batch} | sent  # the first sum counts
+        elif line["event"] == "asked" and line["kind"] in _CARRIES:
+            key = (_CARRIES[line["kind"]], line["round"] - 1)
+            if line["kind"] == "blind" and ("match", key[1]) not in sent:
+                sent[key] = latest[key]  # only an intersection would be charged again
+            sent.setdefault(key, latest[key])  # the first labels and the first sum count
     return sent
+
+
+def finished_before(folder: Path, members: Mapping[str, Member]) -> tuple[int, list[dict[str, Any]]]:
+    """Return how many batches were finished, and their history; what members said of themselves is theirs again."""
+    steps: dict[int, list[dict[str, Any]]] = {}
+    finished: list[dict[str, Any]] = []
+    batches = 0
+    for line in told(folder):
+        if line["event"] != "step":
+            continue
+        if line["step"] == "hello":
+            steps[line["batch"]] = []
+        steps[line["batch"]].append(line)
+        if line["step"] == "stack" and line["replies"] and line["batch"] == batches:
+            finished += steps[batches]
+            batches += 1
+    for name, stood in finished[-1]["members"].items() if finished else ():
+        restore(members[name], stood)
+    return batches, [{**{key: line[key] for key in _TOLD}, "round": n} for n, line in enumerate(finished, start=1)]
 
 
 def _keyed(greetings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
