@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import tempfile
 from pathlib import Path
 
+import fault_containers
 import faults
-from fault_disk import full_disk
+from fault_containers import NAMES, Up, deployed, up, why_not
+from fault_disk import fills, full_disk, make_room, small_disk
 from faults import (
     STARTS,
     Line,
+    Play,
+    World,
     account,
     equal,
     kill,
@@ -36,6 +41,16 @@ RUNNING = (
 )
 _DONE = len(RUNNING)
 _COORDINATOR = "ServerApp (coordinator) killed"
+CONTAINERS = (
+    ("container of a launcher killed", fault_containers.kill("line-b-app")),
+    ("container of a SuperNode killed", fault_containers.kill("line-a")),
+    ("container of a participant paused for 35 s, deadline 30 s", fault_containers.pause("line-b-app", 35)),
+    ("container of the SuperLink killed", fault_containers.kill("superlink")),
+)
+_SUPEREXEC = ("container of the SuperExec, with the ServerApp in it, killed", fault_containers.kill("superexec"))
+_RUNNER = ("container of the runner killed", fault_containers.kill("runner"))
+_WENT_ON = "nothing more; the run went on without it"
+_DISKS = ("a participant's, room again after 5 s", "a participant's, for good", "the coordinator's")
 
 
 def _codes(folder: Path, number: int) -> str:
@@ -45,32 +60,80 @@ def _codes(folder: Path, number: int) -> str:
     return ", ".join(dict.fromkeys(found)) or "nothing: the round took longer"
 
 
+def _resumed(play: Play | Up, number: int, word: str) -> Line:
+    """Return the line of a command that went on with the round of this number."""
+    seconds = rounds_done(play.folder)[number] - play.started
+    how = "`--resume`" if isinstance(play, Play) else "`CONSORTIA_RESUME=RUN make up`"
+    return Line(f"... then {how}", "the rounds that were left", seconds, word)
+
+
+def _ledgers(made: World) -> Line:
+    accounts = {name: account(made.home(name), name) for name in made.names}
+    spent = ", ".join(f"{name} {c} committed and {a} abandoned" for name, (c, a) in accounts.items())
+    return Line("ledgers at the end", spent, 0.0, "commits + abandoned = reservations")
+
+
+def _ended(play: Play | Up, fault: str) -> Line:
+    """Return the line of a fault that ended the command."""
+    saw = play.failure.split("; see")[0].split(" (line-")[0].removeprefix(f"{play.folder}: ") or _WENT_ON
+    return Line(fault, f"exit 1: {saw}", play.ended - play.injected[fault][1], "named failure")
+
+
 def running(folder: Path) -> list[Line]:
     """Faults while a run goes on, at two participants that are both wanted in every round."""
     terms = {"rounds": _DONE + 3, "quorum": 1.0, "deadline_seconds": 40.0, "attempts": 10, "local_steps": 300}
-    lines = []
     with world(folder, ("line-a", "line-b"), **terms) as made:
         wanted = undisturbed(made)
-        after = dict(enumerate(RUNNING, 1))
-        first = play(made, after)
+        first = play(made, dict(enumerate(RUNNING, 1)))
         second = play(made, {_DONE + 1: (_COORDINATOR, kill_coordinator)}, resume=first.folder)
         third = play(made, resume=first.folder)
-        same = third.result is not None and equal(wanted, model(third.folder))
-        accounts = {name: account(made.home(name), name) for name in made.names}
-    word = "equal" if same else "DIFFERENT"
-    for number, (fault, _) in after.items():
-        if number < len(after):
-            lines.append(Line(fault, _codes(first.folder, number + 1), first.recovery(fault), word))
-    done = rounds_done(first.folder)
-    for played, fault, number, then in (
-        (first, RUNNING[-1][0], _DONE + 1, second),
-        (second, _COORDINATOR, _DONE + 2, third),
-    ):
-        saw = played.failure.split("; see")[0].split(" (line-")[0]
-        lines.append(Line(fault, f"exit 1: {saw}", played.recovery(fault), "named failure"))
-        lines.append(Line("... then `--resume`", "the rounds that were left", done[number] - then.started, word))
-    spent = ", ".join(f"{name} {c} committed and {a} abandoned" for name, (c, a) in accounts.items())
-    return [*lines, Line("ledgers at the end", spent, 0.0, "commits + abandoned = reservations")]
+        word = "equal" if third.result is not None and equal(wanted, model(third.folder)) else "DIFFERENT"
+        ledgers = _ledgers(made)
+    lines = [
+        Line(fault, _codes(first.folder, number + 1), first.recovery(fault), word)
+        for number, (fault, _) in enumerate(RUNNING[:-1], 1)
+    ]
+    lines += [_ended(first, RUNNING[-1][0]), _resumed(second, _DONE + 1, word)]
+    return [*lines, _ended(second, _COORDINATOR), _resumed(third, _DONE + 2, word), ledgers]
+
+
+def filling(folder: Path) -> list[Line]:
+    """Disks that fill while a run goes on: a participant's for a while and for good, then the coordinator's."""
+    terms = {"rounds": 4, "quorum": 1.0, "deadline_seconds": 40.0, "attempts": 5, "local_steps": 300}
+    while_, for_good, coordinator = (f"disk filled: {what}" for what in _DISKS)
+    with world(folder, ("line-a", "line-b"), **terms) as made, contextlib.ExitStack() as disks:
+        home, runs = made.home("line-b"), folder / "runs"
+        disks.enter_context(small_disk(home, "4m"))
+        disks.enter_context(small_disk(runs, "64m"))
+        wanted = undisturbed(made)
+        first = play(made, {1: (while_, fills(home, 5.0)), 2: (for_good, fills(home))})
+        make_room(home)
+        second = play(made, {3: (coordinator, fills(runs))}, resume=first.folder)
+        make_room(runs)
+        third = play(made, resume=first.folder)
+        word = "equal" if third.result is not None and equal(wanted, model(third.folder)) else "DIFFERENT"
+        lines = [Line(while_, _codes(first.folder, 2), first.recovery(while_), word)]
+        lines += [_ended(first, for_good), _resumed(second, 3, word)]
+        return [*lines, _ended(second, coordinator), _resumed(third, 4, word), _ledgers(made)]
+
+
+def contained(folder: Path) -> list[Line]:
+    """Containers of a real federation killed while a run goes on, each with the signal of a crash."""
+    count = len(CONTAINERS)
+    terms = {"rounds": count + 3, "quorum": 1.0, "deadline_seconds": 30.0, "attempts": 10, "local_steps": 300}
+    with world(folder, NAMES, **terms) as made, deployed(folder, made) as federation:
+        wanted = undisturbed(made)
+        first = up(federation, {**dict(enumerate(CONTAINERS, 1)), count + 1: _SUPEREXEC})
+        second = up(federation, {count + 2: _RUNNER}, first.folder)
+        third = up(federation, {}, first.folder)
+        word = "equal" if third.status == 0 and equal(wanted, model(third.folder)) else "DIFFERENT"
+        lines = [
+            Line(fault, _codes(first.folder, number + 1), first.recovery(fault), word)
+            for number, (fault, _) in enumerate(CONTAINERS, 1)
+        ]
+        lines += [_ended(first, _SUPEREXEC[0]), _resumed(second, count + 2, word), _ended(second, _RUNNER[0])]
+        lines.append(Line("... then `CONSORTIA_RESUME=RUN make up`", "the table", third.ended - third.started, word))
+        return [*lines, _ledgers(made)]
 
 
 def starting(folder: Path) -> list[Line]:
@@ -109,9 +172,14 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="write the table into this file too")
     options = parser.parse_args()
     lines = []
-    for part in (running, starting):
+    for part in (running, filling, contained, starting):
+        if part is contained and (reason := why_not()):
+            print(f"left out: containers ({reason})")
+            continue
         with tempfile.TemporaryDirectory() as name:
-            lines += part(Path(name))
+            found = part(Path(name))
+        print("\n".join(map(str, found)), flush=True)
+        lines += found
     table = "| fault | what the user saw | seconds to recover | model |\n|---|---|---|---|\n"
     for line in lines:
         seconds = f"{line.seconds:.1f}" if line.seconds else ""

@@ -3,13 +3,18 @@
     python benchmarks/fault_table.py [--write docs/faults.md]
 
 Every process is real: a SuperLink, SuperNodes and launchers on loopback with TLS and node keys, signals from the
-kernel, a full file system (a small tmpfs, so it wants root), certificates out of date, a clock of yesterday
-(Debian's libfaketime; left out where it is not installed).
+kernel, full file systems (small tmpfs, so it wants root), certificates out of date, a clock of yesterday
+(Debian's libfaketime; left out where it is not installed). Containers (left out without a Docker engine) are killed by
+a signal from the host, as in a crash: `docker kill` counts as the user's own stop, after which nothing restarts.
 The scenario is `linear` without privacy, so that a run that was disturbed must give, bit for bit, the model of one that
 was not (the embedded engine's).
 
 *Seconds to recover* are from the fault to the next committed round, or to the end of the failed command; `--resume`
 counts from its start to the next committed round.
+
+A SuperNode that was killed is let in again when its last heartbeat is old enough; the supervisor of `--engine flower`
+(and `restart: unless-stopped` in containers) starts it until then. Not measured: a second `make up` that resumes a run
+while the first one's ServerApp still goes on.
 """
 
 from __future__ import annotations
@@ -301,7 +306,7 @@ def pause(who: str, seconds: float) -> Fault:
 
 def kill_coordinator(federation: Faulty) -> None:
     """SIGKILL the process of the ServerApp."""
-    pids = descendants(federation.processes["superlink"].pid)
+    pids = _descendants(federation.processes["superlink"].pid)
     found = [pid for pid in pids if b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     if not found:
         raise RuntimeError(f"no ServerApp among {pids}")
@@ -319,12 +324,12 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def descendants(pid: int) -> list[int]:
+def _descendants(pid: int) -> list[int]:
     """Return the processes that a process has started, and theirs."""
     found = []
     for thread in Path(f"/proc/{pid}/task").iterdir():
         for child in map(int, (thread / "children").read_text().split()):
-            found += [child, *descendants(child)]
+            found += [child, *_descendants(child)]
     return found
 
 
