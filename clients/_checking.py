@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clients.schema import Column, Schema, Target
 
 NUMERIC = ("number", "integer", "flag")
+LARGEST = float(np.finfo(np.float32).max)
 WANTED = {
     "number": "a number",
     "integer": "a whole number",
@@ -96,10 +97,16 @@ def _refuse_wrong_columns(schema: Schema, frame: pd.DataFrame, where: str) -> No
     if not absent:
         return
     got = [str(c) for c in frame.columns]
+    wants = f"Schema {schema.name!r} version {schema.version} wants {', '.join(wanted)}"
+    if sum(bool(difflib.get_close_matches(name, got, 1)) for name in wanted) < len(wanted) / 2:
+        # Without a header line the first row stands there: it is not repeated.
+        raise SchemaError(
+            f"{where}: column {', '.join(repr(a) for a in absent)} is missing. {wants}; got {len(got)} column(s) of "
+            "other names. Is the first line a header line, with commas between its names?"
+        )
     hints = [f"{close[0]!r} is close" for name in absent if (close := difflib.get_close_matches(name, got, 1))]
     raise SchemaError(
-        f"{where}: column {', '.join(repr(a) for a in absent)} is missing. Schema {schema.name!r} version "
-        f"{schema.version} wants {', '.join(wanted)}; got {', '.join(got) or 'no columns'}."
+        f"{where}: column {', '.join(repr(a) for a in absent)} is missing. {wants}; got {', '.join(got)}."
         + (f" {'; '.join(hints)}: rename it in the source." if hints else "")
     )
 
@@ -196,6 +203,8 @@ def _broken_rows(
         rules = [rule("not a number", _type_check(schema, target.name, "number"))]
         if target.low is not None and target.high is not None:
             rules.append(rule("outside its bounds", _range_check(target.low, target.high)))
+        else:
+            rules.append(rule("larger than a float32", _range_check(-LARGEST, LARGEST)))
     checks[target.name] = pa.Column(None, checks=rules, nullable=False)
 
     # Positions, not the caller's labels: two rows may carry the same label.

@@ -26,7 +26,7 @@ import pandas as pd
 from clients.errors import ClientError, SourceError
 from clients.industry import IndustryClient
 
-__all__ = ["Source", "numpy_generator", "parse_source", "read", "read_table"]
+__all__ = ["Source", "numpy_generator", "parse_source", "public_folder", "read", "read_csv", "read_table"]
 
 Kind = Literal["csv", "parquet", "sql", "public", "synthetic"]
 FORMS = "csv:PATH, parquet:PATH, sql:URL?query=SELECT…, sql:URL?table=NAME, public:FOLDER, synthetic:ROWS?seed=N"
@@ -151,7 +151,7 @@ class _WrongSourceError(Exception):
 
 
 _WANTED = {
-    "csv": "wanted UTF-8 text, comma separated, with a header line",
+    "csv": "wanted UTF-8 text, comma separated, with a header line and no row longer than it",
     "parquet": "wanted a Parquet file",
     "sql": "wanted a database that answers the query (check the URL, the query, and that it runs)",
     "public": "wanted the public data set's own format",
@@ -178,9 +178,22 @@ def _guarded(source: Source, key: str, load: Callable[[], pd.DataFrame]) -> pd.D
     raise SourceError(f"{key}: {source}: {problem}. Correct `{key}` in the policy.") from None
 
 
+def read_csv(path: Path) -> pd.DataFrame:
+    """A CSV file as text: a leading zero of an identifier stays, and the schema alone says what is missing.
+
+    Raises
+    ------
+    Exception
+        Whatever pandas and the file system raise; its text may hold a row. ParserError, too, when a row has more cells
+        than the header line: which of them is whose would be a guess.
+    """
+    # pandas cuts the first row to the header's length, or shifts every row by one; without a header it refuses.
+    pd.read_csv(path, header=None, nrows=2, dtype=str, encoding="utf-8-sig")
+    return pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False, encoding="utf-8-sig")
+
+
 def _read_csv(source: Source) -> pd.DataFrame:
-    # As text: a leading zero of an identifier stays, and the schema alone says what is missing.
-    return pd.read_csv(_file(source), dtype=str, index_col=False, keep_default_na=False, encoding="utf-8-sig")
+    return read_csv(_file(source))
 
 
 def _read_parquet(source: Source) -> pd.DataFrame:
@@ -210,14 +223,18 @@ def _read_sql(source: Source) -> pd.DataFrame:
     return frame
 
 
-def _read_public(source: Source, client: IndustryClient, site: str) -> pd.DataFrame:
+def public_folder(source: Source, client: IndustryClient) -> Path | None:
+    """The folder with the industry's public data set: its own, or one above it, which `--data` names; else None."""
     folder = Path(source.location).expanduser()
-    # The industry's own folder, or the one above it that `--data` names.
-    tried = [folder / client.dataset, folder / client.name / client.dataset]
-    for candidate in tried:
-        if candidate.is_dir():
-            return client.read(candidate, site)
-    raise _WrongSourceError(f"wanted a folder {client.dataset} or {client.name}/{client.dataset} in it")
+    tried = (folder / client.dataset, folder / client.name / client.dataset)
+    return next((candidate for candidate in tried if candidate.is_dir()), None)
+
+
+def _read_public(source: Source, client: IndustryClient, site: str) -> pd.DataFrame:
+    folder = public_folder(source, client)
+    if folder is None:
+        raise _WrongSourceError(f"wanted a folder {client.dataset} or {client.name}/{client.dataset} in it")
+    return client.read(folder, site)
 
 
 _TABLES: dict[str, Callable[[Source], pd.DataFrame]] = {"csv": _read_csv, "parquet": _read_parquet, "sql": _read_sql}

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from consortia.report import number
+from consortia.dashboard.words import number
 
 
 def print_placebo(console: Console, table: dict[str, Any]) -> None:

@@ -143,12 +143,13 @@ def ridge(client: IndustryClient, train: Table, participant: str) -> Scorer:
             return majority(client, train)
         fitted = RidgeCV(alphas=np.logspace(-4, 3, 15)).fit(x, y.astype(float))
         middle, half = client.schema.target.scale
-        return Scorer(
-            lambda table: np.asarray(fitted.predict(np.asarray(table.inputs["features"])), dtype=np.float64).ravel(),
+        slope, intercept = fitted.coef_.ravel(), float(fitted.intercept_)
+        return Scorer(  # not `predict`, which refuses a partition without rows
+            lambda table: np.asarray(table.inputs["features"], dtype=np.float64) @ slope + intercept,
             lambda: linear(
                 client.schema.target,
-                fitted.coef_.reshape(-1, 1) / half,
-                np.array([(fitted.intercept_ - middle) / half]),
+                slope.reshape(-1, 1) / half,
+                np.array([(intercept - middle) / half]),
             ),
         )
     counts = np.bincount(y.astype(int))

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from consortia.central import account, models_only, sentence
 from consortia.crowd_report import first, means, rest
+from consortia.dashboard.words import number, signed
 from consortia.engines.base import Job
 from consortia.fit import cautions, fits_with
 from consortia.plan import SeatPlan
@@ -26,11 +27,6 @@ from privacy.events import PoissonGaussian
 
 _RECEIPT = ("participant", "metric", "majority", "local", "federated", "gain [95 %]", "personal", "keeps")
 METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "rmse": "RMSE"}
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a number for a table, or a dash."""
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
@@ -136,7 +132,9 @@ def _receipt_row(seat: dict[str, Any]) -> tuple[str, ...]:
         number(values.get("majority")),
         number(values.get("local")),
         number(values.get("federated")),
-        "–" if not gain else f"{gain['value']:+.3f} [{gain['low']:+.2f}, {gain['high']:+.2f}]",
+        "–"
+        if not gain
+        else "{} [{}, {}]".format(signed(gain["value"]), *(signed(gain[key], 2) for key in ("low", "high"))),
         number(values.get("personal")),
         seat.get("keeps") or "–",
     )
@@ -327,18 +325,20 @@ class Watch(AbstractContextManager[None]):
                 last = json.loads(lines[-1])
                 if last["value"] is not None:
                     by_name.setdefault(last["metric"], []).append(last["value"])
-        return ", ".join(f"{METRIC_NAMES.get(k, k)} {sum(v) / len(v):.3f}" for k, v in by_name.items()) or None
+        return ", ".join(f"{METRIC_NAMES.get(k, k)} {number(sum(v) / len(v))}" for k, v in by_name.items()) or None
 
     def _epsilon(self, rounds: int) -> str:
-        """Return the range over participants of epsilon after `rounds`, from proposals (upper bounds)."""
+        """Return the range over participants of epsilon after `rounds`, from proposals; a policy may lower it."""
         contract = self._job.scenario.contract
         if contract.central is not None:
             seen, terms = models_only(contract, rounds), contract.central
             return f"{'∞' if seen is None else format(seen, '.2f')} (models only, {terms.unit}, δ {terms.delta:g})"
+        private = [seat for seat in self._job.scenario.roster if not seat.non_private]
+        open_ended = len(self._job.scenario.roster) - len(private)
+        if not private:
+            return "∞ (non-private)"
         values = []
-        for seat in self._job.scenario.roster:
-            if seat.non_private:
-                return "∞ (non-private)"
+        for seat in private:
             rules = contract.industries[seat.industry]
             event = PoissonGaussian(
                 noise_multiplier=solve_sigma(contract, rules, seat.epsilon, seat.delta),
@@ -349,8 +349,9 @@ class Watch(AbstractContextManager[None]):
             )
             once = once_events(contract, seat.epsilon, "record")
             values.append(epsilon([event, *once], seat.delta, grid=1e-3))
-        deltas = ", ".join(f"{d:g}" for d in sorted({seat.delta for seat in self._job.scenario.roster}))
-        return f"{min(values):.2f}–{max(values):.2f} (δ {deltas}, add/remove one unit)"
+        deltas = ", ".join(f"{d:g}" for d in sorted({seat.delta for seat in private}))
+        infinite = f"∞ of {open_ended} non-private, " if open_ended else ""
+        return f"{infinite}by proposals {min(values):.2f}–{max(values):.2f} (δ {deltas}, add/remove one unit)"
 
 
 def wait_hint(folder: Path, engine: str = "embedded") -> str:

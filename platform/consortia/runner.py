@@ -17,6 +17,7 @@ import tomli_w
 
 from consortia import compression_cost, placebo, record
 from consortia.crowds import filled, policy_of
+from consortia.data_folder import public_sources
 from consortia.engines.base import Engine, Job
 from consortia.errors import InputError, RunFailedError
 from consortia.home import Home, default_root
@@ -96,12 +97,13 @@ def prepare(options: Options) -> Job:
     scenario = load_scenario(options.scenario).with_overrides(
         rounds=options.rounds, seed=options.seed, epsilon=options.epsilon, compressed=options.compressed
     )
-    if options.data is not None and not options.data.is_dir():
-        raise InputError(f"--data {options.data}: wanted a folder, got nothing there; check the path")
+    sources = public_sources(scenario, options.data)
     make_plans(scenario)
     if options.engine == "vectorized":
         crowd.check(scenario)
     _check_controls(scenario, options)
+    if options.dump is not None:
+        options.dump.mkdir(parents=True, exist_ok=True)  # what it cannot take would be noticed after the run
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
     run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(2)}"
     folder = options.out / run_id
@@ -111,12 +113,6 @@ def prepare(options: Options) -> Job:
     }
     if simulation and scenario.contract.trust == "aggregate" and not options.ledger:
         pin_each_other(homes)
-    sources = {}
-    if options.data is not None:
-        # A case's public data lie with several industries.
-        below = options.data.resolve()
-        vertical = scenario.contract.vertical is not None
-        sources = {s.name: f"public:{below if vertical else below / s.industry}" for s in scenario.roster}
     if simulation and options.ledger is None:
         introduce(scenario, homes)
     folder.mkdir(parents=True, exist_ok=True)
@@ -304,10 +300,14 @@ def _resumed(options: Options) -> Job:
     folder = options.resume
     if folder is None or not (folder / "job.json").is_file():
         raise InputError(f"--resume {folder}: wanted the folder of a run, got none; it holds job.json")
-    saved = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    try:
+        saved = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"--resume {folder}: wanted JSON in job.json, got something else; start a new run") from None
     if saved["engine"] != options.engine:
         raise InputError(f"--resume: this run used --engine {saved['engine']}, got {options.engine}")
     scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
+    _check_unchanged(options, scenario)
     simulation = options.engine != "flower"
     ledger = Path(saved["ledger"]) if saved["ledger"] else None
     homes = {
@@ -322,6 +322,21 @@ def _resumed(options: Options) -> Job:
         for seat in scenario.roster
     }
     return Job(scenario, saved["run_id"], folder, homes, saved["sources"], resume=True)
+
+
+def _check_unchanged(options: Options, saved: Scenario) -> None:
+    """Refuse what a run that goes on cannot take up: it has its contract, its rows and its ledgers."""
+    changes = ("data", "rounds", "seed", "split_seed", "epsilon", "secure_noise", "ledger")
+    if given := [f"--{name.replace('_', '-')}" for name in changes if getattr(options, name) not in (None, (), False)]:
+        raise InputError(
+            f"{', '.join(given)}: wanted none with --resume, which goes on as the run was started; leave it out, or "
+            "start a new run"
+        )
+    if options.scenario and load_scenario(options.scenario).contract.sha256() != saved.contract.sha256():
+        raise InputError(
+            f"--resume: this run of {saved.name} has contract sha256:{saved.contract.sha256()}, and {options.scenario} "
+            "is another one now; leave the scenario out to go on as the run was started, or start a new run"
+        )
 
 
 def _participant_logs(job: Job) -> Iterable[logging.Handler]:

@@ -295,7 +295,7 @@ class Scenario(StrictModel):
         epsilon = tuple(epsilon)
         for item in epsilon:
             name, _, value = item.rpartition("=")
-            if name and name not in seats:
+            if "=" in item and name not in seats:
                 raise InputError(
                     f"--epsilon {item}: wanted a participant of {self.name} ({', '.join(seats)}), got {name!r}"
                 )

@@ -96,6 +96,7 @@ def _solve(contract: Contract, value: float, delta: float, rate: float, steps: i
 
 def _affordable(value: float, plan: SeatPlan, local_steps: int, once: tuple[Event, ...]) -> int:
     """Return the most rounds at the proposal's noise whose PLD ε is within `value`; the coarse grid only errs low."""
+    grid = max(1e-3, 1e-4 * value)  # a large epsilon on a fine grid takes minutes
 
     def spent(rounds: int) -> float:
         event = PoissonGaussian(
@@ -105,7 +106,7 @@ def _affordable(value: float, plan: SeatPlan, local_steps: int, once: tuple[Even
             partition="train",
             unit="record",
         )
-        return epsilon([event, *once], plan.delta, grid=1e-3)
+        return epsilon([event, *once], plan.delta, grid=grid)
 
     if spent(1) > value:
         return 0

@@ -158,7 +158,7 @@ def test_every_printed_epsilon_names_unit_delta_and_horizon(home: Path, tmp_path
             assert word in said, (command, word)
         for line in said.splitlines():
             if "so far" in line:
-                assert re.search(r"run ε so far [\d.–]+ \(δ 1e-05, add/remove one unit\)", line), line
+                assert re.search(r"run ε so far by proposals [\d.–]+ \(δ 1e-05, add/remove one unit\)", line), line
 
 
 def test_an_edited_ledger_is_not_exported(home: Path) -> None:

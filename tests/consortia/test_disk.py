@@ -11,7 +11,6 @@ import json
 import logging
 import resource
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def test_a_command_without_a_record_of_its_own_does_not_tell_an_earlier_ones(tmp
     options = Options(scenario="linear", rounds=2, out=tmp_path)
     first = execute(prepare(options), options)
     assert first.result["status"] == "completed"
-    again = replace(options, resume=first.job.folder)
+    again = Options(scenario="", resume=first.job.folder)
     job = prepare(again)
     with room(1), pytest.raises(RunFailedError, match="no room on the disk"):
         execute(job, again)
@@ -138,8 +137,9 @@ def test_the_command_names_a_disk_without_room(capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().err
     assert "failed: no room on the disk (File too large)" in said
     assert "Traceback" not in said
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(BaseException, match="2"):
         friendly((tmp_path / "nothing").read_bytes)()
+    assert f"error: {tmp_path / 'nothing'}: wanted a place that can be read" in capsys.readouterr().err
 
 
 def test_the_log_at_home_names_a_full_disk_on_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

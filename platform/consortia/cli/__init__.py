@@ -43,10 +43,17 @@ def friendly(function: F) -> F:
             err.print(f"failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(1) from None
         except OSError as error:
-            if not (reason := no_room(error)):
+            if reason := no_room(error):
+                err.print(f"failed: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+                raise typer.Exit(1) from None
+            if error.filename is None:
                 raise
-            err.print(f"failed: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(1) from None
+            problem = (
+                f"{error.filename}: wanted a place that can be read and written as the command needs it, got: "
+                f"{error.strerror}; check the path and its permissions"
+            )
+            err.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             err.print("interrupted; nothing that was committed is lost. The same command starts again.")
             raise typer.Exit(1) from None

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from consortia import sweep as sweeps
 from consortia.cli import err, out
+from consortia.dashboard.words import number
 from consortia.errors import InputError
-from consortia.report import number
 from consortia.scenario import load_scenario
 from consortia.sweep import Point, Sweep
 from consortia.tuning import answer

@@ -32,16 +32,18 @@ def predict(
 ) -> None:
     """Predict raw rows, missing values included; a row that breaks the schema gets none."""
     from clients.errors import ClientError
+    from clients.sources import read_csv
 
     predict_rows, said = _model_of(source, participant, model)
     try:
-        frame = pd.read_csv(rows, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        frame = read_csv(rows)
         predictions, report = predict_rows(frame, str(rows))
     except FileNotFoundError:
         raise InputError(f"{rows}: wanted a CSV file, got nothing there") from None
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError):
         raise InputError(
-            f"{rows}: wanted a CSV file in UTF-8 with a line of column names, got something else"
+            f"{rows}: wanted a CSV file in UTF-8 with a line of column names and no row longer than it, got something "
+            "else"
         ) from None
     except ClientError as error:
         raise InputError(str(error)) from None

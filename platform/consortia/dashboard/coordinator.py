@@ -17,9 +17,9 @@ from consortia.dashboard.certificates import certificates
 from consortia.dashboard.charts import Level, Line, gauge, line_chart
 from consortia.dashboard.coordinator_metrics import CoordinatorCollector
 from consortia.dashboard.spending import Spending
+from consortia.dashboard.words import number
 from consortia.events import FILE
 from consortia.readout import Run, Runs, Seat
-from consortia.report import number
 
 _NAV = (("/", "Runs"), ("/participants", "Participants"), ("/compare", "Compare"))
 _FAILURES = 40

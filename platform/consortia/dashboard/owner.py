@@ -15,7 +15,7 @@ from consortia.dashboard.certificates import certificates
 from consortia.dashboard.charts import Level, Line, dot_chart, gauge, line_chart
 from consortia.dashboard.own import Own, OwnRun, lifetimes, open_home
 from consortia.dashboard.owner_metrics import OwnerCollector
-from consortia.report import number
+from consortia.dashboard.words import number
 
 _NAV = (("/", "Budget"), ("/ledger", "Ledger"), ("/runs", "Receipts"), ("/policy", "Policy"))
 _LINES = 200

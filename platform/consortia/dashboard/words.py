@@ -6,8 +6,13 @@ import datetime
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number, or a dash for what is not known or was not released."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    """Return a number, in powers of ten where it is large, or a dash for what is not known or was not released."""
+    return "–" if value is None else f"{value:.{digits}{'f' if abs(value) < 1e7 else 'e'}}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """Return a difference."""
+    return f"{'-' if value < 0 else '+'}{number(abs(value), digits)}"
 
 
 def seconds(value: float | None) -> str:

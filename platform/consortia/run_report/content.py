@@ -11,7 +11,7 @@ from markupsafe import Markup
 from consortia.central import sentence
 from consortia.crowd_report import first, rest
 from consortia.dashboard.charts import Level, Line, dot_chart, line_chart
-from consortia.dashboard.words import number, when
+from consortia.dashboard.words import number, signed, when
 from consortia.report import METRIC_NAMES
 from consortia.run_report.facts import Facts
 from consortia.scenario import IndustryTerms
@@ -223,7 +223,7 @@ def _paid(facts: Facts) -> Section | None:
                 name,
                 _metric(metric) or "–",
                 *(number(values.get(kind)) for kind in ("majority", "local", "federated", "personal")),
-                "–" if not gain else f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+                "–" if not gain else "{} [{}, {}]".format(*(signed(gain[key]) for key in ("value", "low", "high"))),
                 receipt.get("keeps") or "–",
                 str(receipt.get("units", {}).get("test", "–")),
             )

@@ -1,0 +1,130 @@
+"""What newcomers bring: odd files, odd paths, options that do not fit. One clear error each, nothing lost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from clients import registry
+from clients.dataset import prepare
+from clients.errors import QuarantineError, SchemaError, SourceError
+from clients.sources import parse_source, read
+from consortia.cli import build_app
+from consortia.dashboard.words import number, signed
+from consortia.evaluation import ridge
+from consortia.report import Watch
+from consortia.runner import Options
+from consortia.runner import prepare as lay_out
+
+APP = build_app()
+LINEAR = registry.get("linear")
+
+
+def call(*arguments: object, code: int = 2) -> str:
+    result = CliRunner().invoke(APP, [str(a) for a in arguments], env={"COLUMNS": "300"})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs of odd input")
+    call("run", "linear", "--rounds", "1", "--out", out, code=1)
+    (run,) = out.iterdir()
+    return run
+
+
+def _frame(rows: list[tuple[str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["x", "y"], dtype=str)
+
+
+def test_a_place_that_cannot_be_written_is_bad_input(tmp_path: Path, finished: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    for command in (
+        ("run", "linear", "--out", file),
+        ("run", "linear", "--rounds", "1", "--out", tmp_path / "runs", "--dump", file),
+        ("export", finished, "--participant", "line-a", "--to", file, "--no-onnx"),
+        ("budget", "init", "--scenario", "linear", "--home", file),
+        ("predict", finished, tmp_path, "--participant", "line-a"),
+    ):
+        said = call(*command)
+        assert "error: " in said
+        assert "check the path" in said, command
+    assert not (tmp_path / "runs").exists()  # nothing ran whose predictions would have been lost
+
+
+def test_a_run_that_goes_on_takes_no_other_options(finished: Path, tmp_path: Path) -> None:
+    for option in (("--rounds", 5), ("--epsilon", 3), ("--data", tmp_path), ("--seed", 1), ("--ledger", tmp_path)):
+        assert f"{option[0]}: wanted none with --resume" in call("run", "--resume", finished, *option)
+    assert "contract sha256:" in call("run", "banks", "--resume", finished)
+    broken = tmp_path / "run"
+    shutil.copytree(finished, broken)
+    (broken / "job.json").write_text('{"run_')
+    assert "wanted JSON in job.json" in call("run", "--resume", broken)
+
+
+def test_data_without_an_industry_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    assert "wanted hospital/heart, bank/german_credit, factory/ai4i2020 in it" in call(
+        "run", "cross-industry", "--data", tmp_path, "--out", out
+    )
+    assert not out.exists()
+
+
+def test_an_epsilon_names_somebody_or_nobody() -> None:
+    said = call("run", "linear", "--epsilon", "=7")
+    assert "--epsilon =7: wanted a participant of linear (line-a, line-b), got ''" in said
+
+
+def test_a_regression_without_test_rows_has_a_ridge_model() -> None:
+    table = prepare(LINEAR, _frame([("0", "1"), ("1", "3"), ("-1", "-1")]))
+    scorer = ridge(LINEAR, table, "a")
+    assert scorer(table.take([])).shape == (0,)
+    assert scorer(table) == pytest.approx([1, 3, -1], abs=0.01)  # y = 2x + 1
+
+
+def test_a_file_without_header_line_shows_no_row() -> None:
+    rows = pd.DataFrame([["63.25", "1"]], columns=["51.125", "145.75"])
+    with pytest.raises(SchemaError, match=r"got 2 column\(s\) of other names") as caught:
+        prepare(LINEAR, rows)
+    assert not any(value in str(caught.value) for value in ("51.125", "145.75", "63.25"))
+    with pytest.raises(SchemaError, match="got x, Y"):  # a header line with a slip is shown
+        prepare(LINEAR, pd.DataFrame([["1", "2"]], columns=["x", "Y"]))
+
+
+def test_a_row_longer_than_the_header_is_refused_not_shifted(tmp_path: Path, finished: Path) -> None:
+    file = tmp_path / "comma.csv"
+    file.write_text("x,y\n0,5,2,3\n0,1,2,9\n")  # decimal commas: x = 0.5, y = 2.3
+    with pytest.raises(SourceError, match="no row longer than it"):
+        read(parse_source(f"csv:{file}"), LINEAR, "a")
+    assert "no row longer than it" in call("predict", finished, file, "--participant", "line-a")
+    file.write_text("x\n0.5,\n0.1,\n")
+    assert "no row longer than it" in call("predict", finished, file, "--participant", "line-a")
+
+
+def test_a_target_that_float32_cannot_hold_is_set_apart() -> None:
+    table = prepare(LINEAR, _frame([("0.1", "1")] * 9 + [("0.2", "1e39")]))
+    assert (len(table), dict(table.quarantine.reasons)) == (9, {"y: larger than a float32": 1})
+    assert torch.isfinite(table.target).all()
+    with pytest.raises(QuarantineError):
+        prepare(LINEAR, _frame([("0.1", "-1e39")]))
+
+
+def test_large_numbers_are_short() -> None:
+    assert (number(1.5575e30), number(-2e7), number(9_999_999.0)) == ("1.557e+30", "-2.000e+07", "9999999.000")
+    assert (signed(-2.5e12, 2), signed(0.25)) == ("-2.50e+12", "+0.250")
+
+
+def test_progress_says_whose_epsilon_it_shows(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    job = lay_out(Options(scenario="linear", epsilon=("line-a=1",), out=tmp_path))
+    said = Watch(Console(), job, simulation=True)._epsilon(30)
+    assert said == "∞ of 1 non-private, by proposals 1.00–1.00 (δ 1e-05, add/remove one unit)"
