@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from clients import _values
 from clients.errors import SchemaError, SourceError, UnknownClientError
-from clients.schema import Column, Schema, Target
+from clients.schema import Column, QuarantineReport, Schema, Target
 from clients.sources import Source, numpy_generator
 from clients.sources import read_table as _read_table
 
@@ -47,16 +48,18 @@ class Encoded:
         In [-1, 1] by public bounds.
     labels : int64 (n,)
         Codes of the classes, -1 where there is none.
-    rows_read, rows_without_id, rows_twice : int
-        What was read, and what could not be matched: counts that stay at home.
+    rows_without_id, rows_twice : int
+        What could not be matched: counts that stay at home.
+    quarantine : QuarantineReport
+        Rows that break the schema, and rows whose label is no class: those stay, without a label.
     """
 
     ids: tuple[str, ...]
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
-    rows_read: int = 0
     rows_without_id: int = 0
     rows_twice: int = 0
+    quarantine: QuarantineReport = field(default_factory=lambda: QuarantineReport(0, 0))
     synthetic: bool = False
 
     def __len__(self) -> int:
@@ -114,9 +117,15 @@ class Holding:
             raise SchemaError(f"{where}: identifier column {', '.join(absent)} is missing; there are {list(frame)}")
         parts: list[tuple[list[str], NDArray[np.float32], NDArray[np.int64]]] = []
         seen: set[str] = set()
-        blank = twice = 0
+        reasons: Counter[str] = Counter()
+        blank = twice = kept = 0
         for chunk in _chunks(frame):
-            good, _ = self.schema.check(chunk.assign(**{_NONE.name: 0}), where=where)
+            good, report = self.schema.check(chunk.assign(**{_NONE.name: 0}), where=where)
+            labels, foreign = self._labels(chunk.loc[good.index])
+            reasons.update(report.reasons)
+            kept += report.rows_kept - int(foreign.sum())
+            if foreign.any() and self.target is not None:
+                reasons[f"{self.target.name}: not a class"] += int(foreign.sum())
             names = [normalise(*values) for values in chunk.loc[good.index, list(wanted)].itertuples(index=False)]
             keep = np.zeros(len(names), dtype=bool)
             for place, name in enumerate(names):
@@ -124,32 +133,33 @@ class Holding:
                 blank += not name
                 twice += bool(name) and name in seen
                 seen.add(name)
-            good = good[keep]
-            labels = self._labels(chunk.loc[good.index])
-            parts.append(([name for name, kept in zip(names, keep, strict=True) if kept], self._x(good), labels))
+            parts.append(([name for name, k in zip(names, keep, strict=True) if k], self._x(good[keep]), labels[keep]))
+        quarantine = QuarantineReport(len(frame), kept, dict(reasons))
         if not any(names for names, _, _ in parts):
-            raise SchemaError(f"{where}: no row with an identifier is left of {len(frame)}")
+            raise SchemaError(f"{where}: no row with an identifier is left of {len(frame)}; {quarantine}")
         return Encoded(
             ids=tuple(name for names, _, _ in parts for name in names),
             features=np.concatenate([x for _, x, _ in parts]),
             labels=np.concatenate([y for _, _, y in parts]),
-            rows_read=len(frame),
             rows_without_id=blank,
             rows_twice=twice,
+            quarantine=quarantine,
             synthetic=bool(frame.attrs.get("synthetic", False)),
         )
 
     def _x(self, good: pd.DataFrame) -> NDArray[np.float32]:
         return self.schema.features(good)
 
-    def _labels(self, frame: pd.DataFrame) -> NDArray[np.int64]:
+    def _labels(self, frame: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the codes, -1 where there is none, and where something stands that is no class."""
         target = self.target
         if target is None or target.name not in frame:
-            return np.full(len(frame), -1, dtype=np.int64)
+            return np.full(len(frame), -1, dtype=np.int64), np.zeros(len(frame), dtype=bool)
         codes = {name: code for code, name in enumerate(target.classes)}
         table = {raw: codes[name] for raw, name in target.mapping.items()} or codes
         texts = _values.texts(frame[target.name])
-        return np.array([table.get(text, -1) for text in texts], dtype=np.int64)
+        found = np.array([table.get(text, -1) for text in texts], dtype=np.int64)
+        return found, (found < 0) & texts.notna().to_numpy(bool)
 
 
 @dataclass(frozen=True, kw_only=True)

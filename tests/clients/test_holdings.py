@@ -60,6 +60,19 @@ def test_identifiers_have_one_spelling() -> None:
     assert holdings.normalise(pd.Timestamp("1980-01-31")) == holdings.normalise("1980-01-31") == "19800131"
 
 
+def test_what_breaks_the_schema_is_counted_with_its_reason() -> None:
+    case = holdings.get("customers")
+    rows = case.frame(parse_source("synthetic:30"), "bank", 0).head(4).assign(national_id=["A", "B", "C", "D"])
+    rows = rows.assign(default=["1", "2", "", "0"], age=["20", "30", "40", "unknown"])
+    encoded = case.holding("bank").encode(rows)
+    assert (encoded.ids, encoded.labels.tolist()) == (("A", "B", "C"), [1, -1, -1])
+    assert (encoded.quarantine.rows_read, encoded.quarantine.rows_kept) == (4, 2)
+    assert sum(encoded.quarantine.reasons.values()) >= 2
+    assert encoded.quarantine.reasons["default: not a class"] == 1
+    with pytest.raises(SchemaError, match=r"no row .* 2 of 2 rows quarantined"):
+        case.holding("bank").encode(rows.head(2).assign(balance=None))
+
+
 @pytest.mark.parametrize("values", [["1", "0", ""], [1.0, 0.0, None], [True, False, None], ["1.0", "0.0", "?"]])
 def test_labels_are_read_in_any_spelling(values: list[object]) -> None:
     case = holdings.get("customers")
@@ -83,7 +96,7 @@ def test_rows_that_cannot_be_matched_are_left_out_and_counted_at_home() -> None:
     encoded = bank.encode(frame)
     assert encoded.ids == ("A", "B")
     assert encoded.labels.tolist() == [1, -1]
-    assert (encoded.rows_read, encoded.rows_without_id, encoded.rows_twice) == (4, 1, 1)
+    assert (encoded.quarantine.rows_read, encoded.rows_without_id, encoded.rows_twice) == (4, 1, 1)
     with pytest.raises(SchemaError, match="passport"):
         bank.encode(frame, ids=["passport"])
     with pytest.raises(SchemaError, match="no row"):

@@ -172,6 +172,22 @@ def test_later_batches_have_the_model_and_the_grid_of_the_training(
 
 
 @pytest.mark.end_to_end
+def test_more_broken_rows_than_the_policy_allows_are_no_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def half_broken(frames: Frames) -> None:
+        days = frames["hospital"]["days_ill"].astype(object)
+        frames["hospital"]["days_ill"] = days.where(np.arange(len(days)) % 2 == 0, "many")
+
+    shared = _with_files(tmp_path, half_broken)
+    record = shared.run()
+    assert record["status"] == "completed"
+    assert shared.codes(record, "hospital") == "PARTICIPANT_ERROR"
+    assert "Wanted at most 20% broken rows" in caplog.text
+    assert "many" not in caplog.text
+
+
+@pytest.mark.end_to_end
 def test_nobody_in_a_batch_is_known_to_a_partner(tmp_path: Path) -> None:
     def strangers(frames: Frames) -> None:
         frames["bank:new"] = frames["bank:new"].head(3).assign(national_id=["X1", "X2", "X3"])
@@ -218,7 +234,7 @@ def test_the_coordinator_sees_no_difference_when_a_class_is_rare(tmp_path: Path,
 
 @pytest.mark.end_to_end
 def test_too_few_labels_are_refused_before_anything_is_charged(tmp_path: Path) -> None:
-    shared = _with_files(tmp_path, lambda frames: frames.update(bank=frames["bank"].assign(default="unknown")))
+    shared = _with_files(tmp_path, lambda frames: frames.update(bank=frames["bank"].assign(default="")))
     with pytest.raises(RunFailedError, match=r"blind: .*TOO_FEW_ROWS"):
         shared.run()
     with Ledger.open(shared.homes["bank"].ledger, "bank") as ledger:

@@ -169,9 +169,10 @@ class VerticalCoordinator:
             codes = sorted({m.failures[-1]["code"] for n, m in self.members.items() if n in sent and m.failures})
             raise RunFailedError(f"{kind}: wanted a reply of the {STEPS[kind]}, got none ({', '.join(codes) or '-'})")
         if missing := sorted(self._needed(kind, batch) - set(accepted)):
+            codes = sorted({self.members[name].failures[-1]["code"] for name in missing if self.members[name].failures})
             raise RunFailedError(
-                f"{kind}: wanted {', '.join(missing)} again, got no answer; what the label owner has was made with "
-                "them, and without them it would be another release. Resume when they are back"
+                f"{kind}: wanted {', '.join(missing)} again, got no answer ({', '.join(codes) or '-'}); what the label "
+                "owner has was made with them, and without them it would be another release. Resume when they are back"
             )
         return accepted
 

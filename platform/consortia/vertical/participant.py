@@ -25,6 +25,8 @@ import torch
 from numpy.typing import NDArray
 
 from clients import holdings
+from clients.errors import QuarantineError
+from clients.schema import QuarantineReport
 from clients.sources import parse_source
 from consortia import custody, limits
 from consortia.answers import guarded
@@ -158,6 +160,7 @@ class Work:
                 encoded.rows_without_id,
                 encoded.rows_twice,
             )
+        self._bound_quarantine(encoded.quarantine, new)
         if len(encoded) > self.step.terms.largest_set:
             raise RefusedError("SET_TOO_LARGE", f"contract.vertical.largest_set = {self.step.terms.largest_set}")
         digest = hashlib.sha256("\n".join(encoded.ids).encode()).digest()
@@ -167,6 +170,16 @@ class Work:
                 "the rows changed in the middle of a batch: wanted the same persons in the same order; put them back",
             )
         return encoded
+
+    def _bound_quarantine(self, report: QuarantineReport, new: bool) -> None:
+        """Note what is set apart; refuse to train where it is more than the policy allows."""
+        if report.reasons:
+            log.warning("%s: %s", self.home.participant, report)
+        if report.share > self.terms.quarantine_threshold and not new:
+            raise QuarantineError(
+                f"dataset of {self.home.participant}: {report}. Wanted at most {self.terms.quarantine_threshold:.0%} "
+                "broken rows: correct the source or raise quarantine_threshold in the policy."
+            )
 
     def order(self) -> NDArray[np.int64]:
         """Return the secret order of this batch's rows: every place once, for as long as the rows are the same."""
