@@ -10,6 +10,7 @@ from clients.errors import ClientError
 from consortia.errors import InputError
 from consortia.exchange import build_module, initial_groups, scope_of
 from consortia.fit import check_fit
+from consortia.metrics_fit import check_metrics
 from consortia.scenario import Scenario, Seat
 from consortia.secure.terms import planned_rounds
 from consortia.size_release import once_events, solve_sigma
@@ -68,6 +69,7 @@ def make_plans(scenario: Scenario) -> list[SeatPlan]:
     if scenario.contract.vertical is not None:
         return []  # checked when it was parsed; `consortia.vertical.setup.describe` shows it
     check_fit(scenario)
+    check_metrics(scenario)
     plans = []
     for seat in scenario.roster:
         where = f"roster.{seat.name}"

@@ -55,6 +55,14 @@ class CalibrationPoint:
     rate: Estimate
 
 
+#: What `from_histogram` gives, by the target's kind.
+HISTOGRAM_METRICS = {
+    "binary": ("auc", "auprc", "accuracy", "brier"),
+    "multiclass": ("accuracy",),
+    "regression": ("rmse", "mae"),
+}
+
+
 def from_histogram(
     target: Target, counts: Array, deviation: float, rows_per_unit: int = 1, minimum: int = MINIMUM_POSITIVES
 ) -> dict[str, Estimate]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,13 +16,18 @@ from typer.testing import CliRunner
 from clients import registry
 from clients.dataset import prepare
 from clients.errors import QuarantineError, SchemaError, SourceError
+from clients.schema import Target
 from clients.sources import parse_source, read
 from consortia.cli import build_app
 from consortia.dashboard.words import number, signed
+from consortia.errors import InputError
 from consortia.evaluation import ridge
+from consortia.plan import make_plans
+from consortia.released_metrics import HISTOGRAM_METRICS, from_histogram
 from consortia.report import Watch
 from consortia.runner import Options
 from consortia.runner import prepare as lay_out
+from consortia.scenario import Scenario, load_scenario, scenario_from_json
 
 APP = build_app()
 LINEAR = registry.get("linear")
@@ -128,3 +136,29 @@ def test_progress_says_whose_epsilon_it_shows(tmp_path: Path) -> None:
     job = lay_out(Options(scenario="linear", epsilon=("line-a=1",), out=tmp_path))
     said = Watch(Console(), job, simulation=True)._epsilon(30)
     assert said == "∞ of 1 non-private, by proposals 1.00–1.00 (δ 1e-05, add/remove one unit)"
+
+
+def _scenario(name: str, **contract: Any) -> Scenario:
+    data = json.loads(load_scenario(name).to_json())
+    data["contract"] |= contract
+    return scenario_from_json(json.dumps(data))
+
+
+def test_stopping_wants_a_metric_that_comes() -> None:
+    dp: dict[str, Any] = {"releases": ["update", "metrics"], "evaluation": {"metrics": "dp", "every": 1}}
+    make_plans(_scenario("banks", **dp, stopping={"metric": "brier"}))
+    with pytest.raises(InputError, match=r"stopping.metric: .*\(accuracy, auc, auprc, brier\), got 'rmse'"):
+        make_plans(_scenario("banks", **dp, stopping={"metric": "rmse"}))
+    split = {"train": 0.7, "validation": 0.0, "test": 0.3}
+    with pytest.raises(InputError, match=r"split\.validation: wanted > 0 with stopping"):
+        make_plans(_scenario("banks", **dp, stopping={"metric": "brier"}, split=split))
+    with pytest.raises(InputError, match="no public bounds for a histogram, got 'dp'"):
+        make_plans(_scenario("linear", **dp))
+
+
+def test_the_metrics_of_a_histogram_are_as_listed() -> None:
+    for kind, classes in (("binary", ("a", "b")), ("multiclass", ("a", "b", "c")), ("regression", ())):
+        bounds = {"low": 0.0, "high": 1.0} if kind == "regression" else {}
+        target = Target(name="y", kind=kind, classes=classes, **bounds)
+        counts = np.full((1 if kind == "regression" else 2, 8), 50.0)
+        assert tuple(from_histogram(target, counts, 1.0)) == HISTOGRAM_METRICS[kind]
