@@ -276,7 +276,7 @@ def solve_noise_multiplier(
     Raises
     ------
     PlanError
-        For parameters out of range, or when no noise in (0.05, 1e5) meets the budget.
+        For parameters out of range, a delta too small to count, or when no noise in (0.05, 1e5) meets the budget.
     """
     _check(delta)
     if not 0 < epsilon < math.inf:
@@ -307,7 +307,12 @@ def solve_noise_multiplier(
     for grid in (1e-3, 1e-4):
         last: tuple[float, float] | None = None
         for _ in range(30):
-            gap = math.log(epsilon / max(spent(sigma, grid), 1e-9))
+            if not math.isfinite(found := spent(sigma, grid)):
+                raise PlanError(
+                    f"delta: no noise multiplier gives a finite epsilon at delta {delta!r} over {steps} steps: "
+                    "the tails of the privacy loss that are cut off weigh more; take a larger delta"
+                )
+            gap = math.log(epsilon / max(found, 1e-9))
             if 0 <= gap <= slope * _TOLERANCE:
                 break
             if last is not None and sigma != last[0]:

@@ -216,9 +216,10 @@ def missed_expectations(scenario: Scenario, result: dict[str, Any], folder: Path
     if expect.mean_at_least is not None and result["observer"] == "simulation":
         values = [p["metrics"].get(expect.metric, {}).get("federated") for p in result["participants"].values()]
         known = [value for value in values if value is not None]
-        mean = sum(known) / len(known) if known else float("nan")
-        if not mean >= expect.mean_at_least:
-            missed.append(f"mean {expect.metric}: wanted >= {expect.mean_at_least}, got {mean:.3f}")
+        mean = sum(known) / len(known) if known else None
+        if mean is None or not mean >= expect.mean_at_least:
+            got = "none: nobody has that metric" if mean is None else f"{mean:.3f}"
+            missed.append(f"mean {expect.metric}: wanted >= {expect.mean_at_least}, got {got}")
     if expect.parameters and result["status"] == "completed":
         missed += _missed_parameters(scenario, folder)
     return missed
@@ -232,7 +233,8 @@ def _missed_parameters(scenario: Scenario, folder: Path) -> list[str]:
     for file in (folder / "model").glob("*.safetensors"):
         model |= safetensors.torch.load(file.read_bytes())
     for name, wanted in scenario.expect.parameters.items():
-        got = float(model[name].item()) if name in model and model[name].numel() == 1 else float("nan")
-        if not abs(got - wanted) <= scenario.expect.tolerance:
-            missed.append(f"{name}: wanted {wanted} within {scenario.expect.tolerance}, got {got:.4f}")
+        got = float(model[name].item()) if name in model and model[name].numel() == 1 else None
+        if got is None or not abs(got - wanted) <= scenario.expect.tolerance:
+            found = "no single number of that name in the shared model" if got is None else f"{got:.4f}"
+            missed.append(f"{name}: wanted {wanted} within {scenario.expect.tolerance}, got {found}")
     return missed

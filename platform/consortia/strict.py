@@ -66,7 +66,15 @@ def parse(model: type[M], data: dict[str, Any], where: str) -> M:
         # JSON mode: strict, yet a TOML array may fill a tuple.
         return model.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        raise InputError(*(_sentence(item, where, model) for item in error.errors())) from None
+        found = error.errors()
+        # An array whose only items are wrong counts as empty, too: that is not another mistake.
+        within = [item["loc"] for item in found]
+        real = [i for i in found if i["type"] != "too_short" or not any(_inside(loc, i["loc"]) for loc in within)]
+        raise InputError(*(_sentence(item, where, model) for item in real)) from None
+
+
+def _inside(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _sentence(item: Any, where: str, model: type[BaseModel]) -> str:

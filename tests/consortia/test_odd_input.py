@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,14 @@ from consortia.dashboard.words import number, signed
 from consortia.errors import InputError
 from consortia.evaluation import ridge
 from consortia.plan import make_plans
+from consortia.record import missed_expectations
 from consortia.released_metrics import HISTOGRAM_METRICS, from_histogram
 from consortia.report import Watch
 from consortia.runner import Options
 from consortia.runner import prepare as lay_out
-from consortia.scenario import Scenario, load_scenario, scenario_from_json
+from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
+from privacy.accounting import solve_noise_multiplier
+from privacy.errors import PlanError
 
 APP = build_app()
 LINEAR = registry.get("linear")
@@ -162,3 +166,52 @@ def test_the_metrics_of_a_histogram_are_as_listed() -> None:
         target = Target(name="y", kind=kind, classes=classes, **bounds)
         counts = np.full((1 if kind == "regression" else 2, 8), 50.0)
         assert tuple(from_histogram(target, counts, 1.0)) == HISTOGRAM_METRICS[kind]
+
+
+def test_the_vectorized_engine_logs_at_home_why_somebody_failed(tmp_path: Path) -> None:
+    policies = tmp_path / "policies" / "linear"
+    policies.mkdir(parents=True)
+    committed = find_scenario("linear")
+    shutil.copy(committed, tmp_path)
+    for name, source in (("line-a", "synthetic:200"), ("line-b", "csv:/nowhere.csv")):
+        text = (committed.parent / "policies" / "linear" / f"{name}.toml").read_text()
+        (policies / f"{name}.toml").write_text(text.replace("synthetic:200", source))
+    run = ("run", tmp_path / "linear.toml", "--engine", "vectorized", "--rounds", "1", "--out")
+    assert "line-b: wrote no receipt (PARTICIPANT_ERROR)" in call(*run, tmp_path / "runs", code=1)
+    (log,) = tmp_path.glob("runs/*/participants/line-b/participant.log")
+    assert "csv:/nowhere.csv: wanted a file that exists" in log.read_text()
+    # Whatever its rows make of a client's code: its name and place, never its text.
+    hospital = Path(shutil.copytree(committed.parent / "policies" / "hospitals", tmp_path / "policies" / "hospitals"))
+    shutil.copy(find_scenario("hospitals"), tmp_path)
+    text = (hospital / "va.toml").read_text()
+    (hospital / "va.toml").write_text(re.sub(r'source = ".*"', 'source = "synthetic:2"', text))
+    run = ("run", tmp_path / "hospitals.toml", "--engine", "vectorized", "--rounds", "1", "--out")
+    call(*run, tmp_path / "other", code=1)
+    (log,) = tmp_path.glob("other/*/participants/va/participant.log")
+    assert "ValueError at" in log.read_text()
+    assert "class" not in log.read_text()
+
+
+def test_a_delta_too_small_to_count_is_refused() -> None:
+    with pytest.raises(PlanError, match="delta: no noise multiplier gives a finite epsilon at delta 1e-300"):
+        solve_noise_multiplier(epsilon=1.0, delta=1e-300, sampling_rate=1.0, steps=2)
+
+
+def test_an_expectation_that_nothing_can_meet_is_told_without_a_number(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    expect = {"metric": "auc", "mean_at_least": 0.5, "parameters": {"head.wight": 1.0}}
+    scenario = scenario_from_json(json.dumps(json.loads(load_scenario("linear").to_json()) | {"expect": expect}))
+    assert missed_expectations(scenario, result, finished) == [
+        "mean auc: wanted >= 0.5, got none: nobody has that metric",
+        "head.wight: wanted 1.0 within 0.05, got no single number of that name in the shared model",
+    ]
+
+
+def test_one_mistake_in_an_array_of_one_is_one_error() -> None:
+    data = json.loads(load_scenario("linear").to_json())
+    data["roster"] = [data["roster"][0] | {"units": 0}]
+    with pytest.raises(InputError) as caught:
+        scenario_from_json(json.dumps(data))
+    assert len(caught.value.problems) == 1
+    with pytest.raises(InputError, match="roster: wanted"):
+        scenario_from_json(json.dumps(data | {"roster": []}))

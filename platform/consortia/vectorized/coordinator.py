@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
 
-from clients.errors import ClientError
+from consortia.answers import describe
 from consortia.checkpoint import Checkpoint
 from consortia.coordinator import Coordinator
 from consortia.engines.base import Job
@@ -15,7 +16,9 @@ from consortia.errors import RefusedError, RunFailedError
 from consortia.exchange import State
 from consortia.vectorized import receipts
 from consortia.vectorized.crowd import Place, Trainer, open_place, usable
-from privacy.errors import BudgetExhaustedError, PlanError
+from privacy.errors import BudgetExhaustedError
+
+log = logging.getLogger("consortia.participant")
 
 
 class CrowdCoordinator(Coordinator):
@@ -29,14 +32,16 @@ class CrowdCoordinator(Coordinator):
         torch.set_num_threads(1)
 
     def open(self) -> None:
-        """Ask everybody's policy; who refuses is out, with its code."""
+        """Ask everybody's policy; who refuses or fails is out, with its code, and its own log says why."""
         for seat in self.scenario.roster:
             try:
                 place = self.places[seat.name] = open_place(self.job, seat)
                 self.members[seat.name].header = place.header
             except RefusedError as error:
+                log.warning("%s: refused: %s", seat.name, error)
                 self._out(seat.name, error.code)
-            except (ClientError, PlanError):
+            except Exception as error:  # noqa: BLE001 - whatever its rows or its source made of it
+                log.error("%s: %s", seat.name, describe(error))
                 self.desk.fail(seat.name, 1, 1, "PARTICIPANT_ERROR")
 
     def _out(self, name: str, code: str, number: int = 1) -> None:
