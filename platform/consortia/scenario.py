@@ -299,6 +299,11 @@ class Scenario(StrictModel):
                 raise InputError(
                     f"--epsilon {item}: wanted a participant of {self.name} ({', '.join(seats)}), got {name!r}"
                 )
+            if self.contract.vertical is not None and name in self.contract.vertical.partners:
+                raise InputError(
+                    f"--epsilon {item}: wanted the label owner {self.contract.vertical.label_owner}, got a partner; "
+                    "its scores have an ε by contract.vertical.score_epsilon and contract.vertical.model_privacy alone"
+                )
             number = _positive(value, f"--epsilon {item}")
             if self.contract.central is not None:
                 data["contract"]["central"] |= overridden(name, number)

@@ -17,7 +17,8 @@ from shared import Shared, make_shared
 from clients import holdings
 from clients.sources import numpy_generator
 from consortia.coordinator import Answer
-from consortia.errors import RefusedError, RunFailedError
+from consortia.errors import InputError, RefusedError, RunFailedError
+from consortia.scenario import load_scenario
 from consortia.vertical import label_message, stacking
 from consortia.vertical.assistance import assist
 from consortia.vertical.owner import Owner
@@ -88,6 +89,24 @@ def test_few_rows_of_a_class_are_no_error(positives: int) -> None:
 def test_a_label_message_of_another_kind_is_refused(message: bytes) -> None:
     with pytest.raises(RefusedError, match="BAD_MESSAGE"):
         label_message.unpack(message)
+
+
+def test_a_partner_has_no_epsilon_by_the_command_line() -> None:
+    """It would be ignored, and the scores be as exact as without it."""
+    scenario = load_scenario("shared-customers")
+    assert scenario.with_overrides(epsilon=["bank=1"]).seat("bank").epsilon == 1
+    with pytest.raises(InputError, match=r"wanted the label owner bank, got a partner; its scores .*score_epsilon"):
+        scenario.with_overrides(epsilon=["hospital=1"])
+
+
+@pytest.mark.parametrize("key", [None, b"", b"secret"])
+def test_without_the_id_authoritys_key_keyed_ids_are_refused(tmp_path: Path, key: bytes | None) -> None:
+    """A key that is short can be guessed, an empty one is known."""
+    shared = make_shared(tmp_path, persons=100, keyed_ids=True)
+    if key is not None:
+        (shared.homes["bank"].folder / "ids.key").write_bytes(key)
+    with pytest.raises(RunFailedError, match="NO_ID_KEY"):
+        shared.run()
 
 
 @pytest.mark.end_to_end

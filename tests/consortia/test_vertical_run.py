@@ -224,6 +224,9 @@ def test_offline_the_label_owner_has_its_own_model(
     )
     assert refused.exit_code == 2
     assert "label owner's own model" in " ".join(refused.output.split())
+    refused = CliRunner().invoke(build_app(), [*command, str(tmp_path / "other.csv"), "--model", "federated"])
+    assert refused.exit_code == 2
+    assert "wanted kept for the label owner" in " ".join(refused.output.split())
 
 
 def test_a_second_label_message_is_refused_in_any_run(done: Shared) -> None:
@@ -372,12 +375,6 @@ def test_scores_with_noise_and_a_private_model_have_an_epsilon_and_the_noise_is_
     codes = np.frombuffer(_kept(shared, "hospital", "codes"), np.uint8)
     assert set(codes[codes != MISSING].tolist()) <= {8, 24, 40, 56}  # four bins' middles
     assert len(json.loads(_kept(shared, "hospital", "noise"))) == int((codes != MISSING).sum())
-
-
-def test_without_the_id_authoritys_key_keyed_ids_are_refused(tmp_path: Path) -> None:
-    shared = make_shared(tmp_path, persons=100, keyed_ids=True)
-    with pytest.raises(RunFailedError, match="NO_ID_KEY"):
-        shared.run()
 
 
 @pytest.mark.end_to_end

@@ -72,6 +72,11 @@ def _model_of(source: str, participant: str, model: str) -> tuple[Predict, str]:
     elif not participant:
         raise InputError("--participant: wanted whose model of the run, got none")
     elif folder := label_owner_folder(source, participant):
+        if model != "kept":
+            raise InputError(
+                f"--model: wanted kept for the label owner of a vertical run, got {model!r}; without its "
+                "partners it has its own model alone"
+            )
         run = f"the label owner's own model of run {folder.name}, without any partner"
         return lambda frame, where: predict_alone(folder, frame, where), run
     else:
