@@ -109,6 +109,16 @@ def test_without_the_id_authoritys_key_keyed_ids_are_refused(tmp_path: Path, key
         shared.run()
 
 
+@pytest.mark.parametrize("name", ["bank", "hospital"])
+def test_a_privacy_unit_of_several_rows_is_refused(tmp_path: Path, name: str) -> None:
+    """Its events would count one label, or one score, of the unit's several."""
+    shared = make_shared(tmp_path, persons=100)
+    shared.silent = {("query.hello", "factory")}
+    shared.policy(name, lambda data: data["dataset"]["customers"].update(unit="household", max_rows_per_unit=4))
+    with pytest.raises(RunFailedError, match="BAD_POLICY"):
+        shared.run()
+
+
 @pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("kind", "name", "change", "words"),

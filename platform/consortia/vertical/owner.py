@@ -50,10 +50,12 @@ class Owner(Work):
         power = self.store.read("power")
         cap = self.step.terms.largest_set
         note = self.store.progress("label: partners' points")
-        try:
-            raised = {name: psi.raise_points(self.opened(name, "match"), power, cap, note) for name in partners}
-        except ValueError as error:
-            raise RefusedError("BAD_MESSAGE", str(error)) from None
+        raised = {}
+        for name in partners:
+            try:
+                raised[name] = psi.raise_points(self.opened(name, "match"), power, cap, note)
+            except ValueError as error:
+                raise RefusedError("BAD_MESSAGE", f"{name}: {error}") from None
         if self.step.batch:
             return self._points_only(ledger, raised)
         allowance, epsilon = self._allowance(ledger)
@@ -162,8 +164,11 @@ class Owner(Work):
         n = len(self.rows)
         width = 4 if self.step.terms.secure_sum else 1
         parts = {name: self.opened(name, "assist") for name in self.step.terms.partners if name in self.step.sealed}
-        if not parts or any(len(data) != width * n for data in parts.values()):
-            raise RefusedError("BAD_MESSAGE", "wanted one score for each row of every partner")
+        wrong = [name for name, data in parts.items() if len(data) != width * n]
+        if wrong or not parts:
+            raise RefusedError(
+                "BAD_MESSAGE", f"wanted one score for each row, got another length of {', '.join(wrong) or 'nobody'}"
+            )
         if not self.step.terms.secure_sum:
             nobody = np.full(n, MISSING, dtype=np.uint8).tobytes()
             columns = json.loads(self.trained.once("columns", lambda: json.dumps([*parts]).encode()))

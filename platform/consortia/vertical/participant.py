@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from clients import holdings
+from clients.dataset import RECORD
 from clients.errors import QuarantineError
 from clients.schema import QuarantineReport
 from clients.sources import parse_source
@@ -93,6 +94,12 @@ class Work:
             raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
         terms = check_contract(self.policy, step.contract, step.industry, step.proposal)
         self.terms: DatasetTerms = terms.model_copy(update={"source": source}) if source else terms
+        if terms.unit != RECORD:
+            # A unit of several rows has several labels and scores, and events of this mode count one.
+            raise RefusedError(
+                "BAD_POLICY",
+                f"dataset.{step.proposal.dataset}.unit: wanted {RECORD!r} in vertical mode, got {terms.unit!r}",
+            )
         self.own: VerticalPolicy = self._own_terms()
         self.case = holdings.get(step.terms.case)
         self.holding = self.case.holding(step.industry)
