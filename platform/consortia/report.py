@@ -10,6 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -32,7 +33,7 @@ METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "rmse": "RMSE"}
 def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
     """Print who takes part, what it costs and what leaves whom."""
     contract = scenario.contract
-    console.print(f"[bold]{scenario.name}[/]: {scenario.title}")
+    console.print(f"[bold]{scenario.name}[/]: {escape(scenario.title)}")
     console.print(f"contract sha256:{contract.sha256()}")
     console.print(
         f"{contract.rounds} rounds, at most {contract.participations} of one participant, strategy "

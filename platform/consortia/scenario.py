@@ -199,7 +199,7 @@ class Seat(StrictModel):
 
     name: Name
     industry: Industry
-    dataset: str
+    dataset: Name
     site: str
     units: Annotated[int, Field(ge=1)]
     epsilon: Annotated[float, Field(gt=0)]
@@ -221,7 +221,7 @@ class Expectation(StrictModel):
     """What a run of the scenario must reach; otherwise it exits 1."""
 
     metric: str = ""
-    mean_at_least: float | None = None
+    mean_at_least: Annotated[float, Field(allow_inf_nan=False)] | None = None
     parameters: dict[str, float] = Field(default_factory=dict)
     tolerance: Positive = 0.05
 

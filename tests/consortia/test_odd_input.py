@@ -215,3 +215,14 @@ def test_one_mistake_in_an_array_of_one_is_one_error() -> None:
     assert len(caught.value.problems) == 1
     with pytest.raises(InputError, match="roster: wanted"):
         scenario_from_json(json.dumps(data | {"roster": []}))
+
+
+def test_words_of_a_scenario_are_shown_as_they_are_and_names_are_names(tmp_path: Path) -> None:
+    text = find_scenario("linear").read_text()
+    file = tmp_path / "linear.toml"
+    file.write_text(text.replace("Two clients", "[/] [K] two"))
+    assert "linear: [/] [K] two" in call("check", file, code=0)
+    file.write_text(text.replace('dataset = "line"', 'dataset = "../line"'))  # no policy can offer it
+    assert "roster.0.dataset: wanted String should match pattern" in call("check", file)
+    file.write_text(text + "mean_at_least = nan\n")
+    assert "expect.mean_at_least: wanted a finite number, got nan" in call("check", file)
