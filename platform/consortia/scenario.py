@@ -321,7 +321,11 @@ class Scenario(StrictModel):
 
 def scenario_from_json(text: str) -> Scenario:
     """Parse what `Scenario.to_json` wrote."""
-    return parse(Scenario, json.loads(text), "scenario")
+    try:
+        data = json.loads(text)
+    except ValueError:
+        raise InputError("scenario.json of the run: wanted JSON, got something else; put a whole copy back") from None
+    return parse(Scenario, data, "scenario")
 
 
 def _positive(value: str, where: str) -> float:

@@ -44,6 +44,18 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: wanted valid TOML, got a syntax error: {error}") from None
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Return a record that this program wrote as JSON; what is damaged or of another schema is an `InputError`."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        data = None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: wanted a readable record (a JSON object), got something else; put a whole copy back")
+    check_schema(data, str(path))
+    return data
+
+
 def check_schema(data: dict[str, Any], where: str, key: str = "schema") -> None:
     """Refuse a file of another schema version, naming both versions."""
     got = data.get(key)

@@ -193,7 +193,7 @@ def test_a_deployed_participant_names_its_run(tmp_path: Path, monkeypatch: pytes
     folder = tmp_path / "homes" / "line-a" / "runs" / "run-1"
     hashes = keep(folder / "models", {"kept": (model, about), "federated": (model, replace(about, kind="federated"))})
     account = {"run": 0.5, "delta": 1e-5, "unit": "record", "non_private": False}
-    (folder / "receipt.json").write_text(json.dumps({"models": hashes, "epsilon": account}))
+    (folder / "receipt.json").write_text(json.dumps({"schema": 1, "models": hashes, "epsilon": account}))
     monkeypatch.setenv("CONSORTIA_HOME", str(tmp_path / "homes"))
     (tmp_path / "rows.csv").write_text("x\n0.5\n")
     result = _call("predict", "run-1", tmp_path / "rows.csv", "--participant", "line-a")

@@ -226,3 +226,24 @@ def test_words_of_a_scenario_are_shown_as_they_are_and_names_are_names(tmp_path:
     assert "roster.0.dataset: wanted String should match pattern" in call("check", file)
     file.write_text(text + "mean_at_least = nan\n")
     assert "expect.mean_at_least: wanted a finite number, got nan" in call("check", file)
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", "{}"])
+def test_a_damaged_record_is_named(finished: Path, tmp_path: Path, damaged: str) -> None:
+    run = tmp_path / finished.name
+    shutil.copytree(finished, run)
+    home = run / "participants" / "line-a"
+    receipt = home / "runs" / run.name / "receipt.json"
+    whole = receipt.read_text()
+    receipt.write_text(damaged)
+    rows = tmp_path / "rows.csv"
+    rows.write_text("x\n0.5\n")
+    for command in (("report", run), ("predict", run, rows, "--participant", "line-a"), ("receipt", home)):
+        assert "receipt.json: " in call(*command)
+    receipt.write_text(whole)
+    call("predict", run, rows, "--participant", "line-a", code=0)
+    (run / "result.json").write_text(damaged)
+    for command in (("report", run), ("export", run, "--industry", "linear", "--to", tmp_path / "models")):
+        assert "result.json: " in call(*command)
+    (run / "scenario.json").write_text(damaged)
+    assert "error: scenario" in call("run", "--resume", run)

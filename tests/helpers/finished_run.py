@@ -100,6 +100,7 @@ def _seat(answers: bool, simulation: bool) -> dict[str, Any]:
 
 def _receipt() -> dict[str, Any]:
     return {
+        "schema": 1,
         "participant": "used-car",
         "headline": "auc",
         "units": {"train": 62, "validation": 4, "test": 37},

@@ -11,6 +11,7 @@ import typer
 from consortia.cli import out
 from consortia.errors import InputError
 from consortia.report import print_receipts
+from consortia.strict import read_record
 
 EXAMPLE = "Example: consortia receipt homes/hospital-a"
 
@@ -35,6 +36,4 @@ def _read(home: Path, run: str) -> dict[str, Any]:
             f"{home}: wanted the folder of a participant with a receipt of {run or 'a run'}, got none; "
             "a run that ended writes runs/RUN/receipt.json there"
         )
-    latest = max(files, key=lambda file: file.stat().st_mtime)
-    loaded: dict[str, Any] = json.loads(latest.read_text(encoding="utf-8"))
-    return loaded
+    return read_record(max(files, key=lambda file: file.stat().st_mtime))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from consortia.exchange import State, build_module, check_like, load_state, shar
 from consortia.home import default_root
 from consortia.models.own import About, OwnModel, from_bytes, to_bytes
 from consortia.scenario import scenario_from_json
+from consortia.strict import read_record
 from privacy.events import RELATION
 
 __all__ = ["CHOICES", "Found", "check_choice", "label_owner_folder", "of_coordinator", "of_participant", "run_folder"]
@@ -56,7 +56,7 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
     """
     check_choice(choice)
     folder = run_folder(run, participant)
-    receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
+    receipt = read_record(folder / "receipt.json")
     if "models" not in receipt:
         raise InputError(
             f"{folder}: wanted a run whose receipt names models, got a {receipt.get('role', 'run without them')}; of "
@@ -76,7 +76,7 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
 def label_owner_folder(run: str, participant: str) -> Path | None:
     """Return the participant's folder of a vertical run that it owns the label of; None for any other run."""
     folder = run_folder(run, participant)
-    receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
+    receipt = read_record(folder / "receipt.json")
     return folder if receipt.get("role") == "label owner" else None
 
 
@@ -94,7 +94,7 @@ def of_coordinator(run: str, industry: str) -> Found:
             f"{run}: wanted the folder of a finished run, got none; it holds scenario.json and result.json"
         )
     contract = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8")).contract
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result = read_record(folder / "result.json")
     if contract.vertical is not None or industry not in contract.industries:
         there = "none (vertical)" if contract.vertical is not None else ", ".join(contract.industries)
         raise InputError(f"--industry: wanted one of {there}; got {industry!r}")

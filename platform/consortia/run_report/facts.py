@@ -18,6 +18,7 @@ from consortia.errors import InputError
 from consortia.models.source import run_folder
 from consortia.readout import Point, Run
 from consortia.spent import curve
+from consortia.strict import read_record
 
 __all__ = ["Facts", "gather"]
 
@@ -80,7 +81,7 @@ def gather(folder: Path, participants: Sequence[str] = ()) -> Facts:
     """
     if not (folder / "result.json").is_file() or not (folder / "scenario.json").is_file():
         raise InputError(f"{folder}: wanted the folder of a finished run with result.json, got none")
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result = read_record(folder / "result.json")
     run = Run(folder)
     run.refresh()
     owned = list(participants)
@@ -89,7 +90,7 @@ def gather(folder: Path, participants: Sequence[str] = ()) -> Facts:
     facts = Facts(run, result)
     for name in dict.fromkeys(owned):
         home = run_folder(str(folder), name)
-        facts.receipts[name] = json.loads((home / "receipt.json").read_text(encoding="utf-8"))
+        facts.receipts[name] = read_record(home / "receipt.json")
         if points := _progress(home / "progress.jsonl"):
             facts.progress[name] = points
     for seat in first(list(run.seats.values())):

@@ -10,6 +10,7 @@ from typing import Any
 
 import tomli_w
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from consortia.errors import InputError
@@ -98,7 +99,7 @@ def print_plan(console: Console, scenario: Scenario) -> None:
     """Print who takes part in which role, what leaves whom and what protects it."""
     contract, terms = scenario.contract, scenario.contract.vertical
     assert terms is not None
-    console.print(f"[bold]{scenario.name}[/]: {scenario.title}")
+    console.print(f"[bold]{scenario.name}[/]: {escape(scenario.title)}")
     console.print(f"contract sha256:{contract.sha256()}")
     console.print(f"vertical, label {terms.label!r}, for: {terms.purpose}", highlight=False)
     table = Table(title="From proposals (a participant's own policy may lower them)")
