@@ -114,6 +114,17 @@ def test_rows_at_hand_may_lack_other_scores_than_those_of_the_fit(lacking: int) 
         assert np.isfinite(decision.assisted.predict(own[:3], rows)).all()
 
 
+def test_a_rare_class_stays_rare_for_who_is_known_to_nobody() -> None:
+    """In the fit everybody had a score; 0 in its place, even odds, gave strangers .5 where 3 % are positive."""
+    rng = np.random.default_rng(0)
+    own, logits = rng.normal(size=(3000, 2)), rng.normal(-4.5, 1.5, 3000)
+    labels = (rng.random(3000) < 1 / (1 + np.exp(-logits))).astype(int)
+    for name in stacking._STACKERS:
+        stack = stacking._fit(name, own, logits[:, None], labels)
+        assert labels.mean() < 0.04
+        assert stack.predict(own, np.full((3000, 1), np.nan)).mean() < 0.04
+
+
 def test_a_masked_sum_is_the_sum_and_a_part_of_it_is_noise() -> None:
     rng = np.random.default_rng(0)
     names = ("a", "b", "c")

@@ -56,15 +56,25 @@ _STACKERS: Mapping[str, tuple[Callable[[], Classifier], Callable[[Floats, Floats
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Stack:
-    """A fitted model of own columns and scores; without scores it is the model alone."""
+    """A fitted model of own columns and scores; without scores it is the model alone.
+
+    Attributes
+    ----------
+    gaps : (partners,)
+        Whose scores some rows of the fit lacked.
+    usual : (partners,)
+        The mean score of the fit, for rows at hand that lack what no row of the fit did: 0 would be even odds.
+    """
 
     name: str
     model: Classifier
     gaps: Gaps
+    usual: Floats
 
     def predict(self, own: Floats, scores: Floats) -> Floats:
         """Return the probability of the positive class, (n,)."""
         _, features = _STACKERS[self.name]
+        scores = np.where(np.isnan(scores) & ~self.gaps, self.usual, scores)
         with np.errstate(all="ignore"):  # see `fit_quietly`
             return np.asarray(self.model.predict_proba(features(own, scores, self.gaps)), dtype=np.float64)[:, 1]
 
@@ -169,7 +179,8 @@ def simplest(found: Mapping[str, Floats]) -> tuple[str, Floats]:
 def _fit(name: str, own: Floats, scores: Floats, labels: NDArray[Any]) -> Stack:
     make, features = _STACKERS[name]
     gaps: Gaps = np.atleast_1d(np.isnan(scores).any(axis=0))
-    return Stack(name, fitted(make, features(own, scores, gaps), labels), gaps)
+    usual = np.where(gaps, 0.0, scores.mean(axis=0))
+    return Stack(name, fitted(make, features(own, scores, gaps), labels), gaps, usual)
 
 
 def auc(scores: Floats, labels: NDArray[Any]) -> float:
