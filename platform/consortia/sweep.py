@@ -12,6 +12,7 @@ import io
 import json
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -185,7 +186,11 @@ class Point:
 
 
 def points(cells: Iterable[dict[str, Any]]) -> list[Point]:
-    """Return the table of a sweep; participants without any number are left out."""
+    """Return the table of a sweep; participants without any number are left out.
+
+    A small test part may have both classes under one seed and one under another, and then leads with another metric:
+    the one that most seeds have counts, the other seeds are left out.
+    """
     groups: dict[tuple[float, str], list[dict[str, Any]]] = {}
     for cell in cells:
         value = math.inf if cell["epsilon"] is None else cell["epsilon"]
@@ -193,17 +198,20 @@ def points(cells: Iterable[dict[str, Any]]) -> list[Point]:
             groups.setdefault((value, name), []).append(seen)
     found = []
     for (value, name), group in groups.items():
-        numbers = [seen["federated"] for seen in group if seen["federated"] is not None]
-        if not numbers:
+        known = Counter(seen["metric"] for seen in group if seen["federated"] is not None)
+        if not known:
             continue
+        ((metric, _),) = known.most_common(1)
+        alike = [seen for seen in group if seen["metric"] == metric]
+        numbers = [seen["federated"] for seen in alike if seen["federated"] is not None]
         mean, low, high = _interval(numbers)
-        alone = [seen["local"] for seen in group if seen["local"] is not None]
+        alone = [seen["local"] for seen in alike if seen["local"] is not None]
         spent = [seen["epsilon"]["run"] for seen in group if seen["epsilon"]["run"] is not None]
         found.append(
             Point(
                 epsilon=None if math.isinf(value) else value,
                 participant=name,
-                metric=group[0]["metric"],
+                metric=metric,
                 mean=mean,
                 low=low,
                 high=high,

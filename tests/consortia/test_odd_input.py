@@ -30,6 +30,7 @@ from consortia.report import Watch
 from consortia.runner import Options
 from consortia.runner import prepare as lay_out
 from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
+from consortia.sweep import points
 from privacy.accounting import solve_noise_multiplier
 from privacy.errors import PlanError
 
@@ -247,3 +248,22 @@ def test_a_damaged_record_is_named(finished: Path, tmp_path: Path, damaged: str)
         assert "result.json: " in call(*command)
     (run / "scenario.json").write_text(damaged)
     assert "error: scenario" in call("run", "--resume", run)
+
+
+def _cell(metric: str, federated: float | None) -> dict[str, Any]:
+    epsilon = {"run": 1.0, "delta": 1e-5, "unit": "record"}
+    seat = {"metric": metric, "federated": federated, "local": federated, "epsilon": epsilon, "state": "ACTIVE"}
+    return {"epsilon": 1.0, "participants": {"a": seat}}
+
+
+def test_a_sweep_does_not_average_different_metrics() -> None:
+    # One class in the test rows of the first seed: accuracy. AUC is what the others have: (.6 + .8) / 2 = .7.
+    (point,) = points([_cell("accuracy", 1.0), _cell("auc", 0.6), _cell("auc", 0.8), _cell("auc", None)])
+    assert (point.metric, point.seeds) == ("auc", 2)
+    assert (point.mean, point.local) == pytest.approx((0.7, 0.7))
+
+
+def test_a_sweep_without_a_number_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consortia.sweep.run", lambda *_: [_cell("auc", None)])
+    sweep = ("budget", "sweep", "linear", "--seeds", "1", "--epsilon", "1", "--out", tmp_path)
+    assert "none of 1 runs gave anybody a metric on test rows" in call(*sweep, code=1)

@@ -16,7 +16,7 @@ from rich.table import Table
 from consortia import sweep as sweeps
 from consortia.cli import err, out
 from consortia.dashboard.words import number
-from consortia.errors import InputError
+from consortia.errors import InputError, RunFailedError
 from consortia.scenario import load_scenario
 from consortia.sweep import Point, Sweep
 from consortia.tuning import answer
@@ -94,6 +94,11 @@ def sweep(
     sweeps.check(asked)
     cells = _run(asked, folder, quiet=as_json)
     table = sweeps.points(cells)
+    if not table:
+        raise RunFailedError(
+            f"none of {len(cells)} runs gave anybody a metric on test rows: wanted more rows a participant, of both "
+            f"classes, got too few; the runs are kept in {folder}"
+        )
     files = sweeps.write_tables(asked, table, cells, folder)
     drawn = sweeps.plot(asked, table, cells, folder)
     if as_json:
