@@ -114,6 +114,16 @@ def test_rows_at_hand_may_lack_other_scores_than_those_of_the_fit(lacking: int) 
         assert np.isfinite(decision.assisted.predict(own[:3], rows)).all()
 
 
+def test_a_partner_that_scores_nobody_is_no_feature() -> None:
+    own, theirs, labels = _made_up(200)
+    nobody = np.full(len(own), np.nan)
+    for name in stacking._STACKERS:
+        stack = stacking._fit(name, own, np.column_stack([theirs[:, 0], nobody]), labels)
+        without = stacking._fit(name, own, theirs[:, :1], labels)
+        later = np.column_stack([theirs[:, 0], np.zeros(len(own))])
+        assert np.array_equal(stack.predict(own, later), without.predict(own, theirs[:, :1]))
+
+
 def test_a_rare_class_stays_rare_for_who_is_known_to_nobody() -> None:
     """In the fit everybody had a score; 0 in its place, even odds, gave strangers .5 where 3 % are positive."""
     rng = np.random.default_rng(0)

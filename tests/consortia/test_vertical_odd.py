@@ -20,9 +20,10 @@ from consortia.coordinator import Answer
 from consortia.errors import InputError, RefusedError, RunFailedError
 from consortia.scenario import load_scenario
 from consortia.vertical import label_message, stacking
-from consortia.vertical.assistance import assist
+from consortia.vertical.assistance import MISSING, assist
 from consortia.vertical.owner import Owner
 from consortia.vertical.participant import handle
+from consortia.vertical.partner import Partner
 from consortia.wire import Envelope, decode, encode
 from privacy.ledger import Ledger
 
@@ -164,6 +165,24 @@ def test_a_person_that_the_label_owner_names_twice_is_refused(tmp_path: Path, mo
     for name in ("hospital", "factory"):
         with Ledger.open(shared.homes[name].ledger, name) as ledger:
             assert ledger.entries() == []
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("shorter", [0, 1])
+def test_a_partner_that_scores_nobody_or_sends_too_little_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shorter: int
+) -> None:
+    codes = Partner._codes
+
+    def none(work: Partner, *more: Any) -> Any:
+        found = codes(work, *more)
+        return np.full(len(found) - shorter, MISSING, np.uint8) if work.home.participant == "factory" else found
+
+    monkeypatch.setattr(Partner, "_codes", none)
+    shared = make_shared(tmp_path, persons=300)
+    assert shared.run()["status"] == "completed"
+    matched = json.loads(_own(shared, "bank", "receipt.json").read_text())["matched"]
+    assert matched["factory"] == 0 < matched["hospital"]
 
 
 @pytest.mark.end_to_end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import time
 from functools import cached_property
@@ -27,6 +28,8 @@ from privacy.ledger import Budget, Ledger
 from privacy.randomized_response import respond
 
 __all__ = ["Owner"]
+
+log = logging.getLogger("consortia.participant")
 
 
 class Owner(Work):
@@ -165,14 +168,17 @@ class Owner(Work):
         width = 4 if self.step.terms.secure_sum else 1
         parts = {name: self.opened(name, "assist") for name in self.step.terms.partners if name in self.step.sealed}
         wrong = [name for name, data in parts.items() if len(data) != width * n]
-        if wrong or not parts:
+        if not parts or (wrong and self.step.terms.secure_sum):
             raise RefusedError(
                 "BAD_MESSAGE", f"wanted one score for each row, got another length of {', '.join(wrong) or 'nobody'}"
             )
         if not self.step.terms.secure_sum:
+            if wrong:
+                log.warning("%s: wanted one score for each row, none of %s counts", self.home.participant, wrong)
             nobody = np.full(n, MISSING, dtype=np.uint8).tobytes()
             columns = json.loads(self.trained.once("columns", lambda: json.dumps([*parts]).encode()))
-            codes = {name: np.frombuffer(parts.get(name, nobody), dtype=np.uint8) for name in columns}
+            right = {name: data for name, data in parts.items() if name not in wrong}
+            codes = {name: np.frombuffer(right.get(name, nobody), dtype=np.uint8) for name in columns}
             known = {name: int((column != MISSING).sum()) for name, column in codes.items()}
             return np.column_stack([grid.decode(column) for column in codes.values()]), known
         total, count = add_up({name: np.frombuffer(data, dtype="<u4") for name, data in parts.items()})

@@ -60,20 +60,24 @@ class Stack:
 
     Attributes
     ----------
-    gaps : (partners,)
+    known : (partners,)
+        Of whom some row of the fit had a score; the others' scores are no features.
+    gaps : (known partners,)
         Whose scores some rows of the fit lacked.
-    usual : (partners,)
+    usual : (known partners,)
         The mean score of the fit, for rows at hand that lack what no row of the fit did: 0 would be even odds.
     """
 
     name: str
     model: Classifier
+    known: Gaps
     gaps: Gaps
     usual: Floats
 
     def predict(self, own: Floats, scores: Floats) -> Floats:
         """Return the probability of the positive class, (n,)."""
         _, features = _STACKERS[self.name]
+        scores = scores[:, self.known]
         scores = np.where(np.isnan(scores) & ~self.gaps, self.usual, scores)
         with np.errstate(all="ignore"):  # see `fit_quietly`
             return np.asarray(self.model.predict_proba(features(own, scores, self.gaps)), dtype=np.float64)[:, 1]
@@ -178,9 +182,11 @@ def simplest(found: Mapping[str, Floats]) -> tuple[str, Floats]:
 
 def _fit(name: str, own: Floats, scores: Floats, labels: NDArray[Any]) -> Stack:
     make, features = _STACKERS[name]
+    known: Gaps = np.atleast_1d(~np.isnan(scores).all(axis=0))
+    scores = scores[:, known]
     gaps: Gaps = np.atleast_1d(np.isnan(scores).any(axis=0))
     usual = np.where(gaps, 0.0, scores.mean(axis=0))
-    return Stack(name, fitted(make, features(own, scores, gaps), labels), gaps, usual)
+    return Stack(name, fitted(make, features(own, scores, gaps), labels), known, gaps, usual)
 
 
 def auc(scores: Floats, labels: NDArray[Any]) -> float:
