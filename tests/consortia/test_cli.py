@@ -157,7 +157,9 @@ def _data(tmp_path: Path, change: Any) -> Path:
     "change",
     [
         pytest.param(lambda lines: [x.replace(" 1169 ", " much ") for x in lines], id="text in a number"),
-        pytest.param(lambda lines: [" ".join(x.split()[:5]) for x in lines], id="a wrong column"),
+        pytest.param(
+            lambda lines: [" ".join(x.split()[:5]) for x in lines], id="a wrong column", marks=pytest.mark.end_to_end
+        ),
         pytest.param(lambda lines: [x[:-1] + "9" for x in lines], id="an unknown class"),
         pytest.param(lambda lines: [], id="an empty file"),
     ],

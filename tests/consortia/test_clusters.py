@@ -23,7 +23,7 @@ def _folder(out: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("epsilon", ["inf", "8"])
+@pytest.mark.parametrize("epsilon", ["inf", pytest.param("8", marks=pytest.mark.end_to_end)])
 def test_opposite_groups_are_separated(epsilon: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: dict[str, Any] = {}
     monkeypatch.setattr(

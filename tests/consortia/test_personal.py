@@ -78,6 +78,7 @@ def test_a_participant_that_the_others_contradict_is_not_made_worse(seed: int) -
     assert result >= own - 0.01
 
 
+@pytest.mark.end_to_end
 def test_a_participant_with_few_rows_gains_from_a_model_that_fits() -> None:
     found = []
     for seed in (10, 20, 30):

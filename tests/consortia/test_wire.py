@@ -30,6 +30,7 @@ def test_names_dtypes_and_integer_buffers_survive() -> None:
         assert torch.equal(back.tensors[name], tensor)
 
 
+@pytest.mark.end_to_end
 def test_the_same_envelope_gives_the_same_bytes_in_every_process() -> None:
     code = (
         "import torch, hashlib; from consortia.wire import Envelope, encode\n"

@@ -125,8 +125,8 @@ def test_a_coarse_grid_only_over_counts() -> None:
     ("target", "delta", "rate", "steps"),
     [
         (1.0, 1e-4, 0.16, 140),
-        (3.0, 1e-5, 0.01, 500),
-        (8.0, 1e-5, 0.05, 50),
+        pytest.param(3.0, 1e-5, 0.01, 500, marks=pytest.mark.end_to_end),
+        pytest.param(8.0, 1e-5, 0.05, 50, marks=pytest.mark.end_to_end),
         (0.1, 1e-5, 0.1, 100),
         (1.0, 1e-5, 1.0, 30),
     ],

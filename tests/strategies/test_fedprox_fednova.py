@@ -45,6 +45,7 @@ def test_one_participant_solves_its_proximal_problem() -> None:
     assert got.item() == pytest.approx(34 / 14, abs=1e-9)
 
 
+@pytest.mark.end_to_end
 def test_its_fixed_point_is_the_papers_and_not_fedavgs() -> None:
     # Solved to the end, theta is fixed where sum_k a_k (c_k - theta) / (a_k + mu) = 0. mu = 10:
     # w_1 = 1/11, w_2 = 4/14, theta = w_2 / (w_1 + w_2) = 22/29. mu = 0 (FedAvg): the mean of the centres, 1/2.
@@ -74,6 +75,7 @@ def test_effective_steps_by_hand() -> None:
     assert effective_steps(3, 0.5) == pytest.approx(4.25)
 
 
+@pytest.mark.end_to_end
 def test_fednova_ends_at_the_optimum_of_the_mean_and_fedavg_does_not() -> None:
     # Optimum of (F_1 + F_2) / 2 is 4/5. With 1 and 20 small steps FedAvg weighs them 1 : 20: about 80/81.
     assert _train(FedNova(), 3000, (1, 20), 1e-3) == pytest.approx(0.8, abs=0.01)
