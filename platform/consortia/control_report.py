@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from consortia.dashboard.words import number
+from consortia.report import table_of
 
 
 def print_placebo(console: Console, table: dict[str, Any]) -> None:
     """Print the models side by side, each with its difference to the local model, and the verdict."""
-    shown = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title="Placebo: partners' labels drawn at random"
+    shown = table_of(
+        *("participant", "metric", "majority", "ridge", "local", "federated", "placebo", "federated − placebo"),
+        title="Placebo: partners' labels drawn at random",
+        no_wrap=False,
     )
-    for name in ("participant", "metric", "majority", "ridge", "local", "federated", "placebo", "federated − placebo"):
-        shown.add_column(name, justify="left" if name in {"participant", "metric"} else "right")
     for name, seat in table["participants"].items():
         shown.add_row(
             name,
@@ -40,9 +39,11 @@ def print_placebo(console: Console, table: dict[str, Any]) -> None:
 
 def print_compression(console: Console, table: dict[str, Any]) -> None:
     """Print what compression did to each participant's metric and to its bytes."""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title="Compressed updates")
-    for name in ("participant", "metric", "uncompressed", "compressed", "change", "bytes sent", "of raw"):
-        shown.add_column(name, justify="left" if name in {"participant", "metric"} else "right")
+    shown = table_of(
+        *("participant", "metric", "uncompressed", "compressed", "change", "bytes sent", "of raw"),
+        title="Compressed updates",
+        no_wrap=False,
+    )
     for name, seat in table["participants"].items():
         sent, saved = seat["bytes_sent"], seat["bytes_saved"]
         shown.add_row(

@@ -19,6 +19,7 @@ import os
 import threading
 from pathlib import Path
 
+from consortia import disk
 from consortia.errors import InputError, RefusedError
 from consortia.home import Home
 from consortia.policy import Policy
@@ -88,15 +89,10 @@ def keep(home: Home, anchor: Anchor | None) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"counter": anchor.counter, "head": anchor.head}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+    with disk.settled(draft, path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump({"counter": anchor.counter, "head": anchor.head}, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read(home: Home) -> Anchor | None:

@@ -22,13 +22,19 @@ _LEAST = 2**20
 def replace(path: Path, data: bytes) -> None:
     """Write a file durably: a reader sees the old one or the new one, never a part. The file keeps its mode."""
     draft = path.with_name(path.name + ".tmp")
+    with settled(draft, path), draft.open("wb") as file:
+        if path.exists():
+            os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def settled(draft: Path, path: Path) -> Iterator[None]:
+    """Move a draft into its place once it is written and closed; where that fails, nothing of it stays."""
     try:
-        with draft.open("wb") as file:
-            if path.exists():
-                os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield
         draft.replace(path)
     except OSError:
         draft.unlink(missing_ok=True)

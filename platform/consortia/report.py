@@ -80,8 +80,8 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
         f"{result['seconds']:.1f} s, engine {result['engine']}",
         highlight=False,
     )
-    receipts = _table(*_RECEIPT)
-    costs = _table("participant", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds")
+    receipts = table_of(*_RECEIPT)
+    costs = table_of("participant", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds")
     for name, seat in first(list(result["participants"].items())):
         receipts.add_row(name, *_receipt_row(seat))
         costs.add_row(name, *_cost_row(seat))
@@ -96,7 +96,7 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
 
 def print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
     """Print receipts as their owners keep them, with what every epsilon counts."""
-    table = _table(*_RECEIPT, "units", "ε run", "ε lifetime")
+    table = table_of(*_RECEIPT, "units", "ε run", "ε lifetime")
     for receipt in receipts:
         account = receipt["epsilon"]
         spent = ["∞" if account["non_private"] else number(account[key]) for key in ("run", "lifetime")]
@@ -116,11 +116,12 @@ def _guarantee(account: dict[str, Any]) -> str:
     return f"unit {account['unit']}, {account['relation'].replace('_', ' ')}, δ of the run {account['delta']:g}{whole}"
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+def table_of(*headings: str, title: str | None = None, no_wrap: bool = True) -> Table:
+    """Return an empty table; what is no word stands on the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title)
     for heading in headings:
         left = heading in {"participant", "metric", "keeps"}
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if left else "right", no_wrap=no_wrap)
     return table
 
 

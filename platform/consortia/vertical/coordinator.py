@@ -78,8 +78,9 @@ class VerticalCoordinator:
         """
         finished = 0
         if resume:
-            self._answered = answered_before(self.folder)
-            finished, self.history = finished_before(self.folder, self.members)
+            lines = told(self.folder)
+            self._answered = answered_before(lines)
+            finished, self.history = finished_before(lines, self.members)
         started = time.perf_counter()
         last = self.terms.batches if batches is None else batches
         self._event("start", rounds=(last + 1) * len(STEPS), done=len(self.history))
@@ -280,7 +281,7 @@ class VerticalCoordinator:
         return record
 
 
-def answered_before(folder: Path) -> dict[tuple[str, int], set[str]]:
+def answered_before(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], set[str]]:
     """Return who answered each step whose answers went to the label owner, by step and batch.
 
     In a masked sum, two sums over other circles would show the scores of those who are in one of them. The event file
@@ -288,7 +289,7 @@ def answered_before(folder: Path) -> dict[tuple[str, int], set[str]]:
     """
     latest: dict[tuple[str, int], set[str]] = {}
     sent: dict[tuple[str, int], set[str]] = {}
-    for line in told(folder):
+    for line in lines:
         if line["event"] == "step" and line["replies"]:
             latest[line["step"], line["batch"]] = set(line["replies"])
         elif line["event"] == "asked" and line["kind"] in _CARRIES:
@@ -299,12 +300,12 @@ def answered_before(folder: Path) -> dict[tuple[str, int], set[str]]:
     return sent
 
 
-def finished_before(folder: Path, members: Mapping[str, Member]) -> tuple[int, list[dict[str, Any]]]:
+def finished_before(lines: Iterable[dict[str, Any]], members: Mapping[str, Member]) -> tuple[int, list[dict[str, Any]]]:
     """Return how many batches were finished, and their history; what members said of themselves is theirs again."""
     steps: dict[int, list[dict[str, Any]]] = {}
     finished: list[dict[str, Any]] = []
     batches = 0
-    for line in told(folder):
+    for line in lines:
         if line["event"] != "step":
             continue
         if line["step"] == "hello":
