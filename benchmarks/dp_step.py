@@ -23,7 +23,7 @@ from ratios import Found, options, row, told, write
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from privacy import _engines, dp_sgd
+from privacy import _engines
 from privacy.dp_sgd import DpSgdPlan, train_private
 from privacy.randomness import fresh_generator
 from privacy.sampling import poisson_sample
@@ -95,20 +95,21 @@ class Case:
             plan,
             fresh_generator(),
             secure=secure,
+            single=True,
         )
         return time.process_time() - start
 
-    def ours(self, secure: bool = False, hooks: bool = False) -> Step:
+    def ours(self, secure: bool = False, one_row: bool = False) -> Step:
         module = Named(self.sizes)
 
         def steps(count: int) -> float:
-            supported = _engines.supports, dp_sgd.supports
-            if hooks:  # what a module that book-keeping does not fit would get
-                _engines.supports = dp_sgd.supports = lambda _: "asked for"
+            supported = _engines.known
+            if one_row:  # what a module that book-keeping does not fit would get
+                _engines.known = lambda _: "asked for"
             try:
                 return self._ours(count + 1, module, secure) - self._ours(1, module, secure)
             finally:
-                _engines.supports, dp_sgd.supports = supported
+                _engines.known = supported
 
         return steps
 
@@ -190,7 +191,7 @@ def main() -> int:
         variants: dict[str, Step] = {"plain torch": case.plain(), "consortia": case.ours()}
         if sizes is not ten:
             variants["consortia, secure noise"] = case.ours(secure=True)
-            variants["consortia, hooks"] = case.ours(hooks=True)
+            variants["consortia, row by row"] = case.ours(one_row=True)
             variants["Opacus hooks, rows in memory"] = case.opacus("hooks", loader=False)
         if not big:
             variants["Opacus hooks, DataLoader"] = case.opacus("hooks", loader=True)

@@ -22,7 +22,7 @@ from clients.spec import ModelSpec
 if TYPE_CHECKING:
     from clients.industry import IndustryClient
 
-__all__ = ["FederatedModule", "build", "default_encoder", "default_head", "loss_for", "predict"]
+__all__ = ["FederatedModule", "build", "default_encoder", "default_head", "loss_for", "predict", "predictions"]
 
 _building = threading.Lock()
 
@@ -189,10 +189,15 @@ def predict(module: FederatedModule, inputs: Mapping[str, Tensor]) -> Tensor:
             output = module(inputs)
     finally:
         module.train(training)
-    if module.target.kind == "binary":
+    return predictions(module.target, output)
+
+
+def predictions(target: Target, output: Tensor) -> Tensor:
+    """What outputs (n, k) of a network predict: probabilities (n,) or (n, k), or values in the target's unit (n,)."""
+    if target.kind == "binary":
         return torch.sigmoid(output.squeeze(-1))
-    if module.target.kind == "multiclass":
+    if target.kind == "multiclass":
         return torch.softmax(output, dim=-1)
-    middle, half = module.target.scale
+    middle, half = target.scale
     scores: Tensor = output.squeeze(-1) * half + middle
     return scores

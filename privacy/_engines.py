@@ -1,19 +1,21 @@
-"""The two ways to a clipped sum, book-keeping and Opacus' per-row gradients, and the one way to noise it."""
+"""The two ways to a clipped sum, book-keeping and gradients row by row, and the one way to noise it."""
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, cast
 
 import torch
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from privacy._conditions import backward, differentiable, made_up, per_row_gradients
+from privacy._composition import Composition, known
+from privacy._conditions import made_up
 from privacy._gaussian import fill_normal
+from privacy._one_row import OneRow, check_parameters, parameter_versions
 from privacy._rows import Draw, Loss, row_losses
-from privacy.bookkeeping import BookKeeping, supports
+from privacy.bookkeeping import SHORTER, TERMS, BookKeeping
 from privacy.errors import PlanError
 from privacy.randomness import FreshNoise
 from privacy.secure_noise import Grid
@@ -84,75 +86,76 @@ class Engine(Protocol):
         """Return the sum (n_parameters,) so far, good until the next `add`; that one starts from zero."""
 
 
-class HookEngine:
-    """Opacus' own per-row gradients, by hooks."""
+class RowEngine:
+    """Clipped sums of any module, taken as a function of one row (`privacy._one_row`).
+
+    A unit's gradient g is the sum of its rows' gradients g_i. What clips it is the formula of `privacy.bookkeeping`,
+    with T = sum_i |g_i| where a unit may have several rows.
+    """
 
     def __init__(self, module: nn.Module, parameters: list[nn.Parameter]) -> None:
         self.module, self.parameters = module, parameters
+        self._rows = OneRow(module)
         self._total = self._zero()
 
     def _zero(self) -> Tensor:
         return torch.zeros(sum(p.numel() for p in self.parameters), dtype=self.parameters[0].dtype)
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        with per_row_gradients(self.module):
-            yield
+    def attached(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def add(self, draw: Draw, loss: Loss, clip: float) -> Tensor:
-        if not draw.units:
-            return self._total[:0]
-        for parameter in self.parameters:
-            setattr(parameter, "grad_sample", None)  # noqa: B010 (where Opacus keeps it)
-        if len(draw.target):
-            inputs = differentiable(draw.inputs)
-            backward(row_losses(self.module, inputs, draw.target, loss).sum(), inputs)
-        sums = [_sum_by_unit(parameter, draw).flatten(1) for parameter in self.parameters]
-        norms: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t, dim=1) for t in sums]), dim=0)
+        rows, count = len(draw.place), draw.units
+        if not count or not rows:
+            return self._total.new_zeros(count)
+        versions = parameter_versions(self.module)
+        inputs = {name: tensor[:rows] for name, tensor in draw.inputs.items()}
+        found = self._rows.gradients(inputs, draw.target[:rows], loss)
+        check_parameters(self.module, versions)
+        gradients = torch.cat([tensor.flatten(1) for tensor in found.values()], dim=1)
+        sums, norms = gradients, torch.linalg.vector_norm(gradients, dim=1)
+        if not draw.single:
+            sums = torch.zeros((count, gradients.shape[1]), dtype=gradients.dtype).index_add_(0, draw.place, gradients)
+            terms = torch.zeros(count, dtype=norms.dtype).index_add_(0, draw.place, norms)
+            norms = torch.linalg.vector_norm(sums, dim=1) + TERMS * terms
         broken = ~norms.isfinite()
         if bool(broken.any()):  # a NaN or an overflow of one unit would spread over the sum: a release of its own
-            for total in sums:
-                total[broken] = 0
+            sums = sums.masked_fill(broken.unsqueeze(1), 0)
             norms = norms.masked_fill(broken, 0)
-        factors = (clip / (norms + 1e-6)).clamp(max=1.0)
-        self._total += torch.cat([total.mT @ factors for total in sums])
-        return norms
+        self._total += sums.mT @ (clip * SHORTER / (norms + 1e-6)).clamp(max=1.0)
+        return cast(Tensor, norms)
 
     def take(self) -> Tensor:
         total, self._total = self._total, self._zero()
         return total
 
 
-def _sum_by_unit(parameter: nn.Parameter, draw: Draw) -> Tensor:
-    """Per-unit sums (n_units, *parameter.shape) of the per-row gradients."""
-    total = torch.zeros((draw.units, *parameter.shape), dtype=parameter.dtype)
-    if not len(draw.target):
-        return total
-    per_row = getattr(parameter, "grad_sample", None)
-    if not isinstance(per_row, Tensor) or len(per_row) != len(draw.target):
-        raise PlanError("module: a parameter got no gradient for some row; this attempt may not leave")
-    if draw.single:
-        return per_row
-    return torch.index_add(total, 0, draw.place, per_row)
+def engine_for(module: nn.Module, parameters: list[nn.Parameter], steps: Composition | str | None = None) -> Engine:
+    """Book-keeping where it fits; else the module as a function of one row, and a line in the log that says why.
+
+    `steps` is what `known` says of the module, where that was asked for before.
+    """
+    steps = steps or known(module)
+    if not isinstance(steps, str):
+        return BookKeeping(module, parameters, steps)
+    log.info("gradients row by row (slower): %s", steps)
+    return RowEngine(module, parameters)
 
 
-def engine_for(module: nn.Module, parameters: list[nn.Parameter]) -> Engine:
-    """Book-keeping where it fits; else Opacus' hooks, and a line in the log that says why."""
-    reason = supports(module)
-    if reason is None:
-        return BookKeeping(module, parameters)
-    log.info("per-row gradients by Opacus' hooks (slower): %s", reason)
-    return HookEngine(module, parameters)
-
-
-def check_sums(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> None:
+def check_sums(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    target: Tensor,
+    loss: Loss,
+    steps: Composition | str | None = None,
+) -> None:
     """Refuse a module whose sums are not what autograd says, on made-up rows: whatever a rule did not foresee.
 
     A parameter used outside its layer, say, has a gradient that no rule sees; training would go astray in silence.
     """
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     parameters = list(named.values())
-    rows, wanted = made_up(inputs, target)
+    rows, wanted = made_up(inputs, target, module)
     losses = row_losses(module, rows, wanted, loss)
     by_row = []
     for one in losses:
@@ -160,25 +163,25 @@ def check_sums(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, 
         for name, gradient in zip(named, gradients, strict=True):
             if gradient is None:
                 raise PlanError(
-                    f"parameter {name}: gets no per-row gradient, so it cannot be clipped; use it in the forward "
-                    "pass of a layer, or set requires_grad to False"
+                    f"parameter {name}: gets no gradient, so it cannot be clipped; use it in the forward pass, or set "
+                    "requires_grad to False"
                 )
         by_row.append(torch.cat([gradient.flatten() for gradient in gradients]))
-    sums = engine_for(module, parameters)
+    sums = engine_for(module, parameters, steps)
     with sums.attached():
         for units in ((0, 1, 2), (0, 1, 1)):
-            count = max(units) + 1
-            draw = Draw(rows, wanted, torch.tensor(units), count, single=count == len(units))
-            each = [
-                torch.stack([g for g, u in zip(by_row, units, strict=True) if u == unit]).sum(0)
-                for unit in range(count)
-            ]
-            shortest = min(float(gradient.norm()) for gradient in each)
+            draw = Draw(rows, wanted, torch.tensor(units), max(units) + 1, single=False)
+            each = [[g for g, u in zip(by_row, units, strict=True) if u == unit] for unit in range(draw.units)]
+            whole = [torch.stack(gradients).sum(0) for gradients in each]
+            terms = [sum(float(g.norm()) for g in gradients) for gradients in each]
+            shortest = min(float(gradient.norm()) for gradient in whole)
             for clip in (math.inf, 0.5 * shortest):
                 sums.add(draw, loss, clip)
-                truth = torch.stack([g * min(1.0, clip / (float(g.norm()) + 1e-6)) for g in each]).sum(0)
-                if not torch.allclose(sums.take(), truth, rtol=1e-3, atol=1e-4 * float(truth.norm()) + 1e-7):
+                norms = [float(g.norm()) + TERMS * sum_of for g, sum_of in zip(whole, terms, strict=True)]
+                factors = [min(1.0, clip / (norm + 1e-6)) for norm in norms]
+                truth = torch.stack([g * factor for g, factor in zip(whole, factors, strict=True)]).sum(0)
+                if not torch.allclose(sums.take(), truth, rtol=2e-3, atol=2e-3 * float(truth.norm()) + 1e-7):
                     raise PlanError(
-                        "module: its gradient is not the sum of its layers' gradients, so it cannot be clipped; use "
-                        "every parameter in the forward pass of its own layer alone, once"
+                        "module: its gradient is not the sum of its rows' gradients, so it cannot be clipped; let "
+                        "each row's output depend on that row alone"
                     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,26 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
+#: Rows of a pass are a multiple of this, so that no row meets the kernels that matrix libraries keep for a remainder.
+MULTIPLE: Final = 32
+
+
+def rounded(rows: int) -> int:
+    """Return the rows of a pass that `rows` rows fit in: few sizes, each a multiple, a sixteenth more at most."""
+    step = max(MULTIPLE, 1 << max(0, rows.bit_length() - 5))
+    return -(-rows // step) * step
+
+
 class Draw(NamedTuple):
     """Rows of some drawn units.
 
     Attributes
     ----------
-    inputs, target : their rows, (n_rows, ...).
+    inputs, target : their rows, (n_rows, ...); rows after the n_rows ones of `place` are padding and count nowhere.
     place : int64 (n_rows,), each row's unit in 0..units-1; without meaning where `single`.
     units : how many.
-    single : whether every unit has exactly one row, in the units' order.
+    single : whether a unit is one row by definition, in the units' order. Never a property of the data: what one
+        unit adds must not depend on how many rows another one has.
     """
 
     inputs: dict[str, Tensor]
@@ -41,16 +52,17 @@ class Rows:
     target : (n_rows, ...).
     unit_index : int64 (n_rows,), values in 0..n_units-1.
     n_units : units in this partition (data dependent: stays at home).
+    single : whether a unit is one row by definition (the policy's unit is "record"): a public constant.
     """
 
     inputs: Mapping[str, Tensor]
     target: Tensor
     unit_index: Tensor
     n_units: int
+    single: bool = False
     _counts: Tensor = field(init=False, repr=False)
     _first: Tensor = field(init=False, repr=False)
     _order: Tensor = field(init=False, repr=False)
-    _single: bool = field(init=False, repr=False)
     _in_order: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,11 +79,12 @@ class Rows:
             raise PlanError("unit_index: wanted values in 0..n_units-1, got one outside")
 
         counts = torch.bincount(self.unit_index, minlength=self.n_units)
+        if self.single and not (n == self.n_units and bool((counts == 1).all())):
+            raise PlanError("unit_index: wanted one row for each unit, since the unit is a record; got another number")
         order = torch.argsort(self.unit_index, stable=True)
         object.__setattr__(self, "_counts", counts)
         object.__setattr__(self, "_first", torch.cumsum(counts, 0) - counts)
         object.__setattr__(self, "_order", order)
-        object.__setattr__(self, "_single", bool((counts == 1).all()))
         object.__setattr__(self, "_in_order", bool((order == torch.arange(n)).all()))
 
     def draws(self, units: Tensor, at_most: int) -> Iterator[Draw]:
@@ -79,7 +92,7 @@ class Rows:
 
         Pieces are for memory alone: their sums are added up before any noise. A draw without units is one piece.
         """
-        if self._single:
+        if self.single:
             if len(units) <= at_most:
                 yield self._piece(units)
             else:
@@ -105,7 +118,7 @@ class Rows:
             return tensor.double() if tensor.is_floating_point() else tensor
 
         inputs = {name: double(tensor) for name, tensor in self.inputs.items()}
-        return Rows(inputs, double(self.target), self.unit_index, self.n_units)
+        return Rows(inputs, double(self.target), self.unit_index, self.n_units, self.single)
 
     def check_size(self, units: Tensor, most: int) -> None:
         """Refuse a draw of more than `most` rows."""
@@ -113,21 +126,27 @@ class Rows:
             raise PlanError(f"secure noise: its rounding is proved for draws of at most {most} rows; lower the rate")
 
     def _piece(self, units: Tensor) -> Draw:
-        if self._single:
+        if self.single:
             rows = place = units if self._in_order else self._order[units]
         else:
             counts = self._counts[units]
             place = torch.repeat_interleave(torch.arange(len(units)), counts)
             within = torch.arange(len(place)) - (torch.cumsum(counts, 0) - counts)[place]
             rows = self._order[self._first[units][place] + within]
+        # Padding repeats a row that is there, since it must be one that the module takes.
+        rows = nn.functional.pad(rows, (0, rounded(len(rows)) - len(rows))) if len(rows) else rows
         inputs = {name: tensor.index_select(0, rows) for name, tensor in self.inputs.items()}
-        return Draw(inputs, self.target.index_select(0, rows), place, len(units), self._single)
+        return Draw(inputs, self.target.index_select(0, rows), place, len(units), self.single)
 
 
 def row_losses(module: nn.Module, inputs: dict[str, Tensor], target: Tensor, loss: Loss) -> Tensor:
     """Losses of shape (n_rows,); refuses a loss that already mixed the rows."""
-    losses = loss(module(inputs), target)
-    if losses.shape != (len(target),):
+    return checked(loss(module(inputs), target), target)
+
+
+def checked(losses: Tensor, target: Tensor) -> Tensor:
+    """Return the losses if they are one a row."""
+    if losses.shape != target.shape[:1]:
         raise PlanError(
             f"loss: wanted one value a row, shape ({len(target)},), got {tuple(losses.shape)}; "
             'use reduction="none" and sum over the outputs of a row'

@@ -10,13 +10,15 @@ q x declared units. Hence `steps` of it cost
 whatever the rows hold:
 
 * a unit with any number of rows moves the sum by at most C; a unit whose gradient is not finite by 0;
+* what a unit adds depends on its own rows alone, to the bit: no path, no norm and no rounding goes by another unit's
+  rows (`privacy.bookkeeping`), and a module that is not known to keep rows apart sees one row at a time;
 * an empty draw adds the noise all the same, and takes a step;
-* nothing else of the data reaches the module: buffers may not change, layers may not mix rows.
+* nothing else of the data reaches the module: buffers may not change.
 
-The clipped sum comes from book-keeping (`privacy.bookkeeping`), or from Opacus' hooks where a module does not fit
-it; noise and step from a subclass of Opacus' `DPOptimizer`. Opacus' PrivacyEngine is not used, for it derives q and
-the normaliser from the private number of rows. With `secure`, sums are float64 and the noise is that of
-`privacy.secure_noise`.
+The clipped sum comes from book-keeping (`privacy.bookkeeping`), or from the module as a function of one row
+(`privacy._one_row`) where it does not fit; noise and step from a subclass of Opacus' `DPOptimizer`. Opacus'
+PrivacyEngine is not used, for it derives q and the normaliser from the private number of rows. With `secure`, sums are
+float64 and the noise is that of `privacy.secure_noise`.
 """
 
 import copy
@@ -28,16 +30,10 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from privacy._conditions import (
-    check_buffers,
-    check_gradients_reach,
-    check_layers,
-    check_rows_stay_apart,
-    per_row_gradients,
-)
+from privacy._composition import Composition, known
+from privacy._conditions import check_buffers, check_layers, check_rows_stay_apart
 from privacy._engines import Engine, NoisyOptimizer, check_sums, engine_for
 from privacy._rows import Loss, MakeOptimizer, Rows, row_losses
-from privacy.bookkeeping import supports
 from privacy.errors import PlanError
 from privacy.events import PoissonGaussian
 from privacy.randomness import check_usable
@@ -150,13 +146,12 @@ def check_module(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor
         module.train(mode)
 
 
-def _check(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> None:
+def _check(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> Composition | str:
     check_layers(module)
+    steps = known(module)
     check_rows_stay_apart(module, inputs, target, loss)
-    if supports(module) is not None:
-        with per_row_gradients(module):
-            check_gradients_reach(module, inputs, target, loss)
-    check_sums(module, inputs, target, loss)
+    check_sums(module, inputs, target, loss, steps)
+    return steps
 
 
 def train_private(
@@ -171,6 +166,7 @@ def train_private(
     generator: torch.Generator,
     *,
     secure: bool = False,
+    single: bool = False,
     physical_rows: int = PHYSICAL_ROWS,
 ) -> StepReport:
     """Train `module` in place by DP-SGD; afterwards it has no hooks and its parameters their names.
@@ -188,6 +184,8 @@ def train_private(
     generator : `fresh_generator()`, made in this process for this attempt. A seeded one is for
         simulation, which claims no epsilon.
     secure : noise on a public grid from a cryptographic generator (`privacy.secure_noise`); slower.
+    single : whether a unit is one row by definition (the policy's unit is "record"): quicker. Public, never a
+        property of the rows; refused where a unit has another number of rows.
     physical_rows : rows in one pass through the module. Bounds memory, changes neither draws nor accounting.
 
     Raises
@@ -197,11 +195,12 @@ def train_private(
         influence each other, a generator inherited over a fork. After the last: a buffer that changed.
     """
     check_usable(generator)
-    rows = Rows(inputs, target, unit_index, n_units)
-    mode = module.training
+    rows = Rows(inputs, target, unit_index, n_units, single)
+    mode, threads = module.training, torch.get_num_threads()
     module.train()
     try:
-        _check(module, inputs, target, loss)
+        torch.set_num_threads(1)  # kernels split rows among threads at places that go by their number
+        steps = _check(module, inputs, target, loss)
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         optimizer, parameters = _optimizer(module, make_optimizer)
         private = NoisyOptimizer(
@@ -217,11 +216,12 @@ def train_private(
         twin = _Twin(module, parameters) if secure else None
         if twin is not None:
             rows = rows.doubled()
-        sums = engine_for(module, parameters) if twin is None else engine_for(twin.module, twin.parameters)
+        sums = engine_for(module, parameters, steps) if twin is None else twin.engine(steps)
         with sums.attached():
             report = _steps(sums, rows, loss, private, plan, generator, twin, physical_rows)
         check_buffers(module, buffers)
     finally:
+        torch.set_num_threads(threads)
         module.train(mode)
         for parameter in module.parameters():
             parameter.grad = None
@@ -237,6 +237,11 @@ class _Twin:
         self.module = copy.deepcopy(module).double()
         self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         self._originals = parameters
+
+    def engine(self, steps: Composition | str) -> Engine:
+        """Return what sums its gradients; `steps` are those of the original."""
+        of = steps if isinstance(steps, str) else steps.of(self.module)
+        return engine_for(self.module, self.parameters, of)
 
     def follow(self) -> None:
         """Take over the parameters after a step."""
@@ -281,6 +286,8 @@ def train_plain(
     make_optimizer: MakeOptimizer,
     plan: PlainPlan,
     generator: torch.Generator,
+    *,
+    single: bool = False,
 ) -> StepReport:
     """Train `module` in place without clipping and noise: same draws, same normaliser, no privacy at all.
 
@@ -288,7 +295,7 @@ def train_plain(
     may leave only as a `NonPrivate` event.
     """
     check_usable(generator)
-    rows = Rows(inputs, target, unit_index, n_units)
+    rows = Rows(inputs, target, unit_index, n_units, single)
     optimizer, parameters = _optimizer(module, make_optimizer)
     mode = module.training
     module.train()
@@ -298,8 +305,9 @@ def train_plain(
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)
             for piece in rows.draws(units, PHYSICAL_ROWS):
-                if len(piece.target):
-                    mean = row_losses(module, piece.inputs, piece.target, loss).sum() / plan.expected_batch
+                if real := len(piece.place):
+                    tables = {name: tensor[:real] for name, tensor in piece.inputs.items()}
+                    mean = row_losses(module, tables, piece.target[:real], loss).sum() / plan.expected_batch
                     mean.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             draws.append(len(units))

@@ -38,10 +38,10 @@ __all__ = ["MAX_ROWS", "SLACK", "Grid", "discrete_gaussian"]
 #: Rows of one draw for which SLACK holds.
 MAX_ROWS: Final = 2**20
 
-#: Relative room for float64 arithmetic. A sum of B clipped gradients is off by at most B x 2^-53 x (B C) (Higham
-#: 2002, sec. 3.1, whatever the order), twice for two data sets: B = 2^20 gives 2^-12 C. The gradients themselves
-#: may move with the batch in their last places (matrix kernels differ by size): 2^-13 C is left for that.
-SLACK: Final = 2.0**-12 + 2.0**-13
+#: Relative room for float64 arithmetic. What a unit adds is the same to the bit in both data sets, and its exact value
+#: has norm C at most (`privacy.bookkeeping`); a sum of them is off by at most 2^-12 C, twice for two data sets. The
+#: last 2^-13 C are for factors of 1 + 2^-50, such as the rounding of a factor c times a gradient, once for each row.
+SLACK: Final = 2.0**-11 + 2.0**-13
 
 _STEPS_OF_CLIP: Final = 1024  # C is at least 1024 sqrt(d) steps: rounding costs .1 % more noise
 _LEAST_STD: Final = 8.0

@@ -6,9 +6,11 @@ the results are equal to float tolerance. It knows dense layers with tanh betwee
 
 Formal guarantees
 -----------------
-Those of `privacy.dp_sgd` for every participant by itself: a unit moves its participant's sum by at most clip (a
-gradient that is not finite by 0) and no other participant's at all; the noise has standard deviation sigma x clip in
-every coordinate, whatever the draw; the normaliser is public. Noise is floating point: one operator holds all rows.
+Those of `privacy.dp_sgd` for every participant by itself, in float32: a unit moves its participant's sum by at most
+clip and that sum's rounding (a gradient that is not finite by 0), and no other participant's at all. What a row adds
+goes by that row alone, to the bit, since draws are padded to a multiple of 32 rows. The noise has standard deviation
+sigma x clip in every coordinate, whatever the draw; the normaliser is public. Noise is floating point: one operator
+holds all rows.
 """
 
 import math
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from privacy._gaussian import fill_normal
-from privacy._rows import Loss, MakeOptimizer
+from privacy._rows import MULTIPLE, Loss, MakeOptimizer
 from privacy.dp_sgd import DpSgdPlan, PlainPlan
 from privacy.errors import PlanError
 from privacy.randomness import check_usable
@@ -174,7 +176,7 @@ class SeededDraws:
 
 @dataclass(frozen=True)
 class _Draw:
-    """Drawn rows, padded to the largest draw: features (n, k, f), target (n x k,), and 1 where a row is (n, k, 1)."""
+    """Drawn rows, padded: features (n, k, f), target (n x k,), and 1 where a row is (n, k, 1)."""
 
     features: Tensor
     target: Tensor
@@ -185,7 +187,8 @@ def _gather(rows: StackedRows, drawn: Tensor) -> _Draw:
     n, most = rows.target.shape
     owner = torch.div(drawn, most, rounding_mode="floor")
     sizes = torch.bincount(owner, minlength=n)
-    largest = int(sizes.max())
+    # In multiples, so that no row meets a kernel's remainder: a row's gradient must not go by the size of the draw.
+    largest = -(-int(sizes.max()) // MULTIPLE) * MULTIPLE
     first = sizes.cumsum(0) - sizes
     slot = torch.arange(len(drawn)) + (torch.arange(n) * largest - first)[owner]
     features, target = rows.features.flatten(0, 1), rows.target.flatten()

@@ -300,12 +300,14 @@ def train_round(
         else fresh_generator()
     )
     reports = []
+    single = plan.unit == "record"
     for steps in phases(module, received, plan.steps_per_round, rules.private_steps):
         if plan.non_private:
-            reports.append(train_plain(module, *rows, PlainPlan(steps=steps, **sampling), generator))
+            plain = PlainPlan(steps=steps, **sampling)
+            reports.append(train_plain(module, *rows, plain, generator, single=single))
         else:
             dp = DpSgdPlan(steps=steps, **sampling, **noise)
-            reports.append(train_private(module, *rows, dp, generator, secure=secure_noise))
+            reports.append(train_private(module, *rows, dp, generator, secure=secure_noise, single=single))
     report = joined(reports)
     after = state_of(module)
     update = {name: after[name] for name in received}

@@ -11,16 +11,19 @@ Guarantees
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clients import registry
-from clients.models import FederatedModule
+from clients.dataset import Table
+from clients.models import FederatedModule, predictions
 from consortia import score_bins
 from consortia.errors import RefusedError
 from consortia.evaluation import module_scorer, score_metrics
@@ -31,8 +34,10 @@ from privacy.errors import PrivacyError
 from privacy.events import Event, GaussianRelease, LaplaceRelease, NonPrivate
 from privacy.histogram import HistogramNoise, noisy_histogram, plan_noise
 from privacy.ledger import Budget, Ledger, RunPlan
+from privacy.rowwise import outputs
 
 log = logging.getLogger("consortia.participant")
+Array = NDArray[np.float64]
 HISTOGRAM = "metrics.histogram"
 
 
@@ -166,7 +171,7 @@ def measure(
     target = client.schema.target
     rows = score_bins.n_rows(target)
     try:
-        cells = score_bins.cells(target, module_scorer(module)(table), np.asarray(table.target), bins)
+        cells = score_bins.cells(target, _scores(module, table), np.asarray(table.target), bins)
     except Exception as error:  # noqa: BLE001 - it depends on rows, so it must not show
         log.error("%s: an empty histogram leaves: %s in the model", participant, type(error).__name__)
         cells = np.full(len(table.target), -1, dtype=np.int64)
@@ -178,6 +183,14 @@ def measure(
         noise=noise_of(due.event),
     )
     return {HISTOGRAM: torch.from_numpy(counts.reshape(rows, bins))}
+
+
+def _scores(module: FederatedModule, table: Table) -> Array:
+    """Scores of which each goes by its own row alone: one unit less moves no other unit to another cell."""
+    if not len(table.target):
+        return np.zeros((0, len(module.target.classes)) if module.target.kind == "multiclass" else 0)
+    scores = outputs(module, table.inputs, functools.partial(predictions, module.target))
+    return np.asarray(scores, dtype=np.float64)
 
 
 def rows_per_unit(terms: DatasetTerms) -> int:

@@ -1,7 +1,7 @@
 """Small modules, rows and plans for the tests of the DP step."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Model(nn.Module):
             nn.init.normal_(parameter, generator=generator)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return torch.as_tensor(self.head(torch.tanh(self.encoder(inputs["features"]))))
+        return cast(Tensor, self.head(torch.tanh(self.encoder(inputs["features"]))))
 
 
 class Linear(nn.Module):
@@ -35,7 +35,7 @@ class Linear(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return torch.as_tensor(self.head(inputs["features"]))
+        return cast(Tensor, self.head(inputs["features"]))
 
 
 def squared(output: Tensor, target: Tensor) -> Tensor:

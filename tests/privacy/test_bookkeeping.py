@@ -1,17 +1,21 @@
-"""Book-keeping gives the clipped sums of Opacus' per-row gradients, for every layer and every way rows can fall."""
+"""Book-keeping gives the clipped sums of per-row gradients, for every layer and every way rows can fall."""
 
+import copy
 import math
+import warnings
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opacus import GradSampleModule
 from torch import Tensor, nn
 
-from privacy._engines import Engine, HookEngine, NoisyOptimizer, check_sums, engine_for
+from privacy._engines import Engine, NoisyOptimizer, RowEngine, check_sums, engine_for
 from privacy._rows import Draw, Rows
-from privacy.bookkeeping import BookKeeping, supports
+from privacy.bookkeeping import TERMS, BookKeeping, supports
 from privacy.dp_sgd import DpSgdPlan, train_private
 from privacy.errors import PlanError
 from privacy.randomness import fresh_generator, seeded_generator
@@ -30,7 +34,7 @@ class Named(nn.Module):
             nn.init.normal_(parameter, std=0.5, generator=generator)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return torch.as_tensor(self.layers(inputs["x"])).flatten(1).sum(1)
+        return cast(Tensor, self.layers(inputs["x"])).flatten(1).sum(1)
 
 
 def squared(output: Tensor, target: Tensor) -> Tensor:
@@ -66,6 +70,31 @@ def clipped_sum(engine: Engine, draw: Draw, clip: float) -> tuple[Tensor, Tensor
         return engine.take(), norms
 
 
+def brute(module: nn.Module, parameters: list[nn.Parameter], draw: Draw, clip: float, terms: float) -> list[Tensor]:
+    """Sum and norms (n_units,) by plain autograd, row by row in float64; `terms` is the share of the rows' norms."""
+    module = copy.deepcopy(module).double()
+    wanted = [p for p in module.parameters() if p.requires_grad]
+    assert len(wanted) == len(parameters)
+    rows = []
+    for row in range(len(draw.place)):
+        x = draw.inputs["x"][row : row + 1]
+        output = module({"x": x.double() if x.is_floating_point() else x})
+        loss = squared(output, draw.target[row : row + 1].double()).sum()
+        gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+        rows.append(
+            torch.cat(
+                [(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(gradients, wanted, strict=True)]
+            )
+        )
+    total, norms = torch.zeros(sum(p.numel() for p in wanted)).double(), []
+    for unit in range(draw.units):
+        own = [g for g, place in zip(rows, draw.place.tolist(), strict=True) if place == unit]
+        whole = torch.stack(own).sum(0)
+        norms.append(float(whole.norm()) + terms * sum(float(g.norm()) for g in own))
+        total += whole * min(1.0, clip / (norms[-1] + 1e-6))
+    return [total.float(), torch.tensor(norms)]
+
+
 def draw_of(name: str, units: list[int], scale: float = 1.0) -> Draw:
     inputs, target = table(name, len(units), scale)
     count = max(units) + 1 if units else 0
@@ -78,7 +107,8 @@ def both(name: str, draw: Draw, clip: float) -> tuple[tuple[Tensor, Tensor], tup
     parameters = list(module.parameters())
     assert supports(module) is None
     mine = clipped_sum(BookKeeping(module, parameters), draw, clip)
-    return mine, clipped_sum(HookEngine(module, parameters), draw, clip)
+    rows = clipped_sum(RowEngine(module, parameters), draw, clip)
+    return mine, rows
 
 
 UNITS = {
@@ -92,10 +122,28 @@ UNITS = {
 @pytest.mark.parametrize("clip", [0.05, 1.0, 1e6])
 @pytest.mark.parametrize("units", UNITS)
 @pytest.mark.parametrize("name", MODULES)
-def test_sums_and_norms_are_those_of_opacus(name: str, units: str, clip: float) -> None:
-    (mine, norms), (opacus, wanted) = both(name, draw_of(name, UNITS[units]), clip)
-    assert torch.allclose(norms, wanted, rtol=2e-5, atol=1e-6)
-    assert torch.allclose(mine, opacus, rtol=1e-4, atol=1e-5 * min(clip, float(opacus.norm()) + 1))
+def test_sums_and_norms_are_those_of_plain_autograd_row_by_row(name: str, units: str, clip: float) -> None:
+    draw = draw_of(name, UNITS[units])
+    module = MODULES[name][0]()
+    truth, wanted = brute(module, list(module.parameters()), draw, clip, 0 if draw.single else TERMS)
+    for mine, norms in both(name, draw, clip):
+        # A layer at several positions counts the norms of these terms, too, and layers by the root of their squares.
+        room = 2e-5 if draw.single and name not in {"positions", "wide positions", "embedding"} else 3e-3
+        assert torch.allclose(norms, wanted, rtol=room, atol=1e-6)
+        assert float((mine - truth).norm()) <= room * float(truth.norm()) + 1e-6
+
+
+@pytest.mark.parametrize("name", ["linear", "conv2d", "layer norm", "group norm"])
+def test_sums_are_those_of_opacus_where_a_unit_is_a_row(name: str) -> None:
+    module, draw = MODULES[name][0](), draw_of(name, UNITS["one row each"])
+    mine, _ = clipped_sum(BookKeeping(module, list(module.parameters())), draw, 0.3)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        hooked = GradSampleModule(module, loss_reduction="sum")
+        squared(hooked(draw.inputs), draw.target).sum().backward()  # type: ignore[no-untyped-call]
+    per_row = torch.cat([p.grad_sample.flatten(1) for p in module.parameters()], dim=1)
+    factors = (0.3 / (per_row.norm(dim=1) + 1e-6)).clamp(max=1)
+    assert torch.allclose(mine, per_row.mT @ factors, rtol=1e-4, atol=1e-5)
 
 
 def test_the_padding_row_of_an_embedding_gets_no_gradient() -> None:
@@ -111,7 +159,7 @@ def test_the_padding_row_of_an_embedding_gets_no_gradient() -> None:
     wanted = torch.stack([g * min(1.0, 0.7 / float(g.norm())) for g in each]).sum(0)
     draw = Draw(inputs, target, torch.arange(5), 5, single=True)
     mine, _ = clipped_sum(BookKeeping(module, list(module.parameters())), draw, 0.7)
-    assert torch.allclose(mine, wanted, atol=1e-5)
+    assert torch.allclose(mine, wanted, atol=2e-3)
 
 
 @settings(max_examples=25)
@@ -136,9 +184,8 @@ def test_rows_of_a_unit_that_cancel_hide_nothing(name: str, size: float) -> None
     inputs = {"x": torch.cat([x, x, x])}
     target = torch.cat([here + size, here - size, here + 3.0])
     (mine, norms), _ = both(name, Draw(inputs, target, torch.zeros(3, dtype=torch.int64), 1, single=False), 1.0)
-    _, truth = clipped_sum(
-        HookEngine(module, list(module.parameters())), Draw({"x": x}, target[2:], torch.arange(1), 1, True), 1.0
-    )
+    alone = Draw({"x": x}, target[2:], torch.arange(1), 1, single=True)
+    _, truth = brute(module, list(module.parameters()), alone, 1.0, 0)
     assert float(mine.norm()) <= 1 + 1e-5
     assert float(norms) >= float(truth) * (1 - 1e-4)
 
@@ -168,8 +215,8 @@ def test_an_empty_draw_and_gradients_of_zero_sum_to_zero(name: str) -> None:
         with torch.no_grad():
             exact = draw._replace(target=module(draw.inputs))
         total, norms = clipped_sum(engine, exact, 1.0)
-        assert float(total.norm()) <= 1e-4  # the same row in a batch of another size rounds differently
-        assert float(norms.max()) <= 1e-4
+        assert float(total.norm()) <= 1e-3  # the same row in a batch of another size rounds differently
+        assert float(norms.max()) <= 1e-3
 
 
 @pytest.mark.parametrize("units", ["one row each", "several rows"])
@@ -183,10 +230,10 @@ def test_what_is_frozen_stays_out(name: str, units: str) -> None:
             tensor.requires_grad = parameter in kept
         parameters = [tensor for tensor in module.parameters() if tensor.requires_grad]
         mine, norms = clipped_sum(BookKeeping(module, parameters), draw, 0.5)
-        opacus, wanted = clipped_sum(HookEngine(module, parameters), draw, 0.5)
+        truth, wanted = brute(module, parameters, draw, 0.5, 0 if draw.single else TERMS)
         assert len(mine) == sum(tensor.numel() for tensor in parameters)
-        assert torch.allclose(norms, wanted, rtol=2e-5, atol=1e-6)
-        assert torch.allclose(mine, opacus, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(norms, wanted, rtol=3e-3, atol=1e-6)
+        assert torch.allclose(mine, truth, rtol=3e-3, atol=3e-3 * float(truth.norm()))
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype")  # torch: RMSNorm has no fused kernel for two types
@@ -218,7 +265,7 @@ class Residual(nn.Module):
         self.second = nn.Linear(5, 32)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return torch.as_tensor(self.first(inputs["x"]) + self.second(inputs["x"])).sum(1)
+        return cast(Tensor, self.first(inputs["x"]) + self.second(inputs["x"])).sum(1)
 
 
 def test_layers_whose_outputs_are_added_are_clipped_once() -> None:
@@ -227,8 +274,8 @@ def test_layers_whose_outputs_are_added_are_clipped_once() -> None:
     inputs, target = table("linear", 300)
     draw = Draw(inputs, target, torch.arange(300), 300, single=True)
     mine, _ = clipped_sum(BookKeeping(module, parameters), draw, 0.5)
-    opacus, _ = clipped_sum(HookEngine(module, parameters), draw, 0.5)
-    assert torch.allclose(mine, opacus, rtol=1e-4, atol=1e-4)
+    truth, _ = brute(module, parameters, draw, 0.5, 0)
+    assert torch.allclose(mine, truth, rtol=1e-4, atol=1e-4)
 
 
 def test_a_sum_starts_from_zero_after_it_was_taken() -> None:
@@ -251,7 +298,7 @@ class Tied(nn.Module):
         self.second.weight = self.first.weight
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return torch.as_tensor(self.second(torch.tanh(self.first(inputs["x"])))).sum(1)
+        return cast(Tensor, self.second(torch.tanh(self.first(inputs["x"])))).sum(1)
 
 
 class Twice(nn.Module):
@@ -260,7 +307,7 @@ class Twice(nn.Module):
         self.layer = nn.Linear(5, 5)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return torch.as_tensor(self.layer(torch.tanh(self.layer(inputs["x"])))).sum(1)
+        return cast(Tensor, self.layer(torch.tanh(self.layer(inputs["x"])))).sum(1)
 
 
 class Outside(nn.Module):
@@ -271,28 +318,33 @@ class Outside(nn.Module):
         self.layer = nn.Linear(5, 5)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return torch.as_tensor(torch.tanh(self.layer(inputs["x"])) @ self.layer.weight).sum(1)
+        return cast(Tensor, torch.tanh(self.layer(inputs["x"])) @ self.layer.weight).sum(1)
 
 
-def test_what_does_not_fit_goes_to_opacus_or_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_does_not_fit_is_taken_row_by_row(caplog: pytest.LogCaptureFixture) -> None:
     assert "in place" in str(supports(Named(nn.Linear(5, 4), nn.ReLU(inplace=True))))
     assert "shares" in str(supports(Tied()))
     assert "no rule for LSTM" in str(supports(nn.LSTM(3, 4)))
     with caplog.at_level("INFO", logger="privacy"):
-        assert isinstance(engine_for(Tied(), list(Tied().parameters())), HookEngine)
-    assert "hooks" in caplog.text
-    inputs, target = table("linear", 4)
-    for module in (Twice(), Outside()):
-        with pytest.raises(PlanError, match=r"once|sum of its layers"):
-            check_sums(module, inputs, target, squared)
+        assert isinstance(engine_for(Tied(), list(Tied().parameters())), RowEngine)
+    assert "row by row" in caplog.text
+    draw = draw_of("linear", UNITS["several rows"])
+    for module in (Tied(), Twice(), Outside()):
+        check_sums(module, draw.inputs, draw.target, squared)
+        parameters = list(module.parameters())
+        assert supports(module)
+        mine, norms = clipped_sum(engine_for(module, parameters), draw, 0.5)
+        truth, wanted = brute(module, parameters, draw, 0.5, TERMS)
+        assert torch.allclose(norms, wanted, rtol=2e-5, atol=1e-6)
+        assert torch.allclose(mine, truth, rtol=1e-4, atol=1e-5)
 
 
 def test_a_wrong_rule_is_seen_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, target = table("linear", 4)
     module = MODULES["linear"][0]()
     check_sums(module, inputs, target, squared)
-    monkeypatch.setattr(BookKeeping, "_norms", lambda self, units: torch.zeros(units.count))  # nothing would be clipped
-    with pytest.raises(PlanError, match="sum of its layers"):
+    monkeypatch.setattr(BookKeeping, "_norms", lambda self, count, *_: torch.zeros(count))  # nothing would be clipped
+    with pytest.raises(PlanError, match="sum of its rows"):
         check_sums(module, inputs, target, squared)
 
 
@@ -311,7 +363,7 @@ def test_pieces_bound_memory_and_change_no_sum(units: str) -> None:
                 engine.add(piece, squared, 0.5)
         sums.append(engine.take().clone())
         assert sum(piece.units for piece in pieces) == rows.n_units
-        assert all(len(piece.target) <= most or piece.units == 1 for piece in pieces)
+        assert all(len(piece.place) <= most or piece.units == 1 for piece in pieces)
     assert torch.allclose(sums[0], sums[2], atol=1e-6)
     assert torch.allclose(sums[1], sums[2], atol=1e-6)
 
@@ -345,7 +397,7 @@ def test_noise_and_draws_are_the_same_with_either_engine(monkeypatch: pytest.Mon
     models = []
     for forced in (False, True):
         if forced:
-            monkeypatch.setattr("privacy._engines.supports", lambda _module: "asked to")
+            monkeypatch.setattr("privacy.dp_sgd.known", lambda _module: "asked to")
         module = MODULES["linear"][0]()
         train_private(
             module,

@@ -27,7 +27,8 @@ def test_the_step_equals_the_hand_worked_sum_by_unit(clip: float) -> None:
     inputs, target = rows()
     wanted = by_hand(Model(), inputs, target, GROUPS, clip) / 10
     got = moved(Model(), inputs, target, UNITS, plan(clip=clip, noise_multiplier=SILENT / clip))
-    assert torch.allclose(got, wanted, rtol=1e-4, atol=1e-6)
+    # Units of several rows are clipped to a thousandth less than C (`privacy.bookkeeping`).
+    assert float((got - wanted).norm()) <= 2e-3 * float(wanted.norm())
 
 
 def test_clipping_rows_instead_of_units_would_be_seen() -> None:
@@ -42,7 +43,7 @@ def test_clipping_layers_instead_of_all_parameters_jointly_would_be_seen() -> No
     # One unit, far above C: the whole update, the private head's part included, has norm C / normaliser.
     inputs, target = rows(1)
     got = moved(Model(), inputs, 100 * target.abs() + 100, torch.zeros(1, dtype=torch.int64), plan(clip=1.0))
-    assert float(got.norm()) == pytest.approx(1.0 / 10, rel=1e-4)
+    assert float(got.norm()) == pytest.approx(1.0 / 10, rel=2e-3)
 
 
 def test_the_private_head_is_inside_the_joint_clip() -> None:
@@ -276,7 +277,7 @@ def test_a_head_of_zeros_does_not_hide_an_encoder_that_mixes_rows() -> None:
         run(module, inputs, target, UNITS, plan())
 
 
-def test_a_parameter_of_the_root_module_is_refused_with_advice() -> None:
+def test_a_parameter_of_the_root_module_is_clipped_row_by_row() -> None:
     class Bare(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -286,8 +287,8 @@ def test_a_parameter_of_the_root_module_is_refused_with_advice() -> None:
             return (inputs["features"] @ self.weight)[:, None]
 
     inputs, target = rows()
-    with pytest.raises(PlanError, match="layer that takes and returns tensors"):
-        run(Bare(), inputs, target, UNITS, plan())
+    wanted = by_hand(Bare(), inputs, target, GROUPS, 0.5) / 10
+    assert torch.allclose(moved(Bare(), inputs, target, UNITS, plan(clip=0.5)), wanted, rtol=2e-3, atol=1e-4)
 
 
 def test_own_layers_embeddings_and_frozen_parameters_work() -> None:

@@ -85,7 +85,7 @@ def each_alone(private: bool, rate: float, loss: Callable[[Tensor, Tensor], Tens
     for (x, y), plan, generator in zip(tables(), plans(private, rate), generators(), strict=True):
         one = module()
         rows: tuple[Any, ...] = ({"features": x}, y, torch.arange(len(y)), len(y), loss, sgd, plan, generator)
-        train_private(one, *rows) if private else train_plain(one, *rows)
+        (train_private if private else train_plain)(one, *rows, single=True)
         found.append(torch.cat([parameter.detach().flatten() for parameter in one.parameters()]))
     return found
 

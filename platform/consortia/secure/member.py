@@ -183,6 +183,7 @@ def _sums(work: _Round, plan: RunPlan, parts: Partitions, module: FederatedModul
         sampling_rate=plan.sampling_rate,
         clip=plan.clip,
         generator=generator,
+        single=plan.unit == "record",
     )
     work._keep_private(_private_step(work, plan, module, made, generator))
     work._log_round(made.report, time.perf_counter() - started)

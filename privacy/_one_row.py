@@ -1,0 +1,179 @@
+"""Any module as a function of one row: what a row gives cannot depend on another row, whatever the module does.
+
+Formal guarantees
+-----------------
+* The module is called with one row at a time: under ``torch.func.vmap``, where its code sees one row and torch makes
+  the batch, or row by row where vmap has no rule. A module that mixes the rows of a batch has nothing to mix.
+* Each call meets the module as it was (a copy whose parameters are shared): attributes and buffers that it writes are
+  forgotten, so nothing of one row reaches the next. Random numbers of torch's global generator are the same for every
+  row.
+* vmap runs with one fixed number of rows, which `steady` has found to give each row the same bits at every place.
+
+Assumed: the module's code reads and writes nothing but its arguments, its own attributes and torch's generator. A
+module that writes to a global variable of Python is not found out.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from privacy._composition import fresh_copy
+from privacy._rows import Loss, row_losses
+from privacy.errors import PlanError
+
+#: Rows under one vmap.
+TOGETHER: Final = 32
+_Tables = Mapping[str, Tensor]
+
+
+class OneRow:
+    """`module` as a function of one row of named tables.
+
+    Parameters
+    ----------
+    module : takes the dict of named tensors, each (1, ...), and returns outputs (1, ...).
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._together: dict[str, bool] = {}
+
+    def outputs(self, inputs: _Tables) -> Tensor:
+        """Return the outputs of all rows (n_rows, ...)."""
+
+        def one(module: nn.Module, _: dict[str, Tensor], row: dict[str, Tensor]) -> Tensor:
+            output: Tensor = module(_single(row))
+            return output[0]
+
+        return torch.cat(self._each("outputs", one, {}, inputs))
+
+    def gradients(self, inputs: _Tables, target: Tensor, loss: Loss) -> dict[str, Tensor]:
+        """Return each row's gradient of its loss by name: (n_rows, *parameter.shape)."""
+        trained = {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
+
+        def one(module: nn.Module, parameters: dict[str, Tensor], row: dict[str, Tensor]) -> dict[str, Tensor]:
+            wanted = row[_TARGET].unsqueeze(0)
+            table = _single({name: tensor for name, tensor in row.items() if name != _TARGET})
+
+            def value(parameters: dict[str, Tensor]) -> Tensor:
+                called = _Called(module, parameters)
+                return row_losses(called, table, wanted, loss)[0]
+
+            found: dict[str, Tensor] = grad(value)(parameters)
+            return found
+
+        pieces = self._each("gradients", one, trained, {**inputs, _TARGET: target})
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in trained}
+
+    def _each(self, what: str, one: Callable[..., Any], parameters: dict[str, Tensor], tables: _Tables) -> list[Any]:
+        rows = len(next(iter(tables.values())))
+        if self._fits(what, one, parameters, tables):
+            pieces = []
+            for start in range(0, rows, TOGETHER):
+                piece = {name: tensor[start : start + TOGETHER] for name, tensor in tables.items()}
+                real = len(next(iter(piece.values())))
+                pieces.append(_cut(self._vmapped(one, parameters, {n: _filled(t) for n, t in piece.items()}), real))
+            return pieces
+        return [
+            _stacked(self._alone(one, parameters, {name: tensor[row] for name, tensor in tables.items()}))
+            for row in range(rows)
+        ]
+
+    def _vmapped(self, one: Callable[..., Any], parameters: dict[str, Tensor], tables: dict[str, Tensor]) -> Any:
+        module = fresh_copy(self.module)
+        return vmap(lambda row: one(module, parameters, row), randomness="error")(tables)
+
+    def _alone(self, one: Callable[..., Any], parameters: dict[str, Tensor], row: dict[str, Tensor]) -> Any:
+        with _same_random_numbers():
+            return one(fresh_copy(self.module), parameters, row)
+
+    def _fits(self, what: str, one: Callable[..., Any], parameters: dict[str, Tensor], tables: _Tables) -> bool:
+        """Whether vmap takes this module and gives each row the same bits wherever it stands; found on made-up rows."""
+        if what not in self._together:
+            self._together[what] = self._steady(one, parameters, tables)
+        return self._together[what]
+
+    def _steady(self, one: Callable[..., Any], parameters: dict[str, Tensor], tables: _Tables) -> bool:
+        rows = made_up_rows(TOGETHER, tables)
+        turned = {name: tensor.roll(7, 0) for name, tensor in rows.items()}
+        try:
+            straight, rolled = (self._vmapped(one, parameters, table) for table in (rows, turned))
+        except Exception:  # noqa: BLE001 (no rule under vmap, or code that asks what a value is: row by row then)
+            return False
+        pairs = zip(_leaves(straight), _leaves(rolled), strict=True)
+        return all(torch.equal(a.roll(7, 0).nan_to_num(), b.nan_to_num()) for a, b in pairs)
+
+
+_TARGET: Final = "\0target"
+
+
+class _Called(nn.Module):
+    """`module` with other parameters: what `functional_call` makes of it."""
+
+    def __init__(self, module: nn.Module, parameters: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._call = lambda inputs: functional_call(module, parameters, (inputs,))
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        output: Tensor = self._call(inputs)  # type: ignore[no-untyped-call]
+        return output
+
+
+def made_up_rows(count: int, tables: _Tables) -> dict[str, Tensor]:
+    """Return `count` rows of the tables' shapes and types, the same on every call; whole numbers are 0 or 1."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn((count, *tensor.shape[1:]), generator=generator).to(tensor)
+        if tensor.is_floating_point()
+        else torch.randint(0, 2, (count, *tensor.shape[1:]), generator=generator).to(tensor)
+        for name, tensor in tables.items()
+    }
+
+
+def _single(row: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.unsqueeze(0) for name, tensor in row.items()}
+
+
+def _filled(tensor: Tensor) -> Tensor:
+    missing = TOGETHER - len(tensor)
+    return torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) if missing else tensor
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    return list(value.values()) if isinstance(value, dict) else [value]
+
+
+def _cut(value: Any, rows: int) -> Any:
+    return {name: tensor[:rows] for name, tensor in value.items()} if isinstance(value, dict) else value[:rows]
+
+
+def _stacked(value: Any) -> Any:
+    return _single(value) if isinstance(value, dict) else value.unsqueeze(0)
+
+
+@contextmanager
+def _same_random_numbers() -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+
+
+def check_parameters(module: nn.Module, versions: Mapping[str, int]) -> None:
+    """Refuse a module that wrote to its own parameters in a pass (`nn.Embedding` with `max_norm` does).
+
+    Parameters
+    ----------
+    versions : what `parameter_versions` gave before.
+    """
+    for name, version in parameter_versions(module).items():
+        if version != versions[name]:
+            raise PlanError(f"parameter {name}: changed by a pass; leave out what writes to it (max_norm, say)")
+
+
+def parameter_versions(module: nn.Module) -> dict[str, int]:
+    """Return how often each parameter was written to."""
+    return {name: parameter._version for name, parameter in module.named_parameters()}
