@@ -82,6 +82,9 @@ class Fit:
         Participants send a gradient of one step instead of parameters.
     server_learning_rate, server_momentum : bool
         Whether it takes these keys.
+    proximal : float or None
+        mu of the term mu/2 ||w - received||^2 that `LocalHalf.attach` adds to the local loss; 0 adds nothing. None
+        where there is no such term, or another one. `check_strategy` compares the local steps with it.
     """
 
     weights: Literal["any", "equal", "minority"] = "any"
@@ -94,6 +97,7 @@ class Fit:
     gradient: bool = False
     server_learning_rate: bool = False
     server_momentum: bool = False
+    proximal: float | None = None
 
 
 class Strategy(Protocol):

@@ -42,7 +42,7 @@ class FedAsync(Stale):
     @property
     def fit(self) -> Fit:
         """See `strategies.base.Strategy.fit`; a size has no place in a mixture of two."""
-        return Fit(weights="equal", consensus=False)
+        return Fit(weights="equal", consensus=False, proximal=self.mu)
 
     @property
     def waits_for_step(self) -> bool:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from strategies.base import Fit
 from strategies.fedavg import FedAvg
 
 
@@ -36,6 +37,11 @@ class FedProx(FedAvg):
     def __post_init__(self) -> None:
         if isinstance(self.mu, bool) or not 0 <= self.mu < math.inf:
             raise ValueError(f"mu: wanted a finite number >= 0, got {self.mu!r}")
+
+    @property
+    def fit(self) -> Fit:
+        """See `strategies.base.Strategy.fit`: FedAvg's, with the proximal term."""
+        return replace(super().fit, proximal=self.mu)
 
     def fits_learning_rate(self, learning_rate: float) -> None:
         """Raise ValueError when mu x learning_rate > 1: a step would jump over the received model."""

@@ -55,6 +55,9 @@ def to_onnx(model: OwnModel, about: About) -> bytes:
     rows = add_rows(graph, view)
     network = _network(model, view.width)
     graph.nodes.append(helper.make_node("Identity", [rows.features], ["network/features"]))
+    for node in network.graph.node:  # torch writes where the code lies on this machine into each node
+        del node.metadata_props[:]
+        node.doc_string = ""
     graph.nodes.extend(network.graph.node)
     graph.constants.extend(network.graph.initializer)
     count = len(outputs_of(view.target))
