@@ -22,6 +22,7 @@ from consortia.scenario import Contract, IndustryTerms, Seat
 from consortia.secure.terms import planned_rounds
 from privacy.accounting import solve_noise_multiplier
 from privacy.egress import KINDS, Release
+from privacy.errors import UnknownEventError
 from privacy.events import Event, LaplaceRelease, NonPrivate
 from privacy.histogram import HistogramNoise, noisy_histogram
 from privacy.ledger import Ledger, RunPlan
@@ -69,8 +70,10 @@ def release(events: tuple[Event, ...], train: Table) -> list[Release]:
 
 
 def _noised(event: Event, units: int) -> Tensor:
-    if not isinstance(event, LaplaceRelease):
+    if isinstance(event, NonPrivate):
         return torch.tensor([max(1, units)])
+    if not isinstance(event, LaplaceRelease):
+        raise UnknownEventError(f"size: wanted a Laplace release, got a {type(event).__name__}; nothing leaves")
     noise = HistogramNoise("laplace", event.noise_multiplier)
     cells, index = np.zeros(units, dtype=np.int64), np.arange(units, dtype=np.int64)
     return torch.from_numpy(noisy_histogram(cells, 1, index, rows_per_unit=1, noise=noise)).clamp(min=1)
