@@ -129,7 +129,8 @@ def _pld_epsilon(part: tuple[Event, ...], delta: float, grid: float) -> float:
     total = _pld(rest[0], grid)
     for event in rest[1:]:
         total = total.compose(_pld(event, grid))
-    return pure + _number(rest[0], "pld", max(0.0, float(total.get_epsilon_for_delta(delta))))
+    found = float(total.get_epsilon_for_delta(delta))
+    return pure + _number(rest[0], "pld", found if math.isnan(found) else max(found, 0.0))
 
 
 def _is_pure(event: Event) -> bool:
@@ -156,11 +157,12 @@ def prv_epsilon(events: Iterable[Event], delta: float) -> float:
     UnknownEventError
         For other events, such as Laplace ones, which PRV cannot count.
     """
+    _check(delta)
+    worst, parts = 0.0, _by_partition(events)
+
     from opacus.accountants import PRVAccountant
 
-    _check(delta)
-    worst = 0.0
-    for part in _by_partition(events):
+    for part in parts:
         if any(event.non_private for event in part):
             return math.inf
         accountant = PRVAccountant()
