@@ -76,16 +76,16 @@ class Event(ABC):
             raise PlanError(f"partition: wanted one of {', '.join(PARTITIONS)}, got {self.partition!r}")
         if not isinstance(self.unit, str) or not self.unit:
             raise PlanError(f'unit: wanted "record" or the name of a column, got {self.unit!r}')
-        self.validate()
         for field in fields(self):
             value = getattr(self, field.name)
             # JSON must give back what was written, and equal mechanisms must be equal: scalars only.
             if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
                 raise PlanError(f"{field.name}: wanted a text or a finite number, got {value!r}")
+        self.validate()
 
     @abstractmethod
     def validate(self) -> None:
-        """Raise PlanError for a field that is out of range; partition and unit were checked before."""
+        """Raise PlanError for a field that is out of range; each is a text or a finite number already."""
 
     @property
     @abstractmethod
