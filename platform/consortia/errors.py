@@ -23,6 +23,10 @@ class WireError(ConsortiaError):
     """Bytes that came over the wire are not an envelope of this version."""
 
 
+class PointsError(ConsortiaError, ValueError):
+    """Identifiers or blinded points that a private set intersection cannot use. No message holds one of them."""
+
+
 class RefusedError(ConsortiaError):
     """A participant does not take part. `code` is all that crosses; the sentence stays at home.
 

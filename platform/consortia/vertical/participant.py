@@ -172,7 +172,7 @@ class Work:
         self._bound_quarantine(encoded.quarantine, new)
         if len(encoded) > self.step.terms.largest_set:
             raise RefusedError("SET_TOO_LARGE", f"contract.vertical.largest_set = {self.step.terms.largest_set}")
-        digest = hashlib.sha256("\n".join(encoded.ids).encode()).digest()
+        digest = hashlib.sha256("\n".join(encoded.ids).encode("utf-8", "surrogatepass")).digest()
         if self.store.once("rows", lambda: digest) != digest:
             raise RefusedError(
                 "DATASET_NOT_OFFERED",
