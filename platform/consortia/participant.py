@@ -20,6 +20,7 @@ import time
 import safetensors.torch
 
 from clients import registry
+from clients.masking import SourceText
 from clients.models import FederatedModule
 from consortia import custody, disk, limits, receipt, side_releases, size_release
 from consortia.answers import describe, guarded
@@ -99,7 +100,7 @@ class _Round:
         if self.policy.participant != home.participant:
             raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
         terms = check_contract(self.policy, request.contract, request.industry, request.proposal)
-        self.terms: DatasetTerms = terms.model_copy(update={"source": source}) if source else terms
+        self.terms: DatasetTerms = terms.model_copy(update={"source": SourceText(source)}) if source else terms
         self.dataset = request.proposal.dataset
         self.client = registry.get(request.industry)
         self.anchor: Anchor | None = None

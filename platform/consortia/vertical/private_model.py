@@ -38,8 +38,12 @@ class Linear:
         return np.column_stack([1 - positive, positive])
 
     def logits(self, x: Any) -> NDArray[np.float64]:
-        """Return the linear scores (n,)."""
-        return np.asarray(np.asarray(x, dtype=np.float64) @ self.weights[:-1] + self.weights[-1])
+        """Return the linear scores (n,); a row that is not finite gets the intercept, as if it had no columns."""
+        rows = np.asarray(x, dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = np.asarray(np.where(np.isfinite(rows), rows, 0.0) @ self.weights[:-1] + self.weights[-1])
+            usable = np.isfinite((rows**2).sum(1))
+        return np.where(usable, scores, self.weights[-1])
 
 
 @lru_cache(maxsize=16)
