@@ -103,6 +103,7 @@ def lags_p(vectors: Array) -> float:
     if d < 2 * _LEAST:
         return 1.0
     sizes = normal_scores(stats.chi2.cdf(np.square(vectors), 1), stats.chi2.sf(np.square(vectors), 1))
+    sizes = sizes.clip(-4.0, 4.0)  # a number on a grid may be 0, whose score has no end; shorter is within the bound
     lags, centres = np.arange(1, d - _LEAST + 1), np.arange(2 * _LEAST - 1, 2 * d - 2 * _LEAST)
     pairs = (np.minimum(centres, 2 * (d - 1) - centres) + 1) // 2
     smallest, looks = 1.0, 0
