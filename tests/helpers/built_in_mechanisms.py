@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from noise_contexts import TEST, generator, stream
 from scipy import stats
 from torch import nn
 
@@ -20,7 +21,7 @@ from privacy.events import Event, LaplaceRelease, RandomizedResponse, ReplaceGau
 from privacy.histogram import HistogramNoise, noisy_histogram
 from privacy.mechanism import AdditiveNoise, Array, Data, Response, Rounded
 from privacy.randomized_response import keep_probability, respond
-from privacy.randomness import fresh_generator, seeded_generator
+from privacy.randomness import seeded_generator
 
 #: So little noise is none beside what is compared.
 NONE = 1e-9
@@ -62,7 +63,9 @@ class Histogram:
         first = data.values[:, 0] * 2 + 4
         cells = np.where((first >= 0) & (first < self.cells), first, -1.0).astype(np.int64)
         noise = HistogramNoise(self.kind, multiplier)
-        found = noisy_histogram(cells, self.cells, data.units, rows_per_unit=self.rows_per_unit, noise=noise)
+        found = noisy_histogram(
+            cells, self.cells, data.units, rows_per_unit=self.rows_per_unit, noise=noise, context=TEST
+        )
         return found.astype(np.float64)
 
     def query(self, data: Data) -> Array:
@@ -136,7 +139,7 @@ class DpSgdStep:
 
     def release(self, data: Data) -> Array:
         plan = self._plan(self.sampling_rate, self.multiplier)
-        return self._step(data, plan, fresh_generator(), self.secure)
+        return self._step(data, plan, generator(), self.secure)
 
     def example(self, seed: int) -> Data:
         return rows(seed, 10, self.width + 1, per_unit=2)
@@ -178,10 +181,10 @@ class VerticalLogistic:
         return self._sum(data, NONE, seeded_generator("query"))
 
     def release(self, data: Data) -> Array:
-        return self._sum(data, self.multiplier, fresh_generator())
+        return self._sum(data, self.multiplier, generator())
 
     def example(self, seed: int) -> Data:
-        data = rows(seed, 30, 8)
+        data = rows(seed, 30, 80)
         return Data(np.column_stack([data.values[:, :-1], data.values[:, -1] > 0]), data.units)
 
 
@@ -211,7 +214,9 @@ class LabelResponse:
         return np.digitize(data.values[:, -1], np.linspace(-1, 1, self.classes - 1)) * 1.0
 
     def release(self, data: Data) -> Array:
-        return respond(self.query(data).astype(np.int64), self.classes, self.epsilon).astype(np.float64)
+        return respond(self.query(data).astype(np.int64), self.classes, self.epsilon, entropy=stream().bytes).astype(
+            np.float64
+        )
 
     def example(self, seed: int) -> Data:
         return rows(seed, 150, 3)
@@ -238,7 +243,7 @@ class SizeRelease:
 
     def _size(self, data: Data, multiplier: float) -> Array:
         table: Any = SimpleNamespace(n_units=len(np.unique(data.units)))
-        (found,) = size_release.release((self._event(multiplier),), table)
+        (found,) = size_release.release((self._event(multiplier),), table, TEST)
         return found.tensors[size_release.SIZE].double().numpy()
 
     def query(self, data: Data) -> Array:
