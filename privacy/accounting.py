@@ -87,6 +87,7 @@ def _canonical(event: Event) -> Event:
     return canonical
 
 
+@lru_cache(maxsize=4096)
 def _place(event: Event) -> tuple[Any, ...]:
     """An order of mechanisms by kind and numbers: sums of floats are the same whoever comes first."""
     values = [value for name, value in event.to_json().items() if name != "relation"]
