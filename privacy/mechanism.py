@@ -1,7 +1,7 @@
 """The seam of a mechanism: it bounds what one unit does, randomises, and names its event.
 
 `consortia.testing.check_mechanism` holds an object of this shape to what it declares. How to write one:
-`docs/how-to/add-a-mechanism.md`.
+`docs/how_to/mechanisms.md`.
 """
 
 import math

@@ -7,7 +7,7 @@ data it read: ``train``, ``validation`` and ``evaluation`` (test) hold disjoint 
 of the unit), so they compose in parallel.
 
 One file a kind: it holds all that the platform asks of an event (`privacy.events.base.Event`). How to add one:
-`docs/how-to/add-a-mechanism.md`.
+`docs/how_to/mechanisms.md`.
 """
 
 from privacy.events.base import (

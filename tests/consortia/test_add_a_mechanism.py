@@ -1,4 +1,4 @@
-"""The page `docs/how-to/add-a-mechanism.md` is true: a stranger's file and an entry point are enough."""
+"""The page `docs/how_to/mechanisms.md` is true: a stranger's file and an entry point are enough."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from privacy.errors import BudgetExhaustedError, LedgerSchemaError, UnknownEvent
 from privacy.events import LaplaceRelease, event_to_json, kinds, registry
 from privacy.ledger import Budget, Ledger, RunPlan
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "add-a-mechanism.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "how_to" / "mechanisms.md").read_text(encoding="utf-8")
 LIFE = Budget(2.0, 0.0)
 
 

@@ -109,18 +109,18 @@ class Case:
         data, only = self.data, self.event.relation == CHANGE_LABEL
         rows = [(what, row) for what, some in self.hostile() for row in (some[0], some[-1])]
         rows += [("another row", row) for row in data.values[:20]]
-        for what, row in rows:
-            for place in (0, len(data.values) // 2):
-                for base in (data, Data(np.resize(row, data.values.shape), data.units)):
-                    values = base.values.copy()
-                    if only:
-                        values[place, -1] = row[-1]
-                    else:
-                        values[place] = row
-                    other = values.copy()
-                    other[place, -1:] = -row[-1:]
-                    yield f"{what} in the place of another", base, Data(values, base.units)
-                    yield f"{what} against its opposite", Data(values, base.units), Data(other, base.units)
+        for number, (what, row) in enumerate(rows):
+            place = (0, len(data.values) // 2)[number % 2]
+            for base in (data, Data(np.resize(row, data.values.shape), data.units)):
+                values = base.values.copy()
+                if only:
+                    values[place, -1] = row[-1]
+                else:
+                    values[place] = row
+                other = values.copy()
+                other[place, -1:] = -row[-1:]
+                yield f"{what} in the place of another", base, Data(values, base.units)
+                yield f"{what} against its opposite", Data(values, base.units), Data(other, base.units)
 
     @cached_property
     def base(self) -> Data:

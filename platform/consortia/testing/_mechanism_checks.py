@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import stats
 
-from consortia.audit.probe import forked, same_global_seeds
 from consortia.testing._client_case import require
 from consortia.testing._mechanism_case import Case, normal_scores
 from privacy.mechanism import AdditiveNoise, Array
@@ -117,6 +116,7 @@ def releases_centre_on_the_query(case: Case) -> None:
 
 def randomness_is_fresh(case: Case) -> None:
     """No two releases are alike: not one after the other, not under one global seed, not in two forks of a process."""
+    from consortia.audit.probe import forked, same_global_seeds  # loads the whole platform
 
     def draw() -> bytes:
         return b"".join(np.asarray(case.mechanism.release(case.data)).tobytes() for _ in range(8))
