@@ -44,6 +44,7 @@ from consortia.policy import DatasetTerms
 from consortia.scenario import Scenario, load_scenario, scenario_from_json
 from consortia.wire import Envelope, decode, encode
 from privacy.ledger import Budget, RunPlan
+from privacy.noise_context import NoiseContext
 from privacy.randomness import numpy_generator
 from strategies.base import Strategy, Update
 
@@ -57,6 +58,8 @@ PURPOSES = {
     "education": ("A46", "A48"),
     "house": ("A44", "A45", "A410"),
 }
+#: What noise in a benchmark is for: no message.
+NOISE = NoiseContext(purpose="benchmark", message="benchmark", attempt=0, ledger="")
 UNITS = {
     "new-car": 234,
     "used-car": 103,
@@ -195,7 +198,7 @@ class Participants:
         sent = dict(message.tensors)
         module = local_training.ready_module(self.contract, "bank", plan, train, sent, {})
         outcome = local_training.train_round(
-            module, self.contract, "bank", plan, train, sent, participant=name, round_number=number
+            module, self.contract, "bank", plan, train, sent, participant=name, round_number=number, noise=NOISE
         )
         header = {
             **{key: message.header[key] for key in ("kind", "participant", "run", "round")},

@@ -25,7 +25,10 @@ from clients.schema import Target
 from consortia.released_metrics import from_histogram
 from consortia.score_bins import cells
 from privacy.histogram import noisy_histogram, plan_noise
+from privacy.noise_context import NoiseContext
 
+#: What noise in a benchmark is for: no message.
+NOISE = NoiseContext(purpose="benchmark", message="benchmark", attempt=0, ledger="")
 TARGET = Target(name="y", kind="binary", classes=("no", "yes"))
 DELTA = 1e-5
 METRICS = ("auc", "auprc", "accuracy", "brier")
@@ -65,7 +68,7 @@ def measure(
         scores, label = draw(rng, rows, share, shift)
         exact = compute(METRICS, "binary", scores, label)["auc"]
         counts = noisy_histogram(
-            cells(TARGET, scores, label, bins), 2 * bins, np.arange(rows), rows_per_unit=1, noise=noise
+            cells(TARGET, scores, label, bins), 2 * bins, np.arange(rows), rows_per_unit=1, noise=noise, context=NOISE
         ).reshape(2, bins)
         found = from_histogram(TARGET, counts.astype(np.float64), noise.deviation(1))
         if found["auc"].value is not None and exact is not None:

@@ -25,8 +25,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from privacy import _engines
 from privacy.dp_sgd import DpSgdPlan, train_private
+from privacy.noise_context import NoiseContext
 from privacy.randomness import fresh_generator
 from privacy.sampling import poisson_sample
+
+#: What noise in a benchmark is for: no message.
+NOISE = NoiseContext(purpose="benchmark", message="benchmark", attempt=0, ledger="")
 
 Step = Callable[[int], float]  # steps -> seconds of CPU
 
@@ -93,7 +97,7 @@ class Case:
             losses,
             lambda parameters: torch.optim.SGD(parameters, lr=0.05),
             plan,
-            fresh_generator(),
+            fresh_generator(NOISE),
             secure=secure,
             single=True,
         )
@@ -147,7 +151,7 @@ class Case:
                     rows = poisson_sample(self.rows, rate, generator)
                     yield self.x[rows], self.y[rows]
 
-        generator = fresh_generator()
+        generator = fresh_generator(NOISE)
         drawn = batches()
 
         def steps(count: int) -> float:

@@ -58,7 +58,7 @@ def run(arm: str, scenario: str, data: Path | None, seed: int, keys: dict[str, A
         )
         numbers = itertools.count()
         # One message at a time in a fixed order: the n-th draw of every arm is for the same participant and round.
-        noise = lambda: seeded_generator("weights study", seed, next(numbers))  # noqa: E731
+        noise = lambda _: seeded_generator("weights study", seed, next(numbers))  # noqa: E731
         with patch.object(local_training, "fresh_generator", noise):
             result = execute(prepare(options), options).result
     return {name: seat["metrics"]["auc"]["federated"] for name, seat in result["participants"].items()}

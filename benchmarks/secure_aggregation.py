@@ -36,12 +36,15 @@ from clients.dataset import prepare
 from clients.metrics import compute
 from clients.sources import parse_source, read
 from privacy.accounting import solve_noise_multiplier
+from privacy.noise_context import NoiseContext
 from privacy.secure_sum.fixed_point import FixedPoint
 from privacy.secure_sum.masks import add_mask, derive, sum_words
 from privacy.secure_sum.noise import rounded_gaussian
 
 Array = NDArray[np.float64]
 DELTA = 1e-5
+#: What noise in a benchmark is for: no message.
+NOISE = NoiseContext(purpose="benchmark", message="benchmark", attempt=0, ledger="")
 SITES = {
     "german": ("bank", ("new-car", "used-car", "furniture", "radio-tv", "other")),
     "ai4i": ("factory", ("L", "M", "H")),
@@ -162,7 +165,7 @@ def train(parts: Any, arm: Arm, setting: Setting, budgets: list[float], rng: np.
         sums = [clipped(x, y, w, clip) for (x, y, *_), clip in zip(parts, clips, strict=True)]
         if arm.kind == "secure":
             bits = code.bits(n)
-            step = code.decode(sum_words([code.encode(part, n, bits) for part in sums]))
+            step = code.decode(sum_words([code.encode(part, n, bits, NOISE) for part in sums]))
         else:
             step = np.sum(sums, axis=0) + total * np.sqrt(n / (n - arm.colluders)) * rng.normal(size=dim)
         w -= setting.rate * step / sizes.sum()
@@ -300,7 +303,7 @@ def cost(*, quick: bool) -> dict[str, Any]:
         keys = [derive(bytes(32), i) for i in range(n - 1)]
 
         def member(code: FixedPoint = code, total: Array = total, keys: list[bytes] = keys, n: int = n) -> Any:
-            words = code.encode(total, n, code.bits(n))
+            words = code.encode(total, n, code.bits(n), NOISE)
             for index, key in enumerate(keys):
                 add_mask(words, key, subtract=index % 2 == 0)
             return words
@@ -313,7 +316,7 @@ def cost(*, quick: bool) -> dict[str, Any]:
             "bytes": words.nbytes + 60,
             "bytes_wanted": 4 * dim + 64,
         }
-    noise = _cpu(lambda: rounded_gaussian(1_000_000, 500.0), 5)
+    noise = _cpu(lambda: rounded_gaussian(1_000_000, 500.0, NOISE), 5)
     out["noise"] = {"nanoseconds_a_coordinate": noise * 1e3, "wanted": 20.0}
     for dim, wanted in ((10_000, 0.02), (1_000_000, 0.15)):
         code = FixedPoint(noise=4.0, clip=1.0, smallest_clip=1.0, dimension=dim, rows=2000, colluders=1)
@@ -322,7 +325,7 @@ def cost(*, quick: bool) -> dict[str, Any]:
         def whole(code: FixedPoint = code, total: Array = total) -> Any:
             parts = []
             for i in range(6):
-                words = code.encode(total, 6, 32)
+                words = code.encode(total, 6, 32, NOISE)
                 for j in range(6):
                     if i != j:
                         add_mask(words, derive(bytes(32), min(i, j), max(i, j)), subtract=j < i)

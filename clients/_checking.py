@@ -90,8 +90,10 @@ def blank_to_none(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _refuse_wrong_columns(schema: Schema, frame: pd.DataFrame, where: str) -> None:
     if not frame.columns.is_unique:
-        twice = ", ".join(sorted({repr(str(c)) for c in frame.columns[frame.columns.duplicated()]}))
-        raise SchemaError(f"{where}: wanted each column once, got {twice} more than once")
+        ours = {c.name for c in schema.columns} | {schema.target.name}
+        twice = {str(c) for c in frame.columns[frame.columns.duplicated()]}
+        named = ", ".join(repr(name) for name in sorted(twice & ours)) or f"{len(twice)} column(s) of other names"
+        raise SchemaError(f"{where}: wanted each column once, got {named} more than once; rename or drop it")
     wanted = [c.name for c in schema.columns if c.required] + [schema.target.name]
     absent = [name for name in wanted if name not in frame]
     if not absent:
@@ -106,7 +108,7 @@ def _refuse_wrong_columns(schema: Schema, frame: pd.DataFrame, where: str) -> No
         )
     hints = [f"{close[0]!r} is close" for name in absent if (close := difflib.get_close_matches(name, got, 1))]
     raise SchemaError(
-        f"{where}: column {', '.join(repr(a) for a in absent)} is missing. {wants}; got {', '.join(got)}."
+        f"{where}: column {', '.join(repr(a) for a in absent)} is missing. {wants}; got {len(got)} columns."
         + (f" {'; '.join(hints)}: rename it in the source." if hints else "")
     )
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from clients.masking import masked
+
 
 class ClientError(Exception):
-    """Base of everything that goes wrong between a source of rows and a tensor."""
+    """Base of everything that goes wrong between a source of rows and a tensor. Secrets in its text are masked."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(masked(each) if isinstance(each, str) else each for each in arguments))
 
 
 class SchemaError(ClientError):

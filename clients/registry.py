@@ -22,7 +22,19 @@ __all__ = ["GROUP", "get", "names"]
 
 GROUP = "consortia.clients"
 SEAM = frozenset(
-    {"dataset", "errors", "holdings", "industry", "metrics", "models", "registry", "schema", "sources", "spec"}
+    {
+        "dataset",
+        "errors",
+        "holdings",
+        "industry",
+        "masking",
+        "metrics",
+        "models",
+        "registry",
+        "schema",
+        "sources",
+        "spec",
+    }
 )
 
 

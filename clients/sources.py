@@ -25,6 +25,7 @@ import pandas as pd
 
 from clients.errors import ClientError, SourceError
 from clients.industry import IndustryClient
+from clients.masking import masked
 
 __all__ = ["Source", "numpy_generator", "parse_source", "public_folder", "read", "read_csv", "read_table"]
 
@@ -33,12 +34,16 @@ FORMS = "csv:PATH, parquet:PATH, sql:URL?query=SELECT…, sql:URL?table=NAME, pu
 _SQL = re.compile(r"^(?P<url>.+?)[?&](?P<what>query|table)=(?P<text>.+)$", re.DOTALL)
 _SYNTHETIC = re.compile(r"^(?P<rows>\d*)(?:\?seed=(?P<seed>\d+))?$")
 _PLACEBO = re.compile(r"^(?P<seed>\d+):(?P<rest>(?:public|synthetic):.*)$", re.DOTALL)
+_SCHEMES = frozenset(
+    {"csv", "parquet", "sql", "public", "synthetic", "placebo", "file", "http", "https", "s3", "postgresql", "postgres"}
+    | {"mysql", "sqlite", "xlsx", "json", "tsv"}
+)
 _IDENTIFIER = re.compile(r"^[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A parsed source. Its text form never shows a database's URL, which may hold a password."""
+    """A parsed source. Its text form shows no database's URL, and no secret in a path."""
 
     kind: Kind
     location: str = field(default="", repr=False)
@@ -55,7 +60,7 @@ class Source:
     def __str__(self) -> str:
         if self.kind == "synthetic":
             return f"synthetic:{self.rows or ''}" + ("" if self.seed is None else f"?seed={self.seed}")
-        return "sql:(a database)" if self.kind == "sql" else f"{self.kind}:{self.location}"
+        return "sql:(a database)" if self.kind == "sql" else masked(f"{self.kind}:{self.location}")
 
 
 def parse_source(text: str, *, key: str = "source") -> Source:
@@ -88,8 +93,8 @@ def parse_source(text: str, *, key: str = "source") -> Source:
         if rows == 0:
             raise SourceError(f"{key}: wanted at least 1 synthetic row, got 0")
         return Source(kind="synthetic", rows=rows, seed=int(match["seed"]) if match["seed"] else None)
-    # Only the scheme is repeated: the rest may hold a password.
-    got = f"{scheme}{colon}…" if colon and len(scheme) <= 12 else "something else"
+    # Only a scheme that is well known is repeated: anything else may be a password.
+    got = f"{scheme}{colon}…" if colon and scheme.lower() in _SCHEMES else "something else"
     raise SourceError(f"{key}: wanted one of {FORMS}; got {got}")
 
 

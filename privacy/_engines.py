@@ -35,7 +35,7 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
         self._secure = bool(settings.pop("secure"))
         super().__init__(optimizer, **settings)
         if self._secure and not isinstance(self.generator, FreshNoise):
-            raise PlanError("generator: secure noise wants fresh_generator(), got one from a seed")
+            raise PlanError("generator: secure noise wants fresh_generator(context), got one from a seed")
         self._parameters = parameters
         self._noisy = torch.zeros(sum(p.numel() for p in parameters)).to(parameters[0])
         parts = torch.split(self._noisy, [p.numel() for p in parameters])

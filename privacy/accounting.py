@@ -8,29 +8,14 @@ theorem under-counts (3.72 where the answer is 5.80).
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-import dp_accounting
 import numpy as np
-from dp_accounting import pld
-from opacus.accountants import PRVAccountant
-from opacus.accountants.analysis.rdp import compute_rdp
 
 from privacy.errors import PlanError, UnknownEventError
-from privacy.events import (
-    Event,
-    GaussianRelease,
-    LaplaceRelease,
-    NonPrivate,
-    PoissonGaussian,
-    RandomizedResponse,
-    ReplaceGaussian,
-    event_size,
-    relation_of,
-    resized,
-)
+from privacy.events import Event, PoissonGaussian, check_known, event_size, resized
 
 __all__ = [
     "RDP_ORDERS",
@@ -62,16 +47,6 @@ def check_delta(delta: float, declared_units: int) -> None:
         )
 
 
-_KNOWN: Final = (
-    PoissonGaussian,
-    GaussianRelease,
-    LaplaceRelease,
-    NonPrivate,
-    RandomizedResponse,
-    ReplaceGaussian,
-)
-
-
 def merge(events: Iterable[Event]) -> tuple[Event, ...]:
     """Add up equal mechanisms, so that 1000 rounds of one plan are one event (order is immaterial).
 
@@ -84,39 +59,39 @@ def merge(events: Iterable[Event]) -> tuple[Event, ...]:
     """
     sizes: dict[Event, int] = {}
     for event in events:
-        if type(event) not in _KNOWN:
-            raise UnknownEventError(f"event: cannot count a {type(event).__name__}")
-        kind = resized(event, 1)
+        kind = resized(event, 1)  # refuses what is not registered
         sizes[kind] = sizes.get(kind, 0) + event_size(event)
     units = {event.unit for event in sizes}
     if len(units) > 1:
         raise PlanError(f"unit: wanted one privacy unit in a composition, got {sorted(units)}")
-    relations = {relation_of(event) for event in sizes if not isinstance(event, NonPrivate)}
+    relations = {event.relation for event in sizes if not event.non_private}
     if len(relations) > 1:
         raise PlanError(f"relation: wanted one relation in a composition, got {sorted(relations)}")
     return tuple(sorted((resized(kind, size) for kind, size in sizes.items()), key=repr))
 
 
-# A mechanism freed of partition and unit: (kind, noise multiplier, sampling rate, size). Caches share these.
-_Mechanism = tuple[str, float, float, int]
-
-
-def _by_partition(events: Iterable[Event]) -> list[tuple[_Mechanism, ...]]:
-    parts: dict[str, list[_Mechanism]] = {}
+def _by_partition(events: Iterable[Event]) -> list[tuple[Event, ...]]:
+    """Return the mechanisms of each partition, freed of partition and unit, so that results are kept across these."""
+    parts: dict[str, list[Event]] = {}
     for event in merge(events):
-        part = parts.setdefault(event.partition, [])
-        if isinstance(event, NonPrivate):
-            part.append(("non_private", 0.0, 1.0, 1))
-        elif isinstance(event, PoissonGaussian):
-            # Without subsampling DP-SGD is the Gaussian mechanism, which composes in closed form.
-            kind = "gaussian" if event.sampling_rate == 1 else "poisson_gaussian"
-            part.append((kind, float(event.noise_multiplier), float(event.sampling_rate), event.steps))
-        elif isinstance(event, RandomizedResponse):
-            part.append(("pure", float(event.epsilon) * event.rows_per_unit, 1.0, event.count))
-        else:
-            kind = "laplace" if isinstance(event, LaplaceRelease) else "gaussian"
-            part.append((kind, float(event.noise_multiplier), 1.0, event.count))
-    return [tuple(sorted(part)) for part in parts.values()]
+        parts.setdefault(event.partition, []).append(_canonical(event))
+    return [tuple(sorted(part, key=_place)) for part in parts.values()]
+
+
+@lru_cache(maxsize=4096)
+def _canonical(event: Event) -> Event:
+    canonical = event.canonical()
+    check_known(canonical)
+    if canonical.size != event.size:
+        raise UnknownEventError(f"event {event.kind}: canonical: wanted size {event.size}, got {canonical.size}")
+    return canonical
+
+
+@lru_cache(maxsize=4096)
+def _place(event: Event) -> tuple[Any, ...]:
+    """An order of mechanisms by kind and numbers: sums of floats are the same whoever comes first."""
+    values = [value for name, value in event.to_json().items() if name != "relation"]
+    return tuple((isinstance(value, str), value) for value in values)
 
 
 def _check(delta: float) -> None:
@@ -139,56 +114,40 @@ def epsilon(events: Iterable[Event], delta: float, *, grid: float = 1e-4) -> flo
         0.0 for no events, `math.inf` as soon as anything left without noise.
     """
     parts = _by_partition(events)
-    if delta != 0 or not parts or any(kind not in {"pure", "non_private"} for part in parts for kind, *_ in part):
+    if delta != 0 or not parts or any(event.pure_epsilon() is None for part in parts for event in part):
         _check(delta)
     return max((_pld_epsilon(part, delta, grid) for part in parts), default=0.0)
 
 
 @lru_cache(maxsize=4096)
-def _pld_epsilon(part: tuple[_Mechanism, ...], delta: float, grid: float) -> float:
-    if any(kind == "non_private" for kind, *_ in part):
-        return math.inf
+def _pld_epsilon(part: tuple[Event, ...], delta: float, grid: float) -> float:
     # Pure epsilons add up exactly, whatever delta (Dwork & Roth 2014, Theorem 3.14); the rest is added on top.
-    pure = math.fsum(noise * size for kind, noise, _, size in part if kind == "pure")
-    part = tuple(mechanism for mechanism in part if mechanism[0] != "pure")
-    if not part:
+    pure = math.fsum(_number(event, "pure_epsilon", event.pure_epsilon()) for event in part if _is_pure(event))
+    rest = [event for event in part if not _is_pure(event)]
+    if not rest or math.isinf(pure):
         return pure
-    grid = max(grid, sum(map(_loss_span, part)) / _MAX_POINTS)
-    total = _pld(part[0], grid)
-    for mechanism in part[1:]:
-        total = total.compose(_pld(mechanism, grid))
-    return pure + max(float(total.get_epsilon_for_delta(delta)), 0.0)
+    grid = max(grid, sum(_number(event, "loss_span", event.loss_span()) for event in rest) / _MAX_POINTS)
+    total = _pld(rest[0], grid)
+    for event in rest[1:]:
+        total = total.compose(_pld(event, grid))
+    found = float(total.get_epsilon_for_delta(delta))
+    return pure + _number(rest[0], "pld", found if math.isnan(found) else max(found, 0.0))
 
 
-def _loss_span(mechanism: _Mechanism) -> float:
-    """Rough width of the composed privacy loss, in nats: it only chooses the grid, never epsilon."""
-    kind, noise, rate, size = mechanism
-    if kind == "laplace":
-        return min(size, 10 * math.sqrt(size)) * 2 / noise
-    spread = rate if rate < 1 else 1.0
-    return size * spread**2 / (2 * noise**2) + 20 * math.sqrt(size) * spread / noise + 1 / noise**2
+def _is_pure(event: Event) -> bool:
+    return event.pure_epsilon() is not None
+
+
+def _number(event: Event, law: str, value: float | None) -> float:
+    """Refuse a law that is no number >= 0: a NaN would make every comparison with a budget come out as it likes."""
+    if value is None or not value >= 0:
+        raise UnknownEventError(f"event {event.kind}: {law}: wanted a number >= 0, got {value!r}")
+    return float(value)
 
 
 @lru_cache(maxsize=512)
-def _pld(mechanism: _Mechanism, grid: float) -> Any:
-    kind, noise, rate, size = mechanism
-    relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
-    make = pld.privacy_loss_distribution
-    if kind == "laplace":
-        return make.from_laplace_mechanism(parameter=noise, value_discretization_interval=grid).self_compose(size)
-    if kind == "gaussian":
-        # n equal Gaussian releases are one with sigma / sqrt(n): exact, and cheaper than convolving.
-        return make.from_gaussian_mechanism(
-            standard_deviation=noise / math.sqrt(size),
-            value_discretization_interval=grid,
-            neighboring_relation=relation,
-        )
-    return make.from_gaussian_mechanism(
-        standard_deviation=noise,
-        value_discretization_interval=grid,
-        sampling_prob=rate,
-        neighboring_relation=relation,
-    ).self_compose(size)
+def _pld(event: Event, grid: float) -> Any:
+    return event.pld(grid)
 
 
 def prv_epsilon(events: Iterable[Event], delta: float) -> float:
@@ -197,20 +156,22 @@ def prv_epsilon(events: Iterable[Event], delta: float) -> float:
     Raises
     ------
     UnknownEventError
-        For Laplace events, which PRV cannot count.
+        For other events, such as Laplace ones, which PRV cannot count.
     """
     _check(delta)
-    worst = 0.0
-    for part in _by_partition(events):
+    worst, parts = 0.0, _by_partition(events)
+
+    from opacus.accountants import PRVAccountant
+
+    for part in parts:
+        if any(event.non_private for event in part):
+            return math.inf
         accountant = PRVAccountant()
-        for kind, noise, rate, size in part:
-            if kind == "non_private":
-                return math.inf
-            if kind in {"laplace", "pure"}:
-                raise UnknownEventError(
-                    "Opacus PRV counts Gaussian events only, got a Laplace or randomised-response release"
-                )
-            accountant.history.append((noise, rate, size))
+        for event in part:
+            law = event.sampled_gaussian()
+            if law is None:
+                raise UnknownEventError(f"Opacus PRV counts Gaussian events only, got {event.describe()}")
+            accountant.history.append(law)
         # At q = 1 Opacus takes log(1 - q) = -inf, which is the limit it needs.
         with warnings.catch_warnings(), np.errstate(divide="ignore"):
             # Opacus sizes its grid with RDP and warns when that bound could be tighter: it changes no result.
@@ -222,37 +183,21 @@ def prv_epsilon(events: Iterable[Event], delta: float) -> float:
 def rdp(events: Iterable[Event], orders: tuple[int, ...]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Renyi divergence bound of the composition at each order, shape (n_orders,), largest over partitions.
 
-    Gaussian: alpha / (2 sigma^2) (Mironov 2017, Prop. 7); Laplace: Prop. 6 there; subsampled Gaussian:
-    Mironov, Talwar & Zhang 2019, *Renyi DP of the Sampled Gaussian Mechanism* (as computed by Opacus).
+    Bounds of one release are added up as often as it was made (Mironov 2017, *Renyi DP*, Prop. 1).
     """
     totals = [
-        np.sum(
-            [np.asarray(_rdp_of_one(kind, noise, rate, orders)) * size for kind, noise, rate, size in part],
-            axis=0,
-        )
+        np.sum([np.asarray(_rdp_of_one(resized(event, 1), orders)) * event.size for event in part], axis=0)
         for part in _by_partition(events)
     ]
     return np.max(totals, axis=0) if totals else np.zeros(len(orders))
 
 
 @lru_cache(maxsize=4096)
-def _rdp_of_one(kind: str, noise: float, rate: float, orders: tuple[int, ...]) -> tuple[float, ...]:
-    if kind == "non_private":
-        return (math.inf,) * len(orders)
-    if kind == "gaussian":
-        return tuple(a / (2 * noise**2) for a in orders)
-    if kind == "pure":  # Bun & Steinke 2016, Prop. 3.3
-        return tuple(min(noise, a * noise**2 / 2) for a in orders)
-    if kind == "laplace":
-        return tuple(
-            float(
-                np.logaddexp(math.log(a / (2 * a - 1)) + (a - 1) / noise, math.log((a - 1) / (2 * a - 1)) - a / noise)
-                / (a - 1)
-            )
-            for a in orders
-        )
-    values = compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=list(orders))
-    return tuple(float(value) for value in values)
+def _rdp_of_one(event: Event, orders: tuple[int, ...]) -> tuple[float, ...]:
+    bounds: Sequence[float] = event.rdp(orders)
+    if len(bounds) != len(orders):
+        raise UnknownEventError(f"event {event.kind}: rdp: wanted {len(orders)} numbers, got {len(bounds)}")
+    return tuple(_number(event, "rdp", bound) for bound in bounds)
 
 
 def rdp_to_epsilon(divergence: float, order: int, delta: float) -> float:

@@ -4,8 +4,9 @@ Guarantees
 ----------
 * A release without an event of the ledger and without a place on the list of public constants is refused.
 * A release whose kind the owner's policy does not allow is refused.
-* A release is typed: its kind says which mechanism may have made it and from which partition (`KINDS`). Early stopping
-  and calibration curves read a released histogram; they are no release of their own.
+* A release is typed: its event says which kinds of releases its mechanism makes (`Event.releases`), and the kind from
+  which partition (`KINDS`). Early stopping and calibration curves read a released histogram; they are no release of
+  their own.
 * A `private` parameter cannot be put into a reply; neither can a parameter that the scope list lacks.
 * A tensor that is not finite is refused: it would tell that something happened to the data.
 """
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from privacy.errors import ReleaseRefusedError
-from privacy.events import Event, GaussianRelease, LaplaceRelease, NonPrivate, PoissonGaussian, RandomizedResponse
+from privacy.events import Event, check_known
 
 #: What may cross without an event: functions of the policy, the plan and the message alone, never of rows.
 PUBLIC_CONSTANTS = frozenset(
@@ -63,12 +64,10 @@ PUBLIC_CONSTANTS = frozenset(
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind of release may be.
+    """What a kind of release may be. Which events can back it, these say themselves (`Event.releases`).
 
     Attributes
     ----------
-    events : tuple of type
-        Events that can back it.
     partitions : tuple of str
         Partitions that it may read.
     prefix : str
@@ -77,7 +76,6 @@ class Kind:
         The word of the policy's `allow.releases` that covers it, when it is not the kind's own name.
     """
 
-    events: tuple[type, ...]
     partitions: tuple[str, ...]
     prefix: str = ""
     allowed_as: str = ""
@@ -85,15 +83,15 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "update": Kind((PoissonGaussian, NonPrivate), ("train",)),
-        "metrics": Kind((LaplaceRelease, GaussianRelease, NonPrivate), ("validation", "evaluation"), "metrics."),
+        "update": Kind(("train",)),
+        "metrics": Kind(("validation", "evaluation"), "metrics."),
         # The number of training units, once a run.
-        "size": Kind((LaplaceRelease, NonPrivate), ("train",), "size."),
+        "size": Kind(("train",), "size."),
         # Vertical mode: sealed for one other participant; what is inside was charged to an account of its own.
-        "intersection": Kind((NonPrivate,), ("train",), "sealed/"),
-        "labels": Kind((RandomizedResponse, NonPrivate), ("train",), "sealed/"),
-        "scores": Kind((RandomizedResponse, NonPrivate), ("train",), "sealed/"),
-        "loss": Kind((LaplaceRelease, GaussianRelease, NonPrivate), ("train",), "loss/", allowed_as="metrics"),
+        "intersection": Kind(("train",), "sealed/"),
+        "labels": Kind(("train",), "sealed/"),
+        "scores": Kind(("train",), "sealed/"),
+        "loss": Kind(("train",), "loss/", allowed_as="metrics"),
     }
 )
 
@@ -174,7 +172,8 @@ def gate(
 
 def _check_type(kind: str, terms: Kind, event: Event) -> None:
     """Refuse a release that another mechanism made, or that read another partition, than its kind allows."""
-    if not isinstance(event, terms.events) or event.partition not in terms.partitions:
+    check_known(event)
+    if kind not in event.releases or event.partition not in terms.partitions:
         raise ReleaseRefusedError(
             f"release {kind!r}: a {type(event).__name__} of the {event.partition} partition cannot back it"
         )

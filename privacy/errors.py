@@ -10,6 +10,7 @@ __all__ = [
     "LedgerForkedError",
     "LedgerMissingError",
     "LedgerSchemaError",
+    "MechanismError",
     "PlanError",
     "PrivacyError",
     "ReleaseRefusedError",
@@ -28,6 +29,10 @@ class PlanError(PrivacyError, ValueError):
 
 class UnknownEventError(PrivacyError):
     """An event of unknown kind, key, schema or range: it cannot be counted, so it is refused."""
+
+
+class MechanismError(UnknownEventError):
+    """A kind of event that lacks a law, claims another one's name, or whose package cannot be loaded."""
 
 
 class LedgerMissingError(PrivacyError):

@@ -35,7 +35,7 @@ from typing import Final
 
 from privacy.accounting import RDP_ORDERS, epsilon, merge, rdp, rdp_to_epsilon
 from privacy.errors import ReleaseRefusedError
-from privacy.events import Event, event_size, resized
+from privacy.events import Event, check_known, event_size, resized
 from privacy.plans import Budget, RunPlan
 
 __all__ = ["LifetimeFilter", "plan_bounds", "run_epsilon_bound"]
@@ -69,7 +69,16 @@ class LifetimeFilter:
         return Budget(max(self.budget.epsilon - epsilons, 0.0), max(self.budget.delta - deltas, 0.0))
 
     def allows(self, allowances: Iterable[Budget], events: Iterable[Event]) -> bool:
-        """Whether a rule holds for these runs (each that released, the asking one included) and all events."""
+        """Whether a rule holds for these runs (each that released, the asking one included) and all events.
+
+        Raises
+        ------
+        UnknownEventError
+            For an event that is not registered, whichever rule would allow it.
+        """
+        events = list(events)
+        for event in events:
+            check_known(event)
         if math.isinf(self.budget.epsilon):
             return True
         epsilons, deltas = _sums(allowances)

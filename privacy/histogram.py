@@ -8,16 +8,16 @@ Formal guarantees
 * A row falls into one cell, a unit brings at most `rows_per_unit` rows: adding or removing a unit moves the counts by
   at most that in L1 and in L2. The noise has scale `multiplier` x `rows_per_unit`; the event says so.
 * Every cell gets noise of its own, empty ones too. Nothing of the result (shape, dtype, size) depends on a row.
-* The noise comes from the operating system, number by number: there is no state that a fork could copy.
-* Noise is added in float64 and the sum rounded to a whole number, which is post-processing. The low bits of a float,
-  through which unrounded noise can be told from its value (Mironov 2012), do not leave.
+* The noise is rounded Laplace or Gaussian noise in whole numbers (`privacy.integer_noise`): post-processing of the
+  continuous mechanism that the event names. No float is added to a count, so no low bit tells it (Mironov 2012).
+* It comes from a key stream of its own for this release (`privacy.randomness`), which no fork can copy.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
@@ -29,6 +29,9 @@ from scipy.special import log_ndtr, ndtr
 from privacy.accounting import epsilon as epsilon_of
 from privacy.errors import PlanError
 from privacy.events import GaussianRelease, LaplaceRelease
+from privacy.integer_noise import rounded_gaussian, rounded_laplace
+from privacy.noise_context import NoiseContext
+from privacy.randomness import KeyStream
 
 __all__ = ["HistogramNoise", "noisy_histogram", "plan_noise"]
 
@@ -112,6 +115,7 @@ def noisy_histogram(
     *,
     rows_per_unit: int,
     noise: HistogramNoise,
+    context: NoiseContext,
 ) -> NDArray[np.int64]:
     """Return the counts of the cells with noise.
 
@@ -121,6 +125,8 @@ def noisy_histogram(
         The cell of each row; a row outside 0..n_cells-1 counts nowhere.
     unit_index : int64 (n_rows,)
         The unit of each row. A unit's rows after its first `rows_per_unit` count nowhere.
+    context : NoiseContext
+        The attempt that this release was charged to.
 
     Returns
     -------
@@ -130,12 +136,15 @@ def noisy_histogram(
     if rows_per_unit < 1 or n_cells < 1:
         raise PlanError(f"histogram: wanted rows_per_unit and n_cells >= 1, got {rows_per_unit} and {n_cells}")
     inside = (cells >= 0) & (cells < n_cells) & (_place_in_unit(unit_index) < rows_per_unit)
-    counts = np.bincount(cells[inside], minlength=n_cells).astype(np.float64)
-    draw = _laplace if noise.mechanism == "laplace" else _gaussian
-    scale = noise.multiplier * rows_per_unit
-    noised = counts + np.array([draw(scale) for _ in range(n_cells)])
-    counted: NDArray[np.int64] = np.rint(noised).astype(np.int64)
-    return counted
+    counts = np.bincount(cells[inside], minlength=n_cells)
+    scale = Fraction(noise.multiplier) * rows_per_unit  # exact
+    stream = KeyStream(context)
+    if noise.mechanism == "laplace":
+        drawn = rounded_laplace(n_cells, scale, stream)
+    else:
+        drawn = rounded_gaussian(n_cells, float(scale), stream)
+    noised: NDArray[np.int64] = counts + drawn
+    return noised
 
 
 def _place_in_unit(unit_index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -146,14 +155,3 @@ def _place_in_unit(unit_index: NDArray[np.int64]) -> NDArray[np.int64]:
     place = np.empty(len(unit_index), dtype=np.int64)
     place[order] = np.arange(len(unit_index)) - first
     return place
-
-
-_SYSTEM = random.SystemRandom()
-
-
-def _laplace(scale: float) -> float:
-    return scale * (_SYSTEM.expovariate(1.0) - _SYSTEM.expovariate(1.0))
-
-
-def _gaussian(scale: float) -> float:
-    return _SYSTEM.normalvariate(0.0, scale)  # not gauss(), which keeps a second number for the next call

@@ -8,6 +8,7 @@ from privacy._chain import Anchor
 from privacy.accounting import check_delta
 from privacy.errors import LedgerSchemaError, PlanError, PrivacyError
 from privacy.events import Event, NonPrivate, PoissonGaussian, event_from_json, event_to_json, resized
+from privacy.noise_context import NoiseContext
 
 __all__ = ["Budget", "Entry", "Reservation", "RunPlan", "plan_from_json", "plan_to_json"]
 
@@ -119,6 +120,17 @@ class Reservation:
     round: int
     key: str
     anchor: Anchor | None = None
+
+    def noise(self, purpose: str) -> NoiseContext:
+        """Return what the noise of this attempt is bound to: its message, its entry and the ledger's head."""
+        if self.anchor is None:
+            raise PlanError("reservation: wanted its link in the ledger's chain, got none; reserve() gives one")
+        return NoiseContext(
+            purpose=purpose,
+            message=f"{self.run_id}/{self.round}/{self.key}",
+            attempt=self.entry,
+            ledger=self.anchor.head,
+        )
 
 
 @dataclass(frozen=True)

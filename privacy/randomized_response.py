@@ -7,16 +7,14 @@ equal probability, so that for values v, v' and every output the probabilities d
 
 Formal guarantees
 -----------------
-* The bits come from the operating system (`os.urandom`), 64 for each decision. The probability to keep is rounded
-  down, so
-  that the factor is at most e^eps; the choice among the others is uniform to within 2^-56.
+* The bits come from a key stream of the attempt (`privacy.randomness`), 64 for each decision. The probability to keep
+  is rounded down, so that the factor is at most e^eps; the choice among the others is uniform to within 2^-56.
 * Outputs are drawn independently for each value, never from the other rows.
 
 Not guaranteed: the *columns* of a row, and what others' rows say about this one.
 """
 
 import math
-import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -40,7 +38,7 @@ def keep_probability(epsilon: float, classes: int) -> float:
     return 1.0 if math.isinf(epsilon) else 1 / (1 + (classes - 1) * math.exp(-epsilon))
 
 
-def respond(values: NDArray[Any], classes: int, epsilon: float, *, entropy: Entropy = os.urandom) -> NDArray[np.uint8]:
+def respond(values: NDArray[Any], classes: int, epsilon: float, *, entropy: Entropy) -> NDArray[np.uint8]:
     """Pass every value once through randomised response.
 
     Parameters
@@ -52,8 +50,8 @@ def respond(values: NDArray[Any], classes: int, epsilon: float, *, entropy: Entr
     epsilon : float
         Of one value; infinite returns the values as they are, which is non-private.
     entropy : callable
-        Number of bytes -> bytes. Anything but the operating system's is for tests and benchmarks, and claims no
-        epsilon.
+        Number of bytes -> bytes: the `bytes` of a `KeyStream` made for this release. Anything else is for tests and
+        benchmarks, and claims no epsilon.
 
     Returns
     -------

@@ -1,12 +1,23 @@
-"""Generators: from the operating system's entropy for noise and draws, from a seed for everything else.
+"""Generators: from fresh entropy and the release they serve for noise and draws, from a seed for everything else.
 
 Formal guarantees
 -----------------
-* A `FreshNoise` carries 19,968 bits of entropy. torch's CPU generator keeps only the low 32 bits of a
-  *seed* (``manual_seed(5)`` equals ``manual_seed(5 + 2**32)``), so that an observer could try all of them
-  and subtract the noise; here the whole Mersenne-Twister state is filled from ``os.urandom`` instead.
-* It never comes from, or touches, a global generator, and refuses to be used in a process other than the
+* A key is HKDF-SHA256 (RFC 5869) of 32 bytes of ``os.urandom`` with the `NoiseContext` as its info: 256 bits of
+  entropy, all of which enter the key. Poisson draws and secure noise are AES-256-CTR under it.
+* A machine that was restored from a snapshot may get the same 32 bytes twice. The context (purpose; run, round and
+  hash of the incoming model and contract; attempt; head of the ledger) is then another one, or the release is the
+  answer to the very same message: never another model, attempt or ledger with the same noise.
+* torch's CPU generator keeps only the low 32 bits of a *seed* (``manual_seed(5)`` equals ``manual_seed(5 + 2**32)``),
+  so that an observer could try all of them and subtract the noise; here all 19,968 bits of the Mersenne Twister's
+  state come from a second key of the same derivation.
+* A generator never comes from, or touches, a global one, and refuses to be used in a process other than the
   one that made it: a forked worker would repeat its parent's noise bit by bit.
+
+What remains when entropy repeats: the same message answered twice by one snapshot *with its ledger* gets the same
+noise, on the same sum when the rows are the same (which tells nothing new, and is what the outbox would have sent). If
+the rows changed in between, the difference of two such answers is exact; a coordinator's anchor refuses the restored
+ledger (`consortia.custody`), but only if a reply has left since. Entropy that an attacker *knows* protects nothing,
+for the context is public.
 
 Not guaranteed: the Mersenne Twister is no cryptographic generator, and Gaussian noise in floating point
 leaks in its low bits (Mironov 2012). `privacy.secure_noise` has neither fault and is the default when deployed.
@@ -18,10 +29,13 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from privacy.errors import PlanError
+from privacy.noise_context import NoiseContext
 
 __all__ = [
     "FreshNoise",
@@ -33,6 +47,8 @@ __all__ = [
     "seeded_generator",
 ]
 
+_ENTROPY: Final = 32  # bytes asked of the operating system for each key
+_PROTOCOL: Final = b"consortia-noise/1"
 _WORDS: Final = 624  # of 32 bits: the state of MT19937
 _STATE_AT: Final = 3  # in torch's saved state, as 64-bit words: seed; left and seeded; next; then the state
 
@@ -45,12 +61,28 @@ def _fill(generator: torch.Generator, entropy: bytes) -> None:
     generator.set_state(torch.from_numpy(saved))
 
 
-class KeyStream:
-    """AES-256-CTR under a key from the operating system, for one attempt in one process."""
+def _derive(context: NoiseContext, length: int) -> bytes:
+    if not isinstance(context, NoiseContext):
+        raise PlanError(
+            f"context: wanted the NoiseContext of a release, got {type(context).__name__}; "
+            "without it a restored machine could repeat its noise for another model"
+        )
+    return HKDF(hashes.SHA256(), length, salt=_PROTOCOL, info=context.encoded()).derive(os.urandom(_ENTROPY))
 
-    def __init__(self) -> None:
+
+class KeyStream:
+    """AES-256-CTR under a key of its own, for one use in one attempt in one process.
+
+    Parameters
+    ----------
+    context : what the stream is for.
+    key : 32 bytes that were derived for it already; by default they are derived here, from fresh entropy.
+    """
+
+    def __init__(self, context: NoiseContext, key: bytes | None = None) -> None:
         self._pid = os.getpid()
-        self._stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(os.urandom(16))).encryptor()
+        key = fresh_key(context) if key is None else key
+        self._stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Return `count` uniform 64-bit words; refuse in a process other than the one that made the stream."""
@@ -61,12 +93,16 @@ class KeyStream:
             )
         return np.frombuffer(self._stream.update(bytes(8 * count)), dtype="<u8")
 
+    def bytes(self, count: int) -> bytes:
+        """Return `count` uniform bytes, out of whole words of the stream."""
+        return self.words(-(-count // 8)).tobytes()[:count]
+
     def __reduce__(self) -> Any:
         raise PlanError("generator: a fresh generator cannot be copied or sent; call fresh_generator() there")
 
 
 class FreshNoise(torch.Generator):
-    """A private CPU generator filled from the operating system's entropy when it is made.
+    """A private CPU generator filled from fresh entropy and the release's context when it is made.
 
     `stream` is its cryptographic twin: Poisson draws and secure noise come from there.
 
@@ -76,10 +112,11 @@ class FreshNoise(torch.Generator):
     def __new__(cls, *_args: Any, **_kwargs: Any) -> "FreshNoise":
         return super().__new__(cls)
 
-    def __init__(self) -> None:
+    def __init__(self, context: NoiseContext) -> None:
         self._pid = os.getpid()
-        self.stream = KeyStream()
-        _fill(self, os.urandom(4 * _WORDS))
+        keys = _derive(context, 64)
+        self.stream = KeyStream(context, keys[:32])
+        _fill(self, KeyStream(context, keys[32:]).bytes(4 * _WORDS))
 
     def check(self) -> None:
         """Raise PlanError when this process is not the one that made the generator."""
@@ -93,20 +130,20 @@ class FreshNoise(torch.Generator):
         raise PlanError("generator: a fresh generator cannot be copied or sent; call fresh_generator() there")
 
 
-def fresh_generator() -> FreshNoise:
-    """Return a new generator for claimed DP: noise and Poisson draws of one attempt."""
-    return FreshNoise()
+def fresh_generator(context: NoiseContext) -> FreshNoise:
+    """Return a new generator for claimed DP: noise and Poisson draws of one attempt, under a key bound to `context`."""
+    return FreshNoise(context)
 
 
-def fresh_key() -> bytes:
-    """Return 32 bytes of the operating system's entropy: the key of one stream, for one use in one process."""
-    return os.urandom(32)
+def fresh_key(context: NoiseContext) -> bytes:
+    """Return a 32-byte key from fresh entropy, bound to `context`: for one use in one process."""
+    return _derive(context, 32)
 
 
 def check_usable(generator: torch.Generator) -> None:
     """Refuse anything that is no private CPU generator, and a fresh one that was inherited over a fork."""
     if not isinstance(generator, torch.Generator) or generator is torch.default_generator:
-        raise PlanError("generator: wanted fresh_generator(), got a global or no generator")
+        raise PlanError("generator: wanted fresh_generator(context), got a global or no generator")
     if generator.device.type != "cpu":
         raise PlanError(f"generator: wanted one on the CPU, got {generator.device}")
     if isinstance(generator, FreshNoise):

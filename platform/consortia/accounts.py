@@ -13,12 +13,6 @@ from privacy.events import (
     RELATION,
     REPLACE_ROW,
     Event,
-    GaussianRelease,
-    LaplaceRelease,
-    NonPrivate,
-    PoissonGaussian,
-    RandomizedResponse,
-    ReplaceGaussian,
     event_size,
 )
 from privacy.ledger import Budget, Entry, Ledger
@@ -32,20 +26,7 @@ LIFETIME = "lifetime (PLD estimate)"
 
 def what(event: Event) -> str:
     """Return an event in a person's words."""
-    match event:
-        case PoissonGaussian(noise_multiplier=sigma, sampling_rate=rate):
-            text = f"DP-SGD, σ {sigma:.3g}, q {rate:g}"
-        case GaussianRelease(noise_multiplier=sigma):
-            text = f"Gaussian, σ {sigma:.3g}"
-        case LaplaceRelease(noise_multiplier=scale):
-            text = f"Laplace, b {scale:.3g}"
-        case RandomizedResponse(what=name, epsilon=pure, classes=classes):
-            text = f"{name} by randomised response over {classes} values, ε {pure:.3g}"
-        case ReplaceGaussian(noise_multiplier=sigma):
-            text = f"DP training of a partner's model, σ {sigma:.3g}"
-        case NonPrivate(what=name):
-            text = f"{name}, not private"
-    return f"{text} ({event.partition})"
+    return f"{event.describe()} ({event.partition})"
 
 
 def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str, Any]:
@@ -158,7 +139,8 @@ def _account(dataset: str, horizon: str, unit: str | None, entries: Sequence[Ent
 
 def _delta(budget: Budget, events: Sequence[Event], dataset: str) -> float:
     """Return the budget's δ; where it has none: 0 for labels and whatever else is pure, else a usual one."""
-    pure = _vertical(dataset) == "labels" or (events and all(isinstance(e, RandomizedResponse) for e in events))
+    counted_purely = all(event.pure_epsilon() is not None and not event.non_private for event in events)
+    pure = _vertical(dataset) == "labels" or (events and counted_purely)
     return budget.delta or (0.0 if pure else _DEFAULT_DELTA)
 
 

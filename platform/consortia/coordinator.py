@@ -70,7 +70,7 @@ class Coordinator:
         if self.contract.trust == "aggregate":
             parts = (self.members, self.heads, self.desk.envelope, self.desk.fail, self.desk.heard)
             self.secure = SecureRounds(scenario, run_id, folder, exchange, *parts)
-        self.central = CentralRounds(scenario) if self.contract.trust == "coordinator" else None
+        self.central = CentralRounds(scenario, run_id) if self.contract.trust == "coordinator" else None
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
         """Play every round and the closing evaluation; return (and write) the record.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from consortia.errors import InputError
+from consortia.strict import shown
 
 _MOST = 100_000
 _NUMBERED = re.compile(r"^(?P<crowd>.+)-\d{4,}$")
@@ -29,13 +30,17 @@ def with_crowds(data: dict[str, Any], where: str) -> dict[str, Any]:
     crowds = data["crowd"]
     if not isinstance(crowds, list) or not all(isinstance(crowd, dict) for crowd in crowds):
         raise InputError(f"{where}: crowd: wanted tables [[crowd]], got something else")
+    if not isinstance(data.get("roster", []), list):
+        raise InputError(f"{where}: roster: wanted tables [[roster]], got something else")
     roster = list(data.get("roster", []))
     for crowd in crowds:
         count = crowd.get("count")
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MOST:
-            raise InputError(f"{where}: crowd.count: wanted a whole number from 1 to {_MOST}, got {count!r}")
+            raise InputError(f"{where}: crowd.count: wanted a whole number from 1 to {_MOST}, got {shown(count)}")
         line = {key: value for key, value in crowd.items() if key not in {"count", "first"}}
         first = crowd.get("first", 1)
+        if not isinstance(first, int) or isinstance(first, bool) or first < 0:
+            raise InputError(f"{where}: crowd.first: wanted a whole number >= 0, got {shown(first)}")
         for number in range(1, count + 1):
             site = str(line.get("site", "")).replace("{number}", str(number))
             roster.append({**line, "name": f"{line.get('name', 'home')}-{first + number - 1:04d}", "site": site})

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from clients.masking import masked
+
 
 class ConsortiaError(Exception):
-    """Base of everything that the command line turns into one clear sentence."""
+    """Base of everything that the command line turns into one clear sentence. Secrets in its text are masked."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(masked(each) if isinstance(each, str) else each for each in arguments))
 
 
 class InputError(ConsortiaError):
     """The user's input cannot be used (exit status 2). Nothing was started and nothing was lost."""
 
     def __init__(self, *problems: str) -> None:
-        self.problems = problems
-        super().__init__("\n".join(problems))
+        self.problems = tuple(masked(problem) for problem in problems)
+        super().__init__("\n".join(self.problems))
 
 
 class RunFailedError(ConsortiaError):
@@ -21,6 +26,10 @@ class RunFailedError(ConsortiaError):
 
 class WireError(ConsortiaError):
     """Bytes that came over the wire are not an envelope of this version."""
+
+
+class PointsError(ConsortiaError, ValueError):
+    """Identifiers or blinded points that a private set intersection cannot use. No message holds one of them."""
 
 
 class RefusedError(ConsortiaError):
@@ -36,5 +45,5 @@ class RefusedError(ConsortiaError):
 
     def __init__(self, code: str, detail: str) -> None:
         self.code = code
-        self.detail = detail
-        super().__init__(f"{code}: {detail}")
+        self.detail = masked(detail)
+        super().__init__(f"{code}: {self.detail}")

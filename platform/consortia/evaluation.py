@@ -29,6 +29,8 @@ Metrics = dict[str, float | None]
 _LOCAL_EPOCHS = 300
 _PATIENCE = 20
 _BOOTSTRAP = 500
+#: Units that a 95 % interval needs; with fewer there is none.
+MINIMUM_UNITS = 10
 
 
 @dataclass(frozen=True)
@@ -240,10 +242,11 @@ class Interval:
 def gain_interval(metric: str, federated: Scores, local: Scores, table: Table, participant: str) -> Interval | None:
     """Return federated minus local in `metric` (positive: joining paid), or None where undefined.
 
-    Units, not rows, are resampled (500 times), the same for both models.
+    Units, not rows, are resampled (500 times), the same for both models. Fewer than `MINIMUM_UNITS` give no interval:
+    resampling one unit 500 times gives one number 500 times, whatever the truth is.
     """
     target = np.asarray(table.target, dtype=np.float64)
-    if len(target) == 0 or federated.ndim != 1:
+    if table.n_units < MINIMUM_UNITS or federated.ndim != 1:
         return None
     rng = numpy_generator("bootstrap", participant)
     draws = rng.multinomial(table.n_units, np.full(table.n_units, 1 / table.n_units), size=_BOOTSTRAP)

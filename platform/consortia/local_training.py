@@ -33,6 +33,7 @@ from consortia.size_release import once_events, solve_sigma
 from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, check_module, train_plain, train_private
 from privacy.events import Event, NonPrivate
 from privacy.ledger import Budget, RunPlan
+from privacy.noise_context import NoiseContext
 from privacy.randomness import fresh_generator, seeded_generator
 from strategies.base import Controlled, LocalHalf, loss_bound
 
@@ -254,6 +255,7 @@ def train_round(
     *,
     participant: str,
     round_number: int,
+    noise: NoiseContext,
     secure_noise: bool = True,
     control: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> RoundOutcome:
@@ -261,9 +263,13 @@ def train_round(
 
     Every parameter, private ones included, is trained by DP steps that clip all that they move jointly
     (invariant 7): all parameters at once, or first the private and then the shared ones (`alternating`). The
-    noise generator is made here, from the operating system's entropy, for this attempt alone (invariant 8), by
+    noise generator is made here, from fresh entropy and `noise`, for this attempt alone (invariant 8), by
     default with `privacy.secure_noise`; a non-private run claims no epsilon and draws from the contract's seed
     instead, so that it can be repeated.
+
+    Parameters
+    ----------
+    noise : the charged attempt that the noise is for.
 
     Returns
     -------
@@ -293,11 +299,11 @@ def train_round(
     loss = _mean_loss(module, train, target, loss_bound(strategy)) if strategy.fit.loss else None
     rows = (train.inputs, train.target, train.unit_index, train.n_units, loss_for(target), make_optimizer)
     sampling: dict[str, Any] = {"sampling_rate": plan.sampling_rate, "declared_units": plan.declared_units}
-    noise: dict[str, Any] = {"noise_multiplier": plan.noise_multiplier, "clip": plan.clip}
+    size: dict[str, Any] = {"noise_multiplier": plan.noise_multiplier, "clip": plan.clip}
     generator = (
         seeded_generator("sampling", contract.seed, participant, round_number)
         if plan.non_private
-        else fresh_generator()
+        else fresh_generator(noise)
     )
     reports = []
     single = plan.unit == "record"
@@ -306,7 +312,7 @@ def train_round(
             plain = PlainPlan(steps=steps, **sampling)
             reports.append(train_plain(module, *rows, plain, generator, single=single))
         else:
-            dp = DpSgdPlan(steps=steps, **sampling, **noise)
+            dp = DpSgdPlan(steps=steps, **sampling, **size)
             reports.append(train_private(module, *rows, dp, generator, secure=secure_noise, single=single))
     report = joined(reports)
     after = state_of(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+
+from clients.masking import masked
 
 _ABOUT: ContextVar[tuple[str | None, int | None]] = ContextVar("about", default=(None, None))
 
@@ -27,7 +30,7 @@ class JsonLines(logging.Formatter):
         self._participant = participant
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line. An exception's text is left out: it may hold a value of a row."""
+        """Return the line, secrets masked. An exception's text is left out: it may hold a value of a row."""
         run, number = _ABOUT.get()
         line = {
             "time": record.created,
@@ -36,7 +39,7 @@ class JsonLines(logging.Formatter):
             "run": run,
             "round": number,
             "participant": self._participant,
-            "message": record.getMessage(),
+            "message": masked(record.getMessage()),
         }
         return json.dumps(line, ensure_ascii=False)
 
@@ -58,6 +61,16 @@ class OwnFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Write the line to standard error; what the file took of it stays there."""
         sys.stderr.write(self.format(record) + "\n")
+
+
+def tolerant_streams() -> None:
+    """Let standard output take every character: what a terminal's encoding lacks is written as an escape.
+
+    A table is printed after the run was charged; an ε on a Latin-1 terminal must not end it in a traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

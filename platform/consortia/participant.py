@@ -20,6 +20,7 @@ import time
 import safetensors.torch
 
 from clients import registry
+from clients.masking import SourceText
 from clients.models import FederatedModule
 from consortia import custody, disk, limits, receipt, side_releases, size_release
 from consortia.answers import describe, guarded
@@ -99,7 +100,7 @@ class _Round:
         if self.policy.participant != home.participant:
             raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
         terms = check_contract(self.policy, request.contract, request.industry, request.proposal)
-        self.terms: DatasetTerms = terms.model_copy(update={"source": source}) if source else terms
+        self.terms: DatasetTerms = terms.model_copy(update={"source": SourceText(source)}) if source else terms
         self.dataset = request.proposal.dataset
         self.client = registry.get(request.industry)
         self.anchor: Anchor | None = None
@@ -200,7 +201,7 @@ class _Round:
         aside = self._reserve_aside(ledger, due)
         events = (*plan.round_events(), *once)
         reservation = self._reserve(ledger, request.run_id, events, self._lifetime(plan.non_private))
-        beside = self._release(due, module, parts)  # of the model as it came in
+        beside = self._release(due, aside, module, parts)  # of the model as it came in
         outcome = train_round(
             module,
             request.contract,
@@ -210,12 +211,13 @@ class _Round:
             request.model,
             participant=self.home.participant,
             round_number=request.round,
+            noise=reservation.noise("train"),
             secure_noise=self.policy.secure_noise(simulation=self.home.simulation),
             control=request.control,
         )
         self._keep_private(outcome.private)
         releases = [Release("update", outcome.update, plan.round_event()), *beside]
-        releases += size_release.release(once, parts.train)
+        releases += size_release.release(once, parts.train, reservation.noise("size"))
         if outcome.loss is not None:
             releases.append(Release("loss", {LOSS: outcome.loss}, plan.other_events[0]))
         reply = self._sealed(self._header(plan, "OK", due), releases)
@@ -240,10 +242,13 @@ class _Round:
     def _reserve_aside(self, ledger: Ledger, due: Due | None) -> Reservation | None:
         return None if due is None else self._reserve(ledger, due.account.run_id, (due.event,), due.lifetime)
 
-    def _release(self, due: Due | None, module: FederatedModule, parts: Partitions) -> list[Release]:
-        if due is None:
+    def _release(
+        self, due: Due | None, charged: Reservation | None, module: FederatedModule, parts: Partitions
+    ) -> list[Release]:
+        if due is None or charged is None:
             return []
-        tensors = side_releases.measure(due, self.request, module, parts, self.terms, self.home.participant)
+        noise = charged.noise("metrics")
+        tensors = side_releases.measure(due, self.request, module, parts, self.terms, self.home.participant, noise)
         return [Release(due.kind, tensors, due.event)]
 
     def _sealed(self, header: dict[str, str], releases: list[Release]) -> bytes:
@@ -287,7 +292,7 @@ class _Round:
         self._write_receipt(ledger, plan, parts, module, measurement)
         if due is None or reservation is None:
             return self._sealed(self._header(plan, "EVALUATED"), [])
-        reply = self._sealed(self._header(plan, "EVALUATED", due), self._release(due, module, parts))
+        reply = self._sealed(self._header(plan, "EVALUATED", due), self._release(due, reservation, module, parts))
         ledger.commit(reservation, reply)
         return self._sent(ledger, due.account.run_id)
 

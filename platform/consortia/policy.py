@@ -10,8 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from clients.masking import SourceText
 from consortia.errors import InputError, RefusedError
 from consortia.scenario import Contract, Industry, Name
 from consortia.secure.terms import SecurePolicy
@@ -21,6 +22,10 @@ from privacy.ledger import Budget
 
 #: Share of a lifetime that is nothing: what rounding leaves of a budget that was spent in parts.
 _NOTHING = 1e-9
+
+
+#: A line that says where rows are; whatever prints it masks the password that it may hold.
+Source = Annotated[str, AfterValidator(SourceText)]
 
 
 class Allowance(StrictModel):
@@ -43,7 +48,10 @@ class AccountTerms(StrictModel):
     @model_validator(mode="after")
     def _lifetime_holds_a_run(self) -> AccountTerms:
         if self.lifetime.epsilon < self.run.epsilon or self.lifetime.delta < self.run.delta:
-            raise ValueError("lifetime epsilon and delta at least as large as the run's")
+            raise ValueError(
+                f"lifetime epsilon and delta at least as large as the run's {self.run.epsilon:g} and "
+                f"{self.run.delta:g}, got {self.lifetime.epsilon:g} and {self.lifetime.delta:g}"
+            )
         return self
 
 
@@ -63,9 +71,9 @@ class DatasetTerms(StrictModel):
     """
 
     industry: Industry
-    source: str
+    source: Source
     site: str = ""
-    unit: str = "record"
+    unit: Annotated[str, Field(pattern=r"^\w[\w .-]{0,80}$")] = "record"
     declared_units: Annotated[int, Field(ge=1)]
     max_rows_per_unit: Annotated[int, Field(ge=1)] | None = None
     quarantine_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
@@ -122,7 +130,8 @@ class Policy(StrictModel):
             for key, account in (("budget", self.budget), ("budget.evaluation", self.budget.evaluation)):
                 if account is not None and account.lifetime.delta >= 1 / terms.declared_units:  # at least the run's
                     raise ValueError(
-                        f"{key}.lifetime.delta < 1/declared_units = {1 / terms.declared_units:.3g} of dataset.{name}"
+                        f"{key}.lifetime.delta < 1/declared_units = {1 / terms.declared_units:.3g} of dataset.{name}, "
+                        f"got {account.lifetime.delta:g}"
                     )
         if self.allow.contracts == "any" and not self.demo:
             raise ValueError('contracts = "any" only with demo = true (simulation)')
@@ -159,7 +168,7 @@ def load_policy(path: Path, *, simulation: bool) -> Policy:
     if not path.is_file():
         raise RefusedError("NO_POLICY", f"no policy file at {path}; without one nothing leaves")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte-order mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: wanted a readable TOML file in UTF-8, got {type(error).__name__}; check the file"
@@ -175,7 +184,7 @@ def parse_policy(text: str, where: str) -> Policy:
     """Parse a policy's text; the file is read for every message, so an owner's edit counts at once."""
     data = parse_toml(text, where)
     check_schema(data, where)
-    return parse(Policy, data, where)
+    return parse(Policy, data, where, private=True)
 
 
 def check_listed(policy: Policy, contract: Contract) -> None:

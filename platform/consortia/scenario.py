@@ -30,7 +30,7 @@ from consortia.evaluation_terms import EvaluationTerms, StoppingTerms
 from consortia.model_terms import Model, PretrainedFile, Scopes, check_private_steps
 from consortia.secure.terms import SecureTerms, check_terms
 from consortia.strategy_terms import StrategyTerms
-from consortia.strict import StrictModel, check_schema, parse, parse_toml, read_toml
+from consortia.strict import StrictModel, check_schema, listed, parse, parse_toml, read_toml, shown
 from consortia.vertical.contract import VerticalTerms, check_mode, check_seats
 from strategies.base import LocalHalf
 
@@ -241,7 +241,7 @@ class Scenario(StrictModel):
     def _names_are_unique(cls, roster: tuple[Seat, ...]) -> tuple[Seat, ...]:
         names = Counter(seat.name for seat in roster)
         if twice := sorted(name for name, times in names.items() if times > 1):
-            raise ValueError(f"every name once ({', '.join(twice)} stands twice)")
+            raise ValueError(f"every name once ({listed(twice)} stands twice)")
         return roster
 
     @model_validator(mode="after")
@@ -253,7 +253,8 @@ class Scenario(StrictModel):
         known = client_names()
         for seat in self.roster:
             if seat.industry not in known:
-                raise ValueError(f"an installed industry for {seat.name} ({', '.join(known)}), not {seat.industry!r}")
+                got = shown(seat.industry)
+                raise ValueError(f"an installed industry for {seat.name} ({', '.join(known)}), not {got}")
             if seat.industry not in self.contract.industries:
                 raise ValueError(f"terms for {seat.name} at contract.industries.{seat.industry}")
         return self
@@ -297,7 +298,7 @@ class Scenario(StrictModel):
             name, _, value = item.rpartition("=")
             if "=" in item and name not in seats:
                 raise InputError(
-                    f"--epsilon {item}: wanted a participant of {self.name} ({', '.join(seats)}), got {name!r}"
+                    f"--epsilon {item}: wanted a participant of {self.name} ({listed(seats)}), got {shown(name)}"
                 )
             if self.contract.vertical is not None and name in self.contract.vertical.partners:
                 raise InputError(
@@ -334,7 +335,7 @@ def _positive(value: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not number > 0:
-        raise InputError(f"{where}: wanted a number > 0 or 'inf' (non-private), got {value!r}")
+        raise InputError(f"{where}: wanted a number > 0 or 'inf' (non-private), got {shown(value)}")
     return number
 
 

@@ -34,6 +34,7 @@ from privacy.errors import PrivacyError
 from privacy.events import Event, GaussianRelease, LaplaceRelease, NonPrivate
 from privacy.histogram import HistogramNoise, noisy_histogram, plan_noise
 from privacy.ledger import Budget, Ledger, RunPlan
+from privacy.noise_context import NoiseContext
 from privacy.rowwise import outputs
 
 log = logging.getLogger("consortia.participant")
@@ -155,9 +156,15 @@ def metrics_due(request: Request, account: RunPlan | None, policy: Policy) -> Du
 
 
 def measure(
-    due: Due, request: Request, module: FederatedModule, parts: Partitions, terms: DatasetTerms, participant: str
+    due: Due,
+    request: Request,
+    module: FederatedModule,
+    parts: Partitions,
+    terms: DatasetTerms,
+    participant: str,
+    noise: NoiseContext,
 ) -> dict[str, Tensor]:
-    """Return the tensors of a metrics release: a noisy histogram, or exact numbers."""
+    """Return the tensors of a metrics release: a histogram with noise for the charged attempt, or exact numbers."""
     table = parts.test if due.event.partition == "evaluation" else parts.validation
     client = registry.get(request.industry)
     if isinstance(due.event, NonPrivate):
@@ -181,6 +188,7 @@ def measure(
         np.asarray(table.unit_index, dtype=np.int64),
         rows_per_unit=rows_per_unit(terms),
         noise=noise_of(due.event),
+        context=noise,
     )
     return {HISTOGRAM: torch.from_numpy(counts.reshape(rows, bins))}
 

@@ -22,9 +22,11 @@ from consortia.scenario import Contract, IndustryTerms, Seat
 from consortia.secure.terms import planned_rounds
 from privacy.accounting import solve_noise_multiplier
 from privacy.egress import KINDS, Release
+from privacy.errors import UnknownEventError
 from privacy.events import Event, LaplaceRelease, NonPrivate
 from privacy.histogram import HistogramNoise, noisy_histogram
 from privacy.ledger import Ledger, RunPlan
+from privacy.noise_context import NoiseContext
 
 #: Name of the tensor: int64, shape (1,).
 SIZE = "size.units"
@@ -63,17 +65,20 @@ def due(ledger: Ledger, plan: RunPlan) -> tuple[Event, ...]:
     return () if ledger.entries(plan.run_id) else plan.once_events
 
 
-def release(events: tuple[Event, ...], train: Table) -> list[Release]:
-    """Return the size with noise, at least 1 (post-processing); nothing where nothing is due."""
-    return [Release("size", {SIZE: _noised(event, train.n_units)}, event) for event in events]
+def release(events: tuple[Event, ...], train: Table, context: NoiseContext) -> list[Release]:
+    """Return the size with noise for the charged attempt, at least 1 (post-processing); nothing where none is due."""
+    return [Release("size", {SIZE: _noised(event, train.n_units, context)}, event) for event in events]
 
 
-def _noised(event: Event, units: int) -> Tensor:
-    if not isinstance(event, LaplaceRelease):
+def _noised(event: Event, units: int, context: NoiseContext) -> Tensor:
+    if isinstance(event, NonPrivate):
         return torch.tensor([max(1, units)])
+    if not isinstance(event, LaplaceRelease):
+        raise UnknownEventError(f"size: wanted a Laplace release, got a {type(event).__name__}; nothing leaves")
     noise = HistogramNoise("laplace", event.noise_multiplier)
     cells, index = np.zeros(units, dtype=np.int64), np.arange(units, dtype=np.int64)
-    return torch.from_numpy(noisy_histogram(cells, 1, index, rows_per_unit=1, noise=noise)).clamp(min=1)
+    counts = noisy_histogram(cells, 1, index, rows_per_unit=1, noise=noise, context=context)
+    return torch.from_numpy(counts).clamp(min=1)
 
 
 def declared(contract: Contract, seat: Seat) -> int:

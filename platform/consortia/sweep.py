@@ -23,6 +23,7 @@ from consortia.policy import policy_or_input_error
 from consortia.receipt import write_json, write_text
 from consortia.runner import Options, execute, prepare
 from consortia.scenario import Scenario, load_scenario
+from consortia.strict import listed, shown
 
 SWEEP_SCHEMA = 1
 
@@ -65,7 +66,7 @@ def check(sweep: Sweep) -> Scenario:
     scenario = load_scenario(sweep.scenario).with_overrides(rounds=sweep.rounds)
     names = [seat.name for seat in scenario.roster]
     if sweep.participant and sweep.participant not in names:
-        raise InputError(f"--participant: wanted one of {', '.join(names)}, got {sweep.participant!r}")
+        raise InputError(f"--participant: wanted one of {listed(names)}, got {shown(sweep.participant)}")
     if sweep.data is None:
         if sweep.ledger is not None:
             raise InputError("--ledger: wanted with --data only; synthetic rows are not charged")

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import PlanError
+from privacy.noise_context import NoiseContext
 from privacy.secure_sum.noise import LEAST_STD, rounded_gaussian
 
 __all__ = ["INFLATION", "FixedPoint", "Word"]
@@ -91,14 +92,14 @@ class FixedPoint:
         largest = self.rows * self.clip / self.step + cohort / 2 + _TAIL * self.share_std(cohort) * math.sqrt(cohort)
         return 32 if largest < 2**31 else 64
 
-    def encode(self, total: NDArray[np.float64], cohort: int, bits: int) -> Word:
-        """Return `total` (d,) on the grid plus a fresh noise share, as unsigned words of `bits`."""
+    def encode(self, total: NDArray[np.float64], cohort: int, bits: int, context: NoiseContext) -> Word:
+        """Return `total` (d,) on the grid plus a fresh noise share for `context`, as unsigned words of `bits`."""
         if self.share_std(cohort) < LEAST_STD:
             raise PlanError(f"cohort: wanted shares of at least {LEAST_STD:g} steps, got too many members ({cohort})")
         if not np.isfinite(total).all() or len(total) > self.dimension:
             raise PlanError(f"total: wanted at most {self.dimension} finite numbers")
         whole = np.rint(total / self.step).astype(np.int64)
-        whole += rounded_gaussian(len(whole), self.share_std(cohort))
+        whole += rounded_gaussian(len(whole), self.share_std(cohort), context)
         return whole.astype(np.uint32 if bits == 32 else np.uint64)
 
     def decode(self, words: Word) -> NDArray[np.float64]:

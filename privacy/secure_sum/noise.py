@@ -1,7 +1,7 @@
 """One member's share of the noise: a rounded Gaussian from a cryptographic stream.
 
-Box & Muller 1958, *A Note on the Generation of Random Normal Deviates*, on AES-256-CTR under a key from the operating
-system, made for this call alone. 53-bit uniforms: values reach 8.5 standard deviations.
+Box & Muller 1958, *A Note on the Generation of Random Normal Deviates*, on AES-256-CTR under a key from fresh entropy
+and the attempt's context, made for this call alone. 53-bit uniforms: values reach 8.5 standard deviations.
 """
 
 import math
@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from privacy.errors import PlanError
+from privacy.noise_context import NoiseContext
 from privacy.randomness import fresh_key
 
 __all__ = ["LEAST_STD", "rounded_gaussian"]
@@ -21,8 +22,8 @@ LEAST_STD: Final = 8.0
 _CHUNK: Final = 1 << 15  # fits the cache
 
 
-def rounded_gaussian(count: int, std: float) -> NDArray[np.int64]:
-    """Return `count` independent whole numbers round(N(0, std^2)).
+def rounded_gaussian(count: int, std: float, context: NoiseContext) -> NDArray[np.int64]:
+    """Return `count` independent whole numbers round(N(0, std^2)), under a key bound to `context`.
 
     Raises
     ------
@@ -31,7 +32,7 @@ def rounded_gaussian(count: int, std: float) -> NDArray[np.int64]:
     """
     if not (math.isfinite(std) and std >= LEAST_STD):
         raise PlanError(f"std: wanted at least {LEAST_STD:g} steps, got {std!r}")
-    stream = Cipher(algorithms.AES(fresh_key()), modes.CTR(bytes(16))).encryptor()
+    stream = Cipher(algorithms.AES(fresh_key(context)), modes.CTR(bytes(16))).encryptor()
     out = np.empty(count, dtype=np.int64)
     half = _CHUNK // 2
     zeros, pair, square = bytes(8 * _CHUNK), np.empty(_CHUNK), np.empty(half)

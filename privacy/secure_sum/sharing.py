@@ -8,7 +8,7 @@ mask's key are told, of one that is dead those of the keys that the living have 
 Formal guarantees
 -----------------
 * `threshold` - 1 shares of a secret are independent of it: the polynomial's coefficients are uniform modulo a prime
-  above 2^256.
+  above 2^256, from a key stream of the attempt (a restored machine shares no two secrets by one polynomial).
 * Two different sets of `threshold` members have more than `colluders` members in common, so an honest one: what each
   honest member does once an attempt cannot happen twice.
 * A box is AES-256-GCM under a key of its own, for one direction and one context.
@@ -20,6 +20,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from privacy.randomness import KeyStream
 
 __all__ = ["SHARE_BYTES", "box_bytes", "combine", "open_box", "seal_box", "share", "threshold"]
 
@@ -33,9 +35,14 @@ def threshold(members: int, colluders: int) -> int:
     return (members + colluders) // 2 + 1
 
 
-def share(secret: bytes, holders: int, least: int) -> list[bytes]:
-    """Return one share of a 32-byte secret for each holder 1, 2, ...; `least` of them give it back."""
-    coefficients = [int.from_bytes(secret, "big"), *(secrets.randbelow(_PRIME) for _ in range(least - 1))]
+def share(secret: bytes, holders: int, least: int, stream: KeyStream) -> list[bytes]:
+    """Return one share of a 32-byte secret for each holder 1, 2, ...; `least` of them give it back.
+
+    Parameters
+    ----------
+    stream : where the coefficients come from; the next secret's come from what follows in it.
+    """
+    coefficients = [int.from_bytes(secret, "big"), *(_below_prime(stream) for _ in range(least - 1))]
 
     def at(x: int) -> bytes:
         value = 0
@@ -44,6 +51,14 @@ def share(secret: bytes, holders: int, least: int) -> list[bytes]:
         return value.to_bytes(SHARE_BYTES, "big")
 
     return [at(x) for x in range(1, holders + 1)]
+
+
+def _below_prime(stream: KeyStream) -> int:
+    """Return a uniform number below the prime, by rejection from 257 bits."""
+    while True:
+        value = int.from_bytes(stream.bytes(40), "big") >> 63
+        if value < _PRIME:
+            return value
 
 
 def combine(shares: Mapping[int, bytes], least: int) -> bytes:

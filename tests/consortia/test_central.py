@@ -153,7 +153,7 @@ def _rounds(tmp_path: Path, **contract: Any) -> tuple[CentralRounds, Checkpoint,
     scenario = load_scenario(_few(tmp_path, **contract))
     groups = initial_groups(scenario.contract, ["smart_home"])
     assert scenario.contract.central is not None
-    return CentralRounds(scenario), Checkpoint(0, groups, {}, {}, []), scenario
+    return CentralRounds(scenario, "run-1"), Checkpoint(0, groups, {}, {}, []), scenario
 
 
 def test_a_reply_that_was_not_clipped_is_clipped_here(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_flat_change_and_back() -> None:
 def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers: list[int] = []
 
-    def generator() -> torch.Generator:
+    def generator(_: object) -> torch.Generator:
         numbers.append(1)
         return seeded_generator("central", len(numbers))
 

@@ -18,8 +18,9 @@ os.environ.update(OMP_NUM_THREADS="1")
 import numpy as np, torch
 from consortia.deploy import forks
 from privacy.errors import PlanError
+from noise_contexts import TEST
 from privacy.randomness import fresh_generator
-inherited = fresh_generator()
+inherited = fresh_generator(TEST)
 state = []
 
 {answer}
@@ -48,7 +49,7 @@ def answer(data):
         kept = "refused"
     state.append(1)
     return json.dumps({"pid": os.getpid(), "torch": torch.rand(1).item(), "numpy": np.random.rand(),
-        "random": random.random(), "noise": torch.randn(1, generator=fresh_generator()).item(),
+        "random": random.random(), "noise": torch.randn(1, generator=fresh_generator(TEST)).item(),
         "inherited": kept, "state": len(state), "size": len(data)}).encode()
 """
 

@@ -12,6 +12,7 @@ import pytest
 import tomli_w
 import torch
 from dp_accounting.pld import privacy_loss_distribution as pld
+from noise_contexts import TEST
 from scipy import stats
 
 from consortia import participant
@@ -125,12 +126,12 @@ def test_the_noise_is_laplace_and_never_below_one() -> None:
         n_units = 500
 
     event = LaplaceRelease(noise_multiplier=4.0, partition="train", unit="record")
-    drawn = np.array([int(release((event,), Rows())[0].tensors[SIZE]) for _ in range(3000)])  # type: ignore[arg-type]
+    drawn = np.array([int(release((event,), Rows(), TEST)[0].tensors[SIZE]) for _ in range(3000)])  # type: ignore[arg-type]
     # Rounded to whole numbers, and jittered back over one of them.
     jittered = drawn + np.random.default_rng(0).uniform(-0.5, 0.5, len(drawn))
     assert stats.kstest(jittered, stats.laplace(500, 4.0).cdf).pvalue > 1e-6
     Rows.n_units = 0
-    assert min(int(release((event,), Rows())[0].tensors[SIZE]) for _ in range(50)) == 1  # type: ignore[arg-type]
+    assert min(int(release((event,), Rows(), TEST)[0].tensors[SIZE]) for _ in range(50)) == 1  # type: ignore[arg-type]
 
 
 def test_a_claim_can_only_lower_a_weight() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from noise_contexts import TEST
 from torch import nn
 
 from clients.errors import ModelError
@@ -147,7 +148,7 @@ def _silent_round(site: Any, clip: float) -> tuple[float, float, RoundOutcome]:
     start = state_of(build_module(contract, "factory"))
     sent = {name: start[name] for name in shared_names(start, contract)}
     module = ready_module(contract, "factory", plan, parts.train, sent, {})
-    keys = {"participant": "high", "round_number": 1, "secure_noise": False}
+    keys = {"participant": "high", "round_number": 1, "noise": TEST, "secure_noise": False}
     out = train_round(module, contract, "factory", plan, parts.train, sent, **keys)
     private = math.hypot(*(float((t - start[n]).norm()) for n, t in out.private.items()))
     shared = math.hypot(*(float((t - start[n]).norm()) for n, t in out.update.items()))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from noise_contexts import TEST
 
 from consortia import local_training
 from consortia.aggregation import aggregate, controls, honest_bound
@@ -180,7 +181,7 @@ def test_real_training_moves_by_mu(
     epsilon: str, make_site: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Noise is seeded here, so that only mu can make a difference."""
-    monkeypatch.setattr(local_training, "fresh_generator", lambda: seeded_generator("test"))
+    monkeypatch.setattr(local_training, "fresh_generator", lambda _: seeded_generator("test"))
     site = make_site("new-car", "banks")
     policy = load_policy(site.home.policy, simulation=True)
     terms = policy.dataset["credit"]
@@ -202,6 +203,7 @@ def test_real_training_moves_by_mu(
             received,
             participant="new-car",
             round_number=1,
+            noise=TEST,
             secure_noise=False,
         )
         return sum(float((outcome.update[n] - t).norm()) for n, t in received.items()), outcome.update
@@ -223,7 +225,7 @@ def test_a_control_moves_every_step_after_the_noise(
     epsilon: str, make_site: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """K steps of eta with a control move the model by -K eta control more: clipped and noised it would be less."""
-    monkeypatch.setattr(local_training, "fresh_generator", lambda: seeded_generator("test"))
+    monkeypatch.setattr(local_training, "fresh_generator", lambda _: seeded_generator("test"))
     scenario = _scenario("scaffold", terms={"local_steps": 3, "learning_rate": 1e-4})
     site = make_site("new-car", "banks", epsilon=[epsilon])
     site.policy(lambda data: data["allow"].update(non_private=True))

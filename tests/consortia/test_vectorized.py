@@ -93,11 +93,11 @@ def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
         working.append((participant, round_number))
         return train_round(*args, participant=participant, round_number=round_number, **rest)
 
-    def source(chunk: Sequence[crowd.Place], number: int) -> EachGenerator:
+    def source(chunk: Sequence[crowd.Place], number: int, _: object) -> EachGenerator:
         return EachGenerator([seeded_generator("noise", place.seat.name, number) for place in chunk])
 
     monkeypatch.setattr("consortia.participant.train_round", noted)
-    monkeypatch.setattr(local_training, "fresh_generator", lambda: seeded_generator("noise", *working[-1]))
+    monkeypatch.setattr(local_training, "fresh_generator", lambda _: seeded_generator("noise", *working[-1]))
     monkeypatch.setattr(crowd, "noise_source", source)
 
 

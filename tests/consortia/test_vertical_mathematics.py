@@ -77,7 +77,7 @@ def test_one_class_or_few_labels_are_handled() -> None:
 def test_the_stack_joins_a_partner_that_helps_and_no_placebo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stacking, "_STACKERS", {"logistic": stacking._STACKERS["logistic"]})  # the quick one
     own, theirs, labels = _made_up(500)
-    scores = assist(theirs, respond(labels, 2, 2.0).astype(int), ["logistic"]).logits[:, None]
+    scores = assist(theirs, respond(labels, 2, 2.0, entropy=os.urandom).astype(int), ["logistic"]).logits[:, None]
     decision = decide(own, scores, labels)
     assert decision.joins
     assert decision.gain > decision.standard_error + MARGIN

@@ -6,10 +6,14 @@ import hashlib
 import secrets
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pure_p256 import lift, power
 
+from consortia.errors import PointsError
 from consortia.vertical import psi
 
 CONTEXT = b"contract"
@@ -126,3 +130,43 @@ def test_ten_thousand_against_ten_thousand_within_five_seconds_of_one_core() -> 
     found = _intersect(owner, partner)
     assert time.process_time() - started < 5
     assert sum(place >= 0 for place in found) == 5_000
+
+
+ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=12)
+
+
+@settings(max_examples=60)
+@given(identifiers=st.lists(ANY_TEXT, min_size=1, max_size=6, unique=True))
+def test_an_identifier_is_one_point_whatever_it_holds(identifiers: list[str]) -> None:
+    assert len({psi.hash_to_curve(CONTEXT, identifier) for identifier in identifiers}) == len(identifiers)
+    assert len({psi.keyed(identifier, b"k" * 16) for identifier in identifiers}) == len(identifiers)
+    points = psi.blind(CONTEXT, identifiers, psi.new_power())
+    assert len(points) == psi.POINT * len(identifiers)
+    assert psi.distinct(points)
+
+
+def test_an_identifier_is_one_point_in_a_worker_process_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    power, odd = psi.new_power(), ["a", "id5\nid6x", "", "\n", "\0", "\ud800", "a\r\nb", "\U0001f600", '"', "\u2028"]
+    here = psi.blind(CONTEXT, odd, power)
+    monkeypatch.setattr(psi, "_MANY", 1)
+    assert psi.blind(CONTEXT, odd, power) == here
+    assert psi.distinct(here)
+
+
+ODD_VALUES: list[Any] = [None, 3, 1.5, b"", b"\0" * 32, b"\xff" * 32, "x" * 32, [], object()]
+
+
+@pytest.mark.parametrize("odd", ODD_VALUES, ids=repr)
+def test_wrong_arguments_are_named_errors(odd: Any) -> None:
+    with pytest.raises(PointsError, match="power"):
+        psi.blind(CONTEXT, ["a"], odd)
+    with pytest.raises(PointsError, match="power"):
+        psi.raise_points(b"", odd, 1)
+    if not isinstance(odd, str):
+        for call in (
+            lambda: psi.blind(CONTEXT, [odd], psi.new_power()),
+            lambda: psi.hash_to_curve(CONTEXT, odd),
+            lambda: psi.keyed(odd, b"k"),
+        ):
+            with pytest.raises(PointsError, match="identifier: wanted text"):
+                call()

@@ -37,7 +37,8 @@ _OTHER_PROCESS = 'that made the stream."""\n        if os.getpid() != self._pid:
 _TOTAL = "        optimizer.total = sums.take()\n"
 _RESERVE = "reservation = self._reserve(ledger, request.run_id, events, self._lifetime(plan.non_private))"
 _TRAINED = "    report = joined(reports)\n"
-_FRESH = "        else fresh_generator()\n"
+_FRESH = "        else fresh_generator(noise)\n"
+_ANY = '_ANY = NoiseContext(purpose="any", message="any", attempt=0, ledger="")'
 _SECURE = "generator, secure=secure_noise)"
 
 
@@ -92,7 +93,8 @@ LISTED = (
     Mutant(
         "reused noise after a fork",
         (
-            (RANDOM, "    return FreshNoise()\n", "    return _KEPT\n\n\n_KEPT = FreshNoise()\n"),
+            (RANDOM, "    return FreshNoise(context)\n", "    return _KEPT\n\n\n_KEPT = FreshNoise(_ANY)\n"),
+            (RANDOM, "class KeyStream:", f"{_ANY}\n\n\nclass KeyStream:"),
             (RANDOM, "if isinstance(generator, FreshNoise):", "if isinstance(generator, str):"),
             (RANDOM, _OTHER_PROCESS, _OTHER_PROCESS.replace("os.getpid() != self._pid", "False")),
         ),
@@ -143,7 +145,7 @@ FURTHER = (
     Mutant(
         "noise seeded by the round",
         (
-            (TRAINING, _FRESH, _FRESH.replace("fresh_generator()", 'seeded_generator("noise", round_number)')),
+            (TRAINING, _FRESH, _FRESH.replace("fresh_generator(noise)", 'seeded_generator("noise", round_number)')),
             (TRAINING, _SECURE, "generator, secure=False)"),
         ),
     ),
@@ -154,7 +156,7 @@ FURTHER = (
                 TRAINING,
                 _FRESH,
                 _FRESH.replace(
-                    "fresh_generator()", 'seeded_generator("noise", participant, plan.run_id[:4], round_number)'
+                    "fresh_generator(noise)", 'seeded_generator("noise", participant, plan.run_id[:4], round_number)'
                 ),
             ),
             (TRAINING, _SECURE, "generator, secure=False)"),
@@ -310,20 +312,20 @@ FURTHER = (
     one(
         "secure noise from a stream of the process",
         RANDOM,
-        "        self.stream = KeyStream()\n",
-        "        self.stream = _STREAM = globals().setdefault('_STREAM', KeyStream())\n",
+        "        self.stream = KeyStream(context, keys[:32])\n",
+        "        self.stream = _STREAM = globals().setdefault('_STREAM', KeyStream(context))\n",
     ),
     one(
         "metrics: noise / 10",
         HISTOGRAM,
-        "    scale = noise.multiplier * rows_per_unit\n",
-        "    scale = noise.multiplier * rows_per_unit / 10\n",
+        "    scale = Fraction(noise.multiplier) * rows_per_unit",
+        "    scale = Fraction(noise.multiplier) * rows_per_unit / 10",
     ),
     one(
         "metrics: noise for one row of a unit",
         HISTOGRAM,
-        "    scale = noise.multiplier * rows_per_unit\n",
-        "    scale = noise.multiplier\n",
+        "    scale = Fraction(noise.multiplier) * rows_per_unit",
+        "    scale = Fraction(noise.multiplier)",
     ),
     one(
         "metrics: measured on training rows",
@@ -346,8 +348,8 @@ FURTHER = (
     one(
         "metrics: empty cells without noise",
         HISTOGRAM,
-        "    counted: NDArray[np.int64] = np.rint(noised)",
-        "    noised = np.where(counts > 0, noised, 0.0)\n    counted: NDArray[np.int64] = np.rint(noised)",
+        "    noised: NDArray[np.int64] = counts + drawn",
+        "    drawn = np.where(counts > 0, drawn, 0)\n    noised: NDArray[np.int64] = counts + drawn",
     ),
     one(
         "the private head starts from the last run",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
+from noise_contexts import TEST
 from torch import Tensor, nn
 
 from privacy.dp_sgd import DpSgdPlan, StepReport, train_private
@@ -70,7 +71,7 @@ def run(
         "loss": squared,
         "make_optimizer": sgd(),
         "plan": a_plan,
-        "generator": fresh_generator(),
+        "generator": fresh_generator(TEST),
     }
     return train_private(module, inputs, target, units, n_units, **{**values, **changes})
 

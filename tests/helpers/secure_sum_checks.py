@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import secure_sum_recovery_checks
 from cryptography.hazmat.primitives.asymmetric import ec
+from noise_contexts import TEST
 from scipy import stats
 from secure_sum_world import CONTRACT, IDENTITIES, SIGMA, World, still
 
@@ -41,7 +42,7 @@ def check_noise_of_the_sum_and_of_what_colluders_leave(code: Any) -> None:
         world = World(code, n, dim=20_000, t=t)
         stds = []
         for _ in range(n):
-            whole = code.fixed_point.rounded_gaussian(20_000, world.point.share_std(n))
+            whole = code.fixed_point.rounded_gaussian(20_000, world.point.share_std(n), TEST)
             stds.append(whole.std() * world.point.step)
         promised = 2.0 * 1.01
         left = np.sqrt(np.square(stds[t:]).sum())
@@ -55,7 +56,7 @@ def check_noise_of_the_sum_and_of_what_colluders_leave(code: Any) -> None:
 
 def check_shares_of_noise_are_gaussian(code: Any) -> None:
     """Kolmogorov-Smirnov against the normal distribution; neighbours and the two halves of a chunk are unrelated."""
-    share = code.noise.rounded_gaussian(1 << 15, 5000.0) / 5000.0
+    share = code.noise.rounded_gaussian(1 << 15, 5000.0, TEST) / 5000.0
     assert stats.kstest(share, "norm").pvalue > 1e-6
     first, second = np.split(share, 2)  # the cosines and the sines of one chunk
     for one, other in ((first, second), (share[1:], share[:-1]), (first**2, second**2)):
@@ -78,7 +79,7 @@ def check_rounding_and_sensitivity(code: Any) -> None:
             assert np.sqrt(dim) * point.step <= 0.01 * smallest * (1 + 1e-12)  # the proof's premise, not luck
             assert np.isclose(point.share_std(5) * np.sqrt(4) * point.step, 1.01 * 3.0)
             assert point.share_std(65) >= 8
-            encoded = np.std([point.encode(np.zeros(dim), 5, 64).view(np.int64) for _ in range(8)])
+            encoded = np.std([point.encode(np.zeros(dim), 5, 64, TEST).view(np.int64) for _ in range(8)])
             assert dim < 700 or abs(encoded / point.share_std(5) - 1) < 0.05
 
 
@@ -257,7 +258,7 @@ def check_every_scope_has_its_own_mask(code: Any) -> None:
         request = world.request(cohorts=both, models={"*": "a", "bank": "b"})
         parts = {"*": np.zeros(60), "bank": np.zeros(60)}
         replies = [
-            member.masked(request, world.rules(name, groups=frozenset(both)), world.books[name], lambda: parts)
+            member.masked(request, world.rules(name, groups=frozenset(both)), world.books[name], lambda _: parts)
             for name, member in world.members.items()
         ]
         first = np.frombuffer(code.protocol.unpack(replies[0])[1], "<u4").reshape(2, 60)

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from noise_contexts import TEST
 from secure_sum_world import IDENTITIES, World, still
+
+from privacy.randomness import KeyStream
 
 
 def _made(code: Any, n: int = 6, drops: int = 1, away: Any = (), **terms: Any) -> tuple[World, dict[str, bytes]]:
@@ -57,7 +60,7 @@ def check_two_cohorts_open_by_one_set_of_the_living(code: Any) -> None:
         parts = {}
         for name in alive:
             member, made = world.members[name], sums[name]
-            data = member.masked(request, world.rules(name, **rules), world.books[name], lambda made=made: made)
+            data = member.masked(request, world.rules(name, **rules), world.books[name], lambda _, made=made: made)
             body = code.protocol.unpack(data)[1]
             labels = sorted(label for label, names in cohorts.items() if name in names)
             words = np.split(np.frombuffer(body[: 240 * len(labels)], "<u4"), len(labels))
@@ -267,7 +270,7 @@ def check_two_cohorts_reserve_noise_for_drop_outs(code: Any) -> None:
 def check_two_shares(code: Any) -> None:
     share, combine = code.sharing.share, code.sharing.combine
     for secret in (bytes(32), b"\xff" * 32, bytes(range(32))):
-        shares = dict(enumerate(share(secret, 6, 4), 1))
+        shares = dict(enumerate(share(secret, 6, 4, KeyStream(TEST)), 1))
         assert len(shares) == 6
         for holders in ((1, 2, 3, 4), (3, 4, 5, 6), (1, 3, 4, 6)):
             some = {holder: shares[holder] for holder in holders}
@@ -276,5 +279,5 @@ def check_two_shares(code: Any) -> None:
             with pytest.raises(ValueError, match="wanted 4"):
                 combine(some, 4)
             assert combine(some, 3) != secret  # three say nothing
-        again = dict(enumerate(share(secret, 6, 4), 1))
+        again = dict(enumerate(share(secret, 6, 4, KeyStream(TEST)), 1))
         assert all(shares[holder] != again[holder] for holder in shares)

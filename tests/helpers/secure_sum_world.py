@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from consortia.errors import RefusedError
+from privacy.noise_context import NoiseContext
 
 RUN, CONTRACT = "run-1", "c" * 64
 #: Noise multiplier of epsilon 3 at delta 1e-5 over 32 rounds without subsampling (privacy.accounting).
@@ -36,7 +37,7 @@ def public_of(identity: ec.EllipticCurvePrivateKey) -> bytes:
 def still(code: Any) -> Iterator[None]:
     """Silence the noise, so that sums can be compared to half a grid step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(code.fixed_point, "rounded_gaussian", lambda count, std: np.zeros(count, np.int64))
+        patch.setattr(code.fixed_point, "rounded_gaussian", lambda count, std, context: np.zeros(count, np.int64))
         yield
 
 
@@ -51,10 +52,11 @@ class Books:
     def reply(self, number: int, context: str) -> bytes | None:
         return self.out.get((number, context))
 
-    def reserve(self, number: int, context: str) -> None:
+    def reserve(self, number: int, context: str) -> NoiseContext:
         if self.refuse:
             raise RefusedError("BUDGET_EXHAUSTED", "")
         self.charged.append((number, context))
+        return NoiseContext(purpose="sum", message=f"{number}/{context}", attempt=len(self.charged), ledger="")
 
     def commit(self, number: int, context: str, data: bytes) -> bytes:
         assert (number, context) in self.charged, "stored before it was charged"
@@ -113,7 +115,7 @@ class World:
         return self.code.protocol.SumRequest(**{**fields, **changes})
 
     def ask(self, name: str, request: Any = None, **rules: Any) -> bytes:
-        def sums() -> Mapping[str, np.ndarray]:
+        def sums(_: NoiseContext) -> Mapping[str, np.ndarray]:
             self.before(name)
             return {"*": self.sums[name]}
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noise_contexts import TEST
 from opacus import GradSampleModule
 from torch import Tensor, nn
 
@@ -381,7 +382,7 @@ def test_the_optimizer_is_that_of_opacus() -> None:
         noise_multiplier=1.5,
         max_grad_norm=1.0,
         expected_batch_size=4.0,
-        generator=fresh_generator(),
+        generator=fresh_generator(TEST),
         secure=False,
     )
     assert isinstance(optimizer, DPOptimizer)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from noise_contexts import TEST
 from torch import Tensor
 
 from privacy import central
@@ -42,13 +43,13 @@ def denominated(mean: Callable[..., Tensor]) -> bool:
     """Three changes of (.3, .4, 0 ...) over q units = 10: (.09, .12), however many answered."""
     one = torch.zeros(5)
     one[0], one[1] = 0.3, 0.4
-    found = mean([one] * 3, 5, QUIET, fresh_generator())
+    found = mean([one] * 3, 5, QUIET, fresh_generator(TEST))
     return bool(torch.allclose(found[:2], torch.tensor([0.09, 0.12], dtype=torch.float64), atol=1e-7))
 
 
 def noised(mean: Callable[..., Tensor], changes: int) -> bool:
     """Deviation z C / (q units) = .075 within 4 standard errors, 1 / sqrt(2 n): 4.5 % of 4000 coordinates."""
-    for generator in (fresh_generator(), seeded_generator("noise")):
+    for generator in (fresh_generator(TEST), seeded_generator("noise")):
         found = mean([torch.zeros(SIZE)] * changes, SIZE, PLAN, generator)
         if abs(float(found.std()) / 0.075 - 1) > 4 / math.sqrt(2 * SIZE) + 1e-3 or abs(float(found.mean())) > 0.005:
             return False
@@ -57,7 +58,7 @@ def noised(mean: Callable[..., Tensor], changes: int) -> bool:
 
 def poisson(drawn: Callable[..., Tensor]) -> bool:
     """Sizes of 600 draws of 50 at q = .2: mean 10, variance 8; and no place is favoured."""
-    draws = [drawn(50, PLAN, fresh_generator()) for _ in range(600)]
+    draws = [drawn(50, PLAN, fresh_generator(TEST)) for _ in range(600)]
     sizes = torch.tensor([float(len(one)) for one in draws])
     hits = torch.bincount(torch.cat(draws), minlength=50).double() / 600
     return bool(

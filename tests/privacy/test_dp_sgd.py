@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from dp_step import SILENT, Linear, Model, by_hand, flat, moved, plan, rows, run, sgd, squared
+from noise_contexts import TEST
 from scipy.stats import binom, chi2
 from torch import Tensor, nn
 
@@ -119,7 +120,7 @@ def test_noise_of_attempts_is_uncorrelated() -> None:
 
 def test_training_with_a_generator_inherited_over_a_fork_is_refused() -> None:
     inputs, target = rows()
-    generator = fresh_generator()
+    generator = fresh_generator(TEST)
     child = os.fork()
     if child == 0:
         code = 1

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from noise_contexts import TEST
 from numpy.typing import NDArray
 from scipy.stats import chi2, kstest, norm
 
@@ -19,7 +20,7 @@ class Fixed(KeyStream):
     """Replaces the cipher: the same two 32-bit words again and again, radii first."""
 
     def __init__(self, radius: int, angle: int) -> None:
-        super().__init__()
+        super().__init__(TEST)
         self._pair = radius, angle
 
     def words(self, count: int) -> NDArray[np.uint64]:
@@ -28,7 +29,7 @@ class Fixed(KeyStream):
 
 def drawn(deviation: float = 1.0, count: int = MANY) -> NDArray[np.float64]:
     out = torch.full((count,), math.nan)
-    fill_normal(out, deviation, fresh_generator())
+    fill_normal(out, deviation, fresh_generator(TEST))
     return out.double().numpy()
 
 
@@ -77,7 +78,7 @@ def test_numbers_of_a_pair_a_piece_and_two_calls_are_unrelated() -> None:
 
 def test_few_seeded_and_float64_numbers_are_torchs_own() -> None:
     few = torch.empty(_gaussian._PAIRS)
-    generator = fresh_generator()
+    generator = fresh_generator(TEST)
     generator.set_state(seeded_generator("few").get_state())
     fill_normal(few, 2.0, generator)
     assert torch.equal(few, torch.empty_like(few).normal_(0, 2.0, generator=seeded_generator("few")))
@@ -90,6 +91,6 @@ def test_few_seeded_and_float64_numbers_are_torchs_own() -> None:
 @pytest.mark.parametrize("shape", [(1, MANY), (MANY // 4, 4)])
 def test_every_coordinate_of_a_tensor_is_filled(shape: tuple[int, int]) -> None:
     out = torch.full(shape, math.nan)
-    fill_normal(out, 1.0, fresh_generator())
+    fill_normal(out, 1.0, fresh_generator(TEST))
     assert bool(out.isfinite().all())
     assert len(out.unique()) > 0.9 * out.numel()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from noise_contexts import TEST as CONTEXT
 from scipy import stats
 
 from privacy.accounting import epsilon
@@ -21,7 +22,7 @@ TINY = HistogramNoise("laplace", 1e-9)
 
 
 def _counts(cells: list[int], units: list[int], k: int, noise: HistogramNoise = TINY) -> np.ndarray:
-    return noisy_histogram(np.array(cells), 3, np.array(units), rows_per_unit=k, noise=noise)
+    return noisy_histogram(np.array(cells), 3, np.array(units), rows_per_unit=k, noise=noise, context=CONTEXT)
 
 
 def test_counts_by_hand_and_rows_outside_count_nowhere() -> None:
@@ -40,7 +41,9 @@ def test_one_unit_moves_the_counts_by_at_most_its_rows() -> None:
 def test_the_noise_has_the_claimed_law_and_no_other(mechanism: str) -> None:
     k, multiplier, n = 3, 20.0, 20_000
     noise = HistogramNoise(mechanism, multiplier)  # type: ignore[arg-type]
-    drawn = noisy_histogram(np.zeros(0, np.int64), n, np.zeros(0, np.int64), rows_per_unit=k, noise=noise)
+    drawn = noisy_histogram(
+        np.zeros(0, np.int64), n, np.zeros(0, np.int64), rows_per_unit=k, noise=noise, context=CONTEXT
+    )
     law = stats.laplace if mechanism == "laplace" else stats.norm
     # Rounding moves the distribution function by at most half a count: .5/60 x density < .005 here.
     for scale, fits in ((k * multiplier, True), (k * multiplier * 2 / 3, False), (k * multiplier * 1.5, False)):
@@ -55,7 +58,7 @@ def test_a_fork_repeats_no_noise(tmp_path: Path) -> None:
     empty = np.zeros(0, np.int64)
 
     def draw() -> bytes:
-        return noisy_histogram(empty, 8, empty, rows_per_unit=1, noise=noise).tobytes()
+        return noisy_histogram(empty, 8, empty, rows_per_unit=1, noise=noise, context=CONTEXT).tobytes()
 
     draw()
     child = os.fork()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from noise_contexts import TEST
 
 from privacy.accounting import epsilon, merge, rdp
 from privacy.dp_logistic import replace_noise, train_logistic
@@ -24,7 +26,7 @@ from privacy.events import (
 )
 from privacy.ledger import Budget, Ledger, RunPlan
 from privacy.randomized_response import keep_probability, respond
-from privacy.randomness import fresh_generator, seeded_generator
+from privacy.randomness import KeyStream, fresh_generator, seeded_generator
 
 
 def label(epsilon_: float, count: int = 1, rows: int = 1) -> RandomizedResponse:
@@ -37,7 +39,7 @@ def label(epsilon_: float, count: int = 1, rows: int = 1) -> RandomizedResponse:
 def test_the_law_is_that_of_randomised_response(classes: int, eps: float) -> None:
     n = 40_000
     values = np.arange(n) % classes
-    out = respond(values, classes, eps)
+    out = respond(values, classes, eps, entropy=KeyStream(TEST).bytes)
     kept = keep_probability(eps, classes)
     assert kept == pytest.approx(math.exp(eps) / (math.exp(eps) + classes - 1))
     assert abs((out == values).mean() - kept) < 4 * math.sqrt(kept * (1 - kept) / n)
@@ -55,8 +57,12 @@ def test_the_keep_probability_is_never_above_its_law() -> None:
 
 
 def test_infinite_epsilon_is_the_value_itself_and_bad_input_is_refused() -> None:
-    assert respond(np.array([0, 1]), 2, math.inf).tolist() == [0, 1]
-    for bad in (lambda: respond(np.array([2]), 2, 1.0), lambda: respond(np.array([0]), 2, 0.0), lambda: label(-1.0)):
+    assert respond(np.array([0, 1]), 2, math.inf, entropy=os.urandom).tolist() == [0, 1]
+    for bad in (
+        lambda: respond(np.array([2]), 2, 1.0, entropy=os.urandom),
+        lambda: respond(np.array([0]), 2, 0.0, entropy=os.urandom),
+        lambda: label(-1.0),
+    ):
         with pytest.raises(PlanError):
             bad()
 
@@ -137,7 +143,7 @@ def test_dp_logistic_learns_and_its_noise_is_what_it_says() -> None:
     z = replace_noise(epsilon=1.0, delta=1e-5, releases=50)
     event = ReplaceGaussian(noise_multiplier=z, count=50, partition="train", unit="record")
     assert 0.98 < epsilon([event], 1e-5) <= 1.0
-    private = train_logistic(x, y, noise_multiplier=z, steps=50, generator=fresh_generator())
+    private = train_logistic(x, y, noise_multiplier=z, steps=50, generator=fresh_generator(TEST))
     assert private[0] > 0.5
     # One step from zero with rows that have no gradient left: only noise, of standard deviation rate z 2C / n.
     draws = [

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from noise_contexts import TEST
 from scipy.stats import chi2
 
 from privacy.errors import PlanError
@@ -19,7 +20,7 @@ from privacy.sampling import poisson_draws, poisson_sample
 def test_fresh_generators_differ_and_leave_the_global_one_alone() -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    draws = torch.stack([torch.randn(4096, generator=fresh_generator()) for _ in range(8)])
+    draws = torch.stack([torch.randn(4096, generator=fresh_generator(TEST)) for _ in range(8)])
     assert torch.equal(before, torch.random.get_rng_state())
     off_diagonal = np.corrcoef(draws.numpy())[~np.eye(8, dtype=bool)]
     assert np.abs(off_diagonal).max() < 6 / np.sqrt(4096)  # 6 standard deviations
@@ -30,7 +31,7 @@ def test_the_same_global_seed_gives_other_noise() -> None:
     for _ in range(2):
         torch.manual_seed(3)
         np.random.seed(3)
-        draws.append(torch.randn(16, generator=fresh_generator()))
+        draws.append(torch.randn(16, generator=fresh_generator(TEST)))
     assert not torch.equal(*draws)
 
 
@@ -39,7 +40,7 @@ def test_the_whole_state_is_entropy_and_not_32_bits_of_a_seed() -> None:
     a, b = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5 + 2**32)
     assert torch.equal(torch.randn(9, generator=a), torch.randn(9, generator=b))
     # Seeding grows all 624 words from the first (Matsumoto & Nishimura's recurrence); a fresh state must not obey it.
-    for generator, grown in ((a, True), (seeded_generator("x"), False), (fresh_generator(), False)):
+    for generator, grown in ((a, True), (seeded_generator("x"), False), (fresh_generator(TEST), False)):
         words = generator.manual_seed(5) if grown else generator
         state = [int(word) for word in words.get_state().numpy().view(np.uint64)[3 : 3 + 624]]
         follows = [
@@ -59,7 +60,7 @@ def test_the_layout_of_torch_s_state_is_the_one_we_fill() -> None:
 def test_a_fresh_generator_cannot_be_copied() -> None:
     for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(PlanError, match="fresh_generator"):
-            duplicate(fresh_generator())
+            duplicate(fresh_generator(TEST))
 
 
 def in_child(action: "object") -> bytes:
@@ -79,7 +80,7 @@ def in_child(action: "object") -> bytes:
 
 
 def test_an_inherited_generator_refuses_after_a_fork_and_a_new_one_differs() -> None:
-    inherited = fresh_generator()
+    inherited = fresh_generator(TEST)
 
     def refused() -> bytes:
         try:
@@ -90,8 +91,8 @@ def test_an_inherited_generator_refuses_after_a_fork_and_a_new_one_differs() -> 
 
     assert in_child(refused) == b"refused"
     inherited.check()
-    noise = {in_child(lambda: torch.randn(8, generator=fresh_generator()).numpy().tobytes()) for _ in range(4)}
-    noise.add(torch.randn(8, generator=fresh_generator()).numpy().tobytes())
+    noise = {in_child(lambda: torch.randn(8, generator=fresh_generator(TEST)).numpy().tobytes()) for _ in range(4)}
+    noise.add(torch.randn(8, generator=fresh_generator(TEST)).numpy().tobytes())
     assert len(noise) == 5
 
 
@@ -114,7 +115,9 @@ def test_seeded_generators_repeat_and_their_parts_do_not_collide() -> None:
     assert numpy_generator("a").integers(1 << 40) != numpy_generator("b").integers(1 << 40)
 
 
-@pytest.mark.parametrize("make", [lambda: seeded_generator("draws"), fresh_generator], ids=["seeded", "fresh"])
+@pytest.mark.parametrize(
+    "make", [lambda: seeded_generator("draws"), lambda: fresh_generator(TEST)], ids=["seeded", "fresh"]
+)
 def test_draws_are_binomial_in_size_and_uniform_over_units(make: Callable[[], torch.Generator]) -> None:
     n, rate, draws = 40, 0.1, 4000
     sizes, hits, again = np.zeros(n + 1), np.zeros(n), 0

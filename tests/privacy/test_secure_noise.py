@@ -8,6 +8,7 @@ import torch
 from dp_step import Linear, Model, by_hand, moved, plan, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noise_contexts import TEST
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
@@ -23,7 +24,7 @@ torch.set_num_threads(1)
 @pytest.mark.parametrize("std", [8.0, 8.3, 13.7])
 def test_each_integer_has_its_probability(std: float) -> None:
     count = 200_000
-    drawn = discrete_gaussian(count, std, KeyStream())
+    drawn = discrete_gaussian(count, std, KeyStream(TEST))
     reach = int(3.5 * std)
     integers = np.arange(-reach, reach + 1)
     everything = np.arange(-int(20 * std), int(20 * std) + 1, dtype=np.float64)
@@ -38,7 +39,7 @@ def test_each_integer_has_its_probability(std: float) -> None:
 
 @pytest.mark.parametrize("std", [500.0, 65536.5, 3.1e8])
 def test_wide_noise_has_its_deviation_and_fills_every_low_bit(std: float) -> None:
-    drawn = discrete_gaussian(100_000, std, KeyStream())
+    drawn = discrete_gaussian(100_000, std, KeyStream(TEST))
     low, high = (float(chi2.ppf(tail, len(drawn))) for tail in (1e-7, 1 - 1e-7))
     assert low < float(((drawn / std) ** 2).sum()) < high
     assert not low < float(((drawn / (1.03 * std)) ** 2).sum()) < high
@@ -80,7 +81,7 @@ def test_low_bits_tell_data_sets_apart_only_without_secure_noise(secure: bool) -
         noise_multiplier=1.0,
         max_grad_norm=1.0,
         expected_batch_size=1.0,
-        generator=fresh_generator(),
+        generator=fresh_generator(TEST),
         secure=secure,
     )
     nothing, one = low_bits(optimizer, 0.0).mean(), low_bits(optimizer, 1.0).mean()
@@ -110,7 +111,7 @@ def test_secure_training_sums_what_plain_training_sums() -> None:
 
 def test_the_released_sum_is_a_whole_number_of_steps() -> None:
     grid = Grid(1.0, 100)
-    released = grid.release(np.random.default_rng(0).normal(size=100), 1.0, KeyStream())
+    released = grid.release(np.random.default_rng(0).normal(size=100), 1.0, KeyStream(TEST))
     assert (released / grid.step == np.rint(released / grid.step)).all()
 
 

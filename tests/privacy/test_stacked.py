@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from noise_contexts import TEST
 from torch import Tensor, nn
 
 from privacy import stacked
@@ -192,7 +193,7 @@ def test_noise_of_one_generator_has_every_participants_deviation() -> None:
     law = [
         DpSgdPlan(sampling_rate=0.5, declared_units=10, steps=1, noise_multiplier=sigma, clip=clip) for sigma in sigmas
     ]
-    train_stacked(layers, rows, binary, lambda p: torch.optim.SGD(p, lr=1.0), law, OneGenerator(fresh_generator()))
+    train_stacked(layers, rows, binary, lambda p: torch.optim.SGD(p, lr=1.0), law, OneGenerator(fresh_generator(TEST)))
     for place, sigma in enumerate(sigmas):
         ratio = float(layers[0].weight[place].std()) / (sigma * clip / 5.0)
         assert abs(ratio - 1) < 4 / (2 * sizes) ** 0.5
@@ -204,7 +205,7 @@ def test_draws_of_one_generator_are_poisson_and_leave_padding_out() -> None:
     """Sizes Binomial(50, .3): mean 15, variance 10.5, over 2000 participants and 100 for the shorter ones."""
     counts = torch.tensor([50, 10] * 1000)
     rows = StackedRows(torch.zeros(2000, 50, 1), torch.zeros(2000, 50), counts)
-    drawn = OneGenerator(fresh_generator()).draw(rows, 0.3)
+    drawn = OneGenerator(fresh_generator(TEST)).draw(rows, 0.3)
     assert bool((drawn % 50 < counts[drawn // 50]).all())
     assert bool((drawn[1:] > drawn[:-1]).all())
     sizes = torch.bincount(drawn // 50, minlength=2000).double().view(1000, 2)

@@ -3,25 +3,31 @@
 The participant gets the scenario's own contract and budget, but no row in its training partition: every draw is
 empty, so whatever the model, its update is sum_t w_t noise_t, with w_t from the public optimizer. Rows of the
 other partitions are there, with gradients: they must move nothing. Releases come from several rounds, runs,
-participants and forked processes, the global generators put to one state before some of them.
+attempts, participants and forked processes, the global generators put to one state before some of them.
+
+Wide models show what few numbers cannot: the tails, and whether numbers of one release are related to each other. Their
+sizes meet each way in which noise is made: on the grid, by torch, and by Box and Muller from the key stream.
 """
 
 from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from consortia.audit import statistics
+from consortia.audit import entropy, statistics
 from consortia.audit.probe import Sent, altered, forked, random_model, same_global_seeds
-from consortia.audit.reference import Array, parameter_names
+from consortia.audit.reference import Array, flat, parameter_names
 from consortia.audit.release import observe, parameters
 from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.settings import Audit, Noise
 from consortia.participant import handle
 from consortia.scenario import Contract, Seat
+from consortia.wire import decode
 
 # Noise numbers of a participant: sigma x 2/3 and x 3/2 are then far outside every band.
 _NUMBERS, _QUICK_NUMBERS = 1000, 400
@@ -29,6 +35,8 @@ _MOST_RELEASES = 80
 _RUNS = 2
 _OUTSIDE = 12  # rows of the other partitions
 _FORKS = 3
+#: Hidden layers of wide models and the noise that each is for.
+_WIDE: tuple[tuple[int, Noise], ...] = ((96, "secure"), (96, "float"), (200, "float"))
 
 
 def run(audit: Audit, progress: Progress) -> Findings:
@@ -48,6 +56,10 @@ def run(audit: Audit, progress: Progress) -> Findings:
                 noise = _releases(audit, seat, contract, findings, subject, kind)
                 everything.append(noise)
                 findings.checks += _laws(noise, contract, seat.industry, subject)
+    for seat in audit.one_per_industry():
+        for width, kind in _WIDE:
+            progress(f"{seat.name}, {width} wide")
+            everything.append(_wide(audit, seat, width, kind, findings))
     width = min(noise.shape[1] for noise in everything)
     together = np.concatenate([noise[-8:, :width] for noise in everything])
     findings.checks.append(_alike(together, "all participants"))
@@ -63,8 +75,7 @@ def _contracts(audit: Audit, seat: Seat) -> dict[str, dict[str, Any]]:
 
 def _releases(audit: Audit, seat: Seat, contract: Contract, findings: Findings, subject: str, kind: Noise) -> Array:
     """Return standardised noise, shape (n_releases, n_parameters); the last ones are of forked processes."""
-    pool = audit.pool(seat)
-    source = pool.write(pool.frame.iloc[np.concatenate([pool.of(part)[:_OUTSIDE] for part in ("validation", "test")])])
+    source = _no_training_rows(audit, seat)
     bench = audit.bench(seat, delta=min(seat.delta, audit.probe_delta(seat)), noise=kind)
     numbers = _QUICK_NUMBERS if audit.quick else _NUMBERS
     releases = min(max(math.ceil(numbers / parameters(contract, seat.industry)), 8), _MOST_RELEASES)
@@ -90,6 +101,41 @@ def _releases(audit: Audit, seat: Seat, contract: Contract, findings: Findings, 
     return np.array([one.standardised for one in seen])
 
 
+def _no_training_rows(audit: Audit, seat: Seat) -> Path:
+    pool = audit.pool(seat)
+    return pool.write(pool.frame.iloc[np.concatenate([pool.of(part)[:_OUTSIDE] for part in ("validation", "test")])])
+
+
+def _wide(audit: Audit, seat: Seat, width: int, kind: Noise, findings: Findings) -> Array:
+    """Return standardised noise of a wide model: two rounds, and an attempt at the second that died after its noise."""
+    scopes = dict.fromkeys(("encoder", "trunk", "head"), "industry")
+    shared = {"model": {"kind": "mlp", "hidden": [width, width]}, "scopes": scopes}
+    # Three rounds are planned for, since the attempt that died stays charged.
+    plain = {"rounds": 3, "local_steps": 1, "momentum": 0.0, "weight_decay": 0.0}
+    contract = altered(audit.contract, seat.industry, **shared, **plain)
+    subject = f"{seat.name}, {width} wide, {kind} noise"
+    bench = audit.bench(seat, delta=min(seat.delta, audit.probe_delta(seat)), noise=kind)
+    source = _no_training_rows(audit, seat)
+    if kind == "secure" or width > min(one for one, _ in _WIDE):
+        findings.checks += entropy.checks(audit, bench, contract, source, subject)
+    model = random_model(contract, seat.industry, audit.random, 1.0)
+    sents = [bench.train(contract, "wide", 1, model, source)]
+    with entropy.abandoned() as ready:
+        bench.ask(bench.message(contract, "wide", 2, model), source)
+    sents.append(bench.train(contract, "wide", 2, model, source))
+    seen, checks = observe(bench, contract, sents, subject)
+    findings.checks += checks
+    noise = [one.standardised for one in seen]
+    # The dead attempt's answer differs from the second's by noise alone.
+    names = [name for name, _ in parameter_names(contract, seat.industry)]
+    apart = flat(decode(ready[0]).tensors, names) - flat(sents[1].tensors, names)
+    sign = -1 if contract.strategy.strategy().fit.gradient else 1
+    noise.append(noise[1] + sign * apart * noise[1] / seen[1].moved)
+    found = np.array(noise)
+    findings.checks += _laws(found, contract, seat.industry, subject)
+    return found
+
+
 def _laws(noise: Array, contract: Contract, industry: str, subject: str) -> list[Check]:
     found = f"mean square {np.square(noise).mean():.4f} over {noise.size} numbers"
     wanted = "standard normal numbers"
@@ -107,6 +153,20 @@ def _laws(noise: Array, contract: Contract, industry: str, subject: str) -> list
             statistics.mean_p(noise),
         ),
         Check("noise is Gaussian", subject, wanted, found, statistics.shape_p(noise)),
+        Check(
+            "noise reaches as far as the law",
+            subject,
+            f"{2 * noise.size * stats.norm.sf(3):.1f} numbers beyond 3 deviations",
+            f"{int((np.abs(noise) > 3).sum())}",
+            statistics.tails_p(noise),
+        ),
+        Check(
+            "numbers of one release are unrelated",
+            subject,
+            "no lag, no mirror",
+            f"{noise.shape[1]} numbers a release",
+            statistics.lags_p(noise),
+        ),
         _alike(noise, subject),
     ]
 

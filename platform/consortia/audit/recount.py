@@ -58,8 +58,15 @@ def _contract(audit: Audit, seat: Seat, **changes: Any) -> Contract:
     return altered(audit.contract, seat.industry, **terms)
 
 
+#: Kinds that this recount counts by itself, with nothing of `privacy.events`; any other is a violation.
+_COUNTED = frozenset({"poisson_gaussian", "gaussian", "laplace", "non_private"})
+
+
 def recounted(events: Iterable[Mapping[str, Any]], delta: float) -> float:
-    """Return epsilon of exported events of one partition, counted by dp-accounting alone."""
+    """Return epsilon of exported events of one partition, counted by dp-accounting alone.
+
+    Infinite when something left without noise, and for a kind that is not counted here: it cannot keep any promise.
+    """
     accountant = PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
     sizes: dict[tuple[float, float], int] = {}
     for event in events:
@@ -162,6 +169,7 @@ def _accounted(bench: Bench, ledger: Mapping[str, Any], subject: str) -> list[Ch
     alien = sum(sent.header.get("status") not in {"OK", "EVALUATED"} for sent in carried)
     unit = {sent.header["unit"] for sent in carried}
     events = [event for entry in ledger["entries"] for event in entry["events"]]
+    uncounted = sorted({str(event["kind"]) for event in events} - _COUNTED)
     stray = sum(event["unit"] != bench.unit or event["relation"] != "add_or_remove_one" for event in events)
     empty = sum(not entry["events"] for entry in ledger["entries"])
     return [
@@ -171,6 +179,13 @@ def _accounted(bench: Bench, ledger: Mapping[str, Any], subject: str) -> list[Ch
         fact("every reply names the owner's unit", subject, unit == {bench.unit}, wanted=bench.unit, got=unit),
         fact("every event has the owner's unit and relation", subject, stray == 0, wanted=0, got=stray),
         fact("no entry is without an event", subject, empty == 0, wanted=0, got=empty),
+        fact(
+            "every event is of a kind that the recount counts",
+            subject,
+            not uncounted,
+            wanted=f"one of {', '.join(sorted(_COUNTED))}",
+            got=", ".join(uncounted) or "no other",
+        ),
     ]
 
 

@@ -69,24 +69,93 @@ def rounded_scores(values: Array, scale: float, law: str, random: np.random.Gene
 
 
 def products_p(products: Array, *, chained: bool = False) -> float:
-    """Whether products of independent standard normal pairs add up to 0; `chained` where pairs share a number.
+    """Whether products of independent standard normal pairs add up to 0; `chained` where pairs share a number."""
+    if not products.size:
+        return 1.0
+    return float(_forms_p(np.array(abs(float(products.sum()))), np.array(products.size), 2.0 if chained else 1.0))
+
+
+def _forms_p(totals: Array, counts: Array, reach: float) -> Array:
+    """Chance that sums of `counts` products of standard normal pairs are at least `totals` away from 0.
 
     Laurent and Massart 2000, lemma 1: a form sum_ij a_ij x_i x_j with zero diagonal exceeds 2 |a|_F sqrt(t) + 2 |a| t
-    with a chance of at most e^-t. Here |a|_F^2 = count / 2, and |a| is 1/2 for separate pairs, at most 1 for a chain.
+    with a chance of at most e^-t. Here |a|_F^2 = count / 2, and |a| = reach / 2: 1/2 for separate pairs, at most 1 for
+    chains.
     """
-    count = products.size
-    if not count:
+    root = (np.sqrt(2 * counts + 4 * reach * totals) - np.sqrt(2 * counts)) / (2 * reach)
+    chances: Array = np.minimum(1.0, 2 * np.exp(-np.square(root)))
+    return chances
+
+
+#: Products at a lag, or about a centre, below which they say little.
+_LEAST = 8
+
+
+def lags_p(vectors: Array) -> float:
+    """Whether the numbers of each vector (n, d) are unrelated to each other, forwards at every lag and mirrored.
+
+    For each lag s the sum of x[i] x[i + s], and for each centre m / 2 that of x[i] x[m - i] over i < m - i: of each
+    vector, and of all of them together, since a mistake has its place in the code. Sizes without signs are looked
+    at in the same way, as the standard normal numbers that belong to them. The smallest chance (`_forms_p`) is
+    multiplied by the number of looks.
+    """
+    n, d = vectors.shape
+    if d < 2 * _LEAST:
         return 1.0
-    total, reach = abs(float(products.sum())), 2.0 if chained else 1.0
-    root = (math.sqrt(2 * count + 4 * reach * total) - math.sqrt(2 * count)) / (2 * reach)
-    return min(1.0, 2 * math.exp(-(root**2)))
+    sizes = normal_scores(stats.chi2.cdf(np.square(vectors), 1), stats.chi2.sf(np.square(vectors), 1))
+    sizes = sizes.clip(-4.0, 4.0)  # a number on a grid may be 0, whose score has no end; shorter is within the bound
+    lags, centres = np.arange(1, d - _LEAST + 1), np.arange(2 * _LEAST - 1, 2 * d - 2 * _LEAST)
+    pairs = (np.minimum(centres, 2 * (d - 1) - centres) + 1) // 2
+    smallest, looks = 1.0, 0
+    for numbers in (vectors, sizes):
+        spectrum = np.fft.rfft(numbers, 2 * d)
+        chained = np.fft.irfft(np.abs(spectrum) ** 2, 2 * d)[:, lags]
+        # Every pair counts twice in a convolution, and a number in the centre once with itself.
+        both = np.fft.irfft(spectrum**2, 2 * d)[:, centres]
+        both[:, centres % 2 == 0] -= np.square(numbers[:, centres[centres % 2 == 0] // 2])
+        for sums, counts, reach in ((chained, d - lags, 2.0), (both / 2, pairs, 1.0)):
+            alone = _forms_p(np.abs(sums).max(axis=0), counts, reach)
+            together = _forms_p(np.abs(sums.sum(axis=0)), n * counts, reach)
+            smallest = min(smallest, float(alone.min()), float(together.min()))
+            looks += (n + 1) * len(counts)
+    return min(1.0, smallest * looks)
+
+
+def tails_p(standardised: Array) -> float:
+    """Whether as many numbers as the law has are beyond 3, 4 and 5 deviations, on either side.
+
+    The counts are Binomial with the normal law's chances; both too few and too many count. To see a tail that is cut
+    at 3 takes some 5,000 numbers, of which 13 should lie beyond.
+    """
+    size = np.asarray(standardised).size
+    smallest = 1.0
+    for reach in (3.0, 4.0, 5.0):
+        for side in (standardised, -standardised):
+            beyond, law = int((side > reach).sum()), stats.binom(size, stats.norm.sf(reach))
+            smallest = min(smallest, two_sided(float(law.cdf(beyond)), float(law.sf(beyond - 1))))
+    return min(1.0, 6 * smallest)
+
+
+def again_p(first: Array, second: Array, rate: float) -> float:
+    """Whether draws (n_draws, n_units) of two releases share units as often as independent ones do.
+
+    A unit is in both draws of a pair with the chance rate^2, and all pairs of places are looked at, in order and in the
+    order reversed.
+    """
+    smallest = 1.0
+    for other in (second, second[::-1]):
+        law = stats.binom(first.size, rate * rate)
+        shared = int((first.astype(bool) & other.astype(bool)).sum())
+        smallest = min(smallest, two_sided(float(law.cdf(shared)), float(law.sf(shared - 1))))
+    return min(1.0, 2 * smallest)
 
 
 def alike_p(vectors: Array) -> float:
-    """Whether independent standard normal vectors (n, d) are unlike each other, at any shift and either sign.
+    """Whether independent standard normal vectors (n, d) are unlike each other: at any shift, mirrored, of either sign.
 
     Three laws, each with the smallest chance over all pairs times the number of looks: |x -/+ y|^2 / 2 is
-    chi-square with d degrees; <x, y shifted> / |y shifted| is standard normal.
+    chi-square with d degrees; <x, y shifted> / |y shifted| is standard normal (no shift included), and so it is for y
+    read backwards.
     """
     n, d = vectors.shape
     if n < 2:
@@ -101,21 +170,22 @@ def alike_p(vectors: Array) -> float:
         )
         * looks
     )
-    aligned = np.abs((x * y).sum(axis=1) / np.linalg.norm(y, axis=1)).max()
-    smallest = min(smallest, normal_p(float(aligned)) * len(first))
-    least = 8  # fewer numbers in common say little
-    if d > least:
-        # All shifts at once: sum_i x[i + s] y[i] by FFT, over the norm of the part of y that meets x.
-        size = 2 * d
-        crossed = np.fft.irfft(np.fft.rfft(x, size) * np.conj(np.fft.rfft(y, size)), size)
-        head = np.sqrt(np.cumsum(np.square(y), axis=1))
-        tail = np.sqrt(np.cumsum(np.square(y[:, ::-1]), axis=1))
-        shifts = np.arange(1, d - least + 1)
-        ahead = crossed[:, shifts] / head[:, d - shifts - 1]
-        behind = crossed[:, size - shifts] / tail[:, d - shifts - 1]
-        largest = max(float(np.abs(ahead).max()), float(np.abs(behind).max()))
-        smallest = min(smallest, normal_p(largest) * 2 * len(first) * len(shifts))
-    return min(1.0, 3 * smallest)
+    return min(1.0, 3 * min([smallest, _shifted_p(x, y), _shifted_p(x, y[:, ::-1])]))
+
+
+def _shifted_p(x: Array, y: Array) -> float:
+    """Smallest chance of <x, y shifted> over pairs of rows and shifts in both directions, times the looks."""
+    d = x.shape[1]
+    # All shifts at once: sum_i x[i + s] y[i] by FFT, over the norm of the part of y that meets x.
+    size = 2 * d
+    crossed = np.fft.irfft(np.fft.rfft(x, size) * np.conj(np.fft.rfft(y, size)), size)
+    head = np.sqrt(np.cumsum(np.square(y), axis=1))
+    tail = np.sqrt(np.cumsum(np.square(y[:, ::-1]), axis=1))
+    shifts = np.arange(max(1, d - _LEAST + 1))
+    ahead = crossed[:, shifts] / head[:, d - shifts - 1]
+    behind = crossed[:, -shifts] / tail[:, d - shifts - 1]
+    largest = max(float(np.abs(ahead).max()), float(np.abs(behind).max()))
+    return min(1.0, normal_p(largest) * 2 * len(x) * len(shifts))
 
 
 def guesses_p(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:

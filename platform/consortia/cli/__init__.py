@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 # Flower reads these when it is imported: a run needs no network.
 # One thread per participant: small matrices lose more than they gain by two.
@@ -16,11 +16,16 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
 
+import click
 import typer
 from rich.console import Console
 
+from clients.errors import ClientError
+from clients.masking import masked
 from consortia.disk import no_room
-from consortia.errors import InputError, RunFailedError
+from consortia.errors import ConsortiaError, InputError
+from consortia.logs import tolerant_streams
+from privacy.errors import PrivacyError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,7 +34,11 @@ err = Console(stderr=True)
 
 
 def friendly(function: F) -> F:
-    """Turn the platform's errors into sentences and exit statuses: 1 a run failed or was interrupted, 2 bad input."""
+    """Turn errors into sentences and exit statuses: 1 a run failed or was interrupted, 2 bad input.
+
+    Of an error that is not the platform's own only kind and place are printed, for pandas, SQLAlchemy and others quote
+    rows and URLs. `CONSORTIA_TRACEBACK=1` lets it through, for whoever may see both.
+    """
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -37,28 +46,48 @@ def friendly(function: F) -> F:
             return function(*args, **kwargs)
         except InputError as error:
             for problem in error.problems:
-                err.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+                say(f"error: {problem}")
             raise typer.Exit(2) from None
-        except RunFailedError as error:
-            err.print(f"failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        except (ConsortiaError, ClientError, PrivacyError) as error:
+            say(f"failed: {error}")
             raise typer.Exit(1) from None
         except OSError as error:
             if reason := no_room(error):
-                err.print(f"failed: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+                say(f"failed: {reason}")
                 raise typer.Exit(1) from None
             if error.filename is None:
-                raise
-            problem = (
-                f"{error.filename}: wanted a place that can be read and written as the command needs it, got: "
+                _unexpected(error)
+            say(
+                f"error: {error.filename}: wanted a place that can be read and written as the command needs it, got: "
                 f"{error.strerror}; check the path and its permissions"
             )
-            err.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             err.print("interrupted; nothing that was committed is lost. The same command starts again.")
             raise typer.Exit(1) from None
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold a value of a row
+            _unexpected(error)
 
     return wrapped  # type: ignore[return-value]
+
+
+def say(sentence: str) -> None:
+    """Print a sentence in red to standard error, its secrets masked."""
+    err.print(masked(sentence), style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _unexpected(error: Exception) -> NoReturn:
+    if os.environ.get("CONSORTIA_TRACEBACK") == "1":
+        raise error
+    from consortia.answers import describe
+
+    say(
+        f"failed: an error of the program: {describe(error)}; its text is not shown, for it may hold a value of a row. "
+        "CONSORTIA_TRACEBACK=1 shows all of it"
+    )
+    raise typer.Exit(1) from None
 
 
 def build_app() -> typer.Typer:
@@ -128,9 +157,10 @@ def check_packages() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    tolerant_streams()
     try:
         check_packages()
     except InputError as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        say(f"error: {error}")
         raise SystemExit(2) from None
     build_app()(prog_name="consortia")

@@ -163,7 +163,7 @@ def set_budget(
         )
     place = home_of(participant, home)
     before = policy_or_input_error(place.policy, simulation=True)
-    document: Any = tomlkit.parse(place.policy.read_text(encoding="utf-8"))
+    document: Any = tomlkit.parse(place.policy.read_text(encoding="utf-8-sig"))
     _change(document["budget"], trained)
     if any(value is not None for value in evaluated.values()):
         if before.budget.evaluation is None:

@@ -18,6 +18,7 @@ from consortia.cli import err, out
 from consortia.dashboard.words import number
 from consortia.errors import InputError, RunFailedError
 from consortia.scenario import load_scenario
+from consortia.strict import listed
 from consortia.sweep import Point, Sweep
 from consortia.tuning import answer
 from privacy.errors import PrivacyError
@@ -149,7 +150,7 @@ def plan(
     loaded = load_scenario(scenario).with_overrides(rounds=rounds)
     values = _numbers(epsilon)
     if participant and participant not in [seat.name for seat in loaded.roster]:
-        names = ", ".join(seat.name for seat in loaded.roster)
+        names = listed(seat.name for seat in loaded.roster)
         raise InputError(f"--participant: wanted one of {names}, got {participant!r}")
     try:
         data = answer(loaded, scenario, [value for value in values if math.isfinite(value)], home, participant)

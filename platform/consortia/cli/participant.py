@@ -15,7 +15,7 @@ from consortia.deploy.prepare import effective
 from consortia.errors import InputError
 from consortia.plan import make_plans
 from consortia.scenario import Scenario, Seat
-from consortia.strict import parse
+from consortia.strict import listed, parse
 
 app = typer.Typer(help="Add a participant to a federation, or remove one.", no_args_is_help=True)
 
@@ -105,7 +105,7 @@ def key(
     names = _names(apply(loaded, folder.load()))
     if name not in names:
         raise InputError(
-            f"{name}: wanted a participant of {loaded.name} ({', '.join(names)}); `consortia participant add`"
+            f"{name}: wanted a participant of {loaded.name} ({listed(names)}); `consortia participant add`"
         )
     folder.put_key(name, read_public_key(public_key))
     out.print(f"let it in: {_register(loaded.name)}", highlight=False, soft_wrap=True)

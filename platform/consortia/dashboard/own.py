@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomlkit
+
+from clients.masking import masked
 from consortia.accounts import LIFETIME, history, summary
 from consortia.dashboard.background import Background
 from consortia.errors import ConsortiaError, InputError
@@ -61,20 +64,16 @@ class Own:
         self._background = background
 
     def policy(self) -> tuple[Policy, str]:
-        """Return the policy and its text, passwords of sources left out.
+        """Return the policy and its text, passwords left out.
 
         Raises
         ------
         InputError
             When it is malformed.
         """
-        text = self.home.policy.read_text(encoding="utf-8")
+        text = self.home.policy.read_text(encoding="utf-8-sig")
         policy = parse_policy(text, str(self.home.policy))
-        for terms in policy.dataset.values():
-            if "@" in terms.source:  # a URL with a password
-                kind, _, rest = terms.source.partition("://")
-                text = text.replace(terms.source, f"{kind}://…@{rest.rpartition('@')[2]}")
-        return policy, text
+        return policy, _shown(text)
 
     def accounts(self) -> tuple[dict[str, Any] | None, str]:
         """Return every account of the ledger, None before it was counted first, and what is wrong with the ledger."""
@@ -165,3 +164,14 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
             continue  # half a line, by a crash
         found[line["round"]] = line
     return [found[number] for number in sorted(found)]
+
+
+def _shown(text: str) -> str:
+    """Return a policy's text with the secrets masked, those that TOML's escapes hide too."""
+    document: Any = tomlkit.parse(text)
+    for terms in document.get("dataset", {}).values():
+        if "source" in terms:
+            terms["source"] = masked(str(terms["source"]))
+    if "new_persons" in document.get("vertical", {}):
+        document["vertical"]["new_persons"] = masked(str(document["vertical"]["new_persons"]))
+    return masked(tomlkit.dumps(document))

@@ -48,7 +48,7 @@ def check_bundle(content: bytes) -> None:
         _check_manifest(files)
         for name, data in files.items():
             if name != _MANIFEST:
-                project = tomllib.loads(data.decode("utf-8"))
+                project = tomllib.loads(data.decode("utf-8-sig"))
                 if name == _PROJECT:
                     _check_components(project)
     except RefusedError:

@@ -28,6 +28,7 @@ from pathlib import Path
 from consortia.deploy import members, pki_folder
 from consortia.deploy.pki import Authority, make_authority, public_half, write_node_key, write_secret, write_server
 from consortia.errors import ConsortiaError, InputError
+from consortia.logs import tolerant_streams
 from consortia.scenario import Scenario, load_scenario
 
 KEYS = Path("/keys")
@@ -214,6 +215,7 @@ def _owner() -> tuple[int, int]:
 
 def main(arguments: list[str]) -> int:
     """Do one step; what was done is the container's log."""
+    tolerant_streams()
     step, name = arguments
     try:
         if step == "keys":

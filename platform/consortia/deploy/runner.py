@@ -25,6 +25,7 @@ from consortia.engines.base import Job
 from consortia.engines.control import Control, longest_run, read_status
 from consortia.errors import ConsortiaError, InputError, RunFailedError
 from consortia.home import Home
+from consortia.logs import tolerant_streams
 from consortia.receipt import write_text
 from consortia.report import Watch, conditional_split_note, print_result, refusal_hint
 from consortia.runner import with_batches
@@ -110,6 +111,7 @@ def _warn(sentence: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the scenario named on the command line, or go on with one of its runs."""
+    tolerant_streams()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scenario")
     resume, batches = (os.environ.get(f"CONSORTIA_{name}", "") for name in ("RESUME", "BATCHES"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from clients.masking import masked
+
 Status = Literal["ok", "failed", "skipped"]
 
 
@@ -42,11 +44,11 @@ class Chain:
 
     def ok(self, found: str) -> None:
         """Close the next link."""
-        self.findings.append(Finding(self._open.pop(0), "ok", found))
+        self.findings.append(Finding(self._open.pop(0), "ok", masked(found)))
 
     def failed(self, found: str, todo: str) -> None:
         """Close the next link, broken; what comes after it can still be looked at."""
-        self.findings.append(Finding(self._open.pop(0), "failed", found, todo))
+        self.findings.append(Finding(self._open.pop(0), "failed", masked(found), masked(todo)))
 
     def skip(self, why: str) -> None:
         """Close the next link unseen."""

@@ -26,6 +26,7 @@ from consortia.wire import Envelope, encode
 from privacy.egress import Release, gate
 from privacy.errors import PrivacyError
 from privacy.ledger import Ledger, Reservation, RunPlan
+from privacy.noise_context import NoiseContext
 from privacy.randomness import fresh_generator
 from privacy.secure_sum.fixed_point import FixedPoint
 from privacy.secure_sum.gradient import ClippedSum, clipped_sum
@@ -55,7 +56,7 @@ def answer(work: _Round, ledger: Ledger, plan: RunPlan, parts: Partitions) -> by
         )
         work._note_progress(module, parts)
         book = _Book(work, ledger, plan)
-        return member.masked(asked, _rules(work), book, lambda: _sums(work, plan, parts, module))
+        return member.masked(asked, _rules(work), book, lambda noise: _sums(work, plan, parts, module, noise))
 
 
 def opening(work: _Round, ledger: Ledger, plan: RunPlan) -> bytes:
@@ -141,12 +142,13 @@ class _Book:
         """See `consortia.secure.protocol.Outbox`."""
         return self._ledger.reply(self._work.request.run_id, round_number, context)
 
-    def reserve(self, round_number: int, context: str) -> None:
+    def reserve(self, round_number: int, context: str) -> NoiseContext:
         """See `consortia.secure.protocol.Outbox`."""
         self._work.key = context
         self._reservation = self._work._reserve(
             self._ledger, self._work.request.run_id, (self._event,), self._work._lifetime(self._plan.non_private)
         )
+        return self._reservation.noise("secure sum")
 
     def commit(self, round_number: int, context: str, data: bytes) -> bytes:
         """See `consortia.secure.protocol.Outbox`; the ledger's anchor goes along, 40 bytes."""
@@ -168,11 +170,13 @@ class _Book:
         return self._work._sent(self._ledger, self._work.request.run_id)
 
 
-def _sums(work: _Round, plan: RunPlan, parts: Partitions, module: FederatedModule) -> dict[str, NDArray[np.float64]]:
+def _sums(
+    work: _Round, plan: RunPlan, parts: Partitions, module: FederatedModule, noise: NoiseContext
+) -> dict[str, NDArray[np.float64]]:
     """Draw afresh; return the clipped sum by group, and take the private parameters' step with noise of their own."""
     started = time.perf_counter()
     request, train = work.request, parts.train
-    generator = fresh_generator()
+    generator = fresh_generator(noise.to("train"))
     made = clipped_sum(
         module,
         train.inputs,

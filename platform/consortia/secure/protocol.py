@@ -33,7 +33,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from consortia.errors import RefusedError
-from privacy.randomness import fresh_key
+from privacy.noise_context import NoiseContext
+from privacy.randomness import KeyStream, fresh_key
 from privacy.secure_sum.fixed_point import FixedPoint
 from privacy.secure_sum.masks import PROTOCOL, add_mask, derive, digest, fields, pair_key
 from privacy.secure_sum.sharing import seal_box, share, threshold
@@ -50,8 +51,8 @@ class Outbox(Protocol):
         """Return the committed bytes of that context, None when there are none."""
         ...
 
-    def reserve(self, round_number: int, context: str) -> None:
-        """Charge the attempt, or raise."""
+    def reserve(self, round_number: int, context: str) -> NoiseContext:
+        """Charge the attempt, or raise; return what its draw and noise are bound to."""
         ...
 
     def commit(self, round_number: int, context: str, data: bytes) -> bytes:
@@ -204,13 +205,17 @@ class Member:
         return public, self.identity.sign(statement, ec.ECDSA(hashes.SHA384()))
 
     def masked(
-        self, request: SumRequest, rules: Rules, outbox: Outbox, sums: Callable[[], Mapping[str, NDArray[np.float64]]]
+        self,
+        request: SumRequest,
+        rules: Rules,
+        outbox: Outbox,
+        sums: Callable[[NoiseContext], Mapping[str, NDArray[np.float64]]],
     ) -> bytes:
         """Return this member's masked part of one attempt.
 
         Parameters
         ----------
-        sums : draws afresh and returns the clipped sum by group; called once, after the charge.
+        sums : draws afresh for the attempt and returns the clipped sum by group; called once, after the charge.
 
         Raises
         ------
@@ -227,14 +232,15 @@ class Member:
         if request.attempt >= rules.max_attempts:
             raise RefusedError("TOO_MANY_ATTEMPTS", f"secure.max_attempts = {rules.max_attempts} a round")
         self.store.burn(self.run, request.round, request.attempt, context.hex())
-        outbox.reserve(request.round, context.hex())
-        totals = sums()
+        noise = outbox.reserve(request.round, context.hex())
+        totals = sums(noise)
         seeds = {peer: derive(keys.pairs[peer], "mask", context) for peer in request.everybody if peer != self.name}
-        own = fresh_key() if rules.code.drops else b""
+        own = fresh_key(noise.to("own mask")) if rules.code.drops else b""
         body = bytearray()
         for label in mine:
             cohort = request.cohorts[label]
-            words = rules.code.encode(totals[group_of(label)], len(cohort), bits)
+            share_of = noise.to(f"share of {label}")
+            words = rules.code.encode(totals[group_of(label)], len(cohort), bits, share_of)
             for peer in cohort:
                 if peer != self.name:
                     add_mask(words, derive(seeds[peer], label), subtract=peer < self.name)
@@ -242,7 +248,7 @@ class Member:
                 add_mask(words, derive(own, label), subtract=False)
             body += words.astype(words.dtype.newbyteorder("<")).tobytes()
         if own:
-            body += self._boxes(own, seeds, keys, rules, context)
+            body += self._boxes(own, seeds, keys, rules, context, KeyStream(noise.to("shares of keys")))
         return outbox.commit(request.round, context.hex(), pack(context, bytes(body)))
 
     def bound(self, request: SumRequest, rules: Rules) -> tuple[RunKeys, list[str], bytes, int]:
@@ -256,7 +262,9 @@ class Member:
         """Delete the run key."""
         self.store.end(self.run)
 
-    def _boxes(self, own: bytes, seeds: Mapping[str, bytes], keys: RunKeys, rules: Rules, context: bytes) -> bytes:
+    def _boxes(
+        self, own: bytes, seeds: Mapping[str, bytes], keys: RunKeys, rules: Rules, context: bytes, stream: KeyStream
+    ) -> bytes:
         """Return a box for every member of the attempt, itself included, in the order of names.
 
         Each holds the holder's shares of the own mask's key and of the keys with all others, in the order of names.
@@ -264,7 +272,7 @@ class Member:
         everybody = sorted([*seeds, self.name])
         least = threshold(len(keys.pairs) + 1, rules.code.colluders)
         secrets = [own, *(seeds[name] for name in sorted(seeds))]
-        shares = zip(*(share(secret, len(everybody), least) for secret in secrets), strict=True)
+        shares = zip(*(share(secret, len(everybody), least, stream) for secret in secrets), strict=True)
         return b"".join(
             seal_box(box_key(keys, context, self.name, holder, self.name), held)
             for holder, held in zip(everybody, shares, strict=True)

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from consortia.testing._clients import ClientCheckError, check_client
+from consortia.testing._mechanisms import MechanismCheckError, check_mechanism
 from consortia.testing._strategies import StrategyCheckError, check_strategy
 
-__all__ = ["ClientCheckError", "StrategyCheckError", "check_client", "check_strategy"]
+__all__ = [
+    "ClientCheckError",
+    "MechanismCheckError",
+    "StrategyCheckError",
+    "check_client",
+    "check_mechanism",
+    "check_strategy",
+]

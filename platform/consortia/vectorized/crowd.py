@@ -20,9 +20,11 @@ from consortia.policy import DatasetTerms, Policy, Proposal, check_contract, eff
 from consortia.scenario import Contract, Scenario, Seat
 from consortia.vectorized.accounts import ScratchAccount
 from consortia.vectorized.network import Layer, by_name, dense_layers, stacked
+from consortia.wire import message_key
 from privacy.central import clipped
 from privacy.dp_sgd import DpSgdPlan, PlainPlan
 from privacy.ledger import Budget, RunPlan
+from privacy.noise_context import NoiseContext
 from privacy.randomness import fresh_generator, seeded_generator
 from privacy.stacked import OneGenerator, Randomness, SeededDraws, StackedRows, train_stacked
 from strategies.base import Asynchronous, Clusters, Controlled, LocalHalf, TakesTurns
@@ -176,25 +178,26 @@ class Trainer:
 
         rows = StackedRows.of((place.parts.train.inputs["features"], place.parts.train.target) for place in chunk)
         plans = [place.steps for place in chunk]
-        train_stacked(layers, rows, self.loss, make_optimizer, plans, self._randomness(chunk, number))
+        train_stacked(layers, rows, self.loss, make_optimizer, plans, self._randomness(chunk, number, start))
         after = by_name(self.layers, layers)
         if self.contract.central is not None:
             return _shortened(start, after, self.contract.central.clip)
         return {name: start[name] - tensor for name, tensor in after.items()} if gradient else after
 
-    def _randomness(self, chunk: Sequence[Place], number: int) -> Randomness:
+    def _randomness(self, chunk: Sequence[Place], number: int, start: State) -> Randomness:
         """Return fresh entropy for private participants; otherwise the draws of `local_training.train_round`."""
         if not chunk[0].plan.non_private:
-            return noise_source(chunk, number)
+            return noise_source(chunk, number, start)
         seeds = chunk if self.rules.sampling_rate < 1 else []
         generators = [seeded_generator("sampling", self.contract.seed, place.seat.name, number) for place in seeds]
         return SeededDraws(generators, self.rules.local_steps)
 
 
-def noise_source(chunk: Sequence[Place], number: int) -> Randomness:
-    """Return the source of draws and noise of private participants: this process's own entropy, for this round."""
-    del chunk, number
-    return OneGenerator(fresh_generator())
+def noise_source(chunk: Sequence[Place], number: int, start: State) -> Randomness:
+    """Return the source of draws and noise of private participants: fresh entropy, for this round, model and chunk."""
+    names = ",".join(place.seat.name for place in chunk)
+    message = message_key(start, chunk[0].plan.run_id, str(number), names)
+    return OneGenerator(fresh_generator(NoiseContext(purpose="train", message=message, attempt=0, ledger="")))
 
 
 def _like(parameter: Tensor, tensor: Tensor) -> Tensor:

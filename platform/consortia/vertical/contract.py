@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from clients import holdings
 from clients.errors import ClientError
-from consortia.strict import StrictModel
+from consortia.strict import StrictModel, listed
 
 __all__ = ["RELEASES", "PeerName", "VerticalTerms", "check_mode", "check_seats"]
 
@@ -99,7 +99,7 @@ def check_seats(terms: VerticalTerms, roster: Mapping[str, str]) -> None:
     """
     members = {terms.label_owner, *terms.partners}
     if set(roster) != members:
-        raise ValueError(f"the contract's members {', '.join(sorted(members))}, got {', '.join(sorted(roster))}")
+        raise ValueError(f"the contract's members {listed(sorted(members))}, got {listed(sorted(roster))}")
     try:
         case = holdings.get(terms.case)
         target = case.holding(roster[terms.label_owner]).target

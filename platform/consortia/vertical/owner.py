@@ -26,6 +26,7 @@ from consortia.wire import Envelope, encode
 from privacy.events import Event, RandomizedResponse
 from privacy.ledger import Budget, Ledger
 from privacy.randomized_response import respond
+from privacy.randomness import KeyStream
 
 __all__ = ["Owner"]
 
@@ -74,7 +75,9 @@ class Owner(Work):
         reservation = self.reserve(ledger, plan, Budget(life, 0.0))
         labelled = self._parts() == "train"
         labels = np.full(len(labelled), MISSING, dtype=np.uint8)
-        labels[labelled] = respond(self._labels[labelled], 2, epsilon)
+        labels[labelled] = respond(
+            self._labels[labelled], 2, epsilon, entropy=KeyStream(reservation.noise("labels")).bytes
+        )
         # Whoever crafts on: from here the true labels have touched nothing that leaves but these bits.
         self.store.once("epsilon", lambda: repr(epsilon).encode())
         tensors = {

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from clients import holdings
 from clients.dataset import RECORD
 from clients.errors import QuarantineError
+from clients.masking import SourceText
 from clients.schema import QuarantineReport
 from clients.sources import parse_source
 from consortia import custody, limits
@@ -93,7 +94,7 @@ class Work:
         if self.policy.participant != home.participant:
             raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
         terms = check_contract(self.policy, step.contract, step.industry, step.proposal)
-        self.terms: DatasetTerms = terms.model_copy(update={"source": source}) if source else terms
+        self.terms: DatasetTerms = terms.model_copy(update={"source": SourceText(source)}) if source else terms
         if terms.unit != RECORD:
             # A unit of several rows has several labels and scores, and events of this mode count one.
             raise RefusedError(
@@ -172,7 +173,7 @@ class Work:
         self._bound_quarantine(encoded.quarantine, new)
         if len(encoded) > self.step.terms.largest_set:
             raise RefusedError("SET_TOO_LARGE", f"contract.vertical.largest_set = {self.step.terms.largest_set}")
-        digest = hashlib.sha256("\n".join(encoded.ids).encode()).digest()
+        digest = hashlib.sha256("\n".join(encoded.ids).encode("utf-8", "surrogatepass")).digest()
         if self.store.once("rows", lambda: digest) != digest:
             raise RefusedError(
                 "DATASET_NOT_OFFERED",

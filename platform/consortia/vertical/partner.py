@@ -20,8 +20,9 @@ from consortia.vertical.participant import Work, as_tensor
 from consortia.vertical.private_model import assist_privately, model_event
 from consortia.wire import Envelope, encode
 from privacy.events import RandomizedResponse
-from privacy.ledger import Budget, Ledger, RunPlan
+from privacy.ledger import Budget, Ledger, Reservation, RunPlan
 from privacy.randomized_response import respond
+from privacy.randomness import KeyStream
 
 __all__ = ["Partner"]
 
@@ -88,11 +89,10 @@ class Partner(Work):
         # The model is charged once: it stays for the run, and one that a crash lost never left.
         reservation = self.reserve(ledger, plan, life, once=not ledger.entries(self.account("scores")))
         # The first attempt's models and codes stay: a repeated attempt sends the same scores under other masks.
-        fitted: Assistance = self.trained.objects("model", lambda: self._fit(x, sent, epsilon))
+        fitted: Assistance = self.trained.objects("model", lambda: self._fit(x, sent, epsilon, reservation))
         grid = Grid.for_epsilon(epsilon)
-        codes = np.frombuffer(
-            self.store.once("codes", lambda: self._codes(grid, fitted, x, matched, known).tobytes()), dtype=np.uint8
-        )
+        made = self.store.once("codes", lambda: self._codes(grid, fitted, x, matched, known, reservation).tobytes())
+        codes = np.frombuffer(made, dtype=np.uint8)
         if step.terms.secure_sum:
             # Both sides of a pair must spell the purpose alike: the attempt and everybody in the sum.
             purpose = f"mask {step.attempt} {','.join(sorted([*others, self.home.participant]))}"
@@ -155,23 +155,29 @@ class Partner(Work):
         once = (model_event(model, self.terms.unit),)
         return self.plan("scores", (score,), Budget(total, model.delta), once)
 
-    def _fit(self, x: NDArray[Any], sent: NDArray[Any], epsilon: float) -> Assistance:
+    def _fit(self, x: NDArray[Any], sent: NDArray[Any], epsilon: float, charged: Reservation) -> Assistance:
         terms = self.step.terms
         torch.set_num_threads(1)
         if terms.model_privacy is not None:
-            return assist_privately(x, sent, terms.model_privacy)
+            return assist_privately(x, sent, terms.model_privacy, charged.noise("model"))
         del epsilon
         return assist(x, sent, self.own.models, progress=self.store.progress("assist: models"))
 
     def _codes(
-        self, grid: Grid, fitted: Assistance, x: NDArray[Any], matched: NDArray[Any], known: NDArray[Any]
+        self,
+        grid: Grid,
+        fitted: Assistance,
+        x: NDArray[Any],
+        matched: NDArray[Any],
+        known: NDArray[Any],
+        charged: Reservation,
     ) -> NDArray[np.uint8]:
         """Return one code for each row of the label owner; noise is drawn once a person and kept."""
         terms = self.step.terms
         logits = fitted.logits if self.step.batch == 0 else fitted.score(x)
         codes = grid.encode(logits)
         if terms.score_epsilon is not None:
-            codes = self._with_noise(grid, codes, matched[known])
+            codes = self._with_noise(grid, codes, matched[known], charged)
         out = np.full(len(matched), MISSING, dtype=np.uint8)
         out[known] = codes
         if terms.hide_membership:
@@ -181,13 +187,17 @@ class Partner(Work):
                 out[rest] = codes[[secrets.randbelow(len(codes)) for _ in rest]]
         return out
 
-    def _with_noise(self, grid: Grid, codes: NDArray[np.uint8], rows: NDArray[Any]) -> NDArray[np.uint8]:
+    def _with_noise(
+        self, grid: Grid, codes: NDArray[np.uint8], rows: NDArray[Any], charged: Reservation
+    ) -> NDArray[np.uint8]:
         """Make scores coarse and pass them through randomised response; asked for a person again: the same answer.
 
         Fresh noise for each question would average out: 16 draws at epsilon 4 correlate .97 with the exact score.
         """
         assert self.step.terms.score_epsilon is not None
-        fresh = respond(codes.astype(int) * BINS // grid.levels, BINS, self.step.terms.score_epsilon)
+        stream = KeyStream(charged.noise("scores"))
+        coarse = codes.astype(int) * BINS // grid.levels
+        fresh = respond(coarse, BINS, self.step.terms.score_epsilon, entropy=stream.bytes)
         kept: dict[str, int] = {}
         for batch in range(self.step.batch):
             file = self.home.run_folder(self.step.run_id) / f"vertical-{batch}" / "noise"

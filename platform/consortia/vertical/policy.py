@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from clients.masking import SourceText
 from consortia.strict import StrictModel
 from consortia.vertical.contract import PeerName
 
@@ -33,4 +34,4 @@ class VerticalPolicy(StrictModel):
     exact_scores: bool = False
     models: Annotated[tuple[ModelName, ...], Field(min_length=1)] = ("logistic", "boosting", "stumps")
     ids: tuple[str, ...] = ()
-    new_persons: str = ""
+    new_persons: Annotated[str, AfterValidator(SourceText)] = ""

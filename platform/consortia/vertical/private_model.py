@@ -16,6 +16,7 @@ from consortia.vertical.assistance import FOLDS, Assistance
 from consortia.vertical.contract import ModelPrivacy
 from privacy.dp_logistic import replace_noise, train_logistic
 from privacy.events import ReplaceGaussian
+from privacy.noise_context import NoiseContext
 from privacy.randomness import fresh_generator
 
 __all__ = ["Linear", "assist_privately", "model_event"]
@@ -38,8 +39,12 @@ class Linear:
         return np.column_stack([1 - positive, positive])
 
     def logits(self, x: Any) -> NDArray[np.float64]:
-        """Return the linear scores (n,)."""
-        return np.asarray(np.asarray(x, dtype=np.float64) @ self.weights[:-1] + self.weights[-1])
+        """Return the linear scores (n,); a row that is not finite gets the intercept, as if it had no columns."""
+        rows = np.asarray(x, dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = np.asarray(np.where(np.isfinite(rows), rows, 0.0) @ self.weights[:-1] + self.weights[-1])
+            usable = np.isfinite((rows**2).sum(1))
+        return np.where(usable, scores, self.weights[-1])
 
 
 @lru_cache(maxsize=16)
@@ -54,8 +59,13 @@ def model_event(terms: ModelPrivacy, unit: str) -> ReplaceGaussian:
     return ReplaceGaussian(noise_multiplier=noise, count=releases, partition="train", unit=unit)
 
 
-def assist_privately(x: NDArray[Any], labels: NDArray[Any], terms: ModelPrivacy) -> Assistance:
-    """Fit logistic regression with DP, cross-fitted; nothing is chosen, for a choice would be a release of its own."""
+def assist_privately(x: NDArray[Any], labels: NDArray[Any], terms: ModelPrivacy, noise: NoiseContext) -> Assistance:
+    """Fit logistic regression with DP, cross-fitted; nothing is chosen, for a choice would be a release of its own.
+
+    Parameters
+    ----------
+    noise : the charged attempt; each fold's model has a purpose of its own in it.
+    """
     event = model_event(terms, "record")
     fold = np.arange(len(x)) % FOLDS
     labelled = labels >= 0
@@ -69,7 +79,7 @@ def assist_privately(x: NDArray[Any], labels: NDArray[Any], terms: ModelPrivacy)
             labels[inside],
             noise_multiplier=event.noise_multiplier,
             steps=terms.steps,
-            generator=fresh_generator(),
+            generator=fresh_generator(noise.to(f"fold {number}")),
         )
         models.append(Linear(weights))
         every = models[-1].logits(x)

@@ -15,6 +15,8 @@ Formal guarantees (decisional Diffie-Hellman in the random oracle model, semi-ho
 * Powers are fresh for each contract and batch, and the hash is bound to the context: lists of two runs cannot be
   joined.
 * A received list has at most `cap` points and each is on the curve, or the whole list is refused.
+* An identifier is exactly one point, whatever text it is: line breaks, null characters and lone surrogates too. Two
+  texts that differ are two points.
 
 Not guaranteed: whoever puts guessed identifiers into its own list learns which of them are there; the cap is the brake.
 """
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
 import subprocess
@@ -32,6 +35,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from consortia.errors import PointsError
 
 __all__ = [
     "POINT",
@@ -63,7 +68,7 @@ def new_power() -> bytes:
 
 def keyed(identifier: str, key: bytes) -> str:
     """Return the identifier under a key of a trusted authority, so that nobody without it can guess identifiers."""
-    return hmac.new(key, identifier.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(key, _bytes(identifier), hashlib.sha256).hexdigest()
 
 
 def hash_to_curve(context: bytes, identifier: str) -> bytes:
@@ -75,23 +80,41 @@ def hash_to_curve(context: bytes, identifier: str) -> bytes:
     return _hashed(context, identifier)[0]
 
 
+def _bytes(identifier: str) -> bytes:
+    """Return the identifier in UTF-8; a lone surrogate, which UTF-8 does not have, is encoded as if it did."""
+    if not isinstance(identifier, str):
+        raise PointsError(f"identifier: wanted text, got {type(identifier).__name__}")
+    return identifier.encode("utf-8", "surrogatepass")
+
+
 def _hashed(context: bytes, identifier: str) -> tuple[bytes, ec.EllipticCurvePublicKey]:
-    body = hashlib.sha256(context).digest() + identifier.encode()
+    body = hashlib.sha256(context).digest() + _bytes(identifier)
     for counter in range(256):
         x = hashlib.sha256(bytes([counter]) + body).digest()
         try:
             return x, ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, b"\x02" + x)
         except ValueError:
             continue
-    raise ValueError("identifier: no point in 256 tries")  # pragma: no cover (probability 2^-256)
+    raise PointsError("identifier: no point in 256 tries")  # pragma: no cover (probability 2^-256)
 
 
 def blind(context: bytes, identifiers: Sequence[str], power: bytes, progress: Progress | None = None) -> bytes:
-    """Return the identifiers' points to the power, in their order, `POINT` bytes each."""
+    """Return the identifiers' points to the power, in their order, `POINT` bytes each.
+
+    Raises
+    ------
+    PointsError
+        When an identifier is no text, or the power is not one of `new_power`.
+    """
+    _check_power(power)
+    for identifier in identifiers:
+        if not isinstance(identifier, str):  # before another process is started for it
+            raise PointsError(f"identifier: wanted text, got {type(identifier).__name__}")
     chunks = [list(identifiers[i : i + _CHUNK]) for i in range(0, len(identifiers), _CHUNK)]
     if len(identifiers) < _MANY:
         return b"".join(_blind_chunk(context, chunk, power) for chunk in chunks)
-    jobs = (("blind", context.hex(), "\n".join(chunk).encode()) for chunk in chunks)
+    # JSON in ASCII keeps any text apart from its neighbours.
+    jobs = (("blind", context.hex(), json.dumps(chunk).encode("ascii")) for chunk in chunks)
     return b"".join(_in_processes(jobs, power, len(chunks), progress))
 
 
@@ -100,12 +123,14 @@ def raise_points(points: bytes, power: bytes, cap: int, progress: Progress | Non
 
     Raises
     ------
-    ValueError
-        When there are more than `cap`, the length is no multiple of `POINT`, or one is not on the curve.
+    PointsError
+        When there are more than `cap`, the length is no multiple of `POINT`, one is not on the curve, or the power is
+        not one of `new_power`.
     """
+    _check_power(power)
     count, rest = divmod(len(points), POINT)
     if rest or count > cap:
-        raise ValueError(f"points: wanted at most {cap} of {POINT} bytes each, got {len(points)} bytes")
+        raise PointsError(f"points: wanted at most {cap} of {POINT} bytes each, got {len(points)} bytes")
     chunks = [points[i : i + _CHUNK * POINT] for i in range(0, len(points), _CHUNK * POINT)]
     if count < _MANY:
         return b"".join(_raise_chunk(chunk, power) for chunk in chunks)
@@ -139,6 +164,11 @@ def match(theirs: bytes, mine: bytes) -> list[int]:
     return [place.get(theirs[i : i + POINT], -1) for i in range(0, len(theirs), POINT)]
 
 
+def _check_power(power: bytes) -> None:
+    if not isinstance(power, bytes) or len(power) != 32 or not 0 < int.from_bytes(power, "big") < _ORDER:
+        raise PointsError("power: wanted 32 bytes, a number from 1 to the curve's order - 1; make it with new_power()")
+
+
 def _key(power: bytes) -> ec.EllipticCurvePrivateKey:
     return ec.derive_private_key(int.from_bytes(power, "big"), _CURVE)
 
@@ -155,7 +185,7 @@ def _raise_chunk(points: bytes, power: bytes) -> bytes:
         try:
             point = ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, b"\x02" + points[i : i + POINT])
         except ValueError:
-            raise ValueError("points: wanted x coordinates on P-256, got one that is not") from None
+            raise PointsError("points: wanted x coordinates on P-256, got one that is not") from None
         parts.append(key.exchange(_DH, point))
     return b"".join(parts)
 
@@ -175,7 +205,7 @@ def _in_processes(
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
         if done.returncode != 0:
-            raise ValueError("points: a worker refused its chunk (not on the curve, or it could not start)")
+            raise PointsError("points: a worker refused its chunk (not on the curve, or it could not start)")
         return done.stdout
 
     results = []
@@ -192,7 +222,7 @@ def _worker(what: str, context: str) -> int:
     power, body = data[:32], data[32:]
     try:
         if what == "blind":
-            result = _blind_chunk(bytes.fromhex(context), body.decode().split("\n"), power)
+            result = _blind_chunk(bytes.fromhex(context), json.loads(body), power)
         else:
             result = _raise_chunk(body, power)
     except ValueError:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.metrics import compute
-from consortia.evaluation import weighted_auc
+from consortia.evaluation import MINIMUM_UNITS, weighted_auc
 from consortia.receipt import RECEIPT_SCHEMA, write_json
 from consortia.vertical.stacking import MARGIN, Decision
 from privacy.events import CHANGE_LABEL
@@ -115,9 +115,12 @@ def write_receipt(
 def gain_of(
     assisted: NDArray[np.float64], alone: NDArray[np.float64], labels: NDArray[Any], participant: str
 ) -> dict[str, float] | None:
-    """Return assisted minus alone in AUC with a 95 % paired bootstrap interval; None where undefined."""
+    """Return assisted minus alone in AUC with a 95 % paired bootstrap interval.
+
+    None where that is undefined, or of fewer than `MINIMUM_UNITS` rows.
+    """
     n = len(labels)
-    if n == 0 or len(np.unique(labels)) < 2:
+    if n < MINIMUM_UNITS or len(np.unique(labels)) < 2:
         return None
     rng = numpy_generator("bootstrap", participant)
     target = labels.astype(np.float64)

@@ -6,6 +6,7 @@ import pytest
 from secure_sum_checks import CHECKS
 from secure_sum_world import broken
 
+ANY = "NoiseContext(purpose='any', message='any', attempt=0, ledger='')"
 MUTANTS = {
     # masks and their context
     "model is not in the context": ("protocol", "(group, request.models[group])]]", "(group,)]]"),
@@ -93,13 +94,13 @@ MUTANTS = {
     "attempts are not bounded": ("protocol", "if request.attempt >= rules.max_attempts:", "if False:"),
     "only the first attempt is charged": (
         "protocol",
-        "        outbox.reserve(request.round, context.hex())",
-        "        outbox.reserve(request.round, context.hex()) if request.attempt == 0 else None",
+        "        noise = outbox.reserve(request.round, context.hex())",
+        f"        noise = outbox.reserve(request.round, context.hex()) if request.attempt == 0 else {ANY}",
     ),
     "the draw comes before the charge": (
         "protocol",
-        "        outbox.reserve(request.round, context.hex())\n        totals = sums()",
-        "        totals = sums()\n        outbox.reserve(request.round, context.hex())",
+        "        noise = outbox.reserve(request.round, context.hex())\n        totals = sums(noise)",
+        f"        totals = sums({ANY})\n        noise = outbox.reserve(request.round, context.hex())",
     ),
     "the attempt is not used up before the draw": (
         "protocol",
@@ -123,7 +124,7 @@ MUTANTS = {
     "one number twice": ("noise", "np.multiply(angle, 2.0, out=pair[half:])", "pair[half:] = pair[:half]"),
     "a circle of another form": ("noise", "np.tan(angle, out=angle)", "np.arctan(angle, out=angle)"),
     "half again as much noise": ("noise", "radius *= std", "radius *= std * 3 / 2"),
-    "no noise": ("fixed_point", "        whole += rounded_gaussian(len(whole), self.share_std(cohort))\n", ""),
+    "no noise": ("fixed_point", "        whole += rounded_gaussian(len(whole), self.share_std(cohort), context)\n", ""),
     "the account promises n shares": (
         "accounting",
         "(cohort - against) / (cohort - colluders)",
@@ -142,12 +143,12 @@ MUTANTS = {
     ),
     "the own mask is known": (
         "protocol",
-        'fresh_key() if rules.code.drops else b""',
+        'fresh_key(noise.to("own mask")) if rules.code.drops else b""',
         'bytes(32) if rules.code.drops else b""',
     ),
     "the own mask is one for all rounds": (
         "protocol",
-        'fresh_key() if rules.code.drops else b""',
+        'fresh_key(noise.to("own mask")) if rules.code.drops else b""',
         'derive(keys.private, "own") if rules.code.drops else b""',
     ),
     "the run's key with a peer is shared, not the attempt's": (
@@ -162,7 +163,7 @@ MUTANTS = {
     ),
     "the quorum does not count colluders": ("sharing", "(members + colluders) // 2 + 1", "members // 2 + 1"),
     "shares for one less than the quorum": ("sharing", "for _ in range(least - 1))", "for _ in range(least - 2))"),
-    "the polynomial is a constant's neighbour": ("sharing", "secrets.randbelow(_PRIME)", "1"),
+    "the polynomial is a constant's neighbour": ("sharing", "_below_prime(stream) for", "1 for"),
     "the dead's own key is told": (
         "recovery",
         "for name in alive:\n        others",

@@ -62,7 +62,7 @@ def test_what_is_decoded_is_the_sum_of_the_clipped_gradients(tmp_path: Path, mon
     """Without noise the step is that of all rows in one place; with it, the model moves by what was promised."""
     from privacy.secure_sum import fixed_point
 
-    monkeypatch.setattr(fixed_point, "rounded_gaussian", lambda count, std: np.zeros(count, np.int64))
+    monkeypatch.setattr(fixed_point, "rounded_gaussian", lambda count, std, context: np.zeros(count, np.int64))
     seen: list[Any] = []
     genuine = member_module.clipped_sum
 

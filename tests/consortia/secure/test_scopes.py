@@ -35,7 +35,7 @@ def test_every_scope_moves_by_the_sum_of_its_members(
 
     The first moves heads only, which start at zero.
     """
-    monkeypatch.setattr(fixed_point, "rounded_gaussian", lambda count, std: np.zeros(count, np.int64))
+    monkeypatch.setattr(fixed_point, "rounded_gaussian", lambda count, std, context: np.zeros(count, np.int64))
     seen: dict[str, Any] = {}
     genuine = member_module._sums
 

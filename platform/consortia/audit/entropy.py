@@ -1,0 +1,151 @@
+"""Where noise comes from: the entropy that enters it, and what it is bound to when entropy repeats.
+
+The participant answers copies of one message from copies of one home, while ``os.urandom`` is a fixed stream: a virtual
+machine that is restored again and again. What is looked at is the noise of an update without gradients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+
+from consortia.audit import statistics
+from consortia.audit.probe import Bench, random_model
+from consortia.audit.reference import Array, flat
+from consortia.audit.result import Check, fact
+from consortia.audit.settings import Audit
+from consortia.errors import RunFailedError
+from consortia.exchange import State
+from consortia.home import Home
+from consortia.participant import handle
+from consortia.scenario import Contract
+from consortia.wire import decode
+from privacy.ledger import Ledger, Reservation
+from privacy.noise_context import NoiseContext
+from privacy.randomness import fresh_generator
+
+#: Bytes of entropy of which each must move the noise; so many are tried in a quick audit.
+ENTROPY, _QUICK = 32, 4
+#: Shorter questions are for names of files, not for keys.
+_SHORT = 8
+#: 2^23 pairs: two of them are alike for sure when a key has 20 bits, and by a chance of 2^-41 when it has 64.
+_KEYS = 4096
+
+
+class Replay:
+    """``os.urandom`` of a machine that is restored to one state again and again, with one byte flipped if wanted.
+
+    Attributes
+    ----------
+    places : list of (int, int)
+        Question and byte of everything that was asked for, short questions apart.
+    """
+
+    def __init__(self, flip: tuple[int, int] | None = None) -> None:
+        self.places: list[tuple[int, int]] = []
+        self._flip = flip
+        self._asked = 0
+
+    def __call__(self, size: int) -> bytes:
+        self._asked += 1
+        found = bytearray(hashlib.shake_256(f"{self._asked}".encode()).digest(size))
+        if size >= _SHORT:
+            self.places += [(self._asked, place) for place in range(size)]
+            if self._flip is not None and self._flip[0] == self._asked:
+                found[self._flip[1]] ^= 1
+        return bytes(found)
+
+
+@contextmanager
+def abandoned() -> Iterator[list[bytes]]:
+    """Make every commit fail, as a crash just before it would; yield the replies that were ready."""
+    ready: list[bytes] = []
+
+    def commit(_: Ledger, reservation: Reservation, reply: bytes) -> None:
+        del reservation
+        ready.append(reply)
+        raise OSError("killed by the audit before the commit")
+
+    with patch.object(Ledger, "commit", commit):
+        yield ready
+
+
+class Restored:
+    """One participant whose machine is put back to the same state before every message."""
+
+    def __init__(self, bench: Bench, contract: Contract, source: Path, model: State) -> None:
+        self.bench, self.contract, self.source, self.model = bench, contract, source, model
+        self._copies = 0
+
+    def noise(self, replay: Callable[[int], bytes], model: State | None = None, *, attempts: int = 1) -> Array:
+        """Return the noise (n_parameters,) of the answer to one message, in its own deviation.
+
+        Parameters
+        ----------
+        model : the model that comes in; by default the same for every call.
+        attempts : the answer to which attempt; those before it die after their noise was made.
+        """
+        model = self.model if model is None else model
+        self._copies += 1
+        folder = self.bench.folder.with_name(f"{self.bench.folder.name}-copy-{self._copies}")
+        shutil.copytree(self.bench.folder, folder)
+        home = Home(folder, self.bench.name, simulation=True)
+        request = self.bench.message(self.contract, "restored", 1, model)
+        for _ in range(attempts - 1):
+            with abandoned():
+                handle(request, home, f"csv:{self.source}")
+        with patch.object(os, "urandom", replay):
+            reply = decode(handle(request, home, f"csv:{self.source}"))
+        if reply.header.get("status") != "OK":
+            raise RunFailedError(f"audit: {self.bench.name} answered {reply.header.get('status')} to a copied message")
+        names = sorted(reply.tensors)
+        moved = flat(reply.tensors, names)
+        if not self.contract.strategy.strategy().fit.gradient:
+            moved = moved - flat(model, names)
+        noise: Array = moved / np.sqrt(np.square(moved).mean())
+        return noise
+
+
+def checks(audit: Audit, bench: Bench, contract: Contract, source: Path, subject: str) -> list[Check]:
+    """Check one participant; it must have no row in its training partition and no weight decay."""
+    models = [random_model(contract, bench.industry, audit.random, 1.0) for _ in range(2)]
+    restored = Restored(bench, contract, source, models[0])
+    first = Replay()
+    noise = restored.noise(first)
+    # Without this the checks below would look at entropy that they do not control.
+    repeats = bool((restored.noise(Replay()) == noise).all())
+    found = [fact("the noise is a function of os.urandom and the message", subject, repeats, wanted="it repeats")]
+    places = first.places
+    if audit.quick:
+        places = [places[int(one)] for one in audit.random.permutation(len(places))[:_QUICK]]
+    moving = sum(bool((restored.noise(Replay(place)) != noise).any()) for place in places)
+    wanted = min(len(places), ENTROPY)
+    enough = len(first.places) >= ENTROPY and moving >= wanted
+    got = f"{moving} of {len(places)} bytes that were tried, {len(first.places)} asked for"
+    found.append(fact("bytes of entropy that move the noise", subject, enough, wanted=f">= {ENTROPY}", got=got))
+    law = "the same entropy twice gives other noise"
+    for what, other in (
+        ("another model", restored.noise(Replay(), models[1])),
+        ("another attempt", restored.noise(Replay(), attempts=2)),
+    ):
+        p = statistics.alike_p(np.array([noise, other]))
+        found.append(Check(law, f"{subject}, {what}", "independent noise", f"{noise.size} numbers", p))
+    return [*found, _keys(subject)]
+
+
+def _keys(subject: str) -> Check:
+    context = NoiseContext(purpose="audit", message="one and the same", attempt=0, ledger="")
+    streams, states = set(), set()
+    for _ in range(_KEYS):
+        generator = fresh_generator(context)
+        streams.add(int(generator.stream.words(1)[0]))
+        states.add(generator.get_state().numpy()[24 : 24 + 8 * 8].tobytes())
+    fewest = min(len(streams), len(states))
+    return fact("no two generators are alike", subject, fewest == _KEYS, wanted=_KEYS, got=fewest)

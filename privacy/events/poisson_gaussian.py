@@ -1,0 +1,102 @@
+"""DP-SGD: Gaussian noise on sums over Poisson samples of the units (Abadi et al. 2016, *Deep Learning with DP*)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from privacy.errors import PlanError
+from privacy.events.base import RELATION, Event, check_count, check_positive
+from privacy.events.gaussian import GaussianRelease
+
+__all__ = ["PoissonGaussian"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoissonGaussian(Event):
+    """DP-SGD: ``steps`` Gaussian releases, each on a Poisson sample of the units.
+
+    Parameters
+    ----------
+    noise_multiplier : standard deviation of the noise over the clipping norm, > 0.
+    sampling_rate : probability of each unit to be in a draw, in (0, 1].
+    steps : number of draws, >= 1.
+    """
+
+    kind = "poisson_gaussian"
+    releases = ("update",)
+
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+
+    def validate(self) -> None:
+        """Check the numbers."""
+        check_positive("noise_multiplier", self.noise_multiplier)
+        check_positive("sampling_rate", self.sampling_rate)
+        if self.sampling_rate > 1:
+            raise PlanError(f"sampling_rate: wanted a number in (0, 1], got {self.sampling_rate!r}")
+        check_count("steps", self.steps)
+
+    @property
+    def relation(self) -> str:
+        """Add or remove one unit."""
+        return RELATION
+
+    @property
+    def size(self) -> int:
+        """How many draws."""
+        return self.steps
+
+    def resized(self, size: int) -> "PoissonGaussian":
+        """Return the same mechanism with `size` draws."""
+        return PoissonGaussian(
+            noise_multiplier=self.noise_multiplier,
+            sampling_rate=self.sampling_rate,
+            steps=size,
+            partition=self.partition,
+            unit=self.unit,
+        )
+
+    def canonical(self) -> Event:
+        """Return the Gaussian mechanism, which composes in closed form, where every unit is in every draw."""
+        if self.sampling_rate == 1:
+            noise = self.noise_multiplier
+            return GaussianRelease(noise_multiplier=noise, count=self.steps, partition="train", unit="record")
+        return super().canonical()
+
+    def describe(self) -> str:
+        """Return it in plain words."""
+        return f"DP-SGD, σ {self.noise_multiplier:.3g}, q {self.sampling_rate:g}"
+
+    def pure_epsilon(self) -> float | None:
+        """Return None: no epsilon at delta = 0."""
+        return None
+
+    def pld(self, grid: float) -> Any:
+        """Return the distribution of one draw, convolved `steps` times."""
+        import dp_accounting
+        from dp_accounting.pld import privacy_loss_distribution
+
+        return privacy_loss_distribution.from_gaussian_mechanism(
+            standard_deviation=self.noise_multiplier,
+            value_discretization_interval=grid,
+            sampling_prob=self.sampling_rate,
+            neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+        ).self_compose(self.steps)
+
+    def loss_span(self) -> float:
+        """Return mean and some deviations of the loss, and its truncated tails."""
+        noise, rate, size = self.noise_multiplier, self.sampling_rate, self.steps
+        return size * rate**2 / (2 * noise**2) + 20 * math.sqrt(size) * rate / noise + 1 / noise**2
+
+    def rdp(self, orders: tuple[int, ...]) -> tuple[float, ...]:
+        """Return the bound of Mironov, Talwar & Zhang 2019, *Renyi DP of the Sampled Gaussian Mechanism*, by Opacus."""
+        from opacus.accountants.analysis.rdp import compute_rdp
+
+        rate, noise = self.sampling_rate, self.noise_multiplier
+        values = compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=list(orders))
+        return tuple(float(value) * self.steps for value in values)
+
+    def sampled_gaussian(self) -> tuple[float, float, int]:
+        """Return sigma, rate and steps."""
+        return float(self.noise_multiplier), float(self.sampling_rate), self.steps
