@@ -100,17 +100,24 @@ def _refuse_wrong_columns(schema: Schema, frame: pd.DataFrame, where: str) -> No
         return
     got = [str(c) for c in frame.columns]
     wants = f"Schema {schema.name!r} version {schema.version} wants {', '.join(wanted)}"
-    if sum(bool(difflib.get_close_matches(name, got, 1)) for name in wanted) < len(wanted) / 2:
+    if sum(_near(name, got) is not None for name in wanted) < len(wanted) / 2:
         # Without a header line the first row stands there: it is not repeated.
         raise SchemaError(
             f"{where}: column {', '.join(repr(a) for a in absent)} is missing. {wants}; got {len(got)} column(s) of "
             "other names. Is the first line a header line, with commas between its names?"
         )
-    hints = [f"{close[0]!r} is close" for name in absent if (close := difflib.get_close_matches(name, got, 1))]
+    # Of the header line only what is close to a name of the schema: without a header line it is somebody's row.
+    hints = [f"{close!r} is close" for name in absent if (close := _near(name, got))]
     raise SchemaError(
         f"{where}: column {', '.join(repr(a) for a in absent)} is missing. {wants}; got {len(got)} columns."
         + (f" {'; '.join(hints)}: rename it in the source." if hints else "")
     )
+
+
+def _near(name: str, got: list[str]) -> str | None:
+    """Return the column that was probably meant: the same letters in another case, or nearly the same."""
+    same = [each for each in got if each.casefold() == name.casefold()]
+    return next(iter([*same, *difflib.get_close_matches(name, got, 1)]), None)
 
 
 def _read_column(column: Column, raw: pd.Series[Any]) -> pd.Series[Any]:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients._checking import QuarantineReport, blank_to_none
-from clients._values import DEMO_KEY, pseudonym
+from clients._values import DEMO_KEY, pseudonym, text
 from clients.errors import QuarantineError, SchemaError
 from clients.industry import IndustryClient, effective_schema
 from clients.schema import Schema
 
-__all__ = ["QuarantineReport", "Table", "assign", "prepare"]
+__all__ = ["QuarantineReport", "Table", "assign", "mark", "prepare"]
 
 RECORD = "record"
 
@@ -43,6 +43,9 @@ class Table:
         A pseudonym for each row, and what decides its side of the split: its unit, or its content.
     rows_capped : int
         Rows left out because their unit had more than `max_rows_per_unit`.
+    marks : ndarray of uint64 (n_rows, 2), optional
+        Keyed hashes of each row's content and of its unit, by which two data sets are compared at home; None for
+        synthetic rows, which are nobody's.
     """
 
     inputs: dict[str, Tensor]
@@ -55,6 +58,7 @@ class Table:
     quarantine: QuarantineReport
     synthetic: bool = False
     rows_capped: int = 0
+    marks: NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -91,6 +95,7 @@ class Table:
             unit_index=unit_index,
             row_ids=tuple(self.row_ids[i] for i in chosen),
             split_keys=tuple(self.split_keys[i] for i in chosen),
+            marks=None if self.marks is None else self.marks[chosen],
         )
 
 
@@ -169,6 +174,7 @@ def prepare(
         quarantine=report,
         synthetic=synthetic,
         rows_capped=len(rows) - len(kept),
+        marks=None if synthetic else _marks(client.schema, good, key, None if unit == RECORD else frame[unit]),
     )
 
 
@@ -226,6 +232,22 @@ def _canonical(value: object) -> str:
         return "-"
     # Zero has two signs and one meaning.
     return f"={value + 0.0!r}" if isinstance(value, float) else f"={value}"
+
+
+def mark(key: bytes, *parts: str) -> int:
+    """A keyed hash of 64 bits (HMAC-SHA256): nobody without the participant's key can try out values."""
+    return int(pseudonym(key, "mark", *parts)[:16], 16)
+
+
+def _marks(schema: Schema, good: pd.DataFrame, key: bytes, unit: pd.Series[Any] | None) -> NDArray[np.uint64]:
+    """See `Table.marks`. What may differ between two copies of a row is not in them: optional columns, identifiers,
+    the file's kind, digits beyond the sixth. A unit is its value, whatever its column is called.
+    """
+    names = [c.name for c in schema.columns if c.required and c.name in good] + [schema.target.name]
+    texts = [[f"{v + 0.0:.6g}" if isinstance(v, float) else str(v) for v in good[name]] for name in names]
+    rows = [mark(key, "row", *names, *values) for values in zip(*texts, strict=True)]
+    units = rows if unit is None else [mark(key, "unit", str(text(unit[i]))) for i in good.index]
+    return np.array([rows, units], dtype=np.uint64).T
 
 
 def _distinct(content: list[str]) -> list[str]:

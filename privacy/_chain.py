@@ -164,15 +164,15 @@ def notes(connection: sqlite3.Connection) -> list[tuple[str, dict[str, Any]]]:
     return [(created, json.loads(text)) for created, text in rows]
 
 
-def noted(connection: sqlite3.Connection) -> dict[str, Any] | None:
-    """The last note."""
-    row = connection.execute("SELECT text FROM notes ORDER BY id DESC LIMIT 1").fetchone()
-    return None if row is None else dict(json.loads(row[0]))
+def noted(connection: sqlite3.Connection, kind: object) -> dict[str, Any] | None:
+    """The last note whose `what` is `kind`."""
+    found = (json.loads(text) for (text,) in connection.execute("SELECT text FROM notes ORDER BY id DESC"))
+    return next((dict(note) for note in found if note.get("what") == kind), None)
 
 
 def note(connection: sqlite3.Connection, what: dict[str, Any], when: str) -> None:
-    """Write a note with its link, unless the last one says the same."""
-    if noted(connection) == what:
+    """Write a note with its link, unless the last one of its kind says the same."""
+    if noted(connection, what.get("what")) == what:
         return
     text = json.dumps(what, sort_keys=True, allow_nan=False)
     number = connection.execute("INSERT INTO notes (text, created) VALUES (?, ?)", (text, when)).lastrowid

@@ -10,6 +10,7 @@ Formal guarantees
 * Runs, threads and processes that reserve at once never exceed a budget together.
 * A run keeps the plan it was opened with; a data set keeps its privacy unit for life, for budgets under
   different units cannot be composed.
+* Data sets that were put under one lifetime (`share`) stay so: what any of them took counts against it.
 * Every change is a link of a hash chain (`privacy/_chain.py`). A reply carries the link of its reservation; a ledger
   that lacks it later is refused by `check_anchor`, one whose rows were edited does not open.
 """
@@ -21,16 +22,17 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Any, Self
 
-from privacy import _chain
+from privacy import _chain, _lifetimes
 from privacy._chain import Anchor
 from privacy._export import export
 from privacy._ledger_sql import LEDGER_SCHEMA, check_room, create_file, migrate_file, open_file, transaction
+from privacy._lifetimes import read_events as _events
+from privacy._lifetimes import read_plan as _plan
 from privacy.accounting import epsilon
 from privacy.errors import (
     BudgetExhaustedError,
@@ -41,22 +43,12 @@ from privacy.errors import (
     ReleaseRefusedError,
     RetriesExhaustedError,
 )
-from privacy.events import Event, event_from_json, event_size, event_to_json, resized
+from privacy.events import Event, event_to_json
 from privacy.failpoints import failpoint
 from privacy.filters import LifetimeFilter, plan_bounds, run_epsilon_bound, within
-from privacy.plans import Budget, Entry, Reservation, RunPlan, plan_from_json, plan_to_json
+from privacy.plans import Budget, Entry, Reservation, RunPlan, plan_to_json
 
 __all__ = ["LEDGER_SCHEMA", "Anchor", "Budget", "Entry", "Ledger", "Reservation", "RunPlan", "migrate_file"]
-
-
-@lru_cache(maxsize=1024)
-def _events(text: str) -> tuple[Event, ...]:
-    return tuple(event_from_json(record) for record in json.loads(text))
-
-
-@lru_cache(maxsize=256)
-def _plan(text: str) -> RunPlan:
-    return plan_from_json(json.loads(text))
 
 
 def _now() -> str:
@@ -147,15 +139,7 @@ class Ledger:
                     if wanted != got:
                         raise ContractMismatchError(f"run {plan.run_id!r}: opened with {name} {wanted!r}, got {got!r}")
                 return known
-            query = (
-                "SELECT DISTINCT unit FROM runs WHERE dataset = ? AND unit != ? "
-                "AND run_id IN (SELECT run_id FROM entries)"  # a run that was opened only has spent nothing
-            )
-            for (unit,) in connection.execute(query, (plan.dataset, plan.unit)):
-                raise ContractMismatchError(
-                    f"unit: the ledger counts data set {plan.dataset!r} by {unit!r}, got {plan.unit!r}; "
-                    "budgets under different units cannot be added"
-                )
+            _lifetimes.check_unit(connection, plan.dataset, plan.unit)
             slack = 1 + 1e-9
             allowance = plan.allowance
             if allowance.epsilon > lifetime.epsilon * slack or (
@@ -195,6 +179,27 @@ class Ledger:
         """Runs that took anything; a run that was opened only is not among them."""
         with self._use() as connection:
             return frozenset(run for (run,) in connection.execute("SELECT DISTINCT run_id FROM entries"))
+
+    def share(self, dataset: str, other: str) -> None:
+        """Put two data sets (and theirs) under one lifetime, for good: what any of them took counts for each of them.
+
+        PlanError when these are not two, ContractMismatchError when they were counted by different units.
+        """
+        note = _lifetimes.link(dataset, other)
+        with self._use() as connection, transaction(connection, "note"):
+            if other not in _lifetimes.sharing(connection, dataset):
+                _chain.note(connection, note, _now())
+                _lifetimes.check_units(connection, dataset)
+
+    def sharing(self, dataset: str, also: Sequence[tuple[str, str]] = ()) -> tuple[str, ...]:
+        """The data sets (or accounts of one kind) that share this one's lifetime, itself included; `also`: links to come."""
+        with self._use() as connection:
+            return _lifetimes.sharing(connection, dataset, also)
+
+    def datasets(self) -> frozenset[str]:
+        """The accounts that something was taken from."""
+        with self._use() as connection:
+            return frozenset(name for (name,) in connection.execute("SELECT DISTINCT dataset FROM entries"))
 
     # Check and charge
 
@@ -285,16 +290,11 @@ class Ledger:
         return plan
 
     def _taken(self, column: str, value: str) -> list[Event]:
-        """Events of all entries, abandoned ones included; equal entries are counted in SQL, not read one by one."""
-        query = f"SELECT events, COUNT(*) FROM entries WHERE {column} = ? GROUP BY events"  # noqa: S608 (own names)
-        rows = self._connection.execute(query, (value,)).fetchall()
-        return [resized(event, event_size(event) * times) for text, times in rows for event in _events(text)]
+        values = (value,) if column == "run_id" else _lifetimes.sharing(self._connection, value)
+        return _lifetimes.taken(self._connection, column, values)
 
     def _allowances(self, dataset: str, besides: str | None = None) -> list[Budget]:
-        """Allowances of the runs that took anything: one that was opened only cost nothing."""
-        query = "SELECT plan FROM runs WHERE run_id IN (SELECT run_id FROM entries WHERE dataset = ?)"
-        plans = [_plan(text) for (text,) in self._connection.execute(query, (dataset,))]
-        return [plan.allowance for plan in plans if plan.run_id != besides]
+        return _lifetimes.allowances(self._connection, _lifetimes.sharing(self._connection, dataset), besides)
 
     # Store, then release
 
@@ -387,9 +387,9 @@ class Ledger:
             return _chain.notes(connection)
 
     def note(self, note: dict[str, Any]) -> None:
-        """Add a note, unless the last one says the same."""
+        """Add a note, unless the last one of its kind (`what`) says the same."""
         with self._use() as connection:
-            if _chain.noted(connection) != note:
+            if _chain.noted(connection, note.get("what")) != note:
                 with transaction(connection, "note"):
                     _chain.note(connection, note, _now())
 

@@ -48,7 +48,11 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str
             group = [entry for entry in mine if entry.run_id == run]
             account = _account(dataset, f"run {run}", unit, group, budget)
             accounts.append({**account, "left": _left(account)})
-        accounts.append(_lifetime(ledger, policy, dataset, mine))
+        shared = ledger.sharing(dataset)
+        spent = mine if len(shared) == 1 else [entry for entry in entries if entry.dataset in shared]
+        accounts.append(_lifetime(ledger, policy, dataset, spent))
+        if len(shared) > 1:
+            accounts[-1]["shares_with"] = [name for name in shared if name != dataset]
     anchor = ledger.anchor()
     return {
         "schema": 2,
@@ -198,8 +202,12 @@ def history(ledger: Ledger) -> list[dict[str, Any]]:
             }
         elif link["kind"] == "note":
             note = notes[link["ref"]]
-            line |= {"time": note["created"], "what": "budget set", "detail": _change(before, note["note"])}
-            before = note["note"]
+            if "datasets" in note["note"]:
+                both = " and ".join(note["note"]["datasets"])
+                line |= {"time": note["created"], "what": "one lifetime", "detail": f"{both} share one lifetime"}
+            else:
+                line |= {"time": note["created"], "what": "budget set", "detail": _change(before, note["note"])}
+                before = note["note"]
         else:
             continue  # the ledger's making; a commit, which its reservation's line tells
         lines.append(line)

@@ -32,6 +32,10 @@ class PointsError(ConsortiaError, ValueError):
     """Identifiers or blinded points that a private set intersection cannot use. No message holds one of them."""
 
 
+class SharedUnitsError(ConsortiaError):
+    """Rows that another data set of this participant has, too, and that do not share its lifetime."""
+
+
 class RefusedError(ConsortiaError):
     """A participant does not take part. `code` is all that crosses; the sentence stays at home.
 

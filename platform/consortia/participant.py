@@ -22,7 +22,7 @@ import safetensors.torch
 from clients import registry
 from clients.masking import SourceText
 from clients.models import FederatedModule
-from consortia import custody, disk, limits, receipt, side_releases, size_release
+from consortia import custody, disk, lifetimes, limits, receipt, side_releases, size_release
 from consortia.answers import describe, guarded
 from consortia.compressed_reply import shortened
 from consortia.errors import InputError, RefusedError
@@ -113,6 +113,7 @@ class _Round:
         ledger = self.home.open_ledger()
         custody.check(self.home, ledger, request.anchor)
         custody.note_budget(ledger, self.policy)
+        lifetimes.settle(ledger, self.policy, self.dataset, self.terms.source)
         self.anchor = ledger.anchor(request.run_id)
         for run_id in (request.run_id, side_releases.metrics_run(request.run_id)):
             stored = ledger.reply(run_id, request.round, self.key)
@@ -127,14 +128,16 @@ class _Round:
             return self._evaluate(ledger, limits.admit(self.home, ledger, request.run_id, self.key, self.policy.limits))
         if request.kind == "run-key":
             limits.run_folder(self.home, ledger, request.run_id, self.policy.limits)
-        parts = self._partitions()
+        parts = self._partitions(ledger)
         if secure:
             return member.answer(self, ledger, self._plan(ledger), parts)
         return self._train(ledger, self._plan(ledger), parts)
 
-    def _partitions(self) -> Partitions:
+    def _partitions(self, ledger: Ledger) -> Partitions:
         request = self.request
-        return load_partitions(self.home, self.terms, self.dataset, request.contract, request.run_id)
+        parts = load_partitions(self.home, self.terms, self.dataset, request.contract, request.run_id)
+        lifetimes.check_rows(self.home, ledger, self.policy, self.dataset, parts)
+        return parts
 
     def _lifetime(self, non_private: bool) -> Budget:
         """Return the data set's lifetime budget for a run of that kind.
@@ -275,7 +278,7 @@ class _Round:
         What is answered is settled, and paid for, before anything is measured: whether a metric can be computed
         depends on the rows, and must not show.
         """
-        request, parts = self.request, self._partitions()
+        request, parts = self.request, self._partitions(ledger)
         plan = self._plan(ledger) if ledger.plan(request.run_id) is not None else None
         module = build_module(request.contract, request.industry)
         try:

@@ -67,16 +67,19 @@ class BudgetTerms(AccountTerms):
 class DatasetTerms(StrictModel):
     """One data set under the owner's own name for it.
 
-    `declared_units` is public: the normaliser of the training step and delta are checked against it.
+    `declared_units` is public: the normaliser of the training step and delta are checked against it. `lifetime` names
+    a data set, of this policy or an earlier one, with which this one shares its lifetime budget: they hold the same
+    persons (`consortia.lifetimes`).
     """
 
     industry: Industry
     source: Source
     site: str = ""
-    unit: Annotated[str, Field(pattern=r"^\w[\w .-]{0,80}$")] = "record"
+    unit: Annotated[str, Field(pattern=r"^[^:/@=\n]{1,80}$")] = "record"
     declared_units: Annotated[int, Field(ge=1)]
     max_rows_per_unit: Annotated[int, Field(ge=1)] | None = None
     quarantine_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
+    lifetime: Name | None = None
 
 
 class AllowTerms(StrictModel):
@@ -123,6 +126,13 @@ class Policy(StrictModel):
     def secure_noise(self, *, simulation: bool) -> bool:
         """Return whether noise is cryptographic and on a grid: always, unless the owner or a simulation says not."""
         return self.noise == "secure" or (self.noise is None and not simulation)
+
+    @model_validator(mode="after")
+    def _lifetimes_are_of_others(self) -> Policy:
+        for name, terms in self.dataset.items():
+            if terms.lifetime == name:
+                raise ValueError(f"the name of another data set at dataset.{name}.lifetime, got its own")
+        return self
 
     @model_validator(mode="after")
     def _delta_fits_units(self) -> Policy:

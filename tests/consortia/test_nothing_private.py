@@ -9,10 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
 import sqlite3
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -377,32 +374,3 @@ def test_what_is_no_secret_stays() -> None:
     assert shown("x" * 41) == "a text of 41 characters"
     assert shown({"a": 1}) == "a table of 1 keys"
     assert shown(10**50) == "a number of too many digits"
-
-
-# A terminal that lacks characters, a file with a mark in front
-
-
-def test_a_latin_1_terminal_gets_escapes(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.argv = ['consortia', *sys.argv[1:]]\n"
-        "from consortia import logs\nlogs.tolerant_streams()\nprint('\\u03b5 1.0, \\u2265 2')"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        check=False,
-        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == b"\\u03b5 1.0, \\u2265 2\n"
-
-
-def test_a_byte_order_mark_is_read(home: Home, tmp_path: Path) -> None:
-    mark = b"\xef\xbb\xbf"
-    file = tmp_path / "two.toml"
-    file.write_bytes(mark + find_scenario(SCENARIO).read_bytes())
-    assert load_scenario(str(file)).contract == load_scenario(SCENARIO).contract
-    home.policy.write_bytes(mark + tomli_w.dumps(POLICY).encode())
-    folder = home.folder.parent
-    assert "policy: ok" in call("preflight", "cleveland", "--home", folder, "--scenario", SCENARIO)
-    assert "recorded in the ledger" in call("budget", "set", "cleveland", "--home", folder, "--run", "0.5")

@@ -72,6 +72,9 @@ def show(participant: Participant, home: HomeOption = None, as_json: AsJson = Fa
         )
     out.print(table)
     for line in data["accounts"]:
+        if "shares_with" in line:
+            names = ", ".join(line["shares_with"])
+            out.print(f"{line['dataset']}: one lifetime with {names}; all of them stand in its line", soft_wrap=True)
         if line["horizon"] != LIFETIME and line["by"]:
             parts = "; ".join(
                 f"{part['times']} x {part['what']}"

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 
 from clients import registry
-from clients.dataset import RECORD, prepare
+from clients.dataset import RECORD, Table, prepare
 from clients.errors import ClientError, QuarantineError, SourceError
 from clients.industry import IndustryClient
 from clients.sources import parse_source, read
-from consortia.errors import InputError, RefusedError
+from consortia import lifetimes
+from consortia.errors import ConsortiaError, InputError, RefusedError
 from consortia.home import Home
 from consortia.local_training import make_plan
 from consortia.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
@@ -59,12 +60,12 @@ def check_home(home: Home, scenario: Scenario) -> list[Finding]:
         if found is None:
             return chain.rest("the contract first")
         terms = found
-    _data(chain, home, scenario, seat, terms)
+    _data(chain, home, policy, scenario, seat, terms)
     _budget(chain, home, policy, scenario, terms, seat.dataset, proposal)
     return chain.findings
 
 
-def _data(chain: Chain, home: Home, scenario: Scenario, seat: Seat, terms: DatasetTerms) -> None:
+def _data(chain: Chain, home: Home, policy: Policy, scenario: Scenario, seat: Seat, terms: DatasetTerms) -> None:
     """Close data, schema and units."""
     key = f"dataset.{seat.dataset}"
     try:
@@ -113,6 +114,9 @@ def _data(chain: Chain, home: Home, scenario: Scenario, seat: Seat, terms: Datas
     chain.ok(f"{table.quarantine.rows_kept} of {table.quarantine.rows_read} rows fit {client.schema.name}")
     counted = table.n_units
     what = "records" if terms.unit == RECORD else f"units ({terms.unit})"
+    if problem := _shared(home, policy, seat.dataset, table):
+        chain.failed(problem, f"one person has one lifetime: {key}.lifetime says which data set has the same persons")
+        return
     ratio = max(counted, terms.declared_units) / min(counted, terms.declared_units)
     if ratio > _OFF:
         chain.failed(
@@ -121,6 +125,22 @@ def _data(chain: Chain, home: Home, scenario: Scenario, seat: Seat, terms: Datas
         )
     else:
         chain.ok(f"{counted} {what}, {terms.declared_units} declared")
+
+
+def _shared(home: Home, policy: Policy, dataset: str, table: Table) -> str | None:
+    """Return which other data set has these persons without sharing the lifetime; None without a ledger to ask."""
+    try:
+        with Ledger.open(home.ledger, home.participant) as ledger:
+            lifetimes.check_sources(
+                policy, dataset, policy.dataset[dataset].source, lifetimes.sharing(ledger, policy, dataset)
+            )
+            return lifetimes.overlap(home, ledger, policy, dataset, lifetimes.marks_of(table.marks), split=False)
+    except RefusedError as error:
+        return error.detail
+    except (ConsortiaError, ClientError) as error:
+        return str(error)
+    except PrivacyError:
+        return None  # the next check names it
 
 
 def _is_about_unit(client: IndustryClient, terms: DatasetTerms) -> bool:

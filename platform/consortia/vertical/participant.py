@@ -30,7 +30,7 @@ from clients.errors import QuarantineError
 from clients.masking import SourceText
 from clients.schema import QuarantineReport
 from clients.sources import parse_source
-from consortia import custody, limits
+from consortia import custody, lifetimes, limits
 from consortia.answers import guarded
 from consortia.errors import InputError, RefusedError
 from consortia.home import Home
@@ -133,6 +133,7 @@ class Work:
         ledger = self.home.open_ledger()
         custody.check(self.home, ledger, self.step.anchor)
         custody.note_budget(ledger, self.policy)
+        lifetimes.settle(ledger, self.policy, self.dataset, self.terms.source)
         self.anchor = ledger.anchor()
         for account in ("intersection", "labels", "scores"):
             stored = ledger.reply(self.account(account), self.round, self.key)
@@ -173,6 +174,8 @@ class Work:
         self._bound_quarantine(encoded.quarantine, new)
         if len(encoded) > self.step.terms.largest_set:
             raise RefusedError("SET_TOO_LARGE", f"contract.vertical.largest_set = {self.step.terms.largest_set}")
+        if not (new or encoded.synthetic or self.store.has("rows")):
+            lifetimes.check_persons(self.home, self.home.open_ledger(), self.policy, self.dataset, encoded.ids)
         digest = hashlib.sha256("\n".join(encoded.ids).encode("utf-8", "surrogatepass")).digest()
         if self.store.once("rows", lambda: digest) != digest:
             raise RefusedError(
@@ -298,7 +301,8 @@ class Work:
 
         An entry of another key counts as another use, abandoned ones too; the second half of an intersection does not.
         """
-        entries = ledger.entries(dataset=f"{self.dataset}/{account}")
+        accounts = ledger.sharing(f"{self.dataset}/{account}")
+        entries = [entry for name in accounts for entry in ledger.entries(dataset=name)]
         uses = {(e.run_id, e.round, e.key) for e in entries if self.disclosed(SECOND_HALF) not in e.events}
         if len(uses - {(self.account(account), self.round, self.key)}) >= most:
             raise RefusedError(code, f"the policy allows {most} for the life of this data set")

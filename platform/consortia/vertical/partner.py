@@ -124,7 +124,8 @@ class Partner(Work):
 
     def _bound_label_messages(self, ledger: Ledger) -> None:
         """Refuse when other runs have used up the label messages; attempts of this run have the same labels."""
-        runs = {entry.run_id for entry in ledger.entries(dataset=f"{self.dataset}/scores")}
+        accounts = ledger.sharing(f"{self.dataset}/scores")
+        runs = {entry.run_id for name in accounts for entry in ledger.entries(dataset=name)}
         most = self.own.label_messages
         if len(runs - {self.account("scores")}) >= most:
             raise RefusedError("LABEL_MESSAGES_EXHAUSTED", f"the policy allows {most} for the life of this data set")
