@@ -113,8 +113,11 @@ class Restored:
         return noise
 
 
-def checks(audit: Audit, bench: Bench, contract: Contract, source: Path, subject: str) -> list[Check]:
-    """Check one participant; it must have no row in its training partition and no weight decay."""
+def checks(audit: Audit, bench: Bench, twin: Bench, contract: Contract, source: Path, subject: str) -> list[Check]:
+    """Check one participant, and a twin of it: a home and a ledger of its own, on a copy of the same machine.
+
+    They must have no row in their training partitions, and the contract no weight decay.
+    """
     models = [random_model(contract, bench.industry, audit.random, 1.0) for _ in range(2)]
     restored = Restored(bench, contract, source, models[0])
     first = Replay()
@@ -134,6 +137,7 @@ def checks(audit: Audit, bench: Bench, contract: Contract, source: Path, subject
     for what, other in (
         ("another model", restored.noise(Replay(), models[1])),
         ("another attempt", restored.noise(Replay(), attempts=2)),
+        ("another participant", Restored(twin, contract, source, models[0]).noise(Replay())),
     ):
         p = statistics.alike_p(np.array([noise, other]))
         found.append(Check(law, f"{subject}, {what}", "independent noise", f"{noise.size} numbers", p))
