@@ -130,7 +130,7 @@ def _wide(audit: Audit, seat: Seat, width: int, kind: Noise, findings: Findings)
     names = [name for name, _ in parameter_names(contract, seat.industry)]
     apart = flat(decode(ready[0]).tensors, names) - flat(sents[1].tensors, names)
     sign = -1 if contract.strategy.strategy().fit.gradient else 1
-    noise.append(noise[1] + sign * apart * noise[1] / seen[1].moved)
+    noise.append(noise[1] + sign * apart / seen[1].deviation)
     found = np.array(noise)
     findings.checks += _laws(found, contract, seat.industry, subject)
     return found
