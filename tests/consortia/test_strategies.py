@@ -188,24 +188,14 @@ def test_real_training_moves_by_mu(
     allowance = None if epsilon == "inf" else policy.budget.run.budget()
 
     def move(mu: float | None) -> tuple[float, dict[str, torch.Tensor]]:
-        keys = {} if mu is None else {"name": "fedprox", "options": {"mu": mu}}
-        contract = _scenario(**keys, terms={"local_steps": 8, "learning_rate": 0.01}).contract  # type: ignore[arg-type]
+        chosen = {} if mu is None else {"name": "fedprox", "options": {"mu": mu}}
+        contract = _scenario(**chosen, terms={"local_steps": 8, "learning_rate": 0.01}).contract  # type: ignore[arg-type]
         received = for_participant(initial_groups(contract, ["bank"]), "bank")
         parts = local_training.load_partitions(site.home, terms, "credit", contract, f"run-{mu}")
         plan = local_training.make_plan(contract, terms, "credit", "run", allowance)
         module = local_training.ready_module(contract, "bank", plan, parts.train, received, {})
-        outcome = local_training.train_round(
-            module,
-            contract,
-            "bank",
-            plan,
-            parts.train,
-            received,
-            participant="new-car",
-            round_number=1,
-            noise=TEST,
-            secure_noise=False,
-        )
+        keys = {"participant": "new-car", "round_number": 1, "noise": TEST, "secure_noise": False}
+        outcome = local_training.train_round(module, contract, "bank", plan, parts.train, received, **keys)
         return sum(float((outcome.update[n] - t).norm()) for n, t in received.items()), outcome.update
 
     (_, fedavg), (free, zero), (held, _) = move(None), move(0.0), move(100.0)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from audit_mutants import Mutant
 from noise_contexts import TEST
+from noise_mutants import MUTANTS
 
 from privacy.errors import PlanError
 from privacy.noise_context import NoiseContext
@@ -166,3 +170,31 @@ def test_every_key_on_the_deployed_path_is_bound_to_a_reservation_or_a_model() -
                     assert not isinstance(given["message"], ast.Constant), f"{file}:{node.lineno}: a constant message"
     assert calls >= 12
     assert TEST.message == "test"  # constant contexts are for tests
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_text_that_a_mistake_replaces_stands_there_once(mutant: Mutant) -> None:
+    for file, old, new in mutant.edits:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{mutant.name}: rewrite it, {file} has changed"
+        compile(text.replace(old, new), file, "exec")
+
+
+@pytest.mark.end_to_end
+def test_the_tests_see_planted_mistakes() -> None:
+    """One of each kind; `tests/helpers/noise_mutants.py` tries all."""
+    names = [
+        "the second half of streamed noise mirrors the first",
+        "a noise key hashed to 16 bits",
+        "secure noise is cut off at 3 deviations",
+        "participants of a process share their entropy",
+        "the step keeps its draws between rounds",
+    ]
+    path = f"{ROOT}:{ROOT / 'platform'}:{ROOT / 'tests' / 'helpers'}"
+    command = [sys.executable, "-P", str(ROOT / "tests" / "helpers" / "noise_mutants.py"), *names]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("red ") == len(names), done.stdout
+    assert "without a mistake: green" in done.stdout

@@ -37,6 +37,8 @@ ENTROPY, _QUICK = 32, 4
 _SHORT = 8
 #: 2^23 pairs: two of them are alike for sure when a key has 20 bits, and by a chance of 2^-41 when it has 64.
 _KEYS = 4096
+#: Where the Mersenne Twister's words are in torch's saved state, which is of 64-bit words.
+_STATE = slice(3, 3 + 624)
 
 
 class Replay:
@@ -113,8 +115,11 @@ class Restored:
         return noise
 
 
-def checks(audit: Audit, bench: Bench, contract: Contract, source: Path, subject: str) -> list[Check]:
-    """Check one participant; it must have no row in its training partition and no weight decay."""
+def checks(audit: Audit, bench: Bench, twin: Bench, contract: Contract, source: Path, subject: str) -> list[Check]:
+    """Check one participant, and a twin of it: a home and a ledger of its own, on a copy of the same machine.
+
+    They must have no row in their training partitions, and the contract no weight decay.
+    """
     models = [random_model(contract, bench.industry, audit.random, 1.0) for _ in range(2)]
     restored = Restored(bench, contract, source, models[0])
     first = Replay()
@@ -134,13 +139,14 @@ def checks(audit: Audit, bench: Bench, contract: Contract, source: Path, subject
     for what, other in (
         ("another model", restored.noise(Replay(), models[1])),
         ("another attempt", restored.noise(Replay(), attempts=2)),
+        ("another participant", Restored(twin, contract, source, models[0]).noise(Replay())),
     ):
         p = statistics.alike_p(np.array([noise, other]))
         found.append(Check(law, f"{subject}, {what}", "independent noise", f"{noise.size} numbers", p))
-    return [*found, _keys(subject)]
+    return [*found, *_keys(subject)]
 
 
-def _keys(subject: str) -> Check:
+def _keys(subject: str) -> list[Check]:
     context = NoiseContext(purpose="audit", message="one and the same", attempt=0, ledger="")
     streams, states = set(), set()
     for _ in range(_KEYS):
@@ -148,4 +154,12 @@ def _keys(subject: str) -> Check:
         streams.add(int(generator.stream.words(1)[0]))
         states.add(generator.get_state().numpy()[24 : 24 + 8 * 8].tobytes())
     fewest = min(len(streams), len(states))
-    return fact("no two generators are alike", subject, fewest == _KEYS, wanted=_KEYS, got=fewest)
+    # torch grows 624 words from the 32 bits of a seed: Matsumoto and Nishimura's recurrence.
+    words = fresh_generator(context).get_state().numpy().view(np.uint64)[_STATE]
+    place = np.arange(1, len(words), dtype=np.uint64)
+    grown = (np.uint64(1812433253) * (words[:-1] ^ (words[:-1] >> np.uint64(30))) + place) % np.uint64(2**32)
+    follow = int((grown == words[1:]).sum())
+    return [
+        fact("no two generators are alike", subject, fewest == _KEYS, wanted=_KEYS, got=fewest),
+        fact("torch's state is no seed of 32 bits", subject, follow < 3, wanted="no word from another", got=follow),
+    ]

@@ -194,6 +194,8 @@ def _laws(noise: Array, subject: str) -> list[Check]:
     ] + [
         Check("what a histogram adds to the counts is centred", subject, "mean 0", found, statistics.mean_p(noise)),
         Check("its noise has the charged law", subject, wanted, found, statistics.shape_p(noise)),
+        Check("its noise reaches as far as the law", subject, wanted, found, statistics.tails_p(noise)),
+        Check("its cells' noise is unrelated", subject, "no lag, no mirror", found, statistics.lags_p(noise)),
     ]
 
 

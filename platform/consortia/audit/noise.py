@@ -114,10 +114,10 @@ def _wide(audit: Audit, seat: Seat, width: int, kind: Noise, findings: Findings)
     plain = {"rounds": 3, "local_steps": 1, "momentum": 0.0, "weight_decay": 0.0}
     contract = altered(audit.contract, seat.industry, **shared, **plain)
     subject = f"{seat.name}, {width} wide, {kind} noise"
-    bench = audit.bench(seat, delta=min(seat.delta, audit.probe_delta(seat)), noise=kind)
+    bench, twin = (audit.bench(seat, delta=min(seat.delta, audit.probe_delta(seat)), noise=kind) for _ in range(2))
     source = _no_training_rows(audit, seat)
     if kind == "secure" or width > min(one for one, _ in _WIDE):
-        findings.checks += entropy.checks(audit, bench, contract, source, subject)
+        findings.checks += entropy.checks(audit, bench, twin, contract, source, subject)
     model = random_model(contract, seat.industry, audit.random, 1.0)
     sents = [bench.train(contract, "wide", 1, model, source)]
     with entropy.abandoned() as ready:
@@ -130,7 +130,7 @@ def _wide(audit: Audit, seat: Seat, width: int, kind: Noise, findings: Findings)
     names = [name for name, _ in parameter_names(contract, seat.industry)]
     apart = flat(decode(ready[0]).tensors, names) - flat(sents[1].tensors, names)
     sign = -1 if contract.strategy.strategy().fit.gradient else 1
-    noise.append(noise[1] + sign * apart * noise[1] / seen[1].moved)
+    noise.append(noise[1] + sign * apart / seen[1].deviation)
     found = np.array(noise)
     findings.checks += _laws(found, contract, seat.industry, subject)
     return found

@@ -40,11 +40,16 @@ class Observed:
     rounding: Array
 
     @property
+    def deviation(self) -> Array:
+        """The claimed deviation of each parameter's noise, with what float32 rounds away."""
+        variance = (self.noise / self.normaliser) ** 2 * self.known.energy + self.rounding
+        out: Array = np.sqrt(variance)
+        return out
+
+    @property
     def standardised(self) -> Array:
         """The release as noise, in units of its claimed deviation."""
-        variance = (self.noise / self.normaliser) ** 2 * self.known.energy + self.rounding
-        out: Array = self.moved / np.sqrt(variance)
-        return out
+        return self.moved / self.deviation
 
     @property
     def total(self) -> Array:
