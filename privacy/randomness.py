@@ -61,6 +61,10 @@ def _fill(generator: torch.Generator, entropy: bytes) -> None:
     generator.set_state(torch.from_numpy(saved))
 
 
+#: Noise that answers no message: experiments and tests.
+UNBOUND: Final = NoiseContext(purpose="unbound", message="none", attempt=0, ledger="")
+
+
 def _derive(context: NoiseContext, length: int) -> bytes:
     if not isinstance(context, NoiseContext):
         raise PlanError(
@@ -112,7 +116,7 @@ class FreshNoise(torch.Generator):
     def __new__(cls, *_args: Any, **_kwargs: Any) -> "FreshNoise":
         return super().__new__(cls)
 
-    def __init__(self, context: NoiseContext) -> None:
+    def __init__(self, context: NoiseContext = UNBOUND) -> None:
         self._pid = os.getpid()
         keys = _derive(context, 64)
         self.stream = KeyStream(context, keys[:32])
@@ -130,8 +134,12 @@ class FreshNoise(torch.Generator):
         raise PlanError("generator: a fresh generator cannot be copied or sent; call fresh_generator() there")
 
 
-def fresh_generator(context: NoiseContext) -> FreshNoise:
-    """Return a new generator for claimed DP: noise and Poisson draws of one attempt, under a key bound to `context`."""
+def fresh_generator(context: NoiseContext = UNBOUND) -> FreshNoise:
+    """Return a new generator for claimed DP: noise and Poisson draws of one attempt, under a key bound to `context`.
+
+    Without a context fresh entropy alone makes the key: for experiments. The product always binds it
+    (`tests/privacy/test_noise_keys_are_bound.py` reads its source).
+    """
     return FreshNoise(context)
 
 
