@@ -17,7 +17,7 @@ from consortia.testing._mechanisms import _CHECKS
 from privacy.events import RELATION, GaussianRelease, LaplaceRelease, NonPrivate, Repeated, register, registry
 from privacy.mechanism import AdditiveNoise, Array, Data, Rounded
 
-QUICK = {"histogram, Laplace", "labels, two classes", "vertical logistic"}
+QUICK = {"histogram, Laplace", "labels, two classes"}
 WIDTH = 60
 TRAIN: dict[str, Any] = {"partition": "train", "unit": "record"}
 
