@@ -192,7 +192,7 @@ class Ledger:
                 _lifetimes.check_units(connection, dataset)
 
     def sharing(self, dataset: str, also: Sequence[tuple[str, str]] = ()) -> tuple[str, ...]:
-        """The data sets (or accounts of one kind) that share this one's lifetime, itself included; `also`: links to come."""
+        """The data sets (or accounts of one kind) that share this one's lifetime, itself too; `also`: links to come."""
         with self._use() as connection:
             return _lifetimes.sharing(connection, dataset, also)
 

@@ -21,6 +21,9 @@ class Budget:
     delta: float
 
     def __post_init__(self) -> None:
+        for name, value in (("epsilon", self.epsilon), ("delta", self.delta)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise PlanError(f"{name}: wanted a number, got {type(value).__name__}")
         if not self.epsilon >= 0:
             raise PlanError(f"epsilon: wanted a number >= 0, got {self.epsilon!r}")
         if not 0 <= self.delta < 1:

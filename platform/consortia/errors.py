@@ -28,7 +28,11 @@ class WireError(ConsortiaError):
     """Bytes that came over the wire are not an envelope of this version."""
 
 
-class PointsError(ConsortiaError, ValueError):
+class ArgumentError(ConsortiaError, ValueError):
+    """A function was given what it cannot work with: parameter, wanted, got. No message holds a row's value."""
+
+
+class PointsError(ArgumentError):
     """Identifiers or blinded points that a private set intersection cannot use. No message holds one of them."""
 
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from privacy.errors import PlanError
 from privacy.secure_sum.fixed_point import Word
 
 __all__ = ["PROTOCOL", "add_mask", "derive", "digest", "fields", "pair_key", "sum_words"]
@@ -62,7 +63,9 @@ def pair_key(own: X25519PrivateKey, peer: bytes, *info: str | int | float | byte
 
 
 def add_mask(words: Word, key: bytes, *, subtract: bool) -> None:
-    """Add (or subtract) the key's stream to `words` in place, modulo 2^32 or 2^64."""
+    """Add (or subtract) the key's stream to `words` in place, modulo 2^32 or 2^64; PlanError for another key."""
+    if not isinstance(key, bytes) or len(key) != 32:
+        raise PlanError("key: wanted 32 bytes, got something else; take it from derive() or pair_key()")
     stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     width = words.itemsize
     zeros, buffer = bytes(_CHUNK), bytearray(_CHUNK)
@@ -76,7 +79,9 @@ def add_mask(words: Word, key: bytes, *, subtract: bool) -> None:
 
 
 def sum_words(parts: list[Word]) -> Word:
-    """Return the sum of all members' words: the masks are gone when all of one context are there."""
+    """Return the sum of all members' words: masks are gone when all of one context are there. PlanError for none."""
+    if not len(parts):
+        raise PlanError("parts: wanted the words of one member or more, got none")
     total = parts[0].copy()
     for part in parts[1:]:
         total += part

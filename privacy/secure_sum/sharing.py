@@ -21,6 +21,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from privacy.errors import PlanError
 from privacy.randomness import KeyStream
 
 __all__ = ["SHARE_BYTES", "box_bytes", "combine", "open_box", "seal_box", "share", "threshold"]
@@ -66,11 +67,11 @@ def combine(shares: Mapping[int, bytes], least: int) -> bytes:
 
     Raises
     ------
-    ValueError
+    PlanError
         With fewer than `least` shares.
     """
     if len(shares) < least:
-        raise ValueError(f"shares: wanted {least}, got {len(shares)}")
+        raise PlanError(f"shares: wanted {least}, got {len(shares)}")
     points = sorted(shares.items())[:least]
     secret = 0
     for x, data in points:
@@ -93,15 +94,15 @@ def open_box(key: bytes, box: bytes, count: int) -> list[bytes]:
 
     Raises
     ------
-    ValueError
+    PlanError
         When the box was sealed under another key, or holds something else.
     """
     try:
         data = AESGCM(key).decrypt(box[:_NONCE], box[_NONCE:], None)
     except (InvalidTag, ValueError):
-        raise ValueError("box: wanted one that this peer sealed for this attempt") from None
+        raise PlanError("box: wanted one that this peer sealed for this attempt") from None
     if len(data) != count * SHARE_BYTES:
-        raise ValueError(f"box: wanted {count} shares")
+        raise PlanError(f"box: wanted {count} shares")
     return [data[i : i + SHARE_BYTES] for i in range(0, len(data), SHARE_BYTES)]
 
 

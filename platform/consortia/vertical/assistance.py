@@ -24,6 +24,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from consortia.errors import ArgumentError
+
 __all__ = ["MISSING", "MODELS", "Assistance", "Grid", "assist", "fit_quietly", "fitted"]
 
 Floats = NDArray[np.float64]
@@ -224,7 +226,7 @@ def assist(
         if loss < best_loss:
             best, best_loss = Assistance(logits, name, tuple(models)), loss
     if best is None:
-        raise ValueError("candidates: wanted at least one model that can be fitted, got none")
+        raise ArgumentError("candidates: wanted at least one model that can be fitted, got none")
     return best
 
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
+from consortia.errors import ArgumentError
 from consortia.vertical.assistance import MISSING
 
 __all__ = ["add_up", "masked"]
@@ -40,7 +41,7 @@ def masked(codes: NDArray[np.uint8], me: str, keys: Mapping[str, bytes]) -> Word
         The other partners' names to the 32-byte key shared with each for this very attempt.
     """
     if not keys:
-        raise ValueError("masked sum: wanted two or more partners, got one; a sum of one hides nothing")
+        raise ArgumentError("masked sum: wanted two or more partners, got one; a sum of one hides nothing")
     words = np.where(codes == MISSING, 0, codes.astype(np.uint32) + _KNOWN).astype(np.uint32)
     for other, key in keys.items():
         mask = _stream(key, len(codes))
@@ -49,7 +50,12 @@ def masked(codes: NDArray[np.uint8], me: str, keys: Mapping[str, bytes]) -> Word
 
 
 def add_up(parts: Mapping[str, Words]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return sum of codes and number of partners that know the row, (n,) each; all partners are needed."""
+    """Return sum of codes and number of partners that know the row, (n,) each; all partners are needed.
+
+    ArgumentError when they have no words, or not as many as each other.
+    """
+    if len({words.shape for words in parts.values()}) != 1:
+        raise ArgumentError("parts: wanted as many words of each partner, got none or different numbers")
     total = np.sum(np.stack(list(parts.values())).astype(np.uint64), axis=0) % 2**32
     return (total % _KNOWN).astype(np.int64), (total // _KNOWN).astype(np.int64)
 

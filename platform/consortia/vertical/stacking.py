@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from clients.metrics import compute
+from consortia.errors import ArgumentError
 from consortia.vertical.assistance import MODELS, Classifier, fitted
 
 __all__ = ["MARGIN", "Decision", "Stack", "auc", "decide", "linear_features", "simplest", "tree_features"]
@@ -172,12 +173,14 @@ def simplest(found: Mapping[str, Floats]) -> tuple[str, Floats]:
     found : mapping
         Candidates from simple to complex, each with its values (folds,), larger being better.
     """
+    if not found:
+        raise ArgumentError("found: wanted one candidate or more, got none")
     best = max(found.values(), key=lambda values: float(values.mean()))
     for name, values in found.items():
         short = best - values
         if short.mean() <= short.std(ddof=1) / math.sqrt(len(short)):
             return name, values
-    raise ValueError("found: wanted values that are numbers, got none")
+    raise ArgumentError("found: wanted values that are numbers, got none")
 
 
 def _fit(name: str, own: Floats, scores: Floats, labels: NDArray[Any]) -> Stack:
