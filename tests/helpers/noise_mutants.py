@@ -150,7 +150,7 @@ METRICS = (
         "        size = 1 + (u + t * v) // s\n",
         "        size = min(1 + (u + t * v) // s, round(4.2 * t / s))\n",
     ),
-    one("Laplace noise of the discrete kind", INTEGER, "_decays(s, 2 * t, below)", "_decays(s * 0 + s, t, below)"),
+    one("Laplace noise of the discrete kind", INTEGER, "_decays(s, 2 * t, below)", "_decays(s, t, below)"),
 )
 
 TESTS_ONLY = (

@@ -50,7 +50,7 @@ def _steps(numbers: int, context: NoiseContext, *, secure: bool) -> Array:
     found = []
     for _ in range(2):
         optimizer.total = torch.zeros(numbers, dtype=torch.float64 if secure else torch.float32)
-        optimizer.add_noise()
+        optimizer.pre_step()
         found.append(optimizer._noisy.double().numpy().copy())
     grid = Grid(1.0, numbers)
     return np.concatenate(found) / (2.0 * (grid.sensitivity * grid.step if secure else 1.0))
@@ -87,7 +87,7 @@ def gaussian_histogram(context: NoiseContext) -> Array:
 
 
 def share_of_a_sum(context: NoiseContext) -> Array:
-    return rounded_gaussian(1 << 16, 5000.0, context) / 5000.0  # two chunks
+    return rounded_gaussian(40_000, 5000.0, context) / 5000.0  # two chunks
 
 
 def central(context: NoiseContext) -> Array:
