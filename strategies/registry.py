@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +21,7 @@ from strategies.geometric_median import GeometricMedian
 from strategies.krum import Krum, MultiKrum
 from strategies.median import Median
 from strategies.norm_bound import NormBound
+from strategies.options import fields_of, near, needs_value, read
 from strategies.qfedavg import QFedAvg
 from strategies.scaffold import Scaffold
 from strategies.server_optimizer import ServerOptimizer
@@ -78,9 +77,9 @@ def make(
         When nobody knows the name, or the algorithm does not take an option or needs another value.
     """
     if name not in _CLASSES:
-        raise ValueError(f"strategy: wanted one of {', '.join(NAMES)}, got {name!r}")
+        raise ValueError(f"strategy: wanted one of {', '.join(_CLASSES)}, got {name!r}{near(name, _CLASSES)}")
     kind = _CLASSES[name]
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = fields_of(kind)
     given: dict[str, Any] = {}
     for key, value, unused in zip(_SERVER, (server_learning_rate, server_momentum), (1.0, 0.0), strict=True):
         if key in fields:
@@ -91,25 +90,18 @@ def make(
     rest = []
     for key, value in options.items():
         if key in own:
-            given[key] = _checked(key, value, str(fields[key].type))
+            given[key] = read(kind, key, value)
         elif "arguments" in fields:
             rest.append((key, value))
         else:
-            near = difflib.get_close_matches(key, own, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"options: wanted {', '.join(own) or 'none'} for {name}, got {key!r}{hint}")
+            raise ValueError(f"options: wanted {', '.join(own) or 'none'} for {name}, got {key!r}{near(key, own)}")
     for key, field in fields.items():
-        if key not in given and field.default is dataclasses.MISSING:
+        if key not in given and needs_value(field):
             raise ValueError(f"options.{key}: wanted a value for {name}, got none")
     if rest:
         given["arguments"] = tuple(sorted(rest))
-    strategy: Strategy = kind(**given)
+    try:
+        strategy: Strategy = kind(**given)
+    except TypeError as error:  # of the strategy's own checks
+        raise ValueError(f"options: wanted values that {name} takes, got {dict(options)!r} ({error})") from None
     return strategy
-
-
-def _checked(key: str, value: Any, wanted: str) -> Any:
-    """Return the value if it has the field's type; an integer may stand for a number."""
-    allowed = {"float": (int, float), "int": (int,), "str": (str,)}[wanted]
-    if isinstance(value, bool) or not isinstance(value, allowed):
-        raise ValueError(f"options.{key}: wanted {'a number' if wanted == 'float' else wanted}, got {value!r}")
-    return float(value) if wanted == "float" else value

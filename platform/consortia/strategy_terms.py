@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from consortia.strict import StrictModel
 from strategies.base import Strategy
+from strategies.options import near
 from strategies.registry import NAMES, make
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Rate = Annotated[float, Field(gt=0, le=1)]
+# Whatever TOML can write; the algorithm's fields say what is meant. An array of numbers is one of floats, as ever:
+# contracts are hashed as they are read here.
+_Option = Annotated[
+    bool | int | float | str | tuple[float, ...] | tuple[JsonValue, ...] | dict[str, JsonValue],
+    Field(union_mode="left_to_right"),
+]
 
 
 class StrategyTerms(StrictModel):
@@ -29,13 +36,13 @@ class StrategyTerms(StrictModel):
     server_learning_rate: _Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     average_last: Annotated[int, Field(ge=1, le=1000)] = 1
-    options: dict[str, bool | int | float | str | tuple[float, ...]] = Field(default_factory=dict)
+    options: dict[str, _Option] = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod
     def _name_is_known(cls, name: str) -> str:
         if name not in NAMES:
-            raise ValueError(f"one of {', '.join(NAMES)}")
+            raise ValueError(f"one of {', '.join(NAMES)}{near(name, NAMES)}")
         return name
 
     @model_validator(mode="after")

@@ -173,7 +173,7 @@ def closed_form(
 def _rate_that_fits(strategy: LocalHalf) -> float:
     """Return a learning rate that the strategy accepts, at most `RATE`."""
     for halving in range(30):
-        rate = RATE * 0.5 ** float(halving)
+        rate: float = RATE * 0.5**halving
         try:
             strategy.fits_learning_rate(rate)
         except ValueError:
