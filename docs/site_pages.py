@@ -1,7 +1,7 @@
 """What the site takes from the code when mkdocs builds it (`hooks` of mkdocs.yml).
 
-A written page of `docs/reference` holds a mark such as `<!-- made: cli -->`, and here is what takes its place: commands from
-the typer application, scenario and policy from their pydantic models, strategies from their registry, Python from
+A written page of `docs/reference` holds a mark such as `<!-- made: cli -->`, and here is what takes its place: commands
+from the typer application, scenario and policy from their pydantic models, strategies from their registry, Python from
 docstrings. So the reference says what the code does. Files at the root of the repository become pages of the site too.
 """
 
