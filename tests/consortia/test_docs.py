@@ -16,7 +16,7 @@ from typing import Any
 import click
 import pytest
 import typer
-from doc_blocks import MISSES, NOT_RUN, PAGES, ROOT, blocks, commands, why_not_run, words
+from doc_blocks import MISSES, NOT_RUN, PAGES, ROOT, blocks, commands, missing, script, why_not_run, words
 from markdown.extensions.toc import slugify
 
 from clients import registry
@@ -148,6 +148,19 @@ def test_no_exception_is_left_over() -> None:
             assert (ROOT / file).is_file(), reason
     assert set(MISSES) <= set(every)
     assert why_not_run("consortia check banks") is None
+
+
+def test_a_page_is_one_script_and_what_it_shows_must_be_said(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```sh\nexport A=1   # kept for the next block\nmake up\n```\n```text\ntwo … four\nsix\n```\n"
+        "```python\nx = 1\n```\n```python\nprint(x)\n```\n",
+        encoding="utf-8",
+    )
+    assert "make up" not in script(page)
+    assert script(page).index("export A=1") < script(page).index("x = 1\n") < script(page).index("print(x)")
+    assert missing(page, "@@ 0\ntwo │ three │ four\n@@ 1\nsix\n") == ["six"]
+    assert not missing(page, "@@ 0\nsix\ntwo three\nfour\n@@ 1\n")
 
 
 def tables() -> Iterator[Any]:
