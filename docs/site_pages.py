@@ -40,7 +40,7 @@ def python() -> str:
     """Return the sections of the public modules; mkdocstrings fills them in."""
     lines = []
     for heading, modules in PUBLIC.items():
-        lines += [f"# {heading}", "", *(f"::: {module}\n" for module in modules)]
+        lines += [f"## {heading}", "", *(f"::: {module}\n" for module in modules)]
     return "\n".join(lines)
 
 
@@ -241,10 +241,15 @@ ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"
 
 
 def on_config(config: Any) -> Any:
-    """List the design notes, by number, where the navigation says `design/` (mkdocs event)."""
+    """Complete the navigation (mkdocs event): design notes where it says `design/`, how-to pages that it does not name."""
     notes = [f"design/{path.name}" for path in sorted((ROOT / "docs" / "design").glob("*.md"))]
     for section in config.nav:
-        for entry in next(iter(section.values())):
+        ((title, entries),) = section.items()
+        named = {place for entry in entries if isinstance(entry, dict) for place in entry.values()}
+        if title == "How to":
+            places = (f"how_to/{path.name}" for path in sorted((ROOT / "docs" / "how_to").glob("*.md")))
+            entries += [place for place in places if place not in named]
+        for entry in entries:
             if isinstance(entry, dict) and entry.get("Design notes") == "design/":
                 entry["Design notes"] = notes
     return config

@@ -243,7 +243,7 @@ def test_every_key_of_a_file_is_in_its_reference() -> None:
 def test_every_page_is_in_the_navigation() -> None:
     navigation = read(ROOT / "mkdocs.yml")
     for page in DOCS.rglob("*.md"):
-        if page.parent.name != "design":
+        if page.parent.name not in {"design", "how_to"}:  # docs/site_pages.py adds these where they are not named
             assert str(page.relative_to(DOCS)) in navigation, page
 
 
