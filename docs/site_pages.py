@@ -241,7 +241,7 @@ ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"
 
 
 def on_config(config: Any) -> Any:
-    """Complete the navigation (mkdocs event): design notes where it says `design/`, how-to pages that it does not name."""
+    """Complete the navigation (mkdocs event): the design notes, and how-to pages that it does not name."""
     notes = [f"design/{path.name}" for path in sorted((ROOT / "docs" / "design").glob("*.md"))]
     for section in config.nav:
         ((title, entries),) = section.items()
