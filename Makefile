@@ -7,7 +7,7 @@ ENGINE ?= embedded
 SCENARIO ?= cross-industry
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e browser containers check format lint types imports up receipts renew down clean
+.PHONY: help run test e2e browser containers docs check format lint types imports up receipts renew down clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ browser: ## Install Debian's Chromium (as root) for the end-to-end test of the d
 
 containers: $(READY) ## Run the tests that need a Docker engine (CONTAINERS=tests/... for some of them).
 	$(BIN)/python -m pytest -q -rs -m containers --durations=10 $(CONTAINERS)
+
+docs: $(READY) ## Build the documentation site into site/, offline; every link is checked.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 check: format lint types imports ## Format, lint, types and import rules.
 
@@ -88,4 +91,4 @@ down: ## Stop the containers; ./homes (ledgers) and ./runs stay. VOLUMES=--volum
 	@$(COMPOSE) down --remove-orphans $(VOLUMES)
 
 clean: ## Remove the environment and what runs wrote.
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) runs site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -2,19 +2,21 @@
 
     python benchmarks/fault_table.py [--write docs/faults.md]
 
-Every process is real: a SuperLink, SuperNodes and launchers on loopback with TLS and node keys, signals from the
-kernel, full file systems (small tmpfs, so it wants root), certificates out of date, a clock of yesterday
-(Debian's libfaketime; left out where it is not installed). Containers (left out without a Docker engine) are killed by
-a signal from the host, as in a crash: `docker kill` counts as the user's own stop, after which nothing restarts.
-The scenario is `linear` without privacy, so that a run that was disturbed must give, bit for bit, the model of one that
-was not (the embedded engine's).
+Every process is real: a SuperLink, SuperNodes and launchers on loopback with TLS and node keys. Signals come from the
+kernel. Full disks are small tmpfs file systems, so the benchmark needs root. Certificates are out of date. One clock is
+of yesterday (Debian's libfaketime; left out where it is not installed). Containers are killed by a signal from the
+host, as in a crash: `docker kill` counts as the user's own stop, after which nothing restarts. They are left out
+without a Docker engine.
 
-*Seconds to recover* are from the fault to the next committed round, or to the end of the failed command; `--resume`
-counts from its start to the next committed round.
+The scenario is `linear` without privacy. So a run that was disturbed must give, bit for bit, the model of one that was
+not (the embedded engine's).
 
-A SuperNode that was killed is let in again when its last heartbeat is old enough; the supervisor of `--engine flower`
-(and `restart: unless-stopped` in containers) starts it until then. Not measured: a second `make up` that resumes a run
-while the first one's ServerApp still goes on.
+*Seconds to recover* are from the fault to the next committed round, or to the end of the failed command. With
+`--resume` they are from its start to the next committed round.
+
+A SuperNode that was killed is let in again when its last heartbeat is old enough. Until then the supervisor of
+`--engine flower` (in containers `restart: unless-stopped`) keeps starting it. Not measured: a second `make up` that
+resumes a run while the first one's ServerApp still goes on.
 """
 
 from __future__ import annotations

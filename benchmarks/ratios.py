@@ -1,4 +1,4 @@
-"""Ratios of what was measured side by side, as JSON rows and as the table of the README.
+"""Ratios of what was measured side by side, as JSON rows and as the table of docs/reference/speed.md.
 
     python benchmarks/ratios.py FILE.json …
 

@@ -230,10 +230,10 @@ def test_real_rows_are_charged_in_full(tmp_path: Path) -> None:
 
 
 @pytest.mark.end_to_end
-def test_the_readmes_tuning_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the README's own commands: one number in one file, and the next run honours it."""
+def test_the_pages_tuning_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the commands of the page: one number in one file, and the next run honours it."""
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how_to" / "budgets.md").read_text(encoding="utf-8")
     section = text.split("## Tune your own ε", 1)[1].split("\n## ", 1)[0]
     (block,) = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)
     commands = [shlex.split(line, comments=True)[1:] for line in block.splitlines() if line.startswith("consortia")]
