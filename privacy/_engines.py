@@ -15,6 +15,7 @@ from privacy._gaussian import fill_normal
 from privacy._rows import Draw, Loss, row_losses
 from privacy.bookkeeping import BookKeeping, supports
 from privacy.errors import PlanError
+from privacy.observation import tell
 from privacy.randomness import FreshNoise
 from privacy.secure_noise import Grid
 
@@ -61,7 +62,9 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
         else:
             on_cpu = self._noisy.device.type == "cpu"
             noise = self._noisy if on_cpu else torch.empty(len(self.total))
-            fill_normal(noise, self.noise_multiplier * self.max_grad_norm, self.generator)
+            deviation = self.noise_multiplier * self.max_grad_norm
+            tell("dp_sgd", self.total, deviation=deviation)
+            fill_normal(noise, deviation, self.generator)
             (noise if on_cpu else self._noisy.copy_(noise)).add_(self.total)
 
     def scale_grad(self) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from privacy.accounting import epsilon as account
 from privacy.errors import PlanError
 from privacy.events import ReplaceGaussian
+from privacy.observation import tell
 from privacy.randomness import check_usable
 
 __all__ = ["replace_noise", "train_logistic"]
@@ -81,7 +82,9 @@ def train_logistic(
         error = torch.sigmoid(inputs @ weights) - target
         scale = torch.clamp(clip / (error.abs() * norms).clamp_min(1e-12), max=1.0)
         total = ((error * scale)[:, None] * inputs).sum(0)
-        noise = torch.randn(len(weights), generator=generator, dtype=torch.float64) * noise_multiplier * 2 * clip
+        deviation = noise_multiplier * 2 * clip
+        tell("logistic", total, deviation=deviation)
+        noise = torch.randn(len(weights), generator=generator, dtype=torch.float64) * deviation
         weights = weights - rate * (total + noise) / max(len(x), 1)
         if step >= steps // 2:  # the mean of the later iterates: post-processing
             average += weights / (steps - steps // 2)

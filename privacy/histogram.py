@@ -29,6 +29,7 @@ from scipy.special import log_ndtr, ndtr
 from privacy.accounting import epsilon as epsilon_of
 from privacy.errors import PlanError
 from privacy.events import GaussianRelease, LaplaceRelease
+from privacy.observation import tell
 
 __all__ = ["HistogramNoise", "noisy_histogram", "plan_noise"]
 
@@ -133,6 +134,7 @@ def noisy_histogram(
     counts = np.bincount(cells[inside], minlength=n_cells).astype(np.float64)
     draw = _laplace if noise.mechanism == "laplace" else _gaussian
     scale = noise.multiplier * rows_per_unit
+    tell("histogram", counts, deviation=scale, law=noise.mechanism)
     noised = counts + np.array([draw(scale) for _ in range(n_cells)])
     counted: NDArray[np.int64] = np.rint(noised).astype(np.int64)
     return counted

@@ -63,18 +63,20 @@ def altered(contract: Contract, industry: str, **changes: Any) -> Contract:
     """
     data = {**json.loads(contract.canonical()), "stopping": None, "trust": "local", "secure": None}
     data["evaluation"] = changes.pop("evaluation", {"metrics": "none"})
-    for key in ("max_participations", "compression"):  # it asks in every round; what follows the noise costs nothing
+    for key in ("max_participations", "compression", "central"):  # it asks in every round; a local step has local noise
         data.pop(key, None)
+    if data["strategy"].get("weighting") == "noised":
+        data["strategy"]["weighting"] = "declared"  # the count that leaves once is no update
     for key in ("rounds", "scopes", "strategy"):
         if key in changes:
             data[key] = changes.pop(key)
     if contract.strategy.strategy().fit.loss:
         data["strategy"] = {"name": "fedavg"}  # it fits non-private runs only, which claim nothing to audit
-    if data["strategy"].get("weighting") == "noised":
-        data["strategy"]["weighting"] = "declared"  # the count that leaves once is no update
     # Rows are the audit's own, so neither a published split nor a pretrained file applies; steps move all parameters.
     terms = {**data["industries"][industry], "split": "hash", "init": None, "private_steps": 0, **changes}
     data["releases"] = ["update"] if data["evaluation"]["metrics"] == "none" else ["update", "metrics"]
+    if data["strategy"].get("weighting") == "noised":
+        data["releases"].append("size")
     return contract_from_json(json.dumps({**data, "industries": {industry: terms}}))
 
 
@@ -115,7 +117,7 @@ class Bench:
             "run": {"epsilon": self.epsilon, "delta": self.delta},
             "lifetime": {"epsilon": life[0], "delta": life[1]},
         }
-        releases = ["update"]
+        releases = ["update", "size"]
         if self.evaluation is not None:
             releases.append("metrics")
             budget["evaluation"] = {
