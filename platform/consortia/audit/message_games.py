@@ -37,12 +37,13 @@ _EPSILON = 8.0
 #: In float32 it is zero: no parameter moves at all.
 STILL = 1e-60
 _CAP = 3  # rows of a unit that count, where the policy limits them
-_HEAD = {"encoder": "industry", "trunk": "industry", "head": "private"}
+#: Scopes of a network whose head stays at home.
+HEAD = {"encoder": "industry", "trunk": "industry", "head": "private"}
 #: What a scene may release: (name, changes of the contract).
 KINDS: dict[str, dict[str, Any]] = {
     "embedded": {},
-    "private head": {"scopes": _HEAD},
-    "FedRep": {"scopes": _HEAD, "local_steps": 3, "private_steps": 1},
+    "private head": {"scopes": HEAD},
+    "FedRep": {"scopes": HEAD, "local_steps": 3, "private_steps": 1},
     "size": {"strategy": {"name": "fedavg", "weighting": "noised"}},
     "metrics": {"evaluation": {"metrics": "dp", "every": 1, "bins": 8}},
 }
@@ -108,7 +109,9 @@ def draw(audit: Audit, seat: Seat, deck: Deck, kind: str, seed: int) -> Scene:
     if kind == "metrics":
         units |= {part: deck.units(random, unit, part, 6) for part in ("validation", "test")}
     model = model_of(weights, shared_start(contract, seat.industry), random)
-    recipe = f"{seat.name}, {kind}, seed {seed}: {noise} noise, by {unit}, {network['kind']} {network.get('hidden', '')}"
+    recipe = (
+        f"{seat.name}, {kind}, seed {seed}: {noise} noise, by {unit}, {network['kind']} {network.get('hidden', '')}"
+    )
     recipe += f", {weights} weights, clip {terms['clip']:g}, {units['train'].count} units"
     return Scene(seat, kind, noise, unit, weights, contract, model, units, cap, recipe)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import random
@@ -86,7 +87,7 @@ class Bench:
 
     Parameters
     ----------
-    epsilon, delta : what a run may cost; also what the coordinator proposes.
+    epsilon, delta : what a run may cost; also what the coordinator proposes. An infinite one is a non-private run.
     lifetime : (epsilon, delta) for life; practically unlimited by default.
     evaluation : epsilon of a run and for life of the evaluation units; None lets no metric leave.
     noise : the policy's word: "secure", as deployed, or "float", as simulations are by default.
@@ -114,7 +115,7 @@ class Bench:
         life = self.lifetime or (1e6, 0.999 / self.declared_units)
         limit = {} if self.max_rows_per_unit is None else {"max_rows_per_unit": self.max_rows_per_unit}
         budget: dict[str, Any] = {
-            "run": {"epsilon": self.epsilon, "delta": self.delta},
+            "run": {"epsilon": min(self.epsilon, 1e6), "delta": self.delta},
             "lifetime": {"epsilon": life[0], "delta": life[1]},
         }
         releases = ["update", "size"]
@@ -141,7 +142,12 @@ class Bench:
             },
             "budget": budget,
             "noise": self.noise,
-            "allow": {"releases": releases, "contracts": "any"},
+            "allow": {
+                "releases": releases,
+                "contracts": "any",
+                "non_private": math.isinf(self.epsilon),
+                "trusted_coordinator": math.isinf(self.epsilon),
+            },
         }
         self.home.policy.write_text(tomli_w.dumps(policy), encoding="utf-8")
         Ledger.create(self.home.ledger, self.name).close()
@@ -157,7 +163,13 @@ class Bench:
             "run": run_id,
             "round": str(number),
             "contract": contract.canonical(),
-            "proposal": json.dumps({"dataset": self.dataset, "epsilon": self.epsilon, "delta": self.delta}),
+            "proposal": json.dumps(
+                {
+                    "dataset": self.dataset,
+                    "epsilon": None if math.isinf(self.epsilon) else self.epsilon,
+                    "delta": self.delta,
+                }
+            ),
         }
         # A controlled strategy sends a correction beside the model; none is the simplest one.
         controlled = isinstance(contract.strategy.strategy(), Controlled)

@@ -49,7 +49,7 @@ class Units:
 
     def without(self, unit: int) -> pd.DataFrame:
         """Return the rows of all other units, in the same order."""
-        return self.frame[self.owner != unit]
+        return self.frame.loc[self.owner != unit]
 
 
 class Deck:
@@ -187,7 +187,7 @@ def _cancel(real: Mapping[str, Tensor], generator: torch.Generator, *, rows_alik
         size = size * torch.randn(weight.shape, generator=generator).sign()
         if rows_alike:
             size = size[:1].expand_as(size).clone()
-        weight.copy_(LARGEST if place > 1 and rows_alike else size)
+        weight.copy_(torch.full_like(size, LARGEST) if place > 1 and rows_alike else size)
         if place == 1 or not rows_alike:
             weight[:, half : 2 * half] = -weight[:, :half]
         if bias is not None:
