@@ -3,7 +3,7 @@
     PYTHONPATH=.:platform:tests/helpers python benchmarks/neighbour_games.py [--games 10000] [--seed 1] [--out FILE]
     PYTHONPATH=.:platform:tests/helpers python benchmarks/neighbour_games.py --seed 1 --replay "sums: sums, mode one" 17
 
-Nine games in ten are played with one mechanism at a time, the others with messages, on four small scenarios: local noise
+Nine games in ten are played with one mechanism at a time, the others with messages, on small scenarios: local noise
 (embedded, private head, FedRep, sizes, metrics, vectorised engine), secure sums in both modes, and vertical training.
 Prints for each path its games, its largest move over the charge, and the recipe of that game: the last number of a
 recipe's seed plays the scene again. Exits 1 when a game was lost. `--out` keeps the tallies as JSON after every hundred

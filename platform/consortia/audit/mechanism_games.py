@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from consortia.audit import games
 from consortia.audit.games import Game

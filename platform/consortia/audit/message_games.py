@@ -153,6 +153,11 @@ def play(audit: Audit, deck: Deck, scene: Scene, seed: int) -> list[Game]:
     return out
 
 
+def scene(audit: Audit, seat: Seat, deck: Deck, kind: str, seed: int) -> list[Game]:
+    """Draw and play the scene of a seed."""
+    return play(audit, deck, draw(audit, seat, deck, kind, seed), seed)
+
+
 def _filler(deck: Deck, scene: Scene) -> list[pd.DataFrame]:
     if scene.unit == RECORD:
         return [deck.filler()] if scene.kind != "metrics" else []

@@ -1,13 +1,14 @@
 """The neighbour game as an instrument: one unit moves what noise is added to by no more than the ledger charged.
 
 Games are played from message to sum (`message_games`; secure sums, vectorised engine and vertical training where the
-scenario has them) and with one mechanism at a time on numbers that no schema lets through (`step_games`). A lost game is
-a certain violation: no chance is involved, and its recipe plays it again.
+scenario has them) and with one mechanism at a time on numbers that no schema lets through (`step_games`). A lost game
+is a certain violation: no chance is involved, and its recipe plays it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -56,9 +57,7 @@ def paths(audit: Audit) -> tuple[dict[str, Player], list[str]]:
     """Return what can be played with messages in this scenario, and why the rest was left out."""
     if audit.contract.vertical is not None:
         party = vertical.party(audit, 1000, 120)
-        return {"vertical": lambda seed: vertical.play(audit, party, seed)}, [
-            "horizontal paths by message: the contract is vertical"
-        ]
+        return {"vertical": partial(vertical.play, audit, party)}, ["horizontal paths: the contract is vertical"]
     players: dict[str, Player] = {}
     skipped = ["vertical training by message: the contract is horizontal"]
     decks = {seat.name: Deck(audit.pool(seat)) for seat in audit.seats()}
@@ -66,26 +65,18 @@ def paths(audit: Audit) -> tuple[dict[str, Player], list[str]]:
         left_out, kinds = message_games.playable(audit, seat)
         skipped += [f"{seat.industry}, {kind}: {why}" for kind, why in left_out.items()]
         for kind in kinds:
-
-            def player(seed: int, seat: object = seat, kind: str = kind) -> list[Game]:
-                deck = decks[seat.name]  # type: ignore[attr-defined]
-                scene = message_games.draw(audit, seat, deck, kind, seed)  # type: ignore[arg-type]
-                return message_games.play(audit, deck, scene, seed)
-
-            players[f"{seat.name}, {kind}"] = player
+            players[f"{seat.name}, {kind}"] = partial(message_games.scene, audit, seat, decks[seat.name], kind)
         if why := vectorised.why_not(audit):
             skipped.append(f"vectorised engine: {why}")
         else:
-            players[f"{seat.name}, vectorised"] = lambda seed, seat=seat: vectorised.play(  # type: ignore[misc]
-                audit, seat, decks[seat.name], seed
-            )
+            players[f"{seat.name}, vectorised"] = partial(vectorised.play, audit, seat, decks[seat.name])
     for mode in sums.MODES:
         if audit.contract.trust != "aggregate":
             skipped.append(f"secure sums, mode {mode}: contract.trust = {audit.contract.trust!r}, nothing is summed")
         elif not sums.members(audit, mode):
             skipped.append(f"secure sums, mode {mode}: the roster has too few members of one industry for it")
         else:
-            players[f"sums, mode {mode}"] = lambda seed, mode=mode: sums.play(audit, mode, decks, seed)  # type: ignore[misc]
+            players[f"sums, mode {mode}"] = partial(sums.play, audit, mode, decks)
     return players, skipped
 
 

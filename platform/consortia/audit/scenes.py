@@ -49,7 +49,8 @@ class Units:
 
     def without(self, unit: int) -> pd.DataFrame:
         """Return the rows of all other units, in the same order."""
-        return self.frame.loc[self.owner != unit]
+        rest: pd.DataFrame = self.frame[self.owner != unit]
+        return rest
 
 
 class Deck:
