@@ -70,7 +70,7 @@ def tell(where: str, exact: Any, *, deviation: float, noised: Any = None, law: L
     notes = _notes.get()
     if notes is None:
         return
-    sums = [np.array(value, dtype=np.float64).ravel() for value in (exact, exact if noised is None else noised)]
+    sums = [np.array(np.asarray(v), dtype=np.float64).ravel() for v in (exact, exact if noised is None else noised)]
     notes.append(Note(where, sums[0], sums[1], float(deviation), law))
 
 

@@ -79,7 +79,7 @@ def histogram(seed: int) -> list[Game]:
 
 
 def logistic(seed: int) -> list[Game]:
-    """`train_logistic`, and the vertical partner's folds of it: one row is replaced by any other."""
+    """`train_logistic`: one row is replaced by any other."""
     random = np.random.default_rng(seed)
     n, width, clip, steps = int(random.integers(1, 40)), int(random.choice([1, 4])), any_clip(random), 3
     x = random.normal(size=(n, width)) * random.choice([1e-300, 1e-3, 1.0, 1e3, 1e150])
@@ -99,10 +99,12 @@ def logistic(seed: int) -> list[Game]:
     if len(whole) == len(less) == steps:
         ratio = max(games.moved([a], [b], 1.7) for a, b in zip(whole, less, strict=True)) / (1 + games.OWN)
     recipe = f"step game logistic, seed {seed}: {n} rows, clip {clip:g}, row {row} replaced"
-    return [Game("logistic, one row replaced", recipe, ratio), *_folds(random, seed)]
+    return [Game("logistic, one row replaced", recipe, ratio)]
 
 
-def _folds(random: np.random.Generator, seed: int) -> list[Game]:
+def folds(seed: int) -> list[Game]:
+    """`assist_privately`: the vertical partner's models, each of all folds but its own."""
+    random = np.random.default_rng(seed)
     terms = ModelPrivacy(epsilon=2.0, delta=1e-5, steps=1)
     n = int(random.integers(10, 60))
     x, labels = random.normal(size=(n, 3)), random.integers(-1, 2, n)
@@ -122,7 +124,7 @@ def _folds(random: np.random.Generator, seed: int) -> list[Game]:
     if len(whole) == FOLDS:
         # Equal Gaussians are one of their number's root: a row is in all models but that of its own fold.
         ratio = games.moved(whole, less, event.noise_multiplier) / math.sqrt(event.count)
-    return [Game("vertical model, one row replaced", f"step game logistic, seed {seed}: folds of {n} rows", ratio)]
+    return [Game("vertical model, one row replaced", f"step game folds, seed {seed}: folds of {n} rows", ratio)]
 
 
 def response(seed: int) -> list[Game]:

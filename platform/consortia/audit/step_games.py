@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from consortia.audit import games
 from consortia.audit.games import Game
-from consortia.audit.mechanism_games import SCALES, any_clip, central, histogram, logistic, response
+from consortia.audit.mechanism_games import SCALES, any_clip, central, folds, histogram, logistic, response
 from consortia.audit.networks import LOSS, NETWORKS, stack
 from consortia.audit.scenes import HOSTILE, model_of
 from privacy.dp_sgd import DpSgdPlan, train_private
@@ -293,6 +293,7 @@ STEPS: Mapping[str, tuple[Callable[[int], list[Game]], int]] = {
     "stacked": (stacked, 15),
     "central": (central, 8),
     "histogram": (histogram, 8),
-    "logistic": (logistic, 5),
+    "logistic": (logistic, 4),
+    "folds": (folds, 1),
     "response": (response, 4),
 }
