@@ -6,7 +6,7 @@
 Nine games in ten are played with one mechanism at a time, the others with messages, on small scenarios: local noise
 (embedded, private head, FedRep, sizes, metrics, vectorised engine), secure sums in both modes, and vertical training.
 Prints for each path its games, its largest move over the charge, and the recipe of that game: the last number of a
-recipe's seed plays the scene again. Exits 1 when a game was lost. `--out` keeps the tallies as JSON after every hundred
+recipe's seed plays the scene again (`--split-seed` for rows and split, where an audit named one). Exits 1 when a game was lost. `--out` keeps the tallies as JSON after every hundred
 games.
 """
 
@@ -53,12 +53,15 @@ def keep(board: Board, file: Path | None) -> None:
         file.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-def audit_of(name: str, folder: Path, seed: int) -> Audit:
+def audit_of(name: str, folder: Path, seed: int, split_seed: int | None) -> Audit:
     """Return the audit of one of the small scenarios, the same for the same seed."""
     home = folder / name
     home.mkdir()
     (home / "scenario.toml").write_text(SCENARIOS[name], encoding="utf-8")
-    return Audit(load_scenario(str(home / "scenario.toml")), home, quick=True, random=np.random.default_rng(seed))
+    random = np.random.default_rng(seed)
+    audit = Audit(load_scenario(str(home / "scenario.toml")), home, quick=True, random=random)
+    audit.split_seed = audit.split_seed if split_seed is None else split_seed
+    return audit
 
 
 def main() -> int:
@@ -66,6 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--games", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--split-seed", type=int)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--replay", nargs=2, metavar=("PATH", "SEED"))
     options = parser.parse_args()
@@ -79,7 +83,7 @@ def main() -> int:
             if where in STEPS:
                 board.add(STEPS[where][0](seed))
             else:
-                board.add(paths(audit_of(scenario, Path(folder), options.seed))[0][path](seed))
+                board.add(paths(audit_of(scenario, Path(folder), options.seed, options.split_seed))[0][path](seed))
             print(table(board))
             return 1 if board.lost else 0
         messages = int(MESSAGES * options.games)
@@ -91,7 +95,7 @@ def main() -> int:
             f"{board.games} games with mechanisms, {time.process_time() - started:.0f} s of processor time", flush=True
         )
         for name, share in SHARES.items():
-            players, skipped = paths(audit_of(name, Path(folder), options.seed))
+            players, skipped = paths(audit_of(name, Path(folder), options.seed, options.split_seed))
             players = {path: player for path, player in players.items() if name == "local" or path.startswith(name)}
             print(f"{name}: {', '.join(players)}; skipped: {'; '.join(skipped)}", flush=True)
             for number, games in enumerate(deal(players, options.seed, int(share * messages), lambda _: None)):

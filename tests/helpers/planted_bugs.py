@@ -1,8 +1,8 @@
 """Mistakes on every path that something leaves by, and who should see each: an instrument and a test.
 
 `PLANTED` joins the mistakes of `audit_mutants` (training, ledger, metrics) and `path_mutants` (secure sums,
-coordinator, FedRep, sizes, vectorised engine, vertical runs, the neighbour game); how noise is made has a list of its own
-(`noise_mutants`). `benchmarks/audit_power.py` plants each in a copy of the source tree.
+coordinator, FedRep, sizes, vectorised engine, vertical runs, the neighbour game); how noise is made has a list of its
+own (`noise_mutants`). `benchmarks/audit_power.py` plants each in a copy of the source tree.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from consortia.audit.scenes import Deck
 from consortia.audit.settings import Audit
 
 #: Games of one audit: with messages, and with single mechanisms.
-_MESSAGES, _QUICK_MESSAGES = 240, 45
-_STEPS, _QUICK_STEPS = 1500, 150
+_MESSAGES, _QUICK_MESSAGES = 160, 30
+_STEPS, _QUICK_STEPS = 900, 100
 _LAW = "one unit moves what is noised by no more than was charged for"
 _COUNT = "what is noised is what a second count makes of the same rows"
 
@@ -49,7 +49,7 @@ def run(audit: Audit, progress: Progress) -> Findings:
         if farthest is not None and farthest.off is not None:
             told = f"{farthest.off:.3g} of the tolerance ({farthest.recipe})"
             findings.checks.append(fact(_COUNT, path, farthest.off <= 1, wanted="at most 1", got=told))
-    findings.notes.append(f"{board.games} games from seed {first}")
+    findings.notes.append(f"{board.games} games from seed {first}, rows and split from seed {audit.split_seed}")
     return findings
 
 
