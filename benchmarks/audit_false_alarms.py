@@ -5,9 +5,9 @@
 Each run audits a small scenario of the tests (local, sums, coordinator, vertical; all of them unless some are named)
 with every instrument that has something to look at (quick unless --full). An instrument of an honest tree alarms with a
 chance of at most ALPHA, so R audits of I instruments have an alarm with a chance of at most R x I x ALPHA; the last
-line says how much that is here. Prints the instruments that found a violation, and for each law how many of its chances are
-below 1/10 and 1/100 and the smallest. Where a law is exact a tenth and a hundredth are expected; bounds (unions over
-pairs, sums of products) have fewer. Exits 1 on a false alarm.
+line says how much that is here. Prints the instruments that found a violation, and for each law how many of its chances
+are below 1/10 and 1/100 and the smallest. Where a law is exact a tenth and a hundredth are expected; bounds (unions
+over pairs, sums of products) have fewer. Exits 1 on a false alarm.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 Nine games in ten are played with one mechanism at a time, the others with messages, on small scenarios: local noise
 (embedded, private head, FedRep, sizes, metrics, vectorised engine), secure sums in both modes, and vertical training.
 Prints for each path its games, its largest move over the charge, and the recipe of that game: the seed in it plays the
-scene again (`--split-seed` for rows and split, where an audit named one). Exits 1 when a game was lost. `--out` keeps the
-tallies as JSON now and then.
+scene again (`--split-seed` for rows and split, where an audit named one). Exits 1 when a game was lost. `--out` keeps
+the tallies as JSON now and then.
 """
 
 from __future__ import annotations
