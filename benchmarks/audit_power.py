@@ -1,40 +1,137 @@
-"""Put mistakes into copies of the source tree and see whether `consortia audit` finds them.
+"""Put mistakes into copies of the source tree and see which instrument of `consortia audit` and which test finds each.
 
-    PYTHONPATH=.:platform:tests/helpers python benchmarks/audit_power.py [--quick] [NAME ...]
+    PYTHONPATH=.:platform:tests/helpers python benchmarks/audit_power.py [--quick] [--whole] [--tests] [NAME ...]
+    PYTHONPATH=.:platform:tests/helpers python benchmarks/audit_power.py --table > docs/planted-bugs.md
 
-Prints one line for each mistake: found or not, by which instruments, in how many seconds. Exits 1 when one was missed.
+The full audit by default, the quick one, or the tests. An audit runs the instrument that should see a mistake, and the
+others where that one does not; `--whole` runs all of them. What was found goes to `--results FILE` after every one,
+and a mistake whose answer stands there is not tried again: stop it and go on at any time. `--ignore TEXT` leaves
+violations out that the source tree itself has. `--table` prints what is known. Exits 1 when a mistake was missed.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from audit_mutants import FURTHER, LISTED, audit, tree
+from audit_mutants import ROOT, audit, tree
+from audited_scenario import SCENARIOS
+from planted_bugs import PLANTED, Planted
+
+Found = dict[str, dict[str, Any]]
+
+_HEAD = """# Planted bugs and who sees them
+
+Made by `benchmarks/audit_power.py --table`. Each mistake is put into a copy of the source tree; the instrument of the
+full audit and the test are the first that saw it there. `quick` is `consortia audit --quick`. A dash is a try that
+found nothing, an empty cell one that was not made yet.
+
+| mistake | scenario | full audit | quick | test |
+|---|---|---|---|---|"""
+
+
+def by_audit(planted: Planted, *, quick: bool, whole: bool, ignore: list[str]) -> dict[str, Any]:
+    """Return which instruments see a mistake; `tried` names those that ran, or "all"."""
+    options, said = (["--quick"] if quick else []), ""
+    tries = [[]] if whole else [["--only", planted.instrument], []]
+    with tempfile.TemporaryDirectory() as folder:
+        place = tree(Path(folder), planted.mutant, SCENARIOS[planted.scenario])
+        for only in tries:
+            status, result, said = audit(place, *options, *only)
+            seen = {}
+            for instrument in result.get("instruments", []):
+                laws = [v["law"] for v in instrument["violations"] if not any(text in v["got"] for text in ignore)]
+                seen |= {instrument["instrument"]: laws[0]} if laws else {}
+            if seen:
+                return {"seen": seen, "tried": only[1:] or "all", "status": status}
+    return {"seen": {}, "tried": "all", "status": status, "said": said.strip()[-300:]}
+
+
+def by_test(planted: Planted) -> dict[str, Any]:
+    """Return the tests that fail with the mistake in place."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = tree(Path(folder), planted.mutant)
+        for name in ("tests", "benchmarks"):
+            shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / name, place / name)
+        environment = {**os.environ, "PYTHONPATH": f"{place}:{place / 'platform'}", "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", planted.test]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=place, check=False)
+    failed = [
+        line.split(" - ")[0].split()[1] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))
+    ]
+    said = {} if failed else {"said": (done.stdout + done.stderr).strip()[-300:]}
+    return {"seen": failed, "status": done.returncode, **said}
+
+
+def table(found: Found) -> str:
+    """Return the page: every mistake, who sees it, and what is not known yet."""
+    lines = _HEAD.splitlines()
+    blind = []
+    for planted in PLANTED:
+        known = found.get(planted.name, {})
+        cells = [", ".join(known[way]["seen"]) or "—" if way in known else "" for way in ("full", "quick")]
+        test = known["test"]["seen"][0] if known.get("test", {}).get("seen") else "—" if "test" in known else ""
+        if cells[1] == "—":
+            blind.append(planted.name)
+        lines.append(
+            f"| {planted.name} | {planted.scenario} | {cells[0]} | {cells[1]} | {f'`{test}`' if test else ''} |"
+        )
+    ways = ("full", "quick", "test")
+    seen = {way: sum(bool(one.get(way, {}).get("seen")) for one in found.values()) for way in ways}
+    tried = {way: sum(way in one for one in found.values()) for way in ways}
+    told = ", ".join(f"{way}: {seen[way]} of {tried[way]} tried" for way in ways)
+    lines += [
+        "",
+        f"Seen of {len(PLANTED)} mistakes: {told}.",
+        "",
+        "## Blind spots of the quick audit",
+        "",
+        *([f"* {name}" for name in blind] or ["None of those tried."]),
+    ]
+    return "\n".join(lines)
 
 
 def main() -> int:
     """Try every mistake, or those named."""
-    options = [a for a in sys.argv[1:] if a.startswith("--")]
-    names = [a for a in sys.argv[1:] if not a.startswith("--")]
-    missed = 0
-    for mutant in (*LISTED, *FURTHER):
-        if names and mutant.name not in names:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--tests", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "planted-bugs.json")
+    parser.add_argument("--ignore", action="append", default=[])
+    options = parser.parse_args()
+    found: Found = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
+    if options.table:
+        print(table(found))
+        return 0
+    way, missed = "test" if options.tests else "quick" if options.quick else "full", 0
+    for planted in PLANTED:
+        if (options.names and planted.name not in options.names) or way in found.get(planted.name, {}):
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.perf_counter()
-            status, result, said = audit(tree(Path(folder), mutant), *options)
-        found = {i["instrument"]: i["violations"] for i in result.get("instruments", []) if i["violations"]}
-        missed += not found
-        seconds = time.perf_counter() - started
-        print(f"{'found ' if found else 'MISSED'} {mutant.name}: exit {status}, {seconds:.0f} s", flush=True)
-        for instrument, violations in found.items():
-            worst = violations[0]
-            print(f"    {instrument}: {worst['subject']}: {worst['law']}: got {worst['got']}", flush=True)
-        if not found:
-            print("   ", said.strip()[-600:], flush=True)
+        started = time.perf_counter()
+        made = (
+            by_test(planted)
+            if options.tests
+            else by_audit(planted, quick=options.quick, whole=options.whole, ignore=options.ignore)
+        )
+        made["seconds"] = round(time.perf_counter() - started)
+        found = json.loads(options.results.read_text(encoding="utf-8")) if options.results.is_file() else {}
+        found.setdefault(planted.name, {})[way] = made
+        options.results.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        missed += not made["seen"]
+        print(f"{'found ' if made['seen'] else 'MISSED'} {planted.name}: {made}", flush=True)
     print(f"{missed} missed")
     return 1 if missed else 0
 

@@ -17,6 +17,7 @@ from privacy._one_row import OneRow, check_parameters, parameter_versions
 from privacy._rows import Draw, Loss, row_losses
 from privacy.bookkeeping import SHORTER, TERMS, BookKeeping
 from privacy.errors import PlanError
+from privacy.observation import tell
 from privacy.randomness import FreshNoise
 from privacy.secure_noise import Grid
 
@@ -63,7 +64,9 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
         else:
             on_cpu = self._noisy.device.type == "cpu"
             noise = self._noisy if on_cpu else torch.empty(len(self.total))
-            fill_normal(noise, self.noise_multiplier * self.max_grad_norm, self.generator)
+            deviation = self.noise_multiplier * self.max_grad_norm
+            tell("dp_sgd", self.total, deviation=deviation)
+            fill_normal(noise, deviation, self.generator)
             (noise if on_cpu else self._noisy.copy_(noise)).add_(self.total)
 
     def scale_grad(self) -> None:

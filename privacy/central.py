@@ -28,6 +28,7 @@ from torch import Tensor
 
 from privacy.errors import PlanError
 from privacy.events import GaussianRelease, PoissonGaussian
+from privacy.observation import tell
 from privacy.randomness import FreshNoise, check_usable
 from privacy.sampling import poisson_sample
 from privacy.secure_noise import MAX_ROWS, Grid
@@ -120,5 +121,6 @@ def noisy_mean(changes: Iterable[Tensor], coordinates: int, plan: CentralPlan, g
         total = torch.from_numpy(grid.release(total.numpy(), plan.noise_multiplier, generator.stream))
     elif plan.noise_multiplier:
         deviation = plan.noise_multiplier * plan.clip
+        tell("central", total, deviation=deviation)
         total += torch.empty(coordinates, dtype=torch.float64).normal_(0, deviation, generator=generator)
     return total / plan.denominator

@@ -32,6 +32,7 @@ from torch import Tensor
 from privacy.accounting import epsilon as account
 from privacy.errors import PlanError
 from privacy.events import ReplaceGaussian
+from privacy.observation import tell
 from privacy.randomness import FreshNoise, check_usable
 from privacy.secure_noise import Grid
 
@@ -106,11 +107,14 @@ def train_logistic(
     for step in range(steps):
         if isinstance(generator, FreshNoise):
             steps_of_grid = clipped_sum(inputs, target, weights, clip, grid.step)
+            tell("logistic", steps_of_grid.numpy() * grid.step, deviation=noise_multiplier * 2 * clip)
             noised = grid.release(steps_of_grid.numpy() * grid.step, noise_multiplier, generator.stream)
             total = torch.from_numpy(noised)
         else:
             noise = torch.randn(len(weights), generator=generator, dtype=torch.float64)
-            total = clipped_sum(inputs, target, weights, clip) + noise * noise_multiplier * 2 * clip
+            exact = clipped_sum(inputs, target, weights, clip)
+            tell("logistic", exact, deviation=noise_multiplier * 2 * clip)
+            total = exact + noise * noise_multiplier * 2 * clip
         weights = weights - rate * total / max(len(inputs), 1)
         if step >= steps // 2:  # the mean of the later iterates: post-processing
             average += weights / (steps - steps // 2)

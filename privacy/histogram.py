@@ -31,6 +31,7 @@ from privacy.errors import PlanError
 from privacy.events import GaussianRelease, LaplaceRelease
 from privacy.integer_noise import rounded_gaussian, rounded_laplace
 from privacy.noise_context import NoiseContext
+from privacy.observation import tell
 from privacy.randomness import KeyStream
 
 __all__ = ["HistogramNoise", "noisy_histogram", "plan_noise"]
@@ -138,6 +139,7 @@ def noisy_histogram(
     inside = (cells >= 0) & (cells < n_cells) & (_place_in_unit(unit_index) < rows_per_unit)
     counts = np.bincount(cells[inside], minlength=n_cells)
     scale = Fraction(noise.multiplier) * rows_per_unit  # exact
+    tell("histogram", counts, deviation=float(scale), law=noise.mechanism)
     stream = KeyStream(context)
     if noise.mechanism == "laplace":
         drawn = rounded_laplace(n_cells, scale, stream)

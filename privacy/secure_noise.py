@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import PlanError
+from privacy.observation import tell
 from privacy.randomness import KeyStream
 
 __all__ = ["MAX_ROWS", "SLACK", "Grid", "discrete_gaussian"]
@@ -76,7 +77,9 @@ class Grid:
     def release(self, total: NDArray[np.float64], noise_multiplier: float, stream: KeyStream) -> NDArray[np.float64]:
         """Return `total` (d,) rounded to the grid plus discrete Gaussian noise, as multiples of `step`."""
         steps = np.rint(total / self.step).astype(np.int64)
-        steps += discrete_gaussian(len(steps), noise_multiplier * self.sensitivity, stream)
+        deviation = noise_multiplier * self.sensitivity
+        tell("grid", total, noised=steps * self.step, deviation=deviation * self.step)
+        steps += discrete_gaussian(len(steps), deviation, stream)
         return np.asarray(steps * self.step, dtype=np.float64)
 
 

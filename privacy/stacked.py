@@ -26,6 +26,7 @@ from privacy._gaussian import fill_normal
 from privacy._rows import MULTIPLE, Loss, MakeOptimizer
 from privacy.dp_sgd import DpSgdPlan, PlainPlan
 from privacy.errors import PlanError
+from privacy.observation import observed, tell
 from privacy.randomness import check_usable
 from privacy.sampling import poisson_sample
 
@@ -297,8 +298,18 @@ def train_stacked(
         for draw in _batches(rows, plan, randomness):
             if isinstance(plan, DpSgdPlan):
                 randomness.noise(gradients, deviation / normaliser)
+            before = [gradient.clone() for gradient in gradients] if observed() else None
             _add(gradients, layers, draw, loss, plan, normaliser.view(-1, 1, 1))
+            if before is not None and isinstance(plan, DpSgdPlan):
+                _tell(gradients, before, deviation, normaliser)
             optimizer.step()
+
+
+def _tell(after: Sequence[Tensor], before: Sequence[Tensor], deviation: Tensor, normaliser: Tensor) -> None:
+    """Note each participant's clipped sum: what its gradient holds beside the noise that was there before."""
+    sums = torch.cat([(a.double() - b.double()).flatten(1) for a, b in zip(after, before, strict=True)], dim=1)
+    for total, one, scale in zip(sums, deviation.tolist(), normaliser.tolist(), strict=True):
+        tell("stacked", total * scale, deviation=one)
 
 
 def _add(

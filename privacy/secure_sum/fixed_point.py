@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import PlanError
 from privacy.noise_context import NoiseContext
+from privacy.observation import tell
 from privacy.secure_sum.noise import LEAST_STD, rounded_gaussian
 
 __all__ = ["INFLATION", "FixedPoint", "Word"]
@@ -99,6 +100,7 @@ class FixedPoint:
         if not np.isfinite(total).all() or len(total) > self.dimension:
             raise PlanError(f"total: wanted at most {self.dimension} finite numbers")
         whole = np.rint(total / self.step).astype(np.int64)
+        tell("share", total, noised=whole * self.step, deviation=self.share_std(cohort) * self.step)
         whole += rounded_gaussian(len(whole), self.share_std(cohort), context)
         return whole.astype(np.uint32 if bits == 32 else np.uint64)
 

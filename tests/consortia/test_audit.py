@@ -6,9 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from audit_mutants import FURTHER, LISTED, ROOT, Mutant, audit, tree
+from audit_mutants import LISTED, ROOT, Mutant, audit, tree
+from audited_scenario import SCENARIOS
+from planted_bugs import PLANTED, Planted
 from typer.testing import CliRunner
 
+from consortia.audit.run import INSTRUMENTS
 from consortia.cli import build_app
 
 
@@ -29,19 +32,31 @@ def test_eleven_mistakes_are_found_and_the_source_tree_is_clean(tmp_path: Path) 
     assert not missed, missed
 
 
-@pytest.mark.parametrize("mutant", [*LISTED, *FURTHER], ids=lambda mutant: mutant.name)
-def test_the_text_that_a_mistake_replaces_stands_there_once(mutant: Mutant) -> None:
+@pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.name)
+def test_the_text_that_a_mistake_replaces_stands_there_once(planted: Planted) -> None:
+    mutant = planted.mutant
     for file, old, new in mutant.edits:
         text = (ROOT / file).read_text(encoding="utf-8")
         assert text.count(old) == 1, f"{mutant.name}: rewrite it, {file} has changed"
         compile(text.replace(old, new), file, "exec")
 
 
+def test_every_mistake_has_a_scenario_an_instrument_and_a_test() -> None:
+    assert len(PLANTED) >= 30
+    assert len({planted.name for planted in PLANTED}) == len(PLANTED)
+    for planted in PLANTED:
+        file, _, name = planted.test.partition("::")
+        assert planted.scenario in SCENARIOS, planted
+        assert planted.instrument in INSTRUMENTS, planted
+        assert (ROOT / file).exists(), planted
+        assert not name or f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), planted
+
+
 def test_no_instrument_names_a_mistake() -> None:
     folder = ROOT / "platform" / "consortia" / "audit"
     text = "\n".join(path.read_text(encoding="utf-8").lower() for path in folder.glob("*.py"))
-    for mutant in (*LISTED, *FURTHER):
-        assert mutant.name not in text
+    for planted in PLANTED:
+        assert planted.name not in text
 
 
 def test_bad_input_is_a_sentence_and_status_2() -> None:

@@ -306,8 +306,8 @@ FURTHER = (
     one(
         "floating-point noise / 10",
         ENGINES,
-        "fill_normal(noise, self.noise_multiplier * self.max_grad_norm, self.generator)",
-        "fill_normal(noise, self.noise_multiplier * self.max_grad_norm / 10, self.generator)",
+        "fill_normal(noise, deviation, self.generator)",
+        "fill_normal(noise, deviation / 10, self.generator)",
     ),
     one(
         "secure noise from a stream of the process",
@@ -361,8 +361,8 @@ FURTHER = (
 )
 
 
-def tree(target: Path, mutant: Mutant | None) -> Path:
-    """Copy the source tree to `target` with the mistake in it.
+def tree(target: Path, mutant: Mutant | None, scenario: str = SCENARIO) -> Path:
+    """Copy the source tree to `target` with the mistake in it, beside a scenario to audit.
 
     Raises
     ------
@@ -371,7 +371,7 @@ def tree(target: Path, mutant: Mutant | None) -> Path:
     """
     for folder in ("platform", "privacy", "clients", "strategies", "scenarios"):
         shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (target / "audited.toml").write_text(SCENARIO, encoding="utf-8")
+    (target / "audited.toml").write_text(scenario, encoding="utf-8")
     for file, old, new in mutant.edits if mutant else ():
         text = (target / file).read_text(encoding="utf-8")
         assert text.count(old) == 1, f"{mutant and mutant.name}: wanted {old!r} once in {file}, got {text.count(old)}"

@@ -28,3 +28,86 @@ site = "new-car"
 units = 234
 epsilon = 3.0
 """
+
+
+def _seats(names: str, epsilon: str) -> str:
+    sites = {"a": ("radio-tv", 280), "b": ("new-car", 234), "c": ("used-car", 103), "d": ("furniture", 181)}
+    return "".join(
+        f'[[roster]]\nname = "bank-{name}"\nindustry = "bank"\ndataset = "credit"\nsite = "{site}"\nunits = {units}\n'
+        f"epsilon = {epsilon}\n"
+        for name, (site, units) in sites.items()
+        if name in names
+    )
+
+
+#: Four banks that sum.
+SUMS = """
+schema = 1
+name = "audited-sums"
+title = "Four banks whose sums alone are opened"
+[contract]
+schema = 1
+wire = 1
+rounds = 3
+trust = "aggregate"
+[contract.secure]
+colluders = 1
+min_cohort = 3
+[contract.industries.bank]
+local_steps = 1
+sampling_rate = 0.5
+clip = 1.0
+learning_rate = 0.5
+""" + _seats("abcd", "2.0")
+
+#: Three banks that trust their coordinator.
+COORDINATOR = """
+schema = 1
+name = "audited-coordinator"
+title = "Three banks whose coordinator adds the noise"
+[contract]
+schema = 1
+wire = 1
+rounds = 3
+trust = "coordinator"
+strategy = { name = "fedavg", weighting = "equal" }
+[contract.central]
+unit = "bank"
+units = 4
+sampling_rate = 0.5
+clip = 0.5
+epsilon = 3.0
+delta = 1e-2
+[contract.industries.bank]
+local_steps = 2
+sampling_rate = 0.5
+clip = 1.0
+learning_rate = 0.5
+""" + _seats("abc", "inf")
+
+#: A bank, a hospital and a factory that know some of the same persons.
+VERTICAL = """
+schema = 1
+name = "audited-vertical"
+title = "A bank, a hospital and a factory that know some of the same persons"
+[contract]
+schema = 1
+wire = 1
+mode = "vertical"
+rounds = 1
+releases = ["intersection", "labels", "scores"]
+split = { train = 0.7, validation = 0.0, test = 0.3 }
+[contract.vertical]
+case = "customers"
+label = "default"
+purpose = "credit decisions with the consent of the persons"
+label_owner = "bank"
+partners = ["hospital", "factory"]
+largest_set = 3600
+""" + "".join(
+    f'[[roster]]\nname = "{name}"\nindustry = "{name}"\ndataset = "customers"\nsite = "customers"\nunits = 3000\n'
+    f"epsilon = {epsilon}\n"
+    for name, epsilon in (("bank", "2.0"), ("hospital", "inf"), ("factory", "inf"))
+)
+
+SCENARIOS = {"local": SCENARIO, "sums": SUMS, "coordinator": COORDINATOR, "vertical": VERTICAL}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import random
@@ -63,18 +64,20 @@ def altered(contract: Contract, industry: str, **changes: Any) -> Contract:
     """
     data = {**json.loads(contract.canonical()), "stopping": None, "trust": "local", "secure": None}
     data["evaluation"] = changes.pop("evaluation", {"metrics": "none"})
-    for key in ("max_participations", "compression"):  # it asks in every round; what follows the noise costs nothing
+    for key in ("max_participations", "compression", "central"):  # it asks in every round; a local step has local noise
         data.pop(key, None)
+    if data["strategy"].get("weighting") == "noised":
+        data["strategy"]["weighting"] = "declared"  # the count that leaves once is no update
     for key in ("rounds", "scopes", "strategy"):
         if key in changes:
             data[key] = changes.pop(key)
     if contract.strategy.strategy().fit.loss:
         data["strategy"] = {"name": "fedavg"}  # it fits non-private runs only, which claim nothing to audit
-    if data["strategy"].get("weighting") == "noised":
-        data["strategy"]["weighting"] = "declared"  # the count that leaves once is no update
     # Rows are the audit's own, so neither a published split nor a pretrained file applies; steps move all parameters.
     terms = {**data["industries"][industry], "split": "hash", "init": None, "private_steps": 0, **changes}
     data["releases"] = ["update"] if data["evaluation"]["metrics"] == "none" else ["update", "metrics"]
+    if data["strategy"].get("weighting") == "noised":
+        data["releases"].append("size")
     return contract_from_json(json.dumps({**data, "industries": {industry: terms}}))
 
 
@@ -84,7 +87,7 @@ class Bench:
 
     Parameters
     ----------
-    epsilon, delta : what a run may cost; also what the coordinator proposes.
+    epsilon, delta : what a run may cost; also what the coordinator proposes. An infinite one is a non-private run.
     lifetime : (epsilon, delta) for life; practically unlimited by default.
     evaluation : epsilon of a run and for life of the evaluation units; None lets no metric leave.
     noise : the policy's word: "secure", as deployed, or "float", as simulations are by default.
@@ -112,10 +115,10 @@ class Bench:
         life = self.lifetime or (1e6, 0.999 / self.declared_units)
         limit = {} if self.max_rows_per_unit is None else {"max_rows_per_unit": self.max_rows_per_unit}
         budget: dict[str, Any] = {
-            "run": {"epsilon": self.epsilon, "delta": self.delta},
+            "run": {"epsilon": min(self.epsilon, 1e6), "delta": self.delta},
             "lifetime": {"epsilon": life[0], "delta": life[1]},
         }
-        releases = ["update"]
+        releases = ["update", "size"]
         if self.evaluation is not None:
             releases.append("metrics")
             budget["evaluation"] = {
@@ -139,7 +142,12 @@ class Bench:
             },
             "budget": budget,
             "noise": self.noise,
-            "allow": {"releases": releases, "contracts": "any"},
+            "allow": {
+                "releases": releases,
+                "contracts": "any",
+                "non_private": math.isinf(self.epsilon),
+                "trusted_coordinator": math.isinf(self.epsilon),
+            },
         }
         self.home.policy.write_text(tomli_w.dumps(policy), encoding="utf-8")
         Ledger.create(self.home.ledger, self.name).close()
@@ -155,7 +163,13 @@ class Bench:
             "run": run_id,
             "round": str(number),
             "contract": contract.canonical(),
-            "proposal": json.dumps({"dataset": self.dataset, "epsilon": self.epsilon, "delta": self.delta}),
+            "proposal": json.dumps(
+                {
+                    "dataset": self.dataset,
+                    "epsilon": None if math.isinf(self.epsilon) else self.epsilon,
+                    "delta": self.delta,
+                }
+            ),
         }
         # A controlled strategy sends a correction beside the model; none is the simplest one.
         controlled = isinstance(contract.strategy.strategy(), Controlled)

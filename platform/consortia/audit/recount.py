@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import dp_accounting
+import pandas as pd
 from dp_accounting.pld import PLDAccountant
 
 from clients import registry
@@ -99,9 +100,12 @@ def _within(law: str, subject: str, spent: float, promise: float) -> Check:
     return fact(law, subject, spent <= promise * (1 + 1e-3), wanted=f"at most {promise:.4g}", got=f"{spent:.4g}")
 
 
-def _rows(audit: Audit, seat: Seat, first: int, last: int) -> Any:
+def _rows(audit: Audit, seat: Seat, first: int, last: int, broken: int = 0) -> Any:
+    """Write rows; the first `broken` of them once more, with a label that is none, so that they are set apart."""
     pool = audit.pool(seat)
-    return pool.write(pool.frame.iloc[first:last])
+    wrong = pool.frame.iloc[first : first + broken].copy()
+    wrong[pool.client.schema.target.name] = "no label"
+    return pool.write(pd.concat([pool.frame.iloc[first:last], wrong]))
 
 
 def _greedy(audit: Audit, seat: Seat, contract: Contract) -> list[Check]:
@@ -227,7 +231,7 @@ def _two_worlds(audit: Audit, seat: Seat, contract: Contract) -> list[Check]:
     model = random_model(contract, seat.industry, audit.random, 1.0)
     for first, last in ((0, half), (0, half), (half, half + half // 3)):
         bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat), evaluation=(_EPSILON, 2 * _EPSILON))
-        source = _rows(audit, seat, first, last)
+        source = _rows(audit, seat, first, last, broken=3 if first else 0)
         for number in range(1, contract.rounds + 1):
             bench.must(bench.ask(bench.message(contract, "world", number, model), source))
         bench.ask(bench.message(contract, "world", contract.rounds + 1, model, kind="evaluate"), source)

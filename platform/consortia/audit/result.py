@@ -48,11 +48,12 @@ def fact(law: str, subject: str, holds: bool, *, wanted: object = "", got: objec
 
 @dataclass
 class Findings:
-    """The checks of one instrument."""
+    """The checks of one instrument; `skipped` says why an instrument has none."""
 
     instrument: str
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    skipped: str = ""
     seconds: float = 0.0
 
     @property
@@ -76,5 +77,6 @@ class Findings:
             "smallest_p": min((check.p for check in self.checks), default=1.0),
             "violations": [asdict(check) for check in broken],
             "notes": self.notes,
+            "skipped": self.skipped,
             "seconds": self.seconds,
         }

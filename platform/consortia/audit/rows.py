@@ -61,10 +61,17 @@ class Pool:
         frame.to_csv(path, index=False)
         return path
 
-    def encode(self, frame: pd.DataFrame, unit: str) -> Table:
+    def encode(self, frame: pd.DataFrame, unit: str, max_rows_per_unit: int | None = None) -> Table:
         """Encode a frame as a participant does."""
         return prepare(
-            self.client, frame, unit=unit, filter=self.filter, key=self.key, quarantine_threshold=1.0, where="the audit"
+            self.client,
+            frame,
+            unit=unit,
+            max_rows_per_unit=max_rows_per_unit,
+            filter=self.filter,
+            key=self.key,
+            quarantine_threshold=1.0,
+            where="the audit",
         )
 
     def of(self, part: str) -> NDArray[np.int64]:

@@ -7,22 +7,62 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from consortia.audit import canary, mechanism, metrics, noise, recount, sampler
+from consortia.audit import (
+    canary,
+    coordinator,
+    mechanism,
+    metrics,
+    neighbours,
+    noise,
+    phases,
+    recount,
+    sampler,
+    sizes,
+    sums,
+    vectorised,
+    vertical,
+)
 from consortia.audit.probe import workspace
 from consortia.audit.result import Findings, fact
 from consortia.audit.settings import Audit
-from consortia.errors import InputError, RunFailedError
+from consortia.errors import RunFailedError
 from consortia.scenario import Scenario
 
 #: In the order of what they cost, so that `fail_fast` stops early.
 INSTRUMENTS: dict[str, Callable[..., Findings]] = {
     "mechanism": mechanism.run,
+    "phases": phases.run,
+    "sizes": sizes.run,
     "canary": canary.run,
+    "coordinator": coordinator.run,
+    "sums": sums.run,
+    "vectorised": vectorised.run,
+    "vertical": vertical.run,
+    "neighbours": neighbours.run,
     "metrics": metrics.run,
     "sampler": sampler.run,
     "noise": noise.run,
     "recount": recount.run,
 }
+#: Instruments that any scenario has something for.
+_ALWAYS = frozenset({"neighbours"})
+
+
+def why_not(name: str, audit: Audit) -> str:
+    """Return why an instrument has nothing to look at in a scenario; empty where it has."""
+    contract = audit.contract
+    if name in _ALWAYS:
+        return ""
+    if (name == "vertical") != (contract.vertical is not None):
+        mode = contract.mode
+        return f"contract.mode = {mode!r}: wanted {'vertical' if name == 'vertical' else 'horizontal'!r}"
+    if name == "sums" and contract.trust != "aggregate":
+        return f"contract.trust = {contract.trust!r}: nothing is summed in secret"
+    if name == "coordinator" and contract.trust != "coordinator":
+        return f"contract.trust = {contract.trust!r}: no coordinator adds noise"
+    if name == "vectorised":
+        return vectorised.why_not(audit)
+    return ""
 
 
 def run(
@@ -41,16 +81,8 @@ def run(
     progress : called with the instrument and what it is at.
     finished : called with the findings of each instrument.
 
-    Raises
-    ------
-    InputError
-        For a vertical scenario.
+    An instrument that has nothing to look at in this scenario is reported with its reason (`Findings.skipped`).
     """
-    if scenario.contract.mode == "vertical":
-        raise InputError(
-            "audit: wanted a horizontal scenario, got a vertical one, whose training the audit does not know; "
-            "docs/guarantees.md says what it promises"
-        )
     logger = logging.getLogger("consortia.participant")
     handler = logging.NullHandler()
     logger.propagate = False
@@ -63,6 +95,10 @@ def run(
                 if only and name not in only:
                     continue
                 started = time.perf_counter()
+                if reason := why_not(name, audit):
+                    found.append(Findings(name, skipped=reason))
+                    finished(found[-1])
+                    continue
                 try:
                     findings = instrument(audit, lambda what, name=name: progress(name, what))
                 except RunFailedError as error:

@@ -19,7 +19,11 @@ def audit(
     scenario: Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")],
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="INSTRUMENT", help="mechanism, canary, metrics, sampler, noise or recount."),
+        typer.Option(
+            metavar="INSTRUMENT",
+            help="mechanism, phases, sizes, canary, coordinator, sums, vectorised, vertical, neighbours, metrics, "
+            "sampler, noise or recount.",
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Smaller probes: less power, the same chance of a false alarm.")
@@ -44,6 +48,9 @@ def audit(
 
         def finished(findings: Findings) -> None:
             found.append(findings)
+            if findings.skipped:
+                err.print(f"{findings.instrument}: skipped, {findings.skipped}", highlight=False)
+                return
             verdict = f"{len(findings.violations)} violations" if findings.violations else "clean"
             err.print(
                 f"{findings.instrument}: {len(findings.checks)} checks, {verdict} ({findings.seconds:.1f} s)",
@@ -75,10 +82,14 @@ def audit(
 def _print(found: list[Any]) -> None:
     table = Table("instrument", "checks", "smallest chance", "violations")
     for findings in found:
+        if findings.skipped:
+            continue
         smallest = min((check.p for check in findings.checks), default=1.0)
         table.add_row(findings.instrument, str(len(findings.checks)), f"{smallest:.2g}", str(len(findings.violations)))
     out.print(table)
     for findings in found:
+        if findings.skipped:
+            out.print(f"{findings.instrument}: skipped, {findings.skipped}", highlight=False, soft_wrap=True)
         for check in findings.violations:
             out.print(
                 f"{findings.instrument}: {check.subject}: {check.law}: wanted {check.wanted}, got {check.got}",

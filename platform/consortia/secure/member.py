@@ -27,6 +27,7 @@ from privacy.egress import Release, gate
 from privacy.errors import PrivacyError
 from privacy.ledger import Ledger, Reservation, RunPlan
 from privacy.noise_context import NoiseContext
+from privacy.observation import tell
 from privacy.randomness import fresh_generator
 from privacy.secure_sum.fixed_point import FixedPoint
 from privacy.secure_sum.gradient import ClippedSum, clipped_sum
@@ -212,7 +213,9 @@ def _private_step(
     for name, tensor in private.items():
         if name in made.by_name:
             noise = torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
-            noisy = made.by_name[name] + plan.noise_multiplier * plan.clip * noise
+            deviation = plan.noise_multiplier * plan.clip
+            tell("private step", made.by_name[name], deviation=deviation)
+            noisy = made.by_name[name] + deviation * noise
             step = rate * noisy / (plan.sampling_rate * plan.declared_units)
             private[name] = (tensor.double() - step).to(tensor.dtype)
     return private

@@ -1,0 +1,299 @@
+"""Secure sums: members with ledgers and keys of their own, the coordinator's own loop, and the sum that it opens.
+
+In both modes, one and two. Nobody sees a member's part, so the laws are those of what opens: without rows it is noise
+of the size that the contract's shares add up to, with rows the clipped units of all members besides. A member's own
+part is played as a neighbour game: what its share of the noise is added to may move by what the noise of the others,
+less the colluders' and who may drop out, was charged for. Then the recount: each masked part has one event, the same
+request gets the same bytes free of charge, and the run keeps its budget.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+
+from consortia.audit import games, statistics
+from consortia.audit.games import Game
+from consortia.audit.message_games import STILL
+from consortia.audit.probe import Bench, shared_start
+from consortia.audit.recount import recounted
+from consortia.audit.reference import Array, clipped, flat, parameter_names, unit_gradients
+from consortia.audit.result import Check, Findings, Progress, fact
+from consortia.audit.scenes import HOSTILE, TAME, Deck, model_of
+from consortia.audit.settings import Audit
+from consortia.coordinator import Answer, Coordinator
+from consortia.exchange import State
+from consortia.participant import handle
+from consortia.scenario import Scenario, Seat
+from consortia.secure.keys import pin_each_other
+from consortia.secure.settle import fixed_point, layout, settle
+from consortia.size_release import declared
+from consortia.wire import decode
+from privacy.observation import Note, observing
+
+_EPSILON = 8.0
+_MEMBERS = 5
+_ROUNDS, _QUICK_ROUNDS = 8, 4
+_UNITS = 8
+#: By how many clips a step moves a parameter at most: far above what float32 rounds.
+_MOVE = 0.5
+MODES: Mapping[str, dict[str, Any]] = {"one": {"mode": "one", "drops": 0}, "two": {"mode": "two", "drops": 1}}
+
+Source = Callable[[str, int], Path]
+
+
+@dataclass
+class Town:
+    """Members of one sum, played by the coordinator's own loop.
+
+    Attributes
+    ----------
+    models : shared parameters that were sent in each round, and those of the closing evaluation.
+    notes : by (member, round), what was noised for the masked part.
+    parts : by member, every masked part.
+    free : whether each request, asked again at once, got the same bytes and was not charged.
+    """
+
+    scenario: Scenario
+    benches: dict[str, Bench]
+    models: list[State] = field(default_factory=list)
+    notes: dict[tuple[str, int], list[Note]] = field(default_factory=dict)
+    parts: dict[str, list[bytes]] = field(default_factory=dict)
+    free: bool = True
+
+    def run(self, run_id: str, source: Source) -> None:
+        """Play one run; each member reads what `source` names for it and the round."""
+        self.models, self.notes = [], {}
+
+        def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> Sequence[Answer]:
+            del kind, deadline
+            return [Answer(name, self._answer(name, data, source)) for name, data in envelopes.items()]
+
+        folder = next(iter(self.benches.values())).home.folder / f"coordinator-{run_id}"
+        Coordinator(self.scenario, run_id, folder, exchange).run()
+
+    def _answer(self, name: str, data: bytes, source: Source) -> bytes:
+        envelope = decode(data)
+        kind, number = envelope.header["kind"], int(envelope.header["round"])
+        if kind in {"train", "evaluate"} and len(self.models) < number:
+            self.models.append(dict(envelope.tensors))
+        with observing() as notes:
+            reply = handle(data, self.benches[name].home, f"csv:{source(name, number)}")
+        if kind == "train":
+            self.notes[name, number] = list(notes)
+            before = len(self.benches[name].export()["entries"])
+            again = handle(data, self.benches[name].home, f"csv:{source(name, number)}")
+            self.free &= again == reply and len(self.benches[name].export()["entries"]) == before
+            self.parts.setdefault(name, []).append(reply)
+        return reply
+
+
+def town(
+    audit: Audit,
+    mode: str,
+    seats: Sequence[Seat],
+    rounds: int,
+    *,
+    step: float,
+    units: Mapping[str, str] = MappingProxyType({}),
+    **terms: Any,
+) -> Town:
+    """Return members of the scenario under a contract of that mode.
+
+    Parameters
+    ----------
+    step : the learning rate, that of all industries.
+    units : the privacy unit of a member, where it is no record.
+    terms : further changes of every industry's terms.
+    """
+    data = json.loads(audit.scenario.to_json())
+    contract = data["contract"]
+    contract |= {"rounds": rounds, "strategy": {"name": "fedavg"}, "stopping": None}
+    contract["secure"] = {"colluders": 1, "min_cohort": 3, "spare": 1, **(contract.get("secure") or {}), **MODES[mode]}
+    for key in ("noise", "largest_clip", "smallest_clip", "rows"):
+        contract["secure"].pop(key, None)
+    for rules in contract["industries"].values():
+        rules |= {"learning_rate": step, "sampling_rate": 1.0, "init": None, **terms}
+    data["roster"] = [{**seat.model_dump(mode="json"), "epsilon": _EPSILON} for seat in seats]
+    scenario = settle(Scenario.model_validate_json(json.dumps(data)), anew=True)
+    benches = {
+        seat.name: audit.bench(seat, epsilon=_EPSILON, unit=units.get(seat.name, "record")) for seat in scenario.roster
+    }
+    pin_each_other({name: bench.home for name, bench in benches.items()})
+    return Town(scenario, benches)
+
+
+def members(audit: Audit, mode: str) -> list[Seat]:
+    """Return seats for a sum of that mode: of one industry, few, all of them private; none where there are too few."""
+    terms = audit.contract.secure_terms
+    least = max(terms.min_cohort, terms.colluders + 2) + int(MODES[mode]["drops"])
+    for first in audit.one_per_industry():
+        seats = [seat for seat in audit.seats() if seat.industry == first.industry and not seat.non_private]
+        if len(seats) >= least:
+            return seats[: max(least, _MEMBERS)]
+    return []
+
+
+def run(audit: Audit, progress: Progress) -> Findings:
+    """Check both modes."""
+    findings = Findings("sums")
+    for mode in MODES:
+        seats = members(audit, mode)
+        if not seats:
+            findings.notes.append(f"mode {mode}: the roster has too few members of one industry for it")
+            continue
+        for what in ("without rows", "with rows"):
+            subject = f"mode {mode}, {what}"
+            progress(subject)
+            _law(audit, mode, seats, findings, subject, empty=what == "without rows")
+    return findings
+
+
+def _law(audit: Audit, mode: str, seats: Sequence[Seat], findings: Findings, subject: str, *, empty: bool) -> None:
+    industry = seats[0].industry
+    rules = audit.contract.industries[industry]
+    rounds = _QUICK_ROUNDS if audit.quick else _ROUNDS
+    expected = math.fsum(declared(audit.contract, seat) for seat in seats)
+    rate = _MOVE * expected / rules.clip
+    made = town(audit, mode, seats, rounds, step=rate)
+    sources, tables = {}, {}
+    for place, seat in enumerate(seats):
+        pool = audit.pool(seat)
+        rows = [int(row) for row in pool.of("train")[:_UNITS]]
+        frame = pool.frame.iloc[[*([] if empty else rows * (1 + place)), *pool.of("test")[:3]]]
+        sources[seat.name] = pool.write(frame)
+        tables[seat.name] = pool.encode(pool.frame.iloc[rows], "record")
+    made.run("law", lambda name, _: sources[name])
+    contract = made.scenario.contract
+    (group,) = layout(contract, industry).items() if len(layout(contract, industry)) == 1 else ((None, None),)
+    if group[0] is None:
+        findings.notes.append(f"{industry}: several groups are summed; their law was not tried")
+        return
+    names = [name for name, _ in group[1]]
+    deviation = fixed_point(contract).sum_std(len(seats))
+    rest: list[Array] = []
+    for before, after in zip(made.models, made.models[1:], strict=False):
+        total = (flat(before, names) - flat(after, names)) * expected / rate
+        rounding = (np.spacing(np.abs(flat(after, names)).astype(np.float32)).astype(float) * expected / rate) ** 2 / 12
+        wanted = np.zeros(len(total))
+        for place, seat in enumerate(seats):
+            if not empty:
+                clip = min(rules.clip, float(contract.secure_terms.noise or 0) / _sigma(made, seat))
+                gradients = _in_order(contract, industry, before, tables[seat.name], names)
+                wanted += (1 + place) * clipped(gradients, clip).sum(axis=0)
+        rest.append((total - wanted) / np.sqrt(deviation**2 + rounding))
+    noise = np.array(rest)
+    found = f"mean square {np.square(noise).mean():.4g} over {noise.size} numbers"
+    complete = len(made.models) == rounds + 1
+    findings.checks += [
+        fact("every sum of an honest cohort opens", subject, complete, wanted=rounds + 1, got=len(made.models)),
+        Check(
+            "what opens is the clipped units of all members, plus noise of the promised size",
+            subject,
+            "a rest of standard normal numbers",
+            found,
+            statistics.size_p(noise),
+        ),
+        Check("the rest of a sum is centred", subject, "mean 0", found, statistics.mean_p(noise)),
+        Check("the rest of a sum is Gaussian", subject, "standard normal numbers", found, statistics.shape_p(noise)),
+        Check("no two sums share noise", subject, "independent noise", found, statistics.alike_p(noise)),
+    ]
+    findings.checks += _recount(audit, made, subject)
+
+
+def _in_order(contract: Any, industry: str, state: State, table: Any, names: Sequence[str]) -> Array:
+    """Return each unit's gradient (n_units, d), in the order in which parameters are summed."""
+    gradients = unit_gradients(contract, industry, state, table)
+    ends = np.cumsum([size for _, size in parameter_names(contract, industry)])
+    blocks = dict(
+        zip([n for n, _ in parameter_names(contract, industry)], np.split(gradients, ends[:-1], axis=1), strict=True)
+    )
+    return np.concatenate([blocks[name] for name in names], axis=1)
+
+
+def _sigma(made: Town, seat: Seat) -> float:
+    """Return the noise multiplier that a member's ledger charged."""
+    events = [e for entry in made.benches[seat.name].export()["entries"] for e in entry["events"]]
+    return float(events[0]["noise_multiplier"]) if events else math.inf
+
+
+def _recount(audit: Audit, made: Town, subject: str) -> list[Check]:
+    missing = 0
+    spent = []
+    for name, parts in made.parts.items():
+        bench = made.benches[name]
+        before = bench.export()
+        stored = {entry["reply_sha256"]: entry for entry in before["entries"] if entry["state"] == "committed"}
+        for reply in parts:
+            entry = stored.get(hashlib.sha256(reply).hexdigest())
+            missing += entry is None or len(entry["events"]) != 1
+        events = [e for entry in before["entries"] for e in entry["events"]]
+        spent.append(recounted(events, audit.scenario.seat(name).delta))
+    worst = max(spent, default=math.inf)
+    return [
+        fact("every masked part has exactly one event", subject, missing == 0, wanted=0, got=missing),
+        fact("the same request gets the same part, free", subject, made.free, wanted=True, got=made.free),
+        fact(
+            "the members' events keep the run's budget", subject, worst <= _EPSILON * 1.001, wanted=_EPSILON, got=worst
+        ),
+    ]
+
+
+def play(audit: Audit, mode: str, decks: Mapping[str, Deck], seed: int) -> list[Game]:
+    """Play one scene of one member's part: all rounds start from the same model, whatever was summed."""
+    random = np.random.default_rng(seed)
+    seats = members(audit, mode)
+    seat = seats[int(random.integers(len(seats)))]
+    deck = decks[seat.name]
+    columns = audit.pool(seat).unit_columns
+    unit = columns[0] if columns and random.random() < 0.7 else "record"
+    rounds = 6
+    weights = str(random.choice(TAME + HOSTILE))
+    model = model_of(weights, shared_start(audit.contract, seat.industry), random)
+    file = audit.folder / f"start-{mode}-{seed}.safetensors"
+    file.write_bytes(safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.items()}))
+    start = {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    made = town(audit, mode, seats, rounds, step=STILL, units={seat.name: unit}, init=start)
+    bench = made.benches[seat.name]
+    units = deck.units(random, unit, "train", 12)
+    lefts = [units.count - 1, *(int(u) for u in random.integers(units.count, size=rounds - 2))]
+    filler = deck.filler().copy()
+    if unit != "record":
+        filler[unit] = deck.names(unit, "test")[-1]
+    pool = audit.pool(seat)
+    files = [
+        pool.write(pd.concat([frame, filler])) for frame in (units.frame, *(units.without(left) for left in lefts))
+    ]
+    other = {one.name: audit.pool(one).write(decks[one.name].filler()) for one in seats}
+    made.run(f"game-{seed}", lambda name, number: files[min(number, rounds) - 1] if name == seat.name else other[name])
+    charged = [e for entry in bench.export()["entries"] for e in entry["events"]]
+    sigma = float(charged[0]["noise_multiplier"])
+    contract = made.scenario.contract
+    counted = len(seats) - contract.secure_terms.colluders - contract.secure_terms.drops
+    whole, out = made.notes.get((seat.name, 1), []), []
+    for place, left in enumerate(lefts):
+        less = made.notes.get((seat.name, place + 2), [])
+        # Of the members' shares as many count as the contract promises; private parts have noise of their own.
+        ratio = math.inf
+        if whole and len(whole) == len(less) and len(charged) == rounds:
+            shares = [pair for pair in zip(whole, less, strict=True) if pair[0].where == "share"]
+            own = [pair for pair in zip(whole, less, strict=True) if pair[0].where != "share"]
+            parts = [
+                games.moved([a for a, _ in pairs], [b for _, b in pairs], sigma / math.sqrt(one))
+                for pairs, one in ((shares, counted), (own, 1))
+            ]
+            clip = min(contract.secure_terms.largest_clip or 0.0, (contract.secure_terms.noise or 0.0) / sigma)
+            ratio = max(math.hypot(*parts), games.clip_ratio(whole, less, clip))
+        recipe = f"{seat.name}, sums, seed {seed}: mode {mode}, by {unit}, {weights} weights, without train unit {left}"
+        out.append(Game(f"secure sums, mode {mode}", recipe, ratio))
+    return out

@@ -1,0 +1,100 @@
+"""Mistakes on every path that something leaves by, and who should see each: an instrument and a test.
+
+`PLANTED` joins the mistakes of `audit_mutants` (training, ledger, metrics) and `path_mutants` (secure sums,
+coordinator, FedRep, sizes, vectorised engine, vertical runs, the neighbour game); how noise is made has a list of its
+own (`noise_mutants`). `benchmarks/audit_power.py` plants each in a copy of the source tree.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from audit_mutants import DP_SGD, FURTHER, HISTOGRAM, LISTED, PARTICIPANT, TRAINING, Mutant
+from path_mutants import BOOKS, PATHS
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A mistake and who should see it.
+
+    Attributes
+    ----------
+    scenario : of `audited_scenario.SCENARIOS`.
+    instrument : of the audit.
+    test : file of the test, or one test of it.
+    """
+
+    mutant: Mutant
+    scenario: str
+    instrument: str
+    test: str
+
+    @property
+    def name(self) -> str:
+        """The mistake in words."""
+        return self.mutant.name
+
+
+_NEAR = {
+    DP_SGD: "tests/privacy/test_dp_sgd.py",
+    "privacy/_engines.py": "tests/privacy/test_dp_sgd.py",
+    BOOKS: "tests/privacy/test_bookkeeping.py",
+    HISTOGRAM: "tests/privacy/test_histogram.py",
+    "privacy/ledger.py": "tests/privacy/test_ledger.py",
+    "privacy/randomness.py": "tests/privacy/test_randomness.py",
+    "privacy/sampling.py": "tests/privacy/test_dp_sgd.py",
+    "privacy/plans.py": "tests/consortia/test_participant.py",
+    TRAINING: "tests/consortia/test_participant.py",
+    PARTICIPANT: "tests/consortia/test_participant.py",
+    "platform/consortia/side_releases.py": "tests/consortia/test_released_metrics.py",
+}
+
+#: Instruments that see the older mistakes, where it is not the mechanism's law.
+_SEEN: Mapping[str, str] = {
+    "shuffling instead of Poisson": "sampler",
+    "skipped empty draws": "sampler",
+    "a fresh accountant each round": "recount",
+    "reused noise after a fork": "noise",
+    "a private head outside the DP step": "mechanism",
+    "half the steps counted": "recount",
+    "noise seeded by the round": "noise",
+    "noise seeded by participant, run length and round": "noise",
+    "noise in the first step only": "noise",
+    "sampled more often than charged": "sampler",
+    "delta ignored": "recount",
+    "the allowance is the proposal times two": "recount",
+    "the outbox draws again": "recount",
+    "epsilon of a record for a unit": "mechanism",
+    "no lifetime": "recount",
+    "abandoned reservations forgiven": "recount",
+    "the ledger reports the last round": "recount",
+    "reserved after training": "recount",
+    "draws cut to a batch size": "sampler",
+    "a row count in the header": "recount",
+    "the first unit is never drawn at low rates": "sampler",
+    "secure noise from a stream of the process": "noise",
+    "the sampler sees the first half of the units": "mechanism",
+}
+
+
+def _old(mutant: Mutant) -> Planted:
+    instrument = "metrics" if mutant.name.startswith("metrics") else _SEEN.get(mutant.name, "mechanism")
+    return Planted(mutant, "local", instrument, _NEAR[mutant.edits[0][0]])
+
+
+def _noise() -> tuple[Planted, ...]:
+    """Mistakes in how noise is made, where their list is there."""
+    try:
+        listed = importlib.import_module("noise_mutants").NOISE
+    except ModuleNotFoundError:
+        return ()
+    return tuple(Planted(mutant, "local", "noise", "tests/privacy") for mutant in listed)
+
+
+PLANTED: tuple[Planted, ...] = (
+    *(Planted(*line) for line in PATHS),
+    *(_old(mutant) for mutant in (*LISTED, *FURTHER)),
+    *_noise(),
+)
