@@ -340,8 +340,9 @@ def _positive(value: str, where: str) -> float:
 
 def scenario_folder() -> Path:
     """Return the folder of the committed scenarios: in a wheel inside the package, else in the repository."""
-    packaged = Path(str(resources.files("consortia"))) / "_scenarios"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "scenarios"
+    package = Path(str(resources.files("consortia"))).resolve()
+    packaged = package / "_scenarios"
+    return packaged if packaged.is_dir() else package.parents[1] / "scenarios"
 
 
 def committed_scenarios() -> tuple[str, ...]:
