@@ -20,7 +20,7 @@ import torch
 from consortia import disk
 from consortia.answers import describe
 from consortia.checkpoint import Checkpoint, load_latest, save
-from consortia.cli import friendly
+from consortia.console import friendly
 from consortia.coordinator import Answer, Coordinator
 from consortia.errors import RunFailedError
 from consortia.events import FILE, EventFile

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from consortia import custody
 from consortia.accounts import LIFETIME, history, summary
-from consortia.cli import out
+from consortia.console import out
 from consortia.dashboard.words import number
 from consortia.errors import InputError
 from consortia.home import Home, default_root

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from consortia.cli import out
+from consortia.console import out
 from consortia.fit import cautions, fits_with
 from consortia.plan import make_plans
 from consortia.report import print_plan
@@ -17,8 +17,6 @@ from consortia.secure.fit import exposures
 from consortia.secure.report import print_exposure
 from consortia.vertical.setup import describe
 from consortia.vertical.setup import print_plan as print_vertical_plan
-
-EXAMPLE = "Example: consortia check cross-industry --epsilon hospital-a=0.5"
 
 
 def check(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from consortia.cli import friendly, out
+from consortia.console import friendly, out
 from consortia.deploy.kit import FILES, check_certificate, write_kit
 from consortia.deploy.members import MemberFolder, apply, read_public_key
 from consortia.deploy.prepare import effective

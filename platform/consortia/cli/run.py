@@ -9,15 +9,13 @@ from typing import Annotated
 import typer
 
 from consortia import tracking
-from consortia.cli import err, out
+from consortia.console import err, out
 from consortia.control_report import print_compression, print_placebo
 from consortia.engines.base import Job
 from consortia.placebo import owed
 from consortia.report import Watch, conditional_split_note, print_result, refusal_hint, wait_hint
 from consortia.runner import Options, control, execute, prepare
 from consortia.tracking import Tracking
-
-EXAMPLE = "Example: consortia run cross-industry --epsilon hospital-a=0.5 --rounds 10"
 
 
 def run(

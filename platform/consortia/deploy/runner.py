@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from consortia import disk, record, tracking
-from consortia.cli import err, out
+from consortia.console import err, out
 from consortia.deploy.prepare import HOMES, KEYS, RUNS, SUPERLINK, with_members
 from consortia.engines.base import Job
 from consortia.engines.control import Control, longest_run, read_status
