@@ -25,10 +25,11 @@ from typing import Any
 
 import tomli_w
 
-from consortia.coordinator import Answer
 from consortia.engines.base import Job
+from consortia.exchanges import Answer
 from consortia.home import Home
-from consortia.runner import Options, demo_policy_file, prepare
+from consortia.options import Options
+from consortia.runner import demo_policy_file, prepare
 from consortia.scenario import find_scenario
 from consortia.strict import read_toml
 from consortia.vertical import psi

@@ -22,7 +22,8 @@ from consortia.fit import cautions, fits_with
 from consortia.plan import SeatPlan
 from consortia.scenario import Scenario
 from consortia.size_release import once_events, solve_sigma
-from consortia.vertical.show import long_step, print_vertical_notes, show_step, total_steps
+from consortia.vertical.request import total_steps
+from consortia.vertical.show import long_step, print_vertical_notes, show_step
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 

@@ -23,7 +23,7 @@ from clients.registry import names as client_names
 from consortia.asynchronous_terms import check_participations
 from consortia.central_terms import CentralTerms, check_central, overridden
 from consortia.central_terms import check_seats as check_central_seats
-from consortia.compression import CompressionTerms
+from consortia.compression_terms import CompressionTerms
 from consortia.crowds import with_crowds
 from consortia.errors import InputError
 from consortia.evaluation_terms import EvaluationTerms, StoppingTerms

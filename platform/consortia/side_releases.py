@@ -33,7 +33,6 @@ from privacy.histogram import HistogramNoise, noisy_histogram, plan_noise
 from privacy.ledger import Budget, Ledger, RunPlan
 
 log = logging.getLogger("consortia.participant")
-HISTOGRAM = "metrics.histogram"
 
 
 def metrics_run(run_id: str) -> str:
@@ -177,7 +176,7 @@ def measure(
         rows_per_unit=rows_per_unit(terms),
         noise=noise_of(due.event),
     )
-    return {HISTOGRAM: torch.from_numpy(counts.reshape(rows, bins))}
+    return {score_bins.HISTOGRAM: torch.from_numpy(counts.reshape(rows, bins))}
 
 
 def rows_per_unit(terms: DatasetTerms) -> int:

@@ -10,8 +10,8 @@ import pytest
 import tomli_w
 from shared import Shared, make_shared
 
-from consortia.coordinator import Answer
 from consortia.errors import RunFailedError
+from consortia.exchanges import Answer
 from consortia.home import Home
 from consortia.scenario import Scenario
 from consortia.strict import parse

@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from consortia.coordinator import Answer
+from consortia.exchanges import Answer
 from consortia.home import Home
 from consortia.runner import demo_policy_file
 from consortia.scenario import Scenario, load_scenario

@@ -11,10 +11,12 @@ import typer
 from consortia import tracking
 from consortia.console import err, out
 from consortia.control_report import print_compression, print_placebo
+from consortia.controlled_run import control, prepare
 from consortia.engines.base import Job
+from consortia.options import Options
 from consortia.placebo import owed
 from consortia.report import Watch, conditional_split_note, print_result, refusal_hint, wait_hint
-from consortia.runner import Options, control, execute, prepare
+from consortia.runner import execute
 from consortia.tracking import Tracking
 
 

@@ -8,7 +8,6 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,7 +18,8 @@ from consortia.errors import InputError, RefusedError
 from consortia.exchange import State, group_of, state_of
 from consortia.local_training import Partitions, ready_module
 from consortia.secure.keys import load_identity
-from consortia.secure.protocol import Member, Rules, SumRequest, model_hash
+from consortia.secure.models import hash_of
+from consortia.secure.protocol import Member, Rules, SumRequest
 from consortia.secure.recovery import OpenRequest, confirm, unmask
 from consortia.secure.settle import fixed_point, layout
 from consortia.wire import Envelope, encode
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from consortia.scenario import Contract
 
 _KIND = "masked"
-#: Counter and head of the ledger's chain, behind the masked words.
-ANCHOR_BYTES = 40
 
 
 def answer(work: _Round, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
@@ -110,11 +108,6 @@ def _code(contract: Contract) -> FixedPoint:
         return fixed_point(contract)
     except InputError as error:
         raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
-
-
-def hash_of(group: Mapping[str, Tensor]) -> str:
-    """Return the hash of one group's parameters."""
-    return model_hash(safetensors.torch.save({name: tensor.contiguous() for name, tensor in group.items()}))
 
 
 def _check_models(asked: SumRequest, model: Mapping[str, Tensor], contract: Contract, industry: str) -> None:

@@ -30,6 +30,7 @@ from clients.errors import QuarantineError
 from clients.schema import QuarantineReport
 from clients.sources import parse_source
 from consortia import custody, limits
+from consortia.anchors import to_header
 from consortia.answers import guarded
 from consortia.errors import InputError, RefusedError
 from consortia.home import Home
@@ -343,12 +344,12 @@ class Work:
             "unit": self.terms.unit,
             "non_private": str(not private).lower(),
             # A free reply is not stored; it must be the same whenever it is asked for.
-            **(custody.to_header(self.anchor) if plan is not None else {}),
+            **(to_header(self.anchor) if plan is not None else {}),
         }
 
     def note(self, name: str, data: object) -> None:
         """Write a file of this participant's own about the run."""
-        from consortia.receipt import write_json
+        from consortia.disk import write_json
 
         write_json(self.home.run_folder(self.step.run_id) / name, json.loads(json.dumps(data)))
 

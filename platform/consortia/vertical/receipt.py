@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.metrics import compute
+from consortia.disk import write_json
 from consortia.evaluation import weighted_auc
-from consortia.receipt import RECEIPT_SCHEMA, write_json
+from consortia.receipt import RECEIPT_SCHEMA
 from consortia.vertical.stacking import MARGIN, Decision
 from privacy.events import CHANGE_LABEL
 from privacy.ledger import Ledger
