@@ -34,7 +34,7 @@ from consortia.scenario import find_scenario
 from consortia.strict import read_toml
 from consortia.vertical import psi
 from consortia.vertical.coordinator import VerticalCoordinator
-from consortia.vertical.participant import handle
+from consortia.vertical.handle import handle
 
 MOST_SECONDS = 5.0
 SHARE = 0.75  # of the made-up persons who are the label owner's

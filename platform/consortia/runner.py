@@ -23,7 +23,7 @@ from consortia.engines.base import Engine, Job
 from consortia.errors import InputError, RunFailedError
 from consortia.home import Home, default_root
 from consortia.logs import OwnFile
-from consortia.options import Options
+from consortia.options import Options, check_options
 from consortia.plan import make_plans
 from consortia.policy import Policy, policy_or_input_error
 from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
@@ -32,8 +32,6 @@ from consortia.strict import read_toml
 from consortia.vectorized import crowd
 from consortia.vertical.setup import introduce
 from privacy.ledger import Ledger
-
-ENGINES = ("embedded", "flower", "vectorized")
 
 
 @dataclass(frozen=True)
@@ -58,24 +56,9 @@ def prepare(options: Options, check: Callable[[Scenario, Options], None] | None 
     InputError
         For anything the user can put right; nothing was started.
     """
-    if options.engine not in ENGINES:
-        raise InputError(f"--engine: wanted one of {', '.join(ENGINES)}, got {options.engine!r}")
+    check_options(options)
     simulation = options.engine != "flower"
-    if not simulation and (options.dump or options.ledger or options.split_seed is not None):
-        raise InputError(
-            "--dump, --ledger and --split-seed: wanted a simulation (--engine embedded), got --engine flower; "
-            "a participant's rows, ledger and split are its own there"
-        )
-    if options.engine == "vectorized" and (options.dump or options.ledger or options.resume or options.secure_noise):
-        raise InputError(
-            "--dump, --ledger, --resume and --secure-noise: wanted none with --engine vectorized, which keeps its "
-            "accounts in memory and draws floating-point noise; take --engine embedded"
-        )
-    if options.ledger and options.split_seed is not None:
-        raise InputError("--split-seed: wanted none with --ledger, whose data sets have a split of their own")
     if options.resume is not None:
-        if options.placebo or options.uncompressed:
-            raise InputError("--placebo and --uncompressed: wanted a run from its start, got --resume")
         return with_batches(_resumed(options), options.batches)
     scenario = load_scenario(options.scenario).with_overrides(
         rounds=options.rounds, seed=options.seed, epsilon=options.epsilon, compressed=options.compressed

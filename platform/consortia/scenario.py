@@ -387,6 +387,8 @@ def _build(data: dict[str, Any], where: str) -> Scenario:
 
 def settled(scenario: Scenario, *, anew: bool = False) -> Scenario:
     """Return the scenario with the numbers of its secure sums in place (see `consortia.secure.settle`)."""
+    if scenario.contract.trust != "aggregate":
+        return scenario
     from consortia.secure.settle import settle
 
     return settle(scenario, anew=anew)

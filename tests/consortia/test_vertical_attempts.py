@@ -16,7 +16,7 @@ from consortia.home import Home
 from consortia.scenario import Scenario
 from consortia.strict import parse
 from consortia.vertical import stacking
-from consortia.vertical.participant import handle
+from consortia.vertical.handle import handle
 from consortia.vertical.setup import introduce
 from consortia.vertical.store import Store
 from consortia.wire import Envelope, decode, encode

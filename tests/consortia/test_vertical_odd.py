@@ -21,8 +21,8 @@ from consortia.exchanges import Answer
 from consortia.scenario import load_scenario
 from consortia.vertical import label_message, stacking
 from consortia.vertical.assistance import MISSING, assist
+from consortia.vertical.handle import handle
 from consortia.vertical.owner import Owner
-from consortia.vertical.participant import handle
 from consortia.vertical.partner import Partner
 from consortia.wire import Envelope, decode, encode
 from privacy.ledger import Ledger

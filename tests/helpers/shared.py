@@ -16,7 +16,7 @@ from consortia.runner import demo_policy_file
 from consortia.scenario import Scenario, load_scenario
 from consortia.strict import parse
 from consortia.vertical.coordinator import VerticalCoordinator
-from consortia.vertical.participant import handle
+from consortia.vertical.handle import handle
 from consortia.vertical.setup import introduce
 from privacy.ledger import Ledger
 

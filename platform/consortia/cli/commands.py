@@ -171,11 +171,11 @@ def assemble(entries: Mapping[str, Entry], text: str, words: list[str] | None, p
     named = None if words is None else next((word for word in words if not word.startswith("-")), "")
     for name, entry in entries.items():
         wanted = named is None or named == name
-        if entry.inside:
-            rest = None if words is None else words[words.index(name) + 1 :] if wanted else []
-            app.add_typer(assemble(entry.inside, entry.help, rest, f"{prefix}{name} "), name=name)
-        elif not wanted:
+        if not wanted:
             app.command(name, help=entry.help)(_elsewhere)
+        elif entry.inside:
+            rest = None if words is None else words[words.index(name) + 1 :]
+            app.add_typer(assemble(entry.inside, entry.help, rest, f"{prefix}{name} "), name=name)
         else:
             found = _found(entry.where)
             if isinstance(found, typer.Typer):

@@ -10,7 +10,7 @@ import typer
 
 from consortia.console import out
 from consortia.errors import InputError
-from consortia.report import print_receipts
+from consortia.receipt_table import print_receipts
 from consortia.strict import read_record
 
 

@@ -32,13 +32,13 @@ from privacy.secure_sum.gradient import ClippedSum, clipped_sum
 from privacy.secure_sum.store import KeyStore
 
 if TYPE_CHECKING:
-    from consortia.participant import _Round
+    from consortia.context import Context
     from consortia.scenario import Contract
 
 _KIND = "masked"
 
 
-def answer(work: _Round, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
+def answer(work: Context, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
     """Answer `run-key` with a signed run key, `train` with this participant's masked part."""
     request = work.request
     with _member(work, ledger) as member:
@@ -56,7 +56,7 @@ def answer(work: _Round, ledger: Ledger, plan: RunPlan, parts: Partitions) -> by
         return member.masked(asked, _rules(work), book, lambda: _sums(work, plan, parts, module))
 
 
-def opening(work: _Round, ledger: Ledger, plan: RunPlan) -> bytes:
+def opening(work: Context, ledger: Ledger, plan: RunPlan) -> bytes:
     """Answer `confirm` with a signature of who is alive, `unmask` with shares."""
     with _member(work, ledger) as member:
         asked = OpenRequest.from_json(work.request.secure)
@@ -67,25 +67,25 @@ def opening(work: _Round, ledger: Ledger, plan: RunPlan) -> bytes:
         return _told(work, plan, {"shares": unmask(*parts).hex()})
 
 
-def _told(work: _Round, plan: RunPlan, constants: Mapping[str, str]) -> bytes:
+def _told(work: Context, plan: RunPlan, constants: Mapping[str, str]) -> bytes:
     header = {**work._header(plan, "OK"), **constants}
     return encode(Envelope(header, gate([], header, allowed=(), charged=(), shared=())))
 
 
 @contextmanager
-def _member(work: _Round, ledger: Ledger) -> Iterator[Member]:
+def _member(work: Context, ledger: Ledger) -> Iterator[Member]:
     request = work.request
     with closing(KeyStore.open(ledger.path)) as store:
         identity = load_identity(work.home)
         yield Member(work.home.participant, identity, store, request.run_id, request.contract.sha256())
 
 
-def _check_round(work: _Round, asked: SumRequest) -> None:
+def _check_round(work: Context, asked: SumRequest) -> None:
     if asked.round != work.request.round:
         raise RefusedError("BAD_MESSAGE", "the sum is asked for another round than the message's")
 
 
-def _rules(work: _Round) -> Rules:
+def _rules(work: Context) -> Rules:
     terms, contract = work.policy.secure, work.request.contract
     return Rules(
         peers=terms.keys(),
@@ -97,7 +97,7 @@ def _rules(work: _Round) -> Rules:
     )
 
 
-def end(work: _Round, ledger: Ledger) -> None:
+def end(work: Context, ledger: Ledger) -> None:
     """Delete the run key: the closing evaluation came, so the run is over."""
     with closing(KeyStore.open(ledger.path)) as store:
         store.end(work.request.run_id)
@@ -123,7 +123,7 @@ def _check_models(asked: SumRequest, model: Mapping[str, Tensor], contract: Cont
 class _Book:
     """The participant's ledger, as the protocol asks of it."""
 
-    def __init__(self, work: _Round, ledger: Ledger, plan: RunPlan) -> None:
+    def __init__(self, work: Context, ledger: Ledger, plan: RunPlan) -> None:
         self._work = work
         self._ledger = ledger
         self._plan = plan
@@ -161,7 +161,7 @@ class _Book:
         return self._work._sent(self._ledger, self._work.request.run_id)
 
 
-def _sums(work: _Round, plan: RunPlan, parts: Partitions, module: FederatedModule) -> dict[str, NDArray[np.float64]]:
+def _sums(work: Context, plan: RunPlan, parts: Partitions, module: FederatedModule) -> dict[str, NDArray[np.float64]]:
     """Draw afresh; return the clipped sum by group, and take the private parameters' step with noise of their own."""
     started = time.perf_counter()
     request, train = work.request, parts.train
@@ -186,7 +186,7 @@ def _sums(work: _Round, plan: RunPlan, parts: Partitions, module: FederatedModul
 
 
 def _private_step(
-    work: _Round, plan: RunPlan, module: FederatedModule, made: ClippedSum, generator: torch.Generator
+    work: Context, plan: RunPlan, module: FederatedModule, made: ClippedSum, generator: torch.Generator
 ) -> State:
     """Return the private parameters after one DP-SGD step at full sigma: nobody else adds noise to them.
 

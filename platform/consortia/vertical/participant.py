@@ -31,10 +31,8 @@ from clients.schema import QuarantineReport
 from clients.sources import parse_source
 from consortia import custody, limits
 from consortia.anchors import to_header
-from consortia.answers import guarded
 from consortia.errors import InputError, RefusedError
 from consortia.home import Home
-from consortia.logs import about
 from consortia.policy import DatasetTerms, Policy, check_contract, load_policy
 from consortia.vertical import psi
 from consortia.vertical.channel import Greeting, Session
@@ -53,7 +51,7 @@ from privacy.errors import (
 from privacy.events import Event, NonPrivate
 from privacy.ledger import Anchor, Budget, Ledger, Reservation, RunPlan
 
-__all__ = ["SECOND_HALF", "Work", "as_tensor", "handle"]
+__all__ = ["SECOND_HALF", "Work", "as_tensor"]
 
 log = logging.getLogger("consortia.participant")
 
@@ -61,24 +59,6 @@ log = logging.getLogger("consortia.participant")
 SECOND_HALF = "which new persons are asked about"
 #: Bytes: with fewer, whoever has the hashes could try out keys.
 SHORTEST_KEY = 16
-
-
-def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
-    """Answer one message of a vertical run; parameters and promises as `consortia.participant.handle`."""
-
-    def work() -> bytes:
-        from consortia.vertical.owner import Owner
-        from consortia.vertical.partner import Partner
-
-        step = Step.parse(data)
-        about(step.run_id, step.batch + 1)
-        if step.participant != home.participant:
-            raise RefusedError("WRONG_PARTICIPANT", "the message is for somebody else")
-        with home.exclusive(step.contract.round.deadline_seconds):
-            role = Owner if step.participant == step.terms.label_owner else Partner
-            return role(step, home, source).answer()
-
-    return guarded(home.participant, work)
 
 
 class Work:

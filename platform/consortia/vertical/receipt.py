@@ -21,7 +21,7 @@ from privacy.ledger import Ledger
 from privacy.randomness import numpy_generator
 
 if TYPE_CHECKING:
-    from consortia.vertical.owner import Owner
+    from consortia.vertical.participant import Work
 
 __all__ = ["gain_of", "write_receipt"]
 
@@ -30,7 +30,7 @@ _MANY = 20_000
 
 
 def write_receipt(
-    work: Owner,
+    work: Work,
     ledger: Ledger,
     decision: Decision,
     own: NDArray[np.float64],
@@ -138,7 +138,7 @@ def gain_of(
 
 
 def _write_predictions(
-    path: Any, work: Owner, parts: NDArray[Any], labels: NDArray[Any], alone: Any, assisted: Any
+    path: Any, work: Work, parts: NDArray[Any], labels: NDArray[Any], alone: Any, assisted: Any
 ) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -19,16 +19,10 @@ from consortia.scenario import Scenario
 from consortia.strict import read_toml
 from consortia.vertical.assistance import Grid
 from consortia.vertical.channel import public_text
+from consortia.vertical.notes import HIDDEN
 from privacy.randomized_response import keep_probability
 
-__all__ = ["HIDDEN", "describe", "introduce", "print_plan"]
-
-
-#: What `hide_membership` costs: `benchmarks/vertical.py --part overlap`, 10 split seeds (cards 3).
-HIDDEN = (
-    "Who is matched is hidden from the label owner: rows that a partner does not know get drawn scores. Measured cost "
-    "in AUC at 30 / 60 % overlap: heart .032 / .033, AI4I .042 / .046 (labels at ε = 2), cards .008 / .011."
-)
+__all__ = ["describe", "introduce", "print_plan"]
 
 
 def introduce(scenario: Scenario, homes: Mapping[str, Home]) -> None:

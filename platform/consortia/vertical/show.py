@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from consortia.engines.base import Job
-from consortia.vertical.setup import HIDDEN
+from consortia.vertical.notes import HIDDEN
 
 __all__ = ["long_step", "print_vertical_notes", "show_step"]
 
