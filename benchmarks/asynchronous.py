@@ -35,8 +35,9 @@ from consortia.engines.flower import Federation
 from consortia.exchange import build_module, load_state
 from consortia.home import Home
 from consortia.local_training import load_partitions
+from consortia.options import Options
 from consortia.policy import load_policy
-from consortia.runner import Options, execute, prepare
+from consortia.runner import execute, prepare
 from consortia.scenario import load_scenario
 from consortia.strict import read_toml
 

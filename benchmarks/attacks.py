@@ -37,9 +37,10 @@ from clients.models import predict
 from consortia import local_training
 from consortia.aggregation import honest_bound
 from consortia.checkpoint import load_latest
-from consortia.coordinator import Answer, Coordinator
+from consortia.coordinator import Coordinator
 from consortia.errors import RunFailedError
 from consortia.exchange import build_module, for_participant, load_state
+from consortia.exchanges import Answer
 from consortia.policy import DatasetTerms
 from consortia.scenario import Scenario, load_scenario, scenario_from_json
 from consortia.wire import Envelope, decode, encode

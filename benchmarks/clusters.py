@@ -27,7 +27,8 @@ from clients.models import predict
 from clients.sources import numpy_generator
 from consortia import receipt
 from consortia.exchange import build_module, load_state
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 from consortia.scenario import Scenario, load_scenario
 
 FLIPPED = ("used-car", "other")

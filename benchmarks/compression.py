@@ -28,7 +28,8 @@ from scipy import stats
 from clients.metrics import compute
 from consortia import runner
 from consortia.engines import embedded
-from consortia.runner import Options, prepare
+from consortia.options import Options
+from consortia.runner import prepare
 from consortia.scenario import load_scenario, scenario_from_json
 
 KINDS: dict[str, dict[str, Any] | None] = {

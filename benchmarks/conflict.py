@@ -28,7 +28,8 @@ from clients import bank, hospital, registry
 from consortia import personal
 from consortia.evaluation import baselines, headline, module_scorer, score_metrics
 from consortia.exchange import State, build_module, load_state
-from consortia.runner import Options, demo_policy_file, prepare
+from consortia.options import Options
+from consortia.runner import demo_policy_file, prepare
 from consortia.scenario import load_scenario
 from consortia.vectorized.coordinator import CrowdCoordinator
 

@@ -29,8 +29,9 @@ from typing import Any
 import httpx
 import torch
 
-from consortia.coordinator import Answer, Coordinator
+from consortia.coordinator import Coordinator
 from consortia.events import EventFile
+from consortia.exchanges import Answer
 from consortia.scenario import Scenario, load_scenario, scenario_from_json
 from consortia.wire import Envelope, decode, encode
 

@@ -20,7 +20,8 @@ from unittest import mock
 
 from consortia import participant
 from consortia.local_training import RoundOutcome
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 from privacy.dp_sgd import StepReport
 
 WANTED_MS = 20.0

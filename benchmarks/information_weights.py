@@ -28,7 +28,8 @@ import tomli_w
 from scipy import stats
 
 from consortia import local_training
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 from consortia.scenario import find_scenario
 from privacy.randomness import seeded_generator
 

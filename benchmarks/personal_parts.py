@@ -22,7 +22,8 @@ import numpy as np
 
 from clients.metrics import compute
 from consortia.engines.base import Job
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 from consortia.scenario import contract_from_json
 
 METHODS: dict[str, tuple[dict[str, str], int]] = {

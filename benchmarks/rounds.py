@@ -34,7 +34,8 @@ from consortia.cli.budget import allow, init
 from consortia.deploy.pace import SWITCH
 from consortia.engines.base import Job
 from consortia.engines.flower import Federation, _free_port, tomli_inline
-from consortia.runner import Options, demo_policy_file, execute, prepare
+from consortia.options import Options
+from consortia.runner import demo_policy_file, execute, prepare
 from consortia.scenario import find_scenario
 
 WANTED_SECONDS = 1.5

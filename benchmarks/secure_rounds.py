@@ -21,7 +21,8 @@ import numpy as np
 import tomli_w
 
 from consortia.cli.budget import init
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 from consortia.scenario import find_scenario
 
 

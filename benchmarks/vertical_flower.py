@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from vertical_size import write
 
 from consortia.cli import build_app
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 
 
 class Memory(threading.Thread):

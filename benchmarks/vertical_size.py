@@ -25,15 +25,16 @@ from typing import Any
 
 import tomli_w
 
-from consortia.coordinator import Answer
 from consortia.engines.base import Job
+from consortia.exchanges import Answer
 from consortia.home import Home
-from consortia.runner import Options, demo_policy_file, prepare
+from consortia.options import Options
+from consortia.runner import demo_policy_file, prepare
 from consortia.scenario import find_scenario
 from consortia.strict import read_toml
 from consortia.vertical import psi
 from consortia.vertical.coordinator import VerticalCoordinator
-from consortia.vertical.participant import handle
+from consortia.vertical.handle import handle
 
 MOST_SECONDS = 5.0
 SHARE = 0.75  # of the made-up persons who are the label owner's

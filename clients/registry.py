@@ -14,9 +14,12 @@ import sys
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clients.errors import ClientLoadError, UnknownClientError
-from clients.industry import IndustryClient
+
+if TYPE_CHECKING:
+    from clients.industry import IndustryClient
 
 __all__ = ["GROUP", "get", "names"]
 
@@ -53,6 +56,8 @@ def get(name: str) -> IndustryClient:
     ClientLoadError
         A partner's package is broken, two of them claim the name, or one claims a built-in's.
     """
+    from clients.industry import IndustryClient
+
     found = _partners().get(name, [])
     if name in _built_in():
         if found:

@@ -7,13 +7,14 @@ noise when updates are close; results have the dtype of the inputs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.streaming import weighted_average
 
-State = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+State = Mapping[str, "Tensor"]
 
 
 def capped_weights(sizes: Sequence[float], cap: float) -> list[float]:
@@ -55,6 +56,8 @@ def weighted_mean(states: Sequence[State], weights: Sequence[float]) -> dict[str
     ValueError
         When there is nothing to average, or names or shapes differ.
     """
+    import torch
+
     if not states or len(states) != len(weights):
         raise ValueError(f"states: wanted one weight per state, got {len(states)} and {len(weights)}")
     total = float(sum(weights))
@@ -85,6 +88,8 @@ def weighted_mean(states: Sequence[State], weights: Sequence[float]) -> dict[str
 
 def step(current: State, direction: State, rate: float) -> dict[str, Tensor]:
     """Return current - rate x direction for floating parameters; integer and boolean ones take `direction`."""
+    import torch
+
     return {
         name: (
             (tensor.to(torch.float64) - rate * direction[name].to(torch.float64)).to(tensor.dtype)
@@ -97,6 +102,8 @@ def step(current: State, direction: State, rate: float) -> dict[str, Tensor]:
 
 def difference(left: State, right: State) -> dict[str, Tensor]:
     """Return left - right in float64 for floating parameters; others are taken from `right`."""
+    import torch
+
     return {
         name: (
             tensor.to(torch.float64) - right[name].to(torch.float64)

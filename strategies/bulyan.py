@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State
 from strategies.base import Fit, Robust, Update
 from strategies.krum import distances, scores
 from strategies.vectors import by_coordinate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def chosen(squared: Tensor, names: Sequence[str], attackers: int, count: int) -> list[int]:
@@ -48,6 +49,8 @@ def nearest_to_median(rows: Sequence[Tensor], count: int) -> Tensor:
 
     In sorted values they stand side by side. Of two such windows that are equally wide the lower one counts.
     """
+    import torch
+
     values = torch.stack([row.double() for row in rows])
     n = len(values)
     median = (values[(n - 1) // 2] + values[n // 2]) / 2

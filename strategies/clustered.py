@@ -20,13 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, weighted_mean
 from strategies.base import Fit, Simple, Update
 from strategies.vectors import centred
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Cosine beyond which directions count as opposed however few coordinates there are.
 _OPPOSED = 0.5
@@ -87,6 +88,8 @@ class Clustered(Simple):
         (n_coordinates,); and, once there are several, cluster/<number>/<parameter>. The group's parameters are then
         the mean of the members' models, which nobody gets: of whom nothing is known belongs to the first cluster.
         """
+        import torch
+
         if not updates:
             raise ValueError("updates: wanted at least one, got none")
         updates = sorted(updates, key=lambda update: update.participant)
@@ -119,6 +122,8 @@ class Clustered(Simple):
         self, member: Mapping[str, int], pulls: Mapping[str, Tensor]
     ) -> tuple[dict[str, int], dict[str, Tensor]]:
         """Cut every cluster that falls apart in two; the new parts start their sums anew."""
+        import torch
+
         out, left = dict(member), dict(pulls)
         for k in sorted(set(member.values())):
             names = sorted(name for name, own in member.items() if own == k)
@@ -132,11 +137,15 @@ class Clustered(Simple):
 
 def _cluster(memory: State, participant: str) -> int:
     """Return the number of a participant's cluster: 0 for whoever never answered."""
+    import torch
+
     return int(memory.get(f"member/{participant}", torch.tensor(0)))
 
 
 def cosines(vectors: Tensor) -> Tensor:
     """Return the cosines (n, n) between rows (n, d); a row of zeros has no direction and gets 0 with all others."""
+    import torch
+
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     unit = torch.where(norms > 0, vectors / norms.clamp(min=torch.finfo(vectors.dtype).tiny), 0.0)
     return (unit @ unit.T).clamp(-1.0, 1.0)

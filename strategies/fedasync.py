@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, difference
 from strategies.base import Fit, Update
 from strategies.fedprox import FedProx
 from strategies.staleness import Stale, moved, number
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, difference, step, weighted_mean
 from strategies.base import Fit, Simple, Update
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class FedAvg(Simple):
         self, current: State, updates: Sequence[Update], memory: State
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`."""
+        import torch
+
         mean = weighted_mean([u.state for u in updates], [u.weight for u in updates])
         if self.server_learning_rate == 1.0 and self.server_momentum == 0.0:
             return mean, {}

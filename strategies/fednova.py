@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, difference, weighted_mean
 from strategies.base import Fit, Simple, Update
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def effective_steps(steps: int, momentum: float) -> float:

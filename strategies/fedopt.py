@@ -18,19 +18,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from strategies.arithmetic import State, mean_change
 from strategies.base import Fit, Simple, Update
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Rule = Literal["adagrad", "adam", "yogi"]
 
 
 def second_moment(rule: Rule, v: Tensor, delta: Tensor, beta_2: float) -> Tensor:
     """Return the next v."""
+    import torch
+
     square = delta.square()
     if rule == "adagrad":
         return v + square
@@ -84,6 +86,8 @@ class FedOpt(Simple):
         self, current: State, updates: Sequence[Update], memory: State
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`; the memory is m/<parameter> and v/<parameter>."""
+        import torch
+
         change = mean_change(current, [u.state for u in updates], [u.weight for u in updates])
         start = self.tau**2 if self.initial < 0 else self.initial
         new: dict[str, Tensor] = {}

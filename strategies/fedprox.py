@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from strategies.base import Fit
 from strategies.fedavg import FedAvg
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class FedProx(FedAvg):
 
     def attach(self, optimizer: torch.optim.Optimizer, received: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
         """See `strategies.base.LocalHalf.attach`."""
+        import torch
+
         anchors = [(parameter, tensor.detach().clone()) for parameter, tensor in received]
 
         def pull(*_: Any) -> None:

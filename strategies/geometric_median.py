@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State
 from strategies.base import Fit, Robust, Update
 from strategies.vectors import centred, moved
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ITERATIONS = 1000
 _PRECISION = 1e-12
@@ -38,6 +39,8 @@ def geometric_median(points: Tensor, weights: Tensor) -> Tensor:
     count together (Vardi and Zhang, theorem 1). Only otherwise Weiszfeld's iteration is run, from the best data
     point moved downhill; it then ends at no data point and converges linearly.
     """
+    import torch
+
     best, best_cost, best_pull = points[0], float("inf"), torch.zeros_like(points[0])
     for point in points:
         away = points - point
@@ -76,6 +79,8 @@ class GeometricMedian(Robust):
         self, current: State, updates: Sequence[Update], memory: State
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`; it keeps no memory."""
+        import torch
+
         self.check_enough(len(updates))
         states = [u.state for u in updates]
         weights = torch.tensor([u.weight for u in updates], dtype=torch.float64)

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, capped_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: How far a weight may move from the share of rows, as a factor. docs/design/0012 has the study behind it.
 LIMIT = 1.5
@@ -55,6 +56,8 @@ def noise_variance(
 
 def flat_change(current: State, state: State) -> Tensor:
     """Return state - current as one float64 vector of shape (n_coordinates,); buffers of whole numbers are left out."""
+    import torch
+
     parts = [
         (state[name].double() - tensor.double()).flatten()
         for name, tensor in current.items()
@@ -75,6 +78,8 @@ def heterogeneity(changes: Sequence[Tensor], variances: Sequence[float]) -> floa
     variances : k numbers > 0
         Noise variance per coordinate.
     """
+    import torch
+
     if len(changes) != len(variances) or any(not 0 < v < math.inf for v in variances):
         raise ValueError("variances: wanted one finite number > 0 per change")
     if len(changes) < 2 or changes[0].numel() == 0:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State
 from strategies.base import Fit, Robust, Update
 from strategies.streaming import squared_distances
 from strategies.vectors import check_same, float_names, mean_and_votes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def distances(current: State, states: Sequence[State]) -> Tensor:
@@ -31,6 +32,8 @@ def distances(current: State, states: Sequence[State]) -> Tensor:
 
 def scores(squared: Tensor, neighbours: int) -> list[float]:
     """Return for each of (n, n) squared distances the sum of the `neighbours` least to others."""
+    import torch
+
     n = len(squared)
     out = []
     for i in range(n):

@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State
 from strategies.base import Fit, Robust, Update
 from strategies.vectors import centred, moved
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FAILURE = 1e-6
 
@@ -74,6 +75,8 @@ def honest_norm(
 
 def bounded(changes: Tensor, bounds: Tensor) -> Tensor:
     """Return (n, n_coordinates) with every row shortened to its bound (n,)."""
+    import torch
+
     norms = changes.norm(dim=1)
     scale = torch.where(norms > bounds, bounds / norms.clamp_min(1e-300), torch.ones_like(norms))
     return changes * scale[:, None]
@@ -84,6 +87,8 @@ def relative_bounds(changes: Tensor, bounds: Tensor, relative: float) -> Tensor:
 
     Rows without a finite bound are measured against 1; of an even number the lower median counts.
     """
+    import torch
+
     units = torch.where(bounds.isfinite(), bounds, torch.ones_like(bounds))
     shares = changes.norm(dim=1) / units.clamp_min(1e-300)
     limits: Tensor = units * relative * shares.median()
@@ -122,6 +127,8 @@ class NormBound(Robust):
         self, current: State, updates: Sequence[Update], memory: State
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`; it keeps no memory."""
+        import torch
+
         self.check_enough(len(updates))
         states = [u.state for u in updates]
         bounds = torch.tensor([min(u.bound, self.norm or math.inf) for u in updates], dtype=torch.float64)

@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, weighted_mean
 from strategies.base import Fit, Simple, Update
 from strategies.vectors import centred, float_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Keeps 0^(q-1) finite; Flower adds the same.
 _TINY = 1e-10
@@ -58,6 +59,8 @@ class QFedAvg(Simple):
         self, current: State, updates: Sequence[Update], memory: State
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`; it keeps no memory. Integer buffers take the weighted mean."""
+        import torch
+
         if any(not 0 <= u.loss <= self.loss_bound for u in updates):
             raise ValueError(f"loss: wanted numbers from 0 to loss_bound = {self.loss_bound:g}")
         if any(not 0 < u.learning_rate < math.inf for u in updates):

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from strategies.arithmetic import State, mean_change, weighted_mean
 from strategies.base import Fit, Simple, Update
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 _SERVER = "c"
 _MEMBER = "c_i"
@@ -58,6 +59,8 @@ class Scaffold(Simple):
 
     def control(self, current: State, memory: State, participant: str) -> dict[str, Tensor]:
         """See `strategies.base.Controlled.control`: c - c_i, zero before the first reply."""
+        import torch
+
         out = {}
         for name, tensor in current.items():
             if tensor.is_floating_point():
@@ -68,6 +71,8 @@ class Scaffold(Simple):
 
     def correct(self, optimizer: torch.optim.Optimizer, corrections: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
         """See `strategies.base.Controlled.correct`: every step's gradient is moved by c - c_i."""
+        import torch
+
         held = [(parameter, tensor.detach().clone()) for parameter, tensor in corrections]
 
         def add(*_: Any) -> None:
@@ -82,6 +87,8 @@ class Scaffold(Simple):
         self, current: State, updates: Sequence[Update], memory: State
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`; the memory is c/<parameter> and c_i/<participant>/<parameter>."""
+        import torch
+
         if any(not (0 < u.steps < float("inf") and 0 < u.learning_rate < float("inf")) for u in updates):
             raise ValueError("steps and learning_rate: wanted finite numbers > 0")
         states, weights = [u.state for u in updates], [u.weight for u in updates]

@@ -14,28 +14,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from strategies.arithmetic import State, mean_change
 from strategies.base import Fit, Simple, Update
 
-#: Missing on purpose: LBFGS wants to evaluate losses, SparseAdam sparse gradients, Muon matrices only, and ASGD
-#: averages on its own (`average_last` does that here).
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adadelta": torch.optim.Adadelta,
-    "adafactor": torch.optim.Adafactor,
-    "adagrad": torch.optim.Adagrad,
-    "adam": torch.optim.Adam,
-    "adamax": torch.optim.Adamax,
-    "adamw": torch.optim.AdamW,
-    "nadam": torch.optim.NAdam,
-    "radam": torch.optim.RAdam,
-    "rmsprop": torch.optim.RMSprop,
-    "rprop": torch.optim.Rprop,
-    "sgd": torch.optim.SGD,
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+#: Names in `torch.optim`, which is loaded when one is made. Missing on purpose: LBFGS wants to evaluate losses,
+#: SparseAdam sparse gradients, Muon matrices only, and ASGD averages on its own (`average_last` does that here).
+OPTIMIZERS: dict[str, str] = {
+    "adadelta": "Adadelta",
+    "adafactor": "Adafactor",
+    "adagrad": "Adagrad",
+    "adam": "Adam",
+    "adamax": "Adamax",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+    "radam": "RAdam",
+    "rmsprop": "RMSprop",
+    "rprop": "Rprop",
+    "sgd": "SGD",
 }
 #: How torch executes a step, not what it computes; and what would change a sign or need a graph.
 _NOT_OURS = {"params", "lr", "foreach", "fused", "capturable", "differentiable", "maximize"}
@@ -63,7 +64,9 @@ class ServerOptimizer(Simple):
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer: wanted one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
-        known = set(inspect.signature(OPTIMIZERS[self.optimizer]).parameters) - _NOT_OURS
+        import torch
+
+        known = set(inspect.signature(self._kind()).parameters) - _NOT_OURS
         for name, _ in self.arguments:
             if name not in known:
                 raise ValueError(f"{name}: wanted one of {', '.join(sorted(known))} for {self.optimizer}")
@@ -83,6 +86,8 @@ class ServerOptimizer(Simple):
         self, current: State, updates: Sequence[Update], memory: State
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`; the memory is torch's state, `<parameter>/<slot>`."""
+        import torch
+
         mean = mean_change(current, [u.state for u in updates], [u.weight for u in updates])
         # Empty parameters have nothing to step, and some optimizers divide by their size.
         names = sorted(name for name, tensor in current.items() if tensor.is_floating_point() and tensor.numel())
@@ -107,13 +112,19 @@ class ServerOptimizer(Simple):
             f"{name}/{slot}": value.detach().clone()
             for name, parameter in held.items()
             for slot, value in optimizer.state[parameter].items()
-            if isinstance(value, Tensor)
+            if isinstance(value, torch.Tensor)
         }
         return new, kept
 
     def _make(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        kind = OPTIMIZERS[self.optimizer]
+        kind = self._kind()
         chosen: dict[str, Any] = dict(self.arguments)
         if "weight_decay" in inspect.signature(kind).parameters:
             chosen.setdefault("weight_decay", 0.0)  # AdamW's default would shrink a model that nobody moved
-        return kind(parameters, lr=self.server_learning_rate, **chosen)  # type: ignore[call-arg]
+        optimizer: torch.optim.Optimizer = kind(parameters, lr=self.server_learning_rate, **chosen)
+        return optimizer
+
+    def _kind(self) -> Any:
+        from torch import optim
+
+        return getattr(optim, OPTIMIZERS[self.optimizer])

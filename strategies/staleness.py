@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, difference, step, weighted_mean
 from strategies.base import Update
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DISCOUNTS = ("constant", "polynomial", "hinge")
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 
 #: Coordinates that the pieces of all updates have together.
 HELD = 10 << 15
@@ -39,6 +42,8 @@ def weighted_average(tensors: Sequence[Tensor], weights: Sequence[float], dtype:
     the weights round. Means of 16 are averaged in float64, so that the error is below 2^-19 of the largest value,
     however many tensors there are.
     """
+    import torch
+
     own = torch.promote_types(torch.promote_types(tensors[0].dtype, dtype), torch.float32)
     out = torch.empty(tensors[0].shape, dtype=dtype)
     if out.numel() <= PIECE:  # thousands of small updates: nothing else a tensor
@@ -50,6 +55,8 @@ def weighted_average(tensors: Sequence[Tensor], weights: Sequence[float], dtype:
 
 
 def _average(parts: Sequence[Tensor], weights: Sequence[float], target: Tensor, own: torch.dtype) -> None:
+    import torch
+
     if len(parts) <= _TOGETHER:
         mean = target if own == target.dtype else torch.empty_like(target, dtype=own)
         _running(parts, weights, mean)
@@ -64,6 +71,8 @@ def _average(parts: Sequence[Tensor], weights: Sequence[float], target: Tensor, 
 
 def _running(parts: Sequence[Tensor], weights: Sequence[float], mean: Tensor) -> Tensor:
     """Write the weighted mean of `parts` to `mean` and return it."""
+    import torch
+
     parts = [part if part.dtype == mean.dtype else part.to(mean.dtype) for part in parts]
     if len(parts) == 1:
         return mean.copy_(parts[0])
@@ -100,6 +109,8 @@ def by_order(tensors: Sequence[Tensor], reduce: Callable[[Sequence[Tensor]], Ten
     tensors : floating, of one shape and dtype; finite.
     reduce : n tensors (k,), the smallest values first -> (k,).
     """
+    import torch
+
     out = torch.empty(tensors[0].shape, dtype=tensors[0].dtype)
     result = out.view(-1)
     for piece, rows in _pieces(tensors):
@@ -122,6 +133,8 @@ def squared_distances(vectors: Sequence[Sequence[Tensor]]) -> Tensor:
 
     By subtraction in float64: expanding the square (Flower's way) cancels all digits once one vector is long.
     """
+    import torch
+
     n = len(vectors)
     squared = torch.zeros((n, n), dtype=torch.float64)
     for tensors in zip(*vectors, strict=True):

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State
 from strategies.base import Fit, Robust, Update
 from strategies.streaming import mean_of
 from strategies.vectors import by_coordinate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def trimmed(values: Sequence[Tensor], cut: int) -> Tensor:

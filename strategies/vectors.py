@@ -8,12 +8,13 @@ changes are compared instead. Integer and boolean buffers are no coordinates: ro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, weighted_mean
 from strategies.streaming import by_order
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def float_names(state: State) -> list[str]:
@@ -29,6 +30,8 @@ def centred(current: State, states: Sequence[State]) -> Tensor:
     ValueError
         When names or shapes differ from the current ones.
     """
+    import torch
+
     check_same(current, states)
     names = float_names(current)
     empty = [torch.zeros(0, dtype=torch.float64)]
@@ -56,6 +59,8 @@ def moved(current: State, change: Tensor, states: Sequence[State]) -> dict[str, 
 
 def lower_median(values: Sequence[Tensor]) -> Tensor:
     """Return the lower median of integer or boolean tensors, in their dtype, without a detour over floats."""
+    import torch
+
     stacked = torch.stack(list(values))
     as_integer = stacked.to(torch.uint8) if stacked.dtype == torch.bool else stacked
     return as_integer.sort(dim=0).values[(len(values) - 1) // 2].to(stacked.dtype)

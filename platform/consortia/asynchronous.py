@@ -26,9 +26,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from consortia.aggregation import honest_bound, members_of, weights_of
 from consortia.checkpoint import Checkpoint
-from consortia.correspondence import Answer, Correspondence
+from consortia.correspondence import Correspondence
 from consortia.errors import RunFailedError
 from consortia.exchange import State, for_participant
+from consortia.exchanges import Answer
 from consortia.reply import FINAL
 from strategies.base import Asynchronous, Update
 

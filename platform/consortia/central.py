@@ -7,25 +7,17 @@ record and event file say who took part, so they are its own, and what may be pu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from consortia.checkpoint import Checkpoint
 from consortia.exchange import State
-from consortia.scenario import Contract, Scenario
-from consortia.wire import message_key
+from consortia.scenario import Contract
 from privacy.accounting import epsilon, solve_noise_multiplier
-from privacy.central import CentralPlan, clipped, draw, noisy_mean
+from privacy.central import CentralPlan, clipped
 from privacy.events import RELATION
-from privacy.noise_context import NoiseContext
-from privacy.randomness import fresh_generator
-from strategies.base import Strategy, Update
-
-#: Asks the named participants with the model they get; returns the validated replies that came.
-Ask = Callable[[Mapping[str, State]], Mapping[str, State]]
 
 
 def plan_of(contract: Contract) -> CentralPlan:
@@ -120,37 +112,3 @@ def moved(before: Mapping[str, Tensor], change: Tensor) -> State:
         name: (before[name].double() + part.view(before[name].shape)).to(before[name].dtype)
         for name, part in zip(names, parts, strict=True)
     }
-
-
-class CentralRounds:
-    """The rounds of one run."""
-
-    def __init__(self, scenario: Scenario, run_id: str) -> None:
-        self.scenario = scenario
-        self.run_id = run_id
-        self.plan = plan_of(scenario.contract)
-        self._names = sorted(seat.name for seat in scenario.roster)
-
-    def round(
-        self, strategy: Strategy, state: Checkpoint, ask: Ask
-    ) -> tuple[dict[str, State], dict[str, State], list[str]]:
-        """Play a round; return the next groups and memory, and who answered.
-
-        The noisy mean is what the strategy gets, as one update: whatever it makes of it is post-processing.
-        """
-        ((group, current),) = state.groups.items()
-        noise = self._context(state, current)
-        places = draw(len(self._names), self.plan, fresh_generator(noise.to("who is asked"))).tolist()
-        drawn = [self._names[place] for place in places]
-        accepted = ask(dict.fromkeys(drawn, current)) if drawn else {}
-        # In the order of names, so that the order of arrival changes no bit.
-        changes = [flat_change(current, accepted[name]) for name in drawn if name in accepted]
-        coordinates = sum(tensor.numel() for tensor in current.values())
-        mean = moved(current, noisy_mean(changes, coordinates, self.plan, fresh_generator(noise.to("sum"))))
-        after, memory = strategy.aggregate(current, [Update("*", mean, 1.0)], state.memory.get(group, {}))
-        return {group: after}, {group: memory}, list(accepted)
-
-    def _context(self, state: Checkpoint, current: State) -> NoiseContext:
-        """Bind the noise to run, round and model. A coordinator has no ledger, and an attempt is not numbered."""
-        message = message_key(current, self.run_id, str(state.round), self.scenario.contract.sha256())
-        return NoiseContext(purpose="central", message=message, attempt=0, ledger="")

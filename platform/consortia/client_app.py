@@ -16,7 +16,7 @@ from consortia.home import Home
 from consortia.logs import OwnFile
 from consortia.participant import handle
 from consortia.transport import pack, unpack
-from consortia.vertical.participant import handle as handle_step
+from consortia.vertical.handle import handle as handle_step
 from consortia.vertical.request import STEPS
 from consortia.wire import Envelope, encode, kind_of
 

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import zstandard
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
-from consortia.strict import StrictModel
+from consortia.compression_terms import CompressionTerms
 
 PACKED = "packed-update"
 _MAGIC = b"CPU1"
@@ -28,13 +26,6 @@ _LEVEL = 3
 #: A received blob may not unpack to more than that many bytes a number.
 _MOST = 16
 _LEVELS = {"int8": 127, "int4": 7}
-
-
-class CompressionTerms(StrictModel):
-    """`[contract.compression]`: how an update travels. `fraction` is the share of the numbers that `top-k` sends."""
-
-    kind: Literal["int8", "int4", "top-k"]
-    fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
 State = Mapping[str, Tensor]

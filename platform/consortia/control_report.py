@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from consortia.dashboard.words import number
-from consortia.report import table_of
+from consortia.receipt_table import table_of
 
 
 def print_placebo(console: Console, table: dict[str, Any]) -> None:

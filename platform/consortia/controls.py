@@ -25,7 +25,7 @@ from consortia.local_training import Partitions, load_partitions
 from consortia.policy import load_policy
 
 if TYPE_CHECKING:
-    from consortia.runner import Options
+    from consortia.options import Options
 
 #: (options, sources that replace the run's own by participant) -> the finished repetition.
 Rerun = Callable[["Options", dict[str, str]], Job]

@@ -18,13 +18,15 @@ from consortia import clusters, disk
 from consortia.aggregation import aggregate, controls, turns
 from consortia.asynchronous import AsynchronousLoop
 from consortia.asynchronous_terms import last_number
-from consortia.central import CentralRounds, account
+from consortia.central import account
+from consortia.central_rounds import CentralRounds
 from consortia.checkpoint import Checkpoint, load_latest, save
-from consortia.correspondence import Answer, Correspondence, Exchange
+from consortia.correspondence import Correspondence
+from consortia.disk import write_json
 from consortia.errors import RunFailedError
 from consortia.exchange import State, initial_groups
+from consortia.exchanges import Answer, Exchange
 from consortia.member import describe_member, recall, sizes_of, standings
-from consortia.receipt import write_json
 from consortia.reply import FINAL as _FINAL
 from consortia.scenario import Scenario
 from consortia.secure.rounds import SecureRounds

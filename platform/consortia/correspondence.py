@@ -8,39 +8,25 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from consortia import size_release
+from consortia.anchors import anchor_from
 from consortia.compressed_reply import lengthened, saved_bytes
-from consortia.custody import anchor_from
 from consortia.errors import WireError
 from consortia.events import EventFile
 from consortia.exchange import CONTROL, LOSS, State, check_like
+from consortia.exchanges import Answer
 from consortia.heads import Heads
 from consortia.member import Member, standings
 from consortia.received import Received, read, split
 from consortia.reply import FINAL, check_account, check_loss
 from consortia.scenario import Contract, Scenario, Seat
 from consortia.wire import Envelope, decode, encode
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back for one message: bytes, or the code of why there are none."""
-
-    participant: str
-    data: bytes | None
-    code: str = ""
-
-
-#: Sends one envelope to each named participant, waits up to the deadline, gives each answer when it comes. An answer to
-#: an older attempt has the code LATE_REPLY.
-Exchange = Callable[[str, Mapping[str, bytes], float], Iterable[Answer]]
 
 
 def header_to(seat: Seat, kind: str, run_id: str, contract: Contract, heads: Heads) -> dict[str, str]:

@@ -30,6 +30,16 @@ def replace(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def write_json(path: Path, data: object) -> None:
+    """Write JSON durably: a reader sees the old file or the new one, never a part."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text durably, as `write_json` does; the file keeps its mode."""
+    replace(path, text.encode())
+
+
 @contextlib.contextmanager
 def settled(draft: Path, path: Path) -> Iterator[None]:
     """Move a draft into its place once it is written and closed; where that fails, nothing of it stays."""
@@ -39,6 +49,13 @@ def settled(draft: Path, path: Path) -> Iterator[None]:
     except OSError:
         draft.unlink(missing_ok=True)
         raise
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
 
 
 def append(descriptor: int, data: bytes) -> None:

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from clients.metrics import HIGHER_IS_BETTER
 from consortia.strict import StrictModel
 
 
@@ -63,6 +62,8 @@ class StoppingTerms(StrictModel):
 
     @model_validator(mode="after")
     def _metric_is_known(self) -> StoppingTerms:
+        from clients.metrics import HIGHER_IS_BETTER
+
         if self.metric not in HIGHER_IS_BETTER:
             raise ValueError(f"metric: one of {', '.join(sorted(HIGHER_IS_BETTER))}")
         return self

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from consortia import disk
-from consortia.custody import anchor_from, to_header
+from consortia.anchors import anchor_from, to_header
+from consortia.disk import write_json
 from consortia.errors import RunFailedError
-from consortia.receipt import write_json
 from privacy.ledger import Anchor
 
 

@@ -23,8 +23,9 @@ from clients import registry
 from clients.masking import SourceText
 from clients.models import FederatedModule
 from consortia import custody, disk, lifetimes, limits, receipt, side_releases, size_release
+from consortia.anchors import to_header
 from consortia.answers import describe, guarded
-from consortia.compressed_reply import shortened
+from consortia.compressed_update import compressed
 from consortia.errors import InputError, RefusedError
 from consortia.evaluation import headline, module_scorer, score_metrics
 from consortia.exchange import LOSS, State, build_module, load_state, shared_names
@@ -263,7 +264,7 @@ class _Round:
             charged=self.charged,
             shared=shared_names(self.request.model, self.request.contract),
         )
-        return encode(Envelope(header, shortened(self.request, self.home, tensors)))
+        return encode(Envelope(header, compressed(self.request, self.home, tensors)))
 
     def _sent(self, ledger: Ledger, run_id: str) -> bytes:
         """Return the committed reply: the only place that a release is sent from."""
@@ -326,7 +327,7 @@ class _Round:
             "unit": plan.unit,
             "non_private": str(plan.non_private).lower(),
             **({} if due is None else side_releases.header(due, self.terms)),
-            **custody.to_header(self.anchor),
+            **to_header(self.anchor),
         }
 
     def _private_state(self) -> State:

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from clients import registry
 from consortia import controls
+from consortia.disk import write_json
 from consortia.engines.base import Job
 from consortia.errors import InputError
 from consortia.evaluation import Scores, ridge, score_metrics
-from consortia.receipt import write_json
 from consortia.scenario import Scenario
 
 if TYPE_CHECKING:
-    from consortia.runner import Options
+    from consortia.options import Options
 
 PLACEBO_SCHEMA = 1
 

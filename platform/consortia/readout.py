@@ -19,7 +19,7 @@ from consortia.events import FILE
 from consortia.record import event_seen
 from consortia.scenario import Scenario, scenario_from_json
 from consortia.scenario import Seat as RosterSeat
-from consortia.vertical.show import total_steps
+from consortia.vertical.request import total_steps
 from privacy.events import PoissonGaussian
 
 #: Failures for which nothing of the participant was heard.

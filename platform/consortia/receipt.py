@@ -16,8 +16,9 @@ import torch
 from clients import registry
 from clients.dataset import Table
 from clients.models import FederatedModule
-from consortia import disk, personal
+from consortia import personal
 from consortia.central import central_part
+from consortia.disk import write_json
 from consortia.evaluation import (
     Scores,
     baselines,
@@ -181,16 +182,6 @@ def _metrics_account(ledger: Account, run_id: str) -> dict[str, Any] | None:
     events = [event for entry in ledger.entries(run_id=account.run_id) for event in entry.events]
     delta = account.allowance.delta
     return {"run": epsilon(events, delta), "budget": account.allowance.epsilon, "delta": delta, "unit": account.unit}
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write JSON durably: a reader sees the old file or the new one, never a part."""
-    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text durably, as `write_json` does; the file keeps its mode."""
-    disk.replace(path, text.encode())
 
 
 def _write_predictions(path: Path, parts: Partitions, local: Any, federated: Any) -> None:

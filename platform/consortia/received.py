@@ -18,7 +18,6 @@ from consortia import score_bins
 from consortia.exchange import State
 from consortia.released_metrics import CalibrationPoint, Estimate, calibration, from_histogram
 from consortia.scenario import Contract
-from consortia.side_releases import HISTOGRAM
 from privacy.egress import KINDS
 from privacy.histogram import HistogramNoise
 
@@ -127,13 +126,13 @@ def _exact(header: Mapping[str, str], metrics: Mapping[str, Tensor], industry: s
 
 def _histogram(metrics: Mapping[str, Tensor], target: Target, bins: int) -> NDArray[np.float64]:
     wanted = (score_bins.n_rows(target), bins)
-    if set(metrics) != {HISTOGRAM}:
-        raise ValueError(f"metrics: wanted {HISTOGRAM} and nothing else")
-    counts = metrics[HISTOGRAM]
+    if set(metrics) != {score_bins.HISTOGRAM}:
+        raise ValueError(f"metrics: wanted {score_bins.HISTOGRAM} and nothing else")
+    counts = metrics[score_bins.HISTOGRAM]
     if counts.dtype != torch.int64 or tuple(counts.shape) != wanted:
-        raise ValueError(f"{HISTOGRAM}: wanted int64 {wanted}, got {counts.dtype} {tuple(counts.shape)}")
+        raise ValueError(f"{score_bins.HISTOGRAM}: wanted int64 {wanted}, got {counts.dtype} {tuple(counts.shape)}")
     if bool((counts.abs() > _MOST_ROWS).any()):
-        raise ValueError(f"{HISTOGRAM}: wanted counts up to {_MOST_ROWS}")
+        raise ValueError(f"{score_bins.HISTOGRAM}: wanted counts up to {_MOST_ROWS}")
     return np.asarray(counts.numpy(), dtype=np.float64)
 
 

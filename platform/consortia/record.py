@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from consortia import environment
+from consortia.disk import write_json
 from consortia.engines.base import Job
-from consortia.receipt import write_json
 from consortia.scenario import Scenario
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,18 +15,17 @@ from rich.table import Table
 
 from consortia.central import account, models_only, sentence
 from consortia.crowd_report import first, means, rest
-from consortia.dashboard.words import number, signed
+from consortia.dashboard.words import number
 from consortia.engines.base import Job
 from consortia.fit import cautions, fits_with
 from consortia.plan import SeatPlan
+from consortia.receipt_table import COLUMNS, METRIC_NAMES, receipt_row, table_of
 from consortia.scenario import Scenario
 from consortia.size_release import once_events, solve_sigma
-from consortia.vertical.show import long_step, print_vertical_notes, show_step, total_steps
+from consortia.vertical.request import total_steps
+from consortia.vertical.show import long_step, print_vertical_notes, show_step
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
-
-_RECEIPT = ("participant", "metric", "majority", "local", "federated", "gain [95 %]", "personal", "keeps")
-METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "rmse": "RMSE"}
 
 
 def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
@@ -80,10 +78,10 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
         f"{result['seconds']:.1f} s, engine {result['engine']}",
         highlight=False,
     )
-    receipts = table_of(*_RECEIPT)
+    receipts = table_of(*COLUMNS)
     costs = table_of("participant", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds")
     for name, seat in first(list(result["participants"].items())):
-        receipts.add_row(name, *_receipt_row(seat))
+        receipts.add_row(name, *receipt_row(seat))
         costs.add_row(name, *_cost_row(seat))
     if simulation or any(seat["metrics"] for seat in result["participants"].values()):
         console.print(receipts)
@@ -92,54 +90,6 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
         if line:
             console.print(line, highlight=False)
     _print_notes(console, result, simulation)
-
-
-def print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
-    """Print receipts as their owners keep them, with what every epsilon counts."""
-    table = table_of(*_RECEIPT, "units", "ε run", "ε lifetime")
-    for receipt in receipts:
-        account = receipt["epsilon"]
-        spent = ["∞" if account["non_private"] else number(account[key]) for key in ("run", "lifetime")]
-        table.add_row(receipt["participant"], *_receipt_row(receipt), str(sum(receipt["units"].values())), *spent)
-    console.print(table)
-    for receipt in receipts:
-        synthetic = "[bold]synthetic[/] rows, " if receipt["synthetic"] else ""
-        guarantee = _guarantee(receipt["epsilon"])
-        console.print(f"{receipt['participant']}: {receipt['run_id']}, {synthetic}{guarantee}.", highlight=False)
-
-
-def _guarantee(account: dict[str, Any]) -> str:
-    if account["non_private"]:
-        return "non-private: ε = ∞"
-    lifetime = account["lifetime_delta"]
-    whole = "" if lifetime is None else f", of the data set's lifetime in this ledger {lifetime:g}"
-    return f"unit {account['unit']}, {account['relation'].replace('_', ' ')}, δ of the run {account['delta']:g}{whole}"
-
-
-def table_of(*headings: str, title: str | None = None, no_wrap: bool = True) -> Table:
-    """Return an empty table; what is no word stands on the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title)
-    for heading in headings:
-        left = heading in {"participant", "metric", "keeps"}
-        table.add_column(heading, justify="left" if left else "right", no_wrap=no_wrap)
-    return table
-
-
-def _receipt_row(seat: dict[str, Any]) -> tuple[str, ...]:
-    metric = seat.get("headline") or next(iter(seat["metrics"]), "")
-    values = seat["metrics"].get(metric, {})
-    gain = seat.get("gain")
-    return (
-        METRIC_NAMES.get(metric, metric or "–"),
-        number(values.get("majority")),
-        number(values.get("local")),
-        number(values.get("federated")),
-        "–"
-        if not gain
-        else "{} [{}, {}]".format(signed(gain["value"]), *(signed(gain[key], 2) for key in ("low", "high"))),
-        number(values.get("personal")),
-        seat.get("keeps") or "–",
-    )
 
 
 def _cost_row(seat: dict[str, Any]) -> tuple[str, ...]:

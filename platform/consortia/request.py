@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from consortia.anchors import anchor_from
 from consortia.asynchronous_terms import last_number
-from consortia.custody import anchor_from
 from consortia.errors import InputError, RefusedError, WireError
 from consortia.exchange import CONTROL
 from consortia.policy import Proposal

@@ -15,47 +15,23 @@ from typing import Any
 
 import tomli_w
 
-from consortia import compression_cost, placebo, record
+from consortia import record
 from consortia.crowds import filled, policy_of
 from consortia.data_folder import public_sources
+from consortia.disk import write_json, write_text
 from consortia.engines.base import Engine, Job
 from consortia.errors import InputError, RunFailedError
 from consortia.home import Home, default_root
 from consortia.logs import OwnFile
+from consortia.options import Options, check_options
 from consortia.plan import make_plans
 from consortia.policy import Policy, policy_or_input_error
-from consortia.receipt import write_json, write_text
 from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from consortia.secure.keys import pin_each_other
 from consortia.strict import read_toml
 from consortia.vectorized import crowd
 from consortia.vertical.setup import introduce
 from privacy.ledger import Ledger
-
-ENGINES = ("embedded", "flower", "vectorized")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What `consortia run` was asked for."""
-
-    scenario: str
-    data: Path | None = None
-    rounds: int | None = None
-    seed: int | None = None
-    split_seed: int | None = None
-    epsilon: tuple[str, ...] = ()
-    engine: str = "embedded"
-    secure_noise: bool = False
-    ledger: Path | None = None
-    out: Path = Path("runs")
-    dump: Path | None = None
-    resume: Path | None = None
-    batches: int | None = None
-    placebo: bool = False
-    uncompressed: bool = False
-    draws: int = 3
-    compressed: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,32 +43,22 @@ class Outcome:
     missed: list[str]
 
 
-def prepare(options: Options) -> Job:
+def prepare(options: Options, check: Callable[[Scenario, Options], None] | None = None) -> Job:
     """Check everything that can be checked before the first message and lay out the run's folders.
+
+    Parameters
+    ----------
+    check : callable, optional
+        Refuses what else the command cannot do with this scenario, before anything is written.
 
     Raises
     ------
     InputError
         For anything the user can put right; nothing was started.
     """
-    if options.engine not in ENGINES:
-        raise InputError(f"--engine: wanted one of {', '.join(ENGINES)}, got {options.engine!r}")
+    check_options(options)
     simulation = options.engine != "flower"
-    if not simulation and (options.dump or options.ledger or options.split_seed is not None):
-        raise InputError(
-            "--dump, --ledger and --split-seed: wanted a simulation (--engine embedded), got --engine flower; "
-            "a participant's rows, ledger and split are its own there"
-        )
-    if options.engine == "vectorized" and (options.dump or options.ledger or options.resume or options.secure_noise):
-        raise InputError(
-            "--dump, --ledger, --resume and --secure-noise: wanted none with --engine vectorized, which keeps its "
-            "accounts in memory and draws floating-point noise; take --engine embedded"
-        )
-    if options.ledger and options.split_seed is not None:
-        raise InputError("--split-seed: wanted none with --ledger, whose data sets have a split of their own")
     if options.resume is not None:
-        if options.placebo or options.uncompressed:
-            raise InputError("--placebo and --uncompressed: wanted a run from its start, got --resume")
         return with_batches(_resumed(options), options.batches)
     scenario = load_scenario(options.scenario).with_overrides(
         rounds=options.rounds, seed=options.seed, epsilon=options.epsilon, compressed=options.compressed
@@ -101,7 +67,8 @@ def prepare(options: Options) -> Job:
     make_plans(scenario)
     if options.engine == "vectorized":
         crowd.check(scenario)
-    _check_controls(scenario, options)
+    if check is not None:
+        check(scenario, options)
     if options.dump is not None:
         options.dump.mkdir(parents=True, exist_ok=True)  # what it cannot take would be noticed after the run
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
@@ -157,44 +124,10 @@ def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = Non
     return Outcome(job, result, record.missed_expectations(job.scenario, result, job.folder))
 
 
-def _check_controls(scenario: Scenario, options: Options) -> None:
-    for wanted, module in ((options.placebo, placebo), (options.uncompressed, compression_cost)):
-        if wanted:
-            module.check(scenario, options)
-
-
 def _recorded(job: Job) -> int:
     """Return the time stamp of the coordinator's record; 0 when there is none."""
     file = job.folder / "coordinator.json"
     return file.stat().st_mtime_ns if file.is_file() else 0
-
-
-def control(job: Job, options: Options, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Run the controls of a finished run that were asked for and put what they found into `result.json`.
-
-    See `consortia.placebo` and `consortia.compression_cost`.
-    """
-
-    def rerun(again: Options, sources: dict[str, str]) -> Job:
-        prepared = prepare(again)
-        homes = {name: replace(home, control=True) for name, home in prepared.homes.items()}
-        return execute(replace(prepared, homes=homes, sources=prepared.sources | sources), again).job
-
-    file = job.folder / "result.json"
-    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if options.placebo:
-        result["placebo"] = placebo.run(job, options, rerun, progress)
-        _beside(result, result["placebo"], "placebo")
-    if options.uncompressed:
-        result["compression"] = compression_cost.run(job, options, result, rerun, progress)
-        _beside(result, result["compression"], "uncompressed")
-    write_json(file, result)
-    return result
-
-
-def _beside(result: dict[str, Any], table: dict[str, Any], key: str) -> None:
-    for name, seat in table["participants"].items():
-        result["participants"][name]["metrics"][seat["metric"]][key] = seat[key]
 
 
 def _engine(name: str) -> Engine:

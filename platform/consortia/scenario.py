@@ -23,7 +23,7 @@ from clients.registry import names as client_names
 from consortia.asynchronous_terms import check_participations
 from consortia.central_terms import CentralTerms, check_central, overridden
 from consortia.central_terms import check_seats as check_central_seats
-from consortia.compression import CompressionTerms
+from consortia.compression_terms import CompressionTerms
 from consortia.crowds import with_crowds
 from consortia.errors import InputError
 from consortia.evaluation_terms import EvaluationTerms, StoppingTerms
@@ -341,8 +341,9 @@ def _positive(value: str, where: str) -> float:
 
 def scenario_folder() -> Path:
     """Return the folder of the committed scenarios: in a wheel inside the package, else in the repository."""
-    packaged = Path(str(resources.files("consortia"))) / "_scenarios"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "scenarios"
+    package = Path(str(resources.files("consortia"))).resolve()
+    packaged = package / "_scenarios"
+    return packaged if packaged.is_dir() else package.parents[1] / "scenarios"
 
 
 def committed_scenarios() -> tuple[str, ...]:
@@ -387,6 +388,8 @@ def _build(data: dict[str, Any], where: str) -> Scenario:
 
 def settled(scenario: Scenario, *, anew: bool = False) -> Scenario:
     """Return the scenario with the numbers of its secure sums in place (see `consortia.secure.settle`)."""
+    if scenario.contract.trust != "aggregate":
+        return scenario
     from consortia.secure.settle import settle
 
     return settle(scenario, anew=anew)

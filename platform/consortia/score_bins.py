@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from clients.schema import Target
 
+#: Name of the tensor that leaves: int64 counts, shape (rows, bins).
+HISTOGRAM = "metrics.histogram"
 #: Log-odds beyond which a score lies in the first or last bin.
 _WIDEST = 6.0
 Array = NDArray[np.float64]

@@ -39,7 +39,6 @@ from privacy.rowwise import outputs
 
 log = logging.getLogger("consortia.participant")
 Array = NDArray[np.float64]
-HISTOGRAM = "metrics.histogram"
 
 
 def metrics_run(run_id: str) -> str:
@@ -190,7 +189,7 @@ def measure(
         noise=noise_of(due.event),
         context=noise,
     )
-    return {HISTOGRAM: torch.from_numpy(counts.reshape(rows, bins))}
+    return {score_bins.HISTOGRAM: torch.from_numpy(counts.reshape(rows, bins))}
 
 
 def _scores(module: FederatedModule, table: Table) -> Array:

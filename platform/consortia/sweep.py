@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from consortia.disk import write_json, write_text
 from consortia.errors import InputError
+from consortia.options import Options
 from consortia.policy import policy_or_input_error
-from consortia.receipt import write_json, write_text
-from consortia.runner import Options, execute, prepare
+from consortia.runner import execute, prepare
 from consortia.scenario import Scenario, load_scenario
 from consortia.strict import listed, shown
 

@@ -13,9 +13,9 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from consortia.correspondence import Answer
 from consortia.deploy.pace import Rhythm
 from consortia.errors import RunFailedError
+from consortia.exchanges import Answer
 
 RECORD = "consortia"
 FIELD = "envelope"

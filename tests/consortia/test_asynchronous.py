@@ -16,10 +16,11 @@ from flwr.clientapp import ClientApp
 from consortia import asynchronous
 from consortia.aggregation import _proposed_sigma, honest_bound
 from consortia.checkpoint import Checkpoint, load_latest
-from consortia.coordinator import Answer, Coordinator
+from consortia.coordinator import Coordinator
 from consortia.engines.embedded import EmbeddedGrid
 from consortia.errors import InputError, RunFailedError
 from consortia.exchange import initial_groups
+from consortia.exchanges import Answer
 from consortia.fit import cautions, check_fit, fits_with
 from consortia.plan import make_plans
 from consortia.scenario import Scenario, load_scenario, scenario_from_json

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from clients import smart_home
 from consortia import central
-from consortia.central import CentralRounds, flat_change, moved, plan_of
+from consortia.central import flat_change, moved, plan_of
+from consortia.central_rounds import CentralRounds
 from consortia.checkpoint import Checkpoint
 from consortia.errors import InputError
 from consortia.exchange import State, initial_groups
+from consortia.options import Options
 from consortia.report import print_plan, print_result
-from consortia.runner import Options, Outcome, execute, prepare
+from consortia.runner import Outcome, execute, prepare
 from consortia.scenario import Scenario, contract_from_json, load_scenario, scenario_from_json
 from consortia.strict import read_toml
 from consortia.vectorized import crowd

@@ -12,7 +12,8 @@ import pytest
 import torch
 import zstandard
 
-from consortia.compression import PACKED, CompressionTerms, compress, expand
+from consortia.compression import PACKED, compress, expand
+from consortia.compression_terms import CompressionTerms
 
 RECEIVED = {"w": torch.zeros(40, 25), "b": torch.ones(7), "count": torch.tensor(3)}
 
@@ -103,7 +104,8 @@ def test_a_run_with_compressed_updates_ends_where_the_other_does(
 ) -> None:
     """Non-private, so that the two runs differ by the compression only: a contract without it keeps its hash."""
     from consortia import runner
-    from consortia.runner import Options, execute, prepare
+    from consortia.options import Options
+    from consortia.runner import execute, prepare
     from consortia.scenario import load_scenario, scenario_from_json
 
     models = {}

@@ -13,8 +13,10 @@ import pytest
 import tomli_w
 
 from consortia import controls
+from consortia.controlled_run import control, prepare
 from consortia.errors import InputError
-from consortia.runner import Options, control, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute
 from consortia.scenario import find_scenario
 
 

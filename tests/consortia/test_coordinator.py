@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from consortia.checkpoint import load_latest
-from consortia.coordinator import Answer, Coordinator
+from consortia.coordinator import Coordinator
 from consortia.errors import RunFailedError
+from consortia.exchanges import Answer
 from consortia.scenario import Scenario, load_scenario
 from consortia.wire import Envelope, decode, encode
 

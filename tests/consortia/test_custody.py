@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 
-from consortia.coordinator import Answer, Coordinator
-from consortia.custody import anchor_from, to_header, witness_file
+from consortia.anchors import anchor_from, to_header
+from consortia.coordinator import Coordinator
+from consortia.custody import witness_file
 from consortia.deploy.homes import make_home
 from consortia.errors import InputError, RunFailedError
+from consortia.exchanges import Answer
 from consortia.heads import Heads
 from consortia.home import Home
+from consortia.options import Options
 from consortia.participant import handle
-from consortia.runner import Options, execute, prepare
+from consortia.runner import execute, prepare
 from consortia.wire import decode
 from privacy.ledger import Anchor, Ledger
 

@@ -20,12 +20,14 @@ import torch
 from consortia import disk
 from consortia.answers import describe
 from consortia.checkpoint import Checkpoint, load_latest, save
-from consortia.cli import friendly
-from consortia.coordinator import Answer, Coordinator
+from consortia.console import friendly
+from consortia.coordinator import Coordinator
 from consortia.errors import RunFailedError
 from consortia.events import FILE, EventFile
+from consortia.exchanges import Answer
 from consortia.logs import OwnFile
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 from consortia.scenario import load_scenario
 from consortia.wire import Envelope, decode, encode
 

@@ -13,11 +13,12 @@ import pytest
 import tomli_w
 import torch
 
-from consortia import side_releases
+from consortia import score_bins, side_releases
 from consortia.errors import InputError
+from consortia.options import Options
 from consortia.participant import handle
 from consortia.received import read
-from consortia.runner import Options, execute, prepare
+from consortia.runner import execute, prepare
 from consortia.scenario import contract_from_json, find_scenario
 from consortia.wire import Envelope, decode, encode
 from privacy.accounting import epsilon
@@ -81,8 +82,8 @@ def test_the_final_release_is_one_histogram_from_an_account_of_its_own(site: Any
     message = site.message(6, kind="evaluate")
     data = handle(message, site.home)
     reply = decode(data)
-    assert set(reply.tensors) == {side_releases.HISTOGRAM}
-    assert reply.tensors[side_releases.HISTOGRAM].dtype == torch.int64
+    assert set(reply.tensors) == {score_bins.HISTOGRAM}
+    assert reply.tensors[score_bins.HISTOGRAM].dtype == torch.int64
     assert set(reply.header) - {"wire"} <= PUBLIC_CONSTANTS
     assert handle(message, site.home) == data  # from the outbox, for free
     with site.ledger() as ledger:

@@ -14,7 +14,8 @@ import torch
 
 from consortia.cli.budget import allow, init
 from consortia.errors import InputError
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,7 +20,8 @@ import torch
 from consortia.cli.budget import allow, init
 from consortia.engines import embedded
 from consortia.home import Home
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 
 pytestmark = pytest.mark.end_to_end
 

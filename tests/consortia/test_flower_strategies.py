@@ -21,7 +21,8 @@ from series import SeriesFederation, Unmeasured
 from consortia import server_app
 from consortia.cli.budget import allow, init
 from consortia.home import Home
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 from consortia.scenario import load_scenario
 from consortia.strategy_terms import StrategyTerms
 from strategies.base import Asynchronous

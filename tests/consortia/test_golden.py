@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 RUNS: dict[str, dict[str, Any]] = {

@@ -16,7 +16,8 @@ import pytest
 
 from consortia.checkpoint import load_latest
 from consortia.home import Home
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 from privacy.ledger import Ledger
 
 pytestmark = pytest.mark.end_to_end

@@ -20,9 +20,10 @@ from consortia.aggregation import _round_weights
 from consortia.errors import InputError
 from consortia.local_training import declared_training_units, make_plan
 from consortia.member import Member, recall, sizes_of
+from consortia.options import Options
 from consortia.participant import handle
 from consortia.policy import load_policy
-from consortia.runner import Options, demo_policy_file, execute, prepare
+from consortia.runner import demo_policy_file, execute, prepare
 from consortia.scenario import Scenario, contract_from_json, find_scenario, load_scenario, scenario_from_json
 from consortia.size_release import SHARE, SIZE, release, take
 from consortia.strict import read_toml

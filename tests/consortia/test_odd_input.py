@@ -23,11 +23,11 @@ from consortia.cli import build_app
 from consortia.dashboard.words import number, signed
 from consortia.errors import InputError
 from consortia.evaluation import ridge
+from consortia.options import Options
 from consortia.plan import make_plans
 from consortia.record import missed_expectations
 from consortia.released_metrics import HISTOGRAM_METRICS, from_histogram
 from consortia.report import Watch
-from consortia.runner import Options
 from consortia.runner import prepare as lay_out
 from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from consortia.sweep import points

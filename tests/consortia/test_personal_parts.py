@@ -22,9 +22,10 @@ from consortia.alternating import phases
 from consortia.errors import InputError
 from consortia.exchange import build_module, group_of, initial_groups, scope_of, shared_names, state_of
 from consortia.local_training import RoundOutcome, load_partitions, make_plan, ready_module, train_round
+from consortia.options import Options
 from consortia.plan import make_plans
 from consortia.policy import load_policy
-from consortia.runner import Options, execute, prepare
+from consortia.runner import execute, prepare
 from consortia.scenario import Contract, contract_from_json, load_scenario
 from consortia.wire import Envelope, decode, encode
 from privacy.dp_sgd import PlainPlan, train_plain

@@ -17,11 +17,13 @@ from clients.errors import SchemaError, SourceError
 from clients.schema import Target
 from clients.sources import numpy_generator, parse_source
 from consortia import placebo, receipt
+from consortia.controlled_run import control, prepare
 from consortia.errors import InputError, RefusedError
 from consortia.local_training import load_partitions
+from consortia.options import Options
 from consortia.placebo_labels import with_placebo_labels
 from consortia.policy import load_policy
-from consortia.runner import Options, control, execute, prepare
+from consortia.runner import execute
 from consortia.scenario import load_scenario
 
 FACTORY = registry.get("factory")

@@ -14,9 +14,10 @@ from dashboard_pages import reply
 
 from consortia import coordinator
 from consortia.checkpoint import Checkpoint, save
-from consortia.coordinator import Answer, Coordinator
+from consortia.coordinator import Coordinator
 from consortia.errors import RunFailedError
 from consortia.events import FILE
+from consortia.exchanges import Answer
 from consortia.logs import JsonLines, about, one_message
 from consortia.readout import Run, Runs
 from consortia.scenario import Scenario, load_scenario

@@ -19,10 +19,11 @@ from consortia.coordinator import Coordinator
 from consortia.errors import InputError
 from consortia.exchange import CONTROL, check_like, for_participant, initial_groups
 from consortia.fit import cautions, fits_with
+from consortia.options import Options
 from consortia.participant import handle
 from consortia.plan import make_plans
 from consortia.policy import load_policy
-from consortia.runner import Options, execute, prepare
+from consortia.runner import execute, prepare
 from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from consortia.wire import Envelope, decode, encode
 from privacy.randomness import seeded_generator

@@ -15,8 +15,9 @@ from consortia import server_app
 from consortia.checkpoint import load_latest
 from consortia.errors import InputError
 from consortia.fit import fits_with
+from consortia.options import Options
 from consortia.plan import make_plans
-from consortia.runner import Options, execute, prepare
+from consortia.runner import execute, prepare
 from consortia.scenario import Scenario, committed_scenarios, load_scenario, scenario_folder
 from strategies.base import LocalHalf
 from strategies.registry import NAMES, make

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from consortia.aggregation import turns
-from consortia.coordinator import Answer, Coordinator
+from consortia.coordinator import Coordinator
 from consortia.errors import InputError, RunFailedError
 from consortia.exchange import LOSS, initial_groups
+from consortia.exchanges import Answer
 from consortia.participant import handle
 from consortia.scenario import Scenario, load_scenario, scenario_from_json
 from consortia.wire import Envelope, decode, encode

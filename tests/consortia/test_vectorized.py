@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from consortia import local_training
 from consortia.errors import InputError
 from consortia.exchange import build_module
-from consortia.runner import Options, Outcome, execute, prepare
+from consortia.options import Options
+from consortia.runner import Outcome, execute, prepare
 from consortia.scenario import load_scenario
 from consortia.strict import read_toml
 from consortia.vectorized import crowd, receipts

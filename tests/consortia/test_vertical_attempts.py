@@ -10,13 +10,13 @@ import pytest
 import tomli_w
 from shared import Shared, make_shared
 
-from consortia.coordinator import Answer
 from consortia.errors import RunFailedError
+from consortia.exchanges import Answer
 from consortia.home import Home
 from consortia.scenario import Scenario
 from consortia.strict import parse
 from consortia.vertical import stacking
-from consortia.vertical.participant import handle
+from consortia.vertical.handle import handle
 from consortia.vertical.setup import introduce
 from consortia.vertical.store import Store
 from consortia.wire import Envelope, decode, encode

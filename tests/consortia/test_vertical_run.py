@@ -23,7 +23,7 @@ from consortia.errors import InputError, RunFailedError
 from consortia.scenario import load_scenario
 from consortia.vertical import stacking
 from consortia.vertical.assistance import MISSING
-from consortia.vertical.participant import handle
+from consortia.vertical.handle import handle
 from consortia.vertical.request import STEPS
 from consortia.wire import Envelope, decode, encode
 from privacy.events import NonPrivate, RandomizedResponse, ReplaceGaussian

@@ -25,8 +25,9 @@ from clients.hospital import CLIENT as HOSPITAL
 from clients.sources import parse_source, read
 from consortia.engines.base import Job
 from consortia.home import Home
+from consortia.options import Options
 from consortia.policy import load_policy
-from consortia.runner import Options, prepare
+from consortia.runner import prepare
 from consortia.scenario import find_scenario, load_scenario
 from consortia.strict import read_toml
 from consortia.transport import FIELD, RECORD

@@ -9,7 +9,7 @@ from typing import Any
 from consortia.exchange import for_participant, initial_groups
 from consortia.policy import Policy
 from consortia.scenario import Contract, Seat
-from consortia.side_releases import HISTOGRAM
+from consortia.score_bins import HISTOGRAM
 from consortia.wire import decode
 from privacy.accounting import solve_noise_multiplier
 from privacy.egress import KINDS

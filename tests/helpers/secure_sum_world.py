@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -234,8 +235,7 @@ def broken(name: str, module: str, old: str, new: str) -> Any:
             assert source.count(old) == 1, f"{module}: {old!r} stands {source.count(old)} times"
             source = source.replace(old, new)
         for other in made:
-            for package in ("privacy.secure_sum", "consortia.secure"):
-                source = source.replace(f"from {package}.{other} import", f"from {name}_{other} import")
+            source = re.sub(rf"from (?:privacy|consortia)[\w.]*\.{other} import", f"from {name}_{other} import", source)
         copy = ModuleType(f"{name}_{stem}")
         copy.__file__ = f"{stem} with {new!r}"
         sys.modules[copy.__name__] = copy

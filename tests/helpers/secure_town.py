@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from consortia import client_app
-from consortia.coordinator import Answer, Coordinator
+from consortia.coordinator import Coordinator
+from consortia.exchanges import Answer
 from consortia.home import Home
 from consortia.runner import demo_policy_file
 from consortia.scenario import Scenario, load_scenario

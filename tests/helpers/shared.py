@@ -10,13 +10,13 @@ from typing import Any
 
 import tomli_w
 
-from consortia.coordinator import Answer
+from consortia.exchanges import Answer
 from consortia.home import Home
 from consortia.runner import demo_policy_file
 from consortia.scenario import Scenario, load_scenario
 from consortia.strict import parse
 from consortia.vertical.coordinator import VerticalCoordinator
-from consortia.vertical.participant import handle
+from consortia.vertical.handle import handle
 from consortia.vertical.setup import introduce
 from privacy.ledger import Ledger
 

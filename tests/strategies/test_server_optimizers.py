@@ -70,7 +70,7 @@ def test_it_is_torchs_own_optimizer(name: str) -> None:
     ours = _play(ServerOptimizer(optimizer=name, server_learning_rate=0.05, arguments=arguments))
     parameter = torch.nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
     decay = {} if name == "rprop" else {"weight_decay": 0.0}
-    theirs = OPTIMIZERS[name]([parameter], lr=0.05, **decay, **dict(arguments))  # type: ignore[call-arg]
+    theirs = getattr(torch.optim, OPTIMIZERS[name])([parameter], lr=0.05, **decay, **dict(arguments))
     for mean, got in zip(_means(), ours, strict=True):
         parameter.grad = parameter.detach() - mean
         theirs.step()

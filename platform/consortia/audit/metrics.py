@@ -36,7 +36,6 @@ _ROUNDS = 6
 _RUNS, _QUICK_RUNS = 6, 2
 _ROWS, _MOST = 8, 3  # of a unit: in the file, and that count
 _UNITS = 8  # of a partition
-_HISTOGRAM = "metrics.histogram"
 #: Partition of a release, and of the split.
 _PARTS = {"validation": "validation", "evaluation": "test"}
 
@@ -139,7 +138,7 @@ def _take_apart(
             facts[law] = fact(law, subject, holds, wanted=wanted, got=got)
         return holds
 
-    histogram = sent.tensors.get(_HISTOGRAM)
+    histogram = sent.tensors.get(score_bins.HISTOGRAM)
     due = partition is not None
     if not must("metrics leave exactly when they are due", (histogram is not None) == due, due, sent.header):
         return
@@ -212,12 +211,12 @@ def _greedy(audit: Audit, seat: Seat) -> list[Check]:
             kind = "train" if round_ <= contract.rounds else "evaluate"
             request = bench.message(contract, f"greedy-{number}", round_, model, kind=kind)
             sent = bench.ask(request, source)
-            if _HISTOGRAM in sent.tensors:
+            if score_bins.HISTOGRAM in sent.tensors:
                 before = len(bench.export()["entries"])
                 free &= bench.ask(request, source).reply == sent.reply
                 free &= len(bench.export()["entries"]) == before
     ledger = bench.export()
-    left = {sent.reply for sent in bench.captured if _HISTOGRAM in sent.tensors}
+    left = {sent.reply for sent in bench.captured if score_bins.HISTOGRAM in sent.tensors}
     paid = [
         (entry["run_id"], event)
         for entry in ledger["entries"]

@@ -8,11 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from consortia.cli import err, out
+from consortia.console import err, out
 from consortia.errors import InputError
 from consortia.scenario import load_scenario
-
-EXAMPLE = "Example: consortia audit banks --quick"
 
 
 def audit(

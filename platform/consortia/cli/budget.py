@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from consortia.cli import budget_accounts, budget_tune, friendly, out
 from consortia.cli.budget_accounts import HomeOption, home_of
+from consortia.console import friendly, out
 from consortia.deploy.homes import make_home, owned_policy
 from consortia.errors import InputError
 from consortia.home import Home
@@ -22,10 +22,7 @@ from consortia.vertical.setup import introduce
 from privacy.errors import PrivacyError
 from privacy.ledger import LEDGER_SCHEMA, migrate_file
 
-app = typer.Typer(help="A participant's privacy budget: make, show, set, plan, sweep, export.", no_args_is_help=True)
 
-
-@app.command(epilog="Example: consortia budget init hospital-a --policy hospital-a.toml")
 @friendly
 def init(
     participant: Annotated[str, typer.Argument(help="Name of the participant; omit with --scenario.")] = "",
@@ -75,7 +72,6 @@ def _advise(participant: str) -> None:
     )
 
 
-@app.command(epilog="Example: consortia budget migrate hospital-a")
 @friendly
 def migrate(
     participant: Annotated[str, typer.Argument(help="Name of the participant.")], home: HomeOption = None
@@ -89,7 +85,6 @@ def migrate(
     out.print(f"{place.ledger} has schema {LEDGER_SCHEMA} now", highlight=False, soft_wrap=True)
 
 
-@app.command(epilog="Example: consortia budget allow hospital-a cross-industry --rounds 10")
 @friendly
 def allow(
     participant: Annotated[str, typer.Argument(help="Name of the participant.")],
@@ -116,14 +111,3 @@ def allow(
     out.print(f"{participant} accepts {entry} now", highlight=False, soft_wrap=True)
     if contract.evaluation.metrics == "dp" and policy.budget.evaluation is None:
         _advise(participant)
-
-
-for _name, _function, _example in (
-    ("show", budget_accounts.show, "show hospital-a --json"),
-    ("history", budget_accounts.show_history, "history hospital-a --last 50"),
-    ("set", budget_accounts.set_budget, "set hospital-a --run 0.5 --lifetime 2"),
-    ("plan", budget_tune.plan, "plan hospitals --participant cleveland --seeds 0"),
-    ("sweep", budget_tune.sweep, "sweep banks --participant used-car --epsilon 0.5,1,2,4,8"),
-    ("export", budget_accounts.export, "export hospital-a > ledger.json"),
-):
-    app.command(_name, epilog=f"Example: consortia budget {_example}")(friendly(_function))

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from consortia import custody
 from consortia.accounts import LIFETIME, history, summary
-from consortia.cli import out
+from consortia.console import out
 from consortia.dashboard.words import number
+from consortia.disk import write_text
 from consortia.errors import InputError
 from consortia.home import Home, default_root
 from consortia.policy import Policy, parse_policy, policy_or_input_error
-from consortia.receipt import write_text
 from privacy.errors import PrivacyError
 from privacy.events import RELATION
 from privacy.ledger import Ledger

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from consortia import sweep as sweeps
-from consortia.cli import err, out
+from consortia.console import err, out
 from consortia.dashboard.words import number
 from consortia.errors import InputError, RunFailedError
 from consortia.scenario import load_scenario

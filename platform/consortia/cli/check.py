@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from consortia.cli import out
-from consortia.fit import cautions, fits_with
-from consortia.plan import make_plans
-from consortia.report import print_plan
+from consortia.console import out
 from consortia.scenario import load_scenario
-from consortia.secure.fit import exposures
-from consortia.secure.report import print_exposure
-from consortia.vertical.setup import describe
-from consortia.vertical.setup import print_plan as print_vertical_plan
-
-EXAMPLE = "Example: consortia check cross-industry --epsilon hospital-a=0.5"
 
 
 def check(
@@ -31,6 +23,13 @@ def check(
 ) -> None:
     """Show who would do what, what leaves whom, and the noise and ε of each participant."""
     loaded = load_scenario(scenario).with_overrides(rounds=rounds, epsilon=epsilon or ())
+    # From here on it takes networks and privacy accounting: a scenario that is refused costs no second.
+    from consortia.fit import cautions, fits_with
+    from consortia.plan import make_plans
+    from consortia.report import print_plan
+    from consortia.secure.fit import exposures
+    from consortia.secure.report import print_exposure
+
     plans = make_plans(loaded)
     if as_json:
         data = {
@@ -40,12 +39,18 @@ def check(
             "strategy": {"name": loaded.contract.strategy.name, "fits_with": fits_with(loaded)},
             "warnings": cautions(loaded),
             **({"exposure": exposures(loaded)} if loaded.contract.trust == "aggregate" else {}),
-            "participants": [dataclasses.asdict(plan) for plan in plans] if plans else describe(loaded),
+            "participants": [dataclasses.asdict(plan) for plan in plans] if plans else _vertical().describe(loaded),
         }
         typer.echo(json.dumps(data, indent=1))
         return
     if loaded.contract.vertical is not None:
-        print_vertical_plan(out, loaded)
+        _vertical().print_plan(out, loaded)
         return
     print_plan(out, loaded, plans)
     print_exposure(out, loaded)
+
+
+def _vertical() -> ModuleType:
+    from consortia.vertical import setup  # it brings scikit-learn
+
+    return setup

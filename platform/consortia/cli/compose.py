@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
-from consortia.cli import out
+from consortia.console import out
 from consortia.deploy.compose import compose_text
 from consortia.errors import InputError, RunFailedError
 from consortia.scenario import find_scenario, load_scenario
-
-EXAMPLE = "Example: consortia compose hospitals && SCENARIO=hospitals docker compose up"
 
 
 def compose(

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consortia.cli import err, out
+from consortia.console import err, out
 from consortia.errors import InputError
 
 if TYPE_CHECKING:
     from consortia.dashboard.app import View
-
-EXAMPLE = "Example: consortia dashboard --runs runs; at a participant: consortia dashboard --home homes/hospital-a"
 
 
 def dashboard(

@@ -10,12 +10,8 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from consortia.cli import err, out
+from consortia.console import err, out
 from consortia.errors import InputError
-
-PREDICT_EXAMPLE = "Example: consortia predict runs/RUN rows.csv --participant used-car --out predictions.csv"
-EXPORT_EXAMPLE = "Example: consortia export runs/RUN --participant used-car --to models"
-MODELS_EXAMPLE = "Example: consortia models models"
 
 #: (rows, what errors call them) -> predictions and what the schema's check says.
 Predict = Callable[[pd.DataFrame, str], tuple[pd.DataFrame, Any]]

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from clients import registry
-from consortia.cli import friendly, out
+from consortia.console import friendly, out
 from consortia.errors import InputError
 
 app = typer.Typer(help="Write the start of something new.", no_args_is_help=True)

@@ -8,12 +8,10 @@ from typing import Annotated
 
 import typer
 
-from consortia.cli import friendly, out
-from consortia.deploy.kit import FILES, check_certificate, write_kit
+from consortia.console import friendly, out
 from consortia.deploy.members import MemberFolder, apply, read_public_key
 from consortia.deploy.prepare import effective
 from consortia.errors import InputError
-from consortia.plan import make_plans
 from consortia.scenario import Scenario, Seat
 from consortia.strict import listed, parse
 
@@ -57,6 +55,9 @@ def add(
     as_json: _Json = False,
 ) -> None:
     """Add a participant: a seat, its key, and a join kit for it. Nobody else's files or services change."""
+    from consortia.deploy.kit import FILES, check_certificate, write_kit
+    from consortia.plan import make_plans
+
     loaded, folder = _scenario(scenario, members)
     try:
         offer = float(epsilon)

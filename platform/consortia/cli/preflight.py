@@ -9,14 +9,10 @@ from typing import Annotated
 
 import typer
 
-from consortia.cli import err, out
+from consortia.console import err, out
 from consortia.errors import InputError
 from consortia.home import Home, default_root
 from consortia.scenario import load_scenario
-
-EXAMPLE = (
-    "Example: consortia preflight hospital-c --superlink fed.example.org:8443 --root-certificates ca.crt --key node.key"
-)
 
 
 def preflight(

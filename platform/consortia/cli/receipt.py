@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from consortia.cli import out
+from consortia.console import out
 from consortia.errors import InputError
-from consortia.report import print_receipts
+from consortia.receipt_table import print_receipts
 from consortia.strict import read_record
-
-EXAMPLE = "Example: consortia receipt homes/hospital-a"
 
 
 def receipt(

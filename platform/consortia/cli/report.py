@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from consortia.cli import out
-
-EXAMPLE = "Example: consortia report runs/RUN"
+from consortia.console import out
 
 
 def report(

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consortia import tracking
-from consortia.cli import err, out
-from consortia.control_report import print_compression, print_placebo
-from consortia.engines.base import Job
-from consortia.placebo import owed
-from consortia.report import Watch, conditional_split_note, print_result, refusal_hint, wait_hint
-from consortia.runner import Options, control, execute, prepare
-from consortia.tracking import Tracking
+from consortia.console import err, out
+from consortia.options import Options, check_options
+from consortia.scenario import load_scenario
 
-EXAMPLE = "Example: consortia run cross-industry --epsilon hospital-a=0.5 --rounds 10"
+if TYPE_CHECKING:
+    from consortia.engines.base import Job
+    from consortia.report import Watch
 
 
 def run(
@@ -82,6 +79,15 @@ def run(
         uncompressed=uncompressed,
         draws=draws,
     )
+    check_options(options)
+    if scenario:
+        load_scenario(scenario)
+    # From here on it takes everything: what is refused above costs no second.
+    from consortia import tracking
+    from consortia.controlled_run import control, prepare
+    from consortia.report import Watch, refusal_hint, wait_hint
+    from consortia.runner import execute
+
     tracked = tracking.chosen(track)
     job = prepare(options)
 
@@ -89,7 +95,7 @@ def run(
         return Watch(err if as_json else out, started, simulation=engine != "flower")
 
     try:
-        with Tracking(job.folder, tracked, lambda line: err.print(line, markup=False, highlight=False)):
+        with tracking.Tracking(job.folder, tracked, lambda line: err.print(line, markup=False, highlight=False)):
             outcome = execute(job, options, watch)
         result = outcome.result
         if (placebo or uncompressed) and result["status"] == "completed":
@@ -100,15 +106,7 @@ def run(
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:
-        print_result(out, result)
-        if "placebo" in result:
-            print_placebo(out, result["placebo"])
-        elif note := owed(job.scenario):
-            out.print(note, highlight=False)
-        if "compression" in result:
-            print_compression(out, result["compression"])
-        if note := conditional_split_note(job):
-            out.print(note, highlight=False)
+        _print(job, result)
         if hint := refusal_hint(outcome.result):
             out.print(hint, highlight=False)
         out.print(f"record: {job.folder / 'result.json'}", highlight=False, soft_wrap=True)
@@ -116,3 +114,19 @@ def run(
         err.print(f"missed: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
     if outcome.missed:
         raise typer.Exit(1)
+
+
+def _print(job: Job, result: dict[str, Any]) -> None:
+    from consortia.control_report import print_compression, print_placebo
+    from consortia.placebo import owed
+    from consortia.report import conditional_split_note, print_result
+
+    print_result(out, result)
+    if "placebo" in result:
+        print_placebo(out, result["placebo"])
+    elif note := owed(job.scenario):
+        out.print(note, highlight=False)
+    if "compression" in result:
+        print_compression(out, result["compression"])
+    if note := conditional_split_note(job):
+        out.print(note, highlight=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from consortia.cli import friendly
+from consortia.console import friendly
 from consortia.errors import InputError
 from consortia.home import Home, default_root
 from consortia.secure.keys import make_identity

@@ -22,7 +22,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from consortia.deploy.pki import Authority, host_name, make_authority, make_server, write_secret
+from consortia.deploy.pki import Authority, host_name, make_authority, make_server
+from consortia.disk import write_secret
 from consortia.errors import InputError
 
 AUTHORITY_DAYS = 3650

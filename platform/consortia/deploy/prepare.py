@@ -26,7 +26,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from consortia.deploy import members, pki_folder
-from consortia.deploy.pki import Authority, make_authority, public_half, write_node_key, write_secret, write_server
+from consortia.deploy.pki import Authority, make_authority, public_half, write_node_key, write_server
+from consortia.disk import write_secret
 from consortia.errors import ConsortiaError, InputError
 from consortia.logs import tolerant_streams
 from consortia.scenario import Scenario, load_scenario

@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from consortia import disk, record, tracking
-from consortia.cli import err, out
+from consortia.console import err, out
 from consortia.deploy.prepare import HOMES, KEYS, RUNS, SUPERLINK, with_members
+from consortia.disk import write_text
 from consortia.engines.base import Job
 from consortia.engines.control import Control, longest_run, read_status
 from consortia.errors import ConsortiaError, InputError, RunFailedError
 from consortia.home import Home
 from consortia.logs import tolerant_streams
-from consortia.receipt import write_text
 from consortia.report import Watch, conditional_split_note, print_result, refusal_hint
 from consortia.runner import with_batches
 from consortia.scenario import Scenario, scenario_from_json

@@ -16,7 +16,7 @@ from flwr.common.constant import PUBLIC_KEY_ALREADY_IN_USE_MESSAGE
 from consortia.deploy.bundle import COMPONENTS
 from consortia.engines.base import Job
 from consortia.errors import RunFailedError
-from consortia.vertical.show import total_steps
+from consortia.vertical.request import total_steps
 
 JOIN_SECONDS = 120.0
 _CONNECTION = "coordinator"

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import tomli_w
 
-from consortia.deploy.pki import make_authority, write_node_key, write_secret, write_server
-from consortia.disk import why_full
+from consortia.deploy.pki import make_authority, write_node_key, write_server
+from consortia.disk import why_full, write_secret
 from consortia.engines.base import Job
 from consortia.engines.control import Control, flower_environment, longest_run, read_status, tool
 from consortia.errors import RunFailedError

@@ -12,7 +12,7 @@ from consortia.central import sentence
 from consortia.crowd_report import first, rest
 from consortia.dashboard.charts import Level, Line, dot_chart, line_chart
 from consortia.dashboard.words import number, signed, when
-from consortia.report import METRIC_NAMES
+from consortia.receipt_table import METRIC_NAMES
 from consortia.run_report.facts import Facts
 from consortia.scenario import IndustryTerms
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from consortia.receipt import write_text
+from consortia.disk import write_text
 from consortia.run_report.content import sections
 from consortia.run_report.facts import Facts
 

@@ -11,7 +11,7 @@ import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from consortia.deploy.pki import write_secret
+from consortia.disk import write_secret
 from consortia.errors import RefusedError
 from consortia.home import Home
 from consortia.strict import read_toml

@@ -8,7 +8,6 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,7 +18,8 @@ from consortia.errors import InputError, RefusedError
 from consortia.exchange import State, group_of, state_of
 from consortia.local_training import Partitions, ready_module
 from consortia.secure.keys import load_identity
-from consortia.secure.protocol import Member, Rules, SumRequest, model_hash
+from consortia.secure.models import hash_of
+from consortia.secure.protocol import Member, Rules, SumRequest
 from consortia.secure.recovery import OpenRequest, confirm, unmask
 from consortia.secure.settle import fixed_point, layout
 from consortia.wire import Envelope, encode
@@ -34,15 +34,13 @@ from privacy.secure_sum.gradient import ClippedSum, clipped_sum
 from privacy.secure_sum.store import KeyStore
 
 if TYPE_CHECKING:
-    from consortia.participant import _Round
+    from consortia.context import Context
     from consortia.scenario import Contract
 
 _KIND = "masked"
-#: Counter and head of the ledger's chain, behind the masked words.
-ANCHOR_BYTES = 40
 
 
-def answer(work: _Round, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
+def answer(work: Context, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
     """Answer `run-key` with a signed run key, `train` with this participant's masked part."""
     request = work.request
     with _member(work, ledger) as member:
@@ -60,7 +58,7 @@ def answer(work: _Round, ledger: Ledger, plan: RunPlan, parts: Partitions) -> by
         return member.masked(asked, _rules(work), book, lambda noise: _sums(work, plan, parts, module, noise))
 
 
-def opening(work: _Round, ledger: Ledger, plan: RunPlan) -> bytes:
+def opening(work: Context, ledger: Ledger, plan: RunPlan) -> bytes:
     """Answer `confirm` with a signature of who is alive, `unmask` with shares."""
     with _member(work, ledger) as member:
         asked = OpenRequest.from_json(work.request.secure)
@@ -71,25 +69,25 @@ def opening(work: _Round, ledger: Ledger, plan: RunPlan) -> bytes:
         return _told(work, plan, {"shares": unmask(*parts).hex()})
 
 
-def _told(work: _Round, plan: RunPlan, constants: Mapping[str, str]) -> bytes:
+def _told(work: Context, plan: RunPlan, constants: Mapping[str, str]) -> bytes:
     header = {**work._header(plan, "OK"), **constants}
     return encode(Envelope(header, gate([], header, allowed=(), charged=(), shared=())))
 
 
 @contextmanager
-def _member(work: _Round, ledger: Ledger) -> Iterator[Member]:
+def _member(work: Context, ledger: Ledger) -> Iterator[Member]:
     request = work.request
     with closing(KeyStore.open(ledger.path)) as store:
         identity = load_identity(work.home)
         yield Member(work.home.participant, identity, store, request.run_id, request.contract.sha256())
 
 
-def _check_round(work: _Round, asked: SumRequest) -> None:
+def _check_round(work: Context, asked: SumRequest) -> None:
     if asked.round != work.request.round:
         raise RefusedError("BAD_MESSAGE", "the sum is asked for another round than the message's")
 
 
-def _rules(work: _Round) -> Rules:
+def _rules(work: Context) -> Rules:
     terms, contract = work.policy.secure, work.request.contract
     return Rules(
         peers=terms.keys(),
@@ -101,7 +99,7 @@ def _rules(work: _Round) -> Rules:
     )
 
 
-def end(work: _Round, ledger: Ledger) -> None:
+def end(work: Context, ledger: Ledger) -> None:
     """Delete the run key: the closing evaluation came, so the run is over."""
     with closing(KeyStore.open(ledger.path)) as store:
         store.end(work.request.run_id)
@@ -112,11 +110,6 @@ def _code(contract: Contract) -> FixedPoint:
         return fixed_point(contract)
     except InputError as error:
         raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
-
-
-def hash_of(group: Mapping[str, Tensor]) -> str:
-    """Return the hash of one group's parameters."""
-    return model_hash(safetensors.torch.save({name: tensor.contiguous() for name, tensor in group.items()}))
 
 
 def _check_models(asked: SumRequest, model: Mapping[str, Tensor], contract: Contract, industry: str) -> None:
@@ -132,7 +125,7 @@ def _check_models(asked: SumRequest, model: Mapping[str, Tensor], contract: Cont
 class _Book:
     """The participant's ledger, as the protocol asks of it."""
 
-    def __init__(self, work: _Round, ledger: Ledger, plan: RunPlan) -> None:
+    def __init__(self, work: Context, ledger: Ledger, plan: RunPlan) -> None:
         self._work = work
         self._ledger = ledger
         self._plan = plan
@@ -172,7 +165,7 @@ class _Book:
 
 
 def _sums(
-    work: _Round, plan: RunPlan, parts: Partitions, module: FederatedModule, noise: NoiseContext
+    work: Context, plan: RunPlan, parts: Partitions, module: FederatedModule, noise: NoiseContext
 ) -> dict[str, NDArray[np.float64]]:
     """Draw afresh; return the clipped sum by group, and take the private parameters' step with noise of their own."""
     started = time.perf_counter()
@@ -199,7 +192,7 @@ def _sums(
 
 
 def _private_step(
-    work: _Round, plan: RunPlan, module: FederatedModule, made: ClippedSum, generator: torch.Generator
+    work: Context, plan: RunPlan, module: FederatedModule, made: ClippedSum, generator: torch.Generator
 ) -> State:
     """Return the private parameters after one DP-SGD step at full sigma: nobody else adds noise to them.
 

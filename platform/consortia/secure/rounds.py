@@ -18,12 +18,12 @@ import numpy as np
 from consortia import disk
 from consortia.checkpoint import Checkpoint
 from consortia.correspondence import is_refusal
+from consortia.disk import write_json
 from consortia.errors import RunFailedError, WireError
 from consortia.exchange import State, for_participant
-from consortia.receipt import write_json
 from consortia.reply import FINAL, check_account
 from consortia.scenario import Scenario
-from consortia.secure.member import ANCHOR_BYTES, hash_of
+from consortia.secure.models import ANCHOR_BYTES, hash_of
 from consortia.secure.opening import Attempt, Part, open_two
 from consortia.secure.protocol import SumRequest, context_of, group_of, roster_hash, unpack
 from consortia.secure.recovery import OpenRequest
@@ -37,7 +37,7 @@ from privacy.secure_sum.sharing import box_bytes, threshold
 from strategies.base import Strategy
 
 if TYPE_CHECKING:
-    from consortia.coordinator import Exchange
+    from consortia.exchanges import Exchange
     from consortia.heads import Heads
     from consortia.member import Member
 

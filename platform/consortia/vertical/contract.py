@@ -7,7 +7,6 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from clients import holdings
 from clients.errors import ClientError
 from consortia.strict import StrictModel, listed
 
@@ -97,6 +96,8 @@ def check_seats(terms: VerticalTerms, roster: Mapping[str, str]) -> None:
     roster : mapping
         Names to the holdings that they have.
     """
+    from clients import holdings
+
     members = {terms.label_owner, *terms.partners}
     if set(roster) != members:
         raise ValueError(f"the contract's members {listed(sorted(members))}, got {listed(sorted(roster))}")

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from consortia import disk
-from consortia.coordinator import RECORD_SCHEMA, Answer, Exchange
+from consortia.coordinator import RECORD_SCHEMA
 from consortia.correspondence import check_answers, header_to, is_refusal
+from consortia.disk import write_json
 from consortia.errors import RunFailedError, WireError
 from consortia.events import EventFile, told
+from consortia.exchanges import Answer, Exchange
 from consortia.heads import Heads
 from consortia.member import Member, describe_member, restore, standings
-from consortia.receipt import write_json
 from consortia.reply import FINAL, check_budget
 from consortia.scenario import Scenario
 from consortia.vertical.request import STEPS

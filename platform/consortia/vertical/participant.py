@@ -31,10 +31,10 @@ from clients.masking import SourceText
 from clients.schema import QuarantineReport
 from clients.sources import parse_source
 from consortia import custody, lifetimes, limits
+from consortia.anchors import to_header
 from consortia.answers import guarded
 from consortia.errors import InputError, RefusedError
 from consortia.home import Home
-from consortia.logs import about
 from consortia.policy import DatasetTerms, Policy, check_contract, load_policy
 from consortia.vertical import psi
 from consortia.vertical.channel import Greeting, Session
@@ -53,7 +53,7 @@ from privacy.errors import (
 from privacy.events import Event, NonPrivate
 from privacy.ledger import Anchor, Budget, Ledger, Reservation, RunPlan
 
-__all__ = ["SECOND_HALF", "Work", "as_tensor", "handle"]
+__all__ = ["SECOND_HALF", "Work", "as_tensor"]
 
 log = logging.getLogger("consortia.participant")
 
@@ -61,24 +61,6 @@ log = logging.getLogger("consortia.participant")
 SECOND_HALF = "which new persons are asked about"
 #: Bytes: with fewer, whoever has the hashes could try out keys.
 SHORTEST_KEY = 16
-
-
-def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
-    """Answer one message of a vertical run; parameters and promises as `consortia.participant.handle`."""
-
-    def work() -> bytes:
-        from consortia.vertical.owner import Owner
-        from consortia.vertical.partner import Partner
-
-        step = Step.parse(data)
-        about(step.run_id, step.batch + 1)
-        if step.participant != home.participant:
-            raise RefusedError("WRONG_PARTICIPANT", "the message is for somebody else")
-        with home.exclusive(step.contract.round.deadline_seconds):
-            role = Owner if step.participant == step.terms.label_owner else Partner
-            return role(step, home, source).answer()
-
-    return guarded(home.participant, work)
 
 
 class Work:
@@ -348,12 +330,12 @@ class Work:
             "unit": self.terms.unit,
             "non_private": str(not private).lower(),
             # A free reply is not stored; it must be the same whenever it is asked for.
-            **(custody.to_header(self.anchor) if plan is not None else {}),
+            **(to_header(self.anchor) if plan is not None else {}),
         }
 
     def note(self, name: str, data: object) -> None:
         """Write a file of this participant's own about the run."""
-        from consortia.receipt import write_json
+        from consortia.disk import write_json
 
         write_json(self.home.run_folder(self.step.run_id) / name, json.loads(json.dumps(data)))
 

@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.metrics import compute
+from consortia.disk import write_json
 from consortia.evaluation import MINIMUM_UNITS, weighted_auc
-from consortia.receipt import RECEIPT_SCHEMA, write_json
+from consortia.receipt import RECEIPT_SCHEMA
 from consortia.vertical.stacking import MARGIN, Decision
 from privacy.events import CHANGE_LABEL
 from privacy.ledger import Ledger
 from privacy.randomness import numpy_generator
 
 if TYPE_CHECKING:
-    from consortia.vertical.owner import Owner
+    from consortia.vertical.participant import Work
 
 __all__ = ["gain_of", "write_receipt"]
 
@@ -29,7 +30,7 @@ _MANY = 20_000
 
 
 def write_receipt(
-    work: Owner,
+    work: Work,
     ledger: Ledger,
     decision: Decision,
     own: NDArray[np.float64],
@@ -140,7 +141,7 @@ def gain_of(
 
 
 def _write_predictions(
-    path: Any, work: Owner, parts: NDArray[Any], labels: NDArray[Any], alone: Any, assisted: Any
+    path: Any, work: Work, parts: NDArray[Any], labels: NDArray[Any], alone: Any, assisted: Any
 ) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -11,12 +11,12 @@ import torch
 from consortia.errors import InputError, RefusedError, WireError
 from consortia.policy import Proposal
 from consortia.request import check_terms, common_fields
-from consortia.scenario import Contract
+from consortia.scenario import Contract, Scenario
 from consortia.vertical.contract import VerticalTerms
 from consortia.wire import decode
 from privacy.ledger import Anchor
 
-__all__ = ["STEPS", "Step"]
+__all__ = ["STEPS", "Step", "total_steps"]
 
 #: The steps in their order, with who is asked.
 STEPS: Final = {
@@ -27,6 +27,12 @@ STEPS: Final = {
     "assist": "partner",
     "stack": "label owner",
 }
+
+
+def total_steps(scenario: Scenario) -> int:
+    """Return how many lines of progress a run has: rounds, or the steps of a vertical run."""
+    terms = scenario.contract.vertical
+    return scenario.contract.rounds if terms is None else (terms.batches + 1) * len(STEPS)
 
 
 @dataclass(frozen=True)

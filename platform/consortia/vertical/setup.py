@@ -19,7 +19,7 @@ from consortia.scenario import Scenario
 from consortia.strict import read_toml
 from consortia.vertical.assistance import Grid
 from consortia.vertical.channel import public_text
-from consortia.vertical.show import HIDDEN
+from consortia.vertical.notes import HIDDEN
 from privacy.randomized_response import keep_probability
 
 __all__ = ["describe", "introduce", "print_plan"]

@@ -8,10 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from consortia.engines.base import Job
-from consortia.scenario import Scenario
-from consortia.vertical.request import STEPS
+from consortia.vertical.notes import HIDDEN
 
-__all__ = ["HIDDEN", "long_step", "print_vertical_notes", "show_step", "total_steps"]
+__all__ = ["long_step", "print_vertical_notes", "show_step"]
 
 _SAYS = {
     "hello": "partners sent fresh keys",
@@ -21,18 +20,6 @@ _SAYS = {
     "assist": "partners sent scores",
     "stack": "label owner stacked at home",
 }
-
-#: What `hide_membership` costs: `benchmarks/vertical.py --part overlap`, 10 split seeds (cards 3).
-HIDDEN = (
-    "Who is matched is hidden from the label owner: rows that a partner does not know get drawn scores. Measured cost "
-    "in AUC at 30 / 60 % overlap: heart .032 / .033, AI4I .042 / .046 (labels at ε = 2), cards .008 / .011."
-)
-
-
-def total_steps(scenario: Scenario) -> int:
-    """Return how many lines of progress a run has: rounds, or the steps of a vertical run."""
-    terms = scenario.contract.vertical
-    return scenario.contract.rounds if terms is None else (terms.batches + 1) * len(STEPS)
 
 
 def show_step(event: dict[str, Any]) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from consortia.cli.budget import allow, init
-from consortia.runner import Options, execute, prepare
+from consortia.options import Options
+from consortia.runner import execute, prepare
 from consortia.scenario import find_scenario, load_scenario
 
 pytestmark = pytest.mark.end_to_end

@@ -1,0 +1,68 @@
+"""Commands that train nothing load no library that trains: modules are counted, no clock is asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from consortia.cli import build_app
+from consortia.cli.commands import COMMANDS
+
+HEAVY = ("torch", "opacus", "flwr", "pandas", "dp_accounting", "numpy", "scipy", "sklearn", "pyarrow", "matplotlib")
+CODE = """
+import sys
+from consortia.cli import main
+try:
+    main()
+except SystemExit as end:
+    print("status", end.code, "loaded", *sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+
+
+def _run(*arguments: str, home: Path) -> tuple[int, set[str], int]:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"CONSORTIA_HOME": str(home), "PATH": "", "PYTHONPATH": ":".join(sys.path)},
+    )
+    _, status, _, *loaded = done.stderr.splitlines()[-1].split()
+    return int(status), set(loaded) & set(HEAVY), len(loaded)
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("--help", 0),
+        ("budget --help", 0),
+        ("nonsense", 2),
+        ("run nonsense", 2),
+        ("run linear --engine bogus", 2),
+        ("check nonsense", 2),
+        ("receipt nobody", 2),
+        ("participant list", 0),
+    ],
+)
+def test_no_heavy_library_is_loaded(words: str, status: int, tmp_path: Path) -> None:
+    got, heavy, packages = _run(*words.split(), home=tmp_path)
+    assert (got, heavy) == (status, set())
+    assert packages < 200
+
+
+@pytest.mark.parametrize("words", [["--help"], ["budget", "--help"]])
+def test_help_says_what_the_commands_say(words: list[str]) -> None:
+    # Without words every command is imported, and speaks for itself.
+    short = CliRunner().invoke(build_app(words), words).output
+    assert short == CliRunner().invoke(build_app(), words).output
+    assert all(name in short for name in (COMMANDS if words == ["--help"] else COMMANDS["budget"].inside))
+
+
+def test_only_the_command_that_is_named_is_there() -> None:
+    named = build_app(["budget", "show", "--help"])
+    assert "--json" in CliRunner().invoke(named, ["budget", "show", "--help"]).output
+    assert "--json" not in CliRunner().invoke(named, ["run", "--help"]).output
