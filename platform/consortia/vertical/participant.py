@@ -32,7 +32,6 @@ from clients.schema import QuarantineReport
 from clients.sources import parse_source
 from consortia import custody, lifetimes, limits
 from consortia.anchors import to_header
-from consortia.answers import guarded
 from consortia.errors import InputError, RefusedError
 from consortia.home import Home
 from consortia.policy import DatasetTerms, Policy, check_contract, load_policy
