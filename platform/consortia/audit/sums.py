@@ -165,7 +165,8 @@ def _law(audit: Audit, mode: str, seats: Sequence[Seat], findings: Findings, sub
     rounds = _QUICK_ROUNDS if audit.quick else _ROUNDS
     expected = math.fsum(declared(audit.contract, seat) for seat in seats)
     rate = _MOVE * expected / rules.clip
-    made = town(audit, mode, seats, rounds, step=rate)
+    # Many numbers a round: a share that is a little too small shows in few rounds.
+    made = town(audit, mode, seats, rounds, step=rate, model={"kind": "mlp", "hidden": [12]})
     sources, tables = {}, {}
     for place, seat in enumerate(seats):
         pool = audit.pool(seat)
