@@ -30,11 +30,8 @@ from strategies.registry import NAMES
 
 #: Every strategy with options that fit seven banks.
 CHOICES: dict[str, dict[str, Any]] = {
-    **{
-        name: {}
-        for name in ("fedavg", "fednova", "scaffold", "cyclic", "semi-sync", "median", "geometric-median", "krum")
-    },
-    **{name: {} for name in ("bulyan", "norm-bound")},
+    **dict.fromkeys(("fedavg", "fednova", "scaffold", "cyclic", "semi-sync", "median", "geometric-median"), {}),
+    **dict.fromkeys(("krum", "bulyan", "norm-bound"), {}),
     "fedsgd": {"server_learning_rate": 0.5},
     "fedprox": {"options": {"mu": 1.0}},
     "qfedavg": {"options": {"q": 2.0}},
