@@ -31,8 +31,8 @@ from strategies.registry import NAMES
 
 #: Every strategy with options that fit seven banks.
 CHOICES: dict[str, dict[str, Any]] = {
-    "fedavg": {},
-    **{name: {} for name in ("fednova", "scaffold", "cyclic", "semi-sync")},
+    **dict.fromkeys(("fedavg", "fednova", "scaffold", "cyclic", "semi-sync", "median", "geometric-median"), {}),
+    **dict.fromkeys(("krum", "bulyan", "norm-bound"), {}),
     "fedsgd": {"server_learning_rate": 0.5},
     "fedprox": {"options": {"mu": 1.0}},
     "qfedavg": {"options": {"q": 2.0}},
@@ -43,13 +43,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "fedadam": {"server_learning_rate": 0.1, "options": {"beta_1": 0.5}},
     "fedyogi": {"server_learning_rate": 0.1, "options": {"tau": 0.01}},
     "server-optimizer": {"server_learning_rate": 0.1, "options": {"optimizer": "adam", "betas": [0.9, 0.99]}},
-    "median": {},
     "trimmed-mean": {"options": {"attackers": 2}},
-    "geometric-median": {},
-    "krum": {},
     "multi-krum": {"options": {"attackers": 1, "select": 2}},
-    "bulyan": {},
-    "norm-bound": {},
 }
 #: Participants of a scenario's own that sit twice at the table, so that Bulyan has the seven it wants.
 TWINS = {"new-car-2": "new-car", "used-car-2": "used-car"}

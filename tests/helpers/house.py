@@ -27,7 +27,8 @@ FLOORS: Final = (
     ("engines",),
     ("reports", "studies"),
     ("deploy",),
-    ("audit", "dashboard", "preflight", "testing"),
+    ("audit", "dashboard", "preflight"),
+    ("testing",),
     ("cli",),
 )
 #: Folders without Python.
