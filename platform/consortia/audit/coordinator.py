@@ -24,7 +24,8 @@ from consortia.audit.recount import recounted
 from consortia.audit.reference import Array, noise_deviation
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.settings import Audit
-from consortia.central import CentralRounds, flat_change, moved
+from consortia.central import flat_change, moved
+from consortia.central_rounds import CentralRounds
 from consortia.checkpoint import Checkpoint
 from consortia.exchange import State, initial_groups
 from consortia.scenario import Scenario, Seat, contract_from_json
@@ -58,7 +59,7 @@ def _scenario(audit: Audit, **terms: Any) -> Scenario:
 
 def _law(audit: Audit, findings: Findings, *, answers: bool) -> None:
     scenario = _scenario(audit, sampling_rate=1.0)
-    rounds, (industry,) = CentralRounds(scenario), scenario.contract.industries
+    rounds, (industry,) = CentralRounds(scenario, "audit"), scenario.contract.industries
     strategy, plan = scenario.contract.strategy.strategy(), rounds.plan
     subject = "changes of every size" if answers else "nobody answers"
     start = shared_start(scenario.contract, industry)
@@ -135,7 +136,7 @@ def _clipped(change: Array, clip: float) -> Array:
 
 def _draws(audit: Audit) -> list[Check]:
     """Each participant is asked by a coin of its own."""
-    rounds = CentralRounds(_scenario(audit))
+    rounds = CentralRounds(_scenario(audit), "audit")
     strategy, rate = rounds.scenario.contract.strategy.strategy(), rounds.plan.sampling_rate
     start = shared_start(rounds.scenario.contract, next(iter(rounds.scenario.contract.industries)))
     ((group, _),) = _groups(rounds.scenario, start).items()

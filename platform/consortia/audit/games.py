@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.noise_context import NoiseContext
 from privacy.observation import Note
 from privacy.secure_noise import SLACK
 
 Array = NDArray[np.float64]
 
+#: Noise of a game answers no message and leaves nowhere.
+CONTEXT = NoiseContext(purpose="game", message="game", attempt=0, ledger="")
 #: Promised room for rounding: of float64 sums on a public grid, and of float32 sums in simulations.
 GRID, SIMULATION = SLACK, 2.0**-10
 #: Of arithmetic in the audit itself.

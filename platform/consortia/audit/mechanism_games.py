@@ -42,7 +42,7 @@ def central(seed: int) -> list[Game]:
 
     def notes(some: list[Tensor]) -> list[Note]:
         with observing() as found:
-            noisy_mean(some, size, plan, fresh_generator())
+            noisy_mean(some, size, plan, fresh_generator(games.CONTEXT))
         return list(found)
 
     whole, out = notes(changes), []
@@ -67,7 +67,7 @@ def histogram(seed: int) -> list[Game]:
 
     def notes(keep: Any) -> list[Note]:
         with observing() as found:
-            noisy_histogram(cell[keep], cells, owner[keep], rows_per_unit=limit, noise=noise)
+            noisy_histogram(cell[keep], cells, owner[keep], rows_per_unit=limit, noise=noise, context=games.CONTEXT)
         return list(found)
 
     whole, out = notes(owner >= 0), []
@@ -91,7 +91,15 @@ def logistic(seed: int) -> list[Game]:
 
     def notes(a: Any, b: Any) -> list[Note]:
         with observing() as found:  # a rate that moves no weight: every step starts from the same model
-            train_logistic(a, b, noise_multiplier=1.7, steps=steps, generator=fresh_generator(), clip=clip, rate=1e-300)
+            train_logistic(
+                a,
+                b,
+                noise_multiplier=1.7,
+                steps=steps,
+                generator=fresh_generator(games.CONTEXT),
+                clip=clip,
+                rate=1e-300,
+            )
         return list(found)
 
     whole, less = notes(x, y), notes(other, label)
@@ -115,7 +123,7 @@ def folds(seed: int) -> list[Game]:
 
     def notes(a: Any, b: Any) -> list[Note]:
         with observing() as found:
-            assist_privately(a, b, terms)
+            assist_privately(a, b, terms, games.CONTEXT)
         return list(found)
 
     event = model_event(terms, "record")
@@ -148,7 +156,7 @@ def response(seed: int) -> list[Game]:
     odds = keep / ((1 - keep) / (classes - 1)) if keep < 1 else math.inf
     recipe = f"step game response, seed {seed}: {classes} values at epsilon {epsilon:g}"
     out = [Game("randomised response", recipe, math.log(odds) / epsilon if odds > 0 else 0.0)]
-    bits = {length: fresh_key() * (length // 32 + 1) for length in (8 * n,)}
+    bits = {length: fresh_key(games.CONTEXT) * (length // 32 + 1) for length in (8 * n,)}
     changed = values.copy()
     others = np.arange(n) != row
     changed[others] = random.integers(0, classes, int(others.sum()))

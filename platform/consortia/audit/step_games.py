@@ -148,7 +148,7 @@ def trained(
                 LOSS,
                 lambda parameters: torch.optim.SGD(parameters, lr=0.0),
                 plan,
-                fresh_generator(),
+                fresh_generator(games.CONTEXT),
                 secure=secure,
             )
         return list(found)
@@ -212,11 +212,11 @@ def summed(
             LOSS,
             sampling_rate=1.0,
             clip=clip,
-            generator=fresh_generator(),
+            generator=fresh_generator(games.CONTEXT),
         )
         total = torch.cat([part.flatten() for part in made.by_name.values()]).numpy()
         with observing() as found:
-            code.encode(total, cohort, code.bits(cohort))
+            code.encode(total, cohort, code.bits(cohort), games.CONTEXT)
         return list(found)
 
     try:
@@ -263,7 +263,12 @@ def stacked(seed: int) -> list[Game]:
         make = lambda parameters: torch.optim.SGD(parameters, lr=0.0)  # noqa: E731
         with observing() as found:
             train_stacked(
-                layers, StackedRows.of(rows), LOSS, make, [plan] * participants, OneGenerator(fresh_generator())
+                layers,
+                StackedRows.of(rows),
+                LOSS,
+                make,
+                [plan] * participants,
+                OneGenerator(fresh_generator(games.CONTEXT)),
             )
         return list(found)
 

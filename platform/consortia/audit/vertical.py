@@ -41,7 +41,7 @@ from consortia.scenario import Scenario
 from consortia.strict import parse
 from consortia.vertical.assistance import FOLDS, MISSING, Grid
 from consortia.vertical.coordinator import VerticalCoordinator
-from consortia.vertical.participant import handle
+from consortia.vertical.handle import handle
 from consortia.vertical.partner import BINS
 from consortia.vertical.setup import introduce
 from consortia.vertical.store import Store
