@@ -57,9 +57,9 @@ def read(kind: type[Any], key: str, value: Any) -> Any:
 
 
 def near(got: str, known: Iterable[str]) -> str:
-    """Return '; did you mean …?' when a known name looks like `got`, else nothing."""
+    """Return ' (did you mean …?)' when a known name looks like `got`, else nothing."""
     close = difflib.get_close_matches(got, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _sentence(key: str, wanted: Any, item: Any) -> str:

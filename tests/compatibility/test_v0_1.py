@@ -157,6 +157,7 @@ def test_a_new_run_is_charged_on_the_old_ledgers(files: Path) -> None:
     assert any(result["run_id"] in line["horizon"] and line["releases"] == 2 for line in shown["accounts"])
 
 
+@pytest.mark.end_to_end
 def test_a_coordinator_that_knows_a_newer_ledger_still_refuses_an_older_one(files: Path) -> None:
     heads = json.loads((files / "homes" / "heads.json").read_text())
     newer = {name: [counter + 5, head] for name, (counter, head) in heads.items()}
@@ -188,6 +189,7 @@ def _resumes(folder: Path, rounds: int, *, everybody_took_part: bool = True) -> 
         assert not any(seat["failures"] for seat in result["participants"].values())
 
 
+@pytest.mark.end_to_end
 def test_a_run_on_durable_ledgers_goes_on(files: Path) -> None:
     folder = _run(files, "interrupted", "few-hospitals")
     _resumes(folder, 4)
@@ -204,6 +206,7 @@ def test_a_run_with_secure_sums_goes_on(files: Path) -> None:
     _resumes(_run(files, "interrupted", "few-banks"), 3)
 
 
+@pytest.mark.end_to_end
 def test_a_run_with_a_trusted_coordinator_goes_on(files: Path) -> None:
     _resumes(_run(files, "interrupted", "few-homes"), 3, everybody_took_part=False)  # who does is drawn
 
@@ -271,6 +274,7 @@ def _table(file: Path) -> list[dict[str, str]]:
 # A kit, and who joined.
 
 
+@pytest.mark.end_to_end
 def test_the_kit_is_accepted(files: Path) -> None:
     holds(expected("participants.json"), consortia("participant", "list", "--json").ok().json)
     kit = files / "kits" / "hospital-c"

@@ -11,6 +11,7 @@ import torch
 
 from consortia.testing import StrategyCheckError, check_strategy
 from consortia.testing import _strategy_local_checks as local
+from consortia.testing import _strategy_quadratics as quadratics
 from consortia.testing._strategies import _CHECKS
 from strategies.base import Fit
 from strategies.fedavg import FedAvg
@@ -283,11 +284,12 @@ def test_the_right_ones_pass() -> None:
 
 def test_fedavg_misses_the_optimum_that_control_variates_reach() -> None:
     # Without this the check above would hold for any strategy.
-    hessian = (local.ONE.curvature + 2 * local.OTHER.curvature) / 3
-    pull = (local.ONE.curvature @ local.ONE.optimum + 2 * local.OTHER.curvature @ local.OTHER.optimum) / 3
+    one, other = quadratics.ONE, quadratics.OTHER
+    hessian = (one.curvature + 2 * other.curvature) / 3
+    pull = (one.curvature @ one.optimum + 2 * other.curvature @ other.optimum) / 3
     optimum = torch.linalg.solve(hessian, pull)
-    plain, _ = local._rounds(FedAvg(), [local.ONE, local.OTHER], local.RECEIVED, rounds=100)
-    corrected, _ = local._rounds(Scaffold(), [local.ONE, local.OTHER], local.RECEIVED, rounds=100)
+    plain, _ = quadratics.rounds(FedAvg(), [one, other], quadratics.RECEIVED, count=100)
+    corrected, _ = quadratics.rounds(Scaffold(), [one, other], quadratics.RECEIVED, count=100)
     assert (plain - optimum).norm() > 0.01
     assert (corrected - optimum).norm() < 1e-6
 

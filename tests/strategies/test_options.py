@@ -105,9 +105,9 @@ def test_a_field_of_any_type_is_read(line: str, name: str, value: Any) -> None:
         ("names = 'a'", "options.names: wanted a valid array, got 'a'"),
         ("sizes = {a = 'b'}", "options.sizes.a: wanted a valid integer, got 'b'"),
         ("window = {}", "options.window.first: wanted a value, got none; add the key"),
-        ("window = {first = 1, lsat = 2}", "options.window: wanted first, last, got 'lsat'; did you mean 'last'?"),
+        ("window = {first = 1, lsat = 2}", "options.window: wanted first, last, got 'lsat' (did you mean 'last'?)"),
         ("windows = [{first = 1, x = 2}]", "options.windows.0: wanted first, last, got 'x'"),
-        ("cuont = 1", "got 'cuont'; did you mean 'count'?"),
+        ("cuont = 1", "got 'cuont' (did you mean 'count'?)"),
         ("made = 4", "got 'made'"),
         ("word = 'type'", "wanted values that odd takes, got {'word': 'type'} (no such word)"),
     ],
@@ -130,7 +130,7 @@ def test_a_type_that_pydantic_cannot_read_is_named(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_unknown_strategy_is_one_sentence_with_the_nearest_name() -> None:
-    with pytest.raises(ValueError, match=r"wanted one of fedavg, .*got 'fedprx'; did you mean 'fedprox'\?"):
+    with pytest.raises(ValueError, match=r"wanted one of fedavg, .*got 'fedprx' \(did you mean 'fedprox'\?\)"):
         make("fedprx")
 
 
