@@ -34,9 +34,9 @@ from consortia.audit.settings import Audit
 from consortia.coordinator import Answer, Coordinator
 from consortia.exchange import State
 from consortia.participant import handle
-from consortia.scenario import Scenario, Seat
+from consortia.scenario import Contract, Scenario, Seat
 from consortia.secure.keys import pin_each_other
-from consortia.secure.settle import fixed_point, layout, settle
+from consortia.secure.settle import layout, settle
 from consortia.size_release import declared
 from consortia.wire import decode
 from privacy.observation import Note, observing
@@ -181,7 +181,7 @@ def _law(audit: Audit, mode: str, seats: Sequence[Seat], findings: Findings, sub
         findings.notes.append(f"{industry}: several groups are summed; their law was not tried")
         return
     names = [name for name, _ in group[1]]
-    deviation = fixed_point(contract).sum_std(len(seats))
+    deviation = sum_deviation(contract, len(seats))
     rest: list[Array] = []
     for before, after in zip(made.models, made.models[1:], strict=False):
         total = (flat(before, names) - flat(after, names)) * expected / rate
@@ -212,7 +212,16 @@ def _law(audit: Audit, mode: str, seats: Sequence[Seat], findings: Findings, sub
     findings.checks += _recount(audit, made, subject)
 
 
-def _in_order(contract: Any, industry: str, state: State, table: Any, names: Sequence[str]) -> Array:
+def sum_deviation(contract: Contract, members: int) -> float:
+    """Return the noise of an honest sum, as the contract promises it: 1.01 S is left without colluders and drop-outs.
+
+    Computed here, so that a mistake in the size of a share does not hide itself.
+    """
+    terms = contract.secure_terms
+    return 1.01 * (terms.noise or 0.0) * math.sqrt(members / (members - terms.colluders - terms.drops))
+
+
+def _in_order(contract: Contract, industry: str, state: State, table: Any, names: Sequence[str]) -> Array:
     """Return each unit's gradient (n_units, d), in the order in which parameters are summed."""
     gradients = unit_gradients(contract, industry, state, table)
     ends = np.cumsum([size for _, size in parameter_names(contract, industry)])
