@@ -24,7 +24,9 @@ leaks in its low bits (Mironov 2012). `privacy.secure_noise` has neither fault a
 """
 
 import hashlib
+import itertools
 import os
+import time
 from typing import Any, Final
 
 import numpy as np
@@ -61,8 +63,12 @@ def _fill(generator: torch.Generator, entropy: bytes) -> None:
     generator.set_state(torch.from_numpy(saved))
 
 
-#: Noise that answers no message: experiments and tests.
-UNBOUND: Final = NoiseContext(purpose="unbound", message="none", attempt=0, ledger="")
+_uses = itertools.count()
+
+
+def _unbound() -> NoiseContext:
+    """Return a context for noise that answers no message (experiments, tests): another one at every call."""
+    return NoiseContext(purpose="unbound", message=str(time.time_ns()), attempt=next(_uses), ledger="")
 
 
 def _derive(context: NoiseContext, length: int) -> bytes:
@@ -116,7 +122,8 @@ class FreshNoise(torch.Generator):
     def __new__(cls, *_args: Any, **_kwargs: Any) -> "FreshNoise":
         return super().__new__(cls)
 
-    def __init__(self, context: NoiseContext = UNBOUND) -> None:
+    def __init__(self, context: NoiseContext | None = None) -> None:
+        context = _unbound() if context is None else context
         self._pid = os.getpid()
         keys = _derive(context, 64)
         self.stream = KeyStream(context, keys[:32])
@@ -134,10 +141,10 @@ class FreshNoise(torch.Generator):
         raise PlanError("generator: a fresh generator cannot be copied or sent; call fresh_generator() there")
 
 
-def fresh_generator(context: NoiseContext = UNBOUND) -> FreshNoise:
+def fresh_generator(context: NoiseContext | None = None) -> FreshNoise:
     """Return a new generator for claimed DP: noise and Poisson draws of one attempt, under a key bound to `context`.
 
-    Without a context fresh entropy alone makes the key: for experiments. The product always binds it
+    Without a context the key is bound to the time and a counter: for experiments. The product always binds it
     (`tests/privacy/test_noise_keys_are_bound.py` reads its source).
     """
     return FreshNoise(context)

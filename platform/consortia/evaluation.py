@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clients import registry
 from clients.dataset import Table
 from clients.industry import IndustryClient
-from clients.metrics import HIGHER_IS_BETTER, compute
+from clients.metrics import FLOOR, HIGHER_IS_BETTER, compute, names
 from clients.models import FederatedModule, loss_for, predict
 from clients.schema import Target
 from consortia.exchange import build_module, load_state, state_of
@@ -29,6 +29,7 @@ Metrics = dict[str, float | None]
 _LOCAL_EPOCHS = 300
 _PATIENCE = 20
 _BOOTSTRAP = 500
+_RESAMPLED = 200  # of metrics that are computed anew from each sample's rows
 #: Units that a 95 % interval needs; with fewer there is none.
 MINIMUM_UNITS = 10
 
@@ -246,28 +247,55 @@ def gain_interval(metric: str, federated: Scores, local: Scores, table: Table, p
     resampling one unit 500 times gives one number 500 times, whatever the truth is.
     """
     target = np.asarray(table.target, dtype=np.float64)
-    if table.n_units < MINIMUM_UNITS or federated.ndim != 1:
+    if table.n_units < MINIMUM_UNITS or metric not in HIGHER_IS_BETTER:
         return None
     rng = numpy_generator("bootstrap", participant)
     draws = rng.multinomial(table.n_units, np.full(table.n_units, 1 / table.n_units), size=_BOOTSTRAP)
     weights = np.vstack([np.ones(table.n_units), draws])[:, np.asarray(table.unit_index)]
-    if metric == "auc":
+    if metric == "auc" and federated.ndim == 1:
         difference = weighted_auc(federated, target, weights) - weighted_auc(local, target, weights)
-    elif metric == "accuracy":
-        gain = ((federated >= 0.5) == target).astype(float) - ((local >= 0.5) == target).astype(float)
-        difference = weights @ gain / np.maximum(weights.sum(1), 1)
-    else:
+    elif (by_row := row_losses(metric, federated, target)) is not None:
         total = np.maximum(weights.sum(1), 1)
-        difference = np.sqrt(weights @ (local - target) ** 2 / total) - np.sqrt(
-            weights @ (federated - target) ** 2 / total
-        )
+        means = [weights @ losses / total for losses in (row_losses(metric, local, target), by_row)]
+        difference = np.subtract(*(np.sqrt(means) if metric == "rmse" else means))
+    else:
+        sign = 1 if HIGHER_IS_BETTER[metric] else -1
+        kind = next(kind for kind in ("binary", "multiclass", "regression") if metric in names(kind))
+        rows = [np.repeat(np.arange(len(target)), one) for one in weights[: _RESAMPLED + 1].astype(np.int64)]
+        difference = sign * np.array([_difference(metric, kind, federated[r], local[r], target[r]) for r in rows])
     if not np.isfinite(difference[0]):
         return None
     resampled = difference[1:][np.isfinite(difference[1:])]
-    if len(resampled) < _BOOTSTRAP // 2:
+    if len(resampled) < (len(difference) - 1) // 2:
         return None
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Interval(float(difference[0]), float(low), float(high))
+
+
+def row_losses(metric: str, scores: Scores, target: Scores) -> Scores | None:
+    """Return what each row adds to a metric that is a mean over rows (RMSE: before its root), or None for another.
+
+    Smaller is better: accuracy counts the mistakes.
+    """
+    if scores.ndim == 2:
+        chosen = scores[np.arange(len(target)), target.astype(int)]
+        losses = {"accuracy": scores.argmax(axis=1) != target, "log_loss": -np.log(np.clip(chosen, FLOOR, 1))}
+    else:
+        chosen = np.where(target == 1, scores, 1 - scores)
+        losses = {
+            "accuracy": (scores >= 0.5) != (target == 1),
+            "brier": (scores - target) ** 2,
+            "rmse": (scores - target) ** 2,
+            "mae": np.abs(scores - target),
+            "log_loss": -np.log(np.clip(chosen, FLOOR, 1)),
+        }
+    return np.asarray(losses[metric], dtype=np.float64) if metric in losses else None
+
+
+def _difference(metric: str, kind: str, federated: Scores, local: Scores, target: Scores) -> float:
+    """Return the difference in a metric, NaN where it is not defined for one of the two."""
+    joined, alone = (compute([metric], kind, scores, target)[metric] for scores in (federated, local))
+    return float("nan") if joined is None or alone is None else joined - alone
 
 
 def weighted_auc(scores: Scores, target: Scores, weights: NDArray[np.float64]) -> NDArray[np.float64]:

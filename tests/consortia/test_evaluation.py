@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from clients.bank import CLIENT as BANK
 from clients.dataset import prepare
+from clients.metrics import HIGHER_IS_BETTER, compute
 from clients.sources import parse_source, read
-from consortia.evaluation import better, choose, weighted_auc
+from consortia.evaluation import better, choose, gain_interval, weighted_auc
 
 
 def test_weighted_auc_equals_scikit_learn_with_ties_and_weights() -> None:
@@ -52,3 +55,37 @@ def test_a_model_is_chosen_by_the_squared_error_of_its_probabilities() -> None:
     table = dataclasses.replace(table, target=torch.tensor([1.0, 0.0]))
     assert choose(BANK, np.array([0.9, 0.3]), table) == pytest.approx(0.05)
     assert choose(BANK, np.zeros(0), table.take([])) is None
+
+
+KINDS = {"binary": ("auc", "auprc", "accuracy", "brier", "ece", "log_loss"), "regression": ("rmse", "mae", "r2")}
+
+
+@pytest.mark.parametrize(("kind", "metric"), [(k, m) for k, metrics in KINDS.items() for m in metrics])
+def test_the_gain_of_each_metric_is_that_metrics_own(kind: str, metric: str) -> None:
+    # Every metric but AUC and accuracy once got the interval of the RMSE.
+    rng = np.random.default_rng(0)
+    target = (rng.random(300) < 0.3).astype(float) if kind == "binary" else rng.normal(size=300)
+    good = (
+        np.clip(target * 0.5 + rng.random(300) * 0.5, 0, 1) if kind == "binary" else target + 0.1 * rng.normal(size=300)
+    )
+    poor = np.clip(target * 0.1 + rng.random(300) * 0.6, 0, 1) if kind == "binary" else target + rng.normal(size=300)
+    table: Any = SimpleNamespace(target=target, unit_index=np.arange(300), n_units=300)
+    gain = gain_interval(metric, good, poor, table, "one")
+    assert gain is not None
+    values = [compute([metric], kind, scores, target)[metric] for scores in (good, poor)]
+    assert None not in values
+    difference = float(values[0]) - float(values[1])  # type: ignore[arg-type]
+    assert gain.value == pytest.approx(difference if HIGHER_IS_BETTER[metric] else -difference, abs=1e-9)
+    assert gain.low < gain.value < gain.high
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss", "macro_auc"])
+def test_several_classes_have_intervals(metric: str) -> None:
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 3, 200)
+    good, poor = (np.eye(3)[target] * strength + rng.random((200, 3)) for strength in (1.5, 0.3))
+    good, poor = good / good.sum(1, keepdims=True), poor / poor.sum(1, keepdims=True)
+    table: Any = SimpleNamespace(target=target, unit_index=np.arange(200), n_units=200)
+    gain = gain_interval(metric, good, poor, table, "one")
+    assert gain is not None
+    assert 0 < gain.low < gain.value < gain.high

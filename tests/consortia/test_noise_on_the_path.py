@@ -24,7 +24,7 @@ from secure_sum_world import World, genuine
 from consortia import central
 from consortia.audit import statistics
 from consortia.audit.entropy import abandoned
-from consortia.central import CentralRounds
+from consortia.central_rounds import CentralRounds
 from consortia.checkpoint import Checkpoint
 from consortia.exchange import initial_groups
 from consortia.home import Home

@@ -156,7 +156,7 @@ def test_an_identifier_is_one_point_in_a_worker_process_too(monkeypatch: pytest.
 ODD_VALUES: list[Any] = [None, 3, 1.5, b"", b"\0" * 32, b"\xff" * 32, "x" * 32, [], object()]
 
 
-@pytest.mark.parametrize("odd", ODD_VALUES, ids=repr)
+@pytest.mark.parametrize("odd", ODD_VALUES, ids=lambda value: type(value).__name__)
 def test_wrong_arguments_are_named_errors(odd: Any) -> None:
     with pytest.raises(PointsError, match="power"):
         psi.blind(CONTEXT, ["a"], odd)

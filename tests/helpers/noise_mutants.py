@@ -176,7 +176,7 @@ TESTS_ONLY = (
     ),
     one(
         "central noise for one of two models only",
-        "platform/consortia/central.py",
+        "platform/consortia/central_rounds.py",
         "message_key(current, self.run_id",
         "message_key({}, self.run_id",
     ),

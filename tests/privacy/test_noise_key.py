@@ -112,6 +112,7 @@ def test_a_context_says_what_it_is_for_and_none_is_refused() -> None:
     for make in (fresh_generator, FreshNoise, KeyStream, fresh_key):
         with pytest.raises(PlanError, match="wanted the NoiseContext"):
             make("train")  # type: ignore[operator]
+    for make in (KeyStream, fresh_key):
         with pytest.raises(TypeError):
             make()  # type: ignore[operator]
     with pytest.raises(PlanError, match="link in the ledger"):
