@@ -107,7 +107,6 @@ def train_logistic(
     for step in range(steps):
         if isinstance(generator, FreshNoise):
             steps_of_grid = clipped_sum(inputs, target, weights, clip, grid.step)
-            tell("logistic", steps_of_grid.numpy() * grid.step, deviation=noise_multiplier * 2 * clip)
             noised = grid.release(steps_of_grid.numpy() * grid.step, noise_multiplier, generator.stream)
             total = torch.from_numpy(noised)
         else:

@@ -110,8 +110,8 @@ def test_products_by_the_lemma() -> None:
 
 
 def test_the_size_of_secure_noise_by_hand() -> None:
-    # C = 1, d = 4: g = 2^floor(log2(1 / 2048)) = 2^-11; C (1 + 2^-12 + 2^-13) + 2^-11 x 2, times sigma 2.
-    assert noise_deviation(2.0, 1.0, 4, "secure") == 2 * (1 + 2**-12 + 2**-13 + 2**-10)
+    # C = 1, d = 4: g = 2^floor(log2(1 / 2048)) = 2^-11; C (1 + 2^-11 + 2^-13) + 2^-11 x 2, times sigma 2.
+    assert noise_deviation(2.0, 1.0, 4, "secure") == 2 * (1 + 2**-11 + 2**-13 + 2**-10)
     assert noise_deviation(2.0, 3.0, 4, "float") == 6.0
     grid = Grid(0.7, 37)
     assert noise_deviation(1.3, 0.7, 37, "secure") == pytest.approx(1.3 * grid.sensitivity * grid.step)

@@ -34,8 +34,6 @@ from consortia.scenario import load_scenario
 from privacy.histogram import HistogramNoise, noisy_histogram
 from privacy.observation import Note, observing
 
-#: Rows of a batch are rounded together in today's engines: mended where every row is rounded by itself.
-_TOGETHER = pytest.mark.xfail(reason="a batch of hostile weights is rounded together", strict=False)
 _FEW = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -100,8 +98,6 @@ def test_a_unit_moves_a_step_by_its_clip(network: Any, units: Any, clip: float, 
 @given(network=_network(), units=_units(), clip=st.sampled_from([1e-3, 0.3, 2.0]), seed=st.integers(0, 3))
 def test_a_unit_moves_a_members_sum_by_its_clip(network: Any, units: Any, clip: float, seed: int) -> None:
     random, (name, module) = np.random.default_rng(seed), network
-    if name in {"lag", "cumulative sum", "less the mean", "all change with one"}:
-        return  # today's check lets some of it through: it is mended with the engines
     lefts = sorted({0, int(units[2].max())})
     _won(step_games.summed(name, name, module, units, clip, lefts, random))
 
@@ -136,10 +132,9 @@ def test_an_answer_says_no_more_than_its_epsilon(seed: int) -> None:
     _won(mechanism_games.response(seed))
 
 
-@_TOGETHER
 @pytest.mark.parametrize("seed", [24, 27, 48, 57])
 def test_weights_that_amplify_rounding_change_no_other_units_part(seed: int) -> None:
-    """Of the first hundred such games, those that one batch for all rows loses."""
+    """Of the first hundred such games, those that one batch for all rows lost."""
     _won(step_games.amplified(seed))
 
 

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+from noise_contexts import TEST
 
 from privacy.histogram import HistogramNoise, noisy_histogram
 from privacy.observation import Note, observed, observing, tell
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def _release() -> np.ndarray:
     cells, units = np.zeros(5, dtype=np.int64), np.arange(5, dtype=np.int64)
-    return noisy_histogram(cells, 2, units, rows_per_unit=1, noise=HistogramNoise("laplace", 3.0))
+    return noisy_histogram(cells, 2, units, rows_per_unit=1, noise=HistogramNoise("laplace", 3.0), context=TEST)
 
 
 def test_only_the_audit_opens_a_block() -> None:

@@ -25,7 +25,7 @@ from consortia import score_bins
 from consortia.audit import games
 from consortia.audit.games import Game
 from consortia.audit.probe import Bench, altered, first_private, shared_start
-from consortia.audit.reference import Array, clipped, parameter_names, unit_gradients
+from consortia.audit.reference import clipped, parameter_names, unit_gradients, unit_terms
 from consortia.audit.scenes import HOSTILE, MODELS, TAME, Deck, Units, model_of
 from consortia.audit.settings import Audit, Noise
 from consortia.exchange import State
@@ -266,14 +266,17 @@ def _second_count(audit: Audit, scene: Scene, whole: Told) -> list[Game]:
     start = {**first_private(scene.contract, industry, scene.model), **scene.model}
     table = pool.encode(scene.units["train"].frame, scene.unit, scene.cap)
     gradients = unit_gradients(scene.contract, industry, start, table)
+    terms = {} if scene.unit == "record" else unit_terms(scene.contract, industry, start, table)
     names = [name for name, size in parameter_names(scene.contract, industry) for _ in range(size)]
     private = np.array([name not in scene.model for name in names])
     off = 0.0
     for place, (note,) in enumerate(parts.steps):
-        wanted: Array = gradients
+        moved = np.ones_like(private)
         if rules.private_steps:
-            wanted = gradients[:, private if place < rules.private_steps else ~private]
-        total = clipped(wanted, rules.clip).sum(axis=0)
+            moved = private if place < rules.private_steps else ~private
+        layers = {name.rpartition(".")[0] for name, one in zip(names, moved, strict=True) if one}
+        root = np.sqrt(sum(terms[layer] ** 2 for layer in layers)) if terms else None
+        total = clipped(gradients[:, moved], rules.clip, root).sum(axis=0)
         tolerance = (1e-5 if note.where == "grid" else 1e-3) + 4e-6 / rules.clip
         off = max(off, games.distance(note.exact, total, rules.clip * len(gradients), tolerance))
     return [Game(path, f"{scene.recipe}; counted a second time", 0.0, off)]

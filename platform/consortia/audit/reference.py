@@ -59,23 +59,47 @@ def unit_gradients(contract: Contract, industry: str, state: Mapping[str, Tensor
     return np.array(out).reshape(table.n_units, -1)
 
 
-def clipped(gradients: Array, clip: float) -> Array:
-    """Each row shortened to the norm `clip`, over all parameters jointly."""
-    norms = np.linalg.norm(gradients, axis=1, keepdims=True)
-    shortened: Array = gradients * np.minimum(1.0, clip / np.maximum(norms, 1e-300))
+def unit_terms(contract: Contract, industry: str, state: Mapping[str, Tensor], table: Table) -> dict[str, Array]:
+    """Norms of the rows' gradients, added up in each unit (n_units,), by layer."""
+    module = _module(contract, industry, state)
+    loss = loss_for(registry.get(industry).schema.target)
+    named = [(name.rpartition(".")[0], p) for name, p in module.named_parameters() if p.requires_grad]
+    terms = {layer: np.zeros(table.n_units) for layer, _ in named}
+    for row, unit in enumerate(table.unit_index.tolist()):
+        inputs = {
+            name: tensor[row : row + 1].double() if tensor.is_floating_point() else tensor[row : row + 1]
+            for name, tensor in table.inputs.items()
+        }
+        gradients = torch.autograd.grad(loss(module(inputs), table.target[row : row + 1]).sum(), [p for _, p in named])
+        squares = dict.fromkeys(terms, 0.0)
+        for (layer, _), gradient in zip(named, gradients, strict=True):
+            squares[layer] += float(gradient.square().sum())
+        for layer, square in squares.items():
+            terms[layer][unit] += math.sqrt(square)
+    return terms
+
+
+def clipped(gradients: Array, clip: float, terms: Array | None = None) -> Array:
+    """Each row shortened to the norm `clip`, over all parameters jointly.
+
+    `terms` (n,) are the root of the squared `unit_terms` of the layers, where a unit may have several rows: 2^-10 of
+    them count as norm, too.
+    """
+    norms = np.linalg.norm(gradients, axis=1) + (0.0 if terms is None else 2.0**-10 * terms)
+    shortened: Array = gradients * np.minimum(1.0, clip / np.maximum(norms, 1e-300))[:, None]
     return shortened
 
 
 def noise_deviation(sigma: float, clip: float, dimension: int, noise: str) -> float:
     """Return the deviation of one step's noise on a sum: sigma x C, or what `privacy.secure_noise` states for its grid.
 
-    There C stands for C (1 + 2^-12 + 2^-13) + g sqrt(d), the room for rounding, with the grid's step g the largest
+    There C stands for C (1 + 2^-11 + 2^-13) + g sqrt(d), the room for rounding, with the grid's step g the largest
     power of two up to C / (1024 sqrt(d)).
     """
     if noise == "float":
         return sigma * clip
     step = 2.0 ** math.floor(math.log2(clip / (1024 * math.sqrt(dimension))))
-    return sigma * (clip * (1 + 2.0**-12 + 2.0**-13) + step * math.sqrt(dimension))
+    return sigma * (clip * (1 + 2.0**-11 + 2.0**-13) + step * math.sqrt(dimension))
 
 
 @dataclass(frozen=True)
