@@ -30,8 +30,8 @@ from strategies.registry import NAMES
 
 #: Every strategy with options that fit seven banks.
 CHOICES: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("fedavg", "fednova", "scaffold", "cyclic", "semi-sync", "median", "geometric-median"), {}),
-    **dict.fromkeys(("krum", "bulyan", "norm-bound"), {}),
+    **{key: {} for key in ("fedavg", "fednova", "scaffold", "cyclic", "semi-sync", "median", "geometric-median")},
+    **{key: {} for key in ("krum", "bulyan", "norm-bound")},
     "fedsgd": {"server_learning_rate": 0.5},
     "fedprox": {"options": {"mu": 1.0}},
     "qfedavg": {"options": {"q": 2.0}},
