@@ -39,9 +39,11 @@ _FEW = settings(max_examples=8, deadline=None, suppress_health_check=list(Health
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+    before, logger = torch.get_num_threads(), logging.getLogger("consortia.participant")
     torch.set_num_threads(1)
+    logger.setLevel(logging.CRITICAL)
     yield
+    logger.setLevel(logging.NOTSET)
     torch.set_num_threads(before)
 
 
@@ -202,14 +204,15 @@ def test_a_planted_mistake_loses_games(name: str, monkeypatch: pytest.MonkeyPatc
 def test_notes_hold_what_was_released_less_the_noise() -> None:
     cells, units = np.array([0, 1, 1]), np.arange(3)
     with observing() as notes:
-        released = noisy_histogram(cells, 2, units, rows_per_unit=1, noise=HistogramNoise("gaussian", 1e-9))
+        released = noisy_histogram(
+            cells, 2, units, rows_per_unit=1, noise=HistogramNoise("gaussian", 1e-9), context=games.CONTEXT
+        )
     assert notes[0].noised.tolist() == released.tolist() == [1.0, 2.0]
 
 
 def _audit(tmp_path: Path, scenario: str, seed: int) -> Audit:
     file = tmp_path / "scenario.toml"
     file.write_text(SCENARIOS[scenario], encoding="utf-8")
-    logging.getLogger("consortia.participant").setLevel(logging.CRITICAL)
     return Audit(load_scenario(str(file)), tmp_path, quick=True, random=np.random.default_rng(seed))
 
 
