@@ -202,7 +202,9 @@ def test_a_planted_mistake_loses_games(name: str, monkeypatch: pytest.MonkeyPatc
 def test_notes_hold_what_was_released_less_the_noise() -> None:
     cells, units = np.array([0, 1, 1]), np.arange(3)
     with observing() as notes:
-        released = noisy_histogram(cells, 2, units, rows_per_unit=1, noise=HistogramNoise("gaussian", 1e-9))
+        released = noisy_histogram(
+            cells, 2, units, rows_per_unit=1, noise=HistogramNoise("gaussian", 1e-9), context=games.CONTEXT
+        )
     assert notes[0].noised.tolist() == released.tolist() == [1.0, 2.0]
 
 

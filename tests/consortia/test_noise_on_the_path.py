@@ -21,7 +21,7 @@ import torch
 from noise_contexts import TEST
 from secure_sum_world import World, genuine
 
-from consortia import central
+from consortia import central_rounds
 from consortia.audit import statistics
 from consortia.audit.entropy import abandoned
 from consortia.central_rounds import CentralRounds
@@ -180,8 +180,8 @@ def test_in_a_masked_sum_the_same_kernel_randomness_gives_other_noise_for_anothe
 def test_the_coordinator_binds_draw_and_noise_to_run_round_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
     scenario = load_scenario("smart-home")
     seen: list[NoiseContext] = []
-    make = central.fresh_generator
-    monkeypatch.setattr(central, "fresh_generator", lambda context: (seen.append(context), make(context))[1])
+    make = central_rounds.fresh_generator
+    monkeypatch.setattr(central_rounds, "fresh_generator", lambda context: (seen.append(context), make(context))[1])
     groups = initial_groups(scenario.contract, ["smart_home"])
     moved = {group: {name: tensor + 1 for name, tensor in named.items()} for group, named in groups.items()}
     for run, number, model in (("run-1", 0, groups), ("run-2", 0, groups), ("run-1", 1, groups), ("run-1", 0, moved)):
