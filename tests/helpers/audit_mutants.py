@@ -25,6 +25,7 @@ SIDE = "platform/consortia/side_releases.py"
 TRAINING = "platform/consortia/local_training.py"
 PARTICIPANT = "platform/consortia/participant.py"
 LEDGER = "privacy/ledger.py"
+LIFETIMES = "privacy/_lifetimes.py"
 PLANS = "privacy/plans.py"
 RANDOM = "privacy/randomness.py"
 
@@ -39,7 +40,7 @@ _RESERVE = "reservation = self._reserve(ledger, request.run_id, events, self._li
 _TRAINED = "    report = joined(reports)\n"
 _FRESH = "        else fresh_generator(noise)\n"
 _ANY = '_ANY = NoiseContext(purpose="any", message="any", attempt=0, ledger="")'
-_SECURE = "generator, secure=secure_noise)"
+_SECURE = "generator, secure=secure_noise, single=single)"
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ LISTED = (
                 "def _steps(",
                 (
                     "def _apart(piece):\n"
-                    "    many = len(piece.target)\n"
+                    "    many = len(piece.place)\n"
                     "    apart = torch.arange(many)\n"
                     "    return type(piece)(piece.inputs, piece.target, apart, many, True)\n\n\n"
                     "def _steps("
@@ -146,7 +147,7 @@ FURTHER = (
         "noise seeded by the round",
         (
             (TRAINING, _FRESH, _FRESH.replace("fresh_generator(noise)", 'seeded_generator("noise", round_number)')),
-            (TRAINING, _SECURE, "generator, secure=False)"),
+            (TRAINING, _SECURE, "generator, secure=False, single=single)"),
         ),
     ),
     Mutant(
@@ -159,7 +160,7 @@ FURTHER = (
                     "fresh_generator(noise)", 'seeded_generator("noise", participant, plan.run_id[:4], round_number)'
                 ),
             ),
-            (TRAINING, _SECURE, "generator, secure=False)"),
+            (TRAINING, _SECURE, "generator, secure=False, single=single)"),
         ),
     ),
     one(
@@ -211,9 +212,9 @@ FURTHER = (
     ),
     one(
         "abandoned reservations forgiven",
-        LEDGER,
-        'FROM entries WHERE {column} = ? GROUP BY events"',
-        "FROM entries WHERE {column} = ? AND state = 'committed' GROUP BY events\"",
+        LIFETIMES,
+        'FROM entries WHERE {column} IN ({places}) GROUP BY events"',
+        "FROM entries WHERE {column} IN ({places}) AND state = 'committed' GROUP BY events\"",
     ),
     one(
         "the ledger reports the last round",
@@ -230,11 +231,10 @@ FURTHER = (
     one(
         "each layer clipped to the whole clip",
         "privacy/bookkeeping.py",
-        "                layer.add(factors, units)\n",
-        "                own = torch.zeros(units.count)\n"
-        "                layer.add_squares(own, units)\n"
-        "                own = own.sqrt()\n"
-        "                layer.add((clip / (own + 1e-6)).clamp(max=1.0), units)\n",
+        "                layer.add(factors, rows, units)\n",
+        "                own = self.total.new_zeros(draw.units)\n"
+        "                layer.add_squares(own, rows, units)\n"
+        "                layer.add((clip / (own.sqrt() + 1e-6)).clamp(max=1.0), rows, units)\n",
     ),
     one(
         "weight decay inside the sum",

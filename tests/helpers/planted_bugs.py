@@ -7,11 +7,11 @@ own (`noise_mutants`). `benchmarks/audit_power.py` plants each in a copy of the 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from audit_mutants import DP_SGD, FURTHER, HISTOGRAM, LISTED, PARTICIPANT, TRAINING, Mutant
+from audit_mutants import DP_SGD, FURTHER, HISTOGRAM, LIFETIMES, LISTED, PARTICIPANT, TRAINING, Mutant
+from noise_mutants import DRAWS, METRICS, NOISE, TESTS_ONLY
 from path_mutants import BOOKS, PATHS
 
 
@@ -43,6 +43,7 @@ _NEAR = {
     BOOKS: "tests/privacy/test_bookkeeping.py",
     HISTOGRAM: "tests/privacy/test_histogram.py",
     "privacy/ledger.py": "tests/privacy/test_ledger.py",
+    LIFETIMES: "tests/privacy/test_ledger.py",
     "privacy/randomness.py": "tests/privacy/test_randomness.py",
     "privacy/sampling.py": "tests/privacy/test_dp_sgd.py",
     "privacy/plans.py": "tests/consortia/test_participant.py",
@@ -84,13 +85,29 @@ def _old(mutant: Mutant) -> Planted:
     return Planted(mutant, "local", instrument, _NEAR[mutant.edits[0][0]])
 
 
+#: Tests of the mistakes in how noise is made, where they are not in `_LAWS`.
+_LAWS = "tests/privacy/test_noise_laws.py"
+_NOISE_TESTS: Mapping[str, str] = {}
+#: The scenarios and instruments of those that the audit of `local` does not walk.
+_WALKED: Mapping[str, tuple[str, str]] = {
+    "the model is not bound": ("local", "noise"),
+    "the second half of a masked sum's noise mirrors the first": ("sums", "sums"),
+    "a masked sum's noise is cut off at 3 deviations": ("sums", "sums"),
+    "the second half of vertical noise mirrors the first": ("vertical", "vertical"),
+    "central noise for one of two models only": ("coordinator", "coordinator"),
+    "all folds of a vertical model share their context": ("vertical", "vertical"),
+    "shares of keys from a constant": ("sums", "sums"),
+}
+
+
 def _noise() -> tuple[Planted, ...]:
-    """Mistakes in how noise is made, where their list is there."""
-    try:
-        listed = importlib.import_module("noise_mutants").NOISE
-    except ModuleNotFoundError:
-        return ()
-    return tuple(Planted(mutant, "local", "noise", "tests/privacy") for mutant in listed)
+    """Mistakes in how noise is made."""
+    lists = ((NOISE, "noise"), (DRAWS, "sampler"), (METRICS, "metrics"), (TESTS_ONLY, ""))
+    return tuple(
+        Planted(mutant, *_WALKED.get(mutant.name, ("local", instrument)), _NOISE_TESTS.get(mutant.name, _LAWS))
+        for listed, instrument in lists
+        for mutant in listed
+    )
 
 
 PLANTED: tuple[Planted, ...] = (

@@ -206,5 +206,6 @@ def test_the_step_draws_anew_in_every_round(rate: float) -> None:
     ).astype(float)
     assert statistics.again_p(drawn[1:], drawn[:-1], rate) > CHANCE
     assert statistics.again_p(drawn[::2], drawn[1::2], rate) > CHANCE
-    kept = np.repeat(drawn[:1], rounds, axis=0)
+    assert statistics.again_p(drawn, np.repeat(drawn[:1], rounds, axis=0), rate) > CHANCE
+    kept = np.repeat(drawn[[drawn.sum(1).argmax()]], rounds, axis=0)  # a round that drew next to nobody shows nothing
     assert statistics.again_p(kept[1:], kept[:-1], rate) < CHANCE
