@@ -34,6 +34,7 @@ _FREE: Final = (
     *(nn.Mish, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanhshrink),
     *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
 )
+_DROPOUTS: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _FUNCTIONS: Final[frozenset[Callable[..., Any]]] = frozenset(
     (torch.tanh, torch.sigmoid, torch.relu, functional.relu, functional.gelu, functional.silu, functional.elu)
 )
@@ -53,6 +54,12 @@ _TWO_ROWS: Final[dict[Any, Any]] = {
     **dict.fromkeys((operator.sub, torch.sub), _alike(torch.sub)),
     **dict.fromkeys((operator.mul, torch.mul), _alike(torch.mul)),
 }
+
+
+_HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS: Final = (
+    *("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks"),
+)
 
 
 class _Tracer(fx.Tracer):
@@ -100,6 +107,22 @@ class Composition(nn.Module):
         self.layers = nn.ModuleList(dict.fromkeys(called))
         self.calls = [s._replace(call=modules[s.call]) if isinstance(s.call, str) else s for s in steps]
 
+    @property
+    def signature(self) -> str:
+        """What the steps are, in words."""
+        return str([(getattr(s.call, "__name__", s.call), *s[1:]) for s in self._steps])
+
+    def inputs(self, inputs: Any) -> list[tuple[nn.Module, Tensor]]:
+        """Return what each layer gets."""
+        results, found = [inputs], []
+        with torch.no_grad():
+            for step in self.calls:
+                tensors = [results[place] for place in step.arguments]
+                if isinstance(step.call, nn.Module):
+                    found.append((step.call, tensors[0]))
+                results.append(step.run(tensors))
+        return found
+
     def of(self, root: nn.Module) -> "Composition":
         """Return the same steps on the layers of a copy of the module."""
         return Composition(root, self._steps)
@@ -107,8 +130,12 @@ class Composition(nn.Module):
     def forward(self, inputs: Any) -> Tensor:
         """Run the steps."""
         results = [inputs]
+        rows = rows_of(inputs)
         for step in self.calls:
-            results.append(step.run([results[place] for place in step.arguments]))
+            tensors = [results[place] for place in step.arguments]
+            if isinstance(step.call, nn.Module):
+                check_input(step.call, tensors[0], rows)
+            results.append(step.run(tensors))
         output: Tensor = results[-1]
         return output
 
@@ -116,16 +143,28 @@ class Composition(nn.Module):
         raise PlanError("a composition is bound to its module: copy that, and take `of` the copy")
 
 
+def rows_of(inputs: Any) -> int:
+    """Return the number of rows of named tables, or of one tensor."""
+    tensor = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+    return int(tensor.shape[0])
+
+
 def fresh_copy(module: nn.Module) -> nn.Module:
-    """Return `module` as it is now, with the very parameters: what a pass writes elsewhere is forgotten with it."""
-    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
+    """Return `module` as it is now, with the very trained parameters: what a pass writes elsewhere goes with it."""
+    return copy.deepcopy(module, {id(p): p for p in module.parameters() if p.requires_grad})
 
 
 def known(module: nn.Module) -> Composition | str:
     """Return the steps of `module` if they are known to treat each row by itself, else why they are not."""
+    if any(value for key, value in vars(torch.nn.modules.module).items() if key in _GLOBAL_HOOKS):
+        return "hooks on all modules are registered"
     for name, layer in module.named_modules():
-        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or "forward" in vars(layer):
+        if any(vars(layer)[key] for key in _HOOKS) or layer._compiled_call_impl is not None:
             return f"{name}: has hooks of its own"
+        if any(callable(value) for value in vars(layer).values()):
+            return f"{name}: has functions of its own"
+        if any(type(own) is not nn.Parameter for own in layer.parameters(recurse=False)):
+            return f"{name}: has parameters of another type"
         if getattr(layer, "inplace", False):
             return f"{name}: works in place on a kept activation"
         if isinstance(layer, nn.Embedding) and (layer.max_norm is not None or layer.scale_grad_by_freq or layer.sparse):
@@ -196,8 +235,8 @@ def _call(node: fx.Node, modules: dict[str, nn.Module]) -> str | Callable[..., A
     if node.op == "call_module":
         layer = modules[str(node.target)]
         free = type(layer) in _DIMENSIONS or type(layer) in _FREE
-        free = free or (isinstance(layer, nn.Flatten) and layer.start_dim == 1)
-        free = free or (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p == 0)
+        free = free or (type(layer) is nn.Flatten and layer.start_dim == 1)
+        free = free or (type(layer) in _DROPOUTS and layer.p == 0)
         return str(node.target) if free and len(node.args) == 1 and not node.kwargs else None
     constants = [one for one in (*node.args, *node.kwargs.values()) if not isinstance(one, fx.Node)]
     others = len(node.args) + len(node.kwargs) - 1
@@ -208,9 +247,11 @@ def _call(node: fx.Node, modules: dict[str, nn.Module]) -> str | Callable[..., A
         named = isinstance(source, fx.Node) and source.op == "placeholder" and isinstance(key, str)
         return operator.getitem if named else None
     if node.target in {torch.flatten, "flatten"}:
-        return torch.flatten if others == 1 and constants == [1] else None
+        named = not node.kwargs or set(node.kwargs) == {"start_dim"}
+        return torch.flatten if others == 1 and constants == [1] and named else None
     if node.target in {"sum", "mean", torch.sum, torch.mean}:
-        beyond = others == 1 and len(constants) == 1 and isinstance(constants[0], int) and constants[0] >= 1
+        named = not node.kwargs or set(node.kwargs) == {"dim"}
+        beyond = others == 1 and named and len(constants) == 1 and type(constants[0]) is int and constants[0] >= 1
         return {"sum": torch.sum, "mean": torch.mean}.get(str(node.target), node.target) if beyond else None
     if node.op == "call_method":
         return getattr(torch, str(node.target)) if node.target in {"tanh", "sigmoid", "relu"} and not others else None
@@ -227,7 +268,7 @@ def check_input(layer: nn.Module, inputs: Tensor, rows: int) -> None:
     PlanError
         While training: this attempt may not leave.
     """
-    wanted = _DIMENSIONS[type(layer)]
+    wanted = _DIMENSIONS.get(type(layer))
     least = 1 + len(layer.normalized_shape) if isinstance(layer, nn.LayerNorm | nn.RMSNorm) else 2
     least = 1 if isinstance(layer, nn.Embedding) else least
     fits = inputs.dim() == wanted if wanted else inputs.dim() >= least

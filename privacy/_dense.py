@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from privacy._composition import Composition
+from privacy._composition import Composition, check_input, rows_of
 
 _BACKWARD: Final[dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor] | None]] = {
     nn.Identity: None,
@@ -50,7 +50,9 @@ class DenseStack:
         with torch.no_grad():
             value: Tensor = inputs if self.table is None else inputs[self.table]
             before: list[Tensor] = []
+            rows = rows_of(inputs)
             for layer in self.stack:
+                check_input(layer, value, rows)
                 before.append(value)
                 value = functional.linear(value, layer.weight, layer.bias) if type(layer) is nn.Linear else layer(value)
         with torch.enable_grad():

@@ -24,6 +24,7 @@ class Layer:
         self.views = views
         self.kind = next(layer.parameters()).dtype
         self.linear = isinstance(layer, nn.Linear)
+        self._tiny = torch.finfo(self.kind).tiny * 2.0**24
         parameters = dict(layer.named_parameters(recurse=False))
         self.weight, self.bias = (
             views[parameters[name]] if name in parameters and parameters[name].requires_grad else None
@@ -74,12 +75,13 @@ class Layer:
             squares.add_(_norms(self.samples).square_())
             return None if units is None else terms
         if units is None and self.inputs.dim() == 2:
-            deltas = torch.linalg.vecdot(self.delta, self.delta)[:rows]
+            # `_tiny`: what squares lose by underflow is put back, so that no product hides behind a norm of zero.
+            deltas = torch.linalg.vecdot(self.delta, self.delta)[:rows].add_(self._tiny * self.delta.shape[1])
             if self.weight is None:
                 squares.add_(deltas)
                 return None
             inputs = torch.linalg.vecdot(self.inputs, self.inputs)[:rows]
-            squares.addcmul_(deltas, inputs.add_(1) if self.bias is not None else inputs)
+            squares.addcmul_(deltas, inputs.add_((self.bias is not None) + self._tiny * self.inputs.shape[1]))
             return None
         groups = (units or Units(torch.arange(rows), rows)).groups()
         terms = torch.zeros_like(squares)
@@ -150,3 +152,26 @@ def _add_product(weight: Tensor, delta: Tensor, inputs: Tensor) -> None:
         weight += (inputs.mT @ delta).mT
     else:
         weight.addmm_(delta.mT, inputs)
+
+
+def steady_layer(layer: nn.Module, inputs: Tensor) -> bool:
+    """Whether rows of random numbers, and random gradients of what comes out, get the same bits at another place."""
+    if not inputs.is_floating_point():
+        return True
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(inputs.shape, generator=generator).to(inputs)
+    gradient: Tensor | None = None
+
+    def both(rows: Tensor) -> list[Tensor]:
+        nonlocal gradient
+        with torch.enable_grad():
+            rows = rows.clone().requires_grad_()
+            output: Tensor = type(layer).forward(layer, rows)
+            if gradient is None:
+                gradient = torch.randn(output.shape, generator=generator).to(output)
+            else:
+                gradient = gradient.roll(5, 0)
+            (back,) = torch.autograd.grad(output, rows, gradient)
+        return [output.detach(), back]
+
+    return all(torch.equal(a.roll(5, 0), b) for a, b in zip(both(x), both(x.roll(5, 0)), strict=True))

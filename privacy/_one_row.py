@@ -10,9 +10,11 @@ Formal guarantees
 * vmap runs with one fixed number of rows, which `steady` has found to give each row the same bits at every place.
 
 Assumed: the module's code reads and writes nothing but its arguments, its own attributes and torch's generator. A
-module that writes to a global variable of Python is not found out.
+module that keeps state in a global variable, in a closure of a function or in an object that refuses to be copied is
+not found out.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -83,13 +85,17 @@ class OneRow:
             for row in range(rows)
         ]
 
+    def _copy(self, parameters: dict[str, Tensor]) -> nn.Module:
+        """A copy for one call; where nothing is trained, its parameters are copies, too."""
+        return fresh_copy(self.module) if parameters else copy.deepcopy(self.module)
+
     def _vmapped(self, one: Callable[..., Any], parameters: dict[str, Tensor], tables: dict[str, Tensor]) -> Any:
-        module = fresh_copy(self.module)
+        module = self._copy(parameters)
         return vmap(lambda row: one(module, parameters, row), randomness="error")(tables)
 
     def _alone(self, one: Callable[..., Any], parameters: dict[str, Tensor], row: dict[str, Tensor]) -> Any:
         with _same_random_numbers():
-            return one(fresh_copy(self.module), parameters, row)
+            return one(self._copy(parameters), parameters, row)
 
     def _fits(self, what: str, one: Callable[..., Any], parameters: dict[str, Tensor], tables: _Tables) -> bool:
         """Whether vmap takes this module and gives each row the same bits wherever it stands; found on made-up rows."""
@@ -99,13 +105,15 @@ class OneRow:
 
     def _steady(self, one: Callable[..., Any], parameters: dict[str, Tensor], tables: _Tables) -> bool:
         rows = made_up_rows(TOGETHER, tables)
+        if _own_functions(self.module, rows):
+            return False
         turned = {name: tensor.roll(7, 0) for name, tensor in rows.items()}
         try:
             straight, rolled = (self._vmapped(one, parameters, table) for table in (rows, turned))
         except Exception:  # noqa: BLE001 (no rule under vmap, or code that asks what a value is: row by row then)
             return False
         pairs = zip(_leaves(straight), _leaves(rolled), strict=True)
-        return all(torch.equal(a.roll(7, 0).nan_to_num(), b.nan_to_num()) for a, b in pairs)
+        return all(torch.equal(a.roll(7, 0), b) for a, b in pairs)
 
 
 _TARGET: Final = "\0target"
@@ -132,6 +140,27 @@ def made_up_rows(count: int, tables: _Tables) -> dict[str, Tensor]:
         else torch.randint(0, 2, (count, *tensor.shape[1:]), generator=generator).to(tensor)
         for name, tensor in tables.items()
     }
+
+
+def _own_functions(module: nn.Module, rows: _Tables) -> bool:
+    """Whether a pass calls an `autograd.Function` that is not torch's: under vmap it may be handed all rows."""
+    table = {name: t[:1].clone().requires_grad_(t.is_floating_point()) for name, t in rows.items() if name != _TARGET}
+    with torch.enable_grad():
+        try:
+            output = fresh_copy(module)(table)
+        except Exception:  # noqa: BLE001 (what a module of somebody's own raises: then it is taken row by row)
+            return True
+    seen: set[Any] = set()
+    left = [output.grad_fn] if isinstance(output, Tensor) else []
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return True
+        left += [one for one, _ in node.next_functions]
+    return False
 
 
 def _single(row: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Which rows a drawn unit brings, and the checks on the tables that training gets."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -17,10 +18,11 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 MULTIPLE: Final = 32
 
 
-def rounded(rows: int) -> int:
-    """Return the rows of a pass that `rows` rows fit in: few sizes, each a multiple, a sixteenth more at most."""
-    step = max(MULTIPLE, 1 << max(0, rows.bit_length() - 5))
-    return -(-rows // step) * step
+def pass_rows(expected: float) -> int:
+    """Return the rows of every pass where `expected` units are drawn on average: most draws fit in one."""
+    wanted = min(max(1, math.ceil(expected + 2 * math.sqrt(expected))), 8192)
+    step = max(MULTIPLE, 1 << max(0, wanted.bit_length() - 5))
+    return -(-wanted // step) * step
 
 
 class Draw(NamedTuple):
@@ -33,6 +35,7 @@ class Draw(NamedTuple):
     units : how many.
     single : whether a unit is one row by definition, in the units' order. Never a property of the data: what one
         unit adds must not depend on how many rows another one has.
+    together : rows of every pass, a public number: a pass of another size may round a row differently.
     """
 
     inputs: dict[str, Tensor]
@@ -40,6 +43,7 @@ class Draw(NamedTuple):
     place: Tensor
     units: int
     single: bool
+    together: int = 256
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Rows:
     unit_index : int64 (n_rows,), values in 0..n_units-1.
     n_units : units in this partition (data dependent: stays at home).
     single : whether a unit is one row by definition (the policy's unit is "record"): a public constant.
+    expected : public number of units in a draw; it sets how many rows are passed at once.
     """
 
     inputs: Mapping[str, Tensor]
@@ -60,6 +65,7 @@ class Rows:
     unit_index: Tensor
     n_units: int
     single: bool = False
+    expected: float = 224.0
     _counts: Tensor = field(init=False, repr=False)
     _first: Tensor = field(init=False, repr=False)
     _order: Tensor = field(init=False, repr=False)
@@ -118,7 +124,7 @@ class Rows:
             return tensor.double() if tensor.is_floating_point() else tensor
 
         inputs = {name: double(tensor) for name, tensor in self.inputs.items()}
-        return Rows(inputs, double(self.target), self.unit_index, self.n_units, self.single)
+        return Rows(inputs, double(self.target), self.unit_index, self.n_units, self.single, self.expected)
 
     def check_size(self, units: Tensor, most: int) -> None:
         """Refuse a draw of more than `most` rows."""
@@ -134,9 +140,10 @@ class Rows:
             within = torch.arange(len(place)) - (torch.cumsum(counts, 0) - counts)[place]
             rows = self._order[self._first[units][place] + within]
         # Padding repeats a row that is there, since it must be one that the module takes.
-        rows = nn.functional.pad(rows, (0, rounded(len(rows)) - len(rows))) if len(rows) else rows
+        together = pass_rows(self.expected)
+        rows = nn.functional.pad(rows, (0, -rows.shape[0] % together)) if rows.shape[0] else rows
         inputs = {name: tensor.index_select(0, rows) for name, tensor in self.inputs.items()}
-        return Draw(inputs, self.target.index_select(0, rows), place, len(units), self.single)
+        return Draw(inputs, self.target.index_select(0, rows), place, len(units), self.single, together)
 
 
 def row_losses(module: nn.Module, inputs: dict[str, Tensor], target: Tensor, loss: Loss) -> Tensor:

@@ -9,12 +9,17 @@ Formal guarantees
   no paths that depend on values.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
+#: What squares lose by underflow is put back. Inputs beyond 1e60 make a unit one that is not finite: products with
+#: them may matter where the squares of the other factor have vanished.
+_TINY: Final = 2.0**-998
+_HUGE: Final = 1e120
 _LEAST: Final = 8  # units that are computed together at least
 _MOST: Final = 1 << 14  # rows of one group
 #: (units, k, f, h, weight, bias) -> whether each unit gets there the same bits as among `_LEAST` units.
@@ -121,7 +126,8 @@ def linear_squares(inputs: Tensor, delta: Tensor, weight: bool, bias: bool) -> t
     """
     inputs, delta = inputs.double(), delta.double()
     length = torch.linalg.vecdot(inputs, inputs) if weight else inputs.new_zeros(inputs.shape[:2])
-    own = torch.linalg.vecdot(delta, delta).mul_(length.add_(1) if bias else length)
+    own = torch.linalg.vecdot(delta, delta).add_(_TINY * delta.shape[2])
+    own.mul_(length.add_(bias + _TINY * inputs.shape[2]))
     terms = own.sqrt().sum(1)
     k, f, h = inputs.shape[1], inputs.shape[2], delta.shape[2]
     if k == 1:
@@ -129,7 +135,8 @@ def linear_squares(inputs: Tensor, delta: Tensor, weight: bool, bias: bool) -> t
     if 2 * k * k <= f * h:
         products = torch.bmm(inputs, inputs.mT) if weight else inputs.new_zeros(len(inputs), k, k)
         products = products.add_(1) if bias else products
-        return torch.linalg.vecdot(products.flatten(1), torch.bmm(delta, delta.mT).flatten(1)), terms
+        found = torch.linalg.vecdot(products.flatten(1), torch.bmm(delta, delta.mT).flatten(1))
+        return found.masked_fill(length.amax(1) > _HUGE, math.inf), terms
     squares = torch.zeros(len(inputs), dtype=torch.float64)
     if weight:
         gradient = torch.bmm(delta.mT, inputs).flatten(1)
@@ -137,4 +144,4 @@ def linear_squares(inputs: Tensor, delta: Tensor, weight: bool, bias: bool) -> t
     if bias:
         gradient = delta.sum(1)
         squares += torch.linalg.vecdot(gradient, gradient)
-    return squares, terms
+    return squares.masked_fill(length.amax(1) > _HUGE, math.inf), terms

@@ -16,9 +16,9 @@ Formal guarantees
   A unit whose m is not finite adds zero.
 * *Never too short.* The rounding of |g| is below ``2^-22 |g| + 2^-14 T`` in float64 (`_units.linear_squares`, for
   layers of up to 2^24 weights), so ``|c g| <= C``.
-* *A function of the unit alone, to the bit.* Passes have multiples of 32 rows, in sizes that were found to give each
-  row the same bits as any other size (`_steady`); norms come from `_units`. So a unit more or less changes no other
-  unit's d, a or c.
+* *A function of the unit alone, to the bit.* Every pass has one public number of rows, a multiple of 32, in which
+  made-up rows were found to get the same bits at every place (`_steady`), else 32 rows or one; norms come from
+  `_units`. So a unit more or less changes no other unit's d, a or c.
 * *Rounding of the sum.* Terms of c g add up to at most 2^10 C, by T's part in m. Products hold up to 1024 of them
   and at most 1024 products are added, so a sum over up to 2^20 rows is off by at most 2^-12 C from that of the exact
   c g (Higham 2002, sec. 3.1, in any order): `secure_noise.SLACK` counts it twice. In float32 (simulations, without
@@ -31,6 +31,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from itertools import starmap
 from typing import Any, Final
 
 import torch
@@ -38,9 +39,9 @@ from torch import Tensor, nn
 
 from privacy._composition import Composition, check_input, known
 from privacy._dense import Seen, dense_stack
-from privacy._layer import Layer
+from privacy._layer import Layer, steady_layer
 from privacy._one_row import made_up_rows
-from privacy._rows import MULTIPLE, Draw, Loss, checked, rounded, row_losses
+from privacy._rows import MULTIPLE, Draw, Loss, checked, row_losses
 from privacy._units import Units
 from privacy.errors import PlanError
 
@@ -49,7 +50,7 @@ __all__ = ["SHORTER", "TERMS", "BookKeeping", "supports"]
 #: The two constants of the formula.
 SHORTER: Final = 1 - 2.0**-22
 TERMS: Final = 2.0**-10
-_PASS: Final = 8192  # rows in one pass
+_TARGET: Final = "\0target"
 #: (structure, rows of a pass) -> whether each row gets there the same bits as in passes of `MULTIPLE` rows.
 _found_steady: dict[tuple[Any, ...], bool] = {}
 
@@ -147,22 +148,19 @@ class BookKeeping:
         return norms
 
     def _passes(self, draw: Draw, loss: Loss) -> None:
-        """Run all rows through the module, in passes of a steady number of rows."""
-        inputs, target = padded(draw.inputs, draw.target)
+        """Run all rows through the module, every pass with the same public number of rows."""
+        inputs, target = padded(draw.inputs, draw.target, draw.together)
+        size = self._size(draw.together, inputs, target, loss)
         rows = target.shape[0]
-        if rows <= _PASS and self._size(rows, inputs, target, loss) == rows:
+        if rows == size:
             self._pass(inputs, target, loss)
             return
-        start, size = 0, _PASS
         pieces: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self._layers]
-        while start < rows:
-            # 32 or 1 where larger passes are not steady; every number of rows that a pass may have is a multiple.
-            size = size if size <= MULTIPLE else self._size(min(rows - start, _PASS), inputs, target, loss)
+        for start in range(0, rows, size):
             piece = slice(start, start + size)
             self._pass({name: tensor[piece] for name, tensor in inputs.items()}, target[piece], loss)
             for layer, kept in zip(self._layers, pieces, strict=True):
                 kept.append((layer.inputs, layer.delta))
-            start += size
         for layer, kept in zip(self._layers, pieces, strict=True):
             layer.inputs, layer.delta = (torch.cat(parts) for parts in zip(*kept, strict=True))
 
@@ -187,12 +185,13 @@ class BookKeeping:
         return [s for s, layer in zip(seen, self._stack.layers[-len(seen) :], strict=True) if id(layer) in trained]
 
     def _size(self, rows: int, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> int:
-        """Return how many of the next `rows` rows to pass at once: all of them where that is steady."""
+        """Return how many rows to pass at once: `rows`, or 32, or one, the first in which no place matters."""
         size = self._sizes.get(rows)
         if size is None:
-            tables = {**inputs, "\0target": target}
+            tables = {**inputs, _TARGET: target}
             shapes = tuple((name, tuple(t.shape[1:]), str(t.dtype)) for name, t in tables.items())
-            kind = (*_structure(self.root), shapes, getattr(loss, "__qualname__", ""), self.total.device.type)
+            kind = (*_structure(self.root), self.module.signature, shapes, getattr(loss, "__code__", loss))
+            kind = (*kind, self.total.device.type)
             kind = (*kind, torch.is_autocast_enabled(self.total.device.type), torch.get_num_threads())
             size = 1
             for tried in dict.fromkeys((rows, MULTIPLE)):
@@ -205,7 +204,7 @@ class BookKeeping:
         return size
 
     def _steady(self, rows: int, tables: Mapping[str, Tensor], loss: Loss) -> bool:
-        """Whether a pass of made-up `rows` rows gives each the bits that it gets elsewhere in passes of 32.
+        """Whether a pass of made-up `rows` rows gives each the same bits at another place.
 
         Kernels choose their order of additions by shapes and places, never by values, so made-up rows tell.
         """
@@ -220,10 +219,11 @@ class BookKeeping:
         made = made_up_rows(rows, tables)
         with probe.attached():
             whole = probe._seen(made, loss, rows)
-            elsewhere = probe._seen({name: tensor.roll(5, 0) for name, tensor in made.items()}, loss, MULTIPLE)
-        return all(
-            torch.equal(a.nan_to_num(), b.roll(-5, 0).nan_to_num()) for a, b in zip(whole, elsewhere, strict=True)
-        )
+            elsewhere = probe._seen({name: tensor.roll(5, 0) for name, tensor in made.items()}, loss, rows)
+        same = all(torch.equal(a, b.roll(-5, 0)) for a, b in zip(whole, elsewhere, strict=True))
+        # Each layer by itself, too: what stands before it may send it zeros for made-up rows.
+        inputs = {name: tensor for name, tensor in made.items() if name != _TARGET}
+        return same and all(starmap(steady_layer, probe.module.inputs(inputs)))
 
     def _copied(self) -> nn.Module:
         """A copy of the module without what listens to its layers (closures would be copied with it)."""
@@ -237,8 +237,8 @@ class BookKeeping:
 
     def _seen(self, tables: Mapping[str, Tensor], loss: Loss, size: int) -> list[Tensor]:
         """Return what the layers see of the rows, in passes of `size` rows, and each row's share of the norms."""
-        inputs = {name: tensor for name, tensor in tables.items() if name != "\0target"}
-        target = tables["\0target"]
+        inputs = {name: tensor for name, tensor in tables.items() if name != _TARGET}
+        target = tables[_TARGET]
         pieces: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self._layers]
         for start in range(0, len(target), size):
             piece = slice(start, start + size)
@@ -268,10 +268,9 @@ class BookKeeping:
         return norms if hidden is None else norms.add_(hidden.sqrt_(), alpha=TERMS)
 
 
-def padded(inputs: dict[str, Tensor], target: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Return tables of a number of rows that a pass may have: what is missing repeats the first row."""
-    rows = target.shape[0]
-    missing = rounded(rows) - rows
+def padded(inputs: dict[str, Tensor], target: Tensor, together: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Return tables of a multiple of `together` rows: what is missing repeats the first row."""
+    missing = -target.shape[0] % together
     if not missing:
         return inputs, target
 
@@ -284,4 +283,4 @@ def padded(inputs: dict[str, Tensor], target: Tensor) -> tuple[dict[str, Tensor]
 def _structure(module: nn.Module) -> tuple[Any, ...]:
     """What decides on the kernels of a pass: layers, sizes and types."""
     layers = [(name, type(layer).__name__, layer.extra_repr()) for name, layer in module.named_modules()]
-    return (*layers, *(str(parameter.dtype) for parameter in module.parameters()))
+    return (*layers, *((str(p.dtype), p.requires_grad) for p in module.parameters()))

@@ -195,7 +195,7 @@ def train_private(
         influence each other, a generator inherited over a fork. After the last: a buffer that changed.
     """
     check_usable(generator)
-    rows = Rows(inputs, target, unit_index, n_units, single)
+    rows = Rows(inputs, target, unit_index, n_units, single, plan.expected_batch)
     mode, threads = module.training, torch.get_num_threads()
     module.train()
     try:

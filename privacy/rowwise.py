@@ -78,4 +78,4 @@ def _steady(steps: nn.Module, inputs: Mapping[str, Tensor], finish: Callable[[Te
     made = made_up_rows(_PASS, inputs)
     turned = {name: tensor.roll(5, 0) for name, tensor in made.items()}
     straight, rolled = (finish(steps(rows)) for rows in (made, turned))
-    return torch.equal(straight.nan_to_num(), rolled.roll(-5, 0).nan_to_num())
+    return torch.equal(straight, rolled.roll(-5, 0))

@@ -8,22 +8,23 @@ Formal guarantees
 -----------------
 Those of `privacy.dp_sgd` for every participant by itself, in float32: a unit moves its participant's sum by at most
 clip and that sum's rounding (a gradient that is not finite by 0), and no other participant's at all. What a row adds
-goes by that row alone, to the bit, since draws are padded to a multiple of 32 rows. The noise has standard deviation
+goes by that row alone, to the bit, since all products have one public number of rows. The noise has standard deviation
 sigma x clip in every coordinate, whatever the draw; the normaliser is public. Noise is floating point: one operator
 holds all rows.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from privacy._gaussian import fill_normal
-from privacy._rows import MULTIPLE, Loss, MakeOptimizer
+from privacy._rows import Loss, MakeOptimizer, pass_rows
 from privacy.dp_sgd import DpSgdPlan, PlainPlan
 from privacy.errors import PlanError
 from privacy.observation import observed, tell
@@ -40,6 +41,10 @@ __all__ = [
     "outputs",
     "train_stacked",
 ]
+
+
+#: What the square of a float32 gradient loses by underflow.
+_TINY: Final = 2.0**-102
 
 
 @dataclass(frozen=True)
@@ -183,13 +188,24 @@ class _Draw:
     target: Tensor
     present: Tensor
 
+    def blocks(self, together: int) -> Iterator["_Draw"]:
+        """Yield blocks of `together` rows of each participant."""
+        n, k, _ = self.features.shape
+        if k <= together:
+            yield self
+            return
+        target = self.target.view(n, k)
+        for start in range(0, k, together):
+            piece = slice(start, start + together)
+            features, present = self.features[:, piece].contiguous(), self.present[:, piece].contiguous()
+            yield _Draw(features, target[:, piece].reshape(-1), present)
 
-def _gather(rows: StackedRows, drawn: Tensor) -> _Draw:
+
+def _gather(rows: StackedRows, drawn: Tensor, together: int) -> _Draw:
     n, most = rows.target.shape
     owner = torch.div(drawn, most, rounding_mode="floor")
     sizes = torch.bincount(owner, minlength=n)
-    # In multiples, so that no row meets a kernel's remainder: a row's gradient must not go by the size of the draw.
-    largest = -(-int(sizes.max()) // MULTIPLE) * MULTIPLE
+    largest = -(-int(sizes.max()) // together) * together
     first = sizes.cumsum(0) - sizes
     slot = torch.arange(len(drawn)) + (torch.arange(n) * largest - first)[owner]
     features, target = rows.features.flatten(0, 1), rows.target.flatten()
@@ -240,7 +256,7 @@ def _clip(deltas: list[Tensor], inputs: list[Tensor], clip: float) -> tuple[list
     A row's gradient by (weight, bias) is delta times (inputs, 1), so its squared norm is |delta|^2 (|inputs|^2 + 1).
     """
     squares = [
-        torch.linalg.vecdot(delta, delta) * (torch.linalg.vecdot(value, value) + 1)
+        (torch.linalg.vecdot(delta, delta) + _TINY * delta.shape[2]) * (torch.linalg.vecdot(value, value) + 1)
         for delta, value in zip(deltas, inputs, strict=True)
     ]
     norms = torch.stack(squares).sum(0).sqrt_()
@@ -253,13 +269,13 @@ def _clip(deltas: list[Tensor], inputs: list[Tensor], clip: float) -> tuple[list
     return [delta * factors for delta in deltas], inputs
 
 
-def _batches(rows: StackedRows, plan: PlainPlan, randomness: Randomness) -> Iterator[_Draw]:
+def _batches(rows: StackedRows, plan: PlainPlan, randomness: Randomness, together: int) -> Iterator[_Draw]:
     whole = None
     for _ in range(plan.steps):
         if plan.sampling_rate < 1 or isinstance(plan, DpSgdPlan):  # at rate 1 a seeded generator moves on all the same
-            yield _gather(rows, randomness.draw(rows, plan.sampling_rate))
+            yield _gather(rows, randomness.draw(rows, plan.sampling_rate), together)
             continue
-        whole = whole or _gather(rows, rows.places().view(-1).nonzero().squeeze(1))
+        whole = whole or _gather(rows, rows.places().view(-1).nonzero().squeeze(1), together)
         yield whole
 
 
@@ -294,15 +310,29 @@ def train_stacked(
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    with torch.no_grad():
-        for draw in _batches(rows, plan, randomness):
+    # Kernels round a row by the shape of the product: with noise all products have one public number of rows.
+    private = isinstance(plan, DpSgdPlan)
+    together = pass_rows(max(one.expected_batch for one in plans)) if private else 1
+    with torch.no_grad(), _one_thread():
+        for draw in _batches(rows, plan, randomness, together):
             if isinstance(plan, DpSgdPlan):
                 randomness.noise(gradients, deviation / normaliser)
             before = [gradient.clone() for gradient in gradients] if observed() else None
-            _add(gradients, layers, draw, loss, plan, normaliser.view(-1, 1, 1))
+            for block in draw.blocks(together) if private else (draw,):
+                _add(gradients, layers, block, loss, plan, normaliser.view(-1, 1, 1))
             if before is not None and isinstance(plan, DpSgdPlan):
                 _tell(gradients, before, deviation, normaliser)
             optimizer.step()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _tell(after: Sequence[Tensor], before: Sequence[Tensor], deviation: Tensor, normaliser: Tensor) -> None:

@@ -67,7 +67,7 @@ def clipped_sum(
     check_module(module, inputs, target, loss)
     twin = copy.deepcopy(module).double().train()
     named = [(name, parameter) for name, parameter in twin.named_parameters() if parameter.requires_grad]
-    rows = Rows(inputs, target, unit_index, n_units, single).doubled()
+    rows = Rows(inputs, target, unit_index, n_units, single).doubled()  # passes of the usual public size
     drawn = poisson_sample(n_units, sampling_rate, generator)
     rows.check_size(drawn, MAX_ROWS)
     sums = engine_for(twin, [parameter for _, parameter in named])
