@@ -94,7 +94,7 @@ PATHS = (
         one("nothing in a norm for rows that cancel", BOOKS, "TERMS: Final = 2.0**-10", "TERMS: Final = 0.0"),
         "local",
         "neighbours",
-        _MOVED,
+        f"{_NEW}::test_a_unit_whose_rows_cancel_has_a_norm_all_the_same",
     ),
     (
         Mutant(
@@ -106,7 +106,7 @@ PATHS = (
         ),
         "local",
         "neighbours",
-        f"{_MOVED}::test_rounding_that_a_deep_model_amplifies_stays_in_its_row",
+        f"{_GAME}::test_weights_that_amplify_rounding_change_no_other_units_part",
     ),
     (
         Mutant("modules of any kind see a batch", ((COMPOSED, _NO_LAYERS, _ANY_MODULE),)),
@@ -145,7 +145,7 @@ PATHS = (
         ),
         "local",
         "neighbours",
-        f"{_GAME}::test_a_unit_moves_a_step_by_its_clip",
+        "tests/privacy/test_bookkeeping.py",
     ),
     (
         one(
@@ -179,13 +179,13 @@ PATHS = (
         one("secure sums: no share of noise", FIXED, _SHARE, ""),
         "sums",
         "sums",
-        "tests/privacy/secure_sum",
+        "tests/consortia/secure/test_protocol.py",
     ),
     (
         one("secure sums: shares for two members more", FIXED, "/ math.sqrt(counted)", "/ math.sqrt(counted + 2)"),
         "sums",
         "sums",
-        "tests/privacy/secure_sum",
+        "tests/consortia/secure/test_protocol.py",
     ),
     (
         one(
@@ -196,7 +196,7 @@ PATHS = (
         ),
         "sums",
         "neighbours",
-        "tests/privacy/secure_sum",
+        "tests/consortia/secure/test_terms.py",
     ),
     (
         one("secure sums: twice the clip", SUMMED, "short = clip / (1 + SLACK)", "short = 2 * clip"),
@@ -244,7 +244,7 @@ PATHS = (
         ),
         "local",
         "sizes",
-        "tests/consortia/test_noised_sizes.py",
+        f"{_NEW}::test_a_noised_size_is_that_of_the_units_that_train",
     ),
     (
         one("the ledger takes the first event only", PARTICIPANT, _CHARGE, _CHARGE.replace("events,", "events[:1],")),
@@ -278,7 +278,7 @@ PATHS = (
         ),
         "local",
         "neighbours",
-        f"{_PLANTED}::test_a_training_unit_moves_no_metric",
+        f"{_NEW}::test_no_row_is_in_two_partitions",
     ),
     (
         one(
@@ -398,7 +398,7 @@ PATHS = (
         ),
         "vertical",
         "vertical",
-        "tests/consortia/test_vertical_mathematics.py",
+        f"{_NEW}::test_a_row_is_in_every_folds_model_but_its_own",
     ),
     (
         one("vertical: hardly any noise on scores", PARTNER, "BINS, self.step.terms.score_epsilon,", "BINS, 9.0,"),

@@ -49,7 +49,7 @@ _NEAR = {
     "privacy/plans.py": "tests/consortia/test_participant.py",
     TRAINING: "tests/consortia/test_participant.py",
     PARTICIPANT: "tests/consortia/test_participant.py",
-    "platform/consortia/side_releases.py": "tests/consortia/test_released_metrics.py",
+    "platform/consortia/side_releases.py": "tests/consortia/test_dp_metrics.py",
 }
 
 #: Instruments that see the older mistakes, where it is not the mechanism's law.
@@ -80,14 +80,41 @@ _SEEN: Mapping[str, str] = {
 }
 
 
+_NEW = "tests/consortia/test_planted.py"
+#: Tests of the older mistakes, where it is not the one nearest to the file.
+_TESTS: Mapping[str, str] = {
+    "a private head outside the DP step": f"{_NEW}::test_nothing_but_dp_steps_moves_a_parameter",
+    "the private head starts from the last run": f"{_NEW}::test_nothing_but_dp_steps_moves_a_parameter",
+    "half the steps counted": f"{_NEW}::test_every_step_of_a_round_is_charged",
+    "noise in the first step only": f"{_NEW}::test_every_step_has_the_noise_of_the_first",
+    "validation rows train too": f"{_NEW}::test_no_row_is_in_two_partitions",
+    "metrics: measured on training rows": f"{_NEW}::test_metrics_are_of_the_rows_that_pay",
+    "a row count in the header": "tests/consortia/test_capture.py",
+    "secure noise / 10": "tests/privacy/test_noise_laws.py",
+    "the first unit is never drawn at low rates": "tests/privacy/test_noise_laws.py",
+}
+
+
 def _old(mutant: Mutant) -> Planted:
     instrument = "metrics" if mutant.name.startswith("metrics") else _SEEN.get(mutant.name, "mechanism")
-    return Planted(mutant, "local", instrument, _NEAR[mutant.edits[0][0]])
+    return Planted(mutant, "local", instrument, _TESTS.get(mutant.name, _NEAR[mutant.edits[0][0]]))
 
 
 #: Tests of the mistakes in how noise is made, where they are not in `_LAWS`.
 _LAWS = "tests/privacy/test_noise_laws.py"
-_NOISE_TESTS: Mapping[str, str] = {}
+_NOISE_TESTS: Mapping[str, str] = {
+    "a noise key of 16 bits": "tests/privacy/test_noise_key.py",
+    "a noise key hashed to 16 bits": "tests/privacy/test_noise_key.py",
+    "half the entropy of a noise key": "tests/privacy/test_noise_key.py",
+    "torch's state from 32 bits": "tests/privacy/test_randomness.py",
+    "noise repeats in a second attempt": "tests/privacy/test_noise_key.py",
+    "participants of a process share their entropy": "tests/privacy/test_noise_key.py",
+    "attempt and ledger are not bound": "tests/privacy/test_noise_key.py",
+    "nothing is bound": "tests/privacy/test_noise_key.py",
+    "the model is not bound": "tests/consortia/test_noise_on_the_path.py",
+    "central noise for one of two models only": "tests/consortia/test_noise_on_the_path.py",
+    "all folds of a vertical model share their context": "tests/consortia/test_noise_on_the_path.py",
+}
 #: The scenarios and instruments of those that the audit of `local` does not walk.
 _WALKED: Mapping[str, tuple[str, str]] = {
     "the model is not bound": ("local", "noise"),
