@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from privacy.randomized_response import respond
 
 
 @pytest.fixture
-def audit_of(tmp_path: Path) -> Callable[[str], Audit]:
+def audit_of(tmp_path: Path) -> Iterator[Callable[[str], Audit]]:
     """Return the quick audit of one of the small scenarios."""
-    logging.getLogger("consortia.participant").setLevel(logging.CRITICAL)
+    logger = logging.getLogger("consortia.participant")
+    logger.setLevel(logging.CRITICAL)
 
     def make(name: str) -> Audit:
         folder = tmp_path / name
@@ -40,7 +41,8 @@ def audit_of(tmp_path: Path) -> Callable[[str], Audit]:
         file.write_text(SCENARIOS[name], encoding="utf-8")
         return Audit(load_scenario(str(file)), folder, quick=True, random=np.random.default_rng(7))
 
-    return make
+    yield make
+    logger.setLevel(logging.NOTSET)
 
 
 def _laws(findings: Findings) -> set[str]:

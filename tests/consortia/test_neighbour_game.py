@@ -39,9 +39,11 @@ _FEW = settings(max_examples=8, deadline=None, suppress_health_check=list(Health
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+    before, logger = torch.get_num_threads(), logging.getLogger("consortia.participant")
     torch.set_num_threads(1)
+    logger.setLevel(logging.CRITICAL)
     yield
+    logger.setLevel(logging.NOTSET)
     torch.set_num_threads(before)
 
 
@@ -211,7 +213,6 @@ def test_notes_hold_what_was_released_less_the_noise() -> None:
 def _audit(tmp_path: Path, scenario: str, seed: int) -> Audit:
     file = tmp_path / "scenario.toml"
     file.write_text(SCENARIOS[scenario], encoding="utf-8")
-    logging.getLogger("consortia.participant").setLevel(logging.CRITICAL)
     return Audit(load_scenario(str(file)), tmp_path, quick=True, random=np.random.default_rng(seed))
 
 

@@ -18,12 +18,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import tomli_w
+import typer
 from typer.testing import CliRunner
 
 from clients.errors import ClientError
 from clients.masking import SourceText, masked
 from clients.sources import parse_source, read_table
-from consortia import cli
+from consortia import console
 from consortia.cli import build_app
 from consortia.cli.preflight import Home
 from consortia.dashboard.background import Background
@@ -344,15 +345,15 @@ def test_an_error_of_another_library_is_named_not_quoted(monkeypatch: pytest.Mon
             raise RuntimeError(f"could not read {SECRET}") from error
 
     said: list[str] = []
-    monkeypatch.setattr(cli.err, "print", lambda text, **_: said.append(text))
-    with pytest.raises(cli.typer.Exit) as caught:
-        cli.friendly(explode)()
+    monkeypatch.setattr(console.err, "print", lambda text, **_: said.append(text))
+    with pytest.raises(typer.Exit) as caught:
+        console.friendly(explode)()
     assert caught.value.exit_code == 1
     assert "RuntimeError at explode" in said[0]
     silent(" ".join(said))
     monkeypatch.setenv("CONSORTIA_TRACEBACK", "1")
     with pytest.raises(RuntimeError):
-        cli.friendly(explode)()
+        console.friendly(explode)()
 
 
 @pytest.mark.parametrize("text", [

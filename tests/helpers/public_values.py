@@ -75,8 +75,8 @@ def unaccounted(data: bytes, said: Mapping[str, str], contract: Contract, seat: 
     model = for_participant(initial_groups(contract, [seat.industry]), seat.industry)
     wanted = {name: (tuple(t.shape), t.dtype) for name, t in model.items()} if said["status"] == "OK" else {}
     for name, tensor in envelope.tensors.items():
-        terms = KINDS["metrics" if name == HISTOGRAM else "update"]
-        if not any(isinstance(event, terms.events) and event.partition in terms.partitions for event in events):
+        kind = "metrics" if name == HISTOGRAM else "update"
+        if not any(kind in event.releases and event.partition in KINDS[kind].partitions for event in events):
             found.append(f"tensor {name}: no event")
         if name != HISTOGRAM and wanted.get(name) != (tuple(tensor.shape), tensor.dtype):
             found.append(f"tensor {name}: its shape or dtype")
