@@ -64,7 +64,7 @@ def by_test(planted: Planted) -> dict[str, Any]:
     """Return the tests that fail with the mistake in place."""
     with tempfile.TemporaryDirectory() as folder:
         place = tree(Path(folder), planted.mutant)
-        failed = red(place, [planted.test])
+        failed = red(place, [planted.test]) or red(place, [planted.test], "end_to_end")
     return {"seen": failed}
 
 

@@ -30,7 +30,8 @@ from privacy._rows import Rows
 from privacy.bookkeeping import BookKeeping
 from privacy.dp_sgd import StepReport
 from privacy.events import LaplaceRelease
-from privacy.randomness import seeded_generator
+from privacy.randomness import fresh_generator, seeded_generator
+from privacy.sampling import poisson_draws
 
 Make = Callable[..., Any]
 
@@ -164,13 +165,18 @@ def test_a_row_is_in_every_folds_model_but_its_own(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("secure", [False, True])
-def test_every_step_has_the_noise_of_the_first(secure: bool) -> None:
+def test_every_step_has_the_noise_of_its_clip(secure: bool) -> None:
     nothing = {"features": torch.zeros(1, 2000)}
-    one, nine = (
+    one, nine, short = (
         moved(Linear(2000), nothing, torch.zeros(1), torch.zeros(1, dtype=torch.int64), law, secure=secure)
-        for law in (plan(noise_multiplier=1.0), plan(noise_multiplier=1.0, steps=9))
+        for law in (
+            plan(noise_multiplier=1.0),
+            plan(noise_multiplier=1.0, steps=9),
+            plan(noise_multiplier=1.0, clip=0.1),
+        )
     )
     assert 2.6 < float(nine.std() / one.std()) < 3.4
+    assert 0.09 < float(short.std() / one.std()) < 0.11
 
 
 @pytest.mark.parametrize(("partition", "part"), [("evaluation", "test"), ("validation", "validation")])
@@ -186,3 +192,10 @@ def test_metrics_are_of_the_rows_that_pay(
     request: Any = SimpleNamespace(industry="bank", contract=contract)
     side_releases.measure(due, request, SimpleNamespace(), parts, terms, "bank-a", TEST)  # type: ignore[arg-type]
     assert seen == [getattr(parts, part)]
+
+
+def test_every_unit_is_drawn_at_a_low_rate() -> None:
+    drawn = torch.zeros(10)
+    for units in poisson_draws(10, 0.02, 3000, fresh_generator(TEST)):
+        drawn[units] += 1
+    assert ((drawn > 20) & (drawn < 110)).all()  # 60 expected, 7.7 standard deviation

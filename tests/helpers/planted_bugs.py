@@ -1,8 +1,8 @@
 """Mistakes on every path that something leaves by, and who should see each: an instrument and a test.
 
-`PLANTED` joins the mistakes of `audit_mutants` (training, ledger, metrics) and `path_mutants` (secure sums,
-coordinator, FedRep, sizes, vectorised engine, vertical runs, the neighbour game); how noise is made has a list of its
-own (`noise_mutants`). `benchmarks/audit_power.py` plants each in a copy of the source tree.
+`PLANTED` joins the mistakes of `audit_mutants` (training, ledger, metrics) `path_mutants` (secure sums,
+coordinator, FedRep, sizes, vectorised engine, vertical runs), `row_mutants` (one unit's rows decide on another's part)
+and `noise_mutants` (how noise is made). `benchmarks/audit_power.py` plants each in a copy of the source tree.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from audit_mutants import DP_SGD, FURTHER, HISTOGRAM, LIFETIMES, LISTED, PARTICIPANT, TRAINING, Mutant
 from noise_mutants import DRAWS, METRICS, NOISE, TESTS_ONLY
 from path_mutants import BOOKS, PATHS
+from row_mutants import APART
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,14 @@ _TESTS: Mapping[str, str] = {
     "a private head outside the DP step": f"{_NEW}::test_nothing_but_dp_steps_moves_a_parameter",
     "the private head starts from the last run": f"{_NEW}::test_nothing_but_dp_steps_moves_a_parameter",
     "half the steps counted": f"{_NEW}::test_every_step_of_a_round_is_charged",
-    "noise in the first step only": f"{_NEW}::test_every_step_has_the_noise_of_the_first",
+    "noise in the first step only": f"{_NEW}::test_every_step_has_the_noise_of_its_clip",
     "validation rows train too": f"{_NEW}::test_no_row_is_in_two_partitions",
     "metrics: measured on training rows": f"{_NEW}::test_metrics_are_of_the_rows_that_pay",
     "a row count in the header": "tests/consortia/test_capture.py",
+    "secure noise for another clip": f"{_NEW}::test_every_step_has_the_noise_of_its_clip",
+    "secure noise from a stream of the process": "tests/privacy/test_noise_key.py",
     "secure noise / 10": "tests/privacy/test_noise_laws.py",
-    "the first unit is never drawn at low rates": "tests/privacy/test_noise_laws.py",
+    "the first unit is never drawn at low rates": f"{_NEW}::test_every_unit_is_drawn_at_a_low_rate",
 }
 
 
@@ -138,7 +141,7 @@ def _noise() -> tuple[Planted, ...]:
 
 
 PLANTED: tuple[Planted, ...] = (
-    *(Planted(*line) for line in PATHS),
+    *(Planted(*line) for line in (*APART, *PATHS)),
     *(_old(mutant) for mutant in (*LISTED, *FURTHER)),
     *_noise(),
 )
