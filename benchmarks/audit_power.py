@@ -1,12 +1,13 @@
 """Put mistakes into copies of the source tree and see which instrument of `consortia audit` and which test finds each.
 
-    PYTHONPATH=.:platform:tests/helpers python benchmarks/audit_power.py [--quick] [--whole | --expected] [--tests] [NAME ...]
+    PYTHONPATH=.:platform:tests/helpers python benchmarks/audit_power.py [OPTION ...] [NAME ...]
     PYTHONPATH=.:platform:tests/helpers python benchmarks/audit_power.py --table > docs/planted-bugs.md
 
-The full audit by default, the quick one, or the tests. An audit runs the instrument that should see a mistake, and the
-others where that one does not; `--whole` runs all of them, `--expected` that one alone. What was found goes to `--results FILE` after every one,
-and a mistake whose answer stands there is not tried again: stop it and go on at any time. `--ignore TEXT` leaves
-violations out that the source tree itself has. `--table` prints what is known. Exits 1 when a mistake was missed.
+The full audit by default, the quick one (`--quick`), or the tests (`--tests`). An audit runs the instrument that should
+see a mistake, and the others where that one does not; `--whole` runs all of them, `--expected` that one alone. What was
+found goes to `--results FILE` after every one, and a mistake whose answer stands there is not tried again: stop it and
+go on at any time. `--ignore TEXT` leaves violations out that the source tree itself has. `--table` prints what is
+known. Exits 1 when a mistake was missed.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def by_test(planted: Planted) -> dict[str, Any]:
     """Return the tests that fail with the mistake in place."""
     with tempfile.TemporaryDirectory() as folder:
         place = tree(Path(folder), planted.mutant)
-        failed = red(place, [planted.test])
+        failed = red(place, [planted.test]) or red(place, [planted.test], "end_to_end")
     return {"seen": failed}
 
 

@@ -159,7 +159,11 @@ def test_a_sum_holds_every_share_of_noise(audit_of: Callable[[str], Audit], monk
     audit = audit_of("sums")
     assert not _laws(sums.run(audit, lambda _: None))
     original = privacy.secure_sum.fixed_point.rounded_gaussian
-    monkeypatch.setattr(privacy.secure_sum.fixed_point, "rounded_gaussian", lambda count, std: original(count, std / 2))
+    monkeypatch.setattr(
+        privacy.secure_sum.fixed_point,
+        "rounded_gaussian",
+        lambda count, std, context: original(count, std / 2, context),
+    )
     broken = _laws(sums.run(audit, lambda _: None))
     assert "what opens is the clipped units of all members, plus noise of the promised size" in broken
 

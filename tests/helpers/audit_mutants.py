@@ -40,6 +40,10 @@ _RESERVE = "reservation = self._reserve(ledger, request.run_id, events, self._li
 _TRAINED = "    report = joined(reports)\n"
 _FRESH = "        else fresh_generator(noise)\n"
 _ANY = '_ANY = NoiseContext(purpose="any", message="any", attempt=0, ledger="")'
+_UNBOUND = (
+    "__import__('privacy.noise_context').noise_context.NoiseContext("
+    "purpose='train', message=request.run_id, attempt=0, ledger='')"
+)
 _SECURE = "generator, secure=secure_noise, single=single)"
 
 
@@ -256,6 +260,7 @@ FURTHER = (
                 "        self._keep_private(outcome.private)\n",
                 f"        {_RESERVE}\n        self._keep_private(outcome.private)\n",
             ),
+            (PARTICIPANT, 'noise=reservation.noise("train")', f"noise={_UNBOUND}"),
         ),
     ),
     one(

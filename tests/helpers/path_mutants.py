@@ -8,9 +8,6 @@ from __future__ import annotations
 from audit_mutants import HISTOGRAM, PARTICIPANT, TRAINING, Mutant, one
 
 BOOKS = "privacy/bookkeeping.py"
-ROWS = "privacy/_rows.py"
-COMPOSED = "privacy/_composition.py"
-SIDE = "platform/consortia/side_releases.py"
 STACKED = "privacy/stacked.py"
 FIXED = "privacy/secure_sum/fixed_point.py"
 SUMMED = "privacy/secure_sum/gradient.py"
@@ -26,7 +23,6 @@ MODEL = "platform/consortia/vertical/private_model.py"
 
 _GAME = "tests/consortia/test_neighbour_game.py"
 _PLANTED = "tests/consortia/test_audited_paths.py"
-_MOVED = "tests/privacy/test_sensitivity.py"
 _NEW = "tests/consortia/test_planted.py"
 
 _SHARE = "        whole += rounded_gaussian(len(whole), self.share_std(cohort), context)\n"
@@ -35,35 +31,6 @@ _SENT = "        if sent is not None:\n            return sent\n        last_rou
 _OLDER = "if request.round < last_round or ("
 _MASKS = 'masks = {part: where == part for part in ("train", "validation", "test")}'
 _PLAIN = "        if plan.non_private:\n            plain = PlainPlan(steps=steps"
-
-_SINGLE = '        object.__setattr__(self, "_counts", counts)\n'
-_NO_LAYERS = """return f"its forward is not made of known layers alone ({type(error).__name__})"
-    return _composed(module, graph)
-"""
-_ANY_MODULE = """return _Any(module)
-    found = _composed(module, graph)
-    return _Any(module) if isinstance(found, str) else found
-
-
-class _Any(Composition):
-    def __init__(self, root):
-        nn.Module.__init__(self)
-        self.root, self.calls = root, []
-        kinds = tuple(_DIMENSIONS)
-        self.layers = nn.ModuleList([layer for layer in root.modules() if isinstance(layer, kinds)])
-
-    def of(self, root):
-        return _Any(root)
-
-    def forward(self, inputs):
-        return self.root(inputs)
-"""
-_ONE_BATCH = "predictions(module.target, module(table.inputs)).detach()"
-
-
-def _single(found: str) -> str:
-    return f"        object.__setattr__(self, 'single', n >= self.n_units and {found})\n{_SINGLE}"
-
 
 #: (mistake, scenario, instrument, test)
 PATHS = (
@@ -79,64 +46,6 @@ PATHS = (
         f"{_GAME}::test_a_unit_moves_a_histogram_by_its_limit",
     ),
     (
-        one("some units of one row pass for all", ROWS, _SINGLE, _single("bool((counts == 1).any())")),
-        "local",
-        "mechanism",
-        "tests/privacy/test_dp_sgd.py",
-    ),
-    (
-        one("the rows decide whether a unit is one row", ROWS, _SINGLE, _single("bool((counts == 1).all())")),
-        "local",
-        "neighbours",
-        f"{_MOVED}::test_a_unit_with_more_rows_than_the_others_moves_one_clip",
-    ),
-    (
-        one("nothing in a norm for rows that cancel", BOOKS, "TERMS: Final = 2.0**-10", "TERMS: Final = 0.0"),
-        "local",
-        "neighbours",
-        _MOVED,
-    ),
-    (
-        Mutant(
-            "passes of as many rows as were drawn",
-            (
-                (ROWS, "    return -(-rows // step) * step\n", "    return rows\n"),
-                (BOOKS, "        twin = self._copied()\n", "        return True\n        twin = self._copied()\n"),
-            ),
-        ),
-        "local",
-        "neighbours",
-        f"{_MOVED}::test_rounding_that_a_deep_model_amplifies_stays_in_its_row",
-    ),
-    (
-        Mutant("modules of any kind see a batch", ((COMPOSED, _NO_LAYERS, _ANY_MODULE),)),
-        "local",
-        "neighbours",
-        f"{_MOVED}::test_a_module_that_mixes_rows_is_refused_or_sees_one_row",
-    ),
-    (
-        one(
-            "a module keeps what it wrote in a pass",
-            COMPOSED,
-            "return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})",
-            "return module",
-        ),
-        "local",
-        "neighbours",
-        f"{_MOVED}::test_what_a_module_remembers_of_a_row_is_forgotten_with_it",
-    ),
-    (
-        one(
-            "metrics: scores of one batch",
-            SIDE,
-            "outputs(module, table.inputs, functools.partial(predictions, module.target))",
-            _ONE_BATCH,
-        ),
-        "local",
-        "neighbours",
-        f"{_NEW}::test_the_score_of_a_row_in_metrics_goes_by_that_row",
-    ),
-    (
         one(
             "units are clipped by the mean norm of the batch",
             BOOKS,
@@ -145,7 +54,7 @@ PATHS = (
         ),
         "local",
         "neighbours",
-        f"{_GAME}::test_a_unit_moves_a_step_by_its_clip",
+        "tests/privacy/test_bookkeeping.py",
     ),
     (
         one(
@@ -179,13 +88,13 @@ PATHS = (
         one("secure sums: no share of noise", FIXED, _SHARE, ""),
         "sums",
         "sums",
-        "tests/privacy/secure_sum",
+        "tests/consortia/secure/test_protocol.py",
     ),
     (
         one("secure sums: shares for two members more", FIXED, "/ math.sqrt(counted)", "/ math.sqrt(counted + 2)"),
         "sums",
         "sums",
-        "tests/privacy/secure_sum",
+        "tests/consortia/secure/test_protocol.py",
     ),
     (
         one(
@@ -196,7 +105,7 @@ PATHS = (
         ),
         "sums",
         "neighbours",
-        "tests/privacy/secure_sum",
+        "tests/consortia/secure/test_terms.py",
     ),
     (
         one("secure sums: twice the clip", SUMMED, "short = clip / (1 + SLACK)", "short = 2 * clip"),
@@ -222,7 +131,7 @@ PATHS = (
         ),
         "local",
         "sizes",
-        f"{_PLANTED}::test_a_size_has_the_charged_noise",
+        "tests/consortia/test_noised_sizes.py::test_the_noise_is_laplace_and_never_below_one",
     ),
     (
         one(
@@ -244,7 +153,7 @@ PATHS = (
         ),
         "local",
         "sizes",
-        "tests/consortia/test_noised_sizes.py",
+        f"{_NEW}::test_a_noised_size_is_that_of_the_units_that_train",
     ),
     (
         one("the ledger takes the first event only", PARTICIPANT, _CHARGE, _CHARGE.replace("events,", "events[:1],")),
@@ -278,7 +187,7 @@ PATHS = (
         ),
         "local",
         "neighbours",
-        f"{_PLANTED}::test_a_training_unit_moves_no_metric",
+        f"{_NEW}::test_no_row_is_in_two_partitions",
     ),
     (
         one(
@@ -398,7 +307,7 @@ PATHS = (
         ),
         "vertical",
         "vertical",
-        "tests/consortia/test_vertical_mathematics.py",
+        f"{_NEW}::test_a_row_is_in_every_folds_model_but_its_own",
     ),
     (
         one("vertical: hardly any noise on scores", PARTNER, "BINS, self.step.terms.score_epsilon,", "BINS, 9.0,"),

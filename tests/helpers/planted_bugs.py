@@ -1,8 +1,8 @@
 """Mistakes on every path that something leaves by, and who should see each: an instrument and a test.
 
-`PLANTED` joins the mistakes of `audit_mutants` (training, ledger, metrics) and `path_mutants` (secure sums,
-coordinator, FedRep, sizes, vectorised engine, vertical runs, the neighbour game); how noise is made has a list of its
-own (`noise_mutants`). `benchmarks/audit_power.py` plants each in a copy of the source tree.
+`PLANTED` joins the mistakes of `audit_mutants` (training, ledger, metrics) `path_mutants` (secure sums,
+coordinator, FedRep, sizes, vectorised engine, vertical runs), `row_mutants` (one unit's rows decide on another's part)
+and `noise_mutants` (how noise is made). `benchmarks/audit_power.py` plants each in a copy of the source tree.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from audit_mutants import DP_SGD, FURTHER, HISTOGRAM, LIFETIMES, LISTED, PARTICIPANT, TRAINING, Mutant
 from noise_mutants import DRAWS, METRICS, NOISE, TESTS_ONLY
 from path_mutants import BOOKS, PATHS
+from row_mutants import APART
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ _NEAR = {
     "privacy/plans.py": "tests/consortia/test_participant.py",
     TRAINING: "tests/consortia/test_participant.py",
     PARTICIPANT: "tests/consortia/test_participant.py",
-    "platform/consortia/side_releases.py": "tests/consortia/test_released_metrics.py",
+    "platform/consortia/side_releases.py": "tests/consortia/test_dp_metrics.py",
 }
 
 #: Instruments that see the older mistakes, where it is not the mechanism's law.
@@ -80,14 +81,43 @@ _SEEN: Mapping[str, str] = {
 }
 
 
+_NEW = "tests/consortia/test_planted.py"
+#: Tests of the older mistakes, where it is not the one nearest to the file.
+_TESTS: Mapping[str, str] = {
+    "a private head outside the DP step": f"{_NEW}::test_nothing_but_dp_steps_moves_a_parameter",
+    "the private head starts from the last run": f"{_NEW}::test_nothing_but_dp_steps_moves_a_parameter",
+    "half the steps counted": f"{_NEW}::test_every_step_of_a_round_is_charged",
+    "noise in the first step only": f"{_NEW}::test_every_step_has_the_noise_of_its_clip",
+    "validation rows train too": f"{_NEW}::test_no_row_is_in_two_partitions",
+    "metrics: measured on training rows": f"{_NEW}::test_metrics_are_of_the_rows_that_pay",
+    "a row count in the header": "tests/consortia/test_capture.py",
+    "secure noise for another clip": f"{_NEW}::test_every_step_has_the_noise_of_its_clip",
+    "secure noise from a stream of the process": "tests/privacy/test_noise_key.py",
+    "secure noise / 10": "tests/privacy/test_noise_laws.py",
+    "the first unit is never drawn at low rates": f"{_NEW}::test_every_unit_is_drawn_at_a_low_rate",
+}
+
+
 def _old(mutant: Mutant) -> Planted:
     instrument = "metrics" if mutant.name.startswith("metrics") else _SEEN.get(mutant.name, "mechanism")
-    return Planted(mutant, "local", instrument, _NEAR[mutant.edits[0][0]])
+    return Planted(mutant, "local", instrument, _TESTS.get(mutant.name, _NEAR[mutant.edits[0][0]]))
 
 
 #: Tests of the mistakes in how noise is made, where they are not in `_LAWS`.
 _LAWS = "tests/privacy/test_noise_laws.py"
-_NOISE_TESTS: Mapping[str, str] = {}
+_NOISE_TESTS: Mapping[str, str] = {
+    "a noise key of 16 bits": "tests/privacy/test_noise_key.py",
+    "a noise key hashed to 16 bits": "tests/privacy/test_noise_key.py",
+    "half the entropy of a noise key": "tests/privacy/test_noise_key.py",
+    "torch's state from 32 bits": "tests/privacy/test_randomness.py",
+    "noise repeats in a second attempt": "tests/privacy/test_noise_key.py",
+    "participants of a process share their entropy": "tests/privacy/test_noise_key.py",
+    "attempt and ledger are not bound": "tests/privacy/test_noise_key.py",
+    "nothing is bound": "tests/privacy/test_noise_key.py",
+    "the model is not bound": "tests/consortia/test_noise_on_the_path.py",
+    "central noise for one of two models only": "tests/consortia/test_noise_on_the_path.py",
+    "all folds of a vertical model share their context": "tests/consortia/test_noise_on_the_path.py",
+}
 #: The scenarios and instruments of those that the audit of `local` does not walk.
 _WALKED: Mapping[str, tuple[str, str]] = {
     "the model is not bound": ("local", "noise"),
@@ -111,7 +141,7 @@ def _noise() -> tuple[Planted, ...]:
 
 
 PLANTED: tuple[Planted, ...] = (
-    *(Planted(*line) for line in PATHS),
+    *(Planted(*line) for line in (*APART, *PATHS)),
     *(_old(mutant) for mutant in (*LISTED, *FURTHER)),
     *_noise(),
 )
