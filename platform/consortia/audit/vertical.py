@@ -98,7 +98,7 @@ class Party:
         for name, data in envelopes.items():
             if kind == "assist":
                 self.before[name] = self.folder / f"{name}-before"
-                shutil.copytree(self.homes[name].folder, self.before[name])
+                shutil.copytree(self.homes[name].folder, self.before[name], dirs_exist_ok=True)
             reply = handle(data, self.homes[name], f"csv:{self.files[name]}")
             if kind == "assist":
                 self.asked[name] = data, reply

@@ -220,8 +220,8 @@ MUTANTS = {
     "a box is for both directions": ("protocol", '"box", context, sealer, holder)', '"box", context)'),
     "a box is not authentic": (
         "sharing",
-        '    except (InvalidTag, ValueError):\n        raise ValueError("box: wanted one that',
-        '    except (InvalidTag, ValueError):\n        return [bytes(SHARE_BYTES)] * count\n        raise ValueError("',
+        '    except (InvalidTag, ValueError):\n        raise PlanError("box: wanted one that',
+        '    except (InvalidTag, ValueError):\n        return [bytes(SHARE_BYTES)] * count\n        raise PlanError("',
     ),
     "a mode-one sum opens by shares": ("recovery", "if not rules.code.drops:", "if False:"),
 }
