@@ -151,7 +151,7 @@ def _own_functions(module: nn.Module, rows: _Tables) -> bool:
         except Exception:  # noqa: BLE001 (what a module of somebody's own raises: then it is taken row by row)
             return True
     seen: set[Any] = set()
-    left = [output.grad_fn] if isinstance(output, Tensor) else []
+    left: list[Any] = [output.grad_fn] if isinstance(output, Tensor) else []
     while left:
         node = left.pop()
         if node is None or node in seen:
