@@ -76,6 +76,16 @@ def made_up(inputs: Mapping[str, Tensor], target: Tensor, module: nn.Module, row
     )
 
 
+def with_made_up_parameters(module: nn.Module) -> nn.Module:
+    """Return a copy of `module` with moderate parameters, the same on every call."""
+    module = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0, 0.3, generator=generator)
+    return module
+
+
 def check_rows_stay_apart(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> None:
     """Refuse a module or a loss in which one row changes another's loss, or that keeps state of the rows.
 
@@ -84,8 +94,7 @@ def check_rows_stay_apart(module: nn.Module, inputs: Mapping[str, Tensor], targe
     """
     rows, wanted = made_up(inputs, target, module, rows=5)
     # Made-up parameters too: a head of zeros, say, would hide an encoder that mixes rows, until it is trained.
-    module = copy.deepcopy(module)
-    generator = torch.Generator().manual_seed(1)
+    module = with_made_up_parameters(module)
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     large = {name: tensor * _LARGE if tensor.is_floating_point() else tensor.flip(0) for name, tensor in rows.items()}
 
@@ -94,8 +103,6 @@ def check_rows_stay_apart(module: nn.Module, inputs: Mapping[str, Tensor], targe
         return row_losses(module, picked, wanted[: len(chosen)], loss)
 
     with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(0, 0.3, generator=generator)
         # In the mode that trains: a module may mix its rows in that mode alone, or draw random numbers in it.
         together = losses(rows, [0, 1, 2, 3, 4])
         mixed = {name: torch.cat([rows[name][:2], large[name][2:3], rows[name][3:4], large[name][4:]]) for name in rows}

@@ -11,7 +11,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from privacy._composition import Composition, known
-from privacy._conditions import made_up
+from privacy._conditions import made_up, with_made_up_parameters
 from privacy._gaussian import fill_normal
 from privacy._one_row import OneRow, check_parameters, parameter_versions
 from privacy._rows import Draw, Loss, row_losses
@@ -156,6 +156,9 @@ def check_sums(
 
     A parameter used outside its layer, say, has a gradient that no rule sees; training would go astray in silence.
     """
+    # Made-up parameters, too: with hostile ones all is rounding, and what is asked is how the module is built.
+    module = with_made_up_parameters(module)
+    steps = steps.of(module) if isinstance(steps, Composition) else steps
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     parameters = list(named.values())
     rows, wanted = made_up(inputs, target, module)
