@@ -18,9 +18,8 @@ os.environ.update(OMP_NUM_THREADS="1")
 import numpy as np, torch
 from consortia.deploy import forks
 from privacy.errors import PlanError
-from noise_contexts import TEST
 from privacy.randomness import fresh_generator
-inherited = fresh_generator(TEST)
+inherited = fresh_generator()
 state = []
 
 {answer}
@@ -49,7 +48,7 @@ def answer(data):
         kept = "refused"
     state.append(1)
     return json.dumps({"pid": os.getpid(), "torch": torch.rand(1).item(), "numpy": np.random.rand(),
-        "random": random.random(), "noise": torch.randn(1, generator=fresh_generator(TEST)).item(),
+        "random": random.random(), "noise": torch.randn(1, generator=fresh_generator()).item(),
         "inherited": kept, "state": len(state), "size": len(data)}).encode()
 """
 
