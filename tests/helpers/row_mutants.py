@@ -71,7 +71,7 @@ APART = (
         ),
         "local",
         "neighbours",
-        f"{_GAME}::test_weights_that_amplify_rounding_change_no_other_units_part",
+        "tests/privacy/test_rows_stay_apart.py::test_every_pass_has_one_number_of_rows_whatever_was_drawn",
     ),
     (
         Mutant("modules of any kind see a batch", ((COMPOSED, _NO_LAYERS, _ANY_MODULE),)),

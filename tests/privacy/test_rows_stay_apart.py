@@ -160,3 +160,10 @@ def test_scores_leave_the_parameters_as_they_are() -> None:
     assert torch.equal(module.layers[0].weight, before)  # type: ignore[arg-type]
     assert torch.equal(found[2], alone[0])
     assert isinstance(known(module), str)
+
+
+def test_every_pass_has_one_number_of_rows_whatever_was_drawn() -> None:
+    rows = Rows({"x": torch.randn(300, 2)}, torch.ones(300), torch.arange(300), 300, single=True, expected=40.0)
+    pieces = [next(iter(rows.draws(torch.arange(drawn), 8192))) for drawn in (1, 40, 77, 300)]
+    assert {piece.together for piece in pieces} == {pieces[0].together}
+    assert all(len(piece.target) % piece.together == 0 for piece in pieces)
