@@ -85,8 +85,10 @@ class Step(NamedTuple):
     rest: tuple[Any, ...]
     options: dict[str, Any]
 
-    def run(self, tensors: list[Any]) -> Any:
-        """Call it."""
+    def run(self, tensors: list[Any], rows: int) -> Any:
+        """Call it; refuse an input in which a layer would take the `rows` rows for something else."""
+        if isinstance(self.call, nn.Module):
+            check_input(self.call, tensors[0], rows)
         return self.call(*tensors, *self.rest, **self.options)  # type: ignore[operator]
 
 
@@ -114,13 +116,9 @@ class Composition(nn.Module):
 
     def inputs(self, inputs: Any) -> list[tuple[nn.Module, Tensor]]:
         """Return what each layer gets."""
-        results, found = [inputs], []
+        found: list[tuple[nn.Module, Tensor]] = []
         with torch.no_grad():
-            for step in self.calls:
-                tensors = [results[place] for place in step.arguments]
-                if isinstance(step.call, nn.Module):
-                    found.append((step.call, tensors[0]))
-                results.append(step.run(tensors))
+            self._run(inputs, found)
         return found
 
     def of(self, root: nn.Module) -> "Composition":
@@ -129,13 +127,16 @@ class Composition(nn.Module):
 
     def forward(self, inputs: Any) -> Tensor:
         """Run the steps."""
+        return self._run(inputs, [])
+
+    def _run(self, inputs: Any, seen: list[tuple[nn.Module, Tensor]]) -> Tensor:
         results = [inputs]
         rows = rows_of(inputs)
         for step in self.calls:
             tensors = [results[place] for place in step.arguments]
             if isinstance(step.call, nn.Module):
-                check_input(step.call, tensors[0], rows)
-            results.append(step.run(tensors))
+                seen.append((step.call, tensors[0]))
+            results.append(step.run(tensors, rows))
         output: Tensor = results[-1]
         return output
 
@@ -156,7 +157,7 @@ def fresh_copy(module: nn.Module) -> nn.Module:
 
 def known(module: nn.Module) -> Composition | str:
     """Return the steps of `module` if they are known to treat each row by itself, else why they are not."""
-    if any(value for key, value in vars(torch.nn.modules.module).items() if key in _GLOBAL_HOOKS):
+    if any(getattr(nn.modules.module, key) for key in _GLOBAL_HOOKS):
         return "hooks on all modules are registered"
     for name, layer in module.named_modules():
         if any(vars(layer)[key] for key in _HOOKS) or layer._compiled_call_impl is not None:

@@ -95,7 +95,7 @@ def dense_stack(steps: Composition) -> DenseStack | None:
     def tail(value: Tensor) -> Tensor:
         results = {dense[-1] + 1: value}
         for place, step in enumerate(after, dense[-1] + 2):
-            results[place] = step.run([results[argument] for argument in step.arguments])
+            results[place] = step.run([results[argument] for argument in step.arguments], value.shape[0])
         return results[dense[-1] + 1 + len(after)]
 
     return DenseStack(table, stack, tail)

@@ -178,10 +178,10 @@ def check_sums(
         "module: its gradient is not the sum of its rows' gradients, so it cannot be clipped; let each row's output "
         "depend on that row alone"
     )
+    truth = torch.stack(by_row).sum(0)
     with sums.attached():
         for units in ((0, 1, 2), (0, 1, 1)):
             sums.add(Draw(rows, wanted, torch.tensor(units), max(units) + 1, single=False), loss, math.inf)
-            truth = torch.stack(by_row).sum(0)
             if not torch.allclose(sums.take(), truth, rtol=1e-3, atol=1e-3 * float(truth.norm()) + 1e-7):
                 raise wrong
         for chosen in ([0], [1], [2], [1, 2]):  # one unit: what is left of it points where its gradient does

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -23,6 +24,23 @@ def pass_rows(expected: float) -> int:
     wanted = min(max(1, math.ceil(expected + 2 * math.sqrt(expected))), 8192)
     step = max(MULTIPLE, 1 << max(0, wanted.bit_length() - 5))
     return -(-wanted // step) * step
+
+
+def filled(tensor: Tensor, rows: int) -> Tensor:
+    """Return `tensor` with `rows` rows: what is missing repeats the first one, which the module takes for sure."""
+    missing = rows - tensor.shape[0]
+    return torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) if missing else tensor
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: kernels split rows among threads at places that go by their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Draw(NamedTuple):

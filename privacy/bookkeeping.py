@@ -27,7 +27,6 @@ Formal guarantees
   names the reason when one is not, and `privacy.dp_sgd` takes it as a function of one row.
 """
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -37,11 +36,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from privacy._composition import Composition, check_input, known
+from privacy._composition import Composition, known
+from privacy._conditions import with_made_up_parameters
 from privacy._dense import Seen, dense_stack
 from privacy._layer import Layer, steady_layer
-from privacy._one_row import made_up_rows
-from privacy._rows import MULTIPLE, Draw, Loss, checked, row_losses
+from privacy._one_row import made_up_rows, same_bits
+from privacy._rows import MULTIPLE, Draw, Loss, checked, filled, row_losses
 from privacy._units import Units
 from privacy.errors import PlanError
 
@@ -51,7 +51,7 @@ __all__ = ["SHORTER", "TERMS", "BookKeeping", "supports"]
 SHORTER: Final = 1 - 2.0**-22
 TERMS: Final = 2.0**-10
 _TARGET: Final = "\0target"
-#: (structure, rows of a pass) -> whether each row gets there the same bits as in passes of `MULTIPLE` rows.
+#: (structure, rows of a pass) -> whether each row gets there the same bits at every place.
 _found_steady: dict[tuple[Any, ...], bool] = {}
 
 
@@ -149,9 +149,9 @@ class BookKeeping:
 
     def _passes(self, draw: Draw, loss: Loss) -> None:
         """Run all rows through the module, every pass with the same public number of rows."""
-        inputs, target = padded(draw.inputs, draw.target, draw.together)
+        rows = draw.target.shape[0] + -draw.target.shape[0] % draw.together
+        inputs, target = {name: filled(tensor, rows) for name, tensor in draw.inputs.items()}, filled(draw.target, rows)
         size = self._size(draw.together, inputs, target, loss)
-        rows = target.shape[0]
         if rows == size:
             self._pass(inputs, target, loss)
             return
@@ -204,56 +204,37 @@ class BookKeeping:
         return size
 
     def _steady(self, rows: int, tables: Mapping[str, Tensor], loss: Loss) -> bool:
-        """Whether a pass of made-up `rows` rows gives each the same bits at another place.
-
-        Kernels choose their order of additions by shapes and places, never by values, so made-up rows tell.
-        """
+        """Whether a pass of made-up `rows` rows gives each the same bits at another place."""
         twin = self._copied()
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in twin.parameters():
-                drawn = torch.empty(parameter.shape, dtype=torch.float32).normal_(0, 0.3, generator=generator)
-                parameter.copy_(drawn)
         trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
         probe = BookKeeping(twin, trained, self.module.of(twin))
         made = made_up_rows(rows, tables)
         with probe.attached():
-            whole = probe._seen(made, loss, rows)
-            elsewhere = probe._seen({name: tensor.roll(5, 0) for name, tensor in made.items()}, loss, rows)
-        same = all(torch.equal(a, b.roll(-5, 0)) for a, b in zip(whole, elsewhere, strict=True))
+            same = same_bits(lambda those: probe._seen(those, loss), made)
         # Each layer by itself, too: what stands before it may send it zeros for made-up rows.
         inputs = {name: tensor for name, tensor in made.items() if name != _TARGET}
         return same and all(starmap(steady_layer, probe.module.inputs(inputs)))
 
     def _copied(self) -> nn.Module:
-        """A copy of the module without what listens to its layers (closures would be copied with it)."""
+        """A copy with made-up parameters, without what listens to the layers (closures would be copied with it)."""
         kept = [(layer.layer, layer.layer.__dict__.pop("forward", None)) for layer in self._layers]
         try:
-            return copy.deepcopy(self.root)
+            return with_made_up_parameters(self.root)
         finally:
             for layer, forward in kept:
                 if forward is not None:
                     layer.forward = forward
 
-    def _seen(self, tables: Mapping[str, Tensor], loss: Loss, size: int) -> list[Tensor]:
-        """Return what the layers see of the rows, in passes of `size` rows, and each row's share of the norms."""
-        inputs = {name: tensor for name, tensor in tables.items() if name != _TARGET}
+    def _seen(self, tables: Mapping[str, Tensor], loss: Loss) -> list[Tensor]:
+        """Return what the layers see of the rows in one pass, and each row's share of the norms."""
         target = tables[_TARGET]
-        pieces: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self._layers]
-        for start in range(0, len(target), size):
-            piece = slice(start, start + size)
-            self._pass({name: tensor[piece] for name, tensor in inputs.items()}, target[piece], loss)
-            for layer, kept in zip(self._layers, pieces, strict=True):
-                check_input(layer.layer, layer.inputs, size)
-                kept.append((layer.inputs, layer.delta))
+        self._pass({name: tensor for name, tensor in tables.items() if name != _TARGET}, target, loss)
         seen: list[Tensor] = []
         with torch.no_grad():
-            for layer, kept in zip(self._layers, pieces, strict=True):
-                layer.inputs, layer.delta = (torch.cat(parts) for parts in zip(*kept, strict=True))
-                seen += [layer.inputs, layer.delta]
+            for layer in self._layers:
                 squares = layer.delta.new_zeros(len(target))
                 layer.add_squares(squares, len(target), None)
-                seen += [squares, *(layer.samples or {}).values()]
+                seen += [layer.inputs, layer.delta, squares, *(layer.samples or {}).values()]
                 layer.forget()
         return seen
 
@@ -266,18 +247,6 @@ class BookKeeping:
                 hidden = terms.square_() if hidden is None else hidden.addcmul_(terms, terms)
         norms = squares.sqrt_()
         return norms if hidden is None else norms.add_(hidden.sqrt_(), alpha=TERMS)
-
-
-def padded(inputs: dict[str, Tensor], target: Tensor, together: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Return tables of a multiple of `together` rows: what is missing repeats the first row."""
-    missing = -target.shape[0] % together
-    if not missing:
-        return inputs, target
-
-    def fill(tensor: Tensor) -> Tensor:
-        return torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])])
-
-    return {name: fill(tensor) for name, tensor in inputs.items()}, fill(target)
 
 
 def _structure(module: nn.Module) -> tuple[Any, ...]:

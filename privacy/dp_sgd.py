@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from privacy._composition import Composition, known
 from privacy._conditions import check_buffers, check_layers, check_rows_stay_apart
 from privacy._engines import Engine, NoisyOptimizer, check_sums, engine_for
-from privacy._rows import Loss, MakeOptimizer, Rows, row_losses
+from privacy._rows import Loss, MakeOptimizer, Rows, one_thread, row_losses
 from privacy.errors import PlanError
 from privacy.events import PoissonGaussian
 from privacy.randomness import check_usable
@@ -132,25 +132,25 @@ def _optimizer(module: nn.Module, make: MakeOptimizer) -> tuple[torch.optim.Opti
     return optimizer, parameters
 
 
-def check_module(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> None:
+def check_module(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> Composition | str:
     """Refuse a module that per-unit clipping does not bound, without looking at a row.
 
     Only shapes and dtypes of `inputs` and `target` are used. `train_private` asks for the same; ask before a
     reservation, so that a module that cannot train costs nothing.
+
+    Returns
+    -------
+    What `privacy._composition.known` says of the module, for whoever trains it next.
     """
     mode = module.training
     module.train()
     try:
-        _check(module, inputs, target, loss)
+        check_layers(module)
+        steps = known(module)
+        check_rows_stay_apart(module, inputs, target, loss)
+        check_sums(module, inputs, target, loss, steps)
     finally:
         module.train(mode)
-
-
-def _check(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> Composition | str:
-    check_layers(module)
-    steps = known(module)
-    check_rows_stay_apart(module, inputs, target, loss)
-    check_sums(module, inputs, target, loss, steps)
     return steps
 
 
@@ -186,7 +186,8 @@ def train_private(
     secure : noise on a public grid from a cryptographic generator (`privacy.secure_noise`); slower.
     single : whether a unit is one row by definition (the policy's unit is "record"): quicker. Public, never a
         property of the rows; refused where a unit has another number of rows.
-    physical_rows : rows in one pass through the module. Bounds memory, changes neither draws nor accounting.
+    physical_rows : rows held at once. Bounds memory, changes neither draws nor accounting, nor the passes, which all
+        have the number of rows that the plan's expected batch gives.
 
     Raises
     ------
@@ -196,11 +197,10 @@ def train_private(
     """
     check_usable(generator)
     rows = Rows(inputs, target, unit_index, n_units, single, plan.expected_batch)
-    mode, threads = module.training, torch.get_num_threads()
+    mode = module.training
     module.train()
     try:
-        torch.set_num_threads(1)  # kernels split rows among threads at places that go by their number
-        steps = _check(module, inputs, target, loss)
+        steps = check_module(module, inputs, target, loss)
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         optimizer, parameters = _optimizer(module, make_optimizer)
         private = NoisyOptimizer(
@@ -213,15 +213,14 @@ def train_private(
             generator=generator,
             secure=secure,
         )
-        twin = _Twin(module, parameters) if secure else None
+        twin = Twin(module, parameters) if secure else None
         if twin is not None:
             rows = rows.doubled()
         sums = engine_for(module, parameters, steps) if twin is None else twin.engine(steps)
-        with sums.attached():
+        with one_thread(), sums.attached():
             report = _steps(sums, rows, loss, private, plan, generator, twin, physical_rows)
         check_buffers(module, buffers)
     finally:
-        torch.set_num_threads(threads)
         module.train(mode)
         for parameter in module.parameters():
             parameter.grad = None
@@ -230,7 +229,7 @@ def train_private(
     return report
 
 
-class _Twin:
+class Twin:
     """A float64 copy of a module, for sums whose rounding secure noise can bound."""
 
     def __init__(self, module: nn.Module, parameters: list[nn.Parameter]) -> None:
@@ -257,7 +256,7 @@ def _steps(
     optimizer: NoisyOptimizer,
     plan: DpSgdPlan,
     generator: torch.Generator,
-    twin: _Twin | None,
+    twin: Twin | None,
     physical_rows: int,
 ) -> StepReport:
     draws: list[int] = []

@@ -10,13 +10,16 @@ Formal guarantees
 """
 
 from collections.abc import Callable, Mapping
+from itertools import starmap
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from privacy._composition import known
-from privacy._one_row import OneRow, made_up_rows
+from privacy._composition import Composition, known
+from privacy._layer import steady_layer
+from privacy._one_row import OneRow, made_up_rows, same_bits
+from privacy._rows import filled, one_thread
 
 __all__ = ["outputs"]
 
@@ -38,18 +41,16 @@ def outputs(
     -------
     Tensor, (n_rows, ...)
     """
-    training, threads = module.training, torch.get_num_threads()
+    training = module.training
     module.eval()
-    torch.set_num_threads(1)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             steps = known(module)
             if isinstance(steps, str):
                 return OneRow(_Finished(module, finish)).outputs(inputs)
             size = _PASS if _steady(steps, inputs, finish) else 1
             return torch.cat([_passed(steps, piece, finish, size) for piece in _pieces(inputs, size)])
     finally:
-        torch.set_num_threads(threads)
         module.train(training)
 
 
@@ -69,13 +70,10 @@ def _pieces(inputs: Mapping[str, Tensor], size: int) -> list[dict[str, Tensor]]:
 
 def _passed(steps: nn.Module, piece: Mapping[str, Tensor], finish: Callable[[Tensor], Tensor], size: int) -> Tensor:
     rows = len(next(iter(piece.values())))
-    filled = {n: torch.cat([t, t[:1].expand(size - rows, *t.shape[1:])]) for n, t in piece.items()}
-    return finish(steps(filled))[:rows]
+    return finish(steps({name: filled(tensor, size) for name, tensor in piece.items()}))[:rows]
 
 
-def _steady(steps: nn.Module, inputs: Mapping[str, Tensor], finish: Callable[[Tensor], Tensor]) -> bool:
-    """Whether a row gets the same bits at every place of a pass; kernels go by shapes and places, never by values."""
+def _steady(steps: Composition, inputs: Mapping[str, Tensor], finish: Callable[[Tensor], Tensor]) -> bool:
+    """Whether a row gets the same bits at every place of a pass, from all steps and from each layer by itself."""
     made = made_up_rows(_PASS, inputs)
-    turned = {name: tensor.roll(5, 0) for name, tensor in made.items()}
-    straight, rolled = (finish(steps(rows)) for rows in (made, turned))
-    return torch.equal(straight, rolled.roll(-5, 0))
+    return same_bits(lambda rows: [finish(steps(rows))], made) and all(starmap(steady_layer, steps.inputs(made)))

@@ -15,7 +15,6 @@ holds all rows.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from privacy._gaussian import fill_normal
-from privacy._rows import Loss, MakeOptimizer, pass_rows
+from privacy._rows import Loss, MakeOptimizer, one_thread, pass_rows
 from privacy.dp_sgd import DpSgdPlan, PlainPlan
 from privacy.errors import PlanError
 from privacy.observation import observed, tell
@@ -313,7 +312,7 @@ def train_stacked(
     # Kernels round a row by the shape of the product: with noise all products have one public number of rows.
     private = isinstance(plan, DpSgdPlan)
     together = pass_rows(max(one.expected_batch for one in plans)) if private else 1
-    with torch.no_grad(), _one_thread():
+    with torch.no_grad(), one_thread():
         for draw in _batches(rows, plan, randomness, together):
             if isinstance(plan, DpSgdPlan):
                 randomness.noise(gradients, deviation / normaliser)
@@ -323,16 +322,6 @@ def train_stacked(
             if before is not None and isinstance(plan, DpSgdPlan):
                 _tell(gradients, before, deviation, normaliser)
             optimizer.step()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _tell(after: Sequence[Tensor], before: Sequence[Tensor], deviation: Tensor, normaliser: Tensor) -> None:

@@ -12,16 +12,14 @@ Formal guarantees
   one unit more moves the sum by at most C.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from privacy._engines import engine_for
-from privacy._rows import Loss, Rows
-from privacy.dp_sgd import PHYSICAL_ROWS, StepReport, check_module
+from privacy._rows import Loss, Rows, one_thread
+from privacy.dp_sgd import PHYSICAL_ROWS, StepReport, Twin, check_module
 from privacy.errors import PlanError
 from privacy.randomness import check_usable
 from privacy.sampling import poisson_sample
@@ -63,24 +61,20 @@ def clipped_sum(
     check_usable(generator)
     if not clip > 0:
         raise PlanError(f"clip: wanted a number > 0, got {clip!r}")
-    threads = torch.get_num_threads()
-    check_module(module, inputs, target, loss)
-    twin = copy.deepcopy(module).double().train()
-    named = [(name, parameter) for name, parameter in twin.named_parameters() if parameter.requires_grad]
+    steps = check_module(module, inputs, target, loss)
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    twin = Twin(module, [parameter for _, parameter in named])
+    twin.module.train()
     rows = Rows(inputs, target, unit_index, n_units, single).doubled()  # passes of the usual public size
     drawn = poisson_sample(n_units, sampling_rate, generator)
     rows.check_size(drawn, MAX_ROWS)
-    sums = engine_for(twin, [parameter for _, parameter in named])
+    sums = twin.engine(steps)
     short = clip / (1 + SLACK)
     clipped = 0
-    try:
-        torch.set_num_threads(1)
-        with sums.attached():
-            for piece in rows.draws(drawn, PHYSICAL_ROWS):
-                clipped += int((sums.add(piece, loss, short) > short).sum())
-            total = torch.split(sums.take().clone(), [parameter.numel() for _, parameter in named])
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), sums.attached():
+        for piece in rows.draws(drawn, PHYSICAL_ROWS):
+            clipped += int((sums.add(piece, loss, short) > short).sum())
+        total = torch.split(sums.take().clone(), [parameter.numel() for _, parameter in named])
     fraction = clipped / len(drawn) if len(drawn) else 0.0
     by_name = {name: part.view(parameter.shape) for (name, parameter), part in zip(named, total, strict=True)}
     return ClippedSum(by_name, StepReport(steps_taken=1, mean_clip_fraction=fraction, draws=(len(drawn),)))

@@ -90,6 +90,12 @@ def test_a_layer_of_the_size_of_a_pass_does_not_take_rows_for_positions(layer: n
         outputs(module, {"x": torch.randn(200, 1)})
 
 
+def test_a_layer_after_the_last_dense_one_does_not_either() -> None:
+    layer = nn.LayerNorm((256, 1), elementwise_affine=False)
+    with pytest.raises(PlanError, match="mixes rows"):
+        total(Own(nn.Linear(4, 1), layer, call=lambda layers, x: layers[1](layers[0](x))), torch.randn(200, 4), 1.0)
+
+
 def test_a_layer_is_tried_with_numbers_of_its_own() -> None:
     # Activations that give zero for made-up rows once hid a layer whose kernel rounds by place.
     class ByPlace(nn.Linear):
