@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HIGHER_IS_BETTER", "compute", "names"]
+__all__ = ["HIGHER_IS_BETTER", "by_row", "compute", "names"]
 
 Array = NDArray[np.float64]
 Metric = Callable[[Array, Array], float | None]
@@ -69,12 +69,46 @@ def _auprc(scores: Array, target: Array) -> float | None:
     return float(np.sum(np.diff(np.r_[0, hits]) * hits / taken) / positives)
 
 
-def _accuracy(scores: Array, target: Array) -> float:
-    return float(np.mean((scores >= 0.5) == (target == 1)))
+def _right(scores: Array, target: Array) -> Array:
+    return np.asarray((scores >= 0.5) == (target == 1), dtype=np.float64)
 
 
-def _brier(scores: Array, target: Array) -> float:
-    return float(np.mean((scores - target) ** 2))
+def _square(scores: Array, target: Array) -> Array:
+    return np.asarray((scores - target) ** 2)
+
+
+def _surprise(scores: Array, target: Array) -> Array:
+    return np.asarray(-np.log(np.clip(np.where(target == 1, scores, 1 - scores), FLOOR, 1)))
+
+
+def _class_right(scores: Array, target: Array) -> Array:
+    return np.asarray(scores.argmax(axis=1) == target, dtype=np.float64)
+
+
+def _class_surprise(scores: Array, target: Array) -> Array:
+    return np.asarray(-np.log(np.clip(scores[np.arange(len(target)), target.astype(int)], FLOOR, 1)))
+
+
+def _distance(scores: Array, target: Array) -> Array:
+    return np.asarray(np.abs(scores - target))
+
+
+#: What each row adds to a metric that is a mean over rows; the RMSE is the root of such a mean.
+_BY_ROW: dict[str, dict[str, Callable[[Array, Array], Array]]] = {
+    "binary": {"accuracy": _right, "brier": _square, "log_loss": _surprise},
+    "multiclass": {"accuracy": _class_right, "log_loss": _class_surprise},
+    "regression": {"rmse": _square, "mae": _distance},
+}
+
+
+def by_row(metric: str, kind: str, scores: Array, target: Array) -> Array | None:
+    """What each row (n,) adds to a metric that is their mean (for the RMSE the root of it), or None for another."""
+    rule = _BY_ROW[kind].get(metric)
+    return None if rule is None else rule(scores, target)
+
+
+def _mean(rule: Callable[[Array, Array], Array]) -> Metric:
+    return lambda scores, target: float(np.mean(rule(scores, target)))
 
 
 def _ece(scores: Array, target: Array) -> float:
@@ -84,15 +118,6 @@ def _ece(scores: Array, target: Array) -> float:
     return float(np.abs(gaps).sum() / len(target))
 
 
-def _log_loss(scores: Array, target: Array) -> float:
-    chosen = np.where(target == 1, scores, 1 - scores)
-    return float(-np.log(np.clip(chosen, FLOOR, 1)).mean())
-
-
-def _multiclass_accuracy(scores: Array, target: Array) -> float:
-    return float(np.mean(scores.argmax(axis=1) == target))
-
-
 def _macro_auc(scores: Array, target: Array) -> float | None:
     """Mean one-against-rest AUC over all classes; None when one of them is absent."""
     each = [_auc(scores[:, code], (target == code).astype(np.float64)) for code in range(scores.shape[1])]
@@ -100,17 +125,8 @@ def _macro_auc(scores: Array, target: Array) -> float | None:
     return float(np.mean(present)) if len(present) == len(each) else None
 
 
-def _multiclass_log_loss(scores: Array, target: Array) -> float:
-    chosen = scores[np.arange(len(target)), target.astype(int)]
-    return float(-np.log(np.clip(chosen, FLOOR, 1)).mean())
-
-
 def _rmse(scores: Array, target: Array) -> float:
-    return float(np.sqrt(np.mean((scores - target) ** 2)))
-
-
-def _mae(scores: Array, target: Array) -> float:
-    return float(np.mean(np.abs(scores - target)))
+    return float(np.sqrt(np.mean(_square(scores, target))))
 
 
 def _r2(scores: Array, target: Array) -> float | None:
@@ -122,17 +138,17 @@ _METRICS: dict[str, dict[str, Metric]] = {
     "binary": {
         "auc": _auc,
         "auprc": _auprc,
-        "accuracy": _accuracy,
-        "brier": _brier,
+        "accuracy": _mean(_right),
+        "brier": _mean(_square),
         "ece": _ece,
-        "log_loss": _log_loss,
+        "log_loss": _mean(_surprise),
     },
     "multiclass": {
-        "accuracy": _multiclass_accuracy,
+        "accuracy": _mean(_class_right),
         "macro_auc": _macro_auc,
-        "log_loss": _multiclass_log_loss,
+        "log_loss": _mean(_class_surprise),
     },
-    "regression": {"rmse": _rmse, "mae": _mae, "r2": _r2},
+    "regression": {"rmse": _rmse, "mae": _mean(_distance), "r2": _r2},
 }
 HIGHER_IS_BETTER = {
     name: name in {"auc", "auprc", "accuracy", "macro_auc", "r2"} for kind in _METRICS.values() for name in kind

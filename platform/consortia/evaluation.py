@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clients import registry
 from clients.dataset import Table
 from clients.industry import IndustryClient
-from clients.metrics import FLOOR, HIGHER_IS_BETTER, compute, names
+from clients.metrics import HIGHER_IS_BETTER, by_row, compute, names
 from clients.models import FederatedModule, loss_for, predict
 from clients.schema import Target
 from consortia.exchange import build_module, load_state, state_of
@@ -254,15 +254,8 @@ def gain_interval(metric: str, federated: Scores, local: Scores, table: Table, p
     weights = np.vstack([np.ones(table.n_units), draws])[:, np.asarray(table.unit_index)]
     if metric == "auc" and federated.ndim == 1:
         difference = weighted_auc(federated, target, weights) - weighted_auc(local, target, weights)
-    elif (by_row := row_losses(metric, federated, target)) is not None:
-        total = np.maximum(weights.sum(1), 1)
-        means = [weights @ losses / total for losses in (row_losses(metric, local, target), by_row)]
-        difference = np.subtract(*(np.sqrt(means) if metric == "rmse" else means))
     else:
-        sign = 1 if HIGHER_IS_BETTER[metric] else -1
-        kind = next(kind for kind in ("binary", "multiclass", "regression") if metric in names(kind))
-        rows = [np.repeat(np.arange(len(target)), one) for one in weights[: _RESAMPLED + 1].astype(np.int64)]
-        difference = sign * np.array([_difference(metric, kind, federated[r], local[r], target[r]) for r in rows])
+        difference = (1 if HIGHER_IS_BETTER[metric] else -1) * _differences(metric, federated, local, target, weights)
     if not np.isfinite(difference[0]):
         return None
     resampled = difference[1:][np.isfinite(difference[1:])]
@@ -272,30 +265,27 @@ def gain_interval(metric: str, federated: Scores, local: Scores, table: Table, p
     return Interval(float(difference[0]), float(low), float(high))
 
 
-def row_losses(metric: str, scores: Scores, target: Scores) -> Scores | None:
-    """Return what each row adds to a metric that is a mean over rows (RMSE: before its root), or None for another.
+def _differences(
+    metric: str, federated: Scores, local: Scores, target: Scores, weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return federated less local under each row of `weights`; NaN where the metric is not defined for one of them.
 
-    Smaller is better: accuracy counts the mistakes.
+    A metric that is no mean over rows is computed anew from each of fewer samples.
     """
-    if scores.ndim == 2:
-        chosen = scores[np.arange(len(target)), target.astype(int)]
-        losses = {"accuracy": scores.argmax(axis=1) != target, "log_loss": -np.log(np.clip(chosen, FLOOR, 1))}
-    else:
-        chosen = np.where(target == 1, scores, 1 - scores)
-        losses = {
-            "accuracy": (scores >= 0.5) != (target == 1),
-            "brier": (scores - target) ** 2,
-            "rmse": (scores - target) ** 2,
-            "mae": np.abs(scores - target),
-            "log_loss": -np.log(np.clip(chosen, FLOOR, 1)),
-        }
-    return np.asarray(losses[metric], dtype=np.float64) if metric in losses else None
+    candidates = ("multiclass",) if federated.ndim == 2 else ("binary", "regression")
+    kind = next(kind for kind in candidates if metric in names(kind))
+    parts = [by_row(metric, kind, scores, target) for scores in (federated, local)]
+    if parts[0] is not None and parts[1] is not None:
+        means = weights @ np.column_stack([parts[0], parts[1]]) / np.maximum(weights.sum(1), 1)[:, None]
+        joined, alone = (np.sqrt(means) if metric == "rmse" else means).T
+        return np.asarray(joined - alone)
 
+    def value(scores: Scores, rows: NDArray[np.int64]) -> float:
+        found = compute([metric], kind, scores[rows], target[rows])[metric]
+        return float("nan") if found is None else found
 
-def _difference(metric: str, kind: str, federated: Scores, local: Scores, target: Scores) -> float:
-    """Return the difference in a metric, NaN where it is not defined for one of the two."""
-    joined, alone = (compute([metric], kind, scores, target)[metric] for scores in (federated, local))
-    return float("nan") if joined is None or alone is None else joined - alone
+    samples = [np.repeat(np.arange(len(target)), one) for one in weights[: _RESAMPLED + 1].astype(np.int64)]
+    return np.array([value(federated, rows) - value(local, rows) for rows in samples])
 
 
 def weighted_auc(scores: Scores, target: Scores, weights: NDArray[np.float64]) -> NDArray[np.float64]:
