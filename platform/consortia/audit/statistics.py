@@ -136,20 +136,6 @@ def tails_p(standardised: Array) -> float:
     return min(1.0, 6 * smallest)
 
 
-def again_p(first: Array, second: Array, rate: float) -> float:
-    """Whether draws (n_draws, n_units) of two releases share units as often as independent ones do.
-
-    A unit is in both draws of a pair with the chance rate^2, and all pairs of places are looked at, in order and in the
-    order reversed.
-    """
-    smallest = 1.0
-    for other in (second, second[::-1]):
-        law = stats.binom(first.size, rate * rate)
-        shared = int((first.astype(bool) & other.astype(bool)).sum())
-        smallest = min(smallest, two_sided(float(law.cdf(shared)), float(law.sf(shared - 1))))
-    return min(1.0, 2 * smallest)
-
-
 def alike_p(vectors: Array) -> float:
     """Whether independent standard normal vectors (n, d) are unlike each other: at any shift, mirrored, of either sign.
 

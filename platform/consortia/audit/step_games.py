@@ -73,6 +73,11 @@ def _inputs(name: str, x: Tensor) -> dict[str, Tensor]:
     return {"x": x}
 
 
+def _table(name: str, x: Tensor, y: Tensor, units: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, int]:
+    """Return what training takes of a data set: inputs, target, the rows' units, and how many of these."""
+    return _inputs(name, x), y, units, int(units.max()) + 1 if len(units) else 0
+
+
 def _module(random: np.random.Generator) -> tuple[str, nn.Module]:
     name = str(random.choice(list(NETWORKS)))
     module = NETWORKS[name]()
@@ -141,10 +146,7 @@ def trained(
         with observing() as found:
             train_private(
                 module,
-                _inputs(name, x[rows]),
-                y[rows],
-                units,
-                int(units.max()) + 1 if len(units) else 0,
+                *_table(name, x[rows], y[rows], units),
                 LOSS,
                 lambda parameters: torch.optim.SGD(parameters, lr=0.0),
                 plan,
@@ -205,10 +207,7 @@ def summed(
     def note(rows: Tensor, units: Tensor) -> list[Note]:
         made = clipped_sum(
             module,
-            _inputs(name, x[rows]),
-            y[rows],
-            units,
-            int(units.max()) + 1 if len(units) else 0,
+            *_table(name, x[rows], y[rows], units),
             LOSS,
             sampling_rate=1.0,
             clip=clip,
