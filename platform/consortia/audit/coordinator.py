@@ -141,7 +141,7 @@ def _draws(audit: Audit) -> list[Check]:
     start = shared_start(rounds.scenario.contract, next(iter(rounds.scenario.contract.industries)))
     ((group, _),) = _groups(rounds.scenario, start).items()
     names = sorted(seat.name for seat in rounds.scenario.roster)
-    count = 4 * (_QUICK_ROUNDS if audit.quick else _ROUNDS)
+    count = 16 * (_QUICK_ROUNDS if audit.quick else _ROUNDS)  # a coin tells little, and costs little
     asked = np.zeros((count, len(names)))
     for place in range(count):
 
