@@ -7,7 +7,7 @@ ENGINE ?= embedded
 SCENARIO ?= cross-industry
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e browser containers docs check format lint types imports up receipts renew down clean
+.PHONY: help run test e2e browser containers docs check format lint types imports house up receipts renew down clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,7 +38,7 @@ containers: $(READY) ## Run the tests that need a Docker engine (CONTAINERS=test
 docs: $(READY) ## Build the documentation site into site/, offline; every link is checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-check: format lint types imports ## Format, lint, types and import rules.
+check: format lint types imports house ## Format, lint, types, import rules and the layout.
 
 format: $(READY)
 	$(BIN)/ruff format --check .
@@ -51,6 +51,9 @@ types: $(READY)
 
 imports: $(READY)
 	$(BIN)/lint-imports
+
+house: $(READY)
+	$(BIN)/python tests/helpers/house.py
 
 # A container's user: the caller, so that ./homes and ./runs are the caller's own; root is never used.
 CALLER := $(shell id -u)

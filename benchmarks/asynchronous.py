@@ -30,16 +30,16 @@ import tomli_w
 from clients.metrics import compute
 from clients.models import predict
 from consortia.cli.budget import allow, init
+from consortia.common.strict import read_toml
 from consortia.engines.base import Job
 from consortia.engines.flower import Federation
-from consortia.exchange import build_module, load_state
-from consortia.home import Home
-from consortia.local_training import load_partitions
-from consortia.options import Options
-from consortia.policy import load_policy
-from consortia.runner import execute, prepare
-from consortia.scenario import load_scenario
-from consortia.strict import read_toml
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.participant.home import Home
+from consortia.participant.training import load_partitions
+from consortia.terms.policy import load_policy
+from consortia.terms.scenario import load_scenario
+from consortia.terms.scopes import build_module, load_state
 
 WANTED = 1 / 3
 TOLERANCE = 0.01
@@ -47,11 +47,11 @@ POLICIES = Path(__file__).resolve().parents[1] / "scenarios" / "policies" / "ban
 SLEEPY = """
 import sys, time
 from consortia.deploy import launcher
-from consortia.errors import ConsortiaError
+from consortia.common.errors import ConsortiaError
 warm = launcher.warm
 def warm_and_sleepy():
     warm()
-    import consortia.participant as participant
+    import consortia.participant.handle as participant
     train = participant.train_round
     def slowly(*arguments, **options):
         time.sleep(float(sys.argv[1]))

@@ -34,16 +34,16 @@ from clients import bank
 from clients.dataset import Table, assign, prepare
 from clients.metrics import compute
 from clients.models import predict
-from consortia import local_training
-from consortia.aggregation import honest_bound
-from consortia.checkpoint import load_latest
-from consortia.coordinator import Coordinator
-from consortia.errors import RunFailedError
-from consortia.exchange import build_module, for_participant, load_state
-from consortia.exchanges import Answer
-from consortia.policy import DatasetTerms
-from consortia.scenario import Scenario, load_scenario, scenario_from_json
-from consortia.wire import Envelope, decode, encode
+from consortia.common.errors import RunFailedError
+from consortia.coordinator.aggregation import honest_bound
+from consortia.coordinator.checkpoint import load_latest
+from consortia.coordinator.rounds import Coordinator
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.exchange import Answer
+from consortia.participant import training
+from consortia.terms.policy import DatasetTerms
+from consortia.terms.scenario import Scenario, load_scenario, scenario_from_json
+from consortia.terms.scopes import build_module, for_participant, load_state
 from privacy.ledger import Budget, RunPlan
 from privacy.noise_context import NoiseContext
 from privacy.randomness import numpy_generator
@@ -197,8 +197,8 @@ class Participants:
         if name == self.attacker and self.does.attack == "label flip":
             train = replace(train, target=1 - train.target)
         sent = dict(message.tensors)
-        module = local_training.ready_module(self.contract, "bank", plan, train, sent, {})
-        outcome = local_training.train_round(
+        module = training.ready_module(self.contract, "bank", plan, train, sent, {})
+        outcome = training.train_round(
             module, self.contract, "bank", plan, train, sent, participant=name, round_number=number, noise=NOISE
         )
         header = {
@@ -221,7 +221,7 @@ def _plan(what: Scenario, name: str) -> RunPlan:
     seat = what.seat(name)
     terms = DatasetTerms(industry="bank", source="synthetic:", unit="record", declared_units=seat.units)
     allowance = None if seat.non_private else Budget(seat.epsilon, seat.delta)
-    return local_training.make_plan(what.contract, terms, "credit", "run", allowance)
+    return training.make_plan(what.contract, terms, "credit", "run", allowance)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from audited_scenario import SCENARIOS
 
 from consortia.audit.result import ALPHA
 from consortia.audit.run import run
-from consortia.scenario import load_scenario
+from consortia.terms.scenario import load_scenario
 
 
 def main() -> int:

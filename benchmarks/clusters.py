@@ -25,11 +25,11 @@ from clients.dataset import prepare as prepare_rows
 from clients.metrics import compute
 from clients.models import predict
 from clients.sources import numpy_generator
-from consortia import receipt
-from consortia.exchange import build_module, load_state
-from consortia.options import Options
-from consortia.runner import execute, prepare
-from consortia.scenario import Scenario, load_scenario
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.participant import receipt
+from consortia.terms.scenario import Scenario, load_scenario
+from consortia.terms.scopes import build_module, load_state
 
 FLIPPED = ("used-car", "other")
 ROWS = 1500

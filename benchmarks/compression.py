@@ -26,11 +26,10 @@ import pandas as pd
 from scipy import stats
 
 from clients.metrics import compute
-from consortia import runner
-from consortia.engines import embedded
-from consortia.options import Options
-from consortia.runner import prepare
-from consortia.scenario import load_scenario, scenario_from_json
+from consortia.engines import embedded, runner
+from consortia.engines.options import Options
+from consortia.engines.runner import prepare
+from consortia.terms.scenario import load_scenario, scenario_from_json
 
 KINDS: dict[str, dict[str, Any] | None] = {
     "none": None,

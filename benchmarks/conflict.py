@@ -4,9 +4,9 @@
 
 German credit by purpose (`banks`) and the heart centres (`hospitals` with a hashed split, so that a seed is a split).
 The labels of `--flipped` sites, rotating with the seed, are exchanged in the data file; everybody trains with the
-committed terms (without noise unless `--private`), then chooses as a receipt does (`consortia.personal`). Shown is kept
-minus local on the untouched test rows, in the metric that the receipt leads with. Exits 1 when a participant's mean
-over the seeds is below -.01.
+committed terms (without noise unless `--private`), then chooses as a receipt does (`consortia.participant.personal`).
+Shown is kept minus local on the untouched test rows, in the metric that the receipt leads with. Exits 1 when a
+participant's mean over the seeds is below -.01.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import tomli_w
 import torch
 
 from clients import bank, hospital, registry
-from consortia import personal
-from consortia.evaluation import baselines, headline, module_scorer, score_metrics
-from consortia.exchange import State, build_module, load_state
-from consortia.options import Options
-from consortia.runner import demo_policy_file, prepare
-from consortia.scenario import load_scenario
-from consortia.vectorized.coordinator import CrowdCoordinator
+from consortia.engines.options import Options
+from consortia.engines.runner import demo_policy_file, prepare
+from consortia.engines.vectorized.coordinator import CrowdCoordinator
+from consortia.participant import personal
+from consortia.participant.evaluation import baselines, headline, module_scorer, score_metrics
+from consortia.terms.scenario import load_scenario
+from consortia.terms.scopes import State, build_module, load_state
 
 WORST = -0.01
 SITES = {"banks": tuple(bank.PURPOSES), "hospitals": hospital.SITES}

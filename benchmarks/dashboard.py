@@ -29,11 +29,11 @@ from typing import Any
 import httpx
 import torch
 
-from consortia.coordinator import Coordinator
-from consortia.events import EventFile
-from consortia.exchanges import Answer
-from consortia.scenario import Scenario, load_scenario, scenario_from_json
-from consortia.wire import Envelope, decode, encode
+from consortia.coordinator.event_file import EventFile
+from consortia.coordinator.rounds import Coordinator
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.exchange import Answer
+from consortia.terms.scenario import Scenario, load_scenario, scenario_from_json
 
 TOKEN = "a-token-of-this-benchmark"
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from clients.metrics import compute
 from clients.schema import Target
-from consortia.released_metrics import from_histogram
-from consortia.score_bins import cells
+from consortia.metrics.from_histograms import from_histogram
+from consortia.metrics.score_bins import cells
 from privacy.histogram import noisy_histogram, plan_noise
 from privacy.noise_context import NoiseContext
 

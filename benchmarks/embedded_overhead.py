@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from consortia import participant
-from consortia.local_training import RoundOutcome
-from consortia.options import Options
-from consortia.runner import execute, prepare
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.participant import handle as participant
+from consortia.participant.training import RoundOutcome
 from privacy.dp_sgd import StepReport
 
 WANTED_MS = 20.0

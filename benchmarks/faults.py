@@ -44,15 +44,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from consortia.cli.budget import init
-from consortia.deploy.pki import Authority, make_server, write_node_key, write_server
-from consortia.disk import no_room, write_secret
+from consortia.common.disk import no_room, write_secret
+from consortia.common.errors import RunFailedError
+from consortia.common.pki import Authority, make_server, write_node_key, write_server
 from consortia.engines.base import Job
 from consortia.engines.flower import Federation, flower_environment
-from consortia.errors import RunFailedError
-from consortia.home import Home
-from consortia.options import Options
-from consortia.runner import execute, prepare
-from consortia.scenario import find_scenario, load_scenario
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.participant.home import Home
+from consortia.terms.scenario import find_scenario, load_scenario
 from privacy.ledger import Ledger
 
 Fault = Callable[["Faulty"], None]

@@ -27,10 +27,10 @@ from unittest.mock import patch
 import tomli_w
 from scipy import stats
 
-from consortia import local_training
-from consortia.options import Options
-from consortia.runner import execute, prepare
-from consortia.scenario import find_scenario
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.participant import training
+from consortia.terms.scenario import find_scenario
 from privacy.randomness import seeded_generator
 
 BUDGETS = (1.0, 2.0, 4.0, 8.0, 8.0)
@@ -60,7 +60,7 @@ def run(arm: str, scenario: str, data: Path | None, seed: int, keys: dict[str, A
         numbers = itertools.count()
         # One message at a time in a fixed order: the n-th draw of every arm is for the same participant and round.
         noise = lambda _: seeded_generator("weights study", seed, next(numbers))  # noqa: E731
-        with patch.object(local_training, "fresh_generator", noise):
+        with patch.object(training, "fresh_generator", noise):
             result = execute(prepare(options), options).result
     return {name: seat["metrics"]["auc"]["federated"] for name, seat in result["participants"].items()}
 

@@ -27,7 +27,7 @@ from consortia.audit.neighbours import deal, mechanisms, paths
 from consortia.audit.probe import workspace
 from consortia.audit.settings import Audit
 from consortia.audit.step_games import STEPS
-from consortia.scenario import load_scenario
+from consortia.terms.scenario import load_scenario
 
 #: Of the games with messages, by scenario.
 SHARES = {"local": 0.75, "sums": 0.2, "vertical": 0.05}

@@ -22,9 +22,9 @@ import numpy as np
 
 from clients.metrics import compute
 from consortia.engines.base import Job
-from consortia.options import Options
-from consortia.runner import execute, prepare
-from consortia.scenario import contract_from_json
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.terms.scenario import contract_from_json
 
 METHODS: dict[str, tuple[dict[str, str], int]] = {
     "all shared": ({}, 0),

@@ -31,12 +31,12 @@ from unittest import mock
 import tomli_w
 
 from consortia.cli.budget import allow, init
-from consortia.deploy.pace import SWITCH
 from consortia.engines.base import Job
 from consortia.engines.flower import Federation, _free_port, tomli_inline
-from consortia.options import Options
-from consortia.runner import demo_policy_file, execute, prepare
-from consortia.scenario import find_scenario
+from consortia.engines.options import Options
+from consortia.engines.runner import demo_policy_file, execute, prepare
+from consortia.messages.flower_pace import SWITCH
+from consortia.terms.scenario import find_scenario
 
 WANTED_SECONDS = 1.5
 WANTED_RATIO = 10.0

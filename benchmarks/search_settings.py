@@ -42,7 +42,7 @@ from clients.dataset import Table, assign, prepare
 from clients.industry import ModelSpec, effective_schema
 from clients.models import build
 from clients.sources import parse_source, read
-from consortia.scenario import Scenario, load_scenario
+from consortia.terms.scenario import Scenario, load_scenario
 from privacy.accounting import solve_noise_multiplier
 from privacy.randomness import numpy_generator, seeded_generator
 

@@ -21,9 +21,9 @@ import numpy as np
 import tomli_w
 
 from consortia.cli.budget import init
-from consortia.options import Options
-from consortia.runner import execute, prepare
-from consortia.scenario import find_scenario
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.terms.scenario import find_scenario
 
 
 def measure(rounds: int) -> dict[str, Any]:

@@ -28,20 +28,20 @@ import torch
 from ratios import options, write
 from torch import nn
 
-import consortia.scenario
+import consortia.terms.scenario
 from clients import registry
 from clients.dataset import QuarantineReport, Table
 from clients.industry import IndustryClient
 from clients.schema import Column, Schema, Target
 from consortia.engines.base import Job
-from consortia.home import Home
-from consortia.local_training import Partitions, make_plan
-from consortia.policy import Allowance, AllowTerms, BudgetTerms, DatasetTerms, Policy
-from consortia.scenario import Scenario
-from consortia.vectorized import receipts
-from consortia.vectorized.accounts import ScratchAccount
-from consortia.vectorized.coordinator import CrowdCoordinator
-from consortia.vectorized.crowd import Place, _steps
+from consortia.engines.vectorized import receipts
+from consortia.engines.vectorized.accounts import ScratchAccount
+from consortia.engines.vectorized.coordinator import CrowdCoordinator
+from consortia.engines.vectorized.participants import Place, _steps
+from consortia.participant.home import Home
+from consortia.participant.training import Partitions, make_plan
+from consortia.terms.policy import Allowance, AllowTerms, BudgetTerms, DatasetTerms, Policy
+from consortia.terms.scenario import Scenario
 from privacy.ledger import Budget
 
 FEATURES, ROWS, STEPS = 30, 200, 7
@@ -72,7 +72,7 @@ def scenario(participants: int, rounds: int, epsilon: float) -> Scenario:
     """Return the scenario, whose industry is this file's own."""
     found = registry.get
     registry.get = lambda name: METER if name == "meter" else found(name)
-    consortia.scenario.client_names = lambda: ("meter",)
+    consortia.terms.scenario.client_names = lambda: ("meter",)
     seats = [
         {
             "name": f"meter-{number}",

@@ -19,9 +19,9 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from consortia.errors import InputError
-from consortia.options import Options
-from consortia.runner import execute, prepare
+from consortia.common.errors import InputError
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
 
 SEEDS = (42, 43, 44, 45, 46)
 

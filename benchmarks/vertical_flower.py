@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from vertical_size import write
 
 from consortia.cli import build_app
-from consortia.options import Options
-from consortia.runner import execute, prepare
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
 
 
 class Memory(threading.Thread):

@@ -25,13 +25,13 @@ from typing import Any
 
 import tomli_w
 
+from consortia.common.strict import read_toml
 from consortia.engines.base import Job
-from consortia.exchanges import Answer
-from consortia.home import Home
-from consortia.options import Options
-from consortia.runner import demo_policy_file, prepare
-from consortia.scenario import find_scenario
-from consortia.strict import read_toml
+from consortia.engines.options import Options
+from consortia.engines.runner import demo_policy_file, prepare
+from consortia.messages.exchange import Answer
+from consortia.participant.home import Home
+from consortia.terms.scenario import find_scenario
 from consortia.vertical import psi
 from consortia.vertical.coordinator import VerticalCoordinator
 from consortia.vertical.handle import handle

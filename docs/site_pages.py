@@ -197,14 +197,14 @@ def _number(value: float) -> str:
 
 def scenario() -> str:
     """Return the tables of a scenario's file."""
-    from consortia.scenario import Scenario
+    from consortia.terms.scenario import Scenario
 
     return tables(Scenario)
 
 
 def policy() -> str:
     """Return the tables of a policy's file."""
-    from consortia.policy import Policy
+    from consortia.terms.policy import Policy
 
     return tables(Policy)
 

@@ -16,8 +16,8 @@ Formal guarantees
 What remains when entropy repeats: the same message answered twice by one snapshot *with its ledger* gets the same
 noise, on the same sum when the rows are the same (which tells nothing new, and is what the outbox would have sent). If
 the rows changed in between, the difference of two such answers is exact; a coordinator's anchor refuses the restored
-ledger (`consortia.custody`), but only if a reply has left since. Entropy that an attacker *knows* protects nothing,
-for the context is public.
+ledger (`consortia.participant.ledger_witness`), but only if a reply has left since. Entropy that an attacker *knows*
+protects nothing, for the context is public.
 
 Not guaranteed: the Mersenne Twister is no cryptographic generator, and Gaussian noise in floating point
 leaks in its low bits (Mironov 2012). `privacy.secure_noise` has neither fault and is the default when deployed.

@@ -107,8 +107,8 @@ def information_weights(
     changes : k tensors of shape (n_coordinates,)
         Released change of each participant. Empty tensors give tau^2 = 0: the weights of the noise alone.
     variances : k numbers >= 0
-        Noise variance per coordinate, from floored sigmas (see `consortia.aggregation`): who understates its noise
-        must gain nothing.
+        Noise variance per coordinate, from floored sigmas (see `consortia.coordinator.aggregation`): who understates
+        its noise must gain nothing.
     sizes : k numbers > 0
         Declared sizes.
     cap : float in (0, 1]

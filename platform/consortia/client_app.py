@@ -1,6 +1,6 @@
 """The Flower ClientApp: one for every industry, the same on every engine.
 
-It hands the envelope to `consortia.participant.handle` and sends back what that returns. Flower puts the text
+It hands the envelope to `consortia.participant.handle.handle` and sends back what that returns. Flower puts the text
 of an exception into its error reply, so nothing may be raised here.
 """
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from consortia.home import Home
-from consortia.logs import OwnFile
-from consortia.participant import handle
-from consortia.transport import pack, unpack
+from consortia.common.logs import OwnFile
+from consortia.messages.envelope import Envelope, encode, kind_of
+from consortia.messages.flower import pack, unpack
+from consortia.participant.handle import handle
+from consortia.participant.home import Home
 from consortia.vertical.handle import handle as handle_step
 from consortia.vertical.request import STEPS
-from consortia.wire import Envelope, encode, kind_of
 
 app = ClientApp()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from consortia.coordinator import Coordinator
-from consortia.deploy import pace
-from consortia.scenario import scenario_from_json
-from consortia.transport import GridExchange
+from consortia.coordinator.rounds import Coordinator
+from consortia.messages import flower_pace
+from consortia.messages.flower import GridExchange
+from consortia.terms.scenario import scenario_from_json
 from consortia.vertical.coordinator import VerticalCoordinator
 
 app = ServerApp()
@@ -24,7 +24,7 @@ def main(grid: Grid, context: Context) -> None:
     `resume` (bool), `batches` (of new persons, vertical; -1: the contract's), `join-seconds`, `heads` (file of the
     ledgers' heads, or empty).
     """
-    pace.speed_up()
+    flower_pace.speed_up()
     config = context.run_config
     scenario = scenario_from_json(str(config["scenario"]))
     names = [seat.name for seat in scenario.roster]

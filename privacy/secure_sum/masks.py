@@ -10,7 +10,7 @@ Formal guarantees
   attempt, models, cohorts, encoding, scope). Members whose contexts differ add masks that do not cancel, and the sum is
   uniform to everybody else (X25519, HKDF-SHA256 and AES-256-CTR as pseudorandom functions).
 * Every field of a context carries its length, so that no two contexts have the same bytes.
-* One key masks one vector: a context is used once, which `consortia.secure.protocol` sees to.
+* One key masks one vector: a context is used once, which `consortia.trust.secure_sum.protocol` sees to.
 """
 
 import hashlib

@@ -13,12 +13,12 @@ import pytest
 import tomli_w
 import torch
 
-from consortia.exchange import for_participant, initial_groups
-from consortia.home import Home
-from consortia.participant import handle
-from consortia.runner import demo_policy_file
-from consortia.scenario import Scenario, load_scenario
-from consortia.wire import Envelope, decode, encode
+from consortia.engines.runner import demo_policy_file
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.participant.handle import handle
+from consortia.participant.home import Home
+from consortia.terms.scenario import Scenario, load_scenario
+from consortia.terms.scopes import for_participant, initial_groups
 from privacy.ledger import Ledger
 
 torch.set_num_threads(1)

@@ -19,12 +19,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from consortia.home import Home
-from consortia.local_training import load_partitions, make_plan
-from consortia.participant import handle
-from consortia.policy import check_contract, effective_budget, load_policy
-from consortia.request import Request
-from consortia.wire import decode
+from consortia.messages.envelope import decode
+from consortia.messages.request import Request
+from consortia.participant.handle import handle
+from consortia.participant.home import Home
+from consortia.participant.training import load_partitions, make_plan
+from consortia.terms.policy import check_contract, effective_budget, load_policy
 from privacy.failpoints import listening
 
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from consortia import accounts
+from consortia.participant import account as accounts
 from consortia.testing import check_mechanism
 from consortia.testing._mechanisms import _CHECKS
 from privacy.accounting import epsilon

@@ -13,19 +13,19 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from consortia import asynchronous
-from consortia.aggregation import _proposed_sigma, honest_bound
-from consortia.checkpoint import Checkpoint, load_latest
-from consortia.coordinator import Coordinator
+from consortia.common.errors import InputError, RunFailedError
+from consortia.coordinator import asynchronous
+from consortia.coordinator.aggregation import _proposed_sigma, honest_bound
+from consortia.coordinator.checkpoint import Checkpoint, load_latest
+from consortia.coordinator.rounds import Coordinator
 from consortia.engines.embedded import EmbeddedGrid
-from consortia.errors import InputError, RunFailedError
-from consortia.exchange import initial_groups
-from consortia.exchanges import Answer
-from consortia.fit import cautions, check_fit, fits_with
-from consortia.plan import make_plans
-from consortia.scenario import Scenario, load_scenario, scenario_from_json
-from consortia.transport import GridExchange, pack, unpack
-from consortia.wire import Envelope, decode, encode
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.exchange import Answer
+from consortia.messages.flower import GridExchange, pack, unpack
+from consortia.planning.compatibility import cautions, check_fit, fits_with
+from consortia.planning.plan import make_plans
+from consortia.terms.scenario import Scenario, load_scenario, scenario_from_json
+from consortia.terms.scopes import initial_groups
 
 LAZY = "used-car"
 

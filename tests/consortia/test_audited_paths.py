@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from audited_scenario import SCENARIOS
 
-import consortia.central_rounds
-import consortia.local_training
-import consortia.size_release
+import consortia.coordinator.trusted_rounds
+import consortia.messages.size_release
+import consortia.participant.training
 import consortia.vertical.partner
 import privacy.secure_sum.fixed_point
 import privacy.stacked
@@ -22,7 +22,7 @@ from consortia.audit.result import Findings
 from consortia.audit.run import INSTRUMENTS, why_not
 from consortia.audit.scenes import Deck
 from consortia.audit.settings import Audit
-from consortia.scenario import load_scenario
+from consortia.terms.scenario import load_scenario
 from privacy.central import draw
 from privacy.histogram import HistogramNoise
 from privacy.randomized_response import respond
@@ -74,7 +74,7 @@ def test_a_size_has_the_charged_noise(audit_of: Callable[[str], Audit], monkeypa
     def half(mechanism: Any, multiplier: float) -> HistogramNoise:
         return HistogramNoise(mechanism, multiplier / 4)
 
-    monkeypatch.setattr(consortia.size_release, "HistogramNoise", half)
+    monkeypatch.setattr(consortia.messages.size_release, "HistogramNoise", half)
     assert "a size is the number of units plus the charged noise" in _laws(sizes.run(audit_of("sums"), lambda _: None))
 
 
@@ -87,13 +87,13 @@ def test_every_step_that_moves_a_parameter_is_noised_and_charged(
     seat = next(audit.one_per_industry())
     deck = Deck(audit.pool(seat))
     assert not [game for game in message_games.scene(audit, seat, deck, "FedRep", 3) if game.lost]
-    original = consortia.local_training.phases
+    original = consortia.participant.training.phases
 
     def more(*args: Any) -> Any:
         for steps in original(*args):
             yield steps + 1
 
-    monkeypatch.setattr(consortia.local_training, "phases", more)
+    monkeypatch.setattr(consortia.participant.training, "phases", more)
     assert [game for game in message_games.scene(audit, seat, deck, "FedRep", 4) if game.lost]
 
 
@@ -105,14 +105,14 @@ def test_a_training_unit_moves_no_metric(audit_of: Callable[[str], Audit], monke
     played = message_games.scene(audit, seat, deck, "metrics", 3)
     assert {game.path for game in played} >= {"metrics"}
     assert not [game for game in played if game.lost]
-    original = consortia.local_training.assign
+    original = consortia.participant.training.assign
 
     def shifted(*args: Any) -> Any:
         where = original(*args)
         where[: len(where) // 2] = "test"
         return where
 
-    monkeypatch.setattr(consortia.local_training, "assign", shifted)
+    monkeypatch.setattr(consortia.participant.training, "assign", shifted)
     played = [game for seed in (3, 5) for game in message_games.scene(audit, seat, deck, "metrics", seed)]
     assert [game for game in played if game.lost]
 
@@ -127,7 +127,7 @@ def test_a_coordinator_draws_at_the_contracts_rate(
         one, other = draw(participants, plan, generator), draw(participants, plan, generator)
         return one if len(one) > len(other) else other
 
-    monkeypatch.setattr(consortia.central_rounds, "draw", everybody_twice)
+    monkeypatch.setattr(consortia.coordinator.trusted_rounds, "draw", everybody_twice)
     (rate, *_) = coordinator._draws(_again(audit_of))
     assert rate.law == "who is asked is drawn at the contract's rate"
     assert rate.p < 1e-4

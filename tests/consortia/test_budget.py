@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from consortia.cli import build_app
-from consortia.strict import read_toml
+from consortia.common.strict import read_toml
 from privacy.accounting import epsilon
 from privacy.events import GaussianRelease, LaplaceRelease
 from privacy.ledger import Budget, Ledger, RunPlan

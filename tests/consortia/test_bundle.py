@@ -10,11 +10,11 @@ import pytest
 import tomli_w
 from hostile_bundles import COMPONENTS, fab
 
-from consortia.deploy import bundle
-from consortia.deploy.bundle import check_announced, check_bundle
-from consortia.errors import RefusedError
-from consortia.policy import load_policy
-from consortia.scenario import load_scenario
+from consortia.common.errors import RefusedError
+from consortia.messages import bundle
+from consortia.messages.bundle import check_announced, check_bundle
+from consortia.terms.policy import load_policy
+from consortia.terms.scenario import load_scenario
 
 PROJECT = {
     "project": {"name": "consortia-run", "version": "1.0.0", "license": "Apache-2.0"},

@@ -16,11 +16,11 @@ from public_values import header, planted_in, unaccounted
 
 from clients.bank import CLIENT as BANK
 from clients.sources import parse_source, read
-from consortia import participant
-from consortia.participant import handle
-from consortia.policy import load_policy
-from consortia.scenario import contract_from_json
-from consortia.wire import decode
+from consortia.messages.envelope import decode
+from consortia.participant import handle as participant
+from consortia.participant.handle import handle
+from consortia.terms.policy import load_policy
+from consortia.terms.scenario import contract_from_json
 from privacy.egress import PUBLIC_CONSTANTS
 
 #: Values of rows that no honest field holds.

@@ -18,18 +18,18 @@ from rich.console import Console
 from torch import Tensor
 
 from clients import smart_home
-from consortia import central
-from consortia.central import flat_change, moved, plan_of
-from consortia.central_rounds import CentralRounds
-from consortia.checkpoint import Checkpoint
-from consortia.errors import InputError
-from consortia.exchange import State, initial_groups
-from consortia.options import Options
-from consortia.report import print_plan, print_result
-from consortia.runner import Outcome, execute, prepare
-from consortia.scenario import Scenario, contract_from_json, load_scenario, scenario_from_json
-from consortia.strict import read_toml
-from consortia.vectorized import crowd
+from consortia.common.errors import InputError
+from consortia.common.strict import read_toml
+from consortia.coordinator.checkpoint import Checkpoint
+from consortia.coordinator.trusted_rounds import CentralRounds
+from consortia.engines.options import Options
+from consortia.engines.runner import Outcome, execute, prepare
+from consortia.engines.vectorized import participants
+from consortia.reports.tables import print_plan, print_result
+from consortia.terms.scenario import Scenario, contract_from_json, load_scenario, scenario_from_json
+from consortia.terms.scopes import State, initial_groups
+from consortia.trust import trusted_coordinator
+from consortia.trust.trusted_coordinator import flat_change, moved, plan_of
 from privacy.accounting import epsilon
 from privacy.events import NonPrivate, event_from_json
 from privacy.randomness import seeded_generator
@@ -216,7 +216,7 @@ def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
         numbers.append(1)
         return seeded_generator("central", len(numbers))
 
-    monkeypatch.setattr(central, "fresh_generator", generator)
+    monkeypatch.setattr(trusted_coordinator, "fresh_generator", generator)
 
 
 @pytest.mark.end_to_end
@@ -263,9 +263,9 @@ def test_a_home_sends_no_longer_change_than_the_clip(tmp_path: Path) -> None:
     contract = load_scenario(_few(tmp_path)).contract
     start = initial_groups(contract, ["smart_home"])["smart_home"]
     after = {name: torch.stack([tensor + 3, tensor + 0.01]) for name, tensor in start.items()}
-    together = crowd._shortened(start, after, 0.5)
+    together = participants._shortened(start, after, 0.5)
     for place, wanted in enumerate((0.5, 0.01 * math.sqrt(6))):
-        alone = central.shortened(contract, start, {name: tensor[place] for name, tensor in after.items()})
+        alone = trusted_coordinator.shortened(contract, start, {name: tensor[place] for name, tensor in after.items()})
         assert float(flat_change(start, alone).norm()) == pytest.approx(wanted, abs=1e-5)
         assert all(torch.allclose(together[name][place], tensor) for name, tensor in alone.items())
 

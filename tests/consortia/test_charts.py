@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from consortia.dashboard.charts import Level, dot_chart
+from consortia.reports.charts import Level, dot_chart
 
 _LETTER = 7  # pixels, no letter of a plot is wider on the average
 

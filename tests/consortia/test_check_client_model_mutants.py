@@ -261,7 +261,7 @@ def test_every_check_of_networks_has_a_mutant():
         "def later():\n    import privacy.egress as e",
         "import importlib\nstolen = lambda: importlib.import_module('privacy.ledger')",
         "stolen = lambda: __import__('flwr.client')",
-        "from consortia import policy",
+        "from consortia.terms import policy",
     ],
 )
 def test_a_module_that_imports_what_it_must_not_is_rejected(statement, tmp_path, monkeypatch, only):

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 import privacy
 from consortia.cli import build_app
-from consortia.scenario import find_scenario
-from consortia.strict import read_toml
+from consortia.common.strict import read_toml
+from consortia.terms.scenario import find_scenario
 
 APP = build_app()
 

@@ -10,10 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from consortia.coordinator import Coordinator
-from consortia.errors import InputError
-from consortia.plan import make_plans
-from consortia.scenario import Scenario, load_scenario
+from consortia.common.errors import InputError
+from consortia.coordinator.rounds import Coordinator
+from consortia.planning.plan import make_plans
+from consortia.terms.scenario import Scenario, load_scenario
 
 BENCH = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks" / "clusters.py"))
 

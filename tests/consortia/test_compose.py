@@ -10,10 +10,10 @@ import yaml
 
 from consortia.deploy.compose import compose_text
 from consortia.deploy.prepare import make_homes
-from consortia.home import Home
-from consortia.policy import load_policy
-from consortia.scenario import load_scenario
-from consortia.secure.keys import load_identity, public_hex
+from consortia.participant.home import Home
+from consortia.participant.identity import load_identity, public_hex
+from consortia.terms.policy import load_policy
+from consortia.terms.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = (

@@ -12,8 +12,8 @@ import pytest
 import torch
 import zstandard
 
-from consortia.compression import PACKED, compress, expand
-from consortia.compression_terms import CompressionTerms
+from consortia.messages.compression import PACKED, compress, expand
+from consortia.terms.compression import CompressionTerms
 
 RECEIVED = {"w": torch.zeros(40, 25), "b": torch.ones(7), "count": torch.tensor(3)}
 
@@ -103,10 +103,10 @@ def test_a_run_with_compressed_updates_ends_where_the_other_does(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Non-private, so that the two runs differ by the compression only: a contract without it keeps its hash."""
-    from consortia import runner
-    from consortia.options import Options
-    from consortia.runner import execute, prepare
-    from consortia.scenario import load_scenario, scenario_from_json
+    from consortia.engines import runner
+    from consortia.engines.options import Options
+    from consortia.engines.runner import execute, prepare
+    from consortia.terms.scenario import load_scenario, scenario_from_json
 
     models = {}
     for compressed in (False, True):

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import tomli_w
 
-from consortia import controls
-from consortia.controlled_run import control, prepare
-from consortia.errors import InputError
-from consortia.options import Options
-from consortia.runner import execute
-from consortia.scenario import find_scenario
+from consortia.common.errors import InputError
+from consortia.engines.options import Options
+from consortia.engines.runner import execute
+from consortia.studies import repeated_runs
+from consortia.studies.controlled_run import control, prepare
+from consortia.terms.scenario import find_scenario
 
 
 def _packed(folder: Path) -> str:
@@ -57,7 +57,7 @@ def test_what_has_nothing_to_compare_is_refused_before_it_runs(
 def test_an_interval_by_hand() -> None:
     # Draws .1 and .3: mean .2, sd .1414 / sqrt 2 = .1, x t(1) 12.706 = 1.2706; rows .5 x 1.96 = .98.
     # Half = sqrt(1.2706^2 + .98^2) = 1.6046.
-    found = controls.interval([0.1, 0.3], 0.5)
+    found = repeated_runs.interval([0.1, 0.3], 0.5)
     assert (found["low"], found["high"]) == (pytest.approx(0.2 - 1.6046, abs=1e-4), pytest.approx(1.8046, abs=1e-4))
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from consortia.checkpoint import load_latest
-from consortia.coordinator import Coordinator
-from consortia.errors import RunFailedError
-from consortia.exchanges import Answer
-from consortia.scenario import Scenario, load_scenario
-from consortia.wire import Envelope, decode, encode
+from consortia.common.errors import RunFailedError
+from consortia.coordinator.checkpoint import load_latest
+from consortia.coordinator.rounds import Coordinator
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.exchange import Answer
+from consortia.terms.scenario import Scenario, load_scenario
 
 Change = Callable[[dict[str, str], dict[str, torch.Tensor]], None]
 
@@ -193,7 +193,7 @@ def test_the_aggregate_is_the_declared_size_weighted_mean(tmp_path: Path) -> Non
     # Everyone adds 1 to every parameter: whatever the weights, the mean moves by exactly 1 a round.
     coordinator, _ = _play(tmp_path, {}, rounds=2)
     state = load_latest(tmp_path)
-    from consortia.exchange import initial_groups
+    from consortia.terms.scopes import initial_groups
 
     start = initial_groups(coordinator.contract, ["bank"])["bank"]["head.weight"]
     assert state is not None
@@ -207,7 +207,7 @@ def test_an_industry_that_never_answers_keeps_its_model(tmp_path: Path) -> None:
         return [Answer(n, _reply(d, scenario)) for n, d in envelopes.items() if not n.startswith("factory")]
 
     Coordinator(scenario, "run-1", tmp_path, exchange).run()
-    from consortia.exchange import initial_groups
+    from consortia.terms.scopes import initial_groups
 
     state = load_latest(tmp_path)
     start = initial_groups(scenario.contract, ["bank", "factory", "hospital"])

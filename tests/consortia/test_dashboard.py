@@ -16,15 +16,15 @@ from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from consortia.cli import build_app
-from consortia.coordinator import Coordinator
+from consortia.common.errors import RunFailedError
+from consortia.coordinator.rounds import Coordinator
 from consortia.dashboard.app import build
 from consortia.dashboard.background import Background
-from consortia.dashboard.charts import Level, Line, gauge, line_chart, ticks
 from consortia.dashboard.coordinator import CoordinatorView
 from consortia.dashboard.owner import OwnerView
-from consortia.errors import RunFailedError
-from consortia.exchanges import Answer
-from consortia.scenario import load_scenario
+from consortia.messages.exchange import Answer
+from consortia.reports.charts import Level, Line, gauge, line_chart, ticks
+from consortia.terms.scenario import load_scenario
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 from privacy.ledger import Budget, RunPlan

@@ -10,11 +10,11 @@ import pytest
 from dashboard_pages import TOKEN, crawl
 from typer.testing import CliRunner
 
-from consortia import participant
 from consortia.cli import build_app
 from consortia.dashboard.app import build
 from consortia.dashboard.coordinator import CoordinatorView
 from consortia.dashboard.owner import OwnerView
+from consortia.participant import handle as participant
 
 
 @pytest.mark.end_to_end

@@ -17,19 +17,19 @@ from typing import Any
 import pytest
 import torch
 
-from consortia import disk
-from consortia.answers import describe
-from consortia.checkpoint import Checkpoint, load_latest, save
-from consortia.console import friendly
-from consortia.coordinator import Coordinator
-from consortia.errors import RunFailedError
-from consortia.events import FILE, EventFile
-from consortia.exchanges import Answer
-from consortia.logs import OwnFile
-from consortia.options import Options
-from consortia.runner import execute, prepare
-from consortia.scenario import load_scenario
-from consortia.wire import Envelope, decode, encode
+from consortia.common import disk
+from consortia.common.console import friendly
+from consortia.common.errors import RunFailedError
+from consortia.common.logs import OwnFile
+from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
+from consortia.coordinator.event_file import FILE, EventFile
+from consortia.coordinator.rounds import Coordinator
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.exchange import Answer
+from consortia.participant.guard import describe
+from consortia.terms.scenario import load_scenario
 
 
 @contextlib.contextmanager
@@ -117,8 +117,8 @@ def test_a_command_without_a_record_of_its_own_does_not_tell_an_earlier_ones(tmp
 def test_an_attempt_that_failed_at_once_is_not_repeated_at_once(tmp_path: Path, monkeypatch: Any) -> None:
     scenario = load_scenario("banks").with_overrides(rounds=1)
     now, pauses = [0.0], []
-    monkeypatch.setattr("consortia.coordinator.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("consortia.coordinator.time.sleep", pauses.append)
+    monkeypatch.setattr("consortia.coordinator.rounds.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("consortia.coordinator.rounds.time.sleep", pauses.append)
 
     def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
         now[0] += 0.5

@@ -22,10 +22,10 @@ from markdown.extensions.toc import slugify
 from clients import registry
 from clients.spec import ModelSpec
 from consortia.cli import build_app
-from consortia.errors import InputError
-from consortia.policy import Policy
-from consortia.scenario import Scenario, committed_scenarios
-from consortia.strict import parse
+from consortia.common.errors import InputError
+from consortia.common.strict import parse
+from consortia.terms.policy import Policy
+from consortia.terms.scenario import Scenario, committed_scenarios
 from strategies.registry import NAMES
 
 DOCS = ROOT / "docs"

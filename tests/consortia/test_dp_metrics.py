@@ -13,14 +13,15 @@ import pytest
 import tomli_w
 import torch
 
-from consortia import score_bins, side_releases
-from consortia.errors import InputError
-from consortia.options import Options
-from consortia.participant import handle
-from consortia.received import read
-from consortia.runner import execute, prepare
-from consortia.scenario import contract_from_json, find_scenario
-from consortia.wire import Envelope, decode, encode
+from consortia.common.errors import InputError
+from consortia.coordinator.received_metrics import read
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.metrics import score_bins
+from consortia.participant import metrics_release
+from consortia.participant.handle import handle
+from consortia.terms.scenario import contract_from_json, find_scenario
 from privacy.accounting import epsilon
 from privacy.egress import PUBLIC_CONSTANTS
 
@@ -129,7 +130,7 @@ def test_what_cannot_be_measured_leaves_as_an_empty_histogram(site: Any, monkeyp
     def boom(*_: object, **__: object) -> None:
         raise RuntimeError("patient Zero")
 
-    monkeypatch.setattr(side_releases.score_bins, "cells", boom)
+    monkeypatch.setattr(metrics_release.score_bins, "cells", boom)
     reply = site.ask(6, kind="evaluate")
     assert reply.header["status"] == "EVALUATED"
     assert int(reply.tensors["metrics.histogram"].abs().max()) < 20  # noise of deviation one half

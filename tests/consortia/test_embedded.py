@@ -13,9 +13,9 @@ import safetensors.torch
 import torch
 
 from consortia.cli.budget import allow, init
-from consortia.errors import InputError
-from consortia.options import Options
-from consortia.runner import execute, prepare
+from consortia.common.errors import InputError
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,7 +80,7 @@ def test_non_private_is_called_so(tmp_path: Path) -> None:
 
 @pytest.mark.end_to_end
 def test_resume_goes_on_and_equals_the_undisturbed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from consortia.coordinator import Coordinator
+    from consortia.coordinator.rounds import Coordinator
 
     whole, folder = _run(tmp_path, scenario="banks", rounds=4, seed=5, epsilon=("inf",))
     real = Coordinator._round

@@ -15,7 +15,7 @@ from clients.bank import CLIENT as BANK
 from clients.dataset import prepare
 from clients.metrics import HIGHER_IS_BETTER, compute
 from clients.sources import parse_source, read
-from consortia.evaluation import better, choose, gain_interval, weighted_auc
+from consortia.participant.evaluation import better, choose, gain_interval, weighted_auc
 
 
 def test_weighted_auc_equals_scikit_learn_with_ties_and_weights() -> None:

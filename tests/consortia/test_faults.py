@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from consortia.checkpoint import load_latest
+from consortia.coordinator.checkpoint import load_latest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 faults = importlib.import_module("faults")

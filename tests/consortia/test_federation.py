@@ -21,8 +21,8 @@ import pytest
 import tomli_w
 from federation import ROOT, Federation, Project, docker, engine
 
-from consortia.scenario import load_scenario
-from consortia.strict import read_toml
+from consortia.common.strict import read_toml
+from consortia.terms.scenario import load_scenario
 
 pytestmark = pytest.mark.containers
 

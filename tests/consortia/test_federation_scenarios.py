@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from federation import Federation, engine
 
-from consortia.scenario import load_scenario
+from consortia.terms.scenario import load_scenario
 
 pytestmark = pytest.mark.containers
 

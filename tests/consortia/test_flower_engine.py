@@ -19,9 +19,9 @@ import torch
 
 from consortia.cli.budget import allow, init
 from consortia.engines import embedded
-from consortia.home import Home
-from consortia.options import Options
-from consortia.runner import execute, prepare
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.participant.home import Home
 
 pytestmark = pytest.mark.end_to_end
 

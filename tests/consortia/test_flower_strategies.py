@@ -20,11 +20,11 @@ from series import SeriesFederation, Unmeasured
 
 from consortia import server_app
 from consortia.cli.budget import allow, init
-from consortia.home import Home
-from consortia.options import Options
-from consortia.runner import execute, prepare
-from consortia.scenario import load_scenario
-from consortia.strategy_terms import StrategyTerms
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.participant.home import Home
+from consortia.terms.scenario import load_scenario
+from consortia.terms.strategy import StrategyTerms
 from strategies.base import Asynchronous
 from strategies.registry import NAMES
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from consortia.options import Options
-from consortia.runner import execute, prepare
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 RUNS: dict[str, dict[str, Any]] = {

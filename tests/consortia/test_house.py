@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from house import Arrow, circles_of, describe, measure
+from house import ROOT, Arrow, circles_of, describe, measure
 
 
 def _package(root: Path, files: dict[str, str]) -> Path:
@@ -14,6 +14,10 @@ def _package(root: Path, files: dict[str, str]) -> Path:
         file.write_text(text, encoding="utf-8")
         (file.parent / "__init__.py").touch()
     return root
+
+
+def test_this_repository_keeps_its_layout() -> None:
+    assert not measure(ROOT / "platform", root=ROOT).problems()
 
 
 def test_an_import_in_the_direction_is_no_problem(tmp_path: Path) -> None:

@@ -15,16 +15,17 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from typer.testing import CliRunner
 
 from consortia.cli import build_app
-from consortia.deploy import pki, pki_folder
+from consortia.common import pki
+from consortia.common.errors import InputError
+from consortia.common.strict import parse, read_toml
+from consortia.deploy import pki_folder
 from consortia.deploy.compose import compose_text
 from consortia.deploy.kit import FILES
 from consortia.deploy.members import MemberFolder, apply
 from consortia.deploy.pki_folder import check, ensure, pairs
 from consortia.deploy.prepare import make_keys, make_kit
-from consortia.errors import InputError
-from consortia.policy import Policy
-from consortia.scenario import load_scenario
-from consortia.strict import parse, read_toml
+from consortia.terms.policy import Policy
+from consortia.terms.scenario import load_scenario
 
 ADDRESS = "fed.example.org:8443"
 ADD = ("--industry", "hospital", "--dataset", "heart", "--site", "va", "--units", "200", "--epsilon", "1")

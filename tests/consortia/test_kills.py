@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from consortia.checkpoint import load_latest
-from consortia.home import Home
-from consortia.options import Options
-from consortia.runner import execute, prepare
+from consortia.coordinator.checkpoint import load_latest
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.participant.home import Home
 from privacy.ledger import Ledger
 
 pytestmark = pytest.mark.end_to_end

@@ -18,8 +18,8 @@ from hostile_bundles import COMPONENTS, fab
 from consortia.cli.budget import init
 from consortia.engines import flower
 from consortia.engines.control import flower_environment, tool
-from consortia.options import Options
-from consortia.runner import prepare
+from consortia.engines.options import Options
+from consortia.engines.runner import prepare
 
 pytestmark = pytest.mark.end_to_end
 

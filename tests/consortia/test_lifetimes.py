@@ -14,13 +14,13 @@ import pytest
 
 from clients import registry
 from clients.sources import parse_source, read
-from consortia import lifetimes
-from consortia.accounts import LIFETIME, history, summary
-from consortia.errors import InputError
-from consortia.participant import handle
-from consortia.policy import load_policy
+from consortia.common.errors import InputError
+from consortia.messages.envelope import Envelope, decode
+from consortia.participant import lifetimes
+from consortia.participant.account import LIFETIME, history, summary
+from consortia.participant.handle import handle
 from consortia.preflight.home import check_home
-from consortia.wire import Envelope, decode
+from consortia.terms.policy import load_policy
 
 SCENARIO = "cross-industry"
 

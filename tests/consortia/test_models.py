@@ -18,16 +18,16 @@ from clients.dataset import prepare
 from clients.industry import IndustryClient
 from clients.schema import Column, Derived, Schema, Target
 from consortia.cli import build_app
-from consortia.errors import InputError
-from consortia.evaluation import baselines, module_scorer, ridge
-from consortia.exchange import build_module
+from consortia.common.errors import InputError
 from consortia.models import registry
 from consortia.models.onnx_file import TOLERANCE, largest_difference, run_onnx, to_onnx
-from consortia.models.own import About, OwnModel, constant, from_bytes, keep, to_bytes
 from consortia.models.rows import predict, view_of
 from consortia.models.source import Found, of_coordinator, of_participant
-from consortia.personal import candidates
-from consortia.scenario import committed_scenarios, load_scenario
+from consortia.participant.evaluation import baselines, module_scorer, ridge
+from consortia.participant.own_model import About, OwnModel, constant, from_bytes, keep, to_bytes
+from consortia.participant.personal import candidates
+from consortia.terms.scenario import committed_scenarios, load_scenario
+from consortia.terms.scopes import build_module
 
 APP = build_app()
 ROOT = Path(__file__).resolve().parents[2]

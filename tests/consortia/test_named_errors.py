@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consortia.errors import ArgumentError, ConsortiaError
+from consortia.common.errors import ArgumentError, ConsortiaError
 from consortia.vertical import masks
 from consortia.vertical.assistance import assist
 from consortia.vertical.stacking import simplest

@@ -30,7 +30,7 @@ from consortia.audit.games import Board, Game, Tally
 from consortia.audit.neighbours import deal, mechanisms, paths
 from consortia.audit.networks import NETWORKS
 from consortia.audit.settings import Audit
-from consortia.scenario import load_scenario
+from consortia.terms.scenario import load_scenario
 from privacy.histogram import HistogramNoise, noisy_histogram
 from privacy.observation import Note, observing
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
+from consortia.common.errors import RunFailedError
+from consortia.common.pki import make_authority, write_node_key, write_server
 from consortia.deploy.nodes import reconcile
-from consortia.deploy.pki import make_authority, write_node_key, write_server
 from consortia.engines.control import flower_environment, tool
 from consortia.engines.flower import spawn
-from consortia.errors import RunFailedError
 from consortia.preflight.link import check_link
 
 pytestmark = pytest.mark.end_to_end

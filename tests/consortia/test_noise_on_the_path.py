@@ -21,22 +21,22 @@ import torch
 from noise_contexts import TEST
 from secure_sum_world import World, genuine
 
-from consortia import central_rounds
 from consortia.audit import statistics
 from consortia.audit.entropy import abandoned
-from consortia.central_rounds import CentralRounds
-from consortia.checkpoint import Checkpoint
-from consortia.exchange import initial_groups
-from consortia.home import Home
-from consortia.local_training import load_partitions
-from consortia.participant import handle
-from consortia.policy import load_policy
-from consortia.scenario import contract_from_json, load_scenario
-from consortia.size_release import SIZE
+from consortia.coordinator import trusted_rounds
+from consortia.coordinator.checkpoint import Checkpoint
+from consortia.coordinator.trusted_rounds import CentralRounds
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.size_release import SIZE
+from consortia.participant.handle import handle
+from consortia.participant.home import Home
+from consortia.participant.training import load_partitions
+from consortia.terms.policy import load_policy
+from consortia.terms.scenario import contract_from_json, load_scenario
+from consortia.terms.scopes import initial_groups
+from consortia.terms.vertical import ModelPrivacy
 from consortia.vertical import private_model
-from consortia.vertical.contract import ModelPrivacy
 from consortia.vertical.private_model import assist_privately
-from consortia.wire import Envelope, decode, encode
 from privacy import randomness
 from privacy.noise_context import NoiseContext
 
@@ -180,8 +180,8 @@ def test_in_a_masked_sum_the_same_kernel_randomness_gives_other_noise_for_anothe
 def test_the_coordinator_binds_draw_and_noise_to_run_round_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
     scenario = load_scenario("smart-home")
     seen: list[NoiseContext] = []
-    make = central_rounds.fresh_generator
-    monkeypatch.setattr(central_rounds, "fresh_generator", lambda context: (seen.append(context), make(context))[1])
+    make = trusted_rounds.fresh_generator
+    monkeypatch.setattr(trusted_rounds, "fresh_generator", lambda context: (seen.append(context), make(context))[1])
     groups = initial_groups(scenario.contract, ["smart_home"])
     moved = {group: {name: tensor + 1 for name, tensor in named.items()} for group, named in groups.items()}
     for run, number, model in (("run-1", 0, groups), ("run-2", 0, groups), ("run-1", 1, groups), ("run-1", 0, moved)):

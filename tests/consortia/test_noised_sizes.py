@@ -15,19 +15,19 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from noise_contexts import TEST
 from scipy import stats
 
-from consortia import participant
-from consortia.aggregation import _round_weights
-from consortia.errors import InputError
-from consortia.local_training import declared_training_units, make_plan
-from consortia.member import Member, recall, sizes_of
-from consortia.options import Options
-from consortia.participant import handle
-from consortia.policy import load_policy
-from consortia.runner import demo_policy_file, execute, prepare
-from consortia.scenario import Scenario, contract_from_json, find_scenario, load_scenario, scenario_from_json
-from consortia.size_release import SHARE, SIZE, release, take
-from consortia.strict import read_toml
-from consortia.wire import decode
+from consortia.common.errors import InputError
+from consortia.common.strict import read_toml
+from consortia.coordinator.aggregation import _round_weights
+from consortia.coordinator.participant_view import Member, recall, sizes_of
+from consortia.engines.options import Options
+from consortia.engines.runner import demo_policy_file, execute, prepare
+from consortia.messages.envelope import decode
+from consortia.messages.size_release import SHARE, SIZE, release, take
+from consortia.participant import handle as participant
+from consortia.participant.handle import handle
+from consortia.participant.training import declared_training_units, make_plan
+from consortia.terms.policy import load_policy
+from consortia.terms.scenario import Scenario, contract_from_json, find_scenario, load_scenario, scenario_from_json
 from privacy.accounting import epsilon
 from privacy.errors import ReleaseRefusedError
 from privacy.events import LaplaceRelease

@@ -24,18 +24,18 @@ from typer.testing import CliRunner
 from clients.errors import ClientError
 from clients.masking import SourceText, masked
 from clients.sources import parse_source, read_table
-from consortia import console
 from consortia.cli import build_app
 from consortia.cli.preflight import Home
+from consortia.common import console
+from consortia.common.errors import InputError, RefusedError
+from consortia.common.logs import OwnFile
+from consortia.common.strict import listed, shown
 from consortia.dashboard.background import Background
 from consortia.dashboard.own import Own
-from consortia.errors import InputError, RefusedError
-from consortia.logs import OwnFile
-from consortia.participant import handle
-from consortia.policy import parse_policy
-from consortia.runner import demo_policy_file
-from consortia.scenario import find_scenario, load_scenario
-from consortia.strict import listed, shown
+from consortia.engines.runner import demo_policy_file
+from consortia.participant.handle import handle
+from consortia.terms.policy import parse_policy
+from consortia.terms.scenario import find_scenario, load_scenario
 from privacy.ledger import Ledger
 
 APP = build_app()

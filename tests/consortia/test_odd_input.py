@@ -20,17 +20,17 @@ from clients.errors import QuarantineError, SchemaError, SourceError
 from clients.schema import Target
 from clients.sources import parse_source, read
 from consortia.cli import build_app
-from consortia.dashboard.words import number, signed
-from consortia.errors import InputError
-from consortia.evaluation import ridge
-from consortia.options import Options
-from consortia.plan import make_plans
-from consortia.record import missed_expectations
-from consortia.released_metrics import HISTOGRAM_METRICS, from_histogram
-from consortia.report import Watch
-from consortia.runner import prepare as lay_out
-from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
-from consortia.sweep import points
+from consortia.common.errors import InputError
+from consortia.common.words import number, signed
+from consortia.engines.options import Options
+from consortia.engines.record import missed_expectations
+from consortia.engines.runner import prepare as lay_out
+from consortia.metrics.from_histograms import HISTOGRAM_METRICS, from_histogram
+from consortia.participant.evaluation import ridge
+from consortia.planning.plan import make_plans
+from consortia.reports.tables import Watch
+from consortia.studies.sweep import points
+from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from privacy.accounting import solve_noise_multiplier
 from privacy.errors import PlanError
 
@@ -264,6 +264,6 @@ def test_a_sweep_does_not_average_different_metrics() -> None:
 
 
 def test_a_sweep_without_a_number_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consortia.sweep.run", lambda *_: [_cell("auc", None)])
+    monkeypatch.setattr("consortia.studies.sweep.run", lambda *_: [_cell("auc", None)])
     sweep = ("budget", "sweep", "linear", "--seeds", "1", "--epsilon", "1", "--out", tmp_path)
     assert "none of 1 runs gave anybody a metric on test rows" in call(*sweep, code=1)

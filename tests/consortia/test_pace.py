@@ -14,36 +14,36 @@ from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectSto
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
-from consortia.deploy import pace
+from consortia.messages import flower_pace
 
 
 def test_flower_is_the_one_that_is_known() -> None:
     # Red when Flower changes: read what changed in the named function, then write the new hash into pace.py.
-    assert pace.differences() == []
+    assert flower_pace.differences() == []
 
 
 def test_another_flower_keeps_its_own_pace(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     from flwr.supercore.inflatable import inflatable_utils
 
     before = dict(inflatable_utils.pull_objects.__kwdefaults__)
-    monkeypatch.setitem(pace._REPLACED, (pace._NODE, "_push_messages"), "0" * 64)
-    assert not pace.speed_up()
+    monkeypatch.setitem(flower_pace._REPLACED, (flower_pace._NODE, "_push_messages"), "0" * 64)
+    assert not flower_pace.speed_up()
     assert "_push_messages" in caplog.text
-    monkeypatch.setattr(pace, "FLOWER", "1.40.0")
-    assert "1.41.0" in pace.differences()[0]
+    monkeypatch.setattr(flower_pace, "FLOWER", "1.40.0")
+    assert "1.41.0" in flower_pace.differences()[0]
     assert inflatable_utils.pull_objects.__kwdefaults__ == before
 
 
 def test_the_switch_keeps_flowers_own_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(pace.SWITCH, "1")
-    assert not pace.speed_up(supernode=True)
+    monkeypatch.setenv(flower_pace.SWITCH, "1")
+    assert not flower_pace.speed_up(supernode=True)
 
 
 def test_what_it_replaces() -> None:
     # In a process of its own: this one goes on with Flower as it is.
     code = """
 import time
-from consortia.deploy import pace
+from consortia.messages import flower_pace as pace
 assert pace.speed_up(supernode=True)
 from flwr.supercore.inflatable import inflatable_utils as u
 from flwr.supernode import start_client_internal as node
@@ -59,8 +59,8 @@ assert time.sleep is not node.time.sleep
 
 def test_a_wait_is_a_share_of_the_time_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(pace.time, "monotonic", lambda: now)
-    rhythm = pace.Rhythm(0.05, 1.0, 0.1)
+    monkeypatch.setattr(flower_pace.time, "monotonic", lambda: now)
+    rhythm = flower_pace.Rhythm(0.05, 1.0, 0.1)
     assert rhythm.next() == 0.05
     now = 103.0
     assert rhythm.next() == pytest.approx(0.3)  # a tenth of 3 s
@@ -72,7 +72,7 @@ def test_a_wait_is_a_share_of_the_time_waited(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_answer_left_behind_makes_no_later_one_late(monkeypatch: pytest.MonkeyPatch) -> None:
     # Flower's own state and its own way to push; the ClientApp answers while the SuperNode waits.
-    state, store, hand = InMemoryNodeState(InMemoryObjectStore()), InMemoryObjectStore(), pace.AtHand()
+    state, store, hand = InMemoryNodeState(InMemoryObjectStore()), InMemoryObjectStore(), flower_pace.AtHand()
     waiting: list[Message] = []
     sent: list[str] = []
 
@@ -117,8 +117,8 @@ def test_an_answer_left_behind_makes_no_later_one_late(monkeypatch: pytest.Monke
 
 def test_a_wait_expects_what_the_last_three_took(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(pace.time, "monotonic", lambda: now)
-    rhythm = pace.Rhythm(0.05, 1.0, 0.1, known=0.8)
+    monkeypatch.setattr(flower_pace.time, "monotonic", lambda: now)
+    rhythm = flower_pace.Rhythm(0.05, 1.0, 0.1, known=0.8)
     for took in (1.0, 0.5, 2.0):
         assert rhythm.next() == 0.05  # two are no rule yet
         now += took

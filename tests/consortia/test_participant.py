@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from consortia import participant as participant_module
-from consortia.participant import handle
-from consortia.scenario import contract_from_json
-from consortia.wire import Envelope, decode, encode
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.participant import handle as participant_module
+from consortia.participant.handle import handle
+from consortia.terms.scenario import contract_from_json
 from privacy.egress import PUBLIC_CONSTANTS
 from privacy.ledger import Ledger
 
@@ -143,7 +143,7 @@ def test_the_policy_outranks_the_scenario(site: Any, change: Callable[[dict[str,
 
 
 def test_no_policy_no_ledger_and_demo_outside_a_simulation_are_refusals(site: Any, tmp_path: Path) -> None:
-    from consortia.home import Home
+    from consortia.participant.home import Home
 
     deployed = Home(site.home.folder, site.name)
     assert decode(handle(site.message(1), deployed)).header["code"] == "DEMO_POLICY"

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from clients.linear import CLIENT as LINE
-from consortia import receipt
-from consortia.evaluation import gain_interval
-from consortia.exchange import LARGEST
-from consortia.home import Home
-from consortia.participant import handle
-from consortia.scenario import contract_from_json
-from consortia.wire import Envelope, decode, encode
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.participant import receipt
+from consortia.participant.evaluation import gain_interval
+from consortia.participant.handle import handle
+from consortia.participant.home import Home
+from consortia.terms.scenario import contract_from_json
+from consortia.terms.scopes import LARGEST
 
 Make = Callable[..., Any]
 
@@ -166,8 +166,8 @@ def test_the_same_message_at_once_is_trained_once(site: Any) -> None:
 
 
 def test_rounding_leaves_no_budget(site: Any) -> None:
-    from consortia.errors import RefusedError
-    from consortia.policy import Proposal, effective_budget, load_policy
+    from consortia.common.errors import RefusedError
+    from consortia.terms.policy import Proposal, effective_budget, load_policy
     from privacy.ledger import Budget
 
     policy = load_policy(site.home.policy, simulation=True)

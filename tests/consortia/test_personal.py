@@ -15,11 +15,11 @@ from clients.bank import CLIENT as BANK
 from clients.dataset import Table, prepare
 from clients.models import FederatedModule
 from clients.sources import parse_source, read
-from consortia import personal
-from consortia.evaluation import Baselines, Scorer, majority, module_scorer, ridge
-from consortia.exchange import build_module
-from consortia.personal import Candidate, _centred, _fine_tuned, _pays, candidates, keep, row_losses
-from consortia.scenario import load_scenario
+from consortia.participant import personal
+from consortia.participant.evaluation import Baselines, Scorer, majority, module_scorer, ridge
+from consortia.participant.personal import Candidate, _centred, _fine_tuned, _pays, candidates, keep, row_losses
+from consortia.terms.scenario import load_scenario
+from consortia.terms.scopes import build_module
 
 CONTRACT = load_scenario("banks").contract
 

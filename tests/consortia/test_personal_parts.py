@@ -17,17 +17,18 @@ from torch import nn
 
 from clients.errors import ModelError
 from clients.models import check_norm_names, is_norm
-from consortia import local_training, participant
-from consortia.alternating import phases
-from consortia.errors import InputError
-from consortia.exchange import build_module, group_of, initial_groups, scope_of, shared_names, state_of
-from consortia.local_training import RoundOutcome, load_partitions, make_plan, ready_module, train_round
-from consortia.options import Options
-from consortia.plan import make_plans
-from consortia.policy import load_policy
-from consortia.runner import execute, prepare
-from consortia.scenario import Contract, contract_from_json, load_scenario
-from consortia.wire import Envelope, decode, encode
+from consortia.common.errors import InputError
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.participant import handle as participant
+from consortia.participant import training
+from consortia.participant.alternating import phases
+from consortia.participant.training import RoundOutcome, load_partitions, make_plan, ready_module, train_round
+from consortia.planning.plan import make_plans
+from consortia.terms.policy import load_policy
+from consortia.terms.scenario import Contract, contract_from_json, load_scenario
+from consortia.terms.scopes import build_module, group_of, initial_groups, scope_of, shared_names, state_of
 from privacy.dp_sgd import PlainPlan, train_plain
 from privacy.ledger import Budget
 from privacy.randomness import seeded_generator
@@ -160,7 +161,7 @@ def _check_every_phase_is_clipped(site: Any) -> None:
     """With clip C no step moves what it trains by more than rate x C x (units drawn) / (q n)."""
     rules, clip = site.scenario.contract.industries["factory"], 1e-4
     private, shared, out = _silent_round(site, clip)
-    declared = local_training.declared_training_units(_terms(site), site.scenario.contract)
+    declared = training.declared_training_units(_terms(site), site.scenario.contract)
     drawn = max(out.report.draws) / (rules.sampling_rate * declared)
     most = rules.learning_rate * clip * drawn / (1 - rules.momentum)
     assert private <= rules.private_steps * most * 1.01
@@ -173,7 +174,7 @@ def test_both_phases_clip_what_they_move(make_site: Make) -> None:
 
 
 def test_a_head_fitted_outside_the_dp_step_is_caught(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = local_training.train_private
+    real = training.train_private
 
     def fits_the_head_plainly(module: nn.Module, *rest: Any, **more: Any) -> Any:
         *rows, plan, generator = rest
@@ -182,7 +183,7 @@ def test_a_head_fitted_outside_the_dp_step_is_caught(make_site: Make, monkeypatc
         plain = PlainPlan(sampling_rate=plan.sampling_rate, declared_units=plan.declared_units, steps=plan.steps)
         return train_plain(module, *rows, plain, generator)
 
-    monkeypatch.setattr(local_training, "train_private", fits_the_head_plainly)
+    monkeypatch.setattr(training, "train_private", fits_the_head_plainly)
     with pytest.raises(AssertionError):
         _check_every_phase_is_clipped(_site(make_site, _contract(**FEDREP)))
 

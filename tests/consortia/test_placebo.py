@@ -16,15 +16,16 @@ from clients.dataset import prepare as prepare_rows
 from clients.errors import SchemaError, SourceError
 from clients.schema import Target
 from clients.sources import numpy_generator, parse_source
-from consortia import placebo, receipt
-from consortia.controlled_run import control, prepare
-from consortia.errors import InputError, RefusedError
-from consortia.local_training import load_partitions
-from consortia.options import Options
-from consortia.placebo_labels import with_placebo_labels
-from consortia.policy import load_policy
-from consortia.runner import execute
-from consortia.scenario import load_scenario
+from consortia.common.errors import InputError, RefusedError
+from consortia.engines.options import Options
+from consortia.engines.runner import execute
+from consortia.participant import receipt
+from consortia.participant.placebo_labels import with_placebo_labels
+from consortia.participant.training import load_partitions
+from consortia.studies import placebo
+from consortia.studies.controlled_run import control, prepare
+from consortia.terms.policy import load_policy
+from consortia.terms.scenario import load_scenario
 
 FACTORY = registry.get("factory")
 
@@ -122,7 +123,7 @@ def test_a_whole_control_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     roster = tuple(seat for seat in job.scenario.roster if seat.name in {"hospital-a", "bank-a"})
     small = job.scenario.model_copy(update={"roster": roster})
     job = dataclasses.replace(job, scenario=small)
-    monkeypatch.setattr("consortia.runner.load_scenario", lambda _: small)
+    monkeypatch.setattr("consortia.engines.runner.load_scenario", lambda _: small)
     execute(job, options)
     written: list[str] = []
     monkeypatch.setattr(receipt, "baselines", lambda *_: pytest.fail("a control run needs no receipt"))

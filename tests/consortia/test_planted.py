@@ -18,13 +18,15 @@ from clients import registry
 from clients.industry import effective_schema
 from clients.models import build
 from clients.spec import ModelSpec
-from consortia import local_training, participant, side_releases, size_release
-from consortia.local_training import load_partitions
-from consortia.policy import load_policy
-from consortia.scenario import contract_from_json
+from consortia.messages import size_release
+from consortia.participant import handle as participant
+from consortia.participant import metrics_release, training
+from consortia.participant.training import load_partitions
+from consortia.terms.policy import load_policy
+from consortia.terms.scenario import contract_from_json
+from consortia.terms.vertical import ModelPrivacy
 from consortia.vertical import private_model
 from consortia.vertical.assistance import FOLDS
-from consortia.vertical.contract import ModelPrivacy
 from privacy._engines import RowEngine
 from privacy._rows import Rows
 from privacy.bookkeeping import BookKeeping
@@ -74,7 +76,7 @@ def test_the_score_of_a_row_in_metrics_goes_by_that_row() -> None:
 
     def scores(rows: torch.Tensor) -> torch.Tensor:
         table: Any = SimpleNamespace(inputs={"features": rows}, target=torch.zeros(len(rows)))
-        return torch.from_numpy(side_releases._scores(module, table))
+        return torch.from_numpy(metrics_release._scores(module, table))
 
     whole = scores(x)
     for n in range(1, 100):  # on some processors two rows round in another way than one or three
@@ -141,7 +143,7 @@ def test_nothing_but_dp_steps_moves_a_parameter(make_site: Make, monkeypatch: py
         return StepReport(steps_taken=1, mean_clip_fraction=0.0, draws=(1,))
 
     make = participant.train_round
-    monkeypatch.setattr(local_training, "train_private", idle)
+    monkeypatch.setattr(training, "train_private", idle)
     monkeypatch.setattr(participant, "train_round", lambda *a, **k: (outcomes.append(make(*a, **k)), outcomes[-1])[1])
     assert site.ask(1).header["status"] == "OK"
     after = {**outcomes[0].update, **outcomes[0].private}
@@ -186,11 +188,13 @@ def test_metrics_are_of_the_rows_that_pay(
     site, seen = _site(make_site), []
     parts, contract = _parts(site), site.scenario.contract
     (terms,) = load_policy(site.home.policy, simulation=True).dataset.values()
-    monkeypatch.setattr(side_releases, "_scores", lambda _, table: (seen.append(table), np.zeros(len(table.target)))[1])
+    monkeypatch.setattr(
+        metrics_release, "_scores", lambda _, table: (seen.append(table), np.zeros(len(table.target)))[1]
+    )
     event = LaplaceRelease(noise_multiplier=1.0, partition=partition, unit="record")
     due: Any = SimpleNamespace(event=event)
     request: Any = SimpleNamespace(industry="bank", contract=contract)
-    side_releases.measure(due, request, SimpleNamespace(), parts, terms, "bank-a", TEST)  # type: ignore[arg-type]
+    metrics_release.measure(due, request, SimpleNamespace(), parts, terms, "bank-a", TEST)  # type: ignore[arg-type]
     assert seen == [getattr(parts, part)]
 
 

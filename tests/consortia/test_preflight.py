@@ -19,13 +19,13 @@ import tomli_w
 from typer.testing import CliRunner
 
 from consortia.cli import build_app
-from consortia.deploy import pki
+from consortia.common import pki
 from consortia.deploy.homes import make_home, owned_policy
-from consortia.home import Home
+from consortia.participant.home import Home
 from consortia.preflight.findings import Finding
 from consortia.preflight.home import check_home
 from consortia.preflight.link import check_link
-from consortia.scenario import Scenario, load_scenario
+from consortia.terms.scenario import Scenario, load_scenario
 from privacy.ledger import Budget, Ledger, RunPlan
 
 

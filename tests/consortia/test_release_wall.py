@@ -11,9 +11,9 @@ from audited_scenario import SCENARIO
 
 from consortia.audit.probe import altered, random_model
 from consortia.audit.settings import Audit
-from consortia.participant import _Round
-from consortia.request import Request
-from consortia.scenario import load_scenario
+from consortia.messages.request import Request
+from consortia.participant.handle import _Round
+from consortia.terms.scenario import load_scenario
 from privacy.egress import Release
 from privacy.errors import ReleaseRefusedError
 from privacy.events import GaussianRelease, PoissonGaussian

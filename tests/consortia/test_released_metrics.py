@@ -10,10 +10,10 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, brier_score_loss, roc_auc_score
 
 from clients.schema import Target
-from consortia import score_bins
-from consortia.evaluation_terms import StoppingTerms
-from consortia.released_metrics import MINIMUM_POSITIVES, calibration, from_histogram
-from consortia.stopping import should_stop
+from consortia.coordinator.stopping import should_stop
+from consortia.metrics import score_bins
+from consortia.metrics.from_histograms import MINIMUM_POSITIVES, calibration, from_histogram
+from consortia.terms.evaluation import StoppingTerms
 
 BINARY = Target(name="y", kind="binary", classes=("no", "yes"))
 REGRESSION = Target(name="y", kind="regression", low=0.0, high=10.0)

@@ -14,12 +14,12 @@ import pytest
 from finished_run import PLANTED, write_result, write_run
 from typer.testing import CliRunner, Result
 
-from consortia.central import account
 from consortia.cli import build_app
-from consortia.readout import Run
-from consortia.run_report.facts import gather
-from consortia.run_report.render import as_html, as_markdown
-from consortia.scenario import load_scenario
+from consortia.reports.live_runs import Run
+from consortia.reports.page.facts import gather
+from consortia.reports.page.render import as_html, as_markdown
+from consortia.terms.scenario import load_scenario
+from consortia.trust.trusted_coordinator import account
 from privacy.accounting import epsilon
 
 #: Numbers of our own sentences.

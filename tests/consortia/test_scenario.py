@@ -8,8 +8,8 @@ import tomllib
 import pytest
 import tomli_w
 
-from consortia.errors import InputError
-from consortia.scenario import (
+from consortia.common.errors import InputError
+from consortia.terms.scenario import (
     committed_scenarios,
     contract_from_json,
     find_scenario,

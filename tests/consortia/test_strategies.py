@@ -12,20 +12,20 @@ import safetensors.torch
 import torch
 from noise_contexts import TEST
 
-from consortia import local_training
-from consortia.aggregation import aggregate, controls, honest_bound
-from consortia.checkpoint import Checkpoint, load_latest
-from consortia.coordinator import Coordinator
-from consortia.errors import InputError
-from consortia.exchange import CONTROL, check_like, for_participant, initial_groups
-from consortia.fit import cautions, fits_with
-from consortia.options import Options
-from consortia.participant import handle
-from consortia.plan import make_plans
-from consortia.policy import load_policy
-from consortia.runner import execute, prepare
-from consortia.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
-from consortia.wire import Envelope, decode, encode
+from consortia.common.errors import InputError
+from consortia.coordinator.aggregation import aggregate, controls, honest_bound
+from consortia.coordinator.checkpoint import Checkpoint, load_latest
+from consortia.coordinator.rounds import Coordinator
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.participant import training
+from consortia.participant.handle import handle
+from consortia.planning.compatibility import cautions, fits_with
+from consortia.planning.plan import make_plans
+from consortia.terms.policy import load_policy
+from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
+from consortia.terms.scopes import CONTROL, check_like, for_participant, initial_groups
 from privacy.randomness import seeded_generator
 from strategies.registry import NAMES
 
@@ -177,7 +177,7 @@ def test_real_training_moves_by_mu(
     epsilon: str, make_site: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Noise is seeded here, so that only mu can make a difference."""
-    monkeypatch.setattr(local_training, "fresh_generator", lambda _: seeded_generator("test"))
+    monkeypatch.setattr(training, "fresh_generator", lambda _: seeded_generator("test"))
     site = make_site("new-car", "banks")
     policy = load_policy(site.home.policy, simulation=True)
     terms = policy.dataset["credit"]
@@ -187,11 +187,11 @@ def test_real_training_moves_by_mu(
         chosen = {} if mu is None else {"name": "fedprox", "options": {"mu": mu}}
         contract = _scenario(**chosen, terms={"local_steps": 8, "learning_rate": 0.01}).contract  # type: ignore[arg-type]
         received = for_participant(initial_groups(contract, ["bank"]), "bank")
-        parts = local_training.load_partitions(site.home, terms, "credit", contract, f"run-{mu}")
-        plan = local_training.make_plan(contract, terms, "credit", "run", allowance)
-        module = local_training.ready_module(contract, "bank", plan, parts.train, received, {})
+        parts = training.load_partitions(site.home, terms, "credit", contract, f"run-{mu}")
+        plan = training.make_plan(contract, terms, "credit", "run", allowance)
+        module = training.ready_module(contract, "bank", plan, parts.train, received, {})
         keys = {"participant": "new-car", "round_number": 1, "noise": TEST, "secure_noise": False}
-        outcome = local_training.train_round(module, contract, "bank", plan, parts.train, received, **keys)
+        outcome = training.train_round(module, contract, "bank", plan, parts.train, received, **keys)
         return sum(float((outcome.update[n] - t).norm()) for n, t in received.items()), outcome.update
 
     (_, fedavg), (free, zero), (held, _) = move(None), move(0.0), move(100.0)
@@ -211,7 +211,7 @@ def test_a_control_moves_every_step_after_the_noise(
     epsilon: str, make_site: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """K steps of eta with a control move the model by -K eta control more: clipped and noised it would be less."""
-    monkeypatch.setattr(local_training, "fresh_generator", lambda _: seeded_generator("test"))
+    monkeypatch.setattr(training, "fresh_generator", lambda _: seeded_generator("test"))
     scenario = _scenario("scaffold", terms={"local_steps": 3, "learning_rate": 1e-4})
     site = make_site("new-car", "banks", epsilon=[epsilon])
     site.policy(lambda data: data["allow"].update(non_private=True))

@@ -12,13 +12,13 @@ import torch
 from series import Unmeasured
 
 from consortia import server_app
-from consortia.checkpoint import load_latest
-from consortia.errors import InputError
-from consortia.fit import fits_with
-from consortia.options import Options
-from consortia.plan import make_plans
-from consortia.runner import execute, prepare
-from consortia.scenario import Scenario, committed_scenarios, load_scenario, scenario_folder
+from consortia.common.errors import InputError
+from consortia.coordinator.checkpoint import load_latest
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.planning.compatibility import fits_with
+from consortia.planning.plan import make_plans
+from consortia.terms.scenario import Scenario, committed_scenarios, load_scenario, scenario_folder
 from strategies.base import LocalHalf
 from strategies.registry import NAMES, make
 

@@ -14,10 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from consortia.cli import build_app
-from consortia.evaluation import MINIMUM_UNITS, gain_interval
-from consortia.home import Home
-from consortia.runner import demo_policy_file
-from consortia.scenario import find_scenario, load_scenario
+from consortia.engines.runner import demo_policy_file
+from consortia.participant.evaluation import MINIMUM_UNITS, gain_interval
+from consortia.participant.home import Home
+from consortia.terms.scenario import find_scenario, load_scenario
 from consortia.vertical.receipt import gain_of
 from privacy.ledger import Ledger
 
@@ -25,7 +25,7 @@ SCENARIO = "hospitals"
 
 
 def test_a_latin_1_terminal_gets_escapes() -> None:
-    code = "from consortia import logs; logs.tolerant_streams(); print('\\u03b5 1.0, \\u2265 2')"
+    code = "from consortia.common import logs; logs.tolerant_streams(); print('\\u03b5 1.0, \\u2265 2')"
     latin = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=latin)
     assert run.returncode == 0, run.stderr

@@ -12,15 +12,15 @@ import pytest
 from finished_run import write_run
 from typer.testing import CliRunner, Result
 
-from consortia import tracking
 from consortia.cli import build_app
+from consortia.common.errors import InputError, RunFailedError
+from consortia.coordinator.event_file import EventFile
 from consortia.deploy import runner
 from consortia.engines.base import Job
-from consortia.errors import InputError, RunFailedError
-from consortia.events import EventFile
-from consortia.readout import Run
-from consortia.scenario import load_scenario
-from consortia.tracking import Tracking, Value, values
+from consortia.reports import tracking
+from consortia.reports.live_runs import Run
+from consortia.reports.tracking import Tracking, Value, values
+from consortia.terms.scenario import load_scenario
 
 
 def _call(*arguments: object) -> Result:

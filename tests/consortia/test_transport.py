@@ -11,9 +11,9 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 
+from consortia.common.errors import RunFailedError
 from consortia.engines.embedded import EmbeddedGrid
-from consortia.errors import RunFailedError
-from consortia.transport import GridExchange
+from consortia.messages.flower import GridExchange
 
 INTERVAL = 30.0  # Flower's; it calls a node online until two of them after the last heartbeat
 
@@ -101,7 +101,7 @@ def test_a_node_that_dies_and_comes_back_gets_the_same_envelope_again(monkeypatc
 
 
 def test_who_stays_away_is_not_waited_for_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consortia.transport._REJOIN_SECONDS", 0.3)
+    monkeypatch.setattr("consortia.messages.flower._REJOIN_SECONDS", 0.3)
     grid = _Grid()
     grid.nodes = [_node(2, "bank-a", 1.0)]
     exchange = GridExchange(grid, ["bank-a", "bank-b"], 0.0)

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from consortia import sweep as sweeps
 from consortia.cli import build_app
-from consortia.errors import InputError
-from consortia.plan import make_plans
-from consortia.scenario import load_scenario, scenario_from_json
-from consortia.strict import read_toml
-from consortia.sweep import Sweep
-from consortia.tuning import answer, knobs, prices
+from consortia.common.errors import InputError
+from consortia.common.strict import read_toml
+from consortia.planning.plan import make_plans
+from consortia.studies import sweep as sweeps
+from consortia.studies.sweep import Sweep
+from consortia.studies.tuning import answer, knobs, prices
+from consortia.terms.scenario import load_scenario, scenario_from_json
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 

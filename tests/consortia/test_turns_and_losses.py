@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from consortia.aggregation import turns
-from consortia.coordinator import Coordinator
-from consortia.errors import InputError, RunFailedError
-from consortia.exchange import LOSS, initial_groups
-from consortia.exchanges import Answer
-from consortia.participant import handle
-from consortia.scenario import Scenario, load_scenario, scenario_from_json
-from consortia.wire import Envelope, decode, encode
+from consortia.common.errors import InputError, RunFailedError
+from consortia.coordinator.aggregation import turns
+from consortia.coordinator.rounds import Coordinator
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.exchange import Answer
+from consortia.participant.handle import handle
+from consortia.terms.scenario import Scenario, load_scenario, scenario_from_json
+from consortia.terms.scopes import LOSS, initial_groups
 from privacy.events import NonPrivate
 from strategies.registry import make
 
@@ -78,7 +78,7 @@ def test_everybody_has_its_turn(tmp_path: Path) -> None:
     assert participants.asked == [[name] for name in (*names, names[0])]
     assert [line["replies"] for line in record["history"]] == participants.asked
     start = initial_groups(scenario.contract, ["bank"])["bank"]
-    from consortia.checkpoint import load_latest
+    from consortia.coordinator.checkpoint import load_latest
 
     state = load_latest(tmp_path)
     assert state is not None

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from noise_contexts import TEST
 
-from consortia import size_release
 from consortia.audit import recount
+from consortia.messages import size_release
 from privacy.errors import UnknownEventError
 from privacy.events import GaussianRelease, NonPrivate
 

@@ -12,16 +12,16 @@ import tomli_w
 import torch
 from torch import Tensor, nn
 
-from consortia import local_training
-from consortia.errors import InputError
-from consortia.exchange import build_module
-from consortia.options import Options
-from consortia.runner import Outcome, execute, prepare
-from consortia.scenario import load_scenario
-from consortia.strict import read_toml
-from consortia.vectorized import crowd, receipts
-from consortia.vectorized.accounts import ScratchAccount
-from consortia.vectorized.network import dense_layers
+from consortia.common.errors import InputError
+from consortia.common.strict import read_toml
+from consortia.engines.options import Options
+from consortia.engines.runner import Outcome, execute, prepare
+from consortia.engines.vectorized import participants, receipts
+from consortia.engines.vectorized.accounts import ScratchAccount
+from consortia.engines.vectorized.network import dense_layers
+from consortia.participant import training
+from consortia.terms.scenario import load_scenario
+from consortia.terms.scopes import build_module
 from privacy.errors import BudgetExhaustedError
 from privacy.ledger import Budget, Ledger
 from privacy.randomness import seeded_generator
@@ -79,7 +79,7 @@ def _variant(tmp_path: Path, **strategy: Any) -> str:
 def test_a_non_private_run_equals_the_embedded_one(
     tmp_path: Path, strategy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consortia.participant.receipt.write", lambda *_: None)  # the models are compared
+    monkeypatch.setattr("consortia.participant.handle.receipt.write", lambda *_: None)  # the models are compared
     chosen = {"scenario": _variant(tmp_path, **strategy), "rounds": 2, "epsilon": ("inf",)}
     embedded, vectorized = (_run(tmp_path, engine, **chosen) for engine in ("embedded", "vectorized"))
     assert _equal(embedded, vectorized)
@@ -88,18 +88,18 @@ def test_a_non_private_run_equals_the_embedded_one(
 def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give both engines the same noise: from a seed, which only a test may do."""
     working: list[tuple[str, int]] = []
-    train_round = local_training.train_round
+    train_round = training.train_round
 
     def noted(*args: Any, participant: str, round_number: int, **rest: Any) -> Any:
         working.append((participant, round_number))
         return train_round(*args, participant=participant, round_number=round_number, **rest)
 
-    def source(chunk: Sequence[crowd.Place], number: int, _: object) -> EachGenerator:
+    def source(chunk: Sequence[participants.Place], number: int, _: object) -> EachGenerator:
         return EachGenerator([seeded_generator("noise", place.seat.name, number) for place in chunk])
 
-    monkeypatch.setattr("consortia.participant.train_round", noted)
-    monkeypatch.setattr(local_training, "fresh_generator", lambda _: seeded_generator("noise", *working[-1]))
-    monkeypatch.setattr(crowd, "noise_source", source)
+    monkeypatch.setattr("consortia.participant.handle.train_round", noted)
+    monkeypatch.setattr(training, "fresh_generator", lambda _: seeded_generator("noise", *working[-1]))
+    monkeypatch.setattr(participants, "noise_source", source)
 
 
 @pytest.mark.end_to_end
@@ -134,7 +134,7 @@ def test_noise_is_fresh_and_the_record_says_what_it_is(tmp_path: Path) -> None:
 
 def test_the_scratch_account_is_the_ledgers(tmp_path: Path) -> None:
     job = prepare(Options(scenario="banks", rounds=3, out=tmp_path, engine="vectorized"))
-    place = crowd.open_place(job, job.scenario.roster[0])
+    place = participants.open_place(job, job.scenario.roster[0])
     life = place.policy.budget.lifetime.budget()
     with Ledger.create(tmp_path / "ledger.db", "new-car") as ledger:
         ledger.open_run(place.plan, life)

@@ -10,16 +10,16 @@ import pytest
 import tomli_w
 from shared import Shared, make_shared
 
-from consortia.errors import RunFailedError
-from consortia.exchanges import Answer
-from consortia.home import Home
-from consortia.scenario import Scenario
-from consortia.strict import parse
+from consortia.common.errors import RunFailedError
+from consortia.common.strict import parse
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.exchange import Answer
+from consortia.participant.home import Home
+from consortia.terms.scenario import Scenario
 from consortia.vertical import stacking
 from consortia.vertical.handle import handle
 from consortia.vertical.setup import introduce
 from consortia.vertical.store import Store
-from consortia.wire import Envelope, decode, encode
 from privacy.events import Event, RandomizedResponse, ReplaceGaussian
 from privacy.ledger import Ledger
 

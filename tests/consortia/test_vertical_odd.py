@@ -16,15 +16,15 @@ from shared import Shared, make_shared
 
 from clients import holdings
 from clients.sources import numpy_generator
-from consortia.errors import InputError, RefusedError, RunFailedError
-from consortia.exchanges import Answer
-from consortia.scenario import load_scenario
+from consortia.common.errors import InputError, RefusedError, RunFailedError
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.exchange import Answer
+from consortia.terms.scenario import load_scenario
 from consortia.vertical import label_message, stacking
 from consortia.vertical.assistance import MISSING, assist
 from consortia.vertical.handle import handle
 from consortia.vertical.owner import Owner
 from consortia.vertical.partner import Partner
-from consortia.wire import Envelope, decode, encode
 from privacy.ledger import Ledger
 
 Frames = dict[str, pd.DataFrame]

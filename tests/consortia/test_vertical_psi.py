@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pure_p256 import lift, power
 
-from consortia.errors import PointsError
+from consortia.common.errors import PointsError
 from consortia.vertical import psi
 
 CONTEXT = b"contract"

@@ -19,13 +19,13 @@ from clients import holdings
 from clients.schema import Target
 from clients.sources import parse_source
 from consortia.cli import build_app
-from consortia.errors import InputError, RunFailedError
-from consortia.scenario import load_scenario
+from consortia.common.errors import InputError, RunFailedError
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.terms.scenario import load_scenario
 from consortia.vertical import stacking
 from consortia.vertical.assistance import MISSING
 from consortia.vertical.handle import handle
 from consortia.vertical.request import STEPS
-from consortia.wire import Envelope, decode, encode
 from privacy.events import NonPrivate, RandomizedResponse, ReplaceGaussian
 from privacy.ledger import Ledger
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import skops.io
 
-from consortia.errors import RefusedError
+from consortia.common.errors import RefusedError
 from consortia.vertical.assistance import MODELS, Assistance, _Constant, assist
 from consortia.vertical.private_model import Linear
 from consortia.vertical.stacking import decide

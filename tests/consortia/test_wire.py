@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from consortia.errors import WireError
-from consortia.wire import Envelope, decode, encode, message_key
+from consortia.common.errors import WireError
+from consortia.messages.envelope import Envelope, decode, encode, message_key
 
 TENSORS = {
     "head.weight": torch.tensor([[1.5, -2.0]]),
@@ -33,7 +33,7 @@ def test_names_dtypes_and_integer_buffers_survive() -> None:
 @pytest.mark.end_to_end
 def test_the_same_envelope_gives_the_same_bytes_in_every_process() -> None:
     code = (
-        "import torch, hashlib; from consortia.wire import Envelope, encode\n"
+        "import torch, hashlib; from consortia.messages.envelope import Envelope, encode\n"
         "t = {'b': torch.ones(2), 'a': torch.zeros(1), 'c': torch.tensor(3)}\n"
         "h = {k: k for k in 'zyxwvutsrq'}\n"
         "print(hashlib.sha256(encode(Envelope(h, t))).hexdigest())"

@@ -23,15 +23,15 @@ from wire_tap import Call, Tap, TappedFederation, fields_of
 
 from clients.hospital import CLIENT as HOSPITAL
 from clients.sources import parse_source, read
+from consortia.common.strict import read_toml
 from consortia.engines.base import Job
-from consortia.home import Home
-from consortia.options import Options
-from consortia.policy import load_policy
-from consortia.runner import prepare
-from consortia.scenario import find_scenario, load_scenario
-from consortia.strict import read_toml
-from consortia.transport import FIELD, RECORD
-from consortia.wire import decode
+from consortia.engines.options import Options
+from consortia.engines.runner import prepare
+from consortia.messages.envelope import decode
+from consortia.messages.flower import FIELD, RECORD
+from consortia.participant.home import Home
+from consortia.terms.policy import load_policy
+from consortia.terms.scenario import find_scenario, load_scenario
 from privacy.ledger import Ledger
 
 pytestmark = pytest.mark.end_to_end
@@ -47,7 +47,7 @@ PLANTED: tuple[float | str, ...] = (
 )
 #: A participant that puts its number of rows where the gate lets a constant of the policy pass.
 LEAK = """
-from consortia import participant
+from consortia.participant.handle import handle as participant
 honest, load, seen = participant._Round._header, participant.load_partitions, []
 def loading(*arguments):
     parts = load(*arguments)

@@ -14,7 +14,7 @@ from noise_contexts import TEST, generator, stream
 from scipy import stats
 from torch import nn
 
-from consortia import size_release
+from consortia.messages import size_release
 from privacy.dp_logistic import train_logistic
 from privacy.dp_sgd import DpSgdPlan, train_private
 from privacy.events import Event, LaplaceRelease, RandomizedResponse, ReplaceGaussian

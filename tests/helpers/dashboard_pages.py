@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from consortia.scenario import Scenario
-from consortia.wire import Envelope, decode, encode
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.terms.scenario import Scenario
 
 TOKEN = "a-token-of-this-test-only"
 

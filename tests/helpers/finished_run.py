@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from consortia import environment
-from consortia.events import EventFile
-from consortia.scenario import load_scenario
+from consortia.common import environment
+from consortia.coordinator.event_file import EventFile
+from consortia.terms.scenario import load_scenario
 
 PLANTED = "Ada <b>Lovelace</b> 4711471147"
 _STANDING = {

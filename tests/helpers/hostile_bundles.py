@@ -6,7 +6,7 @@ import hashlib
 import io
 import zipfile
 
-from consortia.deploy.bundle import COMPONENTS
+from consortia.messages.bundle import COMPONENTS
 
 __all__ = ["COMPONENTS", "fab"]
 

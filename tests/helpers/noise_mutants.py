@@ -179,7 +179,7 @@ TESTS_ONLY = (
     ),
     one(
         "central noise for one of two models only",
-        "platform/consortia/central_rounds.py",
+        "platform/consortia/coordinator/trusted_rounds.py",
         "message_key(current, self.run_id",
         "message_key({}, self.run_id",
     ),

@@ -11,12 +11,12 @@ BOOKS = "privacy/bookkeeping.py"
 STACKED = "privacy/stacked.py"
 FIXED = "privacy/secure_sum/fixed_point.py"
 SUMMED = "privacy/secure_sum/gradient.py"
-PROTOCOL = "platform/consortia/secure/protocol.py"
+PROTOCOL = "platform/consortia/trust/secure_sum/protocol.py"
 CENTRAL = "privacy/central.py"
 LOGISTIC = "privacy/dp_logistic.py"
 RESPONSE = "privacy/randomized_response.py"
-SIZE = "platform/consortia/size_release.py"
-PHASES = "platform/consortia/alternating.py"
+SIZE = "platform/consortia/messages/size_release.py"
+PHASES = "platform/consortia/participant/alternating.py"
 PARTNER = "platform/consortia/vertical/partner.py"
 OWNER = "platform/consortia/vertical/owner.py"
 MODEL = "platform/consortia/vertical/private_model.py"
@@ -247,7 +247,7 @@ PATHS = (
     (
         one(
             "coordinator: participants do not shorten",
-            "platform/consortia/central.py",
+            "platform/consortia/trust/trusted_coordinator.py",
             "contract.central.clip)[0]",
             "1e9)[0]",
         ),

@@ -50,7 +50,7 @@ _NEAR = {
     "privacy/plans.py": "tests/consortia/test_participant.py",
     TRAINING: "tests/consortia/test_participant.py",
     PARTICIPANT: "tests/consortia/test_participant.py",
-    "platform/consortia/side_releases.py": "tests/consortia/test_dp_metrics.py",
+    "platform/consortia/participant/metrics_release.py": "tests/consortia/test_dp_metrics.py",
 }
 
 #: Instruments that see the older mistakes, where it is not the mechanism's law.

@@ -6,11 +6,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consortia.exchange import for_participant, initial_groups
-from consortia.policy import Policy
-from consortia.scenario import Contract, Seat
-from consortia.score_bins import HISTOGRAM
-from consortia.wire import decode
+from consortia.messages.envelope import decode
+from consortia.metrics.score_bins import HISTOGRAM
+from consortia.terms.policy import Policy
+from consortia.terms.scenario import Contract, Seat
+from consortia.terms.scopes import for_participant, initial_groups
 from privacy.accounting import solve_noise_multiplier
 from privacy.egress import KINDS
 from privacy.histogram import plan_noise

@@ -15,7 +15,7 @@ from noise_contexts import TEST
 from scipy import stats
 from secure_sum_world import CONTRACT, IDENTITIES, SIGMA, World, still
 
-from consortia.errors import RefusedError
+from consortia.common.errors import RefusedError
 
 
 def check_sums_open_whole_within_half_a_step_a_member(code: Any) -> None:

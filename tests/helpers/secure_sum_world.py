@@ -19,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from consortia.errors import RefusedError
+from consortia.common.errors import RefusedError
 from privacy.noise_context import NoiseContext
 
 RUN, CONTRACT = "run-1", "c" * 64
@@ -212,7 +212,8 @@ class World:
 
 def genuine() -> Any:
     """Return the modules as they are."""
-    from consortia.secure import opening, protocol, recovery
+    from consortia.coordinator.secure_sum import opening
+    from consortia.trust.secure_sum import protocol, recovery
     from privacy.secure_sum import accounting, fixed_point, masks, noise, sharing, store
 
     modules = (noise, fixed_point, masks, accounting, store, sharing, protocol, recovery, opening)

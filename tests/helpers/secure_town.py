@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from consortia import client_app
-from consortia.coordinator import Coordinator
-from consortia.exchanges import Answer
-from consortia.home import Home
-from consortia.runner import demo_policy_file
-from consortia.scenario import Scenario, load_scenario
-from consortia.secure.keys import pin_each_other
-from consortia.secure.protocol import SumRequest
-from consortia.wire import decode
+from consortia.coordinator.rounds import Coordinator
+from consortia.engines.runner import demo_policy_file
+from consortia.messages.envelope import decode
+from consortia.messages.exchange import Answer
+from consortia.participant.home import Home
+from consortia.participant.identity import pin_each_other
+from consortia.terms.scenario import Scenario, load_scenario
+from consortia.trust.secure_sum.protocol import SumRequest
 from privacy.ledger import Ledger
 
 Hook = Callable[[str, bytes, Callable[[bytes], bytes]], bytes | None]

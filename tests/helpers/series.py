@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from consortia import server_app
-from consortia.coordinator import Coordinator
+from consortia.coordinator.rounds import Coordinator
 from consortia.engines.base import Job
 from consortia.engines.control import flower_environment, tool
 from consortia.engines.flower import Federation
-from consortia.scenario import scenario_from_json
+from consortia.terms.scenario import scenario_from_json
 
 _COMMAND = """#!{python} -P
 import sys

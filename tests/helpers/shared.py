@@ -10,11 +10,11 @@ from typing import Any
 
 import tomli_w
 
-from consortia.exchanges import Answer
-from consortia.home import Home
-from consortia.runner import demo_policy_file
-from consortia.scenario import Scenario, load_scenario
-from consortia.strict import parse
+from consortia.common.strict import parse
+from consortia.engines.runner import demo_policy_file
+from consortia.messages.exchange import Answer
+from consortia.participant.home import Home
+from consortia.terms.scenario import Scenario, load_scenario
 from consortia.vertical.coordinator import VerticalCoordinator
 from consortia.vertical.handle import handle
 from consortia.vertical.setup import introduce

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from consortia.checkpoint import Checkpoint, load_latest, save
+from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
 from strategies.base import Clusters, Update
 from strategies.clustered import Clustered, cosines, cut
 

@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 
-from consortia.aggregation import aggregate
-from consortia.checkpoint import Checkpoint
-from consortia.exchange import initial_groups
-from consortia.scenario import Scenario, load_scenario, scenario_from_json
+from consortia.coordinator.aggregation import aggregate
+from consortia.coordinator.checkpoint import Checkpoint
+from consortia.terms.scenario import Scenario, load_scenario, scenario_from_json
+from consortia.terms.scopes import initial_groups
 from strategies.information import LIMIT, flat_change, heterogeneity, information_weights, noise_variance
 
 NOTHING = torch.zeros(0, dtype=torch.float64)

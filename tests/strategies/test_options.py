@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import pytest
 
-from consortia.strategy_terms import StrategyTerms
-from consortia.strict import parse
+from consortia.common.strict import parse
+from consortia.terms.strategy import StrategyTerms
 from strategies import registry
 from strategies.fedavg import FedAvg
 from strategies.registry import make
@@ -135,7 +135,7 @@ def test_an_unknown_strategy_is_one_sentence_with_the_nearest_name() -> None:
 
 
 def test_a_contract_takes_whatever_toml_can_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consortia.strategy_terms.NAMES", ("odd",))
+    monkeypatch.setattr("consortia.terms.strategy.NAMES", ("odd",))
     text = """
     name = "odd"
     [options]

@@ -12,7 +12,7 @@ import torch
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 
-from consortia.checkpoint import Checkpoint, load_latest, save
+from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
 from strategies.base import Strategy, Update
 from strategies.fedopt import FedAdagrad, FedAdam, FedYogi
 from strategies.server_optimizer import OPTIMIZERS, ServerOptimizer

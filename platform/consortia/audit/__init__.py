@@ -1,7 +1,7 @@
 """`consortia audit`: does the code that trains do what the ledger says? Instruments, each a general law.
 
-Every instrument runs the participant's real path (`consortia.participant.handle`, bytes in, bytes out) on rows of
-the audit's own making, in homes and ledgers of its own, and compares what left with the claim:
+Every instrument runs the participant's real path (`consortia.participant.handle.handle`, bytes in, bytes out) on rows
+of the audit's own making, in homes and ledgers of its own, and compares what left with the claim:
 
 * `noise`: without gradients a release is Gaussian noise of the charged size, independent of every other release;
 * `mechanism`: with known gradients it is the sum of the clipped units plus that noise, over the public normaliser;

@@ -20,7 +20,7 @@ from consortia.audit.reference import clipped, unit_gradients
 from consortia.audit.release import observe
 from consortia.audit.result import ALPHA, Check, Findings, Progress
 from consortia.audit.settings import Audit
-from consortia.scenario import Seat
+from consortia.terms.scenario import Seat
 
 _EPSILON = 1.0
 _ROUNDS, _STEPS = 2, 2

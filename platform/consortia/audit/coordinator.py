@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from scipy import stats
 
-from consortia import central
 from consortia.audit import statistics
 from consortia.audit.probe import shared_start
 from consortia.audit.recount import recounted
 from consortia.audit.reference import Array, noise_deviation
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.settings import Audit
-from consortia.central import flat_change, moved
-from consortia.central_rounds import CentralRounds
-from consortia.checkpoint import Checkpoint
-from consortia.exchange import State, initial_groups
-from consortia.scenario import Scenario, Seat, contract_from_json
-from consortia.wire import decode
+from consortia.coordinator.checkpoint import Checkpoint
+from consortia.coordinator.trusted_rounds import CentralRounds
+from consortia.messages.envelope import decode
+from consortia.terms.scenario import Scenario, Seat, contract_from_json
+from consortia.terms.scopes import State, initial_groups
+from consortia.trust import trusted_coordinator
+from consortia.trust.trusted_coordinator import flat_change, moved
 
 _ROUNDS, _QUICK_ROUNDS = 60, 20
 _NUMBERS = 2000
@@ -186,7 +186,7 @@ def _draws(audit: Audit) -> list[Check]:
 def _account(audit: Audit) -> list[Check]:
     """The noise keeps the contract's epsilon over all rounds, counted by dp-accounting alone."""
     contract = audit.contract
-    terms, plan = contract.central, central.plan_of(contract)
+    terms, plan = contract.central, trusted_coordinator.plan_of(contract)
     if terms is None or not plan.noise_multiplier:
         return []
     event = {
@@ -196,7 +196,7 @@ def _account(audit: Audit) -> list[Check]:
         "steps": contract.rounds,
     }
     spent = recounted([event], terms.delta)
-    told = central.account(contract, contract.rounds)["epsilon"]
+    told = trusted_coordinator.account(contract, contract.rounds)["epsilon"]
     public = (plan.clip, plan.sampling_rate, plan.units) == (terms.clip, terms.sampling_rate, terms.units)
     return [
         fact(

@@ -21,12 +21,12 @@ from consortia.audit.probe import Bench, random_model
 from consortia.audit.reference import Array, flat
 from consortia.audit.result import Check, fact
 from consortia.audit.settings import Audit
-from consortia.errors import RunFailedError
-from consortia.exchange import State
-from consortia.home import Home
-from consortia.participant import handle
-from consortia.scenario import Contract
-from consortia.wire import decode
+from consortia.common.errors import RunFailedError
+from consortia.messages.envelope import decode
+from consortia.participant.handle import handle
+from consortia.participant.home import Home
+from consortia.terms.scenario import Contract
+from consortia.terms.scopes import State
 from privacy.ledger import Ledger, Reservation
 from privacy.noise_context import NoiseContext
 from privacy.randomness import fresh_generator

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from consortia.audit import games
 from consortia.audit.games import Game
+from consortia.terms.vertical import ModelPrivacy
 from consortia.vertical.assistance import FOLDS
-from consortia.vertical.contract import ModelPrivacy
 from consortia.vertical.private_model import assist_privately, model_event
 from privacy.central import CentralPlan, noisy_mean
 from privacy.dp_logistic import train_logistic

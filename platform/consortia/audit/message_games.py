@@ -21,15 +21,15 @@ import pandas as pd
 
 from clients import registry
 from clients.dataset import RECORD
-from consortia import score_bins
 from consortia.audit import games
 from consortia.audit.games import Game
 from consortia.audit.probe import Bench, altered, first_private, shared_start
 from consortia.audit.reference import clipped, parameter_names, unit_gradients, unit_terms
 from consortia.audit.scenes import HOSTILE, MODELS, TAME, Deck, Units, model_of
 from consortia.audit.settings import Audit, Noise
-from consortia.exchange import State
-from consortia.scenario import Contract, Seat
+from consortia.metrics import score_bins
+from consortia.terms.scenario import Contract, Seat
+from consortia.terms.scopes import State
 from privacy.observation import Note, observing
 
 _ROUNDS = 8  # messages of a scene

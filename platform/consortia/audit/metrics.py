@@ -17,7 +17,6 @@ import pandas as pd
 
 from clients import registry
 from clients.dataset import Table
-from consortia import score_bins
 from consortia.audit import statistics
 from consortia.audit.probe import Bench, Sent, altered, first_private, random_model
 from consortia.audit.recount import recounted
@@ -25,9 +24,10 @@ from consortia.audit.reference import Array
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.rows import Pool
 from consortia.audit.settings import Audit
-from consortia.evaluation import module_scorer
-from consortia.exchange import build_module, load_state
-from consortia.scenario import Contract, Seat
+from consortia.metrics import score_bins
+from consortia.participant.evaluation import module_scorer
+from consortia.terms.scenario import Contract, Seat
+from consortia.terms.scopes import build_module, load_state
 
 _TRAINING, _EVALUATION = 1.0, 0.5  # epsilon
 _LIFE = 1.5  # runs of the evaluation account

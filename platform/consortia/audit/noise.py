@@ -25,9 +25,9 @@ from consortia.audit.reference import Array, flat, parameter_names
 from consortia.audit.release import observe, parameters
 from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.settings import Audit, Noise
-from consortia.participant import handle
-from consortia.scenario import Contract, Seat
-from consortia.wire import decode
+from consortia.messages.envelope import decode
+from consortia.participant.handle import handle
+from consortia.terms.scenario import Contract, Seat
 
 # Noise numbers of a participant: sigma x 2/3 and x 3/2 are then far outside every band.
 _NUMBERS, _QUICK_NUMBERS = 1000, 400

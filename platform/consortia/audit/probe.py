@@ -21,12 +21,12 @@ import tomli_w
 import torch
 from torch import Tensor
 
-from consortia.errors import RunFailedError
-from consortia.exchange import CONTROL, State, build_module, for_participant, initial_groups, state_of
-from consortia.home import Home
-from consortia.participant import handle
-from consortia.scenario import Contract, contract_from_json
-from consortia.wire import Envelope, decode, encode
+from consortia.common.errors import RunFailedError
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.participant.handle import handle
+from consortia.participant.home import Home
+from consortia.terms.scenario import Contract, contract_from_json
+from consortia.terms.scopes import CONTROL, State, build_module, for_participant, initial_groups, state_of
 from privacy.ledger import Ledger
 from strategies.base import Controlled
 

@@ -20,13 +20,13 @@ import pandas as pd
 from dp_accounting.pld import PLDAccountant
 
 from clients import registry
-from consortia import score_bins
 from consortia.audit.probe import Bench, Child, Sent, altered, forked, random_model
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.settings import Audit
-from consortia.participant import handle
-from consortia.scenario import Contract, Seat
-from consortia.wire import decode, encode
+from consortia.messages.envelope import decode, encode
+from consortia.metrics import score_bins
+from consortia.participant.handle import handle
+from consortia.terms.scenario import Contract, Seat
 from privacy.ledger import Ledger
 
 _TOLERANCE = 0.01

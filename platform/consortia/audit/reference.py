@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from clients import registry
 from clients.dataset import Table
 from clients.models import FederatedModule, loss_for
-from consortia.exchange import build_module, load_state
-from consortia.scenario import Contract
+from consortia.terms.scenario import Contract
+from consortia.terms.scopes import build_module, load_state
 from strategies.base import LocalHalf
 
 Array = NDArray[np.float64]

@@ -12,9 +12,9 @@ import numpy as np
 from consortia.audit.probe import Bench, Sent, first_private
 from consortia.audit.reference import Array, Response, flat, noise_deviation, parameter_names, response
 from consortia.audit.result import Check, fact
-from consortia.errors import RunFailedError
-from consortia.exchange import State
-from consortia.scenario import Contract
+from consortia.common.errors import RunFailedError
+from consortia.terms.scenario import Contract
+from consortia.terms.scopes import State
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from consortia.audit import (
 from consortia.audit.probe import workspace
 from consortia.audit.result import Findings, fact
 from consortia.audit.settings import Audit
-from consortia.errors import RunFailedError
-from consortia.scenario import Scenario
+from consortia.common.errors import RunFailedError
+from consortia.terms.scenario import Scenario
 
 #: In the order of what they cost, so that `fail_fast` stops early.
 INSTRUMENTS: dict[str, Callable[..., Findings]] = {

@@ -21,7 +21,7 @@ from consortia.audit.reference import Array, clipped, unit_gradients
 from consortia.audit.release import observe
 from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.settings import Audit
-from consortia.scenario import Contract, Seat
+from consortia.terms.scenario import Contract, Seat
 
 _EPSILON = 50.0  # so little noise that units can be counted
 _STEPS = 4

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from clients.dataset import RECORD, assign
 from consortia.audit.rows import PARTS, Pool
-from consortia.exchange import LARGEST, State
+from consortia.terms.scopes import LARGEST, State
 
 #: Models whose sums are counted a second time; with the others rounding is amplified, in the second count as well.
 TAME = ("start", "small", "large", "tiny")

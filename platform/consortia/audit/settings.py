@@ -12,7 +12,7 @@ import numpy as np
 
 from consortia.audit.probe import Bench, altered
 from consortia.audit.rows import Pool
-from consortia.scenario import Contract, Scenario, Seat
+from consortia.terms.scenario import Contract, Scenario, Seat
 
 Noise = Literal["secure", "float"]
 

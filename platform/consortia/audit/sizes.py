@@ -15,8 +15,8 @@ from consortia.audit.probe import altered, shared_start
 from consortia.audit.recount import recounted
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.settings import Audit
-from consortia.scenario import Seat
-from consortia.size_release import SIZE
+from consortia.messages.size_release import SIZE
+from consortia.terms.scenario import Seat
 
 _EPSILON = 8.0
 _RUNS, _QUICK_RUNS = 60, 25

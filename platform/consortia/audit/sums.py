@@ -31,14 +31,14 @@ from consortia.audit.reference import Array, clipped, flat, parameter_names, uni
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.scenes import HOSTILE, TAME, Deck, model_of
 from consortia.audit.settings import Audit
-from consortia.coordinator import Answer, Coordinator
-from consortia.exchange import State
-from consortia.participant import handle
-from consortia.scenario import Contract, Scenario, Seat
-from consortia.secure.keys import pin_each_other
-from consortia.secure.settle import layout, settle
-from consortia.size_release import declared
-from consortia.wire import decode
+from consortia.coordinator.rounds import Answer, Coordinator
+from consortia.messages.envelope import decode
+from consortia.messages.size_release import declared
+from consortia.participant.handle import handle
+from consortia.participant.identity import pin_each_other
+from consortia.terms.scenario import Contract, Scenario, Seat
+from consortia.terms.scopes import State
+from consortia.terms.settle import layout, settle
 from privacy.observation import Note, observing
 
 _EPSILON = 8.0

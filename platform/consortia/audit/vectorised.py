@@ -25,11 +25,11 @@ from consortia.audit.reference import Array, clipped, flat, parameter_names, res
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.scenes import HOSTILE, MODELS, TAME, Deck, model_of
 from consortia.audit.settings import Audit
+from consortia.common.errors import InputError
 from consortia.engines.base import Job
-from consortia.errors import InputError
-from consortia.exchange import State
-from consortia.scenario import Contract, Scenario, Seat
-from consortia.vectorized import crowd
+from consortia.engines.vectorized import participants
+from consortia.terms.scenario import Contract, Scenario, Seat
+from consortia.terms.scopes import State
 from privacy.errors import BudgetExhaustedError
 from privacy.events import PoissonGaussian
 from privacy.observation import observing
@@ -43,7 +43,7 @@ _ROUNDS, _QUICK_ROUNDS = 12, 6
 def why_not(audit: Audit) -> str:
     """Return why the engine does not run this scenario, in its own words; empty where it does."""
     try:
-        crowd.check(audit.scenario)
+        participants.check(audit.scenario)
     except InputError as error:
         return str(error).splitlines()[0]
     return ""
@@ -61,17 +61,17 @@ class Crowd:
         self.scenario = Scenario.model_construct(
             schema_version=1, name="crowd", title="", contract=contract, roster=tuple(seats)
         )
-        self.trainer = crowd.Trainer(contract, seat.industry)
+        self.trainer = participants.Trainer(contract, seat.industry)
 
-    def places(self, run_id: str, sources: Sequence[Path]) -> list[crowd.Place]:
+    def places(self, run_id: str, sources: Sequence[Path]) -> list[participants.Place]:
         """Open everybody's place, as a run does."""
         names = list(self.benches)
         files = {name: f"csv:{source}" for name, source in zip(names, sources, strict=True)}
         homes = {name: bench.home for name, bench in self.benches.items()}
         job = Job(self.scenario, run_id, Path(), homes, files)
-        return [crowd.open_place(job, seat) for seat in self.scenario.roster]
+        return [participants.open_place(job, seat) for seat in self.scenario.roster]
 
-    def train(self, places: Sequence[crowd.Place], start: State, number: int = 1) -> dict[str, State]:
+    def train(self, places: Sequence[participants.Place], start: State, number: int = 1) -> dict[str, State]:
         """Charge and train together; return updates by name."""
         out = {}
         for place in places:
@@ -155,13 +155,13 @@ def _law(audit: Audit, seat: Seat, findings: Findings) -> None:
     )
 
 
-def _sorted(places: Sequence[crowd.Place], updates: Mapping[str, State]) -> list[crowd.Place]:
+def _sorted(places: Sequence[participants.Place], updates: Mapping[str, State]) -> list[participants.Place]:
     by_name = {place.seat.name: place for place in places}
     return [by_name[name] for name in updates]
 
 
 def _sorted_rows(
-    owned: Sequence[list[int]], places: Sequence[crowd.Place], updates: Mapping[str, State]
+    owned: Sequence[list[int]], places: Sequence[participants.Place], updates: Mapping[str, State]
 ) -> list[list[int]]:
     by_name = {place.seat.name: own for place, own in zip(places, owned, strict=True)}
     return [by_name[name] for name in updates]

@@ -34,11 +34,11 @@ from consortia.audit.games import Game
 from consortia.audit.reference import Array
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.settings import Audit
-from consortia.coordinator import Answer
-from consortia.errors import RunFailedError
-from consortia.home import Home
-from consortia.scenario import Scenario
-from consortia.strict import parse
+from consortia.common.errors import RunFailedError
+from consortia.common.strict import parse
+from consortia.coordinator.rounds import Answer
+from consortia.participant.home import Home
+from consortia.terms.scenario import Scenario
 from consortia.vertical.assistance import FOLDS, MISSING, Grid
 from consortia.vertical.coordinator import VerticalCoordinator
 from consortia.vertical.handle import handle

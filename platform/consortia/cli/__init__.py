@@ -14,9 +14,9 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
 
-from consortia.console import say
-from consortia.errors import InputError
-from consortia.logs import tolerant_streams
+from consortia.common.console import say
+from consortia.common.errors import InputError
+from consortia.common.logs import tolerant_streams
 
 if TYPE_CHECKING:
     import typer

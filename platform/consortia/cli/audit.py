@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from consortia.console import err, out
-from consortia.errors import InputError
-from consortia.scenario import load_scenario
+from consortia.common.console import err, out
+from consortia.common.errors import InputError
+from consortia.terms.scenario import load_scenario
 
 
 def audit(

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from consortia.cli.budget_accounts import HomeOption, home_of
-from consortia.console import friendly, out
+from consortia.common.console import friendly, out
+from consortia.common.errors import InputError
+from consortia.common.strict import read_toml
 from consortia.deploy.homes import make_home, owned_policy
-from consortia.errors import InputError
-from consortia.home import Home
-from consortia.policy import policy_or_input_error
-from consortia.scenario import load_scenario
-from consortia.secure.keys import pin_each_other
-from consortia.strict import read_toml
+from consortia.participant.home import Home
+from consortia.participant.identity import pin_each_other
+from consortia.terms.policy import policy_or_input_error
+from consortia.terms.scenario import load_scenario
 from consortia.vertical.setup import introduce
 from privacy.errors import PrivacyError
 from privacy.ledger import LEDGER_SCHEMA, migrate_file

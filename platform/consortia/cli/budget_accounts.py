@@ -10,14 +10,14 @@ import tomlkit
 import typer
 from rich.table import Table
 
-from consortia import custody
-from consortia.accounts import LIFETIME, history, summary
-from consortia.console import out
-from consortia.dashboard.words import number
-from consortia.disk import write_text
-from consortia.errors import InputError
-from consortia.home import Home, default_root
-from consortia.policy import Policy, parse_policy, policy_or_input_error
+from consortia.common.console import out
+from consortia.common.disk import write_text
+from consortia.common.errors import InputError
+from consortia.common.words import number
+from consortia.participant import ledger_witness
+from consortia.participant.account import LIFETIME, history, summary
+from consortia.participant.home import Home, default_root
+from consortia.terms.policy import Policy, parse_policy, policy_or_input_error
 from privacy.errors import PrivacyError
 from privacy.events import RELATION
 from privacy.ledger import Ledger
@@ -175,9 +175,9 @@ def set_budget(
     text = tomlkit.dumps(document)
     after = parse_policy(text, f"{place.policy} with the new budget")  # refused before anything is written
     with open_ledger(place) as ledger:
-        custody.note_budget(ledger, before)
+        ledger_witness.note_budget(ledger, before)
         write_text(place.policy, text)
-        custody.note_budget(ledger, after)
+        ledger_witness.note_budget(ledger, after)
     data: dict[str, Any] = {
         "schema": 1,
         "participant": participant,

@@ -13,14 +13,14 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from consortia import sweep as sweeps
-from consortia.console import err, out
-from consortia.dashboard.words import number
-from consortia.errors import InputError, RunFailedError
-from consortia.scenario import load_scenario
-from consortia.strict import listed
-from consortia.sweep import Point, Sweep
-from consortia.tuning import answer
+from consortia.common.console import err, out
+from consortia.common.errors import InputError, RunFailedError
+from consortia.common.strict import listed
+from consortia.common.words import number
+from consortia.studies import sweep as sweeps
+from consortia.studies.sweep import Point, Sweep
+from consortia.studies.tuning import answer
+from consortia.terms.scenario import load_scenario
 from privacy.errors import PrivacyError
 
 _GRID = "0.5,1,2,4,8"

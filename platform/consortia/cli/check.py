@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from consortia.console import out
-from consortia.scenario import load_scenario
+from consortia.common.console import out
+from consortia.terms.scenario import load_scenario
 
 
 def check(
@@ -24,11 +24,11 @@ def check(
     """Show who would do what, what leaves whom, and the noise and ε of each participant."""
     loaded = load_scenario(scenario).with_overrides(rounds=rounds, epsilon=epsilon or ())
     # From here on it takes networks and privacy accounting: a scenario that is refused costs no second.
-    from consortia.fit import cautions, fits_with
-    from consortia.plan import make_plans
-    from consortia.report import print_plan
-    from consortia.secure.fit import exposures
-    from consortia.secure.report import print_exposure
+    from consortia.planning.compatibility import cautions, fits_with
+    from consortia.planning.plan import make_plans
+    from consortia.planning.secure_sum import exposures
+    from consortia.reports.secure_sum import print_exposure
+    from consortia.reports.tables import print_plan
 
     plans = make_plans(loaded)
     if as_json:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import typer
 
-from consortia.console import friendly
+from consortia.common.console import friendly
 
 __all__ = ["COMMANDS", "HELP", "Entry", "assemble"]
 

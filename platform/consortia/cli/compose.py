@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from consortia.console import out
+from consortia.common.console import out
+from consortia.common.errors import InputError, RunFailedError
 from consortia.deploy.compose import compose_text
-from consortia.errors import InputError, RunFailedError
-from consortia.scenario import find_scenario, load_scenario
+from consortia.terms.scenario import find_scenario, load_scenario
 
 
 def compose(

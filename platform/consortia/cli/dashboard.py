@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consortia.console import err, out
-from consortia.errors import InputError
+from consortia.common.console import err, out
+from consortia.common.errors import InputError
 
 if TYPE_CHECKING:
     from consortia.dashboard.app import View

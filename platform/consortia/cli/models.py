@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from consortia.console import err, out
-from consortia.errors import InputError
+from consortia.common.console import err, out
+from consortia.common.errors import InputError
 
 #: (rows, what errors call them) -> predictions and what the schema's check says.
 Predict = Callable[[pd.DataFrame, str], tuple[pd.DataFrame, Any]]

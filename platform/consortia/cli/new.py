@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from clients import registry
-from consortia.console import friendly, out
-from consortia.errors import InputError
+from consortia.common.console import friendly, out
+from consortia.common.errors import InputError
 
 app = typer.Typer(help="Write the start of something new.", no_args_is_help=True)
 

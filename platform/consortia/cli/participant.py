@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from consortia.console import friendly, out
+from consortia.common.console import friendly, out
+from consortia.common.errors import InputError
+from consortia.common.strict import listed, parse
 from consortia.deploy.members import MemberFolder, apply, read_public_key
 from consortia.deploy.prepare import effective
-from consortia.errors import InputError
-from consortia.scenario import Scenario, Seat
-from consortia.strict import listed, parse
+from consortia.terms.scenario import Scenario, Seat
 
 app = typer.Typer(help="Add a participant to a federation, or remove one.", no_args_is_help=True)
 
@@ -56,7 +56,7 @@ def add(
 ) -> None:
     """Add a participant: a seat, its key, and a join kit for it. Nobody else's files or services change."""
     from consortia.deploy.kit import FILES, check_certificate, write_kit
-    from consortia.plan import make_plans
+    from consortia.planning.plan import make_plans
 
     loaded, folder = _scenario(scenario, members)
     try:

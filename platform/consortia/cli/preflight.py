@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from consortia.console import err, out
-from consortia.errors import InputError
-from consortia.home import Home, default_root
-from consortia.scenario import load_scenario
+from consortia.common.console import err, out
+from consortia.common.errors import InputError
+from consortia.participant.home import Home, default_root
+from consortia.terms.scenario import load_scenario
 
 
 def preflight(

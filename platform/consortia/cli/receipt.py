@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from consortia.console import out
-from consortia.errors import InputError
-from consortia.receipt_table import print_receipts
-from consortia.strict import read_record
+from consortia.common.console import out
+from consortia.common.errors import InputError
+from consortia.common.strict import read_record
+from consortia.reports.receipt_table import print_receipts
 
 
 def receipt(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from consortia.console import out
+from consortia.common.console import out
 
 
 def report(
@@ -18,8 +18,8 @@ def report(
     target: Annotated[Path | None, typer.Option("--out", help="Write into this folder instead of the run's.")] = None,
 ) -> None:
     """Write report.html and report.md: what was trained, under which guarantee, what it gained and cost."""
-    from consortia.run_report.facts import gather
-    from consortia.run_report.render import write
+    from consortia.reports.page.facts import gather
+    from consortia.reports.page.render import write
 
     for file in write(gather(run, participant or ()), target or run):
         out.print(str(file), markup=False, highlight=False, soft_wrap=True)

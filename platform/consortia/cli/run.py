@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consortia.console import err, out
-from consortia.options import Options, check_options
-from consortia.scenario import load_scenario
+from consortia.common.console import err, out
+from consortia.engines.options import Options, check_options
+from consortia.terms.scenario import load_scenario
 
 if TYPE_CHECKING:
     from consortia.engines.base import Job
-    from consortia.report import Watch
+    from consortia.reports.tables import Watch
 
 
 def run(
@@ -83,10 +83,10 @@ def run(
     if scenario:
         load_scenario(scenario)
     # From here on it takes everything: what is refused above costs no second.
-    from consortia import tracking
-    from consortia.controlled_run import control, prepare
-    from consortia.report import Watch, refusal_hint, wait_hint
-    from consortia.runner import execute
+    from consortia.engines.runner import execute
+    from consortia.reports import tracking
+    from consortia.reports.tables import Watch, refusal_hint, wait_hint
+    from consortia.studies.controlled_run import control, prepare
 
     tracked = tracking.chosen(track)
     job = prepare(options)
@@ -117,9 +117,9 @@ def run(
 
 
 def _print(job: Job, result: dict[str, Any]) -> None:
-    from consortia.control_report import print_compression, print_placebo
-    from consortia.placebo import owed
-    from consortia.report import conditional_split_note, print_result
+    from consortia.reports.repeated_runs import print_compression, print_placebo
+    from consortia.reports.tables import conditional_split_note, print_result
+    from consortia.studies.placebo import owed
 
     print_result(out, result)
     if "placebo" in result:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from consortia.console import friendly
-from consortia.errors import InputError
-from consortia.home import Home, default_root
-from consortia.secure.keys import make_identity
+from consortia.common.console import friendly
+from consortia.common.errors import InputError
+from consortia.participant.home import Home, default_root
+from consortia.participant.identity import make_identity
 
 app = typer.Typer(help="The identity that signs a participant's keys of secure sums.", no_args_is_help=True)
 

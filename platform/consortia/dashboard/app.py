@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 
-from consortia.dashboard import words
+from consortia.common import words
 from consortia.dashboard.security import Guard, Key
 
 _HERE = Path(str(resources.files("consortia"))) / "dashboard"

@@ -11,15 +11,15 @@ from fastapi import FastAPI, HTTPException, Query
 from fastapi.responses import Response
 from markupsafe import Markup
 
+from consortia.common.words import number
+from consortia.coordinator.event_file import FILE
 from consortia.dashboard.app import Pages
 from consortia.dashboard.background import Background
 from consortia.dashboard.certificates import certificates
-from consortia.dashboard.charts import Level, Line, gauge, line_chart
 from consortia.dashboard.coordinator_metrics import CoordinatorCollector
 from consortia.dashboard.spending import Spending
-from consortia.dashboard.words import number
-from consortia.events import FILE
-from consortia.readout import Run, Runs, Seat
+from consortia.reports.charts import Level, Line, gauge, line_chart
+from consortia.reports.live_runs import Run, Runs, Seat
 
 _NAV = (("/", "Runs"), ("/participants", "Participants"), ("/compare", "Compare"))
 _FAILURES = 40

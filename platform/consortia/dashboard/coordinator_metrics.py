@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from consortia.dashboard.spending import Spending
-from consortia.readout import Run, Runs, Seat
+from consortia.reports.live_runs import Run, Runs, Seat
 
 #: Runs that are told of: a time series per run and participant must not grow without end.
 _NEWEST = 5

@@ -11,11 +11,11 @@ from typing import Any
 import tomlkit
 
 from clients.masking import masked
-from consortia.accounts import LIFETIME, history, summary
+from consortia.common.errors import ConsortiaError, InputError
 from consortia.dashboard.background import Background
-from consortia.errors import ConsortiaError, InputError
-from consortia.home import Home
-from consortia.policy import Policy, parse_policy
+from consortia.participant.account import LIFETIME, history, summary
+from consortia.participant.home import Home
+from consortia.terms.policy import Policy, parse_policy
 from privacy.errors import PrivacyError
 
 

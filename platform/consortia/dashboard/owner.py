@@ -9,13 +9,13 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import Response
 from markupsafe import Markup
 
+from consortia.common.words import number
 from consortia.dashboard.app import Pages
 from consortia.dashboard.background import Background
 from consortia.dashboard.certificates import certificates
-from consortia.dashboard.charts import Level, Line, dot_chart, gauge, line_chart
 from consortia.dashboard.own import Own, OwnRun, lifetimes, open_home
 from consortia.dashboard.owner_metrics import OwnerCollector
-from consortia.dashboard.words import number
+from consortia.reports.charts import Level, Line, dot_chart, gauge, line_chart
 
 _NAV = (("/", "Budget"), ("/ledger", "Ledger"), ("/runs", "Receipts"), ("/policy", "Policy"))
 _LINES = 200

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from consortia.errors import InputError
+from consortia.common.errors import InputError
 
 TOKEN_VARIABLE = "CONSORTIA_DASHBOARD_TOKEN"  # noqa: S105 - its name
 _SHORTEST = 20

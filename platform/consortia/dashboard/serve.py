@@ -7,8 +7,8 @@ import socket
 
 import uvicorn
 
+from consortia.common.logs import JsonLines
 from consortia.dashboard.app import View, build
-from consortia.logs import JsonLines
 
 
 def serve(view: View, token: str, listener: socket.socket, participant: str | None) -> None:

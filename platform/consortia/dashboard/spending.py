@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from consortia.dashboard.background import Background
-from consortia.readout import Run, Seat
+from consortia.reports.live_runs import Run, Seat
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 

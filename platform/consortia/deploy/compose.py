@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from string import Template
 
-from consortia.scenario import Scenario
+from consortia.terms.scenario import Scenario
 
 
 class _Text(Template):

@@ -24,14 +24,14 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from consortia.client_app import home_of, log_at_home, source_of
-from consortia.deploy import pace
-from consortia.deploy.bundle import check_announced, check_bundle
+from consortia.common.errors import InputError, RefusedError
 from consortia.deploy.forks import Asker, ChildEndedError, Question
-from consortia.errors import InputError, RefusedError
-from consortia.home import Home
-from consortia.policy import load_policy
-from consortia.transport import pack, unpack
-from consortia.wire import Envelope, encode
+from consortia.messages import flower_pace
+from consortia.messages.bundle import check_announced, check_bundle
+from consortia.messages.envelope import Envelope, encode
+from consortia.messages.flower import pack, unpack
+from consortia.participant.home import Home
+from consortia.terms.policy import load_policy
 
 log = logging.getLogger("consortia.courier")
 at_home = logging.getLogger("consortia.participant")
@@ -122,7 +122,7 @@ class Courier:
                 log.warning("the SuperNode does not answer (%s: %s); trying again", type(error).__name__, error)
                 time.sleep(_RETRY_SECONDS)
                 continue
-            if time.monotonic() - started < pace.HELD_SECONDS:  # a stock SuperNode answers at once
+            if time.monotonic() - started < flower_pace.HELD_SECONDS:  # a stock SuperNode answers at once
                 waited = time.monotonic() - idle_since
                 time.sleep(min(max(0.02, waited / 10), _SLOWEST_POLL))
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import tomli_w
 
-from consortia.custody import check_new
-from consortia.errors import InputError
-from consortia.home import Home
-from consortia.runner import demo_policy_file
-from consortia.scenario import Scenario
-from consortia.strict import read_toml
+from consortia.common.errors import InputError
+from consortia.common.strict import read_toml
+from consortia.engines.runner import demo_policy_file
+from consortia.participant.home import Home
+from consortia.participant.ledger_witness import check_new
+from consortia.terms.scenario import Scenario
 from privacy.ledger import Ledger
 
 

@@ -8,10 +8,10 @@ import tomli_w
 from cryptography import x509
 
 import consortia
+from consortia.common.errors import InputError
 from consortia.deploy.compose import template
 from consortia.deploy.pki_folder import alternative_names, covers
-from consortia.errors import InputError
-from consortia.scenario import Scenario
+from consortia.terms.scenario import Scenario
 
 FILES = ("README.txt", "ca.crt", "compose.yml", "policy.toml", "scenario.toml")
 

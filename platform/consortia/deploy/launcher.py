@@ -5,10 +5,10 @@ message in it: a bundle is code that runs where the rows are. This launcher take
 
 Guarantees
 ----------
-* A bundle is checked in memory (`consortia.deploy.bundle`) and never written, imported or put on a path. A refused one
-  gets the code BUNDLE_REFUSED, and the owner's log says why.
+* A bundle is checked in memory (`consortia.messages.bundle`) and never written, imported or put on a path. A refused
+  one gets the code BUNDLE_REFUSED, and the owner's log says why.
 * The contract that a run is announced with is checked against the policy before any row is read. That of each message
-  is checked again where it is used (`consortia.participant`).
+  is checked again where it is used (`consortia.participant.handle`).
 * The process that reads rows has no connection: it gets an envelope and gives one back through a pipe. What talks to
   the SuperNode reads no rows.
 * Each message has a fresh process, forked after all imports (`consortia.deploy.forks`), with randomness of its own.
@@ -27,8 +27,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from consortia.errors import ConsortiaError, InputError
-from consortia.logs import JsonLines
+from consortia.common.errors import ConsortiaError, InputError
+from consortia.common.logs import JsonLines
 
 #: Imported inside functions on the way of a message.
 _LAZY = ("opacus", "privacy.accounting", "sklearn.exceptions", "sklearn.linear_model", "torch.func")
@@ -37,7 +37,7 @@ _LAZY = ("opacus", "privacy.accounting", "sklearn.exceptions", "sklearn.linear_m
 def answer_in_child(question: bytes) -> bytes:
     """Answer one question of the courier: runs in the fresh process."""
     from consortia.client_app import answer
-    from consortia.home import Home
+    from consortia.participant.home import Home
 
     line, _, data = question.partition(b"\n")
     where: dict[str, Any] = json.loads(line)
@@ -84,11 +84,11 @@ def main(arguments: list[str]) -> int:
     # Read when they are loaded: no threads of theirs before a fork.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", JE_ARROW_MALLOC_CONF="background_thread:false")
 
-    from consortia.deploy import pace
     from consortia.deploy.courier import Courier, SuperNode
     from consortia.deploy.forks import Asker, Zygote
+    from consortia.messages import flower_pace
 
-    pace.speed_up()
+    flower_pace.speed_up()
     warm()
     authority = _read(options.root_certificates) if options.root_certificates else None
     supernode = SuperNode(options.runtime_api_address, authority, _read(options.superexec_auth_secret_file))

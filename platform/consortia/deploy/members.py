@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
-from consortia.errors import InputError
-from consortia.scenario import Name, Scenario, Seat
-from consortia.strict import SUPPORTED_SCHEMA, StrictModel, check_schema, parse, read_toml
+from consortia.common.errors import InputError
+from consortia.common.strict import SUPPORTED_SCHEMA, StrictModel, check_schema, parse, read_toml
+from consortia.terms.scenario import Name, Scenario, Seat
 
 
 class Members(StrictModel):

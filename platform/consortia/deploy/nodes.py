@@ -16,7 +16,7 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.error import FlowerError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
-from consortia.errors import RunFailedError
+from consortia.common.errors import RunFailedError
 
 
 def reconcile(address: str, authority: Path, wanted: Mapping[str, Path]) -> list[str]:

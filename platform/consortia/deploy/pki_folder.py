@@ -22,9 +22,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from consortia.deploy.pki import Authority, host_name, make_authority, make_server
-from consortia.disk import write_secret
-from consortia.errors import InputError
+from consortia.common.disk import write_secret
+from consortia.common.errors import InputError
+from consortia.common.pki import Authority, host_name, make_authority, make_server
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 365

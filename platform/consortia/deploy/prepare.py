@@ -25,12 +25,12 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from consortia.common.disk import write_secret
+from consortia.common.errors import ConsortiaError, InputError
+from consortia.common.logs import tolerant_streams
+from consortia.common.pki import Authority, make_authority, public_half, write_node_key, write_server
 from consortia.deploy import members, pki_folder
-from consortia.deploy.pki import Authority, make_authority, public_half, write_node_key, write_server
-from consortia.disk import write_secret
-from consortia.errors import ConsortiaError, InputError
-from consortia.logs import tolerant_streams
-from consortia.scenario import Scenario, load_scenario
+from consortia.terms.scenario import Scenario, load_scenario
 
 KEYS = Path("/keys")
 PKI = Path("/pki")
@@ -132,7 +132,7 @@ def participant_keys(name: str, node: Path, app: Path, authority: bytes) -> list
 def make_kit(name: str, kit: Path) -> list[str]:
     """Make a joining participant's keys and home in its kit; return what was made."""
     from consortia.deploy.homes import make_home
-    from consortia.home import Home
+    from consortia.participant.home import Home
 
     made = participant_keys(name, kit / "keys", kit / "keys-app", (kit / "ca.crt").read_bytes())
     _put(kit / f"{name}.pub", public_half((kit / "keys" / "node.key").read_bytes()))
@@ -163,8 +163,8 @@ def _put_secret(target: Path, data: bytes) -> None:
 def make_homes(name: str, scenario: Scenario, root: Path) -> list[str]:
     """Make a home for everybody who has no ledger under `root`; return the names."""
     from consortia.deploy.homes import make_home, owned_policy
-    from consortia.home import Home
-    from consortia.secure.keys import pin_each_other
+    from consortia.participant.home import Home
+    from consortia.participant.identity import pin_each_other
     from consortia.vertical.setup import introduce
 
     made = []

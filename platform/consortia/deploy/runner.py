@@ -18,19 +18,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from consortia import disk, record, tracking
-from consortia.console import err, out
+from consortia.common import disk
+from consortia.common.console import err, out
+from consortia.common.disk import write_text
+from consortia.common.errors import ConsortiaError, InputError, RunFailedError
+from consortia.common.logs import tolerant_streams
 from consortia.deploy.prepare import HOMES, KEYS, RUNS, SUPERLINK, with_members
-from consortia.disk import write_text
+from consortia.engines import record
 from consortia.engines.base import Job
 from consortia.engines.control import Control, longest_run, read_status
-from consortia.errors import ConsortiaError, InputError, RunFailedError
-from consortia.home import Home
-from consortia.logs import tolerant_streams
-from consortia.report import Watch, conditional_split_note, print_result, refusal_hint
-from consortia.runner import with_batches
-from consortia.scenario import Scenario, scenario_from_json
-from consortia.tracking import Tracking
+from consortia.engines.runner import with_batches
+from consortia.participant.home import Home
+from consortia.reports import tracking
+from consortia.reports.tables import Watch, conditional_split_note, print_result, refusal_hint
+from consortia.reports.tracking import Tracking
+from consortia.terms.scenario import Scenario, scenario_from_json
 
 _STATUS_EVERY_SECONDS = 15.0
 

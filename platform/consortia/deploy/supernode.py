@@ -6,13 +6,13 @@ import sys
 
 from flwr.supernode.cli import flower_supernode
 
-from consortia.deploy import pace
+from consortia.messages import flower_pace
 
 
 def main() -> None:
     """Start the SuperNode."""
     sys.argv[0] = "flower-supernode"  # Flower reads its own name
-    pace.speed_up(supernode=True)
+    flower_pace.speed_up(supernode=True)
     flower_supernode()
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from consortia.home import Home
-from consortia.scenario import Scenario
+from consortia.participant.home import Home
+from consortia.terms.scenario import Scenario
 
 
 @dataclass(frozen=True)

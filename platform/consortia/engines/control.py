@@ -13,9 +13,9 @@ from typing import Any
 import tomli_w
 from flwr.common.constant import PUBLIC_KEY_ALREADY_IN_USE_MESSAGE
 
-from consortia.deploy.bundle import COMPONENTS
+from consortia.common.errors import RunFailedError
 from consortia.engines.base import Job
-from consortia.errors import RunFailedError
+from consortia.messages.bundle import COMPONENTS
 from consortia.vertical.request import total_steps
 
 JOIN_SECONDS = 120.0

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import tomli_w
 
-from consortia.deploy.pki import make_authority, write_node_key, write_server
-from consortia.disk import why_full, write_secret
+from consortia.common.disk import why_full, write_secret
+from consortia.common.errors import RunFailedError
+from consortia.common.pki import make_authority, write_node_key, write_server
 from consortia.engines.base import Job
 from consortia.engines.control import Control, flower_environment, longest_run, read_status, tool
-from consortia.errors import RunFailedError
 
 _STARTUP_SECONDS = 60.0
 _STATUS_EVERY_SECONDS = 5.0

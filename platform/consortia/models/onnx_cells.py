@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from consortia.errors import InputError
+from consortia.common.errors import InputError
 
 __all__ = ["DOUBLE", "STRING", "Cells", "Graph", "Table"]
 

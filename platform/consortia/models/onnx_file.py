@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from clients import registry
-from consortia.errors import InputError
-from consortia.models.own import About, OwnModel
+from consortia.common.errors import InputError
 from consortia.models.rows import columns_of, outputs_of, predict, view_of
+from consortia.participant.own_model import About, OwnModel
 
 __all__ = ["TOLERANCE", "largest_difference", "run_onnx", "to_onnx"]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from clients._values import BLANK, FLAGS
 from clients.schema import Column, Derived, Schema
-from consortia.errors import InputError
+from consortia.common.errors import InputError
 from consortia.models.onnx_cells import DOUBLE, FLOAT, Cells, Graph, Table
 from consortia.models.rows import columns_of
 

@@ -18,11 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from consortia.disk import write_json
-from consortia.errors import InputError
-from consortia.models.own import About, OwnModel, from_bytes
+from consortia.common.disk import write_json
+from consortia.common.errors import InputError
 from consortia.models.rows import columns_of, outputs_of, view_of
 from consortia.models.source import Found
+from consortia.participant.own_model import About, OwnModel, from_bytes
 
 __all__ = ["MANIFEST", "Entry", "entries", "load", "register"]
 

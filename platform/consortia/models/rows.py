@@ -12,7 +12,7 @@ import torch
 from clients import registry
 from clients.industry import effective_schema
 from clients.schema import Column, QuarantineReport, Schema, Target
-from consortia.models.own import About, OwnModel
+from consortia.participant.own_model import About, OwnModel
 
 __all__ = ["columns_of", "outputs_of", "predict", "view_of"]
 

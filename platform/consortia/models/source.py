@@ -10,12 +10,12 @@ from typing import Any
 import safetensors.torch
 
 from clients import registry as industries
-from consortia.errors import InputError
-from consortia.exchange import State, build_module, check_like, load_state, shared_names, state_of
-from consortia.home import default_root
-from consortia.models.own import About, OwnModel, from_bytes, to_bytes
-from consortia.scenario import scenario_from_json
-from consortia.strict import read_record
+from consortia.common.errors import InputError
+from consortia.common.strict import read_record
+from consortia.participant.home import default_root
+from consortia.participant.own_model import About, OwnModel, from_bytes, to_bytes
+from consortia.terms.scenario import scenario_from_json
+from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
 from privacy.events import RELATION
 
 __all__ = ["CHOICES", "Found", "check_choice", "label_owner_folder", "of_coordinator", "of_participant", "run_folder"]

@@ -12,13 +12,13 @@ from clients.dataset import RECORD, Table, prepare
 from clients.errors import ClientError, QuarantineError, SourceError
 from clients.industry import IndustryClient
 from clients.sources import parse_source, read
-from consortia import lifetimes
-from consortia.errors import ConsortiaError, InputError, RefusedError
-from consortia.home import Home
-from consortia.local_training import make_plan
-from consortia.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
+from consortia.common.errors import ConsortiaError, InputError, RefusedError
+from consortia.participant import lifetimes
+from consortia.participant.home import Home
+from consortia.participant.training import make_plan
 from consortia.preflight.findings import Chain, Finding
-from consortia.scenario import Scenario, Seat
+from consortia.terms.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
+from consortia.terms.scenario import Scenario, Seat
 from privacy.errors import PlanError, PrivacyError
 from privacy.ledger import Budget, Ledger
 

@@ -25,9 +25,9 @@ from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from consortia.common.errors import InputError
 from consortia.deploy.kit import check_address
 from consortia.deploy.pki_folder import DUE_DAYS, alternative_names, covers
-from consortia.errors import InputError
 from consortia.preflight.findings import Chain, Finding
 
 CHECKS = ("address", "TLS chain", "name (SAN)", "expiry", "clock", "key")

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from consortia.checkpoint import Checkpoint, load_latest, save
-from consortia.exchange import LARGEST
+from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
+from consortia.terms.scopes import LARGEST
 from consortia.testing._client_case import require
 from strategies.base import Asynchronous, Controlled, Strategy, Update
 

@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from consortia.errors import ArgumentError
+from consortia.common.errors import ArgumentError
 
 __all__ = ["MISSING", "MODELS", "Assistance", "Grid", "assist", "fit_quietly", "fitted"]
 

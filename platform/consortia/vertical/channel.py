@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from consortia.errors import RefusedError
+from consortia.common.errors import RefusedError
 from consortia.vertical.store import keep_once
 
 __all__ = ["KEY_PREFIX", "Greeting", "Session", "identity", "public_text"]

@@ -14,19 +14,19 @@ from typing import Any
 
 import torch
 
-from consortia import disk
-from consortia.coordinator import RECORD_SCHEMA
-from consortia.correspondence import check_answers, header_to, is_refusal
-from consortia.disk import write_json
-from consortia.errors import RunFailedError, WireError
-from consortia.events import EventFile, told
-from consortia.exchanges import Answer, Exchange
-from consortia.heads import Heads
-from consortia.member import Member, describe_member, restore, standings
-from consortia.reply import FINAL, check_budget
-from consortia.scenario import Scenario
+from consortia.common import disk
+from consortia.common.disk import write_json
+from consortia.common.errors import RunFailedError, WireError
+from consortia.coordinator.event_file import EventFile, told
+from consortia.coordinator.ledger_heads import Heads
+from consortia.coordinator.mailbox import check_answers, header_to, is_refusal
+from consortia.coordinator.participant_view import Member, describe_member, restore, standings
+from consortia.coordinator.rounds import RECORD_SCHEMA
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.exchange import Answer, Exchange
+from consortia.messages.reply import FINAL, check_budget
+from consortia.terms.scenario import Scenario
 from consortia.vertical.request import STEPS
-from consortia.wire import Envelope, decode, encode
 
 __all__ = ["MESSAGE_TYPES", "VerticalCoordinator"]
 
@@ -42,7 +42,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class VerticalCoordinator:
-    """One run of one vertical scenario; parameters as `consortia.coordinator.Coordinator`."""
+    """One run of one vertical scenario; parameters as `consortia.coordinator.rounds.Coordinator`."""
 
     def __init__(
         self, scenario: Scenario, run_id: str, folder: Path, exchange: Exchange, heads: Path | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from consortia.answers import guarded
-from consortia.errors import RefusedError
-from consortia.home import Home
-from consortia.logs import about
+from consortia.common.errors import RefusedError
+from consortia.common.logs import about
+from consortia.participant.guard import guarded
+from consortia.participant.home import Home
 from consortia.vertical.owner import Owner
 from consortia.vertical.partner import Partner
 from consortia.vertical.request import Step
@@ -14,7 +14,7 @@ __all__ = ["handle"]
 
 
 def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
-    """Answer one message of a vertical run; parameters and promises as `consortia.participant.handle`."""
+    """Answer one message of a vertical run; parameters and promises as `consortia.participant.handle.handle`."""
 
     def work() -> bytes:
         step = Step.parse(data)

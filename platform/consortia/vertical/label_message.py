@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consortia.errors import RefusedError
+from consortia.common.errors import RefusedError
 from consortia.vertical.assistance import MISSING
 from privacy.events import CHANGE_LABEL
 

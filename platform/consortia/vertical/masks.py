@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
-from consortia.errors import ArgumentError
+from consortia.common.errors import ArgumentError
 from consortia.vertical.assistance import MISSING
 
 __all__ = ["add_up", "masked"]

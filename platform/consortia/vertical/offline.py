@@ -11,7 +11,7 @@ import pandas as pd
 
 from clients import holdings
 from clients.schema import QuarantineReport
-from consortia.errors import InputError, RefusedError
+from consortia.common.errors import InputError, RefusedError
 from consortia.vertical.stacking import Decision
 from consortia.vertical.store import Store
 

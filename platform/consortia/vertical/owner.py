@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from clients.dataset import assign
-from consortia.errors import RefusedError
+from consortia.common.errors import RefusedError
+from consortia.messages.envelope import Envelope, encode
 from consortia.vertical import label_message, psi
 from consortia.vertical.assistance import MISSING, Grid
 from consortia.vertical.masks import add_up
 from consortia.vertical.participant import SECOND_HALF, Work
 from consortia.vertical.receipt import write_receipt
 from consortia.vertical.stacking import Decision, decide
-from consortia.wire import Envelope, encode
 from privacy.events import Event, RandomizedResponse
 from privacy.ledger import Budget, Ledger
 from privacy.randomized_response import respond

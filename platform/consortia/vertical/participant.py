@@ -2,8 +2,8 @@
 
 Guarantees
 ----------
-* The invariants of `consortia.participant`: no policy, no ledger or a contract that the policy does not allow is a
-  refusal
+* The invariants of `consortia.participant.handle`: no policy, no ledger or a contract that the policy does not allow is
+  a refusal
   with a code. What leaves was reserved before and is sent from the outbox; asked again, the bytes are the same and
   cost nothing.
 * Three accounts per data set, never mixed: `/intersection` (who is in the set), `/labels` (change one label), `/scores`
@@ -30,17 +30,17 @@ from clients.errors import QuarantineError
 from clients.masking import SourceText
 from clients.schema import QuarantineReport
 from clients.sources import parse_source
-from consortia import custody, lifetimes, limits
-from consortia.anchors import to_header
-from consortia.errors import InputError, RefusedError
-from consortia.home import Home
-from consortia.policy import DatasetTerms, Policy, check_contract, load_policy
+from consortia.common.errors import InputError, RefusedError
+from consortia.messages.envelope import Envelope, encode, message_key
+from consortia.messages.ledger_anchor import to_header
+from consortia.participant import ledger_witness, lifetimes, unpaid_requests
+from consortia.participant.home import Home
+from consortia.terms.policy import DatasetTerms, Policy, check_contract, load_policy
+from consortia.terms.vertical_policy import VerticalPolicy
 from consortia.vertical import psi
 from consortia.vertical.channel import Greeting, Session
-from consortia.vertical.policy import VerticalPolicy
 from consortia.vertical.request import Step
 from consortia.vertical.store import Store
-from consortia.wire import Envelope, encode, message_key
 from privacy.egress import Release, gate
 from privacy.errors import (
     BudgetExhaustedError,
@@ -87,7 +87,7 @@ class Work:
         self.holding = self.case.holding(step.industry)
         self.dataset = step.proposal.dataset
         self.session = Session(step.contract.sha256(), step.run_id, step.batch)
-        run = limits.run_folder(home, home.open_ledger(), step.run_id, self.policy.limits)
+        run = unpaid_requests.run_folder(home, home.open_ledger(), step.run_id, self.policy.limits)
         self.store = Store(run / f"vertical-{step.batch}", run / "steps.jsonl")
         self.trained = Store(run / "vertical-0", run / "steps.jsonl")
         self.greeting = Greeting(home.folder, self.store.folder / "session.key", self.session, home.participant)
@@ -112,8 +112,8 @@ class Work:
     def answer(self) -> bytes:
         """Return the reply: from the outbox when there is one, else the work of the step."""
         ledger = self.home.open_ledger()
-        custody.check(self.home, ledger, self.step.anchor)
-        custody.note_budget(ledger, self.policy)
+        ledger_witness.check(self.home, ledger, self.step.anchor)
+        ledger_witness.note_budget(ledger, self.policy)
         lifetimes.settle(ledger, self.policy, self.dataset, self.terms.source)
         self.anchor = ledger.anchor()
         for account in ("intersection", "labels", "scores"):
@@ -240,7 +240,7 @@ class Work:
         except RetriesExhaustedError as error:
             raise RefusedError("RETRIES_EXHAUSTED", str(error)) from None
         self.anchor = reservation.anchor
-        custody.keep(self.home, self.anchor)
+        ledger_witness.keep(self.home, self.anchor)
         return reservation
 
     def plan(
@@ -334,7 +334,7 @@ class Work:
 
     def note(self, name: str, data: object) -> None:
         """Write a file of this participant's own about the run."""
-        from consortia.disk import write_json
+        from consortia.common.disk import write_json
 
         write_json(self.home.run_folder(self.step.run_id) / name, json.loads(json.dumps(data)))
 

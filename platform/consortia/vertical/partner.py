@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from consortia.errors import RefusedError
-from consortia.receipt import RECEIPT_SCHEMA
+from consortia.common.errors import RefusedError
+from consortia.messages.envelope import Envelope, encode
+from consortia.participant.receipt import RECEIPT_SCHEMA
 from consortia.vertical import label_message, psi
 from consortia.vertical.assistance import MISSING, Assistance, Grid, assist
 from consortia.vertical.masks import masked
 from consortia.vertical.participant import Work, as_tensor
 from consortia.vertical.private_model import assist_privately, model_event
-from consortia.wire import Envelope, encode
 from privacy.events import RandomizedResponse
 from privacy.ledger import Budget, Ledger, Reservation, RunPlan
 from privacy.randomized_response import respond

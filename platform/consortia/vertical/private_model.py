@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from consortia.terms.vertical import ModelPrivacy
 from consortia.vertical.assistance import FOLDS, Assistance
-from consortia.vertical.contract import ModelPrivacy
 from privacy.dp_logistic import replace_noise, train_logistic
 from privacy.events import ReplaceGaussian
 from privacy.noise_context import NoiseContext

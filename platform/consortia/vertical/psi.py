@@ -36,7 +36,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from consortia.errors import PointsError
+from consortia.common.errors import PointsError
 
 __all__ = [
     "POINT",

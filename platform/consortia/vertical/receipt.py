@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.metrics import compute
-from consortia.disk import write_json
-from consortia.evaluation import MINIMUM_UNITS, weighted_auc
-from consortia.receipt import RECEIPT_SCHEMA
+from consortia.common.disk import write_json
+from consortia.participant.evaluation import MINIMUM_UNITS, weighted_auc
+from consortia.participant.receipt import RECEIPT_SCHEMA
 from consortia.vertical.stacking import MARGIN, Decision
 from privacy.events import CHANGE_LABEL
 from privacy.ledger import Ledger

@@ -8,12 +8,12 @@ from typing import Final
 
 import torch
 
-from consortia.errors import InputError, RefusedError, WireError
-from consortia.policy import Proposal
-from consortia.request import check_terms, common_fields
-from consortia.scenario import Contract, Scenario
-from consortia.vertical.contract import VerticalTerms
-from consortia.wire import decode
+from consortia.common.errors import InputError, RefusedError, WireError
+from consortia.messages.envelope import decode
+from consortia.messages.request import check_terms, common_fields
+from consortia.terms.policy import Proposal
+from consortia.terms.scenario import Contract, Scenario
+from consortia.terms.vertical import VerticalTerms
 from privacy.ledger import Anchor
 
 __all__ = ["STEPS", "Step", "total_steps"]

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from consortia.errors import InputError
-from consortia.home import Home
-from consortia.scenario import Scenario
-from consortia.strict import read_toml
+from consortia.common.errors import InputError
+from consortia.common.strict import read_toml
+from consortia.participant.home import Home
+from consortia.terms.scenario import Scenario
 from consortia.vertical.assistance import Grid
 from consortia.vertical.channel import public_text
 from consortia.vertical.notes import HIDDEN

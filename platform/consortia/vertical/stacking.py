@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from clients.metrics import compute
-from consortia.errors import ArgumentError
+from consortia.common.errors import ArgumentError
 from consortia.vertical.assistance import MODELS, Classifier, fitted
 
 __all__ = ["MARGIN", "Decision", "Stack", "auc", "decide", "linear_features", "simplest", "tree_features"]

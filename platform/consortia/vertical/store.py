@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from consortia import disk
-from consortia.errors import RefusedError
+from consortia.common import disk
+from consortia.common.errors import RefusedError
 
 __all__ = ["TRUSTED", "Store", "keep_once"]
 

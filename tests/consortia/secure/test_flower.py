@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from consortia.cli.budget import allow, init
-from consortia.options import Options
-from consortia.runner import execute, prepare
-from consortia.scenario import find_scenario, load_scenario
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.terms.scenario import find_scenario, load_scenario
 
 pytestmark = pytest.mark.end_to_end
 

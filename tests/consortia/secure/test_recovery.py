@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from secure_town import Town, kind_of
 
-from consortia import participant
-from consortia.errors import RunFailedError
-from consortia.wire import Envelope, decode, encode
+from consortia.common.errors import RunFailedError
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.participant import handle as participant
 from privacy.ledger import Ledger
 
 TERMS = {"mode": "two", "drops": 1, "colluders": 1, "min_cohort": 3, "spare": 1}

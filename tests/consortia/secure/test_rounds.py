@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from secure_town import Town, kind_of
 
-from consortia import participant
-from consortia.errors import RunFailedError
-from consortia.secure import member as member_module
-from consortia.secure.protocol import SumRequest, unpack
-from consortia.wire import Envelope, decode, encode
+from consortia.common.errors import RunFailedError
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.participant import handle as participant
+from consortia.participant import secure_sum as member_module
+from consortia.trust.secure_sum.protocol import SumRequest, unpack
 from privacy.ledger import Ledger
 
 

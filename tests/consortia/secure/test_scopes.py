@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from secure_town import Town, kind_of
 
-from consortia.secure import member as member_module
-from consortia.secure.protocol import SumRequest, unpack
-from consortia.secure.settle import layout, sizes
-from consortia.wire import decode
+from consortia.messages.envelope import decode
+from consortia.participant import secure_sum as member_module
+from consortia.terms.settle import layout, sizes
+from consortia.trust.secure_sum.protocol import SumRequest, unpack
 from privacy.secure_sum import fixed_point
 
 SCOPES = {"encoder": "industry", "trunk": "consortium", "head": "private"}

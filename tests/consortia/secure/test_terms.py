@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from consortia.errors import InputError
-from consortia.plan import make_plans
-from consortia.scenario import contract_from_json, load_scenario
-from consortia.secure.fit import exposures
-from consortia.secure.settle import fixed_point, sigma_of
-from consortia.secure.terms import clip_of
+from consortia.common.errors import InputError
+from consortia.planning.plan import make_plans
+from consortia.planning.secure_sum import exposures
+from consortia.terms.scenario import contract_from_json, load_scenario
+from consortia.terms.secure_sum import clip_of
+from consortia.terms.settle import fixed_point, sigma_of
 
 
 def _contract(**changes: Any) -> str:

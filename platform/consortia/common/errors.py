@@ -1,0 +1,57 @@
+"""Errors of the platform. Every message names the parameter, what was wanted, what was got, and what to do."""
+
+from __future__ import annotations
+
+from clients.masking import masked
+
+
+class ConsortiaError(Exception):
+    """Base of everything that the command line turns into one clear sentence. Secrets in its text are masked."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(masked(each) if isinstance(each, str) else each for each in arguments))
+
+
+class InputError(ConsortiaError):
+    """The user's input cannot be used (exit status 2). Nothing was started and nothing was lost."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = tuple(masked(problem) for problem in problems)
+        super().__init__("\n".join(self.problems))
+
+
+class RunFailedError(ConsortiaError):
+    """A run ended without a model, for a named reason (exit status 1)."""
+
+
+class WireError(ConsortiaError):
+    """Bytes that came over the wire are not an envelope of this version."""
+
+
+class ArgumentError(ConsortiaError, ValueError):
+    """A function was given what it cannot work with: parameter, wanted, got. No message holds a row's value."""
+
+
+class PointsError(ArgumentError):
+    """Identifiers or blinded points that a private set intersection cannot use. No message holds one of them."""
+
+
+class SharedUnitsError(ConsortiaError):
+    """Rows that another data set of this participant has, too, and that do not share its lifetime."""
+
+
+class RefusedError(ConsortiaError):
+    """A participant does not take part. `code` is all that crosses; the sentence stays at home.
+
+    Parameters
+    ----------
+    code : str
+        One of `consortia.messages.envelope.REFUSALS`.
+    detail : str
+        What the participant's own log says.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code = code
+        self.detail = masked(detail)
+        super().__init__(f"{code}: {self.detail}")

@@ -1,0 +1,1 @@
+"""The coordinator's side: rounds, mailbox, aggregation, what it keeps of each participant."""

@@ -1,0 +1,232 @@
+"""From validated replies to the next shared parameters: who is averaged with whom, with which public numbers.
+
+Weights, bounds and steps come from the contract and the roster. The numbers of a reply that count are a declared sigma
+under `weighting = "information"` and a released size under `weighting = "noised"`: each can only lower a weight, and a
+claim of 1e12 rows is worth what the roster declares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from consortia.coordinator.checkpoint import Checkpoint
+from consortia.messages.size_release import declared as training_units
+from consortia.messages.size_release import solve_sigma
+from consortia.terms.scenario import Contract, Scenario, Seat
+from consortia.terms.scopes import LARGEST, LOSS, State, group_of
+from strategies.arithmetic import capped_weights
+from strategies.base import Controlled, Strategy, TakesTurns, Update
+from strategies.fednova import effective_steps
+from strategies.information import flat_change, information_weights, noise_variance
+from strategies.norm_bound import honest_norm
+
+
+def weights_of(contract: Contract, seats: Iterable[Seat]) -> list[float]:
+    """Return the capped weights of the seats of one group, as far as they are known before a run."""
+    seats = list(seats)
+    terms = contract.strategy
+    if terms.weighting == "information":
+        nothing = [torch.zeros(0, dtype=torch.float64)] * len(seats)
+        return information_weights(nothing, _variances(contract, seats, {}), _sizes(seats), terms.weight_cap)
+    return capped_weights([1.0] * len(seats) if terms.weighting == "equal" else _sizes(seats), terms.weight_cap)
+
+
+def _sizes(seats: Iterable[Seat]) -> list[float]:
+    return [float(seat.units) for seat in seats]
+
+
+def _round_weights(
+    contract: Contract,
+    seats: list[Seat],
+    current: State,
+    states: list[State],
+    declared: Mapping[str, float],
+    sizes: Mapping[str, int],
+) -> list[float]:
+    """Return the weights of one group's replies in this round."""
+    if contract.strategy.weighting == "noised":
+        most = {seat.name: training_units(contract, seat) for seat in seats}
+        counts = [float(min(sizes.get(name, units), units)) for name, units in most.items()]
+        return capped_weights(counts, contract.strategy.weight_cap)
+    if contract.strategy.weighting != "information":
+        return weights_of(contract, seats)
+    gradient = contract.strategy.strategy().fit.gradient
+    start = {name: torch.zeros_like(tensor) for name, tensor in current.items()} if gradient else current
+    changes = [flat_change(start, state) for state in states]
+    variances = _variances(contract, seats, declared)
+    return information_weights(changes, variances, _sizes(seats), contract.strategy.weight_cap)
+
+
+def _variances(contract: Contract, seats: Iterable[Seat], declared: Mapping[str, float]) -> list[float]:
+    """Return the noise variance of every seat's update, per coordinate.
+
+    sigma is what the reply declares, but at least the one that the seat's proposal needs: a participant whose policy
+    allows less says so and is believed; one that understates its noise weighs what its proposal is worth.
+    """
+    gradient = contract.strategy.strategy().fit.gradient
+    variances = []
+    for seat in seats:
+        rules = contract.industries[seat.industry]
+        variances.append(
+            noise_variance(
+                noise_multiplier=max(_proposed_sigma(contract, seat), declared.get(seat.name, 0.0)),
+                clip=rules.clip,
+                learning_rate=1.0 if gradient else rules.learning_rate,
+                steps=rules.shared_steps,
+                sampling_rate=rules.sampling_rate,
+                units=training_units(contract, seat),
+                momentum=rules.momentum,
+            )
+        )
+    return variances
+
+
+def _proposed_sigma(contract: Contract, seat: Seat) -> float:
+    """Return the noise multiplier that the seat's proposal needs for the whole run; 0 when non-private."""
+    if seat.non_private:
+        return 0.0
+    return solve_sigma(contract, contract.industries[seat.industry], seat.epsilon, seat.delta)
+
+
+def outweighed(strategy: Strategy, weights: Sequence[float]) -> bool:
+    """Return whether as many of the heaviest as may attack weigh half or more, where that matters."""
+    heaviest = sorted(weights, reverse=True)[: attackers_of(strategy)]
+    return strategy.fit.weights == "minority" and sum(heaviest) >= 0.5 - 1e-9
+
+
+def attackers_of(strategy: Strategy) -> int:
+    """Return how many attackers a robust strategy counts on, 0 for the others."""
+    return int(getattr(strategy, "attackers", 0))
+
+
+def aggregate(
+    scenario: Scenario,
+    strategy: Strategy,
+    state: Checkpoint,
+    accepted: Mapping[str, State],
+    declared: Mapping[str, float] = MappingProxyType({}),
+    sizes: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[dict[str, State], dict[str, State], list[str]]:
+    """Aggregate group by group.
+
+    Participants are taken in the order of their names, so that the order of arrival changes no bit.
+
+    Parameters
+    ----------
+    accepted : dict of str to State
+        Validated replies by participant.
+    declared : dict of str to float
+        Noise multipliers that the replies declared; they can only lower a weight.
+    sizes : dict of str to int
+        Training units that were released with noise; likewise.
+
+    Returns
+    -------
+    groups, memory : dict of str to State
+    kept : list of str
+        Groups that keep their parameters since fewer answered than the strategy needs.
+    """
+    contract = scenario.contract
+    groups: dict[str, State] = {}
+    memory: dict[str, State] = {}
+    kept: list[str] = []
+    for group, current in state.groups.items():
+        members = members_of(scenario, group, current)
+        seats = [seat for seat in members if seat.name in accepted and set(current) <= set(accepted[seat.name])]
+        before = state.memory.get(group, {})
+        states = [{p: accepted[seat.name][p] for p in current} for seat in seats]
+        weights = _round_weights(contract, seats, current, states, declared, sizes) if seats else []
+        shares = dict(zip((s.name for s in members), weights_of(contract, members), strict=True)) if members else {}
+        if len(seats) < max(1, strategy.minimum_participants) or outweighed(strategy, weights):
+            groups[group], memory[group] = current, before
+            kept.append(group)
+            continue
+        updates = [
+            Update(
+                seat.name,
+                reply,
+                weight,
+                bound=honest_bound(contract, seat, current) if strategy.fit.bound != "no" else math.inf,
+                steps=_steps(contract, seat),
+                learning_rate=contract.industries[seat.industry].learning_rate,
+                share=shares[seat.name],
+                loss=float(accepted[seat.name].get(LOSS, math.nan)),
+            )
+            for seat, reply, weight in zip(seats, states, weights, strict=True)
+        ]
+        groups[group], memory[group] = strategy.aggregate(current, updates, before)
+    return groups, memory, kept
+
+
+def members_of(scenario: Scenario, group: str, parameters: Iterable[str]) -> list[Seat]:
+    """Return the seats whose parameters are averaged in `group`, in the order of their names."""
+    names = list(parameters)
+    return sorted(
+        (s for s in scenario.roster if all(group_of(p, s.industry, scenario.contract) == group for p in names)),
+        key=lambda seat: seat.name,
+    )
+
+
+def controls(scenario: Scenario, strategy: Strategy, state: Checkpoint) -> dict[str, State]:
+    """Return what each participant gets beside the model, by name; empty where the strategy sends nothing.
+
+    Shortened to what a participant accepts: one absurd reply must not make every next message unacceptable.
+    """
+    out: dict[str, State] = {}
+    if isinstance(strategy, Controlled):
+        for group, current in state.groups.items():
+            for seat in members_of(scenario, group, current):
+                sent = strategy.control(current, state.memory.get(group, {}), seat.name)
+                bounded = {name: tensor.clamp(-LARGEST, LARGEST) for name, tensor in sent.items()}
+                out.setdefault(seat.name, {}).update(bounded)
+    return out
+
+
+def turns(scenario: Scenario, strategy: Strategy, number: int, names: Collection[str]) -> list[list[str]]:
+    """Return who is asked in round `number`: lists of which one participant each must answer.
+
+    Where parts are shared with the whole consortium the model makes one tour of it, otherwise one in each industry.
+    """
+    if not isinstance(strategy, TakesTurns):
+        return []
+    tours: dict[str, list[str]] = {}
+    together = "consortium" in scenario.contract.scopes.named
+    for seat in sorted(scenario.roster, key=lambda s: s.name):
+        tours.setdefault("*" if together else seat.industry, []).append(seat.name)
+    asked = [[name for name in strategy.order(number, tour) if name in names] for tour in tours.values()]
+    return [tour for tour in asked if tour]
+
+
+def _steps(contract: Contract, seat: Seat) -> float:
+    rules = contract.industries[seat.industry]
+    return effective_steps(rules.shared_steps, rules.momentum)
+
+
+def honest_bound(contract: Contract, seat: Seat, current: Mapping[str, Tensor]) -> float:
+    """Return how long an honest change of `current` can be, from public terms; infinite when non-private.
+
+    sigma is the proposal's, solved for the whole run. A participant whose policy allows less adds more noise than
+    that and is shortened; a sigma that a reply declares would let an attacker choose its own bound.
+    """
+    if seat.non_private:
+        return math.inf
+    rules = contract.industries[seat.industry]
+    floats = [t.double().flatten() for t in current.values() if t.is_floating_point()]
+    flat = torch.cat(floats or [torch.zeros(0, dtype=torch.float64)])
+    return honest_norm(
+        clip=rules.clip,
+        learning_rate=rules.learning_rate,
+        steps=rules.shared_steps,
+        noise_multiplier=_proposed_sigma(contract, seat),
+        sampling_rate=rules.sampling_rate,
+        units=training_units(contract, seat),
+        coordinates=flat.numel(),
+        momentum=rules.momentum,
+        weight_decay=rules.weight_decay,
+        start_norm=float(flat.norm()),
+    )

@@ -1,0 +1,355 @@
+"""The loop without rounds: whoever is free trains, a reply is weighed by its staleness, nobody waits for the slowest.
+
+Every group of parameters (an industry, or the whole consortium) has a version and a buffer of replies; the strategy
+says when a group steps (`strategies.base.Asynchronous`). A participant's messages are numbered by its own
+participations, never more than the contract says: that many its noise was solved for. Who took part how often is no
+secret and amplifies nothing.
+
+Guarantees
+----------
+* A message waits at most `deadline_seconds`, and is sent at most `attempts` times: again, it is the same participation
+  with the same model, which the outbox answers with the same bytes. A participant that lost two participations in a row
+  is not asked again. Too few left is a failed run (invariant 13).
+* An answer to anything but a participant's latest message is LATE_REPLY, one from more than `max_staleness` versions
+  ago TOO_STALE: dropped, and attributed by name.
+* The checkpoint holds buffers, versions and what everybody has in hand, and is written before the next message goes.
+  A resumed run asks for the same again; given the same order of replies it is identical to the bit where training is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from consortia.common.errors import RunFailedError
+from consortia.coordinator.aggregation import honest_bound, members_of, weights_of
+from consortia.coordinator.checkpoint import Checkpoint
+from consortia.coordinator.mailbox import Correspondence
+from consortia.messages.exchange import Answer
+from consortia.messages.reply import FINAL
+from consortia.terms.scopes import State, for_participant
+from strategies.base import Asynchronous, Update
+
+#: Participations on end without a valid reply after which a participant is not asked again.
+_LOST = 2
+#: Seconds between two looks at windows and deadlines.
+_LOOK = 0.1
+#: Seconds before a message that failed at once is sent again, times the attempts so far.
+_PAUSE = 0.5
+
+
+@runtime_checkable
+class Channel(Protocol):
+    """What the loop asks of a transport (see `consortia.messages.flower.GridExchange`)."""
+
+    def send(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> tuple[dict[str, str], list[Answer]]:
+        """Send each envelope; return a ticket for each that went, by name, and why the others did not go."""
+        ...
+
+    def receive(self, seconds: float) -> list[tuple[str, Answer]]:
+        """Return what came, each with its ticket, within `seconds`."""
+        ...
+
+
+@dataclass
+class _Work:
+    """What one participant has in hand: one participation, and the model and versions that it started from."""
+
+    number: int
+    start: State
+    versions: dict[str, int]
+    attempt: int = 1
+    ticket: str = ""
+    until: float = 0.0
+    not_before: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Held:
+    """One reply in the buffer of one group."""
+
+    participant: str
+    number: int
+    version: int
+    state: State
+    start: State
+
+
+class AsynchronousLoop:
+    """One run.
+
+    Parameters
+    ----------
+    exchange : a transport that is a `Channel` too.
+    quorum : int
+        Participants that must have contributed or still be able to.
+    """
+
+    def __init__(self, desk: Correspondence, strategy: Asynchronous, exchange: object, quorum: int) -> None:
+        if not isinstance(exchange, Channel):
+            raise TypeError(
+                f"exchange: wanted send and receive for a run without rounds, got {type(exchange).__name__}"
+            )
+        self._desk = desk
+        self._contract = desk.contract
+        self._strategy = strategy
+        self._channel = exchange
+        self._quorum = quorum
+        self._told: dict[str, int] = {}
+        self._last = 0.0
+        self._since: dict[str, float] = {}
+
+    def steps(self, state: Checkpoint) -> Iterator[Checkpoint]:
+        """Play to the end; yield a checkpoint after each change, to be stored before the next message goes.
+
+        Raises
+        ------
+        RunFailedError
+            When fewer participants than the quorum are left, or nothing was ever learned.
+        """
+        self._restore(state)
+        self._assign()
+        yield self._checkpoint()
+        while self._work:
+            self._send()
+            for ticket, answer in self._channel.receive(_LOOK):
+                if self._take(ticket, answer):  # one by one: what came together changes nothing
+                    self._step()
+                    self._assign()
+                    yield self._checkpoint()
+                    self._send()
+                if not self._is_open():
+                    return
+            if self._expire() | self._step():
+                self._assign()
+                yield self._checkpoint()
+            if not self._is_open():
+                return
+        if not any(self._versions.values()):
+            raise RunFailedError("no group of participants sent enough for one step")
+
+    # What everybody does
+
+    def _is_open(self, group: str | None = None) -> bool:
+        versions = self._versions.values() if group is None else [self._versions[group]]
+        return any(version < self._contract.rounds for version in versions)
+
+    def _groups(self, name: str) -> list[str]:
+        """Return the groups that the participant shares in and that are not done."""
+        return [g for g, seats in self._seats.items() if self._is_open(g) and any(s.name == name for s in seats)]
+
+    def _assign(self) -> None:
+        """Give everybody who is free its next participation."""
+        for name, member in self._desk.members.items():
+            waits = self._strategy.waits_for_step and any(
+                held.participant == name for group in self._groups(name) for held in self._buffers[group]
+            )
+            if (
+                name not in self._work
+                and member.state not in FINAL
+                and self._lost.get(name, 0) < _LOST
+                and self._taken.get(name, 0) < self._contract.participations
+                and self._groups(name)
+                and not waits
+            ):
+                self._taken[name] = self._taken.get(name, 0) + 1
+                start = for_participant(self._models, member.seat.industry)
+                self._work[name] = _Work(self._taken[name], start, dict(self._versions))
+
+    def _send(self) -> None:
+        now = time.monotonic()
+        deadline = self._contract.round.deadline_seconds
+        for name, work in list(self._work.items()):
+            if work.ticket or work.not_before > now:
+                continue
+            data = self._desk.envelope("train", work.number, name, work.start, {})
+            self._desk.members[name].bytes_received += len(data)
+            tickets, failed = self._channel.send("train", {name: data}, deadline)
+            work.ticket, work.until = tickets.get(name, ""), now + deadline
+            for answer in failed:
+                self._desk.fail(name, work.number, work.attempt, answer.code)
+                self._again(name, work)
+
+    def _take(self, ticket: str, answer: Answer) -> bool:
+        """Put a valid reply into the buffers; return whether anything changed."""
+        name = answer.participant
+        work = self._work.get(name)
+        if work is None or work.ticket != ticket:
+            self._desk.fail(name, self._taken.get(name, 0), 0, "LATE_REPLY")
+            return False
+        reply = self._desk.accept(answer, "train", work.number, work.attempt, work.start)
+        if reply is None:
+            self._again(name, work)
+            return True
+        del self._work[name]
+        self._lost[name] = 0
+        for group in self._groups(name):
+            behind = self._versions[group] - work.versions[group]
+            if behind > self._strategy.max_staleness:
+                self._desk.fail(name, work.number, work.attempt, "TOO_STALE", f"{behind} versions of {group} behind")
+                continue
+            sent, came = ({p: whole[p] for p in self._models[group]} for whole in (work.start, reply))
+            self._buffers[group].append(_Held(name, work.number, work.versions[group], came, sent))
+        return True
+
+    def _again(self, name: str, work: _Work) -> None:
+        """Ask for the same participation again, or count it as lost."""
+        behind = [self._versions[group] - work.versions[group] for group in self._groups(name)]
+        final = self._desk.members[name].state in FINAL
+        stale = not behind or min(behind) > self._strategy.max_staleness
+        if not final and not stale and work.attempt < self._contract.round.attempts:
+            work.attempt += 1
+            work.ticket = ""
+            work.not_before = time.monotonic() + _PAUSE * (work.attempt - 1)
+            return
+        self._work.pop(name, None)
+        self._lost[name] = self._lost.get(name, 0) + 1
+        left = [
+            other
+            for other, member in self._desk.members.items()
+            if member.rounds_contributed or (member.state not in FINAL and self._lost.get(other, 0) < _LOST)
+        ]
+        if len(left) < self._quorum:
+            reasons = sorted({m.failures[-1]["code"] for m in self._desk.members.values() if m.failures})
+            raise RunFailedError(
+                f"version {self._total}: wanted at least {self._quorum} participants that answer, got {len(left)} "
+                f"({', '.join(reasons)})"
+            )
+
+    def _expire(self) -> bool:
+        """Ask again, or give up, where a deadline has passed."""
+        now = time.monotonic()
+        late = [(name, work) for name, work in self._work.items() if work.ticket and now > work.until]
+        for name, work in late:
+            self._desk.fail(name, work.number, work.attempt, "NO_REPLY")
+            self._again(name, work)
+        return bool(late)
+
+    # Steps
+
+    def _step(self) -> bool:
+        """Step every group that the strategy calls ready."""
+        ready = [group for group in self._models if self._is_ready(group)]
+        for group in ready:
+            self._step_group(group)
+        return bool(ready)
+
+    def _is_ready(self, group: str) -> bool:
+        held = self._buffers[group]
+        working = sum(seat.name in self._work for seat in self._seats[group])
+        seconds = time.monotonic() - self._since[group]
+        return bool(held) and self._is_open(group) and self._strategy.ready(len(held), working, seconds)
+
+    def _step_group(self, group: str) -> None:
+        # In the order of names and numbers: within a buffer the order of arrival changes no bit.
+        held = sorted(self._buffers[group], key=lambda one: (one.participant, one.number))
+        current, seats = self._models[group], self._seats[group]
+        shares = dict(zip((s.name for s in seats), weights_of(self._contract, seats), strict=True))
+        total = sum(shares[one.participant] for one in held)
+        members = self._desk.members
+        bounded = self._desk.strategy.fit.bound != "no"
+        updates = [
+            Update(
+                one.participant,
+                one.state,
+                shares[one.participant] / total,
+                learning_rate=self._contract.industries[
+                    self._desk.members[one.participant].seat.industry
+                ].learning_rate,
+                share=shares[one.participant],
+                start=one.start,
+                staleness=self._versions[group] - one.version,
+                bound=honest_bound(self._contract, members[one.participant].seat, one.start) if bounded else math.inf,
+            )
+            for one in held
+        ]
+        self._models[group], self._memory[group] = self._desk.strategy.aggregate(
+            current, updates, self._memory.get(group, {})
+        )
+        self._buffers[group] = []
+        self._versions[group] += 1
+        now = time.monotonic()
+        self._since[group] = now
+        line = {
+            "round": self._total,
+            "seconds": now - self._last,
+            "replies": sorted({one.participant for one in held}),
+            "too_few_replies": [],
+            "failures": self._new_failures(),
+            "group": group,
+            "version": self._versions[group],
+            "participations": max(self._taken.values()),
+            "updates": [
+                {
+                    "participant": update.participant,
+                    "participation": one.number,
+                    "staleness": update.staleness,
+                    "weight": update.weight * self._strategy.staleness_weight(update.staleness),
+                }
+                for one, update in zip(held, updates, strict=True)
+            ],
+        }
+        self._last = now
+        self._history.append(line)
+
+    @property
+    def _total(self) -> int:
+        return sum(self._versions.values())
+
+    def _new_failures(self) -> list[dict[str, Any]]:
+        new = []
+        for name, member in self._desk.members.items():
+            new += [{"participant": name, **failure} for failure in member.failures[self._told.get(name, 0) :]]
+            self._told[name] = len(member.failures)
+        return new
+
+    # Checkpoints
+
+    def _checkpoint(self) -> Checkpoint:
+        pending = {f"work:{name}": work.start for name, work in self._work.items()}
+        for group, buffer in self._buffers.items():
+            for index, held in enumerate(buffer):
+                pending |= {f"held:{group}:{index}": held.state, f"start:{group}:{index}": held.start}
+        progress = {
+            "versions": self._versions,
+            "taken": self._taken,
+            "lost": self._lost,
+            "work": {
+                n: {"number": w.number, "versions": w.versions, "attempt": w.attempt} for n, w in self._work.items()
+            },
+            "buffers": {
+                group: [[held.participant, held.number, held.version] for held in buffer]
+                for group, buffer in self._buffers.items()
+            },
+            "members": {name: [m.state, m.rounds_contributed] for name, m in self._desk.members.items()},
+        }
+        heads = dict(self._desk.heads.known)
+        memory = {group: named for group, named in self._memory.items() if named}
+        return Checkpoint(self._total, dict(self._models), memory, {}, list(self._history), heads, pending, progress)
+
+    def _restore(self, state: Checkpoint) -> None:
+        kept, pending = state.progress, state.pending
+        self._models = dict(state.groups)
+        self._memory = dict(state.memory)
+        self._history = list(state.history)
+        self._seats = {group: members_of(self._desk.scenario, group, named) for group, named in self._models.items()}
+        self._versions: dict[str, int] = kept.get("versions") or dict.fromkeys(self._models, 0)
+        self._taken: dict[str, int] = dict(kept.get("taken", {}))
+        self._lost: dict[str, int] = dict(kept.get("lost", {}))
+        self._work = {name: _Work(start=pending[f"work:{name}"], **work) for name, work in kept.get("work", {}).items()}
+        self._buffers = {
+            group: [
+                _Held(name, number, version, pending[f"held:{group}:{index}"], pending[f"start:{group}:{index}"])
+                for index, (name, number, version) in enumerate(kept.get("buffers", {}).get(group, []))
+            ]
+            for group in self._models
+        }
+        for name, (condition, contributed) in kept.get("members", {}).items():
+            self._desk.members[name].state = condition
+            self._desk.members[name].rounds_contributed = contributed
+        self._told = {}
+        self._last = time.monotonic()
+        self._since = dict.fromkeys(self._models, self._last)

@@ -1,0 +1,99 @@
+"""Checkpoints: one safetensors file per committed round, written so that a reader sees all of it or none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from consortia.common import disk
+from consortia.terms.scopes import State
+from privacy.ledger import Anchor
+
+_KEPT = 2
+_TENSORS = ("groups", "memory", "average", "pending")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The coordinator after a committed round.
+
+    Attributes
+    ----------
+    round : int
+        0 before the first.
+    groups, memory, average : dict of str to State
+        Shared parameters, the strategy's memory and the running mean, each by group.
+    history : list
+        One line per round.
+    heads : dict of str to Anchor
+        The newest link of each participant's ledger that came with a reply.
+    pending : dict of str to State
+        Without rounds: what participants have in hand and what the buffers hold.
+    progress : dict
+        Without rounds: versions, staleness and participations, JSON-able.
+    """
+
+    round: int
+    groups: dict[str, State]
+    memory: dict[str, State]
+    average: dict[str, State]
+    history: list[dict[str, Any]]
+    heads: dict[str, Anchor] = field(default_factory=dict)
+    pending: dict[str, State] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+def save(folder: Path, state: Checkpoint, *, final: Mapping[str, State] | None = None) -> None:
+    """Write the checkpoint durably; with `final`, also the model of the run, one file per group.
+
+    Raises
+    ------
+    RunFailedError
+        When the disk has no room for it; the checkpoint before stays.
+    """
+    target = folder / "checkpoints"
+    tensors = {
+        f"{kind}/{group}/{name}": tensor.clone(
+            memory_format=torch.contiguous_format
+        )  # safetensors wants that, and no shared memory
+        for kind, groups in ((kind, getattr(state, kind)) for kind in _TENSORS)
+        for group, named in groups.items()
+        for name, tensor in named.items()
+    }
+    meta = {"round": str(state.round), "history": json.dumps(state.history)}
+    meta["progress"] = json.dumps(state.progress)
+    meta["heads"] = json.dumps({name: [anchor.counter, anchor.head] for name, anchor in state.heads.items()})
+    with disk.kept(folder):
+        target.mkdir(parents=True, exist_ok=True)
+        disk.replace(target / f"round-{state.round:06d}.safetensors", safetensors.torch.save(tensors, metadata=meta))
+        for old in sorted(target.glob("round-*.safetensors"))[:-_KEPT]:
+            old.unlink()
+        for group, named in (final or {}).items():
+            file = folder / "model" / f"{'consortium' if group == '*' else group}.safetensors"
+            file.parent.mkdir(exist_ok=True)
+            disk.replace(file, safetensors.torch.save({name: t.contiguous() for name, t in named.items()}))
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint, or None when there is none."""
+    files = sorted((folder / "checkpoints").glob("round-*.safetensors"))
+    if not files:
+        return None
+    parts: dict[str, dict[str, State]] = {kind: {} for kind in _TENSORS}
+    with safetensors.safe_open(files[-1], framework="pt") as file:
+        meta = file.metadata()
+        for key in file.keys():  # noqa: SIM118 - not a dict
+            kind, group, name = key.split("/", 2)
+            parts[kind].setdefault(group, {})[name] = file.get_tensor(key)
+    heads = {name: Anchor(*pair) for name, pair in json.loads(meta.get("heads", "{}")).items()}
+    history = json.loads(meta["history"])
+    return Checkpoint(
+        round=int(meta["round"]), history=history, heads=heads, progress=json.loads(meta.get("progress", "{}")), **parts
+    )

@@ -1,0 +1,52 @@
+"""Which model each participant gets: its group's, or its cluster's where the strategy finds clusters.
+
+Everything here is made of released updates, so it is post-processing. Who is in which cluster stands in the
+coordinator's record; a participant learns its own model only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from consortia.coordinator.aggregation import members_of
+from consortia.terms.scenario import Scenario
+from consortia.terms.scopes import State, for_participant
+from strategies.base import Clusters, Strategy
+
+
+def models(
+    scenario: Scenario, strategy: Strategy, groups: Mapping[str, State], memory: Mapping[str, State]
+) -> dict[str, State]:
+    """Return the shared parameters that each participant receives, by name."""
+    out = {seat.name: for_participant(groups, seat.industry) for seat in scenario.roster}
+    if isinstance(strategy, Clusters):
+        for group, current in groups.items():
+            for seat in members_of(scenario, group, current):
+                out[seat.name] |= strategy.model(current, memory.get(group, {}), seat.name)
+    return out
+
+
+def membership(
+    scenario: Scenario, strategy: Strategy, groups: Mapping[str, State], memory: Mapping[str, State]
+) -> dict[str, dict[str, int]]:
+    """Return each participant's cluster by group; empty where the strategy has none."""
+    if not isinstance(strategy, Clusters):
+        return {}
+    return {
+        group: strategy.clusters(memory.get(group, {}), [seat.name for seat in members_of(scenario, group, current)])
+        for group, current in groups.items()
+    }
+
+
+def final_models(
+    scenario: Scenario, strategy: Strategy, groups: Mapping[str, State], memory: Mapping[str, State]
+) -> dict[str, State]:
+    """Return what a run leaves behind: the model of every group, and of every cluster where there are several."""
+    out = dict(groups)
+    if isinstance(strategy, Clusters):
+        for group, numbers in membership(scenario, strategy, groups, memory).items():
+            if len(set(numbers.values())) > 1:
+                for name, k in numbers.items():
+                    label = f"{'consortium' if group == '*' else group}-cluster-{k}"
+                    out[label] = strategy.model(groups[group], memory.get(group, {}), name)
+    return out

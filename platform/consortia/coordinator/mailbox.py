@@ -1,0 +1,188 @@
+"""What the coordinator writes to participants, and what it believes of their answers: shared by both loops.
+
+It trusts no reply (invariant 12): names, shapes, dtypes, finiteness, declared noise and the number are checked;
+whatever fails is attributed to a participant by name and dropped.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from consortia.common.errors import WireError
+from consortia.coordinator.event_file import EventFile
+from consortia.coordinator.ledger_heads import Heads
+from consortia.coordinator.participant_view import Member, standings
+from consortia.coordinator.received_metrics import Received, read, split
+from consortia.messages import size_release
+from consortia.messages.compressed_reply import lengthened, saved_bytes
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.exchange import Answer
+from consortia.messages.ledger_anchor import anchor_from
+from consortia.messages.reply import FINAL, check_account, check_loss
+from consortia.terms.scenario import Contract, Scenario, Seat
+from consortia.terms.scopes import CONTROL, LOSS, State, check_like
+
+
+def header_to(seat: Seat, kind: str, run_id: str, contract: Contract, heads: Heads) -> dict[str, str]:
+    """Return what the header of every message to a participant says: the contract, the proposal to it, its head."""
+    proposal = {"dataset": seat.dataset, "epsilon": None if seat.non_private else seat.epsilon, "delta": seat.delta}
+    return {
+        "kind": kind,
+        "participant": seat.name,
+        "industry": seat.industry,
+        "run": run_id,
+        "contract": contract.canonical(),
+        "proposal": json.dumps(proposal, sort_keys=True),
+        **heads.header(seat.name),
+    }
+
+
+def is_refusal(envelope: Envelope, name: str) -> bool:
+    """Return whether a reply says that there is nothing; ValueError when it is another's, or carries something yet."""
+    if envelope.header.get("participant") != name:
+        raise ValueError("the reply names another participant than the key that sent it")
+    status = envelope.header.get("status")
+    if status not in FINAL and status != "FAILED":
+        return False
+    if envelope.tensors:
+        raise ValueError(f"status {status} carries something")
+    return True
+
+
+def check_answers(header: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Raise ValueError unless a reply's header answers the message that was sent and says where its ledger stands."""
+    for key, value in wanted.items():
+        if header.get(key) != value:
+            raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
+    anchor_from(dict(header))
+
+
+class Correspondence:
+    """Messages and replies of one run.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run's public event file goes.
+    heads : Path or None
+        Where the heads of the participants' ledgers are kept across runs.
+    """
+
+    def __init__(self, scenario: Scenario, run_id: str, folder: Path, heads: Path | None) -> None:
+        self.scenario = scenario
+        self.contract = scenario.contract
+        self.run_id = run_id
+        self.folder = folder
+        self.strategy = scenario.contract.strategy.strategy()
+        self.members = {seat.name: Member(seat) for seat in scenario.roster}
+        self.heads = Heads(heads)
+        self.event = EventFile(folder, run_id)
+        self._told = self.event.last_round()
+
+    def envelope(
+        self,
+        kind: str,
+        number: int,
+        name: str,
+        model: State,
+        control: State,
+        extra: Mapping[str, str] = MappingProxyType({}),
+    ) -> bytes:
+        fixed = header_to(self.members[name].seat, kind, self.run_id, self.contract, self.heads)
+        header = {**fixed, "round": str(number), **extra}
+        data = encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
+        self.event("asked", round=number, participant=name, kind=kind, bytes=len(data))
+        return data
+
+    def heard(self, name: str, data: bytes, kind: str, number: int) -> None:
+        """Count the bytes of an answer, whatever is in it."""
+        self.members[name].bytes_sent += len(data)
+        self.event("heard", round=number, participant=name, kind=kind, bytes=len(data))
+
+    def tell_rounds(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Tell of every round of the history, and where everybody stands, that the event file does not have yet.
+
+        The history is that of a checkpoint on disk: so a coordinator that is killed between the two tells of the round
+        when it goes on, and of none twice.
+        """
+        for line in history[bisect.bisect(history, self._told, key=itemgetter("round")) :]:
+            self.event("round", **line, members=standings(self.members))
+            self._told = line["round"]
+
+    def accept(self, answer: Answer, kind: str, number: int, attempt: int, sent: State) -> State | None:
+        """Return the tensors of a valid reply; None when there is none, which is then attributed by name.
+
+        Parameters
+        ----------
+        number : int
+            Of the message: a round, or the participant's own count.
+        sent : State
+            The model that the message carried.
+        """
+        name = answer.participant
+        member = self.members[name]
+        if answer.data is None:
+            self.fail(name, number, attempt, answer.code)
+            return None
+        self.heard(name, answer.data, kind, number)
+        try:
+            envelope = decode(answer.data)
+            tensors, received = self._validate(envelope, kind, number, name, sent)
+        except (WireError, ValueError) as error:
+            self.fail(name, number, attempt, "BAD_REPLY", str(error))
+            return None
+        status = envelope.header["status"]
+        if status in FINAL:
+            member.state = status
+            self.fail(name, number, attempt, envelope.header.get("code", status)[:40])
+            return None
+        if status == "FAILED":
+            incident = envelope.header.get("incident", "")[:16]
+            self.fail(name, number, attempt, "PARTICIPANT_ERROR", f"incident {incident}")
+            return None
+        member.header = dict(envelope.header)
+        self.heads.take(name, envelope.header)
+        if self.contract.compression is not None and kind == "train":
+            member.bytes_saved += saved_bytes(envelope.tensors, tensors)
+        if received is not None:
+            member.released[number] = received
+        member.rounds_contributed += kind == "train"
+        return tensors
+
+    def _validate(
+        self, envelope: Envelope, kind: str, number: int, name: str, sent: State
+    ) -> tuple[State, Received | None]:
+        header = envelope.header
+        if is_refusal(envelope, name):
+            return {}, None
+        wanted = {
+            "status": "OK" if kind == "train" else "EVALUATED",
+            "kind": kind,
+            "run": self.run_id,
+            "round": str(number),
+            "contract": self.contract.sha256(),
+        }
+        check_answers(header, wanted)
+        check_account(header)
+        tensors, size = size_release.take(envelope.tensors, self.contract, kind)
+        reply, metrics = split(lengthened(self.contract, kind, tensors, sent))
+        if kind == "train":
+            check_like(sent, {n: t for n, t in reply.items() if n != LOSS})
+            check_loss(self.strategy, reply.get(LOSS))
+        else:
+            check_like({}, reply)
+        due = self.contract.evaluation.due(kind, number)
+        received = read(header, metrics, self.contract, self.members[name].seat.industry, due)
+        self.members[name].size = size or self.members[name].size
+        return reply, received
+
+    def fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
+        failure: dict[str, Any] = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}
+        self.members[name].failures.append(failure)
+        self.event("failure", participant=name, **failure)

@@ -1,0 +1,282 @@
+"""The coordinator's loop: send, wait with a bound, validate, aggregate, checkpoint, record.
+
+It trusts no reply (invariant 12): names, shapes, dtypes, finiteness, declared noise and the round are
+checked, whatever fails is attributed to a participant by name and dropped, and one bad reply never ends a
+run. Waits are bounded (invariant 13): a deadline and a number of attempts per round, and always a status.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from consortia.common import disk
+from consortia.common.disk import write_json
+from consortia.common.errors import RunFailedError
+from consortia.coordinator import clusters
+from consortia.coordinator.aggregation import aggregate, controls, turns
+from consortia.coordinator.asynchronous import AsynchronousLoop
+from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
+from consortia.coordinator.mailbox import Correspondence
+from consortia.coordinator.participant_view import describe_member, recall, sizes_of, standings
+from consortia.coordinator.secure_sum.rounds import SecureRounds
+from consortia.coordinator.stopping import stopped, watched
+from consortia.coordinator.trusted_rounds import CentralRounds
+from consortia.messages.exchange import Answer, Exchange
+from consortia.messages.reply import FINAL as _FINAL
+from consortia.terms.asynchronous import last_number
+from consortia.terms.scenario import Scenario
+from consortia.terms.scopes import State, initial_groups
+from consortia.trust.trusted_coordinator import account
+from strategies.arithmetic import weighted_mean
+from strategies.base import Asynchronous
+
+__all__ = ["RECORD_SCHEMA", "Answer", "Coordinator", "Exchange"]
+RECORD_SCHEMA = 1
+
+
+class Coordinator:
+    """One run of one scenario.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        The effective scenario.
+    run_id : str
+    folder : Path
+        Where checkpoints, events and the record go.
+    exchange : Exchange
+        The transport: the engines differ here and nowhere else.
+    heads : Path, optional
+        Where the heads of the participants' ledgers are kept across runs.
+    """
+
+    def __init__(
+        self, scenario: Scenario, run_id: str, folder: Path, exchange: Exchange, heads: Path | None = None
+    ) -> None:
+        self.scenario = scenario
+        self.contract = scenario.contract
+        self.run_id = run_id
+        self.folder = folder
+        self.exchange = exchange
+        self.desk = Correspondence(scenario, run_id, folder, heads)
+        self.members = self.desk.members
+        self.strategy = self.desk.strategy
+        self.quorum = max(1, math.ceil(self.contract.round.quorum * len(scenario.roster)))
+        self.history: list[dict[str, Any]] = []
+        self.heads = self.desk.heads
+        self.secure: SecureRounds | None = None
+        if self.contract.trust == "aggregate":
+            parts = (self.members, self.heads, self.desk.envelope, self.desk.fail, self.desk.heard)
+            self.secure = SecureRounds(scenario, run_id, folder, exchange, *parts)
+        self.central = CentralRounds(scenario, run_id) if self.contract.trust == "coordinator" else None
+
+    def run(self, *, resume: bool = False) -> dict[str, Any]:
+        """Play every round and the closing evaluation; return (and write) the record.
+
+        Raises
+        ------
+        RunFailedError
+            When a round misses its quorum in every attempt. The record and the last checkpoint stay.
+        """
+        started = time.perf_counter()
+        state = load_latest(self.folder) if resume else None
+        if state is None:
+            groups = initial_groups(self.contract, [seat.industry for seat in self.scenario.roster])
+            state = Checkpoint(0, groups, {}, {}, [])
+        self.history = list(state.history)
+        self.heads.learn(state.heads)
+        recall(self.members, self.history)
+        self.desk.tell_rounds(self.history)
+        self.desk.event("start", rounds=self.contract.rounds, done=state.round)
+        try:
+            if self.secure is not None:
+                self.secure.enrol()
+            if isinstance(self.strategy, Asynchronous):
+                loop = AsynchronousLoop(self.desk, self.strategy, self.exchange, self.quorum)
+                for changed in loop.steps(state):
+                    state = changed
+                    self._keep(state)
+            else:
+                while state.round < self.contract.rounds and not stopped(self.contract.stopping, self.history):
+                    state = self._round(state)
+                    self._keep(state)
+            final = self._final_model(state)
+            parts = (self.scenario, self.strategy, final, state.memory)
+            save(self.folder, state, final=clusters.final_models(*parts))
+            self._evaluate(clusters.models(*parts))
+        except RunFailedError as error:
+            self._finish("failed", str(error), state.round, started)
+            raise
+        return self._finish("completed", "", state.round, started)
+
+    def _keep(self, state: Checkpoint) -> None:
+        self.history = list(state.history)
+        save(self.folder, state)
+        self.desk.tell_rounds(self.history)
+        self.heads.save()
+
+    def _round(self, state: Checkpoint) -> Checkpoint:
+        number = state.round + 1
+        started = time.perf_counter()
+        if self.secure is not None:
+            groups, memory, accepted = self.secure.round(self.strategy, state, number)
+            kept: list[str] = []
+        elif self.central is not None:
+
+            def ask(sent: Mapping[str, State]) -> dict[str, State]:
+                open_ = {name: model for name, model in sent.items() if self.members[name].state not in _FINAL}
+                return self._ask("train", number, open_, quorum=len(open_))
+
+            groups, memory, accepted = self.central.round(self.strategy, state, ask)
+            kept = []
+        else:
+            groups, memory, accepted, kept = self._open_round(state, number)
+        line = {
+            "round": number,
+            "seconds": time.perf_counter() - started,
+            "replies": sorted(accepted),
+            "too_few_replies": kept,
+            "failures": [
+                {"participant": name, **failure}
+                for name, member in self.members.items()
+                for failure in member.failures
+                if failure["round"] == number
+            ],
+        }
+        between = {name: m.released[number] for name, m in self.members.items() if number in m.released}
+        if between:
+            line["released"] = {name: received.to_json() for name, received in between.items()}
+            if self.contract.stopping is not None:
+                line["watched"] = watched(self.contract.stopping, between.values())
+        if found := clusters.membership(self.scenario, self.strategy, groups, memory):
+            line["clusters"] = found
+        if sizes := sizes_of(self.members):
+            line["sizes"] = sizes
+        self.history.append(line)
+        mean = self._running_mean(state, number, groups)
+        return Checkpoint(number, groups, memory, mean, self.history, dict(self.heads.known))
+
+    def _open_round(
+        self, state: Checkpoint, number: int
+    ) -> tuple[dict[str, State], dict[str, State], list[str], list[str]]:
+        """Play a round of updates that the coordinator sees one by one."""
+        models = clusters.models(self.scenario, self.strategy, state.groups, state.memory)
+        sent = {name: models[name] for name, member in self.members.items() if member.state not in _FINAL}
+        accepted = self._train(number, sent, controls(self.scenario, self.strategy, state))
+        declared = {name: float(self.members[name].header["noise_multiplier"]) for name in accepted}
+        sizes = sizes_of(self.members)
+        groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted, declared, sizes)
+        return groups, memory, list(accepted), kept
+
+    def _train(self, number: int, sent: Mapping[str, State], control: Mapping[str, State]) -> dict[str, State]:
+        """Ask everybody, or those whose turn it is and then the next ones; return validated replies by name."""
+        tours = turns(self.scenario, self.strategy, number, sent)
+        if not tours:
+            return self._ask("train", number, sent, control)
+        accepted: dict[str, State] = {}
+        while tours and not accepted.keys() >= {tour[0] for tour in tours}:
+            asked = {tour[0]: sent[tour[0]] for tour in tours if tour[0] not in accepted}
+            accepted |= self._ask("train", number, asked, control, quorum=len(asked))
+            tours = [tour if tour[0] in accepted else tour[1:] for tour in tours]
+            tours = [tour for tour in tours if tour]
+        if not accepted:
+            raise RunFailedError(f"round {number}: wanted a reply of one participant, got none of anybody")
+        return accepted
+
+    def _ask(
+        self,
+        kind: str,
+        number: int,
+        sent: Mapping[str, State],
+        control: Mapping[str, State] = MappingProxyType({}),
+        quorum: int | None = None,
+    ) -> dict[str, State]:
+        """Send, validate, and try again until the quorum is there; return validated replies by name.
+
+        Between two attempts it waits as long as an attempt took, doubled each time, within the attempt's deadline.
+
+        With a `quorum` of its own a round that misses it is the caller's affair.
+        """
+        accepted: dict[str, State] = {}
+        wanted = self.quorum if quorum is None else quorum
+        terms = self.contract.round
+        pause = 0.0
+        for attempt in range(1, terms.attempts + 1):
+            open_names = [n for n in sent if n not in accepted and self.members[n].state not in _FINAL]
+            if not open_names:
+                break
+            time.sleep(pause)
+            asked_at = time.monotonic()
+            envelopes = {
+                name: self.desk.envelope(kind, number, name, sent[name], control.get(name, {})) for name in open_names
+            }
+            for name, data in envelopes.items():
+                self.members[name].bytes_received += len(data)
+            answered = set()
+            for answer in self.exchange(kind, envelopes, terms.deadline_seconds):
+                if answer.participant in self.members:
+                    answered.add(answer.participant)
+                    name = answer.participant
+                    if (reply := self.desk.accept(answer, kind, number, attempt, sent.get(name, {}))) is not None:
+                        accepted[name] = reply
+            for name in set(open_names) - answered:
+                self.desk.fail(name, number, attempt, "NO_REPLY")
+            if len(accepted) >= wanted:
+                break
+            # What fails at once (a full disk, a killed process) may take a while to mend.
+            took = time.monotonic() - asked_at
+            pause = max(0.0, min(took * 2 ** (attempt - 1), terms.deadline_seconds - took))
+        if kind == "train" and quorum is None and len(accepted) < wanted:
+            reasons = sorted({m.failures[-1]["code"] for m in self.members.values() if m.failures})
+            raise RunFailedError(
+                f"round {number}: wanted replies of at least {self.quorum} participants, got {len(accepted)} "
+                f"after {terms.attempts} attempts ({', '.join(reasons) or 'nobody left to ask'})"
+            )
+        return accepted
+
+    def _running_mean(self, state: Checkpoint, number: int, groups: Mapping[str, State]) -> dict[str, State]:
+        """Return the mean of the last `average_last` models so far: post-processing of what was released."""
+        last = self.contract.strategy.average_last
+        first = max(1, self.contract.rounds - last + 1)
+        if last == 1 or number < first:
+            return {}
+        if number == first:
+            return dict(groups)
+        seen = number - first
+        return {group: weighted_mean([state.average[group], new], [seen, 1]) for group, new in groups.items()}
+
+    def _final_model(self, state: Checkpoint) -> dict[str, State]:
+        return state.average if self.contract.strategy.average_last > 1 else state.groups
+
+    def _evaluate(self, models: Mapping[str, State]) -> None:
+        number = last_number(self.contract) + 1
+        for member in self.members.values():
+            if member.state == "RECEIVE_ONLY":
+                member.state = "ACTIVE"  # it gets the model; all it can answer is the code again
+        sent = {name: models[name] for name, member in self.members.items() if member.state != "REFUSED"}
+        self._ask("evaluate", number, sent)
+
+    def _finish(self, status: str, reason: str, rounds: int, started: float) -> dict[str, Any]:
+        record = {
+            "schema": RECORD_SCHEMA,
+            "run_id": self.run_id,
+            "scenario": self.scenario.name,
+            "contract_sha256": self.contract.sha256(),
+            "status": status,
+            "reason": reason,
+            "rounds": rounds,
+            "seconds": time.perf_counter() - started,
+            "participants": {name: describe_member(member) for name, member in self.members.items()},
+            "history": self.history,
+            **({} if self.central is None else {"central": account(self.contract, rounds)}),
+        }
+        self.heads.save()
+        with disk.kept(self.folder):
+            write_json(self.folder / "coordinator.json", record)
+        self.desk.event("end", status=status, reason=reason, members=standings(self.members))
+        return record

@@ -1,0 +1,364 @@
+"""The coordinator's half of secure sums: one message a round, a fixed cohort, all or nothing.
+
+It sees masked words and their sum. A reply that is lost or refused closes the attempt (in mode `two` only when more are
+lost than the noise covers, see `consortia.coordinator.secure_sum.opening`): the next one goes without that
+member, with fresh draws and fresh noise, and every member is charged for it. What it can still check is public: that
+everybody answered under one context, and that the sum is not longer than honest members can make it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from consortia.common import disk
+from consortia.common.disk import write_json
+from consortia.common.errors import RunFailedError, WireError
+from consortia.coordinator.checkpoint import Checkpoint
+from consortia.coordinator.mailbox import is_refusal
+from consortia.coordinator.secure_sum.opening import Attempt, Part, open_two
+from consortia.coordinator.secure_sum.step import by_group, step
+from consortia.messages.envelope import decode
+from consortia.messages.reply import FINAL, check_account
+from consortia.terms.scenario import Scenario
+from consortia.terms.scopes import State, for_participant
+from consortia.terms.settle import fixed_point, layout, sizes, units_drawn
+from consortia.trust.secure_sum.models import ANCHOR_BYTES, hash_of
+from consortia.trust.secure_sum.protocol import SumRequest, context_of, group_of, roster_hash, unpack
+from consortia.trust.secure_sum.recovery import OpenRequest
+from privacy.ledger import Anchor
+from privacy.secure_sum.fixed_point import Word
+from privacy.secure_sum.masks import sum_words
+from privacy.secure_sum.sharing import box_bytes, threshold
+from strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from consortia.coordinator.ledger_heads import Heads
+    from consortia.coordinator.participant_view import Member
+    from consortia.messages.exchange import Exchange
+
+_ROSTER = "secure-roster.json"
+#: A member that was lost in so many rounds on end is not asked again: each loss is a charge for everybody.
+_LOST = 2
+#: Refusals of one attempt: who gives them can take part in the next.
+_OF_THE_ATTEMPT = {"REPLAY", "UNKNOWN_ATTEMPT", "ALREADY_VOTED", "ALREADY_UNMASKED", "VIEW_CHANGED", "NO_AGREEMENT"}
+
+
+class SecureRounds:
+    """Secure sums of one run.
+
+    Parameters
+    ----------
+    members : the coordinator's picture of each participant, by name.
+    envelope : (kind, round, name, model, control, extra header) -> the message's bytes.
+    fail : (name, round, attempt, code, detail) records a failure.
+    heard : (name, data, kind, round) counts an answer.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        run_id: str,
+        folder: Path,
+        exchange: Exchange,
+        members: Mapping[str, Member],
+        heads: Heads,
+        envelope: Callable[[str, int, str, State, State, Mapping[str, str]], bytes],
+        fail: Callable[[str, int, int, str, str], None],
+        heard: Callable[[str, bytes, str, int], None],
+    ) -> None:
+        self.scenario = scenario
+        self.contract = scenario.contract
+        self.terms = scenario.contract.secure_terms
+        self.run_id = run_id
+        self._exchange = exchange
+        self._members = members
+        self._heads = heads
+        self._envelope = envelope
+        self._fail = fail
+        self._heard = heard
+        self._file = folder / _ROSTER
+        self._code = fixed_point(scenario.contract)
+        self._roster: dict[str, tuple[bytes, bytes]] = {}
+        self._stored: set[str] = set()
+        self._lost: dict[str, int] = {}
+
+    # Keys
+
+    def enrol(self) -> None:
+        """Ask everybody for a signed run key, once a run; who has none by then is no member of it.
+
+        Raises
+        ------
+        RunFailedError
+            When too few for one cohort answered.
+        """
+        if self._file.is_file():  # a resumed run: the keys are bound to it
+            for name, kept in json.loads(self._file.read_text(encoding="utf-8")).items():
+                self._roster[name] = (bytes.fromhex(kept["key"]), bytes.fromhex(kept["signature"]))
+                self._members[name].header = kept["header"]
+            return
+        for attempt in range(1, self.contract.round.attempts + 1):
+            names = [n for n, m in self._members.items() if n not in self._roster and m.state not in FINAL]
+            envelopes = {name: self._envelope("run-key", 1, name, {}, {}, {}) for name in names}
+            for name, data in self._ask(envelopes, 1, attempt).items():
+                self._enter(name, data, attempt)
+            if len(self._roster) >= max(self.terms.least, self.contract.round.quorum * len(self._members)):
+                break
+        if len(self._roster) < self.terms.least:
+            raise RunFailedError(
+                f"secure sum: wanted signed keys of at least {self.terms.least} participants, got "
+                f"{len(self._roster)} ({self._reasons()})"
+            )
+        entered = {
+            name: {"key": key.hex(), "signature": signature.hex(), "header": self._members[name].header}
+            for name, (key, signature) in self._roster.items()
+        }
+        with disk.kept(self._file.parent):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._file, entered)
+
+    def _enter(self, name: str, data: bytes, attempt: int) -> None:
+        try:
+            header = self._refused(name, data, 1, attempt)
+            if header is None:
+                return
+            wanted = {"status": "OK", "kind": "run-key", "run": self.run_id, "contract": self.contract.sha256()}
+            for field, value in wanted.items():
+                if header.get(field) != value:
+                    raise ValueError(f"{field}: wanted {value!r}, got {str(header.get(field))[:80]!r}")
+            check_account(header)
+            if header["non_private"] != "false":
+                raise ValueError("non_private: wanted 'false' in a secure sum")
+            key, signature = bytes.fromhex(header["run_key"]), bytes.fromhex(header["signature"])
+            if len(key) != 32 or len(signature) > 200:
+                raise ValueError("run_key: wanted 32 bytes and a signature")
+        except (WireError, ValueError, KeyError) as error:
+            self._fail(name, 1, attempt, "BAD_REPLY", str(error))
+            return
+        self._heads.take(name, header)
+        self._members[name].header = {k: v for k, v in header.items() if k not in {"run_key", "signature"}}
+        self._roster[name] = (key, signature)
+
+    # Sums
+
+    def round(
+        self, strategy: Strategy, state: Checkpoint, number: int
+    ) -> tuple[dict[str, State], dict[str, State], list[str]]:
+        """Play one round; return the next groups, the strategy's memory and who contributed.
+
+        Raises
+        ------
+        RunFailedError
+            When a sum does not open in any attempt, or is longer than honest members can make it.
+        """
+        models = {group: hash_of(named) for group, named in state.groups.items()}
+        sums: dict[str, Word] = {}
+        cohorts: dict[str, tuple[str, ...]] = {}
+        asked: dict[str, int] = {}  # shares of noise are sized for all that were asked
+        todo = self._cohorts(state)
+        for attempt in range(self.terms.attempts):
+            request = SumRequest(number, attempt, todo, models)
+            parts, gone, context = self._parts(request, state)
+            for label, (names, words) in self._opened(request, parts, context).items():
+                sums[label], cohorts[label], asked[label] = words, names, len(request.cohorts[label])
+            left = {label: tuple(n for n in names if n not in gone) for label, names in todo.items()}
+            todo = {label: n for label, n in left.items() if label not in sums and len(n) >= self.terms.least}
+            if not todo:
+                break
+        good = self._checked(sums, cohorts, asked, number)
+        seats = {label: [self._members[name].seat for name in names] for label, names in cohorts.items()}
+        groups: dict[str, State] = {}
+        memory: dict[str, State] = {}
+        for group in state.groups:
+            totals = by_group(good, group)
+            if not totals:
+                raise RunFailedError(f"round {number}: no sum of {group!r} opened within range ({self._reasons()})")
+            groups[group], memory[group] = step(self.contract, strategy, state, group, totals, seats)
+        done = sorted({name for label in good for name in cohorts[label]})
+        for name in done:
+            self._members[name].rounds_contributed += 1
+            self._lost.pop(name, None)
+        return groups, memory, done
+
+    def _cohorts(self, state: Checkpoint) -> dict[str, tuple[str, ...]]:
+        """Return who sums what: every group's members, in `cohorts` parts where there are enough."""
+        out: dict[str, tuple[str, ...]] = {}
+        for group in state.groups:
+            names = sorted(
+                name
+                for name in self._roster
+                if self._members[name].state not in FINAL
+                and self._lost.get(name, 0) < _LOST
+                and group in layout(self.contract, self._members[name].seat.industry)
+            )
+            count = max(1, min(self.terms.cohorts, len(names) // self.terms.least))
+            if len(names) < self.terms.least:
+                raise RunFailedError(
+                    f"secure sum of {group!r}: wanted at least {self.terms.least} members, got {len(names)} "
+                    f"({self._reasons()})"
+                )
+            for index in range(count):
+                out[group if count == 1 else f"{group}#{index}"] = tuple(names[index::count])
+        return out
+
+    def _opened(
+        self, request: SumRequest, parts: Mapping[str, Part], context: bytes
+    ) -> dict[str, tuple[tuple[str, ...], Word]]:
+        """Return members and sum of every cohort whose sum opens."""
+        if self._code.drops:
+            return open_two(Attempt(request, context, parts, self._code, len(self._roster)), self._tell)
+        return {
+            label: (names, sum_words([parts[name].words[label] for name in names]))
+            for label, names in request.cohorts.items()
+            if all(name in parts for name in names)
+        }
+
+    def _tell(self, kind: str, asked: Mapping[str, OpenRequest]) -> dict[str, bytes]:
+        """Ask for what opens a sum; return the signatures or shares that came."""
+        field = "signature" if kind == "confirm" else "shares"
+        told: dict[str, bytes] = {}
+        number = next(iter(asked.values())).sum.round
+        for attempt in range(1, self.contract.round.attempts + 1):
+            envelopes = {
+                name: self._envelope(kind, number, name, {}, {}, {"secure": request.to_json()})
+                for name, request in asked.items()
+                if name not in told and self._members[name].state not in FINAL
+            }
+            for name, data in self._ask(envelopes, number, attempt).items():
+                try:
+                    header = self._refused(name, data, number, attempt)
+                    if header is not None:
+                        told[name] = bytes.fromhex(header[field])
+                except (WireError, ValueError, KeyError) as error:
+                    self._fail(name, number, attempt, "BAD_REPLY", str(error))
+            if len(told) >= threshold(len(self._roster), self._code.colluders):
+                break
+        return told
+
+    def _parts(self, request: SumRequest, state: Checkpoint) -> tuple[dict[str, Part], set[str], bytes]:
+        """Send one attempt; return each member's words, who is out of the next attempt, and this one's context."""
+        names = request.everybody
+        first = SumRequest(request.round, request.attempt, request.cohorts, request.models, self._roster)
+        envelopes = {
+            name: self._envelope(
+                "train",
+                request.round,
+                name,
+                for_participant(state.groups, self._members[name].seat.industry),
+                {},
+                {"secure": (request if name in self._stored else first).to_json()},
+            )
+            for name in names
+        }
+        bits = max(self._code.bits(len(cohort)) for cohort in request.cohorts.values())
+        roster = roster_hash(self._roster)
+        context = context_of(self.run_id, self.contract.sha256(), roster, request, self._code, bits)
+        parts: dict[str, Part] = {}
+        gone = set(names)
+        for name, data in self._ask(envelopes, request.round, request.attempt + 1).items():
+            read = self._read(name, data, request, context, bits)
+            if read is not None:
+                parts[name] = read
+                self._stored.add(name)
+                gone.discard(name)
+            elif self._members[name].failures and self._members[name].failures[-1]["code"] == "REPLAY":
+                gone.discard(name)  # it lost this attempt, say by a restart, and can make the next
+        for name in gone:
+            self._lost[name] = self._lost.get(name, 0) + 1
+        return parts, gone, context
+
+    def _read(self, name: str, data: bytes, request: SumRequest, context: bytes, bits: int) -> Part | None:
+        """Return one member's words and boxes; None, and a failure by name, for anything else."""
+        number, attempt = request.round, request.attempt + 1
+        found = unpack(data)
+        if found is None:
+            try:
+                if self._refused(name, data, number, attempt) is not None:
+                    self._fail(name, number, attempt, "BAD_REPLY", "wanted masked words")
+            except (WireError, ValueError) as error:
+                self._fail(name, number, attempt, "BAD_REPLY", str(error))
+            return None
+        dimensions = sizes(self.contract, self._members[name].seat.industry)
+        labels = sorted(label for label, names in request.cohorts.items() if name in names)
+        counts = [dimensions[group_of(label)] for label in labels]
+        length = sum(counts) * bits // 8
+        boxes = len(request.everybody) * box_bytes(len(request.everybody)) if self._code.drops else 0
+        if found[0] != context[: len(found[0])] or len(found[1]) != length + boxes + ANCHOR_BYTES:
+            self._fail(name, number, attempt, "BAD_REPLY", "the masked words are of another context or length")
+            return None
+        body, tail = found[1][:length], found[1][length + boxes :]
+        self._heads.learn({name: Anchor(int.from_bytes(tail[:8], "big"), tail[8:].hex())})
+        words = np.frombuffer(body, "<u4" if bits == 32 else "<u8").astype(np.uint32 if bits == 32 else np.uint64)
+        split = np.split(words, np.cumsum(counts)[:-1])
+        return Part(dict(zip(labels, split, strict=True)), found[1][length : length + boxes])
+
+    def _checked(
+        self, sums: Mapping[str, Word], cohorts: Mapping[str, Sequence[str]], asked: Mapping[str, int], number: int
+    ) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+        """Return the decoded sums that honest members can have made; the others are left out and recorded."""
+        good = {}
+        for label, words in sums.items():
+            total = self._code.decode(words)
+            clipped = sum(self._units(name) * self._clip(name) for name in cohorts[label])
+            if float(np.linalg.norm(total)) <= self._code.largest_norm(clipped, asked[label], len(total)):
+                good[label] = total
+                continue
+            for name in cohorts[label]:
+                detail = f"the sum of {label} is longer than honest members can make it"
+                self._fail(name, number, 0, "SUM_OUT_OF_RANGE", detail)
+        return good
+
+    # Helpers
+
+    def _ask(self, envelopes: Mapping[str, bytes], number: int, attempt: int) -> dict[str, bytes]:
+        """Send and wait within the deadline; return what came for this attempt."""
+        came: dict[str, bytes] = {}
+        for name, data in envelopes.items():
+            self._members[name].bytes_received += len(data)
+        failed = set()
+        for answer in self._exchange("train", envelopes, self.contract.round.deadline_seconds):
+            if answer.participant not in envelopes:
+                continue
+            if answer.data is None:
+                self._fail(answer.participant, number, attempt, answer.code, "")
+                failed |= {answer.participant} if answer.code != "LATE_REPLY" else set()
+                continue
+            self._heard(answer.participant, answer.data, "train", number)
+            came[answer.participant] = answer.data
+        for name in set(envelopes) - set(came) - failed:
+            self._fail(name, number, attempt, "NO_REPLY", "")
+        return came
+
+    def _refused(self, name: str, data: bytes, number: int, attempt: int) -> Mapping[str, str] | None:
+        """Return the header of a reply that is no refusal; None, with the failure recorded, for one that is."""
+        envelope = decode(data)
+        header = envelope.header
+        if not is_refusal(envelope, name):
+            if envelope.tensors:
+                raise ValueError("the reply carries parameters")
+            return header
+        status = header["status"]
+        if status in FINAL:
+            code = header.get("code", status)[:40]
+            if code not in _OF_THE_ATTEMPT:
+                self._members[name].state = status
+            self._fail(name, number, attempt, code, "")
+        else:
+            self._fail(name, number, attempt, "PARTICIPANT_ERROR", f"incident {header.get('incident', '')[:16]}")
+        return None
+
+    def _units(self, name: str) -> int:
+        return units_drawn(self.contract, self._members[name].seat)
+
+    def _clip(self, name: str) -> float:
+        """Return C_i = S / sigma_i for the declared sigma_i, at most what the contract allows anybody."""
+        return min(self._code.clip, self._code.noise / float(self._members[name].header["noise_multiplier"]))
+
+    def _reasons(self) -> str:
+        codes: Iterable[str] = {m.failures[-1]["code"] for m in self._members.values() if m.failures}
+        return ", ".join(sorted(codes)) or "nobody else is there"

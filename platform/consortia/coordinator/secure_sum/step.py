@@ -1,0 +1,71 @@
+"""From sums that opened to the next model: one step by the mean gradient, whoever holds the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from consortia.coordinator.checkpoint import Checkpoint
+from consortia.messages.size_release import declared
+from consortia.terms.scenario import Contract, Seat
+from consortia.terms.scopes import State
+from consortia.terms.settle import layout
+from consortia.trust.secure_sum.protocol import group_of
+from strategies.base import Strategy, Update
+
+
+def step(
+    contract: Contract,
+    strategy: Strategy,
+    state: Checkpoint,
+    group: str,
+    totals: Mapping[str, NDArray[np.float64]],
+    seats: Mapping[str, Sequence[Seat]],
+) -> tuple[State, State]:
+    """Return a group's next parameters and the strategy's memory.
+
+    Parameters
+    ----------
+    totals : decoded sums of the group's cohorts, by label.
+    seats : whose rows each of them sums.
+    """
+    members = [seat for label in totals for seat in seats[label]]
+    expected = math.fsum(contract.industries[s.industry].sampling_rate * declared(contract, s) for s in members)
+    mean = torch.from_numpy(sum(totals.values()) / expected)
+    industry = members[0].industry
+    current = state.groups[group]
+    parts = layout(contract, industry)[group]
+    moved = _moved(strategy, current, parts, mean, contract.industries[industry].learning_rate)
+    return strategy.aggregate(current, [Update("sum", moved, 1.0)], state.memory.get(group, {}))
+
+
+def by_group(totals: Mapping[str, NDArray[np.float64]], group: str) -> dict[str, NDArray[np.float64]]:
+    """Return the sums of one group of parameters, by label."""
+    return {label: total for label, total in totals.items() if group_of(label) == group}
+
+
+def _moved(
+    strategy: Strategy,
+    current: State,
+    parts: Sequence[tuple[str, tuple[int, ...]]],
+    mean: Tensor,
+    learning_rate: float,
+) -> State:
+    """Return what one participant with all the rows would send: the mean gradient, or one step by it."""
+    moved = {}
+    gradients = torch.split(mean, [math.prod(shape) for _, shape in parts])
+    by_name = {name: flat.reshape(shape) for (name, shape), flat in zip(parts, gradients, strict=True)}
+    for name, tensor in current.items():
+        if name in by_name and strategy.fit.gradient:
+            moved[name] = by_name[name].to(tensor.dtype)
+        elif name in by_name:
+            moved[name] = (tensor.double() - learning_rate * by_name[name]).to(tensor.dtype)
+        else:
+            still = strategy.fit.gradient and tensor.is_floating_point()
+            moved[name] = torch.zeros_like(tensor) if still else tensor.clone()
+    return moved

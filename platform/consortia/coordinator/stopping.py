@@ -1,0 +1,63 @@
+"""Early stopping from released metrics, one round late: it reads no row and costs nothing beyond the releases."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clients import registry
+from clients.metrics import HIGHER_IS_BETTER
+from consortia.coordinator.received_metrics import Received
+from consortia.metrics.from_histograms import from_histogram
+from consortia.terms.evaluation import StoppingTerms
+
+#: Positives in the sum that a value for stopping needs: patience, not an interval, deals with its error.
+_MINIMUM = 20
+
+
+def watched(terms: StoppingTerms, received: Iterable[Received]) -> float | None:
+    """Return the metric that decides, from what participants released about one model.
+
+    Histograms of one industry are added, and their noise with them: the sum has enough positives where no participant
+    has. Exact metrics and several industries are averaged. None when nobody's releases give a point.
+    """
+    by_industry: dict[str, list[Received]] = {}
+    for one in received:
+        by_industry.setdefault(one.industry, []).append(one)
+    values = []
+    for industry, group in sorted(by_industry.items()):
+        noisy = [(one, one.histogram) for one in group if one.histogram is not None]
+        exact = [one.estimates[terms.metric].value for one in group if one.exact and terms.metric in one.estimates]
+        values += [value for value in exact if value is not None]
+        if noisy:
+            pooled = np.sum([histogram for _, histogram in noisy], axis=0)
+            deviation = math.sqrt(sum(one.deviation**2 for one, _ in noisy))
+            target = registry.get(industry).schema.target
+            most = max(one.rows_per_unit for one, _ in noisy)
+            estimate = from_histogram(target, pooled, deviation, most, _MINIMUM).get(terms.metric)
+            if estimate is not None and estimate.value is not None:
+                values.append(estimate.value)
+    return statistics.fmean(values) if values else None
+
+
+def should_stop(terms: StoppingTerms, values: Sequence[float | None]) -> bool:
+    """Return whether the last `patience` values are no better than the best before them by `min_delta`.
+
+    Parameters
+    ----------
+    values : sequence of float or None
+        One per release, oldest first; None is no evidence and is left out.
+    """
+    known = [value if HIGHER_IS_BETTER[terms.metric] else -value for value in values if value is not None]
+    if len(known) <= terms.patience:
+        return False
+    return max(known[-terms.patience :]) < max(known[: -terms.patience]) + max(terms.min_delta, 1e-12)
+
+
+def stopped(terms: StoppingTerms | None, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the rounds so far are the last."""
+    return terms is not None and should_stop(terms, [line["watched"] for line in history if "watched" in line])

@@ -1,0 +1,36 @@
+"""What `--data` must hold, asked before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clients import registry
+from clients.sources import parse_source, public_folder
+from consortia.common.errors import InputError
+from consortia.terms.scenario import Scenario
+
+
+def public_sources(scenario: Scenario, data: Path | None) -> dict[str, str]:
+    """Return each participant's source in the folder of public data sets; none without a folder.
+
+    Raises
+    ------
+    InputError
+        The folder is not there, or lacks the data set of an industry on the roster.
+    """
+    if data is None:
+        return {}
+    if not data.is_dir():
+        raise InputError(f"--data {data}: wanted a folder, got nothing there; check the path")
+    below = data.resolve()
+    if scenario.contract.vertical is not None:  # a case's public data lie with several industries
+        return {seat.name: f"public:{below}" for seat in scenario.roster}
+    clients = {seat.industry: registry.get(seat.industry) for seat in scenario.roster}
+    lacking = [
+        f"{industry}/{client.dataset}"
+        for industry, client in clients.items()
+        if public_folder(parse_source(f"public:{below / industry}"), client) is None
+    ]
+    if lacking:
+        raise InputError(f"--data {data}: wanted {', '.join(lacking)} in it, got no such folder; check the path")
+    return {seat.name: f"public:{below / seat.industry}" for seat in scenario.roster}

@@ -1,0 +1,61 @@
+"""What a run is asked for: by `consortia run`, by a sweep, by a control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from consortia.common.errors import InputError
+
+__all__ = ["ENGINES", "Options", "check_options"]
+
+ENGINES = ("embedded", "flower", "vectorized")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `consortia run` was asked for."""
+
+    scenario: str
+    data: Path | None = None
+    rounds: int | None = None
+    seed: int | None = None
+    split_seed: int | None = None
+    epsilon: tuple[str, ...] = ()
+    engine: str = "embedded"
+    secure_noise: bool = False
+    ledger: Path | None = None
+    out: Path = Path("runs")
+    dump: Path | None = None
+    resume: Path | None = None
+    batches: int | None = None
+    placebo: bool = False
+    uncompressed: bool = False
+    draws: int = 3
+    compressed: bool = True
+
+
+def check_options(options: Options) -> None:
+    """Refuse options that exclude each other, whatever the scenario is.
+
+    Raises
+    ------
+    InputError
+    """
+    if options.engine not in ENGINES:
+        raise InputError(f"--engine: wanted one of {', '.join(ENGINES)}, got {options.engine!r}")
+    simulation = options.engine != "flower"
+    if not simulation and (options.dump or options.ledger or options.split_seed is not None):
+        raise InputError(
+            "--dump, --ledger and --split-seed: wanted a simulation (--engine embedded), got --engine flower; "
+            "a participant's rows, ledger and split are its own there"
+        )
+    if options.engine == "vectorized" and (options.dump or options.ledger or options.resume or options.secure_noise):
+        raise InputError(
+            "--dump, --ledger, --resume and --secure-noise: wanted none with --engine vectorized, which keeps its "
+            "accounts in memory and draws floating-point noise; take --engine embedded"
+        )
+    if options.ledger and options.split_seed is not None:
+        raise InputError("--split-seed: wanted none with --ledger, whose data sets have a split of their own")
+    if options.resume is not None and (options.placebo or options.uncompressed):
+        raise InputError("--placebo and --uncompressed: wanted a run from its start, got --resume")

@@ -1,0 +1,310 @@
+"""From a scenario's name to a result: homes, engine, record."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import math
+import secrets
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from consortia.common.disk import write_json, write_text
+from consortia.common.errors import InputError, RunFailedError
+from consortia.common.logs import OwnFile
+from consortia.common.strict import read_toml
+from consortia.engines import record
+from consortia.engines.base import Engine, Job
+from consortia.engines.data_folder import public_sources
+from consortia.engines.options import Options, check_options
+from consortia.engines.vectorized import participants
+from consortia.participant.home import Home, default_root
+from consortia.participant.identity import pin_each_other
+from consortia.planning.plan import make_plans
+from consortia.terms.many_participants import filled, policy_of
+from consortia.terms.policy import Policy, policy_or_input_error
+from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
+from consortia.vertical.setup import introduce
+from privacy.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run."""
+
+    job: Job
+    result: dict[str, Any]
+    missed: list[str]
+
+
+def prepare(options: Options, check: Callable[[Scenario, Options], None] | None = None) -> Job:
+    """Check everything that can be checked before the first message and lay out the run's folders.
+
+    Parameters
+    ----------
+    check : callable, optional
+        Refuses what else the command cannot do with this scenario, before anything is written.
+
+    Raises
+    ------
+    InputError
+        For anything the user can put right; nothing was started.
+    """
+    check_options(options)
+    simulation = options.engine != "flower"
+    if options.resume is not None:
+        return with_batches(_resumed(options), options.batches)
+    scenario = load_scenario(options.scenario).with_overrides(
+        rounds=options.rounds, seed=options.seed, epsilon=options.epsilon, compressed=options.compressed
+    )
+    sources = public_sources(scenario, options.data)
+    make_plans(scenario)
+    if options.engine == "vectorized":
+        participants.check(scenario)
+    if check is not None:
+        check(scenario, options)
+    if options.dump is not None:
+        options.dump.mkdir(parents=True, exist_ok=True)  # what it cannot take would be noticed after the run
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+    run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(2)}"
+    folder = options.out / run_id
+    homes = {
+        seat.name: _simulated_home(options, scenario, folder, seat.name) if simulation else _own_home(seat.name)
+        for seat in scenario.roster
+    }
+    if simulation and scenario.contract.trust == "aggregate" and not options.ledger:
+        pin_each_other(homes)
+    if simulation and options.ledger is None:
+        introduce(scenario, homes)
+    folder.mkdir(parents=True, exist_ok=True)
+    job = with_batches(Job(scenario, run_id, folder, homes, sources), options.batches)
+    _write_job(job, options)
+    return job
+
+
+def with_batches(job: Job, batches: int | None) -> Job:
+    """Return the job with the number of batches of new persons that was asked for, None being all of the contract's."""
+    terms = job.scenario.contract.vertical
+    if batches is not None and (terms is None or not 0 <= batches <= terms.batches):
+        most = "no such option, since the contract is horizontal" if terms is None else f"0 to {terms.batches}"
+        raise InputError(f"--batches: wanted {most} (contract.vertical.batches), got {batches}")
+    return replace(job, batches=batches)
+
+
+def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = None) -> Outcome:
+    """Run a prepared job and build its record.
+
+    Parameters
+    ----------
+    watch : callable, optional
+        Called with the job; a context manager that shows progress.
+    """
+    engine = _engine(options.engine)
+    handlers = _participant_logs(job)
+    before = _recorded(job)
+    try:
+        with watch(job) if watch else _nothing():
+            engine(job)
+    except RunFailedError:
+        if _recorded(job) == before:  # what lies there, if anything, is of an earlier command
+            raise
+    finally:
+        for handler in handlers:
+            logging.getLogger("consortia.participant").removeHandler(handler)
+            handler.close()
+    result = record.build(job, options.engine)
+    if options.dump is not None:
+        _dump(job, options.dump)
+    return Outcome(job, result, record.missed_expectations(job.scenario, result, job.folder))
+
+
+def _recorded(job: Job) -> int:
+    """Return the time stamp of the coordinator's record; 0 when there is none."""
+    file = job.folder / "coordinator.json"
+    return file.stat().st_mtime_ns if file.is_file() else 0
+
+
+def _engine(name: str) -> Engine:
+    if name == "flower":
+        from consortia.engines import flower
+
+        return flower.run
+    if name == "vectorized":
+        from consortia.engines.vectorized import coordinator
+
+        return coordinator.run
+    from consortia.engines import embedded
+
+    return embedded.run
+
+
+class _nothing:  # noqa: N801 - reads as a word in `with`
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def demo_policy_file(scenario: str, participant: str) -> Path:
+    """Return where the demonstration policy of a scenario's participant lies."""
+    path = find_scenario(scenario)
+    return policy_of(path.parent / "policies" / path.stem, participant)
+
+
+def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: str) -> Home:
+    """Lay out a scratch home: the demonstration policy with overrides, a fresh ledger, a split key."""
+    folder = (folder / "participants" / name).resolve()
+    seed = options.split_seed if options.split_seed is not None else scenario.contract.seed
+    if options.ledger is not None:
+        return _charged_home(options.ledger, folder, name)
+    file = demo_policy_file(options.scenario, name)
+    if not file.is_file():
+        raise InputError(f"policy of {name}: wanted {file}, got nothing there; without a policy a participant refuses")
+    policy = policy_or_input_error(file, simulation=True)
+    seat = scenario.seat(name)
+    data = filled(read_toml(file), name, seat.site)
+    if any(item == name or "=" not in item or item.startswith(f"{name}=") for item in options.epsilon):
+        _override_budget(data, policy, seat.epsilon)
+    if options.secure_noise:
+        data["noise"] = "secure"
+    home = Home(folder, name, simulation=True)
+    home.create(split_seed=seed)
+    home.policy.write_text(
+        "# Written for one simulation from the demonstration policy.\n" + tomli_w.dumps(data), encoding="utf-8"
+    )
+    if options.engine != "vectorized":  # its accounts are in memory
+        Ledger.create(home.ledger, name).close()
+    return home
+
+
+def _charged_home(root: Path, folder: Path, name: str) -> Home:
+    """Return a home whose policy, split and ledger are the owner's: what a simulation charges, its owner bounds."""
+    owner = (root / name).resolve()
+    for file, what in (("ledger.db", "the ledger"), ("policy.toml", "the policy")):
+        if not (owner / file).is_file():
+            raise InputError(
+                f"--ledger {root}: wanted {what} of {name} at {name}/{file}, got nothing; make a home with "
+                f"`consortia budget init {name} --policy FILE --home {root}`"
+            )
+    policy_or_input_error(owner / "policy.toml", simulation=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Home(folder, name, simulation=True, ledger_folder=owner)
+
+
+def _override_budget(data: dict[str, Any], policy: Policy, epsilon: float) -> None:
+    """Let a simulation try another budget: the owner of a demonstration policy is the operator."""
+    if math.isinf(epsilon):
+        data["allow"]["non_private"] = True
+        return
+    data["budget"]["run"]["epsilon"] = epsilon
+    data["budget"]["lifetime"]["epsilon"] = max(epsilon, policy.budget.lifetime.epsilon)
+
+
+def _own_home(name: str) -> Home:
+    home = Home((default_root() / name).resolve(), name)
+    policy_or_input_error(home.policy, simulation=False)
+    if not home.ledger.is_file():
+        raise InputError(
+            f"{home.ledger}: wanted the ledger of {name}, got nothing there; "
+            f"make it with `consortia budget init {name}`"
+        )
+    return home
+
+
+def _write_job(job: Job, options: Options) -> None:
+    """Write what a resumed run needs to know."""
+    write_text(job.folder / "scenario.json", job.scenario.to_json())
+    write_json(
+        job.folder / "job.json",
+        {
+            "run_id": job.run_id,
+            "engine": options.engine,
+            "sources": job.sources,
+            "ledger": str(options.ledger.resolve()) if options.ledger else None,
+        },
+    )
+
+
+def _resumed(options: Options) -> Job:
+    folder = options.resume
+    if folder is None or not (folder / "job.json").is_file():
+        raise InputError(f"--resume {folder}: wanted the folder of a run, got none; it holds job.json")
+    try:
+        saved = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"--resume {folder}: wanted JSON in job.json, got something else; start a new run") from None
+    if saved["engine"] != options.engine:
+        raise InputError(f"--resume: this run used --engine {saved['engine']}, got {options.engine}")
+    scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
+    _check_unchanged(options, scenario)
+    simulation = options.engine != "flower"
+    ledger = Path(saved["ledger"]) if saved["ledger"] else None
+    homes = {
+        seat.name: Home(
+            (folder / "participants" / seat.name).resolve(),
+            seat.name,
+            simulation=True,
+            ledger_folder=ledger / seat.name if ledger else None,
+        )
+        if simulation
+        else _own_home(seat.name)
+        for seat in scenario.roster
+    }
+    return Job(scenario, saved["run_id"], folder, homes, saved["sources"], resume=True)
+
+
+def _check_unchanged(options: Options, saved: Scenario) -> None:
+    """Refuse what a run that goes on cannot take up: it has its contract, its rows and its ledgers."""
+    changes = ("data", "rounds", "seed", "split_seed", "epsilon", "secure_noise", "ledger")
+    if given := [f"--{name.replace('_', '-')}" for name in changes if getattr(options, name) not in (None, (), False)]:
+        raise InputError(
+            f"{', '.join(given)}: wanted none with --resume, which goes on as the run was started; leave it out, or "
+            "start a new run"
+        )
+    if options.scenario and load_scenario(options.scenario).contract.sha256() != saved.contract.sha256():
+        raise InputError(
+            f"--resume: this run of {saved.name} has contract sha256:{saved.contract.sha256()}, and {options.scenario} "
+            "is another one now; leave the scenario out to go on as the run was started, or start a new run"
+        )
+
+
+def _participant_logs(job: Job) -> Iterable[logging.Handler]:
+    """Give each participant its own log file in this process; nothing of it reaches the console."""
+    logger = logging.getLogger("consortia.participant")
+    logger.propagate = False
+    handlers = []
+    for name, home in job.homes.items():
+        if not home.folder.is_dir():
+            continue
+        handler = OwnFile(home.log, name)
+        handler.addFilter(_Only(name))
+        logger.addHandler(handler)
+        handlers.append(handler)
+    return handlers
+
+
+class _Only(logging.Filter):
+    """Lets through what one participant says: its name is the first argument of every line."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._mine = name
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the line is this participant's."""
+        return isinstance(record.args, tuple) and record.args[:1] == (self._mine,)
+
+
+def _dump(job: Job, target: Path) -> None:
+    """Copy each participant's predictions and events, so that anyone can recount every number."""
+    for name, home in job.homes.items():
+        folder = target / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in ("predictions.csv", "events.json", "receipt.json"):
+            source = home.folder / "runs" / job.run_id / file
+            if source.is_file():
+                shutil.copyfile(source, folder / file)

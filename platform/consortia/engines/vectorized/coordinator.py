@@ -1,0 +1,107 @@
+"""The coordinator of a vectorised simulation: the loop of every engine, with batches in the place of messages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import torch
+
+from consortia.common.errors import RefusedError, RunFailedError
+from consortia.coordinator.checkpoint import Checkpoint
+from consortia.coordinator.rounds import Coordinator
+from consortia.engines.base import Job
+from consortia.engines.vectorized import receipts
+from consortia.engines.vectorized.participants import Place, Trainer, open_place, usable
+from consortia.participant.guard import describe
+from consortia.terms.scopes import State
+from privacy.errors import BudgetExhaustedError
+
+log = logging.getLogger("consortia.participant")
+
+
+class CrowdCoordinator(Coordinator):
+    """One run of a scenario whose participants train together (see `consortia.coordinator.rounds.Coordinator`)."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.scenario, job.run_id, job.folder, lambda *_: [])
+        self.job = job
+        self.places: dict[str, Place] = {}
+        self.trainers = {name: Trainer(self.contract, name) for name in {seat.industry for seat in job.scenario.roster}}
+        torch.set_num_threads(1)
+
+    def open(self) -> None:
+        """Ask everybody's policy; who refuses or fails is out, with its code, and its own log says why."""
+        for seat in self.scenario.roster:
+            try:
+                place = self.places[seat.name] = open_place(self.job, seat)
+                self.members[seat.name].header = place.header
+            except RefusedError as error:
+                log.warning("%s: refused: %s", seat.name, error)
+                self._out(seat.name, error.code)
+            except Exception as error:  # noqa: BLE001 - whatever its rows or its source made of it
+                log.error("%s: %s", seat.name, describe(error))
+                self.desk.fail(seat.name, 1, 1, "PARTICIPANT_ERROR")
+
+    def _out(self, name: str, code: str, number: int = 1) -> None:
+        self.members[name].state = "RECEIVE_ONLY" if code == "BUDGET_EXHAUSTED" else "REFUSED"
+        self.desk.fail(name, number, 1, code)
+
+    def _keep(self, state: Checkpoint) -> None:
+        self.history = list(state.history)  # nothing goes on from the middle of a simulation
+
+    def _ask(
+        self,
+        kind: str,
+        number: int,
+        sent: Mapping[str, State],
+        control: Mapping[str, State] = MappingProxyType({}),
+        quorum: int | None = None,
+    ) -> dict[str, State]:
+        """Train or evaluate the named participants together, in the place of messages."""
+        places = [self.places[name] for name in sent if name in self.places]
+        if kind == "evaluate":
+            receipts.write(self.job, places, sent)
+            return {}
+        accepted: dict[str, State] = {}
+        for industry, trainer in self.trainers.items():
+            asked = [place for place in places if place.seat.industry == industry]
+            if charged := [place for place in asked if self._charge(place, number)]:
+                accepted |= self._together(trainer, charged, sent[charged[0].seat.name], control, number)
+        if quorum is None and len(accepted) < self.quorum:
+            raise RunFailedError(
+                f"round {number}: wanted replies of at least {self.quorum} participants, got {len(accepted)}"
+            )
+        return accepted
+
+    def _together(
+        self, trainer: Trainer, places: Sequence[Place], start: State, control: Mapping[str, State], number: int
+    ) -> dict[str, State]:
+        accepted: dict[str, State] = {}
+        for chunk, update in trainer.chunks(places, start, control, number):
+            good = usable(update).tolist()
+            parts = {name: tensor.unbind() for name, tensor in update.items()}
+            for at, (place, fine) in enumerate(zip(chunk, good, strict=True)):
+                name = place.seat.name
+                if fine:
+                    accepted[name] = {parameter: tensors[at] for parameter, tensors in parts.items()}
+                    self.members[name].rounds_contributed += 1
+                else:
+                    self.desk.fail(name, number, 1, "BAD_REPLY", "numbers too large or not finite")
+        return accepted
+
+    def _charge(self, place: Place, number: int) -> bool:
+        try:
+            place.account.charge(number)
+        except BudgetExhaustedError:
+            self._out(place.seat.name, "BUDGET_EXHAUSTED", number)
+            return False
+        return True
+
+
+def run(job: Job) -> None:
+    """Run a job (see `consortia.engines.base.Engine`)."""
+    coordinator = CrowdCoordinator(job)
+    coordinator.open()
+    coordinator.run()

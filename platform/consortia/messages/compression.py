@@ -1,0 +1,143 @@
+"""Smaller updates with `trust = "local"`: whole numbers of few bits, or the largest changes only, then Zstandard.
+
+What is compressed is the noised update's difference to the model that came, after the release gate: a function of what
+may leave anyway, so it costs no budget. Quantisation rounds at random around the value (Alistarh et al. 2017, *QSGD*),
+so that the mean stays right; top-k keeps what it leaves out for the next round (Stich et al. 2018, *Sparsified SGD with
+Memory*). The memory is made of noised updates only, and stays at home. A private budget is spent either way: whether
+a metric suffers is a question for `benchmarks/compression.py`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import zstandard
+from numpy.typing import NDArray
+from torch import Tensor
+
+from consortia.terms.compression import CompressionTerms
+
+PACKED = "packed-update"
+_MAGIC = b"CPU1"
+_LEVEL = 3
+#: A received blob may not unpack to more than that many bytes a number.
+_MOST = 16
+_LEVELS = {"int8": 127, "int4": 7}
+
+
+State = Mapping[str, Tensor]
+
+
+def _names(like: State) -> list[str]:
+    return sorted(name for name, tensor in like.items() if tensor.is_floating_point())
+
+
+def _flat(state: State, like: State) -> NDArray[np.float32]:
+    parts = [(state[n].double() - like[n].double()).flatten() for n in _names(like)]
+    return torch.cat(parts or [torch.zeros(0)]).float().numpy()
+
+
+def compress(
+    update: State,
+    received: State,
+    terms: CompressionTerms,
+    generator: np.random.Generator,
+    memory: NDArray[np.float32] | None = None,
+) -> tuple[dict[str, Tensor], NDArray[np.float32] | None]:
+    """Return the tensors to send instead of `update`, and top-k's next memory.
+
+    Parameters
+    ----------
+    update, received : parameters by name; whole numbers and other names of the update travel as they are.
+    generator : for the rounding. It decides nothing about privacy.
+    memory : what top-k left out so far.
+    """
+    change = _flat(update, received)
+    rest = {name: tensor for name, tensor in update.items() if name not in _names(received)}
+    left = None
+    if terms.kind == "top-k":
+        wanted = change if memory is None else change + memory
+        count = max(1, round(terms.fraction * len(wanted))) if len(wanted) else 0
+        kept = np.sort(np.argpartition(np.abs(wanted), len(wanted) - count)[len(wanted) - count :]).astype(np.uint32)
+        values = wanted[kept]
+        left = wanted.copy()
+        left[kept] = 0
+        gaps = np.diff(kept, prepend=np.uint32(0)).astype("<u4")
+        body = gaps.tobytes() + values.astype("<f4").tobytes()
+        scale = 0.0
+    else:
+        levels = _LEVELS[terms.kind]
+        scale = float(np.abs(change).max(initial=0.0)) / levels
+        steps = np.floor(change / scale + generator.random(len(change))) if scale else np.zeros(len(change))
+        codes = np.clip(steps, -levels, levels).astype(np.int8)
+        body = _nibbles(codes) if terms.kind == "int4" else codes.tobytes()
+    packed = zstandard.ZstdCompressor(level=_LEVEL).compress(body)
+    blob = _MAGIC + struct.pack("<df", float(len(change)), scale) + packed
+    return {**rest, PACKED: torch.frombuffer(bytearray(blob), dtype=torch.uint8)}, left
+
+
+def expand(tensors: State, received: State, terms: CompressionTerms) -> dict[str, Tensor]:
+    """Return the update that `compress` made smaller.
+
+    Raises
+    ------
+    ValueError
+        When the bytes are not what the contract says: another length, another size, numbers that are not finite.
+    """
+    if PACKED not in tensors:
+        raise ValueError(f"{PACKED}: wanted the compressed update that the contract asks for, got none")
+    blob = tensors[PACKED].contiguous().numpy().tobytes() if tensors[PACKED].dtype == torch.uint8 else b""
+    total = sum(received[name].numel() for name in _names(received))
+    head = len(_MAGIC) + 12
+    if blob[: len(_MAGIC)] != _MAGIC or len(blob) < head:
+        raise ValueError(f"{PACKED}: wanted the bytes of a compressed update")
+    count, scale = struct.unpack("<df", blob[len(_MAGIC) : head])
+    if count != total or not np.isfinite(scale) or scale < 0:
+        raise ValueError(f"{PACKED}: wanted {total} numbers with a finite scale")
+    try:
+        body = zstandard.ZstdDecompressor().decompress(blob[head:], max_output_size=_MOST * total + 64)
+    except zstandard.ZstdError:
+        raise ValueError(f"{PACKED}: wanted Zstandard bytes of at most {_MOST} bytes a number") from None
+    change = _read(body, total, scale, terms)
+    if not np.isfinite(change).all():
+        raise ValueError(f"{PACKED}: wanted finite numbers")
+    out = {name: tensor for name, tensor in tensors.items() if name != PACKED}
+    start = 0
+    for name in _names(received):
+        tensor = received[name]
+        part = torch.from_numpy(change[start : start + tensor.numel()].copy()).reshape(tensor.shape)
+        out[name] = (tensor.double() + part.double()).to(tensor.dtype)
+        start += tensor.numel()
+    return out
+
+
+def _read(body: bytes, total: int, scale: float, terms: CompressionTerms) -> NDArray[np.float32]:
+    if terms.kind == "top-k":
+        if len(body) % 8 or len(body) // 8 > total:
+            raise ValueError(f"{PACKED}: wanted gaps and values of at most {total} numbers")
+        count = len(body) // 8
+        places = np.cumsum(np.frombuffer(body[: 4 * count], "<u4").astype(np.int64))
+        if count and (places[-1] >= total or (np.diff(places) <= 0).any()):
+            raise ValueError(f"{PACKED}: wanted places that rise within {total} numbers")
+        change = np.zeros(total, dtype=np.float32)
+        change[places] = np.frombuffer(body[4 * count :], "<f4")
+        return change
+    wanted = total if terms.kind == "int8" else (total + 1) // 2
+    if len(body) != wanted:
+        raise ValueError(f"{PACKED}: wanted {wanted} bytes, got {len(body)}")
+    codes = np.frombuffer(body, np.int8) if terms.kind == "int8" else _from_nibbles(body, total)
+    return codes.astype(np.float32) * np.float32(scale)
+
+
+def _nibbles(codes: NDArray[np.int8]) -> bytes:
+    padded = np.concatenate([codes, np.zeros(len(codes) % 2, np.int8)]).astype(np.uint8) & 15
+    return bytes((padded[0::2] | (padded[1::2] << 4)).astype(np.uint8).tobytes())
+
+
+def _from_nibbles(body: bytes, total: int) -> NDArray[np.int8]:
+    pairs = np.frombuffer(body, np.uint8)
+    codes = np.stack([pairs & 15, pairs >> 4], axis=1).flatten()[:total].astype(np.int8)
+    return np.where(codes > 7, codes - 16, codes).astype(np.int8)

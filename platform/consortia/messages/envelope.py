@@ -1,0 +1,149 @@
+"""Envelopes: what crosses the wire, as one block of bytes in safetensors format (no pickle anywhere).
+
+The header is the safetensors metadata (text only), the body its tensors. Names, dtypes, shapes and integer
+buffers survive exactly. In a Flower message the envelope is one bytes value of a ConfigRecord, so that a
+round costs few objects and a repeated reply is identical to the byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from consortia.common.errors import WireError
+from consortia.terms.scenario import WIRE_VERSION
+
+#: Statuses of a reply. OK carries an update; the others carry nothing from any row.
+STATUSES = ("OK", "EVALUATED", "GREETED", "DONE", "RECEIVE_ONLY", "REFUSED", "FAILED")
+
+#: Why a participant refuses. The code crosses, the sentence stays in its own log.
+REFUSALS = (
+    "NO_POLICY",
+    "NO_LEDGER",
+    "LEDGER_BEHIND",
+    "LEDGER_FORKED",
+    "LEDGER_BROKEN",
+    "DEMO_POLICY",
+    "BAD_POLICY",
+    "CONTRACT_NOT_ALLOWED",
+    "RELEASE_NOT_ALLOWED",
+    "NON_PRIVATE_NOT_ALLOWED",
+    "DATASET_NOT_OFFERED",
+    "BUDGET_EXHAUSTED",
+    "RETRIES_EXHAUSTED",
+    "RUNS_EXHAUSTED",
+    "EVALUATIONS_EXHAUSTED",
+    "WRONG_PARTICIPANT",
+    "BAD_MESSAGE",
+    "NOT_TRAINED",
+    "PARTICIPANT_ERROR",
+    # Secure sums (`consortia.trust.secure_sum.protocol`).
+    "NO_IDENTITY",
+    "NO_RUN_KEY",
+    "NO_ROSTER",
+    "ROSTER_CHANGED",
+    "OWN_KEY_NOT_ECHOED",
+    "DUPLICATE_KEY",
+    "UNKNOWN_PEER",
+    "BAD_SIGNATURE",
+    "BAD_COHORT",
+    "COHORT_TOO_SMALL",
+    "MODEL_MISMATCH",
+    "REPLAY",
+    "TOO_MANY_ATTEMPTS",
+    # ... of mode two (`consortia.trust.secure_sum.recovery`).
+    "UNKNOWN_ATTEMPT",
+    "ALREADY_VOTED",
+    "ALREADY_UNMASKED",
+    "VIEW_CHANGED",
+    "NO_AGREEMENT",
+    "BAD_SHARE",
+    "MORE_DROPS_THAN_NOISE_COVERS",
+    # Vertical mode
+    "VERTICAL_NOT_ALLOWED",
+    "LABEL_NOT_ALLOWED",
+    "SET_TOO_LARGE",
+    "PEER_NOT_PINNED",
+    "NO_ID_KEY",
+    "INTERSECTIONS_EXHAUSTED",
+    "LABEL_MESSAGES_EXHAUSTED",
+    "TOO_FEW_ROWS",
+    "TOO_FEW_PARTNERS",
+    "SCORES_NOT_ALLOWED",
+)
+
+MAX_ENVELOPE_BYTES = 1 << 31
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A header of text and a body of tensors."""
+
+    header: Mapping[str, str]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def encode(envelope: Envelope) -> bytes:
+    """Return the envelope's bytes; the wire version is added to the header.
+
+    The same envelope gives the same bytes in every process: safetensors orders tensors itself, the
+    metadata is one sorted JSON text (its own map is written in hash order, which changes by process).
+    """
+    header = {"wire": str(WIRE_VERSION), **envelope.header}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    tensors = {name: tensor.detach().contiguous() for name, tensor in envelope.tensors.items()}
+    return safetensors.torch.save(tensors, metadata={"consortia": text})
+
+
+def decode(data: bytes) -> Envelope:
+    """Return the envelope of `data`.
+
+    Raises
+    ------
+    WireError
+        When the bytes are not an envelope, or one of another wire version (naming both).
+    """
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise WireError(f"envelope: wanted at most {MAX_ENVELOPE_BYTES} bytes, got {len(data)}")
+    try:
+        header = _header(data)
+        tensors = safetensors.torch.load(data)
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
+        raise WireError("envelope: wanted safetensors bytes with a consortia header, got something else") from None
+    if not isinstance(header, dict) or not all(isinstance(v, str) for v in header.values()):
+        raise WireError("envelope: wanted a header of text values")
+    if header.get("wire") != str(WIRE_VERSION):
+        raise WireError(
+            f"wire: wanted version {WIRE_VERSION}, got {header.get('wire')!r}; use the same release of consortia"
+        )
+    return Envelope(header, tensors)
+
+
+def kind_of(data: bytes) -> str:
+    """Return what kind of message an envelope is, without its tensors; "" when it cannot be read."""
+    try:
+        return str(_header(data)["kind"])
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def _header(data: bytes) -> Any:
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["consortia"])
+
+
+def message_key(model: Mapping[str, Tensor], *parts: str) -> str:
+    """Return the outbox key: SHA-256 over the parts (run, round, kind, data set, contract) and every tensor."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part.encode())
+    digest.update(safetensors.torch.save({k: v.detach().contiguous() for k, v in sorted(model.items())}))
+    return digest.hexdigest()

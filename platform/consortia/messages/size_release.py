@@ -1,0 +1,105 @@
+"""`weighting = "noised"`: the number of training units leaves once a run, with noise, and is the weight of a row.
+
+Guarantees
+----------
+* One Laplace release (sensitivity: one unit) of the training partition, from the training account. Its epsilon is a
+  public share of what the run may spend and is set aside before sigma is solved: both together cost the allowance.
+* It is charged with the first reservation of a run and leaves with that reply alone. When that attempt is abandoned
+  the charge stays and no size leaves in this run: the coordinator then takes the declared one.
+* A claim buys nothing: the coordinator takes no more than the roster declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clients.dataset import Table
+from consortia.terms.scenario import Contract, IndustryTerms, Seat
+from consortia.terms.secure_sum import planned_rounds
+from privacy.accounting import solve_noise_multiplier
+from privacy.egress import KINDS, Release
+from privacy.errors import UnknownEventError
+from privacy.events import Event, LaplaceRelease, NonPrivate
+from privacy.histogram import HistogramNoise, noisy_histogram
+from privacy.ledger import Ledger, RunPlan
+from privacy.noise_context import NoiseContext
+
+#: Name of the tensor: int64, shape (1,).
+SIZE = "size.units"
+#: Of the run's epsilon: what knowing sizes is worth. At epsilon = 3 the deviation is 4.7 units.
+SHARE = 0.1
+
+
+def once_events(contract: Contract, epsilon: float | None, unit: str) -> tuple[Event, ...]:
+    """Return what the size costs; nothing where the contract wants none.
+
+    Parameters
+    ----------
+    epsilon : float or None
+        What the run may spend; None for a non-private one.
+    """
+    if contract.strategy.weighting != "noised":
+        return ()
+    if epsilon is None:
+        return (NonPrivate(what="training units", partition="train", unit=unit),)
+    return (LaplaceRelease(noise_multiplier=1 / (SHARE * epsilon), partition="train", unit=unit),)
+
+
+def solve_sigma(contract: Contract, rules: IndustryTerms, epsilon: float, delta: float) -> float:
+    """Return the noise multiplier with which updates and size of a whole run cost (epsilon, delta) together."""
+    return solve_noise_multiplier(
+        epsilon=epsilon,
+        delta=delta,
+        sampling_rate=rules.sampling_rate,
+        steps=rules.local_steps * planned_rounds(contract),
+        besides=once_events(contract, epsilon, "record"),
+    )
+
+
+def due(ledger: Ledger, plan: RunPlan) -> tuple[Event, ...]:
+    """Return what is still to be released once: all of it before anything of the run was reserved, then nothing."""
+    return () if ledger.entries(plan.run_id) else plan.once_events
+
+
+def release(events: tuple[Event, ...], train: Table, context: NoiseContext) -> list[Release]:
+    """Return the size with noise for the charged attempt, at least 1 (post-processing); nothing where none is due."""
+    return [Release("size", {SIZE: _noised(event, train.n_units, context)}, event) for event in events]
+
+
+def _noised(event: Event, units: int, context: NoiseContext) -> Tensor:
+    if isinstance(event, NonPrivate):
+        return torch.tensor([max(1, units)])
+    if not isinstance(event, LaplaceRelease):
+        raise UnknownEventError(f"size: wanted a Laplace release, got a {type(event).__name__}; nothing leaves")
+    noise = HistogramNoise("laplace", event.noise_multiplier)
+    cells, index = np.zeros(units, dtype=np.int64), np.arange(units, dtype=np.int64)
+    counts = noisy_histogram(cells, 1, index, rows_per_unit=1, noise=noise, context=context)
+    return torch.from_numpy(counts).clamp(min=1)
+
+
+def declared(contract: Contract, seat: Seat) -> int:
+    """Return how many of a seat's declared units train."""
+    return max(1, round(seat.units * contract.split.train))
+
+
+def take(tensors: Mapping[str, Tensor], contract: Contract, kind: str) -> tuple[dict[str, Tensor], int | None]:
+    """Return a reply without its size, and that size, None where it has none.
+
+    Raises
+    ------
+    ValueError
+        For a size that nobody asked for, or that is none.
+    """
+    sizes = {name: tensor for name, tensor in tensors.items() if name.startswith(KINDS["size"].prefix)}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in sizes}
+    if not sizes:
+        return rest, None
+    if contract.strategy.weighting != "noised" or kind != "train" or set(sizes) != {SIZE}:
+        raise ValueError("size: nobody asked for one")
+    if sizes[SIZE].dtype != torch.int64 or tuple(sizes[SIZE].shape) != (1,) or int(sizes[SIZE]) < 1:
+        raise ValueError(f"{SIZE}: wanted one whole number >= 1")
+    return rest, int(sizes[SIZE])

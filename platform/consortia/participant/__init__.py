@@ -1,0 +1,1 @@
+"""The participant's side: one message handled, training, metrics, receipt."""

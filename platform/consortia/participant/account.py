@@ -1,0 +1,234 @@
+"""A ledger as a person reads it: what was spent, on what, what is left, over which horizon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from consortia.terms.policy import Policy
+from privacy.accounting import epsilon, merge
+from privacy.events import (
+    CHANGE_LABEL,
+    RELATION,
+    REPLACE_ROW,
+    Event,
+    event_size,
+)
+from privacy.ledger import Budget, Entry, Ledger
+
+_DEFAULT_DELTA = 1e-5
+_EVALUATION = "/evaluation"
+#: The accounts of vertical mode, with what two neighbours differ in; no account is composed with another.
+_VERTICAL = {"labels": CHANGE_LABEL, "scores": REPLACE_ROW, "intersection": RELATION}
+LIFETIME = "lifetime (PLD estimate)"
+
+
+def what(event: Event) -> str:
+    """Return an event in a person's words."""
+    return f"{event.describe()} ({event.partition})"
+
+
+def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str, Any]:
+    """Return every account of the ledger: each run's, and each data set's lifetime.
+
+    A lifetime's `left` is what the filter grants a new run for certain; its `epsilon` is an estimate (PLD).
+    Data sets that the policy offers and nothing was spent on stand there too, with the account of their evaluation
+    units where the policy has a budget for it.
+    """
+    entries = ledger.entries()
+    offered = _offered(policy) if policy else set()
+    accounts = []
+    for dataset in sorted({entry.dataset for entry in entries} | offered):
+        mine = [entry for entry in entries if entry.dataset == dataset]
+        for run in dict.fromkeys(entry.run_id for entry in mine):
+            plan = ledger.plan(run)
+            budget = plan.allowance if plan else Budget(math.inf, _DEFAULT_DELTA)
+            unit = plan.unit if plan else None
+            group = [entry for entry in mine if entry.run_id == run]
+            account = _account(dataset, f"run {run}", unit, group, budget)
+            accounts.append({**account, "left": _left(account)})
+        shared = ledger.sharing(dataset)
+        spent = mine if len(shared) == 1 else [entry for entry in entries if entry.dataset in shared]
+        accounts.append(_lifetime(ledger, policy, dataset, spent))
+        if len(shared) > 1:
+            accounts[-1]["shares_with"] = [name for name in shared if name != dataset]
+    anchor = ledger.anchor()
+    return {
+        "schema": 2,
+        "participant": participant,
+        "relation": RELATION,
+        "counter": anchor.counter,
+        "head": anchor.head,
+        "accounts": accounts,
+    }
+
+
+def evaluation_account(dataset: str) -> str:
+    """Return the name of the account of a data set's evaluation units."""
+    return f"{dataset}{_EVALUATION}"
+
+
+def _offered(policy: Policy) -> set[str]:
+    """Return the accounts of what the policy lets out: labels and scores have one of their own, training another."""
+    vertical = [name for name in _VERTICAL if name in policy.allow.releases]
+    trains = "update" in policy.allow.releases or not vertical
+    offered = {f"{name}/{account}" for name in policy.dataset for account in vertical}
+    offered |= set(policy.dataset) if trains else set()
+    if policy.budget.evaluation is not None:
+        offered |= {evaluation_account(name) for name in policy.dataset}
+    return offered
+
+
+def _vertical(dataset: str) -> str:
+    """Return which account of vertical mode this is, or nothing."""
+    account = dataset.rpartition("/")[2]
+    return account if account in _VERTICAL and "/" in dataset else ""
+
+
+def _budget_of(policy: Policy, dataset: str) -> Budget:
+    """Return the lifetime budget of an account; infinite where the owner gave the evaluation units none.
+
+    Labels are pure, so their lifetime has no δ; intersections disclose and are bounded by their number instead.
+    """
+    life = policy.budget.lifetime.budget()
+    if account := _vertical(dataset):
+        return {"labels": Budget(life.epsilon, 0.0), "scores": life}.get(account, Budget(math.inf, 0.0))
+    if not dataset.endswith(_EVALUATION):
+        return life
+    terms = policy.budget.evaluation
+    return terms.lifetime.budget() if terms else Budget(math.inf, policy.budget.lifetime.delta)
+
+
+def _lifetime(ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequence[Entry]) -> dict[str, Any]:
+    terms = policy.dataset.get(dataset.partition("/")[0]) if policy else None
+    plan = ledger.plan(mine[0].run_id) if mine else None
+    life = _budget_of(policy, dataset) if policy else Budget(math.inf, _DEFAULT_DELTA)
+    unit = plan.unit if plan else (terms.unit if terms else None)
+    account = _account(dataset, LIFETIME, unit, mine, life)
+    bounded = policy is not None and not account["non_private"] and not math.isinf(life.epsilon)
+    left = ledger.lifetime_left(dataset, life) if bounded else None
+    return {
+        **account,
+        # Intersections have no budget to be used up: the policy bounds their number.
+        "left": left.epsilon if left else (0.0 if policy and _vertical(dataset) != "intersection" else None),
+        "left_delta": left.delta if left else None,
+    }
+
+
+def _left(account: dict[str, Any]) -> float | None:
+    if account["budget"] is None or account["epsilon"] is None:
+        return None
+    return max(0.0, float(account["budget"]) - float(account["epsilon"]))
+
+
+def _account(dataset: str, horizon: str, unit: str | None, entries: Sequence[Entry], budget: Budget) -> dict[str, Any]:
+    events = [event for entry in entries for event in entry.events]
+    delta = _delta(budget, events, dataset)
+    spent = epsilon(events, delta)
+    return {
+        "dataset": dataset,
+        "horizon": horizon,
+        "unit": unit,
+        "relation": _VERTICAL.get(_vertical(dataset), RELATION),
+        "epsilon": None if math.isinf(spent) else spent,
+        "delta": delta,
+        "budget": None if math.isinf(budget.epsilon) else budget.epsilon,
+        "non_private": math.isinf(spent),
+        "releases": len(entries),
+        "abandoned": sum(entry.state == "reserved" for entry in entries),
+        "by": _by(events, delta, spent),
+    }
+
+
+def _delta(budget: Budget, events: Sequence[Event], dataset: str) -> float:
+    """Return the budget's δ; where it has none: 0 for labels and whatever else is pure, else a usual one."""
+    counted_purely = all(event.pure_epsilon() is not None and not event.non_private for event in events)
+    pure = _vertical(dataset) == "labels" or (events and counted_purely)
+    return budget.delta or (0.0 if pure else _DEFAULT_DELTA)
+
+
+def _by(events: Iterable[Event], delta: float, spent: float) -> list[dict[str, Any]]:
+    """Return what each mechanism would have cost alone; together they cost less than the sum."""
+    merged = merge(events)
+    alone = [spent] if len(merged) == 1 else [epsilon([event], delta) for event in merged]
+    return [
+        {"what": what(event), "times": event_size(event), "epsilon_alone": None if math.isinf(value) else value}
+        for event, value in zip(merged, alone, strict=True)
+    ]
+
+
+def history(ledger: Ledger) -> list[dict[str, Any]]:
+    """Return one line per link of the chain that says something, oldest first; the chain is recounted before.
+
+    Raises
+    ------
+    LedgerBrokenError
+        When it does not add up.
+    """
+    data = ledger.export()
+    runs = {run["run_id"]: run for run in data["runs"]}
+    entries = {str(entry.seq): entry for entry in ledger.entries()}
+    notes = {str(note["id"]): note for note in data["notes"]}
+    costs: dict[tuple[Event, ...], float] = {}
+    lines, before = [], None
+    for link in data["chain"]:
+        line: dict[str, Any] = {"link": link["seq"], "what": link["kind"], "head": link["head"]}
+        if link["kind"] == "run":
+            run = runs[link["ref"]]
+            allowance = run["allowance"]
+            line |= {
+                "time": run["opened"],
+                "what": "run opened",
+                "dataset": run["dataset"],
+                "run": run["run_id"],
+                "detail": f"allowance ε {_text(allowance['epsilon'])}, δ {allowance['delta']:g}, unit {run['unit']}",
+            }
+        elif link["kind"] == "reserved":
+            entry = entries[link["ref"]]
+            plan = ledger.plan(entry.run_id)
+            delta = _delta(plan.allowance if plan else Budget(math.inf, 0.0), entry.events, entry.dataset)
+            cost = costs.setdefault(entry.events, epsilon(entry.events, delta))
+            line |= {
+                "time": entry.created,
+                "what": "released" if entry.state == "committed" else "charged, abandoned",
+                "dataset": entry.dataset,
+                "run": entry.run_id,
+                "round": entry.round,
+                "epsilon_alone": None if math.isinf(cost) else cost,
+                "relation": _VERTICAL.get(_vertical(entry.dataset), RELATION),
+                "delta": delta,
+                "detail": "; ".join(f"{event_size(event)} x {what(event)}" for event in entry.events),
+            }
+        elif link["kind"] == "note":
+            note = notes[link["ref"]]
+            if "datasets" in note["note"]:
+                both = " and ".join(note["note"]["datasets"])
+                line |= {"time": note["created"], "what": "one lifetime", "detail": f"{both} share one lifetime"}
+            else:
+                line |= {"time": note["created"], "what": "budget set", "detail": _change(before, note["note"])}
+                before = note["note"]
+        else:
+            continue  # the ledger's making; a commit, which its reservation's line tells
+        lines.append(line)
+    return lines
+
+
+def _change(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+    parts = []
+    for name, new, old in (
+        ("", now, before),
+        ("evaluation ", now.get("evaluation"), (before or {}).get("evaluation")),
+    ):
+        if new is None:
+            parts += ["evaluation: none (withdrawn)"] if old is not None else []
+            continue
+        for horizon in ("run", "lifetime"):
+            value, last = new[horizon]["epsilon"], old[horizon]["epsilon"] if old else None
+            word = "" if last is None or last == value else (" (raised)" if value > last else " (lowered)")
+            parts.append(f"{name}{horizon} ε {value:g}, δ {new[horizon]['delta']:g}{word}")
+    return "; ".join(parts) + "; costs nothing"
+
+
+def _text(value: float | None) -> str:
+    return "∞ (non-private)" if value is None else f"{value:g}"

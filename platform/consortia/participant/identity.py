@@ -1,0 +1,58 @@
+"""A participant's identity for secure sums: an elliptic-curve key of its own, pinned by its peers.
+
+Apart from the SuperNode's key, so that a key which lies beside Flower's processes signs nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tomli_w
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from consortia.common.disk import write_secret
+from consortia.common.errors import RefusedError
+from consortia.common.strict import read_toml
+from consortia.participant.home import Home
+
+_NAME = "identity.pem"
+
+
+def make_identity(home: Home) -> str:
+    """Make the key unless there is one; return the public key as a policy pins it, hex of DER."""
+    file = home.policy.with_name(_NAME)
+    if not file.exists():
+        key = ec.generate_private_key(ec.SECP384R1())
+        encoding, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        write_secret(file, key.private_bytes(encoding, kind, serialization.NoEncryption()))
+    return public_hex(load_identity(home))
+
+
+def load_identity(home: Home) -> ec.EllipticCurvePrivateKey:
+    """Return the participant's key; NO_IDENTITY when there is none."""
+    try:
+        key = serialization.load_pem_private_key(home.policy.with_name(_NAME).read_bytes(), None)
+    except (OSError, ValueError, TypeError):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise RefusedError("NO_IDENTITY", f"no {_NAME}; make it with `consortia secure key {home.participant}`")
+    return key
+
+
+def public_hex(key: ec.EllipticCurvePrivateKey) -> str:
+    """Return the public half."""
+    encoding, kind = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(encoding, kind).hex()
+
+
+def pin_each_other(homes: Mapping[str, Home]) -> None:
+    """Let every home of one operator's own pin all others: a simulation, or a scenario laid out on one machine."""
+    public = {name: make_identity(home) for name, home in homes.items()}
+    for name, home in homes.items():
+        data = read_toml(home.policy)
+        terms = data.setdefault("secure", {})
+        terms["peers"] = {**{peer: key for peer, key in public.items() if peer != name}, **terms.get("peers", {})}
+        head = home.policy.read_text(encoding="utf-8").partition("\n")[0]
+        comment = head + "\n" if head.startswith("#") else ""
+        home.policy.write_text(comment + tomli_w.dumps(data), encoding="utf-8")

@@ -1,0 +1,182 @@
+"""The model that a participant keeps, as data: a network, a linear part, or both.
+
+It lies in the participant's own run folder as safetensors and leaves it only when its owner exports it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from clients.dataset import Table
+from clients.models import FederatedModule
+from clients.schema import Target
+from consortia.common.errors import InputError
+from consortia.terms.scenario import Contract, contract_from_json
+from consortia.terms.scopes import build_module, check_like, load_state, state_of
+
+__all__ = ["LARGEST_LOGIT", "About", "OwnModel", "Scorer", "constant", "from_bytes", "keep", "linear", "to_bytes"]
+
+FILE_SCHEMA = "1"
+#: A probability of 0 or 1 as a logit: its sigmoid differs from it by 4e-18.
+LARGEST_LOGIT = 40.0
+
+
+class OwnModel(nn.Module):
+    """Scores from features: the network's output plus ``features @ slope + intercept``, through the target's link.
+
+    Parameters
+    ----------
+    target : Target
+    network : FederatedModule, optional
+        It is copied.
+    slope, intercept : Tensor (n_features, outputs) and (outputs,), optional
+        float64; logits, or for a regression values on the target's public scale.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        network: FederatedModule | None = None,
+        slope: Tensor | None = None,
+        intercept: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.target = target
+        self.network = copy.deepcopy(network).eval().requires_grad_(False) if network is not None else None
+        self.slope: Tensor | None
+        self.intercept: Tensor | None
+        self.register_buffer("slope", slope)
+        self.register_buffer("intercept", intercept)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return float32 probabilities (n,) or (n, classes), or values in the target's unit (n,)."""
+        output: Tensor | None = None
+        if self.network is not None:
+            output = self.network({"features": features}).double()
+        if self.slope is not None and self.intercept is not None:
+            line = features.double() @ self.slope + self.intercept
+            output = line if output is None else output + line
+        assert output is not None
+        if self.target.kind == "multiclass":
+            return torch.softmax(output, dim=-1).float()
+        if self.target.kind == "binary":
+            return torch.sigmoid(output.squeeze(-1)).float()
+        middle, half = self.target.scale
+        return (output.squeeze(-1) * half + middle).float()
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A fitted model: from a table to scores, `(n_rows,)` or `(n_rows, n_classes)`; `model` is the same as data."""
+
+    scores: Callable[[Table], NDArray[np.float64]]
+    model: Callable[[], OwnModel]
+
+    def __call__(self, table: Table) -> NDArray[np.float64]:
+        """Return the scores of a table."""
+        return self.scores(table)
+
+
+@dataclass(frozen=True)
+class About:
+    """Whose model this is, and of what: what has to be known to build and to judge it."""
+
+    participant: str
+    run_id: str
+    industry: str
+    kind: str
+    detail: str
+    contract: Contract
+
+
+def linear(target: Target, slope: NDArray[np.float64], intercept: NDArray[np.float64]) -> OwnModel:
+    """Return a linear model: `slope` (n_features, outputs), `intercept` (outputs,)."""
+    return OwnModel(
+        target, None, torch.tensor(slope, dtype=torch.float64), torch.tensor(intercept, dtype=torch.float64)
+    )
+
+
+def constant(target: Target, n_features: int, value: NDArray[np.float64]) -> OwnModel:
+    """Return the model that predicts `value` for every row: a probability, one for each class, or a number."""
+    if target.kind == "regression":
+        middle, half = target.scale
+        logits = (value - middle) / half
+    else:
+        with np.errstate(divide="ignore"):
+            logits = np.log(value) - (np.log1p(-value) if target.kind == "binary" else 0)
+        logits = np.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT)
+    return linear(target, np.zeros((n_features, len(logits))), logits)
+
+
+def to_bytes(model: OwnModel, about: About) -> bytes:
+    """Return a safetensors file that holds parameters, contract and origin."""
+    metadata = {
+        "schema": FILE_SCHEMA,
+        "participant": about.participant,
+        "run_id": about.run_id,
+        "industry": about.industry,
+        "kind": about.kind,
+        "detail": about.detail,
+        "contract": about.contract.canonical(),
+    }
+    tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+    return safetensors.torch.save(tensors, metadata=metadata)
+
+
+def from_bytes(data: bytes, where: str) -> tuple[OwnModel, About]:
+    """Read what `to_bytes` wrote; names, shapes and dtypes must be those of the contract's network.
+
+    Raises
+    ------
+    InputError
+        It is no such file, of another schema, or does not fit its contract.
+    """
+    from clients import registry
+
+    try:
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+        tensors = safetensors.torch.load(data)
+    except (ValueError, KeyError, safetensors.SafetensorError):
+        raise InputError(f"{where}: wanted a model in safetensors format, got something else") from None
+    if metadata.get("schema") != FILE_SCHEMA:
+        raise InputError(f"{where}: wanted a model file of schema {FILE_SCHEMA}, got {metadata.get('schema')!r}")
+    contract = contract_from_json(metadata["contract"])
+    origin = {key: metadata[key] for key in ("participant", "run_id", "industry", "kind", "detail")}
+    about = About(**origin, contract=contract)
+    network = None
+    state = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+    if state:
+        network = build_module(contract, about.industry)
+        try:
+            check_like(state_of(network), state)
+            load_state(network, state)
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from None
+    target = registry.get(about.industry).schema.target
+    return OwnModel(target, network, tensors.get("slope"), tensors.get("intercept")), about
+
+
+def keep(folder: Path, models: Mapping[str, tuple[OwnModel, About]]) -> dict[str, str]:
+    """Write each model as `<name>.safetensors`, whole or not at all; return the SHA-256 by name."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    hashes = {}
+    for name, (model, about) in models.items():
+        data = to_bytes(model, about)
+        temporary = folder / f"{name}.tmp"
+        temporary.write_bytes(data)
+        temporary.replace(folder / f"{name}.safetensors")
+        hashes[name] = hashlib.sha256(data).hexdigest()
+    return hashes

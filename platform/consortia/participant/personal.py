@@ -1,0 +1,284 @@
+"""Personal models: what a participant makes at home from the federated model and its own rows, and which one it keeps.
+
+Candidates
+----------
+* `local`: nothing of anybody else (ridge, or the contract's network; `consortia.participant.evaluation.baselines`).
+* `federated`: the model as it came.
+* `centred`: the federated model's own score as an offset, corrected by a ridge model on the participant's features,
+  ``score(x) = federated(x) + b + u . x`` with penalty ``strength x |u|^2``. For a linear model this is the local
+  model centred on the federated one; strength 0 is the local model, infinity the federated one.
+* `fine-tuned`: the federated network trained on with a proximal term ``lam / 2 |w - w_federated|^2`` (Ditto's local
+  objective, Li et al. 2021, eq. 2, at the final federated model; lam = 0 is plain fine-tuning).
+
+None of them feeds a release, so they train without DP (invariant 7), and the choice never leaves (invariant 14).
+
+How the choice is made
+----------------------
+By the log loss (the squared error of a regression) of each row, on rows that the candidate was not fitted on: the
+validation rows and, where these are of fewer than 200 units, the training rows, cross-fitted in folds of whole
+units. Another model than `local` is kept only if it is better by more than one standard error of the paired
+difference, units being what varies, on 30 units at least (on eight some model always is), and if the metric that the
+receipt leads with is no worse there (a correction may mend the scale of a score and spoil its order); among those the
+best. The federated model has seen the training rows. They count only while that shows in nothing: while its loss on
+them is not below its loss on the validation rows by more than a standard error. The test rows only report.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from clients import registry
+from clients.dataset import Table
+from clients.industry import IndustryClient
+from clients.metrics import compute
+from clients.models import FederatedModule, loss_for
+from consortia.participant.evaluation import Baselines, Fit, Scores, better, headline, module_scorer
+from consortia.participant.own_model import OwnModel, Scorer
+from privacy.randomness import numpy_generator, seeded_generator
+
+STRENGTHS = tuple(float(s) for s in np.logspace(-1, 4, 6))
+PROXIMAL = (0.0, 1.0)
+_FOLDS = 4
+_ENOUGH = 200
+_LEAST = 30
+_EPOCHS = 40
+_PATIENCE = 6
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to a model: `fit` takes training rows (the federated model needs none), `ready` is it fitted to all."""
+
+    kind: str
+    detail: str
+    fit: Fit
+    ready: Scorer | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was chosen.
+
+    Attributes
+    ----------
+    kind : "local", "federated", "centred" or "fine-tuned".
+    detail : the candidate's settings.
+    scorer : the kept model.
+    personal, personal_kind : the best of `centred` and `fine-tuned`, whether kept or not.
+    """
+
+    kind: str
+    detail: str
+    scorer: Scorer
+    personal: Scorer
+    personal_kind: str
+
+
+def candidates(module: FederatedModule, industry: str, base: Baselines, participant: str) -> list[Candidate]:
+    """Return the candidates for one participant, `local` first."""
+    client = registry.get(industry)
+    scorer = module_scorer(module)
+    found = [
+        Candidate("local", base.local_kind, base.fit_local, base.local),
+        Candidate("federated", "", lambda _: scorer, scorer),
+    ]
+    found += [
+        Candidate("centred", f"strength {strength:g}", _centred(client, module, strength)) for strength in STRENGTHS
+    ]
+    if any(isinstance(layer, nn.Tanh | nn.ReLU) for layer in module.modules()):
+        found += [
+            Candidate("fine-tuned", f"lambda {lam:g}", _fine_tuned(client, module, lam, participant))
+            for lam in PROXIMAL
+        ]
+    return found
+
+
+def keep(offered: list[Candidate], industry: str, train: Table, validation: Table, participant: str) -> Kept:
+    """Choose among `offered`, the local model first, as the module's docstring says; test rows never come here."""
+    client = registry.get(industry)
+    fitted = [candidate.ready or candidate.fit(train) for candidate in offered]
+    tables, scores = [validation], [[scorer(validation)] for scorer in fitted]
+    held = _losses(client, scores, tables)
+    units = np.asarray(validation.unit_index)
+    folds = _folds(train, participant)
+    if folds and validation.n_units < _ENOUGH and not _flattered(client, offered, train, held):
+        outside = np.concatenate([rows for _, rows in folds])
+        units = np.concatenate([units, np.asarray(train.unit_index)[outside] + validation.n_units])
+        crossed = [(train.take(inside), train.take(rows)) for inside, rows in folds]
+        tables += [held_out for _, held_out in crossed]
+        for candidate, found in zip(offered, scores, strict=True):
+            found += [candidate.fit(inside)(held_out) for inside, held_out in crossed]
+        held = _losses(client, scores, tables)
+    metric, led = _led(client, scores, tables)
+    chosen = 0
+    for index in range(1, len(offered)) if len(np.unique(units)) >= _LEAST else ():
+        pays = _pays(held[0] - held[index], units) and not better(metric, led[0], led[index])
+        if pays and held[index].mean() < held[chosen].mean():
+            chosen = index
+    own = [i for i, candidate in enumerate(offered) if candidate.kind not in {"local", "federated"}]
+    personal = min(own, key=lambda index: float(held[index].mean()) if len(held[index]) else 0.0)
+    return Kept(
+        offered[chosen].kind, offered[chosen].detail, fitted[chosen], fitted[personal], _label(offered[personal])
+    )
+
+
+def row_losses(client: IndustryClient, scores: Scores, table: Table) -> Scores:
+    """Return a proper score of each row (n_rows,): log loss in nats, or the squared error of a regression.
+
+    Probabilities are taken to lie between .005 and .995, so that no single row decides.
+    """
+    wanted = np.asarray(table.target)
+    if client.schema.target.kind == "regression":
+        return np.asarray((scores - wanted) ** 2, dtype=np.float64)
+    bounded = np.clip(scores, 0.005, 0.995)
+    if client.schema.target.kind == "multiclass":
+        return np.asarray(-np.log(bounded[np.arange(len(wanted)), wanted.astype(int)]), dtype=np.float64)
+    return np.asarray(-np.log(np.where(wanted == 1, bounded, 1 - bounded)), dtype=np.float64)
+
+
+def _losses(client: IndustryClient, scores: list[list[Scores]], tables: list[Table]) -> list[Scores]:
+    """Return each candidate's losses of all rows of the tables, one after the other."""
+    return [np.concatenate([row_losses(client, *pair) for pair in zip(found, tables, strict=True)]) for found in scores]
+
+
+def _led(client: IndustryClient, scores: list[list[Scores]], tables: list[Table]) -> tuple[str, list[float | None]]:
+    """Return the metric that the receipt leads with, and each candidate's on the rows of all tables."""
+    target = torch.cat([table.target for table in tables])
+    name, kind = headline(client, target), client.schema.target.kind
+    return name, [compute([name], kind, np.concatenate(found), np.asarray(target))[name] for found in scores]
+
+
+def _pays(gain: Scores, units: NDArray[np.int64]) -> bool:
+    """Return whether the mean of `gain` by row is above one standard error, clustered by unit."""
+    if len(gain) < 2:
+        return False
+    sums = np.bincount(units, weights=gain - gain.mean())
+    present = np.bincount(units) > 0
+    error = np.sqrt((sums[present] ** 2).sum()) / len(gain)
+    return bool(gain.mean() > error)
+
+
+def _flattered(client: IndustryClient, offered: list[Candidate], train: Table, held: list[Scores]) -> bool:
+    """Return whether the federated model does better on the rows it was trained on than on others."""
+    for candidate, losses in zip(offered, held, strict=True):
+        if candidate.kind == "federated" and candidate.ready is not None and len(losses) > 1:
+            error = float(losses.std(ddof=1)) / np.sqrt(len(losses))
+            return bool(row_losses(client, candidate.ready(train), train).mean() < losses.mean() - error)
+    return True
+
+
+def _label(candidate: Candidate) -> str:
+    return f"{candidate.kind}, {candidate.detail}"
+
+
+def _folds(train: Table, participant: str) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return (rows inside, rows outside) of each fold; a unit's rows stay together."""
+    if train.n_units < 2 * _FOLDS:
+        return []
+    fold = numpy_generator("folds", participant).permutation(train.n_units) % _FOLDS
+    of_row = fold[np.asarray(train.unit_index)]
+    return [(np.flatnonzero(of_row != k), np.flatnonzero(of_row == k)) for k in range(_FOLDS)]
+
+
+def _logits(module: FederatedModule, table: Table) -> torch.Tensor:
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            return torch.as_tensor(module(table.inputs)).double()
+    finally:
+        module.train(training)
+
+
+def _centred(client: IndustryClient, module: FederatedModule, strength: float) -> Fit:
+    """Return the fit of ``federated(x) + b + u . x``: a convex problem in (u, b), solved by L-BFGS."""
+    loss = loss_for(client.schema.target)
+
+    def fit(train: Table) -> Scorer:
+        outputs = client.schema.target.outputs
+        features = train.inputs["features"].double()
+        offset = _logits(module, train)
+        u = torch.zeros(features.shape[1], outputs, dtype=torch.float64, requires_grad=True)
+        b = torch.zeros(outputs, dtype=torch.float64, requires_grad=True)
+        if len(train.target):
+            solver = torch.optim.LBFGS([u, b], max_iter=100, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+
+            def objective() -> torch.Tensor:
+                solver.zero_grad()
+                total = loss(offset + features @ u + b, train.target).sum()
+                total = total + strength / 2 * (u.square().sum() + b.square().sum())
+                total.backward()  # type: ignore[no-untyped-call]
+                return total
+
+            solver.step(objective)  # type: ignore[no-untyped-call]
+        slope, intercept = u.detach(), b.detach()
+
+        def scores(table: Table) -> Scores:
+            logits = _logits(module, table) + table.inputs["features"].double() @ slope + intercept
+            return _probabilities(client, logits)
+
+        return Scorer(scores, lambda: OwnModel(module.target, module, slope, intercept))
+
+    return fit
+
+
+def _probabilities(client: IndustryClient, logits: torch.Tensor) -> Scores:
+    target = client.schema.target
+    if target.kind == "binary":
+        return np.asarray(torch.sigmoid(logits.squeeze(-1)))
+    if target.kind == "multiclass":
+        return np.asarray(torch.softmax(logits, dim=-1))
+    middle, half = target.scale
+    return np.asarray(logits.squeeze(-1) * half + middle)
+
+
+def _fine_tuned(client: IndustryClient, module: FederatedModule, lam: float, participant: str) -> Fit:
+    """Return the fit of the federated network to local rows, held to it by ``lam / 2 |w - w0|^2``."""
+    loss = loss_for(client.schema.target)
+
+    def fit(train: Table) -> Scorer:
+        tuned: Any = copy.deepcopy(module)
+        generator = seeded_generator("fine-tuning", participant, str(lam))
+        # A part of the training rows says when to stop; the rows that choose a model are others.
+        stop = torch.rand(train.n_units, generator=generator)[train.unit_index] < 0.15
+        rows, watched = train.take((~stop).nonzero().flatten()), train.take(stop.nonzero().flatten())
+        if not len(rows.target) or not len(watched.target):
+            return module_scorer(tuned)
+        anchor = [parameter.detach().clone() for parameter in tuned.parameters()]
+        optimizer = torch.optim.Adam(tuned.parameters(), lr=1e-3)
+        best, best_state, waited = _mean_loss(tuned, watched, loss), copy.deepcopy(tuned.state_dict()), 0
+        size = max(32, len(rows.target) // 8)
+        for _ in range(_EPOCHS):
+            order = torch.randperm(len(rows.target), generator=generator)
+            for batch in torch.split(order, size):
+                optimizer.zero_grad()
+                inputs = {name: tensor[batch] for name, tensor in rows.inputs.items()}
+                loss(tuned(inputs), rows.target[batch]).mean().backward()  # type: ignore[no-untyped-call]
+                for parameter, start in zip(tuned.parameters(), anchor, strict=True):
+                    if parameter.grad is not None and lam:
+                        parameter.grad.add_(parameter.detach() - start, alpha=lam)
+                optimizer.step()
+            value = _mean_loss(tuned, watched, loss)
+            if value < best - 1e-5:
+                best, best_state, waited = value, copy.deepcopy(tuned.state_dict()), 0
+            else:
+                waited += 1
+                if waited >= _PATIENCE:
+                    break
+        tuned.load_state_dict(best_state)
+        return module_scorer(tuned)
+
+    return fit
+
+
+def _mean_loss(module: nn.Module, table: Table, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float:
+    with torch.no_grad():
+        return float(loss(module(table.inputs), table.target).mean())

@@ -1,0 +1,195 @@
+"""The receipt: a participant's own record of whether joining paid. It stays with the participant."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from clients import registry
+from clients.dataset import Table
+from clients.models import FederatedModule
+from consortia.common.disk import write_json
+from consortia.participant import own_model, personal
+from consortia.participant.evaluation import Scores, baselines, gain_interval, headline, module_scorer, score_metrics
+from consortia.participant.metrics_release import metrics_run
+from consortia.participant.own_model import About
+from consortia.participant.training import Partitions
+from consortia.trust.secure_sum.statement import secure_part
+from consortia.trust.trusted_coordinator import central_part
+from privacy.events import RELATION
+from privacy.ledger import Entry, Ledger, RunPlan
+
+if TYPE_CHECKING:
+    from consortia.messages.request import Request
+    from consortia.participant.home import Home
+    from consortia.terms.policy import Policy
+    from consortia.terms.scenario import Contract
+
+RECEIPT_SCHEMA = 1
+
+
+class Account(Protocol):
+    """What a receipt asks a ledger."""
+
+    def plan(self, run_id: str) -> RunPlan | None:
+        """Return the plan of a run, or None."""
+
+    def entries(self, run_id: str | None = None) -> list[Entry]:
+        """Return everything taken (by a run)."""
+
+    def spent(self, dataset: str, delta: float) -> float:
+        """Return the epsilon of a data set's lifetime."""
+
+
+def write(
+    home: Home,
+    request: Request,
+    plan: RunPlan | None,
+    parts: Partitions,
+    module: FederatedModule,
+    ledger: Ledger,
+    policy: Policy,
+) -> None:
+    """Measure the final model beside the baselines on untouched test rows and write `receipt.json`.
+
+    The model to keep is chosen by `consortia.participant.personal`; the test rows only report (invariant 14).
+    """
+    started = time.perf_counter()
+    client = registry.get(request.industry)
+    if home.simulation and home.control:
+        scorer = module_scorer(module)
+        _write_predictions(home.run_folder(request.run_id) / "predictions.csv", parts, scorer, scorer)
+        return
+    base = baselines(request.contract, request.industry, parts.train, parts.validation, home.participant)
+    federated = module_scorer(module)
+    metric = headline(client, parts.test.target)
+    kept = personal.keep(
+        personal.candidates(module, request.industry, base, home.participant),
+        request.industry,
+        parts.train,
+        parts.validation,
+        home.participant,
+    )
+    models = {
+        "majority": base.majority,
+        "local": base.local,
+        "federated": federated,
+        "personal": kept.personal,
+        "kept": kept.scorer,
+    }
+    scores = {name: scorer(parts.test) for name, scorer in models.items()}
+    measured = {name: score_metrics(client, value, parts.test) for name, value in scores.items()}
+    about = About(home.participant, request.run_id, request.industry, kept.kind, kept.detail, request.contract)
+    folder = home.run_folder(request.run_id)
+    files = own_model.keep(
+        folder / "models",
+        {
+            "kept": (kept.scorer.model(), about),
+            "federated": (federated.model(), replace(about, kind="federated", detail="")),
+        },
+    )
+    gain = gain_interval(metric, scores["federated"], scores["local"], parts.test, home.participant)
+    data = {
+        "schema": RECEIPT_SCHEMA,
+        "participant": home.participant,
+        "run_id": request.run_id,
+        "industry": request.industry,
+        "contract_sha256": request.contract.sha256(),
+        "synthetic": parts.synthetic,
+        "conditional_on_split": parts.conditional_on_split,
+        "units": {part: getattr(parts, part).n_units for part in ("train", "validation", "test")},
+        "rows": sum(len(getattr(parts, part).target) for part in ("train", "validation", "test")),
+        "quarantine": {
+            "rows_read": parts.quarantine.rows_read,
+            "rows_kept": parts.quarantine.rows_kept,
+            "reasons": dict(parts.quarantine.reasons),
+        },
+        "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
+        "headline": metric,
+        "metrics": {name: {kind: measured[kind].get(name) for kind in models} for name in client.metrics},
+        "local_model": base.local_kind,
+        "personal_model": kept.personal_kind,
+        "keeps": kept.kind,
+        "models": files,
+        "gain": None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high},
+        "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy, request.contract),
+        **secure_part(request.contract, plan),
+        **central_part(request.contract),
+        "evaluate_seconds": time.perf_counter() - started,
+    }
+    write_json(folder / "receipt.json", data)
+    if home.simulation:
+        _write_predictions(folder / "predictions.csv", parts, base.local, federated)
+        write_json(folder / "events.json", ledger.export())
+
+
+def spent(
+    plan: RunPlan | None,
+    ledger: Account,
+    dataset: str,
+    run_id: str,
+    policy: Policy,
+    contract: Contract,
+) -> dict[str, Any]:
+    """Return the account of one run and of the data set's lifetime, as the participant sees it."""
+    life = policy.budget.lifetime
+    non_private = plan is not None and plan.non_private
+    delta = plan.allowance.delta if plan is not None and not non_private else policy.budget.run.delta
+    events = [event for entry in ledger.entries(run_id=run_id) for event in entry.events if event.partition == "train"]
+    from privacy.accounting import epsilon
+
+    run = epsilon(events, delta)
+    lifetime = ledger.spent(dataset, life.delta)
+    return {
+        "run": run if math.isfinite(run) else None,
+        "lifetime": lifetime if math.isfinite(lifetime) else None,
+        "budget": None if plan is None or non_private else plan.allowance.epsilon,
+        "lifetime_budget": life.epsilon,
+        "delta": delta,
+        "lifetime_delta": life.delta,
+        "unit": plan.unit if plan else policy.dataset[dataset].unit,
+        "relation": RELATION,
+        "non_private": non_private,
+        # Metrics are another account, on other units; where they leave exactly, its epsilon is infinite.
+        "metrics_non_private": contract.evaluation.metrics == "exact",
+        "metrics": _metrics_account(ledger, run_id),
+    }
+
+
+def _metrics_account(ledger: Account, run_id: str) -> dict[str, Any] | None:
+    """Return what the metrics of a run cost the evaluation units; None when none left or they left exactly."""
+    from privacy.accounting import epsilon
+
+    account = ledger.plan(metrics_run(run_id))
+    if account is None or account.non_private:
+        return None
+    events = [event for entry in ledger.entries(run_id=account.run_id) for event in entry.events]
+    delta = account.allowance.delta
+    return {"run": epsilon(events, delta), "budget": account.allowance.epsilon, "delta": delta, "unit": account.unit}
+
+
+def _write_predictions(path: Path, parts: Partitions, local: Any, federated: Any) -> None:
+    """Write one line per row for a recount; a score of several classes is written as their list."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row_id", "split", "label", "score_local", "score_federated"])
+        for split in ("train", "validation", "test"):
+            table: Table = getattr(parts, split)
+            if not len(table.target):
+                continue
+            columns = (local(table), federated(table))
+            for index, row_id in enumerate(table.row_ids):
+                writer.writerow([row_id, split, table.target[index].item(), *(_cell(c, index) for c in columns)])
+
+
+def _cell(scores: Scores, index: int) -> str:
+    value = np.asarray(scores[index])
+    return repr(float(value)) if value.ndim == 0 else json.dumps([float(v) for v in value])

@@ -1,0 +1,214 @@
+"""A participant's part in a secure sum: keys, draw, ledger and outbox around `consortia.trust.secure_sum.protocol`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clients import registry
+from clients.models import FederatedModule, loss_for
+from consortia.common.errors import InputError, RefusedError
+from consortia.messages.envelope import Envelope, encode
+from consortia.participant.identity import load_identity
+from consortia.participant.training import Partitions, ready_module
+from consortia.terms.scopes import State, group_of, state_of
+from consortia.terms.settle import fixed_point, layout
+from consortia.trust.secure_sum.models import hash_of
+from consortia.trust.secure_sum.protocol import Member, Rules, SumRequest
+from consortia.trust.secure_sum.recovery import OpenRequest, confirm, unmask
+from privacy.egress import Release, gate
+from privacy.errors import PrivacyError
+from privacy.ledger import Ledger, Reservation, RunPlan
+from privacy.noise_context import NoiseContext
+from privacy.observation import tell
+from privacy.randomness import fresh_generator
+from privacy.secure_sum.fixed_point import FixedPoint
+from privacy.secure_sum.gradient import ClippedSum, clipped_sum
+from privacy.secure_sum.store import KeyStore
+
+if TYPE_CHECKING:
+    from consortia.participant.context import Context
+    from consortia.terms.scenario import Contract
+
+_KIND = "masked"
+
+
+def answer(work: Context, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
+    """Answer `run-key` with a signed run key, `train` with this participant's masked part."""
+    request = work.request
+    with _member(work, ledger) as member:
+        if request.kind == "run-key":
+            key, signature = member.hello()
+            return _told(work, plan, {"run_key": key.hex(), "signature": signature.hex()})
+        asked = SumRequest.from_json(request.secure)
+        _check_round(work, asked)
+        _check_models(asked, request.model, request.contract, request.industry)
+        module = ready_module(
+            request.contract, request.industry, plan, parts.train, request.model, work._private_state()
+        )
+        work._note_progress(module, parts)
+        book = _Book(work, ledger, plan)
+        return member.masked(asked, _rules(work), book, lambda noise: _sums(work, plan, parts, module, noise))
+
+
+def opening(work: Context, ledger: Ledger, plan: RunPlan) -> bytes:
+    """Answer `confirm` with a signature of who is alive, `unmask` with shares."""
+    with _member(work, ledger) as member:
+        asked = OpenRequest.from_json(work.request.secure)
+        _check_round(work, asked.sum)
+        parts = (member, asked, _rules(work), _Book(work, ledger, plan))
+        if work.request.kind == "confirm":
+            return _told(work, plan, {"signature": confirm(*parts).hex()})
+        return _told(work, plan, {"shares": unmask(*parts).hex()})
+
+
+def _told(work: Context, plan: RunPlan, constants: Mapping[str, str]) -> bytes:
+    header = {**work._header(plan, "OK"), **constants}
+    return encode(Envelope(header, gate([], header, allowed=(), charged=(), shared=())))
+
+
+@contextmanager
+def _member(work: Context, ledger: Ledger) -> Iterator[Member]:
+    request = work.request
+    with closing(KeyStore.open(ledger.path)) as store:
+        identity = load_identity(work.home)
+        yield Member(work.home.participant, identity, store, request.run_id, request.contract.sha256())
+
+
+def _check_round(work: Context, asked: SumRequest) -> None:
+    if asked.round != work.request.round:
+        raise RefusedError("BAD_MESSAGE", "the sum is asked for another round than the message's")
+
+
+def _rules(work: Context) -> Rules:
+    terms, contract = work.policy.secure, work.request.contract
+    return Rules(
+        peers=terms.keys(),
+        min_cohort=max(terms.min_cohort, contract.secure_terms.min_cohort),
+        colluders=terms.colluders,
+        max_attempts=min(terms.max_attempts, contract.secure_terms.attempts),
+        groups=frozenset(layout(contract, work.request.industry)),
+        code=_code(contract),
+    )
+
+
+def end(work: Context, ledger: Ledger) -> None:
+    """Delete the run key: the closing evaluation came, so the run is over."""
+    with closing(KeyStore.open(ledger.path)) as store:
+        store.end(work.request.run_id)
+
+
+def _code(contract: Contract) -> FixedPoint:
+    try:
+        return fixed_point(contract)
+    except InputError as error:
+        raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
+
+
+def _check_models(asked: SumRequest, model: Mapping[str, Tensor], contract: Contract, industry: str) -> None:
+    """Refuse unless the hashes that all members agree on are those of the parameters that came here."""
+    groups: dict[str, State] = {}
+    for name, tensor in model.items():
+        groups.setdefault(group_of(name, industry, contract), {})[name] = tensor
+    for group, named in groups.items():
+        if asked.models.get(group) != hash_of(named):
+            raise RefusedError("MODEL_MISMATCH", f"the model of {group} is another than the one that members agree on")
+
+
+class _Book:
+    """The participant's ledger, as the protocol asks of it."""
+
+    def __init__(self, work: Context, ledger: Ledger, plan: RunPlan) -> None:
+        self._work = work
+        self._ledger = ledger
+        self._plan = plan
+        self._event = plan.round_event()
+        self._reservation: Reservation | None = None
+
+    def reply(self, round_number: int, context: str) -> bytes | None:
+        """See `consortia.trust.secure_sum.protocol.Outbox`."""
+        return self._ledger.reply(self._work.request.run_id, round_number, context)
+
+    def reserve(self, round_number: int, context: str) -> NoiseContext:
+        """See `consortia.trust.secure_sum.protocol.Outbox`."""
+        self._work.key = context
+        self._reservation = self._work._reserve(
+            self._ledger, self._work.request.run_id, (self._event,), self._work._lifetime(self._plan.non_private)
+        )
+        return self._reservation.noise("secure sum")
+
+    def commit(self, round_number: int, context: str, data: bytes) -> bytes:
+        """See `consortia.trust.secure_sum.protocol.Outbox`; the ledger's anchor goes along, 40 bytes."""
+        reservation = self._reservation
+        if reservation is None:
+            raise RefusedError("BAD_MESSAGE", "nothing was reserved")
+        masked = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        gate(
+            [Release("update", {_KIND: masked}, self._event)],
+            {},
+            allowed=self._work.policy.allow.releases,
+            charged=[self._event],
+            shared=[_KIND],
+        )
+        anchor = reservation.anchor
+        if anchor is None:
+            raise PrivacyError("the reservation has no link in the ledger's chain; nothing is sent")
+        self._ledger.commit(reservation, data + anchor.counter.to_bytes(8, "big") + bytes.fromhex(anchor.head))
+        return self._work._sent(self._ledger, self._work.request.run_id)
+
+
+def _sums(
+    work: Context, plan: RunPlan, parts: Partitions, module: FederatedModule, noise: NoiseContext
+) -> dict[str, NDArray[np.float64]]:
+    """Draw afresh; return the clipped sum by group, and take the private parameters' step with noise of their own."""
+    started = time.perf_counter()
+    request, train = work.request, parts.train
+    generator = fresh_generator(noise.to("train"))
+    made = clipped_sum(
+        module,
+        train.inputs,
+        train.target,
+        train.unit_index,
+        train.n_units,
+        loss_for(registry.get(request.industry).schema.target),
+        sampling_rate=plan.sampling_rate,
+        clip=plan.clip,
+        generator=generator,
+        single=plan.unit == "record",
+    )
+    work._keep_private(_private_step(work, plan, module, made, generator))
+    work._log_round(made.report, time.perf_counter() - started)
+    return {
+        group: torch.cat([made.by_name[name].flatten() for name, _ in parts]).numpy()
+        for group, parts in layout(request.contract, request.industry).items()
+    }
+
+
+def _private_step(
+    work: Context, plan: RunPlan, module: FederatedModule, made: ClippedSum, generator: torch.Generator
+) -> State:
+    """Return the private parameters after one DP-SGD step at full sigma: nobody else adds noise to them.
+
+    They were clipped jointly with what is summed, and get noise of sigma C in every coordinate, so shared and private
+    parts together are one Gaussian mechanism.
+    """
+    request = work.request
+    rate = request.contract.industries[request.industry].learning_rate
+    state = state_of(module)
+    private = {name: tensor for name, tensor in state.items() if name not in request.model}
+    for name, tensor in private.items():
+        if name in made.by_name:
+            noise = torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
+            deviation = plan.noise_multiplier * plan.clip
+            tell("private step", made.by_name[name], deviation=deviation)
+            noisy = made.by_name[name] + deviation * noise
+            step = rate * noisy / (plan.sampling_rate * plan.declared_units)
+            private[name] = (tensor.double() - step).to(tensor.dtype)
+    return private

@@ -1,0 +1,335 @@
+"""What happens at home in one round: load, split, solve sigma, train. Nothing here sends anything."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clients import registry
+from clients.dataset import QuarantineReport, Table, assign, prepare
+from clients.models import FederatedModule, loss_for
+from clients.schema import Target
+from clients.sources import parse_source, read
+from consortia.common.errors import RefusedError
+from consortia.messages.size_release import once_events, solve_sigma
+from consortia.participant.alternating import joined, phases
+from consortia.participant.home import Home
+from consortia.participant.placebo_labels import with_placebo_labels
+from consortia.terms.policy import DatasetTerms
+from consortia.terms.scenario import Contract
+from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
+from consortia.terms.secure_sum import clip_of, planned_rounds
+from consortia.trust.trusted_coordinator import shortened
+from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, check_module, train_plain, train_private
+from privacy.events import Event, NonPrivate
+from privacy.ledger import Budget, RunPlan
+from privacy.noise_context import NoiseContext
+from privacy.randomness import fresh_generator, seeded_generator
+from strategies.base import Controlled, LocalHalf, loss_bound
+
+_CACHED_TABLES = 64
+log = logging.getLogger("consortia.participant")
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """A participant's rows: to train on, to choose by, to report on."""
+
+    train: Table
+    validation: Table
+    test: Table
+    quarantine: QuarantineReport
+    synthetic: bool
+    conditional_on_split: bool
+
+
+class _TableCache:
+    """Tables of the last runs in this process, so that the embedded engine reads each file once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._items: OrderedDict[tuple[str, ...], Partitions] = OrderedDict()
+
+    def get(self, key: tuple[str, ...]) -> Partitions | None:
+        with self._lock:
+            return self._items.get(key)
+
+    def put(self, key: tuple[str, ...], value: Partitions) -> None:
+        with self._lock:
+            self._items[key] = value
+            while len(self._items) > _CACHED_TABLES:
+                self._items.popitem(last=False)
+
+
+_cache = _TableCache()
+_checked: set[tuple[str, str]] = set()
+
+
+def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Contract, run_id: str) -> Partitions:
+    """Read, check, encode and split the participant's rows.
+
+    Raises
+    ------
+    QuarantineError
+        When a larger share of the rows breaks the schema than the policy tolerates.
+    SourceError
+        When the source cannot be read; the message names the policy's key.
+    """
+    key = (str(home.folder), run_id, contract.sha256(), terms.model_dump_json())
+    cached = _cache.get(key)
+    if cached is not None:
+        return cached
+    client = registry.get(terms.industry)
+    rules = contract.industries[terms.industry]
+    shares = contract.split
+    if rules.split != "hash" and terms.unit != "record":
+        raise RefusedError(
+            "CONTRACT_NOT_ALLOWED", f"split {rules.split} knows rows only and would cut through a {terms.unit}"
+        )
+    home.pin_split(dataset, json.dumps({"rule": rules.split, **shares.model_dump()}, sort_keys=True))
+    split_key = home.split_key()
+    source = parse_source(terms.source)
+    if source.placebo is not None and not home.simulation:
+        raise RefusedError("BAD_POLICY", "a placebo source is for simulations")
+    table = prepare(
+        client,
+        read(source, client, terms.site, contract.seed),
+        unit=terms.unit,
+        max_rows_per_unit=terms.max_rows_per_unit,
+        filter=rules.filter or None,
+        key=split_key,
+        quarantine_threshold=terms.quarantine_threshold,
+        where=f"dataset of {terms.industry} at {home.participant}",
+    )
+    if table.quarantine.rows_kept < table.quarantine.rows_read:
+        log.warning("%s: %s", home.participant, table.quarantine)  # counts by column and rule, no value
+    if rules.split == "hash":
+        where = assign(
+            table.split_keys,
+            split_key,
+            {"train": shares.train, "validation": shares.validation, "test": shares.test},
+        )
+        masks = {part: where == part for part in ("train", "validation", "test")}
+    else:
+        # A published split fixes who is tested; validation rows are then taken from its training part.
+        in_train = client.splits[rules.split](table.target.numpy(), terms.site) == "train"
+        inner = shares.validation / (shares.train + shares.validation)
+        where = assign(table.split_keys, split_key, {"train": 1 - inner, "validation": inner})
+        masks = {
+            "train": in_train & (where == "train"),
+            "validation": in_train & (where == "validation"),
+            "test": ~in_train,
+        }
+    if source.placebo is not None:  # after the split, which may read labels
+        table = with_placebo_labels(table, client.schema.target, home.participant, source.placebo)
+    parts = {part: table.take(mask) for part, mask in masks.items()}
+    loaded = Partitions(
+        parts["train"],
+        parts["validation"],
+        parts["test"],
+        table.quarantine,
+        table.synthetic,
+        conditional_on_split=rules.split != "hash",
+    )
+    _cache.put(key, loaded)
+    return loaded
+
+
+def declared_training_units(terms: DatasetTerms, contract: Contract) -> int:
+    """Return the public number of training units: a function of the policy and the contract alone."""
+    return max(1, round(terms.declared_units * contract.split.train))
+
+
+def make_plan(
+    contract: Contract,
+    terms: DatasetTerms,
+    dataset: str,
+    run_id: str,
+    allowance: Budget | None,
+) -> RunPlan:
+    """Solve the noise for the whole run on the participant's side, before the first step.
+
+    Parameters
+    ----------
+    allowance : Budget or None
+        What this run may cost; None for a non-private run.
+    """
+    rules = contract.industries[terms.industry]
+    sigma = 0.0 if allowance is None else solve_sigma(contract, rules, allowance.epsilon, allowance.delta)
+    return RunPlan(
+        run_id=run_id,
+        dataset=dataset,
+        contract_sha256=contract.sha256(),
+        unit=terms.unit,
+        declared_units=declared_training_units(terms, contract),
+        allowance=allowance or Budget(float("inf"), 1e-5),
+        noise_multiplier=sigma,
+        sampling_rate=rules.sampling_rate,
+        steps_per_round=rules.local_steps,
+        rounds=planned_rounds(contract),
+        clip=clip_of(contract, rules, sigma),
+        non_private=allowance is None,
+        other_events=_other_events(contract, terms.unit),
+        once_events=once_events(contract, None if allowance is None else allowance.epsilon, terms.unit),
+    )
+
+
+def _other_events(contract: Contract, unit: str) -> tuple[Event, ...]:
+    """Return what a round releases besides its update."""
+    if contract.strategy.strategy().fit.loss:
+        return (NonPrivate(what="training loss", partition="train", unit=unit),)
+    return ()
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """What one round of training made. Everything but `update` stays at home."""
+
+    update: State
+    private: State
+    report: StepReport
+    seconds: float
+    loss: Tensor | None = None
+
+
+def ready_module(
+    contract: Contract,
+    industry: str,
+    plan: RunPlan,
+    train: Table,
+    received: Mapping[str, Tensor],
+    private: Mapping[str, Tensor],
+    *,
+    control: Mapping[str, Tensor] = MappingProxyType({}),
+) -> FederatedModule:
+    """Return the module with the received model in it, after every check that needs no row.
+
+    Asked before the reservation: a message that cannot be trained on costs nothing.
+
+    Raises
+    ------
+    RefusedError
+        With code RELEASE_NOT_ALLOWED when the strategy wants a loss and the participant is private.
+        With code BAD_MESSAGE when names, shapes, dtypes or sizes of the received parameters, or of what came
+        beside them, do not fit.
+    PlanError
+        When per-unit clipping cannot bound what the module does.
+    """
+    torch.set_num_threads(1)
+    if contract.strategy.strategy().fit.loss and not plan.non_private:
+        raise RefusedError("RELEASE_NOT_ALLOWED", "the strategy wants an exact training loss, and this run is private")
+    module = build_module(contract, industry)
+    own = module.state_dict()
+    try:
+        check_like({name: own[name] for name in shared_names(own, contract)}, received)
+        wanted = received if isinstance(contract.strategy.strategy(), Controlled) else {}
+        check_like({name: tensor for name, tensor in wanted.items() if tensor.is_floating_point()}, control)
+    except ValueError as error:
+        raise RefusedError("BAD_MESSAGE", str(error)) from None
+    load_state(module, {**received, **private})
+    known = (contract.sha256(), industry)
+    if not plan.non_private and known not in _checked:
+        # It asks about the network's structure only, so once per contract; training asks again.
+        check_module(module, train.inputs, train.target, loss_for(registry.get(industry).schema.target))
+        _checked.add(known)
+    return module
+
+
+def train_round(
+    module: FederatedModule,
+    contract: Contract,
+    industry: str,
+    plan: RunPlan,
+    train: Table,
+    received: Mapping[str, Tensor],
+    *,
+    participant: str,
+    round_number: int,
+    noise: NoiseContext,
+    secure_noise: bool = True,
+    control: Mapping[str, Tensor] = MappingProxyType({}),
+) -> RoundOutcome:
+    """Run the local steps of one round on a ready module (see `ready_module`).
+
+    Every parameter, private ones included, is trained by DP steps that clip all that they move jointly
+    (invariant 7): all parameters at once, or first the private and then the shared ones (`alternating`). The
+    noise generator is made here, from fresh entropy and `noise`, for this attempt alone (invariant 8), by
+    default with `privacy.secure_noise`; a non-private run claims no epsilon and draws from the contract's seed
+    instead, so that it can be repeated.
+
+    Parameters
+    ----------
+    noise : the charged attempt that the noise is for.
+
+    Returns
+    -------
+    RoundOutcome
+        `update` holds every shared parameter after the steps, or, for FedSGD, the gradient.
+    """
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    rules = contract.industries[industry]
+    before = state_of(module)
+    strategy = contract.strategy.strategy()
+    gradient_only = strategy.fit.gradient
+    rate = 1.0 if gradient_only else rules.learning_rate
+
+    def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        # Momentum and weight decay act on the noisy gradient inside step(): post-processing.
+        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=rules.momentum, weight_decay=rules.weight_decay)
+        if isinstance(strategy, LocalHalf):
+            named = [(parameter, received.get(name)) for name, parameter in module.named_parameters()]
+            strategy.attach(optimizer, [(parameter, sent) for parameter, sent in named if sent is not None])
+        if isinstance(strategy, Controlled):
+            corrected = [(p, control[name]) for name, p in module.named_parameters() if name in control]
+            strategy.correct(optimizer, corrected)
+        return optimizer
+
+    target = registry.get(industry).schema.target
+    loss = _mean_loss(module, train, target, loss_bound(strategy)) if strategy.fit.loss else None
+    rows = (train.inputs, train.target, train.unit_index, train.n_units, loss_for(target), make_optimizer)
+    sampling: dict[str, Any] = {"sampling_rate": plan.sampling_rate, "declared_units": plan.declared_units}
+    size: dict[str, Any] = {"noise_multiplier": plan.noise_multiplier, "clip": plan.clip}
+    generator = (
+        seeded_generator("sampling", contract.seed, participant, round_number)
+        if plan.non_private
+        else fresh_generator(noise)
+    )
+    reports = []
+    single = plan.unit == "record"
+    for steps in phases(module, received, plan.steps_per_round, rules.private_steps):
+        if plan.non_private:
+            plain = PlainPlan(steps=steps, **sampling)
+            reports.append(train_plain(module, *rows, plain, generator, single=single))
+        else:
+            dp = DpSgdPlan(steps=steps, **sampling, **size)
+            reports.append(train_private(module, *rows, dp, generator, secure=secure_noise, single=single))
+    report = joined(reports)
+    after = state_of(module)
+    update = {name: after[name] for name in received}
+    if gradient_only:
+        update = {
+            name: (before[name] - tensor if tensor.is_floating_point() else tensor) for name, tensor in update.items()
+        }
+    update = shortened(contract, received, update)
+    kept = {name: tensor for name, tensor in after.items() if name not in received}
+    return RoundOutcome(update, kept, report, time.perf_counter() - started, loss)
+
+
+def _mean_loss(module: FederatedModule, train: Table, target: Target, bound: float) -> Tensor:
+    """Return the received model's mean loss over the training rows, each clipped to the public bound."""
+    if not len(train.target):
+        return torch.tensor(0.0)
+    with torch.no_grad():
+        losses = loss_for(target)(module(train.inputs), train.target)
+    return losses.nan_to_num(bound, bound, 0.0).clamp(0.0, bound).mean()

@@ -1,0 +1,46 @@
+"""Whether the metrics that a contract wants can be had from its roster: asked before a run, of public schemas."""
+
+from __future__ import annotations
+
+from clients import registry
+from clients.industry import IndustryClient
+from consortia.common.errors import InputError
+from consortia.metrics.from_histograms import HISTOGRAM_METRICS
+from consortia.metrics.score_bins import has_bins
+from consortia.terms.scenario import Scenario
+
+
+def check_metrics(scenario: Scenario) -> None:
+    """Refuse metrics that nobody can release, and stopping by one that never comes.
+
+    Raises
+    ------
+    InputError
+        With one line for each reason.
+    """
+    contract = scenario.contract
+    metrics, stopping = contract.evaluation.metrics, contract.stopping
+    clients = {seat.industry: registry.get(seat.industry) for seat in scenario.roster}
+    problems = [
+        f"contract.evaluation.metrics: wanted 'none' or 'exact' with industry {name}, whose regression target has no "
+        "public bounds for a histogram, got 'dp'"
+        for name, client in sorted(clients.items())
+        if metrics == "dp" and not has_bins(client.schema.target)
+    ]
+    if stopping is not None:
+        known = {name for client in clients.values() for name in _released(client, metrics)}
+        if stopping.metric not in known:
+            problems.append(
+                f"contract.stopping.metric: wanted one that the roster's industries release as {metrics!r} "
+                f"({', '.join(sorted(known))}), got {stopping.metric!r}; the run would never stop early"
+            )
+        if not contract.split.validation:
+            problems.append(
+                "contract.split.validation: wanted > 0 with stopping, which reads metrics of the validation rows, got 0"
+            )
+    if problems:
+        raise InputError(*problems)
+
+
+def _released(client: IndustryClient, metrics: str) -> tuple[str, ...]:
+    return client.metrics if metrics == "exact" else HISTOGRAM_METRICS[client.schema.target.kind]

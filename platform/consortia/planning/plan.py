@@ -1,0 +1,148 @@
+"""What a run would cost and whether it can be useful, from proposals and declared sizes: before anything runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from clients import registry
+from clients.errors import ClientError
+from consortia.common.errors import InputError
+from consortia.messages.size_release import once_events, solve_sigma
+from consortia.planning.compatibility import check_fit
+from consortia.planning.metrics import check_metrics
+from consortia.terms.scenario import Scenario, Seat
+from consortia.terms.scopes import build_module, initial_groups, scope_of
+from consortia.terms.secure_sum import planned_rounds
+from privacy.accounting import epsilon
+from privacy.errors import PlanError
+from privacy.events import PoissonGaussian
+
+#: Accumulated noise over the largest possible accumulated signal (see `SeatPlan.noise_ratio`).
+_USELESS = 0.5
+
+
+@dataclass(frozen=True)
+class SeatPlan:
+    """The plan of one participant.
+
+    Attributes
+    ----------
+    units : int
+        Declared units of the data set; `training_units` of them train.
+    noise_multiplier : float or None
+        sigma, solved for the whole run; None when non-private.
+    epsilon : float or None
+        PLD epsilon after the last round at `delta`.
+    parameters_shared, parameters_private : int
+    noise_ratio : float or None
+        sigma sqrt(d) / (q n sqrt(T)): the norm of all noise added in T steps over the norm of T clipped
+        gradients that all point the same way. Above about .5 little of a model can be left.
+    warnings : tuple of str
+    """
+
+    name: str
+    industry: str
+    units: int
+    training_units: int
+    steps: int
+    sampling_rate: float
+    noise_multiplier: float | None
+    epsilon: float | None
+    delta: float
+    parameters_shared: int
+    parameters_private: int
+    noise_ratio: float | None
+    releases: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def make_plans(scenario: Scenario) -> list[SeatPlan]:
+    """Return the plan of every participant.
+
+    Raises
+    ------
+    InputError
+        When the strategy does not fit the roster, a model cannot be built or a budget cannot be met, naming
+        participant and key.
+    """
+    if scenario.contract.vertical is not None:
+        return []  # checked when it was parsed; `consortia.vertical.setup.describe` shows it
+    check_fit(scenario)
+    check_metrics(scenario)
+    plans = []
+    for seat in scenario.roster:
+        where = f"roster.{seat.name}"
+        try:
+            _check_names(scenario, seat)
+            plans.append(_plan(scenario, seat))
+        except (ClientError, PlanError) as error:
+            raise InputError(f"{where}: {error}") from None
+    initial_groups(scenario.contract, [seat.industry for seat in scenario.roster])  # shapes and pretrained files
+    return plans
+
+
+def noise_ratio(sigma: float, numbers: int, rate: float, units: int, steps: int) -> float:
+    """Return the norm of all noise over that of the largest possible signal (see `SeatPlan.noise_ratio`)."""
+    return sigma * math.sqrt(numbers) / (rate * units * math.sqrt(steps))
+
+
+def _check_names(scenario: Scenario, seat: Seat) -> None:
+    client = registry.get(seat.industry)
+    client.check_site(seat.site)
+    rules = scenario.contract.industries[seat.industry]
+    if rules.split != "hash" and rules.split not in client.splits:
+        known = ", ".join(("hash", *client.splits))
+        raise InputError(f"contract.industries.{seat.industry}.split: wanted one of {known}, got {rules.split!r}")
+
+
+def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
+    contract = scenario.contract
+    rules = contract.industries[seat.industry]
+    module = build_module(contract, seat.industry)
+    sizes = {name: tensor.numel() for name, tensor in module.state_dict().items()}
+    private = sum(size for name, size in sizes.items() if scope_of(name, contract) == "private")
+    if rules.private_steps and not private:
+        raise InputError(
+            f"contract.industries.{seat.industry}.private_steps: wanted 0, got {rules.private_steps}, since nothing of "
+            "its network is private under contract.scopes"
+        )
+    training = max(1, round(seat.units * contract.split.train))
+    steps = rules.local_steps * planned_rounds(contract)
+    warnings = []
+    sigma = spent = ratio = None
+    if seat.non_private and contract.central is None:
+        warnings.append("non-private: epsilon is infinite, the update is not protected")
+    elif not seat.non_private:
+        sigma = solve_sigma(contract, rules, seat.epsilon, seat.delta)
+        event = PoissonGaussian(
+            noise_multiplier=sigma,
+            sampling_rate=rules.sampling_rate,
+            steps=steps,
+            partition="train",
+            unit="record",
+        )
+        spent = epsilon([event, *once_events(contract, seat.epsilon, "record")], seat.delta)
+        ratio = noise_ratio(sigma, sum(sizes.values()), rules.sampling_rate, training, steps)
+        if ratio > _USELESS:
+            warnings.append(
+                f"epsilon {seat.epsilon:g} with {training} training units and {sum(sizes.values())} parameters: "
+                f"noise {ratio:.1f} x the largest possible signal; raise epsilon, take a smaller model "
+                "(kind = 'linear'), a larger sampling_rate or fewer steps"
+            )
+    return SeatPlan(
+        name=seat.name,
+        industry=seat.industry,
+        units=seat.units,
+        training_units=training,
+        steps=steps,
+        sampling_rate=rules.sampling_rate,
+        noise_multiplier=sigma,
+        epsilon=spent,
+        delta=seat.delta,
+        parameters_shared=sum(sizes.values()) - private,
+        parameters_private=private,
+        noise_ratio=ratio,
+        releases=contract.releases,
+        warnings=tuple(warnings),
+    )

@@ -1,0 +1,366 @@
+"""What a report says: sections of sentences, facts, tables and plots; how it looks is the templates' matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+
+from consortia.common.words import number, signed, when
+from consortia.reports.charts import Level, Line, dot_chart, line_chart
+from consortia.reports.many_participants import first, rest
+from consortia.reports.page.facts import Facts
+from consortia.reports.receipt_table import METRIC_NAMES
+from consortia.terms.scenario import IndustryTerms
+from consortia.trust.trusted_coordinator import sentence
+
+__all__ = ["Chart", "Section", "Table", "sections"]
+
+_RELATIONS = {
+    "add_or_remove_one": "adding or removing one unit",
+    "change_label": "changing one label",
+    "replace_one_row": "replacing one row",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first cell of a row names it."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A plot with its caption."""
+
+    caption: str
+    drawing: Markup
+
+
+@dataclass
+class Section:
+    """One heading and what stands below it."""
+
+    title: str
+    says: list[str] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+
+
+def sections(facts: Facts) -> list[Section]:
+    """Return the report."""
+    made = (_trained, _guarantee, _paid, _convergence, _spending, _cost, _failures, _card, _origin)
+    return [section for make in made if (section := make(facts)) is not None]
+
+
+def _size(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f} B"
+
+
+def _metric(name: str) -> str:
+    return METRIC_NAMES.get(name, name)
+
+
+def _charts(*found: tuple[str, Markup]) -> list[Chart]:
+    return [Chart(caption, drawing) for caption, drawing in found if drawing]
+
+
+def _seats(facts: Facts) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield everybody, or the first ones of a crowd."""
+    yield from first(list(facts.result["participants"].items()))
+
+
+def _trained(facts: Facts) -> Section:
+    contract, result = facts.run.scenario.contract, facts.result
+    section = Section("What was trained, and by whom")
+    if facts.simulation:
+        charged = "charged to the given ledger" if result["charged"] else "not charged to any ledger"
+        section.says.append(f"A simulation by one operator who holds all rows: {charged}.")
+    if result["synthetic"]:
+        section.says.append(
+            "The rows are synthetic, made on each industry's schema: no number here is about real data."
+        )
+    if result.get("together"):
+        section.says.append(f"{result['together'].capitalize()}.")
+    rounds = f"{result['rounds']}" if facts.vertical else f"{result['rounds']} of {contract.rounds}"
+    section.facts = [
+        ("scenario", facts.run.scenario.title),
+        ("status", result["status"] + (f": {result['reason']}" if result["reason"] else "")),
+        ("steps" if facts.vertical else "rounds", rounds),
+        ("mode", contract.mode),
+        ("engine", result["engine"]),
+        ("started", when(facts.run.started)),
+        ("took", f"{result['seconds']:.1f} s"),
+        ("contract", f"sha256:{result['contract_sha256']}"),
+    ]
+    if not facts.vertical:
+        shared = ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
+        section.facts += [("strategy", contract.strategy.name), ("shared", shared)]
+        rows = [
+            (name, _model(terms), str(terms.local_steps), f"{terms.sampling_rate:g}", f"{terms.clip:g}")
+            for name, terms in contract.industries.items()
+        ]
+        heads = ("industry", "model", "steps a round", "sampling rate", "clip norm")
+        section.tables.append(Table("Models and training terms by industry", heads, rows))
+    seats = [
+        (name, seat["industry"], seat["state"].lower().replace("_", "-"), str(seat["rounds_contributed"]))
+        for name, seat in _seats(facts)
+    ]
+    section.tables.append(Table("Participants", ("participant", "industry", "state", "updates taken"), seats))
+    if more := rest(len(facts.result["participants"])):
+        section.says.append(f"Tables and plots show the first of a crowd {more}.")
+    return section
+
+
+def _model(terms: IndustryTerms) -> str:
+    hidden = ", ".join(str(width) for width in terms.model.hidden)
+    return f"{terms.model.kind}, hidden widths {hidden}" if hidden else terms.model.kind
+
+
+def _guarantee(facts: Facts) -> Section:
+    section = Section("Under which guarantee")
+    trust = {
+        "local": (
+            "Trust model: local. Every participant adds all of its noise itself before anything leaves; its guarantee "
+            "needs trust in nobody else, and the coordinator sees each noisy update."
+        ),
+        "aggregate": (
+            "Trust model: aggregate. The coordinator sees sums only; participants share the noise, so the guarantee "
+            "counts on the members that the contract names as honest."
+        ),
+    }
+    if facts.vertical:
+        section.says.append(
+            "Vertical: the coordinator relays bytes that it cannot read; the label owner's ε is about its labels, a "
+            "partner's about its scores. ∞ says that scores are disclosed to the label owner as they are."
+        )
+    elif "central" in facts.result:
+        section.says.append(sentence(facts.result["central"]))
+    else:
+        section.says.append(trust[facts.run.scenario.contract.trust])
+    section.says.append(
+        "ε of the run counts all training releases of this run; ε of the lifetime all runs on the data set in the "
+        "participant's ledger (known to its owner only). Non-private is ∞."
+    )
+    rows = []
+    for name, seat in _seats(facts):
+        account = seat["epsilon"]
+        infinite = bool(account["non_private"])
+        relation = facts.receipts.get(name, {}).get("epsilon", {}).get("relation", "add_or_remove_one")
+        rows.append(
+            (
+                name,
+                "∞ (non-private)" if infinite else number(account["run"]),
+                "–" if infinite or account["budget"] is None else f"{account['budget']:g}",
+                "–" if account["delta"] is None else f"{account['delta']:g}",
+                account["unit"] or "–",
+                _RELATIONS.get(relation, relation.replace("_", " ")),
+                "–" if facts.vertical else number(seat["noise_multiplier"]),
+                "∞" if infinite else number(account["lifetime"]),
+                "–" if account["lifetime_delta"] is None else f"{account['lifetime_delta']:g}",
+            )
+        )
+    heads = ("participant", "ε run", "budget", "δ", "unit", "neighbours differ by", "σ", "ε lifetime", "δ lifetime")
+    section.tables.append(Table("Privacy account of the training units, horizon: this run", heads, rows))
+    exact = [name for name, seat in _seats(facts) if seat["epsilon"]["metrics_non_private"]]
+    if exact:
+        section.says.append(f"Exact metrics left {', '.join(exact)}: ε of their evaluation units is ∞.")
+    paid = [
+        (name, number(a["run"]), f"{a['budget']:g}", f"{a['delta']:g}", a["unit"])
+        for name, seat in _seats(facts)
+        if (a := seat["epsilon"]["metrics"])
+    ]
+    if paid:
+        columns = ("participant", "ε run", "budget", "δ", "unit")
+        section.tables.append(
+            Table("Account of the evaluation units, for released metrics; horizon: this run", columns, paid)
+        )
+    if conditional := sorted({t.split for t in facts.run.scenario.contract.industries.values() if t.split != "hash"}):
+        section.says.append(
+            f"ε is conditional on the split {', '.join(conditional)}, which depends on the number of rows."
+        )
+    return section
+
+
+def _paid(facts: Facts) -> Section | None:
+    released = [
+        (
+            name,
+            _metric(metric),
+            number(line["released_value"]),
+            "–" if "interval" not in line else f"{number(line['interval'][0])} to {number(line['interval'][1])}",
+            "exact" if line["release"] == "exact" else "histogram with noise",
+        )
+        for name, seat in _seats(facts)
+        for metric, line in seat["metrics"].items()
+        if line.get("release") and line.get("released_value") is not None
+    ]
+    if not facts.receipts and not released:
+        return None
+    section = Section("Did joining pay")
+    if released:
+        columns = ("participant", "metric", "released value", "95 % interval", "how it left")
+        section.tables.append(Table("The final model on test rows, as released", columns, released))
+    if not facts.receipts:
+        section.says.append("Receipts stay with the participants: whether joining paid is theirs to know.")
+        return section
+    section.says.append(
+        "From receipts, which belong to the participants and are here because the reader owns them: metrics on "
+        "untouched test rows; local is the best model that the participant could train alone, without DP."
+    )
+    rows, gains = [], []
+    for name, receipt in first(list(facts.receipts.items())):
+        metric = receipt["headline"]
+        values, gain = receipt["metrics"].get(metric, {}), receipt.get("gain")
+        rows.append(
+            (
+                name,
+                _metric(metric) or "–",
+                *(number(values.get(kind)) for kind in ("majority", "local", "federated", "personal")),
+                "–" if not gain else "{} [{}, {}]".format(*(signed(gain[key]) for key in ("value", "low", "high"))),
+                receipt.get("keeps") or "–",
+                str(receipt.get("units", {}).get("test", "–")),
+            )
+        )
+        if gain:
+            gains.append((name, gain["value"], gain["low"], gain["high"]))
+    heads = (
+        *("participant", "metric", "majority", "local", "federated", "personal"),
+        *("federated minus local [95 %]", "keeps", "test units"),
+    )
+    section.tables.append(Table("Receipts", heads, rows))
+    drawing = dot_chart("Gain of joining by participant", "gain in the metric", gains, [Level("no gain", 0.0)])
+    caption = (
+        "Federated minus local on test rows with 95 % intervals (paired bootstrap over units); above the line it paid"
+    )
+    section.charts = _charts((caption, drawing))
+    return section
+
+
+def _convergence(facts: Facts) -> Section | None:
+    section = Section("Convergence")
+    for metric, by_name in facts.released().items():
+        lines = [
+            Line(name, [(p.round, p.value, p.low, p.high) for p in points if p.value is not None])
+            for name, points in by_name.items()
+        ]
+        title = f"{_metric(metric)} by round"
+        caption = f"Released {_metric(metric)} of the shared model on validation rows; bands are 95 % intervals"
+        section.charts += _charts((caption, line_chart(title, "round", _metric(metric), lines)))
+    own: dict[str, list[Line]] = {}
+    for name, (metric, values) in first(list(facts.progress.items())):
+        own.setdefault(metric, []).append(Line(name, [(r, v, None, None) for r, v in values]))
+    for metric, lines in own.items():
+        title = f"{_metric(metric)} at home by round"
+        caption = f"{_metric(metric)} of the incoming model on the participants' own validation rows (never released)"
+        section.charts += _charts((caption, line_chart(title, "round", _metric(metric), lines)))
+    rows = [
+        (name, f"{_metric(metric)}, released", str(points[-1].round), number(points[-1].value))
+        for metric, by_name in facts.released().items()
+        for name, points in by_name.items()
+    ]
+    rows += [
+        (name, f"{_metric(metric)}, at home", str(values[-1][0]), number(values[-1][1]))
+        for name, (metric, values) in first(list(facts.progress.items()))
+    ]
+    if not rows:
+        section.says.append("No metric was released between rounds.")
+        return None if facts.vertical else section
+    section.tables.append(Table("The last value on validation rows", ("participant", "metric", "round", "value"), rows))
+    return section
+
+
+def _spending(facts: Facts) -> Section | None:
+    if not facts.epsilon:
+        return None
+    section = Section("ε by round")
+    section.says.append(
+        "Counted from the declared noise (privacy loss distribution, rounded up), at each participant's δ and unit of "
+        "the table above; horizon: this run."
+    )
+    budgets: dict[float, list[str]] = {}
+    for name, seat in _seats(facts):
+        if name in facts.epsilon and seat["epsilon"]["budget"] is not None:
+            budgets.setdefault(seat["epsilon"]["budget"], []).append(name)
+    lines = [Line(name, [(r, e, None, None) for r, e in points]) for name, points in first(list(facts.epsilon.items()))]
+    everybody = len(facts.epsilon)
+    levels = [
+        Level("budget" if len(names) == everybody else f"budget of {', '.join(names)}", value)
+        for value, names in budgets.items()
+    ]
+    drawing = line_chart("ε spent by round", "round", "ε of the run", lines, levels, zero=True)
+    section.charts = _charts(("ε spent in this run after each round; the broken line is the budget", drawing))
+    rows = [(name, str(points[-1][0]), number(points[-1][1])) for name, points in first(list(facts.epsilon.items()))]
+    section.tables.append(Table("After the last update that was taken", ("participant", "round", "ε run"), rows))
+    return section
+
+
+def _cost(facts: Facts) -> Section:
+    section = Section("What it cost")
+    rows = [
+        (
+            name,
+            _size(seat["bytes"]["sent"]),
+            _size(seat["bytes"]["received"]),
+            number(seat["seconds"]["train"], 1),
+            number(seat["seconds"]["evaluate"], 1),
+            str(len(seat["failures"])),
+        )
+        for name, seat in _seats(facts)
+    ]
+    heads = ("participant", "sent", "received", "seconds of training", "seconds of evaluation", "failures")
+    section.tables.append(Table("By participant; seconds of work are known to the participant only", heads, rows))
+    points = [(float(number), seconds, None, None) for number, seconds, _ in facts.run.rounds]
+    drawing = line_chart("Seconds by round", "round", "seconds", [Line("coordinator", points)], zero=True)
+    section.charts = _charts(("Seconds from sending a round to its aggregate", drawing))
+    return section
+
+
+def _failures(facts: Facts) -> Section:
+    section = Section("Failures")
+    if not facts.run.failures:
+        section.says.append("None.")
+        return section
+    rows = [(f.participant, str(f.round), f.code, when(f.time)) for f in facts.run.failures]
+    section.tables.append(Table("In order of time", ("participant", "round", "code", "time"), rows))
+    return section
+
+
+def _card(facts: Facts) -> Section:
+    contract = facts.run.scenario.contract
+    section = Section("Model card")
+    industries = ", ".join(sorted({seat["industry"] for _, seat in _seats(facts)}))
+    data = "synthetic rows" if facts.result["synthetic"] else "the participants' own rows, which never left them"
+    section.facts = [
+        ("model", "; ".join(f"{n}: {_model(t)}" for n, t in contract.industries.items()) or "one model a participant"),
+        ("trained by", f"{len(facts.result['participants'])} participants ({industries}), {contract.strategy.name}"),
+        ("training data", data),
+        ("intended use", "decisions of these participants, on rows of the schema that the contract names"),
+        (
+            "out of scope",
+            "rows of other schemas or populations; use by others of a model that its manifest gives no guarantee",
+        ),
+        ("evaluation", "untouched test rows of each participant, split by a keyed hash of the unit; see above"),
+        ("privacy", "per participant, for the unit, δ and horizon of the table above; nothing is promised beyond"),
+        (
+            "limitations",
+            "a gain whose interval includes zero is no gain; in a small group members can infer each other's updates",
+        ),
+        ("fairness", "differences between groups of persons were not measured"),
+        ("how to use", "consortia predict and consortia export, whose manifest carries hashes and guarantee"),
+    ]
+    return section
+
+
+def _origin(facts: Facts) -> Section:
+    section = Section("Environment and hashes")
+    section.facts = list(facts.result.get("environment", {}).items())
+    rows = list(facts.result.get("files", {}).items())
+    section.tables.append(Table("SHA-256 of the coordinator's files", ("file", "sha256"), rows))
+    return section

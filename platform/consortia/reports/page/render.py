@@ -1,0 +1,53 @@
+"""The report as one HTML file (style and plots inside, no script, no network) and as Markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from consortia.common.disk import write_text
+from consortia.reports.page.content import sections
+from consortia.reports.page.facts import Facts
+
+__all__ = ["as_html", "as_markdown", "write"]
+
+#: A number with its sign, exponent, unit: no line may break in it.
+_ONE_VALUE = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)?( (B|s|%))?")
+
+
+def as_html(facts: Facts) -> str:
+    """Return the page; names and texts of records are escaped."""
+    style = resources.files("consortia.dashboard").joinpath("assets/style.css").read_text(encoding="utf-8")
+    page = _environment(escape=True).get_template("report.html")
+    return page.render(title=_title(facts), sections=sections(facts), style=Markup(style))  # noqa: S704 - our own file
+
+
+def as_markdown(facts: Facts) -> str:
+    """Return the same as Markdown, with tables in place of plots."""
+    return _environment(escape=False).get_template("report.md").render(title=_title(facts), sections=sections(facts))
+
+
+def write(facts: Facts, folder: Path) -> list[Path]:
+    """Write `report.html` and `report.md` and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {folder / "report.html": as_html(facts), folder / "report.md": as_markdown(facts)}
+    for file, text in files.items():
+        write_text(file, text)
+    return list(files)
+
+
+def _title(facts: Facts) -> str:
+    return f"Run {facts.run.id}"
+
+
+def _environment(*, escape: bool) -> Environment:
+    loader = PackageLoader("consortia.reports.page", "pages")
+    made = Environment(loader=loader, autoescape=escape, undefined=StrictUndefined, trim_blocks=False)  # noqa: S701
+    made.filters["cell"] = lambda text: html.escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")
+    made.tests["one_value"] = lambda cell: _ONE_VALUE.fullmatch(str(cell)) is not None
+    return made

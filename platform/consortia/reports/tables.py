@@ -1,0 +1,316 @@
+"""What a person sees: the plan before a run, progress while it runs, the table of receipts after it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from consortia.common.words import number
+from consortia.engines.base import Job
+from consortia.messages.size_release import once_events, solve_sigma
+from consortia.planning.compatibility import cautions, fits_with
+from consortia.planning.plan import SeatPlan
+from consortia.reports.many_participants import first, means, rest
+from consortia.reports.receipt_table import COLUMNS, METRIC_NAMES, receipt_row, table_of
+from consortia.reports.vertical import long_step, print_vertical_notes, show_step
+from consortia.terms.scenario import Scenario
+from consortia.trust.trusted_coordinator import account, models_only, sentence
+from consortia.vertical.request import total_steps
+from privacy.accounting import epsilon
+from privacy.events import PoissonGaussian
+
+
+def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
+    """Print who takes part, what it costs and what leaves whom."""
+    contract = scenario.contract
+    console.print(f"[bold]{scenario.name}[/]: {escape(scenario.title)}")
+    console.print(f"contract sha256:{contract.sha256()}")
+    console.print(
+        f"{contract.rounds} rounds, at most {contract.participations} of one participant, strategy "
+        f"{contract.strategy.name}, shared: "
+        + ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
+    )
+    console.print("fits with: " + "; ".join(f"{key}: {value}" for key, value in fits_with(scenario).items()))
+    table = Table(title="From proposals and declared sizes (a participant's own policy may lower them)")
+    for name in ("participant", "industry", "units", "rate q", "steps", "σ", "ε run", "δ", "leaves"):
+        table.add_column(name, justify="left" if name in {"participant", "industry", "leaves"} else "right")
+    for plan in first(plans):
+        table.add_row(
+            plan.name,
+            plan.industry,
+            str(plan.units),
+            f"{plan.sampling_rate:g}",
+            str(plan.steps),
+            number(plan.noise_multiplier, 2),
+            "∞ (non-private)" if plan.epsilon is None else number(plan.epsilon, 2),
+            f"{plan.delta:g}",
+            f"{', '.join(plan.releases)}: {plan.parameters_shared} numbers a round",
+        )
+    console.print(table)
+    if more := rest(len(plans)):
+        console.print(more, highlight=False)
+    if contract.central is not None:
+        console.print(sentence(account(contract, contract.rounds)), highlight=False)
+    console.print(
+        "ε of one run (PLD) at its δ, adding or removing one unit: a record, or what the participant's policy names.",
+        highlight=False,
+    )
+    for caution in cautions(scenario):
+        console.print(f"[yellow]warning[/] {caution}")
+    for plan in first(plans):
+        for warning in plan.warnings:
+            console.print(f"[yellow]warning[/] {plan.name}: {warning}")
+
+
+def print_result(console: Console, result: dict[str, Any]) -> None:
+    """Print the receipts, what every epsilon means, and where the records lie."""
+    simulation = result["observer"] == "simulation"
+    console.print(
+        f"[bold]{result['scenario']}[/]: {result['status']} after {result['rounds']} rounds, "
+        f"{result['seconds']:.1f} s, engine {result['engine']}",
+        highlight=False,
+    )
+    receipts = table_of(*COLUMNS)
+    costs = table_of("participant", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds")
+    for name, seat in first(list(result["participants"].items())):
+        receipts.add_row(name, *receipt_row(seat))
+        costs.add_row(name, *_cost_row(seat))
+    if simulation or any(seat["metrics"] for seat in result["participants"].values()):
+        console.print(receipts)
+    console.print(costs)
+    for line in (rest(len(result["participants"])), means(result["participants"])):
+        if line:
+            console.print(line, highlight=False)
+    _print_notes(console, result, simulation)
+
+
+def _cost_row(seat: dict[str, Any]) -> tuple[str, ...]:
+    account, units = seat["epsilon"], seat.get("units")
+    infinite = bool(account["non_private"])
+    state = "" if seat["state"] == "ACTIVE" else " " + seat["state"].lower().replace("_", "-")
+    return (
+        str(sum(units.values())) if units else "–",
+        ("∞ non-private" if infinite else number(account["run"])) + state,
+        "–" if infinite else number(account["budget"], 2),
+        "∞" if infinite else number(account["lifetime"]),
+        f"{account['delta']:g}",
+        f"{seat['bytes']['sent']:,} B",
+        f"{seat['bytes']['received']:,} B",
+        number(_seconds(seat["seconds"]), 1),
+    )
+
+
+def _seconds(spent: dict[str, float | None]) -> float | None:
+    known = [value for value in spent.values() if value is not None]
+    return sum(known) if known else None
+
+
+def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> None:
+    accounts = [seat["epsilon"] for seat in result["participants"].values()]
+    units = ", ".join(sorted({a["unit"] for a in accounts if a["unit"]})) or "–"
+    deltas = ", ".join(f"{d:g}" for d in sorted({a["delta"] for a in accounts}))
+    if any("step" in line for line in result["history"]):
+        print_vertical_notes(console, result)
+    else:
+        lifetimes = sorted({a["lifetime_delta"] for a in accounts if a.get("lifetime_delta") is not None})
+        console.print(
+            f"ε counts the training releases of this run (PLD), δ = {deltas}, unit: {units}, add/remove one; "
+            f"lifetime: all runs of the data set in this ledger{_at(lifetimes)}.",
+            highlight=False,
+        )
+    if simulation:
+        charged = "charged to the given ledger" if result["charged"] else "not charged"
+        console.print(f"Simulation by one operator who holds all rows: {charged}.", highlight=False)
+        if "together" in result:
+            console.print(f"Engine vectorized is {result['together']}.", highlight=False)
+    else:
+        console.print(
+            "Receipts stay at home (`consortia receipt HOME` there); a dash is something that was not released.",
+            highlight=False,
+        )
+    if "central" in result:
+        console.print(sentence(result["central"]), highlight=False)
+    if any(account["metrics_non_private"] for account in accounts):
+        console.print(
+            "Exact metrics left the participants: the evaluation units' ε is ∞ (non-private).", highlight=False
+        )
+    paid = [account["metrics"] for account in accounts if account.get("metrics")]
+    if paid:
+        highest, delta = max(a["budget"] for a in paid), max(a["delta"] for a in paid)
+        console.print(
+            f"Metrics left as histograms with noise: ε up to {highest:g} (this run), δ = {delta:g}, unit: {units} of "
+            "the evaluation rows, an account of their own; 95 % intervals in result.json.",
+            highlight=False,
+        )
+    if result["synthetic"]:
+        console.print("Data: [bold]synthetic[/] rows on each industry's schema.", highlight=False)
+    if any(seat["failures"] for seat in result["participants"].values()):
+        console.print("Failures:")
+        failed = [(name, seat) for name, seat in result["participants"].items() if seat["failures"]]
+        for name, seat in first(failed):
+            for failure in seat["failures"][-3:]:
+                console.print(f"  round {failure['round']} {name}: {failure['code']} {failure['detail']}", markup=False)
+
+
+def _at(deltas: list[float]) -> str:
+    return f" (PLD estimate at δ = {', '.join(f'{d:g}' for d in deltas)})" if deltas else ""
+
+
+def refusal_hint(result: dict[str, Any]) -> str | None:
+    """Return what participants that do not know the contract can do, or None."""
+    codes = {failure["code"] for seat in result["participants"].values() for failure in seat["failures"]}
+    if found := sorted(codes & {"LEDGER_BEHIND", "LEDGER_FORKED", "LEDGER_BROKEN"}):
+        return (
+            f"{', '.join(found)}: that participant's ledger is not the one that earlier replies left with, so it "
+            "releases nothing. Its own log says what to do. Only when its owner offers new data instead, remove its "
+            "line from heads.json beside the runs."
+        )
+    if "CONTRACT_NOT_ALLOWED" not in codes:
+        return None
+    return (
+        f"A participant accepts this contract by adding sha256:{result['contract_sha256']} to allow.contracts of its "
+        "policy (`consortia budget allow NAME SCENARIO`, with the same --rounds and --seed)."
+    )
+
+
+def conditional_split_note(job: Job) -> str | None:
+    """Return the sentence that a published, data-dependent split owes, or None."""
+    industries = job.scenario.contract.industries
+    named = sorted({terms.split for terms in industries.values() if terms.split != "hash"})
+    if not named or job.scenario.contract.central is not None:  # a whole participant is the unit, its split included
+        return None
+    return (
+        f"ε is conditional on the split {', '.join(named)}: it depends on the number of rows, so one row more "
+        "would move others between training and test."
+    )
+
+
+class Watch(AbstractContextManager[None]):
+    """Shows the rounds of a running job: a bar in a terminal, plain lines without one."""
+
+    def __init__(self, console: Console, job: Job, *, simulation: bool) -> None:
+        self._console = console
+        self._job = job
+        self._simulation = simulation
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._position = self._size()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> None:
+        self._progress.start()
+        self._task = self._progress.add_task("starting", total=total_steps(self._job.scenario))
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join(timeout=5)
+        self._progress.stop()
+
+    def _file(self) -> Path:
+        return self._job.folder / "events.jsonl"
+
+    def _size(self) -> int:
+        return self._file().stat().st_size if self._file().is_file() else 0
+
+    def _follow(self) -> None:
+        while not self._done.wait(0.2):
+            self._show(self._new_events())
+        self._show(self._new_events())
+
+    def _new_events(self) -> list[dict[str, Any]]:
+        if not self._file().is_file():
+            return []
+        with self._file().open(encoding="utf-8") as file:
+            file.seek(self._position)
+            lines = file.readlines()
+            if lines and not lines[-1].endswith("\n"):
+                lines.pop()
+            self._position += sum(len(line.encode()) for line in lines)
+        return [json.loads(line) for line in lines]
+
+    def _show(self, events: list[dict[str, Any]]) -> None:
+        for event in events:
+            if event["event"] == "step":
+                self._progress.update(self._task, completed=event["round"], description=show_step(event))
+                if not self._console.is_terminal:
+                    self._console.print(show_step(event), highlight=False)
+        rounds = [event for event in events if event["event"] == "round"]
+        if not rounds:
+            if self._simulation and (text := long_step(self._job)):
+                self._progress.update(self._task, description=text)
+            return
+        last = rounds[-1]
+        total = self._job.scenario.contract.rounds
+        text = f"round {last['round']}, {len(last['replies'])} of {len(self._job.homes)} replied"
+        if (metric := self._metric()) is not None:
+            text += f", validation {metric}"
+        most = min(last.get("participations", last["round"]), self._job.scenario.contract.participations)
+        text += f", run ε so far {self._epsilon(most)}"
+        self._progress.update(self._task, completed=last["round"], description=text)
+        if not self._console.is_terminal and (last["round"] == total or last["round"] % max(1, total // 5) == 0):
+            self._console.print(f"{text} ({last['round']}/{total})", highlight=False)
+
+    def _metric(self) -> str | None:
+        """Return the mean validation metric: a simulation's operator holds all rows, so may see it."""
+        if not self._simulation:
+            return None
+        by_name: dict[str, list[float]] = {}
+        for home in self._job.homes.values():
+            file = home.folder / "runs" / self._job.run_id / "progress.jsonl"
+            if file.is_file() and (lines := file.read_text(encoding="utf-8").splitlines()):
+                last = json.loads(lines[-1])
+                if last["value"] is not None:
+                    by_name.setdefault(last["metric"], []).append(last["value"])
+        return ", ".join(f"{METRIC_NAMES.get(k, k)} {number(sum(v) / len(v))}" for k, v in by_name.items()) or None
+
+    def _epsilon(self, rounds: int) -> str:
+        """Return the range over participants of epsilon after `rounds`, from proposals; a policy may lower it."""
+        contract = self._job.scenario.contract
+        if contract.central is not None:
+            seen, terms = models_only(contract, rounds), contract.central
+            return f"{'∞' if seen is None else format(seen, '.2f')} (models only, {terms.unit}, δ {terms.delta:g})"
+        private = [seat for seat in self._job.scenario.roster if not seat.non_private]
+        open_ended = len(self._job.scenario.roster) - len(private)
+        if not private:
+            return "∞ (non-private)"
+        values = []
+        for seat in private:
+            rules = contract.industries[seat.industry]
+            event = PoissonGaussian(
+                noise_multiplier=solve_sigma(contract, rules, seat.epsilon, seat.delta),
+                sampling_rate=rules.sampling_rate,
+                steps=rules.local_steps * rounds,
+                partition="train",
+                unit="record",
+            )
+            once = once_events(contract, seat.epsilon, "record")
+            values.append(epsilon([event, *once], seat.delta, grid=1e-3))
+        deltas = ", ".join(f"{d:g}" for d in sorted({seat.delta for seat in private}))
+        infinite = f"∞ of {open_ended} non-private, " if open_ended else ""
+        return f"{infinite}by proposals {min(values):.2f}–{max(values):.2f} (δ {deltas}, add/remove one unit)"
+
+
+def wait_hint(folder: Path, engine: str = "embedded") -> str:
+    """Return how to go on after an interruption."""
+    if engine == "vectorized":
+        return "interrupted; this engine keeps no rounds, so start it again, or take --engine embedded"
+    if (folder / "result.json").is_file():
+        return f"interrupted; the run itself is complete: {folder / 'result.json'}"
+    chosen = "" if engine == "embedded" else f" --engine {engine}"
+    return f"interrupted; every finished round is kept. Go on with: consortia run --resume {folder}{chosen}"

@@ -1,0 +1,103 @@
+"""`consortia run SCENARIO --uncompressed`: what compressed updates cost each participant's metric, and what they save.
+
+The run is repeated without `[contract.compression]`; rows, splits and start stay. Rounding is random, and with DP the
+noise of two runs differs: so they are repeated (`draws`), and the interval covers that (see
+`consortia.studies.repeated_runs`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from clients import registry
+from consortia.common.disk import write_json
+from consortia.common.errors import InputError
+from consortia.engines.base import Job
+from consortia.participant.evaluation import Scores, score_metrics
+from consortia.studies import repeated_runs
+from consortia.terms.scenario import Scenario
+
+if TYPE_CHECKING:
+    from consortia.engines.options import Options
+
+COST_SCHEMA = 1
+
+
+def check(scenario: Scenario, options: Options) -> None:
+    """Refuse what has nothing to compare, before anything runs.
+
+    Raises
+    ------
+    InputError
+        Naming the option or the key of the contract.
+    """
+    repeated_runs.check_simulation("--uncompressed", options)
+    if scenario.contract.compression is None:
+        raise InputError(
+            "--uncompressed: wanted a contract whose updates are compressed ([contract.compression]), got none"
+        )
+
+
+def run(
+    job: Job,
+    options: Options,
+    result: Mapping[str, Any],
+    rerun: repeated_runs.Rerun,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Repeat a finished run without compression; return (and write) `compression.json`.
+
+    Parameters
+    ----------
+    result : mapping
+        The finished run's record.
+    rerun : callable
+        See `controls.Rerun`.
+    progress : callable
+        Gets a line before each run.
+    """
+    scenario = job.scenario
+    again = dataclasses.replace(options, out=job.folder / "uncompressed", dump=None, uncompressed=False)
+    for seat in scenario.roster:
+        repeated_runs.source("--uncompressed", job, seat.name)
+    private = any(not seat.non_private for seat in scenario.roster)
+    compressed, plain = [job], []
+    for draw in range(1, options.draws):  # rounding is random, noise or not
+        progress(f"again, compressed ({draw + 1} of {options.draws})")
+        compressed.append(rerun(again, {}))
+    for draw in range(options.draws if private else 1):
+        progress(f"without compression ({draw + 1})")
+        plain.append(rerun(dataclasses.replace(again, compressed=False), {}))
+    table = {
+        "schema": COST_SCHEMA,
+        "run_id": job.run_id,
+        "draws": options.draws,
+        "participants": {
+            seat.name: _compare(job, seat.name, compressed, plain) | _bytes(result["participants"][seat.name]["bytes"])
+            for seat in scenario.roster
+        },
+    }
+    write_json(job.folder / "compression.json", table)
+    return table
+
+
+def _compare(job: Job, name: str, compressed: Sequence[Job], plain: Sequence[Job]) -> dict[str, Any]:
+    client = registry.get(job.scenario.seat(name).industry)
+    parts, metric = repeated_runs.partitions(job, name), repeated_runs.headline(job, name)
+
+    def federated(jobs: Sequence[Job]) -> list[Scores]:
+        return [repeated_runs.scores(one, name, parts)[1] for one in jobs]
+
+    def value(found: Sequence[Scores]) -> float | None:
+        return repeated_runs.mean([score_metrics(client, scores, parts.test).get(metric) for scores in found])
+
+    left, right = federated(compressed), federated(plain)
+    pairs = list(zip(left, repeated_runs.filled(right, len(left)), strict=True))
+    change = repeated_runs.differences(metric, pairs, parts, name)
+    return {"metric": metric, "compressed": value(left), "uncompressed": value(right), "change": change}
+
+
+def _bytes(counted: Mapping[str, int]) -> dict[str, int]:
+    return {"bytes_sent": counted["sent"], "bytes_saved": counted.get("saved", 0)}

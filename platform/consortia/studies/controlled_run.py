@@ -1,0 +1,56 @@
+"""A run with its controls: checked before it starts, repeated after it, shown beside its metrics in `result.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from consortia.common.disk import write_json
+from consortia.engines import runner
+from consortia.engines.base import Job
+from consortia.engines.options import Options
+from consortia.studies import compression_cost, placebo
+from consortia.terms.scenario import Scenario
+
+__all__ = ["control", "prepare"]
+
+
+def prepare(options: Options) -> Job:
+    """Prepare a run as `consortia.engines.runner` does, and refuse the controls that the scenario cannot have."""
+    return runner.prepare(options, _check)
+
+
+def _check(scenario: Scenario, options: Options) -> None:
+    for wanted, module in ((options.placebo, placebo), (options.uncompressed, compression_cost)):
+        if wanted:
+            module.check(scenario, options)
+
+
+def control(job: Job, options: Options, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Run the controls of a finished run that were asked for and put what they found into `result.json`.
+
+    See `consortia.studies.placebo` and `consortia.studies.compression_cost`.
+    """
+
+    def rerun(again: Options, sources: dict[str, str]) -> Job:
+        prepared = runner.prepare(again, _check)
+        homes = {name: replace(home, control=True) for name, home in prepared.homes.items()}
+        return runner.execute(replace(prepared, homes=homes, sources=prepared.sources | sources), again).job
+
+    file = job.folder / "result.json"
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if options.placebo:
+        result["placebo"] = placebo.run(job, options, rerun, progress)
+        _beside(result, result["placebo"], "placebo")
+    if options.uncompressed:
+        result["compression"] = compression_cost.run(job, options, result, rerun, progress)
+        _beside(result, result["compression"], "uncompressed")
+    write_json(file, result)
+    return result
+
+
+def _beside(result: dict[str, Any], table: dict[str, Any], key: str) -> None:
+    for name, seat in table["participants"].items():
+        result["participants"][name]["metrics"][seat["metric"]][key] = seat[key]

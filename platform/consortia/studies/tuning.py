@@ -1,0 +1,244 @@
+"""What an ε buys, from public numbers alone: noise, rounds, runs of a lifetime, and which knob would help."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from consortia.engines.runner import demo_policy_file
+from consortia.messages.size_release import once_events
+from consortia.participant.home import Home
+from consortia.planning.plan import SeatPlan, make_plans, noise_ratio
+from consortia.terms.policy import Policy, load_policy, policy_or_input_error
+from consortia.terms.scenario import Contract, Scenario, Seat, scenario_from_json
+from consortia.terms.scopes import build_module
+from consortia.terms.secure_sum import planned_rounds
+from privacy.accounting import epsilon, solve_noise_multiplier
+from privacy.errors import PlanError
+from privacy.events import Event, PoissonGaussian
+from privacy.ledger import Budget, Ledger
+
+_MOST_ROUNDS = 100_000
+#: A knob helps when it lowers noise over signal by at least this share.
+_WORTH = 0.05
+
+
+#: sigma, noise over signal, noise in a coordinate.
+_Outcome = tuple[float | None, float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one ε means to one participant.
+
+    Attributes
+    ----------
+    epsilon, delta : float
+        Of one run.
+    noise_multiplier : float or None
+        sigma for the contract's rounds; None when no noise is enough.
+    noise_ratio : float or None
+        See `SeatPlan.noise_ratio`.
+    rounds_affordable : int
+        Rounds that this ε pays for at the noise of the scenario's own proposal.
+    """
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float | None
+    noise_ratio: float | None
+    rounds_affordable: int
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One change of the contract or the proposal, everything else as it is.
+
+    `update_noise` is the standard deviation of all noise in one coordinate of the model after the run (without
+    momentum): learning rate x sigma x clip x sqrt(steps) / (q n).
+    """
+
+    knob: str
+    before: str
+    after: str
+    noise_multiplier: float | None
+    noise_ratio: float | None
+    update_noise: float | None
+    helps: bool
+    note: str = ""
+
+
+def prices(scenario: Scenario, plan: SeatPlan, epsilons: list[float]) -> list[Price]:
+    """Return the price of each ε for one participant."""
+    rules = scenario.contract.industries[plan.industry]
+    size = plan.parameters_shared + plan.parameters_private
+    found = []
+    for value in epsilons:
+        sigma = _solve(scenario.contract, value, plan.delta, plan.sampling_rate, plan.steps)
+        ratio = None if sigma is None else noise_ratio(sigma, size, plan.sampling_rate, plan.training_units, plan.steps)
+        rounds = 0
+        if plan.noise_multiplier is not None:
+            once = once_events(scenario.contract, plan.epsilon, "record")
+            rounds = _affordable(value, plan, rules.local_steps, once)
+        found.append(Price(value, plan.delta, sigma, ratio, rounds))
+    return found
+
+
+def _solve(contract: Contract, value: float, delta: float, rate: float, steps: int) -> float | None:
+    once = once_events(contract, value, "record")
+    try:
+        return solve_noise_multiplier(epsilon=value, delta=delta, sampling_rate=rate, steps=steps, besides=once)
+    except PlanError:
+        return None
+
+
+def _affordable(value: float, plan: SeatPlan, local_steps: int, once: tuple[Event, ...]) -> int:
+    """Return the most rounds at the proposal's noise whose PLD ε is within `value`; the coarse grid only errs low."""
+    grid = max(1e-3, 1e-4 * value)  # a large epsilon on a fine grid takes minutes
+
+    def spent(rounds: int) -> float:
+        event = PoissonGaussian(
+            noise_multiplier=plan.noise_multiplier or 1.0,
+            sampling_rate=plan.sampling_rate,
+            steps=local_steps * rounds,
+            partition="train",
+            unit="record",
+        )
+        return epsilon([event, *once], plan.delta, grid=grid)
+
+    if spent(1) > value:
+        return 0
+    low, high = 1, 2
+    while high < _MOST_ROUNDS and spent(high) <= value:
+        low, high = high, high * 2
+    while high - low > max(1, low // 100):
+        middle = (low + high) // 2
+        low, high = (middle, high) if spent(middle) <= value else (low, middle)
+    return low
+
+
+def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
+    """Return what single changes would do to one private participant, in numbers."""
+    contract = scenario.contract
+    rules = contract.industries[seat.industry]
+    n = max(1, round(seat.units * contract.split.train))
+    steps = rules.local_steps * planned_rounds(contract)
+    size = _size(scenario, seat)
+
+    def outcome(
+        *,
+        value: float = seat.epsilon,
+        rate: float = rules.sampling_rate,
+        taken: int = steps,
+        numbers: int = size,
+        clip: float = rules.clip,
+    ) -> _Outcome:
+        sigma = _solve(contract, value, seat.delta, rate, taken)
+        if sigma is None:
+            return None, None, None
+        noise = rules.learning_rate * sigma * clip * math.sqrt(taken) / (rate * n)
+        return sigma, noise_ratio(sigma, numbers, rate, n, taken), noise
+
+    base = outcome()
+    found = [Knob("as proposed", "", "", *base, helps=False)]
+
+    def add(name: str, before: object, after: object, changed: _Outcome, note: str = "") -> None:
+        ratio = changed[1]
+        better = base[1] is not None and ratio is not None and ratio < base[1] * (1 - _WORTH)
+        found.append(Knob(name, str(before), str(after), *changed, helps=better, note=note))
+
+    add("epsilon", f"{seat.epsilon:g}", f"{2 * seat.epsilon:g}", outcome(value=2 * seat.epsilon))
+    if rules.sampling_rate < 1:
+        rate = min(1.0, 2 * rules.sampling_rate)
+        add("sampling_rate", f"{rules.sampling_rate:g}", f"{rate:g}", outcome(rate=rate), "larger batches")
+    if (planned := planned_rounds(contract)) > 1:
+        rounds = planned // 2
+        add(
+            "rounds" if contract.max_participations is None else "max_participations",
+            planned,
+            rounds,
+            outcome(taken=rounds * rules.local_steps),
+            "fewer steps to learn in",
+        )
+    note = "noise and the largest step of a unit shrink together; helps where gradients are shorter than the clip"
+    add("clip", f"{rules.clip:g}", f"{rules.clip / 2:g}", outcome(clip=rules.clip / 2), note)
+    if rules.model.kind != "linear":
+        smaller = _size(_linear(scenario, seat.industry), seat)
+        add("model", f"{size} numbers", f"linear, {smaller} numbers", outcome(numbers=smaller))
+    if "metrics" in contract.releases:
+        add("releases", "with metrics", "without", base, "metrics are paid by the evaluation units' own account")
+    return found
+
+
+def _size(scenario: Scenario, seat: Seat) -> int:
+    state = build_module(scenario.contract, seat.industry).state_dict()
+    return sum(tensor.numel() for tensor in state.values())
+
+
+def _linear(scenario: Scenario, industry: str) -> Scenario:
+    import json
+
+    data = json.loads(scenario.to_json())
+    data["contract"]["industries"][industry] |= {"model": {"kind": "linear", "hidden": []}, "init": None}
+    return scenario_from_json(json.dumps(data))
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """What the participant's own policy and ledger leave: `left` for certain, and how many such runs fit into it."""
+
+    source: str
+    run_budget: float
+    lifetime_budget: float
+    left: float
+    runs_left: int
+    unit: str
+    delta: float
+
+
+def lifetime_of(scenario: Scenario, name: str, seat: Seat, root: Path | None) -> Lifetime | None:
+    """Read policy and ledger of a participant's home; without `root` the scenario's demonstration policy, unspent."""
+    if root is not None:
+        home = Home((root / seat.name).resolve(), seat.name)
+        policy = policy_or_input_error(home.policy, simulation=True)
+        with Ledger.open(home.ledger, seat.name) as ledger:
+            left = ledger.lifetime_left(seat.dataset, policy.budget.lifetime.budget())
+        return _lifetime(policy, seat, left, "policy and ledger")
+    file = demo_policy_file(name, seat.name)
+    if not file.is_file():
+        return None
+    policy = load_policy(file, simulation=True)
+    return _lifetime(policy, seat, policy.budget.lifetime.budget(), "demonstration policy")
+
+
+def _lifetime(policy: Policy, seat: Seat, left: Budget, source: str) -> Lifetime:
+    run, life = policy.budget.run, policy.budget.lifetime
+    asked = Budget(min(seat.epsilon, run.epsilon), min(seat.delta, run.delta))
+    slack = 1 + 1e-9
+    runs = min(math.floor(left.epsilon / asked.epsilon * slack), math.floor(left.delta / asked.delta * slack))
+    terms = policy.dataset.get(seat.dataset)
+    unit = terms.unit if terms else "record"
+    return Lifetime(source, run.epsilon, life.epsilon, left.epsilon, runs, unit, life.delta)
+
+
+def answer(scenario: Scenario, name: str, epsilons: list[float], root: Path | None, only: str = "") -> dict[str, Any]:
+    """Return everything that `consortia budget plan` says before it simulates, JSON-able."""
+    participants = {}
+    for plan in make_plans(scenario):
+        if only and plan.name != only:
+            continue
+        seat = scenario.seat(plan.name)
+        lifetime = lifetime_of(scenario, name, seat, root)
+        participants[plan.name] = {
+            "industry": plan.industry,
+            "training_units": plan.training_units,
+            "delta": plan.delta,
+            "unit": lifetime.unit if lifetime else "record",
+            "proposed_epsilon": None if seat.non_private else seat.epsilon,
+            "prices": [asdict(price) for price in prices(scenario, plan, epsilons)],
+            "knobs": [] if seat.non_private else [asdict(knob) for knob in knobs(scenario, seat)],
+            "lifetime": asdict(lifetime) if lifetime else None,
+        }
+    return {"schema": 1, "scenario": scenario.name, "relation": "add_or_remove_one", "participants": participants}

@@ -1,0 +1,279 @@
+"""The participant's own file: its data, its budget, what it allows to leave. It outranks every scenario.
+
+No policy file means refusal. A demonstration policy says `demo = true` and is accepted only in a simulation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from clients.masking import SourceText
+from consortia.common.errors import InputError, RefusedError
+from consortia.common.strict import StrictModel, check_schema, parse, parse_toml
+from consortia.terms.scenario import Contract, Industry, Name
+from consortia.terms.secure_sum import SecurePolicy
+from consortia.terms.vertical_policy import VerticalPolicy
+from privacy.ledger import Budget
+
+#: Share of a lifetime that is nothing: what rounding leaves of a budget that was spent in parts.
+_NOTHING = 1e-9
+
+
+#: A line that says where rows are; whatever prints it masks the password that it may hold.
+Source = Annotated[str, AfterValidator(SourceText)]
+
+
+class Allowance(StrictModel):
+    """An (epsilon, delta) pair."""
+
+    epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+
+    def budget(self) -> Budget:
+        """Return the pair as the ledger's type."""
+        return Budget(self.epsilon, self.delta)
+
+
+class AccountTerms(StrictModel):
+    """What one run may cost, and what the units of a partition may cost over their lifetime."""
+
+    run: Allowance
+    lifetime: Allowance
+
+    @model_validator(mode="after")
+    def _lifetime_holds_a_run(self) -> AccountTerms:
+        if self.lifetime.epsilon < self.run.epsilon or self.lifetime.delta < self.run.delta:
+            raise ValueError(
+                f"lifetime epsilon and delta at least as large as the run's {self.run.epsilon:g} and "
+                f"{self.run.delta:g}, got {self.lifetime.epsilon:g} and {self.lifetime.delta:g}"
+            )
+        return self
+
+
+class BudgetTerms(AccountTerms):
+    """The account of the training units, and that of the evaluation units, which are others.
+
+    Without `evaluation`, no metric leaves under DP.
+    """
+
+    evaluation: AccountTerms | None = None
+
+
+class DatasetTerms(StrictModel):
+    """One data set under the owner's own name for it.
+
+    `declared_units` is public: the normaliser of the training step and delta are checked against it. `lifetime` names
+    a data set, of this policy or an earlier one, with which this one shares its lifetime budget: they hold the same
+    persons (`consortia.participant.lifetimes`).
+    """
+
+    industry: Industry
+    source: Source
+    site: str = ""
+    unit: Annotated[str, Field(pattern=r"^[^:/@=\n]{1,80}$")] = "record"
+    declared_units: Annotated[int, Field(ge=1)]
+    max_rows_per_unit: Annotated[int, Field(ge=1)] | None = None
+    quarantine_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
+    lifetime: Name | None = None
+
+
+class AllowTerms(StrictModel):
+    """What may leave. Everything else stays.
+
+    `trusted_coordinator` allows contracts whose update leaves without noise, which the coordinator then adds; it wants
+    `non_private` too, for that is what the update is towards the coordinator. `sweeps` allows repeated runs on these
+    rows to choose a budget, each of them charged in full.
+    """
+
+    releases: tuple[Literal["update", "metrics", "size", "intersection", "labels", "scores"], ...] = ()
+    exact_metrics: bool = False
+    non_private: bool = False
+    trusted_coordinator: bool = False
+    sweeps: bool = False
+    contracts: tuple[str, ...] | Literal["any"] = ()
+
+
+class LimitTerms(StrictModel):
+    """`[limits]`: what messages that charge nothing may cost the participant (`consortia.participant.unpaid_requests`).
+
+    `unpaid_runs` is how many run folders may lie in the home whose runs took nothing from the ledger, `evaluations`
+    how many models of one run are measured.
+    """
+
+    unpaid_runs: Annotated[int, Field(ge=1)] = 200
+    evaluations: Annotated[int, Field(ge=1)] = 16
+
+
+class Policy(StrictModel):
+    """The whole file."""
+
+    schema_version: Annotated[int, Field(alias="schema", ge=1)]
+    participant: Name
+    demo: bool = False
+    dataset: Annotated[dict[Name, DatasetTerms], Field(min_length=1)]
+    budget: BudgetTerms
+    allow: AllowTerms = AllowTerms()
+    limits: LimitTerms = LimitTerms()
+    secure: SecurePolicy = SecurePolicy()
+    vertical: VerticalPolicy | None = None
+    noise: Literal["secure", "float"] | None = None
+
+    def secure_noise(self, *, simulation: bool) -> bool:
+        """Return whether noise is cryptographic and on a grid: always, unless the owner or a simulation says not."""
+        return self.noise == "secure" or (self.noise is None and not simulation)
+
+    @model_validator(mode="after")
+    def _lifetimes_are_of_others(self) -> Policy:
+        for name, terms in self.dataset.items():
+            if terms.lifetime == name:
+                raise ValueError(f"the name of another data set at dataset.{name}.lifetime, got its own")
+        return self
+
+    @model_validator(mode="after")
+    def _delta_fits_units(self) -> Policy:
+        for name, terms in self.dataset.items():
+            for key, account in (("budget", self.budget), ("budget.evaluation", self.budget.evaluation)):
+                if account is not None and account.lifetime.delta >= 1 / terms.declared_units:  # at least the run's
+                    raise ValueError(
+                        f"{key}.lifetime.delta < 1/declared_units = {1 / terms.declared_units:.3g} of dataset.{name}, "
+                        f"got {account.lifetime.delta:g}"
+                    )
+        if self.allow.contracts == "any" and not self.demo:
+            raise ValueError('contracts = "any" only with demo = true (simulation)')
+        return self
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the coordinator proposes to one participant: never more than a proposal.
+
+    Attributes
+    ----------
+    dataset : str
+        The owner's name for the data set.
+    epsilon : float or None
+        None proposes a non-private run.
+    """
+
+    dataset: str
+    epsilon: float | None
+    delta: float
+
+
+def load_policy(path: Path, *, simulation: bool) -> Policy:
+    """Read a policy.
+
+    Raises
+    ------
+    RefusedError
+        With code NO_POLICY when there is none, or DEMO_POLICY outside a simulation.
+    InputError
+        When the file is malformed: every mistake by path.
+    """
+    if not path.is_file():
+        raise RefusedError("NO_POLICY", f"no policy file at {path}; without one nothing leaves")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte-order mark in front
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: wanted a readable TOML file in UTF-8, got {type(error).__name__}; check the file"
+        ) from None
+    policy = parse_policy(text, str(path))
+    if policy.demo and not simulation:
+        raise RefusedError("DEMO_POLICY", f"{path} says demo = true, which only a simulation accepts")
+    return policy
+
+
+@lru_cache(maxsize=256)
+def parse_policy(text: str, where: str) -> Policy:
+    """Parse a policy's text; the file is read for every message, so an owner's edit counts at once."""
+    data = parse_toml(text, where)
+    check_schema(data, where)
+    return parse(Policy, data, where, private=True)
+
+
+def check_listed(policy: Policy, contract: Contract) -> None:
+    """Raise `RefusedError` (CONTRACT_NOT_ALLOWED) when the policy does not list the contract's hash."""
+    sha = contract.sha256()
+    allowed = policy.allow.contracts
+    if allowed != "any" and f"sha256:{sha}" not in allowed:
+        raise RefusedError(
+            "CONTRACT_NOT_ALLOWED",
+            f"allow.contracts: wanted sha256:{sha} in the list; add it to accept this contract",
+        )
+
+
+def check_contract(policy: Policy, contract: Contract, industry: str, proposal: Proposal) -> DatasetTerms:
+    """Check a contract against the policy; return the terms of the data set to use.
+
+    Raises
+    ------
+    RefusedError
+        With a code that names the reason; the code alone crosses.
+    """
+    check_listed(policy, contract)
+    if contract.vertical is None and industry not in contract.industries:
+        raise RefusedError("CONTRACT_NOT_ALLOWED", f"the contract has no terms for industry {industry!r}")
+    for release in (
+        contract.releases if contract.vertical is None else contract.vertical.releases_of(policy.participant)
+    ):
+        if release not in policy.allow.releases:
+            raise RefusedError(
+                "RELEASE_NOT_ALLOWED", f"allow.releases: the contract wants {release!r}, the policy lacks it"
+            )
+    if contract.trust == "coordinator" and not policy.allow.trusted_coordinator:
+        raise RefusedError(
+            "RELEASE_NOT_ALLOWED", "allow.trusted_coordinator = false, and the contract's coordinator sees updates"
+        )
+    exact = contract.evaluation.metrics == "exact" or contract.strategy.strategy().fit.loss
+    if exact and not policy.allow.exact_metrics:
+        raise RefusedError(
+            "RELEASE_NOT_ALLOWED", "allow.exact_metrics = false, and the contract wants metrics without noise"
+        )
+    if contract.evaluation.metrics == "dp" and policy.budget.evaluation is None:
+        raise RefusedError("RELEASE_NOT_ALLOWED", "budget.evaluation: wanted run and lifetime, to pay for metrics")
+    # A partner of a vertical run proposes nothing: vertical.exact_scores is its word on scores without noise.
+    proposes = contract.vertical is None or policy.participant == contract.vertical.label_owner
+    if proposes and proposal.epsilon is None and not policy.allow.non_private:
+        raise RefusedError("NON_PRIVATE_NOT_ALLOWED", "allow.non_private = false, the proposal is non-private")
+    terms = policy.dataset.get(proposal.dataset)
+    if terms is None:
+        raise RefusedError("DATASET_NOT_OFFERED", f"the policy offers no dataset.{proposal.dataset}")
+    if terms.industry != industry or (contract.vertical is not None and terms.site != contract.vertical.case):
+        raise RefusedError("DATASET_NOT_OFFERED", f"dataset.{proposal.dataset} is not of industry {industry}")
+    if contract.evaluation.metrics == "dp" and terms.unit != "record" and terms.max_rows_per_unit is None:
+        raise RefusedError(
+            "RELEASE_NOT_ALLOWED",
+            f"dataset.{proposal.dataset}.max_rows_per_unit: wanted a bound, for the noise of metrics by {terms.unit}",
+        )
+    return terms
+
+
+def effective_budget(policy: Policy, proposal: Proposal, left: Budget) -> Budget | None:
+    """Return min(proposal, run allowance, what the lifetime leaves); None for a non-private run.
+
+    Raises
+    ------
+    RefusedError
+        With code BUDGET_EXHAUSTED when nothing is left.
+    """
+    if proposal.epsilon is None:
+        return None
+    epsilon = min(proposal.epsilon, policy.budget.run.epsilon, left.epsilon)
+    delta = min(proposal.delta, policy.budget.run.delta, left.delta)
+    if epsilon <= _NOTHING * policy.budget.lifetime.epsilon or delta <= _NOTHING * policy.budget.lifetime.delta:
+        raise RefusedError("BUDGET_EXHAUSTED", "the lifetime budget of this data set is spent")
+    return Budget(epsilon, delta)
+
+
+def policy_or_input_error(path: Path, *, simulation: bool) -> Policy:
+    """Load a policy for the command line, where a refusal is a mistake of the user's input."""
+    try:
+        return load_policy(path, simulation=simulation)
+    except RefusedError as error:
+        raise InputError(str(error)) from None

@@ -1,0 +1,123 @@
+"""The numbers of a secure sum that follow from a roster: total noise, bounds of the clips, size of the sum.
+
+Members may have different budgets. The total noise S is one number; member i clips at C_i = S / sigma_i, so that each
+has its own epsilon and strict ones weigh less. S is chosen so that nobody clips above its industry's `clip`.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+from consortia.common.errors import InputError
+from consortia.terms.scenario import Contract, Scenario, Seat, contract_from_json
+from consortia.terms.scopes import build_module, group_of, scope_of
+from consortia.terms.secure_sum import planned_rounds
+from privacy.accounting import solve_noise_multiplier
+from privacy.errors import PlanError
+from privacy.secure_sum.fixed_point import FixedPoint
+
+#: A policy may hold a member to a stricter budget than the roster proposes: room for a clip that much smaller.
+_ROOM = 4.0
+
+
+def settle(scenario: Scenario, *, anew: bool = False) -> Scenario:
+    """Return the scenario with every number of `contract.secure` in place; `anew` replaces those that are.
+
+    Raises
+    ------
+    InputError
+        When somebody's budget cannot be met.
+    """
+    contract = scenario.contract
+    if contract.trust != "aggregate":
+        return scenario
+    terms = contract.secure_terms
+    if terms.noise is not None and not anew:
+        return scenario
+    sigmas = {seat.name: sigma_of(contract, seat) for seat in scenario.roster}
+    if any(sigma is None for sigma in sigmas.values()):
+        return scenario  # `check_fit` says why that cannot be summed
+    known = {name: sigma for name, sigma in sigmas.items() if sigma is not None}
+    noise = min(contract.industries[seat.industry].clip * known[seat.name] for seat in scenario.roster)
+    rows = sum(units_drawn(contract, seat) for seat in scenario.roster)
+    settled = terms.model_copy(
+        update={
+            "noise": noise,
+            "largest_clip": noise / min(known.values()),
+            "smallest_clip": float(f"{noise / max(known.values()) / _ROOM:.3g}"),
+            "rows": 2 ** math.ceil(math.log2(rows)),
+        }
+    )
+    data = contract.model_dump(mode="python", by_alias=True) | {"secure": settled.model_dump(mode="python")}
+    return scenario.model_copy(update={"contract": Contract.model_validate(data)})
+
+
+def sigma_of(contract: Contract, seat: Seat) -> float | None:
+    """Return the noise multiplier of a seat's proposal, None when it is non-private."""
+    if seat.non_private:
+        return None
+    try:
+        return solve_noise_multiplier(
+            epsilon=seat.epsilon,
+            delta=seat.delta,
+            sampling_rate=contract.industries[seat.industry].sampling_rate,
+            steps=planned_rounds(contract),
+        )
+    except PlanError as error:
+        raise InputError(f"roster.{seat.name}: {error}") from None
+
+
+def units_drawn(contract: Contract, seat: Seat) -> int:
+    """Return how many units one draw holds at most, but for a tail of six standard deviations."""
+    rate = contract.industries[seat.industry].sampling_rate
+    units = max(1, round(seat.units * contract.split.train))
+    return min(units, math.ceil(rate * units + 6 * math.sqrt(rate * (1 - rate) * units)))
+
+
+Layout = dict[str, list[tuple[str, tuple[int, ...]]]]
+
+
+def layout(contract: Contract, industry: str) -> Layout:
+    """Return name and shape of every trainable shared parameter by group, in the order in which they are summed."""
+    return _layout(contract.canonical(), industry)
+
+
+@lru_cache(maxsize=64)
+def _layout(contract_json: str, industry: str) -> Layout:
+    contract = contract_from_json(contract_json)
+    module = build_module(contract, industry)
+    out: Layout = {}
+    for name, parameter in sorted(module.named_parameters()):
+        if parameter.requires_grad and scope_of(name, contract) != "private":
+            out.setdefault(group_of(name, industry, contract), []).append((name, tuple(parameter.shape)))
+    return out
+
+
+def sizes(contract: Contract, industry: str) -> dict[str, int]:
+    """Return the number of summed coordinates by group."""
+    return {group: sum(math.prod(s) for _, s in parts) for group, parts in layout(contract, industry).items()}
+
+
+def fixed_point(contract: Contract) -> FixedPoint:
+    """Return the encoding that contract and models fix.
+
+    Raises
+    ------
+    InputError
+        When the contract's numbers are not settled.
+    """
+    terms = contract.secure_terms
+    if terms.noise is None or terms.smallest_clip is None or terms.largest_clip is None or terms.rows is None:
+        raise InputError(
+            "contract.secure: wanted noise, largest_clip, smallest_clip and rows, got a scenario as written"
+        )
+    return FixedPoint(
+        noise=terms.noise,
+        clip=terms.largest_clip,
+        smallest_clip=terms.smallest_clip,
+        dimension=max(sum(sizes(contract, industry).values()) for industry in contract.industries),
+        rows=terms.rows,
+        colluders=terms.colluders,
+        drops=terms.drops,
+    )

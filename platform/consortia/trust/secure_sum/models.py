@@ -1,0 +1,18 @@
+"""What both sides of a secure sum say of a model and of a ledger, in the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import safetensors.torch
+from torch import Tensor
+
+from consortia.trust.secure_sum.protocol import model_hash
+
+#: Counter and head of the ledger's chain, behind the masked words.
+ANCHOR_BYTES = 40
+
+
+def hash_of(group: Mapping[str, Tensor]) -> str:
+    """Return the hash of one group's parameters."""
+    return model_hash(safetensors.torch.save({name: tensor.contiguous() for name, tensor in group.items()}))
