@@ -24,7 +24,7 @@ from clients.metrics import compute
 from consortia.engines.base import Job
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
-from consortia.terms.scenario import contract_from_json
+from consortia.terms.contract import contract_from_json
 
 METHODS: dict[str, tuple[dict[str, str], int]] = {
     "all shared": ({}, 0),

@@ -19,8 +19,8 @@ from clients.sources import parse_source, read
 from consortia.messages.envelope import decode
 from consortia.participant import handle as participant
 from consortia.participant.handle import handle
+from consortia.terms.contract import contract_from_json
 from consortia.terms.policy import load_policy
-from consortia.terms.scenario import contract_from_json
 from privacy.egress import PUBLIC_CONSTANTS
 
 #: Values of rows that no honest field holds.

@@ -26,7 +26,8 @@ from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare
 from consortia.engines.vectorized import participants
 from consortia.reports.tables import print_plan, print_result
-from consortia.terms.scenario import Scenario, contract_from_json, load_scenario, scenario_from_json
+from consortia.terms.contract import contract_from_json
+from consortia.terms.scenario import Scenario, load_scenario, scenario_from_json
 from consortia.terms.scopes import State, initial_groups
 from consortia.trust import trusted_coordinator
 from consortia.trust.trusted_coordinator import flat_change, moved, plan_of

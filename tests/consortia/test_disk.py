@@ -19,7 +19,7 @@ import torch
 
 from consortia.common import disk
 from consortia.common.console import friendly
-from consortia.common.errors import RunFailedError
+from consortia.common.errors import RunFailedError, describe
 from consortia.common.logs import OwnFile
 from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
 from consortia.coordinator.event_file import FILE, EventFile
@@ -28,7 +28,6 @@ from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.messages.exchange import Answer
-from consortia.participant.guard import describe
 from consortia.terms.scenario import load_scenario
 
 

@@ -21,7 +21,8 @@ from consortia.messages.envelope import Envelope, decode, encode
 from consortia.metrics import score_bins
 from consortia.participant import metrics_release
 from consortia.participant.handle import handle
-from consortia.terms.scenario import contract_from_json, find_scenario
+from consortia.terms.contract import contract_from_json
+from consortia.terms.scenario import find_scenario
 from privacy.accounting import epsilon
 from privacy.egress import PUBLIC_CONSTANTS
 

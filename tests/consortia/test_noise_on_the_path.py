@@ -31,8 +31,9 @@ from consortia.messages.size_release import SIZE
 from consortia.participant.handle import handle
 from consortia.participant.home import Home
 from consortia.participant.training import load_partitions
+from consortia.terms.contract import contract_from_json
 from consortia.terms.policy import load_policy
-from consortia.terms.scenario import contract_from_json, load_scenario
+from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import initial_groups
 from consortia.terms.vertical import ModelPrivacy
 from consortia.vertical import private_model

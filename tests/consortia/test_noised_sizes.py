@@ -26,8 +26,9 @@ from consortia.messages.size_release import SHARE, SIZE, release, take
 from consortia.participant import handle as participant
 from consortia.participant.handle import handle
 from consortia.participant.training import declared_training_units, make_plan
+from consortia.terms.contract import contract_from_json
 from consortia.terms.policy import load_policy
-from consortia.terms.scenario import Scenario, contract_from_json, find_scenario, load_scenario, scenario_from_json
+from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from privacy.accounting import epsilon
 from privacy.errors import ReleaseRefusedError
 from privacy.events import LaplaceRelease

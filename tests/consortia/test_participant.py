@@ -16,7 +16,7 @@ import torch
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.participant import handle as participant_module
 from consortia.participant.handle import handle
-from consortia.terms.scenario import contract_from_json
+from consortia.terms.contract import contract_from_json
 from privacy.egress import PUBLIC_CONSTANTS
 from privacy.ledger import Ledger
 

@@ -18,7 +18,7 @@ from consortia.participant import receipt
 from consortia.participant.evaluation import gain_interval
 from consortia.participant.handle import handle
 from consortia.participant.home import Home
-from consortia.terms.scenario import contract_from_json
+from consortia.terms.contract import contract_from_json
 from consortia.terms.scopes import LARGEST
 
 Make = Callable[..., Any]

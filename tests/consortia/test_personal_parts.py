@@ -26,8 +26,9 @@ from consortia.participant import training
 from consortia.participant.alternating import phases
 from consortia.participant.training import RoundOutcome, load_partitions, make_plan, ready_module, train_round
 from consortia.planning.plan import make_plans
+from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.policy import load_policy
-from consortia.terms.scenario import Contract, contract_from_json, load_scenario
+from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import build_module, group_of, initial_groups, scope_of, shared_names, state_of
 from privacy.dp_sgd import PlainPlan, train_plain
 from privacy.ledger import Budget

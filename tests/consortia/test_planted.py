@@ -22,8 +22,8 @@ from consortia.messages import size_release
 from consortia.participant import handle as participant
 from consortia.participant import metrics_release, training
 from consortia.participant.training import load_partitions
+from consortia.terms.contract import contract_from_json
 from consortia.terms.policy import load_policy
-from consortia.terms.scenario import contract_from_json
 from consortia.terms.vertical import ModelPrivacy
 from consortia.vertical import private_model
 from consortia.vertical.assistance import FOLDS

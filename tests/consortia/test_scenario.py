@@ -9,9 +9,9 @@ import pytest
 import tomli_w
 
 from consortia.common.errors import InputError
+from consortia.terms.contract import contract_from_json
 from consortia.terms.scenario import (
     committed_scenarios,
-    contract_from_json,
     find_scenario,
     load_scenario,
     scenario_from_json,

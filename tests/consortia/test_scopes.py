@@ -12,7 +12,8 @@ import safetensors.torch
 import torch
 
 from consortia.common.errors import InputError
-from consortia.terms.scenario import Contract, contract_from_json, load_scenario
+from consortia.terms.contract import Contract, contract_from_json
+from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import (
     build_module,
     check_like,

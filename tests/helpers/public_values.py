@@ -8,8 +8,9 @@ from typing import Any
 
 from consortia.messages.envelope import decode
 from consortia.metrics.score_bins import HISTOGRAM
+from consortia.terms.contract import Contract
 from consortia.terms.policy import Policy
-from consortia.terms.scenario import Contract, Seat
+from consortia.terms.roster import Seat
 from consortia.terms.scopes import for_participant, initial_groups
 from privacy.accounting import solve_noise_multiplier
 from privacy.egress import KINDS

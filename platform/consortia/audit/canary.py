@@ -20,7 +20,7 @@ from consortia.audit.reference import clipped, unit_gradients
 from consortia.audit.release import observe
 from consortia.audit.result import ALPHA, Check, Findings, Progress
 from consortia.audit.settings import Audit
-from consortia.terms.scenario import Seat
+from consortia.terms.roster import Seat
 
 _EPSILON = 1.0
 _ROUNDS, _STEPS = 2, 2

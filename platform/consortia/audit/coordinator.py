@@ -26,7 +26,9 @@ from consortia.audit.settings import Audit
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.trusted_rounds import CentralRounds
 from consortia.messages.envelope import decode
-from consortia.terms.scenario import Scenario, Seat, contract_from_json
+from consortia.terms.contract import contract_from_json
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, initial_groups
 from consortia.trust import trusted_coordinator
 from consortia.trust.trusted_coordinator import flat_change, moved

@@ -25,7 +25,7 @@ from consortia.common.errors import RunFailedError
 from consortia.messages.envelope import decode
 from consortia.participant.handle import handle
 from consortia.participant.home import Home
-from consortia.terms.scenario import Contract
+from consortia.terms.contract import Contract
 from consortia.terms.scopes import State
 from privacy.ledger import Ledger, Reservation
 from privacy.noise_context import NoiseContext

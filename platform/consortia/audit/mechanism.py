@@ -22,7 +22,8 @@ from consortia.audit.release import observe
 from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.rows import Pool
 from consortia.audit.settings import Audit, Noise
-from consortia.terms.scenario import Contract, Seat
+from consortia.terms.contract import Contract
+from consortia.terms.roster import Seat
 
 _EPSILON = 8.0
 _ROUNDS, _QUICK_ROUNDS = 8, 4

@@ -28,7 +28,8 @@ from consortia.audit.reference import clipped, parameter_names, unit_gradients, 
 from consortia.audit.scenes import HOSTILE, MODELS, TAME, Deck, Units, model_of
 from consortia.audit.settings import Audit, Noise
 from consortia.metrics import score_bins
-from consortia.terms.scenario import Contract, Seat
+from consortia.terms.contract import Contract
+from consortia.terms.roster import Seat
 from consortia.terms.scopes import State
 from privacy.observation import Note, observing
 

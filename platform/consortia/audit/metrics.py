@@ -26,7 +26,8 @@ from consortia.audit.rows import Pool
 from consortia.audit.settings import Audit
 from consortia.metrics import score_bins
 from consortia.participant.evaluation import module_scorer
-from consortia.terms.scenario import Contract, Seat
+from consortia.terms.contract import Contract
+from consortia.terms.roster import Seat
 from consortia.terms.scopes import build_module, load_state
 
 _TRAINING, _EVALUATION = 1.0, 0.5  # epsilon

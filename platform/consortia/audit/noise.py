@@ -27,7 +27,8 @@ from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.settings import Audit, Noise
 from consortia.messages.envelope import decode
 from consortia.participant.handle import handle
-from consortia.terms.scenario import Contract, Seat
+from consortia.terms.contract import Contract
+from consortia.terms.roster import Seat
 
 # Noise numbers of a participant: sigma x 2/3 and x 3/2 are then far outside every band.
 _NUMBERS, _QUICK_NUMBERS = 1000, 400

@@ -18,7 +18,7 @@ from consortia.audit.probe import altered, first_private, random_model
 from consortia.audit.reference import Array, clipped, flat, noise_deviation, parameter_names, unit_gradients
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.settings import Audit, Noise
-from consortia.terms.scenario import Seat
+from consortia.terms.roster import Seat
 
 _EPSILON = 8.0
 _ROUNDS, _QUICK_ROUNDS = 12, 5

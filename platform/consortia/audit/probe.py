@@ -25,7 +25,7 @@ from consortia.common.errors import RunFailedError
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.participant.handle import handle
 from consortia.participant.home import Home
-from consortia.terms.scenario import Contract, contract_from_json
+from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.scopes import CONTROL, State, build_module, for_participant, initial_groups, state_of
 from privacy.ledger import Ledger
 from strategies.base import Controlled

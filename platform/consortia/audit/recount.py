@@ -26,7 +26,8 @@ from consortia.audit.settings import Audit
 from consortia.messages.envelope import decode, encode
 from consortia.metrics import score_bins
 from consortia.participant.handle import handle
-from consortia.terms.scenario import Contract, Seat
+from consortia.terms.contract import Contract
+from consortia.terms.roster import Seat
 from privacy.ledger import Ledger
 
 _TOLERANCE = 0.01

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from clients import registry
 from clients.dataset import Table
 from clients.models import FederatedModule, loss_for
-from consortia.terms.scenario import Contract
+from consortia.terms.contract import Contract
 from consortia.terms.scopes import build_module, load_state
 from strategies.base import LocalHalf
 

@@ -13,7 +13,7 @@ from consortia.audit.probe import Bench, Sent, first_private
 from consortia.audit.reference import Array, Response, flat, noise_deviation, parameter_names, response
 from consortia.audit.result import Check, fact
 from consortia.common.errors import RunFailedError
-from consortia.terms.scenario import Contract
+from consortia.terms.contract import Contract
 from consortia.terms.scopes import State
 
 

@@ -14,7 +14,7 @@ from clients import registry
 from clients._checking import blank_to_none
 from clients.dataset import RECORD, Table, assign, prepare
 from clients.sources import parse_source, read
-from consortia.terms.scenario import Contract
+from consortia.terms.contract import Contract
 
 #: Tables of a pool are cut from this many synthetic rows.
 POOL_ROWS = 400

@@ -21,7 +21,8 @@ from consortia.audit.reference import Array, clipped, unit_gradients
 from consortia.audit.release import observe
 from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.settings import Audit
-from consortia.terms.scenario import Contract, Seat
+from consortia.terms.contract import Contract
+from consortia.terms.roster import Seat
 
 _EPSILON = 50.0  # so little noise that units can be counted
 _STEPS = 4

@@ -12,7 +12,9 @@ import numpy as np
 
 from consortia.audit.probe import Bench, altered
 from consortia.audit.rows import Pool
-from consortia.terms.scenario import Contract, Scenario, Seat
+from consortia.terms.contract import Contract
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
 
 Noise = Literal["secure", "float"]
 

@@ -16,7 +16,7 @@ from consortia.audit.recount import recounted
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.settings import Audit
 from consortia.messages.size_release import SIZE
-from consortia.terms.scenario import Seat
+from consortia.terms.roster import Seat
 
 _EPSILON = 8.0
 _RUNS, _QUICK_RUNS = 60, 25

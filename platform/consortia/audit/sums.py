@@ -36,9 +36,11 @@ from consortia.messages.envelope import decode
 from consortia.messages.size_release import declared
 from consortia.participant.handle import handle
 from consortia.participant.identity import pin_each_other
-from consortia.terms.scenario import Contract, Scenario, Seat
+from consortia.terms.contract import Contract
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario, settled
 from consortia.terms.scopes import State
-from consortia.terms.settle import layout, settle
+from consortia.terms.settle import layout
 from privacy.observation import Note, observing
 
 _EPSILON = 8.0
@@ -125,7 +127,7 @@ def town(
     for rules in contract["industries"].values():
         rules |= {"learning_rate": step, "sampling_rate": 1.0, "init": None, **terms}
     data["roster"] = [{**seat.model_dump(mode="json"), "epsilon": _EPSILON} for seat in seats]
-    scenario = settle(Scenario.model_validate_json(json.dumps(data)), anew=True)
+    scenario = settled(Scenario.model_validate_json(json.dumps(data)), anew=True)
     benches = {
         seat.name: audit.bench(seat, epsilon=_EPSILON, unit=units.get(seat.name, "record")) for seat in scenario.roster
     }

@@ -28,7 +28,9 @@ from consortia.audit.settings import Audit
 from consortia.common.errors import InputError
 from consortia.engines.base import Job
 from consortia.engines.vectorized import participants
-from consortia.terms.scenario import Contract, Scenario, Seat
+from consortia.terms.contract import Contract
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State
 from privacy.errors import BudgetExhaustedError
 from privacy.events import PoissonGaussian

@@ -13,7 +13,8 @@ from consortia.common.errors import InputError
 from consortia.common.strict import listed, parse
 from consortia.deploy.members import MemberFolder, apply, read_public_key
 from consortia.deploy.prepare import effective
-from consortia.terms.scenario import Scenario, Seat
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
 
 app = typer.Typer(help="Add a participant to a federation, or remove one.", no_args_is_help=True)
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from clients.errors import ClientError
 from clients.masking import masked
 from consortia.common.disk import no_room
-from consortia.common.errors import ConsortiaError, InputError
+from consortia.common.errors import ConsortiaError, InputError, describe
 from privacy.errors import PrivacyError
 
 __all__ = ["err", "friendly", "out", "say"]
@@ -74,8 +74,6 @@ def say(sentence: str) -> None:
 def _unexpected(error: Exception) -> NoReturn:
     if os.environ.get("CONSORTIA_TRACEBACK") == "1":
         raise error
-    from consortia.participant.guard import describe
-
     say(
         f"failed: an error of the program: {describe(error)}; its text is not shown, for it may hold a value of a row. "
         "CONSORTIA_TRACEBACK=1 shows all of it"

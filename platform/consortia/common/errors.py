@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import traceback
+
+from clients.errors import ClientError
 from clients.masking import masked
+from privacy.errors import PrivacyError
 
 
 class ConsortiaError(Exception):
@@ -55,3 +60,13 @@ class RefusedError(ConsortiaError):
         self.code = code
         self.detail = masked(detail)
         super().__init__(f"{code}: {self.detail}")
+
+
+def describe(error: BaseException) -> str:
+    """Return kind and place of an error; its text only where the platform or the system itself wrote it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
+    text = f": {error}" if isinstance(error, (ConsortiaError, PrivacyError, ClientError)) else ""
+    if isinstance(error, OSError) and error.errno is not None:
+        text = f": {os.strerror(error.errno)}"
+    return f"{type(error).__name__}{text} at {where}"

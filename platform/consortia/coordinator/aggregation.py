@@ -17,7 +17,9 @@ from torch import Tensor
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.messages.size_release import declared as training_units
 from consortia.messages.size_release import solve_sigma
-from consortia.terms.scenario import Contract, Scenario, Seat
+from consortia.terms.contract import Contract
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import LARGEST, LOSS, State, group_of
 from strategies.arithmetic import capped_weights
 from strategies.base import Controlled, Strategy, TakesTurns, Update

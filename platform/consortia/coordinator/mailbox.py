@@ -25,7 +25,9 @@ from consortia.messages.envelope import Envelope, decode, encode
 from consortia.messages.exchange import Answer
 from consortia.messages.ledger_anchor import anchor_from
 from consortia.messages.reply import FINAL, check_account, check_loss
-from consortia.terms.scenario import Contract, Scenario, Seat
+from consortia.terms.contract import Contract
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import CONTROL, LOSS, State, check_like
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consortia.coordinator.received_metrics import Received
-from consortia.terms.scenario import Seat
+from consortia.terms.roster import Seat
 
 
 @dataclass

@@ -16,7 +16,7 @@ from clients import registry
 from clients.schema import Target
 from consortia.metrics import score_bins
 from consortia.metrics.from_histograms import CalibrationPoint, Estimate, calibration, from_histogram
-from consortia.terms.scenario import Contract
+from consortia.terms.contract import Contract
 from consortia.terms.scopes import State
 from privacy.egress import KINDS
 from privacy.histogram import HistogramNoise

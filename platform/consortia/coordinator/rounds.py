@@ -28,7 +28,7 @@ from consortia.coordinator.stopping import stopped, watched
 from consortia.coordinator.trusted_rounds import CentralRounds
 from consortia.messages.exchange import Answer, Exchange
 from consortia.messages.reply import FINAL as _FINAL
-from consortia.terms.asynchronous import last_number
+from consortia.terms.contract import last_number
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, initial_groups
 from consortia.trust.trusted_coordinator import account

@@ -20,7 +20,9 @@ from pydantic import Field
 
 from consortia.common.errors import InputError
 from consortia.common.strict import SUPPORTED_SCHEMA, StrictModel, check_schema, parse, read_toml
-from consortia.terms.scenario import Name, Scenario, Seat
+from consortia.terms.contract_fields import Name
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
 
 
 class Members(StrictModel):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from consortia.messages.compression import expand
-from consortia.terms.scenario import Contract
+from consortia.terms.contract import Contract
 
 
 def lengthened(

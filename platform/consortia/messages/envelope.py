@@ -19,7 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from consortia.common.errors import WireError
-from consortia.terms.scenario import WIRE_VERSION
+from consortia.terms.contract_fields import WIRE_VERSION
 
 #: Statuses of a reply. OK carries an update; the others carry nothing from any row.
 STATUSES = ("OK", "EVALUATED", "GREETED", "DONE", "RECEIVE_ONLY", "REFUSED", "FAILED")

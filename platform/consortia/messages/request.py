@@ -13,9 +13,8 @@ from torch import Tensor
 from consortia.common.errors import InputError, RefusedError, WireError
 from consortia.messages.envelope import decode
 from consortia.messages.ledger_anchor import anchor_from
-from consortia.terms.asynchronous import last_number
+from consortia.terms.contract import Contract, contract_from_json, last_number
 from consortia.terms.policy import Proposal
-from consortia.terms.scenario import Contract, contract_from_json
 from consortia.terms.scopes import CONTROL
 from privacy.ledger import Anchor
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from clients.dataset import Table
-from consortia.terms.scenario import Contract, IndustryTerms, Seat
-from consortia.terms.secure_sum import planned_rounds
+from consortia.terms.contract import Contract, planned_rounds
+from consortia.terms.contract_fields import IndustryTerms
+from consortia.terms.roster import Seat
 from privacy.accounting import solve_noise_multiplier
 from privacy.egress import KINDS, Release
 from privacy.errors import UnknownEventError

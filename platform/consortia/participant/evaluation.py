@@ -18,7 +18,7 @@ from clients.metrics import HIGHER_IS_BETTER, by_row, compute, names
 from clients.models import FederatedModule, loss_for, predict
 from clients.schema import Target
 from consortia.participant.own_model import OwnModel, Scorer, constant, linear
-from consortia.terms.scenario import Contract
+from consortia.terms.contract import Contract
 from consortia.terms.scopes import build_module, load_state, state_of
 from privacy.randomness import numpy_generator, seeded_generator
 

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import traceback
 from collections.abc import Callable
 
-from clients.errors import ClientError
-from consortia.common.errors import ConsortiaError, RefusedError
+from consortia.common.errors import RefusedError, describe
 from consortia.common.logs import one_message
 from consortia.messages.envelope import Envelope, encode
-from privacy.errors import PrivacyError
 
 log = logging.getLogger("consortia.participant")
-
-#: Errors whose text the platform wrote itself from public names; their sentence may stand in the log.
-_SAFE = (ConsortiaError, PrivacyError, ClientError)
 
 
 def guarded(participant: str, work: Callable[[], bytes]) -> bytes:
@@ -37,13 +30,3 @@ def guarded(participant: str, work: Callable[[], bytes]) -> bytes:
             log.error("%s: incident %s: %s", participant, incident, describe(error))
             header = {"status": "FAILED", "code": "PARTICIPANT_ERROR", "incident": incident, "participant": participant}
             return encode(Envelope(header))
-
-
-def describe(error: BaseException) -> str:
-    """Return kind and place of an error; its text only where the platform or the system itself wrote it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
-    text = f": {error}" if isinstance(error, _SAFE) else ""
-    if isinstance(error, OSError) and error.errno is not None:
-        text = f": {os.strerror(error.errno)}"
-    return f"{type(error).__name__}{text} at {where}"

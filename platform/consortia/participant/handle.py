@@ -23,7 +23,7 @@ from clients import registry
 from clients.masking import SourceText
 from clients.models import FederatedModule
 from consortia.common import disk
-from consortia.common.errors import InputError, RefusedError
+from consortia.common.errors import InputError, RefusedError, describe
 from consortia.common.logs import about
 from consortia.messages import size_release
 from consortia.messages.envelope import Envelope, encode, message_key
@@ -32,7 +32,7 @@ from consortia.messages.request import OPENING, Request
 from consortia.participant import ledger_witness, lifetimes, metrics_release, receipt, secure_sum, unpaid_requests
 from consortia.participant.compressed_update import compressed
 from consortia.participant.evaluation import headline, module_scorer, score_metrics
-from consortia.participant.guard import describe, guarded
+from consortia.participant.guard import guarded
 from consortia.participant.home import Home
 from consortia.participant.metrics_release import Due
 from consortia.participant.training import (

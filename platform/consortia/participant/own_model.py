@@ -23,7 +23,7 @@ from clients.dataset import Table
 from clients.models import FederatedModule
 from clients.schema import Target
 from consortia.common.errors import InputError
-from consortia.terms.scenario import Contract, contract_from_json
+from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.scopes import build_module, check_like, load_state, state_of
 
 __all__ = ["LARGEST_LOGIT", "About", "OwnModel", "Scorer", "constant", "from_bytes", "keep", "linear", "to_bytes"]

@@ -30,8 +30,8 @@ from privacy.ledger import Entry, Ledger, RunPlan
 if TYPE_CHECKING:
     from consortia.messages.request import Request
     from consortia.participant.home import Home
+    from consortia.terms.contract import Contract
     from consortia.terms.policy import Policy
-    from consortia.terms.scenario import Contract
 
 RECEIPT_SCHEMA = 1
 

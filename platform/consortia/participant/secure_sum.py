@@ -35,7 +35,7 @@ from privacy.secure_sum.store import KeyStore
 
 if TYPE_CHECKING:
     from consortia.participant.context import Context
-    from consortia.terms.scenario import Contract
+    from consortia.terms.contract import Contract
 
 _KIND = "masked"
 

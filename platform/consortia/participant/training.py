@@ -25,10 +25,9 @@ from consortia.messages.size_release import once_events, solve_sigma
 from consortia.participant.alternating import joined, phases
 from consortia.participant.home import Home
 from consortia.participant.placebo_labels import with_placebo_labels
+from consortia.terms.contract import Contract, clip_of, planned_rounds
 from consortia.terms.policy import DatasetTerms
-from consortia.terms.scenario import Contract
 from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
-from consortia.terms.secure_sum import clip_of, planned_rounds
 from consortia.trust.trusted_coordinator import shortened
 from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, check_module, train_plain, train_private
 from privacy.events import Event, NonPrivate

@@ -7,7 +7,8 @@ import math
 from consortia.common.errors import InputError
 from consortia.coordinator.aggregation import attackers_of, outweighed, weights_of
 from consortia.planning.secure_sum import problems
-from consortia.terms.scenario import Scenario, Seat
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
 from strategies.base import Asynchronous, Clusters, LocalHalf, Strategy, TakesTurns
 
 

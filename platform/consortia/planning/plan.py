@@ -11,9 +11,10 @@ from consortia.common.errors import InputError
 from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import check_fit
 from consortia.planning.metrics import check_metrics
-from consortia.terms.scenario import Scenario, Seat
+from consortia.terms.contract import planned_rounds
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import build_module, initial_groups, scope_of
-from consortia.terms.secure_sum import planned_rounds
 from privacy.accounting import epsilon
 from privacy.errors import PlanError
 from privacy.events import PoissonGaussian

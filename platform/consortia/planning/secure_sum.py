@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from consortia.coordinator.aggregation import weights_of
-from consortia.terms.scenario import Scenario, Seat
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
 from consortia.terms.settle import sigma_of
 from privacy.events import PoissonGaussian
 from privacy.secure_sum.accounting import exposure

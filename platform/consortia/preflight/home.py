@@ -18,7 +18,8 @@ from consortia.participant.home import Home
 from consortia.participant.training import make_plan
 from consortia.preflight.findings import Chain, Finding
 from consortia.terms.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
-from consortia.terms.scenario import Scenario, Seat
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
 from privacy.errors import PlanError, PrivacyError
 from privacy.ledger import Budget, Ledger
 

@@ -17,8 +17,8 @@ from typing import Any
 from consortia.common.errors import ConsortiaError
 from consortia.coordinator.event_file import FILE
 from consortia.engines.record import event_seen
+from consortia.terms.roster import Seat as RosterSeat
 from consortia.terms.scenario import Scenario, scenario_from_json
-from consortia.terms.scenario import Seat as RosterSeat
 from consortia.vertical.request import total_steps
 from privacy.events import PoissonGaussian
 

@@ -11,10 +11,11 @@ from consortia.engines.runner import demo_policy_file
 from consortia.messages.size_release import once_events
 from consortia.participant.home import Home
 from consortia.planning.plan import SeatPlan, make_plans, noise_ratio
+from consortia.terms.contract import Contract, planned_rounds
 from consortia.terms.policy import Policy, load_policy, policy_or_input_error
-from consortia.terms.scenario import Contract, Scenario, Seat, scenario_from_json
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario, scenario_from_json
 from consortia.terms.scopes import build_module
-from consortia.terms.secure_sum import planned_rounds
 from privacy.accounting import epsilon, solve_noise_multiplier
 from privacy.errors import PlanError
 from privacy.events import Event, PoissonGaussian

@@ -15,7 +15,8 @@ from pydantic import AfterValidator, Field, model_validator
 from clients.masking import SourceText
 from consortia.common.errors import InputError, RefusedError
 from consortia.common.strict import StrictModel, check_schema, parse, parse_toml
-from consortia.terms.scenario import Contract, Industry, Name
+from consortia.terms.contract import Contract
+from consortia.terms.contract_fields import Industry, Name
 from consortia.terms.secure_sum import SecurePolicy
 from consortia.terms.vertical_policy import VerticalPolicy
 from privacy.ledger import Budget

@@ -6,215 +6,27 @@ nobody's agreement. An override from the command line makes another contract wit
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 from collections import Counter
 from collections.abc import Iterable
-from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from clients.registry import names as client_names
 from consortia.common.errors import InputError
 from consortia.common.strict import StrictModel, check_schema, listed, parse, parse_toml, read_toml, shown
-from consortia.terms.asynchronous import check_participations
-from consortia.terms.compression import CompressionTerms
-from consortia.terms.evaluation import EvaluationTerms, StoppingTerms
+from consortia.terms.contract import Contract
+from consortia.terms.contract_checks import check_non_private
+from consortia.terms.contract_fields import Name, Positive
 from consortia.terms.many_participants import with_crowds
-from consortia.terms.model import Model, PretrainedFile, Scopes, check_private_steps
-from consortia.terms.secure_sum import SecureTerms, check_terms
-from consortia.terms.strategy import StrategyTerms
-from consortia.terms.trusted_coordinator import CentralTerms, check_central, overridden
-from consortia.terms.trusted_coordinator import check_seats as check_central_seats
-from consortia.terms.vertical import VerticalTerms, check_mode, check_seats
-from strategies.base import LocalHalf
-
-WIRE_VERSION = 1
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
-Industry = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-
-
-class IndustryTerms(StrictModel):
-    """How one industry trains: the model and the public constants of its DP-SGD.
-
-    `sampling_rate` is the Poisson rate q per privacy unit, `clip` the norm bound C of one unit's summed
-    gradient, `local_steps` the optimizer steps a round. The first `private_steps` of them move the private parameters
-    alone, the others the shared ones alone (FedRep); with 0 every step moves all (FedPer).
-    """
-
-    model: Model = Model()
-    local_steps: Annotated[int, Field(ge=1, le=10_000)]
-    private_steps: Annotated[int, Field(ge=0, le=10_000, exclude_if=lambda steps: steps == 0)] = 0
-    sampling_rate: Rate
-    clip: Positive
-    learning_rate: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    filter: str = ""
-    split: str = "hash"
-    init: PretrainedFile | None = None
-
-    @property
-    def shared_steps(self) -> int:
-        """How many steps a round move what is shared."""
-        return self.local_steps - self.private_steps
-
-
-class Split(StrictModel):
-    """Shares of the units by keyed hash: training, validation (choices at home), test (the receipt)."""
-
-    train: Rate = 0.6
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    test: Annotated[float, Field(gt=0, lt=1)] = 0.3
-
-    @model_validator(mode="after")
-    def _sums_to_one(self) -> Split:
-        if not math.isclose(self.train + self.validation + self.test, 1.0, abs_tol=1e-9):
-            raise ValueError("train + validation + test = 1")
-        return self
-
-
-class RoundTerms(StrictModel):
-    """Bounds of one round: replies needed (share of the roster), seconds to wait, tries."""
-
-    quorum: Rate = 0.5
-    deadline_seconds: Positive = 300.0
-    attempts: Annotated[int, Field(ge=1, le=10)] = 3
-
-
-class Contract(StrictModel):
-    """What every participant agrees to. Hashed; sent whole; trained from.
-
-    `rounds` are the steps of the shared parameters; `max_participations` is how often one participant trains at most,
-    where that is not once a round.
-    """
-
-    schema_version: Annotated[int, Field(alias="schema", ge=1)]
-    wire: int
-    mode: Literal["horizontal", "vertical"] = "horizontal"
-    rounds: Annotated[int, Field(ge=1, le=100_000)]
-    max_participations: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    releases: tuple[Literal["update", "metrics", "size", "intersection", "labels", "scores"], ...] = ("update",)
-    strategy: StrategyTerms = StrategyTerms()
-    scopes: Scopes = Scopes()
-    split: Split = Split()
-    evaluation: EvaluationTerms = EvaluationTerms()
-    stopping: StoppingTerms | None = None
-    trust: Literal["local", "aggregate", "coordinator"] = "local"
-    secure: SecureTerms | None = None
-    central: CentralTerms | None = None
-    compression: CompressionTerms | None = None
-    round: RoundTerms = RoundTerms()
-    industries: dict[Industry, IndustryTerms] = Field(default_factory=dict)
-    vertical: VerticalTerms | None = None
-
-    @model_validator(mode="after")
-    def _terms_fit(self) -> Contract:
-        if self.wire != WIRE_VERSION:
-            raise ValueError(f"wire = {WIRE_VERSION} (what this version speaks)")
-        if check_mode(self.mode, self.vertical, self.rounds, self.industries, self.releases):
-            return self
-        if "update" not in self.releases:
-            raise ValueError("releases that include 'update'")
-        if self.stopping is not None and not self.evaluation.every:
-            raise ValueError(
-                "evaluation.metrics 'dp' or 'exact' and evaluation.every >= 1 with stopping, which reads released "
-                "metrics only"
-            )
-        strategy = self.strategy.strategy()
-        if strategy.fit.gradient and any(t.local_steps != 1 for t in self.industries.values()):
-            raise ValueError("local_steps = 1 in every industry, since FedSGD sends one gradient a round")
-        if strategy.fit.loss and "metrics" not in self.releases:
-            raise ValueError(f"releases that include 'metrics', since {self.strategy.name} needs a training loss")
-        if ("metrics" in self.releases) != (strategy.fit.loss or self.evaluation.metrics != "none"):
-            raise ValueError(
-                "'metrics' in releases exactly where evaluation.metrics is 'dp' or 'exact' or the strategy needs a loss"
-            )
-        if ("size" in self.releases) != (self.strategy.weighting == "noised"):
-            raise ValueError("'size' in releases exactly where strategy.weighting is 'noised'")
-        if isinstance(strategy, LocalHalf):
-            for terms in self.industries.values():
-                strategy.fits_learning_rate(terms.learning_rate)
-        check_terms(self, strategy)
-        check_central(self, strategy)
-        check_private_steps(self.scopes, {n: (t.local_steps, t.private_steps) for n, t in self.industries.items()})
-        check_participations(self, strategy)
-        return self
-
-    @property
-    def participations(self) -> int:
-        """How often one participant trains at most: the noise is solved for that many, whoever takes part."""
-        return self.max_participations or self.rounds
-
-    @property
-    def secure_terms(self) -> SecureTerms:
-        """The terms of secure sums, as written or by default."""
-        return self.secure or SecureTerms()
-
-    @cached_property
-    def _texts(self) -> tuple[str, str]:
-        # Asked for several times a message; a contract is frozen, so once is enough.
-        # Older contracts keep their hash.
-        later = {"trust"} if self.trust == "local" else set()
-        later |= set() if self.trust == "aggregate" else {"secure"}
-        later |= set() if self.central else {"central"}
-        later |= set() if self.compression else {"compression"}
-        later |= set() if self.vertical else {"vertical"}
-        later |= set() if self.max_participations else {"max_participations"}
-        text = json.dumps(
-            self.model_dump(mode="json", by_alias=True, exclude=later), sort_keys=True, separators=(",", ":")
-        )
-        return text, hashlib.sha256(text.encode()).hexdigest()
-
-    def canonical(self) -> str:
-        """Return the canonical JSON that is hashed and sent."""
-        return self._texts[0]
-
-    def sha256(self) -> str:
-        """Return the hex SHA-256 of the canonical JSON."""
-        return self._texts[1]
-
-
-@lru_cache(maxsize=64)
-def contract_from_json(text: str) -> Contract:
-    """Parse a contract that came over the wire; cached, since the same one comes every round."""
-    data = json.loads(text)
-    check_schema(data, "contract")
-    return parse(Contract, data, "contract")
-
-
-class Seat(StrictModel):
-    """One line of the roster: a participant and what the coordinator proposes to it.
-
-    `units` is a declared, public size of the data set; `epsilon` may be `inf` (non-private).
-    """
-
-    name: Name
-    industry: Industry
-    dataset: Name
-    site: str
-    units: Annotated[int, Field(ge=1)]
-    epsilon: Annotated[float, Field(gt=0)]
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-
-    @property
-    def non_private(self) -> bool:
-        """Whether the proposal is epsilon = infinity."""
-        return math.isinf(self.epsilon)
-
-    @model_validator(mode="after")
-    def _delta_fits_units(self) -> Seat:
-        if not self.non_private and self.delta >= 1 / self.units:
-            raise ValueError(f"delta < 1/units = {1 / self.units:.3g} (a larger delta allows publishing whole rows)")
-        return self
+from consortia.terms.roster import Seat
+from consortia.terms.trusted_coordinator import overridden
+from consortia.terms.vertical import check_seats
 
 
 class Expectation(StrictModel):
@@ -249,7 +61,7 @@ class Scenario(StrictModel):
         if self.contract.vertical is not None:
             check_seats(self.contract.vertical, {seat.name: seat.industry for seat in self.roster})
             return self
-        check_central_seats(self.contract, {seat.name: seat.non_private for seat in self.roster})
+        check_non_private(self.contract, {seat.name: seat.non_private for seat in self.roster})
         known = client_names()
         for seat in self.roster:
             if seat.industry not in known:
@@ -392,4 +204,4 @@ def settled(scenario: Scenario, *, anew: bool = False) -> Scenario:
         return scenario
     from consortia.terms.settle import settle
 
-    return settle(scenario, anew=anew)
+    return scenario.model_copy(update={"contract": settle(scenario.contract, scenario.roster, anew=anew)})

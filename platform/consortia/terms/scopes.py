@@ -16,8 +16,8 @@ from clients import registry
 from clients.industry import ModelSpec, effective_schema
 from clients.models import FederatedModule, build, check_norm_names, is_norm
 from consortia.common.errors import InputError
+from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.model import PretrainedFile, Scope
-from consortia.terms.scenario import Contract, contract_from_json
 from privacy.randomness import seeded_generator
 
 PARTS = ("encoder", "trunk", "head")

@@ -7,12 +7,13 @@ has its own epsilon and strict ones weigh less. S is chosen so that nobody clips
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 from consortia.common.errors import InputError
-from consortia.terms.scenario import Contract, Scenario, Seat, contract_from_json
+from consortia.terms.contract import Contract, contract_from_json, planned_rounds
+from consortia.terms.roster import Seat
 from consortia.terms.scopes import build_module, group_of, scope_of
-from consortia.terms.secure_sum import planned_rounds
 from privacy.accounting import solve_noise_multiplier
 from privacy.errors import PlanError
 from privacy.secure_sum.fixed_point import FixedPoint
@@ -21,26 +22,25 @@ from privacy.secure_sum.fixed_point import FixedPoint
 _ROOM = 4.0
 
 
-def settle(scenario: Scenario, *, anew: bool = False) -> Scenario:
-    """Return the scenario with every number of `contract.secure` in place; `anew` replaces those that are.
+def settle(contract: Contract, roster: Sequence[Seat], *, anew: bool = False) -> Contract:
+    """Return the contract with every number of `secure` in place; `anew` replaces those that are.
 
     Raises
     ------
     InputError
         When somebody's budget cannot be met.
     """
-    contract = scenario.contract
     if contract.trust != "aggregate":
-        return scenario
+        return contract
     terms = contract.secure_terms
     if terms.noise is not None and not anew:
-        return scenario
-    sigmas = {seat.name: sigma_of(contract, seat) for seat in scenario.roster}
+        return contract
+    sigmas = {seat.name: sigma_of(contract, seat) for seat in roster}
     if any(sigma is None for sigma in sigmas.values()):
-        return scenario  # `check_fit` says why that cannot be summed
+        return contract  # `check_fit` says why that cannot be summed
     known = {name: sigma for name, sigma in sigmas.items() if sigma is not None}
-    noise = min(contract.industries[seat.industry].clip * known[seat.name] for seat in scenario.roster)
-    rows = sum(units_drawn(contract, seat) for seat in scenario.roster)
+    noise = min(contract.industries[seat.industry].clip * known[seat.name] for seat in roster)
+    rows = sum(units_drawn(contract, seat) for seat in roster)
     settled = terms.model_copy(
         update={
             "noise": noise,
@@ -50,7 +50,7 @@ def settle(scenario: Scenario, *, anew: bool = False) -> Scenario:
         }
     )
     data = contract.model_dump(mode="python", by_alias=True) | {"secure": settled.model_dump(mode="python")}
-    return scenario.model_copy(update={"contract": Contract.model_validate(data)})
+    return Contract.model_validate(data)
 
 
 def sigma_of(contract: Contract, seat: Seat) -> float | None:

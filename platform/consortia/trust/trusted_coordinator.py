@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consortia.terms.scenario import Contract
+from consortia.terms.contract import Contract
 from consortia.terms.scopes import State
 from privacy.accounting import epsilon, solve_noise_multiplier
 from privacy.central import CentralPlan, clipped

@@ -11,8 +11,9 @@ import torch
 from consortia.common.errors import InputError, RefusedError, WireError
 from consortia.messages.envelope import decode
 from consortia.messages.request import check_terms, common_fields
+from consortia.terms.contract import Contract
 from consortia.terms.policy import Proposal
-from consortia.terms.scenario import Contract, Scenario
+from consortia.terms.scenario import Scenario
 from consortia.terms.vertical import VerticalTerms
 from privacy.ledger import Anchor
 

@@ -10,8 +10,8 @@ import pytest
 from consortia.common.errors import InputError
 from consortia.planning.plan import make_plans
 from consortia.planning.secure_sum import exposures
-from consortia.terms.scenario import contract_from_json, load_scenario
-from consortia.terms.secure_sum import clip_of
+from consortia.terms.contract import clip_of, contract_from_json
+from consortia.terms.scenario import load_scenario
 from consortia.terms.settle import fixed_point, sigma_of
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.messages.size_release import declared
-from consortia.terms.scenario import Contract, Seat
+from consortia.terms.contract import Contract
+from consortia.terms.roster import Seat
 from consortia.terms.scopes import State
 from consortia.terms.settle import layout
 from consortia.trust.secure_sum.protocol import group_of

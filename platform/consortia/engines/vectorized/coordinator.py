@@ -8,13 +8,12 @@ from types import MappingProxyType
 
 import torch
 
-from consortia.common.errors import RefusedError, RunFailedError
+from consortia.common.errors import RefusedError, RunFailedError, describe
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.rounds import Coordinator
 from consortia.engines.base import Job
 from consortia.engines.vectorized import receipts
 from consortia.engines.vectorized.participants import Place, Trainer, open_place, usable
-from consortia.participant.guard import describe
 from consortia.terms.scopes import State
 from privacy.errors import BudgetExhaustedError
 

@@ -18,8 +18,10 @@ from consortia.engines.vectorized.accounts import ScratchAccount
 from consortia.engines.vectorized.network import Layer, by_name, dense_layers, stacked
 from consortia.messages.envelope import message_key
 from consortia.participant.training import Partitions, load_partitions, make_plan
+from consortia.terms.contract import Contract
 from consortia.terms.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
-from consortia.terms.scenario import Contract, Scenario, Seat
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import LARGEST, State, build_module
 from privacy.central import clipped
 from privacy.dp_sgd import DpSgdPlan, PlainPlan

@@ -13,7 +13,7 @@ from consortia.reports.charts import Level, Line, dot_chart, line_chart
 from consortia.reports.many_participants import first, rest
 from consortia.reports.page.facts import Facts
 from consortia.reports.receipt_table import METRIC_NAMES
-from consortia.terms.scenario import IndustryTerms
+from consortia.terms.contract_fields import IndustryTerms
 from consortia.trust.trusted_coordinator import sentence
 
 __all__ = ["Chart", "Section", "Table", "sections"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from consortia.terms.scenario import Contract
+    from consortia.terms.contract import Contract
     from privacy.ledger import RunPlan
 
 

@@ -1,0 +1,127 @@
+"""The contract: what every participant agrees to. It is checked, hashed (SHA-256 of canonical JSON) and sent whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property, lru_cache
+
+from pydantic import model_validator
+
+from consortia.common.errors import InputError
+from consortia.common.strict import check_schema, parse
+from consortia.terms.contract_checks import check_participations, check_secure_sum, check_trusted_coordinator
+from consortia.terms.contract_fields import WIRE_VERSION, ContractFields, IndustryTerms
+from consortia.terms.model import check_private_steps
+from consortia.terms.vertical import check_mode
+from strategies.base import Asynchronous, LocalHalf
+
+
+class Contract(ContractFields):
+    """What every participant agrees to: fields that fit together. Hashed; sent whole; trained from.
+
+    Raises
+    ------
+    ValueError
+        Naming what was wanted, where two fields exclude each other.
+    """
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> Contract:
+        if self.wire != WIRE_VERSION:
+            raise ValueError(f"wire = {WIRE_VERSION} (what this version speaks)")
+        if check_mode(self.mode, self.vertical, self.rounds, self.industries, self.releases):
+            return self
+        if "update" not in self.releases:
+            raise ValueError("releases that include 'update'")
+        if self.stopping is not None and not self.evaluation.every:
+            raise ValueError(
+                "evaluation.metrics 'dp' or 'exact' and evaluation.every >= 1 with stopping, which reads released "
+                "metrics only"
+            )
+        strategy = self.strategy.strategy()
+        if strategy.fit.gradient and any(t.local_steps != 1 for t in self.industries.values()):
+            raise ValueError("local_steps = 1 in every industry, since FedSGD sends one gradient a round")
+        if strategy.fit.loss and "metrics" not in self.releases:
+            raise ValueError(f"releases that include 'metrics', since {self.strategy.name} needs a training loss")
+        if ("metrics" in self.releases) != (strategy.fit.loss or self.evaluation.metrics != "none"):
+            raise ValueError(
+                "'metrics' in releases exactly where evaluation.metrics is 'dp' or 'exact' or the strategy needs a loss"
+            )
+        if ("size" in self.releases) != (self.strategy.weighting == "noised"):
+            raise ValueError("'size' in releases exactly where strategy.weighting is 'noised'")
+        if isinstance(strategy, LocalHalf):
+            for terms in self.industries.values():
+                strategy.fits_learning_rate(terms.learning_rate)
+        check_secure_sum(self, strategy)
+        check_trusted_coordinator(self, strategy)
+        check_private_steps(self.scopes, {n: (t.local_steps, t.private_steps) for n, t in self.industries.items()})
+        check_participations(self, strategy)
+        return self
+
+    @cached_property
+    def _texts(self) -> tuple[str, str]:
+        # Asked for several times a message; a contract is frozen, so once is enough.
+        # Older contracts keep their hash.
+        later = {"trust"} if self.trust == "local" else set()
+        later |= set() if self.trust == "aggregate" else {"secure"}
+        later |= set() if self.central else {"central"}
+        later |= set() if self.compression else {"compression"}
+        later |= set() if self.vertical else {"vertical"}
+        later |= set() if self.max_participations else {"max_participations"}
+        text = json.dumps(
+            self.model_dump(mode="json", by_alias=True, exclude=later), sort_keys=True, separators=(",", ":")
+        )
+        return text, hashlib.sha256(text.encode()).hexdigest()
+
+    def canonical(self) -> str:
+        """Return the canonical JSON that is hashed and sent."""
+        return self._texts[0]
+
+    def sha256(self) -> str:
+        """Return the hex SHA-256 of the canonical JSON."""
+        return self._texts[1]
+
+
+@lru_cache(maxsize=64)
+def contract_from_json(text: str) -> Contract:
+    """Parse a contract that came over the wire; cached, since the same one comes every round."""
+    data = json.loads(text)
+    check_schema(data, "contract")
+    return parse(Contract, data, "contract")
+
+
+def planned_rounds(contract: Contract) -> int:
+    """Return how often a participant trains at most: noise is solved for that many, with secure sums for spares too."""
+    return contract.participations + (contract.secure_terms.spare if contract.trust == "aggregate" else 0)
+
+
+def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -> float:
+    """Return the norm bound of one unit: the industry's, or C_i = S / sigma_i where noise is shared.
+
+    Raises
+    ------
+    InputError
+        When noise and clips of a contract are not settled, or the bound is outside what the grid was made for.
+    """
+    if contract.trust != "aggregate":
+        return rules.clip
+    terms = contract.secure_terms
+    if terms.noise is None or terms.smallest_clip is None or terms.largest_clip is None or terms.rows is None:
+        raise InputError(
+            "contract.secure: wanted noise, largest_clip, smallest_clip and rows, got a scenario as written"
+        )
+    if noise_multiplier <= 0:
+        raise InputError("epsilon: wanted a finite one with trust = 'aggregate', got a non-private proposal")
+    clip = terms.noise / noise_multiplier
+    if clip < terms.smallest_clip:
+        raise InputError(
+            f"contract.secure.smallest_clip: wanted at most {clip:.4g}, which this budget needs, got "
+            f"{terms.smallest_clip:g}; propose a smaller epsilon to this participant"
+        )
+    return min(clip, terms.largest_clip)
+
+
+def last_number(contract: Contract) -> int:
+    """Return the largest number of a train message: a round, or a participant's own count where there are none."""
+    return contract.participations if isinstance(contract.strategy.strategy(), Asynchronous) else contract.rounds

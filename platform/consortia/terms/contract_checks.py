@@ -1,0 +1,99 @@
+"""What one field of a contract excludes in another: secure sums, a trusted coordinator, asynchronous strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from consortia.terms.contract_fields import ContractFields
+from strategies.base import Asynchronous, Clusters, Controlled, LocalHalf, Strategy, TakesTurns
+
+
+def check_secure_sum(contract: ContractFields, strategy: Strategy) -> None:
+    """Raise ValueError, naming what was wanted, where a contract's trust and the rest of it exclude each other."""
+    if contract.trust != "aggregate":
+        if contract.secure is not None:
+            raise ValueError(f'no [contract.secure] with trust = "{contract.trust}"; set trust = "aggregate"')
+        return
+    if contract.compression is not None:
+        raise ValueError('no [contract.compression] with trust = "aggregate": a masked word cannot be shortened')
+    name = contract.strategy.name
+    if not strategy.fit.sum_only:
+        raise ValueError(
+            f"a strategy that needs the sum of the updates only (fedsgd, fedavg, fedadam, ...): {name} compares single "
+            'updates, and nobody sees one with trust = "aggregate". Where members are not trusted to be honest, keep '
+            f'{name} and take trust = "local" with local noise'
+        )
+    if isinstance(strategy, LocalHalf | Controlled):
+        raise ValueError(
+            f"a strategy without a local term: {name} changes local steps, and a secure sum has none, since shared "
+            "noise inside local steps has no proof"
+        )
+    if contract.evaluation.every or contract.stopping is not None:
+        raise ValueError("evaluation.every = 0 and no [contract.stopping]: a masked reply carries no metric")
+    if contract.strategy.weighting != "declared":
+        raise ValueError('weighting = "declared": in one sum every unit counts alike, whoever holds it')
+    for industry, terms in contract.industries.items():
+        if (terms.local_steps, terms.momentum, terms.weight_decay) != (1, 0.0, 0.0):
+            raise ValueError(
+                f"local_steps = 1, momentum = 0 and weight_decay = 0 in industries.{industry}, since one noised sum a "
+                'round is all that is released with trust = "aggregate" (take server_momentum)'
+            )
+    rates = {terms.learning_rate for terms in contract.industries.values()}
+    shared = "consortium" in contract.scopes.named
+    if shared and len(rates) > 1 and not strategy.fit.gradient:
+        raise ValueError("one learning_rate in all industries that share parameters, since one sum makes one step")
+
+
+def check_trusted_coordinator(contract: ContractFields, strategy: Strategy) -> None:
+    """Raise ValueError, naming what was wanted, where a trusted coordinator and the rest of a contract do not fit."""
+    terms = contract.central
+    if (contract.trust == "coordinator") != (terms is not None):
+        raise ValueError('[contract.central] exactly where trust = "coordinator"')
+    if terms is None:
+        return
+    if terms.delta >= 1 / terms.units:
+        raise ValueError(f"central.delta < 1/central.units = {1 / terms.units:.3g}")
+    excluded = {
+        "a strategy that needs the mean of the changes only (fedavg, fedprox, fedadam, ...)": (
+            not strategy.fit.sum_only
+            or strategy.fit.gradient
+            or isinstance(strategy, Asynchronous | Clusters | Controlled | TakesTurns)
+        ),
+        'strategy.weighting = "equal": every participant counts alike': contract.strategy.weighting != "equal",
+        "one industry, whose participants share one clip": len(contract.industries) != 1,
+        "no private parameters": "private" in contract.scopes.named or len(contract.scopes.named) != 1,
+        "no [contract.compression]: what is shortened is no longer clipped": contract.compression is not None,
+        "no max_participations: who takes part is drawn": contract.max_participations is not None,
+        'evaluation.metrics = "none" and no [contract.stopping]: a participant is one unit, and its metrics would be '
+        "released about the rows that train": contract.evaluation.metrics != "none" or contract.stopping is not None,
+    }
+    if problems := [text for text, wrong in excluded.items() if wrong]:
+        raise ValueError(f'{"; ".join(problems)}, with trust = "coordinator"')
+
+
+def check_non_private(contract: ContractFields, non_private: Mapping[str, bool]) -> None:
+    """Raise ValueError for a seat whose proposal claims an epsilon of its own: its change leaves without noise."""
+    private = [name for name, free in non_private.items() if not free]
+    if contract.central is not None and private:
+        raise ValueError(
+            f'epsilon = inf in the roster ({private[0]}): with trust = "coordinator" the change itself is not noised; '
+            "contract.central.epsilon is what the models cost"
+        )
+
+
+def check_participations(contract: ContractFields, strategy: Strategy) -> None:
+    """Raise ValueError, naming what was wanted, where a contract's strategy and the rest of it exclude each other."""
+    name = contract.strategy.name
+    if contract.max_participations is not None and not isinstance(strategy, Asynchronous | TakesTurns):
+        raise ValueError(
+            f"max_participations with an asynchronous strategy or 'cyclic' only: with {name} everybody trains in every "
+            "round"
+        )
+    if not isinstance(strategy, Asynchronous):
+        return
+    if contract.evaluation.every or contract.stopping is not None:
+        raise ValueError(f"evaluation.every = 0 and no [contract.stopping]: {name} has no rounds to measure between")
+    if contract.strategy.average_last != 1:
+        raise ValueError(f"average_last = 1: {name} has no last rounds to average")
+    if contract.strategy.weighting in {"information", "noised"}:
+        raise ValueError(f'weighting = "declared" or "equal": {name} compares no replies of one round')

@@ -1,0 +1,109 @@
+"""The fields of a contract: what is trained, how often, under which trust."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from consortia.common.strict import StrictModel
+from consortia.terms.compression import CompressionTerms
+from consortia.terms.evaluation import EvaluationTerms, StoppingTerms
+from consortia.terms.model import Model, PretrainedFile, Scopes
+from consortia.terms.secure_sum import SecureTerms
+from consortia.terms.strategy import StrategyTerms
+from consortia.terms.trusted_coordinator import CentralTerms
+from consortia.terms.vertical import VerticalTerms
+
+WIRE_VERSION = 1
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
+Industry = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class IndustryTerms(StrictModel):
+    """How one industry trains: the model and the public constants of its DP-SGD.
+
+    `sampling_rate` is the Poisson rate q per privacy unit, `clip` the norm bound C of one unit's summed
+    gradient, `local_steps` the optimizer steps a round. The first `private_steps` of them move the private parameters
+    alone, the others the shared ones alone (FedRep); with 0 every step moves all (FedPer).
+    """
+
+    model: Model = Model()
+    local_steps: Annotated[int, Field(ge=1, le=10_000)]
+    private_steps: Annotated[int, Field(ge=0, le=10_000, exclude_if=lambda steps: steps == 0)] = 0
+    sampling_rate: Rate
+    clip: Positive
+    learning_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    filter: str = ""
+    split: str = "hash"
+    init: PretrainedFile | None = None
+
+    @property
+    def shared_steps(self) -> int:
+        """How many steps a round move what is shared."""
+        return self.local_steps - self.private_steps
+
+
+class Split(StrictModel):
+    """Shares of the units by keyed hash: training, validation (choices at home), test (the receipt)."""
+
+    train: Rate = 0.6
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.3
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Split:
+        if not math.isclose(self.train + self.validation + self.test, 1.0, abs_tol=1e-9):
+            raise ValueError("train + validation + test = 1")
+        return self
+
+
+class RoundTerms(StrictModel):
+    """Bounds of one round: replies needed (share of the roster), seconds to wait, tries."""
+
+    quorum: Rate = 0.5
+    deadline_seconds: Positive = 300.0
+    attempts: Annotated[int, Field(ge=1, le=10)] = 3
+
+
+class ContractFields(StrictModel):
+    """The fields of a contract, before they are checked against each other (`consortia.terms.contract`).
+
+    `rounds` are the steps of the shared parameters; `max_participations` is how often one participant trains at most,
+    where that is not once a round.
+    """
+
+    schema_version: Annotated[int, Field(alias="schema", ge=1)]
+    wire: int
+    mode: Literal["horizontal", "vertical"] = "horizontal"
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    max_participations: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    releases: tuple[Literal["update", "metrics", "size", "intersection", "labels", "scores"], ...] = ("update",)
+    strategy: StrategyTerms = StrategyTerms()
+    scopes: Scopes = Scopes()
+    split: Split = Split()
+    evaluation: EvaluationTerms = EvaluationTerms()
+    stopping: StoppingTerms | None = None
+    trust: Literal["local", "aggregate", "coordinator"] = "local"
+    secure: SecureTerms | None = None
+    central: CentralTerms | None = None
+    compression: CompressionTerms | None = None
+    round: RoundTerms = RoundTerms()
+    industries: dict[Industry, IndustryTerms] = Field(default_factory=dict)
+    vertical: VerticalTerms | None = None
+
+    @property
+    def participations(self) -> int:
+        """How often one participant trains at most: the noise is solved for that many, whoever takes part."""
+        return self.max_participations or self.rounds
+
+    @property
+    def secure_terms(self) -> SecureTerms:
+        """The terms of secure sums, as written or by default."""
+        return self.secure or SecureTerms()
