@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: What a reader may import, by heading. A test imports each.
 PUBLIC: Mapping[str, tuple[str, ...]] = {
-    "Runs": ("consortia.runner", "consortia.readout", "consortia.report"),
+    "Runs": ("consortia.engines.runner", "consortia.reports.live_runs", "consortia.reports.tables"),
     "Models": ("consortia.models.source", "consortia.models.rows", "consortia.models.registry"),
     "Industries": ("clients.industry", "clients.schema", "clients.spec", "clients.metrics", "clients.sources"),
     "Strategies": ("strategies.base", "strategies.arithmetic", "strategies.registry"),
