@@ -35,8 +35,8 @@ from consortia.engines.base import Job
 from consortia.engines.flower import Federation
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
+from consortia.participant.data import load_partitions
 from consortia.participant.home import Home
-from consortia.participant.training import load_partitions
 from consortia.terms.policy import load_policy
 from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import build_module, load_state
@@ -51,7 +51,7 @@ from consortia.common.errors import ConsortiaError
 warm = launcher.warm
 def warm_and_sleepy():
     warm()
-    import consortia.participant.handle as participant
+    from consortia.participant import local as participant
     train = participant.train_round
     def slowly(*arguments, **options):
         time.sleep(float(sys.argv[1]))

@@ -20,7 +20,8 @@ from unittest import mock
 
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
-from consortia.participant import handle as participant
+from consortia.participant import local
+from consortia.participant.context import Work
 from consortia.participant.training import RoundOutcome
 from privacy.dp_sgd import StepReport
 
@@ -39,8 +40,8 @@ def main() -> int:
     as_json = parser.parse_args().json
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(participant, "train_round", _no_training),
-        mock.patch.object(participant._Round, "_note_progress"),
+        mock.patch.object(local, "train_round", _no_training),
+        mock.patch.object(Work, "note_progress"),
     ):
         options = Options(scenario="cross-industry", rounds=35, out=Path(folder))
         result = execute(prepare(options), options).result

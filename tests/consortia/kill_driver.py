@@ -21,9 +21,10 @@ import torch
 
 from consortia.messages.envelope import decode
 from consortia.messages.request import Request
+from consortia.participant.data import load_partitions
 from consortia.participant.handle import handle
 from consortia.participant.home import Home
-from consortia.participant.training import load_partitions, make_plan
+from consortia.participant.training import make_plan
 from consortia.terms.policy import check_contract, effective_budget, load_policy
 from privacy.failpoints import listening
 

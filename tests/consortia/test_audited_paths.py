@@ -13,6 +13,7 @@ from audited_scenario import SCENARIOS
 
 import consortia.coordinator.trusted_rounds
 import consortia.messages.size_release
+import consortia.participant.data
 import consortia.participant.training
 import consortia.vertical.partner
 import privacy.secure_sum.fixed_point
@@ -105,14 +106,14 @@ def test_a_training_unit_moves_no_metric(audit_of: Callable[[str], Audit], monke
     played = message_games.scene(audit, seat, deck, "metrics", 3)
     assert {game.path for game in played} >= {"metrics"}
     assert not [game for game in played if game.lost]
-    original = consortia.participant.training.assign
+    original = consortia.participant.data.assign
 
     def shifted(*args: Any) -> Any:
         where = original(*args)
         where[: len(where) // 2] = "test"
         return where
 
-    monkeypatch.setattr(consortia.participant.training, "assign", shifted)
+    monkeypatch.setattr(consortia.participant.data, "assign", shifted)
     played = [game for seed in (3, 5) for game in message_games.scene(audit, seat, deck, "metrics", seed)]
     assert [game for game in played if game.lost]
 

@@ -17,7 +17,7 @@ from public_values import header, planted_in, unaccounted
 from clients.bank import CLIENT as BANK
 from clients.sources import parse_source, read
 from consortia.messages.envelope import decode
-from consortia.participant import handle as participant
+from consortia.participant import context
 from consortia.participant.handle import handle
 from consortia.terms.contract import contract_from_json
 from consortia.terms.policy import load_policy
@@ -82,7 +82,7 @@ def test_a_count_of_rows_under_a_public_name_is_found(
 ) -> None:
     """The gate knows names; values are what this capture is for."""
     site = _site(make_site, tmp_path, 60, planted=False)
-    honest, load, seen = participant._Round._header, participant.load_partitions, []
+    honest, load, seen = context.Work.header, context.load_partitions, []
 
     def loading(*arguments: Any) -> Any:
         parts = load(*arguments)
@@ -92,8 +92,8 @@ def test_a_count_of_rows_under_a_public_name_is_found(
     def leaking(self: Any, *arguments: Any) -> dict[str, str]:
         return honest(self, *arguments) | {key: str(seen[-1])}
 
-    monkeypatch.setattr(participant, "load_partitions", loading)
-    monkeypatch.setattr(participant._Round, "_header", leaking)
+    monkeypatch.setattr(context, "load_partitions", loading)
+    monkeypatch.setattr(context.Work, "header", leaking)
     found = _unaccounted(site, [handle(site.message(1), site.home)])
     assert [line for line in found if key in line]
 

@@ -14,7 +14,7 @@ from consortia.cli import build_app
 from consortia.dashboard.app import build
 from consortia.dashboard.coordinator import CoordinatorView
 from consortia.dashboard.owner import OwnerView
-from consortia.participant import handle as participant
+from consortia.participant import local
 
 
 @pytest.mark.end_to_end
@@ -36,14 +36,14 @@ def test_what_is_planted_at_a_participant_is_seen_nowhere_else(
     folder = tmp_path / "data" / "bank" / "german_credit"
     folder.mkdir(parents=True)
     (folder / "german.data").write_text("\n".join(lines) + "\n")
-    plain = participant.train_round
+    plain = local.train_round
 
     def train(*arguments: Any, **options: Any) -> Any:
         if options["participant"] == "furniture":
             raise ValueError(f"the balance of {planted}")
         return plain(*arguments, **options)
 
-    monkeypatch.setattr(participant, "train_round", train)
+    monkeypatch.setattr(local, "train_round", train)
     arguments = ["run", "banks", "--rounds", "2", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "runs")]
     result = CliRunner().invoke(build_app(), arguments)
     assert planted not in result.output

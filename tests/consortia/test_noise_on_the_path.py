@@ -28,9 +28,9 @@ from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.trusted_rounds import CentralRounds
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.messages.size_release import SIZE
+from consortia.participant.data import load_partitions
 from consortia.participant.handle import handle
 from consortia.participant.home import Home
-from consortia.participant.training import load_partitions
 from consortia.terms.contract import contract_from_json
 from consortia.terms.policy import load_policy
 from consortia.terms.scenario import load_scenario

@@ -23,9 +23,10 @@ from consortia.engines.options import Options
 from consortia.engines.runner import demo_policy_file, execute, prepare
 from consortia.messages.envelope import decode
 from consortia.messages.size_release import SHARE, SIZE, release, take
-from consortia.participant import handle as participant
+from consortia.participant import local
+from consortia.participant.data import declared_training_units
 from consortia.participant.handle import handle
-from consortia.participant.training import declared_training_units, make_plan
+from consortia.participant.training import make_plan
 from consortia.terms.contract import contract_from_json
 from consortia.terms.policy import load_policy
 from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
@@ -109,7 +110,7 @@ def test_after_an_abandoned_attempt_none_leaves(site: Any, monkeypatch: pytest.M
         raise OSError("disk")
 
     with monkeypatch.context() as broken:
-        broken.setattr(participant, "train_round", fail)
+        broken.setattr(local, "train_round", fail)
         assert site.ask(1).header["status"] == "FAILED"
     again = site.ask(1)
     assert again.header["status"] == "OK"

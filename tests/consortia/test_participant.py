@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from consortia.messages.envelope import Envelope, decode, encode
-from consortia.participant import handle as participant_module
+from consortia.participant import local
 from consortia.participant.handle import handle
 from consortia.terms.contract import contract_from_json
 from privacy.egress import PUBLIC_CONSTANTS
@@ -231,7 +231,7 @@ def test_an_error_crosses_as_a_code_and_an_incident(
     def boom(*_: object, **__: object) -> None:
         raise RuntimeError(planted)
 
-    monkeypatch.setattr(participant_module, "train_round", boom)
+    monkeypatch.setattr(local, "train_round", boom)
     data = handle(site.message(1), site.home)
     reply = decode(data)
     assert reply.header["status"] == "FAILED"

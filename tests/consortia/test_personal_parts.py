@@ -21,10 +21,11 @@ from consortia.common.errors import InputError
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
 from consortia.messages.envelope import Envelope, decode, encode
+from consortia.participant import data, training
 from consortia.participant import handle as participant
-from consortia.participant import training
 from consortia.participant.alternating import phases
-from consortia.participant.training import RoundOutcome, load_partitions, make_plan, ready_module, train_round
+from consortia.participant.data import load_partitions
+from consortia.participant.training import RoundOutcome, make_plan, ready_module, train_round
 from consortia.planning.plan import make_plans
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.policy import load_policy
@@ -162,7 +163,7 @@ def _check_every_phase_is_clipped(site: Any) -> None:
     """With clip C no step moves what it trains by more than rate x C x (units drawn) / (q n)."""
     rules, clip = site.scenario.contract.industries["factory"], 1e-4
     private, shared, out = _silent_round(site, clip)
-    declared = training.declared_training_units(_terms(site), site.scenario.contract)
+    declared = data.declared_training_units(_terms(site), site.scenario.contract)
     drawn = max(out.report.draws) / (rules.sampling_rate * declared)
     most = rules.learning_rate * clip * drawn / (1 - rules.momentum)
     assert private <= rules.private_steps * most * 1.01

@@ -20,8 +20,8 @@ from consortia.common.errors import InputError, RefusedError
 from consortia.engines.options import Options
 from consortia.engines.runner import execute
 from consortia.participant import receipt
+from consortia.participant.data import load_partitions
 from consortia.participant.placebo_labels import with_placebo_labels
-from consortia.participant.training import load_partitions
 from consortia.studies import placebo
 from consortia.studies.controlled_run import control, prepare
 from consortia.terms.policy import load_policy

@@ -19,9 +19,8 @@ from clients.industry import effective_schema
 from clients.models import build
 from clients.spec import ModelSpec
 from consortia.messages import size_release
-from consortia.participant import handle as participant
-from consortia.participant import metrics_release, training
-from consortia.participant.training import load_partitions
+from consortia.participant import local, metrics_release, training
+from consortia.participant.data import load_partitions
 from consortia.terms.contract import contract_from_json
 from consortia.terms.policy import load_policy
 from consortia.terms.vertical import ModelPrivacy
@@ -142,9 +141,9 @@ def test_nothing_but_dp_steps_moves_a_parameter(make_site: Make, monkeypatch: py
         before.update({name: parameter.detach().clone() for name, parameter in module.named_parameters()})
         return StepReport(steps_taken=1, mean_clip_fraction=0.0, draws=(1,))
 
-    make = participant.train_round
+    make = local.train_round
     monkeypatch.setattr(training, "train_private", idle)
-    monkeypatch.setattr(participant, "train_round", lambda *a, **k: (outcomes.append(make(*a, **k)), outcomes[-1])[1])
+    monkeypatch.setattr(local, "train_round", lambda *a, **k: (outcomes.append(make(*a, **k)), outcomes[-1])[1])
     assert site.ask(1).header["status"] == "OK"
     after = {**outcomes[0].update, **outcomes[0].private}
     assert outcomes[0].private

@@ -12,7 +12,7 @@ from audited_scenario import SCENARIO
 from consortia.audit.probe import altered, random_model
 from consortia.audit.settings import Audit
 from consortia.messages.request import Request
-from consortia.participant.handle import _Round
+from consortia.participant.context import Work
 from consortia.terms.scenario import load_scenario
 from privacy.egress import Release
 from privacy.errors import ReleaseRefusedError
@@ -24,21 +24,21 @@ def _event(steps: int = 2) -> PoissonGaussian:
 
 
 def test_nothing_passes_the_gate_before_a_reservation(site: Any) -> None:
-    round_ = _Round(Request.parse(site.message(1)), site.home, None)
+    work = Work(Request.parse(site.message(1)), site.home, None)
     update = Release("update", {"head.bias": torch.zeros(1)}, _event())
     with pytest.raises(ReleaseRefusedError, match="reserve it first"):
-        round_._sealed({}, [update])
-    round_.charged = [_event()]
-    assert round_._sealed({}, [update])
+        work.sealed({}, [update])
+    work.charged = [_event()]
+    assert work.sealed({}, [update])
 
 
 def test_only_what_was_reserved_passes(site: Any) -> None:
-    round_ = _Round(Request.parse(site.message(1)), site.home, None)
-    round_.charged = [_event()]
+    work = Work(Request.parse(site.message(1)), site.home, None)
+    work.charged = [_event()]
     other = GaussianRelease(noise_multiplier=9.0, partition="train", unit="record")
     for event in (_event(steps=3), other, None):
         with pytest.raises(ReleaseRefusedError, match="reserve it first"):
-            round_._sealed({}, [Release("update", {"head.bias": torch.zeros(1)}, event)])
+            work.sealed({}, [Release("update", {"head.bias": torch.zeros(1)}, event)])
 
 
 def test_an_update_that_is_not_finite_is_charged_and_does_not_leave_with_rows_or_without(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from consortia.coordinator.rounds import Coordinator
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
 from consortia.messages.envelope import Envelope, decode, encode
-from consortia.participant import training
+from consortia.participant import data, training
 from consortia.participant.handle import handle
 from consortia.planning.compatibility import cautions, fits_with
 from consortia.planning.plan import make_plans
@@ -187,7 +187,7 @@ def test_real_training_moves_by_mu(
         chosen = {} if mu is None else {"name": "fedprox", "options": {"mu": mu}}
         contract = _scenario(**chosen, terms={"local_steps": 8, "learning_rate": 0.01}).contract  # type: ignore[arg-type]
         received = for_participant(initial_groups(contract, ["bank"]), "bank")
-        parts = training.load_partitions(site.home, terms, "credit", contract, f"run-{mu}")
+        parts = data.load_partitions(site.home, terms, "credit", contract, f"run-{mu}")
         plan = training.make_plan(contract, terms, "credit", "run", allowance)
         module = training.ready_module(contract, "bank", plan, parts.train, received, {})
         keys = {"participant": "new-car", "round_number": 1, "noise": TEST, "secure_noise": False}

@@ -79,7 +79,7 @@ def _variant(tmp_path: Path, **strategy: Any) -> str:
 def test_a_non_private_run_equals_the_embedded_one(
     tmp_path: Path, strategy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consortia.participant.handle.receipt.write", lambda *_: None)  # the models are compared
+    monkeypatch.setattr("consortia.participant.receipt.write", lambda *_: None)  # the models are compared
     chosen = {"scenario": _variant(tmp_path, **strategy), "rounds": 2, "epsilon": ("inf",)}
     embedded, vectorized = (_run(tmp_path, engine, **chosen) for engine in ("embedded", "vectorized"))
     assert _equal(embedded, vectorized)
@@ -97,7 +97,7 @@ def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     def source(chunk: Sequence[participants.Place], number: int, _: object) -> EachGenerator:
         return EachGenerator([seeded_generator("noise", place.seat.name, number) for place in chunk])
 
-    monkeypatch.setattr("consortia.participant.handle.train_round", noted)
+    monkeypatch.setattr("consortia.participant.local.train_round", noted)
     monkeypatch.setattr(training, "fresh_generator", lambda _: seeded_generator("noise", *working[-1]))
     monkeypatch.setattr(participants, "noise_source", source)
 

@@ -47,15 +47,15 @@ PLANTED: tuple[float | str, ...] = (
 )
 #: A participant that puts its number of rows where the gate lets a constant of the policy pass.
 LEAK = """
-from consortia.participant.handle import handle as participant
-honest, load, seen = participant._Round._header, participant.load_partitions, []
+from consortia.participant import context
+honest, load, seen = context.Work.header, context.load_partitions, []
 def loading(*arguments):
     parts = load(*arguments)
     seen.append(len(parts.train.target))
     return parts
 def header(self, plan, status, due=None):
     return honest(self, plan, status, due) | {"incident": str(seen[-1])}
-participant.load_partitions, participant._Round._header = loading, header
+context.load_partitions, context.Work.header = loading, header
 """
 
 #: Flower's own fields. `given`: the SuperLink said it first. `digest`: SHA-256 of an object that left. `fixed`: a

@@ -24,6 +24,8 @@ HISTOGRAM = "privacy/histogram.py"
 SIDE = "platform/consortia/participant/metrics_release.py"
 TRAINING = "platform/consortia/participant/training.py"
 PARTICIPANT = "platform/consortia/participant/handle.py"
+LOCAL = "platform/consortia/participant/local.py"
+WORK = "platform/consortia/participant/context.py"
 LEDGER = "privacy/ledger.py"
 LIFETIMES = "privacy/_lifetimes.py"
 PLANS = "privacy/plans.py"
@@ -36,7 +38,7 @@ _DRAW = (
 _SUM = "sums.add(piece, loss, plan.clip)"
 _OTHER_PROCESS = 'that made the stream."""\n        if os.getpid() != self._pid:'
 _TOTAL = "        optimizer.total = sums.take()\n"
-_RESERVE = "reservation = self._reserve(ledger, request.run_id, events, self._lifetime(plan.non_private))"
+_RESERVE = "reservation = work.reserve(ledger, request.run_id, events, work.lifetime(plan.non_private))"
 _TRAINED = "    report = joined(reports)\n"
 _FRESH = "        else fresh_generator(noise)\n"
 _ANY = '_ANY = NoiseContext(purpose="any", message="any", attempt=0, ledger="")'
@@ -190,10 +192,12 @@ FURTHER = (
     one(
         "the outbox draws again",
         PARTICIPANT,
-        "                return stored\n",
-        "                again = decode(stored)\n"
-        "                moved = {n: t + 1e-3 * torch.randn_like(t) for n, t in again.tensors.items()}\n"
-        "                return encode(Envelope(again.header, moved))\n",
+        "            return stored\n",
+        "            import torch\n"
+        "            from consortia.messages.envelope import Envelope, decode, encode\n"
+        "            again = decode(stored)\n"
+        "            moved = {n: t + 1e-3 * torch.randn_like(t) for n, t in again.tensors.items()}\n"
+        "            return encode(Envelope(again.header, moved))\n",
     ),
     one(
         "epsilon of a record for a unit",
@@ -251,16 +255,16 @@ FURTHER = (
         "reserved after training",
         (
             (
-                PARTICIPANT,
-                f"        {_RESERVE}\n        beside",
-                "        beside",
+                LOCAL,
+                f"    {_RESERVE}\n    beside",
+                "    beside",
             ),
             (
-                PARTICIPANT,
-                "        self._keep_private(outcome.private)\n",
-                f"        {_RESERVE}\n        self._keep_private(outcome.private)\n",
+                LOCAL,
+                "    work.keep_private(outcome.private)\n",
+                f"    {_RESERVE}\n    work.keep_private(outcome.private)\n",
             ),
-            (PARTICIPANT, 'noise=reservation.noise("train")', f"noise={_UNBOUND}"),
+            (LOCAL, 'noise=reservation.noise("train")', f"noise={_UNBOUND}"),
         ),
     ),
     one(
@@ -273,7 +277,7 @@ FURTHER = (
     ),
     one(
         "a row count in the header",
-        PARTICIPANT,
+        WORK,
         '            "unit": plan.unit,\n',
         '            "unit": plan.unit,\n'
         '            "scopes": str(\n'

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from audit_mutants import HISTOGRAM, PARTICIPANT, TRAINING, Mutant, one
+from audit_mutants import HISTOGRAM, LOCAL, TRAINING, WORK, Mutant, one
 
 BOOKS = "privacy/bookkeeping.py"
 STACKED = "privacy/stacked.py"
@@ -147,7 +147,7 @@ PATHS = (
     (
         one(
             "sizes: of other units than those that pay",
-            PARTICIPANT,
+            LOCAL,
             "size_release.release(once, parts.train, ",
             "size_release.release(once, parts.test, ",
         ),
@@ -156,7 +156,7 @@ PATHS = (
         f"{_NEW}::test_a_noised_size_is_that_of_the_units_that_train",
     ),
     (
-        one("the ledger takes the first event only", PARTICIPANT, _CHARGE, _CHARGE.replace("events,", "events[:1],")),
+        one("the ledger takes the first event only", WORK, _CHARGE, _CHARGE.replace("events,", "events[:1],")),
         "local",
         "sizes",
         "tests/consortia/test_noised_sizes.py",
@@ -192,9 +192,11 @@ PATHS = (
     (
         one(
             "the quarantine's count in the header",
-            PARTICIPANT,
+            WORK,
             '            "unit": plan.unit,\n',
-            '            "unit": plan.unit,\n            "scopes": str(self._partitions().quarantine),\n',
+            '            "unit": plan.unit,\n'
+            '            "scopes": str(load_partitions(self.home, self.terms, self.dataset, request.contract, '
+            "request.run_id).quarantine),\n",
         ),
         "local",
         "recount",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +38,9 @@ from strategies.base import Asynchronous
 
 __all__ = ["RECORD_SCHEMA", "Answer", "Coordinator", "Exchange"]
 RECORD_SCHEMA = 1
+
+#: What a round made: the next groups, the strategy's memory, who replied, and groups that kept their model.
+Played = tuple[dict[str, State], dict[str, State], list[str], list[str]]
 
 
 class Coordinator:
@@ -69,11 +73,9 @@ class Coordinator:
         self.quorum = max(1, math.ceil(self.contract.round.quorum * len(scenario.roster)))
         self.history: list[dict[str, Any]] = []
         self.heads = self.desk.heads
-        self.secure: SecureRounds | None = None
-        if self.contract.trust == "aggregate":
-            parts = (self.members, self.heads, self.desk.envelope, self.desk.fail, self.desk.heard)
-            self.secure = SecureRounds(scenario, run_id, folder, exchange, *parts)
-        self.central = CentralRounds(scenario, run_id) if self.contract.trust == "coordinator" else None
+        self._play = {"local": self._open_round, "aggregate": self._summed_round, "coordinator": self._trusted_round}[
+            self.contract.trust
+        ]
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
         """Play every round and the closing evaluation; return (and write) the record.
@@ -94,8 +96,8 @@ class Coordinator:
         self.desk.tell_rounds(self.history)
         self.desk.event("start", rounds=self.contract.rounds, done=state.round)
         try:
-            if self.secure is not None:
-                self.secure.enrol()
+            if self.contract.trust == "aggregate":
+                self._sums.enrol()
             if isinstance(self.strategy, Asynchronous):
                 loop = AsynchronousLoop(self.desk, self.strategy, self.exchange, self.quorum)
                 for changed in loop.steps(state):
@@ -123,19 +125,7 @@ class Coordinator:
     def _round(self, state: Checkpoint) -> Checkpoint:
         number = state.round + 1
         started = time.perf_counter()
-        if self.secure is not None:
-            groups, memory, accepted = self.secure.round(self.strategy, state, number)
-            kept: list[str] = []
-        elif self.central is not None:
-
-            def ask(sent: Mapping[str, State]) -> dict[str, State]:
-                open_ = {name: model for name, model in sent.items() if self.members[name].state not in _FINAL}
-                return self._ask("train", number, open_, quorum=len(open_))
-
-            groups, memory, accepted = self.central.round(self.strategy, state, ask)
-            kept = []
-        else:
-            groups, memory, accepted, kept = self._open_round(state, number)
+        groups, memory, accepted, kept = self._play(state, number)
         line = {
             "round": number,
             "seconds": time.perf_counter() - started,
@@ -161,9 +151,25 @@ class Coordinator:
         mean = self._running_mean(state, number, groups)
         return Checkpoint(number, groups, memory, mean, self.history, dict(self.heads.known))
 
-    def _open_round(
-        self, state: Checkpoint, number: int
-    ) -> tuple[dict[str, State], dict[str, State], list[str], list[str]]:
+    @cached_property
+    def _sums(self) -> SecureRounds:
+        parts = (self.members, self.heads, self.desk.envelope, self.desk.fail, self.desk.heard)
+        return SecureRounds(self.scenario, self.run_id, self.folder, self.exchange, *parts)
+
+    def _summed_round(self, state: Checkpoint, number: int) -> Played:
+        """Play a round of which the coordinator sees a sum."""
+        return *self._sums.round(self.strategy, state, number), []
+
+    def _trusted_round(self, state: Checkpoint, number: int) -> Played:
+        """Play a round of those whom the coordinator draws; it adds the noise."""
+
+        def ask(sent: Mapping[str, State]) -> dict[str, State]:
+            open_ = {name: model for name, model in sent.items() if self.members[name].state not in _FINAL}
+            return self._ask("train", number, open_, quorum=len(open_))
+
+        return *CentralRounds(self.scenario, self.run_id).round(self.strategy, state, ask), []
+
+    def _open_round(self, state: Checkpoint, number: int) -> Played:
         """Play a round of updates that the coordinator sees one by one."""
         models = clusters.models(self.scenario, self.strategy, state.groups, state.memory)
         sent = {name: models[name] for name, member in self.members.items() if member.state not in _FINAL}
@@ -273,7 +279,7 @@ class Coordinator:
             "seconds": time.perf_counter() - started,
             "participants": {name: describe_member(member) for name, member in self.members.items()},
             "history": self.history,
-            **({} if self.central is None else {"central": account(self.contract, rounds)}),
+            **({"central": account(self.contract, rounds)} if self.contract.trust == "coordinator" else {}),
         }
         self.heads.save()
         with disk.kept(self.folder):

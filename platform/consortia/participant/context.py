@@ -1,40 +1,244 @@
-"""What the work on one message offers to the part of a trust mode: the participant's own files, ledger and log."""
+"""The work on one message: the participant's own policy, plan, ledger, files and log, for whatever answers it."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import logging
+import math
+import os
+import time
 
+import safetensors.torch
+
+from clients import registry
+from clients.masking import SourceText
 from clients.models import FederatedModule
+from consortia.common import disk
+from consortia.common.errors import InputError, RefusedError, describe
+from consortia.messages.envelope import Envelope, encode, message_key
+from consortia.messages.ledger_anchor import to_header
 from consortia.messages.request import Request
+from consortia.participant import ledger_witness, lifetimes, metrics_release, receipt
+from consortia.participant.compressed_update import compressed
+from consortia.participant.data import Partitions, declared_training_units, load_partitions
+from consortia.participant.evaluation import headline, module_scorer, score_metrics
 from consortia.participant.home import Home
-from consortia.participant.training import Partitions
-from consortia.terms.policy import Policy
-from consortia.terms.scopes import State
+from consortia.participant.metrics_release import Due
+from consortia.participant.training import make_plan
+from consortia.participant.unpaid_requests import Measurement
+from consortia.terms.policy import DatasetTerms, Policy, check_contract, effective_budget, load_policy
+from consortia.terms.scopes import State, shared_names
+from privacy.egress import Release, gate
+from privacy.errors import (
+    BudgetExhaustedError,
+    ContractMismatchError,
+    PlanError,
+    PrivacyError,
+    RetriesExhaustedError,
+)
 from privacy.events import Event
-from privacy.ledger import Budget, Ledger, Reservation, RunPlan
+from privacy.ledger import Anchor, Budget, Ledger, Reservation, RunPlan
 
-__all__ = ["Context"]
+log = logging.getLogger("consortia.participant")
 
 
-class Context(Protocol):
-    """The work on one request; `consortia.participant.handle` has it.
+class Work:
+    """The work on one request.
 
     Attributes
     ----------
     key : str
         Under which the outbox keeps the reply to this message.
+    charged : list of Event
+        What was reserved for it so far; the release gate lets nothing else out.
+
+    Raises
+    ------
+    RefusedError
+        When policy and contract do not allow the request.
     """
 
-    request: Request
-    home: Home
-    policy: Policy
-    key: str
+    def __init__(self, request: Request, home: Home, source: str | None) -> None:
+        self.request = request
+        self.home = home
+        try:
+            self.policy: Policy = load_policy(home.policy, simulation=home.simulation)
+        except InputError as error:
+            raise RefusedError("BAD_POLICY", str(error)) from None
+        if self.policy.participant != home.participant:
+            raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
+        terms = check_contract(self.policy, request.contract, request.industry, request.proposal)
+        self.terms: DatasetTerms = terms.model_copy(update={"source": SourceText(source)}) if source else terms
+        self.dataset = request.proposal.dataset
+        self.client = registry.get(request.industry)
+        self.anchor: Anchor | None = None
+        self.charged: list[Event] = []
+        where = (request.run_id, str(request.round), request.kind, request.industry, self.dataset)
+        self.key = message_key(request.tensors, *where, request.contract_json)
 
-    def _lifetime(self, non_private: bool) -> Budget: ...
-    def _header(self, plan: RunPlan, status: str) -> dict[str, str]: ...
-    def _reserve(self, ledger: Ledger, run_id: str, events: tuple[Event, ...], lifetime: Budget) -> Reservation: ...
-    def _sent(self, ledger: Ledger, run_id: str) -> bytes: ...
-    def _private_state(self) -> State: ...
-    def _keep_private(self, private: State) -> None: ...
-    def _note_progress(self, module: FederatedModule, parts: Partitions) -> None: ...
-    def _log_round(self, report: object, seconds: float) -> None: ...
+    def partitions(self, ledger: Ledger) -> Partitions:
+        request = self.request
+        parts = load_partitions(self.home, self.terms, self.dataset, request.contract, request.run_id)
+        lifetimes.check_rows(self.home, ledger, self.policy, self.dataset, parts)
+        return parts
+
+    def lifetime(self, non_private: bool) -> Budget:
+        """Return the data set's lifetime budget for a run of that kind.
+
+        The owner allows a non-private run by name; from then on the data set's lifetime epsilon is infinite, and
+        every private run on it is refused.
+        """
+        life = self.policy.budget.lifetime.budget()
+        return Budget(math.inf, life.delta) if non_private else life
+
+    def plan(self, ledger: Ledger) -> RunPlan:
+        """Return the plan fixed at the first message of the run; later proposals change nothing."""
+        stored = ledger.plan(self.request.run_id)
+        if stored is None:
+            return self._new_plan(ledger)
+        fixed = (stored.contract_sha256, stored.dataset, stored.unit, stored.declared_units)
+        units = declared_training_units(self.terms, self.request.contract)
+        if fixed != (self.request.contract.sha256(), self.dataset, self.terms.unit, units):
+            raise RefusedError("CONTRACT_NOT_ALLOWED", "this run was opened for another contract, data set or unit")
+        if stored.non_private:
+            if not self.policy.allow.non_private:
+                raise RefusedError("NON_PRIVATE_NOT_ALLOWED", "the owner withdrew allow.non_private")
+        elif (
+            stored.allowance.epsilon > self.policy.budget.run.epsilon
+            or stored.allowance.delta > self.policy.budget.run.delta
+        ):
+            raise RefusedError("BUDGET_EXHAUSTED", "the owner lowered budget.run below what this run was opened with")
+        return stored
+
+    def _new_plan(self, ledger: Ledger) -> RunPlan:
+        request = self.request
+        non_private = request.proposal.epsilon is None
+        left = ledger.lifetime_left(self.dataset, self.lifetime(non_private))
+        allowance = effective_budget(self.policy, request.proposal, left)
+        try:
+            plan = make_plan(request.contract, self.terms, self.dataset, request.run_id, allowance)
+            self.open_metrics(ledger, plan)  # first: a run whose metrics cannot be paid for does not start
+            return ledger.open_run(plan, self.lifetime(non_private))
+        except (ContractMismatchError, InputError) as error:
+            raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
+        except (BudgetExhaustedError, PlanError) as error:
+            raise RefusedError("BUDGET_EXHAUSTED", str(error)) from None
+
+    def open_metrics(self, ledger: Ledger, plan: RunPlan) -> RunPlan | None:
+        return metrics_release.open_metrics(ledger, self.request, plan, self.policy, self.terms)
+
+    def reserve(self, ledger: Ledger, run_id: str, events: tuple[Event, ...], lifetime: Budget) -> Reservation:
+        try:
+            reservation = ledger.reserve(run_id, self.request.round, self.key, events, lifetime=lifetime)
+        except BudgetExhaustedError as error:
+            raise RefusedError("BUDGET_EXHAUSTED", str(error)) from None
+        except RetriesExhaustedError as error:
+            raise RefusedError("RETRIES_EXHAUSTED", str(error)) from None
+        self.anchor = reservation.anchor
+        self.charged.extend(events)
+        ledger_witness.keep(self.home, self.anchor)
+        return reservation
+
+    def reserve_aside(self, ledger: Ledger, due: Due | None) -> Reservation | None:
+        return None if due is None else self.reserve(ledger, due.account.run_id, (due.event,), due.lifetime)
+
+    def measured(
+        self, due: Due | None, charged: Reservation | None, module: FederatedModule, parts: Partitions
+    ) -> list[Release]:
+        if due is None or charged is None:
+            return []
+        noise = charged.noise("metrics")
+        tensors = metrics_release.measure(due, self.request, module, parts, self.terms, self.home.participant, noise)
+        return [Release(due.kind, tensors, due.event)]
+
+    def sealed(self, header: dict[str, str], releases: list[Release]) -> bytes:
+        """Return the bytes of a reply, everything in it having passed the release gate."""
+        tensors = gate(
+            releases,
+            header,
+            allowed=self.policy.allow.releases,
+            charged=self.charged,
+            shared=shared_names(self.request.model, self.request.contract),
+        )
+        return encode(Envelope(header, compressed(self.request, self.home, tensors)))
+
+    def sent(self, ledger: Ledger, run_id: str) -> bytes:
+        """Return the committed reply: the only place that a release is sent from."""
+        sent = ledger.reply(run_id, self.request.round, self.key)
+        if sent is None:
+            raise PrivacyError("the outbox lost a committed reply; nothing is sent")
+        return sent
+
+    def write_receipt(
+        self, ledger: Ledger, plan: RunPlan | None, parts: Partitions, module: FederatedModule, once: Measurement
+    ) -> None:
+        """Write the receipt; a line in the log at home when that fails, which depends on rows and must not show."""
+        if not once.due:
+            return
+        try:
+            receipt.write(self.home, self.request, plan, parts, module, ledger, self.policy)
+            once.done()
+        except Exception as error:  # noqa: BLE001 - see above
+            log.error("%s: no receipt: %s", self.home.participant, describe(error))
+
+    def header(self, plan: RunPlan, status: str, due: Due | None = None) -> dict[str, str]:
+        request = self.request
+        return {
+            "status": status,
+            "kind": request.kind,
+            "participant": self.home.participant,
+            "run": request.run_id,
+            "round": str(request.round),
+            "contract": request.contract.sha256(),
+            "noise_multiplier": repr(plan.noise_multiplier),
+            "epsilon_budget": "null" if plan.non_private else repr(plan.allowance.epsilon),
+            "delta": repr(plan.allowance.delta),
+            "unit": plan.unit,
+            "non_private": str(plan.non_private).lower(),
+            **({} if due is None else metrics_release.header(due, self.terms)),
+            **to_header(self.anchor),
+        }
+
+    def private_state(self) -> State:
+        """Return the private parameters as they were before this round; empty where none are private."""
+        if "private" not in self.request.contract.scopes.named:
+            return {}
+        folder = self.home.run_folder(self.request.run_id)
+        for number in range(self.request.round - 1, 0, -1):
+            file = folder / f"private-{number}.safetensors"
+            if file.is_file():
+                loaded: State = safetensors.torch.load(file.read_bytes())
+                return loaded
+        return {}
+
+    def keep_private(self, private: State) -> None:
+        if private:
+            file = self.home.run_folder(self.request.run_id) / f"private-{self.request.round}.safetensors"
+            temporary = file.with_suffix(".tmp")
+            temporary.write_bytes(safetensors.torch.save(private))
+            temporary.replace(file)
+
+    def note_progress(self, module: FederatedModule, parts: Partitions) -> None:
+        """Write the incoming model's validation metric to the participant's own progress file."""
+        table = parts.validation
+        try:
+            metric = headline(self.client, table.target)
+            value = None
+            if len(table.target):
+                value = score_metrics(self.client, module_scorer(module)(table), table).get(metric)
+            self._append("progress.jsonl", {"round": self.request.round, "metric": metric, "value": value})
+        except Exception as error:  # noqa: BLE001 - it depends on rows, so the reply must not
+            log.error("%s: no progress line: %s", self.home.participant, describe(error))
+
+    def log_round(self, report: object, seconds: float) -> None:
+        """Keep the data-dependent numbers of the step at home."""
+        line = {
+            "round": self.request.round,
+            "seconds": seconds,
+            "time": time.time(),
+            "process": os.getpid(),
+            "report": vars(report) if hasattr(report, "__dict__") else str(report),
+        }
+        self._append("training.jsonl", line)
+
+    def _append(self, name: str, line: object) -> None:
+        disk.append_json(self.home.run_folder(self.request.run_id) / name, line)

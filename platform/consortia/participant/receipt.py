@@ -18,10 +18,10 @@ from clients.dataset import Table
 from clients.models import FederatedModule
 from consortia.common.disk import write_json
 from consortia.participant import own_model, personal
+from consortia.participant.data import Partitions
 from consortia.participant.evaluation import Scores, baselines, gain_interval, headline, module_scorer, score_metrics
 from consortia.participant.metrics_release import metrics_run
 from consortia.participant.own_model import About
-from consortia.participant.training import Partitions
 from consortia.trust.secure_sum.statement import secure_part
 from consortia.trust.trusted_coordinator import central_part
 from privacy.events import RELATION

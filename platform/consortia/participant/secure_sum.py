@@ -16,8 +16,9 @@ from clients import registry
 from clients.models import FederatedModule, loss_for
 from consortia.common.errors import InputError, RefusedError
 from consortia.messages.envelope import Envelope, encode
+from consortia.participant.data import Partitions
 from consortia.participant.identity import load_identity
-from consortia.participant.training import Partitions, ready_module
+from consortia.participant.training import ready_module
 from consortia.terms.scopes import State, group_of, state_of
 from consortia.terms.settle import fixed_point, layout
 from consortia.trust.secure_sum.models import hash_of
@@ -34,13 +35,13 @@ from privacy.secure_sum.gradient import ClippedSum, clipped_sum
 from privacy.secure_sum.store import KeyStore
 
 if TYPE_CHECKING:
-    from consortia.participant.context import Context
+    from consortia.participant.context import Work
     from consortia.terms.contract import Contract
 
 _KIND = "masked"
 
 
-def answer(work: Context, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
+def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
     """Answer `run-key` with a signed run key, `train` with this participant's masked part."""
     request = work.request
     with _member(work, ledger) as member:
@@ -51,14 +52,14 @@ def answer(work: Context, ledger: Ledger, plan: RunPlan, parts: Partitions) -> b
         _check_round(work, asked)
         _check_models(asked, request.model, request.contract, request.industry)
         module = ready_module(
-            request.contract, request.industry, plan, parts.train, request.model, work._private_state()
+            request.contract, request.industry, plan, parts.train, request.model, work.private_state()
         )
-        work._note_progress(module, parts)
+        work.note_progress(module, parts)
         book = _Book(work, ledger, plan)
         return member.masked(asked, _rules(work), book, lambda noise: _sums(work, plan, parts, module, noise))
 
 
-def opening(work: Context, ledger: Ledger, plan: RunPlan) -> bytes:
+def opening(work: Work, ledger: Ledger, plan: RunPlan) -> bytes:
     """Answer `confirm` with a signature of who is alive, `unmask` with shares."""
     with _member(work, ledger) as member:
         asked = OpenRequest.from_json(work.request.secure)
@@ -69,25 +70,25 @@ def opening(work: Context, ledger: Ledger, plan: RunPlan) -> bytes:
         return _told(work, plan, {"shares": unmask(*parts).hex()})
 
 
-def _told(work: Context, plan: RunPlan, constants: Mapping[str, str]) -> bytes:
-    header = {**work._header(plan, "OK"), **constants}
+def _told(work: Work, plan: RunPlan, constants: Mapping[str, str]) -> bytes:
+    header = {**work.header(plan, "OK"), **constants}
     return encode(Envelope(header, gate([], header, allowed=(), charged=(), shared=())))
 
 
 @contextmanager
-def _member(work: Context, ledger: Ledger) -> Iterator[Member]:
+def _member(work: Work, ledger: Ledger) -> Iterator[Member]:
     request = work.request
     with closing(KeyStore.open(ledger.path)) as store:
         identity = load_identity(work.home)
         yield Member(work.home.participant, identity, store, request.run_id, request.contract.sha256())
 
 
-def _check_round(work: Context, asked: SumRequest) -> None:
+def _check_round(work: Work, asked: SumRequest) -> None:
     if asked.round != work.request.round:
         raise RefusedError("BAD_MESSAGE", "the sum is asked for another round than the message's")
 
 
-def _rules(work: Context) -> Rules:
+def _rules(work: Work) -> Rules:
     terms, contract = work.policy.secure, work.request.contract
     return Rules(
         peers=terms.keys(),
@@ -99,7 +100,7 @@ def _rules(work: Context) -> Rules:
     )
 
 
-def end(work: Context, ledger: Ledger) -> None:
+def end(work: Work, ledger: Ledger) -> None:
     """Delete the run key: the closing evaluation came, so the run is over."""
     with closing(KeyStore.open(ledger.path)) as store:
         store.end(work.request.run_id)
@@ -125,10 +126,10 @@ def _check_models(asked: SumRequest, model: Mapping[str, Tensor], contract: Cont
 class _Book:
     """The participant's ledger, as the protocol asks of it."""
 
-    def __init__(self, work: Context, ledger: Ledger, plan: RunPlan) -> None:
+    def __init__(self, work: Work, ledger: Ledger, plan: RunPlan) -> None:
         self._work = work
         self._ledger = ledger
-        self._plan = plan
+        self.plan = plan
         self._event = plan.round_event()
         self._reservation: Reservation | None = None
 
@@ -139,8 +140,8 @@ class _Book:
     def reserve(self, round_number: int, context: str) -> NoiseContext:
         """See `consortia.trust.secure_sum.protocol.Outbox`."""
         self._work.key = context
-        self._reservation = self._work._reserve(
-            self._ledger, self._work.request.run_id, (self._event,), self._work._lifetime(self._plan.non_private)
+        self._reservation = self._work.reserve(
+            self._ledger, self._work.request.run_id, (self._event,), self._work.lifetime(self.plan.non_private)
         )
         return self._reservation.noise("secure sum")
 
@@ -161,11 +162,11 @@ class _Book:
         if anchor is None:
             raise PrivacyError("the reservation has no link in the ledger's chain; nothing is sent")
         self._ledger.commit(reservation, data + anchor.counter.to_bytes(8, "big") + bytes.fromhex(anchor.head))
-        return self._work._sent(self._ledger, self._work.request.run_id)
+        return self._work.sent(self._ledger, self._work.request.run_id)
 
 
 def _sums(
-    work: Context, plan: RunPlan, parts: Partitions, module: FederatedModule, noise: NoiseContext
+    work: Work, plan: RunPlan, parts: Partitions, module: FederatedModule, noise: NoiseContext
 ) -> dict[str, NDArray[np.float64]]:
     """Draw afresh; return the clipped sum by group, and take the private parameters' step with noise of their own."""
     started = time.perf_counter()
@@ -183,8 +184,8 @@ def _sums(
         generator=generator,
         single=plan.unit == "record",
     )
-    work._keep_private(_private_step(work, plan, module, made, generator))
-    work._log_round(made.report, time.perf_counter() - started)
+    work.keep_private(_private_step(work, plan, module, made, generator))
+    work.log_round(made.report, time.perf_counter() - started)
     return {
         group: torch.cat([made.by_name[name].flatten() for name, _ in parts]).numpy()
         for group, parts in layout(request.contract, request.industry).items()
@@ -192,7 +193,7 @@ def _sums(
 
 
 def _private_step(
-    work: Context, plan: RunPlan, module: FederatedModule, made: ClippedSum, generator: torch.Generator
+    work: Work, plan: RunPlan, module: FederatedModule, made: ClippedSum, generator: torch.Generator
 ) -> State:
     """Return the private parameters after one DP-SGD step at full sigma: nobody else adds noise to them.
 

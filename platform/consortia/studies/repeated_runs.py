@@ -20,8 +20,8 @@ import numpy as np
 from clients.sources import parse_source
 from consortia.common.errors import InputError, RunFailedError
 from consortia.engines.base import Job
+from consortia.participant.data import Partitions, load_partitions
 from consortia.participant.evaluation import Scores, gain_interval
-from consortia.participant.training import Partitions, load_partitions
 from consortia.terms.policy import load_policy
 
 if TYPE_CHECKING:

@@ -221,7 +221,7 @@ def rounds(
 
 
 def _both(strategy: Strategy, received: Tensor, control: Tensor) -> Attach:
-    """Return one attach for all that the strategy has, as `local_training` does it."""
+    """Return one attach for all that the strategy has, as `participant.training` does it."""
     values = split(control)
 
     def attach(optimizer: torch.optim.Optimizer, pairs: list[tuple[nn.Parameter, Tensor]]) -> None:

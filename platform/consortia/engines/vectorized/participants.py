@@ -17,7 +17,8 @@ from consortia.engines.base import Job
 from consortia.engines.vectorized.accounts import ScratchAccount
 from consortia.engines.vectorized.network import Layer, by_name, dense_layers, stacked
 from consortia.messages.envelope import message_key
-from consortia.participant.training import Partitions, load_partitions, make_plan
+from consortia.participant.data import Partitions, load_partitions
+from consortia.participant.training import make_plan
 from consortia.terms.contract import Contract
 from consortia.terms.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
 from consortia.terms.roster import Seat
@@ -187,7 +188,7 @@ class Trainer:
         return {name: start[name] - tensor for name, tensor in after.items()} if gradient else after
 
     def _randomness(self, chunk: Sequence[Place], number: int, start: State) -> Randomness:
-        """Return fresh entropy for private participants; otherwise the draws of `local_training.train_round`."""
+        """Return fresh entropy for private participants; otherwise the draws of `training.train_round`."""
         if not chunk[0].plan.non_private:
             return noise_source(chunk, number, start)
         seeds = chunk if self.rules.sampling_rate < 1 else []

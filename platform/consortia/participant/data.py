@@ -1,0 +1,129 @@
+"""A participant's rows: read, checked, encoded and split. Nothing here sends anything."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from clients import registry
+from clients.dataset import QuarantineReport, Table, assign, prepare
+from clients.sources import parse_source, read
+from consortia.common.errors import RefusedError
+from consortia.participant.home import Home
+from consortia.participant.placebo_labels import with_placebo_labels
+from consortia.terms.contract import Contract
+from consortia.terms.policy import DatasetTerms
+
+_CACHED_TABLES = 64
+log = logging.getLogger("consortia.participant")
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """A participant's rows: to train on, to choose by, to report on."""
+
+    train: Table
+    validation: Table
+    test: Table
+    quarantine: QuarantineReport
+    synthetic: bool
+    conditional_on_split: bool
+
+
+class _TableCache:
+    """Tables of the last runs in this process, so that the embedded engine reads each file once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._items: OrderedDict[tuple[str, ...], Partitions] = OrderedDict()
+
+    def get(self, key: tuple[str, ...]) -> Partitions | None:
+        with self._lock:
+            return self._items.get(key)
+
+    def put(self, key: tuple[str, ...], value: Partitions) -> None:
+        with self._lock:
+            self._items[key] = value
+            while len(self._items) > _CACHED_TABLES:
+                self._items.popitem(last=False)
+
+
+_cache = _TableCache()
+
+
+def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Contract, run_id: str) -> Partitions:
+    """Read, check, encode and split the participant's rows.
+
+    Raises
+    ------
+    QuarantineError
+        When a larger share of the rows breaks the schema than the policy tolerates.
+    SourceError
+        When the source cannot be read; the message names the policy's key.
+    """
+    key = (str(home.folder), run_id, contract.sha256(), terms.model_dump_json())
+    cached = _cache.get(key)
+    if cached is not None:
+        return cached
+    client = registry.get(terms.industry)
+    rules = contract.industries[terms.industry]
+    shares = contract.split
+    if rules.split != "hash" and terms.unit != "record":
+        raise RefusedError(
+            "CONTRACT_NOT_ALLOWED", f"split {rules.split} knows rows only and would cut through a {terms.unit}"
+        )
+    home.pin_split(dataset, json.dumps({"rule": rules.split, **shares.model_dump()}, sort_keys=True))
+    split_key = home.split_key()
+    source = parse_source(terms.source)
+    if source.placebo is not None and not home.simulation:
+        raise RefusedError("BAD_POLICY", "a placebo source is for simulations")
+    table = prepare(
+        client,
+        read(source, client, terms.site, contract.seed),
+        unit=terms.unit,
+        max_rows_per_unit=terms.max_rows_per_unit,
+        filter=rules.filter or None,
+        key=split_key,
+        quarantine_threshold=terms.quarantine_threshold,
+        where=f"dataset of {terms.industry} at {home.participant}",
+    )
+    if table.quarantine.rows_kept < table.quarantine.rows_read:
+        log.warning("%s: %s", home.participant, table.quarantine)  # counts by column and rule, no value
+    if rules.split == "hash":
+        where = assign(
+            table.split_keys,
+            split_key,
+            {"train": shares.train, "validation": shares.validation, "test": shares.test},
+        )
+        masks = {part: where == part for part in ("train", "validation", "test")}
+    else:
+        # A published split fixes who is tested; validation rows are then taken from its training part.
+        in_train = client.splits[rules.split](table.target.numpy(), terms.site) == "train"
+        inner = shares.validation / (shares.train + shares.validation)
+        where = assign(table.split_keys, split_key, {"train": 1 - inner, "validation": inner})
+        masks = {
+            "train": in_train & (where == "train"),
+            "validation": in_train & (where == "validation"),
+            "test": ~in_train,
+        }
+    if source.placebo is not None:  # after the split, which may read labels
+        table = with_placebo_labels(table, client.schema.target, home.participant, source.placebo)
+    parts = {part: table.take(mask) for part, mask in masks.items()}
+    loaded = Partitions(
+        parts["train"],
+        parts["validation"],
+        parts["test"],
+        table.quarantine,
+        table.synthetic,
+        conditional_on_split=rules.split != "hash",
+    )
+    _cache.put(key, loaded)
+    return loaded
+
+
+def declared_training_units(terms: DatasetTerms, contract: Contract) -> int:
+    """Return the public number of training units: a function of the policy and the contract alone."""
+    return max(1, round(terms.declared_units * contract.split.train))

@@ -1,0 +1,52 @@
+"""What a participant does in each trust mode of a contract (`contract.trust`): one table, one entry a mode.
+
+A mode answers within the walls that `consortia.participant.handle` put up before: policy, ledger witness, lifetime,
+outbox. Whatever it sends was charged (`Work.reserve`) and passed the release gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from consortia.common.errors import RefusedError
+from consortia.participant import local, secure_sum
+from consortia.participant.context import Work
+from consortia.participant.data import Partitions
+from privacy.ledger import Ledger, RunPlan
+
+
+def _no_opening(work: Work, ledger: Ledger, plan: RunPlan) -> bytes:
+    raise RefusedError("BAD_MESSAGE", f"{work.request.kind} belongs to secure sums, and this contract has none")
+
+
+def _nothing(work: Work, ledger: Ledger) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class TrustMode:
+    """The participant's half of a trust mode.
+
+    Attributes
+    ----------
+    answer : a message that needs rows: train, or what comes before it.
+    opening : a message that needs keys only.
+    end : what the closing evaluation ends.
+    """
+
+    answer: Callable[[Work, Ledger, RunPlan, Partitions], bytes]
+    opening: Callable[[Work, Ledger, RunPlan], bytes] = _no_opening
+    end: Callable[[Work, Ledger], None] = _nothing
+
+
+_OWN_NOISE = TrustMode(local.train)
+#: By the word of the contract. With a trusted coordinator a participant sends its clipped change without noise.
+MODES: Mapping[str, TrustMode] = MappingProxyType(
+    {
+        "local": _OWN_NOISE,
+        "coordinator": _OWN_NOISE,
+        "aggregate": TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end),
+    }
+)
