@@ -21,6 +21,7 @@ from clients import smart_home
 from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
 from consortia.coordinator.checkpoint import Checkpoint
+from consortia.coordinator import trusted_rounds
 from consortia.coordinator.trusted_rounds import CentralRounds
 from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare
@@ -217,7 +218,7 @@ def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
         numbers.append(1)
         return seeded_generator("central", len(numbers))
 
-    monkeypatch.setattr(trusted_coordinator, "fresh_generator", generator)
+    monkeypatch.setattr(trusted_rounds, "fresh_generator", generator)
 
 
 @pytest.mark.end_to_end

@@ -21,7 +21,7 @@ from consortia.common.errors import InputError
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
 from consortia.messages.envelope import Envelope, decode, encode
-from consortia.participant import data, training
+from consortia.participant import data, local, training
 from consortia.participant import handle as participant
 from consortia.participant.alternating import phases
 from consortia.participant.data import load_partitions
@@ -198,7 +198,7 @@ def test_a_participant_that_would_send_a_private_parameter_sends_nothing(
         out = train_round(*args, **kwargs)
         return dataclasses.replace(out, update=out.update | out.private)
 
-    monkeypatch.setattr(participant, "train_round", leaks)
+    monkeypatch.setattr(local, "train_round", leaks)
     reply = _site(make_site, _contract(**terms)).ask(1)
     assert (reply.header["status"], reply.tensors) == ("FAILED", {})
 

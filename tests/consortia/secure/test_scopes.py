@@ -39,8 +39,8 @@ def test_every_scope_moves_by_the_sum_of_its_members(
     seen: dict[str, Any] = {}
     genuine = member_module._sums
 
-    def keep(work: Any, plan: Any, parts: Any, module: Any) -> Any:
-        made = genuine(work, plan, parts, module)
+    def keep(work: Any, plan: Any, parts: Any, module: Any, noise: Any) -> Any:
+        made = genuine(work, plan, parts, module, noise)
         return seen.setdefault(work.home.participant, made) if work.request.round == 2 else made
 
     monkeypatch.setattr(member_module, "_sums", keep)
