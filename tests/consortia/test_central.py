@@ -20,8 +20,8 @@ from torch import Tensor
 from clients import smart_home
 from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
-from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator import trusted_rounds
+from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.trusted_rounds import CentralRounds
 from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare

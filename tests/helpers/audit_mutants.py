@@ -23,6 +23,7 @@ ENGINES = "privacy/_engines.py"
 HISTOGRAM = "privacy/histogram.py"
 SIDE = "platform/consortia/participant/metrics_release.py"
 TRAINING = "platform/consortia/participant/training.py"
+DATA = "platform/consortia/participant/data.py"
 PARTICIPANT = "platform/consortia/participant/handle.py"
 LOCAL = "platform/consortia/participant/local.py"
 WORK = "platform/consortia/participant/context.py"
@@ -207,7 +208,7 @@ FURTHER = (
     ),
     one(
         "validation rows train too",
-        TRAINING,
+        DATA,
         'masks = {part: where == part for part in ("train", "validation", "test")}',
         'masks = {part: where == part for part in ("train", "validation", "test")}\n'
         '        masks["train"] = where != "test"',

@@ -10,7 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from audit_mutants import DP_SGD, FURTHER, HISTOGRAM, LIFETIMES, LISTED, LOCAL, PARTICIPANT, TRAINING, WORK, Mutant
+from audit_mutants import (
+    DATA,
+    DP_SGD,
+    FURTHER,
+    HISTOGRAM,
+    LIFETIMES,
+    LISTED,
+    LOCAL,
+    PARTICIPANT,
+    TRAINING,
+    WORK,
+    Mutant,
+)
 from noise_mutants import DRAWS, METRICS, NOISE, TESTS_ONLY
 from path_mutants import BOOKS, PATHS
 from row_mutants import APART
@@ -49,7 +61,7 @@ _NEAR = {
     "privacy/sampling.py": "tests/privacy/test_dp_sgd.py",
     "privacy/plans.py": "tests/consortia/test_participant.py",
     TRAINING: "tests/consortia/test_participant.py",
-    **dict.fromkeys((PARTICIPANT, LOCAL, WORK), "tests/consortia/test_participant.py"),
+    **dict.fromkeys((PARTICIPANT, DATA, LOCAL, WORK), "tests/consortia/test_participant.py"),
     "platform/consortia/participant/metrics_release.py": "tests/consortia/test_dp_metrics.py",
 }
 
