@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from audit_mutants import HISTOGRAM, LOCAL, TRAINING, WORK, Mutant, one
+from audit_mutants import DATA, HISTOGRAM, LOCAL, TRAINING, WORK, Mutant, one
 
 BOOKS = "privacy/bookkeeping.py"
 STACKED = "privacy/stacked.py"
@@ -181,7 +181,7 @@ PATHS = (
     (
         one(
             "training rows are evaluated too",
-            TRAINING,
+            DATA,
             _MASKS,
             f'{_MASKS}\n        masks["test"] = where != "validation"',
         ),
