@@ -7,10 +7,12 @@ docstrings. So the reference says what the code does. Files at the root of the r
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import json
 import re
+import runpy
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -227,11 +229,25 @@ def strategies() -> str:
     return "\n".join(lines)
 
 
+def rooms() -> str:
+    """Return the table of the rooms of `platform/consortia`, the lowest floor first."""
+    floors = runpy.run_path(str(ROOT / "tests" / "helpers" / "house.py"))["FLOORS"]
+    lines = ["| floor | room | what is in it |", "|---|---|---|"]
+    for floor, names in enumerate(floors, start=1):
+        for name in names:
+            place = ROOT / "platform" / "consortia" / name
+            source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+            first = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
+            lines.append(f"| {floor} | `{name}` | {(first or '').splitlines()[0]} |")
+    return "\n".join(lines)
+
+
 #: What may stand in a page as `<!-- made: NAME -->`.
 MADE: Mapping[str, Callable[[], str]] = {
     "cli": cli,
     "policy": policy,
     "python": python,
+    "rooms": rooms,
     "scenario": scenario,
     "strategies": strategies,
 }

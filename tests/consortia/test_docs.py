@@ -247,6 +247,13 @@ def test_every_page_is_in_the_navigation() -> None:
             assert str(page.relative_to(DOCS)) in navigation, page
 
 
+def test_the_files_that_the_architecture_names_exist() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", text))
+    assert len(named) > 15
+    assert not [name for name in named if not any((ROOT / at / name).is_file() for at in ("", "platform/consortia"))]
+
+
 def test_the_tests_that_the_guarantees_name_exist() -> None:
     for target in re.findall(r"`(tests/[\w./]+)`", read(DOCS / "guarantees.md")):
         assert (ROOT / target).exists(), target
