@@ -23,8 +23,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr
 
 from privacy.accounting import epsilon as epsilon_of
 from privacy.errors import PlanError
@@ -96,6 +94,10 @@ def plan_noise(*, epsilon: float, delta: float, releases: int) -> HistogramNoise
 
 def _gaussian_multiplier(epsilon: float, delta: float) -> float:
     """Return the smallest sigma / sensitivity that is (epsilon, delta)-DP: Balle & Wang 2018, theorem 8."""
+
+    # Half a second of every command that shows a plan, otherwise.
+    from scipy.optimize import brentq
+    from scipy.special import log_ndtr, ndtr
 
     def excess(sigma: float) -> float:
         low, high = 1 / (2 * sigma) - epsilon * sigma, -1 / (2 * sigma) - epsilon * sigma
