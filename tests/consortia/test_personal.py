@@ -69,7 +69,7 @@ def chosen(
     return kept, auc(base.local, test), auc(module_scorer(module), test), auc(kept.scorer, test)
 
 
-@pytest.mark.parametrize("seed", [10, 20, 30])
+@pytest.mark.parametrize("seed", [10, *(pytest.param(seed, marks=pytest.mark.end_to_end) for seed in (20, 30))])
 def test_a_participant_that_the_others_contradict_is_not_made_worse(seed: int) -> None:
     truth = slope_of(seed)
     kept, own, federated, result = chosen(linear(-truth), truth, 240, seed)
