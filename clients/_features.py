@@ -1,4 +1,4 @@
-"""How a checked column becomes features: one row at a time, by public constants only."""
+"""Turns a checked column into features, one row at a time, with public constants only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of the industry seam. They name the column, file or key, never a value of somebody's row."""
+"""Errors of the industries. They name the column, file or key, never a value of a row."""
 
 from __future__ import annotations
 

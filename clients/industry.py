@@ -1,4 +1,4 @@
-"""An industry is a value: a schema, a reader, a generator of synthetic rows, an encoder, a head, metrics."""
+"""Defines an industry: schema, reader, generator of synthetic rows, encoder, head and metrics."""
 
 from __future__ import annotations
 

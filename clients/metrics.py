@@ -1,4 +1,4 @@
-"""What a model is worth on rows, in plain numpy: a number, or None where the metric is not defined.
+"""Computes what a model is worth on rows: a number, or None where the metric is not defined.
 
 A site may hold one class only (Switzerland's training rows are all positive): its AUC is None, never an
 exception and never NaN. The values agree with scikit-learn's to rounding (tests/clients/test_metrics.py).

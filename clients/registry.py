@@ -1,4 +1,4 @@
-"""Which industries there are: each file of this package that is not part of the seam, and installed partners.
+"""Finds the industries: files of this package, and installed packages of partners.
 
 A partner's wheel names its client in the group `consortia.clients`:
 

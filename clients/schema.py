@@ -1,4 +1,4 @@
-"""What an industry's rows look like, as data: columns, bounds, categories, identifiers, target.
+"""Describes the rows of an industry as data: columns, bounds, categories, identifiers, target.
 
 Everything here is a function of one row and of public constants. Scaling by public bounds, imputing a public
 constant and listing the categories beforehand cost no privacy budget; a mean, a median or a vocabulary taken

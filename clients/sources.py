@@ -1,4 +1,4 @@
-"""Where a participant's rows come from: a CSV or Parquet file, a database, the public data set, or nowhere.
+"""Reads a participant's rows: from CSV, Parquet, a database, public data, or a synthetic generator.
 
 A source is one line of text in the participant's own policy:
 

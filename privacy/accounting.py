@@ -1,4 +1,4 @@
-"""From events to epsilon. The privacy loss distributions (PLD) of dp-accounting are the authority.
+"""Counts epsilon from events, by the privacy loss distributions (PLD) of dp-accounting.
 
 Meiser & Mohammadi 2018, *Tight on Budget?*; Doroshenko et al. 2022, *Connect the Dots*: the discretised PLD
 used here is pessimistic, so epsilon is an upper bound at every grid. Opacus PRV (Gopi et al. 2021) is a

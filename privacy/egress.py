@@ -1,4 +1,4 @@
-"""The release gate: the one place where something is allowed to leave a participant.
+"""The release gate: the only place where something may leave a participant.
 
 Guarantees
 ----------

@@ -1,4 +1,4 @@
-"""Histograms with noise: the one mechanism by which a number about rows leaves besides an update.
+"""Histograms with noise: the only way for a number about rows to leave besides an update.
 
 Dwork, McSherry, Nissim & Smith, "Calibrating Noise to Sensitivity in Private Data Analysis", TCC 2006, example 1
 (histograms); Balle & Wang, "Improving the Gaussian Mechanism for Differential Privacy", ICML 2018, for the Gaussian.

@@ -1,4 +1,4 @@
-"""What the ledger is about: budgets, the frozen plan of a run, reservations and entries."""
+"""The data of the ledger: budgets, the frozen plan of a run, reservations and entries."""
 
 import math
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""The options of a strategy: values from TOML read into the fields of its frozen dataclass, by their types.
+"""Reads the options of a strategy from TOML into its frozen dataclass, by their types.
 
 A field may have any type that pydantic knows: bool, int, float, str, Literal, an Enum, tuples and lists, mappings,
 optional values, another frozen dataclass. Nothing is coerced (`true` is no number, "1" neither), but what TOML cannot

@@ -1,4 +1,4 @@
-"""Columns of the same persons or machines at different organisations: what each of them holds, as data.
+"""Describes which columns each organisation holds about the same persons or machines.
 
 A *case* is one population; a *holding* is what one organisation knows of it: columns with public bounds, identifiers,
 and at most one of the holdings has the label. A holding has no rows of its own to learn alone from, which is why it

@@ -1,4 +1,4 @@
-"""What leaves without noise."""
+"""An event for what leaves without noise."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which kinds of events there are: the built-in ones, and those that are registered or installed.
+"""Finds the kinds of events: built-in, registered and installed ones.
 
 A stranger's package names its event class in the group `consortia.mechanisms`, under the event's own kind:
 

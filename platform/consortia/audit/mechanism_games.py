@@ -1,4 +1,4 @@
-"""Neighbour games with the mechanisms that know no network: means, histograms, logistic regression, chosen answers.
+"""Neighbour games with mechanisms that have no network: means, histograms, logistic regression, answers.
 
 See `step_games`; rows and changes are of any size, and neighbours are those of the mechanism's own relation.
 """

@@ -1,4 +1,4 @@
-"""The neighbour game as an instrument: one unit moves what noise is added to by no more than the ledger charged.
+"""Plays neighbour games: one unit may move what noise is added to by no more than the ledger charged.
 
 Games are played from message to sum (`message_games`; secure sums, vectorised engine and vertical training where the
 scenario has them) and with one mechanism at a time on numbers that no schema lets through (`step_games`). A lost game

@@ -1,4 +1,4 @@
-"""Networks that an industry might bring: each layer in a composition where rows stay apart, and some where they do not.
+"""Networks for the neighbour games: some keep rows apart, and some mix them.
 
 What mixes rows must be refused or be bounded all the same; the neighbour game asks for nothing else.
 """

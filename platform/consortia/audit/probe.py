@@ -1,4 +1,4 @@
-"""A participant of the audit's own, asked as a coordinator asks, in this process or a forked one."""
+"""A participant of the audit's own, which is asked as a coordinator asks."""
 
 from __future__ import annotations
 

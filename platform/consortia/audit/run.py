@@ -1,4 +1,4 @@
-"""Run instruments one after the other."""
+"""Runs the instruments one after the other."""
 
 from __future__ import annotations
 

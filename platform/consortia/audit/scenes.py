@@ -1,4 +1,4 @@
-"""What the neighbour game is played with: units and rows that strain a bound, and models that a coordinator may send.
+"""Inputs of the neighbour games: hostile units and rows, and models that a coordinator may send.
 
 Everything follows from one seed, so that a game can be played again. Units have one row, many, or a mix of both; rows
 are natural, or cancel within a unit (the same row with the other label), or repeat, or stand at the public bounds.

@@ -1,4 +1,4 @@
-"""What an audit is about and how large its probes are."""
+"""Settings of an audit: its subject, and the size of its probes."""
 
 from __future__ import annotations
 

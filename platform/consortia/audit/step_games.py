@@ -1,4 +1,4 @@
-"""Neighbour games with one mechanism at a time, on numbers that no schema would let through.
+"""Neighbour games with one mechanism at a time, on numbers that no schema would allow.
 
 The same functions that messages reach, called with rows of any size (denormal, huge, not finite), units of any number
 of rows, and networks of an industry's own: convolutions, recurrent and embedding layers, norms, shared weights. What is

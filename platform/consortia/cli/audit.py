@@ -1,4 +1,4 @@
-"""`consortia audit`: does the code that trains keep what the ledger claims?"""
+"""`consortia audit`: tests whether the training code keeps what the ledger claims."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`consortia budget show|history|set|export`: a participant looks at its ledger and sets its own budget."""
+"""`consortia budget show|history|set|export`: a participant reads its ledger and sets its own budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`consortia budget plan|sweep`: what an ε buys, before joining and side by side."""
+"""`consortia budget plan|sweep`: shows what an ε buys, before joining and side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`consortia check`: the plan before anything runs."""
+"""`consortia check`: shows the plan of a run before anything runs."""
 
 from __future__ import annotations
 

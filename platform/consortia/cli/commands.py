@@ -1,4 +1,4 @@
-"""Which commands there are, said without importing them: `--help` and a mistake in a name cost no library.
+"""Lists the commands without importing them, so that `--help` loads no heavy library.
 
 A test compares the sentences with the commands' own.
 """

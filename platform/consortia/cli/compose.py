@@ -1,4 +1,4 @@
-"""`consortia compose`: a scenario as services of Docker Compose."""
+"""`consortia compose`: writes a scenario's Docker Compose file."""
 
 from __future__ import annotations
 

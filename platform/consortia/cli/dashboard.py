@@ -1,4 +1,4 @@
-"""`consortia dashboard`: see runs as the coordinator, or a home as its participant."""
+"""`consortia dashboard`: shows runs to the coordinator, or a home to its participant."""
 
 from __future__ import annotations
 

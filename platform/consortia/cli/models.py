@@ -1,4 +1,4 @@
-"""`consortia predict | export | models`: a run's models made usable, on the side of whoever has them."""
+"""`consortia predict | export | models`: uses the models of a run."""
 
 from __future__ import annotations
 

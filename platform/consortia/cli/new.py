@@ -1,4 +1,4 @@
-"""`consortia new`: the start of an industry of one's own, running from the first minute."""
+"""`consortia new`: creates a new industry that runs at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`consortia preflight`: a participant looks at its own side before it joins."""
+"""`consortia preflight`: checks a participant's own side before it joins."""
 
 from __future__ import annotations
 

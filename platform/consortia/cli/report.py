@@ -1,4 +1,4 @@
-"""`consortia report`: one self-contained page about a finished run."""
+"""`consortia report`: writes one self-contained page about a finished run."""
 
 from __future__ import annotations
 

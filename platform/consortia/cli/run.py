@@ -1,4 +1,4 @@
-"""`consortia run`: a scenario from start to table."""
+"""`consortia run`: runs a scenario and prints its table."""
 
 from __future__ import annotations
 

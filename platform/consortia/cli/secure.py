@@ -1,4 +1,4 @@
-"""`consortia secure`: a participant's identity for secure sums."""
+"""`consortia secure`: makes a participant's identity for secure sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, never names of machines, users or folders."""
+"""Records the versions that a run was made with, and no names of machines, users or folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the coordinator writes to participants, and what it believes of their answers: shared by both loops.
+"""Writes messages to participants and checks their replies, for both loops.
 
 It trusts no reply (invariant 12): names, shapes, dtypes, finiteness, declared noise and the number are checked;
 whatever fails is attributed to a participant by name and dropped.

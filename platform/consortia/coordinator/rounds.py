@@ -1,4 +1,4 @@
-"""The coordinator's loop: send, wait with a bound, validate, aggregate, checkpoint, record.
+"""The coordinator's loop: send, wait up to a deadline, validate, aggregate, checkpoint, record.
 
 It trusts no reply (invariant 12): names, shapes, dtypes, finiteness, declared noise and the round are
 checked, whatever fails is attributed to a participant by name and dropped, and one bad reply never ends a

@@ -1,4 +1,4 @@
-"""Early stopping from released metrics, one round late: it reads no row and costs nothing beyond the releases."""
+"""Stops early by released metrics, one round late. It reads no row and costs nothing more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A join kit: one folder that a participant elsewhere needs, and nothing of anybody else in it."""
+"""Makes a join kit: the folder that a remote participant needs, with nothing of anybody else in it."""
 
 from __future__ import annotations
 

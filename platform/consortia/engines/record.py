@@ -1,4 +1,4 @@
-"""`result.json`: the coordinator's record, in a simulation joined with what each participant saw itself."""
+"""Writes `result.json`: the coordinator's record, and in a simulation what each participant saw itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a scenario's name to a result: homes, engine, record."""
+"""Runs a scenario by name: homes, engine, record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`weighting = "noised"`: the number of training units leaves once a run, with noise, and is the weight of a row.
+"""`weighting = "noised"`: releases the noised number of training units once a run, as a weight.
 
 Guarantees
 ----------

@@ -1,4 +1,4 @@
-"""A folder of models: `NAME/VERSION/` with safetensors, ONNX and a manifest; no file in it can run code.
+"""Keeps models in folders `NAME/VERSION/` with safetensors, ONNX and a manifest, never code.
 
 A version is written whole or not at all and never changed. The manifest names its files' SHA-256, the run, the
 contract and the guarantee; whoever loads a version checks all of them first. The hashes find damage and mixed-up files,

@@ -1,4 +1,4 @@
-"""Where a run's models lie: at the participant what it kept, at the coordinator what was released."""
+"""Finds the models of a run: at the participant what it kept, at the coordinator what was released."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work on one message: the participant's own policy, plan, ledger, files and log, for whatever answers it."""
+"""The work on one message: the participant's policy, plan, ledger, files and log."""
 
 from __future__ import annotations
 

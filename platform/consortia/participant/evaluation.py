@@ -1,4 +1,4 @@
-"""What a participant measures at home: baselines, the choice of a model, intervals, the receipt's numbers."""
+"""Measures at home: baselines, the choice of a model, intervals, the numbers of the receipt."""
 
 from __future__ import annotations
 

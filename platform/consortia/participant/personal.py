@@ -1,4 +1,4 @@
-"""Personal models: what a participant makes at home from the federated model and its own rows, and which one it keeps.
+"""Personal models: built at home from the federated model and own rows, and chosen on held-out rows.
 
 Candidates
 ----------

@@ -1,4 +1,4 @@
-"""The receipt: a participant's own record of whether joining paid. It stays with the participant."""
+"""Writes the receipt: a participant's own record of whether joining paid. It stays with the participant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A participant's part in a secure sum: keys, draw, ledger and outbox around `consortia.trust.secure_sum.protocol`."""
+"""A participant's part in a secure sum: keys, draw, ledger and outbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens at home in one round: solve the noise, check the model, train. Nothing here sends anything."""
+"""Trains one round at home: solves the noise, checks the model, takes the steps. Nothing here sends anything."""
 
 from __future__ import annotations
 

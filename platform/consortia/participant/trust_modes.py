@@ -1,4 +1,4 @@
-"""What a participant does in each trust mode of a contract (`contract.trust`): one table, one entry a mode.
+"""Says what a participant does in each trust mode of a contract: one table, one entry a mode.
 
 A mode answers within the walls that `consortia.participant.handle` put up before: policy, ledger witness, lifetime,
 outbox. Whatever it sends was charged (`Work.reserve`) and passed the release gate.

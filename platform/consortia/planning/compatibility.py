@@ -1,4 +1,4 @@
-"""Whether a strategy fits a roster: asked by `consortia check` and before every run, from public numbers alone."""
+"""Checks whether a strategy fits a roster, from public numbers alone."""
 
 from __future__ import annotations
 

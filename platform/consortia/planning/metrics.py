@@ -1,4 +1,4 @@
-"""Whether the metrics that a contract wants can be had from its roster: asked before a run, of public schemas."""
+"""Checks whether a roster can give the metrics that a contract wants."""
 
 from __future__ import annotations
 

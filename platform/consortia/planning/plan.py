@@ -1,4 +1,4 @@
-"""What a run would cost and whether it can be useful, from proposals and declared sizes: before anything runs."""
+"""Plans a run: its cost and whether it can be useful, from proposals and declared sizes."""
 
 from __future__ import annotations
 

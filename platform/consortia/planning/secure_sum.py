@@ -1,4 +1,4 @@
-"""Whether secure sums fit a roster, and what they are worth: for `consortia check`, before anything runs."""
+"""Checks whether secure sums fit a roster, and shows what they are worth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A participant's own home: policy, contract, data, schema, units, budget, and what noise this plan would give.
+"""Checks a participant's home: policy, contract, data, schema, units, budget, noise.
 
 Reads only: no split is pinned, no run opened, nothing charged, nothing sent.
 """

@@ -1,4 +1,4 @@
-"""Runs as their coordinator may show them, while they go on: released and public values only.
+"""Reads runs for their coordinator while they go on: released and public values only.
 
 Read from what the coordinator itself writes: `scenario.json`, the event file, and for the final metrics
 `coordinator.json`. A simulation's `result.json`, its receipts and everything else of a participant is never opened.

@@ -1,4 +1,4 @@
-"""Tables of many participants: the first few, and what all of them say together."""
+"""Tables of many participants: the first few, and a summary of all."""
 
 from __future__ import annotations
 

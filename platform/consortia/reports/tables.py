@@ -1,4 +1,4 @@
-"""What a person sees: the plan before a run, progress while it runs, the table of receipts after it."""
+"""Prints the plan before a run, progress while it runs, and the receipts after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--track tensorboard,mlflow`: the coordinator's view of a run in the trackers that people already have.
+"""`--track tensorboard,mlflow`: writes the coordinator's view of a run to trackers.
 
 Everything comes through `consortia.reports.live_runs`, so a tracker gets released and public values only, in a
 simulation too. A tracker that fails is named once and dropped; the run goes on.

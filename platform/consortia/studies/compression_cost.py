@@ -1,4 +1,4 @@
-"""`consortia run SCENARIO --uncompressed`: what compressed updates cost each participant's metric, and what they save.
+"""`consortia run SCENARIO --uncompressed`: measures what compressed updates cost and save.
 
 The run is repeated without `[contract.compression]`; rows, splits and start stay. Rounding is random, and with DP the
 noise of two runs differs: so they are repeated (`draws`), and the interval covers that (see

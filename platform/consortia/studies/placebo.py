@@ -1,4 +1,4 @@
-"""`consortia run SCENARIO --placebo`: does what other industries know help, or only that somebody takes part?
+"""`consortia run SCENARIO --placebo`: tests whether what other industries know helps.
 
 A trunk that is shared between industries may gain from partners who know nothing: it is averaged and regularised. So
 every industry in turn is the one in question: the run is repeated with the labels of all participants of *other*

@@ -1,4 +1,4 @@
-"""What controls have in common: a finished run is repeated with one thing changed, and its test scores are compared.
+"""Repeats a finished run with one thing changed, and compares the test scores.
 
 Noise differs from run to run, so runs are repeated. An interval covers both: the paired bootstrap over units of the
 test rows, and Student's t over the repetitions. Synthetic or public rows only, in a simulation (invariant 4); nothing

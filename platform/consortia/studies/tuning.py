@@ -1,4 +1,4 @@
-"""What an ε buys, from public numbers alone: noise, rounds, runs of a lifetime, and which knob would help."""
+"""Shows what an ε buys, from public numbers alone: noise, rounds, runs of a lifetime, and useful changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one field of a contract excludes in another: secure sums, a trusted coordinator, asynchronous strategies."""
+"""Checks that fields of a contract fit together: secure sums, a trusted coordinator, asynchronous strategies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a contract says about metrics that leave and about stopping early."""
+"""The terms of a contract for released metrics and for early stopping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The participant's own file: its data, its budget, what it allows to leave. It outranks every scenario.
+"""The policy: a participant's own file with its data, its budget and what may leave. It outranks every scenario.
 
 No policy file means refusal. A demonstration policy says `demo = true` and is accepted only in a simulation.
 """

@@ -1,4 +1,4 @@
-"""Which parameter is shared with whom: names by scope, and the start of every shared parameter."""
+"""Sorts parameters by scope (who shares them), and makes the start of every shared parameter."""
 
 from __future__ import annotations
 

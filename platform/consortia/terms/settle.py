@@ -1,4 +1,4 @@
-"""The numbers of a secure sum that follow from a roster: total noise, bounds of the clips, size of the sum.
+"""Computes the numbers of a secure sum from a roster: total noise, bounds of the clips, size of the sum.
 
 Members may have different budgets. The total noise S is one number; member i clips at C_i = S / sigma_i, so that each
 has its own epsilon and strict ones weigh less. S is chosen so that nobody clips above its industry's `clip`.

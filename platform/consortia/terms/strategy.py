@@ -1,4 +1,4 @@
-"""`[contract.strategy]`: the algorithm by name, its options, and whose reply weighs how much."""
+"""`[contract.strategy]`: names the algorithm, its options, and the weighting of replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vertical part of a contract: who has the label, who helps, and the public limits of the exchange."""
+"""The vertical terms of a contract: who has the label, who helps, and the public limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conformance suites that ship with the package, so that a partner runs the same checks as we do."""
+"""Conformance suites that ship with the package."""
 
 from __future__ import annotations
 

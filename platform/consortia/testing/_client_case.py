@@ -1,4 +1,4 @@
-"""What the checks of a client share: its synthetic rows, a model, and a plain training pass."""
+"""Shared parts of the client checks: synthetic rows, a model, a plain training pass."""
 
 from __future__ import annotations
 

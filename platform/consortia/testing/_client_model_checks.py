@@ -1,4 +1,4 @@
-"""Checks of an industry's network: scopes, training, few rows, the way over the wire, imports."""
+"""Checks an industry's network: scopes, training, few rows, serialisation, imports."""
 
 from __future__ import annotations
 

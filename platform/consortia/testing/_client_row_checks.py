@@ -1,4 +1,4 @@
-"""Checks of an industry's rows: schema, generator, identifiers, features."""
+"""Checks an industry's rows: schema, generator, identifiers, features."""
 
 from __future__ import annotations
 

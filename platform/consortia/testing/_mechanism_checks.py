@@ -1,4 +1,4 @@
-"""The checks of a mechanism's release: each takes a case and raises AssertionError with what it saw.
+"""Checks the release of a mechanism. Each check raises AssertionError with what it saw.
 
 Statistical checks fail an honest mechanism less often than once in ten million runs.
 """

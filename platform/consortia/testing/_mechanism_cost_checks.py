@@ -1,4 +1,4 @@
-"""The checks of what a mechanism costs: its event against the declared noise, by numeric integrals and draws."""
+"""Checks the cost of a mechanism: its event against the declared noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of a strategy: each takes a strategy and raises AssertionError with what it saw."""
+"""Checks a strategy. Each check raises AssertionError with what it saw."""
 
 from __future__ import annotations
 

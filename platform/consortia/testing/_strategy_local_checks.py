@@ -1,4 +1,4 @@
-"""The checks of a strategy's client half, on the quadratics of `_strategy_quadratics`, whose answers are known."""
+"""Checks the client half of a strategy on quadratics with known answers."""
 
 from __future__ import annotations
 

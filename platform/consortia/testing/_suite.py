@@ -1,4 +1,4 @@
-"""What the conformance suites share: every check runs, and all that failed is reported together."""
+"""Shared parts of the conformance suites: every check runs, and all failures are reported together."""
 
 from __future__ import annotations
 

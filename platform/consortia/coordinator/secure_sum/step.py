@@ -1,4 +1,4 @@
-"""From sums that opened to the next model: one step by the mean gradient, whoever holds the rows."""
+"""Makes the next model from opened sums: one step by the mean gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The participants of a vectorised simulation: what each agreed to, its rows, its account, and how they train."""
+"""The participants of a vectorised simulation: terms, rows, accounts and training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Receipts of a vectorised simulation: what every participant's own would say, as far as it is measured here.
+"""Makes the receipts of a vectorised simulation, as far as they are measured.
 
 The majority and the federated model are measured at everybody; the local ridge model at the first `LOCAL` participants
 of the roster, since fitting it takes longer than training with all of them. No model is chosen and no interval drawn:

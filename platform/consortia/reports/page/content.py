@@ -1,4 +1,4 @@
-"""What a report says: sections of sentences, facts, tables and plots; how it looks is the templates' matter."""
+"""The sections of a report: sentences, facts, tables and plots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The member's half of a secure sum: one message a round, the cohort fixed before the noise, all or none (mode `one`).
+"""The member's half of a secure sum: one message a round, a cohort fixed before the noise (mode `one`).
 
 With `code.drops` > 0 (mode `two`) the words carry a mask of the member's own too, and boxes with shares of its keys go
 along; what opens such a sum although members dropped out is in `consortia.trust.secure_sum.recovery`.
