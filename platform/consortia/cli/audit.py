@@ -31,7 +31,7 @@ def audit(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Audit the training path on rows of the audit's own: exit 0 when every law holds, 1 on a violation."""
+    """Test whether the training code keeps what the ledger claims. Exit 0: it does; 1: a violation was found."""
     from consortia.audit.result import ALPHA, Findings
     from consortia.audit.run import INSTRUMENTS, run
 

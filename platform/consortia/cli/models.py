@@ -26,7 +26,7 @@ def predict(
     model: _Model = "kept",
     target: Annotated[Path | None, typer.Option("--out", help="Write here instead of printing.")] = None,
 ) -> None:
-    """Predict raw rows, missing values included; a row that breaks the schema gets none."""
+    """Predict raw rows. Missing values are allowed; a row that breaks the schema gets no prediction."""
     from clients.errors import ClientError
     from clients.sources import read_csv
 
@@ -92,7 +92,7 @@ def export(
     name: Annotated[str, typer.Option(help="Its name there; the participant's or industry's without it.")] = "",
     onnx: Annotated[bool, typer.Option(help="Write ONNX, too (needs the extra `onnx`).")] = True,
 ) -> None:
-    """Write a model as safetensors and ONNX with its preprocessing into a folder of models, as a new version."""
+    """Export a model with its preprocessing, as safetensors and ONNX, as a new version."""
     from consortia.models import registry
     from consortia.models.onnx_file import to_onnx
     from consortia.models.source import of_coordinator, of_participant
@@ -112,7 +112,7 @@ def models(
     folder: Annotated[Path, typer.Argument(help="The folder of models.")] = Path("models"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifests.")] = False,
 ) -> None:
-    """List every version of every model, with its guarantee; check all hashes."""
+    """List the exported models with their guarantees, and check all hashes."""
     from consortia.models import registry
 
     if not folder.is_dir():

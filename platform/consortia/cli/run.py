@@ -58,7 +58,7 @@ def run(
     track: Annotated[str, typer.Option(metavar="NAME,…", help="Feed trackers: tensorboard, mlflow.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> None:
-    """Train a scenario and print each participant's receipt."""
+    """Run a scenario and print the receipt of each participant."""
     if not scenario and resume is None:
         raise typer.BadParameter("wanted the name or path of a scenario, got nothing; try cross-industry")
     options = Options(
