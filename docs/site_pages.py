@@ -217,12 +217,12 @@ def strategies() -> str:
 
     lines = ["| strategy | options | class |", "|---|---|---|"]
     for name in registry.NAMES:
-        kind = registry._CLASSES[name]
+        kind = registry.get(name)
         shown = []
         for field in dataclasses.fields(kind):
             if field.name == "arguments":
                 shown.append("torch's own arguments")
-            elif field.name not in registry._SERVER:
+            elif field.name not in registry.SERVER:
                 given = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
                 shown.append(f"`{field.name}{given}`")
         lines.append(f"| `{name}` | {', '.join(shown) or 'none'} | `{kind.__module__}.{kind.__name__}` |")
