@@ -113,7 +113,7 @@ def choice(coordinator: CrowdCoordinator, name: str, model: State) -> tuple[str,
     load_state(module, model)
     base = baselines(coordinator.contract, industry, parts.train, parts.validation, name)
     offered = personal.candidates(module, industry, base, name)
-    kept = personal.keep(offered, industry, parts.train, parts.validation, name)
+    kept = personal.keep(offered, client, parts.train, parts.validation, name)
     metric = headline(client, parts.test.target)
     values = [
         score_metrics(client, scorer(parts.test), parts.test)[metric]

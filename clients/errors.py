@@ -32,5 +32,9 @@ class ClientLoadError(ClientError):
     """A partner's wheel names a client that cannot be loaded, or two wheels name the same one."""
 
 
+class MetricError(ClientError):
+    """No metric of that name is known, the package that brings it is broken, or it measures other targets."""
+
+
 class ModelError(ClientError):
     """An encoder or head does not have the promised width, or the model's specification is impossible."""

@@ -273,7 +273,7 @@ def test_an_absurd_reply_leaves_controls_that_everybody_accepts() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"name": "krumm"}, "norm-bound (did you mean 'krum'?), got 'krumm'"),
+        ({"name": "krumm"}, "norm-bound) (did you mean 'krum'?), got 'krumm'"),
         ({"name": "krum", "options": {"atackers": 1}}, "did you mean 'attackers'?"),
         ({"name": "krum", "options": {"attackers": 0}}, "attackers: wanted a whole number >= 1"),
         ({"name": "krum", "options": {"attackers": 1.5}}, "attackers: wanted a whole number, got 1.5"),

@@ -9,7 +9,7 @@ import time
 
 import safetensors.torch
 
-from clients import registry
+from clients.errors import MetricError
 from clients.masking import SourceText
 from clients.models import FederatedModule
 from consortia.common import disk
@@ -20,7 +20,7 @@ from consortia.messages.request import Request
 from consortia.participant import ledger_witness, lifetimes, metrics_release, receipt
 from consortia.participant.compressed_update import compressed
 from consortia.participant.data import Partitions, declared_training_units, load_partitions
-from consortia.participant.evaluation import headline, module_scorer, score_metrics
+from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
 from consortia.participant.home import Home
 from consortia.participant.metrics_release import Due
 from consortia.participant.training import make_plan
@@ -69,7 +69,10 @@ class Work:
         terms = check_contract(self.policy, request.contract, request.industry, request.proposal)
         self.terms: DatasetTerms = terms.model_copy(update={"source": SourceText(source)}) if source else terms
         self.dataset = request.proposal.dataset
-        self.client = registry.get(request.industry)
+        try:
+            self.client = client_for(self.terms)
+        except MetricError as error:
+            raise RefusedError("BAD_POLICY", str(error)) from None
         self.anchor: Anchor | None = None
         self.charged: list[Event] = []
         where = (request.run_id, str(request.round), request.kind, request.industry, self.dataset)

@@ -101,9 +101,8 @@ def candidates(module: FederatedModule, industry: str, base: Baselines, particip
     return found
 
 
-def keep(offered: list[Candidate], industry: str, train: Table, validation: Table, participant: str) -> Kept:
+def keep(offered: list[Candidate], client: IndustryClient, train: Table, validation: Table, participant: str) -> Kept:
     """Choose among `offered`, the local model first, as the module's docstring says; test rows never come here."""
-    client = registry.get(industry)
     fitted = [candidate.ready or candidate.fit(train) for candidate in offered]
     tables, scores = [validation], [[scorer(validation)] for scorer in fitted]
     held = _losses(client, scores, tables)

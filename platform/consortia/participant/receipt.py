@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from clients import registry
 from clients.dataset import Table
 from clients.models import FederatedModule
 from consortia.common.disk import write_json
 from consortia.participant import own_model, personal
 from consortia.participant.data import Partitions
-from consortia.participant.evaluation import Scores, baselines, gain_interval, headline, module_scorer, score_metrics
+from consortia.participant.evaluation import (
+    Scores,
+    baselines,
+    client_for,
+    gain_interval,
+    headline,
+    module_scorer,
+    score_metrics,
+)
 from consortia.participant.metrics_release import metrics_run
 from consortia.participant.own_model import About
 from consortia.trust.secure_sum.statement import secure_part
@@ -63,7 +70,7 @@ def write(
     The model to keep is chosen by `consortia.participant.personal`; the test rows only report (invariant 14).
     """
     started = time.perf_counter()
-    client = registry.get(request.industry)
+    client = client_for(policy.dataset[request.proposal.dataset])
     if home.simulation and home.control:
         scorer = module_scorer(module)
         _write_predictions(home.run_folder(request.run_id) / "predictions.csv", parts, scorer, scorer)
@@ -73,7 +80,7 @@ def write(
     metric = headline(client, parts.test.target)
     kept = personal.keep(
         personal.candidates(module, request.industry, base, home.participant),
-        request.industry,
+        client,
         parts.train,
         parts.validation,
         home.participant,

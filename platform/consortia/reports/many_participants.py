@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from consortia.reports.receipt_table import label
+
 T = TypeVar("T")
 
 #: More participants than this are not shown one by one.
@@ -38,4 +40,4 @@ def means(participants: Mapping[str, Mapping[str, Any]]) -> str | None:
         known = [value for value in values if value is not None]
         if known:
             found.append(f"{kind} {sum(known) / len(known):.3f} ({len(known)})")
-    return f"mean {metric} of {len(seats)} participants: {', '.join(found)}"
+    return f"mean {label(metric)} of {len(seats)} participants: {', '.join(found)}"

@@ -10,10 +10,16 @@ from rich.table import Table
 
 from consortia.common.words import number, signed
 
-__all__ = ["COLUMNS", "METRIC_NAMES", "print_receipts", "receipt_row", "table_of"]
+__all__ = ["COLUMNS", "label", "print_receipts", "receipt_row", "table_of"]
 
-METRIC_NAMES = {"auc": "AUC", "accuracy": "accuracy", "rmse": "RMSE"}
 COLUMNS = ("participant", "metric", "majority", "local", "federated", "gain [95 %]", "personal", "keeps")
+
+
+def label(metric: str) -> str:
+    """Return what people read for a metric; numpy is loaded where there is one to show."""
+    from clients.metrics import label as of
+
+    return of(metric) if metric else ""
 
 
 def print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
@@ -52,7 +58,7 @@ def receipt_row(seat: dict[str, Any]) -> tuple[str, ...]:
     values = seat["metrics"].get(metric, {})
     gain = seat.get("gain")
     return (
-        METRIC_NAMES.get(metric, metric or "–"),
+        label(metric) or "–",
         number(values.get("majority")),
         number(values.get("local")),
         number(values.get("federated")),

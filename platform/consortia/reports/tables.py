@@ -19,7 +19,7 @@ from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import cautions, fits_with
 from consortia.planning.plan import SeatPlan
 from consortia.reports.many_participants import first, means, rest
-from consortia.reports.receipt_table import COLUMNS, METRIC_NAMES, receipt_row, table_of
+from consortia.reports.receipt_table import COLUMNS, label, receipt_row, table_of
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
 from consortia.terms.scenario import Scenario
 from consortia.trust.trusted_coordinator import account, models_only, sentence
@@ -277,7 +277,7 @@ class Watch(AbstractContextManager[None]):
                 last = json.loads(lines[-1])
                 if last["value"] is not None:
                     by_name.setdefault(last["metric"], []).append(last["value"])
-        return ", ".join(f"{METRIC_NAMES.get(k, k)} {number(sum(v) / len(v))}" for k, v in by_name.items()) or None
+        return ", ".join(f"{label(k)} {number(sum(v) / len(v))}" for k, v in by_name.items()) or None
 
     def _epsilon(self, rounds: int) -> str:
         """Return the range over participants of epsilon after `rounds`, from proposals; a policy may lower it."""

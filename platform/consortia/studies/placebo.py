@@ -21,7 +21,7 @@ from clients import registry
 from consortia.common.disk import write_json
 from consortia.common.errors import InputError
 from consortia.engines.base import Job
-from consortia.participant.evaluation import Scores, ridge, score_metrics
+from consortia.participant.evaluation import Scores, ridge
 from consortia.studies import repeated_runs
 from consortia.terms.scenario import Scenario
 
@@ -110,7 +110,7 @@ def _compare(job: Job, name: str, real: Sequence[Job], placebos: Sequence[Job]) 
     metric = repeated_runs.headline(job, name)
 
     def value(scores: Scores) -> float | None:
-        return score_metrics(client, scores, parts.test).get(metric)
+        return repeated_runs.value(metric, scores, parts)
 
     local, _ = repeated_runs.scores(job, name, parts)
     federated = [repeated_runs.scores(one, name, parts)[1] for one in real]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clients import metrics
 from clients.sources import parse_source
 from consortia.common.errors import InputError, RunFailedError
 from consortia.engines.base import Job
@@ -89,6 +90,11 @@ def interval(values: Sequence[float], rows_error: float) -> dict[str, Any]:
     quantile = float(t.ppf(0.975, n - 1)) if n > 1 else 0.0
     half = math.hypot(_Z * rows_error, quantile * draws_error)
     return {"value": mean, "low": mean - half, "high": mean + half, "rows_error": rows_error, "draws": list(values)}
+
+
+def value(metric: str, scores: Scores, parts: Partitions) -> float | None:
+    """Return a metric of the test rows."""
+    return metrics.get(metric).value(scores, parts.test.target)
 
 
 def mean(values: Sequence[float | None]) -> float | None:

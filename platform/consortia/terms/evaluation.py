@@ -62,8 +62,8 @@ class StoppingTerms(StrictModel):
 
     @model_validator(mode="after")
     def _metric_is_known(self) -> StoppingTerms:
-        from clients.metrics import HIGHER_IS_BETTER
+        from clients.metrics import names
 
-        if self.metric not in HIGHER_IS_BETTER:
-            raise ValueError(f"metric: one of {', '.join(sorted(HIGHER_IS_BETTER))}")
+        if self.metric not in names():
+            raise ValueError(f"metric: one that is built in or installed ({', '.join(names())})")
         return self

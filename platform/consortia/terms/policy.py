@@ -70,12 +70,14 @@ class DatasetTerms(StrictModel):
 
     `declared_units` is public: the normaliser of the training step and delta are checked against it. `lifetime` names
     a data set, of this policy or an earlier one, with which this one shares its lifetime budget: they hold the same
-    persons (`consortia.participant.lifetimes`).
+    persons (`consortia.participant.lifetimes`). `metrics` names metrics that the receipt leads with, built in or
+    installed, before those of the industry; they stay at home.
     """
 
     industry: Industry
     source: Source
     site: str = ""
+    metrics: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], ...] = ()
     unit: Annotated[str, Field(pattern=r"^[^:/@=\n]{1,80}$")] = "record"
     declared_units: Annotated[int, Field(ge=1)]
     max_rows_per_unit: Annotated[int, Field(ge=1)] | None = None

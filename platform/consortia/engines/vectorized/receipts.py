@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from clients import registry
 from consortia.engines.base import Job
 from consortia.engines.vectorized.participants import Place
-from consortia.participant.evaluation import headline, majority, module_scorer, ridge, score_metrics
+from consortia.participant.evaluation import client_for, headline, majority, module_scorer, ridge, score_metrics
 from consortia.participant.receipt import RECEIPT_SCHEMA, spent
 from consortia.terms.scopes import State, build_module, load_state
 from consortia.trust.trusted_coordinator import central_part
@@ -32,7 +31,7 @@ def write(job: Job, places: Sequence[Place], models: Mapping[str, State]) -> Non
     for number, place in enumerate(places):
         name = place.seat.name
         started = time.perf_counter()
-        client, parts = registry.get(place.seat.industry), place.parts
+        client, parts = client_for(place.policy.dataset[place.seat.dataset]), place.parts
         module = modules[place.seat.industry]
         load_state(module, models[name])
         scorers = {"majority": majority(client, parts.train), "federated": module_scorer(module)}

@@ -1,0 +1,38 @@
+"""What a model is worth on rows: a number, or None where the metric is not defined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from clients.metrics.metric import MINIMUM_UNITS, Interval, Metric, by_row, by_sample, paired_bootstrap
+from clients.metrics.registry import get, label, names, of_kind
+
+__all__ = [
+    "MINIMUM_UNITS",
+    "Interval",
+    "Metric",
+    "by_row",
+    "by_sample",
+    "compute",
+    "get",
+    "label",
+    "names",
+    "of_kind",
+    "paired_bootstrap",
+]
+
+
+def compute(metrics: Iterable[str], kind: str, scores: Any, target: Any) -> dict[str, float | None]:
+    """Every named metric of these rows.
+
+    Parameters
+    ----------
+    metrics : iterable of str
+        Names of metrics for targets of that kind; MetricError otherwise.
+    scores : array (n,) or (n, n_classes)
+        What `clients.models.predict` gives.
+    target : array (n,)
+        0/1, class codes, or values.
+    """
+    return {name: of_kind(name, kind).value(scores, target) for name in metrics}
