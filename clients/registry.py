@@ -30,10 +30,12 @@ SEAM = frozenset(
         "holdings",
         "industry",
         "masking",
+        "metric_registry",
         "metrics",
         "models",
         "registry",
         "schema",
+        "source_registry",
         "sources",
         "spec",
     }

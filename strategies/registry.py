@@ -11,11 +11,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from consortia_plugins import Seam, near
-from strategies.base import Strategy
 from strategies.options import fields_of, needs_value, read
+
+if TYPE_CHECKING:
+    from strategies.base import Strategy
 
 __all__ = ["GROUP", "NAMES", "SERVER", "get", "make", "names"]
 

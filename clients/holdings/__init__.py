@@ -194,12 +194,12 @@ class Case:
             rng = numpy_generator("case", self.name, seed if source.seed is None else source.seed)
             frames = self.synthesise(rng, source.rows or self.default_rows)
             if new and name + NEW not in frames:
-                raise SourceError(f"source: case {self.name!r} makes up no new persons; use csv, parquet or sql")
+                raise SourceError(f"source: case {self.name!r} makes up no new persons; name a source of your own rows")
             frame = frames[name + NEW * new]
         elif source.kind == "public":
             if self.read is None:
                 raise SourceError(
-                    f"source: case {self.name!r} has no public data set; use csv, parquet, sql or synthetic"
+                    f"source: case {self.name!r} has no public data set; name a source of your own rows, or synthetic"
                 )
             try:
                 frame = self.read(Path(source.location))[name]

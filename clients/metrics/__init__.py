@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from clients.metric_registry import get, label, names, of_kind
 from clients.metrics.metric import MINIMUM_UNITS, Interval, Metric, by_row, by_sample, paired_bootstrap
-from clients.metrics.registry import get, label, names, of_kind
 
 __all__ = [
     "MINIMUM_UNITS",

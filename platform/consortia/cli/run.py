@@ -55,7 +55,9 @@ def run(
         bool, typer.Option("--uncompressed", help="Repeat it without compression: what that cost (simulation).")
     ] = False,
     draws: Annotated[int, typer.Option(help="Repetitions for --placebo and --uncompressed.")] = 3,
-    track: Annotated[str, typer.Option(metavar="NAME,…", help="Feed trackers: tensorboard, mlflow.")] = "",
+    track: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Feed trackers: tensorboard, mlflow, or an installed one.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> None:
     """Run a scenario and print the receipt of each participant."""

@@ -62,7 +62,7 @@ class StoppingTerms(StrictModel):
 
     @model_validator(mode="after")
     def _metric_is_known(self) -> StoppingTerms:
-        from clients.metrics import names
+        from clients.metric_registry import names
 
         if self.metric not in names():
             raise ValueError(f"metric: one that is built in or installed ({', '.join(names())})")
