@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import stats
 
-from consortia.testing._client_case import require
 from consortia.testing._mechanism_case import Case, normal_scores
+from consortia.testing._suite import require
 from privacy.mechanism import AdditiveNoise, Array
 
 #: What floating point may add to the sensitivity.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from consortia.testing._client_case import require
+from consortia.testing._suite import require
 from strategies.base import Clusters, Controlled, LocalHalf, Strategy, TakesTurns, Update, loss_bound
 
 State = dict[str, Tensor]
