@@ -18,7 +18,7 @@ from consortia_plugins import Seam
 if TYPE_CHECKING:
     from clients.sources.table import TableSource
 
-__all__ = ["GROUP", "RESERVED", "forms", "get", "names"]
+__all__ = ["GROUP", "RESERVED", "check", "forms", "get", "names"]
 
 GROUP: Final = "consortia.sources"
 #: The other sources: rows of an industry's own making, and a simulation's control.
@@ -57,7 +57,8 @@ def forms() -> str:
     )
 
 
-def _check(name: str, found: Any) -> type[TableSource]:
+def check(name: str, found: Any) -> type[TableSource]:
+    """Return the class; ValueError with one sentence where it is no source of that name."""
     from clients.sources.table import TableSource
 
     if not isinstance(found, type) or not issubclass(found, TableSource):
@@ -74,4 +75,4 @@ def _check(name: str, found: Any) -> type[TableSource]:
     return found
 
 
-_sources = Seam(GROUP, "source", _check, built_in=lambda: _BUILT_IN, unknown=SourceError, broken=SourceError)
+_sources = Seam(GROUP, "source", check, built_in=lambda: _BUILT_IN, unknown=SourceError, broken=SourceError)

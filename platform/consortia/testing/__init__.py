@@ -5,15 +5,18 @@ from __future__ import annotations
 from consortia.testing._clients import ClientCheckError, check_client
 from consortia.testing._mechanisms import MechanismCheckError, check_mechanism
 from consortia.testing._metrics import MetricCheckError, check_metric
+from consortia.testing._sources import SourceCheckError, check_source
 from consortia.testing._strategies import StrategyCheckError, check_strategy
 
 __all__ = [
     "ClientCheckError",
     "MechanismCheckError",
     "MetricCheckError",
+    "SourceCheckError",
     "StrategyCheckError",
     "check_client",
     "check_mechanism",
     "check_metric",
+    "check_source",
     "check_strategy",
 ]
