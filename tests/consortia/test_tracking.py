@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from finished_run import write_run
+from packages import Packages
 from typer.testing import CliRunner, Result
 
 from consortia.cli import build_app
@@ -93,6 +95,62 @@ def test_what_cannot_be_tracked_is_refused_before_a_run_starts(tmp_path: Path, m
     with pytest.raises(InputError, match=r"consortia\[track\]"):
         tracking.chosen("tensorboard,mlflow")
     assert list(tmp_path.iterdir()) == []
+
+
+LINES = """
+class Lines:
+    def __init__(self, run):
+        self.file = run.folder / "lines.txt"
+    def write(self, new):
+        with self.file.open("a") as file:
+            file.writelines(f"{each.round} {each.name} {each.value}\\n" for each in new)
+    def close(self, status):
+        with self.file.open("a") as file:
+            file.write(status)
+"""
+POINTS = "[consortia.trackers]\nlines = partner_lines:Lines\n"
+
+
+def test_a_package_brings_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Packages(tmp_path / "site", monkeypatch).install("partner", POINTS, partner_lines=LINES)
+    assert "partner_lines" not in sys.modules
+    folder = write_run(tmp_path)
+    with Tracking(folder, tracking.chosen("lines,lines"), print):
+        pass
+    *lines, status = (folder / "lines.txt").read_text().splitlines()
+    assert status == "running"
+    assert any(line.startswith("1 replies ") for line in lines)
+    assert len(lines) == len(set(lines))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            ("class Lines", "import lines_library\n\nclass Lines"),
+            "tracker 'lines' of partner cannot .*lines_lib",
+        ),
+        (("def write", "def send"), "tracker 'lines' of partner: wanted Lines.write, got none"),
+    ],
+)
+def test_a_broken_package_is_refused_before_a_run_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], told: str
+) -> None:
+    Packages(tmp_path / "site", monkeypatch).install("partner", POINTS, partner_lines=LINES.replace(*change))
+    result = _call("run", "linear", "--track", "lines", "--out", tmp_path / "runs")
+    assert result.exit_code == 2
+    assert re.search(told, result.output.replace("\n", ""))
+    assert not (tmp_path / "runs").exists()
+    assert tracking.chosen("") == []
+
+
+def test_a_package_that_fails_in_a_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = LINES.replace("with self", "1 / 0\n        with self", 1)
+    Packages(tmp_path / "site", monkeypatch).install("partner", POINTS, partner_lines=code)
+    said: list[str] = []
+    with Tracking(write_run(tmp_path), ["lines"], said.append):
+        pass
+    assert said == ["--track lines of partner: ZeroDivisionError; this run is no longer tracked there"]
 
 
 def test_the_runner_of_a_federation_tracks_what_its_environment_names(

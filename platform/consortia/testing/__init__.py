@@ -7,6 +7,7 @@ from consortia.testing._mechanisms import MechanismCheckError, check_mechanism
 from consortia.testing._metrics import MetricCheckError, check_metric
 from consortia.testing._sources import SourceCheckError, check_source
 from consortia.testing._strategies import StrategyCheckError, check_strategy
+from consortia.testing._trackers import TrackerCheckError, check_tracker
 
 __all__ = [
     "ClientCheckError",
@@ -14,9 +15,11 @@ __all__ = [
     "MetricCheckError",
     "SourceCheckError",
     "StrategyCheckError",
+    "TrackerCheckError",
     "check_client",
     "check_mechanism",
     "check_metric",
     "check_source",
     "check_strategy",
+    "check_tracker",
 ]

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from urllib.parse import quote
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
@@ -13,6 +14,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
 from consortia.reports.trackers import TrackedRun, Value
+
+
+def named(name: str) -> str:
+    """Return a name that MLflow takes: another character is its bytes in hex behind a colon, which no name has."""
+    return quote(name, safe=" /").replace("~", "%7E").replace("%", ":")
 
 
 class MLflow:
@@ -34,7 +40,7 @@ class MLflow:
     def write(self, new: Sequence[Value]) -> None:
         """See `Tracker`."""
         now = int(time.time() * 1000)
-        metrics = [Metric(each.name, each.value, now, each.round) for each in new]
+        metrics = [Metric(named(each.name), each.value, now, each.round) for each in new]
         for start in range(0, len(metrics), 1000):  # the most that a store takes at once
             self._client.log_batch(self._id, metrics=metrics[start : start + 1000])
 
