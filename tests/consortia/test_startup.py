@@ -46,6 +46,11 @@ def _run(*arguments: str, home: Path) -> tuple[int, set[str], int]:
         ("check nonsense", 2),
         ("receipt nobody", 2),
         ("participant list", 0),
+        ("new --help", 0),
+        ("new strategy fedavg", 2),
+        ("new metric auc", 2),
+        ("new source csv", 2),
+        ("new tracker mlflow", 2),
     ],
 )
 def test_no_heavy_library_is_loaded(words: str, status: int, tmp_path: Path) -> None:
