@@ -20,7 +20,7 @@ from consortia_plugins import Seam
 if TYPE_CHECKING:
     from clients.metrics.metric import Metric
 
-__all__ = ["GROUP", "get", "label", "names", "of_kind"]
+__all__ = ["GROUP", "NAMES", "get", "label", "names", "of_kind"]
 
 GROUP: Final = "consortia.metrics"
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
@@ -38,6 +38,8 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
         # `consortia new metric` adds its line above this one.
     }
 )
+#: The built-in ones.
+NAMES: Final = tuple(_BUILT_IN)
 
 
 def names() -> tuple[str, ...]:
@@ -76,7 +78,7 @@ def of_kind(name: str, kind: str, where: str = "") -> Metric:
     """
     metric = get(name, where)
     if kind not in metric.kinds:
-        fit = ", ".join(one for one in _BUILT_IN if kind in get(one).kinds)
+        fit = ", ".join(one for one in NAMES if kind in get(one).kinds)
         raise MetricError(
             f"{where or 'metric'}: wanted a metric of {kind} targets, such as {fit}, got {name!r}, which is for "
             f"{' and '.join(metric.kinds)} ones"

@@ -18,7 +18,7 @@ from consortia_plugins import Seam
 if TYPE_CHECKING:
     from clients.sources.table import TableSource
 
-__all__ = ["GROUP", "RESERVED", "check", "forms", "get", "names"]
+__all__ = ["GROUP", "NAMES", "RESERVED", "check", "forms", "get", "names"]
 
 GROUP: Final = "consortia.sources"
 #: The other sources: rows of an industry's own making, and a simulation's control.
@@ -31,6 +31,8 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
         # `consortia new source` adds its line above this one.
     }
 )
+#: The built-in ones.
+NAMES: Final = tuple(_BUILT_IN)
 
 
 def names() -> tuple[str, ...]:
@@ -51,10 +53,8 @@ def get(name: str) -> type[TableSource]:
 
 def forms() -> str:
     """How the sources are written; of an installed one the name alone, since nothing is imported to say more."""
-    ours = [get(name).form for name in _BUILT_IN]
-    return ", ".join(
-        [*ours, "public:FOLDER", "synthetic:ROWS?seed=N", *(f"{n}:…" for n in names() if n not in _BUILT_IN)]
-    )
+    ours = [get(name).form for name in NAMES]
+    return ", ".join([*ours, "public:FOLDER", "synthetic:ROWS?seed=N", *(f"{n}:…" for n in names() if n not in NAMES)])
 
 
 def check(name: str, found: Any) -> type[TableSource]:

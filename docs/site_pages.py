@@ -23,8 +23,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PUBLIC: Mapping[str, tuple[str, ...]] = {
     "Runs": ("consortia.engines.runner", "consortia.reports.live_runs", "consortia.reports.tables"),
     "Models": ("consortia.models.source", "consortia.models.rows", "consortia.models.registry"),
-    "Industries": ("clients.industry", "clients.schema", "clients.spec", "clients.metrics", "clients.sources"),
+    "Industries": ("clients.industry", "clients.schema", "clients.spec"),
+    "Metrics and sources of rows": (
+        "clients.metrics.metric",
+        "clients.metric_registry",
+        "clients.sources.table",
+        "clients.sources.reading",
+        "clients.source_registry",
+    ),
+    "Trackers": ("consortia.reports.trackers",),
     "Strategies": ("strategies.base", "strategies.arithmetic", "strategies.registry"),
+    "Values of packages": ("consortia_plugins",),
     "Conformance suites": ("consortia.testing",),
     "Privacy": (
         "privacy.events",
@@ -242,14 +251,53 @@ def rooms() -> str:
     return "\n".join(lines)
 
 
+def metrics() -> str:
+    """Return the built-in metrics, from their values."""
+    from clients import metric_registry
+    from consortia.metrics.from_histograms import HISTOGRAM_METRICS
+
+    lines = ["| metric | label | better | targets | from a noisy histogram |", "|---|---|---|---|---|"]
+    for name in metric_registry.NAMES:
+        metric = metric_registry.get(name)
+        given = [kind for kind in metric.kinds if name in HISTOGRAM_METRICS[kind]]
+        histogram = "no" if not given else "yes" if len(given) == len(metric.kinds) else f"{', '.join(given)} only"
+        lines.append(f"| `{name}` | {metric.label} | {metric.better} | {', '.join(metric.kinds)} | {histogram} |")
+    return "\n".join(lines)
+
+
+def sources() -> str:
+    """Return the built-in sources of an owner's rows, from their classes."""
+    from clients import source_registry
+
+    lines = ["| source | form | what is read |", "|---|---|---|"]
+    for name in source_registry.NAMES:
+        kind = source_registry.get(name)
+        forms = ", ".join(f"`{form}`" for form in kind.form.split(", "))
+        lines.append(f"| `{name}` | {forms} | {_cell((kind.__doc__ or '').splitlines()[0])} |")
+    return "\n".join(lines)
+
+
+def trackers() -> str:
+    """Return the built-in trackers, from their modules' first lines; none is imported."""
+    from consortia.reports import trackers as found
+
+    folder = Path(found.__file__).parent
+    texts = {name: ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")) for name in found.NAMES}
+    rows = [f"| `{name}` | {_cell((ast.get_docstring(text) or '').splitlines()[0])} |" for name, text in texts.items()]
+    return "\n".join(["| tracker | where the values go |", "|---|---|", *rows])
+
+
 #: What may stand in a page as `<!-- made: NAME -->`.
 MADE: Mapping[str, Callable[[], str]] = {
     "cli": cli,
+    "metrics": metrics,
     "policy": policy,
     "python": python,
     "rooms": rooms,
     "scenario": scenario,
+    "sources": sources,
     "strategies": strategies,
+    "trackers": trackers,
 }
 
 #: Files at the root of the repository that are pages of the site, with their places there.

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 from packages import Packages
+from typer.testing import CliRunner, Result
 
+from consortia.cli import build_app
+from consortia.terms.scenario import find_scenario
 from consortia_plugins import Seam, rescan
 
 
@@ -133,3 +136,57 @@ def test_the_rule_itself_loads_nothing_heavy() -> None:
     code = "import sys, consortia_plugins; print(len({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 120
+
+
+ALL = """
+[consortia.clients]
+broken = broken_package:VALUE
+[consortia.mechanisms]
+broken = broken_package:VALUE
+[consortia.metrics]
+broken = broken_package:VALUE
+[consortia.sources]
+broken = broken_package:VALUE
+[consortia.strategies]
+broken = broken_package:VALUE
+[consortia.trackers]
+broken = broken_package:VALUE
+"""
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that brings everything, and cannot be imported."""
+    Packages(tmp_path / "site", monkeypatch).install("partner", ALL, broken_package="raise OSError('moved')")
+
+
+def _call(*words: object) -> Result:
+    return CliRunner().invoke(build_app(), [str(word) for word in words], env={"COLUMNS": "200"})
+
+
+@pytest.mark.usefixtures("broken")
+def test_commands_that_do_not_need_a_broken_package_run(tmp_path: Path) -> None:
+    assert _call("--help").exit_code == 0
+    assert _call("check", "linear").exit_code == 0
+    run = _call("run", "linear", "--epsilon", "inf", "--out", tmp_path / "runs")
+    assert run.exit_code == 0, run.output
+    assert "broken_package" not in sys.modules
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"fedavg"', '"broken"', ("check",)),
+        ("linear]\nmodel", "broken]\nmodel", ("check",)),
+        ("", "", ("run", "--track", "broken")),
+    ],
+)
+def test_a_command_that_needs_it_names_the_package(old: str, new: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    text = find_scenario("linear").read_text(encoding="utf-8").replace(old, new)
+    file = tmp_path / "linear.toml"
+    file.write_text(text.replace('industry = "linear"', 'industry = "broken"') if "model" in old else text)
+    result = _call(words[0], file, *words[1:])
+    assert result.exit_code in {1, 2}
+    said = result.output.replace("\n", "")
+    assert "'broken' of partner cannot be loaded from 'broken_package:VALUE': OSError: moved" in said, said

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 from consortia.common.errors import InputError
 from consortia_plugins import Seam
 
-__all__ = ["GROUP", "MakeTracker", "TrackedRun", "Tracker", "Value", "get", "names", "package"]
+__all__ = ["GROUP", "NAMES", "MakeTracker", "TrackedRun", "Tracker", "Value", "get", "names", "package"]
 
 GROUP: Final = "consortia.trackers"
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
@@ -30,6 +30,8 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
         # `consortia new tracker` adds its line above this one.
     }
 )
+#: The built-in ones.
+NAMES: Final = tuple(_BUILT_IN)
 
 
 @dataclass(frozen=True)
