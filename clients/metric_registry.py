@@ -1,4 +1,4 @@
-"""Metrics by name: the built-in ones below, and those of installed packages.
+"""Finds metrics by name: the built-in ones below, and those of installed packages.
 
 A package names its metric in the group `consortia.metrics`:
 

@@ -1,4 +1,4 @@
-"""Sources of an owner's rows by name: the built-in ones below, and those of installed packages.
+"""Finds the sources of an owner's rows by name: the built-in ones below, and those of installed packages.
 
 A package names its class in the group `consortia.sources`:
 

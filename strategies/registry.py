@@ -1,4 +1,4 @@
-"""Strategies by name: the built-in ones below, and those of installed packages.
+"""Finds strategies by name: the built-in ones below, and those of installed packages.
 
 A package names its frozen dataclass in the group `consortia.strategies`:
 

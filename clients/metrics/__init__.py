@@ -1,4 +1,4 @@
-"""What a model is worth on rows: a number, or None where the metric is not defined."""
+"""Metrics: what a model is worth on rows, as a number, or None where it is not defined."""
 
 from __future__ import annotations
 

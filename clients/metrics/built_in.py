@@ -1,4 +1,4 @@
-"""The metrics that come with the platform, in plain numpy.
+"""Defines the built-in metrics, in plain numpy.
 
 A site may hold one class only (Switzerland's training rows are all positive): its AUC is not defined, which is no
 exception. The values agree with scikit-learn's, weighted ones too (tests/clients/test_metrics.py).

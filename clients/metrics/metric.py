@@ -1,4 +1,4 @@
-"""A metric is one value: its name, its label, its direction, its weighted function and its interval.
+"""Defines a metric as one value: its name, label, direction, weighted function and interval.
 
 Everything reads it from here: receipts, tables, early stopping, the choice among models, intervals of gains.
 """

@@ -1,4 +1,4 @@
-"""Where a participant's rows come from: files, databases, the public data set, nowhere, or a source of a package.
+"""Sources: where a participant's rows come from.
 
 A source is one line of text in the participant's own policy:
 

@@ -1,4 +1,4 @@
-"""From a line of a policy to rows: parsed strictly, read, and whatever fails is one sentence without a value."""
+"""Reads rows from one line of a policy. Whatever fails is one sentence without a value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a source of rows is: a frozen value, read strictly from one line of a policy, that gives a pandas frame.
+"""Defines a source of rows: a frozen value, read strictly from one line of a policy, that gives a pandas frame.
 
     excel:/data/heart.xlsx?sheet=2024      name : location ? option=value & option=value
 

@@ -1,4 +1,4 @@
-"""CSV, Parquet and SQL: the sources of an owner's rows that come with the platform."""
+"""Reads CSV, Parquet and SQL, the built-in sources of an owner's rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values by name, built in or brought by installed packages: the one rule of every seam.
+"""Finds values by name, built in or brought by installed packages. Every seam follows this one rule.
 
 A seam is a group of entry points (`importlib.metadata`). A package names its value there:
 

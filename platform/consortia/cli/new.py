@@ -1,4 +1,4 @@
-"""`consortia new`: the start of an industry, strategy, metric, source or tracker of one's own, right from the start."""
+"""`consortia new`: creates an industry, strategy, metric, source or tracker that runs at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`check_metric`: what every metric must hold, in one call, whoever wrote it."""
+"""`check_metric`: the conformance suite of metrics."""
 
 from __future__ import annotations
 

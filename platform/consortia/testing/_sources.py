@@ -1,4 +1,4 @@
-"""`check_source`: what every source of an owner's rows must hold, in one call, whoever wrote it."""
+"""`check_source`: the conformance suite of sources of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`check_tracker`: what every tracker must hold, in one call, whoever wrote it."""
+"""`check_tracker`: the conformance suite of trackers."""
 
 from __future__ import annotations
 

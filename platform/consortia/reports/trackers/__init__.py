@@ -1,4 +1,4 @@
-"""Where the numbers of a run go while it goes on: the built-in trackers below, and those of installed packages.
+"""Finds trackers by name: the built-in ones below, and those of installed packages.
 
 A package names its class in the group `consortia.trackers`:
 

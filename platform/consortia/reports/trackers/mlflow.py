@@ -1,4 +1,4 @@
-"""MLflow: a run of the scenario's experiment, at `MLFLOW_TRACKING_URI` or in `mlflow.db` beside the runs."""
+"""MLflow: writes a run of the scenario's experiment, at `MLFLOW_TRACKING_URI` or in `mlflow.db` beside the runs."""
 
 from __future__ import annotations
 
