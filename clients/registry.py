@@ -21,7 +21,7 @@ from clients.errors import ClientLoadError, UnknownClientError
 if TYPE_CHECKING:
     from clients.industry import IndustryClient
 
-__all__ = ["GROUP", "get", "names"]
+__all__ = ["GROUP", "get", "hold", "names"]
 
 GROUP = "consortia.clients"
 SEAM = frozenset(
@@ -37,13 +37,27 @@ SEAM = frozenset(
         "schema",
         "sources",
         "spec",
+        "tables",
     }
 )
+_held: dict[str, IndustryClient] = {}
 
 
 def names() -> tuple[str, ...]:
     """Every known industry in alphabetical order; nothing is imported for it."""
-    return tuple(sorted({*_built_in(), *_partners()}))
+    return tuple(sorted({*_built_in(), *_partners(), *_held}))
+
+
+def hold(client: IndustryClient) -> None:
+    """Make a client known to this process alone, as a simulation on somebody's own tables does.
+
+    Raises
+    ------
+    ClientLoadError
+        Another client has its name.
+    """
+    if client.name in {*_built_in(), *_partners()} or _held.setdefault(client.name, client) != client:
+        raise ClientLoadError(f"client {client.name!r}: wanted a name that no other client has, got one that is taken")
 
 
 def get(name: str) -> IndustryClient:
@@ -58,6 +72,8 @@ def get(name: str) -> IndustryClient:
     """
     from clients.industry import IndustryClient
 
+    if name in _held:
+        return _held[name]
     found = _partners().get(name, [])
     if name in _built_in():
         if found:

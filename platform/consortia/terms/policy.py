@@ -70,7 +70,8 @@ class DatasetTerms(StrictModel):
 
     `declared_units` is public: the normaliser of the training step and delta are checked against it. `lifetime` names
     a data set, of this policy or an earlier one, with which this one shares its lifetime budget: they hold the same
-    persons (`consortia.participant.lifetimes`).
+    persons (`consortia.participant.lifetimes`). `synthetic` says that the source's rows are made up, which every output
+    then says, too.
     """
 
     industry: Industry
@@ -81,6 +82,7 @@ class DatasetTerms(StrictModel):
     max_rows_per_unit: Annotated[int, Field(ge=1)] | None = None
     quarantine_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
     lifetime: Name | None = None
+    synthetic: bool = False
 
 
 class AllowTerms(StrictModel):
