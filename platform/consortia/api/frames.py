@@ -25,11 +25,11 @@ INFERRED = (
 )
 _MODELS = ("majority", "local", "federated", "personal", "kept")
 _RECEIPT = (
-    *("industry", "state", "metric", *_MODELS, "gain", "gain_low", "gain_high", "keeps", "units"),
+    *("industry", "state", "metric", *_MODELS, "gain", "gain_low", "gain_high", "keeps", "units", "quarantined"),
     *("epsilon_run", "budget_run", "delta_run", "epsilon_lifetime", "budget_lifetime", "delta_lifetime"),
     *("unit", "relation", "synthetic"),
 )
-_LEDGER = ("time", "what", "dataset", "run", "round", "epsilon_alone", "delta", "relation", "detail")
+_LEDGER = ("time", "what", "dataset", "run", "round", "epsilon_alone", "delta", "unit", "relation", "detail")
 _SPENT = (
     *("participant", "dataset", "horizon", "epsilon", "delta", "budget", "left", "unit", "relation", "non_private"),
     "releases",
@@ -67,6 +67,7 @@ def _receipt(seat: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         "gain_high": gain.get("high"),
         "keeps": seat.get("keeps"),
         "units": sum(seat["units"].values()) if seat.get("units") else None,
+        "quarantined": own["quarantine"]["rows_read"] - own["quarantine"]["rows_kept"] if "quarantine" in own else None,
         "epsilon_run": math.inf if infinite else account["run"],
         "budget_run": math.inf if infinite else account["budget"],
         "delta_run": account["delta"],
@@ -83,7 +84,10 @@ def ledger(home: Home) -> pd.DataFrame:
     """See `consortia.Run.ledger`."""
     with _opened(home) as book:
         lines = chain(book)
+        plans = {run: book.plan(run) for run in {line["run"] for line in lines if "run" in line}}
     for line in lines:
+        plan = plans.get(line.get("run"))
+        line["unit"] = plan.unit if plan else None
         if line.get("epsilon_alone", 0.0) is None:
             line["epsilon_alone"] = math.inf
     table = pd.DataFrame(lines, columns=list(_LEDGER))

@@ -15,16 +15,18 @@ import tomli_w
 
 from clients.dataset import RECORD
 from clients.industry import IndustryClient
+from clients.schema import Schema
 from clients.tables import rows_of
 from consortia.common.disk import settled, write_text
 from consortia.common.errors import ArgumentError
+from consortia.common.strict import listed
 from consortia.deploy.homes import make_home
 from consortia.participant.home import Home
 from consortia.participant.identity import pin_each_other
 from consortia.terms.contract import Contract
 from consortia.terms.policy import policy_or_input_error
 
-__all__ = ["Participant", "check_participants", "settle_homes"]
+__all__ = ["Participant", "check_columns", "check_participants", "settle_homes"]
 
 DATASET = "rows"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
@@ -197,6 +199,17 @@ def check_participants(participants: Sequence[Participant]) -> list[Participant]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ArgumentError(f"participants: wanted every name once, got {', '.join(twice)} more than once")
     return found
+
+
+def check_columns(participants: Sequence[Participant], schema: Schema) -> None:
+    """Raise ArgumentError where a frame lacks a column that the schema requires."""
+    wanted = [*(column.name for column in schema.columns if column.required), schema.target.name]
+    for each in participants:
+        if lacking := [name for name in wanted if name not in each.frame.rename(columns=str)]:
+            raise ArgumentError(
+                f"participant {each.name}: frame: wanted the columns of schema {schema.name!r}, got none called "
+                f"{listed(lacking)}; rename or add them"
+            )
 
 
 def settle_homes(participants: Sequence[Participant], root: Path, contract: Contract, client: IndustryClient) -> None:

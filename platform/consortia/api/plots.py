@@ -19,18 +19,18 @@ __all__ = ["budget", "gains", "metrics"]
 
 def budget(history: pd.DataFrame, participants: Sequence[str], title: str) -> Figure:
     """See `consortia.Run.plot_budget`."""
+    _check_rounds(history)
     figure, (axes,) = _figure(title, 1)
-    private = history[history["epsilon"].map(math.isfinite)] if "epsilon" in history else history.iloc[:0]
+    private = history[history["epsilon"] < math.inf]
     for index, (name, lines) in enumerate(private.groupby("participant", sort=False)):
-        colour = f"C{index}"
-        axes.plot(lines["round"], lines["epsilon"], marker="o", markersize=3, color=colour, label=str(name))
-        axes.axhline(lines["budget"].iloc[-1], color=colour, linestyle="--", linewidth=1)
-    infinite = [name for name in participants if name not in set(private.get("participant", ()))]
-    deltas = ", ".join(f"{delta:g}" for delta in sorted(set(private.get("delta", ()))))
-    units = ", ".join(sorted({str(unit) for unit in private.get("unit", ())}))
+        axes.plot(lines["round"], lines["epsilon"], marker="o", markersize=3, color=f"C{index}", label=str(name))
+        axes.axhline(lines["budget"].iloc[-1], color=f"C{index}", linestyle="--", linewidth=1)
+    deltas = ", ".join(f"{delta:g}" for delta in sorted(set(private["delta"])))
+    units = ", ".join(sorted({str(unit) for unit in private["unit"]}))
+    infinite = [name for name in participants if name not in set(private["participant"])]
+    note = f"\nwithout ε here (non-private, ∞, or no rounds): {', '.join(infinite)}" if infinite else ""
     axes.set_xlabel("round")
     axes.set_ylabel(f"ε of this run (δ = {deltas or '-'})")
-    note = f"\nwithout ε (non-private, ∞): {', '.join(infinite)}" if infinite else ""
     axes.set_title(f"add or remove one {units or 'unit'}; dashed: what each allows one run{note}", fontsize=8)
     axes.set_ylim(bottom=0)
     _legend(axes)
@@ -39,14 +39,15 @@ def budget(history: pd.DataFrame, participants: Sequence[str], title: str) -> Fi
 
 def metrics(history: pd.DataFrame, title: str) -> Figure:
     """See `consortia.Run.plot_metrics`."""
-    known = history[history["value"].notna()] if "value" in history else history.iloc[:0]
-    names = list(dict.fromkeys(known.get("metric", ()))) or [""]
+    _check_rounds(history)
+    known = history[history["value"].notna()]
+    names = list(dict.fromkeys(known["metric"])) or ["metric"]
     figure, every = _figure(title, len(names))
     for axes, metric in zip(every, names, strict=True):
-        for name, lines in known[known["metric"] == metric].groupby("participant", sort=False) if metric else ():
+        for name, lines in known[known["metric"] == metric].groupby("participant", sort=False):
             axes.plot(lines["round"] - 1, lines["value"], marker="o", markersize=3, label=str(name))
         axes.set_xlabel("rounds trained")
-        axes.set_ylabel(f"{metric or 'metric'} on own validation rows")
+        axes.set_ylabel(f"{metric} on own validation rows")
         axes.set_title("seen by a simulation's operator only; nothing of it leaves a participant", fontsize=8)
         _legend(axes)
     return figure
@@ -63,6 +64,11 @@ def gains(receipts: pd.DataFrame, title: str) -> Figure:
     axes.set_ylabel("federated net of the best local model")
     axes.set_title("above 0 joining paid; 95 % interval over the units of the test rows", fontsize=8)
     return figure
+
+
+def _check_rounds(history: pd.DataFrame) -> None:
+    if "epsilon" not in history:
+        raise ArgumentError("plot: wanted a run with rounds, got a vertical one, whose steps have no ε by round")
 
 
 def _figure(title: str, panels: int) -> tuple[Figure, list[Axes]]:

@@ -109,12 +109,13 @@ def finished(job: Job, options: Options, *, progress: bool = False, scratch: Scr
 
 
 def _why(done: Run) -> str:
-    """Return each participant's last failure, and in a simulation the last warning of its own log."""
+    """Return what each participant's own log ends with, which a simulation's operator may read; else its last code."""
     said = []
     for name, seat in done.result["participants"].items():
         if seat["failures"]:
             log = done.folder / "participants" / name / "participant.log"
             lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-            own = f": {json.loads(lines[-1])['message']}" if lines else ""
-            said.append(f"{name}: {seat['failures'][-1]['code']}{own}")
+            said.append(json.loads(lines[-1])["message"] if lines else f"{name}: {seat['failures'][-1]['code']}")
+    if any("BUDGET_EXHAUSTED" in line for line in said):
+        said.append("Set a participant's lifetime_epsilon to raise its lifetime, which its ledger records.")
     return "".join(f"\n{line}" for line in said)

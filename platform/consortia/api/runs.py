@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import weakref
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Run", "Scratch", "as_arguments"]
+
+
+#: Sentences that the command line shares name its options.
+_OPTION = re.compile(r"--([a-z][a-z-]*)")
 
 
 class Scratch:
@@ -121,9 +126,11 @@ class Run:
         DataFrame
             Index: participant. `metric` on untouched test rows of `majority` (a constant), `local` (the best model of
             its own, without DP), `federated`, `personal` and `kept` (the model that it `keeps`). `gain` is federated
-            net of local, positive where joining paid, with its 95 % interval. `epsilon_run` and `budget_run` hold for
-            this run at `delta_run`, `epsilon_lifetime` for all runs on the rows at `delta_lifetime`; both for the
-            `unit` and `relation` named, infinite for a non-private run. NaN is what was not measured or not released.
+            net of local, positive where joining paid, with its 95 % interval. `quarantined` rows broke the schema and
+            were set apart; the participant's own log says why. `epsilon_run` and `budget_run` hold for this run at
+            `delta_run`, `epsilon_lifetime` and `budget_lifetime` for all runs on the rows at `delta_lifetime`; all of
+            them for the `unit` and `relation` named, infinite for a non-private run. With placebo partners there is
+            `transfer`. NaN is what was not measured or not released.
         """
         return frames.receipts(self.result, self._facts.receipts)
 
@@ -273,4 +280,4 @@ def as_arguments() -> Iterator[None]:
     except (InputError, ClientError) as error:
         if isinstance(error, ValueError):
             raise
-        raise ArgumentError(str(error)) from None
+        raise ArgumentError(_OPTION.sub(lambda found: found[1].replace("-", "_"), str(error))) from None

@@ -16,7 +16,7 @@ from clients import registry, tables
 from clients.dataset import RECORD
 from clients.industry import IndustryClient
 from clients.schema import Schema
-from consortia.api.participants import Participant, check_participants, settle_homes
+from consortia.api.participants import Participant, check_columns, check_participants, settle_homes
 from consortia.api.running import finished
 from consortia.api.runs import Run, Scratch, as_arguments
 from consortia.common.errors import ArgumentError
@@ -107,6 +107,7 @@ def train(
     members = check_participants(participants)
     with as_arguments():
         client, inferred = _client(members, target, schema)
+        check_columns(members, client.schema)
         if inferred is not None:
             registry.hold(client)
         if len(split) != 3:
