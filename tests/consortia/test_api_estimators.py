@@ -57,7 +57,9 @@ def test_without_noise_a_fit_repeats() -> None:
 
 def test_noise_is_never_seeded(fitted: FederatedClassifier) -> None:
     assert not np.array_equal(fitted.predict_proba(X), clone(fitted).fit(X, Y).predict_proba(X))
-    assert fitted.__sklearn_tags__().non_deterministic
+    tags = fitted.__sklearn_tags__()
+    assert tags.non_deterministic
+    assert tags.classifier_tags.poor_score
 
 
 def test_it_stands_in_pipelines_and_files(fitted: FederatedClassifier) -> None:

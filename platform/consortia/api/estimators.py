@@ -35,8 +35,8 @@ _SPLIT = (1 - 1e-9, 0.0, 1e-9)
 _TARGET = "y"
 
 
-class _Federated(BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
-    """What both estimators share; see `FederatedClassifier`."""
+class _Federated:
+    """What both estimators share; see `FederatedClassifier`. It precedes scikit-learn's classes, to set their tags."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class _Federated(BaseEstimator):  # type: ignore[misc] # scikit-learn has no typ
         self.random_state = random_state
 
     def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
+        tags = super().__sklearn_tags__()  # type: ignore[misc] # of scikit-learn's classes
         tags.input_tags.allow_nan = True
         tags.non_deterministic = private = self._private()
         for one in (tags.classifier_tags, tags.regressor_tags):
@@ -168,7 +168,7 @@ class _Federated(BaseEstimator):  # type: ignore[misc] # scikit-learn has no typ
         return np.asarray(found, dtype=np.float64)
 
 
-class FederatedClassifier(ClassifierMixin, _Federated):  # type: ignore[misc]
+class FederatedClassifier(_Federated, ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """A classifier that participants train together, each on its own rows and at its own ε. For simulation.
 
     `fit` writes every participant's rows into a home of its own in a temporary folder, and trains as `consortia.train`
@@ -250,7 +250,7 @@ class FederatedClassifier(ClassifierMixin, _Federated):  # type: ignore[misc]
         return found
 
 
-class FederatedRegressor(RegressorMixin, _Federated):  # type: ignore[misc]
+class FederatedRegressor(_Federated, RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """A regression that participants train together, each on its own rows and at its own ε. For simulation.
 
     Guarantee, parameters and attributes are those of `FederatedClassifier`, without classes, and:
