@@ -16,6 +16,10 @@ class SchemaError(ClientError):
     """A column is missing, unknown or wholly of another type, or a schema contradicts itself."""
 
 
+class TableError(SchemaError, ValueError):
+    """No schema can be made of these frames or declarations."""
+
+
 class QuarantineError(ClientError):
     """Too many rows break the schema for the rest to be trusted, or none is left."""
 

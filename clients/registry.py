@@ -20,7 +20,7 @@ from consortia_plugins import Seam
 if TYPE_CHECKING:
     from clients.industry import IndustryClient
 
-__all__ = ["GROUP", "get", "names"]
+__all__ = ["GROUP", "get", "hold", "names"]
 
 GROUP = "consortia.clients"
 SEAM = frozenset(
@@ -38,13 +38,27 @@ SEAM = frozenset(
         "source_registry",
         "sources",
         "spec",
+        "tables",
     }
 )
+_held: dict[str, IndustryClient] = {}
 
 
 def names() -> tuple[str, ...]:
     """Every known industry in alphabetical order; nothing is imported for it."""
-    return tuple(sorted(_clients.names()))
+    return tuple(sorted({*_clients.names(), *_held}))
+
+
+def hold(client: IndustryClient) -> None:
+    """Make a client known to this process alone, as a simulation on somebody's own tables does.
+
+    Raises
+    ------
+    ClientLoadError
+        Another client has its name.
+    """
+    if client.name in _clients.names() or _held.setdefault(client.name, client) != client:
+        raise ClientLoadError(f"client {client.name!r}: wanted a name that no other client has, got one that is taken")
 
 
 def get(name: str) -> IndustryClient:
@@ -57,7 +71,7 @@ def get(name: str) -> IndustryClient:
     ClientLoadError
         A partner's package is broken, two of them claim the name, or one claims a built-in's.
     """
-    return _clients.get(name)
+    return _held[name] if name in _held else _clients.get(name)
 
 
 @lru_cache(maxsize=1)

@@ -19,10 +19,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: What a reader may import, by heading. A test imports each.
+#: What a reader may import besides the names of `consortia` itself, by heading. A test imports each.
 PUBLIC: Mapping[str, tuple[str, ...]] = {
-    "Runs": ("consortia.engines.runner", "consortia.reports.live_runs", "consortia.reports.tables"),
-    "Models": ("consortia.models.source", "consortia.models.rows", "consortia.models.registry"),
+    "Models": ("consortia.models.source", "consortia.models.registry"),
     "Industries": ("clients.industry", "clients.schema", "clients.spec"),
     "Metrics and sources of rows": (
         "clients.metrics.metric",
@@ -48,8 +47,13 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
 
 
 def python() -> str:
-    """Return the sections of the public modules; mkdocstrings fills them in."""
-    lines = []
+    """Return the sections of the public names and modules; mkdocstrings fills them in."""
+    import consortia
+
+    lines = ["## consortia", ""]
+    for module, names in consortia._NAMES.items():
+        if module not in PUBLIC["Industries"]:
+            lines += [f"::: {module}.{name}\n    options:\n      heading: consortia.{name}\n" for name in names]
     for heading, modules in PUBLIC.items():
         lines += [f"## {heading}", "", *(f"::: {module}\n" for module in modules)]
     return "\n".join(lines)

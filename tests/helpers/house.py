@@ -29,7 +29,7 @@ FLOORS: Final = (
     ("deploy",),
     ("audit", "dashboard", "preflight"),
     ("testing",),
-    ("cli",),
+    ("api", "cli"),
 )
 #: Folders without Python.
 DATA: Final = ("templates",)

@@ -10,6 +10,7 @@ from typing import Any
 import safetensors.torch
 
 from clients import registry as industries
+from clients.tables import known_from
 from consortia.common.errors import InputError
 from consortia.common.strict import read_record
 from consortia.participant.home import default_root
@@ -55,6 +56,7 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
         There is no such run, participant or model, or the file was altered.
     """
     check_choice(choice)
+    known_from(Path(run))
     folder = run_folder(run, participant)
     receipt = read_record(folder / "receipt.json")
     if "models" not in receipt:
@@ -93,6 +95,7 @@ def of_coordinator(run: str, industry: str) -> Found:
         raise InputError(
             f"{run}: wanted the folder of a finished run, got none; it holds scenario.json and result.json"
         )
+    known_from(folder)
     contract = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8")).contract
     result = read_record(folder / "result.json")
     if contract.vertical is not None or industry not in contract.industries:

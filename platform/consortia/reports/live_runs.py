@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clients.tables import known_from
 from consortia.common.errors import ConsortiaError
 from consortia.coordinator.event_file import FILE
 from consortia.engines.record import event_seen
@@ -123,6 +124,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.id = folder.name
+        known_from(folder)
         self.scenario: Scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
         self.total = total_steps(self.scenario)
         self._reset()

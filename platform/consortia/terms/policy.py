@@ -70,8 +70,9 @@ class DatasetTerms(StrictModel):
 
     `declared_units` is public: the normaliser of the training step and delta are checked against it. `lifetime` names
     a data set, of this policy or an earlier one, with which this one shares its lifetime budget: they hold the same
-    persons (`consortia.participant.lifetimes`). `metrics` names metrics that the receipt leads with, built in or
-    installed, before those of the industry; they stay at home.
+    persons (`consortia.participant.lifetimes`). `synthetic` says that the source's rows are made up, which every output
+    then says, too. `metrics` names metrics that the receipt leads with, built in or installed, before those of the
+    industry; they stay at home.
     """
 
     industry: Industry
@@ -83,6 +84,7 @@ class DatasetTerms(StrictModel):
     max_rows_per_unit: Annotated[int, Field(ge=1)] | None = None
     quarantine_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
     lifetime: Name | None = None
+    synthetic: bool = False
 
 
 class AllowTerms(StrictModel):
@@ -93,7 +95,7 @@ class AllowTerms(StrictModel):
     rows to choose a budget, each of them charged in full.
     """
 
-    releases: tuple[Literal["update", "metrics", "size", "intersection", "labels", "scores"], ...] = ()
+    releases: tuple[Literal["update", "sums", "metrics", "size", "intersection", "labels", "scores"], ...] = ()
     exact_metrics: bool = False
     non_private: bool = False
     trusted_coordinator: bool = False
