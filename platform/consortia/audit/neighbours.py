@@ -7,6 +7,7 @@ is a certain violation: no chance is involved, and its recipe plays it again.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
@@ -35,11 +36,13 @@ def run(audit: Audit, progress: Progress) -> Findings:
     players, skipped = paths(audit)
     findings.notes += skipped
     messages, steps = (_QUICK_MESSAGES, _QUICK_STEPS) if audit.quick else (_MESSAGES, _STEPS)
-    for games in chain(mechanisms(first, steps), deal(players, first, messages, progress)):
-        progress(f"{board.games} games")
-        board.add(games)
-        if audit.fail_fast and board.lost:
-            break
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)  # of vmap, a recurrent layer's
+        for games in chain(mechanisms(first, steps), deal(players, first, messages, progress)):
+            progress(f"{board.games} games")
+            board.add(games)
+            if audit.fail_fast and board.lost:
+                break
     for path, tally in board.tallies.items():
         worst, farthest = tally.worst, tally.farthest
         lost = [game for game in tally.lost if not game.ratio <= 1 + 1e-9]
