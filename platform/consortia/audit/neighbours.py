@@ -7,8 +7,10 @@ is a certain violation: no chance is involved, and its recipe plays it again.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -33,12 +35,14 @@ def run(audit: Audit, progress: Progress) -> Findings:
     first = int(audit.random.integers(2**31))
     players, skipped = paths(audit)
     findings.notes += skipped
-    messages = _QUICK_MESSAGES if audit.quick else _MESSAGES
-    for games in deal(players, first, messages, lambda what: progress(f"messages: {what}")):
-        board.add(games)
-    for games in mechanisms(first, _QUICK_STEPS if audit.quick else _STEPS):
-        progress(f"mechanisms: {board.games} games")
-        board.add(games)
+    messages, steps = (_QUICK_MESSAGES, _QUICK_STEPS) if audit.quick else (_MESSAGES, _STEPS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)  # of vmap, a recurrent layer's
+        for games in chain(mechanisms(first, steps), deal(players, first, messages, progress)):
+            progress(f"{board.games} games")
+            board.add(games)
+            if audit.fail_fast and board.lost:
+                break
     for path, tally in board.tallies.items():
         worst, farthest = tally.worst, tally.farthest
         lost = [game for game in tally.lost if not game.ratio <= 1 + 1e-9]

@@ -90,7 +90,7 @@ def run(
     found = []
     try:
         with workspace() as folder:
-            audit = Audit(scenario, Path(folder), quick)
+            audit = Audit(scenario, Path(folder), quick, fail_fast)
             for name, instrument in INSTRUMENTS.items():
                 if only and name not in only:
                     continue

@@ -27,7 +27,7 @@ def audit(
         bool, typer.Option("--quick", help="Smaller probes: less power, the same chance of a false alarm.")
     ] = False,
     fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="Stop after the first instrument that finds a violation.")
+        bool, typer.Option("--fail-fast", help="Stop after the first instrument, or neighbour game, that is violated.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
