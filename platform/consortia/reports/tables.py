@@ -21,11 +21,11 @@ from consortia.planning.plan import SeatPlan
 from consortia.reports.many_participants import first, means, rest
 from consortia.reports.receipt_table import COLUMNS, METRIC_NAMES, receipt_row, table_of
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
+from consortia.terms.costs import updates_event
 from consortia.terms.scenario import Scenario
 from consortia.trust.trusted_coordinator import account, models_only, sentence
 from consortia.vertical.request import total_steps
 from privacy.accounting import epsilon
-from privacy.events import PoissonGaussian
 
 
 def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
@@ -292,13 +292,8 @@ class Watch(AbstractContextManager[None]):
         values = []
         for seat in private:
             rules = contract.industries[seat.industry]
-            event = PoissonGaussian(
-                noise_multiplier=solve_sigma(contract, rules, seat.epsilon, seat.delta),
-                sampling_rate=rules.sampling_rate,
-                steps=rules.local_steps * rounds,
-                partition="train",
-                unit="record",
-            )
+            sigma = solve_sigma(contract, rules, seat.epsilon, seat.delta)
+            event = updates_event(contract, rules, sigma, rounds, messages=range(1, rounds + 1))
             once = once_events(contract, seat.epsilon, "record")
             values.append(epsilon([event, *once], seat.delta, grid=1e-3))
         deltas = ", ".join(f"{d:g}" for d in sorted({seat.delta for seat in private}))

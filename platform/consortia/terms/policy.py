@@ -91,7 +91,7 @@ class AllowTerms(StrictModel):
     rows to choose a budget, each of them charged in full.
     """
 
-    releases: tuple[Literal["update", "metrics", "size", "intersection", "labels", "scores"], ...] = ()
+    releases: tuple[Literal["update", "sums", "metrics", "size", "intersection", "labels", "scores"], ...] = ()
     exact_metrics: bool = False
     non_private: bool = False
     trusted_coordinator: bool = False

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from consortia.common.errors import InputError
-from consortia.terms.contract import Contract, contract_from_json, planned_rounds
+from consortia.terms.contract import Contract, contract_from_json
+from consortia.terms.costs import noise_multiplier
 from consortia.terms.roster import Seat
 from consortia.terms.scopes import build_module, group_of, scope_of
-from privacy.accounting import solve_noise_multiplier
 from privacy.errors import PlanError
 from privacy.secure_sum.fixed_point import FixedPoint
 
@@ -58,12 +58,7 @@ def sigma_of(contract: Contract, seat: Seat) -> float | None:
     if seat.non_private:
         return None
     try:
-        return solve_noise_multiplier(
-            epsilon=seat.epsilon,
-            delta=seat.delta,
-            sampling_rate=contract.industries[seat.industry].sampling_rate,
-            steps=planned_rounds(contract),
-        )
+        return noise_multiplier(contract, contract.industries[seat.industry], seat.epsilon, seat.delta)
     except PlanError as error:
         raise InputError(f"roster.{seat.name}: {error}") from None
 
