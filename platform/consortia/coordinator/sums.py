@@ -1,0 +1,119 @@
+"""The coordinator's half of the learner `sums`: two messages, then the model that anybody can have.
+
+Everything here is post-processing of what participants released. What it keeps of them (`Checkpoint.memory`) is enough
+to go on after any round, and for models of fewer participants later (`coalition`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from consortia.coordinator.checkpoint import Checkpoint
+from consortia.coordinator.participant_view import Member
+from consortia.learners.sums.combine import Part, combined, first_of, precision_weights
+from consortia.learners.sums.model import CENTRE, RADIUS, WEIGHTS, Recipe
+from consortia.learners.sums.release import deviations
+from consortia.learners.sums.solution import Released, centre_and_radius, everybodys
+from consortia.messages.size_release import declared
+from consortia.messages.sums import BLOCKS, NO_PART, OwnPart, ToHome, contribution
+from consortia.terms.contract import Contract
+from consortia.terms.recipe import recipe
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
+from consortia.terms.scopes import State, for_participant
+
+__all__ = ["Memory", "beside", "centred", "honest_norms", "local_round", "with_model"]
+
+Array = NDArray[np.float64]
+Ask = Callable[[Mapping[str, State]], Mapping[str, State]]
+#: What the coordinator keeps of one industry: tensors by name.
+Memory = State
+_MULTIPLIER = "multiplier"
+
+
+def honest_norms(contract: Contract, seat: Seat, message: int, multiplier: float) -> list[float]:
+    """Return the largest norm of each block that an honest participant can send, twice its declared units allowed."""
+    rule = recipe(contract, seat.industry)
+    noise = deviations(rule, message, multiplier) if multiplier else (0.0,) * len(BLOCKS[message])
+    return [
+        2 * declared(contract, seat) * sensitivity + deviation * (length**0.5 + 4)
+        for sensitivity, deviation, length in zip(
+            rule.sensitivities(message), noise, rule.lengths(message), strict=True
+        )
+    ]
+
+
+def local_round(
+    scenario: Scenario, members: Mapping[str, Member], state: Checkpoint, message: int, ask: Ask
+) -> tuple[dict[str, State], dict[str, State], list[str], list[str]]:
+    """Play a message in which each participant adds its own noise; return groups, memory, who answered, who did not.
+
+    An industry of which nobody answered keeps its model.
+    """
+    accepted = ask({name: for_participant(state.groups, member.seat.industry) for name, member in members.items()})
+    groups, memory, kept = dict(state.groups), dict(state.memory), []
+    for industry in state.groups:
+        names = sorted(name for name in accepted if members[name].seat.industry == industry)
+        if not names:
+            kept.append(industry)
+            continue
+        rule = recipe(scenario.contract, industry)
+        told = {name: float(members[name].header["noise_multiplier"]) for name in names}
+        came = {f"{name}/{block}": tensor for name in names for block, tensor in accepted[name].items()}
+        came |= {f"{name}/{_MULTIPLIER}": torch.tensor([told[name]], dtype=torch.float64) for name in names}
+        memory[industry] = {**state.memory.get(industry, {}), **came}
+        parts = parts_of(scenario, industry, memory[industry], message)
+        weights = precision_weights(rule, list(parts.values()))
+        if message == 1:
+            groups[industry] = centred(rule, state.groups[industry], *first_of(list(parts.values()), weights))
+        else:
+            groups[industry] = with_model(rule, state.groups[industry], combined(rule, list(parts.values()), weights))
+    return groups, memory, sorted(accepted), kept
+
+
+def parts_of(
+    scenario: Scenario, industry: str, kept: Memory, message: int, names: Iterable[str] | None = None
+) -> dict[str, Part]:
+    """Return what participants released in a message, by name; of all of them, or of those named."""
+    seats = {seat.name: seat for seat in scenario.roster if seat.industry == industry}
+    found = {}
+    for name in sorted(seats if names is None else names):
+        if all(f"{name}/{block}" in kept for block in BLOCKS[message]):
+            blocks = tuple(kept[f"{name}/{block}"].numpy() for block in BLOCKS[message])
+            multiplier = float(kept[f"{name}/{_MULTIPLIER}"])
+            found[name] = Part(blocks, multiplier, float(declared(scenario.contract, seats[name])))
+    return found
+
+
+def centred(rule: Recipe, current: State, sums: Array, units: float) -> State:
+    """Return the group with the centre and the radius that message 1 gives."""
+    largest = min(rule.columns.first_bound, rule.largest_radius)
+    centre, radius = centre_and_radius(sums, units, np.asarray(rule.columns.squared), largest)
+    return {**current, CENTRE: torch.from_numpy(centre), RADIUS: torch.tensor([radius], dtype=torch.float64)}
+
+
+def with_model(rule: Recipe, current: State, released: Released) -> State:
+    """Return the group with the model of the released sums alone."""
+    return {**current, WEIGHTS: torch.from_numpy(everybodys(released, rule.outcome))}
+
+
+def beside(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, State]:
+    """Return what each participant gets with the last message: the released sums, and which part of them is its own."""
+    out: dict[str, State] = {}
+    for seat in scenario.roster:
+        kept = memory.get(seat.industry, {})
+        rule = recipe(scenario.contract, seat.industry)
+        parts = parts_of(scenario, seat.industry, kept, 2)
+        if not parts:
+            continue
+        weights = dict(zip(parts, precision_weights(rule, list(parts.values())), strict=True))
+        own = OwnPart(NO_PART, 0.0, 0.0)
+        if seat.name in parts:
+            key = contribution({block: kept[f"{seat.name}/{block}"] for block in BLOCKS[2]})
+            own = OwnPart(key, weights[seat.name], weights[seat.name] * parts[seat.name].units)
+        out[seat.name] = ToHome(combined(rule, list(parts.values()), list(weights.values())), own).to_tensors()
+    return out
