@@ -33,6 +33,7 @@ class Town:
         seats: int = 5,
         factories: int = 0,
         base: str = "secure-banks",
+        epsilon: Sequence[str] = (),
         **contract: Any,
     ) -> None:
         self.folder = folder
@@ -46,7 +47,7 @@ class Town:
         data["contract"].update(rounds=rounds, **contract)
         for key in ("noise", "largest_clip", "smallest_clip", "rows"):
             (data["contract"]["secure"] or {}).pop(key, None)
-        self.scenario = Scenario.model_validate_json(json.dumps(data)).with_overrides(rounds=rounds)
+        self.scenario = Scenario.model_validate_json(json.dumps(data)).with_overrides(rounds=rounds, epsilon=epsilon)
         self.homes = {seat.name: self._home(seat.name) for seat in self.scenario.roster}
         pin_each_other(self.homes)
         self.sent: dict[str, list[bytes]] = {name: [] for name in self.homes}

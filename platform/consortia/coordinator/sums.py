@@ -6,6 +6,7 @@ to go on after any round, and for models of fewer participants later (`coalition
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -14,25 +15,39 @@ from numpy.typing import NDArray
 
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.participant_view import Member
+from consortia.coordinator.secure_sum.step import OpenSum
 from consortia.learners.sums.combine import Part, combined, first_of, precision_weights
 from consortia.learners.sums.model import CENTRE, RADIUS, WEIGHTS, Recipe
 from consortia.learners.sums.release import deviations
 from consortia.learners.sums.solution import Released, centre_and_radius, everybodys
 from consortia.messages.size_release import declared
-from consortia.messages.sums import BLOCKS, NO_PART, OwnPart, ToHome, contribution
+from consortia.messages.sums import (
+    BLOCKS,
+    NO_PART,
+    OwnPart,
+    ToHome,
+    block_noise,
+    contribution,
+    in_state,
+    split,
+    unscaled,
+)
 from consortia.terms.contract import Contract
 from consortia.terms.recipe import recipe
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, for_participant
+from privacy.secure_sum.fixed_point import FixedPoint
 
-__all__ = ["Memory", "beside", "centred", "honest_norms", "local_round", "with_model"]
+__all__ = ["Memory", "beside", "honest_norms", "local_round", "parts_of", "secure_step"]
 
 Array = NDArray[np.float64]
 Ask = Callable[[Mapping[str, State]], Mapping[str, State]]
 #: What the coordinator keeps of one industry: tensors by name.
 Memory = State
-_MULTIPLIER = "multiplier"
+#: A participant's z, and what is kept of a secure sum.
+_MULTIPLIER, _SUM, _UNITS, _NOISE, _CONTEXT = "multiplier", "sum", "units", "noise", "context"
+_NONE = OwnPart(NO_PART, 0.0, 0.0)
 
 
 def honest_norms(contract: Contract, seat: Seat, message: int, multiplier: float) -> list[float]:
@@ -75,6 +90,46 @@ def local_round(
     return groups, memory, sorted(accepted), kept
 
 
+def secure_step(
+    contract: Contract,
+    state: Checkpoint,
+    industry: str,
+    message: int,
+    one: OpenSum,
+    code: FixedPoint,
+    units: Mapping[str, float],
+) -> tuple[State, State]:
+    """Return an industry's group and memory after a secure sum of its members' blocks opened.
+
+    Parameters
+    ----------
+    units : public units of each member in the sum, times its weight.
+    """
+    rule, current = recipe(contract, industry), state.groups[industry]
+    kept = dict(state.memory.get(industry, {}))
+    blocks = unscaled(rule, message, one.total)
+    if message == 1:
+        return centred(rule, current, blocks[0], math.fsum(units.values())), kept
+    noise = block_noise(rule, message, code.share_std(one.asked) * code.step * math.sqrt(len(one.names)))
+    kept |= {f"{_SUM}/{name}": tensor for name, tensor in in_state(message, blocks).items()}
+    kept |= {f"{_SUM}/{_UNITS}/{name}": torch.tensor([count], dtype=torch.float64) for name, count in units.items()}
+    kept[f"{_SUM}/{_NOISE}"] = torch.tensor(noise, dtype=torch.float64)
+    kept[f"{_SUM}/{_CONTEXT}"] = torch.frombuffer(bytearray(one.context), dtype=torch.uint8)
+    return with_model(rule, current, _secure_released(rule, kept)), kept
+
+
+def _secure_released(rule: Recipe, kept: Memory) -> Released:
+    gram, slope = split(rule, [kept[f"{_SUM}/{block}"].numpy() for block in BLOCKS[2]])
+    noise = kept[f"{_SUM}/{_NOISE}"].tolist()
+    return Released(gram, slope, noise[0], noise[1], math.fsum(_secure_units(kept).values()))
+
+
+def _secure_units(kept: Memory) -> dict[str, float]:
+    """Return the weighted units of everybody in a secure sum, by name."""
+    prefix = f"{_SUM}/{_UNITS}/"
+    return {name.removeprefix(prefix): float(units) for name, units in kept.items() if name.startswith(prefix)}
+
+
 def parts_of(
     scenario: Scenario, industry: str, kept: Memory, message: int, names: Iterable[str] | None = None
 ) -> dict[str, Part]:
@@ -107,11 +162,17 @@ def beside(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, State]
     for seat in scenario.roster:
         kept = memory.get(seat.industry, {})
         rule = recipe(scenario.contract, seat.industry)
+        if f"{_SUM}/{_CONTEXT}" in kept:
+            units = _secure_units(kept)
+            key = kept[f"{_SUM}/{_CONTEXT}"].numpy().tobytes()
+            own = OwnPart(key, 1.0, units[seat.name]) if seat.name in units else _NONE
+            out[seat.name] = ToHome(_secure_released(rule, kept), own).to_tensors()
+            continue
         parts = parts_of(scenario, seat.industry, kept, 2)
         if not parts:
             continue
         weights = dict(zip(parts, precision_weights(rule, list(parts.values())), strict=True))
-        own = OwnPart(NO_PART, 0.0, 0.0)
+        own = _NONE
         if seat.name in parts:
             key = contribution({block: kept[f"{seat.name}/{block}"] for block in BLOCKS[2]})
             own = OwnPart(key, weights[seat.name], weights[seat.name] * parts[seat.name].units)

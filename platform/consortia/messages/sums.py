@@ -23,6 +23,7 @@ __all__ = [
     "NO_PART",
     "OwnPart",
     "ToHome",
+    "block_noise",
     "check_blocks",
     "contribution",
     "in_state",
@@ -90,6 +91,12 @@ def unscaled(recipe: Recipe, message: int, vector: Array) -> list[Array]:
     parts = np.split(vector, cuts)
     factors = [s / (_SHORT * math.sqrt(f)) for f, s in zip(shares, sensitivities, strict=True)]
     return [factor * part for factor, part in zip(factors, parts, strict=True)]
+
+
+def block_noise(recipe: Recipe, message: int, deviation: float) -> tuple[float, ...]:
+    """Return the deviation of the noise in each block of `unscaled`, for that of the vector's numbers."""
+    shares, sensitivities = recipe.shares.of(message), recipe.sensitivities(message)
+    return tuple(deviation * s / math.sqrt(f) for f, s in zip(shares, sensitivities, strict=True))
 
 
 def split(recipe: Recipe, blocks: Sequence[Array]) -> tuple[Array, Array]:

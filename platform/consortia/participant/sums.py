@@ -15,22 +15,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clients.dataset import Table
-from consortia.common import disk
 from consortia.common.errors import RefusedError
 from consortia.learners.sums.model import CENTRE, RADIUS, Recipe
 from consortia.learners.sums.release import deviations, noised
-from consortia.learners.sums.statistics import Rows, first_message, second_message
+from consortia.learners.sums.statistics import first_message, second_message
 from consortia.messages.sums import BLOCKS, contribution, in_state
+from consortia.participant.context import Work
+from consortia.participant.data import Partitions
+from consortia.participant.own_sums import Sent, keep, rows_of
 from consortia.terms.recipe import recipe
 from consortia.terms.scopes import build_module, check_like
 from privacy.egress import Release
@@ -38,16 +36,9 @@ from privacy.errors import PrivacyError
 from privacy.events import Event, GaussianRelease
 from privacy.ledger import Ledger, RunPlan
 
-if TYPE_CHECKING:
-    from consortia.participant.context import Work
-    from consortia.participant.data import Partitions
-    from consortia.participant.home import Home
-
-__all__ = ["Sent", "answer", "blocks_of", "events_of", "forget", "keep", "releases_of", "rows_of", "sent"]
+__all__ = ["answer", "blocks_of", "check_received", "events_of", "releases_of"]
 
 Array = NDArray[np.float64]
-#: What this participant sent in message 2, until the run ends.
-_OWN = "own-sums.safetensors"
 
 
 def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
@@ -101,11 +92,6 @@ def releases_of(events: Sequence[Event], tensors: Mapping[str, Tensor]) -> list[
     return [Release("sums", {name: tensors[name]}, event) for name, event in zip(BLOCKS[2], events, strict=True)]
 
 
-def rows_of(table: Table) -> Rows:
-    """Return the rows of a table as the learner sees them."""
-    return Rows(table.inputs["features"], table.target, table.unit_index)
-
-
 def blocks_of(work: Work, parts: Partitions) -> list[Array]:
     """Return the exact blocks of the message: the training partition's, in this call alone."""
     request, rows = work.request, rows_of(parts.train)
@@ -115,49 +101,3 @@ def blocks_of(work: Work, parts: Partitions) -> list[Array]:
         return [first_message(rule.columns, rows)]
     centre, radius = request.model[CENTRE], request.model[RADIUS]
     return list(second_message(rule.columns, rule.outcome, rows, centre, radius))
-
-
-@dataclass(frozen=True)
-class Sent:
-    """This participant's part of message 2 exactly as it was sent, noise and rounding included.
-
-    Attributes
-    ----------
-    key : 32 bytes by which the coordinator names it: a hash of the blocks, or the context of a secure sum.
-    gram, slope : the blocks.
-    gram_deviation, slope_deviation : of the noise in them.
-    """
-
-    key: bytes
-    gram: Array
-    slope: Array
-    gram_deviation: float
-    slope_deviation: float
-
-
-def keep(home: Home, run_id: str, part: Sent) -> None:
-    """Keep one's own part at home, for its owner's eyes only; the next one replaces it."""
-    numbers = {
-        "key": torch.frombuffer(bytearray(part.key), dtype=torch.uint8),
-        "gram": torch.from_numpy(part.gram),
-        "slope": torch.from_numpy(part.slope),
-        "noise": torch.tensor([part.gram_deviation, part.slope_deviation], dtype=torch.float64),
-    }
-    draft, file = (home.run_folder(run_id) / name for name in (_OWN + ".tmp", _OWN))
-    disk.write_secret(draft, safetensors.torch.save(numbers))
-    draft.replace(file)
-
-
-def sent(home: Home, run_id: str) -> Sent | None:
-    """Return one's own part, None where none was sent or the run is over."""
-    file = home.run_folder(run_id) / _OWN
-    if not file.is_file():
-        return None
-    found = safetensors.torch.load(file.read_bytes())
-    noise = found["noise"].tolist()
-    return Sent(found["key"].numpy().tobytes(), found["gram"].numpy(), found["slope"].numpy(), *noise)
-
-
-def forget(home: Home, run_id: str) -> None:
-    """Delete one's own part: the run is over."""
-    (home.run_folder(run_id) / _OWN).unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from consortia.messages.sums import NO_PART, ToHome, split
 from consortia.participant.evaluation import module_scorer
 from consortia.participant.home import Home
 from consortia.participant.own_model import Scorer
-from consortia.participant.sums import Sent, rows_of, sent
+from consortia.participant.own_sums import Sent, rows_of, sent
 from consortia.terms.contract import Contract
 from consortia.terms.recipe import recipe
 from consortia.terms.scopes import build_module, load_state

@@ -49,5 +49,6 @@ MODES: Mapping[tuple[str, str], TrustMode] = MappingProxyType(
         ("gradient", "coordinator"): _OWN_NOISE,
         ("gradient", "aggregate"): TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end),
         ("sums", "local"): TrustMode(sums.answer),
+        ("sums", "aggregate"): TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end),
     }
 )

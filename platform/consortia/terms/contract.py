@@ -125,9 +125,10 @@ def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -
     if noise_multiplier <= 0:
         raise InputError("epsilon: wanted a finite one with trust = 'aggregate', got a non-private proposal")
     clip = terms.noise / noise_multiplier
-    if clip < terms.smallest_clip:
+    smallest = clip * (1.0 if contract.sums is None else contract.sums.least_part)
+    if smallest < terms.smallest_clip:
         raise InputError(
-            f"contract.secure.smallest_clip: wanted at most {clip:.4g}, which this budget needs, got "
+            f"contract.secure.smallest_clip: wanted at most {smallest:.4g}, which this budget needs, got "
             f"{terms.smallest_clip:g}; propose a smaller epsilon to this participant"
         )
     return min(clip, terms.largest_clip)

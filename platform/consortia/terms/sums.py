@@ -46,6 +46,11 @@ class SumsTerms(StrictModel):
         """The shares as the learner has them."""
         return Shares(self.centre_share, self.gram_share, self.slope_share)
 
+    @property
+    def least_part(self) -> float:
+        """By which part of a member's weight one unit moves the smallest block of a secure sum."""
+        return math.sqrt(min(self.centre_share, self.gram_share, self.slope_share))
+
     def expected(self, industry: str) -> tuple[float, ...]:
         """Return what the contract expects of an industry's target; empty where it says nothing."""
         found = self.prevalence.get(industry, ())
