@@ -39,7 +39,7 @@ from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, for_participant
 from privacy.secure_sum.fixed_point import FixedPoint
 
-__all__ = ["Memory", "beside", "honest_norms", "local_round", "parts_of", "secure_step"]
+__all__ = ["Memory", "beside", "honest_norms", "local_round", "released_sums", "secure_step"]
 
 Array = NDArray[np.float64]
 Ask = Callable[[Mapping[str, State]], Mapping[str, State]]
@@ -156,25 +156,38 @@ def with_model(rule: Recipe, current: State, released: Released) -> State:
     return {**current, WEIGHTS: torch.from_numpy(everybodys(released, rule.outcome))}
 
 
+def released_sums(
+    scenario: Scenario, industry: str, kept: Memory, names: Iterable[str] | None = None
+) -> Released | None:
+    """Return an industry's released sums, of all or of those named; None where nothing was released."""
+    rule = recipe(scenario.contract, industry)
+    if f"{_SUM}/{_CONTEXT}" in kept:
+        return _secure_released(rule, kept)
+    parts = list(parts_of(scenario, industry, kept, 2, names).values())
+    return combined(rule, parts, precision_weights(rule, parts)) if parts else None
+
+
 def beside(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, State]:
     """Return what each participant gets with the last message: the released sums, and which part of them is its own."""
     out: dict[str, State] = {}
     for seat in scenario.roster:
         kept = memory.get(seat.industry, {})
-        rule = recipe(scenario.contract, seat.industry)
-        if f"{_SUM}/{_CONTEXT}" in kept:
-            units = _secure_units(kept)
-            key = kept[f"{_SUM}/{_CONTEXT}"].numpy().tobytes()
-            own = OwnPart(key, 1.0, units[seat.name]) if seat.name in units else _NONE
-            out[seat.name] = ToHome(_secure_released(rule, kept), own).to_tensors()
-            continue
-        parts = parts_of(scenario, seat.industry, kept, 2)
-        if not parts:
-            continue
-        weights = dict(zip(parts, precision_weights(rule, list(parts.values())), strict=True))
-        own = _NONE
-        if seat.name in parts:
-            key = contribution({block: kept[f"{seat.name}/{block}"] for block in BLOCKS[2]})
-            own = OwnPart(key, weights[seat.name], weights[seat.name] * parts[seat.name].units)
-        out[seat.name] = ToHome(combined(rule, list(parts.values()), list(weights.values())), own).to_tensors()
+        released = released_sums(scenario, seat.industry, kept)
+        if released is not None:
+            out[seat.name] = ToHome(released, _own_part(scenario, seat, kept)).to_tensors()
     return out
+
+
+def _own_part(scenario: Scenario, seat: Seat, kept: Memory) -> OwnPart:
+    """Return which part of the released sums is one participant's."""
+    if f"{_SUM}/{_CONTEXT}" in kept:
+        units = _secure_units(kept)
+        key = kept[f"{_SUM}/{_CONTEXT}"].numpy().tobytes()
+        return OwnPart(key, 1.0, units[seat.name]) if seat.name in units else _NONE
+    parts = parts_of(scenario, seat.industry, kept, 2)
+    if seat.name not in parts:
+        return _NONE
+    weights = precision_weights(recipe(scenario.contract, seat.industry), list(parts.values()))
+    weight = dict(zip(parts, weights, strict=True))[seat.name]
+    key = contribution({block: kept[f"{seat.name}/{block}"] for block in BLOCKS[2]})
+    return OwnPart(key, weight, weight * parts[seat.name].units)

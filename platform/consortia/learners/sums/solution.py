@@ -86,16 +86,29 @@ def centre_and_radius(sums: Array, units: float, squared: NDArray[np.bool_], lar
     return means, min(math.sqrt(1.15 * float(variances.sum()) + 0.25), largest)
 
 
-def everybodys(released: Released, outcome: Outcome, strength: float = STRENGTH) -> Array:
-    """Return the weights (size, directions) of the model that anybody can have: released sums and constants alone."""
-    values, vectors = np.linalg.eigh(released.gram)
+def everybodys(
+    released: Released,
+    outcome: Outcome,
+    strength: float = STRENGTH,
+    columns: NDArray[np.bool_] | None = None,
+) -> Array:
+    """Return the weights (size, directions) of the model that anybody can have: released sums and constants alone.
+
+    Parameters
+    ----------
+    columns : bool (size,), optional
+        Which may have a weight; the others get 0.
+    """
+    chosen = np.ones(len(released.gram), dtype=bool) if columns is None else columns
+    values, vectors = np.linalg.eigh(released.gram[np.ix_(chosen, chosen)])
     values = np.maximum(values, 0.0)
     prior = _prior(len(values), strength)
-    weights = []
-    for slope, c in zip(released.slope.T, outcome.variances, strict=True):
-        gram, product = _evidence(values, vectors, vectors.T @ slope, released.slope_deviation, c, 0.0)
-        weights.append(np.linalg.solve(gram + np.diag(prior / c), product))
-    return np.column_stack(weights)
+    weights = np.zeros_like(released.slope)
+    for direction, c in enumerate(outcome.variances):
+        rotated = vectors.T @ released.slope[chosen, direction]
+        gram, product = _evidence(values, vectors, rotated, released.slope_deviation, c, 0.0)
+        weights[chosen, direction] = np.linalg.solve(gram + np.diag(prior / c), product)
+    return weights
 
 
 def _prior(size: int, strength: float) -> Array:
