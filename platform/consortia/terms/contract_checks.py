@@ -94,7 +94,9 @@ def check_sums(contract: ContractFields) -> None:
         "no max_participations": contract.max_participations is not None,
         "evaluation.every = 0 and no [contract.stopping]: there is one model": bool(contract.evaluation.every)
         or contract.stopping is not None,
-        "secure.cohorts = 1": contract.secure is not None and contract.secure.cohorts != 1,
+        "secure.cohorts = 1 and secure.colluders >= 1: each member takes its own part off the sum at home": (
+            contract.secure is not None and (contract.secure.cohorts != 1 or contract.secure.colluders < 1)
+        ),
     }
     for name, rules in contract.industries.items():
         plain = (rules.model, rules.private_steps, rules.momentum, rules.weight_decay, rules.init)
