@@ -79,6 +79,17 @@ def column_features(column: Column, indicators: bool, drop_first: bool) -> list[
     return features
 
 
+def column_kinds(column: Column, indicators: bool, drop_first: bool) -> list[str]:
+    """What each of the column's features is: "number", "score", "category", "flag" or "missing"."""
+    if column.dtype == "category":
+        kind = "score" if column.scores else "category"
+    else:
+        kind = "number" if column.dtype in NUMERIC else "flag"
+    names = [name for name, _ in column_features(column, indicators, drop_first)]
+    # A category of its own for what is missing belongs to the one-hot; elsewhere it stands beside the value.
+    return [kind if name == column.name or kind == "category" else "missing" for name in names]
+
+
 def derived_feature(derived: Derived) -> Compute:
     def compute(_: pd.DataFrame, values: Mapping[str, pd.Series[Any]]) -> NDArray[np.float64]:
         return _scaled(values[derived.name].to_numpy(np.float64), derived.low, derived.high, None)

@@ -84,6 +84,8 @@ class Kind:
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "update": Kind(("train",)),
+        # Sums of columns, of their squares and products (the learner `sums`).
+        "sums": Kind(("train",), "sums."),
         "metrics": Kind(("validation", "evaluation"), "metrics."),
         # The number of training units, once a run.
         "size": Kind(("train",), "size."),

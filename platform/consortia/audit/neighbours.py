@@ -14,7 +14,7 @@ from itertools import chain
 
 import numpy as np
 
-from consortia.audit import message_games, step_games, sums, vectorised, vertical
+from consortia.audit import message_games, statistics_games, step_games, sums, vectorised, vertical
 from consortia.audit.games import Board, Game
 from consortia.audit.result import Findings, Progress, fact
 from consortia.audit.scenes import Deck
@@ -65,6 +65,11 @@ def paths(audit: Audit) -> tuple[dict[str, Player], list[str]]:
     players: dict[str, Player] = {}
     skipped = ["vertical training by message: the contract is horizontal"]
     decks = {seat.name: Deck(audit.pool(seat)) for seat in audit.seats()}
+    if audit.contract.sums is not None:
+        # In a secure sum a member's blocks are these, scaled by a public number.
+        for seat in audit.one_per_industry():
+            players[f"{seat.name}, sums"] = partial(statistics_games.scene, audit, seat, decks[seat.name])
+        return players, [*skipped, "gradients: contract.learner = 'sums'"]
     for seat in audit.one_per_industry():
         left_out, kinds = message_games.playable(audit, seat)
         skipped += [f"{seat.industry}, {kind}: {why}" for kind, why in left_out.items()]

@@ -16,7 +16,9 @@ from consortia.common.errors import InputError
 #: (rows, what errors call them) -> predictions and what the schema's check says.
 Predict = Callable[[pd.DataFrame, str], tuple[pd.DataFrame, Any]]
 _Participant = Annotated[str, typer.Option(help="Whose model: its own run folder is read (its own side only).")]
-_Model = Annotated[str, typer.Option("--model", help="kept (what the receipt says) or federated (as it came).")]
+_Model = Annotated[
+    str, typer.Option("--model", help="kept (what the receipt says), federated, or released (learner sums).")
+]
 
 
 def predict(
@@ -88,6 +90,9 @@ def export(
     participant: _Participant = "",
     industry: Annotated[str, typer.Option(help="At the coordinator: this industry's released model.")] = "",
     model: _Model = "kept",
+    without: Annotated[
+        list[str] | None, typer.Option(help="With --industry, learner sums: leave this participant's sums out.")
+    ] = None,
     to: Annotated[Path, typer.Option("--to", help="The folder of models.")] = Path("models"),
     name: Annotated[str, typer.Option(help="Its name there; the participant's or industry's without it.")] = "",
     onnx: Annotated[bool, typer.Option(help="Write ONNX, too (needs the extra `onnx`).")] = True,
@@ -95,12 +100,15 @@ def export(
     """Export a model with its preprocessing, as safetensors and ONNX, as a new version."""
     from consortia.models import registry
     from consortia.models.onnx_file import to_onnx
-    from consortia.models.source import of_coordinator, of_participant
+    from consortia.models.source import check_leaves, of_coordinator, of_participant
 
     if bool(participant) == bool(industry):
         got = "both" if participant else "neither"
         raise InputError(f"wanted --participant (on its own side) or --industry (at the coordinator), got {got}")
-    found = of_participant(run, participant, model) if participant else of_coordinator(run, industry)
+    if participant and without:
+        raise InputError("--without: wanted none with --participant, whose side has no other's sums")
+    found = of_participant(run, participant, model) if participant else of_coordinator(run, industry, without or ())
+    check_leaves(found)
     translated = to_onnx(found.model, found.about) if onnx else None
     folder = registry.register(to, name or participant or industry, found, translated)
     manifest = json.loads((folder / registry.MANIFEST).read_text(encoding="utf-8"))

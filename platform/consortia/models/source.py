@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,26 @@ from clients import registry as industries
 from clients.tables import known_from
 from consortia.common.errors import InputError
 from consortia.common.strict import read_record
+from consortia.coordinator import coalitions
 from consortia.participant.home import default_root
-from consortia.participant.own_model import About, OwnModel, from_bytes, to_bytes
+from consortia.participant.own_model import FEDERATED, About, OwnModel, from_bytes, to_bytes
 from consortia.terms.scenario import scenario_from_json
 from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
 from privacy.events import RELATION
 
-__all__ = ["CHOICES", "Found", "check_choice", "label_owner_folder", "of_coordinator", "of_participant", "run_folder"]
+__all__ = [
+    "CHOICES",
+    "Found",
+    "check_choice",
+    "check_leaves",
+    "label_owner_folder",
+    "of_coordinator",
+    "of_participant",
+    "run_folder",
+]
 
-CHOICES = ("kept", "federated")
+#: "released" is the model of released sums alone (the learner `sums`), which the federated one adds own rows to.
+CHOICES = ("kept", "federated", "released")
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,8 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
     ----------
     run : str
         The folder of a simulated run, or the id of a run that this participant took part in (`$CONSORTIA_HOME`).
-    choice : {"kept", "federated"}
-        What the participant keeps (its receipt says which), or the federated model as it came.
+    choice : {"kept", "federated", "released"}
+        What the participant keeps (its receipt says which), the federated model, or the one of released sums alone.
 
     Raises
     ------
@@ -65,6 +77,8 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
             "a vertical run `consortia predict` takes the label owner's own model, `consortia run --resume RUN "
             "--batches N` scores with the partners; --engine vectorized and older runs kept no model"
         )
+    if choice not in receipt["models"]:
+        raise InputError(f"--model: wanted one of {', '.join(receipt['models'])} in this run, got {choice!r}")
     file = folder / "models" / f"{choice}.safetensors"
     if not file.is_file():
         raise InputError(f"{file}: wanted the model that the receipt names, got nothing there")
@@ -82,8 +96,27 @@ def label_owner_folder(run: str, participant: str) -> Path | None:
     return folder if receipt.get("role") == "label owner" else None
 
 
-def of_coordinator(run: str, industry: str) -> Found:
+def check_leaves(found: Found) -> None:
+    """Refuse to hand on what was finished on own rows without noise: of the learner `sums`, all but released models.
+
+    Raises
+    ------
+    InputError
+    """
+    if found.about.contract.sums is not None and found.about.kind != FEDERATED:
+        raise InputError(
+            f"the model of kind {found.about.kind!r} saw the participant's own rows without noise, so it never leaves; "
+            "export --model released, which anybody may have"
+        )
+
+
+def of_coordinator(run: str, industry: str, without: Sequence[str] = ()) -> Found:
     """Return an industry's federated model from the coordinator's run folder: released values only.
+
+    Parameters
+    ----------
+    without : sequence of str
+        Participants whose sums do not count (the learner `sums` with local noise).
 
     Raises
     ------
@@ -96,7 +129,8 @@ def of_coordinator(run: str, industry: str) -> Found:
             f"{run}: wanted the folder of a finished run, got none; it holds scenario.json and result.json"
         )
     known_from(folder)
-    contract = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8")).contract
+    scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
+    contract = scenario.contract
     result = read_record(folder / "result.json")
     if contract.vertical is not None or industry not in contract.industries:
         there = "none (vertical)" if contract.vertical is not None else ", ".join(contract.industries)
@@ -114,9 +148,10 @@ def of_coordinator(run: str, industry: str) -> Found:
         check_like(wanted, state)
     except ValueError as error:
         raise InputError(f"{folder / 'model'}: {error}") from None
-    load_state(network, state)
+    load_state(network, coalitions.of_run(folder, scenario, industry, without=without) if without else state)
     model = OwnModel(industries.get(industry).schema.target, network)
-    about = About("", result["run_id"], industry, "federated", "", contract)
+    detail = f"without {', '.join(sorted(without))}" if without else ""
+    about = About("", result["run_id"], industry, FEDERATED, detail, contract)
     members = {name: seat for name, seat in result["participants"].items() if seat["industry"] == industry}
     if "central" in result:
         guarantee = _central(result["central"])
@@ -163,7 +198,7 @@ def _central(account: dict[str, Any]) -> dict[str, Any]:
 
 def _own_guarantee(about: About, receipt: dict[str, Any]) -> dict[str, Any]:
     """Return what a participant may say about a model to somebody who gets it."""
-    if about.kind != "federated":
+    if about.kind != FEDERATED:
         reason = "fitted to the participant's own rows without DP: for use at home; whoever gets it may learn of them"
         return {"epsilon": None, "non_private": True, "reason": reason}
     if "private" in about.contract.scopes.named:

@@ -17,7 +17,7 @@ from consortia.common.errors import InputError, RefusedError, describe
 from consortia.messages.envelope import Envelope, encode, message_key
 from consortia.messages.ledger_anchor import to_header
 from consortia.messages.request import Request
-from consortia.participant import ledger_witness, lifetimes, metrics_release, receipt
+from consortia.participant import ledger_witness, lifetimes, metrics_release, own_sums, receipt
 from consortia.participant.compressed_update import compressed
 from consortia.participant.data import Partitions, declared_training_units, load_partitions
 from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
@@ -179,6 +179,7 @@ class Work:
             return
         try:
             receipt.write(self.home, self.request, plan, parts, module, ledger, self.policy)
+            own_sums.forget(self.home, self.request.run_id)
             once.done()
         except Exception as error:  # noqa: BLE001 - see above
             log.error("%s: no receipt: %s", self.home.participant, describe(error))

@@ -26,9 +26,23 @@ from consortia.common.errors import InputError
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.scopes import build_module, check_like, load_state, state_of
 
-__all__ = ["LARGEST_LOGIT", "About", "OwnModel", "Scorer", "constant", "from_bytes", "keep", "linear", "to_bytes"]
+__all__ = [
+    "AT_HOME",
+    "FEDERATED",
+    "LARGEST_LOGIT",
+    "About",
+    "OwnModel",
+    "Scorer",
+    "constant",
+    "from_bytes",
+    "keep",
+    "linear",
+    "to_bytes",
+]
 
 FILE_SCHEMA = "1"
+#: `About.kind` of a federated model as it came, and of one that was finished on own rows and never leaves.
+FEDERATED, AT_HOME = "federated", "sums at home"
 #: A probability of 0 or 1 as a logit: its sigmoid differs from it by 4e-18.
 LARGEST_LOGIT = 40.0
 

@@ -41,7 +41,7 @@ from clients.industry import IndustryClient
 from clients.metrics import compute
 from clients.models import FederatedModule, loss_for
 from consortia.participant.evaluation import Baselines, Fit, Scores, better, headline, module_scorer
-from consortia.participant.own_model import OwnModel, Scorer
+from consortia.participant.own_model import AT_HOME, FEDERATED, OwnModel, Scorer
 from privacy.randomness import numpy_generator, seeded_generator
 
 STRENGTHS = tuple(float(s) for s in np.logspace(-1, 4, 6))
@@ -99,6 +99,11 @@ def candidates(module: FederatedModule, industry: str, base: Baselines, particip
             for lam in PROXIMAL
         ]
     return found
+
+
+def of_sums(base: Baselines, fit: Fit, fitted: Scorer) -> list[Candidate]:
+    """Return the candidates where the learner is `sums`: `local`, and the others' sums finished on own rows."""
+    return [Candidate("local", base.local_kind, base.fit_local, base.local), Candidate(AT_HOME, "", fit, fitted)]
 
 
 def keep(offered: list[Candidate], client: IndustryClient, train: Table, validation: Table, participant: str) -> Kept:
@@ -168,10 +173,12 @@ def _pays(gain: Scores, units: NDArray[np.int64]) -> bool:
 def _flattered(client: IndustryClient, offered: list[Candidate], train: Table, held: list[Scores]) -> bool:
     """Return whether the federated model does better on the rows it was trained on than on others."""
     for candidate, losses in zip(offered, held, strict=True):
-        if candidate.kind == "federated" and candidate.ready is not None and len(losses) > 1:
+        if candidate.kind == FEDERATED and candidate.ready is not None:
+            if len(losses) < 2:
+                return True
             error = float(losses.std(ddof=1)) / np.sqrt(len(losses))
             return bool(row_losses(client, candidate.ready(train), train).mean() < losses.mean() - error)
-    return True
+    return False  # all are fitted anew to each fold
 
 
 def _label(candidate: Candidate) -> str:

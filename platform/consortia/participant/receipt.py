@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import time
 from dataclasses import replace
@@ -28,7 +29,8 @@ from consortia.participant.evaluation import (
     score_metrics,
 )
 from consortia.participant.metrics_release import metrics_run
-from consortia.participant.own_model import About
+from consortia.participant.own_model import AT_HOME, FEDERATED, About
+from consortia.participant.sums_at_home import SumsAtHome
 from consortia.trust.secure_sum.statement import secure_part
 from consortia.trust.trusted_coordinator import central_part
 from privacy.events import RELATION
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from consortia.terms.policy import Policy
 
 RECEIPT_SCHEMA = 1
+log = logging.getLogger("consortia.participant")
 
 
 class Account(Protocol):
@@ -71,15 +74,18 @@ def write(
     """
     started = time.perf_counter()
     client = client_for(policy.dataset[request.proposal.dataset])
+    released = module_scorer(module)
+    sums = _sums_at_home(home, request)
+    federated = released if sums is None else sums.fit(parts.train)
     if home.simulation and home.control:
-        scorer = module_scorer(module)
-        _write_predictions(home.run_folder(request.run_id) / "predictions.csv", parts, scorer, scorer)
+        _write_predictions(home.run_folder(request.run_id) / "predictions.csv", parts, federated, federated)
         return
     base = baselines(request.contract, request.industry, parts.train, parts.validation, home.participant)
-    federated = module_scorer(module)
     metric = headline(client, parts.test.target)
     kept = personal.keep(
-        personal.candidates(module, request.industry, base, home.participant),
+        personal.candidates(module, request.industry, base, home.participant)
+        if sums is None
+        else personal.of_sums(base, sums.fit, federated),
         client,
         parts.train,
         parts.validation,
@@ -96,13 +102,13 @@ def write(
     measured = {name: score_metrics(client, value, parts.test) for name, value in scores.items()}
     about = About(home.participant, request.run_id, request.industry, kept.kind, kept.detail, request.contract)
     folder = home.run_folder(request.run_id)
-    files = own_model.keep(
-        folder / "models",
-        {
-            "kept": (kept.scorer.model(), about),
-            "federated": (federated.model(), replace(about, kind="federated", detail="")),
-        },
-    )
+    models_kept = {
+        "kept": (kept.scorer.model(), about),
+        "federated": (federated.model(), replace(about, kind=FEDERATED if sums is None else AT_HOME, detail="")),
+    }
+    if request.contract.sums is not None:
+        models_kept["released"] = (released.model(), replace(about, kind=FEDERATED, detail="released sums alone"))
+    files = own_model.keep(folder / "models", models_kept)
     gain = gain_interval(metric, scores["federated"], scores["local"], parts.test, home.participant)
     data = {
         "schema": RECEIPT_SCHEMA,
@@ -136,6 +142,19 @@ def write(
     if home.simulation:
         _write_predictions(folder / "predictions.csv", parts, base.local, federated)
         write_json(folder / "events.json", ledger.export())
+
+
+def _sums_at_home(home: Home, request: Request) -> SumsAtHome | None:
+    """Return what finishes the learner `sums` at home; None for other learners, and where the sums do not fit."""
+    contract = request.contract
+    if contract.sums is None:
+        return None
+    where = (home, request.run_id, contract, request.industry)
+    try:
+        return SumsAtHome.of(*where, request.model, request.control)
+    except ValueError as error:
+        log.error("%s: the model of the released sums alone is kept: %s", home.participant, error)
+        return None
 
 
 def spent(

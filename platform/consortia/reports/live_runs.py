@@ -183,7 +183,7 @@ class Run:
         known = seat.standing.get("noise_multiplier") is not None and seat.non_private is False
         if not known or not rounds or self.scenario.contract.vertical is not None:
             return None
-        return event_seen(self.scenario, seat.name, seat.standing, rounds)
+        return event_seen(self.scenario, seat.name, seat.standing, rounds, seat.contributed[:rounds])
 
     def refresh(self) -> bool:
         """Read what is new; return whether anything was."""

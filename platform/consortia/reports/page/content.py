@@ -97,7 +97,8 @@ def _trained(facts: Facts) -> Section:
     ]
     if not facts.vertical:
         shared = ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
-        section.facts += [("strategy", contract.strategy.name), ("shared", shared)]
+        section.facts += [("learner", contract.learner), ("strategy", contract.strategy.name), ("shared", shared)]
+    if not facts.vertical and contract.sums is None:
         rows = [
             (name, _model(terms), str(terms.local_steps), f"{terms.sampling_rate:g}", f"{terms.clip:g}")
             for name, terms in contract.industries.items()
