@@ -13,10 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr
-
-from privacy.accounting import epsilon as epsilon_of
 from privacy.errors import PlanError
 from privacy.events import Event, GaussianRelease, NonPrivate, resized
 
@@ -61,6 +57,8 @@ class Shares:
 
 def mu_of(epsilon: float, delta: float) -> float:
     """Return mu for which the Gaussian mechanism of noise 1 / mu is exactly (epsilon, delta)-DP (Balle & Wang 2018)."""
+    from scipy.optimize import brentq  # not at the top: whoever reads a contract needs neither
+    from scipy.special import log_ndtr, ndtr
 
     def excess(mu: float) -> float:
         return float(ndtr(-epsilon / mu + mu / 2) - math.exp(epsilon + log_ndtr(-epsilon / mu - mu / 2))) - delta
@@ -77,6 +75,8 @@ def solve(shares: Shares, epsilon: float, delta: float, times: int = 1) -> float
     PlanError
         For a budget that is none, or that no noise meets.
     """
+    from privacy.accounting import epsilon as epsilon_of
+
     if not (0 < epsilon < math.inf and 0 < delta < 1):
         raise PlanError(f"epsilon, delta: wanted numbers > 0, delta below 1, got {epsilon!r} and {delta!r}")
 
