@@ -15,7 +15,7 @@ from torch import Tensor
 from clients import registry
 from clients.models import FederatedModule, loss_for
 from consortia.common.errors import InputError, RefusedError
-from consortia.learners.sums.noise import MESSAGES
+from consortia.learners.sums.shares import MESSAGES
 from consortia.messages.envelope import Envelope, encode
 from consortia.messages.sums import block_noise, scaled, unscaled
 from consortia.participant import sums

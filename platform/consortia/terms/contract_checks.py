@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from consortia.learners.sums.noise import MESSAGES
+from consortia.learners.sums.shares import MESSAGES
 from consortia.terms.contract_fields import ContractFields
 from consortia.terms.model import Model, Scopes
 from consortia.terms.strategy import StrategyTerms

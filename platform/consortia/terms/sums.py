@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field, model_validator
 
 from consortia.common.strict import StrictModel
-from consortia.learners.sums.noise import MESSAGES, Shares
+from consortia.learners.sums.shares import MESSAGES, Shares
 
 _Share = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -16,8 +16,9 @@ from clients.models import predict
 from clients.schema import Target
 from consortia.learners.sums.columns import Columns, columns_of
 from consortia.learners.sums.model import Recipe, build
-from consortia.learners.sums.noise import Shares, mu_of, solve
+from consortia.learners.sums.noise import mu_of, solve
 from consortia.learners.sums.outcome import Outcome, outcome_of
+from consortia.learners.sums.shares import Shares
 from consortia.learners.sums.solution import AtHome, Own, Released, centre_and_radius, everybodys
 from consortia.learners.sums.statistics import Rows, first_message, packed, prepared, second_message, unpacked
 from privacy.accounting import epsilon

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from clients.models import FederatedModule
 from clients.schema import Schema, Target
 from consortia.learners.sums.columns import Columns, columns_of
-from consortia.learners.sums.noise import Shares
 from consortia.learners.sums.outcome import Outcome, outcome_of
+from consortia.learners.sums.shares import Shares
 from consortia.learners.sums.statistics import gram_size
 
 __all__ = ["CENTRE", "RADIUS", "WEIGHTS", "Recipe", "build", "recipe_of"]

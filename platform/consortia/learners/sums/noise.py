@@ -1,4 +1,4 @@
-"""How the budget of a run is shared among the blocks of the two messages, and what each of them costs.
+"""The noise of the blocks: z of a run, for which the ledger's own count of all blocks meets the budget.
 
 With mu the Gaussian-DP parameter of the budget, block i gets the share f_i of mu^2: noise of standard deviation
 ``sensitivity_i z / sqrt(f_i)`` with z = 1 / mu. Gaussian mechanisms compose exactly by adding mu^2, so the three blocks
@@ -9,50 +9,16 @@ block, and z is the smallest number for which *its* count of the three (PLD) mee
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from consortia.learners.sums.shares import Shares
 from privacy.errors import PlanError
-from privacy.events import Event, GaussianRelease, NonPrivate, resized
+from privacy.events import resized
 
-__all__ = ["MESSAGES", "Shares", "mu_of", "solve"]
+__all__ = ["mu_of", "solve"]
 
-#: A run of this learner has two messages.
-MESSAGES: Final = 2
 _CLOSE: Final = 1e-4
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Shares of mu^2; they sum to 1.
-
-    Attributes
-    ----------
-    centre : message 1.
-    gram, slope : the blocks of message 2: the Gram matrix, and the products with the target.
-    """
-
-    centre: float
-    gram: float
-    slope: float
-
-    def of(self, message: int) -> tuple[float, ...]:
-        """Return the shares of a message's blocks."""
-        return (self.centre,) if message == 1 else (self.gram, self.slope)
-
-    def events(self, message: int, multiplier: float, unit: str) -> tuple[Event, ...]:
-        """Return what a message costs: one event a block; `multiplier` is z, 0 where nothing is noised."""
-        if not multiplier:
-            return (NonPrivate(what=f"sums, message {message}", partition="train", unit=unit),)
-        return tuple(
-            GaussianRelease(noise_multiplier=multiplier / math.sqrt(share), partition="train", unit=unit)
-            for share in self.of(message)
-        )
-
-    def whole(self, multiplier: float, unit: str) -> tuple[Event, ...]:
-        """Return what both messages cost."""
-        return tuple(event for message in (1, 2) for event in self.events(message, multiplier, unit))
 
 
 def mu_of(epsilon: float, delta: float) -> float:
