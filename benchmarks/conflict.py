@@ -95,7 +95,7 @@ def play(scenario: str, data: Path, *, flipped: int, seed: int, private: bool) -
         found: list[Found] = []
 
         class Chooses(CrowdCoordinator):
-            def _evaluate(self, models: dict[str, State]) -> None:  # type: ignore[override]
+            def _evaluate(self, models: dict[str, State], *_: object) -> None:  # type: ignore[override]
                 found.append({name: choice(self, name, models[name]) for name in self.places})
 
         coordinator = Chooses(prepare(options))
