@@ -47,7 +47,8 @@ class Named(nn.Module):
         self.net = nn.Sequential(*layers[:-1])
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return torch.as_tensor(self.net(inputs["x"]))
+        output: Tensor = self.net(inputs["x"])
+        return output
 
 
 def losses(output: Tensor, target: Tensor) -> Tensor:
