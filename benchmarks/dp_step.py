@@ -196,7 +196,8 @@ def main() -> int:
         variants: dict[str, Step] = {"plain torch": case.plain(), "consortia": case.ours()}
         if sizes is not ten:
             variants["consortia, secure noise"] = case.ours(secure=True)
-            variants["consortia, row by row"] = case.ours(one_row=True)
+            if not chosen.quick:
+                variants["consortia, row by row"] = case.ours(one_row=True)
             variants["Opacus hooks, rows in memory"] = case.opacus("hooks", loader=False)
         if not big:
             variants["Opacus hooks, DataLoader"] = case.opacus("hooks", loader=True)
