@@ -42,6 +42,9 @@ def frame(rows: int, seed: int, **attrs: Any) -> pd.DataFrame:
     return made
 
 
+DECLARED = consortia.declare_schema({"x": (-3, 3)}, "y", bounds=(-9, 9))
+
+
 def members(**changes: Any) -> list[Participant]:
     """Three participants, each at its own ε; the second's unit is a person, the third is non-private."""
     rest = {"epsilon": 2.0, "delta": 1e-3} | changes
@@ -111,9 +114,8 @@ def test_made_up_rows_and_an_inferred_schema_are_called_so(run: consortia.Run) -
 
 
 def test_a_declared_schema_is_not_inferred_and_a_temporary_folder_goes_with_its_run() -> None:
-    declared = consortia.declare_schema({"x": (-3, 3)}, "y", bounds=(-9, 9))
     own = [Participant(name="a", frame=frame(30, 4), epsilon=1)]
-    plain = consortia.train(own, schema=declared, rounds=1, receipts=False)
+    plain = consortia.train(own, schema=DECLARED, rounds=1, receipts=False)
     assert not plain.inferred
     assert "not private" not in str(plain)
     assert "temporary folder" in str(plain)
@@ -272,6 +274,8 @@ def test_a_participant_that_is_none_is_named(change: dict[str, Any], named: str)
         ({"contract": {"scops": {}}}, "contract.scops: unknown key; did you mean 'scopes'?"),
         ({"target": None, "schema": "bank"}, "participant first: frame: wanted the columns of schema 'german_credit'"),
         ({"participants": []}, "participants: wanted"),
+        ({"target": None, "schema": DECLARED}, "participant second: unit: wanted record, got 'who'"),
+        ({"participants": [Participant(name="a", frame=frame(9, 1), epsilon=1e-9)]}, "roster.a: "),
         ({"participants": [*members(), members()[0]]}, "got first more than once"),
     ],
 )

@@ -202,13 +202,19 @@ def check_participants(participants: Sequence[Participant]) -> list[Participant]
 
 
 def check_columns(participants: Sequence[Participant], schema: Schema) -> None:
-    """Raise ArgumentError where a frame lacks a column that the schema requires."""
+    """Raise ArgumentError where a frame lacks what the schema requires, or a unit is no identifier of it."""
     wanted = [*(column.name for column in schema.columns if column.required), schema.target.name]
+    units = [RECORD, *(column.name for column in schema.columns if column.identifier == "hash")]
     for each in participants:
         if lacking := [name for name in wanted if name not in each.frame.rename(columns=str)]:
             raise ArgumentError(
                 f"participant {each.name}: frame: wanted the columns of schema {schema.name!r}, got none called "
                 f"{listed(lacking)}; rename or add them"
+            )
+        if each.unit not in units:
+            raise ArgumentError(
+                f"participant {each.name}: unit: wanted {' or '.join(units)}, got {each.unit!r}; name it in "
+                "identifiers= of declare_schema"
             )
 
 
@@ -223,25 +229,31 @@ def settle_homes(participants: Sequence[Participant], root: Path, contract: Cont
     Raises
     ------
     ArgumentError
-        A budget that the lifetime does not hold.
+        A budget that the lifetime does not hold; nothing was written.
     """
     homes = {each.name: Home((root / each.name).resolve(), each.name, simulation=True) for each in participants}
+    policies = {}
     for each in participants:
         home = homes[each.name]
         known = policy_or_input_error(home.policy, simulation=True) if home.policy.is_file() else None
         lifetime = known.budget.lifetime.model_dump() if known else None
-        source = home.folder / "rows.parquet"
-        policy = each.policy(contract, client, source, lifetime)
-        if lifetime is None:
+        policies[each.name] = each.policy(contract, client, _rows(home), lifetime)
+    for each in participants:
+        home, policy = homes[each.name], policies[each.name]
+        if home.policy.is_file():  # a ledger that is gone since is missed before the run: there is no fresh start
+            write_text(home.policy, f"# {_NOTE}\n{tomli_w.dumps(policy)}")
+        else:
             home.create(split_seed=contract.seed)
             make_home(home, policy, _NOTE)
-        else:  # a ledger that is gone since is missed before the run: there is no fresh start
-            write_text(home.policy, f"# {_NOTE}\n{tomli_w.dumps(policy)}")
-        draft = source.with_suffix(".tmp")
-        with settled(draft, source):
+        draft = _rows(home).with_suffix(".tmp")
+        with settled(draft, _rows(home)):
             rows_of(client.schema, each.frame).to_parquet(draft, index=False)
     if contract.trust == "aggregate":
         pin_each_other(homes)
+
+
+def _rows(home: Home) -> Path:
+    return home.folder / "rows.parquet"
 
 
 def _is_number(value: object) -> bool:

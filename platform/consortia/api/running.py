@@ -70,13 +70,11 @@ def run(
     """
     given = {} if epsilon is None else epsilon if isinstance(epsilon, Mapping) else {"": epsilon}
     resumed = None if resume is None else Path(resume)
-    if resumed is not None:
-        engine = (
-            json.loads((resumed / "job.json").read_text())["engine"] if (resumed / "job.json").is_file() else engine
-        )
+    if resumed is not None and (resumed / "job.json").is_file():
+        engine = json.loads((resumed / "job.json").read_text(encoding="utf-8"))["engine"]
     options = Options(
         scenario=os.fspath(scenario),
-        epsilon=tuple(f"{name}={value!r}" if name else repr(value) for name, value in given.items()),
+        epsilon=tuple(f"{name}={value}" if name else f"{value}" for name, value in given.items()),
         rounds=rounds,
         seed=seed,
         data=None if data is None else Path(data),
@@ -94,10 +92,10 @@ def run(
 
 def finished(job: Job, options: Options, *, progress: bool = False, scratch: Scratch | None = None) -> Run:
     """Run a prepared job to its end; RunFailedError says why there is no model."""
-    console = Console(width=120)
+    console, simulation = Console(width=120), options.engine != "flower"
     threads = torch.get_num_threads()
     try:
-        execute(job, options, (lambda started: Watch(console, started, simulation=True)) if progress else None)
+        execute(job, options, (lambda started: Watch(console, started, simulation=simulation)) if progress else None)
         if options.placebo:
             control(job, options, console.print if progress else lambda _: None)
     finally:

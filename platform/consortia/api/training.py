@@ -23,6 +23,7 @@ from consortia.common.errors import ArgumentError
 from consortia.common.strict import parse
 from consortia.engines.options import Options
 from consortia.engines.runner import prepare
+from consortia.planning.plan import make_plans
 from consortia.terms.contract_fields import WIRE_VERSION
 from consortia.terms.scenario import Scenario, settled
 
@@ -133,6 +134,7 @@ def train(
         given = {"schema": 1, "name": "frames", "title": "Rows from Python", "contract": terms, "roster": roster}
         data = _plain(given)
         scenario = settled(parse(Scenario, data, "train"))
+        make_plans(scenario)  # before anything is written
         scratch = Scratch() if folder is None else None
         root = scratch.folder if scratch is not None else Path(folder or "").resolve()
         settle_homes(members, root / "homes", scenario.contract, client)
