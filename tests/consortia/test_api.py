@@ -99,7 +99,13 @@ def test_every_participant_pays_by_its_own_budget_from_its_own_home(run: consort
     assert receipts["relation"].eq("add_or_remove_one").all()
     own = json.loads((run.folder / "participants" / "first" / "runs" / run.folder.name / "receipt.json").read_text())
     assert receipts.loc["first", "federated"] == own["metrics"]["rmse"]["federated"]
-    assert receipts.loc["first", "gain"] == own["gain"]["value"] if own["gain"] else True
+    gain = own["gain"]["value"] if own["gain"] else math.nan
+    assert receipts.loc["first", "gain"] == pytest.approx(gain, nan_ok=True)
+    mae = run.receipts("mae")
+    assert mae.loc["first", "federated"] == own["metrics"]["mae"]["federated"]
+    assert mae["gain"].isna().all()
+    with pytest.raises(ArgumentError, match="metric: wanted one of mae, r2, rmse, got 'auc'"):
+        run.receipts("auc")
 
 
 def test_made_up_rows_and_an_inferred_schema_are_called_so(run: consortia.Run) -> None:

@@ -37,9 +37,14 @@ _SPENT = (
 _HISTORY = ("round", "participant", "metric", "value", "epsilon", "budget", "delta", "unit", "relation")
 
 
-def receipts(result: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def receipts(
+    result: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]], metric: str | None = None
+) -> pd.DataFrame:
     """See `consortia.Run.receipts`; `own` are the participants' receipts that the reader may see."""
-    lines = {name: _receipt(seat, own.get(name, {})) for name, seat in result["participants"].items()}
+    known = sorted({name for seat in result["participants"].values() for name in seat["metrics"]})
+    if metric is not None and metric not in known:
+        raise ArgumentError(f"metric: wanted one of {', '.join(known)}, got {metric!r}")
+    lines = {name: _receipt(seat, own.get(name, {}), metric) for name, seat in result["participants"].items()}
     names = list(_RECEIPT)
     if "placebo" in result:
         for name, seat in result["placebo"]["participants"].items():
@@ -53,9 +58,11 @@ def receipts(result: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) ->
     return _numbers(table, {"industry", "state", "metric", "keeps", "unit", "relation", "synthetic"})
 
 
-def _receipt(seat: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    metric = seat.get("headline") or next(iter(seat["metrics"]), None)
-    values, gain, account = seat["metrics"].get(metric, {}), seat.get("gain") or {}, seat["epsilon"]
+def _receipt(seat: Mapping[str, Any], own: Mapping[str, Any], wanted: str | None) -> dict[str, Any]:
+    leading = seat.get("headline") or next(iter(seat["metrics"]), None)
+    metric = wanted or leading
+    gain = (seat.get("gain") or {}) if metric == leading else {}
+    values, account = seat["metrics"].get(metric, {}), seat["epsilon"]
     infinite = bool(account["non_private"])
     return {
         "industry": seat["industry"],

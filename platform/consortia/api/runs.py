@@ -118,8 +118,13 @@ class Run:
         """The schema of a run on tables; ArgumentError where there are several industries."""
         return registry.get(self._industry(None)).schema
 
-    def receipts(self) -> pd.DataFrame:
+    def receipts(self, metric: str | None = None) -> pd.DataFrame:
         """Return what joining paid and cost: one line a participant.
+
+        Parameters
+        ----------
+        metric : str, optional
+            Instead of the one that each receipt leads with, which alone has a gain.
 
         Returns
         -------
@@ -132,7 +137,7 @@ class Run:
             them for the `unit` and `relation` named, infinite for a non-private run. With placebo partners there is
             `transfer`. NaN is what was not measured or not released.
         """
-        return frames.receipts(self.result, self._facts.receipts)
+        return frames.receipts(self.result, self._facts.receipts, metric)
 
     def ledger(self, participant: str) -> pd.DataFrame:
         """Return the participant's ledger, recounted, oldest first: runs, charges, releases, changes of the budget.
