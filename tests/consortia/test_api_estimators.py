@@ -70,14 +70,14 @@ def test_it_stands_in_pipelines_and_files(fitted: FederatedClassifier) -> None:
 
 
 def test_declared_bounds_are_the_schemas_and_values_beyond_are_clamped() -> None:
-    made = quick(bounds=([-1, -1, -1, -1], 1), rounds=1).fit(X, Y)
+    made = quick(bounds=([-1, -1, -1, -1], 1), rounds=1, epsilon=math.inf).fit(X, Y)
     assert {(column.low, column.high) for column in made.schema_.columns} == {(-1.0, 1.0)}
     far = np.full((1, 4), 50.0)
     assert np.array_equal(made.predict_proba(far), made.predict_proba(far * 2))
     holes = np.full((1, 4), np.nan)
     assert np.array_equal(made.predict_proba(holes), made.predict_proba(np.zeros((1, 4))))
     values = np.linspace(0, 100, len(X))
-    regression = FederatedRegressor(n_participants=1, rounds=1, target_bounds=(0, 50)).fit(X, values)
+    regression = FederatedRegressor(n_participants=1, rounds=1, epsilon=math.inf, target_bounds=(0, 50)).fit(X, values)
     assert (regression.schema_.target.low, regression.schema_.target.high) == (0, 50)
 
 
