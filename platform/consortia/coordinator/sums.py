@@ -33,6 +33,7 @@ from consortia.messages.sums import (
     unscaled,
 )
 from consortia.terms.contract import Contract
+from consortia.terms.costs import noise_multiplier
 from consortia.terms.recipe import recipe
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
@@ -77,7 +78,7 @@ def local_round(
             kept.append(industry)
             continue
         rule = recipe(scenario.contract, industry)
-        told = {name: float(members[name].header["noise_multiplier"]) for name in names}
+        told = {name: _multiplier(scenario.contract, members[name]) for name in names}
         came = {f"{name}/{block}": tensor for name in names for block, tensor in accepted[name].items()}
         came |= {f"{name}/{_MULTIPLIER}": torch.tensor([told[name]], dtype=torch.float64) for name in names}
         memory[industry] = {**state.memory.get(industry, {}), **came}
@@ -128,6 +129,17 @@ def _secure_units(kept: Memory) -> dict[str, float]:
     """Return the weighted units of everybody in a secure sum, by name."""
     prefix = f"{_SUM}/{_UNITS}/"
     return {name.removeprefix(prefix): float(units) for name, units in kept.items() if name.startswith(prefix)}
+
+
+def _multiplier(contract: Contract, member: Member) -> float:
+    """Return a participant's z: what its reply declares, but at least what its proposal needs.
+
+    So a claim of less noise buys no weight; one of more noise only lowers it.
+    """
+    seat, declared_z = member.seat, float(member.header["noise_multiplier"])
+    if seat.non_private:
+        return declared_z
+    return max(declared_z, noise_multiplier(contract, contract.industries[seat.industry], seat.epsilon, seat.delta))
 
 
 def parts_of(

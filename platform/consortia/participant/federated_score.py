@@ -22,8 +22,7 @@ class FederatedScore(Protocol):
         rows without noise, so that it serves for them, too.
     """
 
-    @property
-    def held_out(self) -> NDArray[np.float64] | None: ...
+    held_out: NDArray[np.float64] | None
 
     def score(self, table: Table) -> NDArray[np.float64]:
         """Return probabilities (n_rows,) or (n_rows, n_classes), or values in the target's unit (n_rows,)."""

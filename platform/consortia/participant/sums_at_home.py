@@ -22,6 +22,7 @@ from consortia.learners.sums.solution import FOLDS, AtHome, Own, Released
 from consortia.learners.sums.statistics import prepared
 from consortia.messages.sums import NO_PART, ToHome, split
 from consortia.participant.evaluation import module_scorer
+from consortia.participant.federated_score import FederatedScore
 from consortia.participant.home import Home
 from consortia.participant.own_model import Scorer
 from consortia.participant.own_sums import Sent, rows_of, sent
@@ -37,7 +38,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SumsAtHome:
-    """Everything that a participant needs to finish the model on its own rows (a `FederatedScore` once it is fitted).
+    """Everything that a participant needs to finish the model on its own rows.
 
     Attributes
     ----------
@@ -104,8 +105,8 @@ class SumsAtHome:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """The model of one participant, for its own use: a `FederatedScore`."""
+class Fitted(FederatedScore):
+    """The model of one participant, for its own use."""
 
     module: FederatedModule
     held_out: Array

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,10 @@ from consortia.coordinator import rounds
 from consortia.coordinator.checkpoint import load_latest
 from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.sums import contribution
+from consortia.participant import own_sums
+from consortia.participant.handle import handle
 from consortia.participant.home import Home
 from consortia.terms.scenario import find_scenario, load_scenario
 from privacy.ledger import Ledger
@@ -129,3 +135,47 @@ def test_a_coordinator_that_dies_goes_on(after: int, tmp_path: Path, monkeypatch
 def test_the_vectorised_engine_refuses_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="learner"):
         prepare(Options(scenario="banks-sums", engine="vectorized", out=tmp_path))
+
+
+def test_a_message_that_broke_after_the_charge_is_spent(
+    make_site: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site("other", "banks-sums")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("something broke")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("consortia.participant.sums.blocks_of", broken)
+        assert site.ask(1).header["status"] == "FAILED"
+    assert (site.ask(1).header["status"], site.ask(1).header["code"]) == ("RECEIVE_ONLY", "BUDGET_EXHAUSTED")
+    with site.ledger() as ledger:
+        assert [entry.state for entry in ledger.entries()] == ["reserved"]
+    assert site.ask(2).header["status"] == "OK"  # its own budget was set aside
+
+
+def test_a_message_that_cannot_be_summed_costs_nothing(make_site: Callable[..., Any]) -> None:
+    site = make_site("other", "banks-sums")
+    envelope = decode(site.message(2))
+    for name, value in (("encoder.radius", 0.0), ("encoder.radius", math.nan), ("encoder.centre", 1e9)):
+        tensors = {**envelope.tensors, name: torch.full_like(envelope.tensors[name], value)}
+        reply = decode(handle(encode(Envelope(envelope.header, tensors)), site.home))
+        assert reply.header["code"] == "BAD_MESSAGE"
+    beside = {**envelope.tensors, "control/sums/own": torch.zeros(32, dtype=torch.uint8)}
+    assert decode(handle(encode(Envelope(envelope.header, beside)), site.home)).header["code"] == "BAD_MESSAGE"
+    with site.ledger() as ledger:
+        assert not ledger.entries()
+
+
+def test_asked_again_the_bytes_are_the_same_and_free(make_site: Callable[..., Any]) -> None:
+    site = make_site("other", "banks-sums")
+    first, again = (handle(site.message(2), site.home) for _ in range(2))
+    assert first == again
+    with site.ledger() as ledger:
+        assert len(ledger.entries()) == 1
+    tensors = decode(first).tensors
+    assert sorted(tensors) == ["sums.gram", "sums.slope"]
+    part = own_sums.sent(site.home, "run-1")
+    assert part is not None
+    assert part.key == contribution(tensors)
+    assert (tensors["sums.gram"].numpy() == part.gram).all()
