@@ -75,7 +75,7 @@ class Coordinator:
         self.heads = self.desk.heads
         plays = {"local": self._open_round, "aggregate": self._summed_round, "coordinator": self._trusted_round}
         self._play = plays[self.contract.trust]
-        if self.contract.sums is not None and self.contract.trust == "local":
+        if self.contract.block_terms is not None and self.contract.trust == "local":
             self._play = self._statistics_round
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:

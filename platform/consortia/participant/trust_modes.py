@@ -42,13 +42,17 @@ class TrustMode:
 
 
 _OWN_NOISE = TrustMode(local.train)
+_OWN_SUMS = TrustMode(sums.answer)
+_SECURE = TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end)
 #: By the words of the contract. With a trusted coordinator a participant sends its clipped change without noise.
 MODES: Mapping[tuple[str, str], TrustMode] = MappingProxyType(
     {
         ("gradient", "local"): _OWN_NOISE,
         ("gradient", "coordinator"): _OWN_NOISE,
-        ("gradient", "aggregate"): TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end),
-        ("sums", "local"): TrustMode(sums.answer),
-        ("sums", "aggregate"): TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end),
+        ("gradient", "aggregate"): _SECURE,
+        ("sums", "local"): _OWN_SUMS,
+        ("sums", "aggregate"): _SECURE,
+        ("additive", "local"): _OWN_SUMS,
+        ("additive", "aggregate"): _SECURE,
     }
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from clients import registry
 from clients.errors import ClientError
 from consortia.common.errors import InputError
+from consortia.learners.additive.model import SHAPES
 from consortia.learners.sums.model import WEIGHTS
 from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import check_fit
@@ -94,6 +96,13 @@ def of_products(contract: Contract, sigma: float) -> float:
     return sigma if contract.sums is None else sigma / math.sqrt(contract.sums.slope_share)
 
 
+def learned(contract: Contract, names: Iterable[str]) -> list[str]:
+    """Return the parameters that noise falls on: all, or the weights or shapes that noisy sums give."""
+    if contract.block_terms is None:
+        return list(names)
+    return [WEIGHTS if contract.sums is not None else SHAPES]
+
+
 def _check_names(scenario: Scenario, seat: Seat) -> None:
     client = registry.get(seat.industry)
     client.check_site(seat.site)
@@ -124,9 +133,9 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
         sigma = solve_sigma(contract, rules, seat.epsilon, seat.delta)
         event = plan_event(contract, rules, sigma)
         spent = epsilon([event, *once_events(contract, seat.epsilon, "record")], seat.delta)
-        numbers = sum(sizes.values()) if contract.sums is None else sizes[WEIGHTS]
+        numbers = sum(sizes[name] for name in learned(contract, sizes))
         ratio = noise_ratio(of_products(contract, sigma), numbers, rules.sampling_rate, training, steps)
-        if ratio > _USELESS and contract.sums is None:  # of sums, what counts is the total over participants
+        if ratio > _USELESS and contract.block_terms is None:  # of sums, what counts is the total over participants
             warnings.append(
                 f"epsilon {seat.epsilon:g} with {training} training units and {sum(sizes.values())} parameters: "
                 f"noise {ratio:.1f} x the largest possible signal; raise epsilon, take a smaller model "

@@ -21,8 +21,9 @@ from consortia.planning.plan import SeatPlan
 from consortia.reports.many_participants import first, means, rest
 from consortia.reports.receipt_table import COLUMNS, label, receipt_row, table_of
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
+from consortia.terms.contract import Contract
 from consortia.terms.costs import updates_event
-from consortia.terms.recipe import recipe
+from consortia.terms.recipe import blocks_of
 from consortia.terms.scenario import Scenario
 from consortia.trust.trusted_coordinator import account, models_only, sentence
 from consortia.vertical.request import total_steps
@@ -31,10 +32,20 @@ from privacy.accounting import epsilon
 
 def _leaves(scenario: Scenario, plan: SeatPlan) -> str:
     """Return how many numbers of a participant's training rows leave, and when."""
-    if scenario.contract.sums is None:
+    if scenario.contract.block_terms is None:
         return f"{plan.parameters_shared} numbers a round"
-    rule = recipe(scenario.contract, plan.industry)
-    return f"{sum(rule.lengths(1))}, then {sum(rule.lengths(2))} numbers"
+    rule = blocks_of(scenario.contract, plan.industry)
+    times = rule.shares.messages - 1
+    return f"{sum(rule.lengths(1))}, then {f'{times} x ' if times > 1 else ''}{sum(rule.lengths(2))} numbers"
+
+
+def _learner(contract: Contract) -> str:
+    if contract.additive is None:
+        return "learner sums: two messages of noisy sums, added within each industry; no training rounds"
+    return (
+        f"learner additive: counts by cell, then {contract.additive.boosting_rounds} rounds of noisy gradients by "
+        "cell, added within each industry"
+    )
 
 
 def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
@@ -42,8 +53,8 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
     contract = scenario.contract
     console.print(f"[bold]{scenario.name}[/]: {escape(scenario.title)}")
     console.print(f"contract sha256:{contract.sha256()}")
-    if contract.sums is not None:
-        console.print("learner sums: two messages of noisy sums, added within each industry; no training rounds")
+    if contract.block_terms is not None:
+        console.print(_learner(contract))
     else:
         console.print(
             f"{contract.rounds} rounds, at most {contract.participations} of one participant, strategy "

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from consortia.engines.runner import demo_policy_file
-from consortia.learners.sums.model import WEIGHTS
 from consortia.messages.size_release import once_events
 from consortia.participant.home import Home
-from consortia.planning.plan import SeatPlan, make_plans, noise_ratio, of_products
+from consortia.planning.plan import SeatPlan, learned, make_plans, noise_ratio, of_products
 from consortia.terms.contract import Contract, planned_rounds
 from consortia.terms.policy import Policy, load_policy, policy_or_input_error
 from consortia.terms.roster import Seat
@@ -86,8 +85,10 @@ def prices(scenario: Scenario, plan: SeatPlan, epsilons: list[float]) -> list[Pr
         rounds = 0
         if plan.noise_multiplier is not None:
             once = once_events(scenario.contract, plan.epsilon, "record")
-            # The two messages of the learner `sums` are one step.
-            rounds = _affordable(value, plan, rules.local_steps, once) * (contract.rounds if contract.sums else 1)
+            # The messages of a learner of noisy sums are one step.
+            rounds = _affordable(value, plan, rules.local_steps, once) * (
+                contract.rounds if contract.block_terms else 1
+            )
         found.append(Price(value, plan.delta, sigma, ratio, rounds))
     return found
 
@@ -156,7 +157,7 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
         found.append(Knob(name, str(before), str(after), *changed, helps=better, note=note))
 
     add("epsilon", f"{seat.epsilon:g}", f"{2 * seat.epsilon:g}", outcome(value=2 * seat.epsilon))
-    if contract.sums is not None:
+    if contract.block_terms is not None:
         return found
     if rules.sampling_rate < 1:
         rate = min(1.0, 2 * rules.sampling_rate)
@@ -182,9 +183,7 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
 
 def _size(scenario: Scenario, seat: Seat) -> int:
     state = build_module(scenario.contract, seat.industry).state_dict()
-    if scenario.contract.sums is not None:
-        return int(state[WEIGHTS].numel())
-    return sum(tensor.numel() for tensor in state.values())
+    return sum(state[name].numel() for name in learned(scenario.contract, state))
 
 
 def _linear(scenario: Scenario, industry: str) -> Scenario:

@@ -75,7 +75,9 @@ class Contract(ContractFields):
         later |= set() if self.compression else {"compression"}
         later |= set() if self.vertical else {"vertical"}
         later |= set() if self.max_participations else {"max_participations"}
-        later |= set() if self.sums else {"learner", "sums"}
+        later |= set() if self.block_terms else {"learner"}
+        later |= set() if self.sums else {"sums"}
+        later |= set() if self.additive else {"additive"}
         text = json.dumps(
             self.model_dump(mode="json", by_alias=True, exclude=later), sort_keys=True, separators=(",", ":")
         )
@@ -101,10 +103,14 @@ def contract_from_json(text: str) -> Contract:
 def planned_rounds(contract: Contract) -> int:
     """Return how often a participant trains at most: noise is solved for that many, with secure sums for spares too.
 
-    The two messages of the learner `sums` are one training.
+    All messages of a learner of noisy sums are one training.
     """
-    once = 1 if contract.sums is not None else contract.participations
-    return once + (contract.secure_terms.spare if contract.trust == "aggregate" else 0)
+    return (1 if contract.block_terms is not None else contract.participations) + spare(contract)
+
+
+def spare(contract: Contract) -> int:
+    """Return how many attempts are paid for beyond one for each message."""
+    return contract.secure_terms.spare if contract.trust == "aggregate" else 0
 
 
 def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -> float:
@@ -125,7 +131,7 @@ def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -
     if noise_multiplier <= 0:
         raise InputError("epsilon: wanted a finite one with trust = 'aggregate', got a non-private proposal")
     clip = terms.noise / noise_multiplier
-    smallest = clip * (1.0 if contract.sums is None else contract.sums.least_part)
+    smallest = clip * (1.0 if contract.block_terms is None else contract.block_terms.shares.least_part)
     if smallest < terms.smallest_clip:
         raise InputError(
             f"contract.secure.smallest_clip: wanted at most {smallest:.4g}, which this budget needs, got "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from consortia.learners.sums.shares import MESSAGES
 from consortia.terms.contract_fields import ContractFields
 from consortia.terms.model import Model, Scopes
 from consortia.terms.strategy import StrategyTerms
@@ -76,16 +75,17 @@ def check_trusted_coordinator(contract: ContractFields, strategy: Strategy) -> N
 
 
 def check_sums(contract: ContractFields) -> None:
-    """Raise ValueError, naming what was wanted, where the learner `sums` and the rest of a contract do not fit."""
-    terms = contract.sums
-    if (contract.learner == "sums") != (terms is not None):
-        raise ValueError('[contract.sums] exactly where learner = "sums"')
+    """Raise ValueError, naming what was wanted, where a learner of noisy sums and the rest of a contract do not fit."""
+    terms = contract.block_terms
+    for learner, own in (("sums", contract.sums), ("additive", contract.additive)):
+        if (contract.learner == learner) != (own is not None):
+            raise ValueError(f'[contract.{learner}] exactly where learner = "{learner}"')
     if terms is None:
         if "sums" in contract.releases:
             raise ValueError("no 'sums' in releases with learner = \"gradient\"")
         return
     excluded = {
-        f"rounds = {MESSAGES}, its two messages": contract.rounds != MESSAGES,
+        f"rounds = {terms.shares.messages}, its messages": contract.rounds != terms.shares.messages,
         "releases ['sums'], and 'metrics' where they are asked for": set(contract.releases) - {"metrics"} != {"sums"},
         'trust = "local" or "aggregate"': contract.trust not in {"local", "aggregate"},
         "no [contract.strategy]: sums are added": contract.strategy != StrategyTerms(),
@@ -95,7 +95,9 @@ def check_sums(contract: ContractFields) -> None:
         "evaluation.every = 0 and no [contract.stopping]: there is one model": bool(contract.evaluation.every)
         or contract.stopping is not None,
         "secure.cohorts = 1 and secure.colluders >= 1: each member takes its own part off the sum at home": (
-            contract.secure is not None and (contract.secure.cohorts != 1 or contract.secure.colluders < 1)
+            contract.sums is not None
+            and contract.secure is not None
+            and (contract.secure.cohorts != 1 or contract.secure.colluders < 1)
         ),
     }
     for name, rules in contract.industries.items():
@@ -104,9 +106,9 @@ def check_sums(contract: ContractFields) -> None:
             getattr(rules, key) != value for key, value in STEPS.items()
         ) or plain != (Model(), 0, 0.0, 0.0, None)
     if problems := [text for text, wrong in excluded.items() if wrong]:
-        raise ValueError(f'{"; ".join(problems)}, with learner = "sums"')
-    if strange := sorted((terms.prevalence.keys() | terms.residual.keys()) - contract.industries.keys()):
-        raise ValueError(f"sums.prevalence and sums.residual of the contract's industries, not of {', '.join(strange)}")
+        raise ValueError(f'{"; ".join(problems)}, with learner = "{contract.learner}"')
+    if strange := sorted(terms.named_industries() - contract.industries.keys()):
+        raise ValueError(f"{contract.learner}: terms of the contract's industries, not of {', '.join(strange)}")
 
 
 def check_non_private(contract: ContractFields, non_private: Mapping[str, bool]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from consortia.common.strict import StrictModel
+from consortia.terms.additive import AdditiveTerms
 from consortia.terms.compression import CompressionTerms
 from consortia.terms.evaluation import EvaluationTerms, StoppingTerms
 from consortia.terms.model import Model, PretrainedFile, Scopes
@@ -76,7 +77,8 @@ class ContractFields(StrictModel):
     """The fields of a contract, before they are checked against each other (`consortia.terms.contract`).
 
     `rounds` are the steps of the shared parameters; `max_participations` is how often one participant trains at most,
-    where that is not once a round. `learner` is what is trained: networks by noisy gradients, or noisy sums.
+    where that is not once a round. `learner` is what is trained: networks by noisy gradients, ridge models by noisy
+    sums, or additive models by noisy histograms.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=1)]
@@ -86,8 +88,9 @@ class ContractFields(StrictModel):
     max_participations: Annotated[int, Field(ge=1, le=100_000)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     releases: tuple[Literal["update", "sums", "metrics", "size", "intersection", "labels", "scores"], ...] = ("update",)
-    learner: Literal["gradient", "sums"] = "gradient"
+    learner: Literal["gradient", "sums", "additive"] = "gradient"
     sums: SumsTerms | None = None
+    additive: AdditiveTerms | None = None
     strategy: StrategyTerms = StrategyTerms()
     scopes: Scopes = Scopes()
     split: Split = Split()
@@ -105,6 +108,11 @@ class ContractFields(StrictModel):
     def participations(self) -> int:
         """How often one participant trains at most: the noise is solved for that many, whoever takes part."""
         return self.max_participations or self.rounds
+
+    @property
+    def block_terms(self) -> SumsTerms | AdditiveTerms | None:
+        """The terms of a learner that releases noisy sums in a fixed number of messages; None where steps are taken."""
+        return self.sums or self.additive
 
     @property
     def secure_terms(self) -> SecureTerms:

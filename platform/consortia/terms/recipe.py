@@ -1,4 +1,4 @@
-"""What a contract makes public about the learner `sums` in one industry."""
+"""What a contract makes public about a learner of noisy sums in one industry."""
 
 from __future__ import annotations
 
@@ -7,11 +7,26 @@ from functools import lru_cache
 from clients import registry
 from clients.industry import effective_schema
 from consortia.common.errors import InputError
+from consortia.learners.additive import model as additive
+from consortia.learners.blocks.recipe import BlockRecipe
 from consortia.learners.sums.model import Recipe, recipe_of
+from consortia.terms.additive import AdditiveTerms
 from consortia.terms.contract import Contract
 from consortia.terms.sums import SumsTerms
 
-__all__ = ["recipe"]
+__all__ = ["additive_recipe", "blocks_of", "recipe"]
+
+
+def blocks_of(contract: Contract, industry: str) -> BlockRecipe:
+    """Return what the contract's learner of noisy sums says about its messages; see `recipe` for the errors."""
+    return recipe(contract, industry) if contract.additive is None else additive_recipe(contract, industry)
+
+
+def additive_recipe(contract: Contract, industry: str) -> additive.Recipe:
+    """Return cells, target and constants of the learner `additive`; see `recipe` for the errors."""
+    if contract.additive is None:
+        raise InputError(f'contract.learner: wanted "additive", got "{contract.learner}"')
+    return _additive(contract.additive.model_dump_json(), industry, contract.industries[industry].filter)
 
 
 def recipe(contract: Contract, industry: str) -> Recipe:
@@ -23,8 +38,27 @@ def recipe(contract: Contract, industry: str) -> Recipe:
         Where its target has no bounds, or the contract's expectation of it does not fit.
     """
     if contract.sums is None:
-        raise InputError('contract.learner: wanted "sums", got "gradient"')
+        raise InputError(f'contract.learner: wanted "sums", got "{contract.learner}"')
     return _recipe(contract.sums.model_dump_json(), industry, contract.industries[industry].filter)
+
+
+@lru_cache(maxsize=64)
+def _additive(terms_json: str, industry: str, filter_name: str) -> additive.Recipe:
+    terms = AdditiveTerms.model_validate_json(terms_json)
+    schema = effective_schema(registry.get(industry), filter=filter_name)
+    try:
+        return additive.recipe_of(
+            schema,
+            terms.shares,
+            expected=terms.expected(industry),
+            bins=terms.bins,
+            pair_bins=terms.pair_bins,
+            clip=terms.gradient_clip,
+            monotone=terms.monotone.get(industry, {}),
+            pairs=terms.pairs.get(industry, ()),
+        )
+    except ValueError as error:
+        raise InputError(f"contract.additive, industry {industry}: wanted {error}") from None
 
 
 @lru_cache(maxsize=64)

@@ -16,10 +16,11 @@ from clients import registry
 from clients.industry import ModelSpec, effective_schema
 from clients.models import FederatedModule, build, check_norm_names, is_norm
 from consortia.common.errors import InputError
+from consortia.learners.additive import model as additive
 from consortia.learners.sums import model as sums
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.model import PretrainedFile, Scope
-from consortia.terms.recipe import recipe
+from consortia.terms.recipe import additive_recipe, recipe
 from privacy.randomness import seeded_generator
 
 PARTS = ("encoder", "trunk", "head")
@@ -71,6 +72,8 @@ def _pristine(contract_json: str, industry: str) -> FederatedModule:
     terms = contract.industries[industry]
     if contract.sums is not None:
         return sums.build(recipe(contract, industry), client.schema.target)
+    if contract.additive is not None:
+        return additive.build(additive_recipe(contract, industry), client.schema.target)
     spec = ModelSpec(kind=terms.model.kind, hidden=terms.model.hidden, norm=terms.model.norm)
     width = effective_schema(client, filter=terms.filter).width
     module = build(client, spec, width, generator=seeded_generator("init", contract.seed, industry))

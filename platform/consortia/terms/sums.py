@@ -1,4 +1,4 @@
-"""`[contract.sums]`: the constants of the learner `sums`, and what a written contract may leave out with it."""
+"""`[contract.sums]`: the constants of the learner `sums`, and what a contract of noisy sums may leave out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final
 from pydantic import Field, model_validator
 
 from consortia.common.strict import StrictModel
-from consortia.learners.sums.shares import MESSAGES, Shares
+from consortia.learners.blocks.shares import Shares
+from consortia.terms.additive import BOOSTING_ROUNDS
 
 _Share = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -44,12 +45,11 @@ class SumsTerms(StrictModel):
     @property
     def shares(self) -> Shares:
         """The shares as the learner has them."""
-        return Shares(self.centre_share, self.gram_share, self.slope_share)
+        return Shares("sums", ((self.centre_share,), (self.gram_share, self.slope_share)))
 
-    @property
-    def least_part(self) -> float:
-        """By which part of a member's weight one unit moves the smallest block of a secure sum."""
-        return math.sqrt(min(self.centre_share, self.gram_share, self.slope_share))
+    def named_industries(self) -> set[str]:
+        """Return the industries that the terms speak of."""
+        return self.prevalence.keys() | self.residual.keys()
 
     def expected(self, industry: str) -> tuple[float, ...]:
         """Return what the contract expects of an industry's target; empty where it says nothing."""
@@ -58,13 +58,16 @@ class SumsTerms(StrictModel):
 
 
 def with_constants(contract: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a written contract with what `learner = "sums"` fixes, where it was left out; others as they are."""
+    """Return a written contract with what a learner of noisy sums fixes, where it was left out; others as they are."""
     data = dict(contract)
-    if data.get("learner") != "sums":
+    learner = data.get("learner")
+    if learner not in {"sums", "additive"}:
         return data
-    data.setdefault("rounds", MESSAGES)
     data.setdefault("releases", ["sums"])
-    data.setdefault("sums", {})
+    terms = data.setdefault(learner, {})
+    boosting = terms.get("boosting_rounds", BOOSTING_ROUNDS) if isinstance(terms, dict) else BOOSTING_ROUNDS
+    if isinstance(boosting, int):  # else it is refused when it is read
+        data.setdefault("rounds", SumsTerms().shares.messages if learner == "sums" else 1 + boosting)
     if data.get("trust") == "aggregate" and isinstance(secure := data.setdefault("secure", {}), dict):
         # A second attempt costs as much as the first: who wants spare ones pays with noise, so says so.
         data["secure"] = {"spare": 0, **secure}

@@ -300,7 +300,7 @@ class SecureRounds:
         self, strategy: Strategy, state: Checkpoint, group: str, totals: Mapping[str, OpenSum], number: int
     ) -> tuple[State, State]:
         """Return a group's next parameters and memory: a step by the mean gradient, or what sums of statistics give."""
-        if self.contract.sums is None:
+        if self.contract.block_terms is None:
             return step(self.contract, strategy, state, group, totals, {n: m.seat for n, m in self._members.items()})
         ((_, one),) = totals.items()
         units = {name: self._clip(name) * declared(self.contract, self._members[name].seat) for name in one.names}

@@ -13,6 +13,7 @@ from consortia.reports.charts import Level, Line, dot_chart, line_chart
 from consortia.reports.many_participants import first, rest
 from consortia.reports.page.facts import Facts
 from consortia.reports.receipt_table import label
+from consortia.reports.shapes import BANDS, shape_charts
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.trust.trusted_coordinator import sentence
 
@@ -55,7 +56,7 @@ class Section:
 
 def sections(facts: Facts) -> list[Section]:
     """Return the report."""
-    made = (_trained, _guarantee, _paid, _convergence, _spending, _cost, _failures, _card, _origin)
+    made = (_trained, _guarantee, _paid, _shapes, _convergence, _spending, _cost, _failures, _card, _origin)
     return [section for make in made if (section := make(facts)) is not None]
 
 
@@ -98,7 +99,7 @@ def _trained(facts: Facts) -> Section:
     if not facts.vertical:
         shared = ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
         section.facts += [("learner", contract.learner), ("strategy", contract.strategy.name), ("shared", shared)]
-    if not facts.vertical and contract.sums is None:
+    if not facts.vertical and contract.block_terms is None:
         rows = [
             (name, _model(terms), str(terms.local_steps), f"{terms.sampling_rate:g}", f"{terms.clip:g}")
             for name, terms in contract.industries.items()
@@ -238,6 +239,11 @@ def _paid(facts: Facts) -> Section | None:
     )
     section.charts = _charts((caption, drawing))
     return section
+
+
+def _shapes(facts: Facts) -> Section | None:
+    drawn = shape_charts(facts.run.scenario.contract, facts.run.folder)
+    return Section("What the model says", [BANDS], charts=_charts(*drawn)) if drawn else None
 
 
 def _convergence(facts: Facts) -> Section | None:

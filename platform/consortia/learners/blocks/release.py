@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from consortia.learners.sums.model import Recipe
+from consortia.learners.blocks.recipe import BlockRecipe
 from privacy.noise_context import NoiseContext
 from privacy.randomness import KeyStream
 from privacy.secure_noise import Grid
@@ -18,12 +18,12 @@ Array = NDArray[np.float64]
 
 
 def noised(
-    recipe: Recipe, message: int, blocks: Sequence[Array], multipliers: Sequence[float], context: NoiseContext
+    recipe: BlockRecipe, message: int, blocks: Sequence[Array], multipliers: Sequence[float], context: NoiseContext
 ) -> list[Array]:
     """Return the blocks with noise for the charged attempt.
 
-    Each block is its own Gaussian mechanism: its sensitivity is that of `Recipe.sensitivities`, its noise multiplier
-    the one of its event. All of them draw from one key stream, so no number of it serves twice.
+    Each block is its own Gaussian mechanism: its sensitivity is that of `BlockRecipe.sensitivities`, its noise
+    multiplier the one of its event. All of them draw from one key stream, so no number of it serves twice.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def noised(
     ]
 
 
-def deviations(recipe: Recipe, message: int, multiplier: float) -> tuple[float, ...]:
+def deviations(recipe: BlockRecipe, message: int, multiplier: float) -> tuple[float, ...]:
     """Return the standard deviation of the noise in each block, for z = `multiplier` of the whole run."""
     shares = recipe.shares.of(message)
     grids = _grids(recipe, message)
@@ -47,6 +47,6 @@ def deviations(recipe: Recipe, message: int, multiplier: float) -> tuple[float, 
     )
 
 
-def _grids(recipe: Recipe, message: int) -> list[Grid]:
+def _grids(recipe: BlockRecipe, message: int) -> list[Grid]:
     pairs = zip(recipe.sensitivities(message), recipe.lengths(message), strict=True)
     return [Grid(clip=sensitivity, dimension=length) for sensitivity, length in pairs]
