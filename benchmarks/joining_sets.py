@@ -92,6 +92,7 @@ SETS = {
         tuple(int(n) for n in np.round(np.geomspace(200, 2000, 10))),
         pooled=True,
     ),
+    "cards-large": Deal("cards", "bank/default_credit", 0.2, ("all",), (4000,) * 5, pooled=True),
 }
 
 
@@ -122,15 +123,17 @@ def dealt(data: Path, name: str, seed: int) -> list[tuple[str, pd.DataFrame, pd.
     return out
 
 
-def scenario_of(name: str, parts: Sequence[tuple[str, pd.DataFrame, Any]], epsilon: float, shared: bool) -> Scenario:
+def scenario_of(
+    name: str, parts: Sequence[tuple[str, pd.DataFrame, Any]], epsilon: float, shared: bool, learner: str = "sums"
+) -> Scenario:
     """Return the scenario of one deal."""
     deal = SETS[name]
     contract: dict[str, Any] = {
         "schema": 1,
         "wire": 1,
-        "learner": "sums",
+        "learner": learner,
         "split": {"train": 0.98, "validation": 0.0, "test": 0.02},
-        "sums": {"prevalence": {deal.industry: deal.prevalence}},
+        learner: {"prevalence": {deal.industry: deal.prevalence}},
         "industries": {deal.industry: {}},
     }
     if shared:

@@ -71,7 +71,7 @@ def altered(contract: Contract, industry: str, **changes: Any) -> Contract:
     for key in ("rounds", "scopes", "strategy"):
         if key in changes:
             data[key] = changes.pop(key)
-    for key in ("learner", "sums"):  # these instruments are about steps; `statistics_games` is about sums
+    for key in ("learner", "sums", "additive"):  # these instruments are about steps, `statistics_games` about sums
         data.pop(key, None)
     if contract.strategy.strategy().fit.loss:
         data["strategy"] = {"name": "fedavg"}  # it fits non-private runs only, which claim nothing to audit

@@ -8,9 +8,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from clients import registry
+from clients.schema import Column, Schema, Target
+from consortia.learners.additive.cells import cells_of
 from consortia.learners.additive.model import NOISE, SHAPES
-from consortia.models.shapes import shapes_of
+from consortia.models.shapes import _cells, shapes_of
 from consortia.reports.shapes import shape_charts
 from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import State, build_module, state_of
@@ -36,13 +37,12 @@ def test_a_shape_has_the_units_and_names_of_the_schema() -> None:
 
 
 def test_names_of_categories_are_theirs() -> None:
-    contract = load_scenario("banks-sums").contract
-    data = contract.model_dump(mode="python", by_alias=True)
-    data |= {"learner": "additive", "sums": None, "additive": {}, "rounds": 21}
-    other = type(contract).model_validate(data)
-    shapes = {shape.column: shape for shape in shapes_of(other, "bank", state_of(build_module(other, "bank")))}
-    one_hot = next(c for c in registry.get("bank").schema.columns if c.name in shapes and c.categories and not c.scores)
-    assert shapes[one_hot.name].cells[: len(one_hot.categories)] == one_hot.categories
+    column = Column(name="kind", dtype="category", categories=("a", "b"), nullable=True)
+    schema = Schema(name="few", version=1, columns=(column,), target=Target(name="y", kind="regression", low=0, high=1))
+    (term,) = cells_of(schema, 4, 2, {}, ()).terms
+    names, middles = _cells(schema, term)
+    assert names[:2] == ("a", "b")
+    assert middles == (None,) * term.cells
 
 
 def test_every_shape_is_drawn_with_its_band(tmp_path: Path) -> None:
