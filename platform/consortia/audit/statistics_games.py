@@ -206,7 +206,7 @@ def _cell(term: Term, values: Array) -> int:
     if term.kind == "flag":
         return int(values[0] > 0.5)
     bins = [min(term.bins - 1, math.floor((min(1.0, max(-1.0, x)) + 1) / 2 * term.bins)) for x in values.tolist()]
-    return bins[0] * term.bins + bins[1] if term.kind == "pair" else bins[0]
+    return int(bins[0] * term.bins + bins[1] if term.kind == "pair" else bins[0])
 
 
 def _left(outcome: Outcome, target: float, score: Array) -> Array:

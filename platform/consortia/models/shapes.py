@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clients import registry
 from clients.industry import effective_schema
-from clients.schema import Schema
+from clients.schema import Column, Derived, Schema
 from consortia.learners.additive.cells import Term
 from consortia.learners.additive.model import NOISE, SHAPES
 from consortia.terms.contract import Contract
@@ -76,7 +76,8 @@ def _cells(schema: Schema, term: Term) -> tuple[tuple[str, ...], tuple[float | N
 
 def _bounds(schema: Schema, name: str) -> tuple[float, float]:
     """Return the public bounds of a number; -1 and 1 of an ordered category, which has scores."""
-    for column in (*schema.columns, *schema.derived):
+    known: tuple[Column | Derived, ...] = (*schema.columns, *schema.derived)
+    for column in known:
         if column.name == name and column.low is not None and column.high is not None:
             return column.low, column.high
     return -1.0, 1.0
