@@ -23,7 +23,9 @@ from consortia.models import registry
 from consortia.models.onnx_file import TOLERANCE, largest_difference, run_onnx, to_onnx
 from consortia.models.rows import predict, view_of
 from consortia.models.source import Found, of_coordinator, of_participant
-from consortia.participant.evaluation import baselines, module_scorer, ridge
+from consortia.participant.baseline import baseline
+from consortia.participant.evaluation import module_scorer
+from consortia.participant.own_candidates import ridge
 from consortia.participant.own_model import About, OwnModel, constant, from_bytes, keep, to_bytes
 from consortia.participant.personal import candidates
 from consortia.terms.scenario import committed_scenarios, load_scenario
@@ -103,8 +105,8 @@ def test_every_candidate_as_data_predicts_what_it_predicts() -> None:
     table = prepare(client, client.synthesise(np.random.default_rng(0), 120, "L"))
     part = table.take(range(80)), table.take(range(80, 120))
     module = build_module(scenario.contract, "factory")
-    base = baselines(scenario.contract, "factory", *part, "factory-a")
-    offered = candidates(module, "factory", base, "factory-a")
+    base = baseline(scenario.contract, "factory", part[0], "factory-a")
+    offered = candidates(module, "factory", base.alone, "factory-a")
     assert {candidate.kind for candidate in offered} == {"local", "federated", "centred", "fine-tuned"}
     for candidate in offered:
         fitted = candidate.ready or candidate.fit(part[0])

@@ -1,4 +1,9 @@
-"""The receipt: a participant's own record of whether joining paid. It stays with the participant."""
+"""The receipt: a participant's own record of whether joining paid. It stays with the participant.
+
+It compares, on untouched test rows: `local`, the best model of one's own; `control`, that one stacked with a second own
+model; `federated`, the shared model as it came; `joined`, the best own model stacked with the federated score. The
+net gain is (joined - local) - (control - local). Every gain is positive where joining paid, in every metric.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import csv
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,17 +21,30 @@ import torch
 
 from clients import registry
 from clients.dataset import Table
+from clients.industry import IndustryClient
 from clients.models import FederatedModule
 from consortia.common.disk import write_json
-from consortia.participant import own_model, personal
+from consortia.common.words import verdict
+from consortia.participant import baseline, joined, own_model, personal
+from consortia.participant.account import runs_left
+from consortia.participant.baseline import Baseline
 from consortia.participant.data import Partitions
-from consortia.participant.evaluation import Scores, baselines, gain_interval, headline, module_scorer, score_metrics
+from consortia.participant.evaluation import (
+    FederatedScore,
+    Interval,
+    Scores,
+    gain_interval,
+    headline,
+    module_scorer,
+    score_metrics,
+)
+from consortia.participant.joined import Stacked
 from consortia.participant.metrics_release import metrics_run
 from consortia.participant.own_model import About
 from consortia.trust.secure_sum.statement import secure_part
 from consortia.trust.trusted_coordinator import central_part
 from privacy.events import RELATION
-from privacy.ledger import Entry, Ledger, RunPlan
+from privacy.ledger import Budget, Entry, Ledger, RunPlan
 
 if TYPE_CHECKING:
     from consortia.messages.request import Request
@@ -34,6 +53,7 @@ if TYPE_CHECKING:
     from consortia.terms.policy import Policy
 
 RECEIPT_SCHEMA = 1
+_DUMPED = ("local", "federated", "control", "joined")
 
 
 class Account(Protocol):
@@ -47,6 +67,9 @@ class Account(Protocol):
 
     def spent(self, dataset: str, delta: float) -> float:
         """Return the epsilon of a data set's lifetime."""
+
+    def lifetime_left(self, dataset: str, lifetime: Budget) -> Budget:
+        """Return what a new run may get for certain."""
 
 
 def write(
@@ -65,38 +88,39 @@ def write(
     started = time.perf_counter()
     client = registry.get(request.industry)
     if home.simulation and home.control:
-        scorer = module_scorer(module)
-        _write_predictions(home.run_folder(request.run_id) / "predictions.csv", parts, scorer, scorer)
+        same = dict.fromkeys(_DUMPED, module_scorer(module))
+        _write_predictions(home.run_folder(request.run_id) / "predictions.csv", parts, same)
         return
-    base = baselines(request.contract, request.industry, parts.train, parts.validation, home.participant)
+    base = baseline.of_run(
+        str(home.folder), request.run_id, request.contract, request.industry, parts.train, home.participant
+    )
     federated = module_scorer(module)
-    metric = headline(client, parts.test.target)
     kept = personal.keep(
-        personal.candidates(module, request.industry, base, home.participant),
+        personal.candidates(module, request.industry, base.alone, home.participant),
         request.industry,
         parts.train,
         parts.validation,
         home.participant,
     )
-    models = {
+    stacked = joined.joined(client, base, federated, parts.validation)
+    second = joined.control(client, base, parts.validation)
+    models: dict[str, FederatedScore] = {
         "majority": base.majority,
-        "local": base.local,
+        "local": base.alone.scorer,
         "federated": federated,
         "personal": kept.personal,
         "kept": kept.scorer,
+        "control": second,
+        "joined": stacked,
     }
-    scores = {name: scorer(parts.test) for name, scorer in models.items()}
-    measured = {name: score_metrics(client, value, parts.test) for name, value in scores.items()}
     about = About(home.participant, request.run_id, request.industry, kept.kind, kept.detail, request.contract)
+    files = {
+        "kept": (kept.scorer.model(), about),
+        "federated": (federated.model(), replace(about, kind="federated", detail="")),
+    }
+    if (both := stacked.model()) is not None:
+        files["joined"] = (both, replace(about, kind="joined", detail=base.alone.name))
     folder = home.run_folder(request.run_id)
-    files = own_model.keep(
-        folder / "models",
-        {
-            "kept": (kept.scorer.model(), about),
-            "federated": (federated.model(), replace(about, kind="federated", detail="")),
-        },
-    )
-    gain = gain_interval(metric, scores["federated"], scores["local"], parts.test, home.participant)
     data = {
         "schema": RECEIPT_SCHEMA,
         "participant": home.participant,
@@ -113,13 +137,12 @@ def write(
             "reasons": dict(parts.quarantine.reasons),
         },
         "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
-        "headline": metric,
-        "metrics": {name: {kind: measured[kind].get(name) for kind in models} for name in client.metrics},
-        "local_model": base.local_kind,
+        **compared(client, models, parts.test, home.participant),
+        "local_model": base.alone.kind,
         "personal_model": kept.personal_kind,
         "keeps": kept.kind,
-        "models": files,
-        "gain": None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high},
+        "joining": how(base, stacked),
+        "models": own_model.keep(folder / "models", files),
         "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy, request.contract),
         **secure_part(request.contract, plan),
         **central_part(request.contract),
@@ -127,8 +150,53 @@ def write(
     }
     write_json(folder / "receipt.json", data)
     if home.simulation:
-        _write_predictions(folder / "predictions.csv", parts, base.local, federated)
+        _write_predictions(folder / "predictions.csv", parts, models)
         write_json(folder / "events.json", ledger.export())
+
+
+def compared(
+    client: IndustryClient, models: Mapping[str, FederatedScore], test: Table, participant: str
+) -> dict[str, Any]:
+    """Return a receipt's comparison of models on the test rows.
+
+    Returns
+    -------
+    dict
+        `headline`, `metrics` (by metric and model), `gain` (federated over local), `net_gain` (joined over control, in
+        the headline) with its `verdict`, `net_gains` (by metric: the headline and, of several classes, the macro AUC).
+        A gain is {value, low, high}, or None where it is undefined.
+    """
+    metric = headline(client, test.target)
+    scores = {name: model.score(test) for name, model in models.items()}
+    measured = {name: score_metrics(client, value, test) for name, value in scores.items()}
+    shown = dict.fromkeys([metric, *({"macro_auc"} & set(client.metrics))])
+    net = {one: _interval(gain_interval(one, scores["joined"], scores["control"], test, participant)) for one in shown}
+    return {
+        "headline": metric,
+        "metrics": {one: {name: values.get(one) for name, values in measured.items()} for one in client.metrics},
+        "gain": _interval(gain_interval(metric, scores["federated"], scores["local"], test, participant)),
+        "net_gain": net[metric],
+        "net_gains": net,
+        "verdict": verdict(net[metric]),
+    }
+
+
+def how(base: Baseline, stacked: Stacked) -> dict[str, Any]:
+    """Return how `local`, `control` and `joined` came about, for the participant's own eyes."""
+    return {
+        "alone": base.alone.name,
+        "second": base.second.name if base.second else None,
+        "federated_weight": stacked.stack.share,
+        "fitted_on": stacked.rows,
+        "tried": [
+            {"kind": kind, "detail": detail, "cross_validated": value if math.isfinite(value) else None}
+            for kind, detail, value in base.tried
+        ],
+    }
+
+
+def _interval(gain: Interval | None) -> dict[str, float] | None:
+    return None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high}
 
 
 def spent(
@@ -153,6 +221,10 @@ def spent(
         "lifetime": lifetime if math.isfinite(lifetime) else None,
         "budget": None if plan is None or non_private else plan.allowance.epsilon,
         "lifetime_budget": life.epsilon,
+        # Like this one, with the same allowance.
+        "runs_left": None
+        if plan is None or non_private
+        else runs_left(ledger.lifetime_left(dataset, life.budget()), plan.allowance),
         "delta": delta,
         "lifetime_delta": life.delta,
         "unit": plan.unit if plan else policy.dataset[dataset].unit,
@@ -176,16 +248,16 @@ def _metrics_account(ledger: Account, run_id: str) -> dict[str, Any] | None:
     return {"run": epsilon(events, delta), "budget": account.allowance.epsilon, "delta": delta, "unit": account.unit}
 
 
-def _write_predictions(path: Path, parts: Partitions, local: Any, federated: Any) -> None:
+def _write_predictions(path: Path, parts: Partitions, models: Mapping[str, FederatedScore]) -> None:
     """Write one line per row for a recount; a score of several classes is written as their list."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["row_id", "split", "label", "score_local", "score_federated"])
+        writer.writerow(["row_id", "split", "label", *(f"score_{name}" for name in _DUMPED)])
         for split in ("train", "validation", "test"):
             table: Table = getattr(parts, split)
             if not len(table.target):
                 continue
-            columns = (local(table), federated(table))
+            columns = [models[name].score(table) for name in _DUMPED]
             for index, row_id in enumerate(table.row_ids):
                 writer.writerow([row_id, split, table.target[index].item(), *(_cell(c, index) for c in columns)])
 

@@ -33,9 +33,10 @@ def means(participants: Mapping[str, Mapping[str, Any]]) -> str | None:
         return None
     metric = headline.most_common(1)[0][0]
     found = []
-    for kind in ("majority", "local", "federated"):
+    names = {"local": "alone"} if any("joined" in seat["metrics"].get(metric, {}) for seat in seats) else {}
+    for kind in ("majority", "local", "control", "federated", "joined"):
         values = [seat["metrics"].get(metric, {}).get(kind) for seat in seats]
         known = [value for value in values if value is not None]
         if known:
-            found.append(f"{kind} {sum(known) / len(known):.3f} ({len(known)})")
+            found.append(f"{names.get(kind, kind)} {sum(known) / len(known):.3f} ({len(known)})")
     return f"mean {metric} of {len(seats)} participants: {', '.join(found)}"
