@@ -110,7 +110,7 @@ COMMANDS: Final = {
     ),
     "export": Entry(
         "models:export",
-        "Write a model as safetensors and ONNX with its preprocessing into a folder of models, as a new version.",
+        "Write the released model as safetensors and ONNX with its preprocessing into a folder of models.",
         "export runs/RUN --participant used-car --to models",
     ),
     "models": Entry(
@@ -130,7 +130,7 @@ COMMANDS: Final = {
     ),
     "receipt": Entry(
         "receipt:receipt",
-        "Show the receipts of a participant's runs: majority, local, federated and personal model side by side.",
+        "Show whether joining paid: alone, control, federated and joined side by side, with the net gain.",
         "receipt homes/hospital-a",
     ),
     "dashboard": Entry(

@@ -16,7 +16,11 @@ from consortia.common.errors import InputError
 #: (rows, what errors call them) -> predictions and what the schema's check says.
 Predict = Callable[[pd.DataFrame, str], tuple[pd.DataFrame, Any]]
 _Participant = Annotated[str, typer.Option(help="Whose model: its own run folder is read (its own side only).")]
-_Model = Annotated[str, typer.Option("--model", help="kept (what the receipt says) or federated (as it came).")]
+_Model = Annotated[
+    str,
+    typer.Option("--model", help="kept (what the receipt says), joined (own and federated, stacked) or federated."),
+]
+_Exported = Annotated[str, typer.Option("--model", help="federated; a model that saw own rows without DP stays home.")]
 
 
 def predict(
@@ -87,20 +91,21 @@ def export(
     run: Annotated[str, typer.Argument(help="Folder or id of a run.")],
     participant: _Participant = "",
     industry: Annotated[str, typer.Option(help="At the coordinator: this industry's released model.")] = "",
-    model: _Model = "kept",
+    model: _Exported = "federated",
     to: Annotated[Path, typer.Option("--to", help="The folder of models.")] = Path("models"),
     name: Annotated[str, typer.Option(help="Its name there; the participant's or industry's without it.")] = "",
     onnx: Annotated[bool, typer.Option(help="Write ONNX, too (needs the extra `onnx`).")] = True,
 ) -> None:
-    """Write a model as safetensors and ONNX with its preprocessing into a folder of models, as a new version."""
+    """Write the released model as safetensors and ONNX with its preprocessing into a folder of models."""
     from consortia.models import registry
     from consortia.models.onnx_file import to_onnx
-    from consortia.models.source import of_coordinator, of_participant
+    from consortia.models.source import check_exportable, of_coordinator, of_participant
 
     if bool(participant) == bool(industry):
         got = "both" if participant else "neither"
         raise InputError(f"wanted --participant (on its own side) or --industry (at the coordinator), got {got}")
     found = of_participant(run, participant, model) if participant else of_coordinator(run, industry)
+    check_exportable(found)
     translated = to_onnx(found.model, found.about) if onnx else None
     folder = registry.register(to, name or participant or industry, found, translated)
     manifest = json.loads((folder / registry.MANIFEST).read_text(encoding="utf-8"))

@@ -18,9 +18,18 @@ from consortia.terms.scenario import scenario_from_json
 from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
 from privacy.events import RELATION
 
-__all__ = ["CHOICES", "Found", "check_choice", "label_owner_folder", "of_coordinator", "of_participant", "run_folder"]
+__all__ = [
+    "CHOICES",
+    "Found",
+    "check_choice",
+    "check_exportable",
+    "label_owner_folder",
+    "of_coordinator",
+    "of_participant",
+    "run_folder",
+]
 
-CHOICES = ("kept", "federated")
+CHOICES = ("kept", "federated", "joined")
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,21 @@ def check_choice(choice: str) -> None:
         raise InputError(f"--model: wanted one of {', '.join(CHOICES)}, got {choice!r}")
 
 
+def check_exportable(found: Found) -> None:
+    """Refuse a model that saw own rows without DP (invariant 17): only the federated model may be handed out.
+
+    Raises
+    ------
+    InputError
+    """
+    if found.about.kind != "federated":
+        raise InputError(
+            f"--model: wanted the federated model, got the {found.about.kind} one, which was fitted to the "
+            "participant's own rows without DP and stays at home; `consortia predict` uses it there, "
+            "`--model federated` exports what was released"
+        )
+
+
 def of_participant(run: str, participant: str, choice: str) -> Found:
     """Return a model that lies in the participant's own folder; its hash must be the one in the receipt.
 
@@ -46,8 +70,9 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
     ----------
     run : str
         The folder of a simulated run, or the id of a run that this participant took part in (`$CONSORTIA_HOME`).
-    choice : {"kept", "federated"}
-        What the participant keeps (its receipt says which), or the federated model as it came.
+    choice : {"kept", "federated", "joined"}
+        What the participant keeps (its receipt says which), the federated model as it came, or its best own model
+        stacked with that one.
 
     Raises
     ------
@@ -64,6 +89,8 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
             "--batches N` scores with the partners; --engine vectorized and older runs kept no model"
         )
     file = folder / "models" / f"{choice}.safetensors"
+    if choice not in receipt["models"]:
+        raise InputError(f"--model: wanted one of {', '.join(receipt['models'])}, got {choice!r}; this run has no such")
     if not file.is_file():
         raise InputError(f"{file}: wanted the model that the receipt names, got nothing there")
     data = file.read_bytes()
