@@ -17,10 +17,10 @@ from clients.models import FederatedModule
 from clients.sources import parse_source, read
 from consortia.participant import personal
 from consortia.participant.baseline import Own
-from consortia.participant.evaluation import module_scorer
+from consortia.participant.evaluation import module_scorer, row_losses
 from consortia.participant.own_candidates import Candidate, majority, ridge
 from consortia.participant.own_model import Scorer
-from consortia.participant.personal import _centred, _fine_tuned, _pays, candidates, keep, row_losses
+from consortia.participant.personal import _centred, _fine_tuned, _pays, candidates, keep
 from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import build_module
 

@@ -65,7 +65,7 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str
 
 
 def runs_left(left: Budget, asked: Budget) -> int:
-    """Return how many runs of `asked` fit into what is left for certain."""
+    """Return how many runs of `asked`, whose ε and δ are above 0, fit into what is left for certain."""
     slack = 1 + 1e-9
     return min(math.floor(left.epsilon / asked.epsilon * slack), math.floor(left.delta / asked.delta * slack))
 

@@ -10,8 +10,8 @@ How the choice is made
 Every candidate of `consortia.participant.own_candidates` is fitted on four of five folds and scores the fifth; folds
 are of whole units, alike in their labels, from a fixed seed. The metric that receipts lead with decides, averaged over
 folds. Candidates that are within half a standard error of the best (paired over folds) count as equal; of these, the
-one with the best proper score on all rows is taken. The search sees `SEARCH_ROWS` rows at most, a public constant; the
-model that is kept is fitted to all training rows.
+one with the lowest log loss (squared error of a regression) on all rows is taken. The search sees `SEARCH_ROWS` rows at
+most, a public constant; the model that is kept is fitted to all training rows.
 
 The second model is the best of another kind. Stacked with the first it is the control of every gain: what a
 participant gets from a second opinion without anybody else.
@@ -33,7 +33,7 @@ from clients import registry
 from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.metrics import HIGHER_IS_BETTER, compute
-from consortia.participant.evaluation import Scores, better, choice_metric, choose, headline
+from consortia.participant.evaluation import Scores, headline, row_losses
 from consortia.participant.own_candidates import Candidate, Fit, candidates, majority, ridge
 from consortia.participant.own_model import Scorer
 from consortia.terms.contract import Contract
@@ -205,11 +205,7 @@ def _best(
         behind = values[first] - values[near]
         error = behind.std(1, ddof=1) / math.sqrt(known.sum()) if known.sum() > 1 else np.zeros(len(near))
         near = [place for place, mean, se in zip(near, behind.mean(1), error, strict=True) if mean <= _NEAR * se]
-    proper, found = choice_metric(client), near[0]
-    for place in near[1:]:
-        if better(proper, choose(client, held[place], rows), choose(client, held[found], rows)):
-            found = place
-    return found
+    return min(near, key=lambda place: float(row_losses(client, held[place], rows).mean()))
 
 
 class _Cache:

@@ -41,7 +41,7 @@ from clients.industry import IndustryClient
 from clients.metrics import compute
 from clients.models import FederatedModule, loss_for
 from consortia.participant.baseline import Own
-from consortia.participant.evaluation import Scores, better, headline, module_scorer
+from consortia.participant.evaluation import Scores, better, headline, module_scorer, row_losses
 from consortia.participant.own_candidates import Candidate, Fit
 from consortia.participant.own_model import OwnModel, Scorer
 from privacy.randomness import numpy_generator, seeded_generator
@@ -120,20 +120,6 @@ def keep(offered: list[Candidate], industry: str, train: Table, validation: Tabl
     return Kept(
         offered[chosen].kind, offered[chosen].detail, fitted[chosen], fitted[personal], _label(offered[personal])
     )
-
-
-def row_losses(client: IndustryClient, scores: Scores, table: Table) -> Scores:
-    """Return a proper score of each row (n_rows,): log loss in nats, or the squared error of a regression.
-
-    Probabilities are taken to lie between .005 and .995, so that no single row decides.
-    """
-    wanted = np.asarray(table.target)
-    if client.schema.target.kind == "regression":
-        return np.asarray((scores - wanted) ** 2, dtype=np.float64)
-    bounded = np.clip(scores, 0.005, 0.995)
-    if client.schema.target.kind == "multiclass":
-        return np.asarray(-np.log(bounded[np.arange(len(wanted)), wanted.astype(int)]), dtype=np.float64)
-    return np.asarray(-np.log(np.where(wanted == 1, bounded, 1 - bounded)), dtype=np.float64)
 
 
 def _losses(client: IndustryClient, scores: list[list[Scores]], tables: list[Table]) -> list[Scores]:

@@ -210,7 +210,8 @@ def spent(
     """Return the account of one run and of the data set's lifetime, as the participant sees it."""
     life = policy.budget.lifetime
     non_private = plan is not None and plan.non_private
-    delta = plan.allowance.delta if plan is not None and not non_private else policy.budget.run.delta
+    asked = plan.allowance if plan is not None and not non_private else policy.budget.run.budget()
+    delta = asked.delta
     events = [event for entry in ledger.entries(run_id=run_id) for event in entry.events if event.partition == "train"]
     from privacy.accounting import epsilon
 
@@ -221,10 +222,7 @@ def spent(
         "lifetime": lifetime if math.isfinite(lifetime) else None,
         "budget": None if plan is None or non_private else plan.allowance.epsilon,
         "lifetime_budget": life.epsilon,
-        # Like this one, with the same allowance.
-        "runs_left": None
-        if plan is None or non_private
-        else runs_left(ledger.lifetime_left(dataset, life.budget()), plan.allowance),
+        "runs_left": None if non_private else runs_left(ledger.lifetime_left(dataset, life.budget()), asked),
         "delta": delta,
         "lifetime_delta": life.delta,
         "unit": plan.unit if plan else policy.dataset[dataset].unit,

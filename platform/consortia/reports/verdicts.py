@@ -58,7 +58,7 @@ def _terms(seat: Mapping[str, Any]) -> str:
     account = seat["epsilon"]
     if account["non_private"]:
         return "non-private"
-    epsilon = "ε unknown" if account["budget"] is None else f"ε {account['budget']:g}"
+    epsilon = "receive-only" if account["budget"] is None else f"ε {account['budget']:g}"
     left = account.get("runs_left")
     if left is None:
         return epsilon
