@@ -141,6 +141,16 @@ def test_the_best_family_is_found_and_the_second_is_of_another(industry: Any) ->
     assert baseline(CONTRACT, "linear", dataclasses.replace(rising, target=labels), "line-a").alone.kind == "ridge"
 
 
+def test_another_setting_of_the_same_kind_is_no_second_opinion(industry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    industry("binary")
+    ridges = [one for one in own_candidates.candidates(CONTRACT, "linear", "line-a") if one.kind == "ridge"]
+    monkeypatch.setattr(searching, "candidates", lambda *_: [*ridges, _half()])
+    found = baseline(CONTRACT, "linear", table_of("binary"), "line-a")
+    assert found.alone.kind == "ridge"
+    assert found.second is not None
+    assert found.second.kind == "half"
+
+
 def test_too_few_units_or_one_class_need_no_search(industry: Any) -> None:
     industry("binary")
     train = table_of("binary")
