@@ -96,7 +96,7 @@ def play(scenario: str, data: Path, *, flipped: int, seed: int, private: bool) -
         found: list[Found] = []
 
         class Chooses(CrowdCoordinator):
-            def _evaluate(self, models: dict[str, State]) -> None:  # type: ignore[override]
+            def _evaluate(self, models: dict[str, State], *_: object) -> None:  # type: ignore[override]
                 found.append({name: choice(self, name, models[name]) for name in self.places})
 
         coordinator = Chooses(prepare(options))
@@ -114,7 +114,7 @@ def choice(coordinator: CrowdCoordinator, name: str, model: State) -> tuple[str,
     load_state(module, model)
     alone = baseline(coordinator.contract, industry, parts.train, name).alone
     offered = personal.candidates(module, industry, alone, name)
-    kept = personal.keep(offered, industry, parts.train, parts.validation, name)
+    kept = personal.keep(offered, client, parts.train, parts.validation, name)
     metric = headline(client, parts.test.target)
     values = [
         score_metrics(client, scorer(parts.test), parts.test)[metric]

@@ -1,4 +1,4 @@
-"""The row check: pandera says which rows break the schema, and only counts of them are kept."""
+"""Checks rows against the schema with pandera, and keeps only counts of the rows that break it."""
 
 from __future__ import annotations
 

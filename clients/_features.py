@@ -1,4 +1,4 @@
-"""How a checked column becomes features: one row at a time, by public constants only."""
+"""Turns a checked column into features, one row at a time, with public constants only."""
 
 from __future__ import annotations
 
@@ -77,6 +77,17 @@ def column_features(column: Column, indicators: bool, drop_first: bool) -> list[
     if column.nullable and indicators and own_category:
         features.append((f"{name} is missing", is_missing))
     return features
+
+
+def column_kinds(column: Column, indicators: bool, drop_first: bool) -> list[str]:
+    """What each of the column's features is: "number", "score", "category", "flag" or "missing"."""
+    if column.dtype == "category":
+        kind = "score" if column.scores else "category"
+    else:
+        kind = "number" if column.dtype in NUMERIC else "flag"
+    names = [name for name, _ in column_features(column, indicators, drop_first)]
+    # A category of its own for what is missing belongs to the one-hot; elsewhere it stands beside the value.
+    return [kind if name == column.name or kind == "category" else "missing" for name in names]
 
 
 def derived_feature(derived: Derived) -> Compute:

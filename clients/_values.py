@@ -1,4 +1,4 @@
-"""One value at a time: what counts as missing, how text becomes a number, how an identifier is hidden."""
+"""Reads single values: missing ones, numbers in text, identifiers that have to be hidden."""
 
 from __future__ import annotations
 

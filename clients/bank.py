@@ -1,4 +1,4 @@
-"""Consumer credit (UCI Statlog German Credit, Hofmann 1994; CC BY 4.0), a site for each purpose of the loan.
+"""Consumer credit (UCI Statlog German Credit, Hofmann 1994; CC BY 4.0). Each purpose of a loan is a site.
 
 Public format: `german.data`, 20 attributes and the class (1 good, 2 bad) with spaces between them, no header.
 Categories keep the data set's own codes, whose meanings stand in `CODES`. A bad credit is the positive class.

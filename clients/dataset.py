@@ -1,4 +1,4 @@
-"""From checked rows to named tensors with privacy units, and the split that one row more does not move."""
+"""Makes named tensors with privacy units from checked rows, and splits them by a keyed hash."""
 
 from __future__ import annotations
 

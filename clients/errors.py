@@ -1,4 +1,4 @@
-"""Errors of the industry seam. They name the column, file or key, never a value of somebody's row."""
+"""Errors of the industries. They name the column, file or key, never a value of a row."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ class SchemaError(ClientError):
     """A column is missing, unknown or wholly of another type, or a schema contradicts itself."""
 
 
+class TableError(SchemaError, ValueError):
+    """No schema can be made of these frames or declarations."""
+
+
 class QuarantineError(ClientError):
     """Too many rows break the schema for the rest to be trusted, or none is left."""
 
@@ -30,6 +34,10 @@ class UnknownClientError(ClientError):
 
 class ClientLoadError(ClientError):
     """A partner's wheel names a client that cannot be loaded, or two wheels name the same one."""
+
+
+class MetricError(ClientError):
+    """No metric of that name is known, the package that brings it is broken, or it measures other targets."""
 
 
 class ModelError(ClientError):

@@ -1,4 +1,4 @@
-"""Machine failures (UCI AI4I 2020, Matzka 2020; CC BY 4.0), with a site for each type of product.
+"""Machine failures (UCI AI4I 2020, Matzka 2020; CC BY 4.0). Each type of product is a site.
 
 Public format: `ai4i2020.csv`, comma separated, UTF-8 with a byte order mark. TWF, HDF, PWF, OSF and RNF name
 the kind of failure, hence give the label away, and are never read.

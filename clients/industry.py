@@ -1,9 +1,9 @@
-"""An industry is a value: a schema, a reader, a generator of synthetic rows, an encoder, a head, metrics."""
+"""Defines an industry: schema, reader, generator of synthetic rows, encoder, head and metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class IndustryClient:
     head : callable
         (width, spec, target) -> module with `target.outputs` outputs a row.
     metrics : tuple of str
-        Names from `clients.metrics`.
+        Names of metrics (`clients.metrics`), built in or installed. Receipts lead with the first one that is defined.
     splits : mapping
         Named fixed splits: (labels (n_rows,), site) -> array of "train", "validation", "test".
     filters : mapping
@@ -98,14 +98,18 @@ class IndustryClient:
     def __post_init__(self) -> None:
         if not self.sites or len(set(self.sites)) != len(self.sites):
             raise SchemaError(f"client {self.name!r}: wanted distinct sites, got {self.sites}")
-        known = _metrics.names(self.schema.target.kind)
-        if not self.metrics or not set(self.metrics) <= set(known):
-            raise SchemaError(
-                f"client {self.name!r}: metrics: wanted some of {', '.join(known)} for a "
-                f"{self.schema.target.kind} target, got {', '.join(self.metrics) or 'none'}"
-            )
+        if not self.metrics:
+            raise SchemaError(f"client {self.name!r}: metrics: wanted at least one, got none")
+        for name in self.metrics:
+            _metrics.of_kind(name, self.schema.target.kind, f"client {self.name!r}: metrics")
         if self.default_rows < 1:
             raise SchemaError(f"client {self.name!r}: default_rows: wanted >= 1, got {self.default_rows}")
+
+    def measuring(self, names: tuple[str, ...], where: str = "metrics") -> IndustryClient:
+        """The same client with more metrics in front; MetricError names `where` for one that does not fit."""
+        for name in names:
+            _metrics.of_kind(name, self.schema.target.kind, where)
+        return replace(self, metrics=tuple(dict.fromkeys((*names, *self.metrics))))
 
     def check_site(self, site: str) -> None:
         """Raise a SchemaError that lists the sites when there is none of that name."""

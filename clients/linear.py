@@ -1,4 +1,4 @@
-"""A line, y = 3x + 2 with noise: the smallest industry there is, and a check that learning works at all.
+"""A line, y = 3x + 2 with noise: the smallest industry, and a check that learning works.
 
 The public format is one file per site, `<site>.csv`, with the columns x and y.
 """

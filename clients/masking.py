@@ -1,4 +1,4 @@
-"""Secrets in text: whoever prints a source, a URL or another's error passes it through `masked` first."""
+"""Hides secrets in text. Whatever prints a source, a URL or a foreign error calls `masked` first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""encoder -> trunk -> head, one network per industry, and the loss and predictions that go with its target.
+"""Builds the network of an industry (encoder, trunk, head) with the loss and predictions of its target.
 
 The three children are the scopes' seams: a parameter is named `encoder.…`, `trunk.…` or `head.…`, and a
 contract gives each of the three a scope. The trunk depends on the widths alone, so that industries with

@@ -1,4 +1,4 @@
-"""What an industry's rows look like, as data: columns, bounds, categories, identifiers, target.
+"""Describes the rows of an industry as data: columns, bounds, categories, identifiers, target.
 
 Everything here is a function of one row and of public constants. Scaling by public bounds, imputing a public
 constant and listing the categories beforehand cost no privacy budget; a mean, a median or a vocabulary taken
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from clients import _values
 from clients._checking import QuarantineReport, check_rows
-from clients._features import NUMERIC, Compute, column_features, derived_feature
+from clients._features import NUMERIC, Compute, column_features, column_kinds, derived_feature
 from clients.errors import SchemaError
 
 __all__ = ["Column", "Derived", "QuarantineReport", "Schema", "Target"]
@@ -243,6 +243,19 @@ class Schema:
         return tuple(name for name, _ in self._plan())
 
     @property
+    def feature_kinds(self) -> tuple[str, ...]:
+        """What each feature is: "number" or "score" in [-1, 1], or "category" (of a one-hot), "flag", "missing"."""
+        kinds: list[str] = []
+        for column in self._seen():
+            kinds += column_kinds(column, self.indicators, self.drop_first)
+        return (*kinds, *("number" for d in self.derived if not self.selected or d.name in self.selected))
+
+    @property
+    def one_hots(self) -> int:
+        """How many columns are one-hot: a row has one 1 in each of them."""
+        return sum(c.dtype == "category" and not c.scores for c in self._seen())
+
+    @property
     def width(self) -> int:
         """Number of features."""
         return len(self._plan())
@@ -308,12 +321,15 @@ class Schema:
             "features": list(self.feature_names),
         }
 
+    def _seen(self) -> list[Column]:
+        """The columns that give features."""
+        return [c for c in self.columns if c.is_feature and (not self.selected or c.name in self.selected)]
+
     def _plan(self) -> list[tuple[str, Compute]]:
         """Each feature's name and how it is computed from a checked frame and the derived columns."""
         plan: list[tuple[str, Compute]] = []
-        for column in self.columns:
-            if column.is_feature and (not self.selected or column.name in self.selected):
-                plan += column_features(column, self.indicators, self.drop_first)
+        for column in self._seen():
+            plan += column_features(column, self.indicators, self.drop_first)
         for derived in self.derived:
             if not self.selected or derived.name in self.selected:
                 plan.append((derived.name, derived_feature(derived)))

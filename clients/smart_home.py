@@ -1,4 +1,4 @@
-"""Whether somebody is at home, by sensors (UCI Occupancy Detection, Candanedo & Feldheim 2016; CC BY 4.0).
+"""Occupancy of a home, from sensors (UCI Occupancy Detection, Candanedo & Feldheim 2016; CC BY 4.0).
 
 Public format: `datatest.txt`, `datatraining.txt` and `datatest2.txt`, comma separated, a row a minute, each file one
 recording period of one room. A period is dealt to many homes (site `PERIOD/NUMBER`) in cycles of 144 minutes to train

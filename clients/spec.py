@@ -1,4 +1,4 @@
-"""What a contract says about a model, without torch, so that a scenario can be read quickly."""
+"""Describes a model as a contract names it, without torch, so that a scenario is read quickly."""
 
 from __future__ import annotations
 

@@ -7,22 +7,32 @@ docstrings. So the reference says what the code does. Files at the root of the r
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import json
 import re
+import runpy
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: What a reader may import, by heading. A test imports each.
+#: What a reader may import besides the names of `consortia` itself, by heading. A test imports each.
 PUBLIC: Mapping[str, tuple[str, ...]] = {
-    "Runs": ("consortia.engines.runner", "consortia.reports.live_runs", "consortia.reports.tables"),
-    "Models": ("consortia.models.source", "consortia.models.rows", "consortia.models.registry"),
-    "Industries": ("clients.industry", "clients.schema", "clients.spec", "clients.metrics", "clients.sources"),
+    "Models": ("consortia.models.source", "consortia.models.registry"),
+    "Industries": ("clients.industry", "clients.schema", "clients.spec"),
+    "Metrics and sources of rows": (
+        "clients.metrics.metric",
+        "clients.metric_registry",
+        "clients.sources.table",
+        "clients.sources.reading",
+        "clients.source_registry",
+    ),
+    "Trackers": ("consortia.reports.trackers",),
     "Strategies": ("strategies.base", "strategies.arithmetic", "strategies.registry"),
+    "Values of packages": ("consortia_plugins",),
     "Conformance suites": ("consortia.testing",),
     "Privacy": (
         "privacy.events",
@@ -37,8 +47,13 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
 
 
 def python() -> str:
-    """Return the sections of the public modules; mkdocstrings fills them in."""
-    lines = []
+    """Return the sections of the public names and modules; mkdocstrings fills them in."""
+    import consortia
+
+    lines = ["## consortia", ""]
+    for module, names in consortia._NAMES.items():
+        if module not in PUBLIC["Industries"]:
+            lines += [f"::: {module}.{name}\n    options:\n      heading: consortia.{name}\n" for name in names]
     for heading, modules in PUBLIC.items():
         lines += [f"## {heading}", "", *(f"::: {module}\n" for module in modules)]
     return "\n".join(lines)
@@ -215,25 +230,78 @@ def strategies() -> str:
 
     lines = ["| strategy | options | class |", "|---|---|---|"]
     for name in registry.NAMES:
-        kind = registry._CLASSES[name]
+        kind = registry.get(name)
         shown = []
         for field in dataclasses.fields(kind):
             if field.name == "arguments":
                 shown.append("torch's own arguments")
-            elif field.name not in registry._SERVER:
+            elif field.name not in registry.SERVER:
                 given = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
                 shown.append(f"`{field.name}{given}`")
         lines.append(f"| `{name}` | {', '.join(shown) or 'none'} | `{kind.__module__}.{kind.__name__}` |")
     return "\n".join(lines)
 
 
+def rooms() -> str:
+    """Return the table of the rooms of `platform/consortia`, the lowest floor first."""
+    floors = runpy.run_path(str(ROOT / "tests" / "helpers" / "house.py"))["FLOORS"]
+    lines = ["| floor | room | what is in it |", "|---|---|---|"]
+    for floor, names in enumerate(floors, start=1):
+        for name in names:
+            place = ROOT / "platform" / "consortia" / name
+            source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+            first = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
+            lines.append(f"| {floor} | `{name}` | {(first or '').splitlines()[0]} |")
+    return "\n".join(lines)
+
+
+def metrics() -> str:
+    """Return the built-in metrics, from their values."""
+    from clients import metric_registry
+    from consortia.metrics.from_histograms import HISTOGRAM_METRICS
+
+    lines = ["| metric | label | better | targets | from a noisy histogram |", "|---|---|---|---|---|"]
+    for name in metric_registry.NAMES:
+        metric = metric_registry.get(name)
+        given = [kind for kind in metric.kinds if name in HISTOGRAM_METRICS[kind]]
+        histogram = "no" if not given else "yes" if len(given) == len(metric.kinds) else f"{', '.join(given)} only"
+        lines.append(f"| `{name}` | {metric.label} | {metric.better} | {', '.join(metric.kinds)} | {histogram} |")
+    return "\n".join(lines)
+
+
+def sources() -> str:
+    """Return the built-in sources of an owner's rows, from their classes."""
+    from clients import source_registry
+
+    lines = ["| source | form | what is read |", "|---|---|---|"]
+    for name in source_registry.NAMES:
+        kind = source_registry.get(name)
+        forms = ", ".join(f"`{form}`" for form in kind.form.split(", "))
+        lines.append(f"| `{name}` | {forms} | {_cell((kind.__doc__ or '').splitlines()[0])} |")
+    return "\n".join(lines)
+
+
+def trackers() -> str:
+    """Return the built-in trackers, from their modules' first lines; none is imported."""
+    from consortia.reports import trackers as found
+
+    folder = Path(found.__file__).parent
+    texts = {name: ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")) for name in found.NAMES}
+    rows = [f"| `{name}` | {_cell((ast.get_docstring(text) or '').splitlines()[0])} |" for name, text in texts.items()]
+    return "\n".join(["| tracker | where the values go |", "|---|---|", *rows])
+
+
 #: What may stand in a page as `<!-- made: NAME -->`.
 MADE: Mapping[str, Callable[[], str]] = {
     "cli": cli,
+    "metrics": metrics,
     "policy": policy,
     "python": python,
+    "rooms": rooms,
     "scenario": scenario,
+    "sources": sources,
     "strategies": strategies,
+    "trackers": trackers,
 }
 
 #: Files at the root of the repository that are pages of the site, with their places there.

@@ -1,4 +1,4 @@
-"""The hash chain over everything that a ledger ever wrote, so that a ledger that forgot something is recognised.
+"""The hash chain of a ledger, by which a ledger that lost entries is recognised.
 
 Every durable change is one link: the ledger's making, a run's plan, a reservation, a commit, a note. With the rows of
 the tables as its fields,

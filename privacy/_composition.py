@@ -1,4 +1,4 @@
-"""Which modules are known to treat each row by itself: known layers, put together in known ways.
+"""Recognises modules that treat each row by itself: known layers in known compositions.
 
 A module is traced (torch.fx) into a list of steps, and these *steps* are what trains, so that what was looked at is
 what runs. A list is known when each step maps every row by itself. Anything else trains as a function of one row

@@ -1,4 +1,4 @@
-"""What a module must be for per-unit clipping to bound a unit's influence; checked before the first step.
+"""Checks that a module allows per-unit clipping, before the first step.
 
 All checks use made-up rows, so that whether they pass depends on the module and never on the data.
 """

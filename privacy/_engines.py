@@ -1,4 +1,4 @@
-"""The two ways to a clipped sum, book-keeping and gradients row by row, and the one way to noise it."""
+"""The two ways to a clipped sum (book-keeping, row by row) and the one way to noise it."""
 
 import logging
 import math

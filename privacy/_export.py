@@ -1,4 +1,4 @@
-"""The whole ledger as JSON-able data: for an auditor, who recounts epsilon and the chain from it."""
+"""Exports the whole ledger as JSON-able data, for an auditor who recounts epsilon and the chain."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""Gaussian noise in float32 from a cryptographic key stream (Box and Muller 1958), in pieces that fit the cache.
+"""Gaussian noise in float32 from a cryptographic key stream (Box and Muller 1958).
 
 Formal guarantees
 -----------------

@@ -1,4 +1,4 @@
-"""How the ledger lies on disk: one SQLite file, its schema, and transactions that are durable when they return.
+"""The ledger on disk: one SQLite file, its schema, and durable transactions.
 
 Write-ahead logging with ``synchronous = FULL`` syncs the log in every commit, one sync each (a rollback journal
 would leave the deletion of the journal, which is the commit, to chance). The file must be on the participant's

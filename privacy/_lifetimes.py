@@ -1,4 +1,4 @@
-"""Which data sets of a ledger share one lifetime, and what was taken from it.
+"""Tells which data sets of a ledger share one lifetime, and what was taken from it.
 
 A link between two data sets is a note of the ledger's chain, `{"what": "one lifetime", "datasets": [a, b]}`: no table
 changes, a ledger of before opens as it is, and a link is never undone. Links add up: a with b and b with c are three

@@ -1,4 +1,4 @@
-"""Any module as a function of one row: what a row gives cannot depend on another row, whatever the module does.
+"""Runs any module as a function of one row, so that rows cannot influence each other.
 
 Formal guarantees
 -----------------

@@ -1,4 +1,4 @@
-"""Which rows a drawn unit brings, and the checks on the tables that training gets."""
+"""Collects the rows of drawn units, and checks the tables of a training call."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Norms of units' gradients, each from the unit's own rows alone, whichever others are drawn beside it.
+"""Norms of units' gradients, each from the unit's own rows alone.
 
 Formal guarantees
 -----------------

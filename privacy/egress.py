@@ -1,4 +1,4 @@
-"""The release gate: the one place where something is allowed to leave a participant.
+"""The release gate: the only place where something may leave a participant.
 
 Guarantees
 ----------
@@ -89,6 +89,8 @@ class Kind:
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "update": Kind(("train",)),
+        # Sums of columns, of their squares and products (the learner `sums`).
+        "sums": Kind(("train",), "sums."),
         "metrics": Kind(("validation", "evaluation"), "metrics.", listed=True),
         # The number of training units, once a run.
         "size": Kind(("train",), "size."),

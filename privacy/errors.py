@@ -1,4 +1,4 @@
-"""The named refusals of the privacy package. No message ever holds a value of a row."""
+"""The errors of the privacy package. No message holds a value of a row."""
 
 __all__ = [
     "BudgetExhaustedError",

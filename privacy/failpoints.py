@@ -1,4 +1,4 @@
-"""Named places between durable steps, where a test may stop the process. In production nothing listens."""
+"""Named places between durable steps, where a test may stop the process. They do nothing in production."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The hard stops: of a run, whose plan is fixed in advance, and of a data set's lifetime, whose plans are not.
+"""Stops a run at its budget, and a data set at its lifetime budget.
 
 **Run.** A run's releases are of the kinds its plan lists for a round, v, and for once, w. A further attempt is
 allowed while everything taken so far, this attempt included, is contained in k times v and w for a k with PLD

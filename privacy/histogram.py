@@ -1,4 +1,4 @@
-"""Histograms with noise: the one mechanism by which a number about rows leaves besides an update.
+"""Histograms with noise: the only way for a number about rows to leave besides an update.
 
 Dwork, McSherry, Nissim & Smith, "Calibrating Noise to Sensitivity in Private Data Analysis", TCC 2006, example 1
 (histograms); Balle & Wang, "Improving the Gaussian Mechanism for Differential Privacy", ICML 2018, for the Gaussian.
@@ -23,8 +23,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr
 
 from privacy.accounting import epsilon as epsilon_of
 from privacy.errors import PlanError
@@ -96,6 +94,10 @@ def plan_noise(*, epsilon: float, delta: float, releases: int) -> HistogramNoise
 
 def _gaussian_multiplier(epsilon: float, delta: float) -> float:
     """Return the smallest sigma / sensitivity that is (epsilon, delta)-DP: Balle & Wang 2018, theorem 8."""
+
+    # Half a second of every command that shows a plan, otherwise.
+    from scipy.optimize import brentq
+    from scipy.special import log_ndtr, ndtr
 
     def excess(sigma: float) -> float:
         low, high = 1 / (2 * sigma) - epsilon * sigma, -1 / (2 * sigma) - epsilon * sigma

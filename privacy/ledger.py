@@ -1,4 +1,4 @@
-"""The participant's own durable record of what left, as events. Epsilon is derived from it, never stored.
+"""A participant's durable record of what left, as events. Epsilon is derived from it.
 
 Formal guarantees
 -----------------

@@ -1,4 +1,4 @@
-"""The seam of a mechanism: it bounds what one unit does, randomises, and names its event.
+"""Defines a mechanism: it bounds what one unit does, randomises, and names its event.
 
 `consortia.testing.check_mechanism` holds an object of this shape to what it declares. How to write one:
 `docs/how_to/mechanisms.md`.

@@ -1,4 +1,4 @@
-"""Which release some noise is for: what its key is bound to beside fresh entropy."""
+"""Names the release that noise is for, so that the noise key is bound to it."""
 
 from dataclasses import dataclass, replace
 from typing import Self

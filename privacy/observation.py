@@ -1,4 +1,4 @@
-"""What noise is added to, for whoever plays the neighbour game: the audit and the tests, nobody else.
+"""Lets the audit and the tests see what noise is added to. Nobody else uses it.
 
 Every mechanism tells here, right where it adds noise, the number it adds it to and the deviation of what it adds. That
 is the one place in which a sum stands without noise, so it is not written, logged or kept: without an `observing` block

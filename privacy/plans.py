@@ -1,4 +1,4 @@
-"""What the ledger is about: budgets, the frozen plan of a run, reservations and entries."""
+"""The data of the ledger: budgets, the frozen plan of a run, reservations and entries."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -44,7 +44,8 @@ class RunPlan:
     sampling_rate, steps_per_round, rounds, clip : the DP-SGD plan.
     other_events : what one round releases besides its update (noised metrics, say), fixed in advance too.
     once_events : what the run releases once, whichever round it comes with (a noised size, say).
-    listed : no update at all: `other_events` is everything. The noise multiplier is 0, and delta may be.
+    listed : no update at all: `other_events` is everything, and delta may be 0. The noise multiplier is 0, or that of
+        all of these together.
     """
 
     run_id: str
@@ -69,8 +70,9 @@ class RunPlan:
                 raise PlanError(f"{name}: wanted a non-empty text, got {getattr(self, name)!r}")
         if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
             raise PlanError(f"rounds: wanted a whole number >= 1, got {self.rounds!r}")
-        without_noise = self.non_private or self.listed
-        if math.isinf(self.allowance.epsilon) != self.non_private or (self.noise_multiplier == 0) != without_noise:
+        noisy = self.noise_multiplier != 0
+        wrong = noisy and self.non_private if self.listed else noisy == self.non_private
+        if math.isinf(self.allowance.epsilon) != self.non_private or wrong:
             raise PlanError(
                 "non_private: wanted an infinite epsilon and a noise multiplier of 0 exactly when it is true, got "
                 f"{self.non_private}, {self.allowance.epsilon!r} and {self.noise_multiplier!r}"

@@ -1,4 +1,4 @@
-"""Generators: from fresh entropy and the release they serve for noise and draws, from a seed for everything else.
+"""Makes generators: from fresh entropy for noise and draws, from a seed for everything else.
 
 Formal guarantees
 -----------------

@@ -1,4 +1,4 @@
-"""Scores of which each depends on its own row alone, to the bit: what a histogram that leaves may be made of.
+"""Scores that depend on their own row alone, to the bit, for histograms that leave.
 
 Formal guarantees
 -----------------

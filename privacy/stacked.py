@@ -1,4 +1,4 @@
-"""DP-SGD of many participants at once, for simulation: their dense networks stacked, one batched product a layer.
+"""DP-SGD of many participants at once, for simulation: one batched product a layer.
 
 Each participant keeps its own parameters, rows, Poisson draws, clipped sum, noise and normaliser; what is shared is the
 call into the matrix library. The step is that of `privacy.dp_sgd`, participant by participant: with the same generators

@@ -1,4 +1,4 @@
-"""Aggregation arithmetic: pure functions on named tensors. Nothing here knows Flower or a participant.
+"""Aggregation arithmetic: pure functions on named tensors, without Flower.
 
 A state is a mapping from parameter names to tensors. Whatever picks runs in float64, since float32 picks by rounding
 noise when updates are close; results have the dtype of the inputs.

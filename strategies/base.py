@@ -1,4 +1,4 @@
-"""The seam of a strategy: a frozen value with one pure function. One file per algorithm, its paper on top."""
+"""Defines a strategy: a frozen value with one pure function. One file per algorithm, its paper on top."""
 
 from __future__ import annotations
 

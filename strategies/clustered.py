@@ -1,4 +1,4 @@
-"""Clustered federated learning: members that pull the model apart for good get models of their own.
+"""Clustered federated learning: participants whose updates disagree for good get models of their own.
 
 Sattler, Mueller & Samek, "Clustered Federated Learning: Model-Agnostic Distributed Multi-Task Optimization under
 Privacy Constraints", IEEE TNNLS 2021, Algorithms 1 and 3. Where groups of participants want different models, FedAvg

@@ -1,4 +1,4 @@
-"""FedBuff, and the same step at a deadline.
+"""FedBuff, and its variant with a deadline.
 
 Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AISTATS 2022, Algorithm 1: a participant
 trains from the parameters it got, K changes are collected, and the coordinator steps by their mean, each change first

@@ -1,4 +1,4 @@
-"""FedNova: normalised averaging of participants that take different numbers of local steps.
+"""FedNova: normalised averaging for different numbers of local steps.
 
 Wang et al., "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization", NeurIPS 2020,
 Algorithm 1 and equation 8. With d_i = (received - theta_i) / ||a_i||_1 (the learning rate stays inside d_i):

@@ -1,4 +1,4 @@
-"""FedSGD: gradients up, one textbook step at the coordinator.
+"""FedSGD: participants send gradients, and the coordinator takes one step.
 
 McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017,
 section 2: theta <- theta - alpha x sum_k (n_k / n) g_k.

@@ -1,4 +1,4 @@
-"""Weights by information: the inverse variance of what a participant's released update is uncertain about.
+"""Weights by information: the inverse variance of a released update.
 
 DerSimonian & Laird, "Meta-Analysis in Clinical Trials", Controlled Clinical Trials 7 (1986), equations 7 and 8:
 studies of unequal precision v_i and a spread tau^2 between them are combined with weights 1 / (v_i + tau^2). Here a

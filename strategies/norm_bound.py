@@ -1,4 +1,4 @@
-"""Norm bounding with the bound that the contract and the declared noise imply.
+"""Norm bounding, with the bound that the contract and the declared noise imply.
 
 Sun et al., "Can You Really Backdoor Federated Learning?", 2019, section 5 (norm thresholding of updates). The
 threshold is not tuned: under DP-SGD with public clip C, learning rate, steps and sigma, an honest change cannot be

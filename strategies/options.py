@@ -1,4 +1,4 @@
-"""The options of a strategy: values from TOML read into the fields of its frozen dataclass, by their types.
+"""Reads the options of a strategy from TOML into its frozen dataclass, by their types.
 
 A field may have any type that pydantic knows: bool, int, float, str, Literal, an Enum, tuples and lists, mappings,
 optional values, another frozen dataclass. Nothing is coerced (`true` is no number, "1" neither), but what TOML cannot
@@ -8,14 +8,15 @@ write otherwise is read: an array fills a tuple, a string an Enum, a table a dat
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+from consortia_plugins import near
 
 _WORDS: Mapping[Any, str] = types.MappingProxyType(
     {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
@@ -54,12 +55,6 @@ def read(kind: type[Any], key: str, value: Any) -> Any:
         raise ValueError("; ".join(_sentence(key, wanted, item) for item in error.errors())) from None
     _refuse_unknown(f"options.{key}", value, adapter.dump_python(read_value))
     return read_value
-
-
-def near(got: str, known: Iterable[str]) -> str:
-    """Return ' (did you mean …?)' when a known name looks like `got`, else nothing."""
-    close = difflib.get_close_matches(got, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _sentence(key: str, wanted: Any, item: Any) -> str:

@@ -1,4 +1,4 @@
-"""q-FedAvg: participants that the model serves badly count more.
+"""q-FedAvg: gives more weight to participants with a higher loss.
 
 Li et al., "Fair Resource Allocation in Federated Learning", ICLR 2020, Algorithm 2 (q-FedAvg) for the objective
 sum_k p_k F_k^(q+1) / (q+1). With the loss F_k of the received theta, L = 1 / learning rate and theta_k the reply:

@@ -1,4 +1,4 @@
-"""How much a reply counts that was trained from older parameters, and the step from such replies.
+"""Weighs replies that were trained from older parameters, and takes the step from them.
 
 Xie et al., "Asynchronous Federated Optimization", 2019, section 5.2, for the three functions s(t - tau); FedBuff
 (Nguyen et al., AISTATS 2022, section 5) takes the polynomial one with exponent 1/2.

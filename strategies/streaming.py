@@ -1,4 +1,4 @@
-"""Aggregation over tensors of equal shape, piece by piece: beside its result it needs a few pieces of memory.
+"""Aggregates tensors of equal shape piece by piece, with little memory.
 
 A piece fits the processor's cache, so that every coordinate of every update is fetched once. Sums that pick (distances)
 run in float64; means and order do not need it.

@@ -1,4 +1,4 @@
-"""Updates as float64 vectors centred on the previous model, for algorithms that compare them.
+"""Updates as float64 vectors centred on the previous model.
 
 Distances between parameters themselves lose their digits where parameters are large and changes small; the
 changes are compared instead. Integer and boolean buffers are no coordinates: robust algorithms take their

@@ -1,4 +1,4 @@
-"""Columns of the same persons or machines at different organisations: what each of them holds, as data.
+"""Describes which columns each organisation holds about the same persons or machines.
 
 A *case* is one population; a *holding* is what one organisation knows of it: columns with public bounds, identifiers,
 and at most one of the holdings has the label. A holding has no rows of its own to learn alone from, which is why it
@@ -194,12 +194,12 @@ class Case:
             rng = numpy_generator("case", self.name, seed if source.seed is None else source.seed)
             frames = self.synthesise(rng, source.rows or self.default_rows)
             if new and name + NEW not in frames:
-                raise SourceError(f"source: case {self.name!r} makes up no new persons; use csv, parquet or sql")
+                raise SourceError(f"source: case {self.name!r} makes up no new persons; name a source of your own rows")
             frame = frames[name + NEW * new]
         elif source.kind == "public":
             if self.read is None:
                 raise SourceError(
-                    f"source: case {self.name!r} has no public data set; use csv, parquet, sql or synthetic"
+                    f"source: case {self.name!r} has no public data set; name a source of your own rows, or synthetic"
                 )
             try:
                 frame = self.read(Path(source.location))[name]

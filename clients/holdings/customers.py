@@ -1,4 +1,4 @@
-"""A bank, a hospital and a factory that know some of the same made-up persons.
+"""A bank, a hospital and a factory that know some of the same persons (all made up).
 
 The bank wants to know who will default. What the hospital knows (long illness) and what the factory knows (short-time
 work, garnished wages) tells more than its own columns. Not everybody banks, is ill and works there: the hospital

@@ -1,4 +1,4 @@
-"""What an event is: everything that the platform asks of a mechanism's cost, as methods that each kind must state.
+"""Defines an event: the cost of a release, as methods that each kind must state.
 
 A kind of event is one frozen dataclass in one file. It owns its laws: privacy-loss distribution, Renyi divergence, pure
 epsilon, size and resizing, relation, checks of its fields, description. Nothing else in the platform knows a kind by

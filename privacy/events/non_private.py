@@ -1,4 +1,4 @@
-"""What leaves without noise."""
+"""An event for what leaves without noise."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class NonPrivate(Event):
     """Something left without noise: epsilon is infinite, and is called so everywhere."""
 
     kind = "non_private"
-    releases = ("update", "metrics", "size", "intersection", "labels", "scores", "loss")
+    releases = ("update", "sums", "metrics", "size", "intersection", "labels", "scores", "loss")
 
     what: str
 

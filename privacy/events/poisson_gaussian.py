@@ -1,7 +1,10 @@
 """DP-SGD: Gaussian noise on sums over Poisson samples of the units (Abadi et al. 2016, *Deep Learning with DP*)."""
 
+import importlib.util
 import math
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from privacy.errors import PlanError
@@ -9,6 +12,25 @@ from privacy.events.base import RELATION, Event, check_count, check_positive
 from privacy.events.gaussian import GaussianRelease
 
 __all__ = ["PoissonGaussian"]
+
+
+@cache
+def _analysis() -> Any:
+    """Return `opacus.accountants.analysis.rdp` from its own file.
+
+    It needs numpy and scipy only. An import by name runs `opacus/__init__.py` first, which imports torch's distributed
+    parts: two seconds of every command that shows a budget.
+    """
+    package = importlib.util.find_spec("opacus")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("opacus")
+    file = Path(package.origin).parent / "accountants" / "analysis" / "rdp.py"
+    spec = importlib.util.spec_from_file_location("_opacus_rdp", file)
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError(str(file))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +113,8 @@ class PoissonGaussian(Event):
 
     def rdp(self, orders: tuple[int, ...]) -> tuple[float, ...]:
         """Return the bound of Mironov, Talwar & Zhang 2019, *Renyi DP of the Sampled Gaussian Mechanism*, by Opacus."""
-        from opacus.accountants.analysis.rdp import compute_rdp
-
         rate, noise = self.sampling_rate, self.noise_multiplier
-        values = compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=list(orders))
+        values = _analysis().compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=list(orders))
         return tuple(float(value) * self.steps for value in values)
 
     def sampled_gaussian(self) -> tuple[float, float, int]:

@@ -1,4 +1,4 @@
-"""Which kinds of events there are: the built-in ones, and those that are registered or installed.
+"""Finds the kinds of events: built-in, registered and installed ones.
 
 A stranger's package names its event class in the group `consortia.mechanisms`, under the event's own kind:
 
@@ -10,14 +10,13 @@ registered is refused everywhere.
 """
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
 from typing import Any, Final, TypeVar
 
+from consortia_plugins import Seam
 from privacy.errors import MechanismError, UnknownEventError
 from privacy.events.base import Event
 from privacy.events.gaussian import GaussianRelease
@@ -104,7 +103,7 @@ def _check_complete(cls: Any) -> None:
 
 def kinds() -> tuple[str, ...]:
     """Return every known kind: built in, registered, then installed ones; nothing is imported for it."""
-    installed = [name for name in sorted(_installed()) if name not in _BUILT_IN and name not in _added]
+    installed = [name for name in _installed.installed() if name not in _BUILT_IN and name not in _added]
     return (*_BUILT_IN, *_added, *installed)
 
 
@@ -113,39 +112,22 @@ def _find(kind: object) -> type[Event] | None:
     if not isinstance(kind, str):
         return None
     known = _BUILT_IN.get(kind) or _added.get(kind)
-    if known is None and (points := _installed().get(kind)):
-        known = _load(kind, points)
+    if known is None and (points := _installed.installed().get(kind)):
+        known = _installed.load(kind, points)
     return known
 
 
-def _load(kind: str, points: list[EntryPoint]) -> type[Event]:
-    whose = ", ".join(sorted(point.dist.name if point.dist else point.value for point in points))
-    if len(points) > 1:
-        raise MechanismError(f"event kind {kind!r}: {whose} all bring one; uninstall all but one")
-    cls: Any
-    try:
-        cls = points[0].load()
-    except Exception as error:
-        raise MechanismError(
-            f"event kind {kind!r} of {whose} cannot be loaded from {points[0].value!r}: {type(error).__name__}: {error}"
-        ) from error
+def _check(kind: str, cls: Any) -> type[Event]:
     if (got := getattr(cls, "kind", None)) != kind:
-        raise MechanismError(f"event kind {kind!r} of {whose}: wanted an event class of that kind, got {got!r}")
-    loaded: type[Event] = register(cls)
+        raise ValueError(f"wanted an event class of that kind, got {got!r}")
+    try:
+        loaded: type[Event] = register(cls)
+    except MechanismError as error:
+        raise ValueError(str(error)) from error
     return loaded
 
 
-def _installed() -> dict[str, list[EntryPoint]]:
-    return _scan(tuple(sys.path))
-
-
-@lru_cache(maxsize=4)
-def _scan(_: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
-    """Look through every installed package: milliseconds, so once for each path that this process had."""
-    found: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=GROUP):
-        found.setdefault(point.name, []).append(point)
-    return found
+_installed = Seam(GROUP, "event kind", _check, built_in={}, unknown=UnknownEventError, broken=MechanismError)
 
 
 def check_known(event: object) -> None:

@@ -1,4 +1,4 @@
-"""What a round of a secure sum costs a member, by how many of the others collude with the coordinator.
+"""Counts what a round of a secure sum costs a member, by the number of colluders.
 
 A member's noise is promised against the coordinator and any t of the other members: the budget is charged at that.
 With c colluders, n - c shares are left of which n - t make up sigma, so the noise multiplier is

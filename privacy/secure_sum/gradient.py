@@ -1,4 +1,4 @@
-"""The clipped sum of one Poisson draw, without noise: what a member encodes, masks and never sends as it is.
+"""The clipped sum of one Poisson draw, without noise. A member masks it before it leaves.
 
 Abadi et al. 2016, *Deep Learning with Differential Privacy*, Algorithm 1, up to the noise.
 

@@ -1,4 +1,4 @@
-"""Pairwise masks that cancel in the sum of one cohort, and in nothing else.
+"""Pairwise masks that cancel only in the sum of one cohort.
 
 Bonawitz et al. 2017, *Practical Secure Aggregation for Privacy-Preserving Machine Learning*, section 4, without its
 double masking, which `privacy.secure_sum.sharing` adds: the cohort is fixed before anything is drawn, and a sum opens

@@ -1,4 +1,4 @@
-"""Shares of the masks' keys, so that a sum opens although members drop out after the cohort was fixed.
+"""Shares of the masks' keys, so that a sum opens although members drop out.
 
 Bonawitz et al. 2017, *Practical Secure Aggregation for Privacy-Preserving Machine Learning*, sections 4 and 6: every
 member adds a mask of its own to its words, and gives each member of the attempt a share of that mask's key and of each

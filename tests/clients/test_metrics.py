@@ -1,11 +1,18 @@
-"""Every metric against scikit-learn, and None wherever it is not defined."""
+"""Every metric against scikit-learn, weighted too; None where it is not defined; intervals over units."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from clients.metrics import HIGHER_IS_BETTER, compute, names
+from clients import metrics
+from clients.errors import MetricError, SchemaError
+from clients.linear import CLIENT as LINEAR
+from clients.metrics import Interval, Metric, by_row, by_sample, compute, get, label, paired_bootstrap
+
+
+def names(kind: str) -> tuple[str, ...]:
+    return tuple(name for name in metrics.names() if kind in get(name).kinds)
 
 
 def rows(seed: int, *, ties: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -87,13 +94,135 @@ def test_certain_and_wrong_is_finite():
     assert np.isfinite(compute(["log_loss"], "binary", [0.0, 1.0], [1, 0])["log_loss"])
 
 
-def test_every_metric_says_which_way_is_better():
-    every = {name for kind in ("binary", "multiclass", "regression") for name in names(kind)}
-    assert set(HIGHER_IS_BETTER) == every
-    assert HIGHER_IS_BETTER["auc"]
-    assert not HIGHER_IS_BETTER["rmse"]
+THEIRS = {
+    "auc": lambda m, y, s, w: m.roc_auc_score(y, s, sample_weight=w),
+    "auprc": lambda m, y, s, w: m.average_precision_score(y, s, sample_weight=w),
+    "accuracy": lambda m, y, s, w: m.accuracy_score(y, s >= 0.5, sample_weight=w),
+    "brier": lambda m, y, s, w: m.brier_score_loss(y, s, sample_weight=w),
+    "log_loss": lambda m, y, s, w: m.log_loss(y, s, sample_weight=w),
+}
 
 
-def test_an_unknown_metric_is_a_key_error():
-    with pytest.raises(KeyError, match="f1"):
-        compute(["f1"], "binary", [0.5], [1])
+@pytest.mark.parametrize("name", THEIRS)
+def test_weights_count_as_scikit_learns_do(name):
+    from sklearn import metrics as theirs
+
+    s, y = rows(4, ties=True)
+    weights = np.random.default_rng(4).integers(0, 4, (3, len(y))).astype(float)
+    wanted = [THEIRS[name](theirs, y, s, one) for one in weights]
+    assert get(name).values(s, y, weights) == pytest.approx(np.array(wanted), abs=1e-9)
+
+
+def test_weighted_metrics_of_values_are_scikit_learns():
+    from sklearn import metrics as theirs
+
+    generator = np.random.default_rng(5)
+    y, weights = generator.normal(size=80), generator.integers(0, 4, (3, 80)).astype(float)
+    s = y + generator.normal(size=80)
+    for name, function in (
+        ("rmse", theirs.root_mean_squared_error),
+        ("mae", theirs.mean_absolute_error),
+        ("r2", theirs.r2_score),
+    ):
+        wanted = [function(y, s, sample_weight=one) for one in weights]
+        assert get(name).values(s, y, weights) == pytest.approx(np.array(wanted)), name
+
+
+def test_a_sample_of_one_class_has_no_auc_beside_one_that_has():
+    s, y = np.array([0.8, 0.4, 0.4, 0.2]), np.array([1.0, 1, 0, 0])
+    # Positives .8 and .4, negatives .4 and .2: pairs (.8>.4), (.8>.2), (.4=.4 half), (.4>.2): 3.5 / 4.
+    found = get("auc").values(s, y, np.array([[1.0, 1, 1, 1], [1, 1, 0, 0]]))
+    assert found[0] == 3.5 / 4
+    assert np.isnan(found[1])
+    assert np.isnan(get("r2").values(s, y, np.array([[2.0, 1, 0, 0]]))[0])
+
+
+def test_every_metric_says_which_way_is_better_and_how_it_is_called():
+    assert {name for kind in ("binary", "multiclass", "regression") for name in names(kind)} == set(metrics.names())
+    assert (get("auc").sign, get("rmse").sign) == (1, -1)
+    assert (label("r2"), label("no longer known"), label("")) == ("R²", "no longer known", "")
+
+
+def test_an_unknown_metric_and_one_of_other_targets_are_sentences():
+    with pytest.raises(MetricError, match=r"wanted one of auc, .*got 'accurate' \(did you mean 'accuracy'\?\)"):
+        compute(["accurate"], "binary", [0.5], [1])
+    with pytest.raises(
+        MetricError, match=r"wanted a metric of binary targets, such as auc, .*, got 'r2', which is for regr"
+    ):
+        compute(["r2"], "binary", [0.5], [1])
+    with pytest.raises(MetricError, match="client 'linear': metrics: wanted a metric of regression"):
+        type(LINEAR)(**{**vars(LINEAR), "metrics": ("rmse", "auc")})
+    with pytest.raises(SchemaError, match="at least one"):
+        type(LINEAR)(**{**vars(LINEAR), "metrics": ()})
+
+
+def made(**changes) -> Metric:
+    fields = {"name": "miss", "label": "miss", "better": "lower", "kinds": ("regression",)}
+    return Metric(**{**fields, "weighted": by_row(lambda s, y: np.abs(s - y)), **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"name": "F1 score"}, "name: wanted small letters"),
+        ({"label": " "}, "label: wanted a text"),
+        ({"better": "up"}, "better: wanted 'higher' or 'lower', got 'up'"),
+        ({"kinds": ("ranking",)}, "kinds: wanted some of"),
+        ({"kinds": ()}, "kinds: wanted some of"),
+    ],
+)
+def test_a_metric_that_is_none_is_refused(changes, told):
+    with pytest.raises(ValueError, match=told):
+        made(**changes)
+
+
+def test_a_function_that_fails_gives_no_value_and_the_log_has_no_row(caplog):
+    def fails(scores, target, weights):
+        raise RuntimeError(f"a row of {target[0]}")
+
+    s, y = np.array([1.0, 2.0]), np.array([42.5, 43.5])
+    assert made(weighted=fails).value(s, y) is None
+    assert made(weighted=lambda *_: np.zeros(7)).value(s, y) is None
+    assert made(weighted=lambda *_: np.array([np.inf])).value(s, y) is None
+    assert made(interval=fails).gain(s, s, y, [0, 1], np.random.default_rng(0)) is None
+    assert "RuntimeError" in caplog.text
+    assert "42.5" not in caplog.text
+
+
+def test_a_function_of_one_sample_sees_the_rows_that_are_there():
+    seen = []
+
+    def largest(scores, target, weights):
+        seen.append((len(scores), weights.sum()))
+        return float(scores.max()) if len(scores) > 1 else None
+
+    weighted = by_sample(largest)
+    found = weighted(np.array([1.0, 5.0, 2.0]), np.zeros(3), np.array([[1.0, 0, 2], [0, 3, 0], [0, 0, 0]]))
+    assert found[0] == 2.0
+    assert np.isnan(found[1:]).all()
+    assert seen == [(2, 3.0), (1, 3.0)]
+
+
+def test_an_interval_is_over_units_not_rows():
+    generator = np.random.default_rng(0)
+    y = generator.normal(size=60)
+    left, right = y + 0.5 * generator.normal(size=60), y + generator.normal(size=60)
+    metric, units = get("rmse"), np.arange(60)
+    alone = metric.gain(left, right, y, units, np.random.default_rng(1))
+    many = metric.gain(*(np.repeat(each, 20) for each in (left, right, y, units)), np.random.default_rng(1))
+    assert alone.value > 0
+    assert many == Interval(*(pytest.approx(each) for each in (alone.value, alone.low, alone.high)))
+
+
+def test_an_interval_of_many_rows_is_drawn_in_pieces(monkeypatch):
+    generator = np.random.default_rng(0)
+    y = (generator.random(200) < 0.4).astype(float)
+    left, right = generator.random(200), generator.random(200)
+    whole = paired_bootstrap(get("auc"), left, right, y, np.arange(200), np.random.default_rng(3))
+    monkeypatch.setattr("clients.metrics.metric._AT_ONCE", 1000)
+    assert paired_bootstrap(get("auc"), left, right, y, np.arange(200), np.random.default_rng(3)) == whole
+
+
+def test_a_metric_may_have_an_interval_of_its_own():
+    own = made(interval=lambda metric, left, *_: Interval(1.0, 0.0, float(len(left))))
+    assert own.gain([1.0], [2.0], [3.0], [0], np.random.default_rng(0)) == Interval(1.0, 0.0, 1.0)

@@ -155,8 +155,8 @@ def test_a_wrong_query_is_named_without_the_databases_words(tmp_path, frame):
 def test_a_password_is_never_shown():
     text = "sql:postgresql+psycopg://ada:SECRET@127.0.0.1:1/db?connect_timeout=1&query=SELECT 1"
     source = parse_source(text)
-    assert source.query == "SELECT 1"
-    assert source.location.endswith("connect_timeout=1")
+    assert source.table.query == "SELECT 1"
+    assert source.table.location.endswith("connect_timeout=1")
     assert "SECRET" not in f"{source} {source!r} {fails(text)}"
     for wrong in ("sql:postgresql://ada:SECRET@host/db", "postgresql://ada:SECRET@host/db"):
         with pytest.raises(SourceError) as caught:

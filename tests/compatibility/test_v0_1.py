@@ -266,7 +266,7 @@ def test_models_are_listed_with_their_guarantee_and_predict_as_they_did(files: P
     assert (files / "models" / "va" / "2").is_dir()
     # It exported what it kept, too; what saw rows without DP stays at home now, and is used there.
     refused = consortia("export", run, "--participant", "va", "--model", "kept", "--to", "models", "--no-onnx")
-    assert (refused.status, "stays at home" in refused.err) == (2, True)
+    assert (refused.status, "never leaves" in refused.err) == (2, True)
 
 
 def _table(file: Path) -> list[dict[str, str]]:

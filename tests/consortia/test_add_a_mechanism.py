@@ -98,7 +98,7 @@ def test_a_strangers_event_goes_the_whole_way_and_is_known_to_a_new_process(
         assert ledger.spent("heart", 0.0) == 2.0
     # Where the package is not installed, the ledger is refused rather than read as less.
     monkeypatch.setattr(registry, "_added", {})
-    monkeypatch.setattr(registry, "_installed", dict)
+    monkeypatch.setattr(registry._installed, "installed", dict)
     _forget_read_events()
     with Ledger.open(path, "p") as ledger, pytest.raises((UnknownEventError, LedgerSchemaError), match="geometric"):
         ledger.spent("heart", 0.0)

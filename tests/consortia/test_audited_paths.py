@@ -53,9 +53,9 @@ def _laws(findings: Findings) -> set[str]:
 @pytest.mark.parametrize(
     ("scenario", "skipped"),
     [
-        ("local", {"sums", "coordinator", "vertical"}),
-        ("sums", {"coordinator", "vertical", "vectorised"}),
-        ("coordinator", {"sums", "vertical"}),
+        ("local", {"statistics", "sums", "coordinator", "vertical"}),
+        ("sums", {"statistics", "coordinator", "vertical", "vectorised"}),
+        ("coordinator", {"statistics", "sums", "vertical"}),
         ("vertical", set(INSTRUMENTS) - {"vertical", "neighbours"}),
     ],
 )

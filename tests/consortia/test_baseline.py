@@ -183,9 +183,9 @@ def test_a_run_searches_once_and_other_rows_again(industry: Any, monkeypatch: py
     monkeypatch.setattr(searching, "baseline", lambda *rest: (seen.append(1), real(*rest))[1])
     train = table_of("binary")
     for run, rows in (("a", train), ("a", train), ("b", train), ("a", train.take(range(80)))):
-        of_run("home", run, CONTRACT, "linear", rows, "line-a")
+        of_run("home", run, CONTRACT, registry.get("linear"), rows, "line-a")
     assert len(seen) == 3
 
 
 def test_neither_validation_nor_test_rows_can_come_here() -> None:
-    assert list(inspect.signature(baseline).parameters) == ["contract", "industry", "train", "participant"]
+    assert list(inspect.signature(baseline).parameters) == ["contract", "industry", "train", "participant", "client"]

@@ -279,6 +279,7 @@ def test_the_named_check_rejects_the_mutant(check, mutant, only):
     assert f"  {check}: " in str(caught.value)
 
 
+@pytest.mark.end_to_end
 def test_the_unbroken_client_passes_on_as_few_rows():
     assert set(check_client(CLIENT, rows=60)) == set(_CHECKS)
 

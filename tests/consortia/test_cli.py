@@ -107,7 +107,7 @@ def test_check_shows_the_plan_and_warns() -> None:
         (["run", "banks", "--engine", "flower", "--dump", "x"], "wanted a simulation"),
         (["run"], "wanted the name or path of a scenario"),
         (["new", "client", "bank"], "exists already"),
-        (["new", "client", "Bad Name"], "wanted a name like"),
+        (["new", "client", "Bad Name"], "wanted a name of 2 to 30 small letters"),
         (["budget", "show", "nobody", "--home", "/nowhere"], "consortia budget init"),
         (["budget", "init"], "give exactly one"),
     ],
@@ -275,6 +275,6 @@ def test_every_command_has_an_example() -> None:
         ["budget", "init"],
         ["budget", "show"],
         ["budget", "export"],
-        ["new", "client"],
+        *(["new", what] for what in ("client", "strategy", "metric", "source", "tracker")),
     ):
         assert "Example: consortia" in call(*command, "--help").output

@@ -27,7 +27,7 @@ def _folder(out: Path) -> Path:
 def test_opposite_groups_are_separated(epsilon: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: dict[str, Any] = {}
     monkeypatch.setattr(
-        Coordinator, "_evaluate", lambda _, models: sent.update(models)
+        Coordinator, "_evaluate", lambda _, models, state: sent.update(models)
     )  # receipts take most of the time
     result = BENCH["run"](tmp_path, "clustered", epsilon, 8, 1)
     assert result["status"] == "completed"

@@ -18,14 +18,17 @@ import pytest
 import typer
 from doc_blocks import MISSES, NOT_RUN, PAGES, ROOT, blocks, commands, missing, script, why_not_run, words
 from markdown.extensions.toc import slugify
+from packages import Packages
 
-from clients import registry
+from clients import metric_registry, registry, source_registry
 from clients.spec import ModelSpec
 from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.common.strict import parse
+from consortia.reports import trackers
 from consortia.terms.policy import Policy
 from consortia.terms.scenario import Scenario, committed_scenarios
+from strategies import registry as strategies
 from strategies.registry import NAMES
 
 DOCS = ROOT / "docs"
@@ -191,7 +194,16 @@ def test_the_whole_policy_and_the_whole_scenario_are_whole() -> None:
     assert len(parse(Scenario, tomllib.loads(scenario.text), "page").roster) == 2
 
 
-@pytest.mark.parametrize("name", ["industry", "strategies"])
+SEAM_PAGES = {
+    "industry": ("clients", registry.get),
+    "strategies": ("strategies", strategies.get),
+    "own_metrics": ("metrics", metric_registry.get),
+    "sources": ("sources", source_registry.get),
+    "trackers": ("trackers", trackers.get),
+}
+
+
+@pytest.mark.parametrize("name", SEAM_PAGES)
 def test_the_python_of_a_seams_page_passes_its_conformance_suite(name: str) -> None:
     names: dict[str, Any] = {"__name__": f"page_{name}"}
     sources = [block.text for block in blocks(DOCS / "how_to" / f"{name}.md") if block.language == "python"]
@@ -204,6 +216,20 @@ def test_the_python_of_a_seams_page_passes_its_conformance_suite(name: str) -> N
         assert len(sources[0].splitlines()) < 40
         module = names["WITH_OWN_MODULE"].encoder(7, ModelSpec(kind="mlp", hidden=(5, 3)))
         assert (module[0].in_features, module[0].out_features) == (7, 5)
+
+
+@pytest.mark.parametrize("name", SEAM_PAGES)
+def test_the_entry_point_of_a_seams_page_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = blocks(DOCS / "how_to" / f"{name}.md")
+    group, get = SEAM_PAGES[name]
+    code = next(block.text for block in found if block.language == "python")
+    projects = [tomllib.loads(block.text) for block in found if block.language == "toml"]
+    ((points,),) = [data["project"]["entry-points"].values() for data in projects if "project" in data]
+    (assigned,) = points.items()
+    module = assigned[1].partition(":")[0]
+    lines = f"[consortia.{group}]\n{assigned[0]} = {assigned[1]}\n"
+    Packages(tmp_path / "site", monkeypatch).install("partner", lines, **{module: code})
+    assert get(assigned[0]) is getattr(importlib.import_module(module), assigned[1].partition(":")[2])
 
 
 LINKED = (*PAGES, ROOT / "CHANGELOG.md", *sorted((DOCS / "design").glob("*.md")))
@@ -238,6 +264,9 @@ def test_every_key_of_a_file_is_in_its_reference() -> None:
     assert "| `epsilon` | number > 0 | required |" in site_pages().policy()
     assert "## `[[roster]]`" in site_pages().scenario()
     assert "| `fedprox` | `mu` |" in site_pages().strategies()
+    assert "| `auc` | AUC | higher | binary | yes |" in site_pages().metrics()
+    assert "| `csv` | `csv:PATH` | One CSV file" in site_pages().sources()
+    assert "| `mlflow` | MLflow: " in site_pages().trackers()
 
 
 def test_every_page_is_in_the_navigation() -> None:
@@ -245,6 +274,13 @@ def test_every_page_is_in_the_navigation() -> None:
     for page in DOCS.rglob("*.md"):
         if page.parent.name not in {"design", "how_to"}:  # docs/site_pages.py adds these where they are not named
             assert str(page.relative_to(DOCS)) in navigation, page
+
+
+def test_the_files_that_the_architecture_names_exist() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", text))
+    assert len(named) > 15
+    assert not [name for name in named if not any((ROOT / at / name).is_file() for at in ("", "platform/consortia"))]
 
 
 def test_the_tests_that_the_guarantees_name_exist() -> None:

@@ -18,7 +18,10 @@ DOCS = ROOT / "docs"
 RUN = (
     ROOT / "README.md",
     *sorted((DOCS / "tutorials").glob("*.md")),
-    *(DOCS / "how_to" / f"{name}.md" for name in ("audit", "industry", "metrics", "policy", "reports", "secure_sums")),
+    *(
+        DOCS / "how_to" / f"{name}.md"
+        for name in ("audit", "industry", "metrics", "policy", "python", "reports", "secure_sums")
+    ),
 )
 
 

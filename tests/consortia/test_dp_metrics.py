@@ -112,9 +112,11 @@ def test_between_rounds_the_validation_rows_pay_and_come_with_the_next_update(si
     assert epsilon(events, 1e-5) <= 3  # parallel: other units
 
 
-def test_a_spent_evaluation_budget_is_settled_before_the_first_round(site: Any) -> None:
+@pytest.mark.parametrize("ample", ["epsilon", "delta"])
+def test_a_spent_evaluation_budget_is_settled_before_the_first_round(site: Any, ample: str) -> None:
     _with_metrics(site)
-    site.policy(lambda p: p["budget"].update(evaluation={"run": TERMS["run"], "lifetime": TERMS["run"]}))
+    lifetime = {**TERMS["run"], ample: 2 * TERMS["run"][ample]}
+    site.policy(lambda p: p["budget"].update(evaluation={"run": TERMS["run"], "lifetime": lifetime}))
     assert site.ask(1).header["status"] == "OK"
     assert site.ask(6, kind="evaluate").header["status"] == "EVALUATED"
     other = site.ask(1, run="run-2")

@@ -26,6 +26,7 @@ def _run(tmp_path: Path, **options: object) -> tuple[dict, Path]:  # type: ignor
     return outcome.result, outcome.job.folder
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", ["linear", "linear-fedsgd"])
 def test_a_line_is_recovered(tmp_path: Path, name: str) -> None:
     result, folder = _run(tmp_path, scenario=name)

@@ -1,39 +1,19 @@
-"""Intervals and AUCs of the receipt against scikit-learn and a case worked by hand."""
+"""Which metric leads a receipt, which model is better, and the intervals of gains."""
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+import torch
 
-from clients.metrics import HIGHER_IS_BETTER, compute
-from consortia.participant.evaluation import better, gain_interval, weighted_auc
-
-
-def test_weighted_auc_equals_scikit_learn_with_ties_and_weights() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        scores = rng.integers(0, 8, 60).astype(float)
-        target = (rng.random(60) < 0.3).astype(float)
-        target[:2] = (0, 1)
-        weights = np.vstack([np.ones(60), rng.integers(0, 3, 60)])
-        weights[1, :2] = 1
-        got = weighted_auc(scores, target, weights.astype(float))
-        for value, weight in zip(got, weights, strict=True):
-            assert value == pytest.approx(roc_auc_score(target, scores, sample_weight=weight), abs=1e-12)
-
-
-def test_weighted_auc_by_hand() -> None:
-    # Positives .8 and .4, negatives .4 and .2: pairs (.8>.4), (.8>.2), (.4=.4 half), (.4>.2): 3.5 / 4.
-    got = weighted_auc(np.array([0.8, 0.4, 0.4, 0.2]), np.array([1.0, 1, 0, 0]), np.ones((1, 4)))
-    assert got[0] == 3.5 / 4
-
-
-def test_one_class_has_no_auc() -> None:
-    assert np.isnan(weighted_auc(np.array([0.1, 0.2]), np.array([1.0, 1]), np.ones((1, 2)))[0])
+from clients.bank import CLIENT as BANK
+from clients.linear import CLIENT as LINEAR
+from clients.metrics import compute, get
+from consortia.participant.evaluation import better, gain_interval, headline
 
 
 def test_better_knows_direction_and_none() -> None:
@@ -42,6 +22,16 @@ def test_better_knows_direction_and_none() -> None:
     assert not better("auc", None, None)
     assert not better("auc", None, 0.1)
     assert better("auc", 0.1, None)
+
+
+def test_the_first_metric_of_the_industry_that_the_rows_define_leads() -> None:
+    both, one, none = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]), torch.zeros(0)
+    assert [headline(BANK, target) for target in (both, one, none)] == ["auc", "accuracy", "auc"]
+    turned = dataclasses.replace(BANK, metrics=("brier", "auc"))
+    assert [headline(turned, target) for target in (both, one)] == ["brier", "brier"]
+    line = dataclasses.replace(LINEAR, metrics=("r2", "mae"))
+    assert [headline(line, target) for target in (both, one)] == ["r2", "mae"]
+    assert headline(BANK.measuring(("log_loss",)), both) == "log_loss"
 
 
 KINDS = {"binary": ("auc", "auprc", "accuracy", "brier", "ece", "log_loss"), "regression": ("rmse", "mae", "r2")}
@@ -62,7 +52,7 @@ def test_the_gain_of_each_metric_is_that_metrics_own(kind: str, metric: str) -> 
     values = [compute([metric], kind, scores, target)[metric] for scores in (good, poor)]
     assert None not in values
     difference = float(values[0]) - float(values[1])  # type: ignore[arg-type]
-    assert gain.value == pytest.approx(difference if HIGHER_IS_BETTER[metric] else -difference, abs=1e-9)
+    assert gain.value == pytest.approx(get(metric).sign * difference, abs=1e-9)
     assert gain.low < gain.value < gain.high
 
 

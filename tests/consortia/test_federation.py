@@ -5,6 +5,7 @@ One federation for the whole file; the tests follow one another as the days of i
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import secrets
 import socket
@@ -43,7 +44,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     if reason := engine():
         pytest.skip(reason)
     made = Federation.of("cross-industry", tmp_path_factory.mktemp("federation"))
-    gateway = json.loads(docker("network", "inspect", "bridge").stdout)[0]["IPAM"]["Config"][0]["Gateway"]
+    bridge = json.loads(docker("network", "inspect", "bridge").stdout)[0]["IPAM"]["Config"][0]
+    # An engine that was never started before names the subnet only; its first host is the gateway.
+    gateway = bridge.get("Gateway") or next(ipaddress.ip_network(bridge["Subnet"]).hosts())
     address, port = f"{gateway}:{_free_port()}", _free_port()
     # The host's address is all that the joining participant's project will share with this one.
     made.env |= {"COMPOSE_PROFILES": "open,dashboard", "CONSORTIA_ADDRESS": address, "CONSORTIA_PUBLISH": address}

@@ -27,12 +27,10 @@ state = []
 def courier(asker):
     said = []
     for asked in {questions!r}:
-        started = time.monotonic()
         try:
             said.append(asker.ask(forks.Question(asked.encode(), {seconds}), lambda: {waiting}, .05).decode())
         except forks.ChildEndedError as error:
             said.append("ended")
-        said.append(time.monotonic() - started)
     print(json.dumps([os.getppid(), said]))
     return 7
 
@@ -67,7 +65,7 @@ def distinct(answers: list[dict[str, Any]]) -> dict[str, int]:
 def test_every_message_has_a_process_and_randomness_of_its_own() -> None:
     status, printed, _ = run(DRAWS, "'a', 'b' * 3_000_000, 'c'")
     assert status == 7  # the courier's
-    answers = [json.loads(text) for text in json.loads(printed)[1][::2]]
+    answers = [json.loads(text) for text in json.loads(printed)[1]]
     assert set(distinct(answers).values()) == {3}
     assert {answer["inherited"] for answer in answers} == {"refused"}
     assert {answer["state"] for answer in answers} == {1}  # nothing of one message is left for the next
@@ -77,7 +75,7 @@ def test_every_message_has_a_process_and_randomness_of_its_own() -> None:
 def test_without_fresh_entropy_the_draws_repeat() -> None:
     """The broken variant: the test above would notice it."""
     _, printed, _ = run(DRAWS, "'a', 'b', 'c'", before="forks.fresh_globals = lambda: None")
-    found = distinct([json.loads(text) for text in json.loads(printed)[1][::2]])
+    found = distinct([json.loads(text) for text in json.loads(printed)[1]])
     assert (found["torch"], found["numpy"]) == (1, 1)  # Python's own `random` is reseeded by Python
     assert found["noise"] == 3  # the generator of DP noise does not depend on it
 
@@ -87,23 +85,20 @@ def test_a_process_that_dies_or_hangs_is_noticed_at_once_and_the_next_one_works(
 def answer(data):
     if data == b"die": os.kill(os.getpid(), signal.SIGKILL)
     if data == b"raise": raise ValueError("a value of a row")
-    if data == b"hang": time.sleep(60)
+    if data == b"hang": time.sleep(600)  # who is waited for says so
     return data
 """
     status, printed, errors = run(answer, "'die', 'raise', 'hang', 'fine'", seconds=1)
     assert status == 7
     said = json.loads(printed)[1]
-    assert said[::2] == ["ended", "ended", "ended", "fine"]
-    assert all(seconds < 5 for seconds in said[1::2])
+    assert said == ["ended", "ended", "ended", "fine"]
     assert "ValueError" in errors
     assert "a value of a row" not in errors
 
 
 def test_a_process_that_nobody_waits_for_is_left() -> None:
-    _, printed, _ = run("def answer(data): time.sleep(60)", "'x',", waiting="False")
-    said = json.loads(printed)[1]
-    assert said[0] == "ended"
-    assert said[1] < 5
+    _, printed, _ = run("def answer(data): time.sleep(600)", "'x',", waiting="False")
+    assert json.loads(printed)[1] == ["ended"]
 
 
 def test_a_second_thread_before_the_fork_is_refused() -> None:

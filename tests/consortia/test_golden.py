@@ -18,6 +18,7 @@ from consortia.engines.runner import execute, prepare
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 RUNS: dict[str, dict[str, Any]] = {
     "linear": {"rounds": 10, "seed": 1},
+    "banks-sums": {"seed": 1, "epsilon": ("inf",)},
     "banks": {"rounds": 4, "seed": 1, "epsilon": ("inf",)},
     "hospitals": {"rounds": 4, "seed": 1, "epsilon": ("inf",)},
 }

@@ -123,7 +123,7 @@ def of(scores: Any) -> Scorer:
 
 def base(rows: Table, own: Scorer, out_of_fold: Scores, second: Own | None = None) -> Baseline:
     alone = Own("ridge", "", own, lambda _: own, out_of_fold)
-    return Baseline(majority(BANK, rows), alone, second, rows, np.arange(len(rows)) % 5, ())
+    return Baseline(majority(BANK, rows), alone, second, np.arange(len(rows)), rows, np.arange(len(rows)) % 5, ())
 
 
 def test_the_stack_is_fitted_on_validation_rows_where_there_are_enough() -> None:
@@ -137,31 +137,35 @@ def test_the_stack_is_fitted_on_validation_rows_where_there_are_enough() -> None
     assert both.rows == "validation and training"
 
 
-def test_a_learner_that_uses_own_rows_at_home_is_asked_for_scores_out_of_fold() -> None:
+def test_a_learner_that_uses_own_rows_at_home_is_stacked_by_its_held_out_scores() -> None:
+    """It knows its own training rows by heart, which its held-out scores do not show, and nothing else."""
     train, few = bank(60, 1), bank(20, 3)
-    asked: list[Any] = []
-
-    class Learner:
-        def score(self, table: Table) -> Scores:
-            return np.full(len(table), 0.5)
-
-        def out_of_fold(self, table: Table, fold: Any) -> Scores:
-            asked.append((table, fold))
-            return np.asarray(0.01 + 0.98 * table.target.numpy(), dtype=np.float64)
-
+    memory = {row: float(y) for row, y in zip(train.row_ids, train.target, strict=True)}
+    by_heart = of(lambda table: np.array([memory.get(row, 0.5) for row in table.row_ids]))
     guess = of(lambda table: np.random.default_rng(1).random(len(table)))
-    mine = base(train, guess, np.random.default_rng(2).random(60))
-    found = joined.joined(BANK, mine, Learner(), few)
-    assert [(table is mine.rows, fold is mine.fold) for table, fold in asked] == [(True, True)]
-    assert found.stack.share > 0.7  # by `score` it would know nothing
-    assert found.model() is None  # no data form that a file could hold
+    knows = np.asarray(0.01 + 0.98 * train.target.numpy(), dtype=np.float64)
+    mine = base(train, guess, knows)
+    honest = dataclasses.replace(by_heart, held_out=np.random.default_rng(3).random(60))
+    assert joined.joined(BANK, mine, by_heart, few).stack.share > 0.4
+    assert joined.joined(BANK, mine, honest, few).stack.share < 0.3
+
+
+def test_held_out_scores_are_those_of_the_rows_that_the_search_saw() -> None:
+    train = bank(60, 1)
+    places = np.arange(59, 19, -1)
+    rows = train.take(places)
+    guess = np.random.default_rng(2).random(40)
+    mine = dataclasses.replace(base(rows, of(lambda table: np.full(len(table), 0.5)), guess), places=places)
+    knows = np.asarray(0.01 + 0.98 * train.target.numpy(), dtype=np.float64)
+    federated = dataclasses.replace(of(lambda table: np.full(len(table), 0.5)), held_out=knows)
+    assert joined.joined(BANK, mine, federated, train.take([])).stack.share > 0.65
 
 
 def test_the_control_without_a_second_model_is_the_model_alone() -> None:
     train, few, test = bank(60, 1), bank(20, 3), bank(200, 4)
     score = of(lambda table: sigmoid(np.asarray(table.inputs["features"])[:, 0].astype(float)))
     mine = base(train, score, score(train))
-    found = joined.control(BANK, mine, few).score(test)
+    found = joined.control(BANK, mine, few).scorer(test)
     assert (np.argsort(found, kind="stable") == np.argsort(score(test), kind="stable")).all()
 
 
@@ -169,14 +173,12 @@ def test_the_joined_model_comes_back_from_its_file() -> None:
     train, few, test = bank(60, 1), bank(40, 3), bank(50, 4)
     own, federated = ridge(BANK, train, "bank-a"), ridge(BANK, bank(80, 5), "bank-a", 0.01)
     mine = base(train, own, own(train))
-    found = joined.joined(BANK, mine, federated, few)
+    found = joined.joined(BANK, mine, federated, few).scorer
     about = About("bank-a", "run-1", "bank", "joined", "ridge", load_scenario("banks").contract)
-    model = found.model()
-    assert model is not None
-    again, same = from_bytes(to_bytes(model, about), "here")
+    again, same = from_bytes(to_bytes(found.model(), about), "here")
     assert isinstance(again, JoinedModel)
     assert same.kind == "joined"
-    assert np.allclose(again(test.inputs["features"]).numpy(), found.score(test), atol=1e-6)
+    assert np.allclose(again(test.inputs["features"]).numpy(), found(test), atol=1e-6)
 
 
 # The receipt's comparison
@@ -214,7 +216,7 @@ def test_the_net_gain_is_positive_where_joining_paid_and_has_an_interval(kind: s
     table: Any = SimpleNamespace(target=torch.tensor(labels), unit_index=np.arange(300), n_units=300)
     noise = {"majority": 5.0, "local": 2.0, "federated": 1.5, "control": 1.8, "joined": 0.4}
     made = {name: scores(size) for name, size in noise.items()}
-    models = {name: SimpleNamespace(score=lambda _, name=name: made[name]) for name in noise}
+    models = {name: of(lambda _, name=name: made[name]) for name in noise}
     found = receipt.compared(client, models, table, "one")
     lead, net = found["headline"], found["net_gain"]
     value = found["metrics"][lead]

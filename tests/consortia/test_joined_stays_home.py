@@ -246,7 +246,7 @@ def test_a_model_that_saw_own_rows_is_not_exported(tmp_path: Path, monkeypatch: 
     for choice in ("kept", "joined"):
         refused = call("export", "run-1", "--participant", "line-a", "--model", choice, "--to", to, "--no-onnx")
         assert refused.exit_code == 2, refused.output
-        assert "stays at home" in refused.output
+        assert "never leaves" in refused.output
         assert not to.exists()
         predicted = call("predict", "run-1", tmp_path / "rows.csv", "--participant", "line-a", "--model", choice)
         assert predicted.exit_code == 0, predicted.output  # at home it is for use

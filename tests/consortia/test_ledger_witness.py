@@ -267,6 +267,7 @@ def test_the_flower_engine_refuses_a_restored_ledger_in_the_next_run(
         assert not ledger.entries()
 
 
+@pytest.mark.end_to_end
 def test_the_embedded_engine_refuses_a_restored_ledger_in_the_next_run(tmp_path: Path) -> None:
     from consortia.cli.budget import init
 

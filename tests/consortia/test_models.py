@@ -52,7 +52,7 @@ def _call(*arguments: object) -> Result:
 def _model(scenario: str, industry: str) -> tuple[OwnModel, About]:
     """Return a network with a linear part beside it, both at random numbers: no feature is without effect."""
     contract = load_scenario(scenario).contract
-    about = About("line-a", "run-1", industry, "centred", "strength 1", contract)
+    about = About("line-a", "run-1", industry, "federated", "", contract)
     network, width = build_module(contract, industry), view_of(about).width
     target = industries.get(industry).schema.target
     generator = torch.Generator().manual_seed(7)
@@ -193,7 +193,7 @@ def test_models_are_listed_with_their_guarantee_and_predict(tmp_path: Path) -> N
 def test_a_deployed_participant_names_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, about = _model("linear", "linear")
     folder = tmp_path / "homes" / "line-a" / "runs" / "run-1"
-    hashes = keep(folder / "models", {"kept": (model, about), "federated": (model, replace(about, kind="federated"))})
+    hashes = keep(folder / "models", {"kept": (model, replace(about, kind="centred")), "federated": (model, about)})
     account = {"run": 0.5, "delta": 1e-5, "unit": "record", "non_private": False}
     (folder / "receipt.json").write_text(json.dumps({"schema": 1, "models": hashes, "epsilon": account}))
     monkeypatch.setenv("CONSORTIA_HOME", str(tmp_path / "homes"))

@@ -21,8 +21,9 @@ from privacy.secure_sum.sharing import combine, open_box
 
 ROOT = Path(__file__).resolve().parents[2]
 BARE = {"ValueError", "KeyError", "IndexError", "TypeError", "RuntimeError", "Exception"}
-#: Caught in the same file, by the name of the reply's sender; and a validator, whose errors pydantic collects.
-CAUGHT = {"coordinator.py", "request.py", "contract.py"}
+#: Caught in the same file, by the name of the reply's sender; a validator, whose errors pydantic collects; and the
+#: check of a package's value, whose errors `consortia_plugins` names.
+CAUGHT = {"coordinator.py", "request.py", "contract.py", "registry.py"}
 WORDS = np.zeros(3, dtype=np.uint32)
 
 

@@ -21,6 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import privacy._one_row
+import privacy.bookkeeping
 import privacy.central
 import privacy.dp_logistic
 import privacy.histogram
@@ -28,9 +30,12 @@ import privacy.stacked
 from consortia.audit import games, mechanism_games, step_games
 from consortia.audit.games import Board, Game, Tally
 from consortia.audit.neighbours import deal, mechanisms, paths
-from consortia.audit.networks import NETWORKS
+from consortia.audit.networks import FEATURES, HIDDEN, LOSS, NETWORKS
 from consortia.audit.settings import Audit
+from consortia.participant import metrics_release
 from consortia.terms.scenario import load_scenario
+from privacy._composition import known
+from privacy.dp_sgd import check_module
 from privacy.histogram import HistogramNoise, noisy_histogram
 from privacy.observation import Note, observing
 
@@ -75,7 +80,7 @@ def _units(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
 @st.composite
 def _network(draw: st.DrawFn) -> tuple[str, nn.Module]:
     name = draw(st.sampled_from(sorted(NETWORKS)))
-    module = NETWORKS[name]()
+    module = NETWORKS[name].make()
     size = draw(st.sampled_from([0.0, 0.5, 5.0, 1e3]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     with torch.no_grad():
@@ -93,7 +98,7 @@ def _won(played: list[Game]) -> None:
 @given(network=_network(), units=_units(), clip=st.sampled_from([1e-3, 0.3, 2.0]), seed=st.integers(0, 3))
 def test_a_unit_moves_a_step_by_its_clip(network: Any, units: Any, clip: float, seed: int) -> None:
     random, (name, module) = np.random.default_rng(seed), network
-    _won(step_games.trained(random, name, name, module, units, clip))
+    _won(step_games.trained(random, name, NETWORKS[name].inputs, module, units, clip))
 
 
 @_FEW
@@ -101,7 +106,7 @@ def test_a_unit_moves_a_step_by_its_clip(network: Any, units: Any, clip: float, 
 def test_a_unit_moves_a_members_sum_by_its_clip(network: Any, units: Any, clip: float, seed: int) -> None:
     random, (name, module) = np.random.default_rng(seed), network
     lefts = sorted({0, int(units[2].max())})
-    _won(step_games.summed(name, name, module, units, clip, lefts, random))
+    _won(step_games.summed(name, NETWORKS[name].inputs, module, units, clip, lefts, random))
 
 
 @_FEW
@@ -134,9 +139,9 @@ def test_an_answer_says_no_more_than_its_epsilon(seed: int) -> None:
     _won(mechanism_games.response(seed))
 
 
-@pytest.mark.parametrize("seed", [24, 27, 48, 57])
+@pytest.mark.parametrize("seed", [24, 25, 30, 32])
 def test_weights_that_amplify_rounding_change_no_other_units_part(seed: int) -> None:
-    """Of the first hundred such games, those that one batch for all rows lost."""
+    """Of the first such games, those that passes of as many rows as were drawn lost."""
     _won(step_games.amplified(seed))
 
 
@@ -190,15 +195,35 @@ _BREAKS = {
         lambda deltas, inputs, clip: (deltas, inputs),
         step_games.stacked,
     ),
+    "nothing in a norm for rows that cancel": (privacy.bookkeeping, "TERMS", 0.0, step_games.cancelling),
+    "a module keeps what it wrote": (privacy._one_row, "fresh_copy", lambda module: module, step_games.hidden),
+    "scores of one batch": (
+        metrics_release,
+        "outputs",
+        lambda module, inputs, finish: finish(module(inputs)).detach(),
+        mechanism_games.scores,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", _BREAKS)
 def test_a_planted_mistake_loses_games(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, what, instead, play = _BREAKS[name]
-    _won([game for seed in range(8) for game in play(seed)])
+    seeds = range(1 if play is step_games.hidden else 8)  # of which one scene is five networks, row by row
+    _won([game for seed in seeds for game in play(seed)])
     monkeypatch.setattr(module, what, instead)
-    assert any(game.lost for seed in range(8) for game in play(seed))
+    assert any(game.lost for seed in seeds for game in play(seed))
+
+
+def test_networks_of_known_layers_train_as_they_are_deployed() -> None:
+    of_known_layers = {name for name, network in NETWORKS.items() if not isinstance(known(network.make()), str)}
+    assert {"linear", "deep mlp", "layer norm", "group norm", "convolution", "embedding"} <= of_known_layers
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_no_example_shows_what_a_hidden_network_does(name: str) -> None:
+    x = torch.zeros(3, FEATURES)
+    check_module(NETWORKS[name].make(), NETWORKS[name].inputs(x), torch.zeros(3), LOSS)
 
 
 def test_notes_hold_what_was_released_less_the_noise() -> None:
@@ -227,16 +252,14 @@ def test_messages(tmp_path: Path, scenario: str, count: int) -> None:
     board = Board()
     for played in deal(players, 11, count, lambda _: None):
         board.add(played)
-    hostile = ("flip weights", "twins weights", "limit weights")
-    lost = [game for game in board.lost if not any(kind in game.recipe for kind in hostile)]
-    _won(lost)
+    _won(board.lost)
     assert board.games >= count
 
 
 @pytest.mark.end_to_end
 def test_mechanisms() -> None:
     board = Board()
-    for played in mechanisms(21, 330):
-        board.add([game for game in played if "amplified" not in game.recipe and "less the mean" not in game.recipe])
+    for played in mechanisms(21, 380):
+        board.add(played)
     _won(board.lost)
-    assert board.games >= 200
+    assert board.games >= 380

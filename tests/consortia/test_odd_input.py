@@ -27,6 +27,7 @@ from consortia.engines.record import missed_expectations
 from consortia.engines.runner import prepare as lay_out
 from consortia.metrics.from_histograms import HISTOGRAM_METRICS, from_histogram
 from consortia.participant.own_candidates import ridge
+from consortia.planning.compatibility import cautions
 from consortia.planning.plan import make_plans
 from consortia.reports.tables import Watch
 from consortia.studies.sweep import points
@@ -154,6 +155,10 @@ def test_stopping_wants_a_metric_that_comes() -> None:
     make_plans(_scenario("banks", **dp, stopping={"metric": "brier"}))
     with pytest.raises(InputError, match=r"stopping.metric: .*\(accuracy, auc, auprc, brier\), got 'rmse'"):
         make_plans(_scenario("banks", **dp, stopping={"metric": "rmse"}))
+    with pytest.raises(InputError, match=r"got 'ece', which no histogram gives; the run would never stop early"):
+        make_plans(_scenario("banks", **dp, stopping={"metric": "ece"}))
+    (caution,) = cautions(_scenario("banks", **dp))
+    assert caution.startswith("industry bank: ece cannot be had from a histogram and stays in the receipts; what ")
     split = {"train": 0.7, "validation": 0.0, "test": 0.3}
     with pytest.raises(InputError, match=r"split\.validation: wanted > 0 with stopping"):
         make_plans(_scenario("banks", **dp, stopping={"metric": "brier"}, split=split))

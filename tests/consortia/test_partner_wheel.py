@@ -1,7 +1,8 @@
-"""A partner's industry in a wheel of its own, and a new industry in a checkout: from nothing to a run."""
+"""Whatever a partner adds, in a wheel of its own and in a checkout: from nothing to a run and a passed suite."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -27,20 +28,70 @@ def _python(*arguments: str, cwd: Path, path: list[Path]) -> str:
     return done.stdout
 
 
-def test_a_partner_ships_its_industry_in_a_wheel(tmp_path: Path) -> None:
+def _reads_lines(folder: Path) -> None:
+    """Write a scenario in `trial` whose first participant has its rows as lines of JSON."""
+    policies = folder / "trial" / "policies" / "linear"
+    shutil.copytree(ROOT / "scenarios" / "policies" / "linear", policies)
+    shutil.copy(ROOT / "scenarios" / "linear.toml", folder / "trial")
+    rows = [{"x": number / 100 - 1, "y": 3 * (number / 100 - 1) + 2} for number in range(200)]
+    (folder / "trial" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    policy = policies / "line-a.toml"
+    source = f'"jsonlines:{folder}/trial/rows.jsonl?encoding=utf-8"'
+    policy.write_text(policy.read_text().replace('"synthetic:200"', source))
+
+
+#: What is started, by what name, what is run to see it, and what the output then says.
+SEAMS = [
+    ("client", "insurer", ("run", "insurer", "--rounds", "3"), "insurer-north"),
+    ("strategy", "part-way", ("run", "part-way", "--rounds", "3"), "part-way-used-car"),
+    ("metric", "f1_score", ("run", "f1-score", "--rounds", "3"), "F1 score"),
+    ("source", "jsonlines", ("run", "trial/linear.toml"), "line-a"),
+    ("tracker", "lines", ("run", "linear", "--track", "lines"), "completed"),
+]
+
+
+@pytest.mark.parametrize(("what", "name", "words", "says"), SEAMS, ids=[seam[0] for seam in SEAMS])
+def test_a_partner_ships_a_wheel(what: str, name: str, words: tuple[str, ...], says: str, tmp_path: Path) -> None:
     path = [ROOT, ROOT / "platform"]
-    _python("-m", "consortia.cli", "new", "client", "insurer", "--wheel", cwd=tmp_path, path=path)
-    package = tmp_path / "consortia-insurer"
-    site = tmp_path / "site"
+    _python("-m", "consortia.cli", "new", what, name, "--wheel", cwd=tmp_path, path=path)
+    package = tmp_path / f"consortia-{name.replace('_', '-')}"
+    wheels, site = tmp_path / "wheels", tmp_path / "site"
+    pip = ("-m", "pip", "--quiet", "--disable-pip-version-check")
     _python(
-        *("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site), str(package)),
+        *(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(package)),
         cwd=tmp_path,
         path=[],
     )
-    output = _python("-m", "consortia.cli", "run", "insurer", "--rounds", "3", cwd=package, path=[*path, site])
-    assert "insurer-north" in output
-    assert "synthetic" in output
+    (wheel,) = wheels.glob("*.whl")
+    _python(*(*pip, "install", "--no-deps", "--target", str(site), str(wheel)), cwd=tmp_path, path=[])
+    for file in (package / f"consortia_{name.replace('-', '_')}").glob("*"):
+        file.unlink()  # what runs is the installed wheel
+    if what == "source":
+        _reads_lines(package)
+    output = _python("-m", "consortia.cli", *words, cwd=package, path=[*path, site])
+    assert says in output
+    if what == "tracker":
+        (kept,) = package.glob("runs/linear-*/lines.jsonl")
+        assert '"name": "round seconds", "round": 30' in kept.read_text()
     _python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=package, path=[*path, site])
+
+
+@pytest.mark.parametrize(("what", "name", "words", "says"), SEAMS, ids=[seam[0] for seam in SEAMS])
+def test_the_start_of_something_new_in_a_checkout_runs_at_once(
+    what: str, name: str, words: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    for folder in ("platform", "clients", "strategies", "privacy", "scenarios"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    path = [tmp_path, tmp_path / "platform"]
+    _python("-m", "consortia.cli", "new", what, name, cwd=tmp_path, path=path)
+    if what == "source":
+        _reads_lines(tmp_path)
+    assert says in _python("-m", "consortia.cli", *words, cwd=tmp_path, path=path)
+    (test,) = tmp_path.glob(f"tests/*/test_{name.replace('-', '_')}.py")
+    _python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", str(test), cwd=tmp_path, path=path)
+    _python("-m", "ruff", "check", ".", cwd=tmp_path, path=path)
+    _python("-m", "ruff", "format", "--check", ".", cwd=tmp_path, path=path)
 
 
 def test_the_wheel_carries_the_scenarios_and_runs_from_any_folder(tmp_path: Path) -> None:
@@ -54,17 +105,3 @@ def test_the_wheel_carries_the_scenarios_and_runs_from_any_folder(tmp_path: Path
     assert not (site / "platform").exists()
     output = _python("-m", "consortia.cli", "run", "linear", cwd=tmp_path, path=[site])
     assert "completed" in output
-
-
-def test_a_new_industry_in_a_checkout_runs_at_once(tmp_path: Path) -> None:
-    for folder in ("platform", "clients", "strategies", "privacy", "scenarios"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    path = [tmp_path, tmp_path / "platform"]
-    _python("-m", "consortia.cli", "new", "client", "insurer", cwd=tmp_path, path=path)
-    output = _python("-m", "consortia.cli", "run", "insurer", "--rounds", "3", cwd=tmp_path, path=path)
-    assert "insurer-south" in output
-    _python(
-        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "tests/clients/test_insurer.py"),
-        cwd=tmp_path,
-        path=path,
-    )

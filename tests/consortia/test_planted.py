@@ -69,6 +69,7 @@ def _amplifying() -> tuple[Any, int]:
     return module, width
 
 
+@pytest.mark.end_to_end
 def test_the_score_of_a_row_in_metrics_goes_by_that_row() -> None:
     module, width = _amplifying()
     x = torch.randn(100, width, generator=torch.Generator().manual_seed(7))
@@ -151,6 +152,7 @@ def test_nothing_but_dp_steps_moves_a_parameter(make_site: Make, monkeypatch: py
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.end_to_end
 def test_a_row_is_in_every_folds_model_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[int]] = []
 

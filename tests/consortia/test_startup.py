@@ -46,6 +46,11 @@ def _run(*arguments: str, home: Path) -> tuple[int, set[str], int]:
         ("check nonsense", 2),
         ("receipt nobody", 2),
         ("participant list", 0),
+        ("new --help", 0),
+        ("new strategy fedavg", 2),
+        ("new metric auc", 2),
+        ("new source csv", 2),
+        ("new tracker mlflow", 2),
     ],
 )
 def test_no_heavy_library_is_loaded(words: str, status: int, tmp_path: Path) -> None:
@@ -66,3 +71,9 @@ def test_only_the_command_that_is_named_is_there() -> None:
     named = build_app(["budget", "show", "--help"])
     assert "--json" in CliRunner().invoke(named, ["budget", "show", "--help"]).output
     assert "--json" not in CliRunner().invoke(named, ["run", "--help"]).output
+
+
+def test_importing_consortia_loads_nothing_heavy() -> None:
+    code = "import sys, consortia; dir(consortia); consortia.ArgumentError; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {name.partition(".")[0] for name in done.stdout.split()} & set(HEAVY)

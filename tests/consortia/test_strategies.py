@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,15 @@ def test_every_strategy_is_tried_here() -> None:
     assert set(CHOICES) == set(NAMES), "CHOICES: add a line for a new strategy, {} for defaults"
 
 
+#: One of a kind: a mean, a rule among single updates, control variates, no rounds, several models.
+_QUICK = {"fedavg", "krum", "scaffold", "fedbuff", "clustered"}
+
+
+def _few_quick(names: Iterable[str]) -> list[Any]:
+    """Return every name, those beside `_QUICK` for the end-to-end tests."""
+    return [name if name in _QUICK else pytest.param(name, marks=pytest.mark.end_to_end) for name in names]
+
+
 @pytest.fixture
 def no_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured at home after the last round has no part in the model, and takes most of a short run."""
@@ -133,7 +142,7 @@ def test_a_scenario_can_name_it(name: str, epsilon: str, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("no_receipts")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", _few_quick(NAMES))
 def test_a_resumed_run_is_identical_to_the_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {**CHOICES.get(name, {}), **({"options": {"norm": 1.0}} if name == "norm-bound" else {})}
     file = _file(tmp_path, _scenario(name, rounds=3, least=True, terms={"local_steps": 1}, **keys))
@@ -264,7 +273,7 @@ def test_an_absurd_reply_leaves_controls_that_everybody_accepts() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"name": "krumm"}, "norm-bound (did you mean 'krum'?), got 'krumm'"),
+        ({"name": "krumm"}, "norm-bound) (did you mean 'krum'?), got 'krumm'"),
         ({"name": "krum", "options": {"atackers": 1}}, "did you mean 'attackers'?"),
         ({"name": "krum", "options": {"attackers": 0}}, "attackers: wanted a whole number >= 1"),
         ({"name": "krum", "options": {"attackers": 1.5}}, "attackers: wanted a whole number, got 1.5"),

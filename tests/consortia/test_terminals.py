@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from clients.metrics import MINIMUM_UNITS
 from consortia.cli import build_app
 from consortia.engines.runner import demo_policy_file
-from consortia.participant.evaluation import MINIMUM_UNITS, gain_interval
+from consortia.participant.evaluation import gain_interval
 from consortia.participant.home import Home
 from consortia.terms.scenario import find_scenario, load_scenario
 from consortia.vertical.receipt import gain_of

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from finished_run import write_run
+from packages import Packages
 from typer.testing import CliRunner, Result
 
 from consortia.cli import build_app
@@ -17,9 +20,10 @@ from consortia.common.errors import InputError, RunFailedError
 from consortia.coordinator.event_file import EventFile
 from consortia.deploy import runner
 from consortia.engines.base import Job
-from consortia.reports import tracking
+from consortia.reports import trackers, tracking
 from consortia.reports.live_runs import Run
-from consortia.reports.tracking import Tracking, Value, values
+from consortia.reports.trackers import TrackedRun, Value
+from consortia.reports.tracking import Tracking, values
 from consortia.terms.scenario import load_scenario
 
 
@@ -28,7 +32,7 @@ def _call(*arguments: object) -> Result:
 
 
 class _Recorder:
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         self.got: list[Value] = []
         self.closed = ""
         _Recorder.last = self
@@ -43,14 +47,18 @@ class _Recorder:
 
 
 class _Broken:
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         raise OSError("the disk of Lovelace")
+
+
+def _known(monkeypatch: pytest.MonkeyPatch, **found: Any) -> None:
+    monkeypatch.setattr(trackers, "get", lambda name: found[name])
 
 
 def test_every_value_goes_once_and_with_its_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tmp_path)
     monkeypatch.setattr(tracking, "_EVERY_SECONDS", 0.01)
-    monkeypatch.setitem(tracking.TRACKERS, "recorder", ("json", _Recorder))
+    _known(monkeypatch, recorder=_Recorder)
     with Tracking(folder, ["recorder"], print):
         pass
     got = _Recorder.last.got
@@ -69,8 +77,7 @@ def test_every_value_goes_once_and_with_its_meaning(tmp_path: Path, monkeypatch:
 
 
 def test_a_tracker_that_fails_is_named_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tracking.TRACKERS, "broken", ("json", _Broken))
-    monkeypatch.setitem(tracking.TRACKERS, "recorder", ("json", _Recorder))
+    _known(monkeypatch, broken=_Broken, recorder=_Recorder)
     said: list[str] = []
     with Tracking(write_run(tmp_path), ["broken", "recorder"], said.append):
         pass
@@ -82,11 +89,68 @@ def test_a_tracker_that_fails_is_named_and_the_run_goes_on(tmp_path: Path, monke
 def test_what_cannot_be_tracked_is_refused_before_a_run_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = _call("run", "linear", "--track", "wandb", "--out", tmp_path)
     assert result.exit_code == 2
-    assert "wanted some of tensorboard, mlflow" in result.output
+    assert "wanted one of tensorboard, mlflow" in result.output
     monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.delitem(sys.modules, "consortia.reports.trackers.mlflow", raising=False)
     with pytest.raises(InputError, match=r"consortia\[track\]"):
         tracking.chosen("tensorboard,mlflow")
     assert list(tmp_path.iterdir()) == []
+
+
+LINES = """
+class Lines:
+    def __init__(self, run):
+        self.file = run.folder / "lines.txt"
+    def write(self, new):
+        with self.file.open("a") as file:
+            file.writelines(f"{each.round} {each.name} {each.value}\\n" for each in new)
+    def close(self, status):
+        with self.file.open("a") as file:
+            file.write(status)
+"""
+POINTS = "[consortia.trackers]\nlines = partner_lines:Lines\n"
+
+
+def test_a_package_brings_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Packages(tmp_path / "site", monkeypatch).install("partner", POINTS, partner_lines=LINES)
+    assert "partner_lines" not in sys.modules
+    folder = write_run(tmp_path)
+    with Tracking(folder, tracking.chosen("lines,lines"), print):
+        pass
+    *lines, status = (folder / "lines.txt").read_text().splitlines()
+    assert status == "running"
+    assert any(line.startswith("1 replies ") for line in lines)
+    assert len(lines) == len(set(lines))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            ("class Lines", "import lines_library\n\nclass Lines"),
+            "tracker 'lines' of partner cannot .*lines_lib",
+        ),
+        (("def write", "def send"), "tracker 'lines' of partner: wanted Lines.write, got none"),
+    ],
+)
+def test_a_broken_package_is_refused_before_a_run_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], told: str
+) -> None:
+    Packages(tmp_path / "site", monkeypatch).install("partner", POINTS, partner_lines=LINES.replace(*change))
+    result = _call("run", "linear", "--track", "lines", "--out", tmp_path / "runs")
+    assert result.exit_code == 2
+    assert re.search(told, result.output.replace("\n", ""))
+    assert not (tmp_path / "runs").exists()
+    assert tracking.chosen("") == []
+
+
+def test_a_package_that_fails_in_a_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = LINES.replace("with self", "1 / 0\n        with self", 1)
+    Packages(tmp_path / "site", monkeypatch).install("partner", POINTS, partner_lines=code)
+    said: list[str] = []
+    with Tracking(write_run(tmp_path), ["lines"], said.append):
+        pass
+    assert said == ["--track lines of partner: ZeroDivisionError; this run is no longer tracked there"]
 
 
 def test_the_runner_of_a_federation_tracks_what_its_environment_names(
@@ -95,7 +159,7 @@ def test_the_runner_of_a_federation_tracks_what_its_environment_names(
     monkeypatch.setattr(runner, "RUNS", tmp_path)
     monkeypatch.setenv("CONSORTIA_TRACK", "tensorboard,wandb")
     assert runner.main(["linear"]) == 2
-    assert "wanted some of tensorboard, mlflow, got 'wandb'" in capsys.readouterr().err
+    assert "wanted one of tensorboard, mlflow, got 'wandb'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []  # refused before anything starts
 
     def follow(job: Job, control: object) -> None:
@@ -105,7 +169,7 @@ def test_the_runner_of_a_federation_tracks_what_its_environment_names(
         raise RunFailedError("nobody answers")
 
     monkeypatch.setattr(runner, "follow", follow)
-    monkeypatch.setitem(tracking.TRACKERS, "recorder", ("json", _Recorder))
+    _known(monkeypatch, recorder=_Recorder)
     monkeypatch.setenv("CONSORTIA_TRACK", "recorder")
     assert runner.main(["linear"]) == 1
     assert Value("round seconds", 1, 0.5) in _Recorder.last.got
@@ -114,7 +178,7 @@ def test_the_runner_of_a_federation_tracks_what_its_environment_names(
 
 def test_the_last_event_is_waited_for_where_a_record_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tmp_path)
-    monkeypatch.setitem(tracking.TRACKERS, "recorder", ("json", _Recorder))
+    _known(monkeypatch, recorder=_Recorder)
     with Tracking(folder, ["recorder"], print):
         (folder / "coordinator.json").write_text('{"participants": {}}')
         last = EventFile(folder, folder.name)

@@ -46,6 +46,7 @@ def _assert_unreadable(haystack: bytes, homes: Path, run_id: str) -> None:
         assert [n for n in needles if n in haystack] == [], kind
 
 
+@pytest.mark.end_to_end
 def test_a_vertical_run_embedded_to_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stacking, "_STACKERS", {"logistic": stacking._STACKERS["logistic"]})
     small = tmp_path / "small.toml"

@@ -50,6 +50,7 @@ def test_a_score_never_depends_on_its_own_label() -> None:
     assert not np.allclose(before[~fold], after[~fold], atol=1e-12)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_kind_of_model_helps(name: str) -> None:
     _, x, labels = _made_up()
@@ -104,6 +105,7 @@ def test_missing_scores_have_columns_of_their_own() -> None:
     assert linear_features(own, np.array([[5.0], [np.nan]]), none).tolist() == [[1, 5], [2, 0]]
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("lacking", [0, 40])
 def test_rows_at_hand_may_lack_other_scores_than_those_of_the_fit(lacking: int) -> None:
     own, theirs, labels = _made_up(200)

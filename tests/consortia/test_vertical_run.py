@@ -29,6 +29,8 @@ from consortia.vertical.request import STEPS
 from privacy.events import NonPrivate, RandomizedResponse, ReplaceGaussian
 from privacy.ledger import Ledger
 
+pytestmark = pytest.mark.end_to_end
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_stack() -> Iterator[None]:

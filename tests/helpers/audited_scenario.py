@@ -110,4 +110,7 @@ largest_set = 3600
     for name, epsilon in (("bank", "2.0"), ("hospital", "inf"), ("factory", "inf"))
 )
 
-SCENARIOS = {"local": SCENARIO, "sums": SUMS, "coordinator": COORDINATOR, "vertical": VERTICAL}
+#: One bank: what an audit makes of each participant costs half as much.
+ONE = SCENARIO.partition('[[roster]]\nname = "bank-b"')[0].replace("Two banks", "One bank")
+
+SCENARIOS = {"local": SCENARIO, "one": ONE, "sums": SUMS, "coordinator": COORDINATOR, "vertical": VERTICAL}

@@ -18,6 +18,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 #: Who may import whom: a room imports rooms of the lines above it only, never one of its own line.
 FLOORS: Final = (
     ("common",),
+    ("learners",),
     ("terms", "metrics"),
     ("messages",),
     ("trust",),
@@ -29,7 +30,7 @@ FLOORS: Final = (
     ("deploy",),
     ("audit", "dashboard", "preflight"),
     ("testing",),
-    ("cli",),
+    ("api", "cli"),
 )
 #: Folders without Python.
 DATA: Final = ("templates",)

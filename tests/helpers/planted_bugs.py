@@ -112,7 +112,8 @@ _TESTS: Mapping[str, str] = {
 
 def _old(mutant: Mutant) -> Planted:
     instrument = "metrics" if mutant.name.startswith("metrics") else _SEEN.get(mutant.name, "mechanism")
-    return Planted(mutant, "local", instrument, _TESTS.get(mutant.name, _NEAR[mutant.edits[0][0]]))
+    test = _TESTS.get(mutant.name, _NEAR[mutant.edits[0][0]])
+    return Planted(mutant, "one" if instrument == "noise" else "local", instrument, test)
 
 
 #: Tests of the mistakes in how noise is made, where they are not in `_LAWS`.
@@ -130,9 +131,10 @@ _NOISE_TESTS: Mapping[str, str] = {
     "central noise for one of two models only": "tests/consortia/test_noise_on_the_path.py",
     "all folds of a vertical model share their context": "tests/consortia/test_noise_on_the_path.py",
 }
-#: The scenarios and instruments of those that the audit of `local` does not walk.
+#: The scenarios and instruments of those that are not where the others of their list are.
 _WALKED: Mapping[str, tuple[str, str]] = {
-    "the model is not bound": ("local", "noise"),
+    "the model is not bound": ("one", "noise"),
+    "participants of a process share their entropy": ("local", "noise"),
     "the second half of a masked sum's noise mirrors the first": ("sums", "sums"),
     "a masked sum's noise is cut off at 3 deviations": ("sums", "sums"),
     "the second half of vertical noise mirrors the first": ("vertical", "vertical"),
@@ -144,10 +146,10 @@ _WALKED: Mapping[str, tuple[str, str]] = {
 
 def _noise() -> tuple[Planted, ...]:
     """Mistakes in how noise is made."""
-    lists = ((NOISE, "noise"), (DRAWS, "sampler"), (METRICS, "metrics"), (TESTS_ONLY, ""))
+    lists = ((NOISE, "one", "noise"), (DRAWS, "local", "sampler"), (METRICS, "local", "metrics"), (TESTS_ONLY, "", ""))
     return tuple(
-        Planted(mutant, *_WALKED.get(mutant.name, ("local", instrument)), _NOISE_TESTS.get(mutant.name, _LAWS))
-        for listed, instrument in lists
+        Planted(mutant, *_WALKED.get(mutant.name, where), _NOISE_TESTS.get(mutant.name, _LAWS))
+        for listed, *where in lists
         for mutant in listed
     )
 

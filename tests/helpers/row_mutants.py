@@ -22,6 +22,8 @@ _ANY_MODULE = """return _Any(module)
 
 
 class _Any(Composition):
+    signature = "any"
+
     def __init__(self, root):
         nn.Module.__init__(self)
         self.root, self.calls = root, []

@@ -25,9 +25,20 @@ Hook = Callable[[str, bytes, Callable[[bytes], bytes]], bytes | None]
 class Town:
     """The five banks, some factories where asked for, and a transport in which a test may sit."""
 
-    def __init__(self, folder: Path, *, rounds: int = 2, seats: int = 5, factories: int = 0, **contract: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        rounds: int = 2,
+        seats: int = 5,
+        factories: int = 0,
+        base: str = "secure-banks",
+        epsilon: Sequence[str] = (),
+        **contract: Any,
+    ) -> None:
         self.folder = folder
-        scenario = load_scenario("secure-banks")
+        self.base = base
+        scenario = load_scenario(base)
         data = json.loads(scenario.to_json())
         banks, others = data["roster"], json.loads(load_scenario("factories").to_json())["roster"]
         banks.append({**banks[4], "name": "other-2"})
@@ -35,8 +46,8 @@ class Town:
         data["roster"] = [*banks[:seats], *others[:factories]]
         data["contract"].update(rounds=rounds, **contract)
         for key in ("noise", "largest_clip", "smallest_clip", "rows"):
-            data["contract"]["secure"].pop(key, None)
-        self.scenario = Scenario.model_validate_json(json.dumps(data)).with_overrides(rounds=rounds)
+            (data["contract"]["secure"] or {}).pop(key, None)
+        self.scenario = Scenario.model_validate_json(json.dumps(data)).with_overrides(rounds=rounds, epsilon=epsilon)
         self.homes = {seat.name: self._home(seat.name) for seat in self.scenario.roster}
         pin_each_other(self.homes)
         self.sent: dict[str, list[bytes]] = {name: [] for name in self.homes}
@@ -48,7 +59,7 @@ class Town:
         home = Home(self.folder / "participants" / name, name, simulation=True)
         home.create(split_seed=3)
         industry = self.scenario.seat(name).industry
-        scenario = {"bank": "secure-banks", "factory": "factories"}[industry]
+        scenario = {"bank": self.base, "factory": "factories"}[industry]
         model = name.removesuffix("-2")
         text = demo_policy_file(scenario, model).read_text(encoding="utf-8")
         home.policy.write_text(text.replace(f'participant = "{model}"', f'participant = "{name}"'), encoding="utf-8")

@@ -34,7 +34,7 @@ sys.exit(flwr_serverapp())
 class Unmeasured(Coordinator):
     """A coordinator without the closing evaluation, which has no part in the model."""
 
-    def _evaluate(self, models: object) -> None: ...
+    def _evaluate(self, *_: object) -> None: ...
 
 
 class SeriesFederation(Federation):

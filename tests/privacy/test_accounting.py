@@ -1,7 +1,6 @@
 """Epsilon against closed forms, against Opacus PRV, and as the inverse of the noise solver."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -134,9 +133,7 @@ def test_a_coarse_grid_only_over_counts() -> None:
 def test_the_solved_noise_is_the_smallest_that_meets_the_budget(
     target: float, delta: float, rate: float, steps: int
 ) -> None:
-    start = time.process_time()
     sigma = solve_noise_multiplier(epsilon=target, delta=delta, sampling_rate=rate, steps=steps)
-    assert time.process_time() - start < 10  # about one second when the machine is free
     assert epsilon([train(sigma, rate, steps)], delta) <= target
     assert epsilon([train(sigma * 0.999, rate, steps)], delta) > target
 

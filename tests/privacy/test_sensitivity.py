@@ -201,15 +201,21 @@ def test_units_are_computed_in_one_number_where_their_number_matters(monkeypatch
     assert torch.equal(many[:8], few)
 
 
-class Own(nn.Module):
-    """A module of somebody's own: `mix` says what its forward does with the rows of a batch."""
+def own(mix: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A module of somebody's own: `mix` is what its forward does with the rows of a batch.
 
-    def __init__(self, mix: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.first, self.head, self.mix = nn.Linear(8, 8), nn.Linear(8, 1), mix
+    It is no attribute of the module, since that alone would make the module an unknown one.
+    """
 
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return torch.as_tensor(self.head(torch.tanh(self.first(self.mix(inputs["features"])))))
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(8, 8), nn.Linear(8, 1)
+
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            return torch.as_tensor(self.head(torch.tanh(self.first(mix(inputs["features"])))))
+
+    return Own()
 
 
 def before(x: Tensor) -> Tensor:
@@ -230,7 +236,7 @@ MIXES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("mix", MIXES)
 def test_a_module_that_mixes_rows_is_refused_or_sees_one_row(mix: str) -> None:
-    module, n = Own(MIXES[mix]), 12
+    module, n = own(MIXES[mix]), 12
     loss = loss_for(registry.get("bank").schema.target)
     x = torch.randn(n, 8, generator=torch.Generator().manual_seed(0))
     x[3] *= 1e6

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
 from typing import Any, Literal
 
 import pytest
@@ -54,7 +53,8 @@ class Odd(FedAvg):
 
 @pytest.fixture(autouse=True)
 def _known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_CLASSES", MappingProxyType({**registry._CLASSES, "odd": Odd}))
+    known = registry.get
+    monkeypatch.setattr(registry, "get", lambda name: Odd if name == "odd" else known(name))
 
 
 def _read(line: str) -> Odd:
@@ -124,7 +124,7 @@ def test_a_type_that_pydantic_cannot_read_is_named(monkeypatch: pytest.MonkeyPat
     class Strange(FedAvg):
         thing: Nowhere | None = None  # type: ignore[name-defined]  # noqa: F821
 
-    monkeypatch.setattr(registry, "_CLASSES", MappingProxyType({"strange": Strange}))
+    monkeypatch.setattr(registry, "get", lambda name: Strange)
     with pytest.raises(ValueError, match=r"options.thing: wanted a type that pydantic reads in Strange.*Nowhere"):
         make("strange", options={"thing": 1})
 
@@ -135,7 +135,6 @@ def test_an_unknown_strategy_is_one_sentence_with_the_nearest_name() -> None:
 
 
 def test_a_contract_takes_whatever_toml_can_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consortia.terms.strategy.NAMES", ("odd",))
     text = """
     name = "odd"
     [options]

@@ -1,4 +1,4 @@
-"""`consortia audit`: does the code that trains do what the ledger says? Instruments, each a general law.
+"""`consortia audit`: tests whether the training code does what the ledger claims.
 
 Every instrument runs the participant's real path (`consortia.participant.handle.handle`, bytes in, bytes out) on rows
 of the audit's own making, in homes and ledgers of its own, and compares what left with the claim:

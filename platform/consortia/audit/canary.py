@@ -1,4 +1,4 @@
-"""A lower bound on epsilon by one-run auditing: an attacker guesses which canaries took part.
+"""Bounds epsilon from below by one-run auditing: an attacker guesses which canaries took part.
 
 Steinke, Nasr and Jagielski 2023, *Privacy Auditing with One (1) Training Run*. Each canary is a unit of its own that
 a fair coin puts into the data or leaves out. The attacker knows every row, every model that was sent and every

@@ -1,4 +1,4 @@
-"""A trusted coordinator: it draws who takes part, clips each change again, and adds the noise once.
+"""Tests a trusted coordinator: it draws who takes part, clips each change again, and adds the noise once.
 
 The audit plays the participants: nobody answers, or they answer with changes that are far too long, short, or no
 numbers at all. What the next model moved by must be the mean of the clipped changes and noise of the size that the

@@ -1,4 +1,4 @@
-"""Where noise comes from: the entropy that enters it, and what it is bound to when entropy repeats.
+"""Tests where noise comes from: the entropy that enters it, and what its key is bound to.
 
 The participant answers copies of one message from copies of one home, while ``os.urandom`` is a fixed stream: a virtual
 machine that is restored again and again. What is looked at is the noise of an update without gradients.

@@ -1,4 +1,4 @@
-"""The neighbour game: two data sets that differ in one unit take one path; how far apart is what noise is added to?
+"""The neighbour game: measures how far two data sets that differ in one unit move a sum before its noise.
 
 `privacy.observation` tells what stood there before the noise and how large the noise was; the participant's own ledger
 tells what was charged. A step of DP-SGD is charged with a noise multiplier z, so its noise must have a deviation of z

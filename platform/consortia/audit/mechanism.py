@@ -1,4 +1,4 @@
-"""The mechanism's law: with known gradients a release is the sum of the clipped units, plus noise, over the normaliser.
+"""Tests the mechanism: with known gradients a release is the clipped sum plus noise, over the normaliser.
 
 Every unit is drawn (q = 1, one step), so the sum is no matter of chance: it is computed a second time by plain
 autograd, one unit after the other, and what is left over must be the noise that the ledger claims. The probes have

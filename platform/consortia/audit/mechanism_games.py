@@ -1,4 +1,4 @@
-"""Neighbour games with the mechanisms that know no network: means, histograms, logistic regression, chosen answers.
+"""Neighbour games with mechanisms beside DP-SGD: means, histograms, scores, logistic regression, chosen answers.
 
 See `step_games`; rows and changes are of any size, and neighbours are those of the mechanism's own relation.
 """
@@ -6,23 +6,32 @@ See `step_games`; rows and changes are of any size, and neighbours are those of 
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from clients import registry
+from clients.industry import effective_schema
+from clients.models import build
+from clients.spec import ModelSpec
 from consortia.audit import games
 from consortia.audit.games import Game
+from consortia.audit.scenes import AMPLIFYING, DEEP, model_of
+from consortia.metrics.score_bins import has_bins
+from consortia.participant.metrics_release import measure
 from consortia.terms.vertical import ModelPrivacy
 from consortia.vertical.assistance import FOLDS
 from consortia.vertical.private_model import assist_privately, model_event
 from privacy.central import CentralPlan, noisy_mean
 from privacy.dp_logistic import train_logistic
+from privacy.events import LaplaceRelease
 from privacy.histogram import HistogramNoise, noisy_histogram
 from privacy.observation import Note, observing
 from privacy.randomized_response import respond
-from privacy.randomness import fresh_generator, fresh_key
+from privacy.randomness import fresh_generator, fresh_key, seeded_generator
 
 #: Sizes of rows and changes: denormal in float32, and up to what it holds.
 SCALES = (1e-42, 1e-20, 1e-3, 1.0, 1.0, 1.0, 30.0, 1e6, 1e18)
@@ -75,6 +84,39 @@ def histogram(seed: int) -> list[Game]:
         ratio = games.moved(whole, notes(owner != left), noise.multiplier)
         recipe = f"step game histogram, seed {seed}: {cells} cells, {limit} rows a unit, {noise}, without {left}"
         out.append(Game("histogram", recipe, ratio))
+    return out
+
+
+def scores(seed: int) -> list[Game]:
+    """`metrics_release.measure`: a model that makes a cell of rounding, on so few rows that matrix kernels differ."""
+    random = np.random.default_rng(seed)
+    industry = str(random.choice([name for name in registry.names() if has_bins(registry.get(name).schema.target)]))
+    client, widths = registry.get(industry), DEEP[int(random.integers(len(DEEP)))]
+    width = effective_schema(client, filter="").width
+    module = build(client, ModelSpec(kind="mlp", hidden=widths), width, seeded_generator("game"))
+    kind = str(random.choice(AMPLIFYING))
+    module.load_state_dict(model_of(kind, module.state_dict(), random))
+    n = int(random.integers(2, 6))
+    x, y = torch.from_numpy(random.normal(size=(n, width))).float(), torch.from_numpy(random.integers(0, 2, n))
+    event = LaplaceRelease(noise_multiplier=1.0, partition="evaluation", unit="record")
+    due: Any = SimpleNamespace(event=event)
+    terms: Any = SimpleNamespace(unit=event.unit, max_rows_per_unit=None)
+    request: Any = SimpleNamespace(
+        industry=industry, contract=SimpleNamespace(evaluation=SimpleNamespace(bins=int(random.choice([8, 24]))))
+    )
+
+    def notes(keep: Tensor) -> list[Note]:
+        table = SimpleNamespace(inputs={"features": x[keep]}, target=y[keep], unit_index=np.arange(int(keep.sum())))
+        parts: Any = SimpleNamespace(test=table)
+        with observing() as found:
+            measure(due, request, module, parts, terms, "game", games.CONTEXT)
+        return list(found)
+
+    whole, out = notes(torch.ones(n, dtype=torch.bool)), []
+    for left in range(n):
+        ratio = games.moved(whole, notes(torch.arange(n) != left), event.noise_multiplier)
+        recipe = f"step game scores, seed {seed}: {industry}, {kind} weights, widths {widths}, {n} rows, without {left}"
+        out.append(Game("metrics, scores", recipe, ratio))
     return out
 
 

@@ -1,4 +1,4 @@
-"""Neighbour games from message to sum: a participant with its own file, policy and ledger answers a coordinator.
+"""Neighbour games from the message to the sum, at a participant with its own file, policy and ledger.
 
 One scene is one run: the same model in every round, the whole file once, then the file without one of its units. The
 learning rate is so small that no parameter moves, so every step of every round starts from the same model: the game

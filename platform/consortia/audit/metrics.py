@@ -1,4 +1,4 @@
-"""The law of metrics that leave under DP: a histogram of evaluation units, plus noise of the charged size.
+"""Tests metrics released under DP: a histogram of evaluation units plus noise of the charged size.
 
 A participant measures models that the audit sent, on rows that the audit wrote. The counts are made a second time, so
 what is left over must be the noise that the evaluation units' own account was charged, rounded to whole numbers. Units

@@ -1,4 +1,4 @@
-"""The neighbour game as an instrument: one unit moves what noise is added to by no more than the ledger charged.
+"""Plays neighbour games: one unit may move what noise is added to by no more than the ledger charged.
 
 Games are played from message to sum (`message_games`; secure sums, vectorised engine and vertical training where the
 scenario has them) and with one mechanism at a time on numbers that no schema lets through (`step_games`). A lost game
@@ -7,12 +7,14 @@ is a certain violation: no chance is involved, and its recipe plays it again.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
-from consortia.audit import message_games, step_games, sums, vectorised, vertical
+from consortia.audit import message_games, statistics_games, step_games, sums, vectorised, vertical
 from consortia.audit.games import Board, Game
 from consortia.audit.result import Findings, Progress, fact
 from consortia.audit.scenes import Deck
@@ -33,12 +35,14 @@ def run(audit: Audit, progress: Progress) -> Findings:
     first = int(audit.random.integers(2**31))
     players, skipped = paths(audit)
     findings.notes += skipped
-    messages = _QUICK_MESSAGES if audit.quick else _MESSAGES
-    for games in deal(players, first, messages, lambda what: progress(f"messages: {what}")):
-        board.add(games)
-    for games in mechanisms(first, _QUICK_STEPS if audit.quick else _STEPS):
-        progress(f"mechanisms: {board.games} games")
-        board.add(games)
+    messages, steps = (_QUICK_MESSAGES, _QUICK_STEPS) if audit.quick else (_MESSAGES, _STEPS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)  # of vmap, a recurrent layer's
+        for games in chain(mechanisms(first, steps), deal(players, first, messages, progress)):
+            progress(f"{board.games} games")
+            board.add(games)
+            if audit.fail_fast and board.lost:
+                break
     for path, tally in board.tallies.items():
         worst, farthest = tally.worst, tally.farthest
         lost = [game for game in tally.lost if not game.ratio <= 1 + 1e-9]
@@ -61,6 +65,11 @@ def paths(audit: Audit) -> tuple[dict[str, Player], list[str]]:
     players: dict[str, Player] = {}
     skipped = ["vertical training by message: the contract is horizontal"]
     decks = {seat.name: Deck(audit.pool(seat)) for seat in audit.seats()}
+    if audit.contract.sums is not None:
+        # In a secure sum a member's blocks are these, scaled by a public number.
+        for seat in audit.one_per_industry():
+            players[f"{seat.name}, sums"] = partial(statistics_games.scene, audit, seat, decks[seat.name])
+        return players, [*skipped, "gradients: contract.learner = 'sums'"]
     for seat in audit.one_per_industry():
         left_out, kinds = message_games.playable(audit, seat)
         skipped += [f"{seat.industry}, {kind}: {why}" for kind, why in left_out.items()]

@@ -1,16 +1,24 @@
-"""Networks that an industry might bring: each layer in a composition where rows stay apart, and some where they do not.
+"""Networks for the neighbour games: some keep rows apart, and some mix them.
 
-What mixes rows must be refused or be bounded all the same; the neighbour game asks for nothing else.
+What mixes rows must be refused or be bounded all the same; the neighbour game asks for nothing else. The first nine
+are made of layers whose rules are known, so they train as they are deployed; the others train row by row. Some mix
+rows only where the check by examples does not look: huge rows, many rows, many calls, gradients alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+#: Numbers that a row holds before it takes its shape.
+FEATURES = 8
+#: No example of `privacy.dp_sgd.check_module` has a number as large, as many rows, or as many calls.
+HUGE, _MANY, _CALLS = 1e5, 8, 32
 
 
 def LOSS(output: Tensor, y: Tensor) -> Tensor:  # noqa: N802 - a constant that happens to be a function
@@ -18,61 +26,80 @@ def LOSS(output: Tensor, y: Tensor) -> Tensor:  # noqa: N802 - a constant that h
     return functional.binary_cross_entropy_with_logits(output.squeeze(-1), y.to(output.dtype), reduction="none")
 
 
-class _Net(nn.Module):
-    """Apply `body` to itself and the one input tensor (n_rows, 8); a copy applies it to the copy's own layers."""
+Body = Callable[[Any, Tensor], Tensor]
 
-    def __init__(self, body: Callable[[Any, Tensor], Tensor], **parts: nn.Module) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self._body = body
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the logits (n_rows, 1)."""
-        return self._body(self, inputs["x"])
+def net(body: Body, **parts: nn.Module) -> nn.Module:
+    """Return a module that applies `body` to itself and the one input tensor (n_rows, ...).
+
+    Each has a class of its own: a function among its attributes would make any composition an unknown one.
+    """
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, part in parts.items():
+                setattr(self, name, part)
+
+        def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+            """Return the logits (n_rows, 1)."""
+            return body(self, inputs["x"])
+
+    return Net()
 
 
 def stack(*layers: nn.Module) -> nn.Module:
     """Return a network of layers one after the other."""
-    return _Net(lambda net, x: net.layers(x), layers=nn.Sequential(*layers))
+    return net(lambda net, x: net.layers(x), layers=nn.Sequential(*layers))
 
 
-def _sequence(layer: nn.Module, width: int) -> nn.Module:
-    return _Net(lambda net, x: net.head(net.layer(x.view(-1, 4, 2))[0][:, -1]), layer=layer, head=nn.Linear(width, 1))
+@dataclass(frozen=True)
+class Network:
+    """A network.
+
+    Attributes
+    ----------
+    make : what builds it.
+    shape : of a row that it takes.
+    tokens : whether a row is of whole numbers below 20.
+    """
+
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...] = (FEATURES,)
+    tokens: bool = False
+
+    def inputs(self, x: Tensor) -> dict[str, Tensor]:
+        """Return rows (n_rows, 8) as it takes them."""
+        if self.tokens:
+            return {"x": x.nan_to_num(0.0, 0.0, 0.0).abs().mul(7).clamp(max=19).to(torch.int64)}
+        return {"x": x.view(-1, *self.shape)}
 
 
-def _convolution(layer: nn.Module, shape: tuple[int, ...], width: int) -> nn.Module:
-    def body(net: Any, x: Tensor) -> Tensor:
-        out: Tensor = net.head(torch.tanh(net.layer(x.view(-1, *shape))).flatten(1))
-        return out
+def _flat(layer: nn.Module, width: int) -> nn.Module:
+    return net(lambda net, x: net.head(torch.tanh(net.layer(x)).flatten(1)), layer=layer, head=nn.Linear(width, 1))
 
-    return _Net(body, layer=layer, head=nn.Linear(width, 1))
+
+def _last(layer: nn.Module, width: int) -> nn.Module:
+    return net(lambda net, x: net.head(net.layer(x)[0][:, -1]), layer=layer, head=nn.Linear(width, 1))
 
 
 def _embedding(padding: int | None) -> nn.Module:
     layer = nn.Embedding(20, 6, padding_idx=padding)
-    return _Net(lambda net, x: net.head(torch.tanh(net.layer(x).mean(1))), layer=layer, head=nn.Linear(6, 1))
+    return net(lambda net, x: net.head(torch.tanh(net.layer(x).mean(1))), layer=layer, head=nn.Linear(6, 1))
 
 
 def _attention() -> nn.Module:
-    def body(net: Any, x: Tensor) -> Tensor:
-        steps = x.view(-1, 4, 2)
-        out: Tensor = net.head(net.layer(steps, steps, steps)[0].mean(1))
-        return out
-
-    return _Net(body, layer=nn.MultiheadAttention(2, 1, batch_first=True), head=nn.Linear(2, 1))
+    layer = nn.MultiheadAttention(2, 1, batch_first=True)
+    return net(lambda net, x: net.head(net.layer(x, x, x)[0].mean(1)), layer=layer, head=nn.Linear(2, 1))
 
 
 def _norms() -> nn.Module:
-    def body(net: Any, x: Tensor) -> Tensor:
-        out: Tensor = net.head(torch.tanh(net.norm(net.layer(x.view(-1, 4, 2)))).flatten(1))
-        return out
-
-    return _Net(body, layer=nn.Linear(2, 4), norm=nn.LayerNorm(4), head=nn.Linear(16, 1))
+    layers = nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4))
+    return _flat(layers, 16)
 
 
-def _dense(body: Callable[[Any, Tensor], Tensor]) -> Callable[[], nn.Module]:
-    return lambda: _Net(body, layer=nn.Linear(8, 8), head=nn.Linear(8, 1))
+def _dense(body: Body) -> Network:
+    return Network(lambda: net(body, layer=nn.Linear(8, 8), head=nn.Linear(8, 1)))
 
 
 def _twice(net: Any, x: Tensor) -> Tensor:
@@ -80,37 +107,95 @@ def _twice(net: Any, x: Tensor) -> Tensor:
     return out
 
 
-def _mixing(mix: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
-    return _dense(lambda net, x: net.head(torch.tanh(net.layer(mix(x)))))
+def _mixing(mix: Body) -> Network:
+    """Return a network that does something with its rows first."""
+    return _dense(lambda net, x: net.head(torch.tanh(net.layer(mix(net, x)))))
 
 
-def _lag(x: Tensor) -> Tensor:
+def _lag(_: Any, x: Tensor) -> Tensor:
     return x - torch.cat([torch.zeros_like(x[:1]), x[:-1]])
 
 
-def _flip(x: Tensor) -> Tensor:
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean(0, keepdim=True)
+
+
+def _is_huge(x: Tensor) -> bool:
+    return bool((x.abs() > HUGE).any())
+
+
+def _flip(_: Any, x: Tensor) -> Tensor:
     return -x if bool((x.abs() > 5).any()) else x
 
 
-#: By name. Those whose name begins with "embedding" take whole numbers below 20.
-NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
-    "linear": lambda: stack(nn.Linear(8, 1)),
-    "linear without bias": lambda: stack(nn.Linear(8, 1, bias=False)),
-    "mlp": lambda: stack(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)),
-    "deep mlp": lambda: stack(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1)),
-    "layer norm": lambda: stack(nn.Linear(8, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 1)),
-    "group norm": lambda: stack(nn.Linear(8, 6), nn.GroupNorm(2, 6), nn.Tanh(), nn.Linear(6, 1)),
-    "norms in three dimensions": _norms,
-    "convolution": lambda: _convolution(nn.Conv1d(2, 4, 3, padding=1), (2, 4), 16),
-    "convolution in two dimensions": lambda: _convolution(nn.Conv2d(2, 3, 2), (2, 2, 2), 3),
-    "gru": lambda: _sequence(nn.GRU(2, 5, batch_first=True), 5),
-    "lstm": lambda: _sequence(nn.LSTM(2, 4, batch_first=True), 4),
-    "attention": _attention,
-    "embedding": lambda: _embedding(None),
-    "embedding with padding": lambda: _embedding(0),
+def _remember(net: Any, x: Tensor) -> Tensor:
+    """Turn the sign of all rows after a huge one."""
+    before = getattr(net, "turned", False)
+    net.turned = before or _is_huge(x)
+    return -x if before else x
+
+
+def _tire(net: Any, x: Tensor) -> Tensor:
+    """Turn the sign of all rows after many calls."""
+    net.calls = getattr(net, "calls", 0) + 1
+    return -x if net.calls > _CALLS else x
+
+
+class _Backwards(torch.autograd.Function):
+    """The same rows; gradients less their mean where there are many."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        del ctx
+        (gradient,) = gradients
+        return _centred(gradient) if len(gradient) > _MANY else gradient
+
+
+def _backwards(net: Any, x: Tensor) -> Tensor:
+    out: Tensor = net.head(_Backwards.apply(torch.tanh(net.layer(x))))  # type: ignore[no-untyped-call]
+    return out
+
+
+#: By name.
+NETWORKS: Mapping[str, Network] = {
+    "linear": Network(lambda: stack(nn.Linear(8, 1))),
+    "linear without bias": Network(lambda: stack(nn.Linear(8, 1, bias=False))),
+    "mlp": Network(lambda: stack(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))),
+    "deep mlp": Network(lambda: stack(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1))),
+    "layer norm": Network(lambda: stack(nn.Linear(8, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 1))),
+    "group norm": Network(lambda: stack(nn.Linear(8, 6), nn.GroupNorm(2, 6), nn.Tanh(), nn.Linear(6, 1))),
+    "norms in three dimensions": Network(_norms, (4, 2)),
+    "convolution": Network(lambda: _flat(nn.Conv1d(2, 4, 3, padding=1), 16), (2, 4)),
+    "convolution in two dimensions": Network(lambda: _flat(nn.Conv2d(2, 3, 2), 3), (2, 2, 2)),
+    "embedding": Network(lambda: _embedding(None), tokens=True),
+    "embedding with padding": Network(lambda: _embedding(0), tokens=True),
+    "gru": Network(lambda: _last(nn.GRU(2, 5, batch_first=True), 5), (4, 2)),
+    "lstm": Network(lambda: _last(nn.LSTM(2, 4, batch_first=True), 4), (4, 2)),
+    "attention": Network(_attention, (4, 2)),
     "a layer called twice": _dense(_twice),
     "lag": _mixing(_lag),
-    "cumulative sum": _mixing(lambda x: x.cumsum(0)),
-    "less the mean": _mixing(lambda x: x - x.mean(0, keepdim=True)),
+    "cumulative sum": _mixing(lambda _, x: x.cumsum(0)),
+    "less the mean": _mixing(lambda _, x: _centred(x)),
     "all change with one": _mixing(_flip),
+    "less the mean if one is huge": _mixing(lambda _, x: _centred(x) if _is_huge(x) else x),
+    "less the mean of many": _mixing(lambda _, x: _centred(x) if len(x) > _MANY else x),
+    "all change after a huge one": _mixing(_remember),
+    "all change after many calls": _mixing(_tire),
+    "gradients less the mean of many": _dense(_backwards),
 }
+#: Those of which no example shows that they mix rows.
+HIDDEN = (
+    "less the mean if one is huge",
+    "less the mean of many",
+    "all change after a huge one",
+    "all change after many calls",
+    "gradients less the mean of many",
+)

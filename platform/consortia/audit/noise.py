@@ -1,4 +1,4 @@
-"""The noise law: a release without gradients is Gaussian noise of the charged size, like no other release.
+"""Tests the noise: a release without gradients is Gaussian, of the charged size, and like no other release.
 
 The participant gets the scenario's own contract and budget, but no row in its training partition: every draw is
 empty, so whatever the model, its update is sum_t w_t noise_t, with w_t from the public optimizer. Rows of the

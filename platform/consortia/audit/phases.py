@@ -1,4 +1,4 @@
-"""FedRep: first the private parameters move by DP-SGD, then the shared ones, with the new private parameters in place.
+"""Tests FedRep: the private parameters move first by DP-SGD, then the shared ones.
 
 Each phase must be the clipped sum over its own parameters plus noise of the charged size, and each of its steps must be
 charged. The private parameters after a round lie at home and the audit owns the home, so the second phase's gradient is

@@ -1,4 +1,4 @@
-"""A participant of the audit's own, asked as a coordinator asks, in this process or a forked one."""
+"""A participant of the audit's own, which is asked as a coordinator asks."""
 
 from __future__ import annotations
 
@@ -71,6 +71,8 @@ def altered(contract: Contract, industry: str, **changes: Any) -> Contract:
     for key in ("rounds", "scopes", "strategy"):
         if key in changes:
             data[key] = changes.pop(key)
+    for key in ("learner", "sums"):  # these instruments are about steps; `statistics_games` is about sums
+        data.pop(key, None)
     if contract.strategy.strategy().fit.loss:
         data["strategy"] = {"name": "fedavg"}  # it fits non-private runs only, which claim nothing to audit
     # Rows are the audit's own, so neither a published split nor a pretrained file applies; steps move all parameters.
@@ -118,7 +120,7 @@ class Bench:
             "run": {"epsilon": min(self.epsilon, 1e6), "delta": self.delta},
             "lifetime": {"epsilon": life[0], "delta": life[1]},
         }
-        releases = ["update", "size"]
+        releases = ["update", "sums", "size"]
         if self.evaluation is not None:
             releases.append("metrics")
             budget["evaluation"] = {

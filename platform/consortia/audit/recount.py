@@ -1,4 +1,4 @@
-"""The recount: what left, what was charged, what is stored and what is reported must agree.
+"""Compares what left, what was charged, what is stored and what is reported.
 
 The audit plays a coordinator that asks too much: the same message again (also from another process), other models in
 the same round, more runs than a lifetime holds, several at once, and it kills a participant in the middle of its

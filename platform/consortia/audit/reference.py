@@ -1,4 +1,4 @@
-"""The claimed mechanism, computed a second time: plain autograd, one unit after the other, in float64.
+"""Computes the claimed mechanism a second time: plain autograd, unit by unit, in float64.
 
 Nothing here uses `privacy`: a mistake there must not hide itself.
 """

@@ -1,4 +1,4 @@
-"""A release taken apart: what it moved, and what the exported ledger claims about it."""
+"""Takes a release apart: what it moved, and what the exported ledger claims about it."""
 
 from __future__ import annotations
 

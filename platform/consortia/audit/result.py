@@ -1,4 +1,4 @@
-"""What an instrument says: checks, each with the chance of such a result if the law holds."""
+"""Results of an instrument: checks, each with its probability if the law holds."""
 
 from __future__ import annotations
 

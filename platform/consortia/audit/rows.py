@@ -1,4 +1,4 @@
-"""Rows for probes: synthetic ones on the industry's own schema, whose partition is known before anything runs."""
+"""Makes rows for probes: synthetic, on the industry's schema, with a partition that is known in advance."""
 
 from __future__ import annotations
 

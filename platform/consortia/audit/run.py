@@ -1,4 +1,4 @@
-"""Run instruments one after the other."""
+"""Runs the instruments one after the other."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from consortia.audit import (
     recount,
     sampler,
     sizes,
+    statistics_games,
     sums,
     vectorised,
     vertical,
@@ -36,6 +37,7 @@ INSTRUMENTS: dict[str, Callable[..., Findings]] = {
     "canary": canary.run,
     "coordinator": coordinator.run,
     "sums": sums.run,
+    "statistics": statistics_games.run,
     "vectorised": vectorised.run,
     "vertical": vertical.run,
     "neighbours": neighbours.run,
@@ -56,6 +58,8 @@ def why_not(name: str, audit: Audit) -> str:
     if (name == "vertical") != (contract.vertical is not None):
         mode = contract.mode
         return f"contract.mode = {mode!r}: wanted {'vertical' if name == 'vertical' else 'horizontal'!r}"
+    if (name == "statistics") != (contract.sums is not None):
+        return f"contract.learner = {contract.learner!r}: wanted {'sums' if name == 'statistics' else 'gradient'!r}"
     if name == "sums" and contract.trust != "aggregate":
         return f"contract.trust = {contract.trust!r}: nothing is summed in secret"
     if name == "coordinator" and contract.trust != "coordinator":
@@ -90,7 +94,7 @@ def run(
     found = []
     try:
         with workspace() as folder:
-            audit = Audit(scenario, Path(folder), quick)
+            audit = Audit(scenario, Path(folder), quick, fail_fast)
             for name, instrument in INSTRUMENTS.items():
                 if only and name not in only:
                     continue

@@ -1,4 +1,4 @@
-"""The sampler's law: every unit is in every draw by a coin of its own, whatever the other draws hold.
+"""Tests the sampler: each unit is in each draw by an independent coin.
 
 The training units are copies of two rows A and B, whose clipped gradients point in two directions, and the learning
 rate is so small that the model hardly moves. Then a release tells how often units of A and of B were drawn in its

@@ -1,4 +1,4 @@
-"""What the neighbour game is played with: units and rows that strain a bound, and models that a coordinator may send.
+"""Inputs of the neighbour games: hostile units and rows, and models that a coordinator may send.
 
 Everything follows from one seed, so that a game can be played again. Units have one row, many, or a mix of both; rows
 are natural, or cancel within a unit (the same row with the other label), or repeat, or stand at the public bounds.
@@ -24,7 +24,8 @@ from consortia.terms.scopes import LARGEST, State
 
 #: Models whose sums are counted a second time; with the others rounding is amplified, in the second count as well.
 TAME = ("start", "small", "large", "tiny")
-HOSTILE = ("limit", "twins", "flip", "one huge")
+AMPLIFYING = ("twins", "flip")
+HOSTILE = ("limit", *AMPLIFYING, "one huge")
 _NATURAL = 48
 _MOST = 40  # units of a partition
 
@@ -162,7 +163,7 @@ def model_of(kind: str, start: Mapping[str, Tensor], random: np.random.Generator
     if kind == "one huge":
         tensor = list(real.values())[int(random.integers(len(real)))]
         tensor.view(-1)[int(random.integers(tensor.numel()))] = LARGEST
-    if kind in {"twins", "flip"}:
+    if kind in AMPLIFYING:
         _cancel(real, generator, rows_alike=kind == "twins")
     return state
 
@@ -205,3 +206,5 @@ MODELS: tuple[dict[str, Any], ...] = (
     {"kind": "mlp", "hidden": [32, 16]},
     {"kind": "mlp", "hidden": [16, 16, 16]},
 )
+#: Widths with which an amplifying model makes a sign of rounding.
+DEEP = ((16, 16, 16), (32, 16), (64, 64, 64))

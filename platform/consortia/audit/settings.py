@@ -1,4 +1,4 @@
-"""What an audit is about and how large its probes are."""
+"""Settings of an audit: its subject, and the size of its probes."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Audit:
     ----------
     quick : bool
         Smaller probes: less power against small mistakes, the same chance of a false alarm.
+    fail_fast : bool
+        Whether one violation is enough: the neighbour game stops at its first lost game.
     random : numpy Generator
         The audit's own coins, fresh each time.
     """
@@ -37,6 +39,7 @@ class Audit:
     scenario: Scenario
     folder: Path
     quick: bool = False
+    fail_fast: bool = False
     random: np.random.Generator = field(default_factory=np.random.default_rng)
     _pools: dict[tuple[str, str], Pool] = field(default_factory=dict)
     _benches: int = 0

@@ -1,4 +1,4 @@
-"""The number of training units that leaves once a run: Laplace noise of the size that was charged with the first reply.
+"""Tests the released number of training units: Laplace noise of the charged size, once a run.
 
 The audit knows how many units train. Over many runs what a size adds to that number must be the charged Laplace noise,
 rounded to whole numbers; it leaves with the first reply alone; and updates and size together keep the run's budget.

@@ -1,4 +1,4 @@
-"""Tests with known laws, two-sided where nothing else is said, and the bound of one-run auditing."""
+"""Statistical tests with known laws (two-sided unless stated), and the bound of one-run auditing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neighbour games with one mechanism at a time, on numbers that no schema would let through.
+"""Neighbour games with one mechanism at a time, on numbers that no schema would allow.
 
 The same functions that messages reach, called with rows of any size (denormal, huge, not finite), units of any number
 of rows, and networks of an industry's own: convolutions, recurrent and embedding layers, norms, shared weights. What is
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from consortia.audit import games
 from consortia.audit.games import Game
-from consortia.audit.mechanism_games import SCALES, any_clip, central, folds, histogram, logistic, response
-from consortia.audit.networks import LOSS, NETWORKS, stack
-from consortia.audit.scenes import HOSTILE, model_of
+from consortia.audit.mechanism_games import SCALES, any_clip, central, folds, histogram, logistic, response, scores
+from consortia.audit.networks import FEATURES, HIDDEN, HUGE, LOSS, NETWORKS, stack
+from consortia.audit.scenes import AMPLIFYING, DEEP, HOSTILE, model_of
 from privacy.dp_sgd import DpSgdPlan, train_private
 from privacy.errors import PlanError
 from privacy.observation import Note, observing
@@ -28,7 +28,9 @@ from privacy.secure_sum.fixed_point import FixedPoint
 from privacy.secure_sum.gradient import clipped_sum
 from privacy.stacked import Dense, OneGenerator, StackedRows, train_stacked
 
-_FEATURES = 8
+#: Rows (n, 8) as a network takes them.
+Inputs = Callable[[Tensor], dict[str, Tensor]]
+_PLAIN = NETWORKS["linear"].inputs
 
 
 def _rows(random: np.random.Generator, most: int = 9) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,7 +42,7 @@ def _rows(random: np.random.Generator, most: int = 9) -> tuple[Tensor, Tensor, T
         sizes[-1] = int(random.integers(2, 18))
     blocks, targets = [], []
     for size in sizes:
-        x = random.normal(size=(int(size), _FEATURES)) * random.choice(SCALES)
+        x = random.normal(size=(int(size), FEATURES)) * random.choice(SCALES)
         y = random.integers(0, 2, int(size)).astype(np.float64)
         kind = random.choice(["natural", "constant", "cancelling", "broken"], p=[0.4, 0.25, 0.3, 0.05])
         if kind == "constant":
@@ -66,70 +68,104 @@ def _less(unit: Tensor, left: int) -> tuple[Tensor, Tensor]:
     return keep, torch.where(rest > left, rest - 1, rest)
 
 
-def _inputs(name: str, x: Tensor) -> dict[str, Tensor]:
-    if name.startswith("embedding"):
-        tokens = x.nan_to_num(0.0, 0.0, 0.0).abs().mul(7).clamp(max=19).to(torch.int64)
-        return {"x": tokens}
-    return {"x": x}
-
-
-def _table(name: str, x: Tensor, y: Tensor, units: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, int]:
+def _table(inputs: Inputs, x: Tensor, y: Tensor, units: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, int]:
     """Return what training takes of a data set: inputs, target, the rows' units, and how many of these."""
-    return _inputs(name, x), y, units, int(units.max()) + 1 if len(units) else 0
+    return inputs(x), y, units, int(units.max()) + 1 if len(units) else 0
 
 
-def _module(random: np.random.Generator) -> tuple[str, nn.Module]:
+def _module(random: np.random.Generator) -> tuple[str, Inputs, nn.Module]:
     name = str(random.choice(list(NETWORKS)))
-    module = NETWORKS[name]()
     size = float(random.choice([0.0, 0.5, 0.5, 5.0, 1e3, 1e6]))
+    return f"{name}, weights {size:g}", NETWORKS[name].inputs, _weighted(random, NETWORKS[name].make(), size)
+
+
+def _weighted(random: np.random.Generator, module: nn.Module, size: float) -> nn.Module:
     generator = torch.Generator().manual_seed(int(random.integers(2**31)))
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
-    return f"{name}, weights {size:g}", module
+    return module
 
 
 def dp_sgd(seed: int) -> list[Game]:
     """`privacy.dp_sgd.train_private` on networks of every kind."""
     random = np.random.default_rng(seed)
-    name, module = _module(random)
+    name, inputs, module = _module(random)
     recipe = f"step game dp_sgd, seed {seed}: {name}"
-    return trained(random, recipe, name, module, _rows(random), any_clip(random))
+    return trained(random, recipe, inputs, module, _rows(random), any_clip(random))
+
+
+def hidden(seed: int) -> list[Game]:
+    """Networks that mix rows where no example shows it: many rows, one unit of huge ones among them."""
+    random = np.random.default_rng(seed)
+    out = []
+    for name in HIDDEN:
+        count, size = int(random.integers(10, 16)), int(random.integers(1, 4))
+        x = torch.from_numpy(random.normal(size=(count * size, FEATURES))).float()
+        unit, odd = torch.arange(count).repeat_interleave(size), int(random.integers(count // 2))
+        x[unit == odd] = 10 * HUGE
+        y = torch.from_numpy(random.integers(0, 2, len(unit))).float()
+        module = _weighted(random, NETWORKS[name].make(), 0.5)
+        recipe = f"step game hidden, seed {seed}: {name}"
+        out += trained(random, recipe, NETWORKS[name].inputs, module, (x, y, unit), any_clip(random), [odd])
+    return out
 
 
 def amplified(seed: int) -> list[Game]:
-    """Dense layers whose weights amplify rounding, on many units of one kind and one of another number of rows."""
+    """Dense layers whose weights amplify rounding, on units of one kind and one of another number of rows.
+
+    Many units: what each adds for being counted in another way adds up. Few: matrix kernels round two rows in another
+    way than three, and deep layers make a sign of that.
+    """
     random = np.random.default_rng(seed)
-    widths = [_FEATURES, *([8], [32], [32, 16], [32, 32, 32])[int(random.integers(4))], 1]
+    few = bool(random.random() < 0.5)
+    networks = DEEP if few else ((8,), (32,), *DEEP)
+    widths = [FEATURES, *networks[int(random.integers(len(networks)))], 1]
     layers: list[nn.Module] = []
     for place, (a, b) in enumerate(pairwise(widths)):
         layers += [nn.Linear(a, b), *([nn.Tanh()] if place < len(widths) - 2 else [])]
     module = stack(*layers)
-    kind = str(random.choice(HOSTILE))
+    kind = str(random.choice(AMPLIFYING if few else (*HOSTILE, "small")))
     module.load_state_dict(model_of(kind, module.state_dict(), random))
-    count, size = int(random.integers(20, 160)), int(random.choice([1, 1, 2]))
-    x = random.normal(size=(count, 1, _FEATURES)) if random.random() < 0.5 else np.full((count, 1, _FEATURES), 0.5)
+    count, size = int(random.integers(1, 5) if few else random.integers(20, 160)), int(random.choice([1, 1, 2]))
+    natural = few or random.random() < 0.5
+    x = random.normal(size=(count, 1, FEATURES)) if natural else np.full((count, 1, FEATURES), 0.5)
     x = np.repeat(x, size, axis=1)
-    y = np.zeros((count, size))
+    y = np.repeat(random.integers(0, 2, (count, 1)) if few else np.zeros((count, 1)), size, axis=1)
     if size == 2:  # nearly the same row with the other label
         x[:, 1, 0] += random.choice([0.0, 1e-7, 5e-7, 1e-6])
-        y[:, 1] = 1
-    odd = int(random.choice([1, 2, 5, 7, 9, 14, 17]))
-    last = np.zeros((odd, _FEATURES)) if random.random() < 0.5 else random.normal(size=(odd, _FEATURES))
-    rows = torch.from_numpy(np.concatenate([x.reshape(-1, _FEATURES), last])).float()
-    target = torch.from_numpy(np.concatenate([y.ravel(), np.zeros(odd)])).float()
+        y[:, 1] = 1 - y[:, 0]
+    odd = 1 if few else int(random.choice([1, 2, 5, 7, 9, 14, 17]))
+    last = random.normal(size=(odd, FEATURES)) if few or random.random() < 0.5 else np.zeros((odd, FEATURES))
+    rows = torch.from_numpy(np.concatenate([x.reshape(-1, FEATURES), last])).float()
+    target = torch.from_numpy(np.concatenate([y.ravel(), np.full(odd, random.integers(2))])).float()
     unit = torch.from_numpy(np.concatenate([np.repeat(np.arange(count), size), np.full(odd, count)]))
     recipe = f"step game amplified, seed {seed}: {kind}, widths {widths}, {count} units of {size}, one of {odd}"
     clip = float(random.choice([0.5, 1.0]))
     if random.random() < 0.3:
-        return summed(recipe, "", module, (rows, target, unit), clip, [count])
-    return trained(random, recipe, "", module, (rows, target, unit), clip, [count])
+        return summed(recipe, _PLAIN, module, (rows, target, unit), clip, [0, count])
+    return trained(random, recipe, _PLAIN, module, (rows, target, unit), clip, [0, count])
+
+
+def cancelling(seed: int) -> list[Game]:
+    """Huge rows that cancel but for the last bits: a norm that is lost in rounding bounds nothing."""
+    random = np.random.default_rng(seed)
+    module = stack(nn.Linear(FEATURES, 1))
+    bias, size = 10 ** float(random.uniform(-12, -6)), float(random.choice([1e6, 1e9, 1e18, 1e18]))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(bias if parameter.dim() == 1 else 0)
+    count = int(random.integers(1, 5))
+    x = torch.from_numpy(random.normal(size=(count, FEATURES)) * size).float().repeat_interleave(2, 0)
+    unit, y = torch.arange(count).repeat_interleave(2), torch.tensor([0.0, 1.0]).repeat(count)
+    recipe = f"step game cancelling, seed {seed}: rows of {size:g}, output {bias:.2g}"
+    return trained(random, recipe, _PLAIN, module, (x, y, unit), any_clip(random), [count - 1])
 
 
 def trained(
     random: np.random.Generator,
     recipe: str,
-    name: str,
+    inputs: Inputs,
     module: nn.Module,
     rows: tuple[Tensor, Tensor, Tensor],
     clip: float,
@@ -146,7 +182,7 @@ def trained(
         with observing() as found:
             train_private(
                 module,
-                *_table(name, x[rows], y[rows], units),
+                *_table(inputs, x[rows], y[rows], units),
                 LOSS,
                 lambda parameters: torch.optim.SGD(parameters, lr=0.0),
                 plan,
@@ -179,15 +215,15 @@ def _some(random: np.random.Generator, unit: Tensor, most: int = 3) -> list[int]
 def secure_sum(seed: int) -> list[Game]:
     """`clipped_sum` and what the fixed point makes of it, with one member's share of the noise."""
     random = np.random.default_rng(seed)
-    name, module = _module(random)
+    name, inputs, module = _module(random)
     recipe = f"step game secure_sum, seed {seed}: {name}"
     rows = _rows(random)
-    return summed(recipe, name, module, rows, any_clip(random), _some(random, rows[2]), random)
+    return summed(recipe, inputs, module, rows, any_clip(random), _some(random, rows[2]), random)
 
 
 def summed(
     recipe: str,
-    name: str,
+    inputs: Inputs,
     module: nn.Module,
     rows: tuple[Tensor, Tensor, Tensor],
     clip: float,
@@ -207,7 +243,7 @@ def summed(
     def note(rows: Tensor, units: Tensor) -> list[Note]:
         made = clipped_sum(
             module,
-            *_table(name, x[rows], y[rows], units),
+            *_table(inputs, x[rows], y[rows], units),
             LOSS,
             sampling_rate=1.0,
             clip=clip,
@@ -236,7 +272,7 @@ def summed(
 def stacked(seed: int) -> list[Game]:
     """`privacy.stacked.train_stacked`: a row moves its own participant's sum, and no other's."""
     random = np.random.default_rng(seed)
-    widths = [_FEATURES, *([] if random.random() < 0.4 else [int(random.choice([3, 16]))]), 1]
+    widths = [FEATURES, *([] if random.random() < 0.4 else [int(random.choice([3, 16]))]), 1]
     size = float(random.choice([0.0, 0.5, 5.0, 1e3, 1e6]))
     participants, clip = int(random.integers(1, 4)), any_clip(random)
     tables = []
@@ -289,14 +325,17 @@ def stacked(seed: int) -> list[Game]:
     return out
 
 
-#: By name, with how many of a hundred games each gets.
+#: By name, with each one's share of the scenes.
 STEPS: Mapping[str, tuple[Callable[[int], list[Game]], int]] = {
-    "dp_sgd": (dp_sgd, 30),
-    "amplified": (amplified, 15),
+    "dp_sgd": (dp_sgd, 24),
+    "amplified": (amplified, 20),
+    "cancelling": (cancelling, 6),
+    "hidden": (hidden, 6),
     "secure_sum": (secure_sum, 15),
     "stacked": (stacked, 15),
     "central": (central, 8),
     "histogram": (histogram, 8),
+    "scores": (scores, 8),
     "logistic": (logistic, 4),
     "folds": (folds, 1),
     "response": (response, 4),

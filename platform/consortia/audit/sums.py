@@ -1,4 +1,4 @@
-"""Secure sums: members with ledgers and keys of their own, the coordinator's own loop, and the sum that it opens.
+"""Tests secure sums: members with their own ledgers and keys, the real loop, and the sum that it opens.
 
 In both modes, one and two. Nobody sees a member's part, so the laws are those of what opens: without rows it is noise
 of the size that the contract's shares add up to, with rows the clipped units of all members besides. A member's own

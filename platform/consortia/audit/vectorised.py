@@ -1,4 +1,4 @@
-"""The vectorised engine: many participants in one batched product, each with its own sum, noise and account.
+"""Tests the vectorised engine: each participant has its own sum, noise and account in one batched product.
 
 Its participants open their places as in a run (policy, plan, rows) and train together, on rows of the audit's own: some
 have none, so that their updates are noise alone, others units whose clipped sums are counted a second time. It is also

@@ -1,4 +1,4 @@
-"""A vertical run: labels under randomised response, partners' models trained with DP, scores with local noise.
+"""Tests a vertical run: labels under randomised response, models trained with DP, scores with local noise.
 
 Label owner and partners answer the coordinator's own loop, on made-up persons, under the scenario's terms with noise on
 labels, models and scores (`_TERMS`), whatever of it the scenario has. The audit holds every home, so it reads what was

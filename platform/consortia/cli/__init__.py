@@ -7,19 +7,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# Flower reads these when it is imported: a run needs no network.
 # One thread per participant: small matrices lose more than they gain by two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
 
 from consortia.common.console import say
+from consortia.common.environment import flower_stays_offline
 from consortia.common.errors import InputError
 from consortia.common.logs import tolerant_streams
 
 if TYPE_CHECKING:
     import typer
+
+flower_stays_offline()
 
 
 def build_app(words: list[str] | None = None) -> typer.Typer:

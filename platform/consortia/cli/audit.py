@@ -1,4 +1,4 @@
-"""`consortia audit`: does the code that trains keep what the ledger claims?"""
+"""`consortia audit`: tests whether the training code keeps what the ledger claims."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def audit(
         bool, typer.Option("--quick", help="Smaller probes: less power, the same chance of a false alarm.")
     ] = False,
     fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="Stop after the first instrument that finds a violation.")
+        bool, typer.Option("--fail-fast", help="Stop after the first instrument, or neighbour game, that is violated.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Audit the training path on rows of the audit's own: exit 0 when every law holds, 1 on a violation."""
+    """Test whether the training code keeps what the ledger claims. Exit 0: it does; 1: a violation was found."""
     from consortia.audit.result import ALPHA, Findings
     from consortia.audit.run import INSTRUMENTS, run
 

@@ -1,4 +1,4 @@
-"""`consortia budget`: a participant's own ledger. Runs on its side, touches nothing but its folder."""
+"""`consortia budget`: shows and changes a participant's own ledger. It runs on the participant's side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`consortia budget show|history|set|export`: a participant looks at its ledger and sets its own budget."""
+"""`consortia budget show|history|set|export`: a participant reads its ledger and sets its own budget."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _policy(home: Home) -> Policy | None:
 
 
 def show(participant: Participant, home: HomeOption = None, as_json: AsJson = False) -> None:
-    """Show what was spent on which data set, by what, per run and over its lifetime, and what is left."""
+    """Show what was spent on each data set, per run and over its lifetime, and what is left."""
     place = home_of(participant, home)
     with open_ledger(place) as ledger:
         data = summary(ledger, _policy(place), participant)
@@ -96,7 +96,7 @@ def show_history(
     last: Annotated[int, typer.Option(min=1, help="How many lines to print.")] = 30,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the ledger's chain holds, oldest first: runs, charges, releases, changes of the budget."""
+    """Show the entries of the ledger, oldest first: runs, charges, releases, changes of the budget."""
     with open_ledger(home_of(participant, home)) as ledger:
         lines = history(ledger)
     if as_json:
@@ -232,7 +232,7 @@ def _print_change(data: dict[str, Any]) -> None:
 
 
 def export(participant: Participant, home: HomeOption = None) -> None:
-    """Print the ledger as JSON for an auditor, who recounts chain and ε; refused when the chain does not add up."""
+    """Print the ledger as JSON for an auditor, who recounts chain and ε. A broken chain is refused."""
     place = home_of(participant, home)
     with open_ledger(place) as ledger:
         data = {**ledger.export(), "accounts": summary(ledger, _policy(place), participant)["accounts"]}

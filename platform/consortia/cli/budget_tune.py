@@ -1,4 +1,4 @@
-"""`consortia budget plan|sweep`: what an ε buys, before joining and side by side."""
+"""`consortia budget plan|sweep`: shows what an ε buys, before joining and side by side."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def sweep(
     out_folder: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a scenario under several budgets side by side and show what one's ε does to everybody's metric."""
+    """Run a scenario under several budgets, and show how a participant's ε changes everybody's metric."""
     asked = Sweep(
         scenario=scenario,
         participant=participant,
@@ -146,7 +146,7 @@ def plan(
     out_folder: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answer before joining: what each ε means in noise, rounds and expected utility, and which knob helps."""
+    """Show what each ε means in noise, rounds and expected utility before joining, and which change helps."""
     loaded = load_scenario(scenario).with_overrides(rounds=rounds)
     values = _numbers(epsilon)
     if participant and participant not in [seat.name for seat in loaded.roster]:

@@ -1,4 +1,4 @@
-"""`consortia check`: the plan before anything runs."""
+"""`consortia check`: shows the plan of a run before anything runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show who would do what, what leaves whom, and the noise and ε of each participant."""
+    """Show the plan of a run: who takes part, what leaves whom, and the noise and ε of each participant."""
     loaded = load_scenario(scenario).with_overrides(rounds=rounds, epsilon=epsilon or ())
     # From here on it takes networks and privacy accounting: a scenario that is refused costs no second.
     from consortia.planning.compatibility import cautions, fits_with

@@ -1,4 +1,4 @@
-"""Which commands there are, said without importing them: `--help` and a mistake in a name cost no library.
+"""Lists the commands without importing them, so that `--help` loads no heavy library.
 
 A test compares the sentences with the commands' own.
 """
@@ -57,12 +57,12 @@ _BUDGET: Final = {
     ),
     "show": Entry(
         "budget_accounts:show",
-        "Show what was spent on which data set, by what, per run and over its lifetime, and what is left.",
+        "Show what was spent on each data set, per run and over its lifetime, and what is left.",
         "show hospital-a --json",
     ),
     "history": Entry(
         "budget_accounts:show_history",
-        "Show what the ledger's chain holds, oldest first: runs, charges, releases, changes of the budget.",
+        "Show the entries of the ledger, oldest first: runs, charges, releases, changes of the budget.",
         "history hospital-a --last 50",
     ),
     "set": Entry(
@@ -72,17 +72,17 @@ _BUDGET: Final = {
     ),
     "plan": Entry(
         "budget_tune:plan",
-        "Answer before joining: what each ε means in noise, rounds and expected utility, and which knob helps.",
+        "Show what each ε means in noise, rounds and expected utility before joining, and which change helps.",
         "plan hospitals --participant cleveland --seeds 0",
     ),
     "sweep": Entry(
         "budget_tune:sweep",
-        "Run a scenario under several budgets side by side and show what one's ε does to everybody's metric.",
+        "Run a scenario under several budgets, and show how a participant's ε changes everybody's metric.",
         "sweep banks --participant used-car --epsilon 0.5,1,2,4,8",
     ),
     "export": Entry(
         "budget_accounts:export",
-        "Print the ledger as JSON for an auditor, who recounts chain and ε; refused when the chain does not add up.",
+        "Print the ledger as JSON for an auditor, who recounts chain and ε. A broken chain is refused.",
         "export hospital-a > ledger.json",
     ),
 }
@@ -90,42 +90,42 @@ _BUDGET: Final = {
 COMMANDS: Final = {
     "check": Entry(
         "check:check",
-        "Show who would do what, what leaves whom, and the noise and ε of each participant.",
+        "Show the plan of a run: who takes part, what leaves whom, and the noise and ε of each participant.",
         "check cross-industry --epsilon hospital-a=0.5",
     ),
     "audit": Entry(
         "audit:audit",
-        "Audit the training path on rows of the audit's own: exit 0 when every law holds, 1 on a violation.",
+        "Test whether the training code keeps what the ledger claims. Exit 0: it does; 1: a violation was found.",
         "audit banks --quick",
     ),
     "run": Entry(
         "run:run",
-        "Train a scenario and print each participant's receipt.",
+        "Run a scenario and print the receipt of each participant.",
         "run cross-industry --epsilon hospital-a=0.5 --rounds 10",
     ),
     "predict": Entry(
         "models:predict",
-        "Predict raw rows, missing values included; a row that breaks the schema gets none.",
+        "Predict raw rows. Missing values are allowed; a row that breaks the schema gets no prediction.",
         "predict runs/RUN rows.csv --participant used-car --out predictions.csv",
     ),
     "export": Entry(
         "models:export",
-        "Write the released model as safetensors and ONNX with its preprocessing into a folder of models.",
+        "Export a released model with its preprocessing, as safetensors and ONNX, as a new version.",
         "export runs/RUN --participant used-car --to models",
     ),
     "models": Entry(
         "models:models",
-        "List every version of every model, with its guarantee; check all hashes.",
+        "List the exported models with their guarantees, and check all hashes.",
         "models models",
     ),
     "report": Entry(
         "report:report",
-        "Write report.html and report.md: what was trained, under which guarantee, what it gained and cost.",
+        "Write a report of a finished run (report.html, report.md): guarantees, gains and costs.",
         "report runs/RUN",
     ),
     "compose": Entry(
         "compose:compose",
-        "Write the scenario's compose file beside it: one service and one wall for each participant.",
+        "Write the Docker Compose file of a scenario, with a separate service for each participant.",
         "compose hospitals && SCENARIO=hospitals docker compose up",
     ),
     "receipt": Entry(
@@ -135,18 +135,20 @@ COMMANDS: Final = {
     ),
     "dashboard": Entry(
         "dashboard:dashboard",
-        "Serve live pages, read-only, behind a token that is printed once ($CONSORTIA_DASHBOARD_TOKEN to choose it).",
+        "Serve live pages, read-only. A token is printed once; $CONSORTIA_DASHBOARD_TOKEN sets it.",
         "dashboard --runs runs; at a participant: consortia dashboard --home homes/hospital-a",
     ),
     "preflight": Entry(
         "preflight:preflight",
-        "Name the broken link, one line each: address, TLS, clock, key; policy, data, schema, units, budget, noise.",
+        "Check a participant before it joins: address, TLS, clock, key; policy, data, schema, units, budget, noise.",
         "preflight hospital-c --superlink fed.example.org:8443 --root-certificates ca.crt --key node.key",
     ),
     "participant": Entry("participant:app", "Add a participant to a federation, or remove one."),
-    "budget": Entry("", "A participant's privacy budget: make, show, set, plan, sweep, export.", inside=_BUDGET),
+    "budget": Entry(
+        "", "Manage a participant's privacy budget: init, show, history, set, plan, sweep, export.", inside=_BUDGET
+    ),
     "new": Entry("new:app", "Write the start of something new."),
-    "secure": Entry("secure:app", "The identity that signs a participant's keys of secure sums."),
+    "secure": Entry("secure:app", "Manage the key that identifies a participant in secure sums."),
 }
 
 

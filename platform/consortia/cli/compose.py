@@ -1,4 +1,4 @@
-"""`consortia compose`: a scenario as services of Docker Compose."""
+"""`consortia compose`: writes a scenario's Docker Compose file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def compose(
         bool, typer.Option("--check", help="Write nothing; exit 1 when the file differs from what would be written.")
     ] = False,
 ) -> None:
-    """Write the scenario's compose file beside it: one service and one wall for each participant."""
+    """Write the Docker Compose file of a scenario, with a separate service for each participant."""
     text = compose_text(load_scenario(scenario))
     target = compose_file(scenario)
     if check:

@@ -1,4 +1,4 @@
-"""`consortia dashboard`: see runs as the coordinator, or a home as its participant."""
+"""`consortia dashboard`: shows runs to the coordinator, or a home to its participant."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def dashboard(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     pki: Annotated[Path, typer.Option(help="Folder of certificates whose expiry is shown.")] = Path("pki"),
 ) -> None:
-    """Serve live pages, read-only, behind a token that is printed once ($CONSORTIA_DASHBOARD_TOKEN to choose it)."""
+    """Serve live pages, read-only. A token is printed once; $CONSORTIA_DASHBOARD_TOKEN sets it."""
     from consortia.dashboard.security import TOKEN_VARIABLE, token_from_environment
     from consortia.dashboard.serve import serve
 

@@ -1,4 +1,4 @@
-"""`consortia predict | export | models`: a run's models made usable, on the side of whoever has them."""
+"""`consortia predict | export | models`: uses the models of a run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,17 @@ Predict = Callable[[pd.DataFrame, str], tuple[pd.DataFrame, Any]]
 _Participant = Annotated[str, typer.Option(help="Whose model: its own run folder is read (its own side only).")]
 _Model = Annotated[
     str,
-    typer.Option("--model", help="kept (what the receipt says), joined (own and federated, stacked) or federated."),
+    typer.Option(
+        "--model",
+        help="kept (what the receipt says), joined (own and federated, stacked), federated, released (learner sums).",
+    ),
 ]
-_Exported = Annotated[str, typer.Option("--model", help="federated; a model that saw own rows without DP stays home.")]
+_Exported = Annotated[
+    str,
+    typer.Option(
+        "--model", help="federated; with learner sums released, the default there. What saw own rows stays home."
+    ),
+]
 
 
 def predict(
@@ -30,7 +38,7 @@ def predict(
     model: _Model = "kept",
     target: Annotated[Path | None, typer.Option("--out", help="Write here instead of printing.")] = None,
 ) -> None:
-    """Predict raw rows, missing values included; a row that breaks the schema gets none."""
+    """Predict raw rows. Missing values are allowed; a row that breaks the schema gets no prediction."""
     from clients.errors import ClientError
     from clients.sources import read_csv
 
@@ -91,21 +99,26 @@ def export(
     run: Annotated[str, typer.Argument(help="Folder or id of a run.")],
     participant: _Participant = "",
     industry: Annotated[str, typer.Option(help="At the coordinator: this industry's released model.")] = "",
-    model: _Exported = "federated",
+    model: _Exported = "",
+    without: Annotated[
+        list[str] | None, typer.Option(help="With --industry, learner sums: leave this participant's sums out.")
+    ] = None,
     to: Annotated[Path, typer.Option("--to", help="The folder of models.")] = Path("models"),
     name: Annotated[str, typer.Option(help="Its name there; the participant's or industry's without it.")] = "",
     onnx: Annotated[bool, typer.Option(help="Write ONNX, too (needs the extra `onnx`).")] = True,
 ) -> None:
-    """Write the released model as safetensors and ONNX with its preprocessing into a folder of models."""
+    """Export a released model with its preprocessing, as safetensors and ONNX, as a new version."""
     from consortia.models import registry
     from consortia.models.onnx_file import to_onnx
-    from consortia.models.source import check_exportable, of_coordinator, of_participant
+    from consortia.models.source import check_leaves, of_coordinator, of_participant
 
     if bool(participant) == bool(industry):
         got = "both" if participant else "neither"
         raise InputError(f"wanted --participant (on its own side) or --industry (at the coordinator), got {got}")
-    found = of_participant(run, participant, model) if participant else of_coordinator(run, industry)
-    check_exportable(found)
+    if participant and without:
+        raise InputError("--without: wanted none with --participant, whose side has no other's sums")
+    found = of_participant(run, participant, model) if participant else of_coordinator(run, industry, without or ())
+    check_leaves(found)
     translated = to_onnx(found.model, found.about) if onnx else None
     folder = registry.register(to, name or participant or industry, found, translated)
     manifest = json.loads((folder / registry.MANIFEST).read_text(encoding="utf-8"))
@@ -117,7 +130,7 @@ def models(
     folder: Annotated[Path, typer.Argument(help="The folder of models.")] = Path("models"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifests.")] = False,
 ) -> None:
-    """List every version of every model, with its guarantee; check all hashes."""
+    """List the exported models with their guarantees, and check all hashes."""
     from consortia.models import registry
 
     if not folder.is_dir():

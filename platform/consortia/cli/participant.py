@@ -1,4 +1,4 @@
-"""`consortia participant`: who joins and who leaves, at the coordinator. Writes files; `register` carries it out."""
+"""`consortia participant`: says who joins and who leaves, at the coordinator."""
 
 from __future__ import annotations
 

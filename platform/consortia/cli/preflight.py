@@ -1,4 +1,4 @@
-"""`consortia preflight`: a participant looks at its own side before it joins."""
+"""`consortia preflight`: checks a participant's own side before it joins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def preflight(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Name the broken link, one line each: address, TLS, clock, key; policy, data, schema, units, budget, noise."""
+    """Check a participant before it joins: address, TLS, clock, key; policy, data, schema, units, budget, noise."""
     if not superlink and not scenario:
         raise InputError("preflight: wanted --superlink (the way there), --scenario (the home) or both, got neither")
     findings = []

@@ -1,4 +1,4 @@
-"""`consortia receipt`: what joining paid, read at the participant, where receipts stay."""
+"""`consortia receipt`: shows at the participant what joining paid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`consortia report`: one self-contained page about a finished run."""
+"""`consortia report`: writes one self-contained page about a finished run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def report(
     ] = None,
     target: Annotated[Path | None, typer.Option("--out", help="Write into this folder instead of the run's.")] = None,
 ) -> None:
-    """Write report.html and report.md: what was trained, under which guarantee, what it gained and cost."""
+    """Write a report of a finished run (report.html, report.md): guarantees, gains and costs."""
     from consortia.reports.page.facts import gather
     from consortia.reports.page.render import write
 

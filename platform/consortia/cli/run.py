@@ -1,4 +1,4 @@
-"""`consortia run`: a scenario from start to table."""
+"""`consortia run`: runs a scenario and prints its table."""
 
 from __future__ import annotations
 
@@ -55,10 +55,12 @@ def run(
         bool, typer.Option("--uncompressed", help="Repeat it without compression: what that cost (simulation).")
     ] = False,
     draws: Annotated[int, typer.Option(help="Repetitions for --placebo and --uncompressed.")] = 3,
-    track: Annotated[str, typer.Option(metavar="NAME,…", help="Feed trackers: tensorboard, mlflow.")] = "",
+    track: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Feed trackers: tensorboard, mlflow, or an installed one.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> None:
-    """Train a scenario and print each participant's receipt."""
+    """Run a scenario and print the receipt of each participant."""
     if not scenario and resume is None:
         raise typer.BadParameter("wanted the name or path of a scenario, got nothing; try cross-industry")
     options = Options(

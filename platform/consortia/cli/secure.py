@@ -1,4 +1,4 @@
-"""`consortia secure`: a participant's identity for secure sums."""
+"""`consortia secure`: makes a participant's identity for secure sums."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from consortia.common.errors import InputError
 from consortia.participant.home import Home, default_root
 from consortia.participant.identity import make_identity
 
-app = typer.Typer(help="The identity that signs a participant's keys of secure sums.", no_args_is_help=True)
+app = typer.Typer(help="Manage the key that identifies a participant in secure sums.", no_args_is_help=True)
 
 
 @app.callback()

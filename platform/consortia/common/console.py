@@ -1,4 +1,4 @@
-"""What commands print with, and how their errors become sentences and exit statuses."""
+"""Prints for the commands, and turns errors into sentences and exit statuses."""
 
 from __future__ import annotations
 

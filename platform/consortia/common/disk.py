@@ -1,4 +1,4 @@
-"""Writing so that a disk without room costs a named failure: no half file taken for whole, no traceback."""
+"""Writes files whole or not at all. A full disk is a named error."""
 
 from __future__ import annotations
 

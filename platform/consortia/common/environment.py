@@ -1,15 +1,23 @@
-"""What a run was made with: versions, never names of machines, users or folders."""
+"""Records the versions of a run (no names of machines, users or folders), and switches off Flower's telemetry."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["describe", "hashes"]
+__all__ = ["describe", "flower_stays_offline", "hashes"]
 
 PACKAGES = ("consortia", "flwr", "torch", "opacus", "dp-accounting", "numpy", "pandas", "scikit-learn", "safetensors")
+
+
+def flower_stays_offline() -> None:
+    """Set what Flower reads when it is imported: a run needs no network."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
 
 
 def describe() -> dict[str, str]:

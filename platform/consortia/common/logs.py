@@ -1,4 +1,4 @@
-"""A participant's own log: one JSON object a line, each with run, round and participant. It stays at home."""
+"""Writes a participant's own log: one JSON object a line, with run, round and participant. It stays at home."""
 
 from __future__ import annotations
 

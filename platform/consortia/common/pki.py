@@ -1,4 +1,4 @@
-"""A certificate authority, a server certificate and node keys, from `cryptography`'s primitives.
+"""Makes a certificate authority, server certificates and node keys with `cryptography`.
 
 Elliptic curve P-384 throughout: Flower's node authentication asks for it.
 """

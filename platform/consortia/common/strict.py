@@ -1,4 +1,4 @@
-"""Strict files: TOML in, frozen pydantic model out, every mistake reported together and by path."""
+"""Reads strict TOML files into frozen pydantic models, and reports all mistakes together, each with its path."""
 
 from __future__ import annotations
 

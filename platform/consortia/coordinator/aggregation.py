@@ -1,4 +1,4 @@
-"""From validated replies to the next shared parameters: who is averaged with whom, with which public numbers.
+"""Makes the next shared parameters from validated replies and public numbers.
 
 Weights, bounds and steps come from the contract and the roster. The numbers of a reply that count are a declared sigma
 under `weighting = "information"` and a released size under `weighting = "noised"`: each can only lower a weight, and a

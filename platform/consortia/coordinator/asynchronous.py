@@ -1,4 +1,4 @@
-"""The loop without rounds: whoever is free trains, a reply is weighed by its staleness, nobody waits for the slowest.
+"""The asynchronous loop: whoever is free trains, and a reply is weighed by its staleness.
 
 Every group of parameters (an industry, or the whole consortium) has a version and a buffer of replies; the strategy
 says when a group steps (`strategies.base.Asynchronous`). A participant's messages are numbered by its own

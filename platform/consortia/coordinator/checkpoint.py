@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file per committed round, written so that a reader sees all of it or none."""
+"""Writes checkpoints: one safetensors file per committed round, whole or not at all."""
 
 from __future__ import annotations
 

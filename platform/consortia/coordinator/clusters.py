@@ -1,4 +1,4 @@
-"""Which model each participant gets: its group's, or its cluster's where the strategy finds clusters.
+"""Chooses the model of each participant: its group's, or its cluster's.
 
 Everything here is made of released updates, so it is post-processing. Who is in which cluster stands in the
 coordinator's record; a participant learns its own model only.

@@ -1,4 +1,4 @@
-"""The public event file of a run: what the coordinator did and heard, one JSON object a line, while it happens.
+"""Writes the public event file of a run, one JSON object a line, while the run goes on.
 
 Every line has `event`, `time` (seconds since 1970), `run`, `round` and `participant` (null where a line is about none).
 It holds released and public values only; whoever may read the record may read it.

@@ -1,4 +1,4 @@
-"""What the coordinator keeps of each participant's ledger: the newest (counter, head) that came with a reply."""
+"""Keeps the newest (counter, head) of each participant's ledger, as replies brought it."""
 
 from __future__ import annotations
 

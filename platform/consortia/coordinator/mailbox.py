@@ -1,4 +1,4 @@
-"""What the coordinator writes to participants, and what it believes of their answers: shared by both loops.
+"""Writes messages to participants and checks their replies, for both loops.
 
 It trusts no reply (invariant 12): names, shapes, dtypes, finiteness, declared noise and the number are checked;
 whatever fails is attributed to a participant by name and dropped.
@@ -19,13 +19,16 @@ from consortia.coordinator.event_file import EventFile
 from consortia.coordinator.ledger_heads import Heads
 from consortia.coordinator.participant_view import Member, standings
 from consortia.coordinator.received_metrics import Received, read, split
+from consortia.coordinator.sums import honest_norms
 from consortia.messages import size_release
 from consortia.messages.compressed_reply import lengthened, saved_bytes
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.messages.exchange import Answer
 from consortia.messages.ledger_anchor import anchor_from
 from consortia.messages.reply import FINAL, check_account, check_loss
+from consortia.messages.sums import check_blocks
 from consortia.terms.contract import Contract
+from consortia.terms.recipe import recipe
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import CONTROL, LOSS, State, check_like
@@ -174,7 +177,11 @@ class Correspondence:
         check_account(header)
         tensors, size = size_release.take(envelope.tensors, self.contract, kind)
         reply, metrics = split(lengthened(self.contract, kind, tensors, sent))
-        if kind == "train":
+        if kind == "train" and self.contract.sums is not None:
+            seat, multiplier = self.members[name].seat, float(header["noise_multiplier"])
+            longest = honest_norms(self.contract, seat, number, multiplier)
+            check_blocks(recipe(self.contract, seat.industry), number, reply, longest)
+        elif kind == "train":
             check_like(sent, {n: t for n, t in reply.items() if n != LOSS})
             check_loss(self.strategy, reply.get(LOSS))
         else:

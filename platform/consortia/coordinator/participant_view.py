@@ -1,4 +1,4 @@
-"""The coordinator's picture of one participant."""
+"""What the coordinator knows of one participant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics that participants released, at the coordinator: validated, then read by post-processing alone."""
+"""Validates metrics that participants released."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The coordinator's loop: send, wait with a bound, validate, aggregate, checkpoint, record.
+"""The coordinator's loop: send, wait up to a deadline, validate, aggregate, checkpoint, record.
 
 It trusts no reply (invariant 12): names, shapes, dtypes, finiteness, declared noise and the round are
 checked, whatever fails is attributed to a participant by name and dropped, and one bad reply never ends a
@@ -18,7 +18,7 @@ from typing import Any
 from consortia.common import disk
 from consortia.common.disk import write_json
 from consortia.common.errors import RunFailedError
-from consortia.coordinator import clusters
+from consortia.coordinator import clusters, sums
 from consortia.coordinator.aggregation import aggregate, controls, turns
 from consortia.coordinator.asynchronous import AsynchronousLoop
 from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
@@ -73,9 +73,10 @@ class Coordinator:
         self.quorum = max(1, math.ceil(self.contract.round.quorum * len(scenario.roster)))
         self.history: list[dict[str, Any]] = []
         self.heads = self.desk.heads
-        self._play = {"local": self._open_round, "aggregate": self._summed_round, "coordinator": self._trusted_round}[
-            self.contract.trust
-        ]
+        plays = {"local": self._open_round, "aggregate": self._summed_round, "coordinator": self._trusted_round}
+        self._play = plays[self.contract.trust]
+        if self.contract.sums is not None and self.contract.trust == "local":
+            self._play = self._statistics_round
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
         """Play every round and the closing evaluation; return (and write) the record.
@@ -110,7 +111,7 @@ class Coordinator:
             final = self._final_model(state)
             parts = (self.scenario, self.strategy, final, state.memory)
             save(self.folder, state, final=clusters.final_models(*parts))
-            self._evaluate(clusters.models(*parts))
+            self._evaluate(clusters.models(*parts), state)
         except RunFailedError as error:
             self._finish("failed", str(error), state.round, started)
             raise
@@ -168,6 +169,11 @@ class Coordinator:
             return self._ask("train", number, open_, quorum=len(open_))
 
         return *CentralRounds(self.scenario, self.run_id).round(self.strategy, state, ask), []
+
+    def _statistics_round(self, state: Checkpoint, number: int) -> Played:
+        """Play a message of noisy sums, each participant's with noise of its own."""
+        open_ = {name: member for name, member in self.members.items() if member.state not in _FINAL}
+        return sums.local_round(self.scenario, open_, state, number, lambda sent: self._ask("train", number, sent))
 
     def _open_round(self, state: Checkpoint, number: int) -> Played:
         """Play a round of updates that the coordinator sees one by one."""
@@ -259,13 +265,14 @@ class Coordinator:
     def _final_model(self, state: Checkpoint) -> dict[str, State]:
         return state.average if self.contract.strategy.average_last > 1 else state.groups
 
-    def _evaluate(self, models: Mapping[str, State]) -> None:
+    def _evaluate(self, models: Mapping[str, State], state: Checkpoint) -> None:
         number = last_number(self.contract) + 1
         for member in self.members.values():
             if member.state == "RECEIVE_ONLY":
                 member.state = "ACTIVE"  # it gets the model; all it can answer is the code again
         sent = {name: models[name] for name, member in self.members.items() if member.state != "REFUSED"}
-        self._ask("evaluate", number, sent)
+        beside = sums.beside(self.scenario, state.memory) if self.contract.sums is not None else {}
+        self._ask("evaluate", number, sent, beside)
 
     def _finish(self, status: str, reason: str, rounds: int, started: float) -> dict[str, Any]:
         record = {

@@ -1,4 +1,4 @@
-"""Early stopping from released metrics, one round late: it reads no row and costs nothing beyond the releases."""
+"""Stops early by released metrics, one round late. It reads no row and costs nothing more."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clients import registry
-from clients.metrics import HIGHER_IS_BETTER
+from clients import metrics, registry
 from consortia.coordinator.received_metrics import Received
 from consortia.metrics.from_histograms import from_histogram
 from consortia.terms.evaluation import StoppingTerms
@@ -52,7 +51,8 @@ def should_stop(terms: StoppingTerms, values: Sequence[float | None]) -> bool:
     values : sequence of float or None
         One per release, oldest first; None is no evidence and is left out.
     """
-    known = [value if HIGHER_IS_BETTER[terms.metric] else -value for value in values if value is not None]
+    sign = metrics.get(terms.metric).sign
+    known = [sign * value for value in values if value is not None]
     if len(known) <= terms.patience:
         return False
     return max(known[-terms.patience :]) < max(known[: -terms.patience]) + max(terms.min_delta, 1e-12)

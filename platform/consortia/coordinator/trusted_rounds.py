@@ -1,4 +1,4 @@
-"""The coordinator's rounds where it is trusted: it draws who is asked, clips each change again, adds the noise once."""
+"""Rounds of a trusted coordinator: it draws who is asked, clips each change again, adds the noise once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slow numbers off the way of a page: counting an epsilon takes a tenth of a second, a page must not wait for it."""
+"""Counts epsilons in the background, so that no page waits for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When certificates end."""
+"""Tells when certificates expire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The coordinator's view: runs, one run, its participants, runs side by side. Released and public values only."""
+"""The coordinator's view: runs and their participants, by released and public values only."""
 
 from __future__ import annotations
 

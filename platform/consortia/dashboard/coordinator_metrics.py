@@ -1,4 +1,4 @@
-"""`/metrics` of the coordinator: the newest runs, released and public values only."""
+"""`/metrics` of the coordinator: the newest runs, by released and public values only."""
 
 from __future__ import annotations
 

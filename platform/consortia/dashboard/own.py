@@ -1,4 +1,4 @@
-"""What lies in a participant's home, read for its owner: ledger, receipts, progress, policy. It leaves nowhere."""
+"""Reads a participant's home for its owner: ledger, receipts, progress, policy. Nothing of it leaves."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import Response
 from markupsafe import Markup
 
-from clients.metrics import HIGHER_IS_BETTER
+from clients.metrics import sign
 from consortia.common.words import number
 from consortia.dashboard.app import Pages
 from consortia.dashboard.background import Background
@@ -128,8 +128,8 @@ def _tested(run: OwnRun, metric: str) -> Markup:
     gain, start = run.receipt.get(key), values.get(base)
     ends: tuple[float | None, float | None] = (None, None)
     if gain and start is not None:
-        better = HIGHER_IS_BETTER.get(metric, True)
-        ends = (start + gain["low"], start + gain["high"]) if better else (start - gain["high"], start - gain["low"])
+        low, high = sorted(start + sign(metric) * gain[end] for end in ("low", "high"))
+        ends = (low, high)
     dots = [
         (name, value, *(ends if name == shown else (None, None)))
         for name in ("majority", "federated", "personal", "kept", "joined")

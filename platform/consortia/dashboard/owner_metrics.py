@@ -1,4 +1,4 @@
-"""`/metrics` of a participant, scraped on its own side: what its ledger and its receipts say."""
+"""`/metrics` of a participant, on its own side: what its ledger and its receipts say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may look, and what a browser may do with what it gets.
+"""Decides who may look, and limits what a browser may do.
 
 Guarantees: nothing but the sign-in page and the style is served without the token (cookie or `Authorization: Bearer`),
 compared in constant time; nothing but sign-in and sign-out takes a POST; no page runs or loads anything from elsewhere,

@@ -1,4 +1,4 @@
-"""Serving one view until a signal."""
+"""Serves one view until a signal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Epsilon of a run as its coordinator sees it: the updates that it got, at the noise that each participant declared."""
+"""Counts the epsilon of a run as its coordinator sees it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a deployment needs besides the code: keys and certificates."""
+"""Deployments: keys and certificates, compose files, join kits, the processes of a federation."""

@@ -1,4 +1,4 @@
-"""A scenario's compose file: from the roster to text, and nothing but the roster decides."""
+"""Writes a scenario's compose file from its roster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The launcher's side that talks to the SuperNode: takes tasks, checks bundles, asks a fresh process, sends its answer.
+"""Talks to the SuperNode for the launcher: takes tasks, checks bundles, asks a fresh process, sends its answer.
 
 It reads no rows and runs nothing that came from outside; see `consortia.deploy.launcher`.
 """

@@ -1,4 +1,4 @@
-"""One fresh process for each message, forked from one that has imported everything (a zygote).
+"""Forks one fresh process for each message from one that has imported everything (a zygote).
 
 Importing torch, Opacus, pandas and scikit-learn takes seconds; a fork takes milliseconds. What must not be shared is
 drawn anew:

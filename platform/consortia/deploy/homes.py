@@ -1,4 +1,4 @@
-"""Making a participant's home: policy, split key, empty ledger. A ledger that exists is never touched."""
+"""Makes a participant's home: policy, split key, empty ledger. It never touches an existing ledger."""
 
 from __future__ import annotations
 

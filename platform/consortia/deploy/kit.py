@@ -1,7 +1,8 @@
-"""A join kit: one folder that a participant elsewhere needs, and nothing of anybody else in it."""
+"""Makes a join kit: the folder that a remote participant needs, with nothing of anybody else in it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import tomli_w
@@ -94,6 +95,7 @@ def write_kit(folder: Path, scenario: Scenario, name: str, address: str, authori
         "epsilon": f"{seat.epsilon:g}",
         "delta": f"{seat.delta:g}",
         "contract": scenario.contract.sha256(),
+        "releases": json.dumps(scenario.contract.releases),
         "address": address,
         "version": consortia.__version__,
         "key": "with your private key at keys/node.key"

@@ -1,4 +1,4 @@
-"""Who takes part besides a scenario's roster, and who no longer does: the coordinator's own folder.
+"""Keeps who takes part besides a scenario's roster, and who left.
 
     MEMBERS/cross-industry/members.toml     seats that joined, names that left
     MEMBERS/cross-industry/keys/NAME.pub    the public half of each joined participant's key

@@ -1,4 +1,4 @@
-"""The keys that a SuperLink knows, made equal to the keys of the roster.
+"""Registers the keys of the roster at a SuperLink, and removes others.
 
 Talks to the Control API directly: the `flwr` command lists no names. The version of Flower is pinned.
 """

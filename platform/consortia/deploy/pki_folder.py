@@ -1,4 +1,4 @@
-"""The folder of certificates, made here or brought by the user: one layout, one check.
+"""Checks the folder of certificates, whether made here or brought by the user.
 
     PKI/ca.crt             the authority (or authorities, one after the other) that everybody trusts
     PKI/ca.key             only where it was made here: with it certificates are renewed, else they are only checked

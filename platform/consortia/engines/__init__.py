@@ -1,1 +1,1 @@
-"""Engines: where the same ServerApp and ClientApp run."""
+"""Where a run happens: in this process, in Flower's processes, vectorised; its options and its record."""

@@ -1,4 +1,4 @@
-"""What an engine gets and gives."""
+"""Defines what an engine gets and returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The coordinator's hand on a SuperLink, through the `flwr` command: register keys, submit a run, ask for status."""
+"""Controls a SuperLink with the `flwr` command: registers keys, submits a run, asks for its status."""
 
 from __future__ import annotations
 

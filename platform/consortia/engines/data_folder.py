@@ -1,4 +1,4 @@
-"""What `--data` must hold, asked before anything runs."""
+"""Checks what `--data` must hold before anything runs."""
 
 from __future__ import annotations
 

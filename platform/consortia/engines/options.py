@@ -1,4 +1,4 @@
-"""What a run is asked for: by `consortia run`, by a sweep, by a control."""
+"""The options of a run."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
-"""`result.json`: the coordinator's record, in a simulation joined with what each participant saw itself."""
+"""Writes `result.json`: the coordinator's record, and in a simulation what each participant saw itself."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from consortia.common import environment
 from consortia.common.disk import write_json
 from consortia.engines.base import Job
+from consortia.terms.costs import updates_event
 from consortia.terms.scenario import Scenario
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
@@ -178,16 +179,16 @@ def _epsilon_seen(seen: dict[str, Any], scenario: Scenario, name: str) -> float 
     return epsilon([event_seen(scenario, name, seen, seen["rounds_contributed"])], seen["delta"])
 
 
-def event_seen(scenario: Scenario, name: str, declared: Mapping[str, Any], rounds: int) -> PoissonGaussian:
-    """Return what `rounds` updates of a participant cost at the noise and the unit that it declared."""
-    rules = scenario.contract.industries[scenario.seat(name).industry]
-    return PoissonGaussian(
-        noise_multiplier=declared["noise_multiplier"],
-        sampling_rate=rules.sampling_rate,
-        steps=rules.local_steps * rounds,
-        partition="train",
-        unit=declared["unit"],
-    )
+def event_seen(
+    scenario: Scenario, name: str, declared: Mapping[str, Any], rounds: int, messages: Sequence[int] = ()
+) -> PoissonGaussian:
+    """Return what `rounds` updates of a participant cost at the noise and the unit that it declared.
+
+    `messages` says which rounds these were, where it is known.
+    """
+    contract = scenario.contract
+    rules = contract.industries[scenario.seat(name).industry]
+    return updates_event(contract, rules, declared["noise_multiplier"], rounds, declared["unit"], messages)
 
 
 def _train_seconds(job: Job, name: str) -> float:

@@ -1,4 +1,4 @@
-"""From a scenario's name to a result: homes, engine, record."""
+"""Runs a scenario by name: homes, engine, record."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import tomli_w
 
+from clients.tables import known_from
 from consortia.common.disk import write_json, write_text
 from consortia.common.errors import InputError, RunFailedError
 from consortia.common.logs import OwnFile
@@ -239,6 +240,7 @@ def _resumed(options: Options) -> Job:
         raise InputError(f"--resume {folder}: wanted JSON in job.json, got something else; start a new run") from None
     if saved["engine"] != options.engine:
         raise InputError(f"--resume: this run used --engine {saved['engine']}, got {options.engine}")
+    known_from(folder)
     scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
     _check_unchanged(options, scenario)
     simulation = options.engine != "flower"

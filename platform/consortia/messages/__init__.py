@@ -1,1 +1,1 @@
-"""What crosses the wire, and what each side checks of it."""
+"""Everything that crosses the wire: envelopes, requests, replies, and the checks of both sides."""

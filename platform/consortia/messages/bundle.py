@@ -1,4 +1,4 @@
-"""What a coordinator may send a participant as a Flower app bundle: names and numbers, never code.
+"""Limits what a coordinator may send as a Flower app bundle: names and numbers, never code.
 
 A bundle (FAB) is a zip file. Stock Flower unpacks it and puts its folder first on the path of the process that holds
 the rows. Here it is read in memory and checked; nothing of it is written to disk, imported or put on a path.

@@ -1,4 +1,4 @@
-"""A compressed reply at the coordinator, and what both sides compress against."""
+"""Reads a compressed reply at the coordinator."""
 
 from __future__ import annotations
 

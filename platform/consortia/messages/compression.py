@@ -1,4 +1,4 @@
-"""Smaller updates with `trust = "local"`: whole numbers of few bits, or the largest changes only, then Zstandard.
+"""Compresses updates with `trust = "local"`: quantised or top-k changes, then Zstandard.
 
 What is compressed is the noised update's difference to the model that came, after the release gate: a function of what
 may leave anyway, so it costs no budget. Quantisation rounds at random around the value (Alistarh et al. 2017, *QSGD*),

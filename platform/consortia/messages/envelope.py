@@ -1,4 +1,4 @@
-"""Envelopes: what crosses the wire, as one block of bytes in safetensors format (no pickle anywhere).
+"""Envelopes: one block of bytes in safetensors format for each message (no pickle).
 
 The header is the safetensors metadata (text only), the body its tensors. Names, dtypes, shapes and integer
 buffers survive exactly. In a Flower message the envelope is one bytes value of a ConfigRecord, so that a

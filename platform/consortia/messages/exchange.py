@@ -1,4 +1,4 @@
-"""The transport as the coordinator sees it: messages go out, answers come in. The engines differ here alone."""
+"""The transport as the coordinator sees it: messages go out, answers come in."""
 
 from __future__ import annotations
 

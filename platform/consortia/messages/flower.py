@@ -1,4 +1,4 @@
-"""From envelopes to Flower messages and back: the coordinator's side of Flower's Message API.
+"""Sends envelopes as Flower messages: the coordinator's side of Flower's Message API.
 
 Own push and pull instead of `send_and_receive`, whose poll of three seconds is fixed, and so that a late
 reply to an older attempt is recognised instead of mistaken.

@@ -1,4 +1,4 @@
-"""Flower's fixed waits, shortened: everything of Flower that is replaced in place, and nothing else.
+"""Shortens Flower's fixed waits. Everything of Flower that is replaced in place is here.
 
 Flower 1.41 waits by the clock where it could wait for an event: a SuperNode looks for a message every 3 s and for its
 answer every .5 s, a SuperExec asks for a task every second, and whoever pulls an object too early sleeps 1 s.

@@ -1,4 +1,4 @@
-"""Where a participant's ledger stands, as a message's header says it: the number and the head of its chain."""
+"""Writes and reads where a participant's ledger stands (number and head of its chain) in a header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reply's header and loss can be: checks of the coordinator, which believes none of them."""
+"""Checks the header and the loss of a reply at the coordinator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A message of the coordinator, parsed: nothing of it is believed before it has passed here."""
+"""Parses and checks a message of the coordinator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`weighting = "noised"`: the number of training units leaves once a run, with noise, and is the weight of a row.
+"""`weighting = "noised"`: releases the noised number of training units once a run, as a weight.
 
 Guarantees
 ----------
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from clients.dataset import Table
-from consortia.terms.contract import Contract, planned_rounds
+from consortia.terms.contract import Contract
 from consortia.terms.contract_fields import IndustryTerms
+from consortia.terms.costs import noise_multiplier
 from consortia.terms.roster import Seat
-from privacy.accounting import solve_noise_multiplier
 from privacy.egress import KINDS, Release
 from privacy.errors import UnknownEventError
 from privacy.events import Event, LaplaceRelease, NonPrivate
@@ -52,13 +52,7 @@ def once_events(contract: Contract, epsilon: float | None, unit: str) -> tuple[E
 
 def solve_sigma(contract: Contract, rules: IndustryTerms, epsilon: float, delta: float) -> float:
     """Return the noise multiplier with which updates and size of a whole run cost (epsilon, delta) together."""
-    return solve_noise_multiplier(
-        epsilon=epsilon,
-        delta=delta,
-        sampling_rate=rules.sampling_rate,
-        steps=rules.local_steps * planned_rounds(contract),
-        besides=once_events(contract, epsilon, "record"),
-    )
+    return noise_multiplier(contract, rules, epsilon, delta, once_events(contract, epsilon, "record"))
 
 
 def due(ledger: Ledger, plan: RunPlan) -> tuple[Event, ...]:

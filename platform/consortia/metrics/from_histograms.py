@@ -1,4 +1,4 @@
-"""Metrics from noisy histograms: post-processing at whoever received them, at no further cost.
+"""Computes metrics from released noisy histograms: post-processing at no further cost.
 
 Every interval is a 95 % one for the value in the population that the units were drawn from, and counts both the noise
 and the sampling. A ratio (accuracy, Brier score, error, a rate) and the AUC are inverted from a test, so that

@@ -1,4 +1,4 @@
-"""Which cell of a released histogram a row falls into: public edges, one row at a time.
+"""Finds the cell of a released histogram for a row, by public edges.
 
 * binary: class by score bin. Edges are equally spaced in the log-odds, since scores of a rare class crowd near 0.
 * multiclass: whether the most probable class is right, by that probability.

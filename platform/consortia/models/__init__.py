@@ -1,1 +1,1 @@
-"""A run's models made usable: kept by the participant, asked for predictions, exported, registered."""
+"""Uses the models of a run: keeps, predicts, exports, registers."""

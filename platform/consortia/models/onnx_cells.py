@@ -1,4 +1,4 @@
-"""ONNX nodes that stand for columns: what a derived feature's function sees instead of a pandas series.
+"""ONNX nodes that stand for columns in the function of a derived feature.
 
 Such a function is written for pandas and works on each row alone (`clients.schema.Derived`). Called with `Cells`, its
 arithmetic is recorded in the graph instead of being done.

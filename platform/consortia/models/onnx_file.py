@@ -1,4 +1,4 @@
-"""One ONNX file from raw rows to predictions: the schema's preprocessing and the model, checked before it is written.
+"""Writes one ONNX file from raw rows to predictions, and checks it first.
 
 `torch.onnx` translates the network, whatever modules an industry brings; `onnx_rows` translates the schema.
 """

@@ -1,4 +1,4 @@
-"""The schema's row check and features as an ONNX graph: text cells in, features and "this row is whole" out.
+"""Writes the schema's row check and features as an ONNX graph.
 
 Every column is one input of text cells (n_rows,), as a CSV file holds them. The graph knows the same spellings of
 "missing" as `clients.schema`, so it needs no preprocessing beside it. It is stricter in three harmless ways, all of

@@ -1,4 +1,4 @@
-"""A folder of models: `NAME/VERSION/` with safetensors, ONNX and a manifest; no file in it can run code.
+"""Keeps models in folders `NAME/VERSION/` with safetensors, ONNX and a manifest, never code.
 
 A version is written whole or not at all and never changed. The manifest names its files' SHA-256, the run, the
 contract and the guarantee; whoever loads a version checks all of them first. The hashes find damage and mixed-up files,
@@ -21,7 +21,7 @@ from typing import Any
 from consortia.common.disk import write_json
 from consortia.common.errors import InputError
 from consortia.models.rows import columns_of, outputs_of, view_of
-from consortia.models.source import Found
+from consortia.models.source import Found, check_leaves
 from consortia.participant.own_model import About, OwnModel, from_bytes
 
 __all__ = ["MANIFEST", "Entry", "entries", "load", "register"]
@@ -46,8 +46,9 @@ def register(root: Path, name: str, found: Found, onnx: bytes | None) -> Path:
     Raises
     ------
     InputError
-        `name` is no plain folder name.
+        `name` is no plain folder name, or the model is one that never leaves.
     """
+    check_leaves(found)
     if not name or Path(name).name != name or name.startswith("."):
         raise InputError(f"--name: wanted a plain name, got {name!r}")
     files = {_WEIGHTS: found.data} | ({"model.onnx": onnx} if onnx is not None else {})

@@ -1,4 +1,4 @@
-"""From raw rows to predictions, as in training: the schema's check, features by public constants, the model."""
+"""Predicts from raw rows, with the checks and features of training."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Where a run's models lie: at the participant what it kept, at the coordinator what was released."""
+"""Finds the models of a run: at the participant what it kept, at the coordinator what was released."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import safetensors.torch
 
 from clients import registry as industries
+from clients.tables import known_from
 from consortia.common.errors import InputError
 from consortia.common.strict import read_record
+from consortia.coordinator import coalitions
 from consortia.participant.home import default_root
-from consortia.participant.own_model import About, OwnModel, from_bytes, to_bytes
+from consortia.participant.own_model import FEDERATED, About, OwnModel, from_bytes, to_bytes
 from consortia.terms.scenario import scenario_from_json
 from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
 from privacy.events import RELATION
@@ -22,14 +25,16 @@ __all__ = [
     "CHOICES",
     "Found",
     "check_choice",
-    "check_exportable",
+    "check_leaves",
     "label_owner_folder",
     "of_coordinator",
     "of_participant",
     "run_folder",
 ]
 
-CHOICES = ("kept", "federated", "joined")
+#: "joined" is one's own best model stacked with the federated one; "released" that of released sums alone (the learner
+#: `sums`), which the federated one adds own rows to.
+CHOICES = ("kept", "federated", "joined", "released")
 
 
 @dataclass(frozen=True)
@@ -48,21 +53,6 @@ def check_choice(choice: str) -> None:
         raise InputError(f"--model: wanted one of {', '.join(CHOICES)}, got {choice!r}")
 
 
-def check_exportable(found: Found) -> None:
-    """Refuse a model that saw own rows without DP (invariant 17): only the federated model may be handed out.
-
-    Raises
-    ------
-    InputError
-    """
-    if found.about.kind != "federated":
-        raise InputError(
-            f"--model: wanted the federated model, got the {found.about.kind} one, which was fitted to the "
-            "participant's own rows without DP and stays at home; `consortia predict` uses it there, "
-            "`--model federated` exports what was released"
-        )
-
-
 def of_participant(run: str, participant: str, choice: str) -> Found:
     """Return a model that lies in the participant's own folder; its hash must be the one in the receipt.
 
@@ -70,16 +60,18 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
     ----------
     run : str
         The folder of a simulated run, or the id of a run that this participant took part in (`$CONSORTIA_HOME`).
-    choice : {"kept", "federated", "joined"}
-        What the participant keeps (its receipt says which), the federated model as it came, or its best own model
-        stacked with that one.
+    choice : {"", "kept", "federated", "joined", "released"}
+        What the participant keeps (its receipt says which), the federated model, its best own model stacked with that
+        one, or the model of released sums alone. "" is the one that may leave.
 
     Raises
     ------
     InputError
         There is no such run, participant or model, or the file was altered.
     """
-    check_choice(choice)
+    if choice:
+        check_choice(choice)
+    known_from(Path(run))
     folder = run_folder(run, participant)
     receipt = read_record(folder / "receipt.json")
     if "models" not in receipt:
@@ -88,9 +80,10 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
             "a vertical run `consortia predict` takes the label owner's own model, `consortia run --resume RUN "
             "--batches N` scores with the partners; --engine vectorized and older runs kept no model"
         )
-    file = folder / "models" / f"{choice}.safetensors"
+    choice = choice or ("released" if "released" in receipt["models"] else FEDERATED)
     if choice not in receipt["models"]:
-        raise InputError(f"--model: wanted one of {', '.join(receipt['models'])}, got {choice!r}; this run has no such")
+        raise InputError(f"--model: wanted one of {', '.join(receipt['models'])} in this run, got {choice!r}")
+    file = folder / "models" / f"{choice}.safetensors"
     if not file.is_file():
         raise InputError(f"{file}: wanted the model that the receipt names, got nothing there")
     data = file.read_bytes()
@@ -107,8 +100,29 @@ def label_owner_folder(run: str, participant: str) -> Path | None:
     return folder if receipt.get("role") == "label owner" else None
 
 
-def of_coordinator(run: str, industry: str) -> Found:
+def check_leaves(found: Found) -> None:
+    """Refuse to hand on a model that saw own rows without DP (invariant 17): only released models may leave.
+
+    Raises
+    ------
+    InputError
+    """
+    if found.about.kind != FEDERATED:
+        released = "released" if found.about.contract.sums is not None else FEDERATED
+        raise InputError(
+            f"--model: wanted a released model, got one of kind {found.about.kind!r}, which saw the participant's own "
+            f"rows without noise and never leaves; `consortia predict` uses it at home, `--model {released}` exports "
+            "what anybody may have"
+        )
+
+
+def of_coordinator(run: str, industry: str, without: Sequence[str] = ()) -> Found:
     """Return an industry's federated model from the coordinator's run folder: released values only.
+
+    Parameters
+    ----------
+    without : sequence of str
+        Participants whose sums do not count (the learner `sums` with local noise).
 
     Raises
     ------
@@ -120,7 +134,9 @@ def of_coordinator(run: str, industry: str) -> Found:
         raise InputError(
             f"{run}: wanted the folder of a finished run, got none; it holds scenario.json and result.json"
         )
-    contract = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8")).contract
+    known_from(folder)
+    scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
+    contract = scenario.contract
     result = read_record(folder / "result.json")
     if contract.vertical is not None or industry not in contract.industries:
         there = "none (vertical)" if contract.vertical is not None else ", ".join(contract.industries)
@@ -138,9 +154,10 @@ def of_coordinator(run: str, industry: str) -> Found:
         check_like(wanted, state)
     except ValueError as error:
         raise InputError(f"{folder / 'model'}: {error}") from None
-    load_state(network, state)
+    load_state(network, coalitions.of_run(folder, scenario, industry, without=without) if without else state)
     model = OwnModel(industries.get(industry).schema.target, network)
-    about = About("", result["run_id"], industry, "federated", "", contract)
+    detail = f"without {', '.join(sorted(without))}" if without else ""
+    about = About("", result["run_id"], industry, FEDERATED, detail, contract)
     members = {name: seat for name, seat in result["participants"].items() if seat["industry"] == industry}
     if "central" in result:
         guarantee = _central(result["central"])
@@ -187,7 +204,7 @@ def _central(account: dict[str, Any]) -> dict[str, Any]:
 
 def _own_guarantee(about: About, receipt: dict[str, Any]) -> dict[str, Any]:
     """Return what a participant may say about a model to somebody who gets it."""
-    if about.kind != "federated":
+    if about.kind != FEDERATED:
         reason = "fitted to the participant's own rows without DP: for use at home; whoever gets it may learn of them"
         return {"epsilon": None, "non_private": True, "reason": reason}
     if "private" in about.contract.scopes.named:

@@ -1,4 +1,4 @@
-"""A ledger as a person reads it: what was spent, on what, what is left, over which horizon."""
+"""Describes a ledger for its owner: what was spent, on what, and what is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parameters the local steps of a round move: all at once, or first the private and then the shared ones.
+"""Chooses which parameters the local steps of a round move: all, or first the private and then the shared.
 
 FedPer (Arivazhagan et al. 2019, *Federated Learning with Personalization Layers*) moves all at once, private parts
 included. FedRep (Collins et al. 2021, *Exploiting Shared Representations for Personalized Federated Learning*,

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from clients import registry
 from clients.dataset import Table
 from clients.industry import IndustryClient
-from clients.metrics import HIGHER_IS_BETTER, compute
+from clients.metrics import get
 from consortia.participant.evaluation import Scores, headline, row_losses
 from consortia.participant.own_candidates import Candidate, Fit, candidates, majority, ridge
 from consortia.participant.own_model import Scorer
@@ -89,8 +89,10 @@ class Baseline:
         The best model of one's own.
     second : Own or None
         The best of another kind; None where too few rows allow a search.
+    places : array of int64 (n_rows,)
+        Which training rows the search saw; none where there was none.
     rows : Table
-        The training rows of the search, without rows where there was none.
+        These rows.
     fold : array of int64 (n_rows,)
         In which fold each of them was held out.
     tried : tuple of (kind, detail, value)
@@ -100,30 +102,40 @@ class Baseline:
     majority: Scorer
     alone: Own
     second: Own | None
+    places: NDArray[np.int64]
     rows: Table
     fold: NDArray[np.int64]
     tried: tuple[tuple[str, str, float], ...]
 
 
-def baseline(contract: Contract, industry: str, train: Table, participant: str) -> Baseline:
-    """Search among the candidates, as the module's docstring says; one thread."""
+def baseline(
+    contract: Contract, industry: str, train: Table, participant: str, client: IndustryClient | None = None
+) -> Baseline:
+    """Search among the candidates, as the module's docstring says; one thread.
+
+    Parameters
+    ----------
+    client : IndustryClient, optional
+        The industry with the metrics that the owner of the rows asks for in front.
+    """
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):
-        return _searched(contract, industry, train, participant)
+        return _searched(contract, client or registry.get(industry), train, participant)
 
 
-def _searched(contract: Contract, industry: str, train: Table, participant: str) -> Baseline:
-    client = registry.get(industry)
+def _searched(contract: Contract, client: IndustryClient, train: Table, participant: str) -> Baseline:
     constant = majority(client, train)
-    rows = _drawn(train, participant)
+    places = _drawn(train, participant)
+    rows = train.take(places)
     fold = _folds(client, rows, participant)
     if fold is None:
-        none = train.take([])
+        nowhere = np.zeros(0, dtype=np.int64)
+        none = train.take(nowhere)
         fit: Fit = lambda rows: ridge(client, rows, participant, 0.1)  # noqa: E731 - a value like the candidates'
         only = Own("ridge", "strength 0.1", fit(train), fit, constant(none))
-        return Baseline(constant, only, None, none, np.zeros(0, dtype=np.int64), ())
-    offered = candidates(contract, industry, participant)
+        return Baseline(constant, only, None, nowhere, none, nowhere, ())
+    offered = candidates(contract, client.name, participant)
     held = [_out_of_fold(candidate, rows, fold) for candidate in offered]
     by_fold = np.array([_by_fold(client, scores, rows, fold) for scores in held])
     best = _best(client, by_fold, held, rows, range(len(offered)))
@@ -133,22 +145,22 @@ def _searched(contract: Contract, industry: str, train: Table, participant: str)
         Own(offered[place].kind, offered[place].detail, offered[place].fit(train), offered[place].fit, held[place])
         for place in (best, second)
     )
-    sign = 1 if HIGHER_IS_BETTER[headline(client, rows.target)] else -1
+    sign = get(headline(client, rows.target)).sign
     known = np.isfinite(by_fold).all(0)
     values = sign * by_fold[:, known].mean(1) if known.any() else np.full(len(offered), math.nan)
     tried = tuple((c.kind, c.detail, float(v)) for c, v in zip(offered, values, strict=True))
-    return Baseline(constant, alone, another, rows, fold, tried)
+    return Baseline(constant, alone, another, places, rows, fold, tried)
 
 
-def _drawn(train: Table, participant: str) -> Table:
-    """Return whole units, in an order of their own, until there are `SEARCH_ROWS` rows."""
+def _drawn(train: Table, participant: str) -> NDArray[np.int64]:
+    """Return the places of whole units' rows, units in an order of their own, until there are `SEARCH_ROWS` rows."""
     if len(train) <= SEARCH_ROWS:
-        return train
+        return np.arange(len(train))
     order = numpy_generator("search", participant).permutation(train.n_units)
     units = np.asarray(train.unit_index)
     size = np.bincount(units, minlength=train.n_units)
     taken = order[np.cumsum(size[order]) <= SEARCH_ROWS]
-    return train.take(np.isin(units, taken))
+    return np.flatnonzero(np.isin(units, taken))
 
 
 def _folds(client: IndustryClient, rows: Table, participant: str) -> NDArray[np.int64] | None:
@@ -184,13 +196,9 @@ def _out_of_fold(candidate: Candidate, rows: Table, fold: NDArray[np.int64]) -> 
 
 def _by_fold(client: IndustryClient, scores: Scores, rows: Table, fold: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the leading metric of each fold, turned so that larger is better; NaN where it is undefined."""
-    metric = headline(client, rows.target)
-    sign, target = 1 if HIGHER_IS_BETTER[metric] else -1, np.asarray(rows.target)
-    values = [
-        compute([metric], client.schema.target.kind, scores[fold == number], target[fold == number])[metric]
-        for number in range(FOLDS)
-    ]
-    return np.array([math.nan if value is None else sign * value for value in values])
+    metric, target = get(headline(client, rows.target)), np.asarray(rows.target)
+    values = [metric.value(scores[fold == number], target[fold == number]) for number in range(FOLDS)]
+    return np.array([math.nan if value is None else metric.sign * value for value in values])
 
 
 def _best(
@@ -229,12 +237,12 @@ class _Cache:
 _cache = _Cache()
 
 
-def of_run(home: str, run_id: str, contract: Contract, industry: str, train: Table, participant: str) -> Baseline:
-    """Return `baseline`, searched once for a home, run, contract and rows."""
-    key = (home, run_id, contract.sha256(), industry, _digest(train), participant)
+def of_run(home: str, run_id: str, contract: Contract, client: IndustryClient, train: Table, name: str) -> Baseline:
+    """Return `baseline` of the participant `name`, searched once for a home, run, contract, metrics and rows."""
+    key = (home, run_id, contract.sha256(), client.name, *client.metrics, _digest(train), name)
     found = _cache.get(key)
     if found is None:
-        found = baseline(contract, industry, train, participant)
+        found = baseline(contract, client.name, train, name, client)
         _cache.put(key, found)
     return found
 

@@ -1,4 +1,4 @@
-"""An update on its way out: compressed behind the release gate, as the contract says."""
+"""Compresses an update behind the release gate, as the contract says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work on one message: the participant's own policy, plan, ledger, files and log, for whatever answers it."""
+"""The work on one message: the participant's policy, plan, ledger, files and log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 import safetensors.torch
 
-from clients import registry
+from clients.errors import MetricError
 from clients.masking import SourceText
 from clients.models import FederatedModule
 from consortia.common import disk
@@ -17,10 +17,10 @@ from consortia.common.errors import InputError, RefusedError, describe
 from consortia.messages.envelope import Envelope, encode, message_key
 from consortia.messages.ledger_anchor import to_header
 from consortia.messages.request import Request
-from consortia.participant import ledger_witness, lifetimes, metrics_release, receipt
+from consortia.participant import ledger_witness, lifetimes, metrics_release, own_sums, receipt
 from consortia.participant.compressed_update import compressed
 from consortia.participant.data import Partitions, declared_training_units, load_partitions
-from consortia.participant.evaluation import headline, module_scorer, score_metrics
+from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
 from consortia.participant.home import Home
 from consortia.participant.metrics_release import Due
 from consortia.participant.training import make_plan
@@ -69,7 +69,10 @@ class Work:
         terms = check_contract(self.policy, request.contract, request.industry, request.proposal)
         self.terms: DatasetTerms = terms.model_copy(update={"source": SourceText(source)}) if source else terms
         self.dataset = request.proposal.dataset
-        self.client = registry.get(request.industry)
+        try:
+            self.client = client_for(self.terms)
+        except MetricError as error:
+            raise RefusedError("BAD_POLICY", str(error)) from None
         self.anchor: Anchor | None = None
         self.charged: list[Event] = []
         where = (request.run_id, str(request.round), request.kind, request.industry, self.dataset)
@@ -177,6 +180,7 @@ class Work:
             return
         try:
             receipt.write(self.home, self.request, plan, parts, module, ledger, self.policy)
+            own_sums.forget(self.home, self.request.run_id)
             once.done()
         except Exception as error:  # noqa: BLE001 - see above
             log.error("%s: no receipt: %s", self.home.participant, describe(error))

@@ -117,7 +117,7 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
         parts["validation"],
         parts["test"],
         table.quarantine,
-        table.synthetic,
+        table.synthetic or terms.synthetic,
         conditional_on_split=rules.split != "hash",
     )
     _cache.put(key, loaded)

@@ -1,4 +1,4 @@
-"""What a participant answers whatever happens: a reply, a refusal with a code, or an incident id."""
+"""Turns every exception at a participant into a refusal code or an incident id."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def _answer(work: Work) -> bytes:
         stored = ledger.reply(run_id, request.round, work.key)
         if stored is not None:
             return stored
-    mode = MODES[request.contract.trust]
+    mode = MODES[request.contract.learner, request.contract.trust]
     if request.kind in OPENING:
         return mode.opening(work, ledger, work.plan(ledger))
     limits = work.policy.limits

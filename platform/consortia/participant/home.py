@@ -1,4 +1,4 @@
-"""Where a participant keeps what is its own, and who may read it (only the owner)."""
+"""The folder of a participant, which only its owner may read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A participant's identity for secure sums: an elliptic-curve key of its own, pinned by its peers.
+"""A participant's identity for secure sums: an elliptic-curve key that its peers pin.
 
 Apart from the SuperNode's key, so that a key which lies beside Flower's processes signs nothing here.
 """

@@ -9,10 +9,11 @@ The net gain of joining is (joined - alone) - (control - alone): what others add
 On which rows a stack is fitted
 -------------------------------
 On scores of rows that the scored models did not see, as far as that is possible. Validation rows are such rows. Where
-these are of fewer than `ENOUGH` units, or of fewer than `OF_A_CLASS` units of the rarer class, training rows are added:
-own scores out of fold, the federated score as it is. The federated model has seen them, under its noise; a learner that
-uses own rows at home without noise gives out-of-fold scores (`CrossFitted`). On public data that raises the federated
-score's weight by about .08 and the AUC by less than a thousandth either way (docs/design/0020-joined.md).
+these are of fewer than `ENOUGH` units, or of fewer than `OF_A_CLASS` units of the rarer class, training rows are added,
+with own scores out of fold. The federated score of a training row is, where the learner uses own rows at home without
+noise, that of a model that did not see its unit (`Scorer.held_out`). Else it is the model's as it came: that one has
+seen the row, under its noise. On public data that raises the federated score's weight by about .08, and changes the
+AUC by less than a thousandth either way (docs/design/0024-joined.md).
 
 All of it saw own rows without DP, so none of it ever leaves (invariant 17): no file but the participant's own receipt
 and models has it, and `consortia export` refuses it.
@@ -28,8 +29,8 @@ import torch
 from clients.dataset import Table
 from clients.industry import IndustryClient
 from consortia.participant import stack
-from consortia.participant.baseline import Baseline, Own
-from consortia.participant.evaluation import CrossFitted, FederatedScore, Scores
+from consortia.participant.baseline import Baseline
+from consortia.participant.evaluation import Scores
 from consortia.participant.own_model import JoinedModel, Scorer
 from consortia.participant.stack import Stack
 
@@ -49,29 +50,23 @@ class Stacked:
         What it was fitted on.
     """
 
-    own: Own
-    other: FederatedScore
+    own: Scorer
+    other: Scorer
     stack: Stack
     rows: str
 
-    def score(self, table: Table) -> Scores:
-        """Return the scores of a table."""
-        parts = (torch.from_numpy(model.score(table)) for model in (self.own.scorer, self.other))
-        return np.asarray(self.stack(*parts))
-
-    def model(self) -> JoinedModel | None:
-        """Return it as data; None where the other model has no such form."""
-        if not isinstance(self.other, Scorer):
-            return None
-        return JoinedModel(self.own.scorer.model(), self.other.model(), self.stack)
+    @property
+    def scorer(self) -> Scorer:
+        """The stack as the receipt's other models are."""
+        return Scorer(
+            lambda table: np.asarray(self.stack(*(torch.from_numpy(one(table)) for one in (self.own, self.other)))),
+            lambda: JoinedModel(self.own.model(), self.other.model(), self.stack),
+        )
 
 
-def joined(client: IndustryClient, base: Baseline, federated: FederatedScore, validation: Table) -> Stacked:
+def joined(client: IndustryClient, base: Baseline, federated: Scorer, validation: Table) -> Stacked:
     """Stack the best own model with the federated score."""
-    if isinstance(federated, CrossFitted):
-        seen = federated.out_of_fold(base.rows, base.fold)
-    else:
-        seen = federated.score(base.rows)
+    seen = federated(base.rows) if federated.held_out is None else federated.held_out[base.places]
     return _stacked(client, base, federated, seen, validation)
 
 
@@ -81,15 +76,15 @@ def control(client: IndustryClient, base: Baseline, validation: Table) -> Stacke
     return _stacked(client, base, second.scorer, second.out_of_fold, validation)
 
 
-def _stacked(client: IndustryClient, base: Baseline, other: FederatedScore, seen: Scores, validation: Table) -> Stacked:
-    pairs = [(validation, base.alone.scorer(validation), other.score(validation))]
+def _stacked(client: IndustryClient, base: Baseline, other: Scorer, seen: Scores, validation: Table) -> Stacked:
+    pairs = [(validation, base.alone.scorer(validation), other(validation))]
     enough = _enough(client, validation)
     if not enough:
         pairs.append((base.rows, base.alone.out_of_fold, seen))
     labels = np.concatenate([np.asarray(table.target, dtype=np.float64) for table, _, _ in pairs])
     first, second = (np.concatenate([pair[place] for pair in pairs]) for place in (1, 2))
     fitted = stack.fit(client.schema.target, labels, first, second)
-    return Stacked(base.alone, other, fitted, "validation" if enough else "validation and training")
+    return Stacked(base.alone.scorer, other, fitted, "validation" if enough else "validation and training")
 
 
 def _enough(client: IndustryClient, validation: Table) -> bool:

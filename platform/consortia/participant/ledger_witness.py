@@ -1,4 +1,4 @@
-"""Is this still the ledger that replies left with? Two witnesses say so: the coordinator, and a small file at home.
+"""Detects a ledger that was rolled back or replaced, using two independent anchors.
 
 Guarantees
 ----------

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from clients import registry
 from clients.dataset import mark, prepare
-from clients.sources import Source, parse_source, read
+from clients.sources import parse_source, read
 from consortia.common import disk
 from consortia.common.errors import ConsortiaError, RefusedError, SharedUnitsError
 from consortia.participant.data import Partitions
@@ -204,33 +204,31 @@ def _of_source(home: Home, terms: DatasetTerms, name: str) -> Marks:
 
 
 def _identities(terms: DatasetTerms, text: str) -> frozenset[tuple[str, ...]]:
-    """Return what two sources have in common when they are one; empty for synthetic rows and what is not there."""
-    source = parse_source(text)
-    if source.kind == "sql":
-        return frozenset({_of_database(source)})
-    path = Path(source.location).expanduser()
-    if source.kind == "public":
-        return frozenset({("public", str(path.resolve()), terms.industry, terms.site)})
-    if source.kind == "synthetic" or not path.is_file():
-        return frozenset()
+    """Return what two sources have in common when they are one; empty for synthetic rows and what is not there.
+
+    A source that cannot be looked at is known by its text alone: the package that reads another data set may be broken,
+    which stops no run on this one. Rows that two data sets share are found all the same (`check_rows`).
+    """
+    try:
+        source = parse_source(text)
+        if source.kind == "synthetic":
+            return frozenset()
+        if source.table is None:
+            place = str(Path(source.location).expanduser().resolve())
+            return frozenset({("public", place, terms.industry, terms.site)})
+        files = source.table.files()
+        if not files:
+            return frozenset({("table", source.kind, *source.table.identity())})
+        return frozenset(identity for path in files if path.is_file() for identity in _of_file(path))
+    except Exception:  # noqa: BLE001 - of a class that is not ours
+        return frozenset({("text", str.__str__(text))})
+
+
+def _of_file(path: Path) -> tuple[tuple[str, ...], ...]:
+    """Return where a file is, whatever it is called, and what is in it."""
     found = path.stat()
     content = _digest(str(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns)
-    return frozenset({("file", str(found.st_dev), str(found.st_ino)), ("content", content)})
-
-
-def _of_database(source: Source) -> tuple[str, ...]:
-    """Return where and what is asked; who asks makes no difference."""
-    import sqlalchemy
-
-    query = " ".join(source.query.split()).rstrip("; ").casefold()
-    try:
-        url = sqlalchemy.make_url(source.location)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        return ("sql", source.location, query)
-    database = url.database or ""
-    if url.get_backend_name() == "sqlite":
-        database = str(Path(database).resolve())
-    return ("sql", url.get_backend_name(), (url.host or "").casefold(), str(url.port or ""), database, query)
+    return ("file", str(found.st_dev), str(found.st_ino)), ("content", content)
 
 
 @lru_cache(maxsize=64)

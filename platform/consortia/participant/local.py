@@ -1,4 +1,4 @@
-"""What a participant answers where it adds the noise itself, or none: an update of its own steps."""
+"""Answers where the participant adds the noise itself, or none: an update of its own steps."""
 
 from __future__ import annotations
 

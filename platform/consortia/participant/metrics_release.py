@@ -1,4 +1,4 @@
-"""What leaves besides the update: metrics, each from an account of its own, fixed before the first message is answered.
+"""Releases metrics beside the update, each from its own account, fixed before the first reply.
 
 Guarantees
 ----------

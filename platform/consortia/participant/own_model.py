@@ -28,9 +28,25 @@ from consortia.participant.trees import LARGEST_LOGIT, Trees
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.scopes import build_module, check_like, load_state, state_of
 
-__all__ = ["About", "JoinedModel", "OwnModel", "Scorer", "constant", "from_bytes", "keep", "linear", "to_bytes"]
+__all__ = [
+    "AT_HOME",
+    "FEDERATED",
+    "JOINED",
+    "About",
+    "JoinedModel",
+    "OwnModel",
+    "Scorer",
+    "constant",
+    "from_bytes",
+    "keep",
+    "linear",
+    "to_bytes",
+]
 
 FILE_SCHEMA = "1"
+#: `About.kind` of a federated model as it came, of one that was finished on own rows, and of a stack with one's own
+#: model. Only the first may leave.
+FEDERATED, AT_HOME, JOINED = "federated", "sums at home", "joined"
 
 
 class OwnModel(nn.Module):
@@ -97,16 +113,26 @@ class JoinedModel(OwnModel):
 
 @dataclass(frozen=True)
 class Scorer:
-    """A fitted model: from a table to scores, `(n_rows,)` or `(n_rows, n_classes)`; `model` is the same as data."""
+    """A fitted model, of one's own or federated, as whatever compares or stacks models asks for it.
+
+    Attributes
+    ----------
+    scores : callable
+        From a table to probabilities (n_rows,) or (n_rows, n_classes), or values in the target's unit (n_rows,).
+    model : callable
+        Returns the same model as data.
+    held_out : array (n_training_rows,) or (n_training_rows, n_classes), optional
+        A federated model's scores of one's own training rows by models that did not see their unit; None where it did
+        not see own rows without noise, so that `scores` serves for them, too.
+    """
 
     scores: Callable[[Table], NDArray[np.float64]]
     model: Callable[[], OwnModel]
+    held_out: NDArray[np.float64] | None = None
 
-    def score(self, table: Table) -> NDArray[np.float64]:
+    def __call__(self, table: Table) -> NDArray[np.float64]:
         """Return the scores of a table."""
         return self.scores(table)
-
-    __call__ = score
 
 
 @dataclass(frozen=True)

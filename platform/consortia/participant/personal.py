@@ -1,4 +1,4 @@
-"""Personal models: what a participant makes at home from the federated model and its own rows, and which one it keeps.
+"""Personal models: built at home from the federated model and own rows, and chosen on held-out rows.
 
 Candidates
 ----------
@@ -43,7 +43,7 @@ from clients.models import FederatedModule, loss_for
 from consortia.participant.baseline import Own
 from consortia.participant.evaluation import Scores, better, headline, module_scorer, row_losses
 from consortia.participant.own_candidates import Candidate, Fit
-from consortia.participant.own_model import OwnModel, Scorer
+from consortia.participant.own_model import AT_HOME, FEDERATED, OwnModel, Scorer
 from privacy.randomness import numpy_generator, seeded_generator
 
 STRENGTHS = tuple(float(s) for s in np.logspace(-1, 4, 6))
@@ -93,9 +93,13 @@ def candidates(module: FederatedModule, industry: str, alone: Own, participant: 
     return found
 
 
-def keep(offered: list[Candidate], industry: str, train: Table, validation: Table, participant: str) -> Kept:
+def of_sums(alone: Own, fit: Fit, fitted: Scorer) -> list[Candidate]:
+    """Return the candidates where the learner is `sums`: `local`, and the others' sums finished on own rows."""
+    return [Candidate("local", alone.name, alone.fit, alone.scorer), Candidate(AT_HOME, "", fit, fitted)]
+
+
+def keep(offered: list[Candidate], client: IndustryClient, train: Table, validation: Table, participant: str) -> Kept:
     """Choose among `offered`, the local model first, as the module's docstring says; test rows never come here."""
-    client = registry.get(industry)
     fitted = [candidate.ready or candidate.fit(train) for candidate in offered]
     tables, scores = [validation], [[scorer(validation)] for scorer in fitted]
     held = _losses(client, scores, tables)
@@ -147,10 +151,12 @@ def _pays(gain: Scores, units: NDArray[np.int64]) -> bool:
 def _flattered(client: IndustryClient, offered: list[Candidate], train: Table, held: list[Scores]) -> bool:
     """Return whether the federated model does better on the rows it was trained on than on others."""
     for candidate, losses in zip(offered, held, strict=True):
-        if candidate.kind == "federated" and candidate.ready is not None and len(losses) > 1:
+        if candidate.kind == FEDERATED and candidate.ready is not None:
+            if len(losses) < 2:
+                return True
             error = float(losses.std(ddof=1)) / np.sqrt(len(losses))
             return bool(row_losses(client, candidate.ready(train), train).mean() < losses.mean() - error)
-    return True
+    return False  # all are fitted anew to each fold
 
 
 def _label(candidate: Candidate) -> str:

@@ -1,4 +1,4 @@
-"""Labels that know nothing of the rows: drawn one by one from the schema's public prior."""
+"""Draws labels that are independent of the rows, from the schema's public prior."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -19,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from clients import registry
 from clients.dataset import Table
 from clients.industry import IndustryClient
+from clients.metrics import Interval
 from clients.models import FederatedModule
 from consortia.common.disk import write_json
 from consortia.common.words import verdict
@@ -30,9 +31,8 @@ from consortia.participant.account import runs_left
 from consortia.participant.baseline import Baseline
 from consortia.participant.data import Partitions
 from consortia.participant.evaluation import (
-    FederatedScore,
-    Interval,
     Scores,
+    client_for,
     gain_interval,
     headline,
     module_scorer,
@@ -40,7 +40,8 @@ from consortia.participant.evaluation import (
 )
 from consortia.participant.joined import Stacked
 from consortia.participant.metrics_release import metrics_run
-from consortia.participant.own_model import About
+from consortia.participant.own_model import AT_HOME, FEDERATED, JOINED, About, Scorer
+from consortia.participant.sums_at_home import SumsAtHome
 from consortia.trust.secure_sum.statement import secure_part
 from consortia.trust.trusted_coordinator import central_part
 from privacy.events import RELATION
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 RECEIPT_SCHEMA = 1
 _DUMPED = ("local", "federated", "control", "joined")
+log = logging.getLogger("consortia.participant")
 
 
 class Account(Protocol):
@@ -86,40 +88,42 @@ def write(
     The model to keep is chosen by `consortia.participant.personal`; the test rows only report (invariant 14).
     """
     started = time.perf_counter()
-    client = registry.get(request.industry)
+    client = client_for(policy.dataset[request.proposal.dataset])
+    released = module_scorer(module)
+    sums = _sums_at_home(home, request)
+    federated = released if sums is None else sums.fit(parts.train)
     if home.simulation and home.control:
-        same = dict.fromkeys(_DUMPED, module_scorer(module))
+        same = dict.fromkeys(_DUMPED, federated)
         _write_predictions(home.run_folder(request.run_id) / "predictions.csv", parts, same)
         return
-    base = baseline.of_run(
-        str(home.folder), request.run_id, request.contract, request.industry, parts.train, home.participant
-    )
-    federated = module_scorer(module)
+    base = baseline.of_run(str(home.folder), request.run_id, request.contract, client, parts.train, home.participant)
     kept = personal.keep(
-        personal.candidates(module, request.industry, base.alone, home.participant),
-        request.industry,
+        personal.candidates(module, request.industry, base.alone, home.participant)
+        if sums is None
+        else personal.of_sums(base.alone, sums.fit, federated),
+        client,
         parts.train,
         parts.validation,
         home.participant,
     )
     stacked = joined.joined(client, base, federated, parts.validation)
-    second = joined.control(client, base, parts.validation)
-    models: dict[str, FederatedScore] = {
+    models = {
         "majority": base.majority,
         "local": base.alone.scorer,
         "federated": federated,
         "personal": kept.personal,
         "kept": kept.scorer,
-        "control": second,
-        "joined": stacked,
+        "control": joined.control(client, base, parts.validation).scorer,
+        "joined": stacked.scorer,
     }
     about = About(home.participant, request.run_id, request.industry, kept.kind, kept.detail, request.contract)
     files = {
         "kept": (kept.scorer.model(), about),
-        "federated": (federated.model(), replace(about, kind="federated", detail="")),
+        "federated": (federated.model(), replace(about, kind=FEDERATED if sums is None else AT_HOME, detail="")),
+        "joined": (stacked.scorer.model(), replace(about, kind=JOINED, detail=base.alone.name)),
     }
-    if (both := stacked.model()) is not None:
-        files["joined"] = (both, replace(about, kind="joined", detail=base.alone.name))
+    if request.contract.sums is not None:
+        files["released"] = (released.model(), replace(about, kind=FEDERATED, detail="released sums alone"))
     folder = home.run_folder(request.run_id)
     data = {
         "schema": RECEIPT_SCHEMA,
@@ -154,9 +158,7 @@ def write(
         write_json(folder / "events.json", ledger.export())
 
 
-def compared(
-    client: IndustryClient, models: Mapping[str, FederatedScore], test: Table, participant: str
-) -> dict[str, Any]:
+def compared(client: IndustryClient, models: Mapping[str, Scorer], test: Table, participant: str) -> dict[str, Any]:
     """Return a receipt's comparison of models on the test rows.
 
     Returns
@@ -167,7 +169,7 @@ def compared(
         A gain is {value, low, high}, or None where it is undefined.
     """
     metric = headline(client, test.target)
-    scores = {name: model.score(test) for name, model in models.items()}
+    scores = {name: model(test) for name, model in models.items()}
     measured = {name: score_metrics(client, value, test) for name, value in scores.items()}
     shown = dict.fromkeys([metric, *({"macro_auc"} & set(client.metrics))])
     net = {one: _interval(gain_interval(one, scores["joined"], scores["control"], test, participant)) for one in shown}
@@ -197,6 +199,19 @@ def how(base: Baseline, stacked: Stacked) -> dict[str, Any]:
 
 def _interval(gain: Interval | None) -> dict[str, float] | None:
     return None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high}
+
+
+def _sums_at_home(home: Home, request: Request) -> SumsAtHome | None:
+    """Return what finishes the learner `sums` at home; None for other learners, and where the sums do not fit."""
+    contract = request.contract
+    if contract.sums is None:
+        return None
+    where = (home, request.run_id, contract, request.industry)
+    try:
+        return SumsAtHome.of(*where, request.model, request.control)
+    except ValueError as error:
+        log.error("%s: the model of the released sums alone is kept: %s", home.participant, error)
+        return None
 
 
 def spent(
@@ -246,7 +261,7 @@ def _metrics_account(ledger: Account, run_id: str) -> dict[str, Any] | None:
     return {"run": epsilon(events, delta), "budget": account.allowance.epsilon, "delta": delta, "unit": account.unit}
 
 
-def _write_predictions(path: Path, parts: Partitions, models: Mapping[str, FederatedScore]) -> None:
+def _write_predictions(path: Path, parts: Partitions, models: Mapping[str, Scorer]) -> None:
     """Write one line per row for a recount; a score of several classes is written as their list."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -255,7 +270,7 @@ def _write_predictions(path: Path, parts: Partitions, models: Mapping[str, Feder
             table: Table = getattr(parts, split)
             if not len(table.target):
                 continue
-            columns = [models[name].score(table) for name in _DUMPED]
+            columns = [models[name](table) for name in _DUMPED]
             for index, row_id in enumerate(table.row_ids):
                 writer.writerow([row_id, split, table.target[index].item(), *(_cell(c, index) for c in columns)])
 

@@ -1,4 +1,4 @@
-"""A participant's part in a secure sum: keys, draw, ledger and outbox around `consortia.trust.secure_sum.protocol`."""
+"""A participant's part in a secure sum: keys, draw, ledger and outbox."""
 
 from __future__ import annotations
 
@@ -15,22 +15,28 @@ from torch import Tensor
 from clients import registry
 from clients.models import FederatedModule, loss_for
 from consortia.common.errors import InputError, RefusedError
+from consortia.learners.sums.shares import MESSAGES
 from consortia.messages.envelope import Envelope, encode
+from consortia.messages.sums import block_noise, scaled, unscaled
+from consortia.participant import sums
 from consortia.participant.data import Partitions
 from consortia.participant.identity import load_identity
+from consortia.participant.own_sums import Sent, keep
 from consortia.participant.training import ready_module
+from consortia.terms.recipe import recipe
 from consortia.terms.scopes import State, group_of, state_of
-from consortia.terms.settle import fixed_point, layout
+from consortia.terms.settle import fixed_point, layout, sizes
 from consortia.trust.secure_sum.models import hash_of
 from consortia.trust.secure_sum.protocol import Member, Rules, SumRequest
 from consortia.trust.secure_sum.recovery import OpenRequest, confirm, unmask
 from privacy.egress import Release, gate
 from privacy.errors import PrivacyError
+from privacy.events import Event
 from privacy.ledger import Ledger, Reservation, RunPlan
 from privacy.noise_context import NoiseContext
 from privacy.observation import tell
 from privacy.randomness import fresh_generator
-from privacy.secure_sum.fixed_point import FixedPoint
+from privacy.secure_sum.fixed_point import FixedPoint, Word
 from privacy.secure_sum.gradient import ClippedSum, clipped_sum
 from privacy.secure_sum.store import KeyStore
 
@@ -51,12 +57,45 @@ def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> byte
         asked = SumRequest.from_json(request.secure)
         _check_round(work, asked)
         _check_models(asked, request.model, request.contract, request.industry)
+        rules = _rules(work)
+        if request.contract.sums is not None:
+            return _statistics(work, ledger, plan, parts, member, asked, rules)
         module = ready_module(
             request.contract, request.industry, plan, parts.train, request.model, work.private_state()
         )
         work.note_progress(module, parts)
-        book = _Book(work, ledger, plan)
-        return member.masked(asked, _rules(work), book, lambda noise: _sums(work, plan, parts, module, noise))
+        book = _Book(work, ledger, plan, (plan.round_event(),))
+        return member.masked(asked, rules, book, lambda noise: _sums(work, plan, parts, module, noise))
+
+
+def _statistics(
+    work: Work,
+    ledger: Ledger,
+    plan: RunPlan,
+    parts: Partitions,
+    member: Member,
+    asked: SumRequest,
+    rules: Rules,
+) -> bytes:
+    """Answer a message of the learner `sums`: its blocks as one scaled vector, and one's own words kept at home."""
+    request = work.request
+    sums.check_received(work)
+    rule = recipe(request.contract, request.industry)
+
+    def scaled_blocks(noise: NoiseContext) -> dict[str, NDArray[np.float64]]:
+        started = time.perf_counter()
+        vector = scaled(rule, request.round, sums.blocks_of(work, parts), plan.clip)
+        work.log_round(f"sums, message {request.round}", time.perf_counter() - started)
+        return {request.industry: vector}
+
+    def keep_own(context: bytes, words: Word, cohort: int) -> None:
+        if request.round == MESSAGES:
+            gram, slope = unscaled(rule, request.round, rules.code.decode(words))
+            noise = block_noise(rule, request.round, rules.code.share_std(cohort) * rules.code.step)
+            keep(work.home, request.run_id, Sent(context, gram, slope, *noise))
+
+    book = _Book(work, ledger, plan, sums.events_of(work, plan))
+    return member.masked(asked, rules, book, scaled_blocks, keep_own)
 
 
 def opening(work: Work, ledger: Ledger, plan: RunPlan) -> bytes:
@@ -64,7 +103,7 @@ def opening(work: Work, ledger: Ledger, plan: RunPlan) -> bytes:
     with _member(work, ledger) as member:
         asked = OpenRequest.from_json(work.request.secure)
         _check_round(work, asked.sum)
-        parts = (member, asked, _rules(work), _Book(work, ledger, plan))
+        parts = (member, asked, _rules(work), _Book(work, ledger, plan, ()))
         if work.request.kind == "confirm":
             return _told(work, plan, {"signature": confirm(*parts).hex()})
         return _told(work, plan, {"shares": unmask(*parts).hex()})
@@ -95,7 +134,7 @@ def _rules(work: Work) -> Rules:
         min_cohort=max(terms.min_cohort, contract.secure_terms.min_cohort),
         colluders=terms.colluders,
         max_attempts=min(terms.max_attempts, contract.secure_terms.attempts),
-        groups=frozenset(layout(contract, work.request.industry)),
+        groups=frozenset(sizes(contract, work.request.industry)),
         code=_code(contract),
     )
 
@@ -126,11 +165,11 @@ def _check_models(asked: SumRequest, model: Mapping[str, Tensor], contract: Cont
 class _Book:
     """The participant's ledger, as the protocol asks of it."""
 
-    def __init__(self, work: Work, ledger: Ledger, plan: RunPlan) -> None:
+    def __init__(self, work: Work, ledger: Ledger, plan: RunPlan, events: tuple[Event, ...]) -> None:
         self._work = work
         self._ledger = ledger
         self.plan = plan
-        self._event = plan.round_event()
+        self._events = events
         self._reservation: Reservation | None = None
 
     def reply(self, round_number: int, context: str) -> bytes | None:
@@ -141,7 +180,7 @@ class _Book:
         """See `consortia.trust.secure_sum.protocol.Outbox`."""
         self._work.key = context
         self._reservation = self._work.reserve(
-            self._ledger, self._work.request.run_id, (self._event,), self._work.lifetime(self.plan.non_private)
+            self._ledger, self._work.request.run_id, self._events, self._work.lifetime(self.plan.non_private)
         )
         return self._reservation.noise("secure sum")
 
@@ -151,11 +190,13 @@ class _Book:
         if reservation is None:
             raise RefusedError("BAD_MESSAGE", "nothing was reserved")
         masked = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        kind, name = ("update", _KIND) if self._work.request.contract.sums is None else ("sums", f"sums.{_KIND}")
         gate(
-            [Release("update", {_KIND: masked}, self._event)],
+            # One vector holds all that the events paid for.
+            [Release(kind, {f"{name}{place or ''}": masked}, event) for place, event in enumerate(self._events)],
             {},
             allowed=self._work.policy.allow.releases,
-            charged=[self._event],
+            charged=self._events,
             shared=[_KIND],
         )
         anchor = reservation.anchor

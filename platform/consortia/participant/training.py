@@ -1,4 +1,4 @@
-"""What happens at home in one round: solve the noise, check the model, train. Nothing here sends anything."""
+"""Trains one round at home: solves the noise, checks the model, takes the steps. Nothing here sends anything."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make_plan(
     allowance : Budget or None
         What this run may cost; None for a non-private run.
     """
-    rules = contract.industries[terms.industry]
+    rules, sums = contract.industries[terms.industry], contract.sums
     sigma = 0.0 if allowance is None else solve_sigma(contract, rules, allowance.epsilon, allowance.delta)
     return RunPlan(
         run_id=run_id,
@@ -66,7 +66,8 @@ def make_plan(
         rounds=planned_rounds(contract),
         clip=clip_of(contract, rules, sigma),
         non_private=allowance is None,
-        other_events=_other_events(contract, terms.unit),
+        other_events=_other_events(contract, terms.unit) if sums is None else sums.shares.whole(sigma, terms.unit),
+        listed=sums is not None,
         once_events=once_events(contract, None if allowance is None else allowance.epsilon, terms.unit),
     )
 

@@ -1,4 +1,4 @@
-"""What a participant does in each trust mode of a contract (`contract.trust`): one table, one entry a mode.
+"""Says what a participant does by learner and trust of a contract: one table, one entry for each pair.
 
 A mode answers within the walls that `consortia.participant.handle` put up before: policy, ledger witness, lifetime,
 outbox. Whatever it sends was charged (`Work.reserve`) and passed the release gate.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from consortia.common.errors import RefusedError
-from consortia.participant import local, secure_sum
+from consortia.participant import local, secure_sum, sums
 from consortia.participant.context import Work
 from consortia.participant.data import Partitions
 from privacy.ledger import Ledger, RunPlan
@@ -42,11 +42,13 @@ class TrustMode:
 
 
 _OWN_NOISE = TrustMode(local.train)
-#: By the word of the contract. With a trusted coordinator a participant sends its clipped change without noise.
-MODES: Mapping[str, TrustMode] = MappingProxyType(
+#: By the words of the contract. With a trusted coordinator a participant sends its clipped change without noise.
+MODES: Mapping[tuple[str, str], TrustMode] = MappingProxyType(
     {
-        "local": _OWN_NOISE,
-        "coordinator": _OWN_NOISE,
-        "aggregate": TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end),
+        ("gradient", "local"): _OWN_NOISE,
+        ("gradient", "coordinator"): _OWN_NOISE,
+        ("gradient", "aggregate"): TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end),
+        ("sums", "local"): TrustMode(sums.answer),
+        ("sums", "aggregate"): TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end),
     }
 )

@@ -1,4 +1,4 @@
-"""What a coordinator may ask for that charges nothing: bounded by what lies in the home, whatever process asks.
+"""Limits the requests that charge nothing.
 
 Guarantees
 ----------

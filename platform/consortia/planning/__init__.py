@@ -1,1 +1,1 @@
-"""What is asked before anything runs: whether the terms fit, and what they would cost."""
+"""Checks before anything runs: whether the terms fit, and what they would cost."""

@@ -1,4 +1,4 @@
-"""Whether a strategy fits a roster: asked by `consortia check` and before every run, from public numbers alone."""
+"""Checks whether a strategy fits a roster, from public numbers alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 from consortia.common.errors import InputError
 from consortia.coordinator.aggregation import attackers_of, outweighed, weights_of
+from consortia.planning.metrics import kept_home
 from consortia.planning.secure_sum import problems
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
@@ -153,4 +154,4 @@ def cautions(scenario: Scenario) -> list[str]:
                     f"{where}: {rounds} steps need the replies of all; without the slowest there are {without}: the "
                     f"end waits for it. Set contract.rounds = {without}, or a larger max_participations"
                 )
-    return found
+    return found + kept_home(scenario)

@@ -1,4 +1,4 @@
-"""Whether the metrics that a contract wants can be had from its roster: asked before a run, of public schemas."""
+"""Checks whether a roster can give the metrics that a contract wants."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def check_metrics(scenario: Scenario) -> None:
         if stopping.metric not in known:
             problems.append(
                 f"contract.stopping.metric: wanted one that the roster's industries release as {metrics!r} "
-                f"({', '.join(sorted(known))}), got {stopping.metric!r}; the run would never stop early"
+                f"({', '.join(sorted(known))}), got {stopping.metric!r}{_why(stopping.metric, metrics)}; the run would "
+                "never stop early"
             )
         if not contract.split.validation:
             problems.append(
@@ -42,5 +43,26 @@ def check_metrics(scenario: Scenario) -> None:
         raise InputError(*problems)
 
 
+def kept_home(scenario: Scenario) -> list[str]:
+    """Return one line for each industry some of whose metrics do not leave, since no histogram gives them."""
+    if scenario.contract.evaluation.metrics != "dp":
+        return []
+    found = []
+    for name in sorted({seat.industry for seat in scenario.roster}):
+        client = registry.get(name)
+        released = _released(client, "dp")
+        if kept := [metric for metric in client.metrics if metric not in released]:
+            found.append(
+                f"industry {name}: {', '.join(kept)} cannot be had from a histogram and stays in the receipts; what "
+                f"leaves is {', '.join(released)}"
+            )
+    return found
+
+
 def _released(client: IndustryClient, metrics: str) -> tuple[str, ...]:
     return client.metrics if metrics == "exact" else HISTOGRAM_METRICS[client.schema.target.kind]
+
+
+def _why(metric: str, metrics: str) -> str:
+    some = any(metric in names for names in HISTOGRAM_METRICS.values())
+    return ", which no histogram gives" if metrics == "dp" and not some else ""

@@ -1,4 +1,4 @@
-"""What a run would cost and whether it can be useful, from proposals and declared sizes: before anything runs."""
+"""Plans a run: its cost and whether it can be useful, from proposals and declared sizes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from clients import registry
 from clients.errors import ClientError
 from consortia.common.errors import InputError
+from consortia.learners.sums.model import WEIGHTS
 from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import check_fit
 from consortia.planning.metrics import check_metrics
-from consortia.terms.contract import planned_rounds
+from consortia.terms.contract import Contract, planned_rounds
+from consortia.terms.costs import plan_event
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import build_module, initial_groups, scope_of
 from privacy.accounting import epsilon
 from privacy.errors import PlanError
-from privacy.events import PoissonGaussian
 
 #: Accumulated noise over the largest possible accumulated signal (see `SeatPlan.noise_ratio`).
 _USELESS = 0.5
@@ -88,6 +89,11 @@ def noise_ratio(sigma: float, numbers: int, rate: float, units: int, steps: int)
     return sigma * math.sqrt(numbers) / (rate * units * math.sqrt(steps))
 
 
+def of_products(contract: Contract, sigma: float) -> float:
+    """Return the multiplier of the noise that a model learns through: of sums, that of the target's products."""
+    return sigma if contract.sums is None else sigma / math.sqrt(contract.sums.slope_share)
+
+
 def _check_names(scenario: Scenario, seat: Seat) -> None:
     client = registry.get(seat.industry)
     client.check_site(seat.site)
@@ -116,16 +122,11 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
         warnings.append("non-private: epsilon is infinite, the update is not protected")
     elif not seat.non_private:
         sigma = solve_sigma(contract, rules, seat.epsilon, seat.delta)
-        event = PoissonGaussian(
-            noise_multiplier=sigma,
-            sampling_rate=rules.sampling_rate,
-            steps=steps,
-            partition="train",
-            unit="record",
-        )
+        event = plan_event(contract, rules, sigma)
         spent = epsilon([event, *once_events(contract, seat.epsilon, "record")], seat.delta)
-        ratio = noise_ratio(sigma, sum(sizes.values()), rules.sampling_rate, training, steps)
-        if ratio > _USELESS:
+        numbers = sum(sizes.values()) if contract.sums is None else sizes[WEIGHTS]
+        ratio = noise_ratio(of_products(contract, sigma), numbers, rules.sampling_rate, training, steps)
+        if ratio > _USELESS and contract.sums is None:  # of sums, what counts is the total over participants
             warnings.append(
                 f"epsilon {seat.epsilon:g} with {training} training units and {sum(sizes.values())} parameters: "
                 f"noise {ratio:.1f} x the largest possible signal; raise epsilon, take a smaller model "

@@ -1,4 +1,4 @@
-"""Whether secure sums fit a roster, and what they are worth: for `consortia check`, before anything runs."""
+"""Checks whether secure sums fit a roster, and shows what they are worth."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from consortia.coordinator.aggregation import weights_of
+from consortia.terms.costs import updates_event
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
 from consortia.terms.settle import sigma_of
-from privacy.events import PoissonGaussian
 from privacy.secure_sum.accounting import exposure
 from privacy.secure_sum.sharing import threshold
 
@@ -69,13 +69,7 @@ def exposures(scenario: Scenario) -> dict[str, dict[str, Any]]:
         terms = contract.secure_terms
         count = max(1, min(terms.cohorts, min(sizes) // terms.least))
         rules = contract.industries[seat.industry]
-        event = PoissonGaussian(
-            noise_multiplier=sigma,
-            sampling_rate=rules.sampling_rate,
-            steps=contract.rounds,
-            partition="train",
-            unit="record",
-        )
+        event = updates_event(contract, rules, sigma, contract.rounds)
         out[seat.name] = asdict(exposure(event, min(sizes) // count - terms.drops, terms.colluders, seat.delta))
     return out
 

@@ -1,1 +1,1 @@
-"""What a participant checks before it joins: the way to the coordinator, and its own home. Names the broken link."""
+"""Checks a participant before it joins: the way to the coordinator, and its own home."""

@@ -1,4 +1,4 @@
-"""A participant's own home: policy, contract, data, schema, units, budget, and what noise this plan would give.
+"""Checks a participant's home: policy, contract, data, schema, units, budget, noise.
 
 Reads only: no split is pinned, no run opened, nothing charged, nothing sent.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 
-from clients import registry
 from clients.dataset import RECORD, Table, prepare
 from clients.errors import ClientError, QuarantineError, SourceError
 from clients.industry import IndustryClient
 from clients.sources import parse_source, read
 from consortia.common.errors import ConsortiaError, InputError, RefusedError
 from consortia.participant import lifetimes
+from consortia.participant.evaluation import client_for
 from consortia.participant.home import Home
 from consortia.participant.training import make_plan
 from consortia.preflight.findings import Chain, Finding
@@ -70,7 +70,7 @@ def _data(chain: Chain, home: Home, policy: Policy, scenario: Scenario, seat: Se
     """Close data, schema and units."""
     key = f"dataset.{seat.dataset}"
     try:
-        client = registry.get(terms.industry)
+        client = client_for(terms)
         frame = read(parse_source(terms.source, key=f"{key}.source"), client, terms.site, scenario.contract.seed)
     except SourceError as error:
         chain.failed(str(error), f"correct {key}.source in the policy, or bring the file")

@@ -1,4 +1,4 @@
-"""The way to the coordinator: address, TLS chain, name, expiry, clock, key. Sees no rows.
+"""Checks the way to the coordinator: address, TLS chain, name, expiry, clock, key. It sees no rows.
 
 TLS is checked by a handshake of Python's own `ssl`, as the SuperNode's client does it. The key is checked by the call
 with which a SuperNode says hello (and goodbye at once): only the SuperLink knows whose keys it knows.

@@ -1,4 +1,4 @@
-"""Plots as SVG made here: axes named with units, intervals drawn, told apart without colour, readable on a phone.
+"""Draws plots as SVG: axes with units, intervals, readable without colour and on a phone.
 
 Colours are classes of the page's style sheet (Okabe & Ito's palette, one for light and one for dark), so no plot has a
 style of its own and a strict content security policy holds.

@@ -1,4 +1,4 @@
-"""Runs as their coordinator may show them, while they go on: released and public values only.
+"""Reads runs for their coordinator while they go on: released and public values only.
 
 Read from what the coordinator itself writes: `scenario.json`, the event file, and for the final metrics
 `coordinator.json`. A simulation's `result.json`, its receipts and everything else of a participant is never opened.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clients.tables import known_from
 from consortia.common.errors import ConsortiaError
 from consortia.coordinator.event_file import FILE
 from consortia.engines.record import event_seen
@@ -123,6 +124,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.id = folder.name
+        known_from(folder)
         self.scenario: Scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
         self.total = total_steps(self.scenario)
         self._reset()
@@ -181,7 +183,7 @@ class Run:
         known = seat.standing.get("noise_multiplier") is not None and seat.non_private is False
         if not known or not rounds or self.scenario.contract.vertical is not None:
             return None
-        return event_seen(self.scenario, seat.name, seat.standing, rounds)
+        return event_seen(self.scenario, seat.name, seat.standing, rounds, seat.contributed[:rounds])
 
     def refresh(self) -> bool:
         """Read what is new; return whether anything was."""

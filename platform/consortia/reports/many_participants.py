@@ -1,4 +1,4 @@
-"""Tables of many participants: the first few, and what all of them say together."""
+"""Tables of many participants: the first few, and a summary of all."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def means(participants: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Return the means of a crowd's receipts, each over those in which it was measured; None without a crowd."""
     if len(participants) <= MOST:
         return None
+    from clients.metrics import label  # numpy, where there is something to show
+
     seats = list(participants.values())
     headline = Counter(seat["headline"] for seat in seats if "headline" in seat)
     if not headline:
@@ -39,4 +41,4 @@ def means(participants: Mapping[str, Mapping[str, Any]]) -> str | None:
         known = [value for value in values if value is not None]
         if known:
             found.append(f"{names.get(kind, kind)} {sum(known) / len(known):.3f} ({len(known)})")
-    return f"mean {metric} of {len(seats)} participants: {', '.join(found)}"
+    return f"mean {label(metric)} of {len(seats)} participants: {', '.join(found)}"

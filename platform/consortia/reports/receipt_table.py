@@ -9,36 +9,33 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clients.metrics import HIGHER_IS_BETTER
 from consortia.common.words import number, signed
 from consortia.reports.verdicts import SHORT, compares, paragraph, verdict_of
 
-__all__ = ["METRIC_NAMES", "columns", "interval", "metric_name", "print_receipts", "receipt_row", "table_of"]
+__all__ = ["columns", "interval", "label", "metric_name", "print_receipts", "receipt_row", "table_of"]
 
-METRIC_NAMES = {
-    "auc": "AUC",
-    "auprc": "AUPRC",
-    "macro_auc": "macro AUC",
-    "log_loss": "log loss",
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "brier": "Brier score",
-    "ece": "calibration error",
-    "r2": "R²",
-}
 _COLUMNS = ("participant", "metric", "alone", "control", "federated", "joined", "net gain [95 %]", "verdict")
 #: Of vertical runs and of runs before 0.2, which have neither control nor joined model.
 _WITHOUT_JOINED = ("participant", "metric", "majority", "local", "federated", "gain [95 %]", "personal", "keeps")
 
 
-def metric_name(metric: str) -> str:
-    """Return what a table calls a metric, and whether its lower values are better."""
-    return METRIC_NAMES.get(metric, metric) + ("" if HIGHER_IS_BETTER.get(metric, True) else ", lower is better")
-
-
 def columns(seats: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the headings for these receipts, or lines of a record."""
     return _COLUMNS if any(compares(seat) for seat in seats) else _WITHOUT_JOINED
+
+
+def label(metric: str) -> str:
+    """Return what people read for a metric; numpy is loaded where there is one to show."""
+    from clients.metrics import label as of
+
+    return of(metric) if metric else ""
+
+
+def metric_name(metric: str) -> str:
+    """Return what a table calls a metric, and whether its lower values are better."""
+    from clients.metrics import sign
+
+    return label(metric) + (", lower is better" if sign(metric) < 0 else "")
 
 
 def print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The tables of controls: a placebo, a run without compression."""
+"""The tables of control runs: a placebo, a run without compression."""
 
 from __future__ import annotations
 

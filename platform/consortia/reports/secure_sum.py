@@ -1,4 +1,4 @@
-"""What `consortia check` prints about secure sums."""
+"""Prints secure sums for `consortia check`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Epsilon by round as the coordinator sees it: the updates that it took, at the noise that participants declared."""
+"""Counts epsilon by round as the coordinator sees it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees: the plan before a run, progress while it runs, the table of receipts after it."""
+"""Prints the plan before a run, progress while it runs, and the receipts after it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,23 @@ from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import cautions, fits_with
 from consortia.planning.plan import SeatPlan
 from consortia.reports.many_participants import first, means, rest
-from consortia.reports.receipt_table import METRIC_NAMES, columns, receipt_row, table_of
+from consortia.reports.receipt_table import columns, label, receipt_row, table_of
 from consortia.reports.verdicts import paragraph
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
+from consortia.terms.costs import updates_event
+from consortia.terms.recipe import recipe
 from consortia.terms.scenario import Scenario
 from consortia.trust.trusted_coordinator import account, models_only, sentence
 from consortia.vertical.request import total_steps
 from privacy.accounting import epsilon
-from privacy.events import PoissonGaussian
+
+
+def _leaves(scenario: Scenario, plan: SeatPlan) -> str:
+    """Return how many numbers of a participant's training rows leave, and when."""
+    if scenario.contract.sums is None:
+        return f"{plan.parameters_shared} numbers a round"
+    rule = recipe(scenario.contract, plan.industry)
+    return f"{sum(rule.lengths(1))}, then {sum(rule.lengths(2))} numbers"
 
 
 def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
@@ -34,12 +43,15 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
     contract = scenario.contract
     console.print(f"[bold]{scenario.name}[/]: {escape(scenario.title)}")
     console.print(f"contract sha256:{contract.sha256()}")
-    console.print(
-        f"{contract.rounds} rounds, at most {contract.participations} of one participant, strategy "
-        f"{contract.strategy.name}, shared: "
-        + ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
-    )
-    console.print("fits with: " + "; ".join(f"{key}: {value}" for key, value in fits_with(scenario).items()))
+    if contract.sums is not None:
+        console.print("learner sums: two messages of noisy sums, added within each industry; no training rounds")
+    else:
+        console.print(
+            f"{contract.rounds} rounds, at most {contract.participations} of one participant, strategy "
+            f"{contract.strategy.name}, shared: "
+            + ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
+        )
+        console.print("fits with: " + "; ".join(f"{key}: {value}" for key, value in fits_with(scenario).items()))
     table = Table(title="From proposals and declared sizes (a participant's own policy may lower them)")
     for name in ("participant", "industry", "units", "rate q", "steps", "σ", "ε run", "δ", "leaves"):
         table.add_column(name, justify="left" if name in {"participant", "industry", "leaves"} else "right")
@@ -53,7 +65,7 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
             number(plan.noise_multiplier, 2),
             "∞ (non-private)" if plan.epsilon is None else number(plan.epsilon, 2),
             f"{plan.delta:g}",
-            f"{', '.join(plan.releases)}: {plan.parameters_shared} numbers a round",
+            f"{', '.join(plan.releases)}: {_leaves(scenario, plan)}",
         )
     console.print(table)
     if more := rest(len(plans)):
@@ -281,7 +293,7 @@ class Watch(AbstractContextManager[None]):
                 last = json.loads(lines[-1])
                 if last["value"] is not None:
                     by_name.setdefault(last["metric"], []).append(last["value"])
-        return ", ".join(f"{METRIC_NAMES.get(k, k)} {number(sum(v) / len(v))}" for k, v in by_name.items()) or None
+        return ", ".join(f"{label(k)} {number(sum(v) / len(v))}" for k, v in by_name.items()) or None
 
     def _epsilon(self, rounds: int) -> str:
         """Return the range over participants of epsilon after `rounds`, from proposals; a policy may lower it."""
@@ -296,13 +308,8 @@ class Watch(AbstractContextManager[None]):
         values = []
         for seat in private:
             rules = contract.industries[seat.industry]
-            event = PoissonGaussian(
-                noise_multiplier=solve_sigma(contract, rules, seat.epsilon, seat.delta),
-                sampling_rate=rules.sampling_rate,
-                steps=rules.local_steps * rounds,
-                partition="train",
-                unit="record",
-            )
+            sigma = solve_sigma(contract, rules, seat.epsilon, seat.delta)
+            event = updates_event(contract, rules, sigma, rounds, messages=range(1, rounds + 1))
             once = once_events(contract, seat.epsilon, "record")
             values.append(epsilon([event, *once], seat.delta, grid=1e-3))
         deltas = ", ".join(f"{d:g}" for d in sorted({seat.delta for seat in private}))

@@ -1,4 +1,4 @@
-"""`--track tensorboard,mlflow`: the coordinator's view of a run in the trackers that people already have.
+"""`--track tensorboard,mlflow`: writes the coordinator's view of a run to trackers.
 
 Everything comes through `consortia.reports.live_runs`, so a tracker gets released and public values only, in a
 simulation too. A tracker that fails is named once and dropped; the run goes on.
@@ -6,125 +6,42 @@ simulation too. A tracker that fails is named once and dropped; the run goes on.
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from consortia.common.errors import InputError
+from consortia.reports import trackers
 from consortia.reports.live_runs import Run
 from consortia.reports.spent_by_round import curve
+from consortia.reports.trackers import TrackedRun, Tracker, Value
 
-__all__ = ["TRACKERS", "Tracking", "Value", "chosen", "values"]
+__all__ = ["Tracking", "chosen", "values"]
 
 _EVERY_SECONDS = 5.0
 _LAST_EVENT_SECONDS = 2.0
 
 
-@dataclass(frozen=True)
-class Value:
-    """One number of one round; `name` is "what/participant", or what alone."""
-
-    name: str
-    round: int
-    value: float
-
-
-class Tracker(Protocol):
-    """Where values go."""
-
-    def write(self, new: Sequence[Value]) -> None:
-        """Take values that were not there before."""
-
-    def close(self, status: str) -> None:
-        """Finish."""
-
-
-class _TensorBoard:
-    """Event files in `tensorboard/` of the run's folder."""
-
-    def __init__(self, run: Run) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(run.folder / "tensorboard"))
-
-    def write(self, new: Sequence[Value]) -> None:
-        """See `Tracker`."""
-        for each in new:
-            self._writer.add_scalar(each.name, each.value, each.round)
-        self._writer.flush()
-
-    def close(self, status: str) -> None:
-        """See `Tracker`."""
-        self._writer.add_text("status", status)
-        self._writer.close()
-
-
-class _MLflow:
-    """A run of the experiment that the scenario names, at `MLFLOW_TRACKING_URI` or in `mlflow.db` beside the runs."""
-
-    def __init__(self, run: Run) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow import MlflowClient
-        from mlflow.entities import Param
-
-        store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.folder.resolve().parent / 'mlflow.db'}"
-        levels = {name: logging.getLogger(name).level for name in ("mlflow", "alembic")}
-        for name in levels:
-            logging.getLogger(name).setLevel(logging.ERROR)  # a new database tells of each of its migrations
-        self._client = MlflowClient(tracking_uri=store)
-        scenario = run.scenario
-        found = self._client.get_experiment_by_name(scenario.name)
-        experiment = found.experiment_id if found else self._client.create_experiment(scenario.name)
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        self._id = self._client.create_run(experiment, run_name=run.id, tags={"consortia.run": run.id}).info.run_id
-        params = {
-            "contract_sha256": scenario.contract.sha256(),
-            "strategy": scenario.contract.strategy.name,
-            "rounds": scenario.contract.rounds,
-            "participants": ", ".join(seat.name for seat in scenario.roster),
-        }
-        self._client.log_batch(self._id, params=[Param(key, str(value)) for key, value in params.items()])
-
-    def write(self, new: Sequence[Value]) -> None:
-        """See `Tracker`."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        metrics = [Metric(each.name, each.value, now, each.round) for each in new]
-        for start in range(0, len(metrics), 1000):  # the most that a store takes at once
-            self._client.log_batch(self._id, metrics=metrics[start : start + 1000])
-
-    def close(self, status: str) -> None:
-        """See `Tracker`."""
-        self._client.set_terminated(self._id, {"completed": "FINISHED", "failed": "FAILED"}.get(status, "KILLED"))
-
-
-TRACKERS: dict[str, tuple[str, type[Any]]] = {
-    "tensorboard": ("torch.utils.tensorboard", _TensorBoard),
-    "mlflow": ("mlflow", _MLflow),
-}
-
-
 def chosen(text: str) -> list[str]:
-    """Return the trackers that `NAME,…` names; those that there are not, or whose package is not there, are refused."""
-    import importlib
-
-    names = [name for name in text.split(",") if name]
+    """Return the trackers that `NAME,…` names, each once; InputError for one that cannot be used."""
+    names = list(dict.fromkeys(name for name in text.split(",") if name))
     for name in names:
-        if name not in TRACKERS:
-            raise InputError(f"--track: wanted some of {', '.join(TRACKERS)}, got {name!r}")
-        try:
-            importlib.import_module(TRACKERS[name][0])
-        except ImportError:
-            raise InputError(f"--track {name}: wanted its package, got none; pip install 'consortia[track]'") from None
+        trackers.get(name)
     return names
+
+
+def tracked(run: Run) -> TrackedRun:
+    """Return what a tracker is told of a run."""
+    contract = run.scenario.contract
+    facts = {
+        "contract_sha256": contract.sha256(),
+        "strategy": contract.strategy.name,
+        "rounds": str(contract.rounds),
+        "participants": ", ".join(seat.name for seat in run.scenario.roster),
+    }
+    return TrackedRun(id=run.id, folder=run.folder, scenario=run.scenario.name, facts=facts)
 
 
 def values(run: Run, *, epsilon: bool) -> Iterator[Value]:
@@ -154,7 +71,7 @@ class Tracking(AbstractContextManager[None]):
     folder : Path
         The run's folder; it holds scenario.json.
     names : sequence of str
-        Some of `TRACKERS`.
+        What `chosen` returned.
     warn : callable
         Gets one sentence for a tracker that failed.
     """
@@ -169,8 +86,9 @@ class Tracking(AbstractContextManager[None]):
         if not self._names:
             return
         self._run = Run(self._folder)
+        told = tracked(self._run)
         for name in self._names:
-            self._attempt(name, lambda name=name: self._trackers.update({name: TRACKERS[name][1](self._run)}))
+            self._attempt(name, lambda name=name: self._trackers.update({name: trackers.get(name)(told)}))
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
@@ -213,4 +131,6 @@ class Tracking(AbstractContextManager[None]):
             work()
         except Exception as error:  # noqa: BLE001 - a tracker is a convenience; training goes on without it
             self._trackers.pop(name, None)
-            self._warn(f"--track {name}: {type(error).__name__}; this run is no longer tracked there")
+            whose = trackers.package(name)
+            where = f"--track {name}" + (f" of {whose}" if whose else "")
+            self._warn(f"{where}: {type(error).__name__}; this run is no longer tracked there")

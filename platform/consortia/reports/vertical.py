@@ -1,4 +1,4 @@
-"""What a person sees of a vertical run: its steps while it runs, the decision and the account after it."""
+"""Prints a vertical run: its steps, the decision and the account."""
 
 from __future__ import annotations
 

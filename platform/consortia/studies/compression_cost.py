@@ -1,4 +1,4 @@
-"""`consortia run SCENARIO --uncompressed`: what compressed updates cost each participant's metric, and what they save.
+"""`consortia run SCENARIO --uncompressed`: measures what compressed updates cost and save.
 
 The run is repeated without `[contract.compression]`; rows, splits and start stay. Rounding is random, and with DP the
 noise of two runs differs: so they are repeated (`draws`), and the interval covers that (see
@@ -11,11 +11,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clients import registry
 from consortia.common.disk import write_json
 from consortia.common.errors import InputError
 from consortia.engines.base import Job
-from consortia.participant.evaluation import Scores, score_metrics
+from consortia.participant.evaluation import Scores
 from consortia.studies import repeated_runs
 from consortia.terms.scenario import Scenario
 
@@ -84,14 +83,13 @@ def run(
 
 
 def _compare(job: Job, name: str, compressed: Sequence[Job], plain: Sequence[Job]) -> dict[str, Any]:
-    client = registry.get(job.scenario.seat(name).industry)
     parts, metric = repeated_runs.partitions(job, name), repeated_runs.headline(job, name)
 
     def federated(jobs: Sequence[Job]) -> list[Scores]:
         return [repeated_runs.scores(one, name, parts)[1] for one in jobs]
 
     def value(found: Sequence[Scores]) -> float | None:
-        return repeated_runs.mean([score_metrics(client, scores, parts.test).get(metric) for scores in found])
+        return repeated_runs.mean([repeated_runs.value(metric, scores, parts) for scores in found])
 
     left, right = federated(compressed), federated(plain)
     pairs = list(zip(left, repeated_runs.filled(right, len(left)), strict=True))

@@ -1,4 +1,4 @@
-"""A run with its controls: checked before it starts, repeated after it, shown beside its metrics in `result.json`."""
+"""Runs a scenario with its control runs, and writes both to `result.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`consortia run SCENARIO --placebo`: does what other industries know help, or only that somebody takes part?
+"""`consortia run SCENARIO --placebo`: tests whether what other industries know helps.
 
 A trunk that is shared between industries may gain from partners who know nothing: it is averaged and regularised. So
 every industry in turn is the one in question: the run is repeated with the labels of all participants of *other*
@@ -21,7 +21,7 @@ from clients import registry
 from consortia.common.disk import write_json
 from consortia.common.errors import InputError
 from consortia.engines.base import Job
-from consortia.participant.evaluation import Scores, score_metrics
+from consortia.participant.evaluation import Scores
 from consortia.participant.own_candidates import ridge
 from consortia.studies import repeated_runs
 from consortia.terms.scenario import Scenario
@@ -111,7 +111,7 @@ def _compare(job: Job, name: str, real: Sequence[Job], placebos: Sequence[Job]) 
     metric = repeated_runs.headline(job, name)
 
     def value(scores: Scores) -> float | None:
-        return score_metrics(client, scores, parts.test).get(metric)
+        return repeated_runs.value(metric, scores, parts)
 
     local, _ = repeated_runs.scores(job, name, parts)
     federated = [repeated_runs.scores(one, name, parts)[1] for one in real]

@@ -1,4 +1,4 @@
-"""What controls have in common: a finished run is repeated with one thing changed, and its test scores are compared.
+"""Repeats a finished run with one thing changed, and compares the test scores.
 
 Noise differs from run to run, so runs are repeated. An interval covers both: the paired bootstrap over units of the
 test rows, and Student's t over the repetitions. Synthetic or public rows only, in a simulation (invariant 4); nothing
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clients import metrics
 from clients.sources import parse_source
 from consortia.common.errors import InputError, RunFailedError
 from consortia.engines.base import Job
@@ -89,6 +90,11 @@ def interval(values: Sequence[float], rows_error: float) -> dict[str, Any]:
     quantile = float(t.ppf(0.975, n - 1)) if n > 1 else 0.0
     half = math.hypot(_Z * rows_error, quantile * draws_error)
     return {"value": mean, "low": mean - half, "high": mean + half, "rows_error": rows_error, "draws": list(values)}
+
+
+def value(metric: str, scores: Scores, parts: Partitions) -> float | None:
+    """Return a metric of the test rows."""
+    return metrics.get(metric).value(scores, parts.test.target)
 
 
 def mean(values: Sequence[float | None]) -> float | None:

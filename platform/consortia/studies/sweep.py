@@ -1,4 +1,4 @@
-"""Runs side by side: the same scenario under several budgets and seeds, each finished run kept, then a table.
+"""Runs a scenario under several budgets and seeds, keeps each run, and prints a table.
 
 On synthetic rows nothing is charged. On real rows (`--data`) every run is charged in full to the participants'
 ledgers and refused unless their owners' policies say `allow.sweeps = true` (invariant 4).

@@ -1,4 +1,4 @@
-"""What an ε buys, from public numbers alone: noise, rounds, runs of a lifetime, and which knob would help."""
+"""Shows what an ε buys, from public numbers alone: noise, rounds, runs of a lifetime, and useful changes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from consortia.engines.runner import demo_policy_file
+from consortia.learners.sums.model import WEIGHTS
 from consortia.messages.size_release import once_events
 from consortia.participant.account import runs_left
 from consortia.participant.home import Home
-from consortia.planning.plan import SeatPlan, make_plans, noise_ratio
+from consortia.planning.plan import SeatPlan, make_plans, noise_ratio, of_products
 from consortia.terms.contract import Contract, planned_rounds
 from consortia.terms.policy import Policy, load_policy, policy_or_input_error
 from consortia.terms.roster import Seat
@@ -75,15 +76,19 @@ class Knob:
 def prices(scenario: Scenario, plan: SeatPlan, epsilons: list[float]) -> list[Price]:
     """Return the price of each ε for one participant."""
     rules = scenario.contract.industries[plan.industry]
-    size = plan.parameters_shared + plan.parameters_private
+    contract, size = scenario.contract, _size(scenario, scenario.seat(plan.name))
     found = []
     for value in epsilons:
-        sigma = _solve(scenario.contract, value, plan.delta, plan.sampling_rate, plan.steps)
-        ratio = None if sigma is None else noise_ratio(sigma, size, plan.sampling_rate, plan.training_units, plan.steps)
+        sigma = _solve(contract, value, plan.delta, plan.sampling_rate, plan.steps)
+        ratio = None
+        if sigma is not None:
+            noise = of_products(contract, sigma)
+            ratio = noise_ratio(noise, size, plan.sampling_rate, plan.training_units, plan.steps)
         rounds = 0
         if plan.noise_multiplier is not None:
             once = once_events(scenario.contract, plan.epsilon, "record")
-            rounds = _affordable(value, plan, rules.local_steps, once)
+            # The two messages of the learner `sums` are one step.
+            rounds = _affordable(value, plan, rules.local_steps, once) * (contract.rounds if contract.sums else 1)
         found.append(Price(value, plan.delta, sigma, ratio, rounds))
     return found
 
@@ -141,7 +146,7 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
         if sigma is None:
             return None, None, None
         noise = rules.learning_rate * sigma * clip * math.sqrt(taken) / (rate * n)
-        return sigma, noise_ratio(sigma, numbers, rate, n, taken), noise
+        return sigma, noise_ratio(of_products(contract, sigma), numbers, rate, n, taken), noise
 
     base = outcome()
     found = [Knob("as proposed", "", "", *base, helps=False)]
@@ -152,6 +157,8 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
         found.append(Knob(name, str(before), str(after), *changed, helps=better, note=note))
 
     add("epsilon", f"{seat.epsilon:g}", f"{2 * seat.epsilon:g}", outcome(value=2 * seat.epsilon))
+    if contract.sums is not None:
+        return found
     if rules.sampling_rate < 1:
         rate = min(1.0, 2 * rules.sampling_rate)
         add("sampling_rate", f"{rules.sampling_rate:g}", f"{rate:g}", outcome(rate=rate), "larger batches")
@@ -176,6 +183,8 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
 
 def _size(scenario: Scenario, seat: Seat) -> int:
     state = build_module(scenario.contract, seat.industry).state_dict()
+    if scenario.contract.sums is not None:
+        return int(state[WEIGHTS].numel())
     return sum(tensor.numel() for tensor in state.values())
 
 

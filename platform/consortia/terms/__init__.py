@@ -1,1 +1,1 @@
-"""What was agreed: the contract, the roster, the policy, and how they are read and checked."""
+"""What was agreed: contract, roster, policy, and how they are read and checked."""

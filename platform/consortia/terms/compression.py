@@ -1,4 +1,4 @@
-"""What a contract says about the size of updates."""
+"""The terms of a contract for compressed updates."""
 
 from __future__ import annotations
 

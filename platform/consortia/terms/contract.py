@@ -10,7 +10,12 @@ from pydantic import model_validator
 
 from consortia.common.errors import InputError
 from consortia.common.strict import check_schema, parse
-from consortia.terms.contract_checks import check_participations, check_secure_sum, check_trusted_coordinator
+from consortia.terms.contract_checks import (
+    check_participations,
+    check_secure_sum,
+    check_sums,
+    check_trusted_coordinator,
+)
 from consortia.terms.contract_fields import WIRE_VERSION, ContractFields, IndustryTerms
 from consortia.terms.model import check_private_steps
 from consortia.terms.vertical import check_mode
@@ -32,7 +37,8 @@ class Contract(ContractFields):
             raise ValueError(f"wire = {WIRE_VERSION} (what this version speaks)")
         if check_mode(self.mode, self.vertical, self.rounds, self.industries, self.releases):
             return self
-        if "update" not in self.releases:
+        check_sums(self)
+        if self.learner == "gradient" and "update" not in self.releases:
             raise ValueError("releases that include 'update'")
         if self.stopping is not None and not self.evaluation.every:
             raise ValueError(
@@ -69,6 +75,7 @@ class Contract(ContractFields):
         later |= set() if self.compression else {"compression"}
         later |= set() if self.vertical else {"vertical"}
         later |= set() if self.max_participations else {"max_participations"}
+        later |= set() if self.sums else {"learner", "sums"}
         text = json.dumps(
             self.model_dump(mode="json", by_alias=True, exclude=later), sort_keys=True, separators=(",", ":")
         )
@@ -92,8 +99,12 @@ def contract_from_json(text: str) -> Contract:
 
 
 def planned_rounds(contract: Contract) -> int:
-    """Return how often a participant trains at most: noise is solved for that many, with secure sums for spares too."""
-    return contract.participations + (contract.secure_terms.spare if contract.trust == "aggregate" else 0)
+    """Return how often a participant trains at most: noise is solved for that many, with secure sums for spares too.
+
+    The two messages of the learner `sums` are one training.
+    """
+    once = 1 if contract.sums is not None else contract.participations
+    return once + (contract.secure_terms.spare if contract.trust == "aggregate" else 0)
 
 
 def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -> float:
@@ -114,9 +125,10 @@ def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -
     if noise_multiplier <= 0:
         raise InputError("epsilon: wanted a finite one with trust = 'aggregate', got a non-private proposal")
     clip = terms.noise / noise_multiplier
-    if clip < terms.smallest_clip:
+    smallest = clip * (1.0 if contract.sums is None else contract.sums.least_part)
+    if smallest < terms.smallest_clip:
         raise InputError(
-            f"contract.secure.smallest_clip: wanted at most {clip:.4g}, which this budget needs, got "
+            f"contract.secure.smallest_clip: wanted at most {smallest:.4g}, which this budget needs, got "
             f"{terms.smallest_clip:g}; propose a smaller epsilon to this participant"
         )
     return min(clip, terms.largest_clip)

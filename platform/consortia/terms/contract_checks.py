@@ -1,10 +1,14 @@
-"""What one field of a contract excludes in another: secure sums, a trusted coordinator, asynchronous strategies."""
+"""Checks that fields of a contract fit together: secure sums, a trusted coordinator, asynchronous strategies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from consortia.learners.sums.shares import MESSAGES
 from consortia.terms.contract_fields import ContractFields
+from consortia.terms.model import Model, Scopes
+from consortia.terms.strategy import StrategyTerms
+from consortia.terms.sums import STEPS
 from strategies.base import Asynchronous, Clusters, Controlled, LocalHalf, Strategy, TakesTurns
 
 
@@ -69,6 +73,40 @@ def check_trusted_coordinator(contract: ContractFields, strategy: Strategy) -> N
     }
     if problems := [text for text, wrong in excluded.items() if wrong]:
         raise ValueError(f'{"; ".join(problems)}, with trust = "coordinator"')
+
+
+def check_sums(contract: ContractFields) -> None:
+    """Raise ValueError, naming what was wanted, where the learner `sums` and the rest of a contract do not fit."""
+    terms = contract.sums
+    if (contract.learner == "sums") != (terms is not None):
+        raise ValueError('[contract.sums] exactly where learner = "sums"')
+    if terms is None:
+        if "sums" in contract.releases:
+            raise ValueError("no 'sums' in releases with learner = \"gradient\"")
+        return
+    excluded = {
+        f"rounds = {MESSAGES}, its two messages": contract.rounds != MESSAGES,
+        "releases ['sums'], and 'metrics' where they are asked for": set(contract.releases) - {"metrics"} != {"sums"},
+        'trust = "local" or "aggregate"': contract.trust not in {"local", "aggregate"},
+        "no [contract.strategy]: sums are added": contract.strategy != StrategyTerms(),
+        "no [contract.scopes]: an industry shares its sums": contract.scopes != Scopes(),
+        "no [contract.compression]": contract.compression is not None,
+        "no max_participations": contract.max_participations is not None,
+        "evaluation.every = 0 and no [contract.stopping]: there is one model": bool(contract.evaluation.every)
+        or contract.stopping is not None,
+        "secure.cohorts = 1 and secure.colluders >= 1: each member takes its own part off the sum at home": (
+            contract.secure is not None and (contract.secure.cohorts != 1 or contract.secure.colluders < 1)
+        ),
+    }
+    for name, rules in contract.industries.items():
+        plain = (rules.model, rules.private_steps, rules.momentum, rules.weight_decay, rules.init)
+        excluded[f"no model, init, clip, steps or rates in industries.{name}: nothing takes steps"] = any(
+            getattr(rules, key) != value for key, value in STEPS.items()
+        ) or plain != (Model(), 0, 0.0, 0.0, None)
+    if problems := [text for text, wrong in excluded.items() if wrong]:
+        raise ValueError(f'{"; ".join(problems)}, with learner = "sums"')
+    if strange := sorted((terms.prevalence.keys() | terms.residual.keys()) - contract.industries.keys()):
+        raise ValueError(f"sums.prevalence and sums.residual of the contract's industries, not of {', '.join(strange)}")
 
 
 def check_non_private(contract: ContractFields, non_private: Mapping[str, bool]) -> None:

@@ -13,6 +13,7 @@ from consortia.terms.evaluation import EvaluationTerms, StoppingTerms
 from consortia.terms.model import Model, PretrainedFile, Scopes
 from consortia.terms.secure_sum import SecureTerms
 from consortia.terms.strategy import StrategyTerms
+from consortia.terms.sums import SumsTerms
 from consortia.terms.trusted_coordinator import CentralTerms
 from consortia.terms.vertical import VerticalTerms
 
@@ -75,7 +76,7 @@ class ContractFields(StrictModel):
     """The fields of a contract, before they are checked against each other (`consortia.terms.contract`).
 
     `rounds` are the steps of the shared parameters; `max_participations` is how often one participant trains at most,
-    where that is not once a round.
+    where that is not once a round. `learner` is what is trained: networks by noisy gradients, or noisy sums.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=1)]
@@ -84,7 +85,9 @@ class ContractFields(StrictModel):
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     max_participations: Annotated[int, Field(ge=1, le=100_000)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    releases: tuple[Literal["update", "metrics", "size", "intersection", "labels", "scores"], ...] = ("update",)
+    releases: tuple[Literal["update", "sums", "metrics", "size", "intersection", "labels", "scores"], ...] = ("update",)
+    learner: Literal["gradient", "sums"] = "gradient"
+    sums: SumsTerms | None = None
     strategy: StrategyTerms = StrategyTerms()
     scopes: Scopes = Scopes()
     split: Split = Split()

@@ -1,4 +1,4 @@
-"""What a contract says about metrics that leave and about stopping early."""
+"""The terms of a contract for released metrics and for early stopping."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class StoppingTerms(StrictModel):
 
     @model_validator(mode="after")
     def _metric_is_known(self) -> StoppingTerms:
-        from clients.metrics import HIGHER_IS_BETTER
+        from clients.metric_registry import names
 
-        if self.metric not in HIGHER_IS_BETTER:
-            raise ValueError(f"metric: one of {', '.join(sorted(HIGHER_IS_BETTER))}")
+        if self.metric not in names():
+            raise ValueError(f"metric: one that is built in or installed ({', '.join(names())})")
         return self

@@ -1,4 +1,4 @@
-"""`[[crowd]]`: many participants in one table of a scenario, and one demonstration policy for all of them.
+"""`[[crowd]]`: describes many participants in one table of a scenario.
 
 A crowd has the keys of a roster's line and `count`. Its participants are called NAME-0001, NAME-0002 ...; `{number}` in
 `site` becomes 1, 2 ... The roster that results is what everything else sees.

@@ -1,4 +1,4 @@
-"""What a contract says about the network of one industry."""
+"""The terms of a contract for the network of one industry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The participant's own file: its data, its budget, what it allows to leave. It outranks every scenario.
+"""The policy: a participant's own file with its data, its budget and what may leave. It outranks every scenario.
 
 No policy file means refusal. A demonstration policy says `demo = true` and is accepted only in a simulation.
 """
@@ -70,17 +70,21 @@ class DatasetTerms(StrictModel):
 
     `declared_units` is public: the normaliser of the training step and delta are checked against it. `lifetime` names
     a data set, of this policy or an earlier one, with which this one shares its lifetime budget: they hold the same
-    persons (`consortia.participant.lifetimes`).
+    persons (`consortia.participant.lifetimes`). `synthetic` says that the source's rows are made up, which every output
+    then says, too. `metrics` names metrics that the receipt leads with, built in or installed, before those of the
+    industry; they stay at home.
     """
 
     industry: Industry
     source: Source
     site: str = ""
+    metrics: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], ...] = ()
     unit: Annotated[str, Field(pattern=r"^[^:/@=\n]{1,80}$")] = "record"
     declared_units: Annotated[int, Field(ge=1)]
     max_rows_per_unit: Annotated[int, Field(ge=1)] | None = None
     quarantine_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
     lifetime: Name | None = None
+    synthetic: bool = False
 
 
 class AllowTerms(StrictModel):
@@ -91,7 +95,7 @@ class AllowTerms(StrictModel):
     rows to choose a budget, each of them charged in full.
     """
 
-    releases: tuple[Literal["update", "metrics", "size", "intersection", "labels", "scores"], ...] = ()
+    releases: tuple[Literal["update", "sums", "metrics", "size", "intersection", "labels", "scores"], ...] = ()
     exact_metrics: bool = False
     non_private: bool = False
     trusted_coordinator: bool = False

@@ -25,6 +25,7 @@ from consortia.terms.contract_checks import check_non_private
 from consortia.terms.contract_fields import Name, Positive
 from consortia.terms.many_participants import with_crowds
 from consortia.terms.roster import Seat
+from consortia.terms.sums import with_constants
 from consortia.terms.trusted_coordinator import overridden
 from consortia.terms.vertical import check_seats
 
@@ -195,6 +196,7 @@ def _build(data: dict[str, Any], where: str) -> Scenario:
     contract = data.get("contract")
     if isinstance(contract, dict):
         check_schema(contract, f"{where}: contract")
+        data = {**data, "contract": with_constants(contract)}
     return settled(parse(Scenario, with_crowds(data, where), where))
 
 

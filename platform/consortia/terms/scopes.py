@@ -1,4 +1,4 @@
-"""Which parameter is shared with whom: names by scope, and the start of every shared parameter."""
+"""Sorts parameters by scope (who shares them), and makes the start of every shared parameter."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from clients import registry
 from clients.industry import ModelSpec, effective_schema
 from clients.models import FederatedModule, build, check_norm_names, is_norm
 from consortia.common.errors import InputError
+from consortia.learners.sums import model as sums
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.model import PretrainedFile, Scope
+from consortia.terms.recipe import recipe
 from privacy.randomness import seeded_generator
 
 PARTS = ("encoder", "trunk", "head")
@@ -67,6 +69,8 @@ def _pristine(contract_json: str, industry: str) -> FederatedModule:
     contract = contract_from_json(contract_json)
     client = registry.get(industry)
     terms = contract.industries[industry]
+    if contract.sums is not None:
+        return sums.build(recipe(contract, industry), client.schema.target)
     spec = ModelSpec(kind=terms.model.kind, hidden=terms.model.hidden, norm=terms.model.norm)
     width = effective_schema(client, filter=terms.filter).width
     module = build(client, spec, width, generator=seeded_generator("init", contract.seed, industry))

@@ -1,4 +1,4 @@
-"""What contract and policy say about secure sums: strict values, and what they exclude."""
+"""The terms of contract and policy for secure sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of a secure sum that follow from a roster: total noise, bounds of the clips, size of the sum.
+"""Computes the numbers of a secure sum from a roster: total noise, bounds of the clips, size of the sum.
 
 Members may have different budgets. The total noise S is one number; member i clips at C_i = S / sigma_i, so that each
 has its own epsilon and strict ones weigh less. S is chosen so that nobody clips above its industry's `clip`.
@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from consortia.common.errors import InputError
-from consortia.terms.contract import Contract, contract_from_json, planned_rounds
+from consortia.terms.contract import Contract, contract_from_json
+from consortia.terms.costs import noise_multiplier
+from consortia.terms.recipe import recipe
 from consortia.terms.roster import Seat
 from consortia.terms.scopes import build_module, group_of, scope_of
-from privacy.accounting import solve_noise_multiplier
 from privacy.errors import PlanError
 from privacy.secure_sum.fixed_point import FixedPoint
 
@@ -41,11 +42,12 @@ def settle(contract: Contract, roster: Sequence[Seat], *, anew: bool = False) ->
     known = {name: sigma for name, sigma in sigmas.items() if sigma is not None}
     noise = min(contract.industries[seat.industry].clip * known[seat.name] for seat in roster)
     rows = sum(units_drawn(contract, seat) for seat in roster)
+    part = 1.0 if contract.sums is None else contract.sums.least_part
     settled = terms.model_copy(
         update={
             "noise": noise,
             "largest_clip": noise / min(known.values()),
-            "smallest_clip": float(f"{noise / max(known.values()) / _ROOM:.3g}"),
+            "smallest_clip": float(f"{noise / max(known.values()) * part / _ROOM:.3g}"),
             "rows": 2 ** math.ceil(math.log2(rows)),
         }
     )
@@ -58,12 +60,7 @@ def sigma_of(contract: Contract, seat: Seat) -> float | None:
     if seat.non_private:
         return None
     try:
-        return solve_noise_multiplier(
-            epsilon=seat.epsilon,
-            delta=seat.delta,
-            sampling_rate=contract.industries[seat.industry].sampling_rate,
-            steps=planned_rounds(contract),
-        )
+        return noise_multiplier(contract, contract.industries[seat.industry], seat.epsilon, seat.delta)
     except PlanError as error:
         raise InputError(f"roster.{seat.name}: {error}") from None
 
@@ -94,8 +91,10 @@ def _layout(contract_json: str, industry: str) -> Layout:
     return out
 
 
-def sizes(contract: Contract, industry: str) -> dict[str, int]:
-    """Return the number of summed coordinates by group."""
+def sizes(contract: Contract, industry: str, number: int = 1) -> dict[str, int]:
+    """Return the number of summed coordinates by group, in round `number`: the learner `sums` has two messages."""
+    if contract.sums is not None:
+        return {industry: sum(recipe(contract, industry).lengths(number))}
     return {group: sum(math.prod(s) for _, s in parts) for group, parts in layout(contract, industry).items()}
 
 
@@ -116,7 +115,11 @@ def fixed_point(contract: Contract) -> FixedPoint:
         noise=terms.noise,
         clip=terms.largest_clip,
         smallest_clip=terms.smallest_clip,
-        dimension=max(sum(sizes(contract, industry).values()) for industry in contract.industries),
+        dimension=max(
+            sum(sizes(contract, industry, number).values())
+            for industry in contract.industries
+            for number in (range(1, contract.rounds + 1) if contract.sums is not None else (1,))
+        ),
         rows=terms.rows,
         colluders=terms.colluders,
         drops=terms.drops,

@@ -1,4 +1,4 @@
-"""`[contract.strategy]`: the algorithm by name, its options, and whose reply weighs how much."""
+"""`[contract.strategy]`: names the algorithm, its options, and the weighting of replies."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from consortia.common.strict import StrictModel
+from consortia_plugins import near
+from strategies import registry
 from strategies.base import Strategy
-from strategies.options import near
-from strategies.registry import NAMES, make
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Rate = Annotated[float, Field(gt=0, le=1)]
@@ -41,8 +41,15 @@ class StrategyTerms(StrictModel):
     @field_validator("name")
     @classmethod
     def _name_is_known(cls, name: str) -> str:
-        if name not in NAMES:
-            raise ValueError(f"one of {', '.join(NAMES)}{near(name, NAMES)}")
+        try:
+            registry.get(name)
+        except registry.StrategyLoadError as error:
+            raise ValueError(f"a strategy that can be loaded ({error})") from None
+        except registry.UnknownStrategyError:
+            known = registry.names()
+            raise ValueError(
+                f"a strategy that is built in or installed ({', '.join(known)}){near(name, known)}"
+            ) from None
         return name
 
     @model_validator(mode="after")
@@ -55,7 +62,7 @@ class StrategyTerms(StrictModel):
 
     def strategy(self) -> Strategy:
         """Make the algorithm; ValueError when name or options are none of it."""
-        return make(
+        return registry.make(
             self.name,
             server_learning_rate=self.server_learning_rate,
             server_momentum=self.server_momentum,

@@ -1,4 +1,4 @@
-"""What contract and roster say where the coordinator is trusted to add the noise, and what that excludes."""
+"""The terms of contract and roster for a trusted coordinator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vertical part of a contract: who has the label, who helps, and the public limits of the exchange."""
+"""The vertical terms of a contract: who has the label, who helps, and the public limits."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def check_mode(
         return True
     if not industries:
         raise ValueError("terms of at least one industry at contract.industries")
-    if set(releases) - {"update", "metrics", "size"}:
-        raise ValueError("releases 'update', 'metrics' and 'size' for mode 'horizontal'")
+    if set(releases) - {"update", "sums", "metrics", "size"}:
+        raise ValueError("releases 'update', 'sums', 'metrics' and 'size' for mode 'horizontal'")
     return False
 
 

@@ -1,4 +1,4 @@
-"""The vertical part of a policy: pinned keys, and how often what may happen to the data set in its life."""
+"""The vertical terms of a policy: pinned keys, and lifetime limits of a data set."""
 
 from __future__ import annotations
 

@@ -1,16 +1,25 @@
-"""Conformance suites that ship with the package, so that a partner runs the same checks as we do."""
+"""Conformance suites that ship with the package."""
 
 from __future__ import annotations
 
 from consortia.testing._clients import ClientCheckError, check_client
 from consortia.testing._mechanisms import MechanismCheckError, check_mechanism
+from consortia.testing._metrics import MetricCheckError, check_metric
+from consortia.testing._sources import SourceCheckError, check_source
 from consortia.testing._strategies import StrategyCheckError, check_strategy
+from consortia.testing._trackers import TrackerCheckError, check_tracker
 
 __all__ = [
     "ClientCheckError",
     "MechanismCheckError",
+    "MetricCheckError",
+    "SourceCheckError",
     "StrategyCheckError",
+    "TrackerCheckError",
     "check_client",
     "check_mechanism",
+    "check_metric",
+    "check_source",
     "check_strategy",
+    "check_tracker",
 ]

@@ -1,4 +1,4 @@
-"""What the checks of a client share: its synthetic rows, a model, and a plain training pass."""
+"""Shared parts of the client checks: synthetic rows, a model, a plain training pass."""
 
 from __future__ import annotations
 
@@ -15,15 +15,10 @@ from clients.industry import IndustryClient, ModelSpec
 from clients.metrics import compute
 from clients.models import FederatedModule, build, default_encoder, loss_for, predict
 from clients.sources import numpy_generator
+from consortia.testing._suite import require
 
 KEY = b"check_client: a key for synthetic rows"
 LINEAR = ModelSpec()
-
-
-def require(holds: bool, saw: str) -> None:
-    """Fail with what was seen."""
-    if not holds:
-        raise AssertionError(saw)
 
 
 @dataclass

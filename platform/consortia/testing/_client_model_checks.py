@@ -1,4 +1,4 @@
-"""Checks of an industry's network: scopes, training, few rows, the way over the wire, imports."""
+"""Checks an industry's network: scopes, training, few rows, serialisation, imports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from safetensors.torch import load, save
 from clients import registry
 from clients.dataset import Table
 from clients.models import FederatedModule, loss_for, predict
-from consortia.testing._client_case import Case, failing_with, require
+from consortia.testing._client_case import Case, failing_with
+from consortia.testing._suite import require
 
 SCOPED = ("encoder", "trunk", "head")
 FORBIDDEN = ("privacy", "flwr", "strategies", "consortia")

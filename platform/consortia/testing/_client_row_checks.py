@@ -1,4 +1,4 @@
-"""Checks of an industry's rows: schema, generator, identifiers, features."""
+"""Checks an industry's rows: schema, generator, identifiers, features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import torch
 
 from clients.errors import ClientError, SchemaError
 from clients.schema import Column
-from consortia.testing._client_case import KEY, Case, failing_with, require
+from consortia.testing._client_case import KEY, Case, failing_with
+from consortia.testing._suite import require
 
 SHORTEST_SECRET = 4  # a shorter identifier would be found in any text by chance
 LONG_SECRET = 8

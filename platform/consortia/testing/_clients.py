@@ -1,4 +1,4 @@
-"""`check_client`: what every industry must hold, in one call (after scikit-learn's `check_estimator`)."""
+"""`check_client`: the conformance suite of industries (after scikit-learn's `check_estimator`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks of a mechanism share: hostile rows, neighbours, distances, and a table of releases."""
+"""Shared parts of the mechanism checks: hostile rows, neighbours, distances, releases."""
 
 from __future__ import annotations
 

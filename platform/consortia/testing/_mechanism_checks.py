@@ -1,4 +1,4 @@
-"""The checks of a mechanism's release: each takes a case and raises AssertionError with what it saw.
+"""Checks the release of a mechanism. Each check raises AssertionError with what it saw.
 
 Statistical checks fail an honest mechanism less often than once in ten million runs.
 """
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import stats
 
-from consortia.testing._client_case import require
 from consortia.testing._mechanism_case import Case, normal_scores
+from consortia.testing._suite import require
 from privacy.mechanism import AdditiveNoise, Array
 
 #: What floating point may add to the sensitivity.

@@ -1,4 +1,4 @@
-"""The checks of what a mechanism costs: its event against the declared noise, by numeric integrals and draws."""
+"""Checks the cost of a mechanism: its event against the declared noise."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
-from consortia.testing._client_case import require
 from consortia.testing._mechanism_case import Case
+from consortia.testing._suite import require
 from privacy.accounting import epsilon, rdp
 from privacy.errors import BudgetExhaustedError, UnknownEventError
 from privacy.events import RELATIONS, check_known, event_from_json, event_to_json, resized

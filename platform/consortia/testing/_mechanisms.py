@@ -1,4 +1,4 @@
-"""`check_mechanism`: what every privacy mechanism must hold, in one call, whoever wrote it."""
+"""`check_mechanism`: the conformance suite of privacy mechanisms."""
 
 from __future__ import annotations
 

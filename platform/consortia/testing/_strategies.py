@@ -1,4 +1,4 @@
-"""`check_strategy`: what every strategy must hold, in one call, whoever wrote it."""
+"""`check_strategy`: the conformance suite of strategies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of a strategy: each takes a strategy and raises AssertionError with what it saw."""
+"""Checks a strategy. Each check raises AssertionError with what it saw."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
 from consortia.terms.scopes import LARGEST
-from consortia.testing._client_case import require
+from consortia.testing._suite import require
 from strategies.base import Asynchronous, Controlled, Strategy, Update
 
 State = dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""The checks of a strategy's client half, on the quadratics of `_strategy_quadratics`, whose answers are known."""
+"""Checks the client half of a strategy on quadratics with known answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 
 import torch
 
-from consortia.testing._client_case import require
 from consortia.testing._strategy_quadratics import (
     FLAT,
     ONE,
@@ -26,6 +25,7 @@ from consortia.testing._strategy_quadratics import (
     vector,
     weights_of,
 )
+from consortia.testing._suite import require
 from strategies.base import Asynchronous, Clusters, Controlled, LocalHalf, Strategy, TakesTurns
 
 #: Rounds in which control variates have to reach the optimum; most need a tenth, small server steps need more.

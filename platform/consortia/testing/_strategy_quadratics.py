@@ -1,4 +1,4 @@
-"""Quadratics on which a strategy's client half is tried: steps, whole rounds, and their closed forms.
+"""Quadratics for the client half of a strategy: steps, rounds and their closed forms.
 
 A participant minimises f(w) = 1/2 (w - a)' H (w - a) by plain gradient steps in float64, without noise. After K steps
 of size eta from the received model r, with a proximal term of strength mu,
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from consortia.testing._client_case import require
+from consortia.testing._suite import require
 from strategies.base import Clusters, Controlled, LocalHalf, Strategy, TakesTurns, Update, loss_bound
 
 State = dict[str, Tensor]

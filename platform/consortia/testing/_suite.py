@@ -1,8 +1,13 @@
-"""What the conformance suites share: every check runs, and all that failed is reported together."""
+"""Shared parts of the conformance suites: every check runs, and all failures are reported together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -13,6 +18,36 @@ class SuiteError(AssertionError):
         self.failures = failures
         lines = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
         super().__init__(f"{subject} fails {len(failures)} of {checks} checks:\n{lines}")
+
+
+def require(holds: bool, saw: str) -> None:
+    """Fail with what was seen."""
+    if not holds:
+        raise AssertionError(saw)
+
+
+@contextmanager
+def leaves_the_process_as_it_is() -> Iterator[None]:
+    """Fail when what happens inside uses up the process's random numbers, or changes its folder or environment."""
+    before = _process()
+    yield
+    for what, value in _process().items():
+        require(value == before[what], f"it changes {what} of the process")
+
+
+def _process() -> dict[str, object]:
+    import numpy as np
+
+    _, keys, place, *_ = np.random.get_state()
+    found: dict[str, object] = {
+        "the random numbers": random.getstate(),
+        "numpy's random numbers": (np.asarray(keys).tolist(), place),
+        "the working directory": Path.cwd(),
+        "the environment": dict(os.environ),
+    }
+    if "torch" in sys.modules:
+        found["torch's random numbers"] = sys.modules["torch"].get_rng_state().tolist()
+    return found
 
 
 def run_checks(

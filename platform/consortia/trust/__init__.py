@@ -1,1 +1,1 @@
-"""What both sides know of a trust mode."""
+"""The parts of a trust mode that both sides share."""

@@ -1,4 +1,4 @@
-"""Rounds with a trusted coordinator: it draws who is asked, clips each change again, and adds the noise once.
+"""The mechanism of a trusted coordinator: clipped changes, one noise.
 
 The mechanism and what it guarantees to whom is `privacy.central`. The draw of a round stays with the coordinator: its
 record and event file say who took part, so they are its own, and what may be published is the model.

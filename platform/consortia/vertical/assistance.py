@@ -1,4 +1,4 @@
-"""A partner's part: any model on its own columns, cross-fitted on noisy labels, one coarse score a row.
+"""Fits a partner's model on its own columns and noisy labels, and returns coarse scores.
 
 Labels are what the label owner sent: they went through randomised response once, so whatever is done here is
 post-processing

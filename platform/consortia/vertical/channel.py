@@ -1,4 +1,4 @@
-"""Keys of participants and what is sealed between two of them; the coordinator relays bytes that it cannot read.
+"""Seals messages between two participants. The coordinator relays bytes that it cannot read.
 
 A participant has one long-lived Ed25519 identity key; the others pin its public half in their own policies, out of
 band.

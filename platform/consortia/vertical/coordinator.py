@@ -1,4 +1,4 @@
-"""The coordinator of a vertical run: six steps, every message between participants sealed for one of them.
+"""The coordinator of a vertical run: six steps, every message between participants sealed.
 
 It relays bytes that it cannot read, bounds every wait, and records who did what: sizes, times, codes. A partner that
 fails is left out from then on; without the label owner, or without any partner, the run ends. In a masked sum a

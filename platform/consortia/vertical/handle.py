@@ -1,4 +1,4 @@
-"""The door of a vertical run at a participant: a message comes in, a reply or a refusal goes out."""
+"""Answers a message of a vertical run at a participant."""
 
 from __future__ import annotations
 

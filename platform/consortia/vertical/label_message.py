@@ -1,4 +1,4 @@
-"""What a label owner seals for a partner: the partner's points raised to its power, and a noisy label for each row."""
+"""The message of a label owner to a partner: blinded points and a noisy label for each row."""
 
 from __future__ import annotations
 

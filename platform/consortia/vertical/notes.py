@@ -1,4 +1,4 @@
-"""Sentences about a vertical run that are said before it and after it."""
+"""Sentences about a vertical run, before it and after it."""
 
 from __future__ import annotations
 

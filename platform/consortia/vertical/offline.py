@@ -1,4 +1,4 @@
-"""The label owner's own model, when nobody else is asked: new rows scored at home, offline."""
+"""Scores new rows with the label owner's own model, at home and offline."""
 
 from __future__ import annotations
 

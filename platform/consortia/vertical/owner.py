@@ -1,4 +1,4 @@
-"""The label owner's steps: blind, label, stack."""
+"""The steps of the label owner: blind, label, stack."""
 
 from __future__ import annotations
 

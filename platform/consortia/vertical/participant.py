@@ -1,4 +1,4 @@
-"""One step of a vertical run at a participant: check, charge, work, store, release. No Flower in here.
+"""One step of a vertical run at a participant: check, charge, work, store, release.
 
 Guarantees
 ----------

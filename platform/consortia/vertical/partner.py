@@ -1,4 +1,4 @@
-"""A partner's steps: greet, match, assist."""
+"""The steps of a partner: greet, match, assist."""
 
 from __future__ import annotations
 

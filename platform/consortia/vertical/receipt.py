@@ -6,14 +6,14 @@ from __future__ import annotations
 import csv
 import math
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.metrics import compute
+from clients.metrics import compute, get
 from consortia.common.disk import write_json
-from consortia.participant.evaluation import MINIMUM_UNITS, weighted_auc
 from consortia.participant.receipt import RECEIPT_SCHEMA
 from consortia.vertical.stacking import MARGIN, Decision
 from privacy.events import CHANGE_LABEL
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["gain_of", "write_receipt"]
 
 METRICS = ("auc", "auprc", "accuracy", "brier")
-_MANY = 20_000
 
 
 def write_receipt(
@@ -80,7 +79,7 @@ def write_receipt(
             "label": step.terms.label,
             "purpose": step.terms.purpose,
             "classes": len(np.unique(labels[train])),
-            "headline": "auc",
+            "headline": METRICS[0],
             "metrics": {name: {kind: measured[kind][name] for kind in measured} for name in METRICS},
             "local_model": decision.alone.name,
             "assisted_model": decision.assisted.name,
@@ -118,26 +117,11 @@ def gain_of(
 ) -> dict[str, float] | None:
     """Return assisted minus alone in AUC with a 95 % paired bootstrap interval.
 
-    None where that is undefined, or of fewer than `MINIMUM_UNITS` rows.
+    None where that is undefined, or of fewer than ten rows.
     """
-    n = len(labels)
-    if n < MINIMUM_UNITS or len(np.unique(labels)) < 2:
-        return None
-    rng = numpy_generator("bootstrap", participant)
-    target = labels.astype(np.float64)
-
-    def difference(weights: NDArray[np.float64]) -> float:
-        row = weights[None]
-        return float((weighted_auc(assisted, target, row) - weighted_auc(alone, target, row))[0])
-
-    value = difference(np.ones(n))
-    # One resample at a time: for a million rows all at once would not fit.
-    draws = [
-        difference(np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64))
-        for _ in range(300 if n <= _MANY else 50)
-    ]
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    return {"value": value, "low": float(low), "high": float(high)}
+    generator = numpy_generator("bootstrap", participant)
+    found = get(METRICS[0]).gain(assisted, alone, labels, np.arange(len(labels)), generator)
+    return None if found is None else asdict(found)
 
 
 def _write_predictions(

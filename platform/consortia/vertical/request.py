@@ -1,4 +1,4 @@
-"""A message of a vertical run, parsed: nothing of it is believed before it has passed here."""
+"""Parses and checks a message of a vertical run."""
 
 from __future__ import annotations
 

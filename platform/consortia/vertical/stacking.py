@@ -1,4 +1,4 @@
-"""The label owner's part at home: stack own columns and scores with true labels, and join only where it pays.
+"""Stacks own columns and scores with true labels at the label owner, and joins only where it pays.
 
 Nothing here is released. The choice between "alone" and "assisted" is by cross-validation on the labelled rows; the
 test rows only report.

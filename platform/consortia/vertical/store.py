@@ -1,4 +1,4 @@
-"""What a participant keeps at home during a vertical run: secrets, order, models. Nothing of it is ever sent."""
+"""Keeps secrets, order and models of a vertical run at home. Nothing of it is sent."""
 
 from __future__ import annotations
 

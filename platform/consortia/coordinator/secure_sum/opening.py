@@ -1,4 +1,4 @@
-"""The coordinator's half of mode `two`: who is alive, signatures where somebody is missing, shares, the sum."""
+"""Opens a secure sum of mode `two` at the coordinator, although members dropped out."""
 
 from __future__ import annotations
 

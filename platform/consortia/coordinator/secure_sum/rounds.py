@@ -9,9 +9,9 @@ everybody answered under one context, and that the sum is not longer than honest
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,12 +21,14 @@ from consortia.common.errors import RunFailedError, WireError
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.mailbox import is_refusal
 from consortia.coordinator.secure_sum.opening import Attempt, Part, open_two
-from consortia.coordinator.secure_sum.step import by_group, step
+from consortia.coordinator.secure_sum.step import OpenSum, by_group, step
+from consortia.coordinator.sums import secure_step
 from consortia.messages.envelope import decode
 from consortia.messages.reply import FINAL, check_account
+from consortia.messages.size_release import declared
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, for_participant
-from consortia.terms.settle import fixed_point, layout, sizes, units_drawn
+from consortia.terms.settle import fixed_point, sizes, units_drawn
 from consortia.trust.secure_sum.models import ANCHOR_BYTES, hash_of
 from consortia.trust.secure_sum.protocol import SumRequest, context_of, group_of, roster_hash, unpack
 from consortia.trust.secure_sum.recovery import OpenRequest
@@ -157,29 +159,26 @@ class SecureRounds:
             When a sum does not open in any attempt, or is longer than honest members can make it.
         """
         models = {group: hash_of(named) for group, named in state.groups.items()}
-        sums: dict[str, Word] = {}
-        cohorts: dict[str, tuple[str, ...]] = {}
-        asked: dict[str, int] = {}  # shares of noise are sized for all that were asked
+        opened: dict[str, OpenSum] = {}
         todo = self._cohorts(state)
         for attempt in range(self.terms.attempts):
             request = SumRequest(number, attempt, todo, models)
             parts, gone, context = self._parts(request, state)
             for label, (names, words) in self._opened(request, parts, context).items():
-                sums[label], cohorts[label], asked[label] = words, names, len(request.cohorts[label])
+                opened[label] = OpenSum(names, self._code.decode(words), len(request.cohorts[label]), context)
             left = {label: tuple(n for n in names if n not in gone) for label, names in todo.items()}
-            todo = {label: n for label, n in left.items() if label not in sums and len(n) >= self.terms.least}
+            todo = {label: n for label, n in left.items() if label not in opened and len(n) >= self.terms.least}
             if not todo:
                 break
-        good = self._checked(sums, cohorts, asked, number)
-        seats = {label: [self._members[name].seat for name in names] for label, names in cohorts.items()}
+        good = self._checked(opened, number)
         groups: dict[str, State] = {}
         memory: dict[str, State] = {}
         for group in state.groups:
             totals = by_group(good, group)
             if not totals:
                 raise RunFailedError(f"round {number}: no sum of {group!r} opened within range ({self._reasons()})")
-            groups[group], memory[group] = step(self.contract, strategy, state, group, totals, seats)
-        done = sorted({name for label in good for name in cohorts[label]})
+            groups[group], memory[group] = self._step(strategy, state, group, totals, number)
+        done = sorted({name for one in good.values() for name in one.names})
         for name in done:
             self._members[name].rounds_contributed += 1
             self._lost.pop(name, None)
@@ -194,7 +193,7 @@ class SecureRounds:
                 for name in self._roster
                 if self._members[name].state not in FINAL
                 and self._lost.get(name, 0) < _LOST
-                and group in layout(self.contract, self._members[name].seat.industry)
+                and group in sizes(self.contract, self._members[name].seat.industry)
             )
             count = max(1, min(self.terms.cohorts, len(names) // self.terms.least))
             if len(names) < self.terms.least:
@@ -283,7 +282,7 @@ class SecureRounds:
             except (WireError, ValueError) as error:
                 self._fail(name, number, attempt, "BAD_REPLY", str(error))
             return None
-        dimensions = sizes(self.contract, self._members[name].seat.industry)
+        dimensions = sizes(self.contract, self._members[name].seat.industry, number)
         labels = sorted(label for label, names in request.cohorts.items() if name in names)
         counts = [dimensions[group_of(label)] for label in labels]
         length = sum(counts) * bits // 8
@@ -297,18 +296,25 @@ class SecureRounds:
         split = np.split(words, np.cumsum(counts)[:-1])
         return Part(dict(zip(labels, split, strict=True)), found[1][length : length + boxes])
 
-    def _checked(
-        self, sums: Mapping[str, Word], cohorts: Mapping[str, Sequence[str]], asked: Mapping[str, int], number: int
-    ) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-        """Return the decoded sums that honest members can have made; the others are left out and recorded."""
+    def _step(
+        self, strategy: Strategy, state: Checkpoint, group: str, totals: Mapping[str, OpenSum], number: int
+    ) -> tuple[State, State]:
+        """Return a group's next parameters and memory: a step by the mean gradient, or what sums of statistics give."""
+        if self.contract.sums is None:
+            return step(self.contract, strategy, state, group, totals, {n: m.seat for n, m in self._members.items()})
+        ((_, one),) = totals.items()
+        units = {name: self._clip(name) * declared(self.contract, self._members[name].seat) for name in one.names}
+        return secure_step(self.contract, state, group, number, one, self._code, units)
+
+    def _checked(self, opened: Mapping[str, OpenSum], number: int) -> dict[str, OpenSum]:
+        """Return the sums that honest members can have made; the others are left out and recorded."""
         good = {}
-        for label, words in sums.items():
-            total = self._code.decode(words)
-            clipped = sum(self._units(name) * self._clip(name) for name in cohorts[label])
-            if float(np.linalg.norm(total)) <= self._code.largest_norm(clipped, asked[label], len(total)):
-                good[label] = total
+        for label, one in opened.items():
+            clipped = sum(self._units(name) * self._clip(name) for name in one.names)
+            if float(np.linalg.norm(one.total)) <= self._code.largest_norm(clipped, one.asked, len(one.total)):
+                good[label] = one
                 continue
-            for name in cohorts[label]:
+            for name in one.names:
                 detail = f"the sum of {label} is longer than honest members can make it"
                 self._fail(name, number, 0, "SUM_OUT_OF_RANGE", detail)
         return good

@@ -1,9 +1,10 @@
-"""From sums that opened to the next model: one step by the mean gradient, whoever holds the rows."""
+"""Makes the next model from opened sums: one step by the mean gradient."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,24 +21,42 @@ from consortia.trust.secure_sum.protocol import group_of
 from strategies.base import Strategy, Update
 
 
+@dataclass(frozen=True)
+class OpenSum:
+    """A sum that opened.
+
+    Attributes
+    ----------
+    names : whose words are in it.
+    total : as decoded.
+    asked : how many members were asked: shares of noise are sized for all of them.
+    context : of the attempt.
+    """
+
+    names: tuple[str, ...]
+    total: NDArray[np.float64]
+    asked: int
+    context: bytes
+
+
 def step(
     contract: Contract,
     strategy: Strategy,
     state: Checkpoint,
     group: str,
-    totals: Mapping[str, NDArray[np.float64]],
-    seats: Mapping[str, Sequence[Seat]],
+    totals: Mapping[str, OpenSum],
+    seats: Mapping[str, Seat],
 ) -> tuple[State, State]:
     """Return a group's next parameters and the strategy's memory.
 
     Parameters
     ----------
-    totals : decoded sums of the group's cohorts, by label.
-    seats : whose rows each of them sums.
+    totals : sums of the group's cohorts, by label.
+    seats : of all members, by name.
     """
-    members = [seat for label in totals for seat in seats[label]]
+    members = [seats[name] for one in totals.values() for name in one.names]
     expected = math.fsum(contract.industries[s.industry].sampling_rate * declared(contract, s) for s in members)
-    mean = torch.from_numpy(sum(totals.values()) / expected)
+    mean = torch.from_numpy(sum(one.total for one in totals.values()) / expected)
     industry = members[0].industry
     current = state.groups[group]
     parts = layout(contract, industry)[group]
@@ -45,7 +64,7 @@ def step(
     return strategy.aggregate(current, [Update("sum", moved, 1.0)], state.memory.get(group, {}))
 
 
-def by_group(totals: Mapping[str, NDArray[np.float64]], group: str) -> dict[str, NDArray[np.float64]]:
+def by_group(totals: Mapping[str, OpenSum], group: str) -> dict[str, OpenSum]:
     """Return the sums of one group of parameters, by label."""
     return {label: total for label, total in totals.items() if group_of(label) == group}
 

@@ -1,4 +1,4 @@
-"""The account of one run at one participant of a simulation, in memory: the rules and the events of a ledger."""
+"""Keeps one participant's account of a simulated run in memory, by the rules and events of a ledger."""
 
 from __future__ import annotations
 

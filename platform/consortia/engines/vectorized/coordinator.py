@@ -1,4 +1,4 @@
-"""The coordinator of a vectorised simulation: the loop of every engine, with batches in the place of messages."""
+"""The coordinator of a vectorised simulation: the common loop, with batches instead of messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which networks the batched products know, and how a shared state becomes a stack of them."""
+"""Says which networks the batched products support, and stacks a shared state for them."""
 
 from __future__ import annotations
 

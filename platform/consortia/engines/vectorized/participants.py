@@ -1,4 +1,4 @@
-"""The participants of a vectorised simulation: what each agreed to, its rows, its account, and how they train."""
+"""The participants of a vectorised simulation: terms, rows, accounts and training."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ def check(scenario: Scenario) -> None:
         raise InputError('--engine vectorized: wanted contract.mode = "horizontal", got "vertical"')
     strategy = contract.strategy.strategy()
     excluded = {
+        'contract.learner: wanted "gradient", whose steps are batched, got "sums"': contract.sums is not None,
         "contract.trust: wanted no secure sums": contract.trust == "aggregate",
         "contract.compression: wanted none": contract.compression is not None,
         "contract.scopes: wanted no private parameters": "private" in contract.scopes.named,

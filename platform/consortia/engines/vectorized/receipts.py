@@ -1,4 +1,4 @@
-"""Receipts of a vectorised simulation: what every participant's own would say, as far as it is measured here.
+"""Makes the receipts of a vectorised simulation, as far as they are measured.
 
 The majority and the federated model are measured at everybody. What one has alone, the control, the joined model and
 the net gain are measured at the first participants of the roster, since fitting them takes longer than training with
@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from clients import registry
 from consortia.engines.base import Job
 from consortia.engines.vectorized.participants import Place
 from consortia.participant import joined
 from consortia.participant.baseline import baseline
-from consortia.participant.evaluation import FederatedScore, headline, module_scorer, score_metrics
+from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
 from consortia.participant.own_candidates import majority
 from consortia.participant.receipt import RECEIPT_SCHEMA, compared, how, spent
 from consortia.terms.scopes import State, build_module, load_state
@@ -37,21 +36,21 @@ def write(job: Job, places: Sequence[Place], models: Mapping[str, State]) -> Non
     for number, place in enumerate(places):
         name = place.seat.name
         started = time.perf_counter()
-        client, parts = registry.get(place.seat.industry), place.parts
+        client, parts = client_for(place.policy.dataset[place.seat.dataset]), place.parts
         module = modules[place.seat.industry]
         load_state(module, models[name])
         rows += len(parts.train)
-        scorers: dict[str, FederatedScore] = {"federated": module_scorer(module)}
+        scorers = {"federated": module_scorer(module)}
         if number < LOCAL and (number == 0 or rows <= LOCAL_ROWS):
-            base = baseline(contract, place.seat.industry, parts.train, name)
+            base = baseline(contract, place.seat.industry, parts.train, name, client)
             stacked = joined.joined(client, base, scorers["federated"], parts.validation)
-            scorers |= {"majority": base.majority, "local": base.alone.scorer, "joined": stacked}
-            scorers["control"] = joined.control(client, base, parts.validation)
+            scorers |= {"majority": base.majority, "local": base.alone.scorer, "joined": stacked.scorer}
+            scorers["control"] = joined.control(client, base, parts.validation).scorer
             found = {**compared(client, scorers, parts.test, name), "local_model": base.alone.kind}
             found["joining"] = how(base, stacked)
         else:
             scorers["majority"] = majority(client, parts.train)
-            values = {kind: score_metrics(client, one.score(parts.test), parts.test) for kind, one in scorers.items()}
+            values = {kind: score_metrics(client, one(parts.test), parts.test) for kind, one in scorers.items()}
             by_metric = {one: {kind: values[kind].get(one) for kind in values} for one in client.metrics}
             found = {"headline": headline(client, parts.test.target), "metrics": by_metric, "net_gain": None}
         found["metrics"] = {one: {kind: line.get(kind) for kind in _KINDS} for one, line in found["metrics"].items()}

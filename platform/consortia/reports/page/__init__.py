@@ -1,1 +1,1 @@
-"""`consortia report`: one self-contained page (and Markdown) about a finished run, made from its records alone."""
+"""`consortia report`: makes one self-contained page about a finished run from its records."""

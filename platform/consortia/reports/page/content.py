@@ -1,4 +1,4 @@
-"""What a report says: sections of sentences, facts, tables and plots; how it looks is the templates' matter."""
+"""The sections of a report: sentences, facts, tables and plots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from consortia.common.words import number, when
 from consortia.reports.charts import Level, Line, dot_chart, line_chart
 from consortia.reports.many_participants import first, rest
 from consortia.reports.page.facts import Facts
-from consortia.reports.receipt_table import METRIC_NAMES, columns, interval, metric_name, receipt_row
+from consortia.reports.receipt_table import columns, interval, label, metric_name, receipt_row
 from consortia.reports.verdicts import compares, paragraph
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.trust.trusted_coordinator import sentence
@@ -64,10 +64,6 @@ def _size(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f} B"
 
 
-def _metric(name: str) -> str:
-    return METRIC_NAMES.get(name, name)
-
-
 def _charts(*found: tuple[str, Markup]) -> list[Chart]:
     return [Chart(caption, drawing) for caption, drawing in found if drawing]
 
@@ -102,7 +98,8 @@ def _trained(facts: Facts) -> Section:
     ]
     if not facts.vertical:
         shared = ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
-        section.facts += [("strategy", contract.strategy.name), ("shared", shared)]
+        section.facts += [("learner", contract.learner), ("strategy", contract.strategy.name), ("shared", shared)]
+    if not facts.vertical and contract.sums is None:
         rows = [
             (name, _model(terms), str(terms.local_steps), f"{terms.sampling_rate:g}", f"{terms.clip:g}")
             for name, terms in contract.industries.items()
@@ -193,7 +190,7 @@ def _paid(facts: Facts) -> Section | None:
     released = [
         (
             name,
-            _metric(metric),
+            label(metric),
             number(line["released_value"]),
             "–" if "interval" not in line else f"{number(line['interval'][0])} to {number(line['interval'][1])}",
             "exact" if line["release"] == "exact" else "histogram with noise",
@@ -251,23 +248,23 @@ def _convergence(facts: Facts) -> Section | None:
             Line(name, [(p.round, p.value, p.low, p.high) for p in points if p.value is not None])
             for name, points in by_name.items()
         ]
-        title = f"{_metric(metric)} by round"
-        caption = f"Released {_metric(metric)} of the shared model on validation rows; bands are 95 % intervals"
-        section.charts += _charts((caption, line_chart(title, "round", _metric(metric), lines)))
+        title = f"{label(metric)} by round"
+        caption = f"Released {label(metric)} of the shared model on validation rows; bands are 95 % intervals"
+        section.charts += _charts((caption, line_chart(title, "round", label(metric), lines)))
     own: dict[str, list[Line]] = {}
     for name, (metric, values) in first(list(facts.progress.items())):
         own.setdefault(metric, []).append(Line(name, [(r, v, None, None) for r, v in values]))
     for metric, lines in own.items():
-        title = f"{_metric(metric)} at home by round"
-        caption = f"{_metric(metric)} of the incoming model on the participants' own validation rows (never released)"
-        section.charts += _charts((caption, line_chart(title, "round", _metric(metric), lines)))
+        title = f"{label(metric)} at home by round"
+        caption = f"{label(metric)} of the incoming model on the participants' own validation rows (never released)"
+        section.charts += _charts((caption, line_chart(title, "round", label(metric), lines)))
     rows = [
-        (name, f"{_metric(metric)}, released", str(points[-1].round), number(points[-1].value))
+        (name, f"{label(metric)}, released", str(points[-1].round), number(points[-1].value))
         for metric, by_name in facts.released().items()
         for name, points in by_name.items()
     ]
     rows += [
-        (name, f"{_metric(metric)}, at home", str(values[-1][0]), number(values[-1][1]))
+        (name, f"{label(metric)}, at home", str(values[-1][0]), number(values[-1][1]))
         for name, (metric, values) in first(list(facts.progress.items()))
     ]
     if not rows:

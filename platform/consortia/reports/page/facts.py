@@ -1,4 +1,4 @@
-"""Everything that a report says, gathered from a run's records; nothing is computed here but epsilon by round.
+"""Gathers the facts of a report from a run's records.
 
 The coordinator's records hold released and public values (`consortia.reports.live_runs`). Receipts are added only where
 the reader owns them: all of a simulation's, whose operator holds all rows, or those that are named and lie where the

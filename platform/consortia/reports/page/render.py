@@ -1,4 +1,4 @@
-"""The report as one HTML file (style and plots inside, no script, no network) and as Markdown."""
+"""Renders a report as one HTML file (no script, no network) and as Markdown."""
 
 from __future__ import annotations
 

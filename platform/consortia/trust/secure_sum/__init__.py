@@ -1,1 +1,1 @@
-"""`trust = "aggregate"`: the coordinator sees the sum of a cohort, and each participant adds its part of the noise."""
+"""`trust = "aggregate"`: the coordinator sees the sum of a cohort; each participant adds a part of the noise."""

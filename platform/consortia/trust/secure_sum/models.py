@@ -1,4 +1,4 @@
-"""What both sides of a secure sum say of a model and of a ledger, in the same bytes."""
+"""Hashes of models and sizes of anchors, the same on both sides of a secure sum."""
 
 from __future__ import annotations
 

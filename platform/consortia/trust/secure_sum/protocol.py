@@ -1,4 +1,4 @@
-"""The member's half of a secure sum: one message a round, the cohort fixed before the noise, all or none (mode `one`).
+"""The member's half of a secure sum: one message a round, a cohort fixed before the noise (mode `one`).
 
 With `code.drops` > 0 (mode `two`) the words carry a mask of the member's own too, and boxes with shares of its keys go
 along; what opens such a sum although members dropped out is in `consortia.trust.secure_sum.recovery`.
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from consortia.common.errors import RefusedError
 from privacy.noise_context import NoiseContext
 from privacy.randomness import KeyStream, fresh_key
-from privacy.secure_sum.fixed_point import FixedPoint
+from privacy.secure_sum.fixed_point import FixedPoint, Word
 from privacy.secure_sum.masks import PROTOCOL, add_mask, derive, digest, fields, pair_key
 from privacy.secure_sum.sharing import seal_box, share, threshold
 from privacy.secure_sum.store import KeyStore, RunKeys
@@ -210,12 +210,15 @@ class Member:
         rules: Rules,
         outbox: Outbox,
         sums: Callable[[NoiseContext], Mapping[str, NDArray[np.float64]]],
+        keep: Callable[[bytes, Word, int], None] = lambda context, words, cohort: None,
     ) -> bytes:
         """Return this member's masked part of one attempt.
 
         Parameters
         ----------
         sums : draws afresh for the attempt and returns the clipped sum by group; called once, after the charge.
+        keep : gets the context, the words of each cohort before any mask is added, and the cohort's size. The words are
+            a secret: whoever has them knows this member's share of the noise.
 
         Raises
         ------
@@ -241,6 +244,7 @@ class Member:
             cohort = request.cohorts[label]
             share_of = noise.to(f"share of {label}")
             words = rules.code.encode(totals[group_of(label)], len(cohort), bits, share_of)
+            keep(context, words.copy(), len(cohort))
             for peer in cohort:
                 if peer != self.name:
                     add_mask(words, derive(seeds[peer], label), subtract=peer < self.name)

@@ -1,4 +1,4 @@
-"""The member's half of mode `two`: opening a sum although some of its members dropped out.
+"""The member's half of mode `two`: opens a sum although some members dropped out.
 
 Formal guarantees
 -----------------

@@ -1,4 +1,4 @@
-"""What a receipt says about a run with secure sums."""
+"""Describes a run with secure sums in a receipt."""
 
 from __future__ import annotations
 

@@ -1,0 +1,196 @@
+"""The sets of `joining.py`: how rows are dealt, and participants with homes, policies and scenarios of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tomli_w
+
+from clients import registry
+from clients.dataset import Table, prepare
+from consortia.participant.home import Home
+from consortia.terms.scenario import Scenario, scenario_from_toml
+from privacy.ledger import Ledger
+
+DELTA = 1e-5
+
+#: Card defaults as an industry: amounts on a logarithmic scale with round public bounds.
+CARDS = """
+import numpy as np
+import pandas as pd
+from clients.industry import IndustryClient
+from clients.schema import Column, Derived, Schema, Target
+
+BILLS = [f"BILL_AMT{month}" for month in range(1, 7)]
+PAID = [f"PAY_AMT{month}" for month in range(1, 7)]
+LABEL = "default.payment.next.month"
+
+def log(name):
+    return lambda frame: np.sign(frame[name]) * np.log1p(frame[name].abs())
+
+def amount(name, low, high):
+    return Derived(name=f"log {name}", low=low, high=high, function=log(name))
+
+SCHEMA = Schema(
+    name="cards", version=1,
+    columns=(
+        *(Column(name=n, dtype="number", low=-1e6, high=1e6) for n in ("LIMIT_BAL", *BILLS, *PAID)),
+        Column(name="SEX", dtype="category", categories=("1", "2")),
+        Column(name="MARRIAGE", dtype="category", categories=("0", "1", "2", "3")),
+        Column(name="AGE", dtype="integer", low=20, high=70),
+        *(Column(name=n, dtype="integer", low=-2, high=4) for n in ("PAY_0", *(f"PAY_{m}" for m in range(2, 7)))),
+    ),
+    derived=(
+        amount("LIMIT_BAL", 9, 14), *(amount(n, -7, 13) for n in BILLS), *(amount(n, 0, 12) for n in PAID),
+    ),
+    target=Target(name=LABEL, kind="binary", classes=("pays", "defaults"), mapping={"0": "pays", "1": "defaults"}),
+).select(("SEX", "MARRIAGE", "AGE", "PAY_0", *(f"PAY_{m}" for m in range(2, 7)), "log LIMIT_BAL",
+          *(f"log {n}" for n in BILLS + PAID)))
+CLIENT = IndustryClient(
+    name="cards", title="Cards", schema=SCHEMA, sites=("all",), dataset="default_credit", metrics=("auc",),
+    read=lambda folder, site: pd.read_csv(folder / "UCI_Credit_Card.csv", dtype=str),
+    synthesise=lambda generator, rows, site: None,
+)
+"""
+
+
+@dataclass(frozen=True)
+class Deal:
+    """How one set is dealt.
+
+    Attributes
+    ----------
+    folder : of the public data.
+    sizes : training rows of each participant; empty where 70 % of a site's rows train.
+    pooled : participants draw from all sites alike and share one test set.
+    """
+
+    industry: str
+    folder: str
+    prevalence: float
+    sites: tuple[str, ...]
+    sizes: tuple[int, ...] = ()
+    pooled: bool = False
+
+
+SETS = {
+    "german": Deal("bank", "bank/german_credit", 0.3, ("new-car", "used-car", "furniture", "radio-tv", "other")),
+    "heart": Deal("hospital", "hospital/heart", 0.5, ("cleveland", "hungarian", "switzerland", "va")),
+    "ai4i": Deal("factory", "factory/ai4i2020", 0.03, ("L", "M", "H"), (1500, 1500, 700)),
+    "cards": Deal(
+        "cards",
+        "bank/default_credit",
+        0.2,
+        ("all",),
+        tuple(int(n) for n in np.round(np.geomspace(200, 2000, 10))),
+        pooled=True,
+    ),
+}
+
+
+@lru_cache
+def frames(data: Path, name: str) -> dict[str, pd.DataFrame]:
+    """Return the raw rows of each site."""
+    deal = SETS[name]
+    client = registry.get(deal.industry)
+    return {site: client.read(data / deal.folder, site) for site in deal.sites}
+
+
+def dealt(data: Path, name: str, seed: int) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Return name, training rows and test rows of each participant."""
+    deal, random, out = SETS[name], np.random.default_rng(1000 + seed), []
+    if deal.pooled:
+        (everything,) = frames(data, name).values()
+        order = random.permutation(len(everything))
+        test, order = everything.iloc[order[:6000]], order[6000:]
+        for number, size in enumerate(deal.sizes, start=1):
+            out.append((f"member-{number}", everything.iloc[order[:size]], test))
+            order = order[size:]
+        return out
+    for place, (site, frame) in enumerate(frames(data, name).items()):
+        order = random.permutation(len(frame))
+        held = min(3000 if deal.sizes else len(frame), round(0.3 * len(frame)))
+        train = order[held:][: deal.sizes[place] if deal.sizes else None]
+        out.append((site.lower(), frame.iloc[train], frame.iloc[order[:held]]))
+    return out
+
+
+def scenario_of(name: str, parts: Sequence[tuple[str, pd.DataFrame, Any]], epsilon: float, shared: bool) -> Scenario:
+    """Return the scenario of one deal."""
+    deal = SETS[name]
+    contract: dict[str, Any] = {
+        "schema": 1,
+        "wire": 1,
+        "learner": "sums",
+        "split": {"train": 0.98, "validation": 0.0, "test": 0.02},
+        "sums": {"prevalence": {deal.industry: deal.prevalence}},
+        "industries": {deal.industry: {}},
+    }
+    if shared:
+        contract |= {"trust": "aggregate", "secure": {"colluders": 1, "min_cohort": 3}}
+    roster = [
+        {
+            "name": who,
+            "industry": deal.industry,
+            "dataset": "rows",
+            "site": registry.get(deal.industry).sites[0],
+            "units": max(10, round(len(train), -1)),  # as an owner would declare them
+            "epsilon": epsilon,
+            "delta": DELTA,
+        }
+        for who, train, _ in parts
+    ]
+    data = {"schema": 1, "name": f"joining-{name}", "title": name, "contract": contract, "roster": roster}
+    return scenario_from_toml(tomli_w.dumps(data))
+
+
+def home_of(folder: Path, scenario: Scenario, who: str, train: pd.DataFrame, seed: int) -> Home:
+    """Make a participant's home with its rows."""
+    seat = scenario.seat(who)
+    home = Home(folder / who, who, simulation=True)
+    home.create(split_seed=seed)
+    source = home.folder / "rows.csv"
+    train.to_csv(source, index=False)
+    budget = {"epsilon": seat.epsilon, "delta": seat.delta}
+    policy = {
+        "schema": 1,
+        "participant": who,
+        "demo": True,
+        "dataset": {
+            "rows": {
+                "industry": seat.industry,
+                "source": f"csv:{source}",
+                "site": seat.site,
+                "declared_units": seat.units,
+                "quarantine_threshold": 1.0,
+            }
+        },
+        "budget": {"run": budget, "lifetime": budget},
+        "allow": {"releases": ["sums"], "contracts": "any"},
+    }
+    home.policy.write_text(tomli_w.dumps(policy), encoding="utf-8")
+    Ledger.create(home.ledger, who).close()
+    return home
+
+
+def table_of(name: str, frame: pd.DataFrame) -> Table:
+    """Return rows as a participant has them."""
+    client = registry.get(SETS[name].industry)
+    return prepare(client, frame.reset_index(drop=True), quarantine_threshold=1.0)
+
+
+def install_cards(folder: Path) -> None:
+    """Make the benchmark's own industry an installed partner's, as a wheel would."""
+    info = folder / "cards-1.0.dist-info"
+    info.mkdir()
+    (folder / "joining_cards.py").write_text(CARDS, encoding="utf-8")
+    (info / "METADATA").write_text("Name: cards\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[consortia.clients]\ncards = joining_cards:CLIENT\n", encoding="utf-8")
+    sys.path.insert(0, str(folder))

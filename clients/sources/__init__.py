@@ -1,0 +1,30 @@
+"""Sources: where a participant's rows come from.
+
+A source is one line of text in the participant's own policy:
+
+    csv:/data/heart.csv        parquet:/data/heart.parquet
+    sql:postgresql+psycopg://user:secret@host/db?query=SELECT * FROM heart
+    sql:sqlite:////data/heart.db?table=heart
+    public:/data/hospital      synthetic:400?seed=7
+
+`placebo:SEED:` before `public:` or `synthetic:` asks for labels drawn from the schema's public prior instead of the
+rows' own (a simulation's control, never data).
+"""
+
+from __future__ import annotations
+
+from clients.sources.reading import Source, numpy_generator, parse_source, public_folder, read, read_table
+from clients.sources.table import FileSource, TableSource
+from clients.sources.tables import read_csv
+
+__all__ = [
+    "FileSource",
+    "Source",
+    "TableSource",
+    "numpy_generator",
+    "parse_source",
+    "public_folder",
+    "read",
+    "read_csv",
+    "read_table",
+]

@@ -1,0 +1,212 @@
+"""Reads rows from one line of a policy. Whatever fails is one sentence without a value."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from clients import source_registry
+from clients.errors import ClientError, SourceError
+from clients.industry import IndustryClient
+from clients.masking import masked
+from clients.sources.table import TableSource
+
+__all__ = ["Source", "numpy_generator", "parse_source", "public_folder", "read", "read_table"]
+
+_SYNTHETIC: Final = re.compile(r"^(?P<rows>\d*)(?:\?seed=(?P<seed>\d+))?$")
+_PLACEBO: Final = re.compile(r"^(?P<seed>\d+):(?P<rest>(?:public|synthetic):.*)$", re.DOTALL)
+#: Beginnings that an error repeats; whatever else stands there may be a password.
+_SCHEMES: Final = frozenset(
+    {
+        *source_registry.RESERVED,
+        "file",
+        "http",
+        "https",
+        "s3",
+        "postgresql",
+        "postgres",
+        "mysql",
+        "sqlite",
+        "xlsx",
+        "excel",
+    }
+    | {"json", "tsv"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A parsed source. Its text form shows no database's URL, and no secret in a path."""
+
+    kind: str
+    location: str = field(default="", repr=False)
+    table: TableSource | None = field(default=None, repr=False)
+    rows: int | None = None
+    seed: int | None = None
+    placebo: int | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the rows are made up, which every output has to say."""
+        return self.kind == "synthetic"
+
+    def __str__(self) -> str:
+        if self.kind == "synthetic":
+            return f"synthetic:{self.rows or ''}" + ("" if self.seed is None else f"?seed={self.seed}")
+        return f"{self.kind}:{masked(self.location) if self.table is None else self.table.shown()}"
+
+
+def parse_source(text: str, *, key: str = "source") -> Source:
+    """Read one line of a policy.
+
+    Parameters
+    ----------
+    key : str
+        The policy's key, for the error, such as "dataset.heart.source".
+
+    Raises
+    ------
+    SourceError
+        It is none of the forms, or the package that brings it is broken.
+    """
+    scheme, colon, rest = text.partition(":")
+    if scheme == "placebo" and (match := _PLACEBO.match(rest)):
+        return replace(parse_source(match["rest"], key=key), placebo=int(match["seed"]))
+    if scheme == "public" and rest:
+        return Source(kind=scheme, location=rest)
+    if scheme == "synthetic" and (match := _SYNTHETIC.match(rest)):
+        rows = int(match["rows"]) if match["rows"] else None
+        if rows == 0:
+            raise SourceError(f"{key}: wanted at least 1 synthetic row, got 0")
+        return Source(kind="synthetic", rows=rows, seed=int(match["seed"]) if match["seed"] else None)
+    if colon and scheme in source_registry.names():
+        return Source(kind=scheme, table=_parse_table(scheme, rest, key))
+    # Only a scheme that is well known is repeated: anything else may be a password.
+    known = {*_SCHEMES, *source_registry.names()}
+    got = f"{scheme}{colon}…" if colon and scheme.lower() in known else "something else"
+    raise SourceError(
+        f"{key}: wanted one of {source_registry.forms()}; got {got}. Correct it, or install the package that reads it."
+    )
+
+
+def _parse_table(scheme: str, text: str, key: str) -> TableSource:
+    try:
+        kind = source_registry.get(scheme)
+    except SourceError as error:
+        raise SourceError(f"{key}: {error}") from error
+    try:
+        return kind.parse(text)
+    except ValueError as error:
+        problem = str(error)
+    except Exception as error:  # noqa: BLE001 - of a class that is not ours, whose text may hold a password
+        problem = type(error).__name__
+    raise SourceError(f"{key}: wanted {kind.form}; {problem}")
+
+
+def read(source: Source, client: IndustryClient, site: str, seed: int = 0, *, key: str = "source") -> pd.DataFrame:
+    """The source's rows (n_rows, any columns), as text or in the source's own types.
+
+    Parameters
+    ----------
+    site : str
+        Which part of the public data, or which site's habits the synthetic rows have.
+    seed : int
+        Of synthetic rows, unless the source names its own.
+    key : str
+        The policy's key, for errors.
+
+    Returns
+    -------
+    DataFrame
+        `attrs["synthetic"]` says whether the rows are made up.
+
+    Raises
+    ------
+    SourceError
+        Missing, unreadable or empty. SchemaError for a site that the client does not have.
+    """
+    if source.kind in {"public", "synthetic"}:
+        client.check_site(site)
+    if source.table is not None:
+        frame = read_table(source, key=key)
+    elif source.kind == "synthetic":
+        generator = numpy_generator(client.name, site, seed if source.seed is None else source.seed)
+        frame = client.synthesise(generator, source.rows or client.default_rows, site)
+    else:
+        frame = _guarded(source, key, "the public data set's own format", lambda: _read_public(source, client, site))
+    if frame.empty:
+        raise SourceError(f"{key}: {source}: wanted rows, got none")
+    frame.attrs["synthetic"] = source.synthetic
+    return frame
+
+
+def read_table(source: Source, *, key: str = "source") -> pd.DataFrame:
+    """A table of the owner's own (csv, parquet, sql, or what a package reads); SourceError as `read`."""
+    table = source.table
+    if table is None:
+        raise SourceError(f"{key}: wanted one of {', '.join(source_registry.names())}; got {source.kind}")
+    frame = _guarded(source, key, table.wanted, lambda: _frame(table))
+    if frame.empty:
+        raise SourceError(f"{key}: {source}: wanted rows, got none")
+    return frame
+
+
+def _frame(table: TableSource) -> pd.DataFrame:
+    found: object = table.read()
+    if not isinstance(found, pd.DataFrame):
+        raise _WrongSourceError(f"{type(table).__name__}.read: wanted a pandas DataFrame, got {type(found).__name__}")
+    if not all(isinstance(name, str) for name in found.columns) or not found.columns.is_unique:
+        # The names are not told: without a header line they are values of the first row.
+        raise _WrongSourceError("wanted columns with a name each, all different; got others")
+    return found.reset_index(drop=True)
+
+
+def numpy_generator(*parts: str | int) -> np.random.Generator:
+    """A generator seeded by the SHA-256 of its parts: for synthetic rows, never for noise."""
+    digest = hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
+class _WrongSourceError(Exception):
+    """A problem whose text is ours, hence safe to show."""
+
+
+def _guarded(source: Source, key: str, wanted: str, load: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Turn what files and drivers raise into one sentence. Their own texts may quote rows or passwords."""
+    problem = ""
+    try:
+        return load()
+    except ClientError:
+        raise
+    except _WrongSourceError as error:
+        problem = str(error)
+    except FileNotFoundError:
+        problem = "wanted a file that exists, found none"
+    except ImportError as error:
+        problem = f"wanted the driver {error.name!r}; install it (consortia[postgres] brings psycopg)"
+    except PermissionError:
+        problem = "wanted a file that this process may read"
+    except Exception as error:  # noqa: BLE001 - whatever a driver raises ends here, by its kind only
+        problem = f"wanted {wanted}; got {type(error).__name__}"
+    raise SourceError(f"{key}: {source}: {problem}. Correct `{key}` in the policy.") from None
+
+
+def public_folder(source: Source, client: IndustryClient) -> Path | None:
+    """The folder with the industry's public data set: its own, or one above it, which `--data` names; else None."""
+    folder = Path(source.location).expanduser()
+    tried = (folder / client.dataset, folder / client.name / client.dataset)
+    return next((candidate for candidate in tried if candidate.is_dir()), None)
+
+
+def _read_public(source: Source, client: IndustryClient, site: str) -> pd.DataFrame:
+    folder = public_folder(source, client)
+    if folder is None:
+        raise _WrongSourceError(f"wanted a folder {client.dataset} or {client.name}/{client.dataset} in it")
+    return client.read(folder, site)

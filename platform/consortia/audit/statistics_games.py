@@ -1,0 +1,197 @@
+"""Neighbour games of the learner `sums`: from message to noised block, with centres and radii of a hostile coordinator.
+
+One scene is one participant and one message, asked with its whole file and with the file without one unit, each time as
+a new run. Every block must move by no more than its own event is charged for, and must be what a second count makes of
+the same rows: plain loops over units, without the learner's grid or its matrix products.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from clients.dataset import RECORD, Table
+from consortia.audit import games, statistics
+from consortia.audit.games import Game
+from consortia.audit.probe import Bench, shared_start
+from consortia.audit.result import Check, Findings, Progress
+from consortia.audit.scenes import Deck, Units
+from consortia.audit.settings import Audit
+from consortia.learners.sums.model import CENTRE, RADIUS, Recipe
+from consortia.terms.contract import Contract, contract_from_json
+from consortia.terms.recipe import recipe
+from consortia.terms.roster import Seat
+from consortia.terms.scopes import State
+from privacy.observation import Note, observing
+
+_EPSILON = 8.0
+_GAMES = 3  # units left out in a scene
+#: What a coordinator sends with message 2: as message 1 suggests, or to strain a bound.
+CENTRES = ("start", "random", "far", "huge")
+#: Of the second count: numbers are rounded to 2^-16 before they are added.
+_TOLERANCE = 1e-3
+
+Array = NDArray[np.float64]
+
+
+def stated(contract: Contract, industry: str) -> Contract:
+    """Return the contract for one industry with noise of one's own: in a secure sum the same blocks are summed."""
+    data = json.loads(contract.canonical())
+    data |= {"trust": "local", "releases": ["sums"], "evaluation": {"metrics": "none"}}
+    data.pop("secure", None)
+    data["industries"] = {industry: {**data["industries"][industry], "split": "hash"}}
+    kept = ("prevalence", "residual")
+    data["sums"] |= {key: {n: v for n, v in data["sums"][key].items() if n == industry} for key in kept}
+    return contract_from_json(json.dumps(data))
+
+
+@dataclass(frozen=True)
+class Told:
+    """One answer: its status, the multipliers charged, what was noised, and what left."""
+
+    status: str
+    multipliers: list[float]
+    notes: list[Note]
+    sent: list[Array]
+
+
+def ask(bench: Bench, contract: Contract, run_id: str, message: int, model: State, source: Any) -> Told:
+    """Send one message as a run of its own and return what it made of it."""
+    with observing() as notes:
+        sent = bench.ask(bench.message(contract, run_id, message, model), source)
+    digest = hashlib.sha256(sent.reply).hexdigest()
+    events = [e for entry in bench.export()["entries"] if entry["reply_sha256"] == digest for e in entry["events"]]
+    status = sent.header.get("status", "")
+    blocks = [sent.tensors[name].numpy() for name in sorted(sent.tensors)]
+    return Told(status, [float(event["noise_multiplier"]) for event in events], notes, blocks)
+
+
+def scene(audit: Audit, seat: Seat, deck: Deck, seed: int) -> list[Game]:
+    """Draw and play the scene of a seed."""
+    random = np.random.default_rng([seed, 5])
+    columns = audit.pool(seat).unit_columns
+    unit = columns[0] if columns and random.random() < 0.7 else RECORD
+    message, kind = int(random.choice([1, 2, 2])), str(random.choice(CENTRES))
+    contract = stated(audit.contract, seat.industry)
+    bench = audit.bench(seat, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(seat))
+    units = deck.units(random, unit, "train", int(random.choice([6, 12, 30])))
+    model = _model(kind, shared_start(contract, seat.industry), random)
+    path = f"sums, message {message}"
+    recipe_text = f"{seat.name}, {path}, seed {seed}: by {unit}, {kind} centre, {units.count} units"
+    filler = deck.filler().copy()
+    if unit != RECORD:
+        filler[unit] = deck.names(unit, "test")[-1]
+
+    def told(left_out: int | None) -> Told:
+        frame = units.frame if left_out is None else units.without(left_out)
+        source = audit.pool(seat).write(pd.concat([frame, filler]))
+        return ask(bench, contract, f"sums-{seed}-{left_out}", message, model, source)
+
+    whole = told(None)
+    out = [_second_count(audit, seat, contract, message, model, units, unit, whole, f"{recipe_text}; counted again")]
+    chosen = [units.count - 1, *random.permutation(units.count - 1)[: _GAMES - 1].tolist()]
+    return out + [_compare(whole, told(left), path, f"{recipe_text}; without unit {left}") for left in chosen]
+
+
+def _model(kind: str, start: State, random: np.random.Generator) -> State:
+    """Return a model that a participant accepts, whose centre and radius are of a kind of `CENTRES`."""
+    state = {name: tensor.clone() for name, tensor in start.items()}
+    width = len(state[CENTRE])
+    size, radius = {"start": (0.0, 1.0), "random": (1.0, 2.0), "far": (100.0, 1e-3), "huge": (1e6, 1e6)}[kind]
+    state[CENTRE] = torch.from_numpy(random.uniform(-size, size, width))
+    state[RADIUS] = torch.tensor([radius], dtype=torch.float64)
+    return state
+
+
+def _compare(whole: Told, less: Told, path: str, text: str) -> Game:
+    """Return the game of two answers that differ in one unit: the block that moves furthest over its charge."""
+    if whole.status != "OK" or less.status != "OK" or len(whole.notes) != len(whole.multipliers):
+        return Game(path, f"{text}: {whole.status}, {less.status}, blocks that no event pays for", math.inf)
+    if whole.multipliers != less.multipliers or len(less.notes) != len(whole.notes):
+        return Game(path, f"{text}: another charge", math.inf)
+    pairs = zip(whole.notes, less.notes, whole.multipliers, strict=True)
+    return Game(path, text, max(games.moved([one], [other], z) for one, other, z in pairs))
+
+
+def _second_count(
+    audit: Audit,
+    seat: Seat,
+    contract: Contract,
+    message: int,
+    model: State,
+    units: Units,
+    unit: str,
+    whole: Told,
+    text: str,
+) -> Game:
+    path = f"sums, message {message}"
+    table = audit.pool(seat).encode(units.frame, unit)
+    counted = count(recipe(contract, seat.industry), message, table, model)
+    if whole.status != "OK" or len(whole.notes) != len(counted):
+        return Game(path, f"{text}: {whole.status}", math.inf)
+    off = 0.0
+    for note, block in zip(whole.notes, counted, strict=True):
+        off = max(off, games.distance(note.exact, block, max(1.0, float(np.linalg.norm(block))), _TOLERANCE))
+    return Game(path, text, 0.0, off)
+
+
+def count(rule: Recipe, message: int, table: Table, model: State) -> list[Array]:
+    """Return the blocks of a message by plain loops over units and rows."""
+    columns, index = rule.columns, np.asarray(table.unit_index)
+    x = columns.expand(table.inputs["features"]).numpy()
+    deviations = rule.outcome.deviations(table.target).numpy()
+    size = columns.size
+    total: list[Array] = [np.zeros(length) for length in rule.lengths(message)]
+    for one in range(table.n_units):
+        rows = np.flatnonzero(index == one)
+        for row in rows:
+            if message == 1:
+                vector = np.r_[x[row], x[row][columns.squared.numpy()] ** 2]
+                total[0] += vector / max(1.0, float(np.linalg.norm(vector)) / columns.first_bound) / len(rows)
+                continue
+            vector = np.r_[0.5, x[row] - model[CENTRE].numpy()]
+            vector = vector / max(float(np.linalg.norm(vector)), float(model[RADIUS]))
+            pairs = [vector[i] * vector[j] * math.sqrt(2) for i in range(size) for j in range(i + 1, size)]
+            total[0] += np.r_[vector**2, pairs] / len(rows)
+            total[1] += np.outer(vector, deviations[row]).ravel() / len(rows)
+    return total
+
+
+def run(audit: Audit, progress: Progress) -> Findings:
+    """Compare what left with a second count: the rest must be Gaussian of the charged size, in every block."""
+    findings = Findings("statistics")
+    for seat in audit.one_per_industry():
+        progress(seat.name)
+        contract, pool = stated(audit.contract, seat.industry), audit.pool(seat)
+        rule, model = recipe(contract, seat.industry), shared_start(contract, seat.industry)
+        bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat))
+        frame = pool.frame.iloc[[*pool.of("train")[:30].tolist(), *pool.of("test")[:4].tolist()]]
+        table, source = pool.encode(pool.frame.iloc[pool.of("train")[:30]], RECORD), pool.write(frame)
+        rest: list[Array] = []
+        for number in range(4 if audit.quick else 12):
+            told = ask(bench, contract, f"noise-{number}", 1 + number % 2, model, source)
+            exact = count(rule, 1 + number % 2, table, model)
+            bounds = rule.sensitivities(1 + number % 2)
+            rest += [
+                (sent - block) / (bound * z)
+                for sent, block, bound, z in zip(told.sent, exact, bounds, told.multipliers, strict=True)
+            ]
+        numbers = np.concatenate(rest)
+        said = f"mean square {np.square(numbers).mean():.4g} over {numbers.size} numbers"
+        same = np.array([block[: min(map(len, rest))] for block in rest])
+        laws = {
+            "noise has the charged size": statistics.size_p(numbers),
+            "noise is centred": statistics.mean_p(same),
+            "noise is Gaussian": statistics.shape_p(numbers),
+            "no two blocks share noise": statistics.alike_p(same),
+        }
+        findings.checks += [Check(law, seat.name, "standard normal numbers", said, p) for law, p in laws.items()]
+    return findings

@@ -1,0 +1,205 @@
+"""The coordinator's half of the learner `sums`: two messages, then the model that anybody can have.
+
+Everything here is post-processing of what participants released. What it keeps of them (`Checkpoint.memory`) is enough
+to go on after any round, and for models of fewer participants later (`coalition`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from consortia.coordinator.checkpoint import Checkpoint
+from consortia.coordinator.participant_view import Member
+from consortia.coordinator.secure_sum.step import OpenSum
+from consortia.learners.sums.combine import Part, combined, first_of, precision_weights
+from consortia.learners.sums.model import CENTRE, RADIUS, WEIGHTS, Recipe
+from consortia.learners.sums.release import deviations
+from consortia.learners.sums.solution import Released, centre_and_radius, everybodys
+from consortia.messages.size_release import declared
+from consortia.messages.sums import (
+    BLOCKS,
+    NO_PART,
+    OwnPart,
+    ToHome,
+    block_noise,
+    contribution,
+    in_state,
+    split,
+    unscaled,
+)
+from consortia.terms.contract import Contract
+from consortia.terms.costs import noise_multiplier
+from consortia.terms.recipe import recipe
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
+from consortia.terms.scopes import State, for_participant
+from privacy.secure_sum.fixed_point import FixedPoint
+
+__all__ = ["Memory", "beside", "honest_norms", "local_round", "released_sums", "secure_step"]
+
+Array = NDArray[np.float64]
+Ask = Callable[[Mapping[str, State]], Mapping[str, State]]
+#: What the coordinator keeps of one industry: tensors by name.
+Memory = State
+#: A participant's z, and what is kept of a secure sum.
+_MULTIPLIER, _SUM, _UNITS, _NOISE, _CONTEXT = "multiplier", "sum", "units", "noise", "context"
+_NONE = OwnPart(NO_PART, 0.0, 0.0)
+
+
+def honest_norms(contract: Contract, seat: Seat, message: int, multiplier: float) -> list[float]:
+    """Return the largest norm of each block that an honest participant can send, twice its declared units allowed."""
+    rule = recipe(contract, seat.industry)
+    noise = deviations(rule, message, multiplier) if multiplier else (0.0,) * len(BLOCKS[message])
+    return [
+        2 * declared(contract, seat) * sensitivity + deviation * (length**0.5 + 4)
+        for sensitivity, deviation, length in zip(
+            rule.sensitivities(message), noise, rule.lengths(message), strict=True
+        )
+    ]
+
+
+def local_round(
+    scenario: Scenario, members: Mapping[str, Member], state: Checkpoint, message: int, ask: Ask
+) -> tuple[dict[str, State], dict[str, State], list[str], list[str]]:
+    """Play a message in which each participant adds its own noise; return groups, memory, who answered, who did not.
+
+    An industry of which nobody answered keeps its model.
+    """
+    accepted = ask({name: for_participant(state.groups, member.seat.industry) for name, member in members.items()})
+    groups, memory, kept = dict(state.groups), dict(state.memory), []
+    for industry in state.groups:
+        names = sorted(name for name in accepted if members[name].seat.industry == industry)
+        if not names:
+            kept.append(industry)
+            continue
+        rule = recipe(scenario.contract, industry)
+        told = {name: _multiplier(scenario.contract, members[name]) for name in names}
+        came = {f"{name}/{block}": tensor for name in names for block, tensor in accepted[name].items()}
+        came |= {f"{name}/{_MULTIPLIER}": torch.tensor([told[name]], dtype=torch.float64) for name in names}
+        memory[industry] = {**state.memory.get(industry, {}), **came}
+        parts = parts_of(scenario, industry, memory[industry], message)
+        weights = precision_weights(rule, list(parts.values()))
+        if message == 1:
+            groups[industry] = centred(rule, state.groups[industry], *first_of(list(parts.values()), weights))
+        else:
+            groups[industry] = with_model(rule, state.groups[industry], combined(rule, list(parts.values()), weights))
+    return groups, memory, sorted(accepted), kept
+
+
+def secure_step(
+    contract: Contract,
+    state: Checkpoint,
+    industry: str,
+    message: int,
+    one: OpenSum,
+    code: FixedPoint,
+    units: Mapping[str, float],
+) -> tuple[State, State]:
+    """Return an industry's group and memory after a secure sum of its members' blocks opened.
+
+    Parameters
+    ----------
+    units : public units of each member in the sum, times its weight.
+    """
+    rule, current = recipe(contract, industry), state.groups[industry]
+    kept = dict(state.memory.get(industry, {}))
+    blocks = unscaled(rule, message, one.total)
+    if message == 1:
+        return centred(rule, current, blocks[0], math.fsum(units.values())), kept
+    noise = block_noise(rule, message, code.share_std(one.asked) * code.step * math.sqrt(len(one.names)))
+    kept |= {f"{_SUM}/{name}": tensor for name, tensor in in_state(message, blocks).items()}
+    kept |= {f"{_SUM}/{_UNITS}/{name}": torch.tensor([count], dtype=torch.float64) for name, count in units.items()}
+    kept[f"{_SUM}/{_NOISE}"] = torch.tensor(noise, dtype=torch.float64)
+    kept[f"{_SUM}/{_CONTEXT}"] = torch.frombuffer(bytearray(one.context), dtype=torch.uint8)
+    return with_model(rule, current, _secure_released(rule, kept)), kept
+
+
+def _secure_released(rule: Recipe, kept: Memory) -> Released:
+    gram, slope = split(rule, [kept[f"{_SUM}/{block}"].numpy() for block in BLOCKS[2]])
+    noise = kept[f"{_SUM}/{_NOISE}"].tolist()
+    return Released(gram, slope, noise[0], noise[1], math.fsum(_secure_units(kept).values()))
+
+
+def _secure_units(kept: Memory) -> dict[str, float]:
+    """Return the weighted units of everybody in a secure sum, by name."""
+    prefix = f"{_SUM}/{_UNITS}/"
+    return {name.removeprefix(prefix): float(units) for name, units in kept.items() if name.startswith(prefix)}
+
+
+def _multiplier(contract: Contract, member: Member) -> float:
+    """Return a participant's z: what its reply declares, but at least what its proposal needs.
+
+    So a claim of less noise buys no weight; one of more noise only lowers it.
+    """
+    seat, declared_z = member.seat, float(member.header["noise_multiplier"])
+    if seat.non_private:
+        return declared_z
+    return max(declared_z, noise_multiplier(contract, contract.industries[seat.industry], seat.epsilon, seat.delta))
+
+
+def parts_of(
+    scenario: Scenario, industry: str, kept: Memory, message: int, names: Iterable[str] | None = None
+) -> dict[str, Part]:
+    """Return what participants released in a message, by name; of all of them, or of those named."""
+    seats = {seat.name: seat for seat in scenario.roster if seat.industry == industry}
+    found = {}
+    for name in sorted(seats if names is None else names):
+        if all(f"{name}/{block}" in kept for block in BLOCKS[message]):
+            blocks = tuple(kept[f"{name}/{block}"].numpy() for block in BLOCKS[message])
+            multiplier = float(kept[f"{name}/{_MULTIPLIER}"])
+            found[name] = Part(blocks, multiplier, float(declared(scenario.contract, seats[name])))
+    return found
+
+
+def centred(rule: Recipe, current: State, sums: Array, units: float) -> State:
+    """Return the group with the centre and the radius that message 1 gives."""
+    largest = min(rule.columns.first_bound, rule.largest_radius)
+    centre, radius = centre_and_radius(sums, units, np.asarray(rule.columns.squared), largest)
+    return {**current, CENTRE: torch.from_numpy(centre), RADIUS: torch.tensor([radius], dtype=torch.float64)}
+
+
+def with_model(rule: Recipe, current: State, released: Released) -> State:
+    """Return the group with the model of the released sums alone."""
+    return {**current, WEIGHTS: torch.from_numpy(everybodys(released, rule.outcome))}
+
+
+def released_sums(
+    scenario: Scenario, industry: str, kept: Memory, names: Iterable[str] | None = None
+) -> Released | None:
+    """Return an industry's released sums, of all or of those named; None where nothing was released."""
+    rule = recipe(scenario.contract, industry)
+    if f"{_SUM}/{_CONTEXT}" in kept:
+        return _secure_released(rule, kept)
+    parts = list(parts_of(scenario, industry, kept, 2, names).values())
+    return combined(rule, parts, precision_weights(rule, parts)) if parts else None
+
+
+def beside(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, State]:
+    """Return what each participant gets with the last message: the released sums, and which part of them is its own."""
+    out: dict[str, State] = {}
+    for seat in scenario.roster:
+        kept = memory.get(seat.industry, {})
+        released = released_sums(scenario, seat.industry, kept)
+        if released is not None:
+            out[seat.name] = ToHome(released, _own_part(scenario, seat, kept)).to_tensors()
+    return out
+
+
+def _own_part(scenario: Scenario, seat: Seat, kept: Memory) -> OwnPart:
+    """Return which part of the released sums is one participant's."""
+    if f"{_SUM}/{_CONTEXT}" in kept:
+        units = _secure_units(kept)
+        key = kept[f"{_SUM}/{_CONTEXT}"].numpy().tobytes()
+        return OwnPart(key, 1.0, units[seat.name]) if seat.name in units else _NONE
+    parts = parts_of(scenario, seat.industry, kept, 2)
+    if seat.name not in parts:
+        return _NONE
+    weights = precision_weights(recipe(scenario.contract, seat.industry), list(parts.values()))
+    weight = dict(zip(parts, weights, strict=True))[seat.name]
+    key = contribution({block: kept[f"{seat.name}/{block}"] for block in BLOCKS[2]})
+    return OwnPart(key, weight, weight * parts[seat.name].units)

@@ -1,0 +1,99 @@
+"""The model as a module: columns, centre and radius in its encoder, weights and the target's link in its head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from clients.models import FederatedModule
+from clients.schema import Schema, Target
+from consortia.learners.sums.columns import Columns, columns_of
+from consortia.learners.sums.outcome import Outcome, outcome_of
+from consortia.learners.sums.shares import Shares
+from consortia.learners.sums.statistics import gram_size
+
+__all__ = ["CENTRE", "RADIUS", "WEIGHTS", "Recipe", "build", "recipe_of"]
+
+#: Names of what a module holds.
+CENTRE: Final = "encoder.centre"
+RADIUS: Final = "encoder.radius"
+WEIGHTS: Final = "head.weights"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything public about the learner in one industry.
+
+    Attributes
+    ----------
+    largest_radius : cap of message 2's radius.
+    """
+
+    columns: Columns
+    outcome: Outcome
+    shares: Shares
+    largest_radius: float
+
+    def lengths(self, message: int) -> tuple[int, ...]:
+        """Return how many numbers each block of a message has."""
+        if message == 1:
+            return (self.columns.first_size,)
+        return gram_size(self.columns.size), self.columns.size * self.outcome.directions
+
+    def sensitivities(self, message: int) -> tuple[float, ...]:
+        """Return how far one unit moves each block at most, in L2 (`learners.sums.statistics` proves it)."""
+        return (self.columns.first_bound,) if message == 1 else (1.0, self.outcome.sensitivity)
+
+
+def recipe_of(
+    schema: Schema,
+    shares: Shares,
+    *,
+    expected: tuple[float, ...] = (),
+    residual: float | None = None,
+    largest_radius: float,
+) -> Recipe:
+    """Return the recipe that an industry's schema and a contract's constants give; see `outcome_of` for the errors."""
+    outcome = outcome_of(schema.target, expected, residual)
+    return Recipe(columns_of(schema), outcome, shares, largest_radius)
+
+
+class _Encoder(nn.Module):
+    """Features (n_rows, n_features) to rows of norm 1 at most (n_rows, size), float64."""
+
+    centre: Tensor
+    radius: Tensor
+
+    def __init__(self, columns: Columns) -> None:
+        super().__init__()
+        self.columns = columns
+        self.register_buffer("centre", torch.zeros(columns.width, dtype=torch.float64))
+        self.register_buffer("radius", torch.ones(1, dtype=torch.float64))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.columns.encode(features, self.centre, self.radius)
+
+
+class _Head(nn.Module):
+    """Rows to the outputs of a network for the same target, float64."""
+
+    weights: Tensor
+
+    def __init__(self, size: int, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
+        self.register_buffer("weights", torch.zeros(size, outcome.directions, dtype=torch.float64))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.outcome.outputs(rows @ self.weights)
+
+
+def build(recipe: Recipe, target: Target) -> FederatedModule:
+    """Return a module with nothing released in it yet: it gives every row the public expectation."""
+    module = FederatedModule(
+        _Encoder(recipe.columns), nn.Identity(), _Head(recipe.columns.size, recipe.outcome), target
+    )
+    return module.eval()

@@ -1,0 +1,181 @@
+"""The learner `sums` on its engines: one model embedded and by real processes, and runs that go on after a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from consortia.cli.budget import allow, init
+from consortia.common.errors import InputError, RunFailedError
+from consortia.coordinator import rounds
+from consortia.coordinator.checkpoint import load_latest
+from consortia.engines.options import Options
+from consortia.engines.runner import Outcome, execute, prepare
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.sums import contribution
+from consortia.participant import own_sums
+from consortia.participant.handle import handle
+from consortia.participant.home import Home
+from consortia.terms.scenario import find_scenario, load_scenario
+from privacy.ledger import Ledger
+
+
+def _open(folder: Path, seats: int = 3) -> str:
+    """Write banks-sums without budgets, whose sums are the same wherever they are made; return its path."""
+    source = find_scenario("banks-sums")
+    head, *roster = source.read_text(encoding="utf-8").replace("epsilon = 3.0", "epsilon = inf").split("[[roster]]")
+    file = folder / "open-sums.toml"
+    file.write_text("[[roster]]".join([head.replace("banks-sums", "open-sums"), *roster[:seats]]), encoding="utf-8")
+    policies = folder / "policies" / file.stem
+    shutil.copytree(source.parent / "policies" / source.stem, policies)
+    for policy in policies.glob("*.toml"):
+        text = policy.read_text(encoding="utf-8").replace("non_private = false", "non_private = true")
+        policy.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def _run(**options: Any) -> Outcome:
+    chosen = Options(**options)
+    return execute(prepare(chosen), chosen)
+
+
+def _model(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load((folder / "model" / "bank.safetensors").read_bytes())
+
+
+@pytest.mark.end_to_end
+def test_real_processes_give_the_embedded_engines_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario, homes = _open(tmp_path), tmp_path / "homes"
+    monkeypatch.setenv("CONSORTIA_HOME", str(homes))
+    names = [seat.name for seat in load_scenario(scenario).roster]
+    for name in names:
+        Home(homes / name, name).create(split_seed=5)
+    init("", scenario=scenario)
+    for name in names:
+        allow(name, scenario)
+    embedded = _run(scenario=scenario, split_seed=5, out=tmp_path / "embedded")
+    flower = _run(scenario=scenario, engine="flower", out=tmp_path / "flower")
+    assert flower.result["status"] == "completed"
+    left, right = _model(embedded.job.folder), _model(flower.job.folder)
+    assert left.keys() == right.keys() == {"encoder.centre", "encoder.radius", "head.weights"}
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    for name in names:  # at home, too: the others' sums, finished on the same rows
+        receipts = [
+            json.loads((home / "runs" / job.run_id / "receipt.json").read_text(encoding="utf-8"))
+            for home, job in (
+                (homes / name, flower.job),
+                (embedded.job.homes[name].folder, embedded.job),
+            )
+        ]
+        assert receipts[0]["metrics"] == receipts[1]["metrics"]
+        assert not list((homes / name).rglob("own-sums*"))
+
+
+@pytest.mark.end_to_end
+def test_a_secure_sum_between_real_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = find_scenario("secure-banks-sums")
+    terms = '[contract.secure]\nmode = "two"\ndrops = 1'
+    file = tmp_path / "secure-banks-sums.toml"
+    text = source.read_text(encoding="utf-8").replace("[contract.secure]", terms)
+    file.write_text(text, encoding="utf-8")
+    shutil.copytree(source.parent / "policies" / source.stem, tmp_path / "policies" / file.stem)
+    homes = tmp_path / "homes"
+    monkeypatch.setenv("CONSORTIA_HOME", str(homes))
+    init("", scenario=str(file))
+    names = [seat.name for seat in load_scenario(str(file)).roster]
+    for name in names:
+        allow(name, str(file))
+    result = _run(scenario=str(file), engine="flower", out=tmp_path / "runs").result
+    assert result["status"] == "completed"
+    assert [line["replies"] for line in result["history"]] == [sorted(names)] * 2
+    for name in names:
+        with Ledger.open(homes / name / "ledger.db", name) as ledger:
+            assert [entry.state for entry in ledger.entries()] == ["committed"] * 2
+            assert 0.999 <= ledger.spent("credit", 1e-5) <= 1.0
+        assert not list((homes / name).rglob("own-sums*"))
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_coordinator_that_dies_goes_on(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After message 1 or 2 was kept: nobody is charged again, and the model is that of the undisturbed run."""
+    genuine = rounds.save
+    saved = 0
+
+    def save(*args: Any, **kwargs: Any) -> None:
+        nonlocal saved
+        genuine(*args, **kwargs)
+        saved += 1
+        if saved == after:
+            raise RunFailedError("the coordinator died here")
+
+    monkeypatch.setattr(rounds, "save", save)
+    options = Options(scenario=_open(tmp_path, seats=2), split_seed=1, out=tmp_path / "runs")
+    job = prepare(options)
+    outcome = execute(job, options)
+    assert outcome.result["status"] == "failed"
+    monkeypatch.setattr(rounds, "save", genuine)
+    monkeypatch.setattr("consortia.participant.receipt.write", lambda *args: None)
+    assert _run(scenario="", resume=job.folder).result["status"] == "completed"
+    state = load_latest(job.folder)
+    assert state is not None
+    assert state.round == 2
+    for name, home in job.homes.items():
+        with Ledger.open(home.ledger, name) as ledger:
+            assert [(entry.round, entry.state) for entry in ledger.entries()] == [(1, "committed"), (2, "committed")]
+
+
+def test_the_vectorised_engine_refuses_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="learner"):
+        prepare(Options(scenario="banks-sums", engine="vectorized", out=tmp_path))
+
+
+def test_a_message_that_broke_after_the_charge_is_spent(
+    make_site: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site("other", "banks-sums")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("something broke")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("consortia.participant.sums.blocks_of", broken)
+        assert site.ask(1).header["status"] == "FAILED"
+    assert (site.ask(1).header["status"], site.ask(1).header["code"]) == ("RECEIVE_ONLY", "BUDGET_EXHAUSTED")
+    with site.ledger() as ledger:
+        assert [entry.state for entry in ledger.entries()] == ["reserved"]
+    assert site.ask(2).header["status"] == "OK"  # its own budget was set aside
+
+
+def test_a_message_that_cannot_be_summed_costs_nothing(make_site: Callable[..., Any]) -> None:
+    site = make_site("other", "banks-sums")
+    envelope = decode(site.message(2))
+    for name, value in (("encoder.radius", 0.0), ("encoder.radius", math.nan), ("encoder.centre", 1e9)):
+        tensors = {**envelope.tensors, name: torch.full_like(envelope.tensors[name], value)}
+        reply = decode(handle(encode(Envelope(envelope.header, tensors)), site.home))
+        assert reply.header["code"] == "BAD_MESSAGE"
+    beside = {**envelope.tensors, "control/sums/own": torch.zeros(32, dtype=torch.uint8)}
+    assert decode(handle(encode(Envelope(envelope.header, beside)), site.home)).header["code"] == "BAD_MESSAGE"
+    with site.ledger() as ledger:
+        assert not ledger.entries()
+
+
+def test_asked_again_the_bytes_are_the_same_and_free(make_site: Callable[..., Any]) -> None:
+    site = make_site("other", "banks-sums")
+    first, again = (handle(site.message(2), site.home) for _ in range(2))
+    assert first == again
+    with site.ledger() as ledger:
+        assert len(ledger.entries()) == 1
+    tensors = decode(first).tensors
+    assert sorted(tensors) == ["sums.gram", "sums.slope"]
+    part = own_sums.sent(site.home, "run-1")
+    assert part is not None
+    assert part.key == contribution(tensors)
+    assert (tensors["sums.gram"].numpy() == part.gram).all()
