@@ -12,7 +12,7 @@ from rich.table import Table
 from consortia.common.words import number, signed
 from consortia.reports.verdicts import SHORT, compares, paragraph, verdict_of
 
-__all__ = ["columns", "interval", "label", "metric_name", "print_receipts", "receipt_row", "table_of"]
+__all__ = ["columns", "interval", "label", "metric_name", "print_receipts", "receipt_row", "synthetic_for", "table_of"]
 
 _COLUMNS = ("participant", "metric", "alone", "control", "federated", "joined", "net gain [95 %]", "verdict")
 #: Of vertical runs and of runs before 0.2, which have neither control nor joined model.
@@ -98,3 +98,12 @@ def receipt_row(seat: Mapping[str, Any], headings: tuple[str, ...]) -> tuple[str
         return (name, *of("majority", "local", "federated"), *ends)
     scores = of("local", "control", "federated", "joined")
     return (name, *scores, interval(seat.get("net_gain")), SHORT[verdict_of(seat)])
+
+
+def synthetic_for(result: Mapping[str, Any]) -> str:
+    """Return whose rows were synthetic, in words, where all others' rows were real; otherwise nothing."""
+    seats = result["participants"]
+    if {seat.get("synthetic") for seat in seats.values()} != {True, False}:
+        return ""
+    names = [name for name, seat in seats.items() if seat["synthetic"]]
+    return f"{len(names)} of {len(seats)} participants ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"

@@ -12,7 +12,7 @@ from consortia.common.words import number, when
 from consortia.reports.charts import Level, Line, dot_chart, line_chart
 from consortia.reports.many_participants import first, rest
 from consortia.reports.page.facts import Facts
-from consortia.reports.receipt_table import columns, interval, label, metric_name, receipt_row
+from consortia.reports.receipt_table import columns, interval, label, metric_name, receipt_row, synthetic_for
 from consortia.reports.verdicts import compares, paragraph
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.trust.trusted_coordinator import sentence
@@ -81,7 +81,9 @@ def _trained(facts: Facts) -> Section:
         section.says.append(f"A simulation by one operator who holds all rows: {charged}.")
     if result["synthetic"]:
         section.says.append(
-            "The rows are synthetic, made on each industry's schema: no number here is about real data."
+            f"The rows of {some} are synthetic; those of the others are real."
+            if (some := synthetic_for(result))
+            else "The rows are synthetic, made on each industry's schema: no number here is about real data."
         )
     if result.get("together"):
         section.says.append(f"{result['together'].capitalize()}.")
@@ -335,6 +337,8 @@ def _card(facts: Facts) -> Section:
     section = Section("Model card")
     industries = ", ".join(sorted({seat["industry"] for _, seat in _seats(facts)}))
     data = "synthetic rows" if facts.result["synthetic"] else "the participants' own rows, which never left them"
+    if some := synthetic_for(facts.result):
+        data = f"synthetic rows for {some}, own rows for the others"
     section.facts = [
         ("model", "; ".join(f"{n}: {_model(t)}" for n, t in contract.industries.items()) or "one model a participant"),
         ("trained by", f"{len(facts.result['participants'])} participants ({industries}), {contract.strategy.name}"),
