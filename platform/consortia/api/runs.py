@@ -31,6 +31,7 @@ from consortia.reports.page.facts import Facts, gather
 from consortia.reports.page.render import write
 from consortia.reports.tables import print_result
 from consortia.terms.scenario import Scenario, scenario_from_json
+from consortia_plugins.arguments import named_arguments
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +51,7 @@ class Scratch:
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
+@named_arguments(ArgumentError)
 class Run:
     """A finished run.
 
