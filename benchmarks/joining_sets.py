@@ -92,7 +92,6 @@ SETS = {
         tuple(int(n) for n in np.round(np.geomspace(200, 2000, 10))),
         pooled=True,
     ),
-    "cards-large": Deal("cards", "bank/default_credit", 0.2, ("all",), (4000,) * 5, pooled=True),
 }
 
 
@@ -123,17 +122,15 @@ def dealt(data: Path, name: str, seed: int) -> list[tuple[str, pd.DataFrame, pd.
     return out
 
 
-def scenario_of(
-    name: str, parts: Sequence[tuple[str, pd.DataFrame, Any]], epsilon: float, shared: bool, learner: str = "sums"
-) -> Scenario:
+def scenario_of(name: str, parts: Sequence[tuple[str, pd.DataFrame, Any]], epsilon: float, shared: bool) -> Scenario:
     """Return the scenario of one deal."""
     deal = SETS[name]
     contract: dict[str, Any] = {
         "schema": 1,
         "wire": 1,
-        "learner": learner,
+        "learner": "sums",
         "split": {"train": 0.98, "validation": 0.0, "test": 0.02},
-        learner: {"prevalence": {deal.industry: deal.prevalence}},
+        "sums": {"prevalence": {deal.industry: deal.prevalence}},
         "industries": {deal.industry: {}},
     }
     if shared:
