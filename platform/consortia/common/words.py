@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections.abc import Mapping
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -48,3 +49,18 @@ def public_count(count: int) -> int:
     """Return a number of units as one would make it public: rounded to its two leading digits."""
     step: int = 10 ** max(0, math.floor(math.log10(max(count, 1))) - 1)
     return max(1, round(count / step) * step)
+
+
+def verdict(gain: Mapping[str, float] | None) -> str:
+    """Return whether joining paid: "clearly", "perhaps", "not", or "unknown" where too few units say.
+
+    Parameters
+    ----------
+    gain : mapping or None
+        The net gain with its 95 % interval: `value`, `low`, `high`; positive is better.
+    """
+    if gain is None:
+        return "unknown"
+    if gain["value"] <= 0:
+        return "not"
+    return "clearly" if gain["low"] > 0 else "perhaps"

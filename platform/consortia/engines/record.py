@@ -24,10 +24,16 @@ _ACCOUNT = (
     *("run", "lifetime", "budget", "delta", "lifetime_delta", "unit"),
     *("non_private", "metrics_non_private", "metrics"),
 )
+#: What compares models at home: the participants' own (invariant 17), so null in a deployed coordinator's record.
+_COMPARED = ("majority", "local", "control", "joined")
 #: What a vertical receipt has beside the others.
 _VERTICAL = ("role", "label", "purpose", "matched", "hide_membership", "decision")
 #: What a simulation's record adds from the receipts.
-_SIMULATED = ("units", "classes", "headline", "keeps", "gain", "local_model", "personal_model", "synthetic", *_VERTICAL)
+_SIMULATED = (
+    *("units", "classes", "headline", "keeps", "gain", "local_model", "personal_model", "synthetic"),
+    *("net_gains", "verdict", "joining"),
+    *_VERTICAL,
+)
 
 
 def build(job: Job, engine: str) -> dict[str, Any]:
@@ -98,12 +104,11 @@ def _participant(
     if receipt is not None:
         metrics = {kind: {**values, "released": kind in released} for kind, values in receipt["metrics"].items()}
         account = receipt["epsilon"]
-        spent = {key: account[key] for key in _ACCOUNT}
+        spent = {**{key: account[key] for key in _ACCOUNT}, "runs_left": account.get("runs_left")}
     else:
         # What the coordinator can tell from public constants: the rounds that it got, at the declared noise.
         metrics = {
-            kind: {"majority": None, "local": None, "federated": value, "released": True}
-            for kind, value in released.items()
+            kind: {**dict.fromkeys(_COMPARED), "federated": value, "released": True} for kind, value in released.items()
         }
         spent = {
             "run": _epsilon_seen(seen, job.scenario, name),
@@ -115,6 +120,7 @@ def _participant(
             "non_private": seen["non_private"],
             "metrics_non_private": seen["metrics_non_private"],
             "metrics": _metrics_account(seen),
+            "runs_left": None,
         }
     for kind, line in metrics.items():
         line.update(_as_released(seen, kind))
@@ -135,6 +141,7 @@ def _participant(
             "evaluate": receipt["evaluate_seconds"] if receipt else None,
         },
         "failures": seen["failures"],
+        "net_gain": receipt.get("net_gain") if receipt else None,
         **extra,
     }
 
