@@ -15,6 +15,7 @@ from typing import Any
 
 import tomli_w
 
+from clients import registry
 from clients.tables import known_from
 from consortia.common.disk import write_json, write_text
 from consortia.common.errors import InputError, RunFailedError
@@ -25,9 +26,11 @@ from consortia.engines.base import Engine, Job
 from consortia.engines.data_folder import public_sources
 from consortia.engines.options import Options, check_options
 from consortia.engines.vectorized import participants
+from consortia.participant.data import idle_files
 from consortia.participant.home import Home, default_root
 from consortia.participant.identity import pin_each_other
 from consortia.planning.plan import make_plans
+from consortia.terms.industries import unconfirmed
 from consortia.terms.many_participants import filled, policy_of
 from consortia.terms.policy import Policy, policy_or_input_error
 from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
@@ -64,6 +67,8 @@ def prepare(options: Options, check: Callable[[Scenario, Options], None] | None 
     scenario = load_scenario(options.scenario).with_overrides(
         rounds=options.rounds, seed=options.seed, epsilon=options.epsilon, compressed=options.compressed
     )
+    if not simulation:
+        refuse_unconfirmed(scenario)
     sources = public_sources(scenario, options.data)
     make_plans(scenario)
     if options.engine == "vectorized":
@@ -79,6 +84,8 @@ def prepare(options: Options, check: Callable[[Scenario, Options], None] | None 
         seat.name: _simulated_home(options, scenario, folder, seat.name) if simulation else _own_home(seat.name)
         for seat in scenario.roster
     }
+    if simulation is False or options.ledger is not None:
+        _refuse_idle_files(scenario, homes)
     if simulation and scenario.contract.trust == "aggregate" and not options.ledger:
         pin_each_other(homes)
     if simulation and options.ledger is None:
@@ -87,6 +94,18 @@ def prepare(options: Options, check: Callable[[Scenario, Options], None] | None 
     job = with_batches(Job(scenario, run_id, folder, homes, sources), options.batches)
     _write_job(job, options)
     return job
+
+
+def unconfirmed_clients(scenario: Scenario) -> list[str]:
+    """Return a sentence for each industry whose bounds or categories were read from rows and are not confirmed."""
+    clients = [registry.get(name) for name in scenario.contract.industries]
+    return [unconfirmed(client) for client in clients if client.unconfirmed]
+
+
+def refuse_unconfirmed(scenario: Scenario) -> None:
+    """Refuse a deployed run of such a client (InputError)."""
+    if problems := unconfirmed_clients(scenario):
+        raise InputError(*problems)
 
 
 def with_batches(job: Job, batches: int | None) -> Job:
@@ -194,6 +213,17 @@ def _charged_home(root: Path, folder: Path, name: str) -> Home:
     policy_or_input_error(owner / "policy.toml", simulation=True)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Home(folder, name, simulation=True, ledger_folder=owner)
+
+
+def _refuse_idle_files(scenario: Scenario, homes: dict[str, Home]) -> None:
+    """Refuse a run that charges somebody for synthetic rows while its own files lie in `data/NAME`."""
+    problems = []
+    for seat in scenario.roster:
+        terms = policy_or_input_error(homes[seat.name].policy, simulation=True).dataset.get(seat.dataset)
+        if terms is not None and terms.source.startswith("synthetic:"):
+            problems.append(idle_files(homes[seat.name].policy, seat.dataset, Path("data") / seat.name))
+    if found := [problem for problem in problems if problem is not None]:
+        raise InputError(*found)
 
 
 def _override_budget(data: dict[str, Any], policy: Policy, epsilon: float) -> None:

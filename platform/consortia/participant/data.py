@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 
 from clients import registry
 from clients.dataset import QuarantineReport, Table, assign, prepare
-from clients.sources import parse_source, read
+from clients.sources import parse_source
 from consortia.common.errors import RefusedError
 from consortia.participant.home import Home
 from consortia.participant.placebo_labels import with_placebo_labels
+from consortia.participant.rows import read_rows
 from consortia.terms.contract import Contract
 from consortia.terms.policy import DatasetTerms
 
 _CACHED_TABLES = 64
+#: Names the folder of a participant's own files, as a container's compose file mounts it.
+OWN_FILES = "CONSORTIA_OWN_FILES"
 log = logging.getLogger("consortia.participant")
 
 
@@ -80,9 +85,11 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
     source = parse_source(terms.source)
     if source.placebo is not None and not home.simulation:
         raise RefusedError("BAD_POLICY", "a placebo source is for simulations")
+    if source.synthetic and OWN_FILES in os.environ and (problem := idle_files(home.policy, dataset, own_files())):
+        raise RefusedError("BAD_POLICY", problem)
     table = prepare(
         client,
-        read(source, client, terms.site, contract.seed),
+        read_rows(terms, client, contract.seed, key=f"dataset.{dataset}"),
         unit=terms.unit,
         max_rows_per_unit=terms.max_rows_per_unit,
         filter=rules.filter or None,
@@ -90,6 +97,7 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
         quarantine_threshold=terms.quarantine_threshold,
         where=f"dataset of {terms.industry} at {home.participant}",
     )
+    home.pin_rows(dataset, synthetic=table.synthetic or terms.synthetic)
     if table.quarantine.rows_kept < table.quarantine.rows_read:
         log.warning("%s: %s", home.participant, table.quarantine)  # counts by column and rule, no value
     if rules.split == "hash":
@@ -122,6 +130,22 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
     )
     _cache.put(key, loaded)
     return loaded
+
+
+def own_files() -> Path:
+    """Return the folder that `$CONSORTIA_OWN_FILES` names."""
+    return Path(os.environ.get(OWN_FILES, ""))
+
+
+def idle_files(policy: Path, dataset: str, folder: Path) -> str | None:
+    """Return what is wrong when files lie where the owner's rows are looked for, and the policy says synthetic."""
+    if not folder.is_dir() or not (found := [each for each in sorted(folder.iterdir()) if each.name[0] != "."]):
+        return None
+    return (
+        f"{policy}: dataset.{dataset}.source: wanted the rows in {folder} ({len(found)} file(s) lie there), got "
+        f"synthetic ones; change the line to source = 'csv:{folder}/{found[0].name}' (and declared_units), or "
+        "move the files away"
+    )
 
 
 def declared_training_units(terms: DatasetTerms, contract: Contract) -> int:

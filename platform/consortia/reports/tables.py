@@ -93,7 +93,9 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
     )
     headings = columns(result["participants"].values())
     receipts = table_of(*headings)
-    costs = table_of("participant", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds")
+    costs = table_of(
+        "participant", "rows", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds"
+    )
     for name, seat in first(list(result["participants"].items())):
         receipts.add_row(name, *receipt_row(seat, headings))
         costs.add_row(name, *_cost_row(seat))
@@ -112,7 +114,9 @@ def _cost_row(seat: dict[str, Any]) -> tuple[str, ...]:
     account, units = seat["epsilon"], seat.get("units")
     infinite = bool(account["non_private"])
     state = "" if seat["state"] == "ACTIVE" else " " + seat["state"].lower().replace("_", "-")
+    made_up = seat.get("synthetic")
     return (
+        "–" if made_up is None else "synthetic" if made_up else "real",
         str(sum(units.values())) if units else "–",
         ("∞ non-private" if infinite else number(account["run"])) + state,
         "–" if infinite else number(account["budget"], 2),

@@ -29,7 +29,8 @@ class IndustryTerms(StrictModel):
 
     `sampling_rate` is the Poisson rate q per privacy unit, `clip` the norm bound C of one unit's summed
     gradient, `local_steps` the optimizer steps a round. The first `private_steps` of them move the private parameters
-    alone, the others the shared ones alone (FedRep); with 0 every step moves all (FedPer).
+    alone, the others the shared ones alone (FedRep); with 0 every step moves all (FedPer). `client` is the SHA-256 of
+    an industry's file (`clients.declared`): every participant must have the same columns, bounds and categories.
     """
 
     model: Model = Model()
@@ -43,6 +44,7 @@ class IndustryTerms(StrictModel):
     filter: str = ""
     split: str = "hash"
     init: PretrainedFile | None = None
+    client: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$", exclude_if=lambda digest: not digest)] = ""
 
     @property
     def shared_steps(self) -> int:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from clients.mapping_rules import ColumnMap
 from clients.masking import SourceText
 from consortia.common.errors import InputError, RefusedError
 from consortia.common.strict import StrictModel, check_schema, parse, parse_toml
@@ -72,7 +73,8 @@ class DatasetTerms(StrictModel):
     a data set, of this policy or an earlier one, with which this one shares its lifetime budget: they hold the same
     persons (`consortia.participant.lifetimes`). `synthetic` says that the source's rows are made up, which every output
     then says, too. `metrics` names metrics that the receipt leads with, built in or installed, before those of the
-    industry; they stay at home.
+    industry; they stay at home. `mapping` says which of the source's columns each column of the schema comes from, and
+    how (`clients.mapping`).
     """
 
     industry: Industry
@@ -85,6 +87,7 @@ class DatasetTerms(StrictModel):
     quarantine_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
     lifetime: Name | None = None
     synthetic: bool = False
+    mapping: dict[str, ColumnMap] = Field(default_factory=dict)
 
 
 class AllowTerms(StrictModel):
