@@ -103,6 +103,11 @@ COMMANDS: Final = {
         "Run a scenario and print the receipt of each participant.",
         "run cross-industry --epsilon hospital-a=0.5 --rounds 10",
     ),
+    "statistics": Entry(
+        "statistics:statistics",
+        "Release noisy statistics of every column under each participant's own budget, and say where sites differ.",
+        "statistics hospitals --epsilon 1",
+    ),
     "predict": Entry(
         "models:predict",
         "Predict raw rows. Missing values are allowed; a row that breaks the schema gets no prediction.",

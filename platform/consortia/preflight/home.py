@@ -178,7 +178,7 @@ def _budget(
     chain.ok(f"{runs} runs so far")
     horizon = f"unit: {terms.unit}, add/remove one"
     try:
-        allowance = effective_budget(policy, proposal, left)
+        allowance = effective_budget(policy, proposal, left, policy.budget.of(scenario.contract))
     except RefusedError:
         chain.stop(
             f"ε = {left.epsilon:.3g}, δ = {left.delta:.3g} left of the lifetime's ε = {life.epsilon:g} ({horizon})",

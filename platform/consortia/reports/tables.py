@@ -22,7 +22,7 @@ from consortia.reports.many_participants import first, means, rest
 from consortia.reports.receipt_table import COLUMNS, label, receipt_row, table_of
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
 from consortia.terms.costs import updates_event
-from consortia.terms.recipe import recipe
+from consortia.terms.recipe import blocks_of
 from consortia.terms.scenario import Scenario
 from consortia.trust.trusted_coordinator import account, models_only, sentence
 from consortia.vertical.request import total_steps
@@ -31,10 +31,11 @@ from privacy.accounting import epsilon
 
 def _leaves(scenario: Scenario, plan: SeatPlan) -> str:
     """Return how many numbers of a participant's training rows leave, and when."""
-    if scenario.contract.sums is None:
+    if scenario.contract.noisy_sums is None:
         return f"{plan.parameters_shared} numbers a round"
-    rule = recipe(scenario.contract, plan.industry)
-    return f"{sum(rule.lengths(1))}, then {sum(rule.lengths(2))} numbers"
+    rule = blocks_of(scenario.contract, plan.industry)
+    counts = [str(sum(rule.lengths(message + 1))) for message in range(rule.shares.messages)]
+    return f"{', then '.join(counts)} numbers"
 
 
 def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
@@ -44,6 +45,8 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
     console.print(f"contract sha256:{contract.sha256()}")
     if contract.sums is not None:
         console.print("learner sums: two messages of noisy sums, added within each industry; no training rounds")
+    elif contract.statistics is not None:
+        console.print("learner statistics: one message of noisy counts and moments of the columns; nothing is trained")
     else:
         console.print(
             f"{contract.rounds} rounds, at most {contract.participations} of one participant, strategy "

@@ -11,8 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from consortia.common.disk import write_text
-from consortia.reports.page.content import sections
+from consortia.reports.page.content import Section, sections
 from consortia.reports.page.facts import Facts
+from consortia.reports.page.statistics import statistics_sections
 
 __all__ = ["as_html", "as_markdown", "write"]
 
@@ -24,12 +25,12 @@ def as_html(facts: Facts) -> str:
     """Return the page; names and texts of records are escaped."""
     style = resources.files("consortia.dashboard").joinpath("assets/style.css").read_text(encoding="utf-8")
     page = _environment(escape=True).get_template("report.html")
-    return page.render(title=_title(facts), sections=sections(facts), style=Markup(style))  # noqa: S704 - our own file
+    return page.render(title=_title(facts), sections=_all(facts), style=Markup(style))  # noqa: S704 - our own file
 
 
 def as_markdown(facts: Facts) -> str:
     """Return the same as Markdown, with tables in place of plots."""
-    return _environment(escape=False).get_template("report.md").render(title=_title(facts), sections=sections(facts))
+    return _environment(escape=False).get_template("report.md").render(title=_title(facts), sections=_all(facts))
 
 
 def write(facts: Facts, folder: Path) -> list[Path]:
@@ -39,6 +40,10 @@ def write(facts: Facts, folder: Path) -> list[Path]:
     for file, text in files.items():
         write_text(file, text)
     return list(files)
+
+
+def _all(facts: Facts) -> list[Section]:
+    return [*statistics_sections(facts), *sections(facts)]
 
 
 def _title(facts: Facts) -> str:
