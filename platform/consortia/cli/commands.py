@@ -87,6 +87,14 @@ _BUDGET: Final = {
     ),
 }
 
+_DATA: Final = {
+    "check": Entry(
+        "data_check:check",
+        "Check whether rows are ready: missing, bounds, classes, leaks, duplicates, identifiers. Nothing is sent.",
+        "check --rows rows.csv --client bank",
+    ),
+}
+
 COMMANDS: Final = {
     "check": Entry(
         "check:check",
@@ -152,6 +160,7 @@ COMMANDS: Final = {
     "budget": Entry(
         "", "Manage a participant's privacy budget: init, show, history, set, plan, sweep, export.", inside=_BUDGET
     ),
+    "data": Entry("", "Look at a participant's own rows, at home.", inside=_DATA),
     "new": Entry("new:app", "Write the start of something new."),
     "secure": Entry("secure:app", "Manage the key that identifies a participant in secure sums."),
 }

@@ -38,6 +38,8 @@ _SIMULATED = (
     "personal_model",
     "synthetic",
     "differ",
+    "quarantine",
+    "drift",
     *_VERTICAL,
 )
 

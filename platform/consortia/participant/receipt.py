@@ -17,7 +17,7 @@ import torch
 from clients.dataset import Table
 from clients.models import FederatedModule
 from consortia.common.disk import write_json
-from consortia.participant import own_model, personal
+from consortia.participant import drift, own_model, personal
 from consortia.participant.data import Partitions
 from consortia.participant.evaluation import (
     Scores,
@@ -124,6 +124,7 @@ def write(
             "rows_read": parts.quarantine.rows_read,
             "rows_kept": parts.quarantine.rows_kept,
             "reasons": dict(parts.quarantine.reasons),
+            **({"bias": list(parts.bias)} if parts.bias else {}),
         },
         "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
         "headline": metric,
@@ -134,6 +135,7 @@ def write(
         "models": files,
         "gain": None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high},
         "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy, request.contract),
+        **_drift(home, request, parts),
         **secure_part(request.contract, plan),
         **central_part(request.contract),
         "evaluate_seconds": time.perf_counter() - started,
@@ -142,6 +144,13 @@ def write(
     if home.simulation:
         _write_predictions(folder / "predictions.csv", parts, base.local, federated)
         write_json(folder / "events.json", ledger.export())
+
+
+def _drift(home: Home, request: Request, parts: Partitions) -> dict[str, Any]:
+    """Return the line about drift since the last run, where there was one."""
+    terms = request.contract.industries[request.industry]
+    found = drift.since_last_run(home, request.proposal.dataset, request.industry, terms.filter, parts)
+    return {"drift": found} if found else {}
 
 
 def _sums_at_home(home: Home, request: Request) -> SumsAtHome | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from consortia.common.words import number
-from consortia.reports.receipt_table import table_of
+from consortia.reports.receipt_table import folded_table as table_of
 
 if TYPE_CHECKING:
     from rich.console import Console

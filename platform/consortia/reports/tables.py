@@ -19,7 +19,7 @@ from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import cautions, fits_with
 from consortia.planning.plan import SeatPlan
 from consortia.reports.many_participants import first, means, rest
-from consortia.reports.receipt_table import COLUMNS, label, receipt_row, table_of
+from consortia.reports.receipt_table import COLUMNS, label, receipt_row, rows_in_words, table_of
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
 from consortia.terms.costs import updates_event
 from consortia.terms.recipe import blocks_of
@@ -167,6 +167,9 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
         )
     if result["synthetic"]:
         console.print("Data: [bold]synthetic[/] rows on each industry's schema.", highlight=False)
+    for name, seat in first(list(result["participants"].items())):
+        for line in rows_in_words(seat):
+            console.print(f"{name}: {line}", highlight=False, markup=False)
     if any(seat["failures"] for seat in result["participants"].values()):
         console.print("Failures:")
         failed = [(name, seat) for name, seat in result["participants"].items() if seat["failures"]]

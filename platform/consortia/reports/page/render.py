@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from consortia.reports.page.content import Section, sections
 from consortia.reports.page.facts import Facts
 from consortia.reports.page.statistics import statistics_sections
 
-__all__ = ["as_html", "as_markdown", "write"]
+__all__ = ["as_html", "as_markdown", "page", "write"]
 
 #: A number with its sign, exponent, unit: no line may break in it.
 _ONE_VALUE = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)?( (B|s|%))?")
@@ -23,9 +24,14 @@ _ONE_VALUE = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)?( (B|s|%))?")
 
 def as_html(facts: Facts) -> str:
     """Return the page; names and texts of records are escaped."""
+    return page(_title(facts), _all(facts))
+
+
+def page(title: str, shown: Sequence[Section]) -> str:
+    """Return sections as a page; names and texts are escaped."""
     style = resources.files("consortia.dashboard").joinpath("assets/style.css").read_text(encoding="utf-8")
-    page = _environment(escape=True).get_template("report.html")
-    return page.render(title=_title(facts), sections=_all(facts), style=Markup(style))  # noqa: S704 - our own file
+    template = _environment(escape=True).get_template("report.html")
+    return template.render(title=title, sections=shown, style=Markup(style))  # noqa: S704 - our own file
 
 
 def as_markdown(facts: Facts) -> str:
