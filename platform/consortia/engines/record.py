@@ -40,6 +40,8 @@ _SIMULATED = (
     "differ",
     "quarantine",
     "drift",
+    "quarantine",
+    "drift",
     *_VERTICAL,
 )
 

@@ -167,15 +167,20 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
         )
     if result["synthetic"]:
         console.print("Data: [bold]synthetic[/] rows on each industry's schema.", highlight=False)
-    for name, seat in first(list(result["participants"].items())):
-        for line in rows_in_words(seat):
-            console.print(f"{name}: {line}", highlight=False, markup=False)
+    _print_rows(console, result)
     if any(seat["failures"] for seat in result["participants"].values()):
         console.print("Failures:")
         failed = [(name, seat) for name, seat in result["participants"].items() if seat["failures"]]
         for name, seat in first(failed):
             for failure in seat["failures"][-3:]:
                 console.print(f"  round {failure['round']} {name}: {failure['code']} {failure['detail']}", markup=False)
+
+
+def _print_rows(console: Console, result: dict[str, Any]) -> None:
+    """Print which rows were set apart and which drifted, where the reader owns them."""
+    for name, seat in first(list(result["participants"].items())):
+        for line in rows_in_words(seat):
+            console.print(f"{name}: {line}", highlight=False, markup=False)
 
 
 def _at(deltas: list[float]) -> str:
