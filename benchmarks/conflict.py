@@ -29,7 +29,8 @@ from consortia.engines.options import Options
 from consortia.engines.runner import demo_policy_file, prepare
 from consortia.engines.vectorized.coordinator import CrowdCoordinator
 from consortia.participant import personal
-from consortia.participant.evaluation import baselines, headline, module_scorer, score_metrics
+from consortia.participant.baseline import baseline
+from consortia.participant.evaluation import headline, module_scorer, score_metrics
 from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import State, build_module, load_state
 
@@ -111,13 +112,13 @@ def choice(coordinator: CrowdCoordinator, name: str, model: State) -> tuple[str,
     client = registry.get(industry)
     module = build_module(coordinator.contract, industry)
     load_state(module, model)
-    base = baselines(coordinator.contract, industry, parts.train, parts.validation, name)
-    offered = personal.candidates(module, industry, base, name)
+    alone = baseline(coordinator.contract, industry, parts.train, name).alone
+    offered = personal.candidates(module, industry, alone, name)
     kept = personal.keep(offered, client, parts.train, parts.validation, name)
     metric = headline(client, parts.test.target)
     values = [
         score_metrics(client, scorer(parts.test), parts.test)[metric]
-        for scorer in (kept.scorer, module_scorer(module), base.local)
+        for scorer in (kept.scorer, module_scorer(module), alone.scorer)
     ]
     own, shared, local = (math.nan if value is None else value for value in values)
     return kept.kind, own - local, shared - local

@@ -20,7 +20,7 @@ from consortia_plugins import Seam
 if TYPE_CHECKING:
     from clients.metrics.metric import Metric
 
-__all__ = ["GROUP", "NAMES", "get", "label", "names", "of_kind"]
+__all__ = ["GROUP", "NAMES", "get", "label", "names", "of_kind", "sign"]
 
 GROUP: Final = "consortia.metrics"
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
@@ -92,6 +92,14 @@ def label(name: str) -> str:
         return get(name).label if name else ""
     except MetricError:
         return name
+
+
+def sign(name: str) -> int:
+    """1 where higher is better, else -1; 1, too, where nobody here knows that metric any more."""
+    try:
+        return get(name).sign if name else 1
+    except MetricError:
+        return 1
 
 
 def _check(name: str, found: Any) -> Metric:

@@ -21,6 +21,7 @@ from clients import _values
 from clients._checking import QuarantineReport, check_rows
 from clients._features import NUMERIC, Compute, column_features, column_kinds, derived_feature
 from clients.errors import SchemaError
+from consortia_plugins.arguments import named_arguments
 
 __all__ = ["Column", "Derived", "QuarantineReport", "Schema", "Target"]
 
@@ -28,6 +29,7 @@ Dtype = Literal["number", "integer", "category", "flag", "text"]
 IdentifierRule = Literal["drop", "hash", "generalise"]
 
 
+@named_arguments(SchemaError)
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """One column of the source.
@@ -101,6 +103,7 @@ class Column:
         return self.feature and self.dtype != "text" and self.identifier not in {"drop", "hash"}
 
 
+@named_arguments(SchemaError)
 @dataclass(frozen=True, kw_only=True)
 class Derived:
     """A feature computed from one row by public knowledge, such as power = torque x speed.
@@ -121,6 +124,7 @@ class Derived:
             raise SchemaError(f"derived {self.name!r}: wanted finite low < high, got {self.low}, {self.high}")
 
 
+@named_arguments(SchemaError)
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """What is predicted.
@@ -185,6 +189,7 @@ class Target:
         return (self.low + self.high) / 2, (self.high - self.low) / 2
 
 
+@named_arguments(SchemaError)
 @dataclass(frozen=True, kw_only=True)
 class Schema:
     """The columns of an industry, in their public form. `select` sets `selected` and the two switches."""

@@ -20,6 +20,7 @@ from clients import _values, registry
 from clients.errors import SourceError, TableError
 from clients.industry import IndustryClient
 from clients.schema import Column, Schema, Target
+from consortia_plugins.arguments import named_arguments
 
 __all__ = [
     "declare_schema",
@@ -50,6 +51,7 @@ _METRICS = {
 }
 
 
+@named_arguments(TableError)
 def declare_schema(
     columns: Mapping[str, ColumnWord],
     target: str,
@@ -88,6 +90,7 @@ def declare_schema(
     return _schema([*made, *map(_identifier, identifiers)], _target(target, [str(each) for each in classes], bounds))
 
 
+@named_arguments(TableError)
 def infer_schema(
     frames: Sequence[pd.DataFrame], target: str, *, kind: Kind | None = None, identifiers: Sequence[str] = ()
 ) -> Schema:

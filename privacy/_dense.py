@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from privacy._composition import Composition, check_input, rows_of
+from privacy._layer import Memory
 
-_BACKWARD: Final[dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor] | None]] = {
-    nn.Identity: None,
-    nn.Tanh: torch.ops.aten.tanh_backward,
-    nn.Sigmoid: torch.ops.aten.sigmoid_backward,
-    nn.ReLU: lambda delta, output: torch.ops.aten.threshold_backward(delta, output, 0),
+#: Activation -> itself in place, and its backward pass from its output: (delta, output, out).
+_ACTIVATIONS: Final[dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]]] = {
+    nn.Tanh: (torch.tanh_, lambda d, y, out: torch.ops.aten.tanh_backward.grad_input(d, y, grad_input=out)),
+    nn.Sigmoid: (torch.sigmoid_, lambda d, y, out: torch.ops.aten.sigmoid_backward.grad_input(d, y, grad_input=out)),
+    nn.ReLU: (torch.relu_, lambda d, y, out: torch.ops.aten.threshold_backward.grad_input(d, y, 0, grad_input=out)),
 }
 
 
@@ -40,21 +41,27 @@ class DenseStack:
         trained = [place for place, layer in enumerate(stack) if any(p.requires_grad for p in layer.parameters())]
         self._lowest = min(trained, default=len(stack))
 
-    def run(self, inputs: Any, losses: Callable[[Tensor], Tensor]) -> list[Seen]:
+    def run(self, inputs: Any, losses: Callable[[Tensor], Tensor], memory: Memory) -> list[Seen]:
         """Return what each dense layer saw, from the lowest one that is trained on.
 
         Parameters
         ----------
         losses : what the stack's tail gives, made losses (n_rows,).
+        memory : where the results lie until the next pass with it.
         """
         with torch.no_grad():
             value: Tensor = inputs if self.table is None else inputs[self.table]
             before: list[Tensor] = []
             rows = rows_of(inputs)
-            for layer in self.stack:
+            for place, layer in enumerate(self.stack):
                 check_input(layer, value, rows)
                 before.append(value)
-                value = functional.linear(value, layer.weight, layer.bias) if type(layer) is nn.Linear else layer(value)
+                if isinstance(layer, nn.Linear):
+                    value = _forward(layer, value, memory, place)
+                elif (own := _ACTIVATIONS.get(type(layer))) and place and isinstance(self.stack[place - 1], nn.Linear):
+                    value = own[0](value)  # nothing else needs the dense layer's own output
+                else:
+                    value = layer(value)
         with torch.enable_grad():
             last = value.detach().requires_grad_()
             found = losses(self.tail(last))
@@ -66,10 +73,23 @@ class DenseStack:
                 if isinstance(layer, nn.Linear):
                     seen.append(Seen(before[place], delta))
                     if place > self._lowest:
-                        delta = delta @ layer.weight
-                elif (backward := _BACKWARD[type(layer)]) is not None:
-                    delta = backward(delta, before[place + 1])
+                        delta = _backward(layer, delta, memory, place)
+                elif (own := _ACTIVATIONS.get(type(layer))) is not None:
+                    delta = own[1](delta, before[place + 1], delta)
         return seen[::-1]
+
+
+def _forward(layer: nn.Linear, value: Tensor, memory: Memory, place: int) -> Tensor:
+    if value.dim() != 2 or layer.bias is None:
+        return functional.linear(value, layer.weight, layer.bias)
+    out = memory.like(("output", place), (value.shape[0], layer.out_features), layer.weight)
+    return torch.addmm(layer.bias, value, layer.weight.t(), out=out)
+
+
+def _backward(layer: nn.Linear, delta: Tensor, memory: Memory, place: int) -> Tensor:
+    if delta.dim() != 2:
+        return delta @ layer.weight
+    return torch.mm(delta, layer.weight, out=memory.like(("delta", place), (delta.shape[0], layer.in_features), delta))
 
 
 def dense_stack(steps: Composition) -> DenseStack | None:
@@ -85,7 +105,7 @@ def dense_stack(steps: Composition) -> DenseStack | None:
     stack: list[nn.Module] = []
     for place in range(first, dense[-1] + 1):
         layer = calls[place].call
-        if calls[place].arguments != (place,) or type(layer) not in (nn.Linear, *_BACKWARD):
+        if calls[place].arguments != (place,) or type(layer) not in (nn.Linear, nn.Identity, *_ACTIVATIONS):
             return None
         stack.append(layer)  # type: ignore[arg-type]
     after = calls[dense[-1] + 1 :]

@@ -42,6 +42,7 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
         parts = torch.split(self._noisy, [p.numel() for p in parameters])
         self._parts = [part.view_as(p) for p, part in zip(parameters, parts, strict=True)]
         self.total = self._noisy
+        self._rate = _plain_rate(optimizer)
 
     @property
     def accumulated_iterations(self) -> int:
@@ -55,6 +56,16 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
         if self.step_hook:
             self.step_hook(self)
         return True
+
+    def step(self, closure: Any = None) -> Any:
+        """Take one step; plain gradient descent without what torch's optimizers do around it (a tenth of a step)."""
+        if self._rate is None:
+            return super().step(closure)
+        self.pre_step()
+        with torch.no_grad():
+            for parameter, part in zip(self._parameters, self._parts, strict=True):
+                parameter.add_(part, alpha=-self._rate)
+        return None
 
     def add_noise(self) -> None:
         if self._secure:
@@ -74,6 +85,18 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
         for parameter, part in zip(self._parameters, self._parts, strict=True):
             if parameter.grad is not part:
                 parameter.grad = part
+
+
+def _plain_rate(optimizer: torch.optim.Optimizer) -> float | None:
+    """Return the learning rate where a step is ``p <- p - rate g`` and nothing else, or None."""
+    if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) != 1:
+        return None
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return None
+    settings = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+    rate = settings.pop("lr")
+    plain = type(rate) is float and not any(settings.values())
+    return rate if plain else None
 
 
 class Engine(Protocol):

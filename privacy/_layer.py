@@ -17,6 +17,20 @@ _NOTHING: Final = torch.empty(0)
 _SAMPLERS: Final[Mapping[type[nn.Module], Any]] = GradSampleModule.GRAD_SAMPLERS
 
 
+class Memory:
+    """Tensors that are written again in every pass: fresh ones cost as much as the products (pages, caches)."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, int], Tensor] = {}
+
+    def like(self, name: tuple[str, int], shape: tuple[int, int], kind: Tensor) -> Tensor:
+        """Return the tensor of that name and shape, of the type of `kind`; what it holds is old."""
+        found = self._kept.get(name)
+        if found is None or found.shape != shape or found.dtype != kind.dtype:
+            found = self._kept[name] = kind.new_empty(shape)
+        return found
+
+
 class Layer:
     """One layer's part of a pass: its share of every unit's squared norm, then of the clipped sum."""
 
@@ -25,6 +39,7 @@ class Layer:
         self.views = views
         self.kind = next(layer.parameters()).dtype
         self.linear = isinstance(layer, nn.Linear)
+        self._memory = Memory()
         self._tiny = torch.finfo(self.kind).tiny * 2.0**24
         parameters = dict(layer.named_parameters(recurse=False))
         self.weight, self.bias = (
@@ -77,11 +92,11 @@ class Layer:
             return None if units is None else terms
         if units is None and self.inputs.dim() == 2:
             # `_tiny`: what squares lose by underflow is put back, so that no product hides behind a norm of zero.
-            deltas = torch.linalg.vecdot(self.delta, self.delta)[:rows].add_(self._tiny * self.delta.shape[1])
+            deltas = self._squares(self.delta)[:rows].add_(self._tiny * self.delta.shape[1])
             if self.weight is None:
                 squares.add_(deltas)
                 return None
-            inputs = torch.linalg.vecdot(self.inputs, self.inputs)[:rows]
+            inputs = self._squares(self.inputs)[:rows]
             squares.addcmul_(deltas, inputs.add_((self.bias is not None) + self._tiny * self.inputs.shape[1]))
             return None
         groups = (units or Units(torch.arange(rows), rows)).groups()
@@ -97,6 +112,11 @@ class Layer:
             squares.index_add_(0, group.units, found[:many].clamp_(min=0).to(squares))
             terms.index_add_(0, group.units, sums[:many].to(terms))
         return terms
+
+    def _squares(self, rows: Tensor) -> Tensor:
+        """(n, width) -> (n,), the squared norm of each row."""
+        products = self._memory.like(("products", rows.shape[1]), (len(rows), rows.shape[1]), rows)
+        return torch.mul(rows, rows, out=products).sum(1)
 
     def _row_gradients(self) -> dict[nn.Parameter, Tensor]:
         delta = self.delta
@@ -127,7 +147,9 @@ class Layer:
             if self.bias is not None:
                 self.bias.addmv_(delta.mT, factors)
             if self.weight is not None:
-                _add_product(self.weight, delta * factors.unsqueeze(1), inputs)
+                scaled = self._memory.like(("scaled", 0), (len(self.delta), delta.shape[1]), delta)[:rows]
+                torch.mul(delta, factors.unsqueeze(1), out=scaled)
+                _add_product(self.weight, scaled, inputs)
             return
         by_row = factors if units is None else factors[units.place]
         by_row = by_row.repeat_interleave(delta[0].numel() // delta.shape[-1])

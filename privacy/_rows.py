@@ -146,7 +146,7 @@ class Rows:
 
     def check_size(self, units: Tensor, most: int) -> None:
         """Refuse a draw of more than `most` rows."""
-        if int(self._counts[units].sum()) > most:
+        if (len(units) if self.single else int(self._counts[units].sum())) > most:
             raise PlanError(f"secure noise: its rounding is proved for draws of at most {most} rows; lower the rate")
 
     def _piece(self, units: Tensor) -> Draw:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from consortia_plugins.arguments import named_arguments
 from privacy.errors import PlanError, UnknownEventError
 from privacy.events import Event, GaussianRelease, PoissonGaussian, check_known, event_size, resized
 
@@ -47,6 +48,7 @@ def check_delta(delta: float, declared_units: int) -> None:
         )
 
 
+@named_arguments(PlanError)
 def merge(events: Iterable[Event]) -> tuple[Event, ...]:
     """Add up equal mechanisms, so that 1000 rounds of one plan are one event (order is immaterial).
 
@@ -99,6 +101,7 @@ def _check(delta: float) -> None:
         raise PlanError(f"delta: wanted a number in (0, 1), got {delta!r}")
 
 
+@named_arguments(PlanError)
 def epsilon(events: Iterable[Event], delta: float, *, grid: float = 1e-4) -> float:
     """Smallest known epsilon for which the composition of `events` is (epsilon, delta)-DP.
 
@@ -165,6 +168,7 @@ def _pld(event: Event, grid: float) -> Any:
     return event.pld(grid)
 
 
+@named_arguments(PlanError)
 def prv_epsilon(events: Iterable[Event], delta: float) -> float:
     """Opacus PRV upper bound for Gaussian events (cross-check only; it adds its error of 0.01 on purpose).
 
@@ -195,6 +199,7 @@ def prv_epsilon(events: Iterable[Event], delta: float) -> float:
     return worst
 
 
+@named_arguments(PlanError)
 def rdp(events: Iterable[Event], orders: tuple[int, ...]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Renyi divergence bound of the composition at each order, shape (n_orders,), largest over partitions.
 
@@ -215,11 +220,16 @@ def _rdp_of_one(event: Event, orders: tuple[int, ...]) -> tuple[float, ...]:
     return tuple(_number(event, "rdp", bound) for bound in bounds)
 
 
+@named_arguments(PlanError)
 def rdp_to_epsilon(divergence: float, order: int, delta: float) -> float:
     """(epsilon, delta)-DP from a Renyi bound at one order: Canonne, Kamath & Steinke 2020, Prop. 12."""
+    _check(delta)
+    if not (order > 1 and divergence >= 0):
+        raise PlanError(f"wanted order > 1 and divergence >= 0, got {order!r} and {divergence!r}")
     return divergence + math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
 
 
+@named_arguments(PlanError)
 @lru_cache(maxsize=1024)
 def solve_noise_multiplier(
     *, epsilon: float, delta: float, sampling_rate: float, steps: int, besides: tuple[Event, ...] = ()

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from privacy._composition import Composition, known
 from privacy._conditions import with_made_up_parameters
 from privacy._dense import Seen, dense_stack
-from privacy._layer import Layer, steady_layer
+from privacy._layer import Layer, Memory, steady_layer
 from privacy._one_row import made_up_rows, same_bits
 from privacy._rows import MULTIPLE, Draw, Loss, checked, filled, row_losses
 from privacy._units import Units
@@ -100,6 +100,7 @@ class BookKeeping:
         self._taken = False
         self._stack = dense_stack(found)
         self._sizes: dict[int, int] = {}
+        self._memory = Memory()
 
     def take(self) -> Tensor:
         """Return the clipped sum so far, good until the next `add`; that one starts from zero."""
@@ -153,21 +154,21 @@ class BookKeeping:
         inputs, target = {name: filled(tensor, rows) for name, tensor in draw.inputs.items()}, filled(draw.target, rows)
         size = self._size(draw.together, inputs, target, loss)
         if rows == size:
-            self._pass(inputs, target, loss)
+            self._pass(inputs, target, loss, self._memory)
             return
         pieces: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self._layers]
         for start in range(0, rows, size):
             piece = slice(start, start + size)
-            self._pass({name: tensor[piece] for name, tensor in inputs.items()}, target[piece], loss)
+            self._pass({name: tensor[piece] for name, tensor in inputs.items()}, target[piece], loss, Memory())
             for layer, kept in zip(self._layers, pieces, strict=True):
                 kept.append((layer.inputs, layer.delta))
         for layer, kept in zip(self._layers, pieces, strict=True):
             layer.inputs, layer.delta = (torch.cat(parts) for parts in zip(*kept, strict=True))
 
-    def _pass(self, inputs: dict[str, Tensor], target: Tensor, loss: Loss) -> None:
+    def _pass(self, inputs: dict[str, Tensor], target: Tensor, loss: Loss, memory: Memory) -> None:
         layers = self._layers
         if self._stack is not None and not torch.is_autocast_enabled(target.device.type):
-            seen = self._stack.run(inputs, lambda output: checked(loss(output, target), target))
+            seen = self._stack.run(inputs, lambda output: checked(loss(output, target), target), memory)
             for layer, one in zip(layers, self._trained(seen), strict=True):
                 layer.inputs, layer.delta = one
             return
@@ -228,7 +229,7 @@ class BookKeeping:
     def _seen(self, tables: Mapping[str, Tensor], loss: Loss) -> list[Tensor]:
         """Return what the layers see of the rows in one pass, and each row's share of the norms."""
         target = tables[_TARGET]
-        self._pass({name: tensor for name, tensor in tables.items() if name != _TARGET}, target, loss)
+        self._pass({name: tensor for name, tensor in tables.items() if name != _TARGET}, target, loss, Memory())
         seen: list[Tensor] = []
         with torch.no_grad():
             for layer in self._layers:

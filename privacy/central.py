@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from consortia_plugins.arguments import named_arguments
 from privacy.errors import PlanError
 from privacy.events import GaussianRelease, PoissonGaussian
 from privacy.observation import tell
@@ -36,6 +37,7 @@ from privacy.secure_noise import MAX_ROWS, Grid
 __all__ = ["CentralPlan", "clipped", "draw", "noisy_mean"]
 
 
+@named_arguments(PlanError)
 @dataclass(frozen=True, kw_only=True)
 class CentralPlan:
     """The public constants of a run.
@@ -89,6 +91,7 @@ def draw(participants: int, plan: CentralPlan, generator: torch.Generator) -> Te
     return poisson_sample(participants, plan.sampling_rate, generator)
 
 
+@named_arguments(PlanError)
 def clipped(changes: Tensor, clip: float) -> Tensor:
     """Return changes (n_participants, n_coordinates) as float64, each of L2 norm `clip` at most.
 

@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from consortia_plugins.arguments import named_arguments
 from privacy.accounting import epsilon as account
 from privacy.errors import PlanError
 from privacy.events import ReplaceGaussian
@@ -120,6 +121,7 @@ def train_logistic(
     return average.numpy()
 
 
+@named_arguments(PlanError)
 def clipped_sum(inputs: Tensor, target: Tensor, weights: Tensor, clip: float, step: float | None = None) -> Tensor:
     """Return the sum over rows of the log loss's gradients, each clipped to L2 norm `clip`: (d + 1,).
 

@@ -30,6 +30,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from consortia_plugins.arguments import named_arguments
 from privacy._composition import Composition, known
 from privacy._conditions import check_buffers, check_layers, check_rows_stay_apart
 from privacy._engines import Engine, NoisyOptimizer, check_sums, engine_for
@@ -46,6 +47,7 @@ __all__ = ["DpSgdPlan", "PlainPlan", "StepReport", "check_module", "train_plain"
 PHYSICAL_ROWS: Final = 8192
 
 
+@named_arguments(PlanError)
 @dataclass(frozen=True, kw_only=True)
 class PlainPlan:
     """Public constants of sampling: the same law with and without noise.
@@ -75,6 +77,7 @@ class PlainPlan:
         return self.sampling_rate * self.declared_units
 
 
+@named_arguments(PlanError)
 @dataclass(frozen=True, kw_only=True)
 class DpSgdPlan(PlainPlan):
     """One frozen plan couples clip, noise and sampling, so that training and accounting cannot drift apart.
@@ -132,6 +135,7 @@ def _optimizer(module: nn.Module, make: MakeOptimizer) -> tuple[torch.optim.Opti
     return optimizer, parameters
 
 
+@named_arguments(PlanError)
 def check_module(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> Composition | str:
     """Refuse a module that per-unit clipping does not bound, without looking at a row.
 
@@ -154,6 +158,7 @@ def check_module(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor
     return steps
 
 
+@named_arguments(PlanError)
 def train_private(
     module: nn.Module,
     inputs: Mapping[str, Tensor],
@@ -275,6 +280,7 @@ def _steps(
     return StepReport(steps_taken=len(draws), mean_clip_fraction=fraction, draws=tuple(draws))
 
 
+@named_arguments(PlanError)
 def train_plain(
     module: nn.Module,
     inputs: Mapping[str, Tensor],

@@ -8,6 +8,8 @@ Guarantees
   which partition (`KINDS`). Early stopping and calibration curves read a released histogram; they are no release of
   their own.
 * A `private` parameter cannot be put into a reply; neither can a parameter that the scope list lacks.
+* A metric or a loss whose name schema and contract do not have is refused: what compares models at home (`joined`,
+  `control`, a net gain) has no name to leave by.
 * A tensor that is not finite is refused: it would tell that something happened to the data.
 """
 
@@ -74,11 +76,14 @@ class Kind:
         What the names of its tensors begin with; "" for parameters, whose names the scope list has.
     allowed_as : str
         The word of the policy's `allow.releases` that covers it, when it is not the kind's own name.
+    listed : bool
+        Whether each tensor's name has to be one of those that `gate` is given as `measured`.
     """
 
     partitions: tuple[str, ...]
     prefix: str = ""
     allowed_as: str = ""
+    listed: bool = False
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -88,14 +93,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "sums": Kind(("train",), "sums."),
         # Counts of public cells and moments, before training.
         "statistics": Kind(("train",), "statistics."),
-        "metrics": Kind(("validation", "evaluation"), "metrics."),
+        "metrics": Kind(("validation", "evaluation"), "metrics.", listed=True),
         # The number of training units, once a run.
         "size": Kind(("train",), "size."),
         # Vertical mode: sealed for one other participant; what is inside was charged to an account of its own.
         "intersection": Kind(("train",), "sealed/"),
         "labels": Kind(("train",), "sealed/"),
         "scores": Kind(("train",), "sealed/"),
-        "loss": Kind(("train",), "loss/", allowed_as="metrics"),
+        "loss": Kind(("train",), "loss/", allowed_as="metrics", listed=True),
     }
 )
 
@@ -126,6 +131,7 @@ def gate(
     allowed: Collection[str],
     charged: Collection[Event],
     shared: Collection[str],
+    measured: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Return the tensors that may leave, or refuse the whole reply.
 
@@ -141,6 +147,8 @@ def gate(
         The events reserved in the ledger for this very reply; each pays for one release.
     shared : collection of str
         Names of the parameters whose scope is not private.
+    measured : collection of str
+        Names that a metric or a loss may have, by schema and contract.
 
     Raises
     ------
@@ -164,6 +172,8 @@ def gate(
         for name, tensor in release.tensors.items():
             if not name.startswith(terms.prefix):
                 raise ReleaseRefusedError(f"release {release.kind!r}: {name!r} is not of that kind")
+            if terms.listed and name not in measured:
+                raise ReleaseRefusedError(f"release {release.kind!r}: schema and contract have no {name!r}")
             if release.kind == "update" and name not in shared:
                 raise ReleaseRefusedError(f"parameter {name!r} is private or unknown; it never leaves")
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

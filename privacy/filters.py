@@ -33,8 +33,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from consortia_plugins.arguments import named_arguments
 from privacy.accounting import RDP_ORDERS, epsilon, merge, rdp, rdp_to_epsilon
-from privacy.errors import ReleaseRefusedError
+from privacy.errors import PlanError, ReleaseRefusedError
 from privacy.events import Event, check_known, event_size, resized
 from privacy.plans import Budget, RunPlan
 
@@ -110,6 +111,7 @@ def _spent(plan: RunPlan, partition: str, times: int) -> float:
     return epsilon([*rounds, *once], plan.allowance.delta)
 
 
+@named_arguments(PlanError)
 def plan_bounds(plan: RunPlan) -> dict[str, float]:
     """Epsilon of the whole plan by partition; a partition that leaves something without noise has none."""
     partitions = {event.partition for event in (*plan.round_events(), *plan.once_events)}
@@ -117,6 +119,7 @@ def plan_bounds(plan: RunPlan) -> dict[str, float]:
     return {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
 
 
+@named_arguments(PlanError)
 def run_epsilon_bound(plan: RunPlan, events: Sequence[Event], bounds: Mapping[str, float] | None = None) -> float:
     """Epsilon, at the plan's delta, of the smallest multiple of a round that contains `events`.
 

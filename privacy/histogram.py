@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from consortia_plugins.arguments import named_arguments
 from privacy.accounting import epsilon as epsilon_of
 from privacy.errors import PlanError
 from privacy.events import GaussianRelease, LaplaceRelease
@@ -61,6 +62,7 @@ class HistogramNoise:
         return self.multiplier * rows_per_unit * (math.sqrt(2) if self.mechanism == "laplace" else 1.0)
 
 
+@named_arguments(PlanError)
 @lru_cache(maxsize=256)
 def plan_noise(*, epsilon: float, delta: float, releases: int) -> HistogramNoise:
     """Return the noise of smaller deviation with which `releases` histograms cost at most (epsilon, delta).
@@ -111,6 +113,7 @@ def _rounded_up(value: float) -> float:
     return round(math.ceil(value / unit) * unit, 12)
 
 
+@named_arguments(PlanError)
 def noisy_histogram(
     cells: NDArray[np.int64],
     n_cells: int,

@@ -24,6 +24,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from consortia_plugins.arguments import named_arguments
 from privacy.errors import PlanError
 from privacy.randomness import KeyStream
 from privacy.secure_noise import discrete_gaussian
@@ -69,6 +70,7 @@ def _decays_once(top: int, bottom: int, below: Callable[[int], int]) -> bool:
     return k % 2 == 1
 
 
+@named_arguments(PlanError)
 def rounded_laplace(count: int, scale: Fraction, stream: KeyStream) -> NDArray[np.int64]:
     """Return `count` independent whole numbers round(L), L of density exp(-|x| / scale) / (2 scale).
 
@@ -99,6 +101,7 @@ def rounded_laplace(count: int, scale: Fraction, stream: KeyStream) -> NDArray[n
     return out
 
 
+@named_arguments(PlanError)
 def rounded_gaussian(count: int, deviation: float, stream: KeyStream) -> NDArray[np.int64]:
     """Return `count` independent whole numbers round(N(0, deviation^2)).
 

@@ -37,6 +37,7 @@ class Note:
     noised : float64 (d,), what the noise was added to: `exact`, or what a public grid made of it.
     deviation : the scale of the noise in each coordinate, in the unit of the sum: a standard deviation, or Laplace's b.
     law : of the noise.
+    noise : float64 (d,), the noise itself where the mechanism tells it: a share that leaves under a mask only.
     """
 
     where: str
@@ -44,6 +45,7 @@ class Note:
     noised: NDArray[np.float64]
     deviation: float
     law: Law
+    noise: NDArray[np.float64] | None = None
 
 
 _notes: Final[ContextVar[list[Note] | None]] = ContextVar("privacy_notes", default=None)
@@ -60,18 +62,24 @@ def observing() -> Iterator[list[Note]]:
         _notes.reset(token)
 
 
-def tell(where: str, exact: Any, *, deviation: float, noised: Any = None, law: Law = "gaussian") -> None:
+def tell(
+    where: str, exact: Any, *, deviation: float, noised: Any = None, law: Law = "gaussian", noise: Any = None
+) -> None:
     """Note what noise is about to be added to; nothing where nobody observes.
 
     Parameters
     ----------
-    exact, noised : arrays or tensors on the CPU, copied and flattened; `noised` is `exact` where it is left out.
+    exact, noised, noise : arrays or tensors on the CPU, copied and flattened; `noised` is `exact` where it is left out.
     """
     notes = _notes.get()
     if notes is None:
         return
-    sums = [np.array(np.asarray(v), dtype=np.float64).ravel() for v in (exact, exact if noised is None else noised)]
-    notes.append(Note(where, sums[0], sums[1], float(deviation), law))
+    base = exact if noised is None else noised
+    notes.append(Note(where, _copy(exact), _copy(base), float(deviation), law, None if noise is None else _copy(noise)))
+
+
+def _copy(values: Any) -> NDArray[np.float64]:
+    return np.array(np.asarray(values), dtype=np.float64).ravel()
 
 
 def observed() -> bool:

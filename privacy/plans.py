@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from consortia_plugins.arguments import named_arguments
 from privacy._chain import Anchor
 from privacy.accounting import check_delta
 from privacy.errors import LedgerSchemaError, PlanError, PrivacyError
@@ -153,6 +154,7 @@ class Entry:
     created: str
 
 
+@named_arguments(PlanError)
 def plan_to_json(plan: RunPlan) -> dict[str, Any]:
     """JSON-able form of `plan`; an infinite epsilon is null."""
     record = asdict(plan)
@@ -170,6 +172,7 @@ def budget_to_json(budget: Budget) -> dict[str, float | None]:
     return {"epsilon": None if math.isinf(budget.epsilon) else budget.epsilon, "delta": budget.delta}
 
 
+@named_arguments(PlanError)
 def plan_from_json(record: dict[str, Any]) -> RunPlan:
     """Read back what `plan_to_json` wrote; LedgerSchemaError for anything else."""
     try:

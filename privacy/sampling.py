@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from consortia_plugins.arguments import named_arguments
 from privacy.errors import PlanError
 from privacy.randomness import FreshNoise, KeyStream
 
@@ -45,6 +46,7 @@ def _by_gaps(n_units: int, rate: float, stream: KeyStream) -> NDArray[np.int64]:
     return places[: np.searchsorted(places, n_units)]
 
 
+@named_arguments(PlanError)
 def poisson_sample(n_units: int, rate: float, generator: torch.Generator) -> torch.Tensor:
     """Draw each unit independently with probability `rate`.
 

@@ -30,6 +30,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from consortia_plugins.arguments import named_arguments
 from privacy.errors import PlanError
 from privacy.observation import tell
 from privacy.randomness import KeyStream
@@ -121,6 +122,7 @@ def _nearest(block: NDArray[np.int64], shift: int) -> NDArray[np.int64]:
     return np.where(block >= 0, block << shift, ((block + 1) << shift) - 1)
 
 
+@named_arguments(PlanError)
 def discrete_gaussian(count: int, std: float, stream: KeyStream) -> NDArray[np.int64]:
     """Return `count` independent integers k with probability proportional to exp(-k^2 / (2 std^2)).
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from consortia_plugins.arguments import named_arguments
 from privacy._gaussian import fill_normal
 from privacy._rows import Loss, MakeOptimizer, one_thread, pass_rows
 from privacy.dp_sgd import DpSgdPlan, PlainPlan
@@ -131,6 +132,7 @@ class OneGenerator:
                 tensor.mul_(deviation.view(-1, *[1] * (tensor.dim() - 1)))
 
 
+@named_arguments(PlanError)
 class EachGenerator:
     """A generator for each participant, used in the order in which `privacy.dp_sgd` uses it."""
 
@@ -154,6 +156,7 @@ class EachGenerator:
                 tensor[place] = part.view(tensor.shape[1:])
 
 
+@named_arguments(PlanError)
 class SeededDraws:
     """A seeded generator for each participant of a run without noise: all draws of a round at once, the same ones.
 
@@ -216,6 +219,7 @@ def _gather(rows: StackedRows, drawn: Tensor, together: int) -> _Draw:
     )
 
 
+@named_arguments(PlanError)
 def outputs(layers: Sequence[Dense], features: Tensor) -> list[Tensor]:
     """Return what every layer gives for features (n_participants, n_rows, n_features), these first."""
     values = [features]
@@ -278,6 +282,7 @@ def _batches(rows: StackedRows, plan: PlainPlan, randomness: Randomness, togethe
         yield whole
 
 
+@named_arguments(PlanError)
 def train_stacked(
     layers: Sequence[Dense],
     rows: StackedRows,

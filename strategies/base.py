@@ -69,7 +69,7 @@ class Fit:
         heaviest participants as there may be attackers must weigh less than half together).
     at_least, per_attacker : int
         Participants for which it is meaningful: at_least + per_attacker x attackers. Robust algorithms have
-        per_attacker > 0 and so never fit a group of two: whom would one believe?
+        per_attacker > 0, so they need at least three participants: two have no majority.
     sum_only : bool
         It needs the (weighted) sum of the updates only, so it could work on a secure sum.
     consensus : bool

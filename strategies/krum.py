@@ -4,8 +4,8 @@ Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradien
 (Krum) and section 6 (Multi-Krum, the mean of the m best).
 
 Meaningful for n >= 2f + 3 participants with f attackers (proposition 1), and for m <= n - f - 2 selected ones.
-One vote each. Squared distances are taken in float64 and by subtraction: expanding the square (Flower's way) cancels
-all digits once one update is large.
+One vote each. Squared distances are taken in float64, of changes of the current model: of the parameters themselves
+(Flower's way) an expanded square loses all digits once they are large (`strategies.streaming.squared_distances`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def distances(current: State, states: Sequence[State]) -> Tensor:
     """Return the squared distances (n, n) between the floating parameters of `states`."""
     check_same(current, states)
     names = float_names(current)
-    return squared_distances([[state[name] for name in names] for state in states])
+    return squared_distances([[state[name] for name in names] for state in states], [current[name] for name in names])
 
 
 def scores(squared: Tensor, neighbours: int) -> list[float]:

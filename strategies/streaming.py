@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 HELD = 10 << 15
 #: Coordinates of a piece that a mean runs over.
 PIECE = 1 << 18
+#: Coordinates that distances are summed over at once: ten updates in float64 stay in the processor's second cache.
+_BLOCK = 1 << 13
+#: Below this share of two squared lengths their Gram product leaves too few digits of the distance.
+_CANCELLED = 0.01
 #: Updates whose mean is one running mean.
 _TOGETHER = 16
 
@@ -128,19 +132,39 @@ def mean_of(rows: Sequence[Tensor]) -> Tensor:
     return total / len(rows)
 
 
-def squared_distances(vectors: Sequence[Sequence[Tensor]]) -> Tensor:
+def squared_distances(vectors: Sequence[Sequence[Tensor]], origin: Sequence[Tensor] | None = None) -> Tensor:
     """Return the squared distances, float64 (n, n), of n vectors, each given as its tensors.
 
-    By subtraction in float64: expanding the square (Flower's way) cancels all digits once one vector is long.
+    One Gram product a block, of the differences from `origin`: |a - b|^2 = |a|^2 + |b|^2 - 2 a.b. Where that cancels
+    digits (vectors near each other and far from the origin), the pair is subtracted instead, so that no result has
+    a relative error above 1e-10.
+
+    Parameters
+    ----------
+    vectors : n lists of tensors; finite.
+    origin : a vector near most of them, such as the model that they started from; the first one if None.
     """
     import torch
 
     n = len(vectors)
     squared = torch.zeros((n, n), dtype=torch.float64)
-    for tensors in zip(*vectors, strict=True):
-        for _, parts in _pieces(tensors):
-            values = torch.stack([part.double() for part in parts])
-            for i in range(n - 1):
-                apart = values[i + 1 :] - values[i]
-                squared[i, i + 1 :] += torch.linalg.vecdot(apart, apart)
-    return squared + squared.mT
+    for start, *tensors in zip(vectors[0] if origin is None else origin, *vectors, strict=True):
+        block = torch.empty((n, min(_BLOCK, start.numel())), dtype=torch.float64)
+        for first in range(0, start.numel(), _BLOCK):
+            piece = slice(first, first + _BLOCK)
+            here = start.reshape(-1)[piece]
+            values = block[:, : len(here)]
+            for row, tensor in zip(values, tensors, strict=True):
+                row.copy_(tensor.reshape(-1)[piece])
+            values -= here
+            gram = values @ values.mT
+            lengths = gram.diagonal()[:, None] + gram.diagonal()
+            apart = lengths - 2 * gram
+            cancelled = apart < _CANCELLED * lengths
+            if cancelled.any():
+                for i, j in cancelled.triu(1).nonzero().tolist():
+                    gap = tensors[i].reshape(-1)[piece].double() - tensors[j].reshape(-1)[piece]
+                    apart[i, j] = torch.dot(gap, gap)
+            squared += apart
+    upper = squared.triu(1)
+    return upper + upper.mT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import hypothesis
 import pytest
 import torch
@@ -11,6 +13,16 @@ torch.set_num_threads(1)
 slow = [hypothesis.HealthCheck.too_slow]
 hypothesis.settings.register_profile("consortia", deadline=None, suppress_health_check=slow)
 hypothesis.settings.load_profile("consortia")
+
+
+def pytest_collection_finish() -> None:
+    """Take what is loaded by now out of garbage collection.
+
+    Flower collects garbage for every array, and with torch and all tests in memory each time costs a tenth of a second
+    and more.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

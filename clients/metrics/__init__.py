@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from clients.metric_registry import get, label, names, of_kind
+from clients.metric_registry import get, label, names, of_kind, sign
 from clients.metrics.metric import MINIMUM_UNITS, Interval, Metric, by_row, by_sample, paired_bootstrap
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "names",
     "of_kind",
     "paired_bootstrap",
+    "sign",
 ]
 
 

@@ -96,15 +96,9 @@ class PoissonGaussian(Event):
 
     def pld(self, grid: float) -> Any:
         """Return the distribution of one draw, convolved `steps` times."""
-        import dp_accounting
-        from dp_accounting.pld import privacy_loss_distribution
+        from privacy.events._gaussian_losses import gaussian_losses
 
-        return privacy_loss_distribution.from_gaussian_mechanism(
-            standard_deviation=self.noise_multiplier,
-            value_discretization_interval=grid,
-            sampling_prob=self.sampling_rate,
-            neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
-        ).self_compose(self.steps)
+        return gaussian_losses(self.noise_multiplier, self.sampling_rate, grid).self_compose(self.steps)
 
     def loss_span(self) -> float:
         """Return mean and some deviations of the loss, and its truncated tails."""

@@ -100,8 +100,10 @@ class FixedPoint:
         if not np.isfinite(total).all() or len(total) > self.dimension:
             raise PlanError(f"total: wanted at most {self.dimension} finite numbers")
         whole = np.rint(total / self.step).astype(np.int64)
-        tell("share", total, noised=whole * self.step, deviation=self.share_std(cohort) * self.step)
-        whole += rounded_gaussian(len(whole), self.share_std(cohort), context)
+        noise = rounded_gaussian(len(whole), self.share_std(cohort), context)
+        deviation = self.share_std(cohort) * self.step
+        tell("share", total, noised=whole * self.step, deviation=deviation, noise=noise * self.step)
+        whole += noise
         return whole.astype(np.uint32 if bits == 32 else np.uint64)
 
     def decode(self, words: Word) -> NDArray[np.float64]:

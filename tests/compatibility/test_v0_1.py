@@ -264,6 +264,9 @@ def test_models_are_listed_with_their_guarantee_and_predict_as_they_did(files: P
         assert len(_table(Path("again.csv"))) == 60
     consortia("export", run, "--participant", "va", "--to", "models", "--no-onnx").ok()
     assert (files / "models" / "va" / "2").is_dir()
+    # It exported what it kept, too; what saw rows without DP stays at home now, and is used there.
+    refused = consortia("export", run, "--participant", "va", "--model", "kept", "--to", "models", "--no-onnx")
+    assert (refused.status, "never leaves" in refused.err) == (2, True)
 
 
 def _table(file: Path) -> list[dict[str, str]]:

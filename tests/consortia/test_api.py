@@ -179,7 +179,7 @@ def test_plots_are_figures_and_the_report_is_written(run: consortia.Run, tmp_pat
     assert "δ = 0.001" in axes.get_ylabel()
     assert "who" in axes.get_title()
     assert metrics.axes[0].get_ylabel() == "rmse on own validation rows"
-    assert gains.axes[0].get_ylabel() == "federated net of the best local model"
+    assert gains.axes[0].get_ylabel() == "joined over control"
     assert [file.name for file in run.report(tmp_path)] == ["report.html", "report.md"]
 
 

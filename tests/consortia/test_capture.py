@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,42 +11,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from public_values import header, planted_in, unaccounted
+from captured_bank import PLANTED, ROUNDS, captured_bank, unaccounted_in
+from public_values import planted_in
 
 from clients.bank import CLIENT as BANK
 from clients.sources import parse_source, read
 from consortia.messages.envelope import decode
 from consortia.participant import context
 from consortia.participant.handle import handle
-from consortia.terms.contract import contract_from_json
-from consortia.terms.policy import load_policy
 from privacy.egress import PUBLIC_CONSTANTS
-
-#: Values of rows that no honest field holds.
-PLANTED = (7_777, 4_321)
-ROUNDS = 3
-TERMS = {"run": {"epsilon": 3.0, "delta": 1e-5}, "lifetime": {"epsilon": 6.0, "delta": 2e-5}}
-
-
-def _site(make_site: Callable[..., Any], tmp_path: Path, rows: int, *, planted: bool) -> Any:
-    site = make_site("bank-a", rounds=ROUNDS)
-    frame: pd.DataFrame = read(parse_source(f"synthetic:{rows}?seed=3"), BANK, BANK.sites[0])
-    if planted:
-        frame["amount"] = [PLANTED[i % len(PLANTED)] for i in range(len(frame))]
-    file = tmp_path / f"rows-{rows}-{planted}.csv"
-    frame.to_csv(file, index=False)
-    data = json.loads(site.scenario.contract.canonical())
-    data["releases"] = ["update", "metrics"]
-    data["evaluation"] |= {"metrics": "dp", "every": 1}
-    site.scenario = site.scenario.model_copy(update={"contract": contract_from_json(json.dumps(data))})
-
-    def change(policy: dict[str, Any]) -> None:
-        policy["allow"]["releases"] = ["update", "metrics"]
-        policy["budget"]["evaluation"] = TERMS
-        policy["dataset"]["credit"]["source"] = f"csv:{file}"
-
-    site.policy(change)
-    return site
 
 
 def _sent(site: Any) -> list[bytes]:
@@ -55,24 +27,13 @@ def _sent(site: Any) -> list[bytes]:
     return [*sent, handle(site.message(ROUNDS + 1, kind="evaluate"), site.home)]
 
 
-def _unaccounted(site: Any, sent: list[bytes]) -> list[str]:
-    contract, seat = site.scenario.contract, site.scenario.seat(site.name)
-    policy = load_policy(site.home.policy, simulation=True)
-    found = []
-    with site.ledger() as ledger:
-        for number, data in enumerate(sent, start=1):
-            said = header(contract, seat, policy, "run-1", number, "train" if number <= ROUNDS else "evaluate")
-            found += unaccounted(data, said, contract, seat, ledger)
-    return found
-
-
 def test_every_field_is_accounted_for_and_planted_values_stay(make_site: Callable[..., Any], tmp_path: Path) -> None:
     """Names of fields and their values: each is a public constant, worked out anew here, or has an event."""
-    site = _site(make_site, tmp_path, 300, planted=True)
+    site = captured_bank(make_site, tmp_path, 300, planted=True)
     sent = _sent(site)
     assert [decode(data).header["status"] for data in sent] == ["OK"] * ROUNDS + ["EVALUATED"]
     assert all(set(decode(data).header) <= PUBLIC_CONSTANTS for data in sent)
-    assert _unaccounted(site, sent) == []
+    assert unaccounted_in(site, sent) == []
     assert planted_in(b"".join(sent), PLANTED) == []
 
 
@@ -81,7 +42,7 @@ def test_a_count_of_rows_under_a_public_name_is_found(
     make_site: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     """The gate knows names; values are what this capture is for."""
-    site = _site(make_site, tmp_path, 60, planted=False)
+    site = captured_bank(make_site, tmp_path, 60, planted=False)
     honest, load, seen = context.Work.header, context.load_partitions, []
 
     def loading(*arguments: Any) -> Any:
@@ -94,20 +55,20 @@ def test_a_count_of_rows_under_a_public_name_is_found(
 
     monkeypatch.setattr(context, "load_partitions", loading)
     monkeypatch.setattr(context.Work, "header", leaking)
-    found = _unaccounted(site, [handle(site.message(1), site.home)])
+    found = unaccounted_in(site, [handle(site.message(1), site.home)])
     assert [line for line in found if key in line]
 
 
 def test_planted_values_would_be_found(make_site: Callable[..., Any], tmp_path: Path) -> None:
     """The search above can fail: the rows themselves hold what it looks for."""
-    site = _site(make_site, tmp_path, 300, planted=True)
+    site = captured_bank(make_site, tmp_path, 300, planted=True)
     rows = Path(site.home.policy.read_text().split('source = "csv:')[1].split('"')[0]).read_bytes()
     assert planted_in(rows, PLANTED) == list(PLANTED)
 
 
 @pytest.mark.end_to_end
 def test_sizes_do_not_depend_on_rows(make_site: Callable[..., Any], tmp_path: Path) -> None:
-    site = _site(make_site, tmp_path, 300, planted=False)
+    site = captured_bank(make_site, tmp_path, 300, planted=False)
     twin = copy.copy(site)
     twin.home = dataclasses.replace(site.home, folder=tmp_path / "twin")
     shutil.copytree(site.home.folder, twin.home.folder)

@@ -54,7 +54,7 @@ def _iris_like(generator: np.random.Generator, rows: int, site: str) -> pd.DataF
 
 def _counting_encoder(width: int, spec: ModelSpec) -> nn.Module:
     """Somebody's own torch module, with dropout; `spec` still says how wide it is."""
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, spec.hidden[0]), nn.GELU(), nn.Dropout(0.1))
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, spec.hidden[0]), nn.GELU())
 
 
 GARDEN = IndustryClient(

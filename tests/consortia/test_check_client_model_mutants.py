@@ -15,7 +15,7 @@ from torch import nn
 from clients.hospital import CLIENT
 from clients.industry import IndustryClient
 from clients.schema import Schema
-from consortia.testing import ClientCheckError, check_client
+from consortia.testing import ClientCheckError, SlowNetworkWarning, check_client
 from consortia.testing._clients import _CHECKS
 
 
@@ -96,6 +96,10 @@ class _NeedsTwoRows(nn.Linear):
 
 def batch_norm():
     return with_encoder(lambda width, out: nn.Sequential(nn.Linear(width, out), nn.BatchNorm1d(out)))
+
+
+def dropout():
+    return with_encoder(lambda width, out: nn.Sequential(nn.Linear(width, out), nn.Dropout(0.1)))
 
 
 def centred_over_the_batch():
@@ -217,7 +221,7 @@ def loading_changes_a_value():
 
 MUTANTS: dict[str, list[Callable[[], IndustryClient]]] = {
     "only_declared_scopes": [tied_across_scopes, weight_outside_the_state, buffer_outside_the_state],
-    "model_does_not_mix_rows": [batch_norm, centred_over_the_batch],
+    "model_does_not_mix_rows": [batch_norm, dropout, centred_over_the_batch],
     "one_epoch_lowers_the_loss": [frozen, gradient_of_the_wrong_sign],
     "works_with_one_row": [needs_two_rows, batch_norm],
     "works_with_one_class": [needs_two_classes, weighted_by_the_other_class],
@@ -246,6 +250,16 @@ def test_the_named_check_rejects_the_mutant(check, mutant, only):
         check_client(mutant(), rows=60)
     assert set(caught.value.failures) == {check}
     assert f"  {check}: " in str(caught.value)
+
+
+def test_a_network_that_trains_row_by_row_passes_with_a_warning(only):
+    class Own(nn.Linear):
+        def forward(self, x):
+            return torch.as_tensor(super().forward(x) * (1 if x.shape else 2))
+
+    only("model_does_not_mix_rows")
+    with pytest.warns(SlowNetworkWarning, match="trains row by row, which is slower"):
+        check_client(with_encoder(Own), rows=60)
 
 
 def test_every_check_of_networks_has_a_mutant():

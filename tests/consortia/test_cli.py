@@ -52,8 +52,10 @@ def _scenario(folder: Path, name: str = "banks", **changes: Any) -> str:
 def test_run_prints_the_table_and_writes_the_record(tmp_path: Path) -> None:
     result = call("run", "linear", "--rounds", "20", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
-    for word in ("line-a", "line-b", "majority", "federated", "synthetic", "not charged", "non-private"):
+    for word in ("line-a", "line-b", "synthetic", "not charged", "non-private", "RMSE, lower is better"):
         assert word in result.output
+    for heading in ("alone", "control", "federated", "joined", "net gain [95 %]", "verdict"):
+        assert heading in result.output
     (record,) = tmp_path.glob("*/result.json")
     assert json.loads(record.read_text())["status"] == "completed"
 

@@ -211,7 +211,7 @@ def test_a_participants_own_pages(own: tuple[FastAPI, Any]) -> None:
     assert "run run-1" in text
     counted(app, "/ledger", "run opened")
     pages = crawl(app)
-    assert "local-only" in pages["/runs/run-1"]
+    assert "alone" in pages["/runs/run-1"]
     assert "amount: not a number" in pages["/runs/run-1"]
     assert "1 of 200" in pages["/runs"]
     assert 'consortia_receipt_metric{metric="auc",model="local",run="run-1"}' in pages["/metrics"]

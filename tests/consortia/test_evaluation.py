@@ -11,11 +11,9 @@ import pytest
 import torch
 
 from clients.bank import CLIENT as BANK
-from clients.dataset import prepare
 from clients.linear import CLIENT as LINEAR
 from clients.metrics import compute, get
-from clients.sources import parse_source, read
-from consortia.participant.evaluation import better, choose, gain_interval, headline
+from consortia.participant.evaluation import better, gain_interval, headline
 
 
 def test_better_knows_direction_and_none() -> None:
@@ -24,14 +22,6 @@ def test_better_knows_direction_and_none() -> None:
     assert not better("auc", None, None)
     assert not better("auc", None, 0.1)
     assert better("auc", 0.1, None)
-
-
-def test_a_model_is_chosen_by_the_squared_error_of_its_probabilities() -> None:
-    # (.9 - 1)^2 = .01 and (.3 - 0)^2 = .09, mean .05; undefined without rows.
-    table = prepare(BANK, read(parse_source("synthetic:2?seed=1"), BANK, BANK.sites[0]))
-    table = dataclasses.replace(table, target=torch.tensor([1.0, 0.0]))
-    assert choose(BANK, np.array([0.9, 0.3]), table) == pytest.approx(0.05)
-    assert choose(BANK, np.zeros(0), table.take([])) is None
 
 
 def test_the_first_metric_of_the_industry_that_the_rows_define_leads() -> None:

@@ -23,7 +23,9 @@ from consortia.models import registry
 from consortia.models.onnx_file import TOLERANCE, largest_difference, run_onnx, to_onnx
 from consortia.models.rows import predict, view_of
 from consortia.models.source import Found, of_coordinator, of_participant
-from consortia.participant.evaluation import baselines, module_scorer, ridge
+from consortia.participant.baseline import baseline
+from consortia.participant.evaluation import module_scorer
+from consortia.participant.own_candidates import ridge
 from consortia.participant.own_model import About, OwnModel, constant, from_bytes, keep, to_bytes
 from consortia.participant.personal import candidates
 from consortia.terms.scenario import committed_scenarios, load_scenario
@@ -50,7 +52,7 @@ def _call(*arguments: object) -> Result:
 def _model(scenario: str, industry: str) -> tuple[OwnModel, About]:
     """Return a network with a linear part beside it, both at random numbers: no feature is without effect."""
     contract = load_scenario(scenario).contract
-    about = About("line-a", "run-1", industry, "centred", "strength 1", contract)
+    about = About("line-a", "run-1", industry, "federated", "", contract)
     network, width = build_module(contract, industry), view_of(about).width
     target = industries.get(industry).schema.target
     generator = torch.Generator().manual_seed(7)
@@ -103,8 +105,8 @@ def test_every_candidate_as_data_predicts_what_it_predicts() -> None:
     table = prepare(client, client.synthesise(np.random.default_rng(0), 120, "L"))
     part = table.take(range(80)), table.take(range(80, 120))
     module = build_module(scenario.contract, "factory")
-    base = baselines(scenario.contract, "factory", *part, "factory-a")
-    offered = candidates(module, "factory", base, "factory-a")
+    base = baseline(scenario.contract, "factory", part[0], "factory-a")
+    offered = candidates(module, "factory", base.alone, "factory-a")
     assert {candidate.kind for candidate in offered} == {"local", "federated", "centred", "fine-tuned"}
     for candidate in offered:
         fitted = candidate.ready or candidate.fit(part[0])
@@ -191,7 +193,7 @@ def test_models_are_listed_with_their_guarantee_and_predict(tmp_path: Path) -> N
 def test_a_deployed_participant_names_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, about = _model("linear", "linear")
     folder = tmp_path / "homes" / "line-a" / "runs" / "run-1"
-    hashes = keep(folder / "models", {"kept": (model, about), "federated": (model, replace(about, kind="federated"))})
+    hashes = keep(folder / "models", {"kept": (model, replace(about, kind="centred")), "federated": (model, about)})
     account = {"run": 0.5, "delta": 1e-5, "unit": "record", "non_private": False}
     (folder / "receipt.json").write_text(json.dumps({"schema": 1, "models": hashes, "epsilon": account}))
     monkeypatch.setenv("CONSORTIA_HOME", str(tmp_path / "homes"))
@@ -351,18 +353,21 @@ def test_a_runs_models_are_predicted_with_and_exported(tmp_path: Path) -> None:
     rows = client.synthesise(np.random.default_rng(9), 50, client.sites[0]).drop(columns=["class"])
     rows.to_csv(tmp_path / "rows.csv", index=False)
     models = tmp_path / "models"
-    for choice, promise in (("federated", "ε = "), ("kept", "ε")):
-        result = _call("export", run, "--participant", "used-car", "--model", choice, "--to", models)
-        assert result.exit_code == 0, result.output
-        assert promise in result.output or "no guarantee: fitted to the participant's own rows" in result.output
+    result = _call("export", run, "--participant", "used-car", "--to", models)
+    assert result.exit_code == 0, result.output
+    assert "ε = " in result.output
+    folder = models / "used-car" / "1"
+    _, about, manifest = registry.load(folder)
+    assert manifest["files"].keys() == {"model.safetensors", "model.onnx"}
+    for choice in ("federated", "kept", "joined"):
         result = _call("predict", run, tmp_path / "rows.csv", "--participant", "used-car", "--model", choice)
-        folder = models / "used-car" / ("1" if choice == "federated" else "2")
-        assert _call("predict", folder, tmp_path / "rows.csv").stdout == result.stdout
-        _, about, manifest = registry.load(folder)
-        scores = run_onnx((folder / "model.onnx").read_bytes(), about, pd.read_csv(tmp_path / "rows.csv", dtype=str))
         wanted = [float(line.split(",")[1]) for line in result.stdout.splitlines()[1:51]]
+        assert len(wanted) == 50
+        if choice != "federated":
+            continue
+        assert _call("predict", folder, tmp_path / "rows.csv").stdout == result.stdout
+        scores = run_onnx((folder / "model.onnx").read_bytes(), about, pd.read_csv(tmp_path / "rows.csv", dtype=str))
         assert np.allclose(scores[:, 0], wanted, atol=TOLERANCE)
-        assert manifest["files"].keys() == {"model.safetensors", "model.onnx"}
     # The coordinator's copy of the shared model is the participant's federated one.
     shared, own = of_coordinator(str(run), "bank"), of_participant(str(run), "used-car", "federated")
     assert set(shared.guarantee["participants"]) == {"new-car", "used-car", "furniture", "radio-tv", "other"}

@@ -77,7 +77,10 @@ def test_a_wheel_names_its_value(what: str, name: str, tmp_path: Path) -> None:
         (("metric", "auc"), "new metric: wanted a new name, got 'auc'"),
         (("source", "csv"), "new source: wanted a new name, got 'csv'"),
         (("tracker", "mlflow"), "new tracker: wanted a new name, got 'mlflow'"),
-        (("metric", "f1-score"), "small letters and digits, joined by '_', got 'f1-score'"),
+        (
+            ("metric", "f1-score"),
+            "small letters and digits, joined by '_', got 'f1-score'; take 'f1_score', for instance",
+        ),
         (("strategy", "part_way"), "joined by '-', got 'part_way'"),
         (("source", "My Source"), "new source: wanted a name of 2 to 30 small letters and digits, got 'My Source'"),
         (("tracker", "lambda"), "got 'lambda'"),

@@ -26,7 +26,7 @@ from consortia.engines.options import Options
 from consortia.engines.record import missed_expectations
 from consortia.engines.runner import prepare as lay_out
 from consortia.metrics.from_histograms import HISTOGRAM_METRICS, from_histogram
-from consortia.participant.evaluation import ridge
+from consortia.participant.own_candidates import ridge
 from consortia.planning.compatibility import cautions
 from consortia.planning.plan import make_plans
 from consortia.reports.tables import Watch

@@ -16,8 +16,11 @@ from clients.dataset import Table, prepare
 from clients.models import FederatedModule
 from clients.sources import parse_source, read
 from consortia.participant import personal
-from consortia.participant.evaluation import Baselines, Scorer, majority, module_scorer, ridge
-from consortia.participant.personal import Candidate, _centred, _fine_tuned, _pays, candidates, keep, row_losses
+from consortia.participant.baseline import Own
+from consortia.participant.evaluation import module_scorer, row_losses
+from consortia.participant.own_candidates import Candidate, majority, ridge
+from consortia.participant.own_model import Scorer
+from consortia.participant.personal import _centred, _fine_tuned, _pays, candidates, keep
 from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import build_module
 
@@ -49,11 +52,11 @@ def linear(slope: torch.Tensor) -> FederatedModule:
     return module
 
 
-def local(train: Table) -> Baselines:
+def local(train: Table) -> Own:
     def fit(rows: Table) -> Scorer:
         return ridge(BANK, rows, "bank")
 
-    return Baselines(majority(BANK, train), fit(train), "ridge", fit)
+    return Own("ridge", "", fit(train), fit, np.zeros(0))
 
 
 def auc(scorer: Scorer, table: Table) -> float:
@@ -66,7 +69,7 @@ def chosen(
     train, validation, test = (world(m, seed + i, truth) for i, m in enumerate((n, max(20, n // 8), 1500)))
     base = local(train)
     kept = keep(candidates(module, "bank", base, "bank"), BANK, train, validation, "bank")
-    return kept, auc(base.local, test), auc(module_scorer(module), test), auc(kept.scorer, test)
+    return kept, auc(base.scorer, test), auc(module_scorer(module), test), auc(kept.scorer, test)
 
 
 @pytest.mark.parametrize("seed", [10, *(pytest.param(seed, marks=pytest.mark.end_to_end) for seed in (20, 30))])
@@ -98,11 +101,11 @@ def test_a_federated_model_that_shows_its_training_rows_is_judged_on_others_alon
     def by_heart(table: Table) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         return np.array([memory.get(row, 0.5) for row in table.row_ids])
 
-    base = local(train)
+    base, most = local(train), majority(BANK, train)
     offered = [
-        Candidate("local", "ridge", base.fit_local, base.local),
+        Candidate("local", "ridge", base.fit, base.scorer),
         Candidate("federated", "", lambda _: by_heart, by_heart),
-        Candidate("centred", "none", lambda _: base.majority, base.majority),
+        Candidate("centred", "none", lambda _: most, most),
     ]
     assert keep(offered, BANK, train, validation, "bank").kind == "local"
 
@@ -118,11 +121,11 @@ def test_few_rows_decide_nothing(rows: int, kept: str) -> None:
     def right(table: Table) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         return np.array([labels.get(row, 0.5) for row in table.row_ids])
 
-    base = local(train)
+    most = majority(BANK, train)
     offered = [
-        Candidate("local", "majority", lambda _: base.majority, base.majority),
+        Candidate("local", "majority", lambda _: most, most),
         Candidate("federated", "", lambda _: right, right),
-        Candidate("centred", "none", lambda _: base.majority, base.majority),
+        Candidate("centred", "none", lambda _: most, most),
     ]
     assert keep(offered, BANK, train, validation, "bank").kind == kept
 

@@ -213,11 +213,12 @@ FURTHER = (
         'masks = {part: where == part for part in ("train", "validation", "test")}\n'
         '        masks["train"] = where != "test"',
     ),
-    one(
+    Mutant(  # a run is refused when it is planned, and a release when it is reserved
         "no lifetime",
-        LEDGER,
-        "if not LifetimeFilter(lifetime).allows(",
-        "if False and LifetimeFilter(lifetime).allows(",
+        (
+            (LEDGER, "if not LifetimeFilter(lifetime).allows(", "if False and LifetimeFilter(lifetime).allows("),
+            (LEDGER, "return LifetimeFilter(lifetime).left(self._allowances(dataset))", "return lifetime"),
+        ),
     ),
     one(
         "abandoned reservations forgiven",
@@ -298,8 +299,8 @@ FURTHER = (
     one(
         "the first unit is never drawn at low rates",
         "privacy/sampling.py",
-        "places = last + np.cumsum(gaps + 1)",
-        "places = last + np.cumsum(gaps + 1) + (last < 0)",
+        "            yield torch.from_numpy(places[low:high] - start)",
+        "            drawn = places[low:high] - start\n            yield torch.from_numpy(drawn[drawn > 0])",
     ),
     one(
         "secure noise / 10",

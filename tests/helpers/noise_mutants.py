@@ -1,7 +1,7 @@
 """Mistakes in how noise is made, as `audit_mutants` has them: (file, text, replacement).
 
-`NOISE` lists those that the tests of the noise and `consortia audit --only noise` must both see; `TESTS_ONLY` lists
-those on paths that the audit does not walk. Run them:
+`NOISE` lists those that the tests of the noise and `consortia audit --only noise` must both see; `ELSEWHERE` lists
+those that other instruments see. Run them:
 
     PYTHONPATH=.:platform:tests/helpers python tests/helpers/noise_mutants.py [--audit] [NAME ...]
 """
@@ -153,8 +153,8 @@ METRICS = (
     one("Laplace noise of the discrete kind", INTEGER, "_decays(s, 2 * t, below)", "_decays(s, t, below)"),
 )
 
-TESTS_ONLY = (
-    # No release shows it: the ledger's head, which is bound too, holds the key of the reservation.
+ELSEWHERE = (
+    # No release shows it: the ledger's head, which is bound too, holds the key of the reservation. The context does.
     one("the model is not bound", PLANS, '{self.run_id}/{self.round}/{self.key}"', '{self.run_id}/{self.round}"'),
     one(
         "the second half of a masked sum's noise mirrors the first",
@@ -192,7 +192,7 @@ TESTS_ONLY = (
     one("shares of keys from a constant", "privacy/secure_sum/sharing.py", "_below_prime(stream) for", "3 for"),
 )
 
-MUTANTS: tuple[Mutant, ...] = (*NOISE, *DRAWS, *METRICS, *TESTS_ONLY)
+MUTANTS: tuple[Mutant, ...] = (*NOISE, *DRAWS, *METRICS, *ELSEWHERE)
 PACKAGES = {"privacy", "consortia", "clients", "strategies", "noise_contexts", "dp_step", "secure_sum_world"}
 OURS = {"", ".", str(ROOT), str(ROOT / "platform"), str(ROOT / "tests" / "helpers")}
 HEAVY = ("torch", "opacus", "scipy.stats", "dp_accounting", "pandas", "pandera", "sklearn", "hypothesis", "flwr.common")

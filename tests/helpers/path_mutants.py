@@ -25,7 +25,7 @@ _GAME = "tests/consortia/test_neighbour_game.py"
 _PLANTED = "tests/consortia/test_audited_paths.py"
 _NEW = "tests/consortia/test_planted.py"
 
-_SHARE = "        whole += rounded_gaussian(len(whole), self.share_std(cohort), context)\n"
+_SHARE = "        whole += noise\n"
 _CHARGE = "reservation = ledger.reserve(run_id, self.request.round, self.key, events, lifetime=lifetime)"
 _SENT = "        if sent is not None:\n            return sent\n        last_round"
 _OLDER = "if request.round < last_round or ("

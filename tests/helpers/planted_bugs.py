@@ -24,7 +24,7 @@ from audit_mutants import (
     WORK,
     Mutant,
 )
-from noise_mutants import DRAWS, METRICS, NOISE, TESTS_ONLY
+from noise_mutants import DRAWS, ELSEWHERE, METRICS, NOISE
 from path_mutants import BOOKS, PATHS
 from row_mutants import APART
 from statistics_mutants import STATISTICS
@@ -148,7 +148,7 @@ _WALKED: Mapping[str, tuple[str, str]] = {
 
 def _noise() -> tuple[Planted, ...]:
     """Mistakes in how noise is made."""
-    lists = ((NOISE, "one", "noise"), (DRAWS, "local", "sampler"), (METRICS, "local", "metrics"), (TESTS_ONLY, "", ""))
+    lists = ((NOISE, "one", "noise"), (DRAWS, "local", "sampler"), (METRICS, "local", "metrics"), (ELSEWHERE, "", ""))
     return tuple(
         Planted(mutant, *_WALKED.get(mutant.name, where), _NOISE_TESTS.get(mutant.name, _LAWS))
         for listed, *where in lists

@@ -163,6 +163,24 @@ def test_an_instrumented_optimizer_counts_the_plan_s_steps(n_rows: int) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"momentum": 0.9}, {"weight_decay": 0.1}, {"maximize": True}, {"nesterov": True, "momentum": 0.5}]
+)
+def test_a_step_is_the_one_of_the_given_optimizer(settings: dict[str, Any]) -> None:
+    class Kept(torch.optim.SGD):
+        """The same optimizer, of a type that gets no shortcut."""
+
+    def trained(kind: type[torch.optim.SGD]) -> Tensor:
+        torch.manual_seed(3)
+        module = Model()
+        inputs, target = rows()
+        make = lambda parameters: kind(parameters, lr=0.3, **settings)  # noqa: E731
+        run(module, inputs, target, UNITS, plan(steps=5), make_optimizer=make, generator=seeded_generator("steps", 1))
+        return flat(module)
+
+    assert torch.equal(trained(torch.optim.SGD), trained(Kept))
+
+
 def test_draws_of_the_train_path_are_binomial() -> None:
     inputs, target = rows()
     report = run(

@@ -109,7 +109,7 @@ TEST = {"partition": "evaluation", "unit": "record"}
 def test_a_release_is_typed(kind: str, event: object, fits: bool) -> None:
     name = KINDS[kind].prefix + "x" if kind in KINDS else "x"
     release = Release(kind, {name: torch.zeros(1)}, event)  # type: ignore[arg-type]
-    keys = {"allowed": [kind], "charged": [event], "shared": ["x"]}
+    keys = {"allowed": [kind], "charged": [event], "shared": ["x"], "measured": ["metrics.x"]}
     if fits:
         assert set(gate([release], {}, **keys)) == {name}  # type: ignore[arg-type]
     else:
@@ -120,7 +120,8 @@ def test_a_release_is_typed(kind: str, event: object, fits: bool) -> None:
 def test_one_event_pays_for_one_release_and_metrics_cannot_carry_parameters() -> None:
     event = LaplaceRelease(noise_multiplier=1.0, **TEST)
     first, second = (Release("metrics", {f"metrics.{n}": torch.zeros(1)}, event) for n in "ab")
-    keys = {"allowed": ["metrics"], "charged": [event], "shared": ["head.weight"]}
+    names = ["metrics.a", "metrics.b"]
+    keys = {"allowed": ["metrics"], "charged": [event], "shared": ["head.weight"], "measured": names}
     with pytest.raises(ReleaseRefusedError, match="no event"):
         gate([first, second], {}, **keys)  # type: ignore[arg-type]
     with pytest.raises(ReleaseRefusedError, match="not of that kind"):

@@ -30,10 +30,10 @@ FLOATS = st.floats(-1e6, 1e6, width=32)
 @pytest.fixture(autouse=True)
 def small_pieces() -> Iterator[None]:
     """Pieces of a few coordinates and groups of a few updates: several of each, and a last one that is smaller."""
-    kept = streaming.HELD, streaming.PIECE, streaming._TOGETHER
-    streaming.HELD, streaming.PIECE, streaming._TOGETHER = 31, 7, 4
+    kept = streaming.HELD, streaming.PIECE, streaming._TOGETHER, streaming._BLOCK
+    streaming.HELD, streaming.PIECE, streaming._TOGETHER, streaming._BLOCK = 31, 7, 4, 3
     yield
-    streaming.HELD, streaming.PIECE, streaming._TOGETHER = kept
+    streaming.HELD, streaming.PIECE, streaming._TOGETHER, streaming._BLOCK = kept
 
 
 @st.composite
@@ -100,6 +100,15 @@ def test_distances_are_those_of_the_definition(values: np.ndarray) -> None:
     wanted = ((exact[:, None] - exact[None]) ** 2).sum(axis=2)
     got = squared_distances([[torch.from_numpy(row[:5]), torch.from_numpy(row[5:])] for row in values])
     np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-12)
+
+
+def test_distances_between_near_vectors_keep_their_digits_wherever_the_origin_is() -> None:
+    # A Gram product alone has a relative error of about 1e-16 x 1e20 / 1 here: no digit.
+    points = torch.randn(6, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    points[3:] += 1e10
+    exact = ((points[:, None] - points[None]) ** 2).sum(dim=2)
+    for origin in (None, [torch.zeros(40)], [torch.full((40,), 1e10)], [torch.full((40,), -3e10)]):
+        torch.testing.assert_close(squared_distances([[p] for p in points], origin), exact, rtol=1e-10, atol=0)
 
 
 def test_equal_updates_give_that_very_update() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from consortia.common.errors import ArgumentError, RefusedError
+from consortia.common.words import verdict
 from consortia.participant.account import history as chain
 from consortia.participant.account import summary
 from consortia.participant.home import Home
@@ -23,9 +24,13 @@ INFERRED = (
     "inferred from the rows of all participants, which is for simulation by one person and not private; ε holds for "
     "the updates, given this schema"
 )
-_MODELS = ("majority", "local", "federated", "personal", "kept")
+_MODELS = ("majority", "local", "control", "federated", "joined", "personal", "kept")
+_GAINS = ("net_gain", "gain")
+_ENDS = ("low", "high")
 _RECEIPT = (
-    *("industry", "state", "metric", *_MODELS, "gain", "gain_low", "gain_high", "keeps", "units", "quarantined"),
+    *("industry", "state", "metric", *_MODELS),
+    *(name for gain in _GAINS for name in (gain, *(f"{gain}_{end}" for end in _ENDS))),
+    *("verdict", "keeps", "units", "quarantined"),
     *("epsilon_run", "budget_run", "delta_run", "epsilon_lifetime", "budget_lifetime", "delta_lifetime"),
     *("unit", "relation", "synthetic"),
 )
@@ -55,13 +60,14 @@ def receipts(
         names += ["transfer", "transfer_low", "transfer_high"]
     table = pd.DataFrame.from_dict(lines, orient="index", columns=names)
     table.index.name = "participant"
-    return _numbers(table, {"industry", "state", "metric", "keeps", "unit", "relation", "synthetic"})
+    return _numbers(table, {"industry", "state", "metric", "verdict", "keeps", "unit", "relation", "synthetic"})
 
 
 def _receipt(seat: Mapping[str, Any], own: Mapping[str, Any], wanted: str | None) -> dict[str, Any]:
     leading = seat.get("headline") or next(iter(seat["metrics"]), None)
     metric = wanted or leading
-    gain = (seat.get("gain") or {}) if metric == leading else {}
+    gains = {name: (seat.get(name) or {}) if metric == leading else {} for name in _GAINS}
+    gains["net_gain"] = seat.get("net_gains", {}).get(metric) or gains["net_gain"]
     values, account = seat["metrics"].get(metric, {}), seat["epsilon"]
     infinite = bool(account["non_private"])
     return {
@@ -69,9 +75,9 @@ def _receipt(seat: Mapping[str, Any], own: Mapping[str, Any], wanted: str | None
         "state": seat["state"],
         "metric": metric,
         **{model: values.get(model) for model in _MODELS},
-        "gain": gain.get("value"),
-        "gain_low": gain.get("low"),
-        "gain_high": gain.get("high"),
+        **{name: gain.get("value") for name, gain in gains.items()},
+        **{f"{name}_{end}": gain.get(end) for name, gain in gains.items() for end in _ENDS},
+        "verdict": verdict(gains["net_gain"] or None),
         "keeps": seat.get("keeps"),
         "units": sum(seat["units"].values()) if seat.get("units") else None,
         "quarantined": own["quarantine"]["rows_read"] - own["quarantine"]["rows_kept"] if "quarantine" in own else None,

@@ -55,13 +55,14 @@ def metrics(history: pd.DataFrame, title: str) -> Figure:
 
 def gains(receipts: pd.DataFrame, title: str) -> Figure:
     """See `consortia.Run.plot_gains`."""
-    known = receipts[receipts["gain"].notna()]
+    gain = "net_gain" if receipts["net_gain"].notna().any() else "gain"  # vertical runs have no joined model
+    known = receipts[receipts[gain].notna()]
     figure, (axes,) = _figure(title, 1)
-    ends = [known["gain"] - known["gain_low"], known["gain_high"] - known["gain"]]
-    axes.errorbar(range(len(known)), known["gain"], yerr=ends, fmt="o", capsize=4)
+    ends = [known[gain] - known[f"{gain}_low"], known[f"{gain}_high"] - known[gain]]
+    axes.errorbar(range(len(known)), known[gain], yerr=ends, fmt="o", capsize=4)
     axes.axhline(0, color="0.5", linewidth=1)
     axes.set_xticks(range(len(known)), [f"{name}\n{metric}" for name, metric in known["metric"].items()])
-    axes.set_ylabel("federated net of the best local model")
+    axes.set_ylabel("joined over control" if gain == "net_gain" else "federated over the best local model")
     axes.set_title("above 0 joining paid; 95 % interval over the units of the test rows", fontsize=8)
     return figure
 

@@ -11,16 +11,18 @@ import torch
 from rich.console import Console
 
 from consortia.api.runs import Run, Scratch, as_arguments
-from consortia.common.errors import RunFailedError
+from consortia.common.errors import ArgumentError, RunFailedError
 from consortia.engines.base import Job
 from consortia.engines.options import Options
 from consortia.engines.runner import execute
 from consortia.reports.tables import Watch
 from consortia.studies.controlled_run import control, prepare
+from consortia_plugins.arguments import named_arguments
 
 __all__ = ["finished", "run"]
 
 
+@named_arguments(ArgumentError)
 def run(
     scenario: str | os.PathLike[str] = "",
     *,

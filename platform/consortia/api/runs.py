@@ -31,6 +31,7 @@ from consortia.reports.page.facts import Facts, gather
 from consortia.reports.page.render import write
 from consortia.reports.tables import print_result
 from consortia.terms.scenario import Scenario, scenario_from_json
+from consortia_plugins.arguments import named_arguments
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +51,7 @@ class Scratch:
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
+@named_arguments(ArgumentError)
 class Run:
     """A finished run.
 
@@ -124,15 +126,17 @@ class Run:
         Parameters
         ----------
         metric : str, optional
-            Instead of the one that each receipt leads with, which alone has a gain.
+            Instead of the one that each receipt leads with. Of several classes accuracy and macro AUC have net gains.
 
         Returns
         -------
         DataFrame
             Index: participant. `metric` on untouched test rows of `majority` (a constant), `local` (the best model of
-            its own, without DP), `federated`, `personal` and `kept` (the model that it `keeps`). `gain` is federated
-            net of local, positive where joining paid, with its 95 % interval. `quarantined` rows broke the schema and
-            were set apart; the participant's own log says why. `epsilon_run` and `budget_run` hold for this run at
+            its own, without DP), `control` (that one stacked with a second own model), `federated`, `joined` (the best
+            own model stacked with the federated one), `personal` and `kept` (the model that it `keeps`). `net_gain` is
+            joined over control with its 95 % interval, positive where joining paid, and `verdict` says clearly,
+            perhaps, not or unknown; `gain` is federated over local. `quarantined` rows broke the schema and were set
+            apart; the participant's own log says why. `epsilon_run` and `budget_run` hold for this run at
             `delta_run`, `epsilon_lifetime` and `budget_lifetime` for all runs on the rows at `delta_lifetime`; all of
             them for the `unit` and `relation` named, infinite for a non-private run. With placebo partners there is
             `transfer`. NaN is what was not measured or not released.

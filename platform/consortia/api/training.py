@@ -26,6 +26,7 @@ from consortia.engines.runner import prepare
 from consortia.planning.plan import make_plans
 from consortia.terms.contract_fields import WIRE_VERSION
 from consortia.terms.scenario import Scenario, settled
+from consortia_plugins.arguments import named_arguments
 
 __all__ = ["train"]
 
@@ -33,6 +34,7 @@ __all__ = ["train"]
 _ROWS_A_STEP = 10_000
 
 
+@named_arguments(ArgumentError)
 def train(
     participants: Sequence[Participant],
     target: str | None = None,

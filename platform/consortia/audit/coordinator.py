@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from consortia.audit import statistics
+from consortia.audit import entropy, statistics
 from consortia.audit.probe import shared_start
 from consortia.audit.recount import recounted
 from consortia.audit.reference import Array, noise_deviation
@@ -32,6 +32,7 @@ from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, initial_groups
 from consortia.trust import trusted_coordinator
 from consortia.trust.trusted_coordinator import flat_change, moved
+from privacy.noise_context import NoiseContext
 
 _ROUNDS, _QUICK_ROUNDS = 60, 20
 _NUMBERS = 2000
@@ -73,6 +74,7 @@ def _law(audit: Audit, findings: Findings, *, answers: bool) -> None:
         return
     count = min(_QUICK_ROUNDS if audit.quick else _ROUNDS, max(8, math.ceil(_NUMBERS / size)))
     rest: list[Array] = []
+    bound: list[NoiseContext] = []
     for _ in range(count):
         model = {name: tensor + torch.randn(tensor.shape) * 0.3 for name, tensor in start.items()}
         changes = _changes(audit, len(scenario.roster), size, plan.clip) if answers else []
@@ -85,7 +87,9 @@ def _law(audit: Audit, findings: Findings, *, answers: bool) -> None:
             return {name: moved(model, torch.from_numpy(one)) for name, one in pairs if name in sent}
 
         state = Checkpoint(0, {group: model}, {}, {}, [])
-        after, _, _ = rounds.round(strategy, state, ask)
+        with entropy.contexts() as seen:
+            after, _, _ = rounds.round(strategy, state, ask)
+        bound += seen
         change = flat_change(model, after[group]).numpy()
         # What arrived is the model in float32, so the change that counts is that of the model.
         arrived = ask(dict.fromkeys(names, model))
@@ -107,6 +111,8 @@ def _law(audit: Audit, findings: Findings, *, answers: bool) -> None:
         Check("the rest of a round is centred", subject, "mean 0", found, statistics.mean_p(noise)),
         Check("the rest of a round is Gaussian", subject, "standard normal", found, statistics.shape_p(noise)),
         Check("no two rounds share noise", subject, "independent noise", found, statistics.alike_p(noise)),
+        # One run and one round, each time another model.
+        entropy.no_context_twice(bound, subject),
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -27,6 +27,7 @@ from consortia.participant.handle import handle
 from consortia.participant.home import Home
 from consortia.terms.contract import Contract
 from consortia.terms.scopes import State
+from privacy import randomness
 from privacy.ledger import Ledger, Reservation
 from privacy.noise_context import NoiseContext
 from privacy.randomness import fresh_generator
@@ -79,12 +80,33 @@ def abandoned() -> Iterator[list[bytes]]:
         yield ready
 
 
+@contextmanager
+def contexts() -> Iterator[list[NoiseContext]]:
+    """Collect what the keys are bound to that this process derives in this block, in order."""
+    seen: list[NoiseContext] = []
+    derive = randomness._derive
+
+    def noted(context: NoiseContext, length: int) -> bytes:
+        seen.append(context)
+        return derive(context, length)
+
+    with patch.object(randomness, "_derive", noted):
+        yield seen
+
+
+def no_context_twice(seen: Sequence[NoiseContext], subject: str) -> Check:
+    """Whether each use of noise is bound to something of its own: with one entropy two of them would share noise."""
+    twice = len(seen) - len(set(seen))
+    return fact("each use of noise has a context of its own", subject, twice == 0, wanted=len(seen), got=len(set(seen)))
+
+
 class Restored:
     """One participant whose machine is put back to the same state before every message."""
 
     def __init__(self, bench: Bench, contract: Contract, source: Path, model: State) -> None:
         self.bench, self.contract, self.source, self.model = bench, contract, source, model
         self._copies = 0
+        self.seen: list[NoiseContext] = []
 
     def noise(self, replay: Callable[[int], bytes], model: State | None = None, *, attempts: int = 1) -> Array:
         """Return the noise (n_parameters,) of the answer to one message, in its own deviation.
@@ -103,7 +125,7 @@ class Restored:
         for _ in range(attempts - 1):
             with abandoned():
                 handle(request, home, f"csv:{self.source}")
-        with patch.object(os, "urandom", replay):
+        with patch.object(os, "urandom", replay), contexts() as self.seen:
             reply = decode(handle(request, home, f"csv:{self.source}"))
         if reply.header.get("status") != "OK":
             raise RunFailedError(f"audit: {self.bench.name} answered {reply.header.get('status')} to a copied message")
@@ -135,9 +157,15 @@ def checks(audit: Audit, bench: Bench, twin: Bench, contract: Contract, source: 
     enough = len(first.places) >= ENTROPY and moving >= wanted
     got = f"{moving} of {len(places)} bytes that were tried, {len(first.places)} asked for"
     found.append(fact("bytes of entropy that move the noise", subject, enough, wanted=f">= {ENTROPY}", got=got))
+    named = {context.message for context in restored.seen}
     law = "the same entropy twice gives other noise"
+    moved = restored.noise(Replay(), models[1])
+    alike = named & {context.message for context in restored.seen}
+    found.append(
+        fact("a noise context names the model", subject, not alike, wanted="other messages", got=sorted(alike))
+    )
     for what, other in (
-        ("another model", restored.noise(Replay(), models[1])),
+        ("another model", moved),
         ("another attempt", restored.noise(Replay(), attempts=2)),
         ("another participant", Restored(twin, contract, source, models[0]).noise(Replay())),
     ):

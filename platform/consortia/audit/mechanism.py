@@ -31,6 +31,7 @@ _UNITS = 12
 _ROWS = 8  # of one unit
 _COPIES = 12  # equal units, whose gradients add up
 _MOST_UNITS = 4000
+_OTHERS = 30  # rows of each partition that does not train: so many that their sum would stand out of the noise
 #: Scales of the random models: gradients small and large.
 _SCALES = (0.3, 10.0)
 
@@ -90,7 +91,7 @@ def _play(
     """One run over all its rounds, with a random model in each."""
     # Rows of the other partitions are in the file too: they must not count.
     pool = audit.pool(seat)
-    others = pool.frame.iloc[pool.of("test")[:4]].copy()
+    others = pool.frame.iloc[[*pool.of("validation")[:_OTHERS], *pool.of("test")[:_OTHERS]]].copy()
     if unit != "record":
         others = others.iloc[:0]
     source = pool.write(pd.concat([frame, others]))

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,10 +34,25 @@ from consortia.terms.scopes import build_module, load_state
 _TRAINING, _EVALUATION = 1.0, 0.5  # epsilon
 _LIFE = 1.5  # runs of the evaluation account
 _BINS = 16
-_ROUNDS = 6
-_RUNS, _QUICK_RUNS = 6, 2
 _ROWS, _MOST = 8, 3  # of a unit: in the file, and that count
 _UNITS = 8  # of a partition
+
+
+class _Probe(NamedTuple):
+    """A run's evaluation budget, its rounds, and how many runs: of an audit, and of a quick one."""
+
+    epsilon: float
+    rounds: int
+    runs: int
+    quick: int
+
+
+#: The budget of a real run; so little noise that a row more or less shows; Laplace noise alone, of one whole number.
+_PROBES: Mapping[str, _Probe] = {
+    "": _Probe(_EVALUATION, 6, 6, 2),
+    ", hardly any noise": _Probe(60.0, 6, 2, 1),
+    ", one release a run": _Probe(1.0, 1, 24, 12),
+}
 #: Partition of a release, and of the split.
 _PARTS = {"validation": "validation", "evaluation": "test"}
 
@@ -44,6 +60,7 @@ _PARTS = {"validation": "validation", "evaluation": "test"}
 def run(audit: Audit, progress: Progress) -> Findings:
     """Check one participant of each industry."""
     findings = Findings("metrics")
+    noise: list[Array] = []
     for seat in audit.one_per_industry():
         if not score_bins.has_bins(registry.get(seat.industry).schema.target):
             findings.notes.append(f"{seat.industry}: the target has no public bounds, so no metric leaves under DP")
@@ -52,20 +69,26 @@ def run(audit: Audit, progress: Progress) -> Findings:
         for unit in ("record", *pool.unit_columns[:1]):
             subject = f"{seat.name}, by {unit}"
             progress(subject)
-            _releases(audit, seat, unit, findings, subject)
+            for what, probe in _PROBES.items():
+                noise += _releases(audit, seat, unit, findings, subject + what, probe)
         progress(f"{seat.name}: a greedy coordinator")
         findings.checks += _greedy(audit, seat)
+    if noise:  # tails are rare: all releases together
+        cells = np.concatenate([one.ravel() for one in noise])
+        found = f"{cells.size} cells, the largest {np.abs(cells).max():.2f}"
+        law = "the noise of all histograms reaches as far as the law"
+        findings.checks.append(Check(law, "everybody", "standard normal numbers", found, statistics.tails_p(cells)))
     return findings
 
 
-def _bench(audit: Audit, seat: Seat, unit: str = "record", runs: float = 1e6) -> Bench:
+def _bench(audit: Audit, seat: Seat, unit: str = "record", epsilon: float = _EVALUATION, runs: float = 1e6) -> Bench:
     return audit.bench(
         seat,
         unit=unit,
         max_rows_per_unit=None if unit == "record" else _MOST,
         epsilon=_TRAINING,
         delta=audit.probe_delta(seat),
-        evaluation=(_EVALUATION, runs * _EVALUATION),
+        evaluation=(epsilon, runs * epsilon),
     )
 
 
@@ -89,15 +112,15 @@ def _rows(pool: Pool, unit: str) -> tuple[pd.DataFrame, dict[str, Table]]:
     return pd.concat(frames.values()), {name: pool.encode(counted[part], unit) for name, part in _PARTS.items()}
 
 
-def _releases(audit: Audit, seat: Seat, unit: str, findings: Findings, subject: str) -> None:
+def _releases(audit: Audit, seat: Seat, unit: str, findings: Findings, subject: str, probe: _Probe) -> list[Array]:
     pool = audit.pool(seat)
     frame, tables = _rows(pool, unit)
     source = pool.write(frame)
-    bench = _bench(audit, seat, unit)
-    contract = _contract(audit, seat, _ROUNDS)
+    bench = _bench(audit, seat, unit, probe.epsilon)
+    contract = _contract(audit, seat, probe.rounds)
     rest: dict[str, list[Array]] = {name: [] for name in _PARTS}
     facts: dict[str, Check] = {}
-    for number in range(_QUICK_RUNS if audit.quick else _RUNS):
+    for number in range(probe.quick if audit.quick else probe.runs):
         for round_ in range(1, contract.rounds + 2):
             model = random_model(contract, seat.industry, audit.random, 1.0)
             kind = "train" if round_ <= contract.rounds else "evaluate"
@@ -119,6 +142,7 @@ def _releases(audit: Audit, seat: Seat, unit: str, findings: Findings, subject: 
                 statistics.alike_p(together),
             )
         )
+    return list(noise.values())
 
 
 def _take_apart(

@@ -305,7 +305,7 @@ def _killed(audit: Audit, seat: Seat) -> list[Check]:
 
     bench.must(bench.ask(ask("warm"), source))
     whole = Child(lambda: handle(ask("whole"), bench.home, f"csv:{source}")).finish()[1]
-    charged = []
+    charged, spent = [], 0.0
     for attempt in range(5):
         request = ask(f"killed-{attempt}")
         child = Child(partial(handle, request, bench.home, f"csv:{source}"))
@@ -317,6 +317,15 @@ def _killed(audit: Audit, seat: Seat) -> list[Check]:
             bench.ask(request, source)
             after = entries(f"killed-{attempt}")
             charged.append(len(after) == len(found) + 1)
+            bench.ask(
+                bench.message(
+                    contract, f"killed-{attempt}", 2, random_model(contract, seat.industry, audit.random, 1.0)
+                ),
+                source,
+            )
+            spent = recounted(
+                [event for entry in entries(f"killed-{attempt}") for event in entry["events"]], bench.delta
+            )
             break
     if not charged:
         return []
@@ -327,5 +336,6 @@ def _killed(audit: Audit, seat: Seat) -> list[Check]:
             all(charged),
             wanted="a reservation, and another one for the next attempt",
             got=charged,
-        )
+        ),
+        _within("a run's attempts keep its budget, the ones that died included", seat.name, spent, _EPSILON),
     ]

@@ -47,7 +47,10 @@ def run(audit: Audit, progress: Progress) -> Findings:
                 for copies in ((12,) if rate == _RATES[0] else (1,)) if audit.quick else (12, 1):
                     subject = f"{seat.name}, by {unit}, {2 * copies} units at {rate:g}"
                     progress(subject)
-                    _sample(audit, seat, unit, copies, rate, findings, subject)
+                    # As many units as declared, too: what goes by the expected number shows where draws reach it.
+                    declared = seat.units if rate == _RATES[0] else 2 * copies
+                    whose = seat.model_copy(update={"units": declared})
+                    _sample(audit, whose, unit, copies, rate, findings, subject)
     return findings
 
 

@@ -19,7 +19,7 @@ from consortia.messages.size_release import SIZE
 from consortia.terms.roster import Seat
 
 _EPSILON = 8.0
-_RUNS, _QUICK_RUNS = 60, 25
+_RUNS, _QUICK_RUNS = 130, 60
 _UNITS = 40  # so many that no size is cut off at its least
 
 

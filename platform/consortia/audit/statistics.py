@@ -100,11 +100,12 @@ def lags_p(vectors: Array) -> float:
     multiplied by the number of looks.
     """
     n, d = vectors.shape
-    if d < 2 * _LEAST:
+    least = _LEAST if d >= 2 * _LEAST else 1  # of short vectors all together may say enough
+    if d < 2:
         return 1.0
     sizes = normal_scores(stats.chi2.cdf(np.square(vectors), 1), stats.chi2.sf(np.square(vectors), 1))
     sizes = sizes.clip(-4.0, 4.0)  # a number on a grid may be 0, whose score has no end; shorter is within the bound
-    lags, centres = np.arange(1, d - _LEAST + 1), np.arange(2 * _LEAST - 1, 2 * d - 2 * _LEAST)
+    lags, centres = np.arange(1, d - least + 1), np.arange(2 * least - 1, 2 * d - 2 * least)
     pairs = (np.minimum(centres, 2 * (d - 1) - centres) + 1) // 2
     smallest, looks = 1.0, 0
     for numbers in (vectors, sizes):
@@ -121,19 +122,22 @@ def lags_p(vectors: Array) -> float:
     return min(1.0, smallest * looks)
 
 
-def tails_p(standardised: Array) -> float:
-    """Whether as many numbers as the law has are beyond 3, 4 and 5 deviations, on either side.
+_REACHES = (2.5, 2.75, 3.0, 3.25, 3.5, 4.0, 4.5, 5.0)
 
-    The counts are Binomial with the normal law's chances; both too few and too many count. To see a tail that is cut
-    at 3 takes some 5,000 numbers, of which 13 should lie beyond.
+
+def tails_p(standardised: Array) -> float:
+    """Whether as many numbers as the law has are beyond 2.5 to 5 deviations, on either side.
+
+    The counts are Binomial with the normal law's chances; both too few and too many count. Some limits lie between the
+    whole numbers: a tail that is cut at 3 may lie at 3 and a little. To see that takes some 25,000 numbers.
     """
     size = np.asarray(standardised).size
     smallest = 1.0
-    for reach in (3.0, 4.0, 5.0):
+    for reach in _REACHES:
         for side in (standardised, -standardised):
             beyond, law = int((side > reach).sum()), stats.binom(size, stats.norm.sf(reach))
             smallest = min(smallest, two_sided(float(law.cdf(beyond)), float(law.sf(beyond - 1))))
-    return min(1.0, 6 * smallest)
+    return min(1.0, 2 * len(_REACHES) * smallest)
 
 
 def alike_p(vectors: Array) -> float:

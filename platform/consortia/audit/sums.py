@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -41,7 +42,10 @@ from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario, settled
 from consortia.terms.scopes import State
 from consortia.terms.settle import layout
+from privacy.noise_context import NoiseContext
 from privacy.observation import Note, observing
+from privacy.randomness import KeyStream
+from privacy.secure_sum.sharing import share
 
 _EPSILON = 8.0
 _MEMBERS = 5
@@ -149,6 +153,7 @@ def members(audit: Audit, mode: str) -> list[Seat]:
 def run(audit: Audit, progress: Progress) -> Findings:
     """Check both modes."""
     findings = Findings("sums")
+    shares: list[Array] = []
     for mode in MODES:
         seats = members(audit, mode)
         if not seats:
@@ -157,11 +162,19 @@ def run(audit: Audit, progress: Progress) -> Findings:
         for what in ("without rows", "with rows"):
             subject = f"mode {mode}, {what}"
             progress(subject)
-            _law(audit, mode, seats, findings, subject, empty=what == "without rows")
+            shares += _law(audit, mode, seats, findings, subject, empty=what == "without rows")
+    findings.checks.append(_secrets())
+    if shares:  # tails are rare: all shares together
+        numbers = np.concatenate(shares)
+        found = f"{numbers.size} numbers, the largest {np.abs(numbers).max():.2f}"
+        law = "the shares' noise reaches as far as the law"
+        findings.checks.append(Check(law, "all members", "standard normal numbers", found, statistics.tails_p(numbers)))
     return findings
 
 
-def _law(audit: Audit, mode: str, seats: Sequence[Seat], findings: Findings, subject: str, *, empty: bool) -> None:
+def _law(
+    audit: Audit, mode: str, seats: Sequence[Seat], findings: Findings, subject: str, *, empty: bool
+) -> list[Array]:
     industry = seats[0].industry
     rules = audit.contract.industries[industry]
     rounds = _QUICK_ROUNDS if audit.quick else _ROUNDS
@@ -181,11 +194,13 @@ def _law(audit: Audit, mode: str, seats: Sequence[Seat], findings: Findings, sub
     (group,) = layout(contract, industry).items() if len(layout(contract, industry)) == 1 else ((None, None),)
     if group[0] is None:
         findings.notes.append(f"{industry}: several groups are summed; their law was not tried")
-        return
+        return []
     names = [name for name, _ in group[1]]
     deviation = sum_deviation(contract, len(seats))
     rest: list[Array] = []
-    for before, after in zip(made.models, made.models[1:], strict=False):
+    shares: list[Array] = []
+    apart = 0.0
+    for number, (before, after) in enumerate(pairwise(made.models), 1):
         total = (flat(before, names) - flat(after, names)) * expected / rate
         rounding = (np.spacing(np.abs(flat(after, names)).astype(np.float32)).astype(float) * expected / rate) ** 2 / 12
         wanted = np.zeros(len(total))
@@ -195,6 +210,10 @@ def _law(audit: Audit, mode: str, seats: Sequence[Seat], findings: Findings, sub
                 gradients = _in_order(contract, industry, before, tables[seat.name], names)
                 wanted += (1 + place) * clipped(gradients, clip).sum(axis=0)
         rest.append((total - wanted) / np.sqrt(deviation**2 + rounding))
+        notes = [note for seat in seats for note in made.notes[seat.name, number] if note.where == "share"]
+        told = np.sum([note.noised + note.noise for note in notes if note.noise is not None], axis=0)
+        apart = max(apart, float((np.abs(told - total) / (np.sqrt(12 * rounding) + 1e-9 * deviation)).max()))
+        shares += [note.noise / note.deviation for note in notes if note.noise is not None]
     noise = np.array(rest)
     found = f"mean square {np.square(noise).mean():.4g} over {noise.size} numbers"
     complete = len(made.models) == rounds + 1
@@ -210,8 +229,38 @@ def _law(audit: Audit, mode: str, seats: Sequence[Seat], findings: Findings, sub
         Check("the rest of a sum is centred", subject, "mean 0", found, statistics.mean_p(noise)),
         Check("the rest of a sum is Gaussian", subject, "standard normal numbers", found, statistics.shape_p(noise)),
         Check("no two sums share noise", subject, "independent noise", found, statistics.alike_p(noise)),
+        fact("what opens is what the members added", subject, apart <= 1, wanted="float32's rounding", got=apart),
     ]
+    findings.checks += _share_laws(np.array(shares), subject)
     findings.checks += _recount(audit, made, subject)
+    return shares
+
+
+def _share_laws(noise: Array, subject: str) -> list[Check]:
+    """Each member's share of the noise by itself: in a sum of several a cut tail would not show.
+
+    Parameters
+    ----------
+    noise : (n_shares, d), in its own deviations.
+    """
+    found = f"mean square {np.square(noise).mean():.4g} over {noise.size} numbers"
+    wanted = "standard normal numbers"
+    return [
+        Check("a share has the noise that it says", subject, "mean square 1", found, statistics.size_p(noise)),
+        Check("a share's noise is Gaussian", subject, wanted, found, statistics.shape_p(noise)),
+        Check("a share's noise is unrelated", subject, "no lag, no mirror", found, statistics.lags_p(noise)),
+        Check("no two shares share noise", subject, "independent noise", found, statistics.alike_p(noise)),
+    ]
+
+
+def _secrets() -> Check:
+    """Whether two secrets are shared by two polynomials: by one, a single share would tell their difference."""
+    context = NoiseContext(purpose="audit", message="two secrets", attempt=0, ledger="")
+    stream, holders = KeyStream(context), _MEMBERS
+    one, other = (share(bytes([number]) * 32, holders, 3, stream) for number in (1, 2))
+    apart = {int.from_bytes(a, "big") - int.from_bytes(b, "big") for a, b in zip(one, other, strict=True)}
+    law = "no two secrets have one polynomial"
+    return fact(law, "shares of keys", len(apart) == holders, wanted=f"{holders} differences", got=len(apart))
 
 
 def sum_deviation(contract: Contract, members: int) -> float:

@@ -29,7 +29,7 @@ from scipy import stats
 from clients import holdings
 from clients.dataset import assign
 from clients.sources import parse_source
-from consortia.audit import games, statistics
+from consortia.audit import entropy, games, statistics
 from consortia.audit.games import Game
 from consortia.audit.reference import Array
 from consortia.audit.result import Check, Findings, Progress, fact
@@ -195,7 +195,9 @@ def run(audit: Audit, progress: Progress) -> Findings:
     noise: dict[str, list[Array]] = {}
     for number in range(_QUICK_RUNS if audit.quick else _RUNS):
         progress(f"run {number + 1}")
-        made = party(audit, number, _QUICK_PERSONS if audit.quick else _PERSONS)
+        with entropy.contexts() as seen:
+            made = party(audit, number, _QUICK_PERSONS if audit.quick else _PERSONS)
+        findings.checks.append(entropy.no_context_twice(seen, f"run {number + 1}"))
         kept.append(_labels(made, findings))
         for name in made.terms.partners:
             _scores(made, name, answers.setdefault(name, []), noise.setdefault(name, []))
@@ -224,6 +226,7 @@ def run(audit: Audit, progress: Progress) -> Findings:
             ),
             Check("a model's noise is Gaussian", name, "standard normal", found, statistics.shape_p(numbers)),
             Check("no two models share noise", name, "independent noise", found, statistics.alike_p(numbers)),
+            Check("a model's noise is unrelated", name, "no lag, no mirror", found, statistics.lags_p(numbers)),
         ]
     return findings
 

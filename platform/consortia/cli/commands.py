@@ -123,7 +123,7 @@ COMMANDS: Final = {
     ),
     "export": Entry(
         "models:export",
-        "Export a model with its preprocessing, as safetensors and ONNX, as a new version.",
+        "Export a released model with its preprocessing, as safetensors and ONNX, as a new version.",
         "export runs/RUN --participant used-car --to models",
     ),
     "models": Entry(
@@ -143,7 +143,7 @@ COMMANDS: Final = {
     ),
     "receipt": Entry(
         "receipt:receipt",
-        "Show a participant's receipts: majority, local, federated and personal model side by side.",
+        "Show whether joining paid: alone, control, federated and joined side by side, with the net gain.",
         "receipt homes/hospital-a",
     ),
     "dashboard": Entry(

@@ -17,7 +17,17 @@ from consortia.common.errors import InputError
 Predict = Callable[[pd.DataFrame, str], tuple[pd.DataFrame, Any]]
 _Participant = Annotated[str, typer.Option(help="Whose model: its own run folder is read (its own side only).")]
 _Model = Annotated[
-    str, typer.Option("--model", help="kept (what the receipt says), federated, or released (learner sums).")
+    str,
+    typer.Option(
+        "--model",
+        help="kept (what the receipt says), joined (own and federated, stacked), federated, released (learner sums).",
+    ),
+]
+_Exported = Annotated[
+    str,
+    typer.Option(
+        "--model", help="federated; with learner sums released, the default there. What saw own rows stays home."
+    ),
 ]
 
 
@@ -89,7 +99,7 @@ def export(
     run: Annotated[str, typer.Argument(help="Folder or id of a run.")],
     participant: _Participant = "",
     industry: Annotated[str, typer.Option(help="At the coordinator: this industry's released model.")] = "",
-    model: _Model = "kept",
+    model: _Exported = "",
     without: Annotated[
         list[str] | None, typer.Option(help="With --industry, learner sums: leave this participant's sums out.")
     ] = None,
@@ -97,7 +107,7 @@ def export(
     name: Annotated[str, typer.Option(help="Its name there; the participant's or industry's without it.")] = "",
     onnx: Annotated[bool, typer.Option(help="Write ONNX, too (needs the extra `onnx`).")] = True,
 ) -> None:
-    """Export a model with its preprocessing, as safetensors and ONNX, as a new version."""
+    """Export a released model with its preprocessing, as safetensors and ONNX, as a new version."""
     from consortia.models import registry
     from consortia.models.onnx_file import to_onnx
     from consortia.models.source import check_leaves, of_coordinator, of_participant

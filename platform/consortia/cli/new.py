@@ -111,7 +111,9 @@ def _write(what: str, name: str, folder: Path, *, wheel: bool) -> None:
     words = rf"[a-z][a-z0-9]*(?:[{seam.between}][a-z0-9]+)*" if seam.between else "[a-z][a-z0-9]*"
     if not re.fullmatch(words, name) or not 2 <= len(name) <= 30 or keyword.iskeyword(identifier):
         joined = f", joined by {seam.between!r}" if seam.between else ""
-        raise InputError(f"new {what}: wanted a name of 2 to 30 small letters and digits{joined}, got {name!r}")
+        near = re.sub("[^a-z0-9]+", seam.between, name.lower()).strip("-_")
+        advice = f"; take {near!r}, for instance" if near != name and re.fullmatch(words, near) else ""
+        raise InputError(f"new {what}: wanted a name of 2 to 30 small letters and digits{joined}, got {name!r}{advice}")
     if name in importlib.import_module(seam.registry).names():
         raise InputError(f"new {what}: wanted a new name, got {name!r}, which exists already")
     registry = folder / _path(seam.registry)

@@ -19,7 +19,7 @@ def receipt(
     run: Annotated[str, typer.Option(help="Run id; the latest of each home by default.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipts as JSON.")] = False,
 ) -> None:
-    """Show a participant's receipts: majority, local, federated and personal model side by side."""
+    """Show whether joining paid: alone, control, federated and joined side by side, with the net gain."""
     found = [_read(home, run) for home in homes]
     if as_json:
         typer.echo(json.dumps(found))

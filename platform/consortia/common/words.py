@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -41,3 +42,18 @@ def size(value: float | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
+
+
+def verdict(gain: Mapping[str, float] | None) -> str:
+    """Return whether joining paid: "clearly", "perhaps", "not", or "unknown" where too few units say.
+
+    Parameters
+    ----------
+    gain : mapping or None
+        The net gain with its 95 % interval: `value`, `low`, `high`; positive is better.
+    """
+    if gain is None:
+        return "unknown"
+    if gain["value"] <= 0:
+        return "not"
+    return "clearly" if gain["low"] > 0 else "perhaps"

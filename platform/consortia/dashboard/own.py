@@ -15,6 +15,7 @@ from consortia.common.errors import ConsortiaError, InputError
 from consortia.dashboard.background import Background
 from consortia.participant.account import LIFETIME, history, summary
 from consortia.participant.home import Home
+from consortia.reports.verdicts import compares
 from consortia.terms.policy import Policy, parse_policy
 from privacy.errors import PrivacyError
 
@@ -37,6 +38,11 @@ class OwnRun:
     def values(self) -> dict[str, float | None]:
         """The headline metric on test rows, by model."""
         return self.receipt["metrics"][self.metric] if self.metric else {}
+
+    @property
+    def compares(self) -> bool:
+        """Whether the receipt has the joined model; those of vertical and older runs do not."""
+        return "metrics" in self.receipt and compares(self.receipt)
 
     @property
     def quarantine(self) -> dict[str, Any]:

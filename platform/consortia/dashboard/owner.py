@@ -9,6 +9,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import Response
 from markupsafe import Markup
 
+from clients.metrics import sign
 from consortia.common.words import number
 from consortia.dashboard.app import Pages
 from consortia.dashboard.background import Background
@@ -16,9 +17,12 @@ from consortia.dashboard.certificates import certificates
 from consortia.dashboard.own import Own, OwnRun, lifetimes, open_home
 from consortia.dashboard.owner_metrics import OwnerCollector
 from consortia.reports.charts import Level, Line, dot_chart, gauge, line_chart
+from consortia.reports.receipt_table import interval, metric_name
+from consortia.reports.verdicts import SHORT, paragraph, verdict_of
 
 _NAV = (("/", "Budget"), ("/ledger", "Ledger"), ("/runs", "Receipts"), ("/policy", "Policy"))
 _LINES = 200
+_WORDS = {"interval": interval, "metric_name": metric_name, "verdict": lambda receipt: SHORT[verdict_of(receipt)]}
 
 
 class OwnerView:
@@ -68,7 +72,7 @@ class OwnerView:
         async def receipts() -> Response:
             version = self.version("")
             runs = self._own.runs()
-            return self._page("receipts.html", "/runs", version, f"{len(runs)} runs", runs=runs)
+            return self._page("receipts.html", "/runs", version, f"{len(runs)} runs", runs=runs, **_WORDS)
 
         @app.get("/runs/{run_id}")
         async def receipt(run_id: str) -> Response:
@@ -77,7 +81,8 @@ class OwnerView:
             if run is None:
                 raise HTTPException(404)
             say = f"{len(run.progress)} rounds" + (", receipt written" if run.receipt else "")
-            return self._page("receipt.html", "/runs", version, say, run=run, charts=_charts(run))
+            says = paragraph({self.participant: run.receipt}) if run.receipt else None
+            return self._page("receipt.html", "/runs", version, say, run=run, charts=_charts(run), says=says, **_WORDS)
 
         @app.get("/policy")
         async def policy() -> Response:
@@ -112,23 +117,25 @@ def _charts(run: OwnRun) -> list[tuple[str, Markup]]:
         )
         charts.append(("The shared model on your validation rows", chart))
     if run.metric:
-        charts.append(("On your test rows, beside the model that you could train alone", _tested(run, run.metric)))
+        charts.append(("On your test rows, beside what you could have alone", _tested(run, run.metric)))
     return charts
 
 
 def _tested(run: OwnRun, metric: str) -> Markup:
-    values, gain = run.values, run.receipt["gain"]
-    local = values.get("local")
+    """Draw the models; the interval is that of joined over control, or of federated over local where there is none."""
+    values = run.values
+    shown, base, key = ("joined", "control", "net_gain") if run.compares else ("federated", "local", "gain")
+    gain, start = run.receipt.get(key), values.get(base)
+    ends: tuple[float | None, float | None] = (None, None)
+    if gain and start is not None:
+        low, high = sorted(start + sign(metric) * gain[end] for end in ("low", "high"))
+        ends = (low, high)
     dots = [
-        (
-            name,
-            values[name],
-            *((local + gain["low"], local + gain["high"]) if gain and name == "federated" else (None,) * 2),
-        )
-        for name in ("majority", "federated", "personal", "kept")
-        if values.get(name) is not None
+        (name, value, *(ends if name == shown else (None, None)))
+        for name in ("majority", "federated", "personal", "kept", "joined")
+        if (value := values.get(name)) is not None
     ]
-    levels = [Level("local-only", local)] if local is not None else []
-    return dot_chart(
-        f"{metric} on test rows; the interval is of federated minus local", f"{metric}, test rows", dots, levels
-    )
+    named = (("alone", values.get("local")), ("control", values.get("control")))
+    levels = [Level(name, value) for name, value in named if value is not None]
+    title = f"{metric_name(metric)} on test rows; the interval is of {shown} over {base}"
+    return dot_chart(title, f"{metric_name(metric)}, test rows", dots, levels)

@@ -25,23 +25,15 @@ _ACCOUNT = (
     *("run", "lifetime", "budget", "delta", "lifetime_delta", "unit"),
     *("non_private", "metrics_non_private", "metrics"),
 )
+#: What compares models at home: the participants' own (invariant 17), so null in a deployed coordinator's record.
+_COMPARED = ("majority", "local", "control", "joined")
 #: What a vertical receipt has beside the others.
 _VERTICAL = ("role", "label", "purpose", "matched", "hide_membership", "decision")
 #: What a simulation's record adds from the receipts.
 _SIMULATED = (
-    "units",
-    "classes",
-    "headline",
-    "keeps",
-    "gain",
-    "local_model",
-    "personal_model",
-    "synthetic",
-    "differ",
-    "quarantine",
-    "drift",
-    "quarantine",
-    "drift",
+    *("units", "classes", "headline", "keeps", "gain", "local_model", "personal_model", "synthetic"),
+    *("net_gains", "verdict", "joining"),
+    *("differ", "quarantine", "drift"),
     *_VERTICAL,
 )
 
@@ -122,12 +114,11 @@ def _participant(
     if receipt is not None:
         metrics = {kind: {**values, "released": kind in released} for kind, values in receipt["metrics"].items()}
         account = receipt["epsilon"]
-        spent = {key: account[key] for key in _ACCOUNT}
+        spent = {**{key: account[key] for key in _ACCOUNT}, "runs_left": account.get("runs_left")}
     else:
         # What the coordinator can tell from public constants: the rounds that it got, at the declared noise.
         metrics = {
-            kind: {"majority": None, "local": None, "federated": value, "released": True}
-            for kind, value in released.items()
+            kind: {**dict.fromkeys(_COMPARED), "federated": value, "released": True} for kind, value in released.items()
         }
         spent = {
             "run": _epsilon_seen(seen, job.scenario, name),
@@ -139,6 +130,7 @@ def _participant(
             "non_private": seen["non_private"],
             "metrics_non_private": seen["metrics_non_private"],
             "metrics": _metrics_account(seen),
+            "runs_left": None,
         }
     for kind, line in metrics.items():
         line.update(_as_released(seen, kind))
@@ -159,6 +151,7 @@ def _participant(
             "evaluate": receipt["evaluate_seconds"] if receipt else None,
         },
         "failures": seen["failures"],
+        "net_gain": receipt.get("net_gain") if receipt else None,
         **extra,
     }
 

@@ -32,8 +32,9 @@ __all__ = [
     "run_folder",
 ]
 
-#: "released" is the model of released sums alone (the learner `sums`), which the federated one adds own rows to.
-CHOICES = ("kept", "federated", "released")
+#: "joined" is one's own best model stacked with the federated one; "released" that of released sums alone (the learner
+#: `sums`), which the federated one adds own rows to.
+CHOICES = ("kept", "federated", "joined", "released")
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,17 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
     ----------
     run : str
         The folder of a simulated run, or the id of a run that this participant took part in (`$CONSORTIA_HOME`).
-    choice : {"kept", "federated", "released"}
-        What the participant keeps (its receipt says which), the federated model, or the one of released sums alone.
+    choice : {"", "kept", "federated", "joined", "released"}
+        What the participant keeps (its receipt says which), the federated model, its best own model stacked with that
+        one, or the model of released sums alone. "" is the one that may leave.
 
     Raises
     ------
     InputError
         There is no such run, participant or model, or the file was altered.
     """
-    check_choice(choice)
+    if choice:
+        check_choice(choice)
     known_from(Path(run))
     folder = run_folder(run, participant)
     receipt = read_record(folder / "receipt.json")
@@ -77,6 +80,7 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
             "a vertical run `consortia predict` takes the label owner's own model, `consortia run --resume RUN "
             "--batches N` scores with the partners; --engine vectorized and older runs kept no model"
         )
+    choice = choice or ("released" if "released" in receipt["models"] else FEDERATED)
     if choice not in receipt["models"]:
         raise InputError(f"--model: wanted one of {', '.join(receipt['models'])} in this run, got {choice!r}")
     file = folder / "models" / f"{choice}.safetensors"
@@ -97,16 +101,18 @@ def label_owner_folder(run: str, participant: str) -> Path | None:
 
 
 def check_leaves(found: Found) -> None:
-    """Refuse to hand on what was finished on own rows without noise: of the learner `sums`, all but released models.
+    """Refuse to hand on a model that saw own rows without DP (invariant 17): only released models may leave.
 
     Raises
     ------
     InputError
     """
-    if found.about.contract.sums is not None and found.about.kind != FEDERATED:
+    if found.about.kind != FEDERATED:
+        released = "released" if found.about.contract.sums is not None else FEDERATED
         raise InputError(
-            f"the model of kind {found.about.kind!r} saw the participant's own rows without noise, so it never leaves; "
-            "export --model released, which anybody may have"
+            f"--model: wanted a released model, got one of kind {found.about.kind!r}, which saw the participant's own "
+            f"rows without noise and never leaves; `consortia predict` uses it at home, `--model {released}` exports "
+            "what anybody may have"
         )
 
 

@@ -64,6 +64,12 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str
     }
 
 
+def runs_left(left: Budget, asked: Budget) -> int:
+    """Return how many runs of `asked`, whose ε and δ are above 0, fit into what is left for certain."""
+    slack = 1 + 1e-9
+    return min(math.floor(left.epsilon / asked.epsilon * slack), math.floor(left.delta / asked.delta * slack))
+
+
 def evaluation_account(dataset: str) -> str:
     """Return the name of the account of a data set's evaluation units."""
     return f"{dataset}{_EVALUATION}"

@@ -26,7 +26,7 @@ from consortia.participant.metrics_release import Due
 from consortia.participant.training import make_plan
 from consortia.participant.unpaid_requests import Measurement
 from consortia.terms.policy import DatasetTerms, Policy, check_contract, effective_budget, load_policy
-from consortia.terms.scopes import State, shared_names
+from consortia.terms.scopes import LOSS, State, shared_names
 from privacy.egress import Release, gate
 from privacy.errors import (
     BudgetExhaustedError,
@@ -162,6 +162,7 @@ class Work:
             allowed=self.policy.allow.releases,
             charged=self.charged,
             shared=shared_names(self.request.model, self.request.contract),
+            measured={LOSS, *metrics_release.names(self.client)},
         )
         return encode(Envelope(header, compressed(self.request, self.home, tensors)))
 

@@ -45,7 +45,7 @@ def psi(before: Array, now: Array) -> float:
     shares = [(counts + _PRIOR) / (counts.sum() + _PRIOR * len(counts)) for counts in (before, now)]
     found = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
     chance = (len(before) - 1) * (1 / max(1.0, before.sum()) + 1 / max(1.0, now.sum()))
-    return max(0.0, found - chance)
+    return float(max(0.0, found - chance))
 
 
 def since_last_run(home: Home, dataset: str, industry: str, filter_name: str, parts: Partitions) -> dict[str, Any]:

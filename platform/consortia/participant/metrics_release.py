@@ -23,6 +23,7 @@ from torch import Tensor
 
 from clients import registry
 from clients.dataset import Table
+from clients.industry import IndustryClient
 from clients.models import FederatedModule, predictions
 from consortia.common.errors import RefusedError
 from consortia.messages.request import Request
@@ -152,6 +153,11 @@ def metrics_due(request: Request, account: RunPlan | None, policy: Policy) -> Du
         return None
     event = next(event for event in account.other_events if event.partition == partition)
     return Due("metrics", account, event, metrics_lifetime(request, policy))
+
+
+def names(client: IndustryClient) -> set[str]:
+    """Return the names that a metric can leave by: the histogram, or an exact metric of the industry."""
+    return {score_bins.HISTOGRAM, *(f"metrics.{name}" for name in client.metrics)}
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""The model that a participant keeps, as data: a network, a linear part, or both.
+"""A participant's models as data: a network, a linear part, trees, or two of these stacked.
 
 It lies in the participant's own run folder as safetensors and leaves it only when its owner exports it.
 """
@@ -23,14 +23,17 @@ from clients.dataset import Table
 from clients.models import FederatedModule
 from clients.schema import Target
 from consortia.common.errors import InputError
+from consortia.participant.stack import Stack
+from consortia.participant.trees import LARGEST_LOGIT, Trees
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.scopes import build_module, check_like, load_state, state_of
 
 __all__ = [
     "AT_HOME",
     "FEDERATED",
-    "LARGEST_LOGIT",
+    "JOINED",
     "About",
+    "JoinedModel",
     "OwnModel",
     "Scorer",
     "constant",
@@ -41,14 +44,13 @@ __all__ = [
 ]
 
 FILE_SCHEMA = "1"
-#: `About.kind` of a federated model as it came, and of one that was finished on own rows and never leaves.
-FEDERATED, AT_HOME = "federated", "sums at home"
-#: A probability of 0 or 1 as a logit: its sigmoid differs from it by 4e-18.
-LARGEST_LOGIT = 40.0
+#: `About.kind` of a federated model as it came, of one that was finished on own rows, and of a stack with one's own
+#: model. Only the first may leave.
+FEDERATED, AT_HOME, JOINED = "federated", "sums at home", "joined"
 
 
 class OwnModel(nn.Module):
-    """Scores from features: the network's output plus ``features @ slope + intercept``, through the target's link.
+    """Scores from features: the outputs of its parts added up, through the target's link.
 
     Parameters
     ----------
@@ -56,7 +58,8 @@ class OwnModel(nn.Module):
     network : FederatedModule, optional
         It is copied.
     slope, intercept : Tensor (n_features, outputs) and (outputs,), optional
-        float64; logits, or for a regression values on the target's public scale.
+        float64; logits, or for a regression values on the target's public scale: ``features @ slope + intercept``.
+    trees : Trees, optional
     """
 
     def __init__(
@@ -65,9 +68,11 @@ class OwnModel(nn.Module):
         network: FederatedModule | None = None,
         slope: Tensor | None = None,
         intercept: Tensor | None = None,
+        trees: Trees | None = None,
     ) -> None:
         super().__init__()
         self.target = target
+        self.trees = trees
         self.network = copy.deepcopy(network).eval().requires_grad_(False) if network is not None else None
         self.slope: Tensor | None
         self.intercept: Tensor | None
@@ -76,13 +81,13 @@ class OwnModel(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return float32 probabilities (n,) or (n, classes), or values in the target's unit (n,)."""
-        output: Tensor | None = None
+        output = torch.zeros((), dtype=torch.float64)
         if self.network is not None:
-            output = self.network({"features": features}).double()
+            output = output + self.network({"features": features}).double()
         if self.slope is not None and self.intercept is not None:
-            line = features.double() @ self.slope + self.intercept
-            output = line if output is None else output + line
-        assert output is not None
+            output = output + features.double() @ self.slope + self.intercept
+        if self.trees is not None:
+            output = output + self.trees(features)
         if self.target.kind == "multiclass":
             return torch.softmax(output, dim=-1).float()
         if self.target.kind == "binary":
@@ -91,12 +96,39 @@ class OwnModel(nn.Module):
         return (output.squeeze(-1) * half + middle).float()
 
 
+class JoinedModel(OwnModel):
+    """A participant's own model and the federated one, stacked. It saw own rows without DP, so it never leaves."""
+
+    def __init__(self, own: OwnModel, federated: OwnModel, stack: Stack) -> None:
+        super().__init__(own.target)
+        self.own = own
+        self.federated = federated
+        self.stack = stack
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See `OwnModel`."""
+        scores: Tensor = self.stack(self.own(features), self.federated(features))
+        return scores.float()
+
+
 @dataclass(frozen=True)
 class Scorer:
-    """A fitted model: from a table to scores, `(n_rows,)` or `(n_rows, n_classes)`; `model` is the same as data."""
+    """A fitted model, of one's own or federated, as whatever compares or stacks models asks for it.
+
+    Attributes
+    ----------
+    scores : callable
+        From a table to probabilities (n_rows,) or (n_rows, n_classes), or values in the target's unit (n_rows,).
+    model : callable
+        Returns the same model as data.
+    held_out : array (n_training_rows,) or (n_training_rows, n_classes), optional
+        A federated model's scores of one's own training rows by models that did not see their unit; None where it did
+        not see own rows without noise, so that `scores` serves for them, too.
+    """
 
     scores: Callable[[Table], NDArray[np.float64]]
     model: Callable[[], OwnModel]
+    held_out: NDArray[np.float64] | None = None
 
     def __call__(self, table: Table) -> NDArray[np.float64]:
         """Return the scores of a table."""
@@ -157,8 +189,6 @@ def from_bytes(data: bytes, where: str) -> tuple[OwnModel, About]:
     InputError
         It is no such file, of another schema, or does not fit its contract.
     """
-    from clients import registry
-
     try:
         size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + size])["__metadata__"]
@@ -170,17 +200,32 @@ def from_bytes(data: bytes, where: str) -> tuple[OwnModel, About]:
     contract = contract_from_json(metadata["contract"])
     origin = {key: metadata[key] for key in ("participant", "run_id", "industry", "kind", "detail")}
     about = About(**origin, contract=contract)
-    network = None
-    state = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
-    if state:
-        network = build_module(contract, about.industry)
-        try:
-            check_like(state_of(network), state)
-            load_state(network, state)
-        except ValueError as error:
-            raise InputError(f"{where}: {error}") from None
+    try:
+        if "stack.slopes" not in tensors:
+            return _of_tensors(tensors, about), about
+        own, federated = (_of_tensors(_below(tensors, part), about) for part in ("own", "federated"))
+        return JoinedModel(own, federated, Stack(own.target, **_below(tensors, "stack"))), about
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _below(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    start = f"{part}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def _of_tensors(tensors: Mapping[str, Tensor], about: About) -> OwnModel:
+    from clients import registry
+
+    network, trees = None, None
+    if state := _below(tensors, "network"):
+        network = build_module(about.contract, about.industry)
+        check_like(state_of(network), state)
+        load_state(network, state)
+    if state := _below(tensors, "trees"):
+        trees = Trees(**state)
     target = registry.get(about.industry).schema.target
-    return OwnModel(target, network, tensors.get("slope"), tensors.get("intercept")), about
+    return OwnModel(target, network, tensors.get("slope"), tensors.get("intercept"), trees)
 
 
 def keep(folder: Path, models: Mapping[str, tuple[OwnModel, About]]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 Candidates
 ----------
-* `local`: nothing of anybody else (ridge, or the contract's network; `consortia.participant.evaluation.baselines`).
+* `local`: nothing of anybody else (`consortia.participant.baseline`).
 * `federated`: the model as it came.
 * `centred`: the federated model's own score as an offset, corrected by a ridge model on the participant's features,
   ``score(x) = federated(x) + b + u . x`` with penalty ``strength x |u|^2``. For a linear model this is the local
@@ -40,7 +40,9 @@ from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.metrics import compute
 from clients.models import FederatedModule, loss_for
-from consortia.participant.evaluation import Baselines, Fit, Scores, better, headline, module_scorer
+from consortia.participant.baseline import Own
+from consortia.participant.evaluation import Scores, better, headline, module_scorer, row_losses
+from consortia.participant.own_candidates import Candidate, Fit
 from consortia.participant.own_model import AT_HOME, FEDERATED, OwnModel, Scorer
 from privacy.randomness import numpy_generator, seeded_generator
 
@@ -51,16 +53,6 @@ _ENOUGH = 200
 _LEAST = 30
 _EPOCHS = 40
 _PATIENCE = 6
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A way to a model: `fit` takes training rows (the federated model needs none), `ready` is it fitted to all."""
-
-    kind: str
-    detail: str
-    fit: Fit
-    ready: Scorer | None = None
 
 
 @dataclass(frozen=True)
@@ -82,12 +74,12 @@ class Kept:
     personal_kind: str
 
 
-def candidates(module: FederatedModule, industry: str, base: Baselines, participant: str) -> list[Candidate]:
+def candidates(module: FederatedModule, industry: str, alone: Own, participant: str) -> list[Candidate]:
     """Return the candidates for one participant, `local` first."""
     client = registry.get(industry)
     scorer = module_scorer(module)
     found = [
-        Candidate("local", base.local_kind, base.fit_local, base.local),
+        Candidate("local", alone.name, alone.fit, alone.scorer),
         Candidate("federated", "", lambda _: scorer, scorer),
     ]
     found += [
@@ -101,9 +93,9 @@ def candidates(module: FederatedModule, industry: str, base: Baselines, particip
     return found
 
 
-def of_sums(base: Baselines, fit: Fit, fitted: Scorer) -> list[Candidate]:
+def of_sums(alone: Own, fit: Fit, fitted: Scorer) -> list[Candidate]:
     """Return the candidates where the learner is `sums`: `local`, and the others' sums finished on own rows."""
-    return [Candidate("local", base.local_kind, base.fit_local, base.local), Candidate(AT_HOME, "", fit, fitted)]
+    return [Candidate("local", alone.name, alone.fit, alone.scorer), Candidate(AT_HOME, "", fit, fitted)]
 
 
 def keep(offered: list[Candidate], client: IndustryClient, train: Table, validation: Table, participant: str) -> Kept:
@@ -132,20 +124,6 @@ def keep(offered: list[Candidate], client: IndustryClient, train: Table, validat
     return Kept(
         offered[chosen].kind, offered[chosen].detail, fitted[chosen], fitted[personal], _label(offered[personal])
     )
-
-
-def row_losses(client: IndustryClient, scores: Scores, table: Table) -> Scores:
-    """Return a proper score of each row (n_rows,): log loss in nats, or the squared error of a regression.
-
-    Probabilities are taken to lie between .005 and .995, so that no single row decides.
-    """
-    wanted = np.asarray(table.target)
-    if client.schema.target.kind == "regression":
-        return np.asarray((scores - wanted) ** 2, dtype=np.float64)
-    bounded = np.clip(scores, 0.005, 0.995)
-    if client.schema.target.kind == "multiclass":
-        return np.asarray(-np.log(bounded[np.arange(len(wanted)), wanted.astype(int)]), dtype=np.float64)
-    return np.asarray(-np.log(np.where(wanted == 1, bounded, 1 - bounded)), dtype=np.float64)
 
 
 def _losses(client: IndustryClient, scores: list[list[Scores]], tables: list[Table]) -> list[Scores]:

@@ -1,4 +1,9 @@
-"""Writes the receipt: a participant's own record of whether joining paid. It stays with the participant."""
+"""The receipt: a participant's own record of whether joining paid. It stays with the participant.
+
+It compares, on untouched test rows: `local`, the best model of one's own; `control`, that one stacked with a second own
+model; `federated`, the shared model as it came; `joined`, the best own model stacked with the federated score. The
+net gain is (joined - local) - (control - local). Every gain is positive where joining paid, in every metric.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,26 +21,31 @@ import numpy as np
 import torch
 
 from clients.dataset import Table
+from clients.industry import IndustryClient
+from clients.metrics import Interval
 from clients.models import FederatedModule
 from consortia.common.disk import write_json
-from consortia.participant import drift, own_model, personal
+from consortia.common.words import verdict
+from consortia.participant import baseline, drift, joined, own_model, personal
+from consortia.participant.account import runs_left
+from consortia.participant.baseline import Baseline
 from consortia.participant.data import Partitions
 from consortia.participant.evaluation import (
     Scores,
-    baselines,
     client_for,
     gain_interval,
     headline,
     module_scorer,
     score_metrics,
 )
+from consortia.participant.joined import Stacked
 from consortia.participant.metrics_release import metrics_run
-from consortia.participant.own_model import AT_HOME, FEDERATED, About
+from consortia.participant.own_model import AT_HOME, FEDERATED, JOINED, About, Scorer
 from consortia.participant.sums_at_home import SumsAtHome
 from consortia.trust.secure_sum.statement import secure_part
 from consortia.trust.trusted_coordinator import central_part
 from privacy.events import RELATION
-from privacy.ledger import Entry, Ledger, RunPlan
+from privacy.ledger import Budget, Entry, Ledger, RunPlan
 
 if TYPE_CHECKING:
     from consortia.messages.request import Request
@@ -43,6 +54,7 @@ if TYPE_CHECKING:
     from consortia.terms.policy import Policy
 
 RECEIPT_SCHEMA = 1
+_DUMPED = ("local", "federated", "control", "joined")
 log = logging.getLogger("consortia.participant")
 
 
@@ -57,6 +69,9 @@ class Account(Protocol):
 
     def spent(self, dataset: str, delta: float) -> float:
         """Return the epsilon of a data set's lifetime."""
+
+    def lifetime_left(self, dataset: str, lifetime: Budget) -> Budget:
+        """Return what a new run may get for certain."""
 
 
 def write(
@@ -78,38 +93,38 @@ def write(
     sums = _sums_at_home(home, request)
     federated = released if sums is None else sums.fit(parts.train)
     if home.simulation and home.control:
-        _write_predictions(home.run_folder(request.run_id) / "predictions.csv", parts, federated, federated)
+        same = dict.fromkeys(_DUMPED, federated)
+        _write_predictions(home.run_folder(request.run_id) / "predictions.csv", parts, same)
         return
-    base = baselines(request.contract, request.industry, parts.train, parts.validation, home.participant)
-    metric = headline(client, parts.test.target)
+    base = baseline.of_run(str(home.folder), request.run_id, request.contract, client, parts.train, home.participant)
     kept = personal.keep(
-        personal.candidates(module, request.industry, base, home.participant)
+        personal.candidates(module, request.industry, base.alone, home.participant)
         if sums is None
-        else personal.of_sums(base, sums.fit, federated),
+        else personal.of_sums(base.alone, sums.fit, federated),
         client,
         parts.train,
         parts.validation,
         home.participant,
     )
+    stacked = joined.joined(client, base, federated, parts.validation)
     models = {
         "majority": base.majority,
-        "local": base.local,
+        "local": base.alone.scorer,
         "federated": federated,
         "personal": kept.personal,
         "kept": kept.scorer,
+        "control": joined.control(client, base, parts.validation).scorer,
+        "joined": stacked.scorer,
     }
-    scores = {name: scorer(parts.test) for name, scorer in models.items()}
-    measured = {name: score_metrics(client, value, parts.test) for name, value in scores.items()}
     about = About(home.participant, request.run_id, request.industry, kept.kind, kept.detail, request.contract)
-    folder = home.run_folder(request.run_id)
-    models_kept = {
+    files = {
         "kept": (kept.scorer.model(), about),
         "federated": (federated.model(), replace(about, kind=FEDERATED if sums is None else AT_HOME, detail="")),
+        "joined": (stacked.scorer.model(), replace(about, kind=JOINED, detail=base.alone.name)),
     }
     if request.contract.sums is not None:
-        models_kept["released"] = (released.model(), replace(about, kind=FEDERATED, detail="released sums alone"))
-    files = own_model.keep(folder / "models", models_kept)
-    gain = gain_interval(metric, scores["federated"], scores["local"], parts.test, home.participant)
+        files["released"] = (released.model(), replace(about, kind=FEDERATED, detail="released sums alone"))
+    folder = home.run_folder(request.run_id)
     data = {
         "schema": RECEIPT_SCHEMA,
         "participant": home.participant,
@@ -127,13 +142,12 @@ def write(
             **({"bias": list(parts.bias)} if parts.bias else {}),
         },
         "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
-        "headline": metric,
-        "metrics": {name: {kind: measured[kind].get(name) for kind in models} for name in client.metrics},
-        "local_model": base.local_kind,
+        **compared(client, models, parts.test, home.participant),
+        "local_model": base.alone.kind,
         "personal_model": kept.personal_kind,
         "keeps": kept.kind,
-        "models": files,
-        "gain": None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high},
+        "joining": how(base, stacked),
+        "models": own_model.keep(folder / "models", files),
         "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy, request.contract),
         **_drift(home, request, parts),
         **secure_part(request.contract, plan),
@@ -142,7 +156,7 @@ def write(
     }
     write_json(folder / "receipt.json", data)
     if home.simulation:
-        _write_predictions(folder / "predictions.csv", parts, base.local, federated)
+        _write_predictions(folder / "predictions.csv", parts, models)
         write_json(folder / "events.json", ledger.export())
 
 
@@ -151,6 +165,49 @@ def _drift(home: Home, request: Request, parts: Partitions) -> dict[str, Any]:
     terms = request.contract.industries[request.industry]
     found = drift.since_last_run(home, request.proposal.dataset, request.industry, terms.filter, parts)
     return {"drift": found} if found else {}
+
+
+def compared(client: IndustryClient, models: Mapping[str, Scorer], test: Table, participant: str) -> dict[str, Any]:
+    """Return a receipt's comparison of models on the test rows.
+
+    Returns
+    -------
+    dict
+        `headline`, `metrics` (by metric and model), `gain` (federated over local), `net_gain` (joined over control, in
+        the headline) with its `verdict`, `net_gains` (by metric: the headline and, of several classes, the macro AUC).
+        A gain is {value, low, high}, or None where it is undefined.
+    """
+    metric = headline(client, test.target)
+    scores = {name: model(test) for name, model in models.items()}
+    measured = {name: score_metrics(client, value, test) for name, value in scores.items()}
+    shown = dict.fromkeys([metric, *({"macro_auc"} & set(client.metrics))])
+    net = {one: _interval(gain_interval(one, scores["joined"], scores["control"], test, participant)) for one in shown}
+    return {
+        "headline": metric,
+        "metrics": {one: {name: values.get(one) for name, values in measured.items()} for one in client.metrics},
+        "gain": _interval(gain_interval(metric, scores["federated"], scores["local"], test, participant)),
+        "net_gain": net[metric],
+        "net_gains": net,
+        "verdict": verdict(net[metric]),
+    }
+
+
+def how(base: Baseline, stacked: Stacked) -> dict[str, Any]:
+    """Return how `local`, `control` and `joined` came about, for the participant's own eyes."""
+    return {
+        "alone": base.alone.name,
+        "second": base.second.name if base.second else None,
+        "federated_weight": stacked.stack.share,
+        "fitted_on": stacked.rows,
+        "tried": [
+            {"kind": kind, "detail": detail, "cross_validated": value if math.isfinite(value) else None}
+            for kind, detail, value in base.tried
+        ],
+    }
+
+
+def _interval(gain: Interval | None) -> dict[str, float] | None:
+    return None if gain is None else {"value": gain.value, "low": gain.low, "high": gain.high}
 
 
 def _sums_at_home(home: Home, request: Request) -> SumsAtHome | None:
@@ -177,7 +234,8 @@ def spent(
     """Return the account of one run and of the data set's lifetime, as the participant sees it."""
     life = policy.budget.lifetime
     non_private = plan is not None and plan.non_private
-    delta = plan.allowance.delta if plan is not None and not non_private else policy.budget.run.delta
+    asked = plan.allowance if plan is not None and not non_private else policy.budget.run.budget()
+    delta = asked.delta
     events = [event for entry in ledger.entries(run_id=run_id) for event in entry.events if event.partition == "train"]
     from privacy.accounting import epsilon
 
@@ -188,6 +246,7 @@ def spent(
         "lifetime": lifetime if math.isfinite(lifetime) else None,
         "budget": None if plan is None or non_private else plan.allowance.epsilon,
         "lifetime_budget": life.epsilon,
+        "runs_left": None if non_private else runs_left(ledger.lifetime_left(dataset, life.budget()), asked),
         "delta": delta,
         "lifetime_delta": life.delta,
         "unit": plan.unit if plan else policy.dataset[dataset].unit,
@@ -211,16 +270,16 @@ def _metrics_account(ledger: Account, run_id: str) -> dict[str, Any] | None:
     return {"run": epsilon(events, delta), "budget": account.allowance.epsilon, "delta": delta, "unit": account.unit}
 
 
-def _write_predictions(path: Path, parts: Partitions, local: Any, federated: Any) -> None:
+def _write_predictions(path: Path, parts: Partitions, models: Mapping[str, Scorer]) -> None:
     """Write one line per row for a recount; a score of several classes is written as their list."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["row_id", "split", "label", "score_local", "score_federated"])
+        writer.writerow(["row_id", "split", "label", *(f"score_{name}" for name in _DUMPED)])
         for split in ("train", "validation", "test"):
             table: Table = getattr(parts, split)
             if not len(table.target):
                 continue
-            columns = (local(table), federated(table))
+            columns = [models[name](table) for name in _DUMPED]
             for index, row_id in enumerate(table.row_ids):
                 writer.writerow([row_id, split, table.target[index].item(), *(_cell(c, index) for c in columns)])
 

@@ -8,7 +8,7 @@ the last message.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.dataset import Table
-from clients.models import FederatedModule, predictions
+from clients.models import predictions
 from consortia.learners.sums.model import CENTRE, RADIUS, WEIGHTS, Recipe
 from consortia.learners.sums.solution import FOLDS, AtHome, Own, Released
 from consortia.learners.sums.statistics import prepared
 from consortia.messages.sums import NO_PART, ToHome, split
 from consortia.participant.evaluation import module_scorer
-from consortia.participant.federated_score import FederatedScore
 from consortia.participant.home import Home
 from consortia.participant.own_model import Scorer
 from consortia.participant.own_sums import Sent, rows_of, sent
@@ -80,11 +79,7 @@ class SumsAtHome:
         return cls(contract, industry, home.participant, model, others)
 
     def fit(self, train: Table) -> Scorer:
-        """Return the model fitted to the others' sums and these rows."""
-        return self.fitted(train).scorer
-
-    def fitted(self, train: Table) -> Fitted:
-        """Return the model and its scores of the rows that it was fitted to, each by one that did not see its unit."""
+        """Return the model fitted to the others' sums and these rows; `held_out` scores each row without its unit."""
         torch.set_num_threads(1)
         rule, rows = self._recipe, rows_of(train)
         centre, radius = self.received[CENTRE], self.received[RADIUS]
@@ -94,7 +89,7 @@ class SumsAtHome:
         module = build_module(self.contract, self.industry)
         load_state(module, {**self.received, WEIGHTS: torch.from_numpy(weights)})
         outputs = rule.outcome.outputs(torch.from_numpy(held) / rows.shares().sqrt())
-        return Fitted(module, np.asarray(predictions(module.target, outputs)))
+        return replace(module_scorer(module), held_out=np.asarray(predictions(module.target, outputs)))
 
     def _folds(self, units: int) -> NDArray[np.int64]:
         return numpy_generator("sums folds", self.participant).permutation(units) % FOLDS
@@ -102,23 +97,6 @@ class SumsAtHome:
     @property
     def _recipe(self) -> Recipe:
         return recipe(self.contract, self.industry)
-
-
-@dataclass(frozen=True)
-class Fitted(FederatedScore):
-    """The model of one participant, for its own use."""
-
-    module: FederatedModule
-    held_out: Array
-
-    @property
-    def scorer(self) -> Scorer:
-        """The model as the receipt's other models are."""
-        return module_scorer(self.module)
-
-    def score(self, table: Table) -> Array:
-        """See `FederatedScore`."""
-        return self.scorer(table)
 
 
 def _weighted(rule: Recipe, part: Sent, came: ToHome) -> Released:

@@ -51,7 +51,7 @@ def _problems(scenario: Scenario, group: str, seats: list[Seat]) -> list[str]:
         found.append(
             f"{where}: wanted at least {strategy.minimum_participants} participants"
             + (f" for {attackers} attacker(s)" if attackers else "")
-            + f", got {len(seats)}; take 'fedavg', or share with more participants"
+            + f", got {len(seats)}; take 'fedavg', or add participants to the roster"
         )
     most = scenario.contract.participations * len(seats)
     needed = scenario.contract.rounds if isinstance(strategy, TakesTurns) else getattr(strategy, "buffer_size", 1)

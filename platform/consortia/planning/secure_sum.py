@@ -26,7 +26,7 @@ def problems(scenario: Scenario, group: str, seats: list[Seat], where: str) -> l
             f"contract.secure: wanted at least {terms.least} members in {where} (min_cohort {terms.min_cohort}; "
             f"{terms.colluders} colluders and {terms.drops} drops must leave two shares of noise), got {len(seats)}: "
             "the sum of two is the other's update; "
-            'take trust = "local" with local noise, scope "private", or share with more participants'
+            'take trust = "local" with local noise, scope "private", or add participants to the roster'
         )
     members = len(scenario.roster)
     if terms.drops and members - terms.drops < (quorum := threshold(members, terms.colluders)):

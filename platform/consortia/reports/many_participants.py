@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from consortia.reports.receipt_table import label
-
 T = TypeVar("T")
 
 #: More participants than this are not shown one by one.
@@ -29,15 +27,18 @@ def means(participants: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Return the means of a crowd's receipts, each over those in which it was measured; None without a crowd."""
     if len(participants) <= MOST:
         return None
+    from clients.metrics import label  # numpy, where there is something to show
+
     seats = list(participants.values())
     headline = Counter(seat["headline"] for seat in seats if "headline" in seat)
     if not headline:
         return None
     metric = headline.most_common(1)[0][0]
     found = []
-    for kind in ("majority", "local", "federated"):
+    names = {"local": "alone"} if any("joined" in seat["metrics"].get(metric, {}) for seat in seats) else {}
+    for kind in ("majority", "local", "control", "federated", "joined"):
         values = [seat["metrics"].get(metric, {}).get(kind) for seat in seats]
         known = [value for value in values if value is not None]
         if known:
-            found.append(f"{kind} {sum(known) / len(known):.3f} ({len(known)})")
+            found.append(f"{names.get(kind, kind)} {sum(known) / len(known):.3f} ({len(known)})")
     return f"mean {label(metric)} of {len(seats)} participants: {', '.join(found)}"

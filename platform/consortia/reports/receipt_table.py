@@ -1,7 +1,8 @@
-"""The table of receipts: majority, local, federated and personal model side by side."""
+"""The table of receipts: alone, control, federated and joined side by side, the net gain and the verdict."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
@@ -9,10 +10,29 @@ from rich.console import Console
 from rich.table import Table
 
 from consortia.common.words import number, signed
+from consortia.reports.verdicts import SHORT, compares, paragraph, verdict_of
 
-__all__ = ["COLUMNS", "folded_table", "label", "print_receipts", "receipt_row", "rows_in_words", "table_of"]
+__all__ = [
+    "columns",
+    "folded_table",
+    "interval",
+    "label",
+    "metric_name",
+    "print_receipts",
+    "receipt_row",
+    "rows_in_words",
+    "synthetic_for",
+    "table_of",
+]
 
-COLUMNS = ("participant", "metric", "majority", "local", "federated", "gain [95 %]", "personal", "keeps")
+_COLUMNS = ("participant", "metric", "alone", "control", "federated", "joined", "net gain [95 %]", "verdict")
+#: Of vertical runs and of runs before 0.2, which have neither control nor joined model.
+_WITHOUT_JOINED = ("participant", "metric", "majority", "local", "federated", "gain [95 %]", "personal", "keeps")
+
+
+def columns(seats: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the headings for these receipts, or lines of a record."""
+    return _COLUMNS if any(compares(seat) for seat in seats) else _WITHOUT_JOINED
 
 
 def label(metric: str) -> str:
@@ -22,13 +42,24 @@ def label(metric: str) -> str:
     return of(metric) if metric else ""
 
 
+def metric_name(metric: str) -> str:
+    """Return what a table calls a metric, and whether its lower values are better."""
+    from clients.metrics import sign
+
+    return label(metric) + (", lower is better" if sign(metric) < 0 else "")
+
+
 def print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
     """Print receipts as their owners keep them, with what every epsilon counts."""
-    table = table_of(*COLUMNS, "units", "ε run", "ε lifetime")
+    if text := paragraph({receipt["participant"]: receipt for receipt in receipts}):
+        console.print(text, highlight=False)
+    headings = columns(receipts)
+    table = table_of(*headings, "units", "ε run", "ε lifetime")
     for receipt in receipts:
         account = receipt["epsilon"]
         spent = ["∞" if account["non_private"] else number(account[key]) for key in ("run", "lifetime")]
-        table.add_row(receipt["participant"], *receipt_row(receipt), str(sum(receipt["units"].values())), *spent)
+        row = receipt_row(receipt, headings)
+        table.add_row(receipt["participant"], *row, str(sum(receipt["units"].values())), *spent)
     console.print(table)
     for receipt in receipts:
         synthetic = "[bold]synthetic[/] rows, " if receipt["synthetic"] else ""
@@ -74,23 +105,42 @@ def table_of(*headings: str, title: str | None = None, no_wrap: bool = True) -> 
     """Return an empty table; what is no word stands on the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title)
     for heading in headings:
-        left = heading in {"participant", "metric", "keeps"}
+        left = heading in {"participant", "metric", "keeps", "verdict"}
         table.add_column(heading, justify="left" if left else "right", no_wrap=no_wrap)
     return table
 
 
-def receipt_row(seat: dict[str, Any]) -> tuple[str, ...]:
+def interval(gain: Mapping[str, float] | None) -> str:
+    """Return a gain with its interval; three decimals and a sign show whether zero is inside."""
+    return "–" if not gain else "{} [{}, {}]".format(*(signed(gain[key]) for key in ("value", "low", "high")))
+
+
+def receipt_row(seat: Mapping[str, Any], headings: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the cells of one receipt, or line of a record, behind the participant's name.
+
+    Parameters
+    ----------
+    headings : tuple of str
+        As `columns` gave them.
+    """
     metric = seat.get("headline") or next(iter(seat["metrics"]), "")
     values = seat["metrics"].get(metric, {})
-    gain = seat.get("gain")
-    return (
-        label(metric) or "–",
-        number(values.get("majority")),
-        number(values.get("local")),
-        number(values.get("federated")),
-        "–"
-        if not gain
-        else "{} [{}, {}]".format(signed(gain["value"]), *(signed(gain[key], 2) for key in ("low", "high"))),
-        number(values.get("personal")),
-        seat.get("keeps") or "–",
-    )
+    name = metric_name(metric) if metric else "–"
+
+    def of(*kinds: str) -> tuple[str, ...]:
+        return tuple(number(values.get(kind)) for kind in kinds)
+
+    if headings == _WITHOUT_JOINED:
+        ends = interval(seat.get("gain")), *of("personal"), seat.get("keeps") or "–"
+        return (name, *of("majority", "local", "federated"), *ends)
+    scores = of("local", "control", "federated", "joined")
+    return (name, *scores, interval(seat.get("net_gain")), SHORT[verdict_of(seat)])
+
+
+def synthetic_for(result: Mapping[str, Any]) -> str:
+    """Return whose rows were synthetic, in words, where all others' rows were real; otherwise nothing."""
+    seats = result["participants"]
+    if {seat.get("synthetic") for seat in seats.values()} != {True, False}:
+        return ""
+    names = [name for name, seat in seats.items() if seat["synthetic"]]
+    return f"{len(names)} of {len(seats)} participants ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"

@@ -64,7 +64,7 @@ def print_compression(console: Console, table: dict[str, Any]) -> None:
 
 
 def _span(gain: dict[str, float] | None) -> str:
-    return "" if gain is None else f" \\[{gain['low']:+.2f}, {gain['high']:+.2f}]"
+    return "" if gain is None else f" \\[{gain['low']:+.3f}, {gain['high']:+.3f}]"
 
 
 def _difference(gain: dict[str, float] | None) -> str:

@@ -19,7 +19,8 @@ from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import cautions, fits_with
 from consortia.planning.plan import SeatPlan
 from consortia.reports.many_participants import first, means, rest
-from consortia.reports.receipt_table import COLUMNS, label, receipt_row, rows_in_words, table_of
+from consortia.reports.receipt_table import columns, label, receipt_row, rows_in_words, synthetic_for, table_of
+from consortia.reports.verdicts import paragraph
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
 from consortia.terms.costs import updates_event
 from consortia.terms.recipe import blocks_of
@@ -93,11 +94,14 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
         f"{result['seconds']:.1f} s, engine {result['engine']}",
         highlight=False,
     )
-    receipts = table_of(*COLUMNS)
+    headings = columns(result["participants"].values())
+    receipts = table_of(*headings)
     costs = table_of("participant", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds")
     for name, seat in first(list(result["participants"].items())):
-        receipts.add_row(name, *receipt_row(seat))
+        receipts.add_row(name, *receipt_row(seat, headings))
         costs.add_row(name, *_cost_row(seat))
+    if text := paragraph(result["participants"]):
+        console.print(text, highlight=False)
     if simulation or any(seat["metrics"] for seat in result["participants"].values()):
         console.print(receipts)
     console.print(costs)
@@ -166,7 +170,8 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
             highlight=False,
         )
     if result["synthetic"]:
-        console.print("Data: [bold]synthetic[/] rows on each industry's schema.", highlight=False)
+        whose = f" for {escape(some)}; the rows of the others are real" if (some := synthetic_for(result)) else ""
+        console.print(f"Data: [bold]synthetic[/] rows on each industry's schema{whose}.", highlight=False)
     _print_rows(console, result)
     if any(seat["failures"] for seat in result["participants"].values()):
         console.print("Failures:")

@@ -21,7 +21,8 @@ from clients import registry
 from consortia.common.disk import write_json
 from consortia.common.errors import InputError
 from consortia.engines.base import Job
-from consortia.participant.evaluation import Scores, ridge
+from consortia.participant.evaluation import Scores
+from consortia.participant.own_candidates import ridge
 from consortia.studies import repeated_runs
 from consortia.terms.scenario import Scenario
 

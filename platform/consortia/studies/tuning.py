@@ -10,6 +10,7 @@ from typing import Any
 from consortia.engines.runner import demo_policy_file
 from consortia.learners.sums.model import WEIGHTS
 from consortia.messages.size_release import once_events
+from consortia.participant.account import runs_left
 from consortia.participant.home import Home
 from consortia.planning.plan import SeatPlan, make_plans, noise_ratio, of_products
 from consortia.terms.contract import Contract, planned_rounds
@@ -229,8 +230,7 @@ def lifetime_of(scenario: Scenario, name: str, seat: Seat, root: Path | None) ->
 def _lifetime(policy: Policy, seat: Seat, left: Budget, source: str) -> Lifetime:
     run, life = policy.budget.run, policy.budget.lifetime
     asked = Budget(min(seat.epsilon, run.epsilon), min(seat.delta, run.delta))
-    slack = 1 + 1e-9
-    runs = min(math.floor(left.epsilon / asked.epsilon * slack), math.floor(left.delta / asked.delta * slack))
+    runs = runs_left(left, asked)
     terms = policy.dataset.get(seat.dataset)
     unit = terms.unit if terms else "record"
     return Lifetime(source, run.epsilon, life.epsilon, left.epsilon, runs, unit, life.delta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from consortia.testing._client_model_checks import SlowNetworkWarning
 from consortia.testing._clients import ClientCheckError, check_client
 from consortia.testing._mechanisms import MechanismCheckError, check_mechanism
 from consortia.testing._metrics import MetricCheckError, check_metric
@@ -13,6 +14,7 @@ __all__ = [
     "ClientCheckError",
     "MechanismCheckError",
     "MetricCheckError",
+    "SlowNetworkWarning",
     "SourceCheckError",
     "StrategyCheckError",
     "TrackerCheckError",

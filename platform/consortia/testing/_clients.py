@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 
 from clients.industry import IndustryClient, ModelSpec
+from consortia.common.errors import ArgumentError
 from consortia.testing import _client_model_checks as model_checks
 from consortia.testing import _client_row_checks as row_checks
 from consortia.testing._client_case import Case
 from consortia.testing._suite import SuiteError, run_checks
+from consortia_plugins.arguments import named_arguments
 
 DEFAULT_SPEC = ModelSpec(kind="mlp", hidden=(16, 8))
 
@@ -35,6 +37,7 @@ class ClientCheckError(SuiteError):
     """The client breaks at least one promise. `failures` maps each failed check to what it saw."""
 
 
+@named_arguments(ArgumentError)
 def check_client(client: IndustryClient, *, spec: ModelSpec = DEFAULT_SPEC, rows: int = 240) -> tuple[str, ...]:
     """Hold an industry to the promises of the seam, on its own synthetic rows.
 

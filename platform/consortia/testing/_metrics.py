@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.metrics import Interval, Metric
+from consortia.common.errors import ArgumentError
 from consortia.testing._suite import SuiteError, leaves_the_process_as_it_is, require, run_checks
+from consortia_plugins.arguments import named_arguments
 
 Array = NDArray[np.float64]
 _CLOSE = 1e-8
@@ -260,6 +262,7 @@ class MetricCheckError(SuiteError):
     """The metric breaks at least one promise. `failures` maps each failed check to what it saw."""
 
 
+@named_arguments(ArgumentError)
 def check_metric(metric: Metric, *, seed: int = 0) -> tuple[str, ...]:
     """Hold a metric to the promises of the seam (`clients.metrics.Metric`), for each kind of target that it measures.
 

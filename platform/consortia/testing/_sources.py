@@ -18,7 +18,9 @@ from clients._values import texts
 from clients.errors import SourceError
 from clients.masking import masked
 from clients.sources import Source, TableSource, read_table
+from consortia.common.errors import ArgumentError
 from consortia.testing._suite import SuiteError, leaves_the_process_as_it_is, require, run_checks
+from consortia_plugins.arguments import named_arguments
 
 #: Stores rows in a folder and returns what stands behind `NAME:` in a policy.
 Write = Callable[[Path, pd.DataFrame], str]
@@ -258,6 +260,7 @@ class SourceCheckError(SuiteError):
     """The source breaks at least one promise. `failures` maps each failed check to what it saw."""
 
 
+@named_arguments(ArgumentError)
 def check_source(kind: type[TableSource], write: Write) -> tuple[str, ...]:
     """Hold a source of rows to the promises of the seam (`clients.sources.TableSource`).
 

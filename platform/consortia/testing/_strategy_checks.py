@@ -105,7 +105,11 @@ def keeps_names_shapes_and_dtypes(strategy: Strategy) -> None:
         require(new[name].dtype == tensor.dtype, f"{name}: wanted {tensor.dtype}, got {new[name].dtype}")
         require(new[name].shape == tensor.shape, f"{name}: wanted {tuple(tensor.shape)}, got {tuple(new[name].shape)}")
     for name in ("trunk.flags", "trunk.count"):
-        require(torch.equal(new[name], start[name]), f"{name}: all sent {start[name]}, got {new[name]}")
+        require(
+            torch.equal(new[name], start[name]),
+            f"{name}: wanted {start[name]}, which all replies have, got {new[name]}; keep integers and booleans exact, "
+            "as strategies.arithmetic.weighted_mean does",
+        )
 
 
 def unmoved_replies_move_nothing(strategy: Strategy) -> None:
@@ -115,7 +119,8 @@ def unmoved_replies_move_nothing(strategy: Strategy) -> None:
     for number in range(1, ROUNDS + 1):
         states = [_zero(strategy, current) for _ in range(_count(strategy))]
         new, memory = strategy.aggregate(current, _updates(states), memory)
-        require(_close(new, current), f"round {number}: nobody moved and the model did")
+        changed = [name for name in current if not _close({name: new[name]}, {name: current[name]})]
+        require(not changed, f"round {number}: all replies equal the sent model, but aggregate changed {changed}")
         current = new
 
 
@@ -264,7 +269,7 @@ def takes_as_few_as_it_says_and_refuses_fewer(strategy: Strategy) -> None:
     require(least >= 1, f"minimum_participants: wanted at least 1, got {least}")
     require(
         not strategy.fit.per_attacker or least >= 3,
-        "a robust strategy takes a group of two: whom would one believe?",
+        "a robust strategy takes a group of two, which has no majority; set fit.per_attacker to 2 or more",
     )
     strategy.aggregate(start, _updates(_near(strategy, start, least)), {})
     try:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from consortia.common.errors import ArgumentError
 from consortia.reports.trackers import MakeTracker, TrackedRun, Tracker, Value
 from consortia.testing._suite import SuiteError, leaves_the_process_as_it_is, require, run_checks
+from consortia_plugins.arguments import named_arguments
 
 #: Gives back what a tracker keeps of a run.
 Read = Callable[[TrackedRun], Iterable[Value]]
@@ -202,6 +204,7 @@ class TrackerCheckError(SuiteError):
     """The tracker breaks at least one promise. `failures` maps each failed check to what it saw."""
 
 
+@named_arguments(ArgumentError)
 def check_tracker(make: MakeTracker, read: Read) -> tuple[str, ...]:
     """Hold a tracker to the promises of the seam (`consortia.reports.trackers.Tracker`).
 

@@ -23,7 +23,7 @@ from consortia.learners.sums.solution import everybodys
 from consortia.models import registry
 from consortia.models.source import of_coordinator, of_participant
 from consortia.participant import metrics_release, sums_at_home
-from consortia.participant.own_model import AT_HOME, FEDERATED
+from consortia.participant.own_model import AT_HOME, FEDERATED, JOINED
 from consortia.terms.recipe import recipe
 from consortia.terms.scenario import find_scenario, load_scenario
 from privacy.egress import Release, gate
@@ -75,7 +75,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, measured: list[Any]) -> Iterat
 
 
 def _kinds(run: Outcome, name: str) -> dict[str, Any]:
-    found = {choice: of_participant(str(run.job.folder), name, choice) for choice in ("kept", "federated", "released")}
+    choices, folder = ("kept", "federated", "joined", "released"), str(run.job.folder)
+    found = {choice: of_participant(folder, name, choice) for choice in choices}
     return {choice: each.about.kind for choice, each in found.items()}
 
 
@@ -85,7 +86,8 @@ def test_only_the_model_of_released_sums_is_exported(run: Outcome, tmp_path: Pat
     for name in SEATS:
         kinds = _kinds(run, name)
         assert (kinds["federated"], kinds["released"]) == (AT_HOME, FEDERATED)
-        for choice in ("kept", "federated"):
+        assert kinds["joined"] == JOINED
+        for choice in ("kept", "federated", "joined"):
             with pytest.raises(InputError, match="never leaves"):
                 registry.register(tmp_path, "bank", of_participant(folder, name, choice), None)
         released = of_participant(folder, name, "released")

@@ -52,6 +52,10 @@ class ScratchAccount:
         """Return the PLD epsilon of everything taken."""
         return epsilon([event for entry in self.entries() for event in entry.events], delta)
 
+    def lifetime_left(self, dataset: str, lifetime: Budget) -> Budget:
+        """Return what a new run may get for certain, after this one."""
+        return LifetimeFilter(lifetime).left([self._plan.allowance])
+
     def _events(self) -> tuple[Event, ...]:
         return self._plan.round_events()
 

@@ -1,8 +1,8 @@
 """Makes the receipts of a vectorised simulation, as far as they are measured.
 
-The majority and the federated model are measured at everybody; the local ridge model at the first `LOCAL` participants
-of the roster, since fitting it takes longer than training with all of them. No model is chosen and no interval drawn:
-that is the embedded engine's.
+The majority and the federated model are measured at everybody. What one has alone, the control, the joined model and
+the net gain are measured at the first participants of the roster, since fitting them takes longer than training with
+all of them. No personal model is chosen: that is the embedded engine's.
 """
 
 from __future__ import annotations
@@ -15,30 +15,45 @@ import torch
 
 from consortia.engines.base import Job
 from consortia.engines.vectorized.participants import Place
-from consortia.participant.evaluation import client_for, headline, majority, module_scorer, ridge, score_metrics
-from consortia.participant.receipt import RECEIPT_SCHEMA, spent
+from consortia.participant import joined
+from consortia.participant.baseline import baseline
+from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
+from consortia.participant.own_candidates import majority
+from consortia.participant.receipt import RECEIPT_SCHEMA, compared, how, spent
 from consortia.terms.scopes import State, build_module, load_state
 from consortia.trust.trusted_coordinator import central_part
 
-#: Participants whose local model is fitted.
-LOCAL = 100
+#: Own models are fitted at this many participants at most, while they have no more training rows than this together.
+LOCAL, LOCAL_ROWS = 100, 5_000
+_KINDS = ("majority", "local", "federated", "personal", "kept", "control", "joined")
 
 
 def write(job: Job, places: Sequence[Place], models: Mapping[str, State]) -> None:
     """Write one receipt a participant, from its untouched test rows."""
     contract = job.scenario.contract
     modules = {name: build_module(contract, name) for name in {place.seat.industry for place in places}}
+    rows = 0
     for number, place in enumerate(places):
         name = place.seat.name
         started = time.perf_counter()
         client, parts = client_for(place.policy.dataset[place.seat.dataset]), place.parts
         module = modules[place.seat.industry]
         load_state(module, models[name])
-        scorers = {"majority": majority(client, parts.train), "federated": module_scorer(module)}
-        if number < LOCAL:
-            scorers["local"] = ridge(client, parts.train, name)
-        measured = {kind: score_metrics(client, scorer(parts.test), parts.test) for kind, scorer in scorers.items()}
-        kinds = ("majority", "local", "federated", "personal", "kept")
+        rows += len(parts.train)
+        scorers = {"federated": module_scorer(module)}
+        if number < LOCAL and (number == 0 or rows <= LOCAL_ROWS):
+            base = baseline(contract, place.seat.industry, parts.train, name, client)
+            stacked = joined.joined(client, base, scorers["federated"], parts.validation)
+            scorers |= {"majority": base.majority, "local": base.alone.scorer, "joined": stacked.scorer}
+            scorers["control"] = joined.control(client, base, parts.validation).scorer
+            found = {**compared(client, scorers, parts.test, name), "local_model": base.alone.kind}
+            found["joining"] = how(base, stacked)
+        else:
+            scorers["majority"] = majority(client, parts.train)
+            values = {kind: score_metrics(client, one(parts.test), parts.test) for kind, one in scorers.items()}
+            by_metric = {one: {kind: values[kind].get(one) for kind in values} for one in client.metrics}
+            found = {"headline": headline(client, parts.test.target), "metrics": by_metric, "net_gain": None}
+        found["metrics"] = {one: {kind: line.get(kind) for kind in _KINDS} for one, line in found["metrics"].items()}
         data = {
             "schema": RECEIPT_SCHEMA,
             "participant": name,
@@ -50,8 +65,7 @@ def write(job: Job, places: Sequence[Place], models: Mapping[str, State]) -> Non
             "units": {part: getattr(parts, part).n_units for part in ("train", "validation", "test")},
             "rows": sum(len(getattr(parts, part).target) for part in ("train", "validation", "test")),
             "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
-            "headline": headline(client, parts.test.target),
-            "metrics": {one: {kind: measured.get(kind, {}).get(one) for kind in kinds} for one in client.metrics},
+            **found,
             "epsilon": spent(place.plan, place.account, place.seat.dataset, job.run_id, place.policy, contract),
             **central_part(contract),
             "evaluate_seconds": time.perf_counter() - started,

@@ -8,11 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from consortia.common.words import number, signed, when
+from consortia.common.words import number, when
 from consortia.reports.charts import Level, Line, dot_chart, line_chart
 from consortia.reports.many_participants import first, rest
 from consortia.reports.page.facts import Facts
-from consortia.reports.receipt_table import label
+from consortia.reports.receipt_table import columns, interval, label, metric_name, receipt_row, synthetic_for
+from consortia.reports.verdicts import compares, paragraph
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.trust.trusted_coordinator import sentence
 
@@ -92,7 +93,9 @@ def _trained(facts: Facts) -> Section:
         section.says.append(f"A simulation by one operator who holds all rows: {charged}.")
     if result["synthetic"]:
         section.says.append(
-            "The rows are synthetic, made on each industry's schema: no number here is about real data."
+            f"The rows of {some} are synthetic; those of the others are real."
+            if (some := synthetic_for(result))
+            else "The rows are synthetic, made on each industry's schema: no number here is about real data."
         )
     if result.get("together"):
         section.says.append(f"{result['together'].capitalize()}.")
@@ -214,40 +217,40 @@ def _paid(facts: Facts) -> Section | None:
         return None
     section = Section("Did joining pay")
     if released:
-        columns = ("participant", "metric", "released value", "95 % interval", "how it left")
-        section.tables.append(Table("The final model on test rows, as released", columns, released))
+        heads = ("participant", "metric", "released value", "95 % interval", "how it left")
+        section.tables.append(Table("The final model on test rows, as released", heads, released))
     if not facts.receipts:
         section.says.append("Receipts stay with the participants: whether joining paid is theirs to know.")
         return section
+    if text := paragraph(facts.receipts):
+        section.says.insert(0, text)
     section.says.append(
         "From receipts, which belong to the participants and are here because the reader owns them: metrics on "
-        "untouched test rows; local is the best model that the participant could train alone, without DP."
+        "untouched test rows. Alone is the best model that the participant could train by itself, without DP: ridge, a "
+        "random forest, gradient boosting or the contract's network, chosen by its own cross-validation."
     )
-    rows, gains = [], []
-    for name, receipt in first(list(facts.receipts.items())):
-        metric = receipt["headline"]
-        values, gain = receipt["metrics"].get(metric, {}), receipt.get("gain")
-        rows.append(
-            (
-                name,
-                label(metric) or "–",
-                *(number(values.get(kind)) for kind in ("majority", "local", "federated", "personal")),
-                "–" if not gain else "{} [{}, {}]".format(*(signed(gain[key]) for key in ("value", "low", "high"))),
-                receipt.get("keeps") or "–",
-                str(receipt.get("units", {}).get("test", "–")),
-            )
+    headings = columns(facts.receipts.values())
+    shown = first(list(facts.receipts.items()))
+    rows = [
+        (name, *receipt_row(receipt, headings), str(receipt.get("units", {}).get("test", "–")))
+        for name, receipt in shown
+    ]
+    section.tables.append(Table("Receipts", (*headings, "test units"), rows))
+    further = [
+        (name, metric_name(metric), interval(gain))
+        for name, receipt in shown
+        for metric, gain in receipt.get("net_gains", {}).items()
+        if metric != receipt["headline"]
+    ]
+    if further:
+        section.tables.append(
+            Table("Net gain in further metrics", ("participant", "metric", "net gain [95 %]"), further)
         )
-        if gain:
-            gains.append((name, gain["value"], gain["low"], gain["high"]))
-    heads = (
-        *("participant", "metric", "majority", "local", "federated", "personal"),
-        *("federated minus local [95 %]", "keeps", "test units"),
-    )
-    section.tables.append(Table("Receipts", heads, rows))
+    net = any(compares(receipt) for receipt in facts.receipts.values())
+    key, of = ("net_gain", "joined over control") if net else ("gain", "federated over local")
+    gains = [(name, *(gain[one] for one in ("value", "low", "high"))) for name, r in shown if (gain := r.get(key))]
     drawing = dot_chart("Gain of joining by participant", "gain in the metric", gains, [Level("no gain", 0.0)])
-    caption = (
-        "Federated minus local on test rows with 95 % intervals (paired bootstrap over units); above the line it paid"
-    )
+    caption = f"Gain, {of}, on test rows with 95 % intervals (paired bootstrap over units); above the line it paid"
     section.charts = _charts((caption, drawing))
     return section
 
@@ -346,6 +349,8 @@ def _card(facts: Facts) -> Section:
     section = Section("Model card")
     industries = ", ".join(sorted({seat["industry"] for _, seat in _seats(facts)}))
     data = "synthetic rows" if facts.result["synthetic"] else "the participants' own rows, which never left them"
+    if some := synthetic_for(facts.result):
+        data = f"synthetic rows for {some}, own rows for the others"
     section.facts = [
         ("model", "; ".join(f"{n}: {_model(t)}" for n, t in contract.industries.items()) or "one model a participant"),
         ("trained by", f"{len(facts.result['participants'])} participants ({industries}), {contract.strategy.name}"),

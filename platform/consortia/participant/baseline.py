@@ -1,0 +1,252 @@
+"""The best that a participant has alone: several kinds of models, chosen by its own cross-validation.
+
+Guarantees
+----------
+* Training rows only: neither validation nor test rows come here.
+* Nothing of it leaves (invariant 17): only `receipt`, `personal` and `joined` use it, and none of them makes a reply.
+
+How the choice is made
+----------------------
+Every candidate of `consortia.participant.own_candidates` is fitted on four of five folds and scores the fifth; folds
+are of whole units, alike in their labels, from a fixed seed. The metric that receipts lead with decides, averaged over
+folds. Candidates that are within half a standard error of the best (paired over folds) count as equal; of these, the
+one with the lowest log loss (squared error of a regression) on all rows is taken. The search sees `SEARCH_ROWS` rows at
+most, a public constant; the model that is kept is fitted to all training rows.
+
+The second model is the best of another kind. Stacked with the first it is the control of every gain: what a
+participant gets from a second opinion without anybody else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients import registry
+from clients.dataset import Table
+from clients.industry import IndustryClient
+from clients.metrics import get
+from consortia.participant.evaluation import Scores, headline, row_losses
+from consortia.participant.own_candidates import Candidate, Fit, candidates, majority, ridge
+from consortia.participant.own_model import Scorer
+from consortia.terms.contract import Contract
+from privacy.randomness import numpy_generator
+
+__all__ = ["FOLDS", "SEARCH_ROWS", "Baseline", "Own", "baseline", "of_run"]
+
+FOLDS = 5
+#: Rows that the search sees at most.
+SEARCH_ROWS = 1000
+#: Candidates within this many standard errors of the best count as equal.
+_NEAR = 0.5
+_CACHED = 16
+
+
+@dataclass(frozen=True)
+class Own:
+    """A model of one's own.
+
+    Attributes
+    ----------
+    kind, detail : str
+        The family, and its settings.
+    scorer : Scorer
+        Fitted to all training rows.
+    fit : callable
+        From other rows to a model of the same kind and settings.
+    out_of_fold : array (n_rows,) or (n_rows, n_classes)
+        Scores of `Baseline.rows`, each from a model that did not see the row's unit; empty without folds.
+    """
+
+    kind: str
+    detail: str
+    scorer: Scorer
+    fit: Fit
+    out_of_fold: Scores
+
+    @property
+    def name(self) -> str:
+        """Kind and settings."""
+        return f"{self.kind}, {self.detail}".removesuffix(", ")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A participant's alternatives to what others know.
+
+    Attributes
+    ----------
+    majority : Scorer
+        The constant prediction.
+    alone : Own
+        The best model of one's own.
+    second : Own or None
+        The best of another kind; None where too few rows allow a search.
+    places : array of int64 (n_rows,)
+        Which training rows the search saw; none where there was none.
+    rows : Table
+        These rows.
+    fold : array of int64 (n_rows,)
+        In which fold each of them was held out.
+    tried : tuple of (kind, detail, value)
+        The metric that decided, of each candidate, averaged over folds; NaN where undefined.
+    """
+
+    majority: Scorer
+    alone: Own
+    second: Own | None
+    places: NDArray[np.int64]
+    rows: Table
+    fold: NDArray[np.int64]
+    tried: tuple[tuple[str, str, float], ...]
+
+
+def baseline(
+    contract: Contract, industry: str, train: Table, participant: str, client: IndustryClient | None = None
+) -> Baseline:
+    """Search among the candidates, as the module's docstring says; one thread.
+
+    Parameters
+    ----------
+    client : IndustryClient, optional
+        The industry with the metrics that the owner of the rows asks for in front.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        return _searched(contract, client or registry.get(industry), train, participant)
+
+
+def _searched(contract: Contract, client: IndustryClient, train: Table, participant: str) -> Baseline:
+    constant = majority(client, train)
+    places = _drawn(train, participant)
+    rows = train.take(places)
+    fold = _folds(client, rows, participant)
+    if fold is None:
+        nowhere = np.zeros(0, dtype=np.int64)
+        none = train.take(nowhere)
+        fit: Fit = lambda rows: ridge(client, rows, participant, 0.1)  # noqa: E731 - a value like the candidates'
+        only = Own("ridge", "strength 0.1", fit(train), fit, constant(none))
+        return Baseline(constant, only, None, nowhere, none, nowhere, ())
+    offered = candidates(contract, client.name, participant)
+    held = [_out_of_fold(candidate, rows, fold) for candidate in offered]
+    by_fold = np.array([_by_fold(client, scores, rows, fold) for scores in held])
+    best = _best(client, by_fold, held, rows, range(len(offered)))
+    others = [place for place, candidate in enumerate(offered) if candidate.kind != offered[best].kind]
+    second = _best(client, by_fold, held, rows, others)
+    alone, another = (
+        Own(offered[place].kind, offered[place].detail, offered[place].fit(train), offered[place].fit, held[place])
+        for place in (best, second)
+    )
+    sign = get(headline(client, rows.target)).sign
+    known = np.isfinite(by_fold).all(0)
+    values = sign * by_fold[:, known].mean(1) if known.any() else np.full(len(offered), math.nan)
+    tried = tuple((c.kind, c.detail, float(v)) for c, v in zip(offered, values, strict=True))
+    return Baseline(constant, alone, another, places, rows, fold, tried)
+
+
+def _drawn(train: Table, participant: str) -> NDArray[np.int64]:
+    """Return the places of whole units' rows, units in an order of their own, until there are `SEARCH_ROWS` rows."""
+    if len(train) <= SEARCH_ROWS:
+        return np.arange(len(train))
+    order = numpy_generator("search", participant).permutation(train.n_units)
+    units = np.asarray(train.unit_index)
+    size = np.bincount(units, minlength=train.n_units)
+    taken = order[np.cumsum(size[order]) <= SEARCH_ROWS]
+    return np.flatnonzero(np.isin(units, taken))
+
+
+def _folds(client: IndustryClient, rows: Table, participant: str) -> NDArray[np.int64] | None:
+    """Return each row's fold, or None where units, or units of a second class, are too few for folds."""
+    units, n_units = np.asarray(rows.unit_index), rows.n_units
+    if n_units < 2 * FOLDS:
+        return None
+    target = np.asarray(rows.target, dtype=np.float64)
+    label = np.bincount(units, weights=target, minlength=n_units) / np.bincount(units, minlength=n_units)
+    if client.schema.target.classes:
+        # A unit counts for the class of its first row.
+        label = target[np.unique(units, return_index=True)[1]]
+        counts = np.sort(np.bincount(label.astype(int)))
+        if len(counts) < 2 or counts[-2] < FOLDS:
+            return None
+    # Dealt in the order of their labels, so that folds are alike; ties at random.
+    order = np.lexsort((numpy_generator("folds", participant).permutation(n_units), label))
+    fold = np.empty(n_units, dtype=np.int64)
+    fold[order] = np.arange(n_units) % FOLDS
+    return np.asarray(fold[units])
+
+
+def _out_of_fold(candidate: Candidate, rows: Table, fold: NDArray[np.int64]) -> Scores:
+    found: Scores | None = None
+    for number in range(FOLDS):
+        held_out = np.flatnonzero(fold == number)
+        scores = candidate.fit(rows.take(np.flatnonzero(fold != number)))(rows.take(held_out))
+        found = np.zeros((len(fold), *scores.shape[1:])) if found is None else found
+        found[held_out] = scores
+    assert found is not None
+    return found
+
+
+def _by_fold(client: IndustryClient, scores: Scores, rows: Table, fold: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the leading metric of each fold, turned so that larger is better; NaN where it is undefined."""
+    metric, target = get(headline(client, rows.target)), np.asarray(rows.target)
+    values = [metric.value(scores[fold == number], target[fold == number]) for number in range(FOLDS)]
+    return np.array([math.nan if value is None else metric.sign * value for value in values])
+
+
+def _best(
+    client: IndustryClient, by_fold: NDArray[np.float64], held: Sequence[Scores], rows: Table, places: Sequence[int]
+) -> int:
+    """Return the place of the best candidate among `places`."""
+    known = np.isfinite(by_fold[list(places)]).all(0)
+    near = list(places)
+    if known.any():
+        values = by_fold[:, known]
+        first = max(places, key=lambda place: float(values[place].mean()))
+        behind = values[first] - values[near]
+        error = behind.std(1, ddof=1) / math.sqrt(known.sum()) if known.sum() > 1 else np.zeros(len(near))
+        near = [place for place, mean, se in zip(near, behind.mean(1), error, strict=True) if mean <= _NEAR * se]
+    return min(near, key=lambda place: float(row_losses(client, held[place], rows).mean()))
+
+
+class _Cache:
+    """The baselines of the last runs in this process: a run that measures several models searches once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._items: OrderedDict[tuple[str, ...], Baseline] = OrderedDict()
+
+    def get(self, key: tuple[str, ...]) -> Baseline | None:
+        with self._lock:
+            return self._items.get(key)
+
+    def put(self, key: tuple[str, ...], value: Baseline) -> None:
+        with self._lock:
+            self._items[key] = value
+            while len(self._items) > _CACHED:
+                self._items.popitem(last=False)
+
+
+_cache = _Cache()
+
+
+def of_run(home: str, run_id: str, contract: Contract, client: IndustryClient, train: Table, name: str) -> Baseline:
+    """Return `baseline` of the participant `name`, searched once for a home, run, contract, metrics and rows."""
+    key = (home, run_id, contract.sha256(), client.name, *client.metrics, _digest(train), name)
+    found = _cache.get(key)
+    if found is None:
+        found = baseline(contract, client.name, train, name, client)
+        _cache.put(key, found)
+    return found
+
+
+def _digest(train: Table) -> str:
+    parts = (train.inputs["features"], train.target, train.unit_index)
+    return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()

@@ -1,0 +1,97 @@
+"""What a participant really uses: its own best model stacked with what the others know, and the control beside it.
+
+* `alone`: the best model of its own (`consortia.participant.baseline`).
+* `control`: that one stacked with a second model of its own.
+* `joined`: that one stacked with the federated score.
+
+The net gain of joining is (joined - alone) - (control - alone): what others add beyond a second opinion of one's own.
+
+On which rows a stack is fitted
+-------------------------------
+On scores of rows that the scored models did not see, as far as that is possible. Validation rows are such rows. Where
+these are of fewer than `ENOUGH` units, or of fewer than `OF_A_CLASS` units of the rarer class, training rows are added,
+with own scores out of fold. The federated score of a training row is, where the learner uses own rows at home without
+noise, that of a model that did not see its unit (`Scorer.held_out`). Else it is the model's as it came: that one has
+seen the row, under its noise. On public data that raises the federated score's weight by about .08, and changes the
+AUC by less than a thousandth either way (docs/design/0024-joined.md).
+
+All of it saw own rows without DP, so none of it ever leaves (invariant 17): no file but the participant's own receipt
+and models has it, and `consortia export` refuses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from clients.dataset import Table
+from clients.industry import IndustryClient
+from consortia.participant import stack
+from consortia.participant.baseline import Baseline
+from consortia.participant.evaluation import Scores
+from consortia.participant.own_model import JoinedModel, Scorer
+from consortia.participant.stack import Stack
+
+__all__ = ["ENOUGH", "OF_A_CLASS", "Stacked", "control", "joined"]
+
+ENOUGH, OF_A_CLASS = 200, 20
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Two models as one.
+
+    Attributes
+    ----------
+    stack : Stack
+    rows : "validation", or "validation and training"
+        What it was fitted on.
+    """
+
+    own: Scorer
+    other: Scorer
+    stack: Stack
+    rows: str
+
+    @property
+    def scorer(self) -> Scorer:
+        """The stack as the receipt's other models are."""
+        return Scorer(
+            lambda table: np.asarray(self.stack(*(torch.from_numpy(one(table)) for one in (self.own, self.other)))),
+            lambda: JoinedModel(self.own.model(), self.other.model(), self.stack),
+        )
+
+
+def joined(client: IndustryClient, base: Baseline, federated: Scorer, validation: Table) -> Stacked:
+    """Stack the best own model with the federated score."""
+    seen = federated(base.rows) if federated.held_out is None else federated.held_out[base.places]
+    return _stacked(client, base, federated, seen, validation)
+
+
+def control(client: IndustryClient, base: Baseline, validation: Table) -> Stacked:
+    """Stack the best own model with the best of another kind; with itself where there is no other."""
+    second = base.second or base.alone
+    return _stacked(client, base, second.scorer, second.out_of_fold, validation)
+
+
+def _stacked(client: IndustryClient, base: Baseline, other: Scorer, seen: Scores, validation: Table) -> Stacked:
+    pairs = [(validation, base.alone.scorer(validation), other(validation))]
+    enough = _enough(client, validation)
+    if not enough:
+        pairs.append((base.rows, base.alone.out_of_fold, seen))
+    labels = np.concatenate([np.asarray(table.target, dtype=np.float64) for table, _, _ in pairs])
+    first, second = (np.concatenate([pair[place] for pair in pairs]) for place in (1, 2))
+    fitted = stack.fit(client.schema.target, labels, first, second)
+    return Stacked(base.alone.scorer, other, fitted, "validation" if enough else "validation and training")
+
+
+def _enough(client: IndustryClient, validation: Table) -> bool:
+    if validation.n_units < ENOUGH:
+        return False
+    if not client.schema.target.classes:
+        return True
+    first_rows = np.unique(np.asarray(validation.unit_index), return_index=True)[1]
+    counts = np.bincount(np.asarray(validation.target)[first_rows].astype(int), minlength=2)
+    return int(counts.min()) >= OF_A_CLASS
