@@ -375,10 +375,7 @@ FURTHER = (
 def tree(target: Path, mutant: Mutant | None, scenario: str = SCENARIO) -> Path:
     """Copy the source tree to `target` with the mistake in it, beside a scenario to audit.
 
-    Raises
-    ------
-    AssertionError
-        The text that the mistake replaces is gone, or stands there more than once: the mutant must be rewritten.
+    Raises AssertionError when the text that the mistake replaces is gone, or stands there more than once.
     """
     for folder in ("platform", "privacy", "clients", "strategies", "scenarios"):
         shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
