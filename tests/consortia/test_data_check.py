@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from clients import registry
-from clients.apart import set_apart
+from clients._apart import set_apart
 from clients.dataset import prepare
 from consortia.cli import build_app
 from consortia.participant.data import Partitions

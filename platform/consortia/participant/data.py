@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from clients import registry
-from clients.apart import set_apart
+from clients._apart import set_apart
 from clients.dataset import QuarantineReport, Table, assign, prepare
 from clients.errors import QuarantineError
 from clients.industry import IndustryClient

@@ -9,7 +9,7 @@ import math
 
 import pandas as pd
 
-from clients.apart import reasons_in_words, set_apart
+from clients._apart import reasons_in_words, set_apart
 from clients.dataset import RECORD, Table, prepare
 from clients.errors import ClientError, QuarantineError, SourceError
 from clients.industry import IndustryClient

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from clients import _values
-from clients.apart import Apart, set_apart
+from clients._apart import Apart, set_apart
 from clients.industry import IndustryClient
 from clients.schema import Column, Schema
 from consortia.preflight.disguised import day_of, kind_of, share_of_text

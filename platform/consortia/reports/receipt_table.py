@@ -74,7 +74,7 @@ def rows_in_words(receipt: dict[str, Any]) -> list[str]:
     lines = []
     found = receipt.get("quarantine") or {"rows_read": 0, "rows_kept": 0}
     if apart := found["rows_read"] - found["rows_kept"]:
-        from clients.apart import reasons_in_words  # loads pandas
+        from clients._apart import reasons_in_words  # loads pandas
 
         reasons = reasons_in_words(found["reasons"], found["rows_read"])
         lines.append(f"{apart} of {found['rows_read']} rows set apart: {reasons}.")
