@@ -113,4 +113,24 @@ largest_set = 3600
 #: One bank: what an audit makes of each participant costs half as much.
 ONE = SCENARIO.partition('[[roster]]\nname = "bank-b"')[0].replace("Two banks", "One bank")
 
-SCENARIOS = {"local": SCENARIO, "one": ONE, "sums": SUMS, "coordinator": COORDINATOR, "vertical": VERTICAL}
+#: Three banks: statistics before training.
+STATISTICS = """
+schema = 1
+name = "audited-statistics"
+title = "Statistics of three banks before training"
+[contract]
+schema = 1
+wire = 1
+mode = "horizontal"
+learner = "statistics"
+[contract.industries.bank]
+""" + _seats("abc", "2.0")
+
+SCENARIOS = {
+    "local": SCENARIO,
+    "one": ONE,
+    "sums": SUMS,
+    "coordinator": COORDINATOR,
+    "vertical": VERTICAL,
+    "statistics": STATISTICS,
+}

@@ -65,11 +65,13 @@ def paths(audit: Audit) -> tuple[dict[str, Player], list[str]]:
     players: dict[str, Player] = {}
     skipped = ["vertical training by message: the contract is horizontal"]
     decks = {seat.name: Deck(audit.pool(seat)) for seat in audit.seats()}
-    if audit.contract.sums is not None:
+    if audit.contract.noisy_sums is not None:
         # In a secure sum a member's blocks are these, scaled by a public number.
         for seat in audit.one_per_industry():
-            players[f"{seat.name}, sums"] = partial(statistics_games.scene, audit, seat, decks[seat.name])
-        return players, [*skipped, "gradients: contract.learner = 'sums'"]
+            players[f"{seat.name}, {audit.contract.learner}"] = partial(
+                statistics_games.scene, audit, seat, decks[seat.name]
+            )
+        return players, [*skipped, f"gradients: contract.learner = {audit.contract.learner!r}"]
     for seat in audit.one_per_industry():
         left_out, kinds = message_games.playable(audit, seat)
         skipped += [f"{seat.industry}, {kind}: {why}" for kind, why in left_out.items()]

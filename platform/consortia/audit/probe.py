@@ -71,7 +71,7 @@ def altered(contract: Contract, industry: str, **changes: Any) -> Contract:
     for key in ("rounds", "scopes", "strategy"):
         if key in changes:
             data[key] = changes.pop(key)
-    for key in ("learner", "sums"):  # these instruments are about steps; `statistics_games` is about sums
+    for key in ("learner", "sums", "statistics"):  # these instruments are about steps; `statistics_games` is about sums
         data.pop(key, None)
     if contract.strategy.strategy().fit.loss:
         data["strategy"] = {"name": "fedavg"}  # it fits non-private runs only, which claim nothing to audit
@@ -120,7 +120,8 @@ class Bench:
             "run": {"epsilon": min(self.epsilon, 1e6), "delta": self.delta},
             "lifetime": {"epsilon": life[0], "delta": life[1]},
         }
-        releases = ["update", "sums", "size"]
+        budget["statistics"] = budget["run"]
+        releases = ["update", "sums", "statistics", "size"]
         if self.evaluation is not None:
             releases.append("metrics")
             budget["evaluation"] = {

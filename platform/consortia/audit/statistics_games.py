@@ -1,4 +1,4 @@
-"""Neighbour games of the learner `sums`: from message to noised block, with centres and radii of a hostile coordinator.
+"""Neighbour games of noisy sums, for a model or as statistics: from message to noised block, with hostile models.
 
 One scene is one participant and one message, asked with its whole file and with the file without one unit, each time as
 a new run. Every block must move by no more than its own event is charged for, and must be what a second count makes of
@@ -25,9 +25,10 @@ from consortia.audit.probe import Bench, shared_start
 from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.scenes import Deck, Units
 from consortia.audit.settings import Audit
+from consortia.learners.statistics.layout import Layout
 from consortia.learners.sums.model import CENTRE, RADIUS, Recipe
 from consortia.terms.contract import Contract, contract_from_json
-from consortia.terms.recipe import recipe
+from consortia.terms.recipe import blocks_of, layout, recipe
 from consortia.terms.roster import Seat
 from consortia.terms.scopes import State
 from privacy.observation import Note, observing
@@ -45,11 +46,11 @@ Array = NDArray[np.float64]
 def stated(contract: Contract, industry: str) -> Contract:
     """Return the contract for one industry with noise of one's own: in a secure sum the same blocks are summed."""
     data = json.loads(contract.canonical())
-    data |= {"trust": "local", "releases": ["sums"], "evaluation": {"metrics": "none"}}
+    data |= {"trust": "local", "releases": [contract.learner], "evaluation": {"metrics": "none"}}
     data.pop("secure", None)
     data["industries"] = {industry: {**data["industries"][industry], "split": "hash"}}
-    kept = ("prevalence", "residual")
-    data["sums"] |= {key: {n: v for n, v in data["sums"][key].items() if n == industry} for key in kept}
+    kept = ("prevalence", "residual") if contract.sums is not None else ()
+    data[contract.learner] |= {key: {n: v for n, v in data["sums"][key].items() if n == industry} for key in kept}
     return contract_from_json(json.dumps(data))
 
 
@@ -80,11 +81,13 @@ def scene(audit: Audit, seat: Seat, deck: Deck, seed: int) -> list[Game]:
     columns = audit.pool(seat).unit_columns
     unit = columns[0] if columns and random.random() < 0.7 else RECORD
     message, kind = int(random.choice([1, 2, 2])), str(random.choice(CENTRES))
+    if audit.contract.sums is None:
+        message, kind = 1, "no"
     contract = stated(audit.contract, seat.industry)
     bench = audit.bench(seat, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(seat))
     units = deck.units(random, unit, "train", int(random.choice([6, 12, 30])))
     model = _model(kind, shared_start(contract, seat.industry), random)
-    path = f"sums, message {message}"
+    path = f"{audit.contract.learner}, message {message}"
     recipe_text = f"{seat.name}, {path}, seed {seed}: by {unit}, {kind} centre, {units.count} units"
     filler = deck.filler().copy()
     if unit != RECORD:
@@ -104,6 +107,8 @@ def scene(audit: Audit, seat: Seat, deck: Deck, seed: int) -> list[Game]:
 def _model(kind: str, start: State, random: np.random.Generator) -> State:
     """Return a model that a participant accepts, whose centre and radius are of a kind of `CENTRES`."""
     state = {name: tensor.clone() for name, tensor in start.items()}
+    if not state:
+        return state
     width = len(state[CENTRE])
     size, radius = {"start": (0.0, 1.0), "random": (1.0, 2.0), "far": (100.0, 1e-3), "huge": (1e6, 1e6)}[kind]
     state[CENTRE] = torch.from_numpy(random.uniform(-size, size, width))
@@ -132,15 +137,48 @@ def _second_count(
     whole: Told,
     text: str,
 ) -> Game:
-    path = f"sums, message {message}"
+    path = f"{contract.learner}, message {message}"
     table = audit.pool(seat).encode(units.frame, unit)
-    counted = count(recipe(contract, seat.industry), message, table, model)
+    counted = count_again(contract, seat.industry, message, table, model)
     if whole.status != "OK" or len(whole.notes) != len(counted):
         return Game(path, f"{text}: {whole.status}", math.inf)
     off = 0.0
     for note, block in zip(whole.notes, counted, strict=True):
         off = max(off, games.distance(note.exact, block, max(1.0, float(np.linalg.norm(block))), _TOLERANCE))
     return Game(path, text, 0.0, off)
+
+
+def count_again(contract: Contract, industry: str, message: int, table: Table, model: State) -> list[Array]:
+    """Return the blocks of a message by plain loops over units and rows."""
+    if contract.statistics is not None:
+        return [count_cells(layout(contract, industry), table)]
+    return count(recipe(contract, industry), message, table, model)
+
+
+def count_cells(rule: Layout, table: Table) -> Array:
+    """Return the cells and moments of statistics by plain loops over units, rows and columns."""
+    features, target, index = table.inputs["features"].double(), table.target.double(), np.asarray(table.unit_index)
+    total = np.zeros(rule.length)
+    for row in range(len(table)):
+        share, x = 1 / int((index == index[row]).sum()), features[row : row + 1]
+        outcome = rule.outcome
+        y = 0.0
+        if outcome is not None:
+            y = (2 * float(target[row]) - outcome.low - outcome.high) / (outcome.high - outcome.low)
+            y = min(max(y, -1.0), 1.0)
+        for column in rule.stated:
+            value = x if column is not outcome else x.new_tensor([[y]])
+            cell = int(column.cell(value)[0])
+            split = rule.split_of(column)
+            code = int(target[row]) if split > 1 else 0
+            total[rule.slices[column.name, "cells"].start + cell * split + code] += share
+            if (column.name, "outcome") in rule.slices:
+                total[rule.slices[column.name, "outcome"].start + cell] += y * share / 2
+            if column.kind == "number" and not bool(column.absent(value)[0]):
+                v, start = float(value[0, column.places[0]]), rule.slices[column.name, "moments"].start
+                total[start] += v * share / 2
+                total[start + 1] += (2 * v * v - 1) * share / 2
+    return total
 
 
 def count(rule: Recipe, message: int, table: Table, model: State) -> list[Array]:
@@ -171,15 +209,16 @@ def run(audit: Audit, progress: Progress) -> Findings:
     for seat in audit.one_per_industry():
         progress(seat.name)
         contract, pool = stated(audit.contract, seat.industry), audit.pool(seat)
-        rule, model = recipe(contract, seat.industry), shared_start(contract, seat.industry)
+        rule, model = blocks_of(contract, seat.industry), shared_start(contract, seat.industry)
         bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat))
         frame = pool.frame.iloc[[*pool.of("train")[:30].tolist(), *pool.of("test")[:4].tolist()]]
         table, source = pool.encode(pool.frame.iloc[pool.of("train")[:30]], RECORD), pool.write(frame)
         rest: list[Array] = []
         for number in range(4 if audit.quick else 12):
-            told = ask(bench, contract, f"noise-{number}", 1 + number % 2, model, source)
-            exact = count(rule, 1 + number % 2, table, model)
-            bounds = rule.sensitivities(1 + number % 2)
+            message = 1 + number % rule.shares.messages
+            told = ask(bench, contract, f"noise-{number}", message, model, source)
+            exact = count_again(contract, seat.industry, message, table, model)
+            bounds = rule.sensitivities(message)
             rest += [
                 (sent - block) / (bound * z)
                 for sent, block, bound, z in zip(told.sent, exact, bounds, told.multipliers, strict=True)

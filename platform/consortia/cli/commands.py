@@ -111,6 +111,11 @@ _DATA: Final = {
         "Propose how a file's columns become the schema's, and show it. It reads at home and sends nothing.",
         "map rows.csv --client wine",
     ),
+    "check": Entry(
+        "data_check:check",
+        "Check whether rows are ready: missing, bounds, classes, leaks, duplicates, identifiers. Nothing is sent.",
+        "check --rows rows.csv --client bank",
+    ),
 }
 
 _HOME: Final = {
@@ -136,6 +141,11 @@ COMMANDS: Final = {
         "run:run",
         "Run a scenario and print the receipt of each participant.",
         "run cross-industry --epsilon hospital-a=0.5 --rounds 10",
+    ),
+    "statistics": Entry(
+        "statistics:statistics",
+        "Release noisy statistics of every column under each participant's own budget, and say where sites differ.",
+        "statistics hospitals --epsilon 1",
     ),
     "predict": Entry(
         "models:predict",

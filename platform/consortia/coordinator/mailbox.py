@@ -28,7 +28,7 @@ from consortia.messages.ledger_anchor import anchor_from
 from consortia.messages.reply import FINAL, check_account, check_loss
 from consortia.messages.sums import check_blocks
 from consortia.terms.contract import Contract
-from consortia.terms.recipe import recipe
+from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import CONTROL, LOSS, State, check_like
@@ -177,10 +177,10 @@ class Correspondence:
         check_account(header)
         tensors, size = size_release.take(envelope.tensors, self.contract, kind)
         reply, metrics = split(lengthened(self.contract, kind, tensors, sent))
-        if kind == "train" and self.contract.sums is not None:
+        if kind == "train" and self.contract.noisy_sums is not None:
             seat, multiplier = self.members[name].seat, float(header["noise_multiplier"])
             longest = honest_norms(self.contract, seat, number, multiplier)
-            check_blocks(recipe(self.contract, seat.industry), number, reply, longest)
+            check_blocks(blocks_of(self.contract, seat.industry), number, reply, longest)
         elif kind == "train":
             check_like(sent, {n: t for n, t in reply.items() if n != LOSS})
             check_loss(self.strategy, reply.get(LOSS))

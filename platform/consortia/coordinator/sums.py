@@ -1,4 +1,4 @@
-"""The coordinator's half of the learner `sums`: two messages, then the model that anybody can have.
+"""The coordinator's half of noisy sums: their messages and, of the learner `sums`, the model that anybody can have.
 
 Everything here is post-processing of what participants released. What it keeps of them (`Checkpoint.memory`) is enough
 to go on after any round, and for models of fewer participants later (`coalition`).
@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.participant_view import Member
 from consortia.coordinator.secure_sum.step import OpenSum
+from consortia.learners.blocks import deviations
 from consortia.learners.sums.combine import Part, combined, first_of, precision_weights
 from consortia.learners.sums.model import CENTRE, RADIUS, WEIGHTS, Recipe
-from consortia.learners.sums.release import deviations
 from consortia.learners.sums.solution import Released, centre_and_radius, everybodys
 from consortia.messages.size_release import declared
 from consortia.messages.sums import (
-    BLOCKS,
     NO_PART,
     OwnPart,
     ToHome,
@@ -34,27 +33,27 @@ from consortia.messages.sums import (
 )
 from consortia.terms.contract import Contract
 from consortia.terms.costs import noise_multiplier
-from consortia.terms.recipe import recipe
+from consortia.terms.recipe import blocks_of, recipe
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, for_participant
 from privacy.secure_sum.fixed_point import FixedPoint
 
-__all__ = ["Memory", "beside", "honest_norms", "local_round", "released_sums", "secure_step"]
+__all__ = ["Memory", "beside", "honest_norms", "kept_sum", "local_round", "parts_of", "released_sums", "secure_step"]
 
 Array = NDArray[np.float64]
 Ask = Callable[[Mapping[str, State]], Mapping[str, State]]
 #: What the coordinator keeps of one industry: tensors by name.
 Memory = State
 #: A participant's z, and what is kept of a secure sum.
-_MULTIPLIER, _SUM, _UNITS, _NOISE, _CONTEXT = "multiplier", "sum", "units", "noise", "context"
+_MULTIPLIER, _SUM, _UNITS, _WEIGHT, _NOISE, _CONTEXT = "multiplier", "sum", "units", "weight", "noise", "context"
 _NONE = OwnPart(NO_PART, 0.0, 0.0)
 
 
 def honest_norms(contract: Contract, seat: Seat, message: int, multiplier: float) -> list[float]:
     """Return the largest norm of each block that an honest participant can send, twice its declared units allowed."""
-    rule = recipe(contract, seat.industry)
-    noise = deviations(rule, message, multiplier) if multiplier else (0.0,) * len(BLOCKS[message])
+    rule = blocks_of(contract, seat.industry)
+    noise = deviations(rule, message, multiplier) if multiplier else (0.0,) * len(rule.names(message))
     return [
         2 * declared(contract, seat) * sensitivity + deviation * (length**0.5 + 4)
         for sensitivity, deviation, length in zip(
@@ -77,12 +76,13 @@ def local_round(
         if not names:
             kept.append(industry)
             continue
-        rule = recipe(scenario.contract, industry)
         told = {name: _multiplier(scenario.contract, members[name]) for name in names}
         came = {f"{name}/{block}": tensor for name in names for block, tensor in accepted[name].items()}
         came |= {f"{name}/{_MULTIPLIER}": torch.tensor([told[name]], dtype=torch.float64) for name in names}
         memory[industry] = {**state.memory.get(industry, {}), **came}
-        parts = parts_of(scenario, industry, memory[industry], message)
+        if scenario.contract.sums is None:  # nothing is trained
+            continue
+        rule, parts = recipe(scenario.contract, industry), parts_of(scenario, industry, memory[industry], message)
         weights = precision_weights(rule, list(parts.values()))
         if message == 1:
             groups[industry] = centred(rule, state.groups[industry], *first_of(list(parts.values()), weights))
@@ -98,29 +98,45 @@ def secure_step(
     message: int,
     one: OpenSum,
     code: FixedPoint,
+    weights: Mapping[str, float],
     units: Mapping[str, float],
 ) -> tuple[State, State]:
     """Return an industry's group and memory after a secure sum of its members' blocks opened.
 
     Parameters
     ----------
-    units : public units of each member in the sum, times its weight.
+    weights : by which each member's blocks were multiplied.
+    units : public units of each member in the sum.
     """
-    rule, current = recipe(contract, industry), state.groups[industry]
+    rule, current = blocks_of(contract, industry), state.groups[industry]
     kept = dict(state.memory.get(industry, {}))
     blocks = unscaled(rule, message, one.total)
-    if message == 1:
-        return centred(rule, current, blocks[0], math.fsum(units.values())), kept
+    counted = {name: weights[name] * units[name] for name in one.names}
+    if message < rule.shares.messages:
+        return centred(recipe(contract, industry), current, blocks[0], math.fsum(counted.values())), kept
     noise = block_noise(rule, message, code.share_std(one.asked) * code.step * math.sqrt(len(one.names)))
-    kept |= {f"{_SUM}/{name}": tensor for name, tensor in in_state(message, blocks).items()}
-    kept |= {f"{_SUM}/{_UNITS}/{name}": torch.tensor([count], dtype=torch.float64) for name, count in units.items()}
+    kept |= {f"{_SUM}/{name}": tensor for name, tensor in in_state(rule, message, blocks).items()}
+    for what, numbers in ((_UNITS, counted), (_WEIGHT, weights)):
+        kept |= {
+            f"{_SUM}/{what}/{name}": torch.tensor([number], dtype=torch.float64) for name, number in numbers.items()
+        }
     kept[f"{_SUM}/{_NOISE}"] = torch.tensor(noise, dtype=torch.float64)
     kept[f"{_SUM}/{_CONTEXT}"] = torch.frombuffer(bytearray(one.context), dtype=torch.uint8)
-    return with_model(rule, current, _secure_released(rule, kept)), kept
+    if contract.sums is None:  # nothing is trained
+        return current, kept
+    learned = recipe(contract, industry)
+    return with_model(learned, current, _secure_released(learned, kept)), kept
+
+
+def kept_sum(kept: Memory) -> tuple[bytes, dict[str, float], list[float]]:
+    """Return context, weighted units by name and noise of a secure sum; nothing of each where none opened."""
+    if f"{_SUM}/{_CONTEXT}" not in kept:
+        return b"", {}, []
+    return kept[f"{_SUM}/{_CONTEXT}"].numpy().tobytes(), _secure_units(kept), kept[f"{_SUM}/{_NOISE}"].tolist()
 
 
 def _secure_released(rule: Recipe, kept: Memory) -> Released:
-    gram, slope = split(rule, [kept[f"{_SUM}/{block}"].numpy() for block in BLOCKS[2]])
+    gram, slope = split(rule, [kept[f"{_SUM}/{block}"].numpy() for block in rule.names(2)])
     noise = kept[f"{_SUM}/{_NOISE}"].tolist()
     return Released(gram, slope, noise[0], noise[1], math.fsum(_secure_units(kept).values()))
 
@@ -147,10 +163,11 @@ def parts_of(
 ) -> dict[str, Part]:
     """Return what participants released in a message, by name; of all of them, or of those named."""
     seats = {seat.name: seat for seat in scenario.roster if seat.industry == industry}
+    blocks_in = blocks_of(scenario.contract, industry).names(message)
     found = {}
     for name in sorted(seats if names is None else names):
-        if all(f"{name}/{block}" in kept for block in BLOCKS[message]):
-            blocks = tuple(kept[f"{name}/{block}"].numpy() for block in BLOCKS[message])
+        if all(f"{name}/{block}" in kept for block in blocks_in):
+            blocks = tuple(kept[f"{name}/{block}"].numpy() for block in blocks_in)
             multiplier = float(kept[f"{name}/{_MULTIPLIER}"])
             found[name] = Part(blocks, multiplier, float(declared(scenario.contract, seats[name])))
     return found
@@ -201,5 +218,6 @@ def _own_part(scenario: Scenario, seat: Seat, kept: Memory) -> OwnPart:
         return _NONE
     weights = precision_weights(recipe(scenario.contract, seat.industry), list(parts.values()))
     weight = dict(zip(parts, weights, strict=True))[seat.name]
-    key = contribution({block: kept[f"{seat.name}/{block}"] for block in BLOCKS[2]})
+    blocks = recipe(scenario.contract, seat.industry).names(2)
+    key = contribution({block: kept[f"{seat.name}/{block}"] for block in blocks})
     return OwnPart(key, weight, weight * parts[seat.name].units)

@@ -33,6 +33,7 @@ from consortia.planning.plan import make_plans
 from consortia.terms.industries import unconfirmed
 from consortia.terms.many_participants import filled, policy_of
 from consortia.terms.policy import Policy, policy_or_input_error
+from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from consortia.vertical.setup import introduce
 from privacy.ledger import Ledger
@@ -47,11 +48,17 @@ class Outcome:
     missed: list[str]
 
 
-def prepare(options: Options, check: Callable[[Scenario, Options], None] | None = None) -> Job:
+def prepare(
+    options: Options,
+    check: Callable[[Scenario, Options], None] | None = None,
+    change: Callable[[Scenario], Scenario] | None = None,
+) -> Job:
     """Check everything that can be checked before the first message and lay out the run's folders.
 
     Parameters
     ----------
+    change : callable, optional
+        What is run instead of the scenario as it is written; overrides count for what it returns.
     check : callable, optional
         Refuses what else the command cannot do with this scenario, before anything is written.
 
@@ -64,7 +71,8 @@ def prepare(options: Options, check: Callable[[Scenario, Options], None] | None 
     simulation = options.engine != "flower"
     if options.resume is not None:
         return with_batches(_resumed(options), options.batches)
-    scenario = load_scenario(options.scenario).with_overrides(
+    written = load_scenario(options.scenario)
+    scenario = (written if change is None else change(written)).with_overrides(
         rounds=options.rounds, seed=options.seed, epsilon=options.epsilon, compressed=options.compressed
     )
     if not simulation:
@@ -189,6 +197,8 @@ def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: st
     data = filled(read_toml(file), name, seat.site)
     if any(item == name or "=" not in item or item.startswith(f"{name}=") for item in options.epsilon):
         _override_budget(data, policy, seat.epsilon)
+    if scenario.contract.statistics is not None:
+        _allow_statistics(data, policy, seat)
     if options.secure_noise:
         data["noise"] = "secure"
     home = Home(folder, name, simulation=True)
@@ -233,6 +243,18 @@ def _override_budget(data: dict[str, Any], policy: Policy, epsilon: float) -> No
         return
     data["budget"]["run"]["epsilon"] = epsilon
     data["budget"]["lifetime"]["epsilon"] = max(epsilon, policy.budget.lifetime.epsilon)
+
+
+def _allow_statistics(data: dict[str, Any], policy: Policy, seat: Seat) -> None:
+    """Let a simulation have statistics under a demonstration policy that names no budget for them: what is proposed."""
+    data["allow"]["releases"] = sorted({*policy.allow.releases, "statistics"})
+    if policy.budget.statistics is None and not seat.non_private:
+        data["budget"]["statistics"] = {"epsilon": seat.epsilon, "delta": seat.delta}
+        for key, value in (("epsilon", seat.epsilon), ("delta", seat.delta)):
+            data["budget"]["lifetime"][key] = max(value, data["budget"]["lifetime"][key])
+    elif policy.budget.statistics is None:
+        data["budget"]["statistics"] = dict(data["budget"]["run"])
+        data["allow"]["non_private"] = True
 
 
 def _own_home(name: str) -> Home:

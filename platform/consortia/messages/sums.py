@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from consortia.learners.blocks import Blocks
 from consortia.learners.sums.model import Recipe
 from consortia.learners.sums.solution import Released
 from consortia.learners.sums.statistics import packed, unpacked
 from consortia.terms.scopes import State
 
 __all__ = [
-    "BLOCKS",
     "NO_PART",
     "OwnPart",
     "ToHome",
@@ -33,8 +33,6 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
-#: Names of the blocks of each message.
-BLOCKS: Final[Mapping[int, tuple[str, ...]]] = {1: ("sums.columns",), 2: ("sums.gram", "sums.slope")}
 #: The key of no contribution.
 NO_PART: Final = bytes(32)
 _GRAM, _SLOPE, _ABOUT, _OWN = "sums/gram", "sums/slope", "sums/about", "sums/own"
@@ -42,9 +40,9 @@ _GRAM, _SLOPE, _ABOUT, _OWN = "sums/gram", "sums/slope", "sums/about", "sums/own
 _SHORT: Final = 1 - 2.0**-20
 
 
-def in_state(message: int, blocks: Sequence[Array]) -> State:
+def in_state(rule: Blocks, message: int, blocks: Sequence[Array]) -> State:
     """Return the blocks of a message by name."""
-    return {name: torch.from_numpy(block) for name, block in zip(BLOCKS[message], blocks, strict=True)}
+    return {name: torch.from_numpy(block) for name, block in zip(rule.names(message), blocks, strict=True)}
 
 
 def contribution(blocks: Mapping[str, Tensor]) -> bytes:
@@ -55,7 +53,7 @@ def contribution(blocks: Mapping[str, Tensor]) -> bytes:
     return digest.digest()
 
 
-def check_blocks(recipe: Recipe, message: int, blocks: Mapping[str, Tensor], longest: Sequence[float]) -> None:
+def check_blocks(rule: Blocks, message: int, blocks: Mapping[str, Tensor], longest: Sequence[float]) -> None:
     """Raise ValueError unless these are the blocks of a message, finite and no longer than honest ones can be.
 
     Parameters
@@ -63,9 +61,11 @@ def check_blocks(recipe: Recipe, message: int, blocks: Mapping[str, Tensor], lon
     longest : sequence of float
         Largest L2 norm of each block.
     """
-    if set(blocks) != set(BLOCKS[message]):
-        raise ValueError(f"sums: wanted {', '.join(BLOCKS[message])}, got {', '.join(sorted(blocks))[:200] or 'none'}")
-    for name, length, most in zip(BLOCKS[message], recipe.lengths(message), longest, strict=True):
+    if set(blocks) != set(rule.names(message)):
+        raise ValueError(
+            f"sums: wanted {', '.join(rule.names(message))}, got {', '.join(sorted(blocks))[:200] or 'none'}"
+        )
+    for name, length, most in zip(rule.names(message), rule.lengths(message), longest, strict=True):
         block = blocks[name]
         if block.dtype != torch.float64 or tuple(block.shape) != (length,):
             raise ValueError(f"{name}: wanted float64 ({length},), got {block.dtype} {tuple(block.shape)}")
@@ -73,29 +73,29 @@ def check_blocks(recipe: Recipe, message: int, blocks: Mapping[str, Tensor], lon
             raise ValueError(f"{name}: wanted finite numbers of norm {most:.3g} at most, got others")
 
 
-def scaled(recipe: Recipe, message: int, blocks: Sequence[Array], weight: float) -> Array:
+def scaled(rule: Blocks, message: int, blocks: Sequence[Array], weight: float) -> Array:
     """Return the blocks as one vector of a secure sum: block i times ``weight sqrt(f_i) / sensitivity_i``.
 
     One unit then moves block i by at most ``weight sqrt(f_i)``. Noise of one standard deviation S in every number gives
     each block the multiplier ``S / (weight sqrt(f_i))``: what is charged, where the weight is S / z.
     """
-    shares, sensitivities = recipe.shares.of(message), recipe.sensitivities(message)
+    shares, sensitivities = rule.shares.of(message), rule.sensitivities(message)
     factors = [weight * _SHORT * math.sqrt(f) / s for f, s in zip(shares, sensitivities, strict=True)]
     return np.concatenate([factor * block for factor, block in zip(factors, blocks, strict=True)])
 
 
-def unscaled(recipe: Recipe, message: int, vector: Array) -> list[Array]:
+def unscaled(rule: Blocks, message: int, vector: Array) -> list[Array]:
     """Return the blocks of `scaled`, each still times its member's weight."""
-    shares, sensitivities = recipe.shares.of(message), recipe.sensitivities(message)
-    cuts = np.cumsum(recipe.lengths(message))[:-1]
+    shares, sensitivities = rule.shares.of(message), rule.sensitivities(message)
+    cuts = np.cumsum(rule.lengths(message))[:-1]
     parts = np.split(vector, cuts)
     factors = [s / (_SHORT * math.sqrt(f)) for f, s in zip(shares, sensitivities, strict=True)]
     return [factor * part for factor, part in zip(factors, parts, strict=True)]
 
 
-def block_noise(recipe: Recipe, message: int, deviation: float) -> tuple[float, ...]:
+def block_noise(rule: Blocks, message: int, deviation: float) -> tuple[float, ...]:
     """Return the deviation of the noise in each block of `unscaled`, for that of the vector's numbers."""
-    shares, sensitivities = recipe.shares.of(message), recipe.sensitivities(message)
+    shares, sensitivities = rule.shares.of(message), rule.sensitivities(message)
     return tuple(deviation * s / math.sqrt(f) for f, s in zip(shares, sensitivities, strict=True))
 
 

@@ -110,18 +110,19 @@ class Work:
         if stored.non_private:
             if not self.policy.allow.non_private:
                 raise RefusedError("NON_PRIVATE_NOT_ALLOWED", "the owner withdrew allow.non_private")
-        elif (
-            stored.allowance.epsilon > self.policy.budget.run.epsilon
-            or stored.allowance.delta > self.policy.budget.run.delta
-        ):
-            raise RefusedError("BUDGET_EXHAUSTED", "the owner lowered budget.run below what this run was opened with")
+        else:
+            allowed = self.policy.budget.of(self.request.contract)
+            if stored.allowance.epsilon > allowed.epsilon or stored.allowance.delta > allowed.delta:
+                raise RefusedError(
+                    "BUDGET_EXHAUSTED", "the owner lowered the budget below what this run was opened with"
+                )
         return stored
 
     def _new_plan(self, ledger: Ledger) -> RunPlan:
         request = self.request
         non_private = request.proposal.epsilon is None
         left = ledger.lifetime_left(self.dataset, self.lifetime(non_private))
-        allowance = effective_budget(self.policy, request.proposal, left)
+        allowance = effective_budget(self.policy, request.proposal, left, self.policy.budget.of(request.contract))
         try:
             plan = make_plan(request.contract, self.terms, self.dataset, request.run_id, allowance)
             self.open_metrics(ledger, plan)  # first: a run whose metrics cannot be paid for does not start

@@ -15,7 +15,6 @@ from torch import Tensor
 from clients import registry
 from clients.models import FederatedModule, loss_for
 from consortia.common.errors import InputError, RefusedError
-from consortia.learners.sums.shares import MESSAGES
 from consortia.messages.envelope import Envelope, encode
 from consortia.messages.sums import block_noise, scaled, unscaled
 from consortia.participant import sums
@@ -23,7 +22,7 @@ from consortia.participant.data import Partitions
 from consortia.participant.identity import load_identity
 from consortia.participant.own_sums import Sent, keep
 from consortia.participant.training import ready_module
-from consortia.terms.recipe import recipe
+from consortia.terms.recipe import blocks_of
 from consortia.terms.scopes import State, group_of, state_of
 from consortia.terms.settle import fixed_point, layout, sizes
 from consortia.trust.secure_sum.models import hash_of
@@ -58,8 +57,8 @@ def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> byte
         _check_round(work, asked)
         _check_models(asked, request.model, request.contract, request.industry)
         rules = _rules(work)
-        if request.contract.sums is not None:
-            return _statistics(work, ledger, plan, parts, member, asked, rules)
+        if request.contract.noisy_sums is not None:
+            return _blocks(work, ledger, plan, parts, member, asked, rules)
         module = ready_module(
             request.contract, request.industry, plan, parts.train, request.model, work.private_state()
         )
@@ -68,7 +67,7 @@ def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> byte
         return member.masked(asked, rules, book, lambda noise: _sums(work, plan, parts, module, noise))
 
 
-def _statistics(
+def _blocks(
     work: Work,
     ledger: Ledger,
     plan: RunPlan,
@@ -77,22 +76,22 @@ def _statistics(
     asked: SumRequest,
     rules: Rules,
 ) -> bytes:
-    """Answer a message of the learner `sums`: its blocks as one scaled vector, and one's own words kept at home."""
+    """Answer a message of noisy sums: its blocks as one scaled vector, and one's own words kept at home."""
     request = work.request
     sums.check_received(work)
-    rule = recipe(request.contract, request.industry)
+    rule = blocks_of(request.contract, request.industry)
 
     def scaled_blocks(noise: NoiseContext) -> dict[str, NDArray[np.float64]]:
         started = time.perf_counter()
-        vector = scaled(rule, request.round, sums.blocks_of(work, parts), plan.clip)
-        work.log_round(f"sums, message {request.round}", time.perf_counter() - started)
+        vector = scaled(rule, request.round, sums.exact_blocks(work, parts), plan.clip)
+        work.log_round(f"{rule.shares.what}, message {request.round}", time.perf_counter() - started)
         return {request.industry: vector}
 
     def keep_own(context: bytes, words: Word, cohort: int) -> None:
-        if request.round == MESSAGES:
-            gram, slope = unscaled(rule, request.round, rules.code.decode(words))
+        if request.round == rule.shares.messages:
+            blocks = tuple(unscaled(rule, request.round, rules.code.decode(words)))
             noise = block_noise(rule, request.round, rules.code.share_std(cohort) * rules.code.step)
-            keep(work.home, request.run_id, Sent(context, gram, slope, *noise))
+            keep(work.home, request.run_id, Sent(context, blocks, noise))
 
     book = _Book(work, ledger, plan, sums.events_of(work, plan))
     return member.masked(asked, rules, book, scaled_blocks, keep_own)
@@ -190,7 +189,8 @@ class _Book:
         if reservation is None:
             raise RefusedError("BAD_MESSAGE", "nothing was reserved")
         masked = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        kind, name = ("update", _KIND) if self._work.request.contract.sums is None else ("sums", f"sums.{_KIND}")
+        terms = self._work.request.contract.noisy_sums
+        kind, name = ("update", _KIND) if terms is None else (terms.shares.what, f"{terms.shares.what}.{_KIND}")
         gate(
             # One vector holds all that the events paid for.
             [Release(kind, {f"{name}{place or ''}": masked}, event) for place, event in enumerate(self._events)],

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from consortia.common.errors import RefusedError
-from consortia.participant import local, secure_sum, sums
+from consortia.participant import local, secure_sum, statistics_at_home, sums
 from consortia.participant.context import Work
 from consortia.participant.data import Partitions
+from consortia.participant.unpaid_requests import Measurement
 from privacy.ledger import Ledger, RunPlan
 
 
@@ -34,11 +35,13 @@ class TrustMode:
     answer : a message that needs rows: train, or what comes before it.
     opening : a message that needs keys only.
     end : what the closing evaluation ends.
+    close : answers the closing evaluation; None where a model is measured.
     """
 
     answer: Callable[[Work, Ledger, RunPlan, Partitions], bytes]
     opening: Callable[[Work, Ledger, RunPlan], bytes] = _no_opening
     end: Callable[[Work, Ledger], None] = _nothing
+    close: Callable[[Work, Ledger, Measurement], bytes] | None = None
 
 
 _OWN_NOISE = TrustMode(local.train)
@@ -50,5 +53,9 @@ MODES: Mapping[tuple[str, str], TrustMode] = MappingProxyType(
         ("gradient", "aggregate"): TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end),
         ("sums", "local"): TrustMode(sums.answer),
         ("sums", "aggregate"): TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end),
+        ("statistics", "local"): TrustMode(sums.answer, close=statistics_at_home.close),
+        ("statistics", "aggregate"): TrustMode(
+            secure_sum.answer, secure_sum.opening, secure_sum.end, statistics_at_home.close
+        ),
     }
 )

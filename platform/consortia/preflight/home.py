@@ -10,6 +10,7 @@ import os
 
 import pandas as pd
 
+from clients._apart import reasons_in_words, set_apart
 from clients.dataset import RECORD, Table, prepare
 from clients.errors import ClientError, QuarantineError, SourceError
 from clients.industry import IndustryClient
@@ -112,7 +113,8 @@ def _data(chain: Chain, home: Home, policy: Policy, scenario: Scenario, seat: Se
             chain.failed(str(error), "correct the source, or name its columns as the schema does")
             chain.skip("schema first")
         return
-    chain.ok(f"{table.quarantine.rows_kept} of {table.quarantine.rows_read} rows fit {client.schema.name}")
+    if not _looked_apart(chain, client, frame, home.split_key(), table, key):
+        return
     counted = table.n_units
     what = "records" if terms.unit == RECORD else f"units ({terms.unit})"
     if problem := _shared(home, policy, seat.dataset, table):
@@ -149,6 +151,30 @@ def _remedy(error: Exception, key: str) -> str:
     if isinstance(error, RefusedError):
         return "take the file that was agreed, with bounds and categories that are public; name your own rows"
     return f"correct {key} in the policy"
+
+
+def _looked_apart(
+    chain: Chain, client: IndustryClient, frame: pd.DataFrame, split_key: bytes, table: Table, where: str
+) -> bool:
+    """Close the link of the schema: rows set apart, with reasons; False where one spelling is behind them."""
+    quarantine = table.quarantine
+    fit = f"{quarantine.rows_kept} of {quarantine.rows_read} rows fit {client.schema.name}"
+    if quarantine.rows_kept == quarantine.rows_read:
+        chain.ok(fit)
+        return True
+    frame = frame.reset_index(drop=True)
+    good, report = client.schema.check(frame, key=split_key, where=where)
+    apart = set_apart(client.schema, frame, good, report)
+    told = f"{fit}; set apart: {reasons_in_words(quarantine.reasons, quarantine.rows_read)}"
+    if apart.spellings:
+        chain.failed(
+            f"{told}; one spelling makes up the failures of {', '.join(apart.spellings)}",
+            "; ".join(apart.spellings.values()),
+        )
+        chain.skip("schema first")
+        return False
+    chain.ok("; ".join([told, *apart.bias]))
+    return True
 
 
 def _shared(home: Home, policy: Policy, dataset: str, table: Table) -> str | None:
@@ -196,7 +222,7 @@ def _budget(
     chain.ok(f"{runs} runs so far")
     horizon = f"unit: {terms.unit}, add/remove one"
     try:
-        allowance = effective_budget(policy, proposal, left)
+        allowance = effective_budget(policy, proposal, left, policy.budget.of(scenario.contract))
     except RefusedError:
         chain.stop(
             f"ε = {left.epsilon:.3g}, δ = {left.delta:.3g} left of the lifetime's ε = {life.epsilon:g} ({horizon})",

@@ -19,11 +19,11 @@ from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import cautions, fits_with
 from consortia.planning.plan import SeatPlan
 from consortia.reports.many_participants import first, means, rest
-from consortia.reports.receipt_table import columns, label, receipt_row, synthetic_for, table_of
+from consortia.reports.receipt_table import columns, label, receipt_row, rows_in_words, synthetic_for, table_of
 from consortia.reports.verdicts import paragraph
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
 from consortia.terms.costs import updates_event
-from consortia.terms.recipe import recipe
+from consortia.terms.recipe import blocks_of
 from consortia.terms.scenario import Scenario
 from consortia.trust.trusted_coordinator import account, models_only, sentence
 from consortia.vertical.request import total_steps
@@ -32,10 +32,11 @@ from privacy.accounting import epsilon
 
 def _leaves(scenario: Scenario, plan: SeatPlan) -> str:
     """Return how many numbers of a participant's training rows leave, and when."""
-    if scenario.contract.sums is None:
+    if scenario.contract.noisy_sums is None:
         return f"{plan.parameters_shared} numbers a round"
-    rule = recipe(scenario.contract, plan.industry)
-    return f"{sum(rule.lengths(1))}, then {sum(rule.lengths(2))} numbers"
+    rule = blocks_of(scenario.contract, plan.industry)
+    counts = [str(sum(rule.lengths(message + 1))) for message in range(rule.shares.messages)]
+    return f"{', then '.join(counts)} numbers"
 
 
 def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
@@ -45,6 +46,8 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
     console.print(f"contract sha256:{contract.sha256()}")
     if contract.sums is not None:
         console.print("learner sums: two messages of noisy sums, added within each industry; no training rounds")
+    elif contract.statistics is not None:
+        console.print("learner statistics: one message of noisy counts and moments of the columns; nothing is trained")
     else:
         console.print(
             f"{contract.rounds} rounds, at most {contract.participations} of one participant, strategy "
@@ -173,12 +176,20 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
     if result["synthetic"]:
         whose = f" for {escape(some)}; the rows of the others are real" if (some := synthetic_for(result)) else ""
         console.print(f"Data: [bold]synthetic[/] rows on each industry's schema{whose}.", highlight=False)
+    _print_rows(console, result)
     if any(seat["failures"] for seat in result["participants"].values()):
         console.print("Failures:")
         failed = [(name, seat) for name, seat in result["participants"].items() if seat["failures"]]
         for name, seat in first(failed):
             for failure in seat["failures"][-3:]:
                 console.print(f"  round {failure['round']} {name}: {failure['code']} {failure['detail']}", markup=False)
+
+
+def _print_rows(console: Console, result: dict[str, Any]) -> None:
+    """Print which rows were set apart and which drifted, where the reader owns them."""
+    for name, seat in first(list(result["participants"].items())):
+        for line in rows_in_words(seat):
+            console.print(f"{name}: {line}", highlight=False, markup=False)
 
 
 def _at(deltas: list[float]) -> str:

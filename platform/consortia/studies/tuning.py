@@ -15,6 +15,7 @@ from consortia.participant.home import Home
 from consortia.planning.plan import SeatPlan, make_plans, noise_ratio, of_products
 from consortia.terms.contract import Contract, planned_rounds
 from consortia.terms.policy import Policy, load_policy, policy_or_input_error
+from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario, scenario_from_json
 from consortia.terms.scopes import build_module
@@ -157,7 +158,7 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
         found.append(Knob(name, str(before), str(after), *changed, helps=better, note=note))
 
     add("epsilon", f"{seat.epsilon:g}", f"{2 * seat.epsilon:g}", outcome(value=2 * seat.epsilon))
-    if contract.sums is not None:
+    if contract.noisy_sums is not None:
         return found
     if rules.sampling_rate < 1:
         rate = min(1.0, 2 * rules.sampling_rate)
@@ -182,6 +183,8 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
 
 
 def _size(scenario: Scenario, seat: Seat) -> int:
+    if scenario.contract.statistics is not None:
+        return sum(blocks_of(scenario.contract, seat.industry).lengths(1))
     state = build_module(scenario.contract, seat.industry).state_dict()
     if scenario.contract.sums is not None:
         return int(state[WEIGHTS].numel())

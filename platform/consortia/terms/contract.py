@@ -75,7 +75,9 @@ class Contract(ContractFields):
         later |= set() if self.compression else {"compression"}
         later |= set() if self.vertical else {"vertical"}
         later |= set() if self.max_participations else {"max_participations"}
-        later |= set() if self.sums else {"learner", "sums"}
+        later |= set() if self.sums else {"sums"}
+        later |= set() if self.statistics else {"statistics"}
+        later |= set() if self.noisy_sums else {"learner"}
         text = json.dumps(
             self.model_dump(mode="json", by_alias=True, exclude=later), sort_keys=True, separators=(",", ":")
         )
@@ -101,9 +103,9 @@ def contract_from_json(text: str) -> Contract:
 def planned_rounds(contract: Contract) -> int:
     """Return how often a participant trains at most: noise is solved for that many, with secure sums for spares too.
 
-    The two messages of the learner `sums` are one training.
+    The messages of noisy sums are one training.
     """
-    once = 1 if contract.sums is not None else contract.participations
+    once = 1 if contract.noisy_sums is not None else contract.participations
     return once + (contract.secure_terms.spare if contract.trust == "aggregate" else 0)
 
 
@@ -125,7 +127,7 @@ def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -
     if noise_multiplier <= 0:
         raise InputError("epsilon: wanted a finite one with trust = 'aggregate', got a non-private proposal")
     clip = terms.noise / noise_multiplier
-    smallest = clip * (1.0 if contract.sums is None else contract.sums.least_part)
+    smallest = clip * (1.0 if contract.noisy_sums is None else contract.noisy_sums.least_part)
     if smallest < terms.smallest_clip:
         raise InputError(
             f"contract.secure.smallest_clip: wanted at most {smallest:.4g}, which this budget needs, got "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from consortia.learners.sums.shares import MESSAGES
 from consortia.terms.contract_fields import ContractFields
 from consortia.terms.model import Model, Scopes
 from consortia.terms.strategy import StrategyTerms
@@ -76,17 +75,21 @@ def check_trusted_coordinator(contract: ContractFields, strategy: Strategy) -> N
 
 
 def check_sums(contract: ContractFields) -> None:
-    """Raise ValueError, naming what was wanted, where the learner `sums` and the rest of a contract do not fit."""
-    terms = contract.sums
-    if (contract.learner == "sums") != (terms is not None):
-        raise ValueError('[contract.sums] exactly where learner = "sums"')
+    """Raise ValueError, naming what was wanted, where a learner of noisy sums and the rest of a contract do not fit."""
+    terms, learner = contract.noisy_sums, contract.learner
+    for name in ("sums", "statistics"):
+        if (learner == name) != (getattr(contract, name) is not None):
+            raise ValueError(f'[contract.{name}] exactly where learner = "{name}"')
+        if learner != name and name in contract.releases:
+            raise ValueError(f"no '{name}' in releases with learner = \"{learner}\"")
     if terms is None:
-        if "sums" in contract.releases:
-            raise ValueError("no 'sums' in releases with learner = \"gradient\"")
         return
+    metrics = {"metrics"} if contract.sums is not None else set()
     excluded = {
-        f"rounds = {MESSAGES}, its two messages": contract.rounds != MESSAGES,
-        "releases ['sums'], and 'metrics' where they are asked for": set(contract.releases) - {"metrics"} != {"sums"},
+        f"rounds = {terms.shares.messages}, its messages": contract.rounds != terms.shares.messages,
+        f"releases ['{learner}']{', and metrics where they are asked for' if metrics else ''}": (
+            set(contract.releases) - metrics != {learner}
+        ),
         'trust = "local" or "aggregate"': contract.trust not in {"local", "aggregate"},
         "no [contract.strategy]: sums are added": contract.strategy != StrategyTerms(),
         "no [contract.scopes]: an industry shares its sums": contract.scopes != Scopes(),
@@ -104,8 +107,11 @@ def check_sums(contract: ContractFields) -> None:
             getattr(rules, key) != value for key, value in STEPS.items()
         ) or plain != (Model(), 0, 0.0, 0.0, None)
     if problems := [text for text, wrong in excluded.items() if wrong]:
-        raise ValueError(f'{"; ".join(problems)}, with learner = "sums"')
-    if strange := sorted((terms.prevalence.keys() | terms.residual.keys()) - contract.industries.keys()):
+        raise ValueError(f'{"; ".join(problems)}, with learner = "{learner}"')
+    if contract.sums is None:
+        return
+    named = contract.sums.prevalence.keys() | contract.sums.residual.keys()
+    if strange := sorted(named - contract.industries.keys()):
         raise ValueError(f"sums.prevalence and sums.residual of the contract's industries, not of {', '.join(strange)}")
 
 

@@ -12,6 +12,7 @@ from consortia.terms.compression import CompressionTerms
 from consortia.terms.evaluation import EvaluationTerms, StoppingTerms
 from consortia.terms.model import Model, PretrainedFile, Scopes
 from consortia.terms.secure_sum import SecureTerms
+from consortia.terms.statistics import StatisticsTerms
 from consortia.terms.strategy import StrategyTerms
 from consortia.terms.sums import SumsTerms
 from consortia.terms.trusted_coordinator import CentralTerms
@@ -22,6 +23,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
 Industry = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+#: What may leave a participant, by the word of contract and policy.
+ReleaseKind = Literal["update", "sums", "statistics", "metrics", "size", "intersection", "labels", "scores"]
 
 
 class IndustryTerms(StrictModel):
@@ -78,7 +81,8 @@ class ContractFields(StrictModel):
     """The fields of a contract, before they are checked against each other (`consortia.terms.contract`).
 
     `rounds` are the steps of the shared parameters; `max_participations` is how often one participant trains at most,
-    where that is not once a round. `learner` is what is trained: networks by noisy gradients, or noisy sums.
+    where that is not once a round. `learner` is what is trained: networks by noisy gradients, or noisy sums;
+    `statistics` trains nothing, its noisy counts are the result.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=1)]
@@ -87,9 +91,10 @@ class ContractFields(StrictModel):
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     max_participations: Annotated[int, Field(ge=1, le=100_000)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    releases: tuple[Literal["update", "sums", "metrics", "size", "intersection", "labels", "scores"], ...] = ("update",)
-    learner: Literal["gradient", "sums"] = "gradient"
+    releases: tuple[ReleaseKind, ...] = ("update",)
+    learner: Literal["gradient", "sums", "statistics"] = "gradient"
     sums: SumsTerms | None = None
+    statistics: StatisticsTerms | None = None
     strategy: StrategyTerms = StrategyTerms()
     scopes: Scopes = Scopes()
     split: Split = Split()
@@ -107,6 +112,11 @@ class ContractFields(StrictModel):
     def participations(self) -> int:
         """How often one participant trains at most: the noise is solved for that many, whoever takes part."""
         return self.max_participations or self.rounds
+
+    @property
+    def noisy_sums(self) -> SumsTerms | StatisticsTerms | None:
+        """The terms of what is released as noisy blocks instead of updates; None where a network is trained."""
+        return self.sums or self.statistics
 
     @property
     def secure_terms(self) -> SecureTerms:

@@ -19,10 +19,10 @@ def noise_multiplier(
 ) -> float:
     """Return the noise multiplier with which the updates of a whole run, and `besides`, cost (epsilon, delta).
 
-    Of the learner `sums` it is z, that of its blocks together (`consortia.learners.sums.noise`).
+    Of noisy sums it is z, that of their blocks together (`consortia.learners.sums.noise`).
     """
-    if contract.sums is not None:
-        return solve(contract.sums.shares, epsilon, delta, planned_rounds(contract))
+    if contract.noisy_sums is not None:
+        return solve(contract.noisy_sums.shares, epsilon, delta, planned_rounds(contract))
     return solve_noise_multiplier(
         epsilon=epsilon,
         delta=delta,
@@ -35,7 +35,7 @@ def noise_multiplier(
 def plan_event(contract: Contract, rules: IndustryTerms, multiplier: float) -> PoissonGaussian:
     """Return what the updates of a whole run cost as they are planned, spare attempts of secure sums included."""
     event = updates_event(contract, rules, multiplier, contract.rounds)
-    return event.resized(planned_rounds(contract) * (1 if contract.sums is not None else rules.local_steps))
+    return event.resized(planned_rounds(contract) * (1 if contract.noisy_sums is not None else rules.local_steps))
 
 
 def updates_event(
@@ -51,13 +51,14 @@ def updates_event(
     Parameters
     ----------
     messages : sequence of int
-        Which messages of the learner `sums` these were. Without it, one counts as the costlier second.
+        Which messages of noisy sums these were. Without it, one counts as the last, which costs the most.
     """
     steps = rules.local_steps * rounds
-    if contract.sums is not None:
+    if contract.noisy_sums is not None:
         # Gaussian blocks are exactly one Gaussian mechanism (`consortia.learners.sums.noise`).
-        taken = set(messages) or ({2} if rounds == 1 else {1, 2})
-        shares = math.fsum(share for message in taken for share in contract.sums.shares.of(message))
+        of = contract.noisy_sums.shares
+        taken = set(messages) or ({of.messages} if rounds == 1 else set(range(1, of.messages + 1)))
+        shares = math.fsum(share for message in taken for share in of.of(message))
         steps, multiplier = 1, multiplier / math.sqrt(min(shares, 1.0))
     return PoissonGaussian(
         noise_multiplier=multiplier, sampling_rate=rules.sampling_rate, steps=steps, partition="train", unit=unit

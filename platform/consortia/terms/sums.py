@@ -9,11 +9,14 @@ from typing import Annotated, Any, Final
 from pydantic import Field, model_validator
 
 from consortia.common.strict import StrictModel
+from consortia.learners.statistics.layout import OneBlock
 from consortia.learners.sums.shares import MESSAGES, Shares
 
 _Share = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
+#: Messages of a run, by learner of noisy sums.
+_MESSAGES: Final[Mapping[str, int]] = {"sums": MESSAGES, "statistics": OneBlock().messages}
 #: An industry's terms where nothing takes steps: every unit is in each sum, once, within a bound of 1.
 STEPS: Final[Mapping[str, Any]] = {"local_steps": 1, "sampling_rate": 1.0, "clip": 1.0, "learning_rate": 1.0}
 
@@ -58,13 +61,14 @@ class SumsTerms(StrictModel):
 
 
 def with_constants(contract: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a written contract with what `learner = "sums"` fixes, where it was left out; others as they are."""
+    """Return a written contract with what a learner of noisy sums fixes, where it was left out; others as they are."""
     data = dict(contract)
-    if data.get("learner") != "sums":
+    learner = str(data.get("learner"))
+    if learner not in _MESSAGES:
         return data
-    data.setdefault("rounds", MESSAGES)
-    data.setdefault("releases", ["sums"])
-    data.setdefault("sums", {})
+    data.setdefault("rounds", _MESSAGES[learner])
+    data.setdefault("releases", [learner])
+    data.setdefault(learner, {})
     if data.get("trust") == "aggregate" and isinstance(secure := data.setdefault("secure", {}), dict):
         # A second attempt costs as much as the first: who wants spare ones pays with noise, so says so.
         data["secure"] = {"spare": 0, **secure}

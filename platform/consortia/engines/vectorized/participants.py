@@ -74,7 +74,9 @@ def check(scenario: Scenario) -> None:
         raise InputError('--engine vectorized: wanted contract.mode = "horizontal", got "vertical"')
     strategy = contract.strategy.strategy()
     excluded = {
-        'contract.learner: wanted "gradient", whose steps are batched, got "sums"': contract.sums is not None,
+        f'contract.learner: wanted "gradient", whose steps are batched, got "{contract.learner}"': (
+            contract.learner != "gradient"
+        ),
         "contract.trust: wanted no secure sums": contract.trust == "aggregate",
         "contract.compression: wanted none": contract.compression is not None,
         "contract.scopes: wanted no private parameters": "private" in contract.scopes.named,

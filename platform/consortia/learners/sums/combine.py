@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from consortia.learners.blocks import deviations
 from consortia.learners.sums.model import Recipe
-from consortia.learners.sums.release import deviations
 from consortia.learners.sums.solution import Released
 from consortia.learners.sums.statistics import unpacked
 

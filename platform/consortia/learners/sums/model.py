@@ -37,6 +37,10 @@ class Recipe:
     shares: Shares
     largest_radius: float
 
+    def names(self, message: int) -> tuple[str, ...]:
+        """Return the names of a message's blocks."""
+        return ("sums.columns",) if message == 1 else ("sums.gram", "sums.slope")
+
     def lengths(self, message: int) -> tuple[int, ...]:
         """Return how many numbers each block of a message has."""
         if message == 1:

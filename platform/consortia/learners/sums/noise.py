@@ -12,7 +12,7 @@ import math
 from functools import lru_cache
 from typing import Final
 
-from consortia.learners.sums.shares import Shares
+from consortia.learners.blocks import BlockShares
 from privacy.errors import PlanError
 from privacy.events import resized
 
@@ -33,7 +33,7 @@ def mu_of(epsilon: float, delta: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-def solve(shares: Shares, epsilon: float, delta: float, times: int = 1) -> float:
+def solve(shares: BlockShares, epsilon: float, delta: float, times: int = 1) -> float:
     """Return the smallest z, within .01 %, for which `times` whole runs cost at most (epsilon, delta) by the ledger.
 
     Raises

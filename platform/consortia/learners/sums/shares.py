@@ -1,12 +1,11 @@
-"""How the budget of a run is shared among the blocks of the two messages, and the events that they cost."""
+"""How the budget of a run is shared among the blocks of the two messages."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
-from privacy.events import Event, GaussianRelease, NonPrivate
+from consortia.learners.blocks import BlockShares
 
 __all__ = ["MESSAGES", "Shares"]
 
@@ -15,7 +14,7 @@ MESSAGES: Final = 2
 
 
 @dataclass(frozen=True)
-class Shares:
+class Shares(BlockShares):
     """Shares of mu^2; they sum to 1.
 
     Attributes
@@ -28,19 +27,16 @@ class Shares:
     gram: float
     slope: float
 
+    @property
+    def what(self) -> str:
+        """See `BlockShares`."""
+        return "sums"
+
+    @property
+    def messages(self) -> int:
+        """See `BlockShares`."""
+        return MESSAGES
+
     def of(self, message: int) -> tuple[float, ...]:
         """Return the shares of a message's blocks."""
         return (self.centre,) if message == 1 else (self.gram, self.slope)
-
-    def events(self, message: int, multiplier: float, unit: str) -> tuple[Event, ...]:
-        """Return what a message costs: one event a block; `multiplier` is z, 0 where nothing is noised."""
-        if not multiplier:
-            return (NonPrivate(what=f"sums, message {message}", partition="train", unit=unit),)
-        return tuple(
-            GaussianRelease(noise_multiplier=multiplier / math.sqrt(share), partition="train", unit=unit)
-            for share in self.of(message)
-        )
-
-    def whole(self, multiplier: float, unit: str) -> tuple[Event, ...]:
-        """Return what both messages cost."""
-        return tuple(event for message in (1, 2) for event in self.events(message, multiplier, unit))

@@ -77,7 +77,7 @@ def first_message(columns: Columns, rows: Rows) -> Array:
     vectors = torch.cat([x, x[:, columns.squared].square()], dim=1)
     bound = columns.first_bound
     clipped = vectors * (bound / _lengths(vectors).clamp(min=bound))
-    return np.asarray(_on_grid(clipped * rows.shares() * _SHORT, _FIRST_STEPS).sum(dim=0))
+    return np.asarray(on_grid(clipped * rows.shares() * _SHORT, _FIRST_STEPS).sum(dim=0))
 
 
 def second_message(
@@ -93,7 +93,7 @@ def prepared(columns: Columns, outcome: Outcome, rows: Rows, centre: Tensor, rad
     share = rows.shares().sqrt()
     x = columns.centred(rows.features, centre)
     x = x / torch.maximum(_lengths(x), radius)  # `Columns.encode`, its norms added in one order for every row
-    return _on_grid(x * share * _SHORT, _STEPS), _on_grid(outcome.deviations(rows.target) * share * _SHORT, _STEPS)
+    return on_grid(x * share * _SHORT, _STEPS), on_grid(outcome.deviations(rows.target) * share * _SHORT, _STEPS)
 
 
 def _lengths(vectors: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def _lengths(vectors: Tensor) -> Tensor:
     return total.sqrt().unsqueeze(1)
 
 
-def _on_grid(values: Tensor, steps: float) -> Tensor:
+def on_grid(values: Tensor, steps: float) -> Tensor:
     """Round towards 0 to multiples of 1 / steps; a row with a number that is not finite becomes 0."""
     finite = torch.isfinite(values).all(dim=1, keepdim=True)
     return torch.trunc(torch.where(finite, values, 0.0) * steps) / steps
