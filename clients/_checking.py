@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from clients.schema import Column, Schema, Target
 
 NUMERIC = ("number", "integer", "flag")
+#: Fewer rows with one unknown spelling are broken rows; from here on they are a code that nobody mapped.
+FEW = 5
+NEARLY_ALL = 0.9
 LARGEST = float(np.finfo(np.float32).max)
 WANTED = {
     "number": "a number",
@@ -33,12 +37,14 @@ class QuarantineReport:
     """How many rows were set apart, and why. For the participant's own log: these counts depend on data.
 
     A row with two faults counts once in `rows_read - rows_kept` and twice in `reasons`, whose keys read
-    "column: rule".
+    "column: rule". `spellings` has the columns in which one spelling alone makes up nearly all rows that are not of the
+    column's type, with their number: a code that nobody mapped, not broken rows.
     """
 
     rows_read: int
     rows_kept: int
     reasons: Mapping[str, int] = field(default_factory=dict)
+    spellings: Mapping[str, int] = field(default_factory=dict)
     ignored_columns: tuple[str, ...] = ()
 
     @property
@@ -55,6 +61,7 @@ class QuarantineReport:
 
 def check_rows(schema: Schema, frame: pd.DataFrame, *, key: bytes, where: str) -> tuple[pd.DataFrame, QuarantineReport]:
     """See `Schema.check`."""
+    frame = named(schema, frame)
     _refuse_wrong_columns(schema, frame, where)
     columns = [c for c in schema.columns if c.identifier != "drop" and c.name in frame]
     texts = pd.DataFrame({c.name: _read_column(c, frame[c.name]) for c in columns}, index=frame.index)
@@ -78,9 +85,33 @@ def check_rows(schema: Schema, frame: pd.DataFrame, *, key: bytes, where: str) -
         rows_read=len(frame),
         rows_kept=len(good),
         reasons=reasons,
+        spellings=_one_spelling(schema, columns, texts),
         ignored_columns=tuple(sorted(str(c) for c in frame.columns if c not in known)),
     )
     return pd.DataFrame(typed, index=good.index), report
+
+
+def named(schema: Schema, frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the schema's names where a column differs in case, white space or Unicode form alone.
+
+    A name that is there as the schema writes it is left alone; of two that differ in case alone neither is taken, and
+    the column is missing.
+    """
+    ours = [column.name for column in schema.columns] + [schema.target.name]
+    alike: dict[str, list[str]] = {}
+    for name in frame.columns:
+        alike.setdefault(_plain(str(name)), []).append(name)
+    here = set(frame.columns)
+    renamed = {}
+    for name in ours:
+        found = alike.get(_plain(name), [])
+        if name not in here and len(found) == 1 and found[0] not in ours:
+            renamed[found[0]] = name
+    return frame.rename(columns=renamed) if renamed else frame
+
+
+def _plain(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def blank_to_none(frame: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +147,7 @@ def _refuse_wrong_columns(schema: Schema, frame: pd.DataFrame, where: str) -> No
 
 def _near(name: str, got: list[str]) -> str | None:
     """Return the column that was probably meant: the same letters in another case, or nearly the same."""
-    same = [each for each in got if each.casefold() == name.casefold()]
+    same = [each for each in got if _plain(each) == _plain(name)]
     return next(iter([*same, *difflib.get_close_matches(name, got, 1)]), None)
 
 
@@ -187,6 +218,18 @@ def _refuse_foreign_column(schema: Schema, name: str, dtype: str, values: pd.Ser
         f"{where}: column {name!r}: wanted {wanted} (schema {schema.name!r}), got a column of type {got} "
         "without a single such value. Is it the right column, in the right coding?"
     )
+
+
+def _one_spelling(schema: Schema, columns: list[Column], texts: pd.DataFrame) -> dict[str, int]:
+    """See `QuarantineReport.spellings`."""
+    found = {}
+    for name, dtype in [(c.name, c.dtype) for c in columns] + [(schema.target.name, _target_dtype(schema.target))]:
+        wrong = texts[name][~_of_type(schema, name, dtype, texts[name])]
+        if len(wrong) >= FEW and dtype != "text":
+            most = int(wrong.value_counts().iloc[0])
+            if most >= NEARLY_ALL * len(wrong):
+                found[name] = most
+    return found
 
 
 def _broken_rows(

@@ -12,9 +12,16 @@ import pandas as pd
 # For simulation and tests. A participant passes its own: whoever knows the key can try out identifiers.
 DEMO_KEY = b"consortia: a public key, for simulation only"
 
-BLANK = frozenset({"", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"})
+#: What pandas reads as missing, and "?".
+BLANK = frozenset(
+    (
+        *("", "?", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
+        *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+    )
+)
 UNREADABLE = "\0"  # no text of a source: pandas and databases do not give it
-FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0, "f": 0.0, "t": 1.0}
+#: "f" and "t" are not among them: beside "m" the first is a woman, not a no.
+FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 _WHOLE = re.compile(r"^(-?\d+)\.0+$")
 
 
@@ -47,7 +54,9 @@ def text(value: Any, missing: tuple[str, ...] = ()) -> str | None:
 
 
 def number(text: str) -> float:
-    """A finite number, or NaN."""
+    """A finite number, or NaN. Python's `1_0` is no number in a file."""
+    if "_" in text:
+        return np.nan
     try:
         value = float(text)
     except ValueError:

@@ -139,10 +139,12 @@ def prepare(
         raise ValueError(f"max_rows_per_unit: wanted >= 1, got {max_rows_per_unit}")
     view = effective_schema(client, filter=filter, columns=tuple(columns))
     synthetic = bool(frame.attrs.get("synthetic", False))
-    frame = frame.reset_index(drop=True)
+    frame = client.schema.named(frame.reset_index(drop=True))
     good, report = client.schema.check(frame, key=key, where=where)
     if unit != RECORD:
         good, report = _with_unit(client.schema, good, report, unit, where)
+    if report.spellings and quarantine_threshold < 1:
+        raise QuarantineError(_unmapped(report, where))
     if report.share > quarantine_threshold:
         raise QuarantineError(
             f"{where}: {report}. Wanted at most {quarantine_threshold:.0%} broken rows: correct the source "
@@ -201,6 +203,16 @@ def assign(split_keys: Sequence[str], key: bytes, fractions: Mapping[str, float]
     digests = [hmac.digest(key, split_key.encode(), "sha256") for split_key in split_keys]
     points = np.array([int.from_bytes(d[:8], "big") / 2**64 for d in digests], dtype=np.float64)
     return np.array(list(fractions), dtype=np.str_)[np.searchsorted(edges, points, side="right")]
+
+
+def _unmapped(report: QuarantineReport, where: str) -> str:
+    name, count = max(report.spellings.items(), key=lambda item: item[1])
+    return (
+        f"{where}: column {name!r}: {count} of {report.rows_read} rows have one spelling that the schema lacks: "
+        "a code; they would all be lost. Say in the policy what it means: below the data set's mapping, "
+        f'[….mapping.{name}] values = {{ "its spelling" = "the schema\'s" }}, or missing = ["its spelling"]. '
+        "`consortia data map` shows the line."
+    )
 
 
 def _with_unit(

@@ -78,6 +78,13 @@ class IndustryClient:
         How many synthetic rows a site gets when nobody says.
     homes : mapping
         Into how many small participants a site's rows can be dealt; each is a site `SITE/NUMBER`, from 1 on.
+    digest : str
+        SHA-256 of what a client's file says (`clients.declared`), which a contract fixes; empty for a client in Python.
+    unconfirmed : tuple of str
+        What was read from somebody's rows and is not confirmed as public knowledge, such as "age (low, high)": a
+        deployed run refuses it.
+    recipe : mapping
+        What a contract says of the industry unless it says otherwise: model, steps, rate, clip. Of a client's file.
     """
 
     name: str
@@ -94,6 +101,9 @@ class IndustryClient:
     filters: Mapping[str, Filter] = field(default_factory=dict)
     default_rows: int = 400
     homes: Mapping[str, int] = field(default_factory=dict)
+    digest: str = ""
+    unconfirmed: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.sites or len(set(self.sites)) != len(self.sites):

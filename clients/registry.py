@@ -1,4 +1,7 @@
-"""Finds the industries: files of this package, and installed packages of partners.
+"""Finds the industries: files of this package and of folders `clients/`, and installed packages of partners.
+
+A file `NAME.toml` is a client without Python (`clients.declared`). It is looked for in this package, in the folders of
+`$CONSORTIA_CLIENTS` and in `clients/` of the working directory; none of them is a place to import from.
 
 A partner's wheel names its client in the group `consortia.clients`:
 
@@ -8,6 +11,7 @@ A partner's wheel names its client in the group `consortia.clients`:
 
 from __future__ import annotations
 
+import os
 import pkgutil
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,19 +24,29 @@ from consortia_plugins import Seam
 if TYPE_CHECKING:
     from clients.industry import IndustryClient
 
-__all__ = ["GROUP", "get", "hold", "names"]
+__all__ = ["FOLDERS", "GROUP", "file_of", "folders", "get", "hold", "names"]
 
 GROUP = "consortia.clients"
+#: Names further folders with clients' files, separated as in PATH.
+FOLDERS = "CONSORTIA_CLIENTS"
 SEAM = frozenset(
     {
         "dataset",
+        "declared",
         "errors",
+        "expressions",
         "holdings",
         "industry",
+        "inferring",
+        "invented",
+        "mapping",
+        "mapping_rules",
         "masking",
+        "measures",
         "metric_registry",
         "metrics",
         "models",
+        "proposing",
         "registry",
         "schema",
         "source_registry",
@@ -46,7 +60,7 @@ _held: dict[str, IndustryClient] = {}
 
 def names() -> tuple[str, ...]:
     """Every known industry in alphabetical order; nothing is imported for it."""
-    return tuple(sorted({*_clients.names(), *_held}))
+    return tuple(sorted({*_clients.names(), *_held, *_files()}))
 
 
 def hold(client: IndustryClient) -> None:
@@ -69,9 +83,51 @@ def get(name: str) -> IndustryClient:
     UnknownClientError
         There is none; the message lists those there are.
     ClientLoadError
-        A partner's package is broken, two of them claim the name, or one claims a built-in's.
+        A file or a partner's package is broken, two of them claim the name, or one claims a built-in's.
     """
-    return _held[name] if name in _held else _clients.get(name)
+    if name in _held:
+        return _held[name]
+    return _clients.get(name) if (file := file_of(name)) is None else _declared(file)
+
+
+def folders() -> tuple[Path, ...]:
+    """The folders with clients' files, each once: this package, those of `$CONSORTIA_CLIENTS`, and `clients/` here."""
+    named = [Path(each) for each in os.environ.get(FOLDERS, "").split(os.pathsep) if each]
+    every = [Path(__file__).parent, *named, Path("clients")]
+    return tuple(dict.fromkeys(folder.resolve() for folder in every if folder.is_dir()))
+
+
+def file_of(name: str) -> Path | None:
+    """The file of a client without Python, or None.
+
+    Raises
+    ------
+    ClientLoadError
+        Two folders have one, or a client in Python has the name.
+    """
+    found = _files().get(name, ())
+    if not found:
+        return None
+    if len(found) > 1 or name in _clients.names():
+        where = [str(file) for file in found] + (["a client in Python"] if name in _clients.names() else [])
+        raise ClientLoadError(
+            f"client {name!r}: wanted one of that name, got {' and '.join(where)}; remove all but one"
+        )
+    return found[0]
+
+
+def _files() -> dict[str, tuple[Path, ...]]:
+    found: dict[str, tuple[Path, ...]] = {}
+    for folder in folders():
+        for file in sorted(folder.glob("*.toml")):
+            found[file.stem] = (*found.get(file.stem, ()), file)
+    return found
+
+
+def _declared(file: Path) -> IndustryClient:
+    from clients.declared import load
+
+    return load(file)
 
 
 @lru_cache(maxsize=1)

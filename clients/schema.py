@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from clients import _values
-from clients._checking import QuarantineReport, check_rows
+from clients._checking import QuarantineReport, check_rows, named
 from clients._features import NUMERIC, Compute, column_features, column_kinds, derived_feature
 from clients.errors import SchemaError
 from consortia_plugins.arguments import named_arguments
@@ -169,6 +169,11 @@ class Target:
                 f"target {self.name!r}: wanted 2 classes for binary, 3 or more for multiclass, none for "
                 f"regression; got {len(self.classes)} for {self.kind}"
             )
+        if lost := [each for each in (*self.classes, *self.mapping) if _values.text(each) is None]:
+            raise SchemaError(
+                f"target {self.name!r}: wanted classes that are no spelling of a missing value, got {lost[0]!r}; call "
+                "it otherwise"
+            )
         if strange := sorted(set(self.mapping.values()) - set(self.classes)):
             raise SchemaError(f"target {self.name!r}: mapping leads to {strange}, wanted {self.classes}")
         if (self.low is None) != (self.high is None) or (
@@ -298,6 +303,10 @@ class Schema:
         """
         return check_rows(self, frame, key=key, where=where)
 
+    def named(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame with this schema's names where a column differs in case, white space or Unicode form alone."""
+        return named(self, frame)
+
     def features(self, frame: pd.DataFrame) -> NDArray[np.float32]:
         """Features (n_rows, width) in [-1, 1] of a frame that `check` returned; row by row."""
         visible = frame[[c.name for c in self.columns if c.is_feature and c.name in frame]]
@@ -369,6 +378,8 @@ def _category_problem(column: Column) -> str:
         return f"{given} are for dtype 'category', not {column.dtype!r}" if given else ""
     if not column.categories or len(set(column.categories)) != len(column.categories):
         return "wanted a list of distinct categories"
+    if lost := [c for c in column.categories if _values.text(c, column.missing_values) is None]:
+        return f"wanted categories that are no spelling of a missing value, got {lost[0]!r}; call it otherwise"
     if column.impute is not None and column.impute not in column.categories:
         return f"impute must be one of {column.categories}"
     if column.scores and len(column.scores) != len(column.categories):

@@ -2,7 +2,8 @@
 
 A source is one line of text in the participant's own policy:
 
-    csv:/data/heart.csv        parquet:/data/heart.parquet
+    csv:/data/heart.csv        csv:/data/2024-*.csv.gz?separator=;&decimal=,&encoding=latin-1
+    parquet:/data/heart.parquet
     sql:postgresql+psycopg://user:secret@host/db?query=SELECT * FROM heart
     sql:sqlite:////data/heart.db?table=heart
     public:/data/hospital      synthetic:400?seed=7
@@ -13,14 +14,16 @@ rows' own (a simulation's control, never data).
 
 from __future__ import annotations
 
+from clients.sources.csv_file import read_csv
 from clients.sources.reading import Source, numpy_generator, parse_source, public_folder, read, read_table
-from clients.sources.table import FileSource, TableSource
-from clients.sources.tables import read_csv
+from clients.sources.table import FileSource, ManyFiles, TableSource, WrongRowsError
 
 __all__ = [
     "FileSource",
+    "ManyFiles",
     "Source",
     "TableSource",
+    "WrongRowsError",
     "numpy_generator",
     "parse_source",
     "public_folder",

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pandas as pd
 
 from clients import source_registry
 from clients.errors import ClientError, SourceError
 from clients.industry import IndustryClient
 from clients.masking import masked
-from clients.sources.table import TableSource
+from clients.sources.seeded import numpy_generator
+from clients.sources.table import TableSource, WrongRowsError
 
 __all__ = ["Source", "numpy_generator", "parse_source", "public_folder", "read", "read_table"]
 
@@ -135,7 +134,7 @@ def read(source: Source, client: IndustryClient, site: str, seed: int = 0, *, ke
     if source.kind in {"public", "synthetic"}:
         client.check_site(site)
     if source.table is not None:
-        frame = read_table(source, key=key)
+        frame = _read_table(source, key)
     elif source.kind == "synthetic":
         generator = numpy_generator(client.name, site, seed if source.seed is None else source.seed)
         frame = client.synthesise(generator, source.rows or client.default_rows, site)
@@ -148,7 +147,18 @@ def read(source: Source, client: IndustryClient, site: str, seed: int = 0, *, ke
 
 
 def read_table(source: Source, *, key: str = "source") -> pd.DataFrame:
-    """A table of the owner's own (csv, parquet, sql, or what a package reads); SourceError as `read`."""
+    """A table of the owner's own (csv, parquet, sql, or what a package reads); SourceError as `read`.
+
+    A column that is there twice is refused, too; `read` leaves that to the schema, which knows what it may name.
+    """
+    frame = _read_table(source, key)
+    if not frame.columns.is_unique:
+        twice = int(frame.columns.duplicated().sum())
+        raise SourceError(f"{key}: {source}: wanted each column once, got {twice} twice. Rename or drop it.")
+    return frame
+
+
+def _read_table(source: Source, key: str) -> pd.DataFrame:
     table = source.table
     if table is None:
         raise SourceError(f"{key}: wanted one of {', '.join(source_registry.names())}; got {source.kind}")
@@ -161,21 +171,11 @@ def read_table(source: Source, *, key: str = "source") -> pd.DataFrame:
 def _frame(table: TableSource) -> pd.DataFrame:
     found: object = table.read()
     if not isinstance(found, pd.DataFrame):
-        raise _WrongSourceError(f"{type(table).__name__}.read: wanted a pandas DataFrame, got {type(found).__name__}")
-    if not all(isinstance(name, str) for name in found.columns) or not found.columns.is_unique:
+        raise WrongRowsError(f"{type(table).__name__}.read: wanted a pandas DataFrame, got {type(found).__name__}")
+    if not all(isinstance(name, str) for name in found.columns):
         # The names are not told: without a header line they are values of the first row.
-        raise _WrongSourceError("wanted columns with a name each, all different; got others")
+        raise WrongRowsError("wanted columns with a name each; got others")
     return found.reset_index(drop=True)
-
-
-def numpy_generator(*parts: str | int) -> np.random.Generator:
-    """A generator seeded by the SHA-256 of its parts: for synthetic rows, never for noise."""
-    digest = hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
-
-
-class _WrongSourceError(Exception):
-    """A problem whose text is ours, hence safe to show."""
 
 
 def _guarded(source: Source, key: str, wanted: str, load: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def _guarded(source: Source, key: str, wanted: str, load: Callable[[], pd.DataFr
         return load()
     except ClientError:
         raise
-    except _WrongSourceError as error:
+    except WrongRowsError as error:
         problem = str(error)
     except FileNotFoundError:
         problem = "wanted a file that exists, found none"
@@ -208,5 +208,5 @@ def public_folder(source: Source, client: IndustryClient) -> Path | None:
 def _read_public(source: Source, client: IndustryClient, site: str) -> pd.DataFrame:
     folder = public_folder(source, client)
     if folder is None:
-        raise _WrongSourceError(f"wanted a folder {client.dataset} or {client.name}/{client.dataset} in it")
+        raise WrongRowsError(f"wanted a folder {client.dataset} or {client.name}/{client.dataset} in it")
     return client.read(folder, site)

@@ -28,9 +28,13 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from clients.masking import masked
 
-__all__ = ["FileSource", "TableSource"]
+__all__ = ["FileSource", "ManyFiles", "TableSource", "WrongRowsError"]
 
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+class WrongRowsError(Exception):
+    """Rows cannot be read. The text is the platform's own, without any value, hence safe to show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +127,34 @@ class FileSource(TableSource):
     def shown(self) -> str:
         """See `TableSource.shown`."""
         return masked(self.location)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyFiles(FileSource):
+    """A source that is one file, all files of a folder, or those of a pattern such as `/data/*.csv`.
+
+    Attributes
+    ----------
+    endings : tuple of str
+        Of the files of a folder.
+    """
+
+    endings: ClassVar[tuple[str, ...]] = ()
+
+    def paths(self) -> tuple[Path, ...]:
+        """Return the files in alphabetical order; FileNotFoundError without one."""
+        if not (found := self.files()):
+            raise FileNotFoundError(self.location)
+        return found
+
+    def files(self) -> tuple[Path, ...]:
+        """See `TableSource.files`."""
+        place = Path(self.location).expanduser()
+        if place.is_dir():
+            return tuple(sorted(each for end in self.endings for each in place.glob(f"*{end}") if each.is_file()))
+        if place.exists() or not set("*?[") & set(place.name):
+            return (place,) if place.is_file() else ()
+        return tuple(sorted(each for each in place.parent.glob(place.name) if each.is_file()))
 
 
 def _read(kind: type[TableSource], key: str, text: str) -> object:

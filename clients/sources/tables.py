@@ -1,44 +1,90 @@
-"""Reads CSV, Parquet and SQL, the built-in sources of an owner's rows."""
+"""Reads CSV, Parquet and SQL, built-in sources of an owner's rows."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import pandas as pd
 
-from clients.sources.table import FileSource, TableSource
+from clients.sources.csv_file import Dialect, read_csv
+from clients.sources.table import ManyFiles, TableSource, WrongRowsError
 
-__all__ = ["Csv", "Parquet", "Sql", "read_csv"]
+__all__ = ["Csv", "Parquet", "Sql", "together"]
 
 _SQL: Final = re.compile(r"^(?P<url>.+?)[?&](?P<what>query|table)=(?P<text>.+)$", re.DOTALL)
 _IDENTIFIER: Final = re.compile(r"^[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Csv(FileSource):
-    """One CSV file with the columns of the industry's schema."""
+class Csv(ManyFiles, Dialect):
+    """CSV files: one, those of a folder or of a pattern, packed by gzip or not; options say how they are written."""
 
-    form = "csv:PATH"
-    wanted = "UTF-8 text, comma separated, with a header line and no row longer than it"
+    form = "csv:PATH?separator=;&decimal=,&encoding=latin-1"
+    wanted = "a CSV file with a header line"
+    endings = (".csv", ".csv.gz", ".tsv", ".txt")
 
     def read(self) -> pd.DataFrame:
         """See `TableSource.read`."""
-        return read_csv(self.path())
+        paths = self.paths()
+        return together([(path, _named(path, self) if len(paths) > 1 else read_csv(path, self)) for path in paths])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parquet(FileSource):
-    """One Parquet file."""
+class Parquet(ManyFiles):
+    """Parquet files: one, those of a pattern, or a folder, partitioned (`year=2024/part-0.parquet`) or not."""
 
     form = "parquet:PATH"
     wanted = "a Parquet file"
+    endings = (".parquet",)
 
     def read(self) -> pd.DataFrame:
         """See `TableSource.read`."""
-        return pd.read_parquet(self.path())
+        from pyarrow import parquet
+
+        place = Path(self.location).expanduser()
+        if place.is_dir():
+            return pd.read_parquet(place)
+        frames = []
+        for path in self.paths():
+            names = parquet.read_schema(path).names
+            # pyarrow gives up on a name that is there twice; whose column it is must be said.
+            if len(set(names)) != len(names):
+                table = parquet.ParquetFile(path).read()
+                frames.append((path, _with_repeats(table)))
+            else:
+                frames.append((path, pd.read_parquet(path)))
+        return together(frames)
+
+    def files(self) -> tuple[Path, ...]:
+        """See `TableSource.files`; of a folder those of its partitions, too."""
+        place = Path(self.location).expanduser()
+        return tuple(sorted(place.rglob("*.parquet"))) if place.is_dir() else super().files()
+
+
+def _named(path: Path, dialect: Dialect) -> pd.DataFrame:
+    """Return one of several files; what is wrong with it is said with its name."""
+    try:
+        return read_csv(path, dialect)
+    except WrongRowsError as error:
+        raise WrongRowsError(f"{path.name}: {error}") from None
+
+
+def _with_repeats(table: Any) -> pd.DataFrame:
+    frame = pd.DataFrame({place: table.column(place).to_pandas() for place in range(table.num_columns)})
+    frame.columns = pd.Index(table.column_names)
+    return frame
+
+
+def together(frames: list[tuple[Path, pd.DataFrame]]) -> pd.DataFrame:
+    """Return the rows of several files one below the other; WrongRowsError where their columns differ."""
+    first, frame = frames[0]
+    for path, other in frames[1:]:
+        if list(other.columns) != list(frame.columns):
+            raise WrongRowsError(f"wanted the columns of {first.name} in each file, got others in {path.name}")
+    return frame if len(frames) == 1 else pd.concat([each for _, each in frames], ignore_index=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,17 +144,3 @@ class Sql(TableSource):
     def shown(self) -> str:
         """See `TableSource.shown`."""
         return "(a database)"
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """A CSV file as text: a leading zero of an identifier stays, and the schema alone says what is missing.
-
-    Raises
-    ------
-    Exception
-        Whatever pandas and the file system raise; its text may hold a row. ParserError, too, when a row has more cells
-        than the header line: which of them is whose would be a guess.
-    """
-    # pandas cuts the first row to the header's length, or shifts every row by one; without a header it refuses.
-    pd.read_csv(path, header=None, nrows=2, dtype=str, encoding="utf-8-sig")
-    return pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False, encoding="utf-8-sig")

@@ -21,6 +21,7 @@ from markdown.extensions.toc import slugify
 from packages import Packages
 
 from clients import metric_registry, registry, source_registry
+from clients.declared import ClientFile
 from clients.spec import ModelSpec
 from consortia.cli import build_app
 from consortia.common.errors import InputError
@@ -178,7 +179,7 @@ def test_a_file_of_the_docs_has_known_keys_and_values(text: str) -> None:
     data = tomllib.loads(text)
     if "project" in data:
         return
-    model = Scenario if "contract" in data else Policy
+    model = Scenario if "contract" in data else ClientFile if "columns" in data else Policy
     try:
         parse(model, data, "page")  # type: ignore[type-var]
     except InputError as error:
@@ -265,7 +266,7 @@ def test_every_key_of_a_file_is_in_its_reference() -> None:
     assert "## `[[roster]]`" in site_pages().scenario()
     assert "| `fedprox` | `mu` |" in site_pages().strategies()
     assert "| `auc` | AUC | higher | binary | yes |" in site_pages().metrics()
-    assert "| `csv` | `csv:PATH` | One CSV file" in site_pages().sources()
+    assert "| `csv` | `csv:PATH?separator=;&decimal=,&encoding=latin-1` | CSV files:" in site_pages().sources()
     assert "| `mlflow` | MLflow: " in site_pages().trackers()
 
 

@@ -329,7 +329,7 @@ def _everything() -> IndustryClient:
                 "amount": generator.uniform(-5, 60, count).round(2),
                 "count": generator.integers(0, 12, count),
                 "born": generator.uniform(1890, 2030, count).round(1),
-                "member": generator.choice(["yes", "FALSE", "1", "t"], count),
+                "member": generator.choice(["yes", "FALSE", "1", "0"], count),
                 "grade": generator.integers(1, 4, count).astype(float),
                 "colour": generator.choice(["red", "green"], count),
                 "kind": generator.choice(["a", "b", "c"], count),

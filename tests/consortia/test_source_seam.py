@@ -86,7 +86,7 @@ def test_an_installed_source_gives_the_same_table(excel: Packages, tmp_path: Pat
         ("excel:{file}.no?sheet=a", "heart.xlsx.no: wanted a file that exists, found none"),
         ("excel:{file}?sheet=SECRET", "heart.xlsx: wanted an Excel workbook with that sheet; got ValueError"),
         ("excel:{file}?sheet=empty", "heart.xlsx: wanted rows, got none"),
-        ("exce:SECRET", "wanted one of csv:PATH, parquet:PATH, … excel:…; got something else. Correct it, or install"),
+        ("exce:SECRET", "wanted one of csv:PATH … parquet:PATH, … excel:…; got something else. Correct it, or install"),
         ("Excel:SECRET", "excel:…; got Excel:…. Correct it"),
     ],
 )
@@ -127,8 +127,7 @@ def test_a_broken_package_is_named_with_the_policys_key(
     ("result", "told"),
     [
         ("[[1, 2]]", "Excel.read: wanted a pandas DataFrame, got list"),
-        ("pd.DataFrame([['SECRET', 1]], columns=['SECRET', 'SECRET'])", "wanted columns with a name each, all diff"),
-        ("pd.DataFrame([['SECRET', 1]])", "wanted columns with a name each, all different; got others"),
+        ("pd.DataFrame([['SECRET', 1]])", "wanted columns with a name each; got others"),
     ],
 )
 def test_what_is_no_table_is_one_sentence(packages: Packages, result: str, told: str) -> None:

@@ -126,6 +126,18 @@ learner = "additive"
 boosting_rounds = 3
 [contract.industries.bank]
 """ + _seats("ab", "2.0")
+#: Three banks: statistics before training.
+STATISTICS = """
+schema = 1
+name = "audited-statistics"
+title = "Statistics of three banks before training"
+[contract]
+schema = 1
+wire = 1
+mode = "horizontal"
+learner = "statistics"
+[contract.industries.bank]
+""" + _seats("abc", "2.0")
 
 SCENARIOS = {
     "local": SCENARIO,
@@ -134,4 +146,5 @@ SCENARIOS = {
     "additive": ADDITIVE,
     "coordinator": COORDINATOR,
     "vertical": VERTICAL,
+    "statistics": STATISTICS,
 }

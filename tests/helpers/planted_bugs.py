@@ -1,8 +1,9 @@
 """Mistakes on every path that something leaves by, and who should see each: an instrument and a test.
 
 `PLANTED` joins the mistakes of `audit_mutants` (training, ledger, metrics) `path_mutants` (secure sums,
-coordinator, FedRep, sizes, vectorised engine, vertical runs), `row_mutants` (one unit's rows decide on another's part)
-and `noise_mutants` (how noise is made). `benchmarks/audit_power.py` plants each in a copy of the source tree.
+coordinator, FedRep, sizes, vectorised engine, vertical runs), `row_mutants` (one unit's rows decide on another's part),
+`statistics_mutants` and `noise_mutants` (how noise is made). `benchmarks/audit_power.py` plants each in a copy of the
+source tree.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from audit_mutants import (
 from noise_mutants import DRAWS, ELSEWHERE, METRICS, NOISE
 from path_mutants import BOOKS, PATHS
 from row_mutants import APART
+from statistics_mutants import STATISTICS
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def _noise() -> tuple[Planted, ...]:
 
 
 PLANTED: tuple[Planted, ...] = (
-    *(Planted(*line) for line in (*APART, *PATHS)),
+    *(Planted(*line) for line in (*APART, *PATHS, *STATISTICS)),
     *(_old(mutant) for mutant in (*LISTED, *FURTHER)),
     *_noise(),
 )

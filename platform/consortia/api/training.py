@@ -121,6 +121,7 @@ def train(
             "sampling_rate": _rate(members) if sampling_rate is None else sampling_rate,
             "clip": clip,
             "learning_rate": learning_rate,
+            **({"client": client.digest} if client.digest else {}),
         }
         terms = {
             "schema": 1,

@@ -65,7 +65,7 @@ def paths(audit: Audit) -> tuple[dict[str, Player], list[str]]:
     players: dict[str, Player] = {}
     skipped = ["vertical training by message: the contract is horizontal"]
     decks = {seat.name: Deck(audit.pool(seat)) for seat in audit.seats()}
-    if audit.contract.block_terms is not None:
+    if audit.contract.noisy_sums is not None:
         # In a secure sum a member's blocks are these, scaled by a public number.
         for seat in audit.one_per_industry():
             players[f"{seat.name}, {audit.contract.learner}"] = partial(

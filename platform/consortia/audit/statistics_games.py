@@ -1,4 +1,4 @@
-"""Neighbour games of learners of noisy sums: from message to noised block, with models of a hostile coordinator.
+"""Neighbour games of noisy sums, for a model or as statistics: from message to noised block, with hostile models.
 
 One scene is one participant and one message, asked with its whole file and with the file without one unit, each time as
 a new run. Every block must move by no more than its own event is charged for, and must be what a second count makes of
@@ -29,6 +29,7 @@ from consortia.learners.additive import model as additive
 from consortia.learners.additive.cells import Term
 from consortia.learners.additive.model import SHAPES, START
 from consortia.learners.blocks.recipe import BlockRecipe
+from consortia.learners.statistics.layout import Layout
 from consortia.learners.sums.model import CENTRE, RADIUS, Recipe
 from consortia.learners.sums.outcome import Outcome
 from consortia.terms.contract import Contract, contract_from_json
@@ -50,7 +51,7 @@ Array = NDArray[np.float64]
 def stated(contract: Contract, industry: str) -> Contract:
     """Return the contract for one industry with noise of one's own: in a secure sum the same blocks are summed."""
     data = json.loads(contract.canonical())
-    data |= {"trust": "local", "releases": ["sums"], "evaluation": {"metrics": "none"}}
+    data |= {"trust": "local", "releases": [contract.learner], "evaluation": {"metrics": "none"}}
     data.pop("secure", None)
     data["industries"] = {industry: {**data["industries"][industry], "split": "hash"}}
     terms = data[contract.learner]
@@ -86,11 +87,13 @@ def scene(audit: Audit, seat: Seat, deck: Deck, seed: int) -> list[Game]:
     columns = audit.pool(seat).unit_columns
     unit = columns[0] if columns and random.random() < 0.7 else RECORD
     message, kind = int(random.choice([1, 2, 2])), str(random.choice(MODELS))
+    if audit.contract.statistics is not None:
+        message, kind = 1, "no"
     contract = stated(audit.contract, seat.industry)
     bench = audit.bench(seat, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(seat))
     units = deck.units(random, unit, "train", int(random.choice([6, 12, 30])))
     model = _model(kind, shared_start(contract, seat.industry), random)
-    path = f"{contract.learner}, message {message}"
+    path = f"{audit.contract.learner}, message {message}"
     recipe_text = f"{seat.name}, {path}, seed {seed}: by {unit}, {kind} model, {units.count} units"
     filler = deck.filler().copy()
     if unit != RECORD:
@@ -113,6 +116,7 @@ def _model(kind: str, start: State, random: np.random.Generator) -> State:
     if SHAPES in state:
         size = {"start": 0.0, "random": 0.3, "far": 10.0, "huge": 1e6}[kind]
         state[SHAPES] = torch.from_numpy(random.uniform(-size, size, tuple(state[SHAPES].shape)))
+    if CENTRE not in state:
         return state
     width = len(state[CENTRE])
     size, radius = {"start": (0.0, 1.0), "random": (1.0, 2.0), "far": (100.0, 1e-3), "huge": (1e6, 1e6)}[kind]
@@ -157,6 +161,8 @@ def count(rule: BlockRecipe, message: int, table: Table, model: State) -> list[A
     """Return the blocks of a message by plain loops over units and rows."""
     if isinstance(rule, additive.Recipe):
         return [_by_cell(rule, message, table, model)]
+    if isinstance(rule, Layout):
+        return [_of_columns(rule, table)]
     assert isinstance(rule, Recipe)
     columns, index = rule.columns, np.asarray(table.unit_index)
     x = columns.expand(table.inputs["features"]).numpy()
@@ -175,6 +181,32 @@ def count(rule: BlockRecipe, message: int, table: Table, model: State) -> list[A
             pairs = [vector[i] * vector[j] * math.sqrt(2) for i in range(size) for j in range(i + 1, size)]
             total[0] += np.r_[vector**2, pairs] / len(rows)
             total[1] += np.outer(vector, deviations[row]).ravel() / len(rows)
+    return total
+
+
+def _of_columns(rule: Layout, table: Table) -> Array:
+    """Return the cells and moments of statistics by plain loops over units, rows and columns."""
+    features, target, index = table.inputs["features"].double(), table.target.double(), np.asarray(table.unit_index)
+    total = np.zeros(rule.length)
+    for row in range(len(table)):
+        share, x = 1 / int((index == index[row]).sum()), features[row : row + 1]
+        outcome = rule.outcome
+        y = 0.0
+        if outcome is not None:
+            y = (2 * float(target[row]) - outcome.low - outcome.high) / (outcome.high - outcome.low)
+            y = min(max(y, -1.0), 1.0)
+        for column in rule.stated:
+            value = x if column is not outcome else x.new_tensor([[y]])
+            cell = int(column.cell(value)[0])
+            split = rule.split_of(column)
+            code = int(target[row]) if split > 1 else 0
+            total[rule.slices[column.name, "cells"].start + cell * split + code] += share
+            if (column.name, "outcome") in rule.slices:
+                total[rule.slices[column.name, "outcome"].start + cell] += y * share / 2
+            if column.kind == "number" and not bool(column.absent(value)[0]):
+                v, start = float(value[0, column.places[0]]), rule.slices[column.name, "moments"].start
+                total[start] += v * share / 2
+                total[start + 1] += (2 * v * v - 1) * share / 2
     return total
 
 
@@ -231,9 +263,10 @@ def run(audit: Audit, progress: Progress) -> Findings:
         table, source = pool.encode(pool.frame.iloc[pool.of("train")[:30]], RECORD), pool.write(frame)
         rest: list[Array] = []
         for number in range(4 if audit.quick else 12):
-            told = ask(bench, contract, f"noise-{number}", 1 + number % 2, model, source)
-            exact = count(rule, 1 + number % 2, table, model)
-            bounds = rule.sensitivities(1 + number % 2)
+            message = 1 + number % rule.shares.messages
+            told = ask(bench, contract, f"noise-{number}", message, model, source)
+            exact = count(rule, message, table, model)
+            bounds = rule.sensitivities(message)
             rest += [
                 (sent - block) / (bound * z)
                 for sent, block, bound, z in zip(told.sent, exact, bounds, told.multipliers, strict=True)

@@ -87,6 +87,45 @@ _BUDGET: Final = {
     ),
 }
 
+_CLIENT: Final = {
+    "check": Entry(
+        "client:check",
+        "Hold an industry to the conformance suite (`check_client`), on its own synthetic rows.",
+        "check wine",
+    ),
+    "confirm": Entry(
+        "client:confirm",
+        "Confirm that bounds and categories read from rows are public knowledge. They are listed, and counted.",
+        "confirm wine",
+    ),
+    "diff": Entry(
+        "client:diff",
+        "Show what differs between two versions of an industry's file. Exit 1 when something does.",
+        "diff wine-old.toml clients/wine.toml",
+    ),
+}
+
+_DATA: Final = {
+    "map": Entry(
+        "data_map:map_rows",
+        "Propose how a file's columns become the schema's, and show it. It reads at home and sends nothing.",
+        "map rows.csv --client wine",
+    ),
+    "check": Entry(
+        "data_check:check",
+        "Check whether rows are ready: missing, bounds, classes, leaks, duplicates, identifiers. Nothing is sent.",
+        "check --rows rows.csv --client bank",
+    ),
+}
+
+_HOME: Final = {
+    "init": Entry(
+        "home_init:init",
+        "Make a participant's home for rows of its own: a policy with source and mapping, split key, empty ledger.",
+        "init clinic-a --data rows.csv --client wine --epsilon 2",
+    ),
+}
+
 COMMANDS: Final = {
     "check": Entry(
         "check:check",
@@ -102,6 +141,11 @@ COMMANDS: Final = {
         "run:run",
         "Run a scenario and print the receipt of each participant.",
         "run cross-industry --epsilon hospital-a=0.5 --rounds 10",
+    ),
+    "statistics": Entry(
+        "statistics:statistics",
+        "Release noisy statistics of every column under each participant's own budget, and say where sites differ.",
+        "statistics hospitals --epsilon 1",
     ),
     "predict": Entry(
         "models:predict",
@@ -147,6 +191,9 @@ COMMANDS: Final = {
     "budget": Entry(
         "", "Manage a participant's privacy budget: init, show, history, set, plan, sweep, export.", inside=_BUDGET
     ),
+    "client": Entry("", "Check, confirm and compare industries that are files.", inside=_CLIENT),
+    "data": Entry("", "Look at a participant's own rows, at home.", inside=_DATA),
+    "home": Entry("", "Make a participant's home for rows of its own.", inside=_HOME),
     "new": Entry("new:app", "Write the start of something new."),
     "secure": Entry("secure:app", "Manage the key that identifies a participant in secure sums."),
 }

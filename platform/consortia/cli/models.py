@@ -40,7 +40,7 @@ def predict(
 ) -> None:
     """Predict raw rows. Missing values are allowed; a row that breaks the schema gets no prediction."""
     from clients.errors import ClientError
-    from clients.sources import read_csv
+    from clients.sources import WrongRowsError, read_csv
 
     predict_rows, said = _model_of(source, participant, model)
     try:
@@ -48,11 +48,8 @@ def predict(
         predictions, report = predict_rows(frame, str(rows))
     except FileNotFoundError:
         raise InputError(f"{rows}: wanted a CSV file, got nothing there") from None
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError):
-        raise InputError(
-            f"{rows}: wanted a CSV file in UTF-8 with a line of column names and no row longer than it, got something "
-            "else"
-        ) from None
+    except WrongRowsError as error:
+        raise InputError(f"{rows}: {error}") from None
     except ClientError as error:
         raise InputError(str(error)) from None
     predictions.insert(0, "row", range(1, len(predictions) + 1))

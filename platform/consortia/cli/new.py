@@ -72,8 +72,31 @@ def _group() -> None:
 
 @app.command(epilog="Example: consortia new client insurer && consortia run insurer")
 @friendly
-def client(name: _Name, folder: _Folder = Path(), wheel: _Wheel = False) -> None:
+def client(
+    name: _Name,
+    folder: _Folder = Path(),
+    wheel: _Wheel = False,
+    places: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="Rows: a file, a folder or a pattern; then the client is a file without Python."),
+    ] = None,
+    target: Annotated[str, typer.Option(help="With --from: the column that is predicted.")] = "",
+    kind: Annotated[
+        str, typer.Option(help="With --from: binary, multiclass or regression, where the guess is wrong.")
+    ] = "",
+    unit: Annotated[str, typer.Option(help="With --from: the column that says whose row it is.")] = "record",
+    identifier: Annotated[list[str] | None, typer.Option(help="With --from: a column that is dropped.")] = None,
+    epsilon: Annotated[str, typer.Option(help="With --from: proposed budgets, one or one for each file.")] = "2",
+) -> None:
     """Write an industry client, its test and a scenario with demonstration policies that run at once."""
+    if places:
+        from consortia.cli.new_from_rows import write_client
+
+        if wheel or kind not in {"", "binary", "multiclass", "regression"}:
+            raise InputError("--from: wanted no --wheel, and --kind binary, multiclass or regression; got another")
+        wanted = {"target": target, "kind": kind, "unit": unit, "identifiers": identifier or [], "epsilon": epsilon}
+        write_client(name, folder, places, **wanted)  # type: ignore[arg-type]
+        return
     _write("client", name, folder, wheel=wheel)
 
 

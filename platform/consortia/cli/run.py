@@ -85,13 +85,15 @@ def run(
     if scenario:
         load_scenario(scenario)
     # From here on it takes everything: what is refused above costs no second.
-    from consortia.engines.runner import execute
+    from consortia.engines.runner import execute, unconfirmed_clients
     from consortia.reports import tracking
     from consortia.reports.tables import Watch, refusal_hint, wait_hint
     from consortia.studies.controlled_run import control, prepare
 
     tracked = tracking.chosen(track)
     job = prepare(options)
+    for sentence in unconfirmed_clients(job.scenario) if engine != "flower" else ():
+        err.print(f"warning: {sentence}; a deployed run refuses this", markup=False, highlight=False, soft_wrap=True)
 
     def watch(started: Job) -> Watch:
         return Watch(err if as_json else out, started, simulation=engine != "flower")

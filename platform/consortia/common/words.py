@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping
 
 
@@ -42,6 +43,12 @@ def size(value: float | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
+
+
+def public_count(count: int) -> int:
+    """Return a number of units as one would make it public: rounded to its two leading digits."""
+    step: int = 10 ** max(0, math.floor(math.log10(max(count, 1))) - 1)
+    return max(1, round(count / step) * step)
 
 
 def verdict(gain: Mapping[str, float] | None) -> str:

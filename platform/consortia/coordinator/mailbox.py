@@ -177,7 +177,7 @@ class Correspondence:
         check_account(header)
         tensors, size = size_release.take(envelope.tensors, self.contract, kind)
         reply, metrics = split(lengthened(self.contract, kind, tensors, sent))
-        if kind == "train" and self.contract.block_terms is not None:
+        if kind == "train" and self.contract.noisy_sums is not None:
             seat, multiplier = self.members[name].seat, float(header["noise_multiplier"])
             longest = honest_norms(self.contract, seat, number, multiplier)
             check_blocks(blocks_of(self.contract, seat.industry), number, reply, longest)

@@ -18,7 +18,7 @@ from typing import Any
 from consortia.common import disk
 from consortia.common.disk import write_json
 from consortia.common.errors import RunFailedError
-from consortia.coordinator import clusters, sums
+from consortia.coordinator import clusters, statistics, sums
 from consortia.coordinator.aggregation import aggregate, controls, turns
 from consortia.coordinator.asynchronous import AsynchronousLoop
 from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
@@ -75,8 +75,8 @@ class Coordinator:
         self.heads = self.desk.heads
         plays = {"local": self._open_round, "aggregate": self._summed_round, "coordinator": self._trusted_round}
         self._play = plays[self.contract.trust]
-        if self.contract.block_terms is not None and self.contract.trust == "local":
-            self._play = self._statistics_round
+        if self.contract.noisy_sums is not None and self.contract.trust == "local":
+            self._play = self._noisy_sums
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
         """Play every round and the closing evaluation; return (and write) the record.
@@ -110,7 +110,11 @@ class Coordinator:
                     self._keep(state)
             final = self._final_model(state)
             parts = (self.scenario, self.strategy, final, state.memory)
-            save(self.folder, state, final=clusters.final_models(*parts))
+            if self.contract.statistics is None:
+                save(self.folder, state, final=clusters.final_models(*parts))
+            else:
+                with disk.kept(self.folder):
+                    write_json(self.folder / "statistics.json", statistics.found(self.scenario, state.memory))
             self._evaluate(clusters.models(*parts), state)
         except RunFailedError as error:
             self._finish("failed", str(error), state.round, started)
@@ -170,7 +174,7 @@ class Coordinator:
 
         return *CentralRounds(self.scenario, self.run_id).round(self.strategy, state, ask), []
 
-    def _statistics_round(self, state: Checkpoint, number: int) -> Played:
+    def _noisy_sums(self, state: Checkpoint, number: int) -> Played:
         """Play a message of noisy sums, each participant's with noise of its own."""
         open_ = {name: member for name, member in self.members.items() if member.state not in _FINAL}
         return sums.local_round(self.scenario, open_, state, number, lambda sent: self._ask("train", number, sent))
@@ -271,8 +275,9 @@ class Coordinator:
             if member.state == "RECEIVE_ONLY":
                 member.state = "ACTIVE"  # it gets the model; all it can answer is the code again
         sent = {name: models[name] for name, member in self.members.items() if member.state != "REFUSED"}
-        beside = sums.beside(self.scenario, state.memory) if self.contract.sums is not None else {}
-        self._ask("evaluate", number, sent, beside)
+        besides = {"sums": sums.beside, "statistics": statistics.beside}
+        told = besides.get(self.contract.learner)
+        self._ask("evaluate", number, sent, {} if told is None else told(self.scenario, state.memory))
 
     def _finish(self, status: str, reason: str, rounds: int, started: float) -> dict[str, Any]:
         record = {

@@ -1,4 +1,4 @@
-"""The coordinator's half of learners of noisy sums; of `sums`, two messages, then the model that anybody can have.
+"""The coordinator's half of noisy sums: their messages and, of the learner `sums`, the model that anybody can have.
 
 Everything here is post-processing of what participants released. What it keeps of them (`Checkpoint.memory`) is enough
 to go on after any round, and for models of fewer participants later (`coalition`).
@@ -20,7 +20,7 @@ from consortia.coordinator.secure_sum.step import OpenSum
 from consortia.learners.blocks.parts import Part, added
 from consortia.learners.blocks.release import deviations
 from consortia.learners.sums.combine import combined, precision_weights
-from consortia.learners.sums.model import BLOCKS, CENTRE, RADIUS, WEIGHTS, Recipe
+from consortia.learners.sums.model import CENTRE, RADIUS, WEIGHTS, Recipe
 from consortia.learners.sums.solution import Released, centre_and_radius, everybodys
 from consortia.messages.blocks import block_noise, contribution, in_state, unscaled
 from consortia.messages.size_release import declared
@@ -33,14 +33,14 @@ from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, for_participant
 from privacy.secure_sum.fixed_point import FixedPoint
 
-__all__ = ["Memory", "beside", "honest_norms", "local_round", "released_sums", "secure_step"]
+__all__ = ["Memory", "beside", "honest_norms", "kept_sum", "local_round", "parts_of", "released_sums", "secure_step"]
 
 Array = NDArray[np.float64]
 Ask = Callable[[Mapping[str, State]], Mapping[str, State]]
 #: What the coordinator keeps of one industry: tensors by name.
 Memory = State
 #: A participant's z, and what is kept of a secure sum.
-_MULTIPLIER, _SUM, _UNITS, _NOISE, _CONTEXT = "multiplier", "sum", "units", "noise", "context"
+_MULTIPLIER, _SUM, _UNITS, _WEIGHT, _NOISE, _CONTEXT = "multiplier", "sum", "units", "weight", "noise", "context"
 _NONE = OwnPart(NO_PART, 0.0, 0.0)
 
 
@@ -76,11 +76,12 @@ def local_round(
             found = [_part(scenario.contract, members[n].seat, told[n], accepted[n], own.names(message)) for n in names]
             groups[industry] = additive.after_parts(own, state.groups[industry], message, found)
             continue
-        rule = recipe(scenario.contract, industry)
         came = {f"{name}/{block}": tensor for name in names for block, tensor in accepted[name].items()}
         came |= {f"{name}/{_MULTIPLIER}": torch.tensor([told[name]], dtype=torch.float64) for name in names}
         memory[industry] = {**state.memory.get(industry, {}), **came}
-        parts = parts_of(scenario, industry, memory[industry], message)
+        if scenario.contract.sums is None:  # nothing is trained
+            continue
+        rule, parts = recipe(scenario.contract, industry), parts_of(scenario, industry, memory[industry], message)
         weights = precision_weights(rule, list(parts.values()))
         if message == 1:
             groups[industry] = centred(rule, state.groups[industry], *added(0, list(parts.values()), weights))
@@ -96,33 +97,48 @@ def secure_step(
     message: int,
     one: OpenSum,
     code: FixedPoint,
+    weights: Mapping[str, float],
     units: Mapping[str, float],
 ) -> tuple[State, State]:
     """Return an industry's group and memory after a secure sum of its members' blocks opened.
 
     Parameters
     ----------
-    units : public units of each member in the sum, times its weight.
+    weights : by which each member's blocks were multiplied.
+    units : public units of each member in the sum.
     """
-    current = state.groups[industry]
+    rule, current = blocks_of(contract, industry), state.groups[industry]
+    counted = {name: weights[name] * units[name] for name in one.names}
     if contract.additive is not None:
-        parts = (additive_recipe(contract, industry), current, message, one, code, units)
+        parts = (additive_recipe(contract, industry), current, message, one, code, counted)
         return additive.after_sum(*parts), {}
-    rule = recipe(contract, industry)
     kept = dict(state.memory.get(industry, {}))
     blocks = unscaled(rule, message, one.total)
-    if message == 1:
-        return centred(rule, current, blocks[0], math.fsum(units.values())), kept
+    if message < rule.shares.messages:
+        return centred(recipe(contract, industry), current, blocks[0], math.fsum(counted.values())), kept
     noise = block_noise(rule, message, code.share_std(one.asked) * code.step * math.sqrt(len(one.names)))
     kept |= {f"{_SUM}/{name}": tensor for name, tensor in in_state(rule, message, blocks).items()}
-    kept |= {f"{_SUM}/{_UNITS}/{name}": torch.tensor([count], dtype=torch.float64) for name, count in units.items()}
+    for what, numbers in ((_UNITS, counted), (_WEIGHT, weights)):
+        kept |= {
+            f"{_SUM}/{what}/{name}": torch.tensor([number], dtype=torch.float64) for name, number in numbers.items()
+        }
     kept[f"{_SUM}/{_NOISE}"] = torch.tensor(noise, dtype=torch.float64)
     kept[f"{_SUM}/{_CONTEXT}"] = torch.frombuffer(bytearray(one.context), dtype=torch.uint8)
-    return with_model(rule, current, _secure_released(rule, kept)), kept
+    if contract.sums is None:  # nothing is trained
+        return current, kept
+    learned = recipe(contract, industry)
+    return with_model(learned, current, _secure_released(learned, kept)), kept
+
+
+def kept_sum(kept: Memory) -> tuple[bytes, dict[str, float], list[float]]:
+    """Return context, weighted units by name and noise of a secure sum; nothing of each where none opened."""
+    if f"{_SUM}/{_CONTEXT}" not in kept:
+        return b"", {}, []
+    return kept[f"{_SUM}/{_CONTEXT}"].numpy().tobytes(), _secure_units(kept), kept[f"{_SUM}/{_NOISE}"].tolist()
 
 
 def _secure_released(rule: Recipe, kept: Memory) -> Released:
-    gram, slope = split(rule, [kept[f"{_SUM}/{block}"].numpy() for block in BLOCKS[2]])
+    gram, slope = split(rule, [kept[f"{_SUM}/{block}"].numpy() for block in rule.names(2)])
     noise = kept[f"{_SUM}/{_NOISE}"].tolist()
     return Released(gram, slope, noise[0], noise[1], math.fsum(_secure_units(kept).values()))
 
@@ -153,12 +169,13 @@ def parts_of(
 ) -> dict[str, Part]:
     """Return what participants released in a message, by name; of all of them, or of those named."""
     seats = {seat.name: seat for seat in scenario.roster if seat.industry == industry}
+    blocks_in = blocks_of(scenario.contract, industry).names(message)
     found = {}
     for name in sorted(seats if names is None else names):
-        if all(f"{name}/{block}" in kept for block in BLOCKS[message]):
-            blocks = {block: kept[f"{name}/{block}"] for block in BLOCKS[message]}
+        if all(f"{name}/{block}" in kept for block in blocks_in):
+            blocks = {block: kept[f"{name}/{block}"] for block in blocks_in}
             multiplier = float(kept[f"{name}/{_MULTIPLIER}"])
-            found[name] = _part(scenario.contract, seats[name], multiplier, blocks, BLOCKS[message])
+            found[name] = _part(scenario.contract, seats[name], multiplier, blocks, blocks_in)
     return found
 
 
@@ -207,5 +224,6 @@ def _own_part(scenario: Scenario, seat: Seat, kept: Memory) -> OwnPart:
         return _NONE
     weights = precision_weights(recipe(scenario.contract, seat.industry), list(parts.values()))
     weight = dict(zip(parts, weights, strict=True))[seat.name]
-    key = contribution({block: kept[f"{seat.name}/{block}"] for block in BLOCKS[2]})
+    blocks = recipe(scenario.contract, seat.industry).names(2)
+    key = contribution({block: kept[f"{seat.name}/{block}"] for block in blocks})
     return OwnPart(key, weight, weight * parts[seat.name].units)

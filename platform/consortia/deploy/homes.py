@@ -31,6 +31,11 @@ def make_home(home: Home, policy: dict[str, Any] | None, note: str) -> None:
     InputError
         When there is a ledger already.
     """
+    make_home_of_text(home, None if policy is None else f"# {note}\n{tomli_w.dumps(policy)}")
+
+
+def make_home_of_text(home: Home, policy: str | None) -> None:
+    """Make a home as `make_home` does, with the policy's own text."""
     if home.ledger.exists():
         raise InputError(
             f"{home.ledger}: wanted no ledger there yet, got one; a ledger is never replaced, since that would "
@@ -39,5 +44,5 @@ def make_home(home: Home, policy: dict[str, Any] | None, note: str) -> None:
     check_new(home)
     home.create()
     if policy is not None and not home.policy.exists():
-        home.policy.write_text(f"# {note}\n{tomli_w.dumps(policy)}", encoding="utf-8")
+        home.policy.write_text(policy, encoding="utf-8")
     Ledger.create(home.ledger, home.participant).close()

@@ -13,6 +13,7 @@ from typing import Any
 import tomli_w
 from flwr.common.constant import PUBLIC_KEY_ALREADY_IN_USE_MESSAGE
 
+from clients import registry
 from consortia.common.errors import RunFailedError
 from consortia.engines.base import Job
 from consortia.messages.bundle import COMPONENTS
@@ -150,6 +151,8 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
+        # These processes work elsewhere: they find the clients' files that this one found.
+        registry.FOLDERS: os.pathsep.join(str(folder) for folder in registry.folders()),
         # The working directory is never a place to import from.
         "PYTHONSAFEPATH": "1",
     }

@@ -10,6 +10,7 @@ from typing import Any
 from consortia.common import environment
 from consortia.common.disk import write_json
 from consortia.engines.base import Job
+from consortia.participant.statistics_at_home import FILE as STATISTICS
 from consortia.terms.costs import updates_event
 from consortia.terms.scenario import Scenario
 from privacy.accounting import epsilon
@@ -32,6 +33,7 @@ _VERTICAL = ("role", "label", "purpose", "matched", "hide_membership", "decision
 _SIMULATED = (
     *("units", "classes", "headline", "keeps", "gain", "local_model", "personal_model", "synthetic"),
     *("net_gains", "verdict", "joining"),
+    *("differ", "quarantine", "drift"),
     *_VERTICAL,
 )
 
@@ -69,9 +71,16 @@ def build(job: Job, engine: str) -> dict[str, Any]:
         "environment": environment.describe(),
         "files": environment.hashes(job.folder),
         **({"central": record["central"]} if "central" in record else {}),
+        **_statistics(job),
     }
     write_json(job.folder / "result.json", result)
     return result
+
+
+def _statistics(job: Job) -> dict[str, Any]:
+    """Return what a run of statistics released; nothing of any other."""
+    file = job.folder / STATISTICS
+    return {"statistics": json.loads(file.read_text(encoding="utf-8"))} if file.is_file() else {}
 
 
 def _noise(participants: dict[str, dict[str, Any]], central: dict[str, Any] | None) -> str:
@@ -83,12 +92,13 @@ def _noise(participants: dict[str, dict[str, Any]], central: dict[str, Any] | No
 
 
 def read_receipt(job: Job, name: str) -> dict[str, Any] | None:
-    """Return a participant's receipt of this run, or None when it wrote none."""
-    file = job.homes[name].folder / "runs" / job.run_id / "receipt.json"
-    if not file.is_file():
-        return None
-    receipt: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return receipt
+    """Return a participant's receipt of this run, or what it wrote of its statistics; None when it wrote none."""
+    folder = job.homes[name].folder / "runs" / job.run_id
+    for file in ("receipt.json", STATISTICS):
+        if (folder / file).is_file():
+            found: dict[str, Any] = json.loads((folder / file).read_text(encoding="utf-8"))
+            return {"metrics": {}, "evaluate_seconds": None, **found}
+    return None
 
 
 def any_synthetic(job: Job) -> bool:

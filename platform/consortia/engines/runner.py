@@ -15,6 +15,7 @@ from typing import Any
 
 import tomli_w
 
+from clients import registry
 from clients.tables import known_from
 from consortia.common.disk import write_json, write_text
 from consortia.common.errors import InputError, RunFailedError
@@ -25,11 +26,14 @@ from consortia.engines.base import Engine, Job
 from consortia.engines.data_folder import public_sources
 from consortia.engines.options import Options, check_options
 from consortia.engines.vectorized import participants
+from consortia.participant.data import idle_files
 from consortia.participant.home import Home, default_root
 from consortia.participant.identity import pin_each_other
 from consortia.planning.plan import make_plans
+from consortia.terms.industries import unconfirmed
 from consortia.terms.many_participants import filled, policy_of
 from consortia.terms.policy import Policy, policy_or_input_error
+from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from consortia.vertical.setup import introduce
 from privacy.ledger import Ledger
@@ -44,11 +48,17 @@ class Outcome:
     missed: list[str]
 
 
-def prepare(options: Options, check: Callable[[Scenario, Options], None] | None = None) -> Job:
+def prepare(
+    options: Options,
+    check: Callable[[Scenario, Options], None] | None = None,
+    change: Callable[[Scenario], Scenario] | None = None,
+) -> Job:
     """Check everything that can be checked before the first message and lay out the run's folders.
 
     Parameters
     ----------
+    change : callable, optional
+        What is run instead of the scenario as it is written; overrides count for what it returns.
     check : callable, optional
         Refuses what else the command cannot do with this scenario, before anything is written.
 
@@ -61,9 +71,12 @@ def prepare(options: Options, check: Callable[[Scenario, Options], None] | None 
     simulation = options.engine != "flower"
     if options.resume is not None:
         return with_batches(_resumed(options), options.batches)
-    scenario = load_scenario(options.scenario).with_overrides(
+    written = load_scenario(options.scenario)
+    scenario = (written if change is None else change(written)).with_overrides(
         rounds=options.rounds, seed=options.seed, epsilon=options.epsilon, compressed=options.compressed
     )
+    if not simulation:
+        refuse_unconfirmed(scenario)
     sources = public_sources(scenario, options.data)
     make_plans(scenario)
     if options.engine == "vectorized":
@@ -79,6 +92,8 @@ def prepare(options: Options, check: Callable[[Scenario, Options], None] | None 
         seat.name: _simulated_home(options, scenario, folder, seat.name) if simulation else _own_home(seat.name)
         for seat in scenario.roster
     }
+    if simulation is False or options.ledger is not None:
+        _refuse_idle_files(scenario, homes)
     if simulation and scenario.contract.trust == "aggregate" and not options.ledger:
         pin_each_other(homes)
     if simulation and options.ledger is None:
@@ -87,6 +102,18 @@ def prepare(options: Options, check: Callable[[Scenario, Options], None] | None 
     job = with_batches(Job(scenario, run_id, folder, homes, sources), options.batches)
     _write_job(job, options)
     return job
+
+
+def unconfirmed_clients(scenario: Scenario) -> list[str]:
+    """Return a sentence for each industry whose bounds or categories were read from rows and are not confirmed."""
+    clients = [registry.get(name) for name in scenario.contract.industries]
+    return [unconfirmed(client) for client in clients if client.unconfirmed]
+
+
+def refuse_unconfirmed(scenario: Scenario) -> None:
+    """Refuse a deployed run of such a client (InputError)."""
+    if problems := unconfirmed_clients(scenario):
+        raise InputError(*problems)
 
 
 def with_batches(job: Job, batches: int | None) -> Job:
@@ -170,6 +197,8 @@ def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: st
     data = filled(read_toml(file), name, seat.site)
     if any(item == name or "=" not in item or item.startswith(f"{name}=") for item in options.epsilon):
         _override_budget(data, policy, seat.epsilon)
+    if scenario.contract.statistics is not None:
+        _allow_statistics(data, policy, seat)
     if options.secure_noise:
         data["noise"] = "secure"
     home = Home(folder, name, simulation=True)
@@ -196,6 +225,17 @@ def _charged_home(root: Path, folder: Path, name: str) -> Home:
     return Home(folder, name, simulation=True, ledger_folder=owner)
 
 
+def _refuse_idle_files(scenario: Scenario, homes: dict[str, Home]) -> None:
+    """Refuse a run that charges somebody for synthetic rows while its own files lie in `data/NAME`."""
+    problems = []
+    for seat in scenario.roster:
+        terms = policy_or_input_error(homes[seat.name].policy, simulation=True).dataset.get(seat.dataset)
+        if terms is not None and terms.source.startswith("synthetic:"):
+            problems.append(idle_files(homes[seat.name].policy, seat.dataset, Path("data") / seat.name))
+    if found := [problem for problem in problems if problem is not None]:
+        raise InputError(*found)
+
+
 def _override_budget(data: dict[str, Any], policy: Policy, epsilon: float) -> None:
     """Let a simulation try another budget: the owner of a demonstration policy is the operator."""
     if math.isinf(epsilon):
@@ -203,6 +243,18 @@ def _override_budget(data: dict[str, Any], policy: Policy, epsilon: float) -> No
         return
     data["budget"]["run"]["epsilon"] = epsilon
     data["budget"]["lifetime"]["epsilon"] = max(epsilon, policy.budget.lifetime.epsilon)
+
+
+def _allow_statistics(data: dict[str, Any], policy: Policy, seat: Seat) -> None:
+    """Let a simulation have statistics under a demonstration policy that names no budget for them: what is proposed."""
+    data["allow"]["releases"] = sorted({*policy.allow.releases, "statistics"})
+    if policy.budget.statistics is None and not seat.non_private:
+        data["budget"]["statistics"] = {"epsilon": seat.epsilon, "delta": seat.delta}
+        for key, value in (("epsilon", seat.epsilon), ("delta", seat.delta)):
+            data["budget"]["lifetime"][key] = max(value, data["budget"]["lifetime"][key])
+    elif policy.budget.statistics is None:
+        data["budget"]["statistics"] = dict(data["budget"]["run"])
+        data["allow"]["non_private"] = True
 
 
 def _own_home(name: str) -> Home:

@@ -1,8 +1,8 @@
 """Writes the schema's row check and features as an ONNX graph.
 
 Every column is one input of text cells (n_rows,), as a CSV file holds them. The graph knows the same spellings of
-"missing" as `clients.schema`, so it needs no preprocessing beside it. It is stricter in three harmless ways, all of
-which end in "no prediction": white space around a cell, numbers with underscores, and numbers beyond 1e99.
+"missing" as `clients.schema`, so it needs no preprocessing beside it. It is stricter in two harmless ways, both of
+which end in "no prediction": white space around a cell, and numbers beyond 1e99.
 """
 
 from __future__ import annotations

@@ -59,6 +59,7 @@ def predict(model: OwnModel, about: About, frame: pd.DataFrame, where: str) -> t
     view = view_of(about)
     named = {c.name for c in columns_of(view)}
     columns = tuple(c if c.name in named else replace(c, required=False, nullable=True) for c in view.columns)
+    frame = view.named(frame)
     rows = frame[[name for name in frame.columns if name in named]].reset_index(drop=True)
     rows[view.target.name] = _any_label(view.target)  # rows to predict have none; the check wants one
     good, report = replace(view, columns=columns).check(rows, where=where)

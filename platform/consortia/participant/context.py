@@ -9,7 +9,7 @@ import time
 
 import safetensors.torch
 
-from clients.errors import MetricError
+from clients.errors import ClientLoadError, MetricError
 from clients.masking import SourceText
 from clients.models import FederatedModule
 from consortia.common import disk
@@ -25,6 +25,7 @@ from consortia.participant.home import Home
 from consortia.participant.metrics_release import Due
 from consortia.participant.training import make_plan
 from consortia.participant.unpaid_requests import Measurement
+from consortia.terms.industries import check_agreed, check_confirmed
 from consortia.terms.policy import DatasetTerms, Policy, check_contract, effective_budget, load_policy
 from consortia.terms.scopes import LOSS, State, shared_names
 from privacy.egress import Release, gate
@@ -71,7 +72,11 @@ class Work:
         self.dataset = request.proposal.dataset
         try:
             self.client = client_for(self.terms)
-        except MetricError as error:
+            if request.contract.vertical is None:
+                check_agreed(self.client, request.contract.industries[request.industry])
+                if not home.simulation:
+                    check_confirmed(self.client)
+        except (MetricError, ClientLoadError) as error:
             raise RefusedError("BAD_POLICY", str(error)) from None
         self.anchor: Anchor | None = None
         self.charged: list[Event] = []
@@ -105,18 +110,19 @@ class Work:
         if stored.non_private:
             if not self.policy.allow.non_private:
                 raise RefusedError("NON_PRIVATE_NOT_ALLOWED", "the owner withdrew allow.non_private")
-        elif (
-            stored.allowance.epsilon > self.policy.budget.run.epsilon
-            or stored.allowance.delta > self.policy.budget.run.delta
-        ):
-            raise RefusedError("BUDGET_EXHAUSTED", "the owner lowered budget.run below what this run was opened with")
+        else:
+            allowed = self.policy.budget.of(self.request.contract)
+            if stored.allowance.epsilon > allowed.epsilon or stored.allowance.delta > allowed.delta:
+                raise RefusedError(
+                    "BUDGET_EXHAUSTED", "the owner lowered the budget below what this run was opened with"
+                )
         return stored
 
     def _new_plan(self, ledger: Ledger) -> RunPlan:
         request = self.request
         non_private = request.proposal.epsilon is None
         left = ledger.lifetime_left(self.dataset, self.lifetime(non_private))
-        allowance = effective_budget(self.policy, request.proposal, left)
+        allowance = effective_budget(self.policy, request.proposal, left, self.policy.budget.of(request.contract))
         try:
             plan = make_plan(request.contract, self.terms, self.dataset, request.run_id, allowance)
             self.open_metrics(ledger, plan)  # first: a run whose metrics cannot be paid for does not start

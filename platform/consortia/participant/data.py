@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
 
 from clients import registry
+from clients._apart import set_apart
 from clients.dataset import QuarantineReport, Table, assign, prepare
-from clients.sources import parse_source, read
+from clients.errors import QuarantineError
+from clients.industry import IndustryClient
+from clients.sources import parse_source
 from consortia.common.errors import RefusedError
 from consortia.participant.home import Home
 from consortia.participant.placebo_labels import with_placebo_labels
+from consortia.participant.rows import read_rows
 from consortia.terms.contract import Contract
 from consortia.terms.policy import DatasetTerms
 
 _CACHED_TABLES = 64
+#: Names the folder of a participant's own files, as a container's compose file mounts it.
+OWN_FILES = "CONSORTIA_OWN_FILES"
+#: A share of the rows from which on one unknown spelling stops a run: it is a coding, not a slip.
+_ONE_SPELLING = 0.01
 log = logging.getLogger("consortia.participant")
 
 
 @dataclass(frozen=True)
 class Partitions:
-    """A participant's rows: to train on, to choose by, to report on."""
+    """A participant's rows: to train on, to choose by, to report on; `bias` says how the rows set apart are others."""
 
     train: Table
     validation: Table
@@ -31,6 +43,7 @@ class Partitions:
     quarantine: QuarantineReport
     synthetic: bool
     conditional_on_split: bool
+    bias: tuple[str, ...] = ()
 
 
 class _TableCache:
@@ -80,18 +93,27 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
     source = parse_source(terms.source)
     if source.placebo is not None and not home.simulation:
         raise RefusedError("BAD_POLICY", "a placebo source is for simulations")
+    if source.synthetic and OWN_FILES in os.environ and (problem := idle_files(home.policy, dataset, own_files())):
+        raise RefusedError("BAD_POLICY", problem)
+    frame = read_rows(terms, client, contract.seed, key=f"dataset.{dataset}")
+    where_from = f"dataset of {terms.industry} at {home.participant}"
     table = prepare(
         client,
-        read(source, client, terms.site, contract.seed),
+        frame,
         unit=terms.unit,
         max_rows_per_unit=terms.max_rows_per_unit,
         filter=rules.filter or None,
         key=split_key,
         quarantine_threshold=terms.quarantine_threshold,
-        where=f"dataset of {terms.industry} at {home.participant}",
+        where=where_from,
     )
+    home.pin_rows(dataset, synthetic=table.synthetic or terms.synthetic)
+    bias: tuple[str, ...] = ()
     if table.quarantine.rows_kept < table.quarantine.rows_read:
         log.warning("%s: %s", home.participant, table.quarantine)  # counts by column and rule, no value
+        bias = _look_apart(client, frame, split_key, where_from)
+        for sentence in bias:
+            log.warning("%s: rows set apart: %s", home.participant, sentence)
     if rules.split == "hash":
         where = assign(
             table.split_keys,
@@ -119,9 +141,42 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
         table.quarantine,
         table.synthetic or terms.synthetic,
         conditional_on_split=rules.split != "hash",
+        bias=bias,
     )
     _cache.put(key, loaded)
     return loaded
+
+
+def own_files() -> Path:
+    """Return the folder that `$CONSORTIA_OWN_FILES` names."""
+    return Path(os.environ.get(OWN_FILES, ""))
+
+
+def idle_files(policy: Path, dataset: str, folder: Path) -> str | None:
+    """Return what is wrong when files lie where the owner's rows are looked for, and the policy says synthetic."""
+    if not folder.is_dir() or not (found := [each for each in sorted(folder.iterdir()) if each.name[0] != "."]):
+        return None
+    return (
+        f"{policy}: dataset.{dataset}.source: wanted the rows in {folder} ({len(found)} file(s) lie there), got "
+        f"synthetic ones; change the line to source = 'csv:{folder}/{found[0].name}' (and declared_units), or "
+        "move the files away"
+    )
+
+
+def _look_apart(client: IndustryClient, frame: pd.DataFrame, key: bytes, where: str) -> tuple[str, ...]:
+    """Return how the rows that were set apart differ from the others.
+
+    Raises
+    ------
+    QuarantineError
+        Where one spelling makes up the failures of a column, in 1 % of the rows or more: with the line that maps it.
+    """
+    frame = frame.reset_index(drop=True)
+    apart = set_apart(client.schema, frame, *client.schema.check(frame, key=key, where=where))
+    if apart.spellings and apart.share >= _ONE_SPELLING:
+        told = "; ".join(f"{column}: {line}" for column, line in apart.spellings.items())
+        raise QuarantineError(f"{where}: {apart.sentence()}. One spelling makes up the failures of a column; {told}")
+    return tuple(apart.bias)
 
 
 def declared_training_units(terms: DatasetTerms, contract: Contract) -> int:

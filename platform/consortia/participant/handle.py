@@ -72,7 +72,8 @@ def _answer(work: Work) -> bytes:
     limits = work.policy.limits
     if request.kind == "evaluate":
         mode.end(work, ledger)
-        return _evaluate(work, ledger, unpaid_requests.admit(work.home, ledger, request.run_id, work.key, limits))
+        answer = _evaluate if mode.close is None else mode.close
+        return answer(work, ledger, unpaid_requests.admit(work.home, ledger, request.run_id, work.key, limits))
     if request.kind == "run-key":
         unpaid_requests.run_folder(work.home, ledger, request.run_id, limits)
     parts = work.partitions(ledger)

@@ -94,20 +94,42 @@ class Home:
         With other shares a training unit of one run would be a test unit of another, and the two partitions' accounts
         would no longer compose in parallel.
         """
-        file = (self.ledger_folder or self.folder) / f"split-{dataset}.json"
-        try:
-            pinned = file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
-            draft.write_text(split, encoding="utf-8")
-            with draft.open("rb") as written:
-                os.fsync(written.fileno())
-            with contextlib.suppress(FileExistsError):  # whoever was first decides
-                os.link(draft, file)
-            draft.unlink()
-            pinned = file.read_text(encoding="utf-8")
+        pinned = self._pinned(f"split-{dataset}.json", split)
         if pinned != split:
             raise RefusedError("CONTRACT_NOT_ALLOWED", f"data set {dataset} is split as {pinned}, not as {split}")
+
+    def pin_rows(self, dataset: str, *, synthetic: bool) -> None:
+        """Fix whether a data set's account counts real rows or is a demonstration's, with its first rows.
+
+        Synthetic rows never take anything from a budget of real ones, nor do real rows begin with a spent one.
+        """
+        kind = "synthetic" if synthetic else "real"
+        if (pinned := self._pinned(f"rows-{dataset}", kind)) != kind:
+            remedy = (
+                f"name the file again at dataset.{dataset}.source"
+                if synthetic
+                else f"make a home for the real rows (`consortia home init {self.participant} --data FILE …`) elsewhere"
+            )
+            raise RefusedError(
+                "BAD_POLICY",
+                f"{self.policy}: dataset.{dataset}.source: wanted {pinned} rows, which this ledger counts, got {kind} "
+                f"ones; {remedy}",
+            )
+
+    def _pinned(self, name: str, text: str) -> str:
+        """Return the text of a file beside the ledger, which is `text` if there was none; whoever was first decides."""
+        file = (self.ledger_folder or self.folder) / name
+        try:
+            return file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+            draft.write_text(text, encoding="utf-8")
+            with draft.open("rb") as written:
+                os.fsync(written.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, file)
+            draft.unlink()
+            return file.read_text(encoding="utf-8")
 
     @contextlib.contextmanager
     def exclusive(self, seconds: float) -> Iterator[None]:

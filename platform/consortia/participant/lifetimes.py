@@ -34,11 +34,12 @@ from numpy.typing import NDArray
 
 from clients import registry
 from clients.dataset import mark, prepare
-from clients.sources import parse_source, read
+from clients.sources import parse_source
 from consortia.common import disk
 from consortia.common.errors import ConsortiaError, RefusedError, SharedUnitsError
 from consortia.participant.data import Partitions
 from consortia.participant.home import Home
+from consortia.participant.rows import read_rows
 from consortia.terms.policy import DatasetTerms, Policy
 from privacy.errors import ContractMismatchError
 from privacy.ledger import Ledger
@@ -198,7 +199,7 @@ def _keep(file: Path, mine: Marks) -> None:
 def _of_source(home: Home, terms: DatasetTerms, name: str) -> Marks:
     """Read a data set that was charged before there were marks."""
     client = registry.get(terms.industry)
-    frame = read(parse_source(terms.source, key=f"dataset.{name}.source"), client, terms.site)
+    frame = read_rows(terms, client, key=f"dataset.{name}")
     table = prepare(client, frame, unit=terms.unit, key=home.split_key(), quarantine_threshold=1.0, where=name)
     return marks_of(table.marks)
 

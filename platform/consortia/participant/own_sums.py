@@ -1,4 +1,4 @@
-"""What a participant sent in message 2 of the learner `sums`, exactly as it was sent: kept at home until the run ends.
+"""What a participant sent in the last message of noisy sums, exactly as it was sent: kept at home until the run ends.
 
 With it the participant takes its own part off the released sums. In a secure sum it is a secret (the words before the
 masks): it is written for its owner's eyes only, dumped nowhere, and deleted once the receipt is written.
@@ -32,29 +32,26 @@ def rows_of(table: Table) -> Rows:
 
 @dataclass(frozen=True)
 class Sent:
-    """This participant's part of message 2 exactly as it was sent, noise and rounding included.
+    """This participant's part of the last message exactly as it was sent, noise and rounding included.
 
     Attributes
     ----------
     key : 32 bytes by which the coordinator names it: a hash of the blocks, or the context of a secure sum.
-    gram, slope : the blocks.
-    gram_deviation, slope_deviation : of the noise in them.
+    blocks : of the message, in its order.
+    deviations : of the noise in each.
     """
 
     key: bytes
-    gram: Array
-    slope: Array
-    gram_deviation: float
-    slope_deviation: float
+    blocks: tuple[Array, ...]
+    deviations: tuple[float, ...]
 
 
 def keep(home: Home, run_id: str, part: Sent) -> None:
     """Keep one's own part at home, for its owner's eyes only; the next one replaces it."""
     numbers = {
         "key": torch.frombuffer(bytearray(part.key), dtype=torch.uint8),
-        "gram": torch.from_numpy(part.gram),
-        "slope": torch.from_numpy(part.slope),
-        "noise": torch.tensor([part.gram_deviation, part.slope_deviation], dtype=torch.float64),
+        **{f"block-{place}": torch.from_numpy(block) for place, block in enumerate(part.blocks)},
+        "noise": torch.tensor(part.deviations, dtype=torch.float64),
     }
     draft, file = (home.run_folder(run_id) / name for name in (_FILE + ".tmp", _FILE))
     disk.write_secret(draft, safetensors.torch.save(numbers))
@@ -67,8 +64,9 @@ def sent(home: Home, run_id: str) -> Sent | None:
     if not file.is_file():
         return None
     found = safetensors.torch.load(file.read_bytes())
-    noise = found["noise"].tolist()
-    return Sent(found["key"].numpy().tobytes(), found["gram"].numpy(), found["slope"].numpy(), *noise)
+    noise = tuple(found["noise"].tolist())
+    blocks = tuple(found[f"block-{place}"].numpy() for place in range(len(noise)))
+    return Sent(found["key"].numpy().tobytes(), blocks, noise)
 
 
 def forget(home: Home, run_id: str) -> None:

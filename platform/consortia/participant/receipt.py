@@ -26,7 +26,7 @@ from clients.metrics import Interval
 from clients.models import FederatedModule
 from consortia.common.disk import write_json
 from consortia.common.words import verdict
-from consortia.participant import baseline, joined, own_model, personal
+from consortia.participant import baseline, drift, joined, own_model, personal
 from consortia.participant.account import runs_left
 from consortia.participant.baseline import Baseline
 from consortia.participant.data import Partitions
@@ -139,6 +139,7 @@ def write(
             "rows_read": parts.quarantine.rows_read,
             "rows_kept": parts.quarantine.rows_kept,
             "reasons": dict(parts.quarantine.reasons),
+            **({"bias": list(parts.bias)} if parts.bias else {}),
         },
         "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
         **compared(client, models, parts.test, home.participant),
@@ -148,6 +149,7 @@ def write(
         "joining": how(base, stacked),
         "models": own_model.keep(folder / "models", files),
         "epsilon": spent(plan, ledger, request.proposal.dataset, request.run_id, policy, request.contract),
+        **_drift(home, request, parts),
         **secure_part(request.contract, plan),
         **central_part(request.contract),
         "evaluate_seconds": time.perf_counter() - started,
@@ -156,6 +158,13 @@ def write(
     if home.simulation:
         _write_predictions(folder / "predictions.csv", parts, models)
         write_json(folder / "events.json", ledger.export())
+
+
+def _drift(home: Home, request: Request, parts: Partitions) -> dict[str, Any]:
+    """Return the line about drift since the last run, where there was one."""
+    terms = request.contract.industries[request.industry]
+    found = drift.since_last_run(home, request.proposal.dataset, request.industry, terms.filter, parts)
+    return {"drift": found} if found else {}
 
 
 def compared(client: IndustryClient, models: Mapping[str, Scorer], test: Table, participant: str) -> dict[str, Any]:

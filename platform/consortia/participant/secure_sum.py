@@ -57,8 +57,8 @@ def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> byte
         _check_round(work, asked)
         _check_models(asked, request.model, request.contract, request.industry)
         rules = _rules(work)
-        if request.contract.block_terms is not None:
-            return _statistics(work, ledger, plan, parts, member, asked, rules)
+        if request.contract.noisy_sums is not None:
+            return _blocks(work, ledger, plan, parts, member, asked, rules)
         module = ready_module(
             request.contract, request.industry, plan, parts.train, request.model, work.private_state()
         )
@@ -67,7 +67,7 @@ def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> byte
         return member.masked(asked, rules, book, lambda noise: _sums(work, plan, parts, module, noise))
 
 
-def _statistics(
+def _blocks(
     work: Work,
     ledger: Ledger,
     plan: RunPlan,
@@ -83,15 +83,15 @@ def _statistics(
 
     def scaled_blocks(noise: NoiseContext) -> dict[str, NDArray[np.float64]]:
         started = time.perf_counter()
-        vector = scaled(rule, request.round, sums.blocks_of(work, parts), plan.clip)
-        work.log_round(f"{request.contract.learner}, message {request.round}", time.perf_counter() - started)
+        vector = scaled(rule, request.round, sums.exact_blocks(work, parts), plan.clip)
+        work.log_round(f"{rule.shares.what}, message {request.round}", time.perf_counter() - started)
         return {request.industry: vector}
 
     def keep_own(context: bytes, words: Word, cohort: int) -> None:
         if sums.kept_at_home(work):
-            gram, slope = unscaled(rule, request.round, rules.code.decode(words))
+            blocks = tuple(unscaled(rule, request.round, rules.code.decode(words)))
             noise = block_noise(rule, request.round, rules.code.share_std(cohort) * rules.code.step)
-            keep(work.home, request.run_id, Sent(context, gram, slope, *noise))
+            keep(work.home, request.run_id, Sent(context, blocks, noise))
 
     book = _Book(work, ledger, plan, sums.events_of(work, plan))
     return member.masked(asked, rules, book, scaled_blocks, keep_own)
@@ -189,7 +189,8 @@ class _Book:
         if reservation is None:
             raise RefusedError("BAD_MESSAGE", "nothing was reserved")
         masked = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        kind, name = ("update", _KIND) if self._work.request.contract.block_terms is None else ("sums", f"sums.{_KIND}")
+        terms = self._work.request.contract.noisy_sums
+        kind, name = ("update", _KIND) if terms is None else (terms.shares.what, f"{terms.shares.what}.{_KIND}")
         gate(
             # One vector holds all that the events paid for.
             [Release(kind, {f"{name}{place or ''}": masked}, event) for place, event in enumerate(self._events)],

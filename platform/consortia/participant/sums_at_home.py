@@ -102,5 +102,6 @@ class SumsAtHome:
 def _weighted(rule: Recipe, part: Sent, came: ToHome) -> Released:
     """Return one's own part of the sums: what was sent, times the weight that it was counted with."""
     weight = came.own.weight
-    gram, slope = split(rule, [part.gram * weight, part.slope * weight])
-    return Released(gram, slope, part.gram_deviation * weight, part.slope_deviation * weight, came.own.units)
+    gram, slope = split(rule, [block * weight for block in part.blocks])
+    of_gram, of_slope = (deviation * weight for deviation in part.deviations)
+    return Released(gram, slope, of_gram, of_slope, came.own.units)

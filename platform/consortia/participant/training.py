@@ -51,7 +51,7 @@ def make_plan(
     allowance : Budget or None
         What this run may cost; None for a non-private run.
     """
-    rules, learner = contract.industries[terms.industry], contract.block_terms
+    rules, learner = contract.industries[terms.industry], contract.noisy_sums
     sigma = 0.0 if allowance is None else solve_sigma(contract, rules, allowance.epsilon, allowance.delta)
     if learner is None:
         rounds, events = planned_rounds(contract), _other_events(contract, terms.unit)

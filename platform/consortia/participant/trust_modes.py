@@ -7,13 +7,14 @@ outbox. Whatever it sends was charged (`Work.reserve`) and passed the release ga
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from consortia.common.errors import RefusedError
-from consortia.participant import local, secure_sum, sums
+from consortia.participant import local, secure_sum, statistics_at_home, sums
 from consortia.participant.context import Work
 from consortia.participant.data import Partitions
+from consortia.participant.unpaid_requests import Measurement
 from privacy.ledger import Ledger, RunPlan
 
 
@@ -34,11 +35,13 @@ class TrustMode:
     answer : a message that needs rows: train, or what comes before it.
     opening : a message that needs keys only.
     end : what the closing evaluation ends.
+    close : answers the closing evaluation; None where a model is measured.
     """
 
     answer: Callable[[Work, Ledger, RunPlan, Partitions], bytes]
     opening: Callable[[Work, Ledger, RunPlan], bytes] = _no_opening
     end: Callable[[Work, Ledger], None] = _nothing
+    close: Callable[[Work, Ledger, Measurement], bytes] | None = None
 
 
 _OWN_NOISE = TrustMode(local.train)
@@ -54,5 +57,7 @@ MODES: Mapping[tuple[str, str], TrustMode] = MappingProxyType(
         ("sums", "aggregate"): _SECURE,
         ("additive", "local"): _OWN_SUMS,
         ("additive", "aggregate"): _SECURE,
+        ("statistics", "local"): replace(_OWN_SUMS, close=statistics_at_home.close),
+        ("statistics", "aggregate"): replace(_SECURE, close=statistics_at_home.close),
     }
 )

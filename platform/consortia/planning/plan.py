@@ -16,6 +16,7 @@ from consortia.planning.compatibility import check_fit
 from consortia.planning.metrics import check_metrics
 from consortia.terms.contract import Contract, planned_rounds
 from consortia.terms.costs import plan_event
+from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import build_module, initial_groups, scope_of
@@ -98,9 +99,9 @@ def of_products(contract: Contract, sigma: float) -> float:
 
 def learned(contract: Contract, names: Iterable[str]) -> list[str]:
     """Return the parameters that noise falls on: all, or the weights or shapes that noisy sums give."""
-    if contract.block_terms is None:
+    if contract.noisy_sums is None:
         return list(names)
-    return [WEIGHTS if contract.sums is not None else SHAPES]
+    return [SHAPES if contract.additive is not None else WEIGHTS]
 
 
 def _check_names(scenario: Scenario, seat: Seat) -> None:
@@ -115,8 +116,10 @@ def _check_names(scenario: Scenario, seat: Seat) -> None:
 def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
     contract = scenario.contract
     rules = contract.industries[seat.industry]
-    module = build_module(contract, seat.industry)
-    sizes = {name: tensor.numel() for name, tensor in module.state_dict().items()}
+    if contract.statistics is not None:  # nothing is trained
+        sizes = {WEIGHTS: sum(blocks_of(contract, seat.industry).lengths(1))}
+    else:
+        sizes = {name: tensor.numel() for name, tensor in build_module(contract, seat.industry).state_dict().items()}
     private = sum(size for name, size in sizes.items() if scope_of(name, contract) == "private")
     if rules.private_steps and not private:
         raise InputError(
@@ -135,7 +138,7 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
         spent = epsilon([event, *once_events(contract, seat.epsilon, "record")], seat.delta)
         numbers = sum(sizes[name] for name in learned(contract, sizes))
         ratio = noise_ratio(of_products(contract, sigma), numbers, rules.sampling_rate, training, steps)
-        if ratio > _USELESS and contract.block_terms is None:  # of sums, what counts is the total over participants
+        if ratio > _USELESS and contract.noisy_sums is None:  # of sums, what counts is the total over participants
             warnings.append(
                 f"epsilon {seat.epsilon:g} with {training} training units and {sum(sizes.values())} parameters: "
                 f"noise {ratio:.1f} x the largest possible signal; raise epsilon, take a smaller model "

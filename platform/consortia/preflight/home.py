@@ -6,17 +6,24 @@ Reads only: no split is pinned, no run opened, nothing charged, nothing sent.
 from __future__ import annotations
 
 import math
+import os
 
+import pandas as pd
+
+from clients._apart import reasons_in_words, set_apart
 from clients.dataset import RECORD, Table, prepare
 from clients.errors import ClientError, QuarantineError, SourceError
 from clients.industry import IndustryClient
-from clients.sources import parse_source, read
 from consortia.common.errors import ConsortiaError, InputError, RefusedError
+from consortia.common.words import public_count
 from consortia.participant import lifetimes
+from consortia.participant.data import OWN_FILES, idle_files, own_files
 from consortia.participant.evaluation import client_for
 from consortia.participant.home import Home
+from consortia.participant.rows import read_rows
 from consortia.participant.training import make_plan
 from consortia.preflight.findings import Chain, Finding
+from consortia.terms.industries import check_agreed, check_confirmed
 from consortia.terms.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
@@ -70,15 +77,9 @@ def _data(chain: Chain, home: Home, policy: Policy, scenario: Scenario, seat: Se
     """Close data, schema and units."""
     key = f"dataset.{seat.dataset}"
     try:
-        client = client_for(terms)
-        frame = read(parse_source(terms.source, key=f"{key}.source"), client, terms.site, scenario.contract.seed)
-    except SourceError as error:
-        chain.failed(str(error), f"correct {key}.source in the policy, or bring the file")
-        chain.skip("data first")
-        chain.skip("data first")
-        return
-    except ClientError as error:
-        chain.failed(str(error), f"correct dataset.{seat.dataset} in the policy")
+        client, frame = _rows(home, scenario, seat, terms)
+    except (RefusedError, ClientError) as error:
+        chain.failed(error.detail if isinstance(error, RefusedError) else str(error), _remedy(error, key))
         chain.skip("data first")
         chain.skip("data first")
         return
@@ -112,7 +113,8 @@ def _data(chain: Chain, home: Home, policy: Policy, scenario: Scenario, seat: Se
             chain.failed(str(error), "correct the source, or name its columns as the schema does")
             chain.skip("schema first")
         return
-    chain.ok(f"{table.quarantine.rows_kept} of {table.quarantine.rows_read} rows fit {client.schema.name}")
+    if not _looked_apart(chain, client, frame, home.split_key(), table, key):
+        return
     counted = table.n_units
     what = "records" if terms.unit == RECORD else f"units ({terms.unit})"
     if problem := _shared(home, policy, seat.dataset, table):
@@ -122,10 +124,57 @@ def _data(chain: Chain, home: Home, policy: Policy, scenario: Scenario, seat: Se
     if ratio > _OFF:
         chain.failed(
             f"{counted} {what}, declared_units = {terms.declared_units}",
-            f"declare about {_rounded(counted)}: the number is public, so round it; it normalises every step",
+            f"declare about {public_count(counted)}: the number is public, so round it; it normalises every step",
         )
     else:
         chain.ok(f"{counted} {what}, {terms.declared_units} declared")
+
+
+def _rows(home: Home, scenario: Scenario, seat: Seat, terms: DatasetTerms) -> tuple[IndustryClient, pd.DataFrame]:
+    """Return the industry and its rows; RefusedError or ClientError for what a run would refuse of them."""
+    client = client_for(terms)
+    if scenario.contract.vertical is None:
+        check_agreed(client, scenario.contract.industries[terms.industry])
+    if not home.simulation:
+        check_confirmed(client)
+    frame = read_rows(terms, client, scenario.contract.seed, key=f"dataset.{seat.dataset}")
+    if OWN_FILES in os.environ and frame.attrs.get("synthetic"):
+        problem = idle_files(home.policy, seat.dataset, own_files())
+        if problem is not None:
+            raise RefusedError("BAD_POLICY", problem)
+    return client, frame
+
+
+def _remedy(error: Exception, key: str) -> str:
+    if isinstance(error, SourceError):
+        return f"correct {key}.source in the policy, or bring the file"
+    if isinstance(error, RefusedError):
+        return "take the file that was agreed, with bounds and categories that are public; name your own rows"
+    return f"correct {key} in the policy"
+
+
+def _looked_apart(
+    chain: Chain, client: IndustryClient, frame: pd.DataFrame, split_key: bytes, table: Table, where: str
+) -> bool:
+    """Close the link of the schema: rows set apart, with reasons; False where one spelling is behind them."""
+    quarantine = table.quarantine
+    fit = f"{quarantine.rows_kept} of {quarantine.rows_read} rows fit {client.schema.name}"
+    if quarantine.rows_kept == quarantine.rows_read:
+        chain.ok(fit)
+        return True
+    frame = frame.reset_index(drop=True)
+    good, report = client.schema.check(frame, key=split_key, where=where)
+    apart = set_apart(client.schema, frame, good, report)
+    told = f"{fit}; set apart: {reasons_in_words(quarantine.reasons, quarantine.rows_read)}"
+    if apart.spellings:
+        chain.failed(
+            f"{told}; one spelling makes up the failures of {', '.join(apart.spellings)}",
+            "; ".join(apart.spellings.values()),
+        )
+        chain.skip("schema first")
+        return False
+    chain.ok("; ".join([told, *apart.bias]))
+    return True
 
 
 def _shared(home: Home, policy: Policy, dataset: str, table: Table) -> str | None:
@@ -147,11 +196,6 @@ def _shared(home: Home, policy: Policy, dataset: str, table: Table) -> str | Non
 def _is_about_unit(client: IndustryClient, terms: DatasetTerms) -> bool:
     names = {column.name for column in client.schema.columns if column.identifier}
     return terms.unit != RECORD and terms.unit not in names
-
-
-def _rounded(count: int) -> int:
-    step: int = 10 ** max(0, math.floor(math.log10(count)) - 1)
-    return max(1, round(count / step) * step)
 
 
 def _budget(
@@ -178,7 +222,7 @@ def _budget(
     chain.ok(f"{runs} runs so far")
     horizon = f"unit: {terms.unit}, add/remove one"
     try:
-        allowance = effective_budget(policy, proposal, left)
+        allowance = effective_budget(policy, proposal, left, policy.budget.of(scenario.contract))
     except RefusedError:
         chain.stop(
             f"ε = {left.epsilon:.3g}, δ = {left.delta:.3g} left of the lifetime's ε = {life.epsilon:g} ({horizon})",

@@ -12,7 +12,18 @@ from rich.table import Table
 from consortia.common.words import number, signed
 from consortia.reports.verdicts import SHORT, compares, paragraph, verdict_of
 
-__all__ = ["columns", "interval", "label", "metric_name", "print_receipts", "receipt_row", "synthetic_for", "table_of"]
+__all__ = [
+    "columns",
+    "folded_table",
+    "interval",
+    "label",
+    "metric_name",
+    "print_receipts",
+    "receipt_row",
+    "rows_in_words",
+    "synthetic_for",
+    "table_of",
+]
 
 _COLUMNS = ("participant", "metric", "alone", "control", "federated", "joined", "net gain [95 %]", "verdict")
 #: Of vertical runs and of runs before 0.2, which have neither control nor joined model.
@@ -54,6 +65,24 @@ def print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
         synthetic = "[bold]synthetic[/] rows, " if receipt["synthetic"] else ""
         guarantee = _guarantee(receipt["epsilon"])
         console.print(f"{receipt['participant']}: {receipt['run_id']}, {synthetic}{guarantee}.", highlight=False)
+        for line in rows_in_words(receipt):
+            console.print(f"{receipt['participant']}: {line}", highlight=False, markup=False)
+
+
+def rows_in_words(receipt: dict[str, Any]) -> list[str]:
+    """Return what a receipt says of its rows: those set apart, with reasons, and drift since the last run."""
+    lines = []
+    found = receipt.get("quarantine") or {"rows_read": 0, "rows_kept": 0}
+    if apart := found["rows_read"] - found["rows_kept"]:
+        from clients._apart import reasons_in_words  # loads pandas
+
+        reasons = reasons_in_words(found["reasons"], found["rows_read"])
+        lines.append(f"{apart} of {found['rows_read']} rows set apart: {reasons}.")
+        lines += [f"rows set apart: {sentence}." for sentence in found.get("bias", ())]
+    if stale := receipt.get("drift", {}).get("stale"):
+        told = ", ".join(f"{name} {receipt['drift']['psi'][name]:.2f}" for name in stale[:5])
+        lines.append(f"rows drifted since the last run (population stability index {told}): its model is likely stale.")
+    return lines
 
 
 def _guarantee(account: dict[str, Any]) -> str:
@@ -62,6 +91,14 @@ def _guarantee(account: dict[str, Any]) -> str:
     lifetime = account["lifetime_delta"]
     whole = "" if lifetime is None else f", of the data set's lifetime in this ledger {lifetime:g}"
     return f"unit {account['unit']}, {account['relation'].replace('_', ' ')}, δ of the run {account['delta']:g}{whole}"
+
+
+def folded_table(*columns: str) -> Table:
+    """Return an empty table whose cells wrap, for words rather than numbers."""
+    table = Table(box=box.SIMPLE)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
 
 
 def table_of(*headings: str, title: str | None = None, no_wrap: bool = True) -> Table:

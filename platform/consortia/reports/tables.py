@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import AbstractContextManager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import cautions, fits_with
 from consortia.planning.plan import SeatPlan
 from consortia.reports.many_participants import first, means, rest
-from consortia.reports.receipt_table import columns, label, receipt_row, synthetic_for, table_of
+from consortia.reports.receipt_table import columns, label, receipt_row, rows_in_words, synthetic_for, table_of
 from consortia.reports.verdicts import paragraph
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
 from consortia.terms.contract import Contract
@@ -33,20 +34,23 @@ from privacy.accounting import epsilon
 
 def _leaves(scenario: Scenario, plan: SeatPlan) -> str:
     """Return how many numbers of a participant's training rows leave, and when."""
-    if scenario.contract.block_terms is None:
+    if scenario.contract.noisy_sums is None:
         return f"{plan.parameters_shared} numbers a round"
     rule = blocks_of(scenario.contract, plan.industry)
-    times = rule.shares.messages - 1
-    return f"{sum(rule.lengths(1))}, then {f'{times} x ' if times > 1 else ''}{sum(rule.lengths(2))} numbers"
+    counts = [sum(rule.lengths(message + 1)) for message in range(rule.shares.messages)]
+    alike = [(length, len(list(times))) for length, times in groupby(counts)]
+    return ", then ".join(f"{times} x {length}" if times > 1 else f"{length}" for length, times in alike) + " numbers"
 
 
 def _learner(contract: Contract) -> str:
-    if contract.additive is None:
-        return "learner sums: two messages of noisy sums, added within each industry; no training rounds"
-    return (
-        f"learner additive: counts by cell, then {contract.additive.boosting_rounds} rounds of noisy gradients by "
-        "cell, added within each industry"
-    )
+    if contract.statistics is not None:
+        return "learner statistics: one message of noisy counts and moments of the columns; nothing is trained"
+    if contract.additive is not None:
+        return (
+            f"learner additive: counts by cell, then {contract.additive.boosting_rounds} rounds of noisy gradients by "
+            "cell, added within each industry"
+        )
+    return "learner sums: two messages of noisy sums, added within each industry; no training rounds"
 
 
 def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
@@ -54,7 +58,7 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
     contract = scenario.contract
     console.print(f"[bold]{scenario.name}[/]: {escape(scenario.title)}")
     console.print(f"contract sha256:{contract.sha256()}")
-    if contract.block_terms is not None:
+    if contract.noisy_sums is not None:
         console.print(_learner(contract))
     else:
         console.print(
@@ -104,7 +108,9 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
     )
     headings = columns(result["participants"].values())
     receipts = table_of(*headings)
-    costs = table_of("participant", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds")
+    costs = table_of(
+        "participant", "rows", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds"
+    )
     for name, seat in first(list(result["participants"].items())):
         receipts.add_row(name, *receipt_row(seat, headings))
         costs.add_row(name, *_cost_row(seat))
@@ -123,7 +129,9 @@ def _cost_row(seat: dict[str, Any]) -> tuple[str, ...]:
     account, units = seat["epsilon"], seat.get("units")
     infinite = bool(account["non_private"])
     state = "" if seat["state"] == "ACTIVE" else " " + seat["state"].lower().replace("_", "-")
+    made_up = seat.get("synthetic")
     return (
+        "–" if made_up is None else "synthetic" if made_up else "real",
         str(sum(units.values())) if units else "–",
         ("∞ non-private" if infinite else number(account["run"])) + state,
         "–" if infinite else number(account["budget"], 2),
@@ -180,12 +188,20 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
     if result["synthetic"]:
         whose = f" for {escape(some)}; the rows of the others are real" if (some := synthetic_for(result)) else ""
         console.print(f"Data: [bold]synthetic[/] rows on each industry's schema{whose}.", highlight=False)
+    _print_rows(console, result)
     if any(seat["failures"] for seat in result["participants"].values()):
         console.print("Failures:")
         failed = [(name, seat) for name, seat in result["participants"].items() if seat["failures"]]
         for name, seat in first(failed):
             for failure in seat["failures"][-3:]:
                 console.print(f"  round {failure['round']} {name}: {failure['code']} {failure['detail']}", markup=False)
+
+
+def _print_rows(console: Console, result: dict[str, Any]) -> None:
+    """Print which rows were set apart and which drifted, where the reader owns them."""
+    for name, seat in first(list(result["participants"].items())):
+        for line in rows_in_words(seat):
+            console.print(f"{name}: {line}", highlight=False, markup=False)
 
 
 def _at(deltas: list[float]) -> str:

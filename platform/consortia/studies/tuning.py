@@ -14,6 +14,7 @@ from consortia.participant.home import Home
 from consortia.planning.plan import SeatPlan, learned, make_plans, noise_ratio, of_products
 from consortia.terms.contract import Contract, planned_rounds
 from consortia.terms.policy import Policy, load_policy, policy_or_input_error
+from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario, scenario_from_json
 from consortia.terms.scopes import build_module
@@ -87,9 +88,7 @@ def prices(scenario: Scenario, plan: SeatPlan, epsilons: list[float]) -> list[Pr
         if plan.noise_multiplier is not None:
             once = once_events(scenario.contract, plan.epsilon, "record")
             # The messages of a learner of noisy sums are one step.
-            rounds = _affordable(value, plan, rules.local_steps, once) * (
-                contract.rounds if contract.block_terms else 1
-            )
+            rounds = _affordable(value, plan, rules.local_steps, once) * (contract.rounds if contract.noisy_sums else 1)
         found.append(Price(value, plan.delta, sigma, ratio, rounds))
     return found
 
@@ -158,7 +157,7 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
         found.append(Knob(name, str(before), str(after), *changed, helps=better, note=note))
 
     add("epsilon", f"{seat.epsilon:g}", f"{2 * seat.epsilon:g}", outcome(value=2 * seat.epsilon))
-    if contract.block_terms is not None:
+    if contract.noisy_sums is not None:
         return found
     if rules.sampling_rate < 1:
         rate = min(1.0, 2 * rules.sampling_rate)
@@ -183,6 +182,8 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
 
 
 def _size(scenario: Scenario, seat: Seat) -> int:
+    if scenario.contract.statistics is not None:
+        return sum(blocks_of(scenario.contract, seat.industry).lengths(1))
     state = build_module(scenario.contract, seat.industry).state_dict()
     return sum(state[name].numel() for name in learned(scenario.contract, state))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from consortia.common.strict import StrictModel
 from consortia.learners.blocks.shares import Shares
 
-BOOSTING_ROUNDS: Final = 20
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Pair = Annotated[tuple[str, ...], Field(min_length=2, max_length=2)]
 
@@ -24,7 +23,7 @@ class AdditiveTerms(StrictModel):
     rise ("up") or fall ("down"), `pairs` which pairs of columns get a shape of their own: fixed before any row is seen.
     """
 
-    boosting_rounds: Annotated[int, Field(ge=1, le=200)] = BOOSTING_ROUNDS
+    boosting_rounds: Annotated[int, Field(ge=1, le=200)] = 20
     bins: Annotated[int, Field(ge=2, le=256)] = 16
     pair_bins: Annotated[int, Field(ge=2, le=16)] = 6
     gradient_clip: Annotated[float, Field(gt=0, le=2)] = 0.5

@@ -75,9 +75,10 @@ class Contract(ContractFields):
         later |= set() if self.compression else {"compression"}
         later |= set() if self.vertical else {"vertical"}
         later |= set() if self.max_participations else {"max_participations"}
-        later |= set() if self.block_terms else {"learner"}
         later |= set() if self.sums else {"sums"}
         later |= set() if self.additive else {"additive"}
+        later |= set() if self.statistics else {"statistics"}
+        later |= set() if self.noisy_sums else {"learner"}
         text = json.dumps(
             self.model_dump(mode="json", by_alias=True, exclude=later), sort_keys=True, separators=(",", ":")
         )
@@ -105,7 +106,7 @@ def planned_rounds(contract: Contract) -> int:
 
     All messages of a learner of noisy sums are one training.
     """
-    return (1 if contract.block_terms is not None else contract.participations) + spare(contract)
+    return (1 if contract.noisy_sums is not None else contract.participations) + spare(contract)
 
 
 def spare(contract: Contract) -> int:
@@ -131,7 +132,7 @@ def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -
     if noise_multiplier <= 0:
         raise InputError("epsilon: wanted a finite one with trust = 'aggregate', got a non-private proposal")
     clip = terms.noise / noise_multiplier
-    smallest = clip * (1.0 if contract.block_terms is None else contract.block_terms.shares.least_part)
+    smallest = clip * (1.0 if contract.noisy_sums is None else contract.noisy_sums.shares.least_part)
     if smallest < terms.smallest_clip:
         raise InputError(
             f"contract.secure.smallest_clip: wanted at most {smallest:.4g}, which this budget needs, got "

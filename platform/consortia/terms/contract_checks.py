@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from consortia.terms.contract_fields import ContractFields
 from consortia.terms.model import Model, Scopes
 from consortia.terms.strategy import StrategyTerms
-from consortia.terms.sums import STEPS
+from consortia.terms.sums import LEARNERS, STEPS
 from strategies.base import Asynchronous, Clusters, Controlled, LocalHalf, Strategy, TakesTurns
 
 
@@ -76,17 +76,20 @@ def check_trusted_coordinator(contract: ContractFields, strategy: Strategy) -> N
 
 def check_sums(contract: ContractFields) -> None:
     """Raise ValueError, naming what was wanted, where a learner of noisy sums and the rest of a contract do not fit."""
-    terms = contract.block_terms
-    for learner, own in (("sums", contract.sums), ("additive", contract.additive)):
-        if (contract.learner == learner) != (own is not None):
-            raise ValueError(f'[contract.{learner}] exactly where learner = "{learner}"')
+    terms, learner = contract.noisy_sums, contract.learner
+    for name in LEARNERS:
+        if (learner == name) != (getattr(contract, name) is not None):
+            raise ValueError(f'[contract.{name}] exactly where learner = "{name}"')
+        if learner != name and name in contract.releases:
+            raise ValueError(f"no '{name}' in releases with learner = \"{learner}\"")
     if terms is None:
-        if "sums" in contract.releases:
-            raise ValueError("no 'sums' in releases with learner = \"gradient\"")
         return
+    metrics = {"metrics"} if contract.statistics is None else set()
     excluded = {
         f"rounds = {terms.shares.messages}, its messages": contract.rounds != terms.shares.messages,
-        "releases ['sums'], and 'metrics' where they are asked for": set(contract.releases) - {"metrics"} != {"sums"},
+        f"releases ['{learner}']{', and metrics where they are asked for' if metrics else ''}": (
+            set(contract.releases) - metrics != {learner}
+        ),
         'trust = "local" or "aggregate"': contract.trust not in {"local", "aggregate"},
         "no [contract.strategy]: sums are added": contract.strategy != StrategyTerms(),
         "no [contract.scopes]: an industry shares its sums": contract.scopes != Scopes(),
@@ -94,10 +97,9 @@ def check_sums(contract: ContractFields) -> None:
         "no max_participations": contract.max_participations is not None,
         "evaluation.every = 0 and no [contract.stopping]: there is one model": bool(contract.evaluation.every)
         or contract.stopping is not None,
-        "secure.cohorts = 1 and secure.colluders >= 1: each member takes its own part off the sum at home": (
-            contract.sums is not None
-            and contract.secure is not None
-            and (contract.secure.cohorts != 1 or contract.secure.colluders < 1)
+        "secure.cohorts = 1: an industry has one sum": contract.secure is not None and contract.secure.cohorts != 1,
+        "secure.colluders >= 1: each member takes its own part off the sum at home": (
+            contract.additive is None and contract.secure is not None and contract.secure.colluders < 1
         ),
     }
     for name, rules in contract.industries.items():
@@ -106,9 +108,9 @@ def check_sums(contract: ContractFields) -> None:
             getattr(rules, key) != value for key, value in STEPS.items()
         ) or plain != (Model(), 0, 0.0, 0.0, None)
     if problems := [text for text, wrong in excluded.items() if wrong]:
-        raise ValueError(f'{"; ".join(problems)}, with learner = "{contract.learner}"')
+        raise ValueError(f'{"; ".join(problems)}, with learner = "{learner}"')
     if strange := sorted(terms.named_industries() - contract.industries.keys()):
-        raise ValueError(f"{contract.learner}: terms of the contract's industries, not of {', '.join(strange)}")
+        raise ValueError(f"{learner}: terms of the contract's industries, not of {', '.join(strange)}")
 
 
 def check_non_private(contract: ContractFields, non_private: Mapping[str, bool]) -> None:

@@ -13,6 +13,7 @@ from consortia.terms.compression import CompressionTerms
 from consortia.terms.evaluation import EvaluationTerms, StoppingTerms
 from consortia.terms.model import Model, PretrainedFile, Scopes
 from consortia.terms.secure_sum import SecureTerms
+from consortia.terms.statistics import StatisticsTerms
 from consortia.terms.strategy import StrategyTerms
 from consortia.terms.sums import SumsTerms
 from consortia.terms.trusted_coordinator import CentralTerms
@@ -23,6 +24,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
 Industry = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+#: What may leave a participant, by the word of contract and policy.
+ReleaseKind = Literal["update", "sums", "additive", "statistics", "metrics", "size", "intersection", "labels", "scores"]
 
 
 class IndustryTerms(StrictModel):
@@ -30,7 +33,8 @@ class IndustryTerms(StrictModel):
 
     `sampling_rate` is the Poisson rate q per privacy unit, `clip` the norm bound C of one unit's summed
     gradient, `local_steps` the optimizer steps a round. The first `private_steps` of them move the private parameters
-    alone, the others the shared ones alone (FedRep); with 0 every step moves all (FedPer).
+    alone, the others the shared ones alone (FedRep); with 0 every step moves all (FedPer). `client` is the SHA-256 of
+    an industry's file (`clients.declared`): every participant must have the same columns, bounds and categories.
     """
 
     model: Model = Model()
@@ -44,6 +48,7 @@ class IndustryTerms(StrictModel):
     filter: str = ""
     split: str = "hash"
     init: PretrainedFile | None = None
+    client: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$", exclude_if=lambda digest: not digest)] = ""
 
     @property
     def shared_steps(self) -> int:
@@ -78,7 +83,7 @@ class ContractFields(StrictModel):
 
     `rounds` are the steps of the shared parameters; `max_participations` is how often one participant trains at most,
     where that is not once a round. `learner` is what is trained: networks by noisy gradients, ridge models by noisy
-    sums, or additive models by noisy histograms.
+    sums, or additive models by noisy histograms; `statistics` trains nothing, its noisy counts are the result.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=1)]
@@ -87,10 +92,11 @@ class ContractFields(StrictModel):
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     max_participations: Annotated[int, Field(ge=1, le=100_000)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    releases: tuple[Literal["update", "sums", "metrics", "size", "intersection", "labels", "scores"], ...] = ("update",)
-    learner: Literal["gradient", "sums", "additive"] = "gradient"
+    releases: tuple[ReleaseKind, ...] = ("update",)
+    learner: Literal["gradient", "sums", "additive", "statistics"] = "gradient"
     sums: SumsTerms | None = None
     additive: AdditiveTerms | None = None
+    statistics: StatisticsTerms | None = None
     strategy: StrategyTerms = StrategyTerms()
     scopes: Scopes = Scopes()
     split: Split = Split()
@@ -110,9 +116,9 @@ class ContractFields(StrictModel):
         return self.max_participations or self.rounds
 
     @property
-    def block_terms(self) -> SumsTerms | AdditiveTerms | None:
-        """The terms of a learner that releases noisy sums in a fixed number of messages; None where steps are taken."""
-        return self.sums or self.additive
+    def noisy_sums(self) -> SumsTerms | AdditiveTerms | StatisticsTerms | None:
+        """The terms of what is released as noisy sums in a fixed number of messages; None where steps are taken."""
+        return self.sums or self.additive or self.statistics
 
     @property
     def secure_terms(self) -> SecureTerms:

@@ -20,8 +20,8 @@ def noise_multiplier(
 
     Of a learner of noisy sums it is z, that of its blocks together (`consortia.learners.blocks.noise`).
     """
-    if contract.block_terms is not None:
-        return solve(contract.block_terms.shares, epsilon, delta, spare(contract))
+    if contract.noisy_sums is not None:
+        return solve(contract.noisy_sums.shares, epsilon, delta, spare(contract))
     return solve_noise_multiplier(
         epsilon=epsilon,
         delta=delta,
@@ -33,10 +33,10 @@ def noise_multiplier(
 
 def plan_event(contract: Contract, rules: IndustryTerms, multiplier: float) -> PoissonGaussian:
     """Return what the updates of a whole run cost as they are planned, spare attempts of secure sums included."""
-    if contract.block_terms is not None:
-        multiplier /= contract.block_terms.shares.planned(spare(contract)) ** 0.5
+    if contract.noisy_sums is not None:
+        multiplier /= contract.noisy_sums.shares.planned(spare(contract)) ** 0.5
     event = updates_event(contract, rules, multiplier, contract.rounds)
-    return event if contract.block_terms is not None else event.resized(planned_rounds(contract) * rules.local_steps)
+    return event if contract.noisy_sums is not None else event.resized(planned_rounds(contract) * rules.local_steps)
 
 
 def updates_event(
@@ -55,9 +55,9 @@ def updates_event(
         Which messages of a learner of noisy sums these were. Without it they count as the costliest.
     """
     steps = rules.local_steps * rounds
-    if contract.block_terms is not None:
+    if contract.noisy_sums is not None:
         # Gaussian blocks are exactly one Gaussian mechanism (`consortia.learners.blocks.noise`).
-        steps, multiplier = 1, multiplier / contract.block_terms.shares.taken(rounds, messages) ** 0.5
+        steps, multiplier = 1, multiplier / contract.noisy_sums.shares.taken(rounds, messages) ** 0.5
     return PoissonGaussian(
         noise_multiplier=multiplier, sampling_rate=rules.sampling_rate, steps=steps, partition="train", unit=unit
     )

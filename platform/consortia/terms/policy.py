@@ -12,11 +12,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from clients.mapping_rules import ColumnMap
 from clients.masking import SourceText
 from consortia.common.errors import InputError, RefusedError
 from consortia.common.strict import StrictModel, check_schema, parse, parse_toml
 from consortia.terms.contract import Contract
-from consortia.terms.contract_fields import Industry, Name
+from consortia.terms.contract_fields import Industry, Name, ReleaseKind
 from consortia.terms.secure_sum import SecurePolicy
 from consortia.terms.vertical_policy import VerticalPolicy
 from privacy.ledger import Budget
@@ -59,10 +60,33 @@ class AccountTerms(StrictModel):
 class BudgetTerms(AccountTerms):
     """The account of the training units, and that of the evaluation units, which are others.
 
-    Without `evaluation`, no metric leaves under DP.
+    Without `evaluation`, no metric leaves under DP. `statistics` is what one run of `consortia statistics` may cost the
+    training units, within their lifetime; without it no statistic leaves.
     """
 
     evaluation: AccountTerms | None = None
+    statistics: Allowance | None = None
+
+    @model_validator(mode="after")
+    def _lifetime_holds_statistics(self) -> BudgetTerms:
+        given, life = self.statistics, self.lifetime
+        if given is not None and (given.epsilon > life.epsilon or given.delta > life.delta):
+            raise ValueError(
+                f"statistics epsilon and delta at most the lifetime's {life.epsilon:g} and {life.delta:g}, got "
+                f"{given.epsilon:g} and {given.delta:g}"
+            )
+        return self
+
+    def of(self, contract: Contract) -> Allowance:
+        """Return what one run under a contract may cost the training units."""
+        if contract.statistics is None:
+            return self.run
+        if self.statistics is None:
+            raise RefusedError(
+                "RELEASE_NOT_ALLOWED",
+                "budget.statistics: wanted an allowance such as { epsilon = 0.5, delta = 1e-5 }, to pay for statistics",
+            )
+        return self.statistics
 
 
 class DatasetTerms(StrictModel):
@@ -72,7 +96,8 @@ class DatasetTerms(StrictModel):
     a data set, of this policy or an earlier one, with which this one shares its lifetime budget: they hold the same
     persons (`consortia.participant.lifetimes`). `synthetic` says that the source's rows are made up, which every output
     then says, too. `metrics` names metrics that the receipt leads with, built in or installed, before those of the
-    industry; they stay at home.
+    industry; they stay at home. `mapping` says which of the source's columns each column of the schema comes from, and
+    how (`clients.mapping`).
     """
 
     industry: Industry
@@ -85,6 +110,7 @@ class DatasetTerms(StrictModel):
     quarantine_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
     lifetime: Name | None = None
     synthetic: bool = False
+    mapping: dict[str, ColumnMap] = Field(default_factory=dict)
 
 
 class AllowTerms(StrictModel):
@@ -95,7 +121,7 @@ class AllowTerms(StrictModel):
     rows to choose a budget, each of them charged in full.
     """
 
-    releases: tuple[Literal["update", "sums", "metrics", "size", "intersection", "labels", "scores"], ...] = ()
+    releases: tuple[ReleaseKind, ...] = ()
     exact_metrics: bool = False
     non_private: bool = False
     trusted_coordinator: bool = False
@@ -240,6 +266,7 @@ def check_contract(policy: Policy, contract: Contract, industry: str, proposal: 
         raise RefusedError(
             "RELEASE_NOT_ALLOWED", "allow.exact_metrics = false, and the contract wants metrics without noise"
         )
+    policy.budget.of(contract)
     if contract.evaluation.metrics == "dp" and policy.budget.evaluation is None:
         raise RefusedError("RELEASE_NOT_ALLOWED", "budget.evaluation: wanted run and lifetime, to pay for metrics")
     # A partner of a vertical run proposes nothing: vertical.exact_scores is its word on scores without noise.
@@ -259,8 +286,14 @@ def check_contract(policy: Policy, contract: Contract, industry: str, proposal: 
     return terms
 
 
-def effective_budget(policy: Policy, proposal: Proposal, left: Budget) -> Budget | None:
-    """Return min(proposal, run allowance, what the lifetime leaves); None for a non-private run.
+def effective_budget(
+    policy: Policy, proposal: Proposal, left: Budget, allowed: Allowance | None = None
+) -> Budget | None:
+    """Return min(proposal, `allowed`, what the lifetime leaves); None for a non-private run.
+
+    Parameters
+    ----------
+    allowed : what one run under the contract may cost (`BudgetTerms.of`); `budget.run` by default.
 
     Raises
     ------
@@ -269,8 +302,9 @@ def effective_budget(policy: Policy, proposal: Proposal, left: Budget) -> Budget
     """
     if proposal.epsilon is None:
         return None
-    epsilon = min(proposal.epsilon, policy.budget.run.epsilon, left.epsilon)
-    delta = min(proposal.delta, policy.budget.run.delta, left.delta)
+    allowed = allowed or policy.budget.run
+    epsilon = min(proposal.epsilon, allowed.epsilon, left.epsilon)
+    delta = min(proposal.delta, allowed.delta, left.delta)
     if epsilon <= _NOTHING * policy.budget.lifetime.epsilon or delta <= _NOTHING * policy.budget.lifetime.delta:
         raise RefusedError("BUDGET_EXHAUSTED", "the lifetime budget of this data set is spent")
     return Budget(epsilon, delta)

@@ -1,4 +1,4 @@
-"""What a contract makes public about a learner of noisy sums in one industry."""
+"""What a contract makes public about noisy sums in one industry."""
 
 from __future__ import annotations
 
@@ -9,17 +9,42 @@ from clients.industry import effective_schema
 from consortia.common.errors import InputError
 from consortia.learners.additive import model as additive
 from consortia.learners.blocks.recipe import BlockRecipe
+from consortia.learners.statistics.layout import Layout, layout_of
 from consortia.learners.sums.model import Recipe, recipe_of
 from consortia.terms.additive import AdditiveTerms
 from consortia.terms.contract import Contract
 from consortia.terms.sums import SumsTerms
+from privacy.errors import PlanError
 
-__all__ = ["additive_recipe", "blocks_of", "recipe"]
+__all__ = ["additive_recipe", "blocks_of", "layout", "recipe"]
 
 
 def blocks_of(contract: Contract, industry: str) -> BlockRecipe:
     """Return what the contract's learner of noisy sums says about its messages; see `recipe` for the errors."""
+    if contract.statistics is not None:
+        return layout(contract, industry)
     return recipe(contract, industry) if contract.additive is None else additive_recipe(contract, industry)
+
+
+def layout(contract: Contract, industry: str) -> Layout:
+    """Return the cells of an industry's statistics.
+
+    Raises
+    ------
+    InputError
+        Where the contract has none, or the industry has no column with public cells.
+    """
+    if contract.statistics is None:
+        raise InputError(f'contract.learner: wanted "statistics", got "{contract.learner}"')
+    return _layout(contract.statistics.bins, industry, contract.industries[industry].filter)
+
+
+@lru_cache(maxsize=64)
+def _layout(bins: int, industry: str, filter_name: str) -> Layout:
+    try:
+        return layout_of(effective_schema(registry.get(industry), filter=filter_name), bins)
+    except PlanError as error:
+        raise InputError(f"contract.statistics, industry {industry}: {error}") from None
 
 
 def additive_recipe(contract: Contract, industry: str) -> additive.Recipe:

@@ -23,6 +23,7 @@ from consortia.common.strict import StrictModel, check_schema, listed, parse, pa
 from consortia.terms.contract import Contract
 from consortia.terms.contract_checks import check_non_private
 from consortia.terms.contract_fields import Name, Positive
+from consortia.terms.industries import with_recipes
 from consortia.terms.many_participants import with_crowds
 from consortia.terms.roster import Seat
 from consortia.terms.sums import with_constants
@@ -196,7 +197,7 @@ def _build(data: dict[str, Any], where: str) -> Scenario:
     contract = data.get("contract")
     if isinstance(contract, dict):
         check_schema(contract, f"{where}: contract")
-        data = {**data, "contract": with_constants(contract)}
+        data = {**data, "contract": with_constants(with_recipes(contract, where))}
     return settled(parse(Scenario, with_crowds(data, where), where))
 
 

@@ -132,6 +132,8 @@ def initial_groups(contract: Contract, industries: Iterable[str]) -> dict[str, S
         When industries disagree about the shape of a consortium-wide parameter, or a pretrained file is
         missing, altered or does not fit.
     """
+    if contract.statistics is not None:  # nothing is trained
+        return {industry: {} for industry in sorted(set(industries))}
     groups: dict[str, State] = {}
     for industry in sorted(set(industries)):
         state = state_of(build_module(contract, industry))

@@ -42,7 +42,7 @@ def settle(contract: Contract, roster: Sequence[Seat], *, anew: bool = False) ->
     known = {name: sigma for name, sigma in sigmas.items() if sigma is not None}
     noise = min(contract.industries[seat.industry].clip * known[seat.name] for seat in roster)
     rows = sum(units_drawn(contract, seat) for seat in roster)
-    part = 1.0 if contract.block_terms is None else contract.block_terms.shares.least_part
+    part = 1.0 if contract.noisy_sums is None else contract.noisy_sums.shares.least_part
     settled = terms.model_copy(
         update={
             "noise": noise,
@@ -93,7 +93,7 @@ def _layout(contract_json: str, industry: str) -> Layout:
 
 def sizes(contract: Contract, industry: str, number: int = 1) -> dict[str, int]:
     """Return the number of summed coordinates by group, in round `number`: messages of noisy sums may differ."""
-    if contract.block_terms is not None:
+    if contract.noisy_sums is not None:
         return {industry: sum(blocks_of(contract, industry).lengths(number))}
     return {group: sum(math.prod(s) for _, s in parts) for group, parts in layout(contract, industry).items()}
 
@@ -118,7 +118,7 @@ def fixed_point(contract: Contract) -> FixedPoint:
         dimension=max(
             sum(sizes(contract, industry, number).values())
             for industry in contract.industries
-            for number in (range(1, contract.rounds + 1) if contract.block_terms is not None else (1,))
+            for number in (range(1, contract.rounds + 1) if contract.noisy_sums is not None else (1,))
         ),
         rows=terms.rows,
         colluders=terms.colluders,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from consortia.common.strict import StrictModel
 from consortia.learners.blocks.shares import Shares
-from consortia.terms.additive import BOOSTING_ROUNDS
+from consortia.terms.additive import AdditiveTerms
+from consortia.terms.statistics import StatisticsTerms
 
 _Share = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -57,17 +59,25 @@ class SumsTerms(StrictModel):
         return found if isinstance(found, tuple) else (found,)
 
 
+#: The terms of each learner of noisy sums.
+LEARNERS: Final[Mapping[str, type[SumsTerms | AdditiveTerms | StatisticsTerms]]] = MappingProxyType(
+    {"sums": SumsTerms, "additive": AdditiveTerms, "statistics": StatisticsTerms}
+)
+
+
 def with_constants(contract: Mapping[str, Any]) -> dict[str, Any]:
     """Return a written contract with what a learner of noisy sums fixes, where it was left out; others as they are."""
     data = dict(contract)
-    learner = data.get("learner")
-    if learner not in {"sums", "additive"}:
+    learner = str(data.get("learner"))
+    if learner not in LEARNERS:
         return data
-    data.setdefault("releases", ["sums"])
+    data.setdefault("releases", [learner])
     terms = data.setdefault(learner, {})
-    boosting = terms.get("boosting_rounds", BOOSTING_ROUNDS) if isinstance(terms, dict) else BOOSTING_ROUNDS
-    if isinstance(boosting, int):  # else it is refused when it is read
-        data.setdefault("rounds", SumsTerms().shares.messages if learner == "sums" else 1 + boosting)
+    try:
+        shares = LEARNERS[learner].model_validate(terms, strict=False).shares
+    except ValidationError:  # they are refused when they are read
+        shares = LEARNERS[learner]().shares
+    data.setdefault("rounds", shares.messages)
     if data.get("trust") == "aggregate" and isinstance(secure := data.setdefault("secure", {}), dict):
         # A second attempt costs as much as the first: who wants spare ones pays with noise, so says so.
         data["secure"] = {"spare": 0, **secure}

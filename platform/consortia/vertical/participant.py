@@ -137,6 +137,8 @@ class Work:
     @cached_property
     def rows(self) -> holdings.Encoded:
         """The rows of this batch, checked and encoded."""
+        if self.terms.mapping:
+            raise RefusedError("BAD_POLICY", f"dataset.{self.dataset}.mapping: wanted none in a vertical run")
         source = parse_source(self.terms.source)
         new = self.step.batch > 0 and self.home.participant == self.step.terms.label_owner
         if new:
@@ -155,6 +157,8 @@ class Work:
         self._bound_quarantine(encoded.quarantine, new)
         if len(encoded) > self.step.terms.largest_set:
             raise RefusedError("SET_TOO_LARGE", f"contract.vertical.largest_set = {self.step.terms.largest_set}")
+        if not new:
+            self.home.pin_rows(self.dataset, synthetic=encoded.synthetic or self.terms.synthetic)
         if not (new or encoded.synthetic or self.store.has("rows")):
             lifetimes.check_persons(self.home, self.home.open_ledger(), self.policy, self.dataset, encoded.ids)
         digest = hashlib.sha256("\n".join(encoded.ids).encode("utf-8", "surrogatepass")).digest()

@@ -146,7 +146,7 @@ def test_a_message_that_broke_after_the_charge_is_spent(
         raise RuntimeError("something broke")
 
     with monkeypatch.context() as patch:
-        patch.setattr("consortia.participant.sums.blocks_of", broken)
+        patch.setattr("consortia.participant.sums.exact_blocks", broken)
         assert site.ask(1).header["status"] == "FAILED"
     assert (site.ask(1).header["status"], site.ask(1).header["code"]) == ("RECEIVE_ONLY", "BUDGET_EXHAUSTED")
     with site.ledger() as ledger:
@@ -178,4 +178,4 @@ def test_asked_again_the_bytes_are_the_same_and_free(make_site: Callable[..., An
     part = own_sums.sent(site.home, "run-1")
     assert part is not None
     assert part.key == contribution(tensors)
-    assert (tensors["sums.gram"].numpy() == part.gram).all()
+    assert (tensors["sums.gram"].numpy() == part.blocks[0]).all()

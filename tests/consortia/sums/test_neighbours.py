@@ -57,8 +57,8 @@ def _row_by_row(patch: pytest.MonkeyPatch) -> None:
 
 
 def _shares_of_a_batch(patch: pytest.MonkeyPatch) -> None:
-    real = statistics._on_grid
-    patch.setattr(statistics, "_on_grid", lambda values, steps: real(values * math.sqrt(len(values)) / 3, steps))
+    real = statistics.on_grid
+    patch.setattr(statistics, "on_grid", lambda values, steps: real(values * math.sqrt(len(values)) / 3, steps))
 
 
 def _small_radius(patch: pytest.MonkeyPatch) -> None:

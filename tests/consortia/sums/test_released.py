@@ -213,7 +213,7 @@ def test_a_part_that_was_not_counted_is_not_taken_off(tmp_path: Path) -> None:
     size = rule.columns.size
     released = Released(np.eye(size) * 9, np.ones((size, 1)), 5.0, 5.0, 50.0)
     home = Home(tmp_path, "new-car")
-    keep(home, "run-1", Sent(bytes(31) + b"\1", *(np.ones(length) for length in rule.lengths(2)), 3.0, 4.0))
+    keep(home, "run-1", Sent(bytes(31) + b"\1", tuple(np.ones(n) for n in rule.lengths(2)), (3.0, 4.0)))
     of = sums_at_home.SumsAtHome.of
     none = of(home, "run-1", contract, "bank", {}, ToHome(released, OwnPart(bytes(32), 0.0, 0.0)).to_tensors())
     assert np.array_equal(none.others.gram, released.gram)

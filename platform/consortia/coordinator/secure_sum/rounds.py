@@ -300,11 +300,12 @@ class SecureRounds:
         self, strategy: Strategy, state: Checkpoint, group: str, totals: Mapping[str, OpenSum], number: int
     ) -> tuple[State, State]:
         """Return a group's next parameters and memory: a step by the mean gradient, or what sums of statistics give."""
-        if self.contract.block_terms is None:
+        if self.contract.noisy_sums is None:
             return step(self.contract, strategy, state, group, totals, {n: m.seat for n, m in self._members.items()})
         ((_, one),) = totals.items()
-        units = {name: self._clip(name) * declared(self.contract, self._members[name].seat) for name in one.names}
-        return secure_step(self.contract, state, group, number, one, self._code, units)
+        weights = {name: self._clip(name) for name in one.names}
+        units = {name: float(declared(self.contract, self._members[name].seat)) for name in one.names}
+        return secure_step(self.contract, state, group, number, one, self._code, weights, units)
 
     def _checked(self, opened: Mapping[str, OpenSum], number: int) -> dict[str, OpenSum]:
         """Return the sums that honest members can have made; the others are left out and recorded."""

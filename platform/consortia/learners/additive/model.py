@@ -53,7 +53,7 @@ class Recipe:
 
     def names(self, message: int) -> tuple[str, ...]:
         """Return what the block of a message is called when it crosses."""
-        return ("sums.counts",) if message == 1 else ("sums.gradients",)
+        return ("additive.counts",) if message == 1 else ("additive.gradients",)
 
     def lengths(self, message: int) -> tuple[int, ...]:
         """Return how many numbers the block of a message has."""

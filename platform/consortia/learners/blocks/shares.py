@@ -1,4 +1,4 @@
-"""How the budget of a run is shared among the blocks of its messages, and the events that they cost."""
+"""How a run's budget is shared among its blocks, and what they cost. The terms read this: nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Shares:
 
     Attributes
     ----------
-    learner : as events without noise name it.
+    what : is released: the learner, as contracts and policies name it.
     parts : of each message, the shares of its blocks.
     """
 
-    learner: str
+    what: str
     parts: tuple[tuple[float, ...], ...]
 
     @property
@@ -41,7 +41,7 @@ class Shares:
     def events(self, message: int, multiplier: float, unit: str) -> tuple[Event, ...]:
         """Return what a message costs: one event a block; `multiplier` is z, 0 where nothing is noised."""
         if not multiplier:
-            return (NonPrivate(what=f"{self.learner}, message {message}", partition="train", unit=unit),)
+            return (NonPrivate(what=f"{self.what}, message {message}", partition="train", unit=unit),)
         return tuple(
             GaussianRelease(noise_multiplier=multiplier / math.sqrt(share), partition="train", unit=unit)
             for share in self.of(message)

@@ -19,15 +19,12 @@ from consortia.learners.sums.columns import Columns, columns_of
 from consortia.learners.sums.outcome import Outcome, outcome_of
 from consortia.learners.sums.statistics import first_message, gram_size, second_message
 
-__all__ = ["BLOCKS", "CENTRE", "MESSAGES", "RADIUS", "WEIGHTS", "Recipe", "build", "recipe_of"]
+__all__ = ["CENTRE", "RADIUS", "WEIGHTS", "Recipe", "build", "recipe_of"]
 
 #: Names of what a module holds.
 CENTRE: Final = "encoder.centre"
 RADIUS: Final = "encoder.radius"
 WEIGHTS: Final = "head.weights"
-#: Names of the blocks of each message.
-BLOCKS: Final[Mapping[int, tuple[str, ...]]] = {1: ("sums.columns",), 2: ("sums.gram", "sums.slope")}
-MESSAGES: Final = len(BLOCKS)
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Recipe:
 
     def names(self, message: int) -> tuple[str, ...]:
         """Return what the blocks of a message are called when they cross."""
-        return BLOCKS[message]
+        return ("sums.columns",) if message == 1 else ("sums.gram", "sums.slope")
 
     def lengths(self, message: int) -> tuple[int, ...]:
         """Return how many numbers each block of a message has."""

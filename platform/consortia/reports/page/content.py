@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,20 @@ class Section:
 
 def sections(facts: Facts) -> list[Section]:
     """Return the report."""
-    made = (_trained, _guarantee, _paid, _shapes, _convergence, _spending, _cost, _failures, _card, _origin)
+    made: tuple[Callable[[Facts], Section | None], ...] = (
+        _trained,
+        _guarantee,
+        _paid,
+        _shapes,
+        _convergence,
+        _spending,
+        _cost,
+        _failures,
+        _card,
+        _origin,
+    )
+    if facts.run.scenario.contract.statistics is not None:  # no model
+        made = (_trained, _guarantee, _cost, _failures, _origin)
     return [section for make in made if (section := make(facts)) is not None]
 
 
@@ -102,7 +115,7 @@ def _trained(facts: Facts) -> Section:
     if not facts.vertical:
         shared = ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
         section.facts += [("learner", contract.learner), ("strategy", contract.strategy.name), ("shared", shared)]
-    if not facts.vertical and contract.block_terms is None:
+    if not facts.vertical and contract.noisy_sums is None:
         rows = [
             (name, _model(terms), str(terms.local_steps), f"{terms.sampling_rate:g}", f"{terms.clip:g}")
             for name, terms in contract.industries.items()

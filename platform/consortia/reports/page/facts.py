@@ -85,7 +85,7 @@ def gather(folder: Path, participants: Sequence[str] = ()) -> Facts:
     run = Run(folder)
     run.refresh()
     owned = list(participants)
-    if result["observer"] == "simulation":
+    if result["observer"] == "simulation" and run.scenario.contract.statistics is None:
         owned += [name for name, seat in result["participants"].items() if seat["rows"] is not None]
     facts = Facts(run, result)
     for name in dict.fromkeys(owned):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from consortia.common.disk import write_text
-from consortia.reports.page.content import sections
+from consortia.reports.page.content import Section, sections
 from consortia.reports.page.facts import Facts
+from consortia.reports.page.statistics import statistics_sections
 
-__all__ = ["as_html", "as_markdown", "write"]
+__all__ = ["as_html", "as_markdown", "page", "write"]
 
 #: A number with its sign, exponent, unit: no line may break in it.
 _ONE_VALUE = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)?( (B|s|%))?")
@@ -22,14 +24,19 @@ _ONE_VALUE = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)?( (B|s|%))?")
 
 def as_html(facts: Facts) -> str:
     """Return the page; names and texts of records are escaped."""
+    return page(_title(facts), _all(facts))
+
+
+def page(title: str, shown: Sequence[Section]) -> str:
+    """Return sections as a page; names and texts are escaped."""
     style = resources.files("consortia.dashboard").joinpath("assets/style.css").read_text(encoding="utf-8")
-    page = _environment(escape=True).get_template("report.html")
-    return page.render(title=_title(facts), sections=sections(facts), style=Markup(style))  # noqa: S704 - our own file
+    template = _environment(escape=True).get_template("report.html")
+    return template.render(title=title, sections=shown, style=Markup(style))  # noqa: S704 - our own file
 
 
 def as_markdown(facts: Facts) -> str:
     """Return the same as Markdown, with tables in place of plots."""
-    return _environment(escape=False).get_template("report.md").render(title=_title(facts), sections=sections(facts))
+    return _environment(escape=False).get_template("report.md").render(title=_title(facts), sections=_all(facts))
 
 
 def write(facts: Facts, folder: Path) -> list[Path]:
@@ -39,6 +46,10 @@ def write(facts: Facts, folder: Path) -> list[Path]:
     for file, text in files.items():
         write_text(file, text)
     return list(files)
+
+
+def _all(facts: Facts) -> list[Section]:
+    return [*statistics_sections(facts), *sections(facts)]
 
 
 def _title(facts: Facts) -> str:

@@ -1,0 +1,137 @@
+"""`consortia home init`: makes a participant's home with a policy for rows of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+import typer
+
+from consortia.cli.budget_accounts import HomeOption, home_of
+from consortia.cli.data_map import client_named, fit
+from consortia.cli.new_from_rows import participant_name, read_rows
+from consortia.common.console import out
+from consortia.common.errors import InputError
+from consortia.common.words import public_count
+from consortia.participant.home import Home
+from consortia.terms.policy import parse_policy
+from consortia.terms.scenario import Scenario, load_scenario
+
+
+def init(
+    participant: Annotated[
+        str, typer.Argument(help="Name of the participant; everybody of --scenario without it.")
+    ] = "",
+    data: Annotated[
+        Path, typer.Option(help="Its file; without a participant a folder with a file NAME.* for each.")
+    ] = Path("data"),
+    client: Annotated[str, typer.Option(help="The industry of the rows.")] = "",
+    scenario: Annotated[str, typer.Option(help="Takes industry, ε, δ and the contract to accept from it.")] = "",
+    epsilon: Annotated[float | None, typer.Option(help="ε of one run; a lifetime is four of them.")] = None,
+    unit: Annotated[str, typer.Option(help="Whom one unit of privacy is: record, or a hashed column.")] = "",
+    home: HomeOption = None,
+) -> None:
+    """Make a participant's home for rows of its own: a policy with source and mapping, split key, empty ledger."""
+    if bool(client) == bool(scenario):
+        raise InputError("home init: wanted either --client NAME or --scenario NAME, got neither or both")
+    loaded = load_scenario(scenario) if scenario else None
+    if participant:
+        places = {participant: data}
+    elif loaded is not None:
+        places = _places(data, loaded)
+    else:
+        raise InputError(
+            "home init: wanted the participant's name, got none; or --scenario for everybody on its roster"
+        )
+    policies = {
+        name: _policy(name, place, client, loaded, epsilon, unit, home_of(name, home)) for name, place in places.items()
+    }
+    from consortia.deploy.homes import make_home_of_text
+
+    for name, (text, said) in policies.items():
+        own = home_of(name, home)
+        make_home_of_text(own, text)
+        out.print(f"made {own.policy}: {said}", markup=False, highlight=False, soft_wrap=True)
+    if loaded is None:
+        out.print(f"next: read the policy; consortia budget allow {participant} SCENARIO", highlight=False)
+    else:
+        _introduce(loaded, {name: home_of(name, home) for name in places}, everybody=not participant)
+        root = f" --ledger {home}" if home else ""
+        out.print(f"next: read the policies; consortia run {scenario}{root}", highlight=False, soft_wrap=True)
+
+
+def _introduce(scenario: Scenario, homes: dict[str, Home], *, everybody: bool) -> None:
+    from consortia.participant.identity import pin_each_other
+
+    if everybody and scenario.contract.trust == "aggregate":
+        pin_each_other(homes)
+
+
+def _places(data: Path, scenario: Scenario) -> dict[str, Path]:
+    """Return the file of everybody on the roster."""
+    if not data.is_dir():
+        raise InputError(f"--data {data}: wanted a folder with a file for each participant, got none; check the path")
+    files = {participant_name(file): file for file in sorted(data.iterdir()) if file.is_file()}
+    if lacking := [seat.name for seat in scenario.roster if seat.name not in files]:
+        raise InputError(
+            f"--data {data}: wanted a file NAME.csv for each of {', '.join(lacking)}, got none; bring them"
+        )
+    return {seat.name: files[seat.name] for seat in scenario.roster}
+
+
+def _policy(
+    name: str, file: Path, client: str, scenario: Scenario | None, epsilon: float | None, unit: str, home: Home
+) -> tuple[str, str]:
+    """Return a policy's text and what to say of it; nothing is written yet."""
+    from clients.proposing import propose_mapping, to_toml
+
+    if home.ledger.exists() or home.policy.exists():
+        raise InputError(f"{home.folder}: wanted no home there yet, got one; a ledger is never replaced")
+    if not file.is_file():
+        raise InputError(f"--data {file}: wanted the file of {name}, got nothing there; check the path")
+    contracts: list[str] = []
+    releases = ["update"]
+    dataset, delta = client.replace("_", "-"), 0.0
+    if scenario is not None:
+        try:
+            seat = scenario.seat(name)
+        except KeyError:
+            raise InputError(f"home init: wanted a participant of {scenario.name}, got {name!r}") from None
+        client, dataset, delta = seat.industry, seat.dataset, seat.delta
+        epsilon = seat.epsilon if epsilon is None else epsilon
+        contracts, releases = [f"sha256:{scenario.contract.sha256()}"], list(scenario.contract.releases)
+    found = client_named(client)
+    frame, source = read_rows(file)
+    unit = unit or "record"
+    units = public_count(len(frame) if unit == "record" or unit not in frame else frame[unit].nunique())
+    epsilon = 1.0 if epsilon is None else epsilon
+    delta = min(delta or 1e-5, 10.0 ** -(len(str(units)) + 1))
+    policy: dict[str, Any] = {
+        "schema": 1,
+        "participant": name,
+        "dataset": {
+            dataset: {
+                "industry": client,
+                "source": source,
+                "unit": unit,
+                "declared_units": units,
+                **({} if unit == "record" else {"max_rows_per_unit": 20}),
+            }
+        },
+        "budget": {
+            "run": {"epsilon": epsilon, "delta": delta},
+            "lifetime": {"epsilon": 4 * epsilon, "delta": 4 * delta},
+        },
+        "allow": {"releases": releases, "exact_metrics": False, "non_private": False, "contracts": contracts},
+    }
+    lines = propose_mapping(frame, found.schema)
+    mapping = to_toml(lines, dataset)
+    text = (
+        f"# The policy of {name}, for rows of its own: written by `consortia home init`, and yours to change.\n"
+        "# declared_units is public: the number of units, rounded. A mapping is a proposal: check each line.\n"
+        f"{tomli_w.dumps(policy)}" + (f"\n{mapping}" if mapping else "")
+    )
+    parse_policy(text, str(home.policy))
+    said = f"ε {epsilon:g} a run, {4 * epsilon:g} in a lifetime, {units} units ({unit}) declared. "
+    return text, said + fit(frame, found, lines)

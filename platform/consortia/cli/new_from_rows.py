@@ -1,0 +1,180 @@
+"""`consortia new client NAME --from rows.csv`: writes an industry as a file, and a scenario of it."""
+
+from __future__ import annotations
+
+import glob
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pandas as pd
+import tomli_w
+
+from consortia.common.console import out
+from consortia.common.errors import InputError
+from consortia.common.words import public_count
+
+if TYPE_CHECKING:
+    from clients.inferring import Kind
+
+__all__ = ["files_of", "participant_name", "read_rows", "write_client"]
+
+#: Of the participants of a scenario that nobody's files name.
+DEMO = ("north", "south")
+
+
+def files_of(places: list[str]) -> list[Path]:
+    """Return the files that are named, or that lie in named folders, or that fit patterns."""
+    found: list[Path] = []
+    for place in places:
+        path = Path(place)
+        if path.is_dir():
+            found += sorted(each for each in path.iterdir() if re.search(r"\.(csv|csv\.gz|tsv|parquet)$", each.name))
+        else:
+            found += [path] if path.is_file() else [Path(each) for each in sorted(glob.glob(place))]
+    if not found:
+        raise InputError(f"--from: wanted CSV or Parquet files, got none at {', '.join(places)}; check the path")
+    return found
+
+
+def read_rows(file: Path) -> tuple[pd.DataFrame, str]:
+    """Return a file's rows, and the source that reads them so, such as `csv:/data/a.csv?separator=;`."""
+    from clients.errors import ClientError
+    from clients.sources import parse_source, read_table
+    from clients.sources.csv_file import sniffed
+
+    if file.suffix == ".parquet":
+        source = f"parquet:{file.resolve()}"
+    else:
+        source = f"csv:{file.resolve()}{sniffed(file).options()}"
+    try:
+        return read_table(parse_source(source), key=str(file)), source
+    except ClientError as error:
+        raise InputError(str(error)) from None
+
+
+def participant_name(file: Path) -> str:
+    """Return a participant's name made of a file's."""
+    name = re.sub(r"[^a-z0-9]+", "-", file.name.split(".")[0].lower()).strip("-")
+    return name if re.match("[a-z]", name) else f"site-{name}"
+
+
+def write_client(
+    name: str,
+    folder: Path,
+    places: list[str],
+    *,
+    target: str,
+    kind: str,
+    unit: str,
+    identifiers: list[str],
+    epsilon: str,
+) -> None:
+    """Write `clients/NAME.toml`, `scenarios/NAME.toml` and demonstration policies with synthetic rows.
+
+    Each file is one participant, who is called as the file is; of a single file there are two made-up participants.
+    """
+    from clients import registry
+    from clients.errors import ClientError
+    from clients.inferring import propose
+
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{1,29}", name):
+        raise InputError(f"new client: wanted a name of 2 to 30 small letters, digits, - and _, got {name!r}")
+    if name in registry.names():
+        raise InputError(f"new client: wanted a new name, got {name!r}, which exists already")
+    if not target:
+        raise InputError("new client --from: wanted --target COLUMN (what is predicted), got none")
+    files = files_of(places)
+    frames = [read_rows(file)[0] for file in files]
+    try:
+        made = propose(
+            frames,
+            name,
+            target,
+            kind=cast("Kind | None", kind or None),
+            unit=unit,
+            identifiers=identifiers,
+        )
+    except ClientError as error:
+        raise InputError(str(error)) from None
+    seats = {participant_name(file): len(frame) for file, frame in zip(files, frames, strict=True)}
+    if len(seats) < len(files):
+        raise InputError("--from: wanted files with different names, for each is one participant; rename them")
+    if len(seats) == 1:
+        seats = {f"{name.replace('_', '-')}-{site}": next(iter(seats.values())) for site in DEMO}
+    budgets = _budgets(epsilon, len(seats))
+    slug = name.replace("_", "-")
+    roster = [_seat(seat, name, rows, own) for (seat, rows), own in zip(seats.items(), budgets, strict=True)]
+    contract = {"schema": 1, "wire": 1, "rounds": 20, "industries": {name: {}}}
+    scenario = {"schema": 1, "name": slug, "title": f"Participants of the industry {name}", "contract": contract}
+    written = {
+        folder / "clients" / f"{name}.toml": made.text,
+        folder / "scenarios" / f"{slug}.toml": tomli_w.dumps({**scenario, "roster": roster}),
+    }
+    for seat in roster:
+        policy = folder / "scenarios" / "policies" / slug / f"{seat['name']}.toml"
+        written[policy] = "# Demonstration policy: accepted in a simulation only.\n" + tomli_w.dumps(_demo(seat))
+    if taken := [str(file) for file in written if file.exists()]:
+        raise InputError(f"new client: wanted to write {', '.join(taken)}, got files there; move them away")
+    for file, text in written.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        out.print(f"wrote {file}", highlight=False, soft_wrap=True, markup=False)
+    for note in made.notes:
+        out.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    out.print(
+        f"{made.kind} target. Bounds, categories and classes are read from rows: correct them in clients/{name}.toml.\n"
+        f"next: consortia client confirm {name} && consortia home init --scenario {slug} --data FOLDER --home homes && "
+        f"consortia run {slug} --ledger homes   (on synthetic rows: consortia run {slug})",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _budgets(text: str, count: int) -> list[float]:
+    try:
+        budgets = [float(each) for each in text.split(",")]
+    except ValueError:
+        budgets = []
+    if len(budgets) not in {1, count} or not all(each > 0 for each in budgets):
+        raise InputError(f"--epsilon: wanted one number > 0, or {count} with commas between them, got {text!r}")
+    return budgets * count if len(budgets) == 1 else budgets
+
+
+def _seat(name: str, industry: str, rows: int, epsilon: float) -> dict[str, Any]:
+    units = public_count(rows)
+    site = "south" if name.endswith("south") else "north"
+    delta = min(1e-5, 10.0 ** -(len(str(units)) + 1))
+    return {
+        "name": name,
+        "industry": industry,
+        "dataset": industry.replace("_", "-"),
+        "site": site,
+        "units": units,
+        "epsilon": epsilon,
+        "delta": delta,
+    }
+
+
+def _demo(seat: dict[str, Any]) -> dict[str, Any]:
+    epsilon, delta = seat["epsilon"], seat["delta"]
+    return {
+        "schema": 1,
+        "participant": seat["name"],
+        "demo": True,
+        "dataset": {
+            seat["dataset"]: {
+                "industry": seat["industry"],
+                "source": f"synthetic:{seat['units']}",
+                "site": seat["site"],
+                "unit": "record",
+                "declared_units": seat["units"],
+            }
+        },
+        "budget": {
+            "run": {"epsilon": epsilon, "delta": delta},
+            "lifetime": {"epsilon": 4 * epsilon, "delta": 4 * delta},
+        },
+        "allow": {"releases": ["update"], "exact_metrics": False, "non_private": False, "contracts": "any"},
+    }

@@ -1,0 +1,85 @@
+"""`consortia statistics`: noisy statistics of everybody's columns before anything is trained, within each ledger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from consortia.common.console import err, out
+from consortia.common.disk import write_text
+from consortia.engines.options import Options, check_options
+from consortia.terms.scenario import load_scenario
+
+if TYPE_CHECKING:
+    from consortia.engines.base import Job
+    from consortia.reports.tables import Watch
+    from consortia.terms.scenario import Scenario
+
+
+def statistics(
+    scenario: Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")],
+    bins: Annotated[int | None, typer.Option(help="Equal bins between a number's public bounds (8).")] = None,
+    epsilon: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X|NAME=X", help="Proposed to all or one (0.5); budget.statistics of a policy caps it."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with each industry's public data set; synthetic rows without it.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of synthetic rows and splits.")] = None,
+    engine: Annotated[str, typer.Option(help="embedded (in this process) or flower (real processes).")] = "embedded",
+    ledger: Annotated[Path | None, typer.Option(help="Charge a simulation to the ledgers in this folder.")] = None,
+    out_folder: Annotated[Path, typer.Option("--out", help="Where runs are written.")] = Path("runs"),
+    write: Annotated[
+        Path | None,
+        typer.Option(help="Write the scenario of the statistics to this file and stop: check it, allow it, deploy it."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the statistics as JSON.")] = False,
+) -> None:
+    """Release noisy statistics of every column under each participant's own budget, and say where sites differ."""
+    from consortia.terms.statistics_scenario import statistics_scenario, statistics_toml
+
+    loaded = load_scenario(scenario)
+    if write is not None:
+        write_text(write, statistics_toml(loaded, bins=bins))
+        out.print(f"{write}: contract sha256:{load_scenario(str(write)).contract.sha256()}", highlight=False)
+        return
+    options = Options(
+        scenario=scenario,
+        data=data,
+        seed=seed,
+        epsilon=tuple(epsilon or ()),
+        engine=engine,
+        ledger=ledger,
+        out=out_folder,
+    )
+    check_options(options)
+    from consortia.engines.runner import execute, prepare
+    from consortia.reports.page.facts import gather
+    from consortia.reports.page.render import write as write_report
+    from consortia.reports.statistics import print_statistics
+    from consortia.reports.tables import Watch
+
+    def change(written: Scenario) -> Scenario:
+        return statistics_scenario(written, bins=bins)
+
+    job = prepare(options, change=change)
+
+    def watch(started: Job) -> Watch:
+        return Watch(err if as_json else out, started, simulation=engine != "flower")
+
+    outcome = execute(job, options, watch)
+    page, _ = write_report(gather(job.folder), job.folder)
+    if as_json:
+        typer.echo(json.dumps(outcome.result.get("statistics", {}), indent=1))
+    else:
+        print_statistics(out, outcome.result)
+        out.print(f"picture: {page}", highlight=False, soft_wrap=True)
+        out.print(f"record: {job.folder / 'result.json'}", highlight=False, soft_wrap=True)
+    for sentence in outcome.missed:
+        err.print(f"missed: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if outcome.missed:
+        raise typer.Exit(1)
