@@ -29,7 +29,8 @@ from clients.dataset import Table, prepare
 from consortia.learners.blocks import deviations, noised
 from consortia.learners.statistics.differ import sites_differ
 from consortia.learners.statistics.estimates import Released, statistics_of
-from consortia.learners.statistics.layout import Layout, OneBlock, layout_of
+from consortia.learners.statistics.layout import Layout, layout_of
+from consortia.learners.statistics.shares import OneBlock
 from consortia.learners.sums.noise import solve
 from consortia.learners.sums.statistics import Rows
 from privacy.noise_context import NoiseContext

@@ -15,7 +15,7 @@ from consortia.coordinator.sums import Memory, kept_sum, parts_of
 from consortia.learners.blocks import deviations
 from consortia.learners.statistics.differ import sites_differ
 from consortia.learners.statistics.estimates import Released, statistics_of
-from consortia.learners.statistics.layout import BLOCK
+from consortia.learners.statistics.shares import BLOCK
 from consortia.messages.statistics import Together
 from consortia.messages.sums import NO_PART, contribution
 from consortia.terms.recipe import layout

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consortia.learners.blocks import Blocks
+from consortia.learners.shares import Blocks
 from consortia.learners.sums.model import Recipe
 from consortia.learners.sums.solution import Released
 from consortia.learners.sums.statistics import packed, unpacked

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consortia.common.errors import RefusedError
-from consortia.learners.blocks import Blocks, deviations, noised
+from consortia.learners.blocks import deviations, noised
+from consortia.learners.shares import Blocks
 from consortia.learners.sums.model import CENTRE, RADIUS
 from consortia.learners.sums.statistics import first_message, second_message
 from consortia.messages.sums import contribution, in_state

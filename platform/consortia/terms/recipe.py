@@ -7,7 +7,7 @@ from functools import lru_cache
 from clients import registry
 from clients.industry import effective_schema
 from consortia.common.errors import InputError
-from consortia.learners.blocks import Blocks
+from consortia.learners.shares import Blocks
 from consortia.learners.statistics.layout import Layout, layout_of
 from consortia.learners.sums.model import Recipe, recipe_of
 from consortia.terms.contract import Contract

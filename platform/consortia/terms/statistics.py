@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from consortia.common.strict import StrictModel
-from consortia.learners.statistics.layout import OneBlock
+from consortia.learners.statistics.shares import OneBlock
 
 
 class StatisticsTerms(StrictModel):

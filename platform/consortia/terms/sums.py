@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field, model_validator
 
 from consortia.common.strict import StrictModel
-from consortia.learners.statistics.layout import OneBlock
+from consortia.learners.statistics.shares import OneBlock
 from consortia.learners.sums.shares import MESSAGES, Shares
 
 _Share = Annotated[float, Field(gt=0, lt=1)]

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final, Literal
@@ -31,36 +31,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.schema import Column, Derived, Schema, Target
-from consortia.learners.blocks import BlockShares
+from consortia.learners.statistics.shares import BLOCK, OneBlock
 from consortia.learners.sums.statistics import Rows, on_grid
 from privacy.errors import PlanError
 
-__all__ = ["BLOCK", "HALF", "Layout", "OneBlock", "StatedColumn", "layout_of"]
+__all__ = ["HALF", "Layout", "StatedColumn", "layout_of"]
 
 Array = NDArray[np.float64]
-BLOCK: Final = "statistics.cells"
 #: Factor of everything but a cell's one.
 HALF: Final = 0.5
 _STEPS: Final = 2.0**24
-
-
-@dataclass(frozen=True)
-class OneBlock(BlockShares):
-    """The whole budget for one block in one message."""
-
-    @property
-    def what(self) -> str:
-        """See `BlockShares`."""
-        return "statistics"
-
-    @property
-    def messages(self) -> int:
-        """See `BlockShares`."""
-        return 1
-
-    def of(self, message: int) -> tuple[float, ...]:
-        """See `BlockShares`."""
-        return (1.0,)
 
 
 @dataclass(frozen=True)
@@ -130,7 +110,7 @@ class Layout:
     outcome: StatedColumn | None
     classes: tuple[str, ...]
     target: str
-    shares: BlockShares = OneBlock()
+    shares: OneBlock = field(default_factory=OneBlock)
 
     @property
     def stated(self) -> tuple[StatedColumn, ...]:

@@ -12,7 +12,7 @@ import math
 from functools import lru_cache
 from typing import Final
 
-from consortia.learners.blocks import BlockShares
+from consortia.learners.shares import BlockShares
 from privacy.errors import PlanError
 from privacy.events import resized
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from consortia.learners.blocks import BlockShares
+from consortia.learners.shares import BlockShares
 
 __all__ = ["MESSAGES", "Shares"]
 
