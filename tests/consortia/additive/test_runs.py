@@ -111,7 +111,7 @@ def test_a_message_that_broke_after_the_charge_is_spent(
         raise RuntimeError("something broke")
 
     with monkeypatch.context() as patch:
-        patch.setattr("consortia.participant.sums.blocks_of", broken)
+        patch.setattr("consortia.participant.sums.exact_blocks", broken)
         assert site.ask(1).header["status"] == "FAILED"
     with site.ledger() as ledger:
         assert [entry.state for entry in ledger.entries()] == ["reserved"]
@@ -152,8 +152,12 @@ def test_the_vectorised_engine_refuses_by_name(tmp_path: Path) -> None:
 
 def _town(folder: Path, **secure: Any) -> Town:
     terms = {"colluders": 1, "min_cohort": 3, "spare": 0, **secure}
-    base = {"base": "secure-banks-sums", "learner": "additive", "sums": None, "additive": {"boosting_rounds": 2}}
-    return Town(folder, seats=4, rounds=3, secure=terms, **base)
+    own: dict[str, Any] = {"learner": "additive", "sums": None, "additive": {"boosting_rounds": 2}}
+    town = Town(folder, seats=4, rounds=3, secure=terms, base="secure-banks-sums", releases=["additive"], **own)
+    for home in town.homes.values():
+        policy = home.policy.read_text(encoding="utf-8")
+        home.policy.write_text(policy.replace('releases = ["sums"]', 'releases = ["additive"]'), encoding="utf-8")
+    return town
 
 
 @pytest.mark.parametrize("mode", [{"mode": "one"}, {"mode": "two", "drops": 1}])
