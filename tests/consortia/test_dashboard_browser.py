@@ -225,7 +225,7 @@ def test_every_page_of_a_participants_own_view(
             assert {*where} == {"/", "/ledger", "/runs", "/policy", f"/runs/{finished}"}
             look_at(watched, where)
             watched.page.goto(f"{server.url}/runs/{finished}")
-            expect(watched.page.get_by_text("local-only", exact=True)).to_be_visible()
+            expect(watched.page.get_by_text("The net gain is that of joined")).to_be_visible()
             if scheme == "light":
                 watched.shoot("dashboard-own", 900)
 

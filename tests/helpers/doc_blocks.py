@@ -20,6 +20,8 @@ NOT_RUN = {
     r"^(make (up|down|receipts|containers)\b|docker )": "needs a Docker engine: tests/consortia/test_federation.py",
     r"^make (run|test|check|docs|e2e|browser)\b": "is what CI does itself",
     r"^consortia dashboard\b": "serves until it is stopped: tests/consortia/test_dashboard_browser.py",
+    r"^consortia [a-z ]+ (--scenario )?NAME\b": "names the reader's files: docs/tutorials/own_data.md runs the like",
+    r"^consortia client (check|confirm|diff) .*\bward\b": "names the file above it: tests/consortia/test_own_data.py",
     r"\bDATA\b": "reads data sets that the project does not ship: tests/clients/test_public_data.py",
     r"\bruns/RUN\b|\bmodels/used-car/1\b": "names a run or model of the reader's: tests/consortia/test_models.py",
     r"^consortia participant (add|key|remove)\b": "needs the certificates of an `up`: tests/consortia/test_joining.py",

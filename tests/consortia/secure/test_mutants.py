@@ -124,7 +124,7 @@ MUTANTS = {
     "one number twice": ("noise", "np.multiply(angle, 2.0, out=pair[half:])", "pair[half:] = pair[:half]"),
     "a circle of another form": ("noise", "np.tan(angle, out=angle)", "np.arctan(angle, out=angle)"),
     "half again as much noise": ("noise", "radius *= std", "radius *= std * 3 / 2"),
-    "no noise": ("fixed_point", "        whole += rounded_gaussian(len(whole), self.share_std(cohort), context)\n", ""),
+    "no noise": ("fixed_point", "        whole += noise\n", ""),
     "the account promises n shares": (
         "accounting",
         "(cohort - against) / (cohort - colluders)",

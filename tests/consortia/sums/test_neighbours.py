@@ -81,7 +81,7 @@ def _no_room_on_the_grid(patch: pytest.MonkeyPatch) -> None:
 )
 def test_a_planted_mistake_loses_the_game(plant: object, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)  # type: ignore[operator]
-    assert [game for game in _play(audit, range(3)) if game.lost]
+    assert [game for game in _play(audit, range(8)) if game.lost]
 
 
 @pytest.mark.end_to_end
