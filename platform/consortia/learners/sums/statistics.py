@@ -31,9 +31,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consortia.learners.blocks.rows import SHORT, Rows
+from consortia.learners.blocks.rows import SHORT, Rows, on_grid
 from consortia.learners.blocks.rows import lengths as _lengths
-from consortia.learners.blocks.rows import on_grid as _on_grid
 from consortia.learners.sums.columns import Columns
 from consortia.learners.sums.outcome import Outcome
 
@@ -51,7 +50,7 @@ def first_message(columns: Columns, rows: Rows) -> Array:
     vectors = torch.cat([x, x[:, columns.squared].square()], dim=1)
     bound = columns.first_bound
     clipped = vectors * (bound / _lengths(vectors).clamp(min=bound))
-    return np.asarray(_on_grid(clipped * rows.shares() * SHORT, _FIRST_STEPS).sum(dim=0))
+    return np.asarray(on_grid(clipped * rows.shares() * SHORT, _FIRST_STEPS).sum(dim=0))
 
 
 def second_message(
@@ -67,7 +66,7 @@ def prepared(columns: Columns, outcome: Outcome, rows: Rows, centre: Tensor, rad
     share = rows.shares().sqrt()
     x = columns.centred(rows.features, centre)
     x = x / torch.maximum(_lengths(x), radius)  # `Columns.encode`, its norms added in one order for every row
-    return _on_grid(x * share * SHORT, _STEPS), _on_grid(outcome.deviations(rows.target) * share * SHORT, _STEPS)
+    return on_grid(x * share * SHORT, _STEPS), on_grid(outcome.deviations(rows.target) * share * SHORT, _STEPS)
 
 
 def gram_size(size: int) -> int:
