@@ -6,6 +6,7 @@ from audit_mutants import Mutant, one
 
 _LAYOUT = "platform/consortia/learners/statistics/layout.py"
 _GAMES = "tests/consortia/statistics/test_neighbours.py"
+_BOUND = f"{_GAMES}::test_a_row_at_the_public_bounds_reaches_the_bound_and_no_more"
 _MOVED = f"{_GAMES}::test_no_unit_moves_the_vector_by_more_than_its_event_was_charged"
 
 #: (mistake, scenario, instrument, test).
@@ -30,7 +31,7 @@ STATISTICS: tuple[tuple[Mutant, str, str, str], ...] = (
         ),
         "statistics",
         "neighbours",
-        _MOVED,
+        _BOUND,
     ),
     (
         one(

@@ -99,6 +99,18 @@ def test_the_vector_counts_alike_by_plain_loops(industry: str) -> None:
     assert exact[rule.slices[column.name, "cells"]].sum() == pytest.approx(len(torch.unique(index)), abs=1e-4)
 
 
+@pytest.mark.parametrize("industry", ["hospital", "bank", "factory"])
+def test_a_row_at_the_public_bounds_reaches_the_bound_and_no_more(industry: str) -> None:
+    from clients import registry
+
+    rule = learner.layout_of(registry.get(industry).schema, 6)
+    width = max(max((*column.places, column.missing or 0)) for column in rule.columns) + 1
+    features = torch.zeros(1, width)
+    features[:, [column.places[0] for column in rule.columns if column.kind == "number"]] = 1.0
+    one = torch.zeros(1, dtype=torch.int64)
+    assert np.linalg.norm(rule.vector(Rows(features, one.float(), one))) == pytest.approx(rule.bound, rel=1e-6)
+
+
 def test_the_layout_comes_from_the_contract_alone() -> None:
     contract = statistics_scenario(load_scenario("hospitals"), bins=5).contract
     rule = layout(contract, "hospital")
