@@ -111,7 +111,7 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
     bias: tuple[str, ...] = ()
     if table.quarantine.rows_kept < table.quarantine.rows_read:
         log.warning("%s: %s", home.participant, table.quarantine)  # counts by column and rule, no value
-        bias = _look_apart(client, frame, split_key, where_from)
+        bias = _look_apart(client, frame, table.quarantine, where_from)
         for sentence in bias:
             log.warning("%s: rows set apart: %s", home.participant, sentence)
     if rules.split == "hash":
@@ -163,7 +163,7 @@ def idle_files(policy: Path, dataset: str, folder: Path) -> str | None:
     )
 
 
-def _look_apart(client: IndustryClient, frame: pd.DataFrame, key: bytes, where: str) -> tuple[str, ...]:
+def _look_apart(client: IndustryClient, frame: pd.DataFrame, report: QuarantineReport, where: str) -> tuple[str, ...]:
     """Return how the rows that were set apart differ from the others.
 
     Raises
@@ -171,8 +171,7 @@ def _look_apart(client: IndustryClient, frame: pd.DataFrame, key: bytes, where: 
     QuarantineError
         Where one spelling makes up the failures of a column, in 1 % of the rows or more: with the line that maps it.
     """
-    frame = frame.reset_index(drop=True)
-    apart = set_apart(client.schema, frame, *client.schema.check(frame, key=key, where=where))
+    apart = set_apart(client.schema, frame, report)
     if apart.spellings and apart.share >= _ONE_SPELLING:
         told = "; ".join(f"{column}: {line}" for column, line in apart.spellings.items())
         raise QuarantineError(f"{where}: {apart.sentence()}. One spelling makes up the failures of a column; {told}")
