@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from clients.errors import QuarantineError
 from clients.industry import IndustryClient
 from clients.sources import parse_source
 from consortia.common.errors import RefusedError
+from consortia.common.latest import Latest
 from consortia.participant.home import Home
 from consortia.participant.placebo_labels import with_placebo_labels
 from consortia.participant.rows import read_rows
@@ -46,25 +45,8 @@ class Partitions:
     bias: tuple[str, ...] = ()
 
 
-class _TableCache:
-    """Tables of the last runs in this process, so that the embedded engine reads each file once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._items: OrderedDict[tuple[str, ...], Partitions] = OrderedDict()
-
-    def get(self, key: tuple[str, ...]) -> Partitions | None:
-        with self._lock:
-            return self._items.get(key)
-
-    def put(self, key: tuple[str, ...], value: Partitions) -> None:
-        with self._lock:
-            self._items[key] = value
-            while len(self._items) > _CACHED_TABLES:
-                self._items.popitem(last=False)
-
-
-_cache = _TableCache()
+#: Tables of the last runs, so that the embedded engine reads each file once.
+_cache: Latest[Partitions] = Latest(_CACHED_TABLES)
 
 
 def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Contract, run_id: str) -> Partitions:
