@@ -13,14 +13,11 @@ import numpy as np
 import pandas as pd
 
 from clients import _values
-from clients._checking import QuarantineReport
+from clients._checking import FEW, NEARLY_ALL, QuarantineReport
 from clients.schema import Schema
 
 __all__ = ["Apart", "reasons_in_words", "set_apart"]
 
-#: Failures of a column from which on one spelling is asked for, and the share of them that it must have.
-_FAILURES: Final = 5
-_ONE: Final = 0.9
 #: Chance below which a difference is said, over all columns together.
 _LEVEL: Final = 0.05
 _FEWEST: Final = 10
@@ -58,15 +55,9 @@ def reasons_in_words(reasons: Mapping[str, int], rows_read: int, most: int = 6) 
     return "; ".join(told) + (f"; {len(ordered) - most} more reasons" if len(ordered) > most else "")
 
 
-def set_apart(schema: Schema, frame: pd.DataFrame, good: pd.DataFrame, report: QuarantineReport) -> Apart:
-    """Look at the rows that a check set apart.
-
-    Parameters
-    ----------
-    frame : as read, with the index that it was checked with.
-    good : the rows that stayed.
-    """
-    broken = ~frame.index.isin(good.index)
+def set_apart(schema: Schema, frame: pd.DataFrame, report: QuarantineReport) -> Apart:
+    """Look at the rows that a check of `frame`, as it was read, set apart."""
+    broken = report.broken
     rows = int(broken.sum())
     if not rows:
         return Apart(0, 0.0, report.reasons, report.rows_read)
@@ -102,10 +93,10 @@ def _spellings(schema: Schema, frame: pd.DataFrame, report: QuarantineReport) ->
 
 
 def _line(name: str, unknown: list[tuple[int, str]], known: list[str]) -> Any:
-    if len(unknown) < _FAILURES:
+    if len(unknown) < FEW:
         return
     counts = pd.Series([value for _, value in unknown]).value_counts()
-    if counts.iloc[0] < _ONE * len(unknown):
+    if counts.iloc[0] < NEARLY_ALL * len(unknown):
         return
     first = next(place for place, value in unknown if value == counts.index[0])
     told = ", ".join(known)

@@ -38,7 +38,8 @@ class QuarantineReport:
 
     A row with two faults counts once in `rows_read - rows_kept` and twice in `reasons`, whose keys read
     "column: rule". `spellings` has the columns in which one spelling alone makes up nearly all rows that are not of the
-    column's type, with their number: a code that nobody mapped, not broken rows.
+    column's type, with their number: a code that nobody mapped, not broken rows. `broken` says of each row read, in
+    order, whether the schema set it apart; it stays with the rows.
     """
 
     rows_read: int
@@ -46,6 +47,7 @@ class QuarantineReport:
     reasons: Mapping[str, int] = field(default_factory=dict)
     spellings: Mapping[str, int] = field(default_factory=dict)
     ignored_columns: tuple[str, ...] = ()
+    broken: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool), repr=False, compare=False)
 
     @property
     def share(self) -> float:
@@ -87,6 +89,7 @@ def check_rows(schema: Schema, frame: pd.DataFrame, *, key: bytes, where: str) -
         reasons=reasons,
         spellings=_one_spelling(schema, columns, texts),
         ignored_columns=tuple(sorted(str(c) for c in frame.columns if c not in known)),
+        broken=broken,
     )
     return pd.DataFrame(typed, index=good.index), report
 

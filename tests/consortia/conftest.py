@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,12 @@ def make_site(tmp_path: Path) -> Callable[..., Site]:
 def site(make_site: Callable[..., Site]) -> Site:
     """A bank of the cross-industry scenario, five rounds."""
     return make_site(rounds=5)
+
+
+@pytest.fixture
+def quiet_participants() -> Iterator[None]:
+    """Leave out the warnings of participants: a game asks them hundreds of times."""
+    logger = logging.getLogger("consortia.participant")
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(logging.NOTSET)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from noise_contexts import TEST
 from secure_sum_world import World, genuine
 
 from consortia.audit import statistics
-from consortia.audit.entropy import abandoned
+from consortia.audit.entropy import abandoned, contexts
 from consortia.coordinator import trusted_rounds
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.trusted_rounds import CentralRounds
@@ -38,7 +38,6 @@ from consortia.terms.scopes import initial_groups
 from consortia.terms.vertical import ModelPrivacy
 from consortia.vertical import private_model
 from consortia.vertical.private_model import assist_privately
-from privacy import randomness
 from privacy.noise_context import NoiseContext
 
 TERMS = {"run": {"epsilon": 3.0, "delta": 1e-5}, "lifetime": {"epsilon": 6.0, "delta": 2e-5}}
@@ -129,8 +128,7 @@ def test_the_same_kernel_randomness_gives_no_other_release_the_same_noise(
             assert name == SIZE or not torch.equal(known[0], known[1]), f"{what}: {name}"
 
 
-def test_each_use_of_noise_in_one_answer_has_a_context_of_its_own(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = _recorded(monkeypatch)
+def test_each_use_of_noise_in_one_answer_has_a_context_of_its_own(site: Any, seen: list[NoiseContext]) -> None:
     assert site.ask(2).header["status"] == "OK"
     assert sorted(context.purpose for context in seen) == ["metrics", "size", "train"]
     metrics, size, train = sorted(seen, key=lambda context: context.purpose)
@@ -142,21 +140,16 @@ def test_each_use_of_noise_in_one_answer_has_a_context_of_its_own(site: Any, mon
     assert metrics.message == f"run-1/metrics/2/{key}"
 
 
-def _recorded(monkeypatch: pytest.MonkeyPatch) -> list[NoiseContext]:
-    seen: list[NoiseContext] = []
-    derive = randomness._derive
-
-    def noted(context: NoiseContext, length: int) -> bytes:
-        seen.append(context)
-        return derive(context, length)
-
-    monkeypatch.setattr(randomness, "_derive", noted)
-    return seen
+@pytest.fixture
+def seen() -> Iterator[list[NoiseContext]]:
+    """What keys of noise are bound to, in order."""
+    with contexts() as found:
+        yield found
 
 
-def test_a_masked_sum_binds_noise_masks_and_shares_to_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_masked_sum_binds_noise_masks_and_shares_to_the_attempt(seen: list[NoiseContext]) -> None:
     world = World(genuine(), 5, drops=1)
-    seen = _recorded(monkeypatch)
+    seen.clear()
     world.ask("org-00")
     assert [context.purpose for context in seen] == ["own mask", "share of *", "shares of keys"]
     first = set(seen)
@@ -192,8 +185,9 @@ def test_the_coordinator_binds_draw_and_noise_to_run_round_and_model(monkeypatch
     assert len(set(seen)) == 8
 
 
-def test_vertical_training_under_the_same_kernel_randomness_differs_by_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = _recorded(monkeypatch)
+def test_vertical_training_under_the_same_kernel_randomness_differs_by_attempt(
+    monkeypatch: pytest.MonkeyPatch, seen: list[NoiseContext]
+) -> None:
     x, labels = np.zeros((600, 400)), np.arange(600) % 2
     terms = ModelPrivacy(epsilon=1.0, delta=1e-5, steps=1)
 

@@ -126,7 +126,7 @@ def test_a_whole_control_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("consortia.engines.runner.load_scenario", lambda _: small)
     execute(job, options)
     written: list[str] = []
-    monkeypatch.setattr(receipt, "baselines", lambda *_: pytest.fail("a control run needs no receipt"))
+    monkeypatch.setattr(receipt.baseline, "of_run", lambda *_: pytest.fail("a control run needs no receipt"))
     result = control(job, options, written.append)
     assert len(written) == 4  # two industries, two draws; without noise the real run repeats itself
     assert json.loads((job.folder / "result.json").read_text())["placebo"] == result["placebo"]

@@ -13,6 +13,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
+#: A test's compose project: this, the process that made it, a random part.
+PREFIX = "consortia-test-"
+
 #: Runs inside a container; the targets come as JSON on its command line, the answers go out as JSON.
 PROBE = """
 import http.client, json, socket, ssl, sys
@@ -42,13 +45,38 @@ print(json.dumps(answers))
 def engine() -> str | None:
     """Return None when a Docker engine runs (starting one where a script for it lies), else why not."""
     if shutil.which("docker") and docker("info").returncode == 0:
+        _sweep()
         return None
     given = os.environ.get("CONSORTIA_DOCKER_ENGINE")
     script = Path(given) if given else ROOT.parent / "shared" / "tools" / "docker-engine"
     if not script.is_file():
         return f"no Docker engine runs, and there is no {script} to start one"
     started = subprocess.run([str(script)], capture_output=True, text=True, timeout=900, check=False)
-    return None if started.returncode == 0 else f"{script} failed: {started.stderr[-300:]}"
+    if started.returncode:
+        return f"{script} failed: {started.stderr[-300:]}"
+    _sweep()
+    return None
+
+
+def _sweep() -> None:
+    """Remove what test runs that were killed left behind: an engine has addresses for about 30 networks, one federation
+    takes 20 of them."""
+    label = "com.docker.compose.project"
+    asked = ("ps --all", "network ls", "volume ls")
+    lists = [docker(*words.split(), "--format", f'{{{{.Label "{label}"}}}}').stdout for words in asked]
+    for project in sorted({name for text in lists for name in text.split() if name.startswith(PREFIX)}):
+        if not _alive(project.removeprefix(PREFIX).split("-")[0]):
+            docker("compose", "--project-name", project, "down", "--volumes", "--remove-orphans", "--timeout", "3")
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def docker(*arguments: str, env: dict[str, str] | None = None, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -105,7 +133,7 @@ class Federation(Project):
         env = {
             **os.environ,
             "SCENARIO": scenario,
-            "COMPOSE_PROJECT_NAME": f"consortia-test-{secrets.token_hex(3)}",
+            "COMPOSE_PROJECT_NAME": f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}",
             "CONSORTIA_TAG": "test",
             **{f"CONSORTIA_{name.upper()}": str(own / name) for name in ("homes", "runs", "data", "pki", "members")},
             # PyTorch's own index may be out of reach; the default one has a build, too.

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consortia.cli.outcome import exit_if_missed, watch_on
 from consortia.common.console import err, out
 from consortia.engines.options import Options, check_options
 from consortia.terms.scenario import load_scenario
 
 if TYPE_CHECKING:
     from consortia.engines.base import Job
-    from consortia.reports.tables import Watch
 
 
 def run(
@@ -87,7 +87,7 @@ def run(
     # From here on it takes everything: what is refused above costs no second.
     from consortia.engines.runner import execute, unconfirmed_clients
     from consortia.reports import tracking
-    from consortia.reports.tables import Watch, refusal_hint, wait_hint
+    from consortia.reports.tables import refusal_hint, wait_hint
     from consortia.studies.controlled_run import control, prepare
 
     tracked = tracking.chosen(track)
@@ -95,12 +95,9 @@ def run(
     for sentence in unconfirmed_clients(job.scenario) if engine != "flower" else ():
         err.print(f"warning: {sentence}; a deployed run refuses this", markup=False, highlight=False, soft_wrap=True)
 
-    def watch(started: Job) -> Watch:
-        return Watch(err if as_json else out, started, simulation=engine != "flower")
-
     try:
         with tracking.Tracking(job.folder, tracked, lambda line: err.print(line, markup=False, highlight=False)):
-            outcome = execute(job, options, watch)
+            outcome = execute(job, options, watch_on(engine, as_json=as_json))
         result = outcome.result
         if (placebo or uncompressed) and result["status"] == "completed":
             result = control(job, options, lambda line: err.print(line, highlight=False))
@@ -114,10 +111,7 @@ def run(
         if hint := refusal_hint(outcome.result):
             out.print(hint, highlight=False)
         out.print(f"record: {job.folder / 'result.json'}", highlight=False, soft_wrap=True)
-    for sentence in outcome.missed:
-        err.print(f"missed: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
-    if outcome.missed:
-        raise typer.Exit(1)
+    exit_if_missed(outcome)
 
 
 def _print(job: Job, result: dict[str, Any]) -> None:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consortia.common.console import err, out
+from consortia.cli.outcome import exit_if_missed, watch_on
+from consortia.common.console import out
 from consortia.common.disk import write_text
 from consortia.engines.options import Options, check_options
 from consortia.terms.scenario import load_scenario
 
 if TYPE_CHECKING:
-    from consortia.engines.base import Job
-    from consortia.reports.tables import Watch
     from consortia.terms.scenario import Scenario
 
 
@@ -61,17 +60,13 @@ def statistics(
     from consortia.reports.page.facts import gather
     from consortia.reports.page.render import write as write_report
     from consortia.reports.statistics import print_statistics
-    from consortia.reports.tables import Watch
 
     def change(written: Scenario) -> Scenario:
         return statistics_scenario(written, bins=bins)
 
     job = prepare(options, change=change)
 
-    def watch(started: Job) -> Watch:
-        return Watch(err if as_json else out, started, simulation=engine != "flower")
-
-    outcome = execute(job, options, watch)
+    outcome = execute(job, options, watch_on(engine, as_json=as_json))
     page, _ = write_report(gather(job.folder), job.folder)
     if as_json:
         typer.echo(json.dumps(outcome.result.get("statistics", {}), indent=1))
@@ -79,7 +74,4 @@ def statistics(
         print_statistics(out, outcome.result)
         out.print(f"picture: {page}", highlight=False, soft_wrap=True)
         out.print(f"record: {job.folder / 'result.json'}", highlight=False, soft_wrap=True)
-    for sentence in outcome.missed:
-        err.print(f"missed: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
-    if outcome.missed:
-        raise typer.Exit(1)
+    exit_if_missed(outcome)

@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +31,7 @@ from clients import registry
 from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.metrics import get
+from consortia.common.latest import Latest
 from consortia.participant.evaluation import Scores, headline, row_losses
 from consortia.participant.own_candidates import Candidate, Fit, candidates, majority, ridge
 from consortia.participant.own_model import Scorer
@@ -216,25 +215,8 @@ def _best(
     return min(near, key=lambda place: float(row_losses(client, held[place], rows).mean()))
 
 
-class _Cache:
-    """The baselines of the last runs in this process: a run that measures several models searches once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._items: OrderedDict[tuple[str, ...], Baseline] = OrderedDict()
-
-    def get(self, key: tuple[str, ...]) -> Baseline | None:
-        with self._lock:
-            return self._items.get(key)
-
-    def put(self, key: tuple[str, ...], value: Baseline) -> None:
-        with self._lock:
-            self._items[key] = value
-            while len(self._items) > _CACHED:
-                self._items.popitem(last=False)
-
-
-_cache = _Cache()
+#: The baselines of the last runs: a run that measures several models searches once.
+_cache: Latest[Baseline] = Latest(_CACHED)
 
 
 def of_run(home: str, run_id: str, contract: Contract, client: IndustryClient, train: Table, name: str) -> Baseline:

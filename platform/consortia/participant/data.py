@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from clients.errors import QuarantineError
 from clients.industry import IndustryClient
 from clients.sources import parse_source
 from consortia.common.errors import RefusedError
+from consortia.common.latest import Latest
 from consortia.participant.home import Home
 from consortia.participant.placebo_labels import with_placebo_labels
 from consortia.participant.rows import read_rows
@@ -46,25 +45,8 @@ class Partitions:
     bias: tuple[str, ...] = ()
 
 
-class _TableCache:
-    """Tables of the last runs in this process, so that the embedded engine reads each file once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._items: OrderedDict[tuple[str, ...], Partitions] = OrderedDict()
-
-    def get(self, key: tuple[str, ...]) -> Partitions | None:
-        with self._lock:
-            return self._items.get(key)
-
-    def put(self, key: tuple[str, ...], value: Partitions) -> None:
-        with self._lock:
-            self._items[key] = value
-            while len(self._items) > _CACHED_TABLES:
-                self._items.popitem(last=False)
-
-
-_cache = _TableCache()
+#: Tables of the last runs, so that the embedded engine reads each file once.
+_cache: Latest[Partitions] = Latest(_CACHED_TABLES)
 
 
 def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Contract, run_id: str) -> Partitions:
@@ -111,7 +93,7 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
     bias: tuple[str, ...] = ()
     if table.quarantine.rows_kept < table.quarantine.rows_read:
         log.warning("%s: %s", home.participant, table.quarantine)  # counts by column and rule, no value
-        bias = _look_apart(client, frame, split_key, where_from)
+        bias = _look_apart(client, frame, table.quarantine, where_from)
         for sentence in bias:
             log.warning("%s: rows set apart: %s", home.participant, sentence)
     if rules.split == "hash":
@@ -163,7 +145,7 @@ def idle_files(policy: Path, dataset: str, folder: Path) -> str | None:
     )
 
 
-def _look_apart(client: IndustryClient, frame: pd.DataFrame, key: bytes, where: str) -> tuple[str, ...]:
+def _look_apart(client: IndustryClient, frame: pd.DataFrame, report: QuarantineReport, where: str) -> tuple[str, ...]:
     """Return how the rows that were set apart differ from the others.
 
     Raises
@@ -171,8 +153,7 @@ def _look_apart(client: IndustryClient, frame: pd.DataFrame, key: bytes, where: 
     QuarantineError
         Where one spelling makes up the failures of a column, in 1 % of the rows or more: with the line that maps it.
     """
-    frame = frame.reset_index(drop=True)
-    apart = set_apart(client.schema, frame, *client.schema.check(frame, key=key, where=where))
+    apart = set_apart(client.schema, frame, report)
     if apart.spellings and apart.share >= _ONE_SPELLING:
         told = "; ".join(f"{column}: {line}" for column, line in apart.spellings.items())
         raise QuarantineError(f"{where}: {apart.sentence()}. One spelling makes up the failures of a column; {told}")

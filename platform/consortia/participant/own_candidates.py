@@ -7,7 +7,6 @@ rows to a `Scorer`, which comes as data, too. They use one thread. Random draws 
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.models import loss_for
 from clients.schema import Target
+from consortia.participant.early_stopping import mean_loss, set_aside, train_until_it_stops
 from consortia.participant.evaluation import Scores, module_scorer
 from consortia.participant.own_model import OwnModel, Scorer, constant, linear
 from consortia.participant.trees import Trees, of_fitted
@@ -39,7 +39,7 @@ _INVERSE, _STRENGTHS = (0.003, 0.01, 0.1, 1.0, 10.0), (1e-3, 0.1, 1.0, 10.0, 100
 _UNITS_A_TREE, _ROWS_A_TREE = 20_000, 20_000
 _TREES, _LEAF = 60, 2
 _BOOSTED: dict[str, Any] = {"n_estimators": 40, "learning_rate": 0.15, "max_depth": 3, "min_samples_leaf": 5}
-_SOLVES, _ITERATIONS, _PATIENCE, _DECAY, _STOPPING = 30, 5, 4, 1e-4, 0.15
+_SOLVES, _ITERATIONS, _PATIENCE, _DECAY = 30, 5, 4, 1e-4
 
 
 @dataclass(frozen=True)
@@ -239,8 +239,7 @@ def network(contract: Contract, industry: str, train: Table, participant: str) -
     module = build_module(contract, industry).eval()
     loss = loss_for(client.schema.target)
     generator = seeded_generator("local", contract.seed, participant)
-    aside = torch.rand(train.n_units, generator=generator)[train.unit_index] < _STOPPING
-    rows, watched = train.take((~aside).nonzero().flatten()), train.take(aside.nonzero().flatten())
+    rows, watched = set_aside(train, generator)
     if not len(rows.target) or not len(watched.target):
         return module_scorer(module)
     weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -253,18 +252,13 @@ def network(contract: Contract, industry: str, train: Table, participant: str) -
         total.backward()  # type: ignore[no-untyped-call]
         return total
 
-    best, best_state, waited = float("inf"), copy.deepcopy(module.state_dict()), 0
-    for _ in range(_SOLVES):
-        solver.step(objective)  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            value = float(loss(module(watched.inputs), watched.target).mean())
-        if value < best - 1e-5:
-            best, best_state, waited = value, copy.deepcopy(module.state_dict()), 0
-        else:
-            waited += 1
-            if waited >= _PATIENCE:
-                break
-    module.load_state_dict(best_state)
+    train_until_it_stops(
+        module,
+        lambda: solver.step(objective),  # type: ignore[no-untyped-call]
+        lambda: mean_loss(module, watched, loss),
+        epochs=_SOLVES,
+        patience=_PATIENCE,
+    )
     return module_scorer(module)
 
 

@@ -26,7 +26,6 @@ them is not below its loss on the validation rows by more than a standard error.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +40,7 @@ from clients.industry import IndustryClient
 from clients.metrics import compute
 from clients.models import FederatedModule, loss_for
 from consortia.participant.baseline import Own
+from consortia.participant.early_stopping import mean_loss, set_aside, train_until_it_stops
 from consortia.participant.evaluation import Scores, better, headline, module_scorer, row_losses
 from consortia.participant.own_candidates import Candidate, Fit
 from consortia.participant.own_model import AT_HOME, FEDERATED, OwnModel, Scorer
@@ -232,15 +232,14 @@ def _fine_tuned(client: IndustryClient, module: FederatedModule, lam: float, par
         tuned: Any = copy.deepcopy(module)
         generator = seeded_generator("fine-tuning", participant, str(lam))
         # A part of the training rows says when to stop; the rows that choose a model are others.
-        stop = torch.rand(train.n_units, generator=generator)[train.unit_index] < 0.15
-        rows, watched = train.take((~stop).nonzero().flatten()), train.take(stop.nonzero().flatten())
+        rows, watched = set_aside(train, generator)
         if not len(rows.target) or not len(watched.target):
             return module_scorer(tuned)
         anchor = [parameter.detach().clone() for parameter in tuned.parameters()]
         optimizer = torch.optim.Adam(tuned.parameters(), lr=1e-3)
-        best, best_state, waited = _mean_loss(tuned, watched, loss), copy.deepcopy(tuned.state_dict()), 0
         size = max(32, len(rows.target) // 8)
-        for _ in range(_EPOCHS):
+
+        def epoch() -> None:
             order = torch.randperm(len(rows.target), generator=generator)
             for batch in torch.split(order, size):
                 optimizer.zero_grad()
@@ -250,19 +249,11 @@ def _fine_tuned(client: IndustryClient, module: FederatedModule, lam: float, par
                     if parameter.grad is not None and lam:
                         parameter.grad.add_(parameter.detach() - start, alpha=lam)
                 optimizer.step()
-            value = _mean_loss(tuned, watched, loss)
-            if value < best - 1e-5:
-                best, best_state, waited = value, copy.deepcopy(tuned.state_dict()), 0
-            else:
-                waited += 1
-                if waited >= _PATIENCE:
-                    break
-        tuned.load_state_dict(best_state)
+
+        def measure() -> float:
+            return mean_loss(tuned, watched, loss)
+
+        train_until_it_stops(tuned, epoch, measure, epochs=_EPOCHS, patience=_PATIENCE, best=measure())
         return module_scorer(tuned)
 
     return fit
-
-
-def _mean_loss(module: nn.Module, table: Table, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float:
-    with torch.no_grad():
-        return float(loss(module(table.inputs), table.target).mean())

@@ -113,7 +113,7 @@ def _data(chain: Chain, home: Home, policy: Policy, scenario: Scenario, seat: Se
             chain.failed(str(error), "correct the source, or name its columns as the schema does")
             chain.skip("schema first")
         return
-    if not _looked_apart(chain, client, frame, home.split_key(), table, key):
+    if not _looked_apart(chain, client, frame, table):
         return
     counted = table.n_units
     what = "records" if terms.unit == RECORD else f"units ({terms.unit})"
@@ -153,18 +153,14 @@ def _remedy(error: Exception, key: str) -> str:
     return f"correct {key} in the policy"
 
 
-def _looked_apart(
-    chain: Chain, client: IndustryClient, frame: pd.DataFrame, split_key: bytes, table: Table, where: str
-) -> bool:
+def _looked_apart(chain: Chain, client: IndustryClient, frame: pd.DataFrame, table: Table) -> bool:
     """Close the link of the schema: rows set apart, with reasons; False where one spelling is behind them."""
     quarantine = table.quarantine
     fit = f"{quarantine.rows_kept} of {quarantine.rows_read} rows fit {client.schema.name}"
     if quarantine.rows_kept == quarantine.rows_read:
         chain.ok(fit)
         return True
-    frame = frame.reset_index(drop=True)
-    good, report = client.schema.check(frame, key=split_key, where=where)
-    apart = set_apart(client.schema, frame, good, report)
+    apart = set_apart(client.schema, frame, quarantine)
     told = f"{fit}; set apart: {reasons_in_words(quarantine.reasons, quarantine.rows_read)}"
     if apart.spellings:
         chain.failed(

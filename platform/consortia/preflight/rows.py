@@ -100,7 +100,7 @@ def look_at(
     schema = client.schema
     frame = frame.reset_index(drop=True)
     good, quarantine = schema.check(frame, key=key, where=where)
-    apart = set_apart(schema, frame, good, quarantine)
+    apart = set_apart(schema, frame, quarantine)
     report = RowsReport(client.name, len(frame), len(good))
     report.columns.update(_columns(schema, frame, good))
     for found in (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +18,7 @@ from consortia.terms.recipe import layout
 from consortia.terms.scenario import load_scenario
 from consortia.terms.statistics_scenario import statistics_scenario
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("consortia.participant")
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("quiet_participants")
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +19,7 @@ from consortia.learners.sums.outcome import Outcome
 from consortia.terms.scenario import load_scenario
 from privacy.secure_noise import Grid
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("consortia.participant")
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("quiet_participants")
 
 
 @pytest.fixture
