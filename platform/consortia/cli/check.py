@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from consortia.common.console import out
-from consortia.terms.scenario import load_scenario
+from consortia.terms.scenario import Scenario, load_scenario
 
 
 def check(
@@ -24,7 +24,7 @@ def check(
     """Show the plan of a run: who takes part, what leaves whom, and the noise and ε of each participant."""
     loaded = load_scenario(scenario).with_overrides(rounds=rounds, epsilon=epsilon or ())
     # From here on it takes networks and privacy accounting: a scenario that is refused costs no second.
-    from consortia.planning.compatibility import cautions, fits_with
+    from consortia.planning.compatibility import cautions
     from consortia.planning.plan import make_plans
     from consortia.planning.secure_sum import exposures
     from consortia.reports.secure_sum import print_exposure
@@ -35,10 +35,10 @@ def check(
         data = {
             "scenario": loaded.name,
             "contract_sha256": loaded.contract.sha256(),
-            "rounds": loaded.contract.rounds,
-            "strategy": {"name": loaded.contract.strategy.name, "fits_with": fits_with(loaded)},
+            "rounds": loaded.rounds,
+            **_agreed(loaded),
             "warnings": cautions(loaded),
-            **({"exposure": exposures(loaded)} if loaded.contract.trust == "aggregate" else {}),
+            **({"exposure": found} if (found := exposures(loaded)) else {}),
             "participants": [dataclasses.asdict(plan) for plan in plans] if plans else _vertical().describe(loaded),
         }
         typer.echo(json.dumps(data, indent=1))
@@ -48,6 +48,21 @@ def check(
         return
     print_plan(out, loaded, plans)
     print_exposure(out, loaded)
+
+
+def _agreed(scenario: Scenario) -> dict[str, Any]:
+    """Return the strategy, or what each industry with terms of its own learns by."""
+    from consortia.planning.compatibility import fits_with
+
+    if not scenario.contract.by_industry:
+        return {"strategy": {"name": scenario.contract.strategy.name, "fits_with": fits_with(scenario)}}
+    terms = {next(iter(part.contract.industries)): part for part in scenario.parts()}
+    return {
+        "industries": {
+            name: {"learner": p.contract.learner, "trust": p.contract.trust, "rounds": p.contract.rounds, **_agreed(p)}
+            for name, p in terms.items()
+        }
+    }
 
 
 def _vertical() -> ModuleType:

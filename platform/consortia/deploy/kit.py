@@ -95,7 +95,7 @@ def write_kit(folder: Path, scenario: Scenario, name: str, address: str, authori
         "epsilon": f"{seat.epsilon:g}",
         "delta": f"{seat.delta:g}",
         "contract": scenario.contract.sha256(),
-        "releases": json.dumps(scenario.contract.releases),
+        "releases": json.dumps(scenario.contract.of(seat.industry).releases),
         "address": address,
         "version": consortia.__version__,
         "key": "with your private key at keys/node.key"

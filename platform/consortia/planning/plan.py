@@ -59,6 +59,7 @@ class SeatPlan:
     parameters_private: int
     noise_ratio: float | None
     releases: tuple[str, ...]
+    learner: str
     warnings: tuple[str, ...]
 
 
@@ -73,6 +74,9 @@ def make_plans(scenario: Scenario) -> list[SeatPlan]:
     """
     if scenario.contract.vertical is not None:
         return []  # checked when it was parsed; `consortia.vertical.setup.describe` shows it
+    if scenario.contract.by_industry:
+        found = {plan.name: plan for part in scenario.parts() for plan in make_plans(part)}
+        return [found[seat.name] for seat in scenario.roster]
     check_fit(scenario)
     check_metrics(scenario)
     plans = []
@@ -158,5 +162,6 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
         parameters_private=private,
         noise_ratio=ratio,
         releases=contract.releases,
+        learner=contract.learner,
         warnings=tuple(warnings),
     )

@@ -61,7 +61,9 @@ def check_home(home: Home, scenario: Scenario) -> list[Finding]:
     proposal = Proposal(seat.dataset, None if seat.non_private else seat.epsilon, seat.delta)
     try:
         terms = check_contract(policy, scenario.contract, seat.industry, proposal)
-        chain.ok(f"sha256:{scenario.contract.sha256()[:12]}… is allowed")
+        scenario = scenario.of(seat.industry)
+        contract = scenario.contract
+        chain.ok(f"sha256:{contract.sha256()[:12]}… is allowed: learner {contract.learner}, trust {contract.trust}")
     except RefusedError as error:
         chain.failed(error.detail, "read the contract; where you agree, change the policy")
         found = policy.dataset.get(seat.dataset)

@@ -22,10 +22,10 @@ BANDS = (
 
 def shape_charts(contract: Contract, folder: Path) -> list[tuple[str, Markup]]:
     """Return caption and plot of each shape of a finished run; none for other learners."""
-    if contract.additive is None:
-        return []
     found = []
     for industry in sorted(contract.industries):
+        if contract.of(industry).additive is None:
+            continue
         file = folder / "model" / f"{industry}.safetensors"
         if file.is_file():
             state = safetensors.torch.load(file.read_bytes())

@@ -75,6 +75,7 @@ class Knob:
 
 def prices(scenario: Scenario, plan: SeatPlan, epsilons: list[float]) -> list[Price]:
     """Return the price of each ε for one participant."""
+    scenario = scenario.of(plan.industry)
     rules = scenario.contract.industries[plan.industry]
     contract, size = scenario.contract, _size(scenario, scenario.seat(plan.name))
     found = []
@@ -128,6 +129,7 @@ def _affordable(value: float, plan: SeatPlan, local_steps: int, once: tuple[Even
 
 def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
     """Return what single changes would do to one private participant, in numbers."""
+    scenario = scenario.of(seat.industry)
     contract = scenario.contract
     rules = contract.industries[seat.industry]
     n = max(1, round(seat.units * contract.split.train))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -40,6 +41,12 @@ class AdditiveTerms(StrictModel):
     def named_industries(self) -> set[str]:
         """Return the industries that the terms speak of."""
         return self.prevalence.keys() | self.monotone.keys() | self.pairs.keys()
+
+    def only(self, industries: Collection[str]) -> AdditiveTerms:
+        """Return the terms without what they say of other industries."""
+        fields = ("prevalence", "monotone", "pairs")
+        kept = {field: {n: v for n, v in getattr(self, field).items() if n in industries} for field in fields}
+        return self.model_copy(update=kept)
 
     def expected(self, industry: str) -> tuple[float, ...]:
         """Return what the contract expects of an industry's target; empty where it says nothing."""

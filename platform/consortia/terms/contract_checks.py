@@ -113,6 +113,24 @@ def check_sums(contract: ContractFields) -> None:
         raise ValueError(f"{learner}: terms of the contract's industries, not of {', '.join(strange)}")
 
 
+def check_by_industry(contract: ContractFields) -> None:
+    """Raise ValueError, naming what was wanted, where training terms of single industries cannot be kept apart."""
+    if strange := sorted(contract.by_industry.keys() - contract.industries.keys()):
+        raise ValueError(f"by_industry tables of the contract's industries, not of {', '.join(strange)}")
+    if not contract.industries.keys() - contract.by_industry.keys():
+        raise ValueError("an industry without a by_industry table: the contract's own terms are for it")
+    for name, terms in (("the contract", contract), *contract.by_industry.items()):
+        excluded = {
+            "nothing shared with the whole consortium": "consortium" in terms.scopes.named,
+            'trust = "local" or "aggregate"': terms.trust == "coordinator",
+            "rounds (no asynchronous strategy)": isinstance(terms.strategy.strategy(), Asynchronous),
+            "no [stopping]: each industry ends after its rounds": terms.stopping is not None,
+            'a learner that trains, not "statistics"': terms.statistics is not None,
+        }
+        if problems := [text for text, wrong in excluded.items() if wrong]:
+            raise ValueError(f"{'; '.join(problems)}, with [contract.by_industry], in {name}")
+
+
 def check_non_private(contract: ContractFields, non_private: Mapping[str, bool]) -> None:
     """Raise ValueError for a seat whose proposal claims an epsilon of its own: its change leaves without noise."""
     private = [name for name, free in non_private.items() if not free]

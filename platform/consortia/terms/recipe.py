@@ -21,6 +21,7 @@ __all__ = ["additive_recipe", "blocks_of", "layout", "recipe"]
 
 def blocks_of(contract: Contract, industry: str) -> BlockRecipe:
     """Return what the contract's learner of noisy sums says about its messages; see `recipe` for the errors."""
+    contract = contract.of(industry)
     if contract.statistics is not None:
         return layout(contract, industry)
     return recipe(contract, industry) if contract.additive is None else additive_recipe(contract, industry)
@@ -49,6 +50,7 @@ def _layout(bins: int, industry: str, filter_name: str) -> Layout:
 
 def additive_recipe(contract: Contract, industry: str) -> additive.Recipe:
     """Return cells, target and constants of the learner `additive`; see `recipe` for the errors."""
+    contract = contract.of(industry)
     if contract.additive is None:
         raise InputError(f'contract.learner: wanted "additive", got "{contract.learner}"')
     return _additive(contract.additive.model_dump_json(), industry, contract.industries[industry].filter)
@@ -62,6 +64,7 @@ def recipe(contract: Contract, industry: str) -> Recipe:
     InputError
         Where its target has no bounds, or the contract's expectation of it does not fit.
     """
+    contract = contract.of(industry)
     if contract.sums is None:
         raise InputError(f'contract.learner: wanted "sums", got "{contract.learner}"')
     return _recipe(contract.sums.model_dump_json(), industry, contract.industries[industry].filter)

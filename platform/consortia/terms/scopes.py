@@ -67,7 +67,7 @@ def build_module(contract: Contract, industry: str) -> FederatedModule:
 @lru_cache(maxsize=64)
 def _pristine(contract_json: str, industry: str) -> FederatedModule:
     """Build once for each contract and industry: a copy costs a tenth."""
-    contract = contract_from_json(contract_json)
+    contract = contract_from_json(contract_json).of(industry)
     client = registry.get(industry)
     terms = contract.industries[industry]
     if contract.sums is not None:
@@ -132,6 +132,8 @@ def initial_groups(contract: Contract, industries: Iterable[str]) -> dict[str, S
         When industries disagree about the shape of a consortium-wide parameter, or a pretrained file is
         missing, altered or does not fit.
     """
+    if contract.by_industry:
+        return {name: initial_groups(contract.of(name), [name])[name] for name in sorted(set(industries))}
     if contract.statistics is not None:  # nothing is trained
         return {industry: {} for industry in sorted(set(industries))}
     groups: dict[str, State] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
@@ -53,6 +53,12 @@ class SumsTerms(StrictModel):
         """Return the industries that the terms speak of."""
         return self.prevalence.keys() | self.residual.keys()
 
+    def only(self, industries: Collection[str]) -> SumsTerms:
+        """Return the terms without what they say of other industries."""
+        fields = ("prevalence", "residual")
+        kept = {field: {n: v for n, v in getattr(self, field).items() if n in industries} for field in fields}
+        return self.model_copy(update=kept)
+
     def expected(self, industry: str) -> tuple[float, ...]:
         """Return what the contract expects of an industry's target; empty where it says nothing."""
         found = self.prevalence.get(industry, ())
@@ -67,6 +73,22 @@ LEARNERS: Final[Mapping[str, type[SumsTerms | AdditiveTerms | StatisticsTerms]]]
 
 def with_constants(contract: Mapping[str, Any]) -> dict[str, Any]:
     """Return a written contract with what a learner of noisy sums fixes, where it was left out; others as they are."""
+    own = contract.get("by_industry")
+    industries = contract.get("industries")
+    if not isinstance(own, dict) or not isinstance(industries, dict):
+        return _with_constants(contract)
+    rest = {name: terms for name, terms in industries.items() if name not in own}
+    data = _with_constants({**contract, "industries": rest})
+    data["by_industry"] = {}
+    for name, terms in own.items():
+        alone = {"industries": {name: industries[name]}} if name in industries else {}
+        filled = _with_constants({**terms, **alone}) if isinstance(terms, dict) else terms
+        data["industries"] |= filled.pop("industries", {}) if alone and isinstance(terms, dict) else alone
+        data["by_industry"][name] = filled
+    return data
+
+
+def _with_constants(contract: Mapping[str, Any]) -> dict[str, Any]:
     data = dict(contract)
     learner = str(data.get("learner"))
     if learner not in LEARNERS:
