@@ -156,7 +156,7 @@ def _town(folder: Path, **secure: Any) -> Town:
     town = Town(folder, seats=4, rounds=3, secure=terms, base="secure-banks-sums", releases=["additive"], **own)
     for home in town.homes.values():
         policy = home.policy.read_text(encoding="utf-8")
-        home.policy.write_text(policy.replace('releases = ["sums"]', 'releases = ["additive"]'), encoding="utf-8")
+        home.policy.write_text(policy.replace('"sums"', '"additive"'), encoding="utf-8")
     return town
 
 
