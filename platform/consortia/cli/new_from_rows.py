@@ -43,7 +43,9 @@ def source_of(file: Path) -> str:
     from clients.sources.csv_file import sniffed
 
     kind = {".parquet": "parquet", ".xlsx": "excel", ".xlsm": "excel"}.get(file.suffix)
-    return f"{kind}:{file.resolve()}" if kind else f"csv:{file.resolve()}{sniffed(file).options()}"
+    if kind is not None:
+        return f"{kind}:{file.resolve()}"
+    return f"csv:{file.resolve()}{sniffed(file).options() if file.is_file() else ''}"
 
 
 def read_rows(file: Path) -> tuple[pd.DataFrame, str]:
