@@ -269,7 +269,7 @@ def test_the_seventh_shares_the_coordinators_address_and_nothing_else(federation
 
 def test_the_seventh_looks_at_its_own_view(federation: Federation, kit: Project) -> None:
     run = federation.records()[-1]["run_id"]
-    assert "local-only" in _shown(kit, f"/runs/{run}")  # the receipt, from the home
+    assert "Rows set aside (quarantine)" in _shown(kit, f"/runs/{run}")  # the receipt, from the home
     deadline = time.monotonic() + 60
     while f"run {run}" not in _shown(kit, "/"):  # the account, counted in the background
         assert time.monotonic() < deadline

@@ -167,6 +167,11 @@ COMMANDS: Final = {
         "Write a report of a finished run (report.html, report.md): guarantees, gains and costs.",
         "report runs/RUN",
     ),
+    "explain": Entry(
+        "explain:explain",
+        "Show which columns a run's released model goes by, and how, with what noise leaves open. It costs nothing.",
+        "explain runs/RUN --out explained",
+    ),
     "compose": Entry(
         "compose:compose",
         "Write the Docker Compose file of a scenario, with a separate service for each participant.",

@@ -13,6 +13,7 @@ from consortia.common.errors import InputError
 from consortia.common.strict import check_schema, parse
 from consortia.terms.contract_checks import (
     check_by_industry,
+    check_optimizers,
     check_participations,
     check_secure_sum,
     check_sums,
@@ -74,6 +75,7 @@ class Contract(ContractFields):
         check_trusted_coordinator(self, strategy)
         check_private_steps(self.scopes, {n: (t.local_steps, t.private_steps) for n, t in self.industries.items()})
         check_participations(self, strategy)
+        check_optimizers(self, strategy)
         return self
 
     def of(self, industry: str) -> Contract:
