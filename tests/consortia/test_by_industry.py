@@ -15,7 +15,7 @@ import torch
 
 from consortia.cli.budget import allow, init
 from consortia.common.errors import InputError, RefusedError, RunFailedError
-from consortia.coordinator import rounds
+from consortia.coordinator import readiness, rounds
 from consortia.coordinator.checkpoint import load_latest
 from consortia.coordinator.sums import released_sums
 from consortia.engines.options import Options
@@ -256,6 +256,20 @@ def test_an_interrupted_run_goes_on_in_every_industry(tmp_path: Path, monkeypatc
     result, _ = _played(monkeypatch, scenario="", resume=folder)
     assert (result["status"], result["rounds"]) == ("completed", 3)
     assert len(_events(folder, "new-car")) == len(_events(folder, "factory-a")) == 3
+
+
+def test_a_run_needs_enough_participants_of_every_industry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = _scenario()
+    groups: dict[str, Any] = {"bank": {}, "factory": {}}
+    assert readiness.lacking(scenario, {*BANKS, *FACTORIES}, 1, groups) == []
+    assert "bank: wanted at least 3" in readiness.lacking(scenario, {*BANKS[1:], *FACTORIES}, 1, groups)[0]
+    assert "wanted 1 of 2 participants" in readiness.lacking(scenario, set(BANKS), 1, groups)[0]
+    file = _file(tmp_path)
+    for name in FACTORIES:
+        policy = file.parent / "policies" / file.stem / f"{name}.toml"
+        policy.write_text(policy.read_text(encoding="utf-8").replace('"update"', '"sums"'), encoding="utf-8")
+    with pytest.raises(InputError, match="Nothing was trained"):
+        _played(monkeypatch, scenario=str(file), out=tmp_path / "runs")
 
 
 @pytest.mark.end_to_end

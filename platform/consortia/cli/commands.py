@@ -124,6 +124,11 @@ _HOME: Final = {
         "Make a participant's home for rows of its own: a policy with source and mapping, split key, empty ledger.",
         "init clinic-a --data rows.csv --client wine --epsilon 2",
     ),
+    "log": Entry(
+        "home_log:log",
+        "Show why a participant refused or failed. The coordinator gets a code only; the cause stays here.",
+        "log clinic-a --home homes",
+    ),
 }
 
 COMMANDS: Final = {

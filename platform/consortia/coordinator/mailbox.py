@@ -27,6 +27,7 @@ from consortia.messages.envelope import Envelope, decode, encode
 from consortia.messages.exchange import Answer
 from consortia.messages.ledger_anchor import anchor_from
 from consortia.messages.reply import FINAL, check_account, check_loss
+from consortia.messages.request import READY
 from consortia.terms.contract import Contract
 from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import Seat
@@ -151,6 +152,8 @@ class Correspondence:
             incident = envelope.header.get("incident", "")[:16]
             self.fail(name, number, attempt, "PARTICIPANT_ERROR", f"incident {incident}")
             return None
+        if kind == READY:
+            return tensors
         member.header = dict(envelope.header)
         self.heads.take(name, envelope.header)
         if self.contract.of(member.seat.industry).compression is not None and kind == "train":
@@ -167,13 +170,16 @@ class Correspondence:
         if is_refusal(envelope, name):
             return {}, None
         wanted = {
-            "status": "OK" if kind == "train" else "EVALUATED",
+            "status": {"train": "OK", READY: "READY"}.get(kind, "EVALUATED"),
             "kind": kind,
             "run": self.run_id,
             "round": str(number),
             "contract": self.contract.sha256(),
         }
         check_answers(header, wanted)
+        if kind == READY:
+            check_like({}, envelope.tensors)
+            return {}, None
         check_account(header)
         contract = self.contract.of(self.members[name].seat.industry)
         tensors, size = size_release.take(envelope.tensors, contract, kind)
