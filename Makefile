@@ -19,8 +19,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-run: $(READY) ## Run a scenario end to end (SCENARIO=cross-industry).
+run: $(READY) ## Run both ways to be cross-industry and say in short what they brought; SCENARIO=NAME runs that one.
+ifeq ($(origin SCENARIO),file)
+	$(BIN)/consortia run cross-industry --engine $(ENGINE)
+	$(BIN)/consortia run shared-customers --engine $(ENGINE)
+	@$(BIN)/python -m consortia.reports.in_short runs cross-industry shared-customers
+else
 	$(BIN)/consortia run $(SCENARIO) --engine $(ENGINE)
+endif
 
 test: $(READY) ## Run the quick tests.
 	$(BIN)/python -m pytest -q -n 2 -m "not end_to_end and not containers"
