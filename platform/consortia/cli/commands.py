@@ -52,7 +52,7 @@ _BUDGET: Final = {
     ),
     "allow": Entry(
         "budget:allow",
-        "Accept a contract: add its hash to the list in the participant's policy.",
+        "Accept a contract: add its hash to the list in each participant's policy.",
         "allow hospital-a cross-industry --rounds 10",
     ),
     "show": Entry(
