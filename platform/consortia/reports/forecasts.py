@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from consortia.common.words import interval, signed
-from consortia.terms.forecast import METRIC
 
 __all__ = ["FOR_SUMS_ONLY", "MEANS", "OWN_ROWS", "sentence", "told_and_measured"]
 
@@ -45,7 +44,7 @@ def told_and_measured(seat: Mapping[str, Any]) -> str:
     if not told:
         return ""
     text = f"before the run {sentence(told)}"
-    measured = (seat.get("net_gains") or {}).get(METRIC)
+    measured = (seat.get("net_gains") or {}).get(told["metric"])
     if told["gain"] is None or measured is None:
         return f"{text}."
     place = "inside" if told["held"] else "outside"
