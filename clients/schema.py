@@ -255,10 +255,14 @@ class Schema:
     @property
     def feature_kinds(self) -> tuple[str, ...]:
         """What each feature is: "number" or "score" in [-1, 1], or "category" (of a one-hot), "flag", "missing"."""
-        kinds: list[str] = []
-        for column in self._seen():
-            kinds += column_kinds(column, self.indicators, self.drop_first)
-        return (*kinds, *("number" for d in self.derived if not self.selected or d.name in self.selected))
+        return tuple(kind for _, kinds in self.feature_groups for kind in kinds)
+
+    @property
+    def feature_groups(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Each column that the model sees: its name, and what its features are (`feature_kinds`), in their order."""
+        columns = tuple((c.name, tuple(column_kinds(c, self.indicators, self.drop_first))) for c in self._seen())
+        derived = (d.name for d in self.derived if not self.selected or d.name in self.selected)
+        return (*columns, *((name, ("number",)) for name in derived))
 
     @property
     def one_hots(self) -> int:

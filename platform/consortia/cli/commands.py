@@ -124,6 +124,11 @@ _HOME: Final = {
         "Make a participant's home for rows of its own: a policy with source and mapping, split key, empty ledger.",
         "init clinic-a --data rows.csv --client wine --epsilon 2",
     ),
+    "log": Entry(
+        "home_log:log",
+        "Show why a participant refused or failed. The coordinator gets a code only; the cause stays here.",
+        "log clinic-a --home homes",
+    ),
 }
 
 COMMANDS: Final = {
@@ -166,6 +171,11 @@ COMMANDS: Final = {
         "report:report",
         "Write a report of a finished run (report.html, report.md): guarantees, gains and costs.",
         "report runs/RUN",
+    ),
+    "explain": Entry(
+        "explain:explain",
+        "Show which columns a run's released model goes by, and how, with what noise leaves open. It costs nothing.",
+        "explain runs/RUN --out explained",
     ),
     "compose": Entry(
         "compose:compose",

@@ -27,6 +27,7 @@ from consortia.messages.envelope import Envelope, decode, encode
 from consortia.messages.exchange import Answer
 from consortia.messages.ledger_anchor import anchor_from
 from consortia.messages.reply import FINAL, check_account, check_loss
+from consortia.messages.request import READY
 from consortia.messages.sums import check_blocks
 from consortia.terms.contract import Contract
 from consortia.terms.recipe import blocks_of
@@ -154,6 +155,8 @@ class Correspondence:
             incident = envelope.header.get("incident", "")[:16]
             self.fail(name, number, attempt, "PARTICIPANT_ERROR", f"incident {incident}")
             return None
+        if kind == READY:
+            return tensors
         member.header = dict(envelope.header)
         self.heads.take(name, envelope.header)
         if self.contract.compression is not None and kind == "train":
@@ -170,13 +173,16 @@ class Correspondence:
         if is_refusal(envelope, name):
             return {}, None
         wanted = {
-            "status": "OK" if kind == "train" else "EVALUATED",
+            "status": {"train": "OK", READY: "READY"}.get(kind, "EVALUATED"),
             "kind": kind,
             "run": self.run_id,
             "round": str(number),
             "contract": self.contract.sha256(),
         }
         check_answers(header, wanted)
+        if kind == READY:
+            check_like({}, envelope.tensors)
+            return {}, None
         check_account(header)
         tensors, size = size_release.take(envelope.tensors, self.contract, kind)
         reply, metrics = split(lengthened(self.contract, kind, tensors, sent))

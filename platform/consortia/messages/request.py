@@ -21,6 +21,8 @@ from privacy.ledger import Anchor
 
 #: What opens a secure sum of mode two: no row is read for it.
 OPENING = frozenset({"confirm", "unmask"})
+#: Asks, before the first round, whether a participant can take part. It charges nothing and carries no model.
+READY = "ready"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Request:
             raise RefusedError("BAD_MESSAGE", f"{type(error).__name__} while reading the message") from None
         contract = request.contract
         last = last_number(contract) + (1 if request.kind == "evaluate" else 0)
-        kinds = {"train", "evaluate"} | ({"run-key", *OPENING} if contract.trust == "aggregate" else set())
+        kinds = {READY, "train", "evaluate"} | ({"run-key", *OPENING} if contract.trust == "aggregate" else set())
         if request.kind not in kinds or not 1 <= request.round <= last:
             raise RefusedError("BAD_MESSAGE", "kind or round is outside the contract")
         check_terms(request.proposal, request.run_id, request.industry)

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from clients import registry
 from clients._apart import set_apart
 from clients.dataset import QuarantineReport, Table, assign, prepare
-from clients.errors import QuarantineError
 from clients.industry import IndustryClient
 from clients.sources import parse_source
 from consortia.common.errors import RefusedError
@@ -29,8 +27,6 @@ from consortia.terms.policy import DatasetTerms
 _CACHED_TABLES = 64
 #: Names the folder of a participant's own files, as a container's compose file mounts it.
 OWN_FILES = "CONSORTIA_OWN_FILES"
-#: A share of the rows from which on one unknown spelling stops a run: it is a coding, not a slip.
-_ONE_SPELLING = 0.01
 log = logging.getLogger("consortia.participant")
 
 
@@ -95,7 +91,7 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
     bias: tuple[str, ...] = ()
     if table.quarantine.rows_kept < table.quarantine.rows_read:
         log.warning("%s: %s", home.participant, table.quarantine)  # counts by column and rule, no value
-        bias = _look_apart(client, frame, table.quarantine, where_from)
+        bias = tuple(set_apart(client.schema, frame, table.quarantine).bias)
         for sentence in bias:
             log.warning("%s: rows set apart: %s", home.participant, sentence)
     masks = split_masks(table, client, terms.site, contract, split_key)
@@ -152,21 +148,6 @@ def idle_files(policy: Path, dataset: str, folder: Path) -> str | None:
         f"synthetic ones; change the line to source = 'csv:{folder}/{found[0].name}' (and declared_units), or "
         "move the files away"
     )
-
-
-def _look_apart(client: IndustryClient, frame: pd.DataFrame, report: QuarantineReport, where: str) -> tuple[str, ...]:
-    """Return how the rows that were set apart differ from the others.
-
-    Raises
-    ------
-    QuarantineError
-        Where one spelling makes up the failures of a column, in 1 % of the rows or more: with the line that maps it.
-    """
-    apart = set_apart(client.schema, frame, report)
-    if apart.spellings and apart.share >= _ONE_SPELLING:
-        told = "; ".join(f"{column}: {line}" for column, line in apart.spellings.items())
-        raise QuarantineError(f"{where}: {apart.sentence()}. One spelling makes up the failures of a column; {told}")
-    return tuple(apart.bias)
 
 
 def declared_training_units(terms: DatasetTerms, contract: Contract) -> int:
