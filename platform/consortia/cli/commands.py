@@ -72,7 +72,7 @@ _BUDGET: Final = {
     ),
     "plan": Entry(
         "budget_tune:plan",
-        "Show what each ε means in noise, rounds and expected utility before joining, and which change helps.",
+        "Show before joining whether it is worth it, what each ε means in noise and utility, and which change helps.",
         "plan hospitals --participant cleveland --seeds 0",
     ),
     "sweep": Entry(
