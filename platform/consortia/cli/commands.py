@@ -106,6 +106,11 @@ _CLIENT: Final = {
 }
 
 _DATA: Final = {
+    "get": Entry(
+        "data_get:get",
+        "Download public data sets from their publisher, with licence; each file is checked against its known SHA-256.",
+        "get heart german",
+    ),
     "map": Entry(
         "data_map:map_rows",
         "Propose how a file's columns become the schema's, and show it. It reads at home and sends nothing.",
