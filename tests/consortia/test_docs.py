@@ -34,7 +34,7 @@ from strategies import registry as strategies
 from strategies.registry import NAMES
 
 DOCS = ROOT / "docs"
-SHELL = {"cat", "cd", "cp", "export", "head", "mkdir", "sed"}
+SHELL = {"cat", "cd", "cp", "export", "head", "kubectl", "mkdir", "sed"}
 
 
 @cache

@@ -187,6 +187,11 @@ COMMANDS: Final = {
         "Write the Docker Compose file of a scenario, with a separate service for each participant.",
         "compose hospitals && SCENARIO=hospitals docker compose up",
     ),
+    "kubernetes": Entry(
+        "kubernetes:kubernetes",
+        "Write Kubernetes manifests of a coordinator or of a participant, with the walls of the compose files.",
+        "kubernetes hospitals --address fed.example.org:8443",
+    ),
     "receipt": Entry(
         "receipt:receipt",
         "Show whether joining paid: alone, control, federated and joined side by side, with the net gain.",
