@@ -31,6 +31,7 @@ GROUP = "consortia.clients"
 FOLDERS = "CONSORTIA_CLIENTS"
 SEAM = frozenset(
     {
+        "arrays",
         "dataset",
         "declared",
         "errors",
@@ -46,9 +47,11 @@ SEAM = frozenset(
         "metric_registry",
         "metrics",
         "models",
+        "networks",
         "proposing",
         "registry",
         "schema",
+        "shapes",
         "source_registry",
         "sources",
         "spec",

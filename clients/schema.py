@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from clients import _values
+from clients import _values, shapes
 from clients._checking import QuarantineReport, check_rows, named
 from clients._features import NUMERIC, Compute, column_features, column_kinds, derived_feature
 from clients.errors import SchemaError
+from clients.shapes import Shape
 from consortia_plugins.arguments import named_arguments
 
 __all__ = ["Column", "Derived", "QuarantineReport", "Schema", "Target"]
@@ -197,7 +198,10 @@ class Target:
 @named_arguments(SchemaError)
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """The columns of an industry, in their public form. `select` sets `selected` and the two switches."""
+    """The columns of an industry, in their public form. `select` sets `selected` and the two switches.
+
+    `shape` says that the features are an image or a sequence (`clients.shapes`, `clients.arrays`).
+    """
 
     name: str
     version: int
@@ -208,6 +212,7 @@ class Schema:
     selected: tuple[str, ...] = ()
     indicators: bool = True
     drop_first: bool = False
+    shape: Shape | None = None
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.columns] + [d.name for d in self.derived] + [self.target.name]
@@ -223,8 +228,10 @@ class Schema:
                     + (f"did you mean {close[0]!r}? " if close else "")
                     + f"wanted some of {', '.join(self.feature_columns)}"
                 )
-        if not self._plan():
-            raise SchemaError(f"schema {self.name!r}: no column is a feature")
+        if wrong := ("" if self._plan() else "no column is a feature") or shapes.problem(
+            self.shape, self.feature_kinds
+        ):
+            raise SchemaError(f"schema {self.name!r}: {wrong}")
 
     @property
     def feature_columns(self) -> tuple[str, ...]:

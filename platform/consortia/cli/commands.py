@@ -52,7 +52,7 @@ _BUDGET: Final = {
     ),
     "allow": Entry(
         "budget:allow",
-        "Accept a contract: add its hash to the list in the participant's policy.",
+        "Accept a contract: add its hash to the list in each participant's policy.",
         "allow hospital-a cross-industry --rounds 10",
     ),
     "show": Entry(
@@ -72,7 +72,7 @@ _BUDGET: Final = {
     ),
     "plan": Entry(
         "budget_tune:plan",
-        "Show what each ε means in noise, rounds and expected utility before joining, and which change helps.",
+        "Show before joining whether it is worth it, what each ε means in noise and utility, and which change helps.",
         "plan hospitals --participant cleveland --seeds 0",
     ),
     "sweep": Entry(
@@ -106,6 +106,11 @@ _CLIENT: Final = {
 }
 
 _DATA: Final = {
+    "get": Entry(
+        "data_get:get",
+        "Download public data sets from their publisher, with licence; each file is checked against its known SHA-256.",
+        "get heart german",
+    ),
     "map": Entry(
         "data_map:map_rows",
         "Propose how a file's columns become the schema's, and show it. It reads at home and sends nothing.",
@@ -181,6 +186,11 @@ COMMANDS: Final = {
         "compose:compose",
         "Write the Docker Compose file of a scenario, with a separate service for each participant.",
         "compose hospitals && SCENARIO=hospitals docker compose up",
+    ),
+    "kubernetes": Entry(
+        "kubernetes:kubernetes",
+        "Write Kubernetes manifests of a coordinator or of a participant, with the walls of the compose files.",
+        "kubernetes hospitals --address fed.example.org:8443",
     ),
     "receipt": Entry(
         "receipt:receipt",

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from consortia.common.errors import WireError
+from consortia.coordinator import forecast
 from consortia.coordinator.event_file import EventFile
 from consortia.coordinator.ledger_heads import Heads
 from consortia.coordinator.participant_view import Member, standings
@@ -90,6 +91,7 @@ class Correspondence:
         self.heads = Heads(heads)
         self.event = EventFile(folder, run_id)
         self._told = self.event.last_round()
+        self._forecasts = forecast.announced(scenario, folder)
 
     def envelope(
         self,
@@ -101,7 +103,8 @@ class Correspondence:
         extra: Mapping[str, str] = MappingProxyType({}),
     ) -> bytes:
         fixed = header_to(self.members[name].seat, kind, self.run_id, self.contract, self.heads)
-        header = {**fixed, "round": str(number), **extra}
+        told = {"forecast": json.dumps(self._forecasts[name])} if name in self._forecasts else {}
+        header = {**fixed, "round": str(number), **told, **extra}
         data = encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
         self.event("asked", round=number, participant=name, kind=kind, bytes=len(data))
         return data

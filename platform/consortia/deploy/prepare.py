@@ -77,6 +77,17 @@ def make_keys(scenario: Scenario, root: Path, pki: Path, *, address: str = "", r
     InputError
         When the folder of certificates cannot be used.
     """
+    made = coordinator_keys(root, pki, address=address, renew=renew)
+    authority = (pki / "ca.crt").read_bytes()
+    for seat in scenario.roster:
+        node = root / seat.name
+        made += participant_keys(seat.name, node, root / f"{seat.name}-app", authority)
+        _put(root / "public" / f"{seat.name}.pub", public_half((node / "node.key").read_bytes()))
+    return made
+
+
+def coordinator_keys(root: Path, pki: Path, *, address: str = "", renew: bool = False) -> list[str]:
+    """Make what the coordinator's own services need; arguments, result and errors are those of `make_keys`."""
     made = pki_folder.ensure(pki, pki_folder.pairs(address), renew=renew)
     authority = (pki / "ca.crt").read_bytes()
     for folder in ("public", "superexec", "superlink", "proxy"):
@@ -92,10 +103,6 @@ def make_keys(scenario: Scenario, root: Path, pki: Path, *, address: str = "", r
         made.append("secret of the coordinator")
     for name in ("superlink", "proxy"):  # no secret: whoever calls sees it, and the dashboard says when it ends
         _put(root / "public" / f"{name}.pem", (pki / f"{name}.pem").read_bytes())
-    for seat in scenario.roster:
-        node = root / seat.name
-        made += participant_keys(seat.name, node, root / f"{seat.name}-app", authority)
-        _put(root / "public" / f"{seat.name}.pub", public_half((node / "node.key").read_bytes()))
     return made
 
 

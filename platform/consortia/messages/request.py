@@ -14,6 +14,7 @@ from consortia.common.errors import InputError, RefusedError, WireError
 from consortia.messages.envelope import decode
 from consortia.messages.ledger_anchor import anchor_from
 from consortia.terms.contract import Contract, contract_from_json, last_number
+from consortia.terms.forecast import Forecast, forecast_from_header
 from consortia.terms.policy import Proposal
 from consortia.terms.scopes import CONTROL
 from privacy.ledger import Anchor
@@ -40,6 +41,7 @@ class Request:
     control: Mapping[str, Tensor]
     secure: str = ""
     anchor: Anchor | None = None
+    forecast: Forecast | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -58,6 +60,7 @@ class Request:
                 model={n: t for n, t in envelope.tensors.items() if not n.startswith(CONTROL)},
                 control={n[len(CONTROL) :]: t for n, t in envelope.tensors.items() if n.startswith(CONTROL)},
                 secure=header.get("secure", ""),
+                forecast=forecast_from_header(header),
             )
         except (WireError, InputError, KeyError, ValueError, TypeError) as error:
             raise RefusedError("BAD_MESSAGE", f"{type(error).__name__} while reading the message") from None

@@ -17,7 +17,7 @@ from consortia.common.errors import InputError, RefusedError, describe
 from consortia.messages.envelope import Envelope, encode, message_key
 from consortia.messages.ledger_anchor import to_header
 from consortia.messages.request import Request
-from consortia.participant import ledger_witness, lifetimes, metrics_release, own_sums, receipt
+from consortia.participant import forecast, ledger_witness, lifetimes, metrics_release, own_sums, receipt
 from consortia.participant.compressed_update import compressed
 from consortia.participant.data import Partitions, declared_training_units, load_partitions
 from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
@@ -165,6 +165,7 @@ class Work:
             raise RefusedError("RETRIES_EXHAUSTED", str(error)) from None
         self.anchor = reservation.anchor
         self.charged.extend(events)
+        forecast.keep(self.home, self.request.run_id, self.request.forecast)  # before anything is sent
         ledger_witness.keep(self.home, self.anchor)
         return reservation
 

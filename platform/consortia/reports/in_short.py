@@ -58,8 +58,8 @@ def _own_kind(result: Mapping[str, Any]) -> str:
     epsilon = f", ε {min(budgets):g} to {max(budgets):g}," if budgets else ""
     return (
         f"{len(seats)} organisations learned with their own kind{epsilon} and nobody saw another's rows. What each "
-        f"then uses differs from two models of its own, stacked, by {told} ({_headline(seats)}, mean over an industry); "
-        f"{paid}."
+        f"then uses differs from two models of its own, stacked, by {told} ({_headline(seats)}, mean over an "
+        f"industry); {paid}."
     )
 
 
