@@ -33,19 +33,30 @@ WANTED = {
 
 
 @dataclass(frozen=True)
+class Spelling:
+    """One spelling that the schema lacks: how many `rows` have it, and the mapping `line` that would mend it.
+
+    The line names the first data row that has it, never its text.
+    """
+
+    rows: int
+    line: str
+
+
+@dataclass(frozen=True)
 class QuarantineReport:
     """How many rows were set apart, and why. For the participant's own log: these counts depend on data.
 
     A row with two faults counts once in `rows_read - rows_kept` and twice in `reasons`, whose keys read
     "column: rule". `spellings` has the columns in which one spelling alone makes up nearly all rows that are not of the
-    column's type, with their number: a code that nobody mapped, not broken rows. `broken` says of each row read, in
-    order, whether the schema set it apart; it stays with the rows.
+    column's type: a code that nobody mapped, not broken rows. Training and `consortia data check` go by it. `broken`
+    says of each row read, in order, whether the schema set it apart; it stays with the rows.
     """
 
     rows_read: int
     rows_kept: int
     reasons: Mapping[str, int] = field(default_factory=dict)
-    spellings: Mapping[str, int] = field(default_factory=dict)
+    spellings: Mapping[str, Spelling] = field(default_factory=dict)
     ignored_columns: tuple[str, ...] = ()
     broken: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool), repr=False, compare=False)
 
@@ -87,7 +98,7 @@ def check_rows(schema: Schema, frame: pd.DataFrame, *, key: bytes, where: str) -
         rows_read=len(frame),
         rows_kept=len(good),
         reasons=reasons,
-        spellings=_one_spelling(schema, columns, texts),
+        spellings=_one_spelling(schema, columns, frame, texts),
         ignored_columns=tuple(sorted(str(c) for c in frame.columns if c not in known)),
         broken=broken,
     )
@@ -223,16 +234,33 @@ def _refuse_foreign_column(schema: Schema, name: str, dtype: str, values: pd.Ser
     )
 
 
-def _one_spelling(schema: Schema, columns: list[Column], texts: pd.DataFrame) -> dict[str, int]:
-    """See `QuarantineReport.spellings`."""
+def _one_spelling(
+    schema: Schema, columns: list[Column], frame: pd.DataFrame, texts: pd.DataFrame
+) -> dict[str, Spelling]:
+    """See `QuarantineReport.spellings`; spellings are compared as the source has them."""
+    missing = {c.name: c.missing_values for c in columns}
     found = {}
     for name, dtype in [(c.name, c.dtype) for c in columns] + [(schema.target.name, _target_dtype(schema.target))]:
-        wrong = texts[name][~_of_type(schema, name, dtype, texts[name])]
-        if len(wrong) >= FEW and dtype != "text":
-            most = int(wrong.value_counts().iloc[0])
-            if most >= NEARLY_ALL * len(wrong):
-                found[name] = most
+        wrong = ~_of_type(schema, name, dtype, texts[name]).to_numpy(bool)
+        if wrong.sum() < FEW or dtype == "text":
+            continue
+        raw = _values.texts(frame[name], missing.get(name, ())).to_numpy()
+        counts = pd.Series(raw[wrong]).value_counts()
+        if (most := int(counts.iloc[0])) >= NEARLY_ALL * wrong.sum():
+            # Python's comparison: NumPy drops the zero byte that marks what a participant's mapping does not know.
+            first = next(n for n, value in enumerate(raw, 1) if value == counts.index[0] and wrong[n - 1])
+            found[name] = Spelling(most, _mending(schema, name, dtype, first))
     return found
+
+
+def _mending(schema: Schema, name: str, dtype: str, first: int) -> str:
+    said = f'"<what data row {first} says>"'
+    told = f"missing = [{said}]"
+    if dtype not in {"number", "integer"}:
+        known = {"flag": ("0", "1"), "class": tuple(schema.target.mapping) or schema.target.classes}
+        wanted = ", ".join(known[dtype] if dtype in known else schema.column(name).categories)
+        told = f'values = {{ {said} = "<one of {wanted}>" }}, or {told}'
+    return f"map it below [dataset.….mapping.{name}]: {told}"
 
 
 def _broken_rows(

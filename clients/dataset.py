@@ -206,12 +206,10 @@ def assign(split_keys: Sequence[str], key: bytes, fractions: Mapping[str, float]
 
 
 def _unmapped(report: QuarantineReport, where: str) -> str:
-    name, count = max(report.spellings.items(), key=lambda item: item[1])
+    name, spelling = max(report.spellings.items(), key=lambda item: item[1].rows)
     return (
-        f"{where}: column {name!r}: {count} of {report.rows_read} rows have one spelling that the schema lacks: "
-        "a code; they would all be lost. Say in the policy what it means: below the data set's mapping, "
-        f'[….mapping.{name}] values = {{ "its spelling" = "the schema\'s" }}, or missing = ["its spelling"]. '
-        "`consortia data map` shows the line."
+        f"{where}: column {name!r}: {spelling.rows} of {report.rows_read} rows have one spelling that the schema "
+        f"lacks: a code; they would all be lost. In the policy, {spelling.line}. `consortia data map` shows the line."
     )
 
 

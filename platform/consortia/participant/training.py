@@ -21,6 +21,7 @@ from consortia.messages.size_release import once_events, solve_sigma
 from consortia.participant.alternating import joined, phases
 from consortia.participant.data import declared_training_units
 from consortia.terms.contract import Contract, clip_of, planned_rounds, spare
+from consortia.terms.optimizer import make_optimizer as local_optimizer
 from consortia.terms.policy import DatasetTerms
 from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
 from consortia.trust.trusted_coordinator import shortened
@@ -174,11 +175,17 @@ def train_round(
     before = state_of(module)
     strategy = contract.strategy.strategy()
     gradient_only = strategy.fit.gradient
-    rate = 1.0 if gradient_only else rules.learning_rate
+    rate = 1.0 if gradient_only else rules.rate(round_number, contract.rounds)
 
     def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        # Momentum and weight decay act on the noisy gradient inside step(): post-processing.
-        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=rules.momentum, weight_decay=rules.weight_decay)
+        # Moments, momentum and weight decay act on the noisy gradient inside step(): post-processing.
+        optimizer = local_optimizer(
+            rules.optimizer,
+            parameters,
+            learning_rate=rate,
+            momentum=rules.momentum,
+            weight_decay=rules.weight_decay,
+        )
         if isinstance(strategy, LocalHalf):
             named = [(parameter, received.get(name)) for name, parameter in module.named_parameters()]
             strategy.attach(optimizer, [(parameter, sent) for parameter, sent in named if sent is not None])

@@ -13,8 +13,10 @@ from consortia.learners.additive.model import SHAPES
 from consortia.learners.sums.model import WEIGHTS
 from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import check_fit
+from consortia.planning.known import known
 from consortia.planning.metrics import check_metrics
 from consortia.terms.contract import Contract, planned_rounds
+from consortia.terms.contract_fields import IndustryTerms
 from consortia.terms.costs import plan_event
 from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import Seat
@@ -113,6 +115,16 @@ def _check_names(scenario: Scenario, seat: Seat) -> None:
         raise InputError(f"contract.industries.{seat.industry}.split: wanted one of {known}, got {rules.split!r}")
 
 
+def _noise(contract: Contract, rules: IndustryTerms, budget: float, delta: float) -> tuple[float, float]:
+    once = once_events(contract, budget, "record")
+
+    def solve() -> tuple[float, float]:
+        sigma = solve_sigma(contract, rules, budget, delta)
+        return sigma, epsilon([plan_event(contract, rules, sigma), *once], delta)
+
+    return known(contract, rules, (budget, delta), once, solve)
+
+
 def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
     contract = scenario.contract
     rules = contract.industries[seat.industry]
@@ -133,9 +145,7 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
     if seat.non_private and contract.central is None:
         warnings.append("non-private: epsilon is infinite, the update is not protected")
     elif not seat.non_private:
-        sigma = solve_sigma(contract, rules, seat.epsilon, seat.delta)
-        event = plan_event(contract, rules, sigma)
-        spent = epsilon([event, *once_events(contract, seat.epsilon, "record")], seat.delta)
+        sigma, spent = _noise(contract, rules, seat.epsilon, seat.delta)
         numbers = sum(sizes[name] for name in learned(contract, sizes))
         ratio = noise_ratio(of_products(contract, sigma), numbers, rules.sampling_rate, training, steps)
         if ratio > _USELESS and contract.noisy_sums is None:  # of sums, what counts is the total over participants

@@ -11,6 +11,7 @@ from pydantic import model_validator
 from consortia.common.errors import InputError
 from consortia.common.strict import check_schema, parse
 from consortia.terms.contract_checks import (
+    check_optimizers,
     check_participations,
     check_secure_sum,
     check_sums,
@@ -63,6 +64,7 @@ class Contract(ContractFields):
         check_trusted_coordinator(self, strategy)
         check_private_steps(self.scopes, {n: (t.local_steps, t.private_steps) for n, t in self.industries.items()})
         check_participations(self, strategy)
+        check_optimizers(self, strategy)
         return self
 
     @cached_property

@@ -36,10 +36,12 @@ def check_secure_sum(contract: ContractFields, strategy: Strategy) -> None:
     if contract.strategy.weighting != "declared":
         raise ValueError('weighting = "declared": in one sum every unit counts alike, whoever holds it')
     for industry, terms in contract.industries.items():
-        if (terms.local_steps, terms.momentum, terms.weight_decay) != (1, 0.0, 0.0):
+        plain = (terms.local_steps, terms.momentum, terms.weight_decay, terms.optimizer, terms.schedule)
+        if plain != (1, 0.0, 0.0, None, None):
             raise ValueError(
-                f"local_steps = 1, momentum = 0 and weight_decay = 0 in industries.{industry}, since one noised sum a "
-                'round is all that is released with trust = "aggregate" (take server_momentum)'
+                "local_steps = 1, momentum = 0, weight_decay = 0, no optimizer and no schedule in "
+                f"industries.{industry}, since one noised sum a round is all that is released with trust = "
+                '"aggregate" (take server_momentum or a server optimizer)'
             )
     rates = {terms.learning_rate for terms in contract.industries.values()}
     shared = "consortium" in contract.scopes.named
@@ -103,10 +105,11 @@ def check_sums(contract: ContractFields) -> None:
         ),
     }
     for name, rules in contract.industries.items():
-        plain = (rules.model, rules.private_steps, rules.momentum, rules.weight_decay, rules.init)
+        plain = (rules.model, rules.private_steps, rules.momentum, rules.weight_decay)
+        added = (rules.init, rules.optimizer, rules.schedule)
         excluded[f"no model, init, clip, steps or rates in industries.{name}: nothing takes steps"] = any(
             getattr(rules, key) != value for key, value in STEPS.items()
-        ) or plain != (Model(), 0, 0.0, 0.0, None)
+        ) or (plain, added) != ((Model(), 0, 0.0, 0.0), (None, None, None))
     if problems := [text for text, wrong in excluded.items() if wrong]:
         raise ValueError(f'{"; ".join(problems)}, with learner = "{learner}"')
     if strange := sorted(terms.named_industries() - contract.industries.keys()):
@@ -121,6 +124,26 @@ def check_non_private(contract: ContractFields, non_private: Mapping[str, bool])
             f'epsilon = inf in the roster ({private[0]}): with trust = "coordinator" the change itself is not noised; '
             "contract.central.epsilon is what the models cost"
         )
+
+
+def check_optimizers(contract: ContractFields, strategy: Strategy) -> None:
+    """Raise ValueError, naming what was wanted, where local optimizers, rates and the rest of a contract do not fit."""
+    for industry, terms in contract.industries.items():
+        if terms.adaptive and terms.optimizer is not None:
+            where = f"industries.{industry}.optimizer"
+            if terms.momentum and terms.optimizer.name != "rmsprop":
+                raise ValueError(f"momentum = 0 with {where} = {terms.optimizer.name}, which has beta1")
+            reckoning = {
+                f"strategy {contract.strategy.name}": strategy.fit.plain_steps or strategy.fit.bound != "no",
+                "weighting = 'information'": contract.strategy.weighting == "information",
+            }
+            if named := [name for name, so in reckoning.items() if so]:
+                raise ValueError(f"sgd in {where}, since {named[0]} reckons with steps of gradient descent")
+        if terms.schedule is not None and (strategy.fit.gradient or isinstance(strategy, Asynchronous)):
+            raise ValueError(
+                f"no schedule in industries.{industry}, since {contract.strategy.name} "
+                + ("sends a gradient (take options of the server)" if strategy.fit.gradient else "has no rounds")
+            )
 
 
 def check_participations(contract: ContractFields, strategy: Strategy) -> None:

@@ -12,6 +12,7 @@ from consortia.terms.additive import AdditiveTerms
 from consortia.terms.compression import CompressionTerms
 from consortia.terms.evaluation import EvaluationTerms, StoppingTerms
 from consortia.terms.model import Model, PretrainedFile, Scopes
+from consortia.terms.optimizer import OptimizerTerms, ScheduleTerms
 from consortia.terms.secure_sum import SecureTerms
 from consortia.terms.statistics import StatisticsTerms
 from consortia.terms.strategy import StrategyTerms
@@ -33,8 +34,9 @@ class IndustryTerms(StrictModel):
 
     `sampling_rate` is the Poisson rate q per privacy unit, `clip` the norm bound C of one unit's summed
     gradient, `local_steps` the optimizer steps a round. The first `private_steps` of them move the private parameters
-    alone, the others the shared ones alone (FedRep); with 0 every step moves all (FedPer). `client` is the SHA-256 of
-    an industry's file (`clients.declared`): every participant must have the same columns, bounds and categories.
+    alone, the others the shared ones alone (FedRep); with 0 every step moves all (FedPer). `optimizer` and `schedule`
+    say how steps use a noisy gradient; without them it is plain gradient descent at one rate. `client` is the SHA-256
+    of an industry's file (`clients.declared`): every participant must have the same columns, bounds and categories.
     """
 
     model: Model = Model()
@@ -45,6 +47,8 @@ class IndustryTerms(StrictModel):
     learning_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    optimizer: Annotated[OptimizerTerms | None, Field(exclude_if=lambda terms: terms is None)] = None
+    schedule: Annotated[ScheduleTerms | None, Field(exclude_if=lambda terms: terms is None)] = None
     filter: str = ""
     split: str = "hash"
     init: PretrainedFile | None = None
@@ -54,6 +58,15 @@ class IndustryTerms(StrictModel):
     def shared_steps(self) -> int:
         """How many steps a round move what is shared."""
         return self.local_steps - self.private_steps
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether local steps are something else than gradient descent with momentum."""
+        return self.optimizer is not None and self.optimizer.adaptive
+
+    def rate(self, number: int, rounds: int) -> float:
+        """Return the learning rate of round `number` (from 1 on) of `rounds`."""
+        return self.learning_rate * (1.0 if self.schedule is None else self.schedule.share(number, rounds))
 
 
 class Split(StrictModel):

@@ -20,6 +20,7 @@ from consortia.messages.envelope import message_key
 from consortia.participant.data import Partitions, load_partitions
 from consortia.participant.training import make_plan
 from consortia.terms.contract import Contract
+from consortia.terms.optimizer import make_optimizer as local_optimizer
 from consortia.terms.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
@@ -167,9 +168,10 @@ class Trainer:
 
         def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
             held = list(parameters)
-            optimizer = torch.optim.SGD(
+            optimizer = local_optimizer(
+                rules.optimizer,
                 held,
-                lr=1.0 if gradient else rules.learning_rate,
+                learning_rate=1.0 if gradient else rules.rate(number, self.contract.rounds),
                 momentum=rules.momentum,
                 weight_decay=rules.weight_decay,
             )

@@ -1,0 +1,80 @@
+"""What planning keeps between commands: the same numbers as solved, nothing where nothing can be kept."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from consortia.planning import known as module
+from consortia.planning.plan import make_plans
+from consortia.terms.scenario import load_scenario
+from privacy import accounting
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "consortia"
+
+
+@pytest.fixture
+def solved(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """How often noise was solved."""
+    calls: list[object] = []
+    real = accounting.solve_noise_multiplier
+
+    def counted(**numbers: object) -> float:
+        calls.append(numbers)
+        return real(**numbers)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("consortia.terms.costs.solve_noise_multiplier", counted)
+    return calls
+
+
+def test_a_second_plan_reads_what_the_first_solved(folder: Path, solved: list[object]) -> None:
+    scenario = load_scenario("hospitals")
+    first = make_plans(scenario)
+    assert solved
+    number = len(solved)
+    assert make_plans(scenario) == first
+    assert len(solved) == number
+    changed = scenario.with_overrides(rounds=scenario.contract.rounds + 1)
+    assert [p.noise_multiplier for p in make_plans(changed)] != [p.noise_multiplier for p in first]
+    assert len(solved) > number
+
+
+def test_other_code_solves_again(folder: Path, solved: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = load_scenario("hospitals")
+    make_plans(scenario)
+    number = len(solved)
+    monkeypatch.setattr(module, "_code", lambda: "another accountant")
+    make_plans(scenario)
+    assert len(solved) == 2 * number
+
+
+def test_a_broken_file_or_no_folder_costs_time_only(folder: Path, solved: list[object]) -> None:
+    scenario = load_scenario("hospitals")
+    folder.mkdir(parents=True)
+    (folder / "noise.db").write_bytes(b"no database" * 100)
+    plans = make_plans(scenario)
+    (folder / "noise.db").unlink()
+    folder.rmdir()
+    folder.write_text("a file where the folder should be")
+    assert make_plans(scenario) == plans
+
+
+def test_participants_never_read_it() -> None:
+    """A changed file must not lower anybody's noise: only planning imports it."""
+    root = Path(module.__file__).parents[1]
+    users = [file for file in root.rglob("*.py") if "planning.known" in file.read_text()]
+    assert [file.relative_to(root).as_posix() for file in users] == ["planning/plan.py"]
+
+
+def test_the_file_holds_no_more_than_numbers(folder: Path) -> None:
+    make_plans(load_scenario("hospitals"))
+    with sqlite3.connect(folder / "noise.db") as link:
+        rows = link.execute("SELECT plan FROM noise").fetchall()
+    assert rows
+    assert not any("hospital" in plan for (plan,) in rows)
