@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-run: $(READY) ## Run both ways to be cross-industry and say in short what they brought. SCENARIO=NAME: that one; DATA=public downloads public data, DATA=DIR reads DIR.
+run: $(READY) ## Run both ways to be cross-industry and say in short what they brought (SCENARIO=NAME: one; DATA=public downloads, DATA=DIR reads).
 	$(if $(filter public,$(DATA)),$(BIN)/consortia data get all --data public-data)
 	$(BIN)/consortia run $(SCENARIO) --engine $(ENGINE) $(if $(DATA),--data $(patsubst public,public-data,$(DATA)))
 ifeq ($(origin SCENARIO)$(DATA),file)

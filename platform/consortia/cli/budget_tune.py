@@ -192,7 +192,7 @@ def plan(
         return
     for name, seat in data["participants"].items():
         _print_plan(name, seat)
-    out.print(MEANS if loaded.contract.sums else FOR_SUMS_ONLY, highlight=False)
+    out.print(MEANS if any(part.contract.sums for part in loaded.parts()) else FOR_SUMS_ONLY, highlight=False)
     out.print(
         "ε of one run by PLD. Noise/signal: norm of all noise over the largest possible signal; above .5 little can be "
         "left. Rounds: what ε pays for at the proposal's own σ. "

@@ -15,8 +15,9 @@ from typing import Any, Final
 import numpy as np
 
 from clients import registry
-from consortia.learners.blocks import deviations
-from consortia.learners.sums.combine import Part, precision_weights
+from consortia.learners.blocks.parts import Part
+from consortia.learners.blocks.release import deviations
+from consortia.learners.sums.combine import precision_weights
 from consortia.learners.sums.forecast import (
     WORDS,
     Gain,
@@ -104,6 +105,8 @@ def forecasts(scenario: Scenario) -> dict[str, Forecast]:
     InputError
         When a budget cannot be met.
     """
+    if scenario.contract.by_industry:
+        return {name: found for part in scenario.parts() for name, found in forecasts(part).items()}
     contract = scenario.contract
     if contract.sums is None:
         return {}
@@ -130,8 +133,8 @@ def training_units(contract: Contract, seat: Seat) -> int:
 
 def others_of(scenario: Scenario, name: str) -> Others:
     """Return the other participants of the same industry, as the sums without one's own part count them."""
-    contract = scenario.contract
     industry = scenario.seat(name).industry
+    contract = scenario.contract.of(industry)
     seats = [seat for seat in scenario.roster if seat.industry == industry]
     others = [seat for seat in seats if seat.name != name]
     units = tuple(float(training_units(contract, seat)) for seat in others)

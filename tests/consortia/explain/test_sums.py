@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from consortia.learners.sums.noise import solve
-from consortia.learners.sums.shares import Shares
 from numpy.typing import NDArray
 
 from clients.schema import Column, Schema, Target
+from consortia.learners.blocks.noise import solve
+from consortia.learners.blocks.shares import Shares
 from consortia.learners.sums.attribution import margins, moments, parts, redrawn, spreads
 from consortia.learners.sums.model import CENTRE, RADIUS, WEIGHTS, Recipe, build, recipe_of
 from consortia.learners.sums.solution import Released, centre_and_radius, everybodys
@@ -21,7 +21,7 @@ from consortia.models.explain.points import points_of, reference_rows
 from consortia.models.explain.sums import explain_sums, row_parts
 
 Array = NDArray[np.float64]
-SHARES = Shares(0.10, 0.27, 0.63)
+SHARES = Shares("sums", ((0.10,), (0.27, 0.63)))
 NUMBERS = ("planted", "helper", "shuffled", "idle")
 TARGETS = {
     "binary": Target(name="y", kind="binary", classes=("no", "yes")),
@@ -67,7 +67,7 @@ def _released(
     z = solve(SHARES, epsilon, 1e-5) if math.isfinite(epsilon) else 0.0
     deviations = [s * z / math.sqrt(f) for s, f in zip(rule.sensitivities(2), SHARES.of(2), strict=True)]
     first = first_message(rule.columns, rows)
-    first = first + generator.normal(size=first.shape) * rule.columns.first_bound * z / math.sqrt(SHARES.centre)
+    first = first + generator.normal(size=first.shape) * rule.columns.first_bound * z / math.sqrt(SHARES.of(1)[0])
     centre, radius = centre_and_radius(first, count, np.asarray(rule.columns.squared), 4.0)
     state = {CENTRE: torch.from_numpy(centre), RADIUS: torch.tensor([radius], dtype=torch.float64)}
     gram, slope = second_message(rule.columns, rule.outcome, rows, state[CENTRE], state[RADIUS])

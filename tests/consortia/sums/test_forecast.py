@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from consortia.learners.sums.noise import mu_of
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -23,6 +22,7 @@ from consortia.cli import build_app
 from consortia.coordinator.rounds import Coordinator
 from consortia.engines.options import Options
 from consortia.engines.runner import prepare
+from consortia.learners.blocks.noise import mu_of
 from consortia.learners.sums.columns import Columns
 from consortia.learners.sums.forecast import (
     REACH,
