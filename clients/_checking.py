@@ -18,6 +18,8 @@ from clients.errors import SchemaError
 if TYPE_CHECKING:
     from clients.schema import Column, Schema, Target
 
+#: A number for each row, and the text of each number.
+_Coded = tuple[NDArray[np.int64], list[str | None]]
 NUMERIC = ("number", "integer", "flag")
 #: Fewer rows with one unknown spelling are broken rows; from here on they are a code that nobody mapped.
 FEW = 5
@@ -119,23 +121,27 @@ class _Found:
     one_spelling: int
 
 
-def _found(schema: Schema, name: str, dtype: str, values: pd.Series[Any]) -> _Found:
-    present = values.notna().to_numpy()
+def _found(schema: Schema, name: str, dtype: str, read: _Coded) -> _Found:
+    codes, texts = read
+    each = pd.Series(texts, dtype=object)  # by number: what is asked of a text is asked once
+    there = each.notna().to_numpy()
     numbers: NDArray[np.float64] | None = None
     if dtype in NUMERIC:
-        numbers = np.asarray(_values.numbers(values, dtype), dtype=np.float64)
-        fits = ~present | ~np.isnan(numbers)
-    elif dtype == "category":
-        fits = ~present | values.isin(schema.column(name).categories).to_numpy()
-    elif dtype == "class":
-        fits = ~present | values.isin(schema.target.classes).to_numpy()
+        parsed = np.array([_values.number_of(text, dtype) for text in texts], dtype=np.float64)
+        numbers, right = parsed[codes], ~np.isnan(parsed)
+    elif dtype in {"category", "class"}:
+        legal = schema.column(name).categories if dtype == "category" else schema.target.classes
+        right = each.isin(legal).to_numpy()
     else:
-        fits = ~present | ~values.isin([_values.UNREADABLE]).to_numpy()
-    wrong = values[~fits]
-    most = int(wrong.value_counts().iloc[0]) if len(wrong) >= FEW and dtype != "text" else 0
+        right = ~each.isin([_values.UNREADABLE]).to_numpy()
+    fits = (~there | right)[codes]
+    wrong = int((~fits).sum())
+    most = 0
+    if wrong >= FEW and dtype != "text":
+        most = int(each.iloc[codes[~fits]].value_counts().iloc[0])
     hidden = name != schema.target.name and schema.column(name).identifier == "hash"
-    texts = values.to_numpy(object) if numbers is None or hidden else np.zeros(0, dtype=object)
-    return _Found(dtype, present, fits, numbers, texts, most if most >= NEARLY_ALL * len(wrong) else 0)
+    spelled = each.to_numpy()[codes] if numbers is None or hidden else np.zeros(0, dtype=object)
+    return _Found(dtype, there[codes], fits, numbers, spelled, most if most >= NEARLY_ALL * wrong else 0)
 
 
 def named(schema: Schema, frame: pd.DataFrame) -> pd.DataFrame:
@@ -198,14 +204,13 @@ def _near(name: str, got: list[str]) -> str | None:
     return next(iter([*same, *difflib.get_close_matches(name, got, 1)]), None)
 
 
-def _read_column(column: Column, raw: pd.Series[Any]) -> pd.Series[Any]:
-    values = _values.texts(raw, column.missing_values)
+def _read_column(column: Column, raw: pd.Series[Any]) -> _Coded:
+    codes, texts = _values.coded(raw, column.missing_values)
     if column.identifier != "generalise" or column.generalise is None:
-        return values
+        return codes, texts
     rule = column.generalise
     coarsen = rule if callable(rule) else _bin(float(rule))
-    coarse = [None if v is None else _coarse(coarsen, v) for v in values]
-    return _values.texts(pd.Series(coarse, index=values.index, dtype=object))
+    return codes, [None if v is None else _values.text(_coarse(coarsen, v)) for v in texts]
 
 
 def _bin(width: float) -> Callable[[str], str]:
@@ -226,16 +231,12 @@ def _target_dtype(target: Target) -> str:
     return "number" if target.kind == "regression" else "class"
 
 
-def _read_target(target: Target, raw: pd.Series[Any]) -> pd.Series[Any]:
-    values = _values.texts(raw)
+def _read_target(target: Target, raw: pd.Series[Any]) -> _Coded:
+    codes, texts = _values.coded(raw)
     if not target.mapping:
-        return values
+        return codes, texts
     # A value that the mapping does not know is no class: the row is set apart.
-    return pd.Series(
-        [None if v is None else target.mapping.get(v, _values.UNREADABLE) for v in values],
-        index=values.index,
-        dtype=object,
-    )
+    return codes, [None if v is None else target.mapping.get(v, _values.UNREADABLE) for v in texts]
 
 
 def _refuse_foreign_column(schema: Schema, name: str, found: _Found, got: str, where: str) -> None:

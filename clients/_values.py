@@ -36,6 +36,14 @@ def texts(values: pd.Series[Any], missing: tuple[str, ...] = ()) -> pd.Series[An
     return pd.Series(by_value(values, lambda value: text(value, missing)), index=values.index, dtype=object)
 
 
+def coded(values: pd.Series[Any], missing: tuple[str, ...] = ()) -> tuple[NDArray[np.int64], list[str | None]]:
+    """`texts` as a number (n_rows,) for each row and the text of each number; the last one, with -1, is None."""
+    codes, distinct = codes_of(values)
+    if codes is None:
+        codes, distinct = np.arange(len(values)), list(values)
+    return codes, [*(text(value, missing) for value in distinct), None]
+
+
 def by_value(values: pd.Series[Any], function: Callable[[Any], Any]) -> NDArray[np.object_]:
     """`function` of each value (n_rows,), asked once for each value that differs where that is safe.
 
@@ -107,11 +115,15 @@ def flag(text: str) -> float:
 
 def numbers(values: pd.Series[Any], dtype: str) -> pd.Series[float]:
     """Text to float64: NaN where it is missing or is not what `dtype` ("number", "integer", "flag") wants."""
-    read = flag if dtype == "flag" else number
-    parsed = by_value(values, lambda v: np.nan if v is None else read(v)).astype(np.float64)
-    if dtype == "integer":
-        parsed = np.where(parsed == np.floor(parsed), parsed, np.nan)
-    return pd.Series(parsed, index=values.index)
+    return pd.Series(by_value(values, lambda v: number_of(v, dtype)).astype(np.float64), index=values.index)
+
+
+def number_of(text: str | None, dtype: str) -> float:
+    """One value as `numbers` has it."""
+    if text is None:
+        return np.nan
+    value = flag(text) if dtype == "flag" else number(text)
+    return np.nan if dtype == "integer" and not value.is_integer() else value
 
 
 def pseudonym(key: bytes, *parts: str) -> str:

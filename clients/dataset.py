@@ -268,11 +268,12 @@ def _rounded(value: object) -> str:
 
 def _distinct(content: list[str]) -> list[str]:
     """Number equal contents from 0. Which of two equal rows is the first makes no difference to anyone."""
-    seen: Counter[str] = Counter()
+    seen: dict[str, int] = {}
     numbered = []
     for each in content:
-        numbered.append(f"{each}-{seen[each]}")
-        seen[each] += 1
+        number = seen.get(each, 0)
+        numbered.append(f"{each}-{number}")
+        seen[each] = number + 1
     return numbered
 
 
