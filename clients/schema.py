@@ -319,8 +319,10 @@ class Schema:
         """Features (n_rows, width) in [-1, 1] of a frame that `check` returned; row by row."""
         visible = frame[[c.name for c in self.columns if c.is_feature and c.name in frame]]
         derived = {d.name: d.function(visible) for d in self.derived if not self.selected or d.name in self.selected}
-        parts = [compute(visible, derived) for _, compute in self._plan()]
-        return np.column_stack(parts).astype(np.float32).reshape(len(frame), self.width)
+        features = np.empty((len(frame), self.width), dtype=np.float32)
+        for place, (_, compute) in enumerate(self._plan()):
+            features[:, place] = compute(visible, derived)
+        return features
 
     def labels(self, frame: pd.DataFrame) -> NDArray[Any]:
         """Target (n_rows,): float32 0/1 for binary, int64 codes for multiclass, float32 in its own unit."""
