@@ -85,7 +85,7 @@ def test_receipts_are_read_in_the_homes(tmp_path: Path) -> None:
 
 
 def test_check_shows_the_plan_and_warns() -> None:
-    result = call("check", "cross-industry")
+    result = call("check", "cross-industry-network")
     assert result.exit_code == 0
     for word in ("hospital-a", "factory-b", "σ", "update:"):
         assert word in result.output

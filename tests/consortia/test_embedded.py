@@ -48,7 +48,7 @@ def test_a_non_private_run_repeats_and_a_private_one_does_not(tmp_path: Path) ->
 
 @pytest.mark.end_to_end
 def test_the_record_is_complete_and_honest(tmp_path: Path) -> None:
-    result, folder = _run(tmp_path, scenario="cross-industry", rounds=2, dump=tmp_path / "dump")
+    result, folder = _run(tmp_path, scenario="cross-industry-network", rounds=2, dump=tmp_path / "dump")
     assert json.loads((folder / "result.json").read_text()) == result
     assert result["observer"] == "simulation"
     assert result["synthetic"] is True
@@ -139,7 +139,7 @@ def test_epsilon_after_fewer_rounds_is_smaller(tmp_path: Path) -> None:
 
 @pytest.mark.end_to_end
 def test_an_independent_script_recounts_every_number(tmp_path: Path) -> None:
-    result, folder = _run(tmp_path, scenario="cross-industry", rounds=3, dump=tmp_path / "dump")
+    result, folder = _run(tmp_path, scenario="cross-industry-network", rounds=3, dump=tmp_path / "dump")
     script = [
         sys.executable,
         str(ROOT / "benchmarks" / "recount.py"),

@@ -227,7 +227,7 @@ def test_a_malformed_pair_in_a_reply_is_a_bad_reply(tmp_path: Path, site: Any) -
     from consortia.messages.envelope import Envelope, encode
     from consortia.terms.scenario import load_scenario
 
-    scenario = load_scenario("cross-industry").with_overrides(rounds=5)
+    scenario = load_scenario("cross-industry-network").with_overrides(rounds=5)
 
     def exchange(kind: str, envelopes: Any, deadline: float) -> list[Answer]:
         reply = decode(handle(envelopes["bank-a"], site.home))

@@ -40,8 +40,9 @@ def init(
         for seat in loaded.roster:
             data = owned_policy(scenario, loaded, seat.name)
             note = f"from the demonstration policy of {loaded.name}; edit it"
-            _make(home_of(seat.name, home), data, note, metrics=loaded.contract.evaluation.metrics == "dp")
-        if loaded.contract.trust == "aggregate":
+            terms = loaded.contract.of(seat.industry)
+            _make(home_of(seat.name, home), data, note, metrics=terms.evaluation.metrics == "dp")
+        if any(part.contract.trust == "aggregate" for part in loaded.parts()):
             pin_each_other({seat.name: home_of(seat.name, home) for seat in loaded.roster})
         introduce(loaded, {seat.name: home_of(seat.name, home) for seat in loaded.roster})
         return
@@ -112,7 +113,9 @@ def allow(
     policies = [policy_or_input_error(place.policy, simulation=True) for place in places]  # all, before one is written
     for place, policy in zip(places, policies, strict=True):
         _accept(place, policy, entry)
-        if contract.evaluation.metrics == "dp" and policy.budget.evaluation is None:
+        industries = {terms.industry for terms in policy.dataset.values()} & contract.industries.keys()
+        metrics = {contract.of(industry).evaluation.metrics for industry in industries}
+        if "dp" in metrics and policy.budget.evaluation is None:
             _advise(place.participant)
 
 

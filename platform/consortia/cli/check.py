@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +37,7 @@ def check(
     loaded = load_scenario(scenario).with_overrides(rounds=rounds, epsilon=epsilon or ())
     # From here on it takes networks and privacy accounting: a scenario that is refused costs no second.
     from consortia.cli.check_homes import effective, print_standings, refuse_hopeless, standings
-    from consortia.planning.compatibility import cautions, fits_with
+    from consortia.planning.compatibility import cautions
     from consortia.planning.plan import make_plans
     from consortia.planning.secure_sum import exposures
     from consortia.reports.secure_sum import print_exposure
@@ -51,10 +51,10 @@ def check(
         data = {
             "scenario": loaded.name,
             "contract_sha256": loaded.contract.sha256(),
-            "rounds": loaded.contract.rounds,
-            "strategy": {"name": loaded.contract.strategy.name, "fits_with": fits_with(loaded)},
+            "rounds": loaded.rounds,
+            **_agreed(loaded),
             "warnings": cautions(loaded),
-            **({"exposure": exposures(loaded)} if loaded.contract.trust == "aggregate" else {}),
+            **({"exposure": secure} if (secure := exposures(loaded)) else {}),
             **({"homes": [dataclasses.asdict(one) for one in found]} if found else {}),
             "participants": [dataclasses.asdict(plan) for plan in plans] if plans else _vertical().describe(loaded),
         }
@@ -80,6 +80,21 @@ def _check_demonstrations(scenario: str, loaded: Scenario) -> None:
     for seat in loaded.roster:
         if (file := demo_policy_file(scenario, seat.name)).is_file():
             policy_or_input_error(file, simulation=True)
+
+
+def _agreed(scenario: Scenario) -> dict[str, Any]:
+    """Return the strategy, or what each industry with terms of its own learns by."""
+    from consortia.planning.compatibility import fits_with
+
+    if not scenario.contract.by_industry:
+        return {"strategy": {"name": scenario.contract.strategy.name, "fits_with": fits_with(scenario)}}
+    terms = {next(iter(part.contract.industries)): part for part in scenario.parts()}
+    return {
+        "industries": {
+            name: {"learner": p.contract.learner, "trust": p.contract.trust, "rounds": p.contract.rounds, **_agreed(p)}
+            for name, p in terms.items()
+        }
+    }
 
 
 def _vertical() -> ModuleType:

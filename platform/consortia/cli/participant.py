@@ -33,8 +33,8 @@ def _register(scenario: str) -> str:
 
 
 @app.command(
-    epilog="Example: consortia participant add hospital-c --industry hospital --dataset heart --site va --units 200 "
-    "--epsilon 1 --address fed.example.org:8443 --public-key hospital-c.pub"
+    epilog="Example: consortia participant add factory-d --industry factory --dataset machines --site M "
+    "--units 1400 --epsilon 8 --address fed.example.org:8443 --public-key factory-d.pub"
 )
 @friendly
 def add(
@@ -99,7 +99,7 @@ def add(
         out.print(f"let it in: {_register(loaded.name)}", highlight=False, soft_wrap=True)
 
 
-@app.command(epilog="Example: consortia participant key hospital-c --public-key hospital-c.pub")
+@app.command(epilog="Example: consortia participant key factory-d --public-key factory-d.pub")
 @friendly
 def key(
     name: Annotated[str, typer.Argument(help="Name of a participant on the roster.")],
@@ -118,7 +118,7 @@ def key(
     out.print(f"let it in: {_register(loaded.name)}", highlight=False, soft_wrap=True)
 
 
-@app.command(epilog="Example: consortia participant remove hospital-c")
+@app.command(epilog="Example: consortia participant remove factory-d")
 @friendly
 def remove(
     name: Annotated[str, typer.Argument(help="Name of a participant on the roster.")],

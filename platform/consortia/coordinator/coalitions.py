@@ -38,6 +38,7 @@ def coalition(folder: Path, scenario: Scenario, industry: str, without: Collecti
     InputError
         No such run, learner or participant; a secure sum; or nobody left.
     """
+    scenario = scenario.of(industry)
     kept = _kept(folder, scenario, industry)
     members = {seat.name for seat in scenario.roster if seat.industry == industry}
     if strange := sorted(set(without) - members):
@@ -81,7 +82,7 @@ def of_run(
 
 
 def _kept(folder: Path, scenario: Scenario, industry: str) -> State:
-    if scenario.contract.sums is None or industry not in scenario.contract.industries:
+    if scenario.contract.of(industry).sums is None or industry not in scenario.contract.industries:
         raise InputError(f'{folder}: wanted a run with learner = "sums" in {industry!r}, got another')
     state = load_latest(folder)
     if state is None or industry not in state.memory:

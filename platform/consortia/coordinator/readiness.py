@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -88,6 +89,8 @@ def lacking(scenario: Scenario, able: set[str], quorum: int, groups: Mapping[str
 
     `groups` holds what is shared, by group.
     """
+    if scenario.contract.by_industry:  # each industry plays its own rounds, and the run goes on with all of them
+        return [line for part in scenario.parts() for line in _lacking_in_part(part, able, groups)]
     contract, everybody = scenario.contract, len(scenario.roster)
     strategy = contract.strategy.strategy()
     names = ", ".join(sorted(able)) or "nobody"
@@ -108,6 +111,12 @@ def lacking(scenario: Scenario, able: set[str], quorum: int, groups: Mapping[str
         elif here and len(here) < len(seats) and outweighed(strategy, weights_of(contract, here)):
             found.append(f"{where}: wanted a majority beside the attackers of {contract.strategy.name}, got too few")
     return found
+
+
+def _lacking_in_part(part: Scenario, able: set[str], groups: Mapping[str, State]) -> list[str]:
+    quorum = max(1, math.ceil(part.contract.round.quorum * len(part.roster)))
+    shared = {name: groups[name] for name in part.contract.industries}
+    return lacking(part, able & {seat.name for seat in part.roster}, quorum, shared)
 
 
 def _names(seats: Sequence[Seat]) -> str:

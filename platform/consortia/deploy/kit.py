@@ -124,7 +124,7 @@ def write_kit(
         "epsilon": f"{seat.epsilon:g}",
         "delta": f"{seat.delta:g}",
         "contract": scenario.contract.sha256(),
-        "releases": json.dumps(scenario.contract.releases),
+        "releases": json.dumps(scenario.contract.of(seat.industry).releases),
         "address": address,
         "image": image or f"consortia:${{CONSORTIA_TAG:-{consortia.__version__}}}",
         "image_name": image or f"consortia:{consortia.__version__}",

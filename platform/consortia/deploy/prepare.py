@@ -194,7 +194,7 @@ def make_homes(name: str, scenario: Scenario, root: Path) -> list[str]:
             continue
         make_home(home, owned_policy(name, scenario, seat.name), f"from the demonstration policy of {name}; edit it")
         made.append(seat.name)
-    if scenario.contract.trust == "aggregate" and len(made) == len(scenario.roster):
+    if any(part.contract.trust == "aggregate" for part in scenario.parts()) and len(made) == len(scenario.roster):
         # The demonstration's way, all homes being made here. Between organisations each pins its peers by hand.
         pin_each_other({name: Home(root / name, name) for name in made})
     if made:

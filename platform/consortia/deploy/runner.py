@@ -87,7 +87,7 @@ def run(
     """Run a scenario on the federation and print its table; return the exit status."""
     job = with_batches(make_job(scenario, runs, resume), batches)
     scenario = job.scenario
-    out.print(f"run {job.run_id}: {scenario.contract.rounds} rounds, {len(scenario.roster)} participants")
+    out.print(f"run {job.run_id}: {scenario.rounds} rounds, {len(scenario.roster)} participants")
     with tempfile.TemporaryDirectory() as folder:
         control = Control(Path(folder), SUPERLINK, KEYS / "ca.crt")
         try:

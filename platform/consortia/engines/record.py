@@ -200,8 +200,9 @@ def event_seen(
 
     `messages` says which rounds these were, where it is known.
     """
-    contract = scenario.contract
-    rules = contract.industries[scenario.seat(name).industry]
+    industry = scenario.seat(name).industry
+    contract = scenario.contract.of(industry)
+    rules = contract.industries[industry]
     return updates_event(contract, rules, declared["noise_multiplier"], rounds, declared["unit"], messages)
 
 

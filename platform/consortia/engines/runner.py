@@ -95,7 +95,7 @@ def prepare(
     }
     if simulation is False or options.ledger is not None:
         _refuse_idle_files(scenario, homes)
-    if simulation and scenario.contract.trust == "aggregate" and not options.ledger:
+    if simulation and any(part.contract.trust == "aggregate" for part in scenario.parts()) and not options.ledger:
         pin_each_other(homes)
     if simulation and options.ledger is None:
         introduce(scenario, homes)

@@ -81,7 +81,7 @@ def common_fields(header: Mapping[str, str]) -> dict[str, Any]:
     InputError, KeyError, ValueError, TypeError
         Where something is missing or unreadable.
     """
-    contract = contract_from_json(header["contract"])
+    contract = contract_from_json(header["contract"]).of(header["industry"])
     offer = json.loads(header["proposal"])
     epsilon = offer["epsilon"]
     return {

@@ -93,12 +93,14 @@ def at_home(home: Home, scenario: Scenario) -> Forecast:
     InputError
         Where the scenario has another learner or no seat for it, or its rows cannot be read.
     """
-    contract, name = scenario.contract, home.participant
-    if contract.sums is None:
-        raise InputError(f'contract.learner: wanted "sums" for a forecast from own rows, got {contract.learner!r}')
+    name = home.participant
     if name not in [seat.name for seat in scenario.roster]:
         raise InputError(f"participant: wanted one of the roster of {scenario.name}, got {name!r}")
     seat = scenario.seat(name)
+    scenario = scenario.of(seat.industry)
+    contract = scenario.contract
+    if contract.sums is None:
+        raise InputError(f'contract.learner: wanted "sums" for a forecast from own rows, got {contract.learner!r}')
     try:
         train = _training_rows(home, scenario, seat)
     except RefusedError as error:

@@ -62,7 +62,9 @@ def check_home(home: Home, scenario: Scenario) -> list[Finding]:
     try:
         name = scenario.name if home.simulation else ""
         terms = check_contract(policy, scenario.contract, seat.industry, proposal, name)
-        chain.ok(f"sha256:{scenario.contract.sha256()[:12]}… is allowed")
+        scenario = scenario.of(seat.industry)
+        contract = scenario.contract
+        chain.ok(f"sha256:{contract.sha256()[:12]}… is allowed: learner {contract.learner}, trust {contract.trust}")
     except RefusedError as error:
         chain.failed(error.detail, "read the contract; where you agree, change the policy")
         found = policy.dataset.get(seat.dataset)

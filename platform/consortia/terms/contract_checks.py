@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from consortia.terms.contract_fields import ContractFields
 from consortia.terms.model import Model, Scopes
 from consortia.terms.strategy import StrategyTerms
-from consortia.terms.sums import STEPS
+from consortia.terms.sums import LEARNERS, STEPS
 from strategies.base import Asynchronous, Clusters, Controlled, LocalHalf, Strategy, TakesTurns
 
 
@@ -79,14 +79,14 @@ def check_trusted_coordinator(contract: ContractFields, strategy: Strategy) -> N
 def check_sums(contract: ContractFields) -> None:
     """Raise ValueError, naming what was wanted, where a learner of noisy sums and the rest of a contract do not fit."""
     terms, learner = contract.noisy_sums, contract.learner
-    for name in ("sums", "statistics"):
+    for name in LEARNERS:
         if (learner == name) != (getattr(contract, name) is not None):
             raise ValueError(f'[contract.{name}] exactly where learner = "{name}"')
         if learner != name and name in contract.releases:
             raise ValueError(f"no '{name}' in releases with learner = \"{learner}\"")
     if terms is None:
         return
-    metrics = {"metrics"} if contract.sums is not None else set()
+    metrics = {"metrics"} if contract.statistics is None else set()
     excluded = {
         f"rounds = {terms.shares.messages}, its messages": contract.rounds != terms.shares.messages,
         f"releases ['{learner}']{', and metrics where they are asked for' if metrics else ''}": (
@@ -99,8 +99,9 @@ def check_sums(contract: ContractFields) -> None:
         "no max_participations": contract.max_participations is not None,
         "evaluation.every = 0 and no [contract.stopping]: there is one model": bool(contract.evaluation.every)
         or contract.stopping is not None,
-        "secure.cohorts = 1 and secure.colluders >= 1: each member takes its own part off the sum at home": (
-            contract.secure is not None and (contract.secure.cohorts != 1 or contract.secure.colluders < 1)
+        "secure.cohorts = 1: an industry has one sum": contract.secure is not None and contract.secure.cohorts != 1,
+        "secure.colluders >= 1: each member takes its own part off the sum at home": (
+            contract.additive is None and contract.secure is not None and contract.secure.colluders < 1
         ),
     }
     for name, rules in contract.industries.items():
@@ -111,11 +112,26 @@ def check_sums(contract: ContractFields) -> None:
         ) or (plain, added) != ((Model(), 0, 0.0, 0.0), (None, None, None))
     if problems := [text for text, wrong in excluded.items() if wrong]:
         raise ValueError(f'{"; ".join(problems)}, with learner = "{learner}"')
-    if contract.sums is None:
-        return
-    named = contract.sums.prevalence.keys() | contract.sums.residual.keys()
-    if strange := sorted(named - contract.industries.keys()):
-        raise ValueError(f"sums.prevalence and sums.residual of the contract's industries, not of {', '.join(strange)}")
+    if strange := sorted(terms.named_industries() - contract.industries.keys()):
+        raise ValueError(f"{learner}: terms of the contract's industries, not of {', '.join(strange)}")
+
+
+def check_by_industry(contract: ContractFields) -> None:
+    """Raise ValueError, naming what was wanted, where training terms of single industries cannot be kept apart."""
+    if strange := sorted(contract.by_industry.keys() - contract.industries.keys()):
+        raise ValueError(f"by_industry tables of the contract's industries, not of {', '.join(strange)}")
+    if not contract.industries.keys() - contract.by_industry.keys():
+        raise ValueError("an industry without a by_industry table: the contract's own terms are for it")
+    for name, terms in (("the contract", contract), *contract.by_industry.items()):
+        excluded = {
+            "nothing shared with the whole consortium": "consortium" in terms.scopes.named,
+            'trust = "local" or "aggregate"': terms.trust == "coordinator",
+            "rounds (no asynchronous strategy)": isinstance(terms.strategy.strategy(), Asynchronous),
+            "no [stopping]: each industry ends after its rounds": terms.stopping is not None,
+            'a learner that trains, not "statistics"': terms.statistics is not None,
+        }
+        if problems := [text for text, wrong in excluded.items() if wrong]:
+            raise ValueError(f"{'; '.join(problems)}, with [contract.by_industry], in {name}")
 
 
 def check_non_private(contract: ContractFields, non_private: Mapping[str, bool]) -> None:

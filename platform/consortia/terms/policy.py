@@ -261,6 +261,7 @@ def check_contract(
     check_listed(policy, contract, scenario)
     if contract.vertical is None and industry not in contract.industries:
         raise RefusedError("CONTRACT_NOT_ALLOWED", f"the contract has no terms for industry {industry!r}")
+    contract = contract.of(industry)
     for release in (
         contract.releases if contract.vertical is None else contract.vertical.releases_of(policy.participant)
     ):

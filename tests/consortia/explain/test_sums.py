@@ -8,13 +8,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from consortia.learners.sums.noise import solve
+from consortia.learners.sums.shares import Shares
 from numpy.typing import NDArray
 
 from clients.schema import Column, Schema, Target
 from consortia.learners.sums.attribution import margins, moments, parts, redrawn, spreads
 from consortia.learners.sums.model import CENTRE, RADIUS, WEIGHTS, Recipe, build, recipe_of
-from consortia.learners.sums.noise import solve
-from consortia.learners.sums.shares import Shares
 from consortia.learners.sums.solution import Released, centre_and_radius, everybodys
 from consortia.learners.sums.statistics import Rows, first_message, second_message, unpacked
 from consortia.models.explain.points import points_of, reference_rows

@@ -19,8 +19,8 @@ from consortia.coordinator import rounds
 from consortia.coordinator.checkpoint import load_latest
 from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare
+from consortia.messages.blocks import contribution
 from consortia.messages.envelope import Envelope, decode, encode
-from consortia.messages.sums import contribution
 from consortia.participant import own_sums
 from consortia.participant.handle import handle
 from consortia.participant.home import Home

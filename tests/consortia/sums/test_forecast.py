@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from consortia.learners.sums.noise import mu_of
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -33,7 +34,6 @@ from consortia.learners.sums.forecast import (
     own_effective_columns,
     word_of,
 )
-from consortia.learners.sums.noise import mu_of
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.messages.exchange import Answer
 from consortia.messages.request import Request

@@ -78,6 +78,7 @@ def check(scenario: Scenario) -> None:
         f'contract.learner: wanted "gradient", whose steps are batched, got "{contract.learner}"': (
             contract.learner != "gradient"
         ),
+        "contract.by_industry: wanted one learner and one trust for all": bool(contract.by_industry),
         "contract.trust: wanted no secure sums": contract.trust == "aggregate",
         "contract.compression: wanted none": contract.compression is not None,
         "contract.scopes: wanted no private parameters": "private" in contract.scopes.named,

@@ -62,7 +62,7 @@ def explain_run(folder: Path, industries: Sequence[str] = ()) -> list[Explanatio
 
 def _industry(folder: Path, scenario: Scenario, industry: str) -> Explanation:
     found = of_coordinator(str(folder), industry)
-    view, contract = view_of(found.about), scenario.contract
+    view, contract = view_of(found.about), scenario.contract.of(industry)
     if contract.sums is None or found.model.network is None:
         return explain_network(industry, contract.learner, view, found.model)
     released = coalition(folder, scenario, industry)
