@@ -129,7 +129,7 @@ def measure(folder: Path, scenario: Path, rounds: int, *, stock: bool) -> dict[s
     ):
         init("", scenario=str(scenario))
         for home in homes.iterdir():
-            allow(home.name, str(scenario), rounds=rounds)
+            allow([home.name, str(scenario)], rounds=rounds)
         options = Options(scenario=str(scenario), rounds=rounds, engine="flower", out=folder / f"runs-{homes.name}")
         job = prepare(options)
         result = execute(job, options).result

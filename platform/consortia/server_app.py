@@ -32,7 +32,9 @@ def main(grid: Grid, context: Context) -> None:
     heads = Path(str(config["heads"])) if config.get("heads") else None
     where, resume = (scenario, str(config["run-id"]), Path(str(config["out"])), exchange, heads), bool(config["resume"])
     if scenario.contract.vertical is None:
-        Coordinator(*where).run(resume=resume)
+        coordinator = Coordinator(*where)
+        coordinator.ask_who_can(resume=resume)
+        coordinator.run(resume=resume)
     else:
         batches = int(str(config["batches"]))
         VerticalCoordinator(*where).run(resume=resume, batches=None if batches < 0 else batches)

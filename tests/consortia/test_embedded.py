@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from consortia.cli.budget import allow, init
-from consortia.common.errors import InputError
+from consortia.common.errors import InputError, RunRefusedError
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
 
@@ -114,10 +114,10 @@ def test_simulations_charge_a_given_ledger_and_stop(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="budget init line-a"):
         _run(tmp_path, **options)
     init("", scenario="linear", home=ledgers)
-    result, _ = _run(tmp_path, **options)  # the owner's policy there does not know this contract
-    assert {seat["state"] for seat in result["participants"].values()} == {"REFUSED"}
+    with pytest.raises(RunRefusedError, match="line-b: CONTRACT_NOT_ALLOWED"):
+        _run(tmp_path, **options)  # the owner's policy there does not know this contract
     for name in ("line-a", "line-b"):
-        allow(name, "linear", rounds=2, home=ledgers)
+        allow([name, "linear"], rounds=2, home=ledgers)
     spent = []
     for _ in range(4):
         result, _ = _run(tmp_path, **options)
@@ -126,10 +126,8 @@ def test_simulations_charge_a_given_ledger_and_stop(tmp_path: Path) -> None:
     assert spent == sorted(spent)
     assert spent[0] < spent[-1] <= 4
     # Four runs of epsilon 1 fill the lifetime of 4: everyone is receive-only now, and the run says so.
-    result, _ = _run(tmp_path, **options)
-    assert result["status"] == "failed"
-    assert {seat["state"] for seat in result["participants"].values()} == {"RECEIVE_ONLY"}
-    assert "BUDGET_EXHAUSTED" in result["reason"]
+    with pytest.raises(RunRefusedError, match="line-a: BUDGET_EXHAUSTED"):
+        _run(tmp_path, **options)
 
 
 def test_epsilon_after_fewer_rounds_is_smaller(tmp_path: Path) -> None:

@@ -306,12 +306,12 @@ def test_leaving_revokes_the_key_and_keeps_the_ledger(federation: Federation, ki
     assert (kit.folder / "home" / "ledger.db").stat().st_size >= spent
 
 
-def test_a_failed_run_exits_one_and_ledgers_outlive_the_volumes(federation: Federation, kit: Project) -> None:
+def test_a_refused_run_exits_two_and_ledgers_outlive_the_volumes(federation: Federation, kit: Project) -> None:
     before = {name: (federation.own / "homes" / name / "ledger.db").stat().st_ino for name in NAMES}
     # Another number of rounds is another contract, which no policy allows: everybody refuses.
     federation.env["CONSORTIA_ROUNDS"] = "3"
     done = federation.up()
-    assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 2, done.stdout[-3000:] + done.stderr[-3000:]
     assert "CONTRACT_NOT_ALLOWED" in done.stdout + done.stderr
     assert federation.records()[-1]["status"] == "failed"
     assert federation.down().returncode == 0

@@ -249,7 +249,7 @@ def test_the_flower_engine_refuses_a_restored_ledger_in_the_next_run(
     monkeypatch.setenv("CONSORTIA_HOME", str(homes))
     init("", scenario="linear")
     for name in ("line-a", "line-b"):
-        allow(name, "linear", rounds=2)
+        allow([name, "linear"], rounds=2)
     options = Options(scenario="linear", rounds=2, epsilon=("0.5",), engine="flower", out=out)
     mine = Home(homes / "line-a", "line-a")
     _copy(mine.ledger, tmp_path / "backup.db")

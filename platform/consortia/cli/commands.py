@@ -52,7 +52,7 @@ _BUDGET: Final = {
     ),
     "allow": Entry(
         "budget:allow",
-        "Accept a contract: add its hash to the list in the participant's policy.",
+        "Accept a contract: add its hash to the list in each participant's policy.",
         "allow hospital-a cross-industry --rounds 10",
     ),
     "show": Entry(
@@ -72,7 +72,7 @@ _BUDGET: Final = {
     ),
     "plan": Entry(
         "budget_tune:plan",
-        "Show what each ε means in noise, rounds and expected utility before joining, and which change helps.",
+        "Show before joining whether it is worth it, what each ε means in noise and utility, and which change helps.",
         "plan hospitals --participant cleveland --seeds 0",
     ),
     "sweep": Entry(
@@ -123,6 +123,11 @@ _HOME: Final = {
         "home_init:init",
         "Make a participant's home for rows of its own: a policy with source and mapping, split key, empty ledger.",
         "init clinic-a --data rows.csv --client wine --epsilon 2",
+    ),
+    "log": Entry(
+        "home_log:log",
+        "Show why a participant refused or failed. The coordinator gets a code only; the cause stays here.",
+        "log clinic-a --home homes",
     ),
 }
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from consortia.common.errors import WireError
+from consortia.coordinator import forecast
 from consortia.coordinator.event_file import EventFile
 from consortia.coordinator.ledger_heads import Heads
 from consortia.coordinator.participant_view import Member, standings
@@ -26,6 +27,7 @@ from consortia.messages.envelope import Envelope, decode, encode
 from consortia.messages.exchange import Answer
 from consortia.messages.ledger_anchor import anchor_from
 from consortia.messages.reply import FINAL, check_account, check_loss
+from consortia.messages.request import READY
 from consortia.messages.sums import check_blocks
 from consortia.terms.contract import Contract
 from consortia.terms.recipe import blocks_of
@@ -89,6 +91,7 @@ class Correspondence:
         self.heads = Heads(heads)
         self.event = EventFile(folder, run_id)
         self._told = self.event.last_round()
+        self._forecasts = forecast.announced(scenario, folder)
 
     def envelope(
         self,
@@ -100,7 +103,8 @@ class Correspondence:
         extra: Mapping[str, str] = MappingProxyType({}),
     ) -> bytes:
         fixed = header_to(self.members[name].seat, kind, self.run_id, self.contract, self.heads)
-        header = {**fixed, "round": str(number), **extra}
+        told = {"forecast": json.dumps(self._forecasts[name])} if name in self._forecasts else {}
+        header = {**fixed, "round": str(number), **told, **extra}
         data = encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
         self.event("asked", round=number, participant=name, kind=kind, bytes=len(data))
         return data
@@ -151,6 +155,8 @@ class Correspondence:
             incident = envelope.header.get("incident", "")[:16]
             self.fail(name, number, attempt, "PARTICIPANT_ERROR", f"incident {incident}")
             return None
+        if kind == READY:
+            return tensors
         member.header = dict(envelope.header)
         self.heads.take(name, envelope.header)
         if self.contract.compression is not None and kind == "train":
@@ -167,13 +173,16 @@ class Correspondence:
         if is_refusal(envelope, name):
             return {}, None
         wanted = {
-            "status": "OK" if kind == "train" else "EVALUATED",
+            "status": {"train": "OK", READY: "READY"}.get(kind, "EVALUATED"),
             "kind": kind,
             "run": self.run_id,
             "round": str(number),
             "contract": self.contract.sha256(),
         }
         check_answers(header, wanted)
+        if kind == READY:
+            check_like({}, envelope.tensors)
+            return {}, None
         check_account(header)
         tensors, size = size_release.take(envelope.tensors, self.contract, kind)
         reply, metrics = split(lengthened(self.contract, kind, tensors, sent))

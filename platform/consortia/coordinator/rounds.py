@@ -7,6 +7,7 @@ run. Waits are bounded (invariant 13): a deadline and a number of attempts per r
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -17,8 +18,8 @@ from typing import Any
 
 from consortia.common import disk
 from consortia.common.disk import write_json
-from consortia.common.errors import RunFailedError
-from consortia.coordinator import clusters, statistics, sums
+from consortia.common.errors import RunFailedError, RunRefusedError
+from consortia.coordinator import clusters, readiness, statistics, sums
 from consortia.coordinator.aggregation import aggregate, controls, turns
 from consortia.coordinator.asynchronous import AsynchronousLoop
 from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
@@ -77,6 +78,27 @@ class Coordinator:
         self._play = plays[self.contract.trust]
         if self.contract.noisy_sums is not None and self.contract.trust == "local":
             self._play = self._noisy_sums
+
+    def ask_who_can(self, *, resume: bool = False) -> None:
+        """Ask everybody, before the first round, whether it can take part (`consortia.coordinator.readiness`).
+
+        Raises
+        ------
+        RunRefusedError
+            When the run cannot succeed. The record says so; nobody was charged.
+        """
+        record = self.folder / "coordinator.json"
+        if resume and not (record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("refused")):
+            return  # it goes on: something may have been paid for
+        if self.contract.trust == "coordinator":
+            return  # a round asks a few of many, and no ledger but the coordinator's account pays
+        started = time.perf_counter()
+        groups = initial_groups(self.contract, [seat.industry for seat in self.scenario.roster])
+        try:
+            readiness.ask(self.desk, self.exchange, self.quorum, groups)
+        except RunRefusedError as error:
+            self._finish("failed", "\n".join(error.problems), 0, started, refused=True)
+            raise
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
         """Play every round and the closing evaluation; return (and write) the record.
@@ -279,7 +301,9 @@ class Coordinator:
         told = besides.get(self.contract.learner)
         self._ask("evaluate", number, sent, {} if told is None else told(self.scenario, state.memory))
 
-    def _finish(self, status: str, reason: str, rounds: int, started: float) -> dict[str, Any]:
+    def _finish(
+        self, status: str, reason: str, rounds: int, started: float, *, refused: bool = False
+    ) -> dict[str, Any]:
         record = {
             "schema": RECORD_SCHEMA,
             "run_id": self.run_id,
@@ -287,6 +311,7 @@ class Coordinator:
             "contract_sha256": self.contract.sha256(),
             "status": status,
             "reason": reason,
+            **({"refused": True} if refused else {}),
             "rounds": rounds,
             "seconds": time.perf_counter() - started,
             "participants": {name: describe_member(member) for name, member in self.members.items()},

@@ -8,9 +8,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clients import registry
 from clients._apart import set_apart
 from clients.dataset import QuarantineReport, Table, assign, prepare
+from clients.industry import IndustryClient
 from clients.sources import parse_source
 from consortia.common.errors import RefusedError
 from consortia.common.latest import Latest
@@ -90,23 +94,7 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
         bias = tuple(set_apart(client.schema, frame, table.quarantine).bias)
         for sentence in bias:
             log.warning("%s: rows set apart: %s", home.participant, sentence)
-    if rules.split == "hash":
-        where = assign(
-            table.split_keys,
-            split_key,
-            {"train": shares.train, "validation": shares.validation, "test": shares.test},
-        )
-        masks = {part: where == part for part in ("train", "validation", "test")}
-    else:
-        # A published split fixes who is tested; validation rows are then taken from its training part.
-        in_train = client.splits[rules.split](table.target.numpy(), terms.site) == "train"
-        inner = shares.validation / (shares.train + shares.validation)
-        where = assign(table.split_keys, split_key, {"train": 1 - inner, "validation": inner})
-        masks = {
-            "train": in_train & (where == "train"),
-            "validation": in_train & (where == "validation"),
-            "test": ~in_train,
-        }
+    masks = split_masks(table, client, terms.site, contract, split_key)
     if source.placebo is not None:  # after the split, which may read labels
         table = with_placebo_labels(table, client.schema.target, home.participant, source.placebo)
     parts = {part: table.take(mask) for part, mask in masks.items()}
@@ -121,6 +109,29 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
     )
     _cache.put(key, loaded)
     return loaded
+
+
+def split_masks(
+    table: Table, client: IndustryClient, site: str, contract: Contract, split_key: bytes
+) -> dict[str, NDArray[np.bool_]]:
+    """Return by partition which rows (n_rows,) are in it: a function of each row, the key and the contract."""
+    shares, rule = contract.split, contract.industries[client.name].split
+    if rule == "hash":
+        where = assign(
+            table.split_keys,
+            split_key,
+            {"train": shares.train, "validation": shares.validation, "test": shares.test},
+        )
+        return {part: where == part for part in ("train", "validation", "test")}
+    # A published split fixes who is tested; validation rows are then taken from its training part.
+    in_train = client.splits[rule](table.target.numpy(), site) == "train"
+    inner = shares.validation / (shares.train + shares.validation)
+    where = assign(table.split_keys, split_key, {"train": 1 - inner, "validation": inner})
+    return {
+        "train": in_train & (where == "train"),
+        "validation": in_train & (where == "validation"),
+        "test": ~in_train,
+    }
 
 
 def own_files() -> Path:

@@ -19,7 +19,7 @@ from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import cautions, fits_with
 from consortia.planning.plan import SeatPlan
 from consortia.reports.many_participants import first, means, rest
-from consortia.reports.receipt_table import columns, label, receipt_row, rows_in_words, synthetic_for, table_of
+from consortia.reports.receipt_table import columns, label, notes, receipt_row, synthetic_for, table_of
 from consortia.reports.verdicts import paragraph
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
 from consortia.terms.costs import updates_event
@@ -186,9 +186,9 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
 
 
 def _print_rows(console: Console, result: dict[str, Any]) -> None:
-    """Print which rows were set apart and which drifted, where the reader owns them."""
+    """Print what was expected of the run, and where the reader owns the rows, which were set apart or drifted."""
     for name, seat in first(list(result["participants"].items())):
-        for line in rows_in_words(seat):
+        for line in notes(seat):
             console.print(f"{name}: {line}", highlight=False, markup=False)
 
 

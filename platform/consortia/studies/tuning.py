@@ -14,6 +14,7 @@ from consortia.participant.account import runs_left
 from consortia.participant.home import Home
 from consortia.planning.plan import SeatPlan, make_plans, noise_ratio, of_products
 from consortia.terms.contract import Contract, planned_rounds
+from consortia.terms.forecast import Forecast, forecasts
 from consortia.terms.policy import Policy, load_policy, policy_or_input_error
 from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import Seat
@@ -236,10 +237,17 @@ def _lifetime(policy: Policy, seat: Seat, left: Budget, source: str) -> Lifetime
     return Lifetime(source, run.epsilon, life.epsilon, left.epsilon, runs, unit, life.delta)
 
 
+def _everybody_at(scenario: Scenario, value: float) -> dict[str, Forecast]:
+    return forecasts(scenario.with_overrides(epsilon=(f"{value!r}",)))
+
+
 def answer(scenario: Scenario, name: str, epsilons: list[float], root: Path | None, only: str = "") -> dict[str, Any]:
     """Return everything that `consortia budget plan` says before it simulates, JSON-able."""
     participants = {}
-    for plan in make_plans(scenario):
+    plans = make_plans(scenario)
+    proposed = forecasts(scenario)
+    at = {value: _everybody_at(scenario, value) for value in epsilons} if proposed else {}
+    for plan in plans:
         if only and plan.name != only:
             continue
         seat = scenario.seat(plan.name)
@@ -250,7 +258,11 @@ def answer(scenario: Scenario, name: str, epsilons: list[float], root: Path | No
             "delta": plan.delta,
             "unit": lifetime.unit if lifetime else "record",
             "proposed_epsilon": None if seat.non_private else seat.epsilon,
-            "prices": [asdict(price) for price in prices(scenario, plan, epsilons)],
+            "forecast": proposed[plan.name].to_json() if proposed else None,
+            "prices": [
+                {**asdict(price), "forecast": at[price.epsilon][plan.name].to_json() if proposed else None}
+                for price in prices(scenario, plan, epsilons)
+            ],
             "knobs": [] if seat.non_private else [asdict(knob) for knob in knobs(scenario, seat)],
             "lifetime": asdict(lifetime) if lifetime else None,
         }

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from consortia.common.words import number, when
 from consortia.reports.charts import Level, Line, dot_chart, line_chart
+from consortia.reports.forecasts import told_and_measured
 from consortia.reports.many_participants import first, rest
 from consortia.reports.page.facts import Facts
 from consortia.reports.receipt_table import columns, interval, label, metric_name, receipt_row, synthetic_for
@@ -236,6 +237,9 @@ def _paid(facts: Facts) -> Section | None:
         for name, receipt in shown
     ]
     section.tables.append(Table("Receipts", (*headings, "test units"), rows))
+    told = [(name, text) for name, receipt in shown if (text := told_and_measured(receipt))]
+    if told:
+        section.tables.append(Table("Expected before the run, and measured", ("participant", "joining"), told))
     further = [
         (name, metric_name(metric), interval(gain))
         for name, receipt in shown
