@@ -182,6 +182,11 @@ COMMANDS: Final = {
         "Show which columns a run's released model goes by, and how, with what noise leaves open. It costs nothing.",
         "explain runs/RUN --out explained",
     ),
+    "contributions": Entry(
+        "contributions:contributions",
+        "Show what each participant is worth to the others: Shapley values of released sums. It costs nothing.",
+        "contributions runs/RUN",
+    ),
     "compose": Entry(
         "compose:compose",
         "Write the Docker Compose file of a scenario, with a separate service for each participant.",

@@ -97,7 +97,8 @@ def at_home(home: Home, scenario: Scenario) -> Forecast:
     if name not in [seat.name for seat in scenario.roster]:
         raise InputError(f"participant: wanted one of the roster of {scenario.name}, got {name!r}")
     seat = scenario.seat(name)
-    contract = scenario.contract.of(seat.industry)
+    scenario = scenario.of(seat.industry)
+    contract = scenario.contract
     if contract.sums is None:
         raise InputError(f'contract.learner: wanted "sums" for a forecast from own rows, got {contract.learner!r}')
     try:

@@ -105,19 +105,16 @@ def forecasts(scenario: Scenario) -> dict[str, Forecast]:
     InputError
         When a budget cannot be met.
     """
-    if scenario.contract.by_industry:
-        return {name: found for part in scenario.parts() for name, found in forecasts(part).items()}
-    contract = scenario.contract
-    if contract.sums is None:
-        return {}
     found = {}
-    for seat in scenario.roster:
-        others = others_of(scenario, seat.name)
-        rule, own = recipe(contract, seat.industry), training_units(contract, seat)
-        variance = float(np.mean(rule.outcome.variances))
-        rows = effective_rows(others, variance / effective_columns(rule.columns))
-        gain = expected_gain(own, rows, variance) if predicts_gain(seat.industry) else None
-        found[seat.name] = Forecast(own, rows, gain, word_of(own, rows, gain))
+    for part in scenario.parts():
+        contract = part.contract
+        for seat in part.roster if contract.sums is not None else ():
+            others = others_of(part, seat.name)
+            rule, own = recipe(contract, seat.industry), training_units(contract, seat)
+            variance = float(np.mean(rule.outcome.variances))
+            rows = effective_rows(others, variance / effective_columns(rule.columns))
+            gain = expected_gain(own, rows, variance) if predicts_gain(seat.industry) else None
+            found[seat.name] = Forecast(own, rows, gain, word_of(own, rows, gain))
     return found
 
 
@@ -134,7 +131,7 @@ def training_units(contract: Contract, seat: Seat) -> int:
 def others_of(scenario: Scenario, name: str) -> Others:
     """Return the other participants of the same industry, as the sums without one's own part count them."""
     industry = scenario.seat(name).industry
-    contract = scenario.contract.of(industry)
+    contract = scenario.of(industry).contract
     seats = [seat for seat in scenario.roster if seat.industry == industry]
     others = [seat for seat in seats if seat.name != name]
     units = tuple(float(training_units(contract, seat)) for seat in others)

@@ -58,18 +58,11 @@ class Section:
 
 def sections(facts: Facts) -> list[Section]:
     """Return the report."""
+    # fmt: off
     made: tuple[Callable[[Facts], Section | None], ...] = (
-        _trained,
-        _guarantee,
-        _paid,
-        _shapes,
-        _convergence,
-        _spending,
-        _cost,
-        _failures,
-        _card,
-        _origin,
+        _trained, _guarantee, _paid, _shapes, _convergence, _spending, _cost, _failures, _card, _origin,
     )
+    # fmt: on
     if facts.run.scenario.contract.statistics is not None:  # no model
         made = (_trained, _guarantee, _cost, _failures, _origin)
     return [section for make in made if (section := make(facts)) is not None]
