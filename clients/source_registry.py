@@ -30,6 +30,7 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
         "sql": "clients.sources.tables:Sql",
         "excel": "clients.sources.workbook:Excel",
         "duckdb": "clients.sources.duckdb_file:DuckDb",
+        "fhir": "clients.sources.fhir:Fhir",
         # `consortia new source` adds its line above this one.
     }
 )

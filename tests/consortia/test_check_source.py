@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 from clients.errors import SourceError
 from clients.sources import FileSource, TableSource
 from clients.sources.duckdb_file import DuckDb
+from clients.sources.fhir import Fhir
 from clients.sources.tables import Csv, Parquet, Sql, read_csv
 from clients.sources.workbook import Excel
 from consortia.testing import SourceCheckError, check_source
@@ -54,7 +56,23 @@ def to_duckdb(folder: Path, frame: pd.DataFrame) -> str:
     return f"{folder}/rows.duckdb?table=rows"
 
 
-WRITERS = [(Csv, to_csv), (Parquet, to_parquet), (Sql, to_sqlite), (Excel, to_excel), (DuckDb, to_duckdb)]
+def to_fhir(folder: Path, frame: pd.DataFrame) -> str:
+    lines: list[dict[str, Any]] = []
+    for row in json.loads(frame.to_json(orient="records", double_precision=15)):
+        who = {"reference": f"Patient/{row['patient_id']}"}
+        for code, value in row.items():
+            if value is not None and code != "patient_id":
+                held = {"valueString": value} if isinstance(value, str) else {"valueQuantity": {"value": value}}
+                coded = {"code": {"coding": [{"code": code}]}}
+                lines.append({"resourceType": "Observation", "status": "final", "subject": who} | coded | held)
+        lines.append({"resourceType": "Patient", "id": row["patient_id"]})
+    (folder / "all.ndjson").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return f"{folder}?columns={','.join(frame)}"
+
+
+WRITERS = [
+    *((Csv, to_csv), (Parquet, to_parquet), (Sql, to_sqlite), (Excel, to_excel), (DuckDb, to_duckdb), (Fhir, to_fhir)),
+]
 
 
 @pytest.mark.parametrize(("kind", "write"), WRITERS)
