@@ -19,8 +19,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-run: $(READY) ## Run a scenario end to end (SCENARIO=cross-industry).
-	$(BIN)/consortia run $(SCENARIO) --engine $(ENGINE)
+run: $(READY) ## Run a scenario end to end (SCENARIO=cross-industry); DATA=public downloads public data, DATA=DIR reads DIR.
+	$(if $(filter public,$(DATA)),$(BIN)/consortia data get all --data public-data)
+	$(BIN)/consortia run $(SCENARIO) --engine $(ENGINE) $(if $(DATA),--data $(patsubst public,public-data,$(DATA)))
 
 test: $(READY) ## Run the quick tests.
 	$(BIN)/python -m pytest -q -n 2 -m "not end_to_end and not containers"

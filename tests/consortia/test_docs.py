@@ -22,6 +22,7 @@ from packages import Packages
 
 from clients import metric_registry, registry, source_registry
 from clients.declared import ClientFile
+from clients.networks import registry as networks
 from clients.spec import ModelSpec
 from consortia.cli import build_app
 from consortia.common.errors import InputError
@@ -33,7 +34,7 @@ from strategies import registry as strategies
 from strategies.registry import NAMES
 
 DOCS = ROOT / "docs"
-SHELL = {"cat", "cd", "cp", "export", "head", "mkdir", "sed"}
+SHELL = {"cat", "cd", "cp", "export", "head", "kubectl", "mkdir", "sed"}
 
 
 @cache
@@ -199,6 +200,7 @@ SEAM_PAGES = {
     "industry": ("clients", registry.get),
     "strategies": ("strategies", strategies.get),
     "own_metrics": ("metrics", metric_registry.get),
+    "networks": ("networks", lambda name: networks.get(f"{networks.OWN}{name}")),
     "sources": ("sources", source_registry.get),
     "trackers": ("trackers", trackers.get),
 }

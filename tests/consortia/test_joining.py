@@ -20,7 +20,7 @@ from consortia.common.errors import InputError
 from consortia.common.strict import parse, read_toml
 from consortia.deploy import pki_folder
 from consortia.deploy.compose import compose_text
-from consortia.deploy.kit import FILES
+from consortia.deploy.kit import FILES, check_image, write_kit
 from consortia.deploy.members import MemberFolder, apply
 from consortia.deploy.pki_folder import check, ensure, pairs
 from consortia.deploy.prepare import make_keys, make_kit
@@ -121,6 +121,35 @@ def test_a_kit_holds_nothing_of_anybody_else_and_refuses_until_it_is_filled_in(c
         here = [part.replace(ADDRESS, "proxy:8000") for part in plan["services"][f"hospital-c{service}"]["command"]]
         assert here == [part.replace("hospital-a", "hospital-c") for part in own[f"hospital-a{service}"]["command"]]
     assert f"--superlink={ADDRESS}" in plan["services"]["hospital-c"]["command"]
+
+
+def test_a_kit_carries_its_industrys_file_and_refuses_an_image_without_the_client(
+    coordinator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = load_scenario("cross-industry")
+    (coordinator / "wards.toml").write_text("what the industry is")
+    monkeypatch.setattr("clients.registry.file_of", lambda name: coordinator / "wards.toml")
+    kit = coordinator / "kits" / "hospital-a"
+    image = "registry.example.org/consortia@sha256:" + "a" * 64
+    authority = (coordinator / "pki" / "ca.crt").read_bytes()
+    write_kit(kit, scenario, "hospital-a", ADDRESS, authority, has_key=False, image=image)
+    assert (kit / "clients" / "wards.toml").read_text() == "what the industry is"
+    plan = yaml.safe_load((kit / "compose.yml").read_text())["services"]
+    assert {terms["image"] for terms in plan.values()} == {image}
+    assert image in (kit / "README.txt").read_text()
+    for service in ("preflight-home", "hospital-a-app"):
+        assert "./clients:/clients:ro" in plan[service]["volumes"]
+        assert plan[service]["environment"]["CONSORTIA_CLIENTS"] == "/clients"
+    monkeypatch.setattr("clients.registry.names", lambda: ("bank",))
+    with pytest.raises(InputError, match="wanted the client 'hospital', which hospital-a needs"):
+        make_kit("hospital-a", kit)
+    assert not (kit / "keys").exists()
+
+
+@pytest.mark.parametrize("image", ["consortia:0.1.0", "consortia@sha256:abc", "sha256:" + "g" * 64])
+def test_a_kits_image_is_named_by_its_content(image: str) -> None:
+    with pytest.raises(InputError, match="wanted NAME@sha256:DIGEST"):
+        check_image(image)
 
 
 def test_a_kits_own_step_makes_a_key_or_keeps_the_one_that_is_there(coordinator: Path) -> None:

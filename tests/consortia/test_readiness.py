@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -274,3 +275,20 @@ def test_several_accept_at_once_and_a_missing_list_is_written(tmp_path: Path) ->
     with pytest.raises(typer.Exit):
         allow(["line-a", "nobody", "linear"], rounds=8, home=tmp_path)
     assert policy.read_text() == before  # all or none
+
+
+def test_a_contract_is_accepted_by_name_in_a_simulation_and_nowhere_else(site: Any) -> None:
+    scenario = site.scenario.name
+    site.policy(lambda policy: policy.update(demo=False))
+    site.policy(lambda policy: policy["allow"].update(contracts=[f"name:{scenario}"]))
+    run = f"{scenario}-20260101T000000-ab12"
+    assert site.ask(1, kind="ready", run=run).header["status"] == "READY"
+    assert site.ask(1, kind="ready", run=f"other-{run}").header["code"] == "CONTRACT_NOT_ALLOWED"
+    site.home = replace(site.home, simulation=False)
+    assert site.ask(1, kind="ready", run=run).header["code"] == "CONTRACT_NOT_ALLOWED"
+
+
+def test_by_name_writes_the_name(tmp_path: Path) -> None:
+    init("", scenario="linear", home=tmp_path)
+    allow(["line-a", "linear"], by_name=True, home=tmp_path)
+    assert '"name:linear"' in (tmp_path / "line-a" / "policy.toml").read_text()

@@ -16,7 +16,7 @@ from consortia.common.strict import read_toml
 from consortia.deploy.homes import make_home, owned_policy
 from consortia.participant.home import Home
 from consortia.participant.identity import pin_each_other
-from consortia.terms.policy import Policy, parse_policy, policy_or_input_error
+from consortia.terms.policy import BY_NAME, Policy, parse_policy, policy_or_input_error
 from consortia.terms.scenario import load_scenario
 from consortia.vertical.setup import introduce
 from privacy.errors import PrivacyError
@@ -95,17 +95,23 @@ def allow(
     ],
     rounds: Annotated[int | None, typer.Option(help="The contract with another number of rounds.")] = None,
     seed: Annotated[int | None, typer.Option(help="The contract with another seed.")] = None,
+    by_name: Annotated[
+        bool,
+        typer.Option("--by-name", help="Accept the scenario by its name, however it changes: in simulations only."),
+    ] = False,
     home: HomeOption = None,
 ) -> None:
     """Accept a contract: add its hash to the list in each participant's policy."""
     if len(names) < 2:
         raise InputError(f"budget allow: wanted participants and then a scenario, got {' '.join(names)} alone")
     *participants, scenario = names
-    contract = load_scenario(scenario).with_overrides(rounds=rounds, seed=seed).contract
+    loaded = load_scenario(scenario).with_overrides(rounds=rounds, seed=seed)
+    contract = loaded.contract
+    entry = f"{BY_NAME}{loaded.name}" if by_name else f"sha256:{contract.sha256()}"
     places = [home_of(name, home) for name in participants]
     policies = [policy_or_input_error(place.policy, simulation=True) for place in places]  # all, before one is written
     for place, policy in zip(places, policies, strict=True):
-        _accept(place, policy, f"sha256:{contract.sha256()}")
+        _accept(place, policy, entry)
         if contract.evaluation.metrics == "dp" and policy.budget.evaluation is None:
             _advise(place.participant)
 

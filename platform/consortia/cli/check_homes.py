@@ -68,7 +68,7 @@ def _standing(scenario: Scenario, seat: Seat, root: Path) -> Standing:
             left = ledger.lifetime_left(seat.dataset, Budget(math.inf, life.delta) if seat.non_private else life)
             shared = sharing(ledger, policy, seat.dataset)
         known = {"left": left.epsilon, "lifetime": life.epsilon}
-        terms = check_contract(policy, scenario.contract, seat.industry, proposal)
+        terms = check_contract(policy, scenario.contract, seat.industry, proposal, scenario.name)
         check_sources(policy, seat.dataset, terms.source, shared)
         known |= {"unit": terms.unit, "declared_units": terms.declared_units}
         allowed = effective_budget(policy, proposal, left, policy.budget.of(scenario.contract))

@@ -106,6 +106,11 @@ _CLIENT: Final = {
 }
 
 _DATA: Final = {
+    "get": Entry(
+        "data_get:get",
+        "Download public data sets from their publisher, with licence; each file is checked against its known SHA-256.",
+        "get heart german",
+    ),
     "map": Entry(
         "data_map:map_rows",
         "Propose how a file's columns become the schema's, and show it. It reads at home and sends nothing.",
@@ -181,6 +186,11 @@ COMMANDS: Final = {
         "compose:compose",
         "Write the Docker Compose file of a scenario, with a separate service for each participant.",
         "compose hospitals && SCENARIO=hospitals docker compose up",
+    ),
+    "kubernetes": Entry(
+        "kubernetes:kubernetes",
+        "Write Kubernetes manifests of a coordinator or of a participant, with the walls of the compose files.",
+        "kubernetes hospitals --address fed.example.org:8443",
     ),
     "receipt": Entry(
         "receipt:receipt",

@@ -25,10 +25,12 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from clients import registry
 from consortia.common.disk import write_secret
 from consortia.common.errors import ConsortiaError, InputError
 from consortia.common.logs import tolerant_streams
 from consortia.common.pki import Authority, make_authority, public_half, write_node_key, write_server
+from consortia.common.strict import read_toml
 from consortia.deploy import members, pki_folder
 from consortia.terms.scenario import Scenario, load_scenario
 
@@ -77,6 +79,17 @@ def make_keys(scenario: Scenario, root: Path, pki: Path, *, address: str = "", r
     InputError
         When the folder of certificates cannot be used.
     """
+    made = coordinator_keys(root, pki, address=address, renew=renew)
+    authority = (pki / "ca.crt").read_bytes()
+    for seat in scenario.roster:
+        node = root / seat.name
+        made += participant_keys(seat.name, node, root / f"{seat.name}-app", authority)
+        _put(root / "public" / f"{seat.name}.pub", public_half((node / "node.key").read_bytes()))
+    return made
+
+
+def coordinator_keys(root: Path, pki: Path, *, address: str = "", renew: bool = False) -> list[str]:
+    """Make what the coordinator's own services need; arguments, result and errors are those of `make_keys`."""
     made = pki_folder.ensure(pki, pki_folder.pairs(address), renew=renew)
     authority = (pki / "ca.crt").read_bytes()
     for folder in ("public", "superexec", "superlink", "proxy"):
@@ -92,10 +105,6 @@ def make_keys(scenario: Scenario, root: Path, pki: Path, *, address: str = "", r
         made.append("secret of the coordinator")
     for name in ("superlink", "proxy"):  # no secret: whoever calls sees it, and the dashboard says when it ends
         _put(root / "public" / f"{name}.pem", (pki / f"{name}.pem").read_bytes())
-    for seat in scenario.roster:
-        node = root / seat.name
-        made += participant_keys(seat.name, node, root / f"{seat.name}-app", authority)
-        _put(root / "public" / f"{seat.name}.pub", public_half((node / "node.key").read_bytes()))
     return made
 
 
@@ -134,6 +143,7 @@ def make_kit(name: str, kit: Path) -> list[str]:
     from consortia.deploy.homes import make_home
     from consortia.participant.home import Home
 
+    _check_client(name, kit / "scenario.toml")
     made = participant_keys(name, kit / "keys", kit / "keys-app", (kit / "ca.crt").read_bytes())
     _put(kit / f"{name}.pub", public_half((kit / "keys" / "node.key").read_bytes()))
     home = Home(kit / "home", name)
@@ -141,6 +151,16 @@ def make_kit(name: str, kit: Path) -> list[str]:
         make_home(home, None, "")
         made.append("ledger")
     return made
+
+
+def _check_client(name: str, scenario: Path) -> None:
+    """Refuse an image that lacks the industry of the kit's participant: a partner's wheel may be missing in it."""
+    industries = [seat["industry"] for seat in read_toml(scenario)["roster"] if seat["name"] == name]
+    if missing := [each for each in industries if each not in registry.names()]:
+        raise InputError(
+            f"this image: wanted the client {missing[0]!r}, which {name} needs, got none of that name; take the image "
+            f"that the coordinator uses (with the wheel of that client), or put clients/{missing[0]}.toml into the kit"
+        )
 
 
 def _server(folder: Path, authority: Authority, hosts: list[str]) -> None:

@@ -67,7 +67,9 @@ class Work:
             raise RefusedError("BAD_POLICY", str(error)) from None
         if self.policy.participant != home.participant:
             raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
-        terms = check_contract(self.policy, request.contract, request.industry, request.proposal)
+        # A run is called SCENARIO-TIME-RANDOM; only in a simulation is that name the owner's own word.
+        scenario = request.run_id.rsplit("-", 2)[0] if home.simulation else ""
+        terms = check_contract(self.policy, request.contract, request.industry, request.proposal, scenario)
         self.terms: DatasetTerms = terms.model_copy(update={"source": SourceText(source)}) if source else terms
         self.dataset = request.proposal.dataset
         try:

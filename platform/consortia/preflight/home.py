@@ -60,7 +60,8 @@ def check_home(home: Home, scenario: Scenario) -> list[Finding]:
         return chain.stop(f"{scenario.name} has no seat for {home.participant}", "ask the coordinator for a join kit")
     proposal = Proposal(seat.dataset, None if seat.non_private else seat.epsilon, seat.delta)
     try:
-        terms = check_contract(policy, scenario.contract, seat.industry, proposal)
+        name = scenario.name if home.simulation else ""
+        terms = check_contract(policy, scenario.contract, seat.industry, proposal, name)
         chain.ok(f"sha256:{scenario.contract.sha256()[:12]}… is allowed")
     except RefusedError as error:
         chain.failed(error.detail, "read the contract; where you agree, change the policy")

@@ -221,7 +221,8 @@ def refusal_hint(result: dict[str, Any]) -> str | None:
         return None
     return (
         f"A participant accepts this contract by adding sha256:{result['contract_sha256']} to allow.contracts of its "
-        "policy (`consortia budget allow NAME SCENARIO`, with the same --rounds and --seed)."
+        "policy (`consortia budget allow NAME SCENARIO`, with the same --rounds and --seed). "
+        "While one tries in a simulation, --by-name accepts the scenario however it changes."
     )
 
 

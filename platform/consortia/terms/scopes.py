@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clients import registry
-from clients.industry import ModelSpec, effective_schema
+from clients.industry import effective_schema
 from clients.models import FederatedModule, build, check_norm_names, is_norm
 from consortia.common.errors import InputError
 from consortia.learners.additive import model as additive
@@ -74,9 +74,8 @@ def _pristine(contract_json: str, industry: str) -> FederatedModule:
         return sums.build(recipe(contract, industry), client.schema.target)
     if contract.additive is not None:
         return additive.build(additive_recipe(contract, industry), client.schema.target)
-    spec = ModelSpec(kind=terms.model.kind, hidden=terms.model.hidden, norm=terms.model.norm)
     width = effective_schema(client, filter=terms.filter).width
-    module = build(client, spec, width, generator=seeded_generator("init", contract.seed, industry))
+    module = build(client, terms.model.spec(), width, generator=seeded_generator("init", contract.seed, industry))
     if contract.scopes.norm is not None:
         check_norm_names(module, industry)
     return module

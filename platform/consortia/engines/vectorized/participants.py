@@ -107,7 +107,7 @@ def open_place(job: Job, seat: Seat) -> Place:
     contract, home = job.scenario.contract, job.homes[seat.name]
     policy = load_policy(home.policy, simulation=True)
     proposal = Proposal(seat.dataset, None if seat.non_private else seat.epsilon, seat.delta)
-    terms = check_contract(policy, contract, seat.industry, proposal)
+    terms = check_contract(policy, contract, seat.industry, proposal, job.scenario.name)
     if (source := job.sources.get(seat.name)) is not None:
         terms = terms.model_copy(update={"source": source})
     life = policy.budget.lifetime.budget()

@@ -1,0 +1,1 @@
+"""Writes a scenario, or one participant, as Kubernetes manifests."""
