@@ -19,8 +19,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-run: $(READY) ## Run a scenario end to end (SCENARIO=cross-industry).
-	$(BIN)/consortia run $(SCENARIO) --engine $(ENGINE)
+run: $(READY) ## Run both ways to be cross-industry and say in short what they brought. SCENARIO=NAME: that one; DATA=public downloads public data, DATA=DIR reads DIR.
+	$(if $(filter public,$(DATA)),$(BIN)/consortia data get all --data public-data)
+	$(BIN)/consortia run $(SCENARIO) --engine $(ENGINE) $(if $(DATA),--data $(patsubst public,public-data,$(DATA)))
+ifeq ($(origin SCENARIO)$(DATA),file)
+	$(BIN)/consortia run shared-customers --engine $(ENGINE)
+	@$(BIN)/python -m consortia.reports.in_short runs cross-industry shared-customers
+endif
 
 test: $(READY) ## Run the quick tests.
 	$(BIN)/python -m pytest -q -n 2 -m "not end_to_end and not containers"

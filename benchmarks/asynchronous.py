@@ -102,7 +102,7 @@ def play(folder: Path, file: Path, seconds: dict[str, float], data: Path | None)
     ):
         init("", scenario=str(file))
         for name in seconds:
-            allow(name, str(file))
+            allow([name, str(file)])
         # A folder of its own: the coordinator's record of heads is of these homes' ledgers.
         options = Options(scenario=str(file), engine="flower", out=folder / f"runs-{file.stem}", data=data)
         job = prepare(options)

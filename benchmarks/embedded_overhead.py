@@ -2,8 +2,8 @@
 
     python benchmarks/embedded_overhead.py [--json]
 
-Runs `cross-industry` (six participants) with the training step replaced by one that hands back what came in, and
-without the validation metric; what is left is messages, serialisation, policy and contract checks, two durable
+Runs `cross-industry-network` (six participants) with the training step replaced by one that hands back what came in,
+and without the validation metric; what is left is messages, serialisation, policy and contract checks, two durable
 ledger transactions a participant, the release gate, validation, aggregation and the checkpoint. Prints the
 median, and the slowest of 30 rounds after 5 to warm up.
 """
@@ -43,7 +43,7 @@ def main() -> int:
         mock.patch.object(local, "train_round", _no_training),
         mock.patch.object(Work, "note_progress"),
     ):
-        options = Options(scenario="cross-industry", rounds=35, out=Path(folder))
+        options = Options(scenario="cross-industry-network", rounds=35, out=Path(folder))
         result = execute(prepare(options), options).result
     rounds = [1000 * line["seconds"] for line in result["history"]][WARM_UP:]
     median = statistics.median(rounds)

@@ -22,7 +22,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from consortia.coordinator.rounds import Coordinator
 from consortia.coordinator.sums import beside
 from consortia.messages.exchange import Answer
 from consortia.participant.baseline import Baseline, baseline
+from consortia.participant.forecast_at_home import own_numbers
 from consortia.participant.identity import pin_each_other
 from consortia.participant.joined import control, joined
 from consortia.participant.own_model import Scorer
@@ -91,6 +92,23 @@ def scored(own: Baseline, fed: Scorer, test: Table, name: str) -> dict[str, floa
     return {kind: auc(test.target.numpy(), model(test)) for kind, model in models.items()}
 
 
+def remembered(own: Baseline) -> Baseline:
+    """Return the baseline with models that score a table once: they are the same at every budget."""
+
+    def once(scorer: Scorer) -> Scorer:
+        known: dict[int, tuple[Table, Array]] = {}
+
+        def scores(rows: Table) -> Array:
+            if id(rows) not in known:
+                known[id(rows)] = rows, scorer(rows)  # the table, too, so that its id stays its own
+            return known[id(rows)][1]
+
+        return replace(scorer, scores=scores)
+
+    second = own.second and replace(own.second, scorer=once(own.second.scorer))
+    return replace(own, alone=replace(own.alone, scorer=once(own.alone.scorer)), second=second)
+
+
 def auc(y: Array, scores: Array) -> float:
     """Return the AUC; NaN with fewer than three rows of a class."""
     count = np.bincount(y.astype(int), minlength=2)
@@ -122,11 +140,14 @@ def measure(options: argparse.Namespace) -> None:
                     if noise == "shared":
                         pin_each_other(homes)
                     made = federated(name, parts, folder, {"scenario": scenario, "homes": homes})
-                own = own or [baseline(scenario.contract, SETS[name].industry, part, who) for who, part, _ in parts]
+                own = own or [
+                    remembered(baseline(scenario.contract, SETS[name].industry, part, who)) for who, part, _ in parts
+                ]
                 rows = [
                     {
                         "participant": who,
                         "rows": len(train),
+                        "own": asdict(own_numbers(scenario.contract, SETS[name].industry, train, base)),
                         "released": auc(test.target.numpy(), everybody),
                         **scored(base, fed, test, name),
                     }

@@ -2,8 +2,8 @@
 
     python benchmarks/rounds.py [--rounds 20] [--stock-rounds 5] [--quick] [--json]
 
-Both run the six participants of `cross-industry` with one local step, as real processes on loopback with TLS and node
-authentication: a SuperLink, and for each participant a SuperNode and what answers its messages. *Ours* is what
+Both run the six participants of `cross-industry-network` with one local step, as real processes on loopback with TLS
+and node authentication: a SuperLink, and for each participant a SuperNode and what answers its messages. *Ours* is what
 `consortia run --engine flower` starts. *Stock* is the same ServerApp and ClientApp under Flower's own commands:
 `flower-supernode` with its SuperExec, one `flwr-clientapp` process for each message, Flower's own waits. (The stock
 ServerApp still pushes and pulls by itself, as part of the app; Flower's `send_and_receive` would make it slower.)
@@ -93,14 +93,14 @@ class Meter:
 
 
 def lay_out(folder: Path) -> Path:
-    """Write `cross-industry` with one local step, and its policies, as a scenario of its own."""
-    scenario = tomllib.loads(find_scenario("cross-industry").read_text())
+    """Write `cross-industry-network` with one local step, and its policies, as a scenario of its own."""
+    scenario = tomllib.loads(find_scenario("cross-industry-network").read_text())
     scenario["name"] = SCENARIO
     for terms in scenario["contract"]["industries"].values():
         terms["local_steps"] = 1
     scenario["contract"]["round"] = {"deadline_seconds": 600.0}  # stock on a busy machine passes the default
     policies = folder / "policies" / SCENARIO
-    shutil.copytree(demo_policy_file("cross-industry", "bank-a").parent, policies)
+    shutil.copytree(demo_policy_file("cross-industry-network", "bank-a").parent, policies)
     file = folder / f"{SCENARIO}.toml"
     file.write_text(tomli_w.dumps(scenario))
     return file
@@ -129,7 +129,7 @@ def measure(folder: Path, scenario: Path, rounds: int, *, stock: bool) -> dict[s
     ):
         init("", scenario=str(scenario))
         for home in homes.iterdir():
-            allow(home.name, str(scenario), rounds=rounds)
+            allow([home.name, str(scenario)], rounds=rounds)
         options = Options(scenario=str(scenario), rounds=rounds, engine="flower", out=folder / f"runs-{homes.name}")
         job = prepare(options)
         result = execute(job, options).result

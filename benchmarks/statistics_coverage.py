@@ -26,12 +26,12 @@ import torch
 
 from clients import registry
 from clients.dataset import Table, prepare
-from consortia.learners.blocks import deviations, noised
+from consortia.learners.blocks.noise import solve
+from consortia.learners.blocks.release import deviations, noised
 from consortia.learners.statistics.differ import sites_differ
 from consortia.learners.statistics.estimates import Released, statistics_of
 from consortia.learners.statistics.layout import Layout, layout_of
-from consortia.learners.statistics.shares import OneBlock
-from consortia.learners.sums.noise import solve
+from consortia.learners.statistics.shares import ONE_BLOCK
 from consortia.learners.sums.statistics import Rows
 from privacy.noise_context import NoiseContext
 
@@ -72,7 +72,7 @@ def repeat(
     if unequal:
         names[-1] = client.sites[-1]
     tables = {name: prepare(client, client.synthesise(random, POPULATION, name)) for name in set(names)}
-    z = solve(OneBlock(), epsilon, DELTA)
+    z = solve(ONE_BLOCK, epsilon, DELTA)
     deviation = deviations(layout, 1, z)[0]
     inside, seen, differ = Counter[str](), Counter[str](), Counter[str]()
     started = time.perf_counter()

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from clients import _values
-from clients._checking import FEW, NEARLY_ALL, QuarantineReport
+from clients._checking import QuarantineReport
 from clients.schema import Schema
 
 __all__ = ["Apart", "reasons_in_words", "set_apart"]
@@ -66,42 +66,9 @@ def set_apart(schema: Schema, frame: pd.DataFrame, report: QuarantineReport) -> 
         rows / max(1, report.rows_read),
         report.reasons,
         report.rows_read,
-        dict(_spellings(schema, frame, report)),
+        {column: spelling.line for column, spelling in report.spellings.items()},
         _bias(schema, frame, broken),
     )
-
-
-def _spellings(schema: Schema, frame: pd.DataFrame, report: QuarantineReport) -> Any:
-    """Yield column and mapping line where one spelling makes up the failures of a column with public values."""
-    failing = {reason.partition(": ")[0] for reason in report.reasons if "not " in reason}
-    for column in schema.columns:
-        if column.name not in failing or column.name not in frame or column.dtype not in {"category", "flag"}:
-            continue
-        texts = _values.texts(frame[column.name], column.missing_values)
-        known = set(column.categories) if column.categories else set(_values.FLAGS)
-        unknown = [
-            (i, v)
-            for i, v in enumerate(texts)
-            if v is not None and (v if column.categories else v.lower()) not in known
-        ]
-        yield from _line(column.name, unknown, list(column.categories) or ["0", "1"])
-    target = schema.target
-    if target.name in failing and target.classes and target.name in frame:
-        known = set(target.mapping or target.classes)
-        unknown = [(i, v) for i, v in enumerate(_values.texts(frame[target.name])) if v is not None and v not in known]
-        yield from _line(target.name, unknown, sorted(known))
-
-
-def _line(name: str, unknown: list[tuple[int, str]], known: list[str]) -> Any:
-    if len(unknown) < FEW:
-        return
-    counts = pd.Series([value for _, value in unknown]).value_counts()
-    if counts.iloc[0] < NEARLY_ALL * len(unknown):
-        return
-    first = next(place for place, value in unknown if value == counts.index[0])
-    told = ", ".join(known)
-    said = f"<what data row {first + 1} says>"
-    yield name, f'map it below [dataset.….mapping.{name}]: values = {{ "{said}" = "<one of {told}>" }}'
 
 
 def _bias(schema: Schema, frame: pd.DataFrame, broken: Any) -> list[str]:

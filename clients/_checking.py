@@ -18,6 +18,8 @@ from clients.errors import SchemaError
 if TYPE_CHECKING:
     from clients.schema import Column, Schema, Target
 
+#: A number for each row, and the text of each number.
+_Coded = tuple[NDArray[np.int64], list[str | None]]
 NUMERIC = ("number", "integer", "flag")
 #: Fewer rows with one unknown spelling are broken rows; from here on they are a code that nobody mapped.
 FEW = 5
@@ -33,19 +35,30 @@ WANTED = {
 
 
 @dataclass(frozen=True)
+class Spelling:
+    """One spelling that the schema lacks: how many `rows` have it, and the mapping `line` that would mend it.
+
+    The line names the first data row that has it, never its text.
+    """
+
+    rows: int
+    line: str
+
+
+@dataclass(frozen=True)
 class QuarantineReport:
     """How many rows were set apart, and why. For the participant's own log: these counts depend on data.
 
     A row with two faults counts once in `rows_read - rows_kept` and twice in `reasons`, whose keys read
     "column: rule". `spellings` has the columns in which one spelling alone makes up nearly all rows that are not of the
-    column's type, with their number: a code that nobody mapped, not broken rows. `broken` says of each row read, in
-    order, whether the schema set it apart; it stays with the rows.
+    column's type: a code that nobody mapped, not broken rows. Training and `consortia data check` go by it. `broken`
+    says of each row read, in order, whether the schema set it apart; it stays with the rows.
     """
 
     rows_read: int
     rows_kept: int
     reasons: Mapping[str, int] = field(default_factory=dict)
-    spellings: Mapping[str, int] = field(default_factory=dict)
+    spellings: Mapping[str, Spelling] = field(default_factory=dict)
     ignored_columns: tuple[str, ...] = ()
     broken: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool), repr=False, compare=False)
 
@@ -66,32 +79,74 @@ def check_rows(schema: Schema, frame: pd.DataFrame, *, key: bytes, where: str) -
     frame = named(schema, frame)
     _refuse_wrong_columns(schema, frame, where)
     columns = [c for c in schema.columns if c.identifier != "drop" and c.name in frame]
-    texts = pd.DataFrame({c.name: _read_column(c, frame[c.name]) for c in columns}, index=frame.index)
-    texts[schema.target.name] = _read_target(schema.target, frame[schema.target.name])
-    for name, dtype in [(c.name, c.dtype) for c in columns] + [(schema.target.name, _target_dtype(schema.target))]:
-        _refuse_foreign_column(schema, name, dtype, texts[name], str(frame[name].dtype), where)
-    broken, reasons = _broken_rows(schema, columns, texts)
-    good = texts[~broken]
+    # Column by column: of a number's texts nothing is kept, for a million rows of them take gigabytes.
+    found = {c.name: _found(schema, c.name, c.dtype, _read_column(c, frame[c.name])) for c in columns}
+    target = schema.target
+    found[target.name] = _found(schema, target.name, _target_dtype(target), _read_target(target, frame[target.name]))
+    for name, one in found.items():
+        _refuse_foreign_column(schema, name, one, str(frame[name].dtype), where)
+    broken, reasons = _broken_rows(schema, columns, found)
+    index = frame.index[~broken]
     typed: dict[str, pd.Series[Any]] = {}
     for column in columns:
-        values = good[column.name]
-        if column.identifier == "hash":
-            hidden = [None if v is None else _values.pseudonym(key, column.name, v) for v in values]
-            values = pd.Series(hidden, index=values.index, dtype=object)
-        typed[column.name] = _values.numbers(values, column.dtype) if column.dtype in NUMERIC else values
-    labels = good[schema.target.name]
-    regression = schema.target.kind == "regression"
-    typed[schema.target.name] = _values.numbers(labels, "number") if regression else labels
+        one = found[column.name]
+        if one.numbers is not None and column.identifier != "hash":
+            values: Any = one.numbers[~broken]
+        else:
+            values = one.texts[~broken]
+            if column.identifier == "hash":
+                hide = lambda v, name=column.name: None if v is None else _values.pseudonym(key, name, v)  # noqa: E731
+                values = _values.by_value(pd.Series(values, dtype=object), hide)
+                if column.dtype in NUMERIC:
+                    values = _values.numbers(pd.Series(values, dtype=object), column.dtype).to_numpy()
+        typed[column.name] = pd.Series(values, index=index, dtype=values.dtype)
+    labels = found[target.name]
+    kept = labels.texts if labels.numbers is None else labels.numbers
+    typed[target.name] = pd.Series(kept[~broken], index=index, dtype=kept.dtype)
     known = {c.name for c in schema.columns} | {schema.target.name}
     report = QuarantineReport(
         rows_read=len(frame),
-        rows_kept=len(good),
+        rows_kept=len(index),
         reasons=reasons,
-        spellings=_one_spelling(schema, columns, texts),
+        spellings=_one_spelling(schema, frame, found),
         ignored_columns=tuple(sorted(str(c) for c in frame.columns if c not in known)),
         broken=broken,
     )
-    return pd.DataFrame(typed, index=good.index), report
+    return pd.DataFrame(typed, index=index), report
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was read in one column (n_rows,).
+
+    `fits` says of each row whether its value is what the column wants, True for a missing one. `numbers` is None for a
+    column of texts, `texts` is empty for one of numbers that nobody hides.
+    """
+
+    dtype: str
+    present: NDArray[np.bool_]
+    fits: NDArray[np.bool_]
+    numbers: NDArray[np.float64] | None
+    texts: NDArray[np.object_]
+
+
+def _found(schema: Schema, name: str, dtype: str, read: _Coded) -> _Found:
+    codes, texts = read
+    each = pd.Series(texts, dtype=object)  # by number: what is asked of a text is asked once
+    there = each.notna().to_numpy()
+    numbers: NDArray[np.float64] | None = None
+    if dtype in NUMERIC:
+        parsed = np.array([_values.number_of(text, dtype) for text in texts], dtype=np.float64)
+        numbers, right = parsed[codes], ~np.isnan(parsed)
+    elif dtype in {"category", "class"}:
+        legal = schema.column(name).categories if dtype == "category" else schema.target.classes
+        right = each.isin(legal).to_numpy()
+    else:
+        right = ~each.isin([_values.UNREADABLE]).to_numpy()
+    fits = (~there | right)[codes]
+    hidden = name != schema.target.name and schema.column(name).identifier == "hash"
+    spelled = each.to_numpy()[codes] if numbers is None or hidden else np.zeros(0, dtype=object)
+    return _Found(dtype, there[codes], fits, numbers, spelled)
 
 
 def named(schema: Schema, frame: pd.DataFrame) -> pd.DataFrame:
@@ -154,14 +209,13 @@ def _near(name: str, got: list[str]) -> str | None:
     return next(iter([*same, *difflib.get_close_matches(name, got, 1)]), None)
 
 
-def _read_column(column: Column, raw: pd.Series[Any]) -> pd.Series[Any]:
-    values = _values.texts(raw, column.missing_values)
+def _read_column(column: Column, raw: pd.Series[Any]) -> _Coded:
+    codes, texts = _values.coded(raw, column.missing_values)
     if column.identifier != "generalise" or column.generalise is None:
-        return values
+        return codes, texts
     rule = column.generalise
     coarsen = rule if callable(rule) else _bin(float(rule))
-    coarse = [None if v is None else _coarse(coarsen, v) for v in values]
-    return _values.texts(pd.Series(coarse, index=values.index, dtype=object))
+    return codes, [None if v is None else _values.text(_coarse(coarsen, v)) for v in texts]
 
 
 def _bin(width: float) -> Callable[[str], str]:
@@ -182,35 +236,19 @@ def _target_dtype(target: Target) -> str:
     return "number" if target.kind == "regression" else "class"
 
 
-def _read_target(target: Target, raw: pd.Series[Any]) -> pd.Series[Any]:
-    values = _values.texts(raw)
+def _read_target(target: Target, raw: pd.Series[Any]) -> _Coded:
+    codes, texts = _values.coded(raw)
     if not target.mapping:
-        return values
+        return codes, texts
     # A value that the mapping does not know is no class: the row is set apart.
-    return pd.Series(
-        [None if v is None else target.mapping.get(v, _values.UNREADABLE) for v in values],
-        index=values.index,
-        dtype=object,
-    )
+    return codes, [None if v is None else target.mapping.get(v, _values.UNREADABLE) for v in texts]
 
 
-def _of_type(schema: Schema, name: str, dtype: str, values: pd.Series[Any]) -> pd.Series[bool]:
-    """Whether each present value is what the column wants (True for a missing one)."""
-    present = values.notna()
-    if dtype in NUMERIC:
-        return ~present | _values.numbers(values, dtype).notna()
-    if dtype == "category":
-        return ~present | values.isin(schema.column(name).categories)
-    if dtype == "class":
-        return ~present | values.isin(schema.target.classes)
-    return ~present | ~values.isin([_values.UNREADABLE])
-
-
-def _refuse_foreign_column(schema: Schema, name: str, dtype: str, values: pd.Series[Any], got: str, where: str) -> None:
+def _refuse_foreign_column(schema: Schema, name: str, found: _Found, got: str, where: str) -> None:
     """A column without one usable value is a wrong column, not a heap of broken rows."""
-    present = values.notna()
-    if not present.any() or (_of_type(schema, name, dtype, values) & present).any():
+    if not found.present.any() or (found.fits & found.present).any():
         return
+    dtype = found.dtype
     if dtype == "category":
         wanted = f"one of {', '.join(schema.column(name).categories)}"
     elif dtype == "class":
@@ -223,20 +261,35 @@ def _refuse_foreign_column(schema: Schema, name: str, dtype: str, values: pd.Ser
     )
 
 
-def _one_spelling(schema: Schema, columns: list[Column], texts: pd.DataFrame) -> dict[str, int]:
-    """See `QuarantineReport.spellings`."""
-    found = {}
-    for name, dtype in [(c.name, c.dtype) for c in columns] + [(schema.target.name, _target_dtype(schema.target))]:
-        wrong = texts[name][~_of_type(schema, name, dtype, texts[name])]
-        if len(wrong) >= FEW and dtype != "text":
-            most = int(wrong.value_counts().iloc[0])
-            if most >= NEARLY_ALL * len(wrong):
-                found[name] = most
-    return found
+def _one_spelling(schema: Schema, frame: pd.DataFrame, found: Mapping[str, _Found]) -> dict[str, Spelling]:
+    """See `QuarantineReport.spellings`; spellings are compared as the source has them."""
+    missing = {column.name: column.missing_values for column in schema.columns}
+    spellings = {}
+    for name, one in found.items():
+        wrong = ~one.fits
+        if wrong.sum() < FEW or one.dtype == "text":
+            continue
+        raw = _values.texts(frame[name], missing.get(name, ())).to_numpy()
+        counts = pd.Series(raw[wrong]).value_counts()
+        if (most := int(counts.iloc[0])) >= NEARLY_ALL * wrong.sum():
+            # Python's comparison: NumPy drops the zero byte that marks what a participant's mapping does not know.
+            first = next(n for n, value in enumerate(raw, 1) if value == counts.index[0] and wrong[n - 1])
+            spellings[name] = Spelling(most, _mending(schema, name, one.dtype, first))
+    return spellings
+
+
+def _mending(schema: Schema, name: str, dtype: str, first: int) -> str:
+    said = f'"<what data row {first} says>"'
+    told = f"missing = [{said}]"
+    if dtype not in {"number", "integer"}:
+        known = {"flag": ("0", "1"), "class": tuple(schema.target.mapping) or schema.target.classes}
+        wanted = ", ".join(known[dtype] if dtype in known else schema.column(name).categories)
+        told = f'values = {{ {said} = "<one of {wanted}>" }}, or {told}'
+    return f"map it below [dataset.….mapping.{name}]: {told}"
 
 
 def _broken_rows(
-    schema: Schema, columns: list[Column], texts: pd.DataFrame
+    schema: Schema, columns: list[Column], found: Mapping[str, _Found]
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Which rows break the schema, and how many break each rule; `pandera` looks at all rules lazily."""
     import pandera.pandas as pa
@@ -248,23 +301,26 @@ def _broken_rows(
     checks: dict[str, Any] = {}
     for column in columns:
         rules = []
-        rules.append(rule(f"not {WANTED[column.dtype]}", _type_check(schema, column.name, column.dtype)))
+        rules.append(rule(f"not {WANTED[column.dtype]}", _fits(found[column.name])))
         if column.dtype in {"number", "integer"}:
-            rules.append(rule("outside what is possible", _range_check(column.valid_low, column.valid_high)))
+            rules.append(
+                rule("outside what is possible", _within(found[column.name], column.valid_low, column.valid_high))
+            )
         checks[column.name] = pa.Column(None, checks=rules, nullable=column.nullable)
     target = schema.target
-    rules = [rule("not a class", _type_check(schema, target.name, _target_dtype(target)))]
+    rules = [rule("not a class", _fits(found[target.name]))]
     if target.kind == "regression":
-        rules = [rule("not a number", _type_check(schema, target.name, "number"))]
+        rules = [rule("not a number", _fits(found[target.name]))]
         if target.low is not None and target.high is not None:
-            rules.append(rule("outside its bounds", _range_check(target.low, target.high)))
+            rules.append(rule("outside its bounds", _within(found[target.name], target.low, target.high)))
         else:
-            rules.append(rule("larger than a float32", _range_check(-LARGEST, LARGEST)))
+            rules.append(rule("larger than a float32", _within(found[target.name], -LARGEST, LARGEST)))
     checks[target.name] = pa.Column(None, checks=rules, nullable=False)
 
-    # Positions, not the caller's labels: two rows may carry the same label.
-    numbered = texts.reset_index(drop=True)
-    broken = np.zeros(len(texts), dtype=bool)
+    # Positions, not the caller's labels: two rows may carry the same label. What a cell holds was looked at already, so
+    # that the table says of each only whether it is there.
+    numbered = pd.DataFrame({name: np.where(one.present, 1.0, np.nan) for name, one in found.items()})
+    broken = np.zeros(len(numbered), dtype=bool)
     reasons: dict[str, int] = {}
     try:
         pa.DataFrameSchema(checks).validate(numbered, lazy=True)
@@ -279,13 +335,15 @@ def _broken_rows(
     return broken, reasons
 
 
-def _type_check(schema: Schema, name: str, dtype: str) -> Any:
-    return lambda values: _of_type(schema, name, dtype, values)
+def _fits(found: _Found) -> Any:
+    return lambda values: pd.Series(found.fits, index=values.index)
 
 
-def _range_check(low: float, high: float) -> Any:
+def _within(found: _Found, low: float, high: float) -> Any:
+    numbers = found.numbers
+    assert numbers is not None
+
     def within(values: pd.Series[Any]) -> pd.Series[bool]:
-        parsed = _values.numbers(values, "number")
-        return parsed.isna() | parsed.between(low, high)
+        return pd.Series(np.isnan(numbers) | ((numbers >= low) & (numbers <= high)), index=values.index)
 
     return within

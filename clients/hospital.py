@@ -218,7 +218,12 @@ HABITS: Mapping[str, Mapping[str, Any]] = {
 
 
 def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataFrame:
-    """Patients of a centre: the disease first, then what it does to pulse, ECG and angina."""
+    """Patients of a centre: the disease first, then what it does to pulse, ECG and angina.
+
+    Shares and means are the public centres'. Their effects, compared by the AUC of a ridge in five-fold
+    cross-validation, public / mean of three seeds: cleveland .91/.88, hungarian .91/.81, va .65/.76 (easier here); of
+    the ridge of the other two on each: .89/.86, .91/.83, .74/.79. Sick: .46/.44, .36/.36, .75/.80.
+    """
     habit = HABITS[site]
     mean_age, spread = map(float, habit["age"])
     pulse_there = float(habit["pulse"])

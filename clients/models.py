@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clients import networks
 from clients.errors import ModelError
 from clients.schema import Target
-from clients.spec import ModelSpec
+from clients.spec import FLAT, ModelSpec
 
 if TYPE_CHECKING:
     from clients.industry import IndustryClient
@@ -132,7 +133,7 @@ def build(client: IndustryClient, spec: ModelSpec, n_features: int, generator: t
         torch.default_generator.manual_seed(seed)
         try:
             module = FederatedModule(
-                client.encoder(n_features, spec),
+                _encoder(client, spec, n_features),
                 _trunk(spec),
                 client.head(last, spec, client.schema.target),
                 client.schema.target,
@@ -141,6 +142,16 @@ def build(client: IndustryClient, spec: ModelSpec, n_features: int, generator: t
             torch.default_generator.set_state(before)
     _probe(client, module, n_features, width)
     return module
+
+
+def _encoder(client: IndustryClient, spec: ModelSpec, n_features: int) -> nn.Module:
+    """The client's own encoder, or the network of the kind that the contract names."""
+    if spec.kind in FLAT:
+        return client.encoder(n_features, spec)
+    try:
+        return networks.encoder(spec.kind, spec.options, client.schema.shape, spec.width(n_features))
+    except ModelError as error:
+        raise ModelError(f"client {client.name!r}: {error}") from None
 
 
 def _probe(client: IndustryClient, module: FederatedModule, n_features: int, width: int) -> None:

@@ -31,6 +31,7 @@ GROUP = "consortia.clients"
 FOLDERS = "CONSORTIA_CLIENTS"
 SEAM = frozenset(
     {
+        "arrays",
         "dataset",
         "declared",
         "errors",
@@ -46,9 +47,12 @@ SEAM = frozenset(
         "metric_registry",
         "metrics",
         "models",
+        "networks",
         "proposing",
+        "public_data",
         "registry",
         "schema",
+        "shapes",
         "source_registry",
         "sources",
         "spec",
@@ -103,12 +107,13 @@ def file_of(name: str) -> Path | None:
     Raises
     ------
     ClientLoadError
-        Two folders have one, or a client in Python has the name.
+        Two folders have different ones, or a client in Python has the name.
     """
     found = _files().get(name, ())
     if not found:
         return None
-    if len(found) > 1 or name in _clients.names():
+    alike = len({file.read_bytes() for file in found}) == 1  # the image and a kit may hold the same one
+    if not alike or name in _clients.names():
         where = [str(file) for file in found] + (["a client in Python"] if name in _clients.names() else [])
         raise ClientLoadError(
             f"client {name!r}: wanted one of that name, got {' and '.join(where)}; remove all but one"

@@ -17,10 +17,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from clients import _values
+from clients import _values, shapes
 from clients._checking import QuarantineReport, check_rows, named
-from clients._features import NUMERIC, Compute, column_features, column_kinds, derived_feature
+from clients._declaring import column_problem
+from clients._features import Compute, column_features, column_kinds, derived_feature
 from clients.errors import SchemaError
+from clients.shapes import Shape
 from consortia_plugins.arguments import named_arguments
 
 __all__ = ["Column", "Derived", "QuarantineReport", "Schema", "Target"]
@@ -93,7 +95,7 @@ class Column:
     required: bool = True
 
     def __post_init__(self) -> None:
-        problem = _column_problem(self)
+        problem = column_problem(self)
         if problem:
             raise SchemaError(f"column {self.name!r}: {problem}")
 
@@ -197,7 +199,10 @@ class Target:
 @named_arguments(SchemaError)
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """The columns of an industry, in their public form. `select` sets `selected` and the two switches."""
+    """The columns of an industry, in their public form. `select` sets `selected` and the two switches.
+
+    `shape` says that the features are an image or a sequence (`clients.shapes`, `clients.arrays`).
+    """
 
     name: str
     version: int
@@ -208,6 +213,7 @@ class Schema:
     selected: tuple[str, ...] = ()
     indicators: bool = True
     drop_first: bool = False
+    shape: Shape | None = None
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.columns] + [d.name for d in self.derived] + [self.target.name]
@@ -223,8 +229,10 @@ class Schema:
                     + (f"did you mean {close[0]!r}? " if close else "")
                     + f"wanted some of {', '.join(self.feature_columns)}"
                 )
-        if not self._plan():
-            raise SchemaError(f"schema {self.name!r}: no column is a feature")
+        if wrong := ("" if self._plan() else "no column is a feature") or shapes.problem(
+            self.shape, self.feature_kinds
+        ):
+            raise SchemaError(f"schema {self.name!r}: {wrong}")
 
     @property
     def feature_columns(self) -> tuple[str, ...]:
@@ -255,10 +263,14 @@ class Schema:
     @property
     def feature_kinds(self) -> tuple[str, ...]:
         """What each feature is: "number" or "score" in [-1, 1], or "category" (of a one-hot), "flag", "missing"."""
-        kinds: list[str] = []
-        for column in self._seen():
-            kinds += column_kinds(column, self.indicators, self.drop_first)
-        return (*kinds, *("number" for d in self.derived if not self.selected or d.name in self.selected))
+        return tuple(kind for _, kinds in self.feature_groups for kind in kinds)
+
+    @property
+    def feature_groups(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Each column that the model sees: its name, and what its features are (`feature_kinds`), in their order."""
+        columns = tuple((c.name, tuple(column_kinds(c, self.indicators, self.drop_first))) for c in self._seen())
+        derived = (d.name for d in self.derived if not self.selected or d.name in self.selected)
+        return (*columns, *((name, ("number",)) for name in derived))
 
     @property
     def one_hots(self) -> int:
@@ -307,8 +319,10 @@ class Schema:
         """Features (n_rows, width) in [-1, 1] of a frame that `check` returned; row by row."""
         visible = frame[[c.name for c in self.columns if c.is_feature and c.name in frame]]
         derived = {d.name: d.function(visible) for d in self.derived if not self.selected or d.name in self.selected}
-        parts = [compute(visible, derived) for _, compute in self._plan()]
-        return np.column_stack(parts).astype(np.float32).reshape(len(frame), self.width)
+        features = np.empty((len(frame), self.width), dtype=np.float32)
+        for place, (_, compute) in enumerate(self._plan()):
+            features[:, place] = compute(visible, derived)
+        return features
 
     def labels(self, frame: pd.DataFrame) -> NDArray[Any]:
         """Target (n_rows,): float32 0/1 for binary, int64 codes for multiclass, float32 in its own unit."""
@@ -348,41 +362,6 @@ class Schema:
             if not self.selected or derived.name in self.selected:
                 plan.append((derived.name, derived_feature(derived)))
         return plan
-
-
-def _column_problem(column: Column) -> str:
-    low, high = column.low, column.high
-    if column.is_feature and column.dtype in NUMERIC:
-        if low is None or high is None or not (math.isfinite(low) and math.isfinite(high) and low < high):
-            return f"wanted finite public bounds low < high, got {low}, {high}"
-        if isinstance(column.impute, str) or (column.impute is not None and not low <= column.impute <= high):
-            return f"impute must lie within [{low}, {high}]"
-    if column.dtype == "flag" and column.impute not in {None, 0, 1}:
-        return "impute must be 0 or 1"
-    if problem := _category_problem(column):
-        return problem
-    if (column.identifier == "generalise") != (column.generalise is not None):
-        return "wanted `generalise` exactly when identifier is 'generalise'"
-    if not column.required and column.is_feature and not column.nullable:
-        return "a feature that is not required must be nullable"
-    return ""
-
-
-def _category_problem(column: Column) -> str:
-    if column.dtype != "category":
-        given = "categories" if column.categories else "scores" if column.scores else ""
-        return f"{given} are for dtype 'category', not {column.dtype!r}" if given else ""
-    if not column.categories or len(set(column.categories)) != len(column.categories):
-        return "wanted a list of distinct categories"
-    if lost := [c for c in column.categories if _values.text(c, column.missing_values) is None]:
-        return f"wanted categories that are no spelling of a missing value, got {lost[0]!r}; call it otherwise"
-    if column.impute is not None and column.impute not in column.categories:
-        return f"impute must be one of {column.categories}"
-    if column.scores and len(column.scores) != len(column.categories):
-        return f"wanted a score for each of {len(column.categories)} categories, got {len(column.scores)}"
-    if not all(-1 <= score <= 1 for score in column.scores):
-        return f"scores must lie within [-1, 1], got {column.scores}"
-    return ""
 
 
 def _describe(column: Column) -> dict[str, Any]:

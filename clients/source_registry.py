@@ -3,7 +3,7 @@
 A package names its class in the group `consortia.sources`:
 
     [project.entry-points."consortia.sources"]
-    excel = "partner_package.excel:Excel"
+    json = "partner_package.json_file:Json"
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
         "csv": "clients.sources.tables:Csv",
         "parquet": "clients.sources.tables:Parquet",
         "sql": "clients.sources.tables:Sql",
+        "excel": "clients.sources.workbook:Excel",
+        "duckdb": "clients.sources.duckdb_file:DuckDb",
         # `consortia new source` adds its line above this one.
     }
 )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from clients.errors import ModelError
+from clients.networks import registry
+
+#: Kinds that take any row as a flat table; the others put it into its shape (`clients.networks`).
+FLAT = ("linear", "mlp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,26 +19,34 @@ class ModelSpec:
 
     Parameters
     ----------
-    kind : {"linear", "mlp"}
-        `linear` is a generalised linear model: encoder and trunk are the identity.
+    kind : str
+        `linear` is a generalised linear model: encoder and trunk are the identity. `mlp` is dense. The others are kinds
+        of `clients.networks`: their network is the encoder.
     hidden : tuple of int
-        Widths of an mlp: the encoder's first, the rest is the trunk.
+        Widths: what the encoder gives, then the trunk's. None for `linear`.
     norm : {"none", "layer"}
         A LayerNorm before every activation of an mlp.
+    options : mapping
+        Options of a kind of `clients.networks`.
     """
 
-    kind: Literal["linear", "mlp"] = "linear"
+    kind: str = "linear"
     hidden: tuple[int, ...] = ()
     norm: Literal["none", "layer"] = "none"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in {"linear", "mlp"}:
-            raise ModelError(f"model: kind: wanted linear or mlp, got {self.kind!r}")
-        if (self.kind == "mlp") != bool(self.hidden) or any(w < 1 for w in self.hidden):
+        if self.kind not in FLAT:
+            try:
+                registry.read_options(self.kind, self.options)
+            except ValueError as error:
+                raise ModelError(f"model: {error}") from None
+        elif self.options:
+            raise ModelError(f"model: options: wanted none for {self.kind}, got {', '.join(self.options)}")
+        if (self.kind == "linear") == bool(self.hidden) or any(w < 1 for w in self.hidden):
             raise ModelError(
-                f"model: hidden: wanted positive widths for mlp and none for linear; got {self.hidden} for {self.kind}"
+                f"model: hidden: wanted positive widths and none for linear; got {self.hidden} for {self.kind}"
             )
-
         if self.norm not in {"none", "layer"} or (self.norm == "layer" and self.kind != "mlp"):
             raise ModelError(f"model: norm: wanted none, or layer for mlp; got {self.norm!r} for {self.kind}")
 

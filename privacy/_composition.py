@@ -237,6 +237,7 @@ def _call(node: fx.Node, modules: dict[str, nn.Module]) -> str | Callable[..., A
         layer = modules[str(node.target)]
         free = type(layer) in _DIMENSIONS or type(layer) in _FREE
         free = free or (type(layer) is nn.Flatten and layer.start_dim == 1)
+        free = free or (type(layer) is nn.Unflatten and layer.dim == 1)
         free = free or (type(layer) in _DROPOUTS and getattr(layer, "p", 1) == 0)
         return str(node.target) if free and len(node.args) == 1 and not node.kwargs else None
     constants = [one for one in (*node.args, *node.kwargs.values()) if not isinstance(one, fx.Node)]

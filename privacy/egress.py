@@ -91,6 +91,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "update": Kind(("train",)),
         # Sums of columns, of their squares and products (the learner `sums`).
         "sums": Kind(("train",), "sums."),
+        # Counts and gradients by public cell.
+        "additive": Kind(("train",), "additive."),
         # Counts of public cells and moments, before training.
         "statistics": Kind(("train",), "statistics."),
         "metrics": Kind(("validation", "evaluation"), "metrics.", listed=True),

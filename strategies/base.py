@@ -81,6 +81,8 @@ class Fit:
         Participants also release their training loss: non-private ones, where the contract releases metrics.
     gradient : bool
         Participants send a gradient of one step instead of parameters.
+    plain_steps : bool
+        It reckons with learning rate and momentum of gradient descent, so local optimizers must be `sgd`.
     server_learning_rate, server_momentum : bool
         Whether it takes these keys.
     proximal : float or None
@@ -96,6 +98,7 @@ class Fit:
     bound: Literal["no", "uses", "needs"] = "no"
     loss: bool = False
     gradient: bool = False
+    plain_steps: bool = False
     server_learning_rate: bool = False
     server_momentum: bool = False
     proximal: float | None = None

@@ -36,7 +36,7 @@ class FedNova(Simple):
     @property
     def fit(self) -> Fit:
         """See `strategies.base.Strategy.fit`; a secure sum would do, since steps and weights are public."""
-        return Fit(sum_only=True)
+        return Fit(sum_only=True, plain_steps=True)
 
     def aggregate(
         self, current: State, updates: Sequence[Update], memory: State

@@ -26,7 +26,7 @@ class FedSGD(Simple):
     @property
     def fit(self) -> Fit:
         """See `strategies.base.Strategy.fit`."""
-        return Fit(sum_only=True, consensus=False, gradient=True, server_learning_rate=True)
+        return Fit(sum_only=True, consensus=False, gradient=True, plain_steps=True, server_learning_rate=True)
 
     def aggregate(
         self, current: State, updates: Sequence[Update], memory: State

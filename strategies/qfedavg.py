@@ -53,7 +53,7 @@ class QFedAvg(Simple):
     @property
     def fit(self) -> Fit:
         """See `strategies.base.Strategy.fit`."""
-        return Fit(consensus=False, loss=True)
+        return Fit(consensus=False, loss=True, plain_steps=True)
 
     def aggregate(
         self, current: State, updates: Sequence[Update], memory: State

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from consortia_plugins import Seam, near
-from strategies.options import fields_of, needs_value, read
+from consortia_plugins.options import fields_of, needs_value, read
 
 if TYPE_CHECKING:
     from strategies.base import Strategy

@@ -55,7 +55,7 @@ class Scaffold(Simple):
     def fit(self) -> Fit:
         """See `strategies.base.Strategy.fit`; each reply changes a c_i of its own, so a sum would not do."""
         plain = self.server_learning_rate == 1.0
-        return Fit(consensus=plain, server_learning_rate=True)
+        return Fit(consensus=plain, server_learning_rate=True, plain_steps=True)
 
     def control(self, current: State, memory: State, participant: str) -> dict[str, Tensor]:
         """See `strategies.base.Controlled.control`: c - c_i, zero before the first reply."""

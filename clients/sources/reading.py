@@ -21,22 +21,18 @@ __all__ = ["Source", "numpy_generator", "parse_source", "public_folder", "read",
 
 _SYNTHETIC: Final = re.compile(r"^(?P<rows>\d*)(?:\?seed=(?P<seed>\d+))?$")
 _PLACEBO: Final = re.compile(r"^(?P<seed>\d+):(?P<rest>(?:public|synthetic):.*)$", re.DOTALL)
+#: The extra that brings a driver.
+_EXTRAS: Final = {
+    "psycopg": "consortia[postgres]",
+    "openpyxl": "consortia[excel]",
+    "duckdb": "consortia[duckdb]",
+}
 #: Beginnings that an error repeats; whatever else stands there may be a password.
 _SCHEMES: Final = frozenset(
     {
         *source_registry.RESERVED,
-        "file",
-        "http",
-        "https",
-        "s3",
-        "postgresql",
-        "postgres",
-        "mysql",
-        "sqlite",
-        "xlsx",
-        "excel",
+        *("file", "http", "https", "s3", "postgresql", "postgres", "mysql", "sqlite", "xlsx", "json", "tsv"),
     }
-    | {"json", "tsv"}
 )
 
 
@@ -147,7 +143,7 @@ def read(source: Source, client: IndustryClient, site: str, seed: int = 0, *, ke
 
 
 def read_table(source: Source, *, key: str = "source") -> pd.DataFrame:
-    """A table of the owner's own (csv, parquet, sql, or what a package reads); SourceError as `read`.
+    """A table of the owner's own (a built-in source, or what a package reads); SourceError as `read`.
 
     A column that is there twice is refused, too; `read` leaves that to the schema, which knows what it may name.
     """
@@ -190,7 +186,8 @@ def _guarded(source: Source, key: str, wanted: str, load: Callable[[], pd.DataFr
     except FileNotFoundError:
         problem = "wanted a file that exists, found none"
     except ImportError as error:
-        problem = f"wanted the driver {error.name!r}; install it (consortia[postgres] brings psycopg)"
+        extra = _EXTRAS.get(error.name or "")
+        problem = f"wanted the driver {error.name!r}; install it" + (f": pip install '{extra}'" if extra else "")
     except PermissionError:
         problem = "wanted a file that this process may read"
     except Exception as error:  # noqa: BLE001 - whatever a driver raises ends here, by its kind only

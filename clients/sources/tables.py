@@ -12,7 +12,7 @@ import pandas as pd
 from clients.sources.csv_file import Dialect, read_csv
 from clients.sources.table import ManyFiles, TableSource, WrongRowsError
 
-__all__ = ["Csv", "Parquet", "Sql", "together"]
+__all__ = ["Csv", "Parquet", "Sql", "asked", "from_arrow", "together"]
 
 _SQL: Final = re.compile(r"^(?P<url>.+?)[?&](?P<what>query|table)=(?P<text>.+)$", re.DOTALL)
 _IDENTIFIER: Final = re.compile(r"^[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?$")
@@ -53,7 +53,7 @@ class Parquet(ManyFiles):
             # pyarrow gives up on a name that is there twice; whose column it is must be said.
             if len(set(names)) != len(names):
                 table = parquet.ParquetFile(path).read()
-                frames.append((path, _with_repeats(table)))
+                frames.append((path, from_arrow(table)))
             else:
                 frames.append((path, pd.read_parquet(path)))
         return together(frames)
@@ -72,8 +72,10 @@ def _named(path: Path, dialect: Dialect) -> pd.DataFrame:
         raise WrongRowsError(f"{path.name}: {error}") from None
 
 
-def _with_repeats(table: Any) -> pd.DataFrame:
-    frame = pd.DataFrame({place: table.column(place).to_pandas() for place in range(table.num_columns)})
+def from_arrow(table: Any) -> pd.DataFrame:
+    """Return an Arrow table's rows; a name that is there twice stays twice, and a whole number beside blanks exact."""
+    columns = [column.to_pandas(integer_object_nulls=True) for column in table.columns]
+    frame = pd.DataFrame(dict(enumerate(columns)))
     frame.columns = pd.Index(table.column_names)
     return frame
 
@@ -85,6 +87,19 @@ def together(frames: list[tuple[Path, pd.DataFrame]]) -> pd.DataFrame:
         if list(other.columns) != list(frame.columns):
             raise WrongRowsError(f"wanted the columns of {first.name} in each file, got others in {path.name}")
     return frame if len(frames) == 1 else pd.concat([each for _, each in frames], ignore_index=True)
+
+
+def asked(text: str) -> tuple[str, str]:
+    """Return place and query of `PLACE?query=SELECT…` or `PLACE?table=NAME`; ValueError for anything else."""
+    match = _SQL.match(text)
+    if match is None:
+        raise ValueError("a query or a table is missing")
+    query = match["text"]
+    if match["what"] == "table":
+        if not _IDENTIFIER.match(query):
+            raise ValueError("table: wanted a plain name or schema.name. Use query= for anything else.")
+        query = f"SELECT * FROM {query}"  # noqa: S608 - a plain name, checked above
+    return match["url"], query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +116,8 @@ class Sql(TableSource):
     @classmethod
     def parse(cls, text: str) -> Self:
         """See `TableSource.parse`."""
-        match = _SQL.match(text)
-        if match is None:
-            raise ValueError("a query or a table is missing")
-        query = match["text"]
-        if match["what"] == "table":
-            if not _IDENTIFIER.match(query):
-                raise ValueError("table: wanted a plain name or schema.name. Use query= for anything else.")
-            query = f"SELECT * FROM {query}"  # noqa: S608 - a plain name, checked above
-        return cls(location=match["url"], query=query)
+        location, query = asked(text)
+        return cls(location=location, query=query)
 
     def read(self) -> pd.DataFrame:
         """See `TableSource.read`."""

@@ -16,6 +16,7 @@ _NAMES = {
     "clients.tables": ("declare_schema", "infer_schema"),
     "consortia.api.estimators": ("FederatedClassifier", "FederatedRegressor"),
     "consortia.api.participants": ("Participant",),
+    "consortia.api.planning": ("plan",),
     "consortia.api.running": ("run",),
     "consortia.api.runs": ("Run",),
     "consortia.api.training": ("train",),
@@ -36,6 +37,7 @@ __all__ = [
     "Target",
     "declare_schema",
     "infer_schema",
+    "plan",
     "run",
     "train",
 ]
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from clients.tables import declare_schema, infer_schema
     from consortia.api.estimators import FederatedClassifier, FederatedRegressor
     from consortia.api.participants import Participant
+    from consortia.api.planning import plan
     from consortia.api.running import run
     from consortia.api.runs import Run
     from consortia.api.training import train

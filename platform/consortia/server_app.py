@@ -35,7 +35,9 @@ def main(grid: Grid, context: Context) -> None:
     where = (scenario, str(config["run-id"]), folder, exchange, heads)
     with only_coordinator(folder):
         if scenario.contract.vertical is None:
-            Coordinator(*where).run(resume=resume)
+            coordinator = Coordinator(*where)
+            coordinator.ask_who_can(resume=resume)
+            coordinator.run(resume=resume)
         else:
             batches = int(str(config["batches"]))
             VerticalCoordinator(*where).run(resume=resume, batches=None if batches < 0 else batches)

@@ -15,7 +15,18 @@ class NonPrivate(Event):
     """Something left without noise: epsilon is infinite, and is called so everywhere."""
 
     kind = "non_private"
-    releases = ("update", "sums", "statistics", "metrics", "size", "intersection", "labels", "scores", "loss")
+    releases = (
+        "update",
+        "sums",
+        "additive",
+        "statistics",
+        "metrics",
+        "size",
+        "intersection",
+        "labels",
+        "scores",
+        "loss",
+    )
 
     what: str
 

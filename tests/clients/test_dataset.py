@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clients.dataset import assign, prepare
+from clients import _values
+from clients.dataset import _canonical, assign, prepare
 from clients.errors import QuarantineError, SchemaError
 from clients.hospital import CLIENT
+from clients.schema import Column, Schema, Target
 from clients.sources import parse_source, read
 
 PARTS = {"train": 0.6, "validation": 0.2, "test": 0.2}
@@ -202,3 +205,40 @@ def test_assign_wants_a_key():
 
 def test_a_part_of_share_zero_stays_empty():
     assert set(assign([str(i) for i in range(500)], b"k", {"a": 0, "b": 1, "c": 0})) == {"b"}
+
+
+def test_texts_and_hashes_are_those_of_single_values_however_many_rows_have_them():
+    """Each value is read once: split keys and marks of data sets that exist must stay what they are, to the bit."""
+    odd = ["7", " 7 ", "7.0", "-0.0", "1e16", "1_0", "", "NA", "é", "true", None, "7"]
+    kinds = [
+        pd.Series(odd, dtype=object),
+        pd.Series(odd, dtype="str"),
+        pd.Series([0.0, -0.0, np.nan, 1e16, 1.0, 0.1, 0.0]),
+        pd.Series([1, 0, -1, 10**16, 1]),
+        pd.Series([True, False, True]),
+        pd.Series([1, 1.0, True, Decimal("1.0"), 10**16, 1e16, None, np.nan], dtype=object),
+    ]
+    for values in kinds:
+        assert _values.texts(values, ("7",)).tolist() == [_values.text(value, ("7",)) for value in values]
+    columns = [pd.Series([0.0, -0.0, np.nan, 1 / 3, 1 / 3]), pd.Series(["a", None, "é", "a", "a"], dtype=object)]
+    spelled = [["-" if v is None or v != v else f"={v + 0.0!r}" for v in columns[0]], ["=a", "-", "=é", "=a", "=a"]]
+    wanted = [_values.pseudonym(b"k", "row", "x", "y", *row) for row in zip(*spelled, strict=True)]
+    assert [each.hex()[:32] for each in _values.digests(b"k", ("row", "x", "y"), columns, _canonical)] == wanted
+    message = b"".join(len(p.encode()).to_bytes(8, "big") + p.encode() for p in ("row", "x", "y", "=0.0", "=a"))
+    assert wanted[0] == hmac.digest(b"k", message, "sha256").hex()[:32]
+
+
+def test_a_value_is_read_once_however_many_rows_have_it(monkeypatch):
+    read: list[str] = []
+    real = _values.number
+    monkeypatch.setattr(_values, "number", lambda text: (read.append(text), real(text))[1])
+    frame = pd.DataFrame({"age": ["41", "42", "17.5"] * 400, "late": ["0", "1", "1"] * 400})
+    age, late = (
+        Column(name="age", dtype="number", low=0, high=99),
+        Target(name="late", kind="binary", classes=("0", "1")),
+    )
+    schema = Schema(name="few", version=1, columns=(age,), target=late)
+    good, report = schema.check(frame)
+    assert (len(good), good["age"].iloc[2]) == (1200, 17.5)
+    assert len(read) == 3
+    assert report.rows_kept == 1200

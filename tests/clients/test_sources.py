@@ -1,10 +1,12 @@
-"""CSV, Parquet, SQL, public format, synthetic: the same rows from each, and one clear sentence when not."""
+"""Every built-in source gives the same rows, and one clear sentence when it cannot."""
 
 from __future__ import annotations
 
 import sqlite3
+import sys
 from pathlib import Path
 
+import duckdb
 import pandas as pd
 import pytest
 import torch
@@ -37,12 +39,19 @@ def test_every_kind_of_source_gives_the_same_table(tmp_path, frame):
     frame.to_csv(tmp_path / "heart.csv", index=False)
     frame.to_parquet(tmp_path / "heart.parquet")
     database = sqlite(tmp_path / "heart.db", frame)
+    frame.to_excel(tmp_path / "heart.xlsx", index=False)
+    with duckdb.connect(tmp_path / "heart.duckdb") as connection:
+        connection.register("given", frame)
+        connection.execute("CREATE TABLE heart AS SELECT * FROM given")
     expected = prepare(HOSPITAL, frame)
     for text in (
         f"csv:{tmp_path}/heart.csv",
         f"parquet:{tmp_path}/heart.parquet",
         f"sql:sqlite:///{database}?table=heart",
         f"sql:sqlite:///{database}?query=SELECT * FROM heart WHERE age > 0 AND patient_id LIKE '0%'",
+        f"excel:{tmp_path}/heart.xlsx",
+        f"duckdb:{tmp_path}/heart.duckdb?table=heart",
+        f"duckdb:{tmp_path}/heart.duckdb?query=FROM heart WHERE age > 0 AND patient_id LIKE '0%';",
     ):
         table = prepare(HOSPITAL, read(parse_source(text), HOSPITAL, "va"))
         assert table.row_ids == expected.row_ids, text
@@ -165,7 +174,22 @@ def test_a_password_is_never_shown():
 
 
 def test_a_missing_driver_is_named():
-    assert "driver 'pymysql'" in fails("sql:mysql+pymysql://host/db?query=SELECT 1")
+    assert "driver 'pymysql'; install it. Correct" in fails("sql:mysql+pymysql://host/db?query=SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("driver", "source", "extra"),
+    [
+        ("psycopg", "sql:postgresql+psycopg://host/db?query=SELECT 1", "postgres"),
+        ("openpyxl", "excel:{file}", "excel"),
+        ("duckdb", "duckdb:{file}?table=a", "duckdb"),
+    ],
+)
+def test_a_driver_that_an_extra_brings_is_named_with_it(tmp_path, monkeypatch, driver, source, extra):
+    (tmp_path / "file").touch()
+    monkeypatch.setitem(sys.modules, driver, None)
+    told = fails(source.format(file=tmp_path / "file"))
+    assert f"wanted the driver {driver!r}; install it: pip install 'consortia[{extra}]'. Correct" in told
 
 
 def test_a_site_that_is_none_is_named():

@@ -72,7 +72,7 @@ class Site:
 def make_site(tmp_path: Path) -> Callable[..., Site]:
     """Return a maker of participants with a simulation home."""
 
-    def make(name: str = "bank-a", scenario: str = "cross-industry", **overrides: Any) -> Site:
+    def make(name: str = "bank-a", scenario: str = "cross-industry-network", **overrides: Any) -> Site:
         loaded = load_scenario(scenario).with_overrides(**overrides)
         home = Home(tmp_path / "participants" / name, name, simulation=True)
         home.create(split_seed=7)
@@ -85,7 +85,7 @@ def make_site(tmp_path: Path) -> Callable[..., Site]:
 
 @pytest.fixture
 def site(make_site: Callable[..., Site]) -> Site:
-    """A bank of the cross-industry scenario, five rounds."""
+    """A bank of the cross-industry-network scenario, five rounds."""
     return make_site(rounds=5)
 
 

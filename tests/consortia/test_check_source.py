@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
 
 from clients.errors import SourceError
 from clients.sources import FileSource, TableSource
+from clients.sources.duckdb_file import DuckDb
 from clients.sources.tables import Csv, Parquet, Sql, read_csv
+from clients.sources.workbook import Excel
 from consortia.testing import SourceCheckError, check_source
 from consortia.testing._sources import _CHECKS
 
@@ -37,7 +40,24 @@ def to_sqlite(folder: Path, frame: pd.DataFrame) -> str:
     return f"sqlite:///{folder}/rows.db?table=rows"
 
 
-@pytest.mark.parametrize(("kind", "write"), [(Csv, to_csv), (Parquet, to_parquet), (Sql, to_sqlite)])
+def to_excel(folder: Path, frame: pd.DataFrame) -> str:
+    with pd.ExcelWriter(folder / "rows.xlsx") as book:
+        frame.iloc[::-1].to_excel(book, sheet_name="Old", index=False)
+        frame.to_excel(book, sheet_name="Rows", index=False)
+    return f"{folder}/rows.xlsx?sheet=Rows"
+
+
+def to_duckdb(folder: Path, frame: pd.DataFrame) -> str:
+    with duckdb.connect(folder / "rows.duckdb") as connection:
+        connection.register("given", frame)
+        connection.execute("CREATE TABLE rows AS SELECT * FROM given")
+    return f"{folder}/rows.duckdb?table=rows"
+
+
+WRITERS = [(Csv, to_csv), (Parquet, to_parquet), (Sql, to_sqlite), (Excel, to_excel), (DuckDb, to_duckdb)]
+
+
+@pytest.mark.parametrize(("kind", "write"), WRITERS)
 def test_every_source_holds_its_promises(kind: type[TableSource], write: Any) -> None:
     assert check_source(kind, write) == tuple(_CHECKS)
 

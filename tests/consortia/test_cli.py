@@ -85,7 +85,7 @@ def test_receipts_are_read_in_the_homes(tmp_path: Path) -> None:
 
 
 def test_check_shows_the_plan_and_warns() -> None:
-    result = call("check", "cross-industry")
+    result = call("check", "cross-industry-network")
     assert result.exit_code == 0
     for word in ("hospital-a", "factory-b", "σ", "update:"):
         assert word in result.output
@@ -169,8 +169,11 @@ def _data(tmp_path: Path, change: Any) -> Path:
 def test_bad_rows_are_a_named_bounded_failure_and_stay_at_home(change: Any, tmp_path: Path) -> None:
     data = _data(tmp_path, change)
     result = call("run", "banks", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == 2, result.output
     assert "PARTICIPANT_ERROR" in result.output
+    assert "nobody was charged" in result.output
+    assert "cause at" in result.output
+    assert not {"much", "1169"} & set(result.output.split())
     (folder,) = (tmp_path / "runs").iterdir()
     log = (folder / "participants" / "new-car" / "participant.log").read_text()
     assert "incident" in log

@@ -18,6 +18,7 @@ from consortia.terms.scenario import load_scenario
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = (
     "cross-industry",
+    "cross-industry-network",
     "hospitals",
     "banks",
     "factories",

@@ -201,7 +201,7 @@ def test_the_aggregate_is_the_declared_size_weighted_mean(tmp_path: Path) -> Non
 
 
 def test_an_industry_that_never_answers_keeps_its_model(tmp_path: Path) -> None:
-    scenario = load_scenario("cross-industry").with_overrides(rounds=1)
+    scenario = load_scenario("cross-industry-network").with_overrides(rounds=1)
 
     def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
         return [Answer(n, _reply(d, scenario)) for n, d in envelopes.items() if not n.startswith("factory")]

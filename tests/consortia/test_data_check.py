@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tomli_w
 from typer.testing import CliRunner
 
 from clients import registry
 from clients._apart import set_apart
 from clients.dataset import prepare
+from clients.errors import QuarantineError
 from consortia.cli import build_app
 from consortia.participant.data import Partitions
 from consortia.participant.drift import psi, since_last_run
@@ -106,6 +108,19 @@ def test_one_spelling_is_told_by_its_line_and_never_by_its_text(rows: pd.DataFra
     assert not _apart_of(two).spellings
 
 
+def test_a_word_among_numbers_is_one_spelling_and_many_unknown_classes_are_none(rows: pd.DataFrame) -> None:
+    bad = rows.reset_index(drop=True)
+    bad["num"] = bad["num"].where(bad.index > 9, [f"code {n}" for n in range(len(bad))])
+    assert not _apart_of(bad).spellings
+    bad.loc[3:40, "age"] = _SECRET
+    lines = _apart_of(bad).spellings
+    assert lines == {"age": 'map it below [dataset.….mapping.age]: missing = ["<what data row 4 says>"]'}
+    with pytest.raises(QuarantineError, match=r"column 'age': 38 of 300 rows have one spelling.*data row 4") as caught:
+        prepare(registry.get("hospital"), bad)
+    assert _SECRET not in str(caught.value)
+    assert len(prepare(registry.get("hospital"), bad, quarantine_threshold=1.0)) == 300 - 41
+
+
 def test_rows_set_apart_that_are_others_are_said_to_be(rows: pd.DataFrame) -> None:
     bad = rows.reset_index(drop=True)
     sick = bad.index[bad["num"].astype(str) != "0"][:60]
@@ -153,3 +168,37 @@ def test_the_command_says_what_to_mend_and_prints_no_value(tmp_path: Path, rows:
     for text in (told.output, page.read_text(encoding="utf-8")):
         assert _SECRET not in text
     assert CliRunner().invoke(build_app(), ["data", "check"]).exit_code == 2
+    none = CliRunner().invoke(build_app(), ["data", "check", "--rows", f"{file}.no", "--client", "hospital"])
+    assert none.exit_code == 2
+    assert "wanted a file that exists" in none.output
+
+
+def test_the_command_reads_rows_through_the_policys_mapping(tmp_path: Path, rows: pd.DataFrame) -> None:
+    own = rows.rename(columns={"sex": "Geschlecht"})
+    own["Geschlecht"] = ["m" if str(value) in {"1", "1.0"} else "w" for value in rows["sex"]]
+    own.to_csv(tmp_path / "rows.csv", index=False, sep=";")
+    home = Home(tmp_path / "homes" / "clinic", "clinic")
+    home.create()
+    policy: dict[str, Any] = {
+        "schema": 1,
+        "participant": "clinic",
+        "dataset": {
+            "heart": {
+                "industry": "hospital",
+                "source": f"csv:{tmp_path}/rows.csv?separator=;",
+                "declared_units": 300,
+                "mapping": {"sex": {"column": "Geschlecht", "values": {"m": "1", "w": "0"}}},
+            }
+        },
+        "budget": {part: {"epsilon": 1.0, "delta": 1e-5} for part in ("run", "lifetime")},
+    }
+    home.policy.write_text(tomli_w.dumps(policy))
+    call = ["data", "check", "clinic", "--home", str(tmp_path / "homes"), "--json"]
+    told = CliRunner().invoke(build_app(), call)
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.output)["kept"] == 300
+    policy["dataset"]["heart"]["mapping"]["sex"]["values"] = {"m": "1"}
+    home.policy.write_text(tomli_w.dumps(policy))
+    told = CliRunner().invoke(build_app(), call)
+    assert told.exit_code == 1
+    assert {"sex"} == {look["about"] for look in json.loads(told.output)["looks"] if "one spelling" in look["found"]}

@@ -22,6 +22,7 @@ from packages import Packages
 
 from clients import metric_registry, registry, source_registry
 from clients.declared import ClientFile
+from clients.networks import registry as networks
 from clients.spec import ModelSpec
 from consortia.cli import build_app
 from consortia.common.errors import InputError
@@ -199,6 +200,7 @@ SEAM_PAGES = {
     "industry": ("clients", registry.get),
     "strategies": ("strategies", strategies.get),
     "own_metrics": ("metrics", metric_registry.get),
+    "networks": ("networks", lambda name: networks.get(f"{networks.OWN}{name}")),
     "sources": ("sources", source_registry.get),
     "trackers": ("trackers", trackers.get),
 }
@@ -267,6 +269,7 @@ def test_every_key_of_a_file_is_in_its_reference() -> None:
     assert "| `fedprox` | `mu` |" in site_pages().strategies()
     assert "| `auc` | AUC | higher | binary | yes |" in site_pages().metrics()
     assert "| `csv` | `csv:PATH?separator=;&decimal=,&encoding=latin-1` | CSV files:" in site_pages().sources()
+    assert "| `excel` | `excel:PATH?sheet=NAME&header=1` | One sheet of a workbook" in site_pages().sources()
     assert "| `mlflow` | MLflow: " in site_pages().trackers()
 
 

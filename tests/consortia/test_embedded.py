@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from consortia.cli.budget import allow, init
-from consortia.common.errors import InputError
+from consortia.common.errors import InputError, RunRefusedError
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
 
@@ -48,7 +48,7 @@ def test_a_non_private_run_repeats_and_a_private_one_does_not(tmp_path: Path) ->
 
 @pytest.mark.end_to_end
 def test_the_record_is_complete_and_honest(tmp_path: Path) -> None:
-    result, folder = _run(tmp_path, scenario="cross-industry", rounds=2, dump=tmp_path / "dump")
+    result, folder = _run(tmp_path, scenario="cross-industry-network", rounds=2, dump=tmp_path / "dump")
     assert json.loads((folder / "result.json").read_text()) == result
     assert result["observer"] == "simulation"
     assert result["synthetic"] is True
@@ -114,10 +114,10 @@ def test_simulations_charge_a_given_ledger_and_stop(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="budget init line-a"):
         _run(tmp_path, **options)
     init("", scenario="linear", home=ledgers)
-    result, _ = _run(tmp_path, **options)  # the owner's policy there does not know this contract
-    assert {seat["state"] for seat in result["participants"].values()} == {"REFUSED"}
+    with pytest.raises(RunRefusedError, match="line-b: CONTRACT_NOT_ALLOWED"):
+        _run(tmp_path, **options)  # the owner's policy there does not know this contract
     for name in ("line-a", "line-b"):
-        allow(name, "linear", rounds=2, home=ledgers)
+        allow([name, "linear"], rounds=2, home=ledgers)
     spent = []
     for _ in range(4):
         result, _ = _run(tmp_path, **options)
@@ -126,10 +126,8 @@ def test_simulations_charge_a_given_ledger_and_stop(tmp_path: Path) -> None:
     assert spent == sorted(spent)
     assert spent[0] < spent[-1] <= 4
     # Four runs of epsilon 1 fill the lifetime of 4: everyone is receive-only now, and the run says so.
-    result, _ = _run(tmp_path, **options)
-    assert result["status"] == "failed"
-    assert {seat["state"] for seat in result["participants"].values()} == {"RECEIVE_ONLY"}
-    assert "BUDGET_EXHAUSTED" in result["reason"]
+    with pytest.raises(RunRefusedError, match="line-a: BUDGET_EXHAUSTED"):
+        _run(tmp_path, **options)
 
 
 def test_epsilon_after_fewer_rounds_is_smaller(tmp_path: Path) -> None:
@@ -141,7 +139,7 @@ def test_epsilon_after_fewer_rounds_is_smaller(tmp_path: Path) -> None:
 
 @pytest.mark.end_to_end
 def test_an_independent_script_recounts_every_number(tmp_path: Path) -> None:
-    result, folder = _run(tmp_path, scenario="cross-industry", rounds=3, dump=tmp_path / "dump")
+    result, folder = _run(tmp_path, scenario="cross-industry-network", rounds=3, dump=tmp_path / "dump")
     script = [
         sys.executable,
         str(ROOT / "benchmarks" / "recount.py"),

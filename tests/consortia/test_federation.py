@@ -27,7 +27,7 @@ from consortia.terms.scenario import load_scenario
 
 pytestmark = pytest.mark.containers
 
-SCENARIO = load_scenario("cross-industry")
+SCENARIO = load_scenario("cross-industry-network")
 NAMES = [seat.name for seat in SCENARIO.roster]
 STEPS = {"keys", "homes"}  # start as root to hand files to their owner, without a network
 FIRST, SECOND = "hospital-a", "hospital-b"
@@ -43,7 +43,7 @@ def _free_port() -> str:
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     if reason := engine():
         pytest.skip(reason)
-    made = Federation.of("cross-industry", tmp_path_factory.mktemp("federation"))
+    made = Federation.of("cross-industry-network", tmp_path_factory.mktemp("federation"))
     bridge = json.loads(docker("network", "inspect", "bridge").stdout)[0]["IPAM"]["Config"][0]
     # An engine that was never started before names the subnet only; its first host is the gateway.
     gateway = bridge.get("Gateway") or next(ipaddress.ip_network(bridge["Subnet"]).hosts())
@@ -109,7 +109,7 @@ def test_receipts_are_read_where_they_stay(federation: Federation, first: Any) -
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert shown.stdout.count("federated") >= len(NAMES)
     for name in NAMES:
-        assert f"{name}: cross-industry-" in shown.stdout
+        assert f"{name}: cross-industry-network-" in shown.stdout
         assert name not in shown.stderr
 
 
@@ -208,7 +208,7 @@ def test_containers_are_hardened_and_share_nothing(federation: Federation, first
 
 def _cli(federation: Federation, *arguments: str) -> None:
     own = federation.own
-    folders = ("--members", str(own / "members"))
+    folders = ("--scenario", SCENARIO.name, "--members", str(own / "members"))
     if arguments[0] == "add":
         folders += ("--pki", str(own / "pki"), "--out", str(own / "kits"))
     command = [sys.executable, "-P", "-m", "consortia.cli", "participant", *arguments, *folders]
@@ -306,12 +306,12 @@ def test_leaving_revokes_the_key_and_keeps_the_ledger(federation: Federation, ki
     assert (kit.folder / "home" / "ledger.db").stat().st_size >= spent
 
 
-def test_a_failed_run_exits_one_and_ledgers_outlive_the_volumes(federation: Federation, kit: Project) -> None:
+def test_a_refused_run_exits_two_and_ledgers_outlive_the_volumes(federation: Federation, kit: Project) -> None:
     before = {name: (federation.own / "homes" / name / "ledger.db").stat().st_ino for name in NAMES}
     # Another number of rounds is another contract, which no policy allows: everybody refuses.
     federation.env["CONSORTIA_ROUNDS"] = "3"
     done = federation.up()
-    assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 2, done.stdout[-3000:] + done.stderr[-3000:]
     assert "CONTRACT_NOT_ALLOWED" in done.stdout + done.stderr
     assert federation.records()[-1]["status"] == "failed"
     assert federation.down().returncode == 0

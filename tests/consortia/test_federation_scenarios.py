@@ -1,5 +1,7 @@
-"""Other scenarios as containers, two rounds each. cross-industry is in test_federation.py, shared-customers in
-test_vertical_engines.py."""
+"""Other scenarios as containers, two rounds each. cross-industry-network is in test_federation.py.
+
+shared-customers is in test_vertical_engines.py.
+"""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_both_engines_give_the_same_non_private_model(tmp_path: Path, monkeypatc
         Home(homes / name, name).create(split_seed=5)
     init("", scenario="linear")
     for name in names:
-        allow(name, "linear", rounds=ROUNDS, seed=5)
+        allow([name, "linear"], rounds=ROUNDS, seed=5)
 
     simulated = Options(scenario="linear", rounds=ROUNDS, seed=5, out=tmp_path / "simulated")
     first = execute(prepare(simulated), simulated)

@@ -127,7 +127,7 @@ def test_every_strategy_gives_the_embedded_engines_model(tmp_path: Path, monkeyp
     jobs, wanted = {}, {}
     for name, file in files.items():
         for seat in load_scenario(file).roster:
-            allow(seat.name, file)
+            allow([seat.name, file])
         jobs[name] = prepare(Options(scenario=file, engine="flower", out=tmp_path / "deployed"))
         if name != SLEEPS:
             options = Options(scenario=file, out=tmp_path / "simulated")

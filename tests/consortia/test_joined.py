@@ -234,7 +234,7 @@ def test_the_net_gain_is_positive_where_joining_paid_and_has_an_interval(kind: s
 
 
 @pytest.mark.end_to_end
-@pytest.mark.parametrize(("name", "scenario"), [("bank-a", "cross-industry"), ("line-a", "linear")])
+@pytest.mark.parametrize(("name", "scenario"), [("bank-a", "cross-industry-network"), ("line-a", "linear")])
 def test_a_receipt_has_the_old_keys_and_the_new_ones(make_site: Any, name: str, scenario: str) -> None:
     site = make_site(name, scenario, rounds=1)
     assert site.ask(1).header["status"] == "OK"

@@ -39,6 +39,7 @@ TEST = {"partition": "evaluation", "unit": "record"}
 #: The only ones that see what a participant has alone and what it has joined; none of them makes a reply.
 AT_HOME = {
     "participant/baseline.py",
+    "participant/forecast_at_home.py",
     "participant/joined.py",
     "participant/personal.py",
     "participant/receipt.py",

@@ -20,7 +20,7 @@ from consortia.common.errors import InputError
 from consortia.common.strict import parse, read_toml
 from consortia.deploy import pki_folder
 from consortia.deploy.compose import compose_text
-from consortia.deploy.kit import FILES
+from consortia.deploy.kit import FILES, check_image, write_kit
 from consortia.deploy.members import MemberFolder, apply
 from consortia.deploy.pki_folder import check, ensure, pairs
 from consortia.deploy.prepare import make_keys, make_kit
@@ -39,12 +39,12 @@ def _snapshot(folder: Path) -> dict[str, bytes]:
 def coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A coordinator's folder whose keys and certificates are made."""
     monkeypatch.chdir(tmp_path)
-    make_keys(load_scenario("cross-industry"), tmp_path / "volumes", tmp_path / "pki", address=ADDRESS)
+    make_keys(load_scenario("cross-industry-network"), tmp_path / "volumes", tmp_path / "pki", address=ADDRESS)
     return tmp_path
 
 
 def _call(*arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(build_app(), ["participant", *arguments])
+    done = CliRunner().invoke(build_app(), ["participant", *arguments, "--scenario", "cross-industry-network"])
     return done.exit_code, done.output
 
 
@@ -61,13 +61,16 @@ def test_adding_creates_only_what_is_new(coordinator: Path) -> None:
     assert {name: after.get(name) for name in before} == before
     new = {name for name in set(after) - set(before) if not name.startswith("elsewhere")}
     assert new == {
-        "members/cross-industry/members.toml",
-        "members/cross-industry/keys/hospital-c.pub",
+        "members/cross-industry-network/members.toml",
+        "members/cross-industry-network/keys/hospital-c.pub",
         *(f"kits/hospital-c/{name}" for name in FILES),
     }
     # Another `up` makes nothing, and gives nobody else anything.
     assert (
-        make_keys(load_scenario("cross-industry"), coordinator / "volumes", coordinator / "pki", address=ADDRESS) == []
+        make_keys(
+            load_scenario("cross-industry-network"), coordinator / "volumes", coordinator / "pki", address=ADDRESS
+        )
+        == []
     )
     assert _snapshot(coordinator / "volumes") == {
         name.removeprefix("volumes/"): data for name, data in before.items() if name.startswith("volumes/")
@@ -75,7 +78,7 @@ def test_adding_creates_only_what_is_new(coordinator: Path) -> None:
 
 
 def test_the_next_run_has_seven_under_the_same_contract(coordinator: Path) -> None:
-    scenario = load_scenario("cross-industry")
+    scenario = load_scenario("cross-industry-network")
     assert _call("add", "hospital-c", *ADD, "--address", ADDRESS)[0] == 0
     whole = apply(scenario, MemberFolder(coordinator / "members", scenario.name).load())
     assert [seat.name for seat in whole.roster] == [*(seat.name for seat in scenario.roster), "hospital-c"]
@@ -86,7 +89,7 @@ def test_a_kit_holds_nothing_of_anybody_else_and_refuses_until_it_is_filled_in(c
     assert _call("add", "hospital-c", *ADD, "--address", ADDRESS)[0] == 0
     kit = coordinator / "kits" / "hospital-c"
     text = "".join(data.decode() for data in _snapshot(kit).values())
-    assert not [seat.name for seat in load_scenario("cross-industry").roster if seat.name in text]
+    assert not [seat.name for seat in load_scenario("cross-industry-network").roster if seat.name in text]
     assert "PRIVATE KEY" not in text
     assert (kit / "ca.crt").read_bytes() == (coordinator / "pki" / "ca.crt").read_bytes()
     assert len((kit / "README.txt").read_text().splitlines()) == 3
@@ -95,8 +98,8 @@ def test_a_kit_holds_nothing_of_anybody_else_and_refuses_until_it_is_filled_in(c
     assert {problem.split(": ")[1] for problem in caught.value.problems} == {
         "budget.run.epsilon", "budget.lifetime.epsilon", "budget.lifetime.delta",
     }  # fmt: skip
-    assert load_scenario(str(kit / "scenario.toml")).contract == load_scenario("cross-industry").contract
-    assert load_scenario("cross-industry").contract.sha256() in (kit / "policy.toml").read_text()
+    assert load_scenario(str(kit / "scenario.toml")).contract == load_scenario("cross-industry-network").contract
+    assert load_scenario("cross-industry-network").contract.sha256() in (kit / "policy.toml").read_text()
 
     plan = yaml.safe_load((kit / "compose.yml").read_text())
     for service, terms in plan["services"].items():
@@ -116,11 +119,40 @@ def test_a_kit_holds_nothing_of_anybody_else_and_refuses_until_it_is_filled_in(c
     assert [mount.split(":")[0] for mount in watcher["volumes"]] == ["./home", "./policy.toml"]
     assert plan["networks"]["watch"]["driver_opts"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
     # The two services are those of a participant in the coordinator's own file.
-    own = yaml.safe_load(compose_text(load_scenario("cross-industry")))["services"]
+    own = yaml.safe_load(compose_text(load_scenario("cross-industry-network")))["services"]
     for service in ("", "-app"):
         here = [part.replace(ADDRESS, "proxy:8000") for part in plan["services"][f"hospital-c{service}"]["command"]]
         assert here == [part.replace("hospital-a", "hospital-c") for part in own[f"hospital-a{service}"]["command"]]
     assert f"--superlink={ADDRESS}" in plan["services"]["hospital-c"]["command"]
+
+
+def test_a_kit_carries_its_industrys_file_and_refuses_an_image_without_the_client(
+    coordinator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = load_scenario("cross-industry")
+    (coordinator / "wards.toml").write_text("what the industry is")
+    monkeypatch.setattr("clients.registry.file_of", lambda name: coordinator / "wards.toml")
+    kit = coordinator / "kits" / "hospital-a"
+    image = "registry.example.org/consortia@sha256:" + "a" * 64
+    authority = (coordinator / "pki" / "ca.crt").read_bytes()
+    write_kit(kit, scenario, "hospital-a", ADDRESS, authority, has_key=False, image=image)
+    assert (kit / "clients" / "wards.toml").read_text() == "what the industry is"
+    plan = yaml.safe_load((kit / "compose.yml").read_text())["services"]
+    assert {terms["image"] for terms in plan.values()} == {image}
+    assert image in (kit / "README.txt").read_text()
+    for service in ("preflight-home", "hospital-a-app"):
+        assert "./clients:/clients:ro" in plan[service]["volumes"]
+        assert plan[service]["environment"]["CONSORTIA_CLIENTS"] == "/clients"
+    monkeypatch.setattr("clients.registry.names", lambda: ("bank",))
+    with pytest.raises(InputError, match="wanted the client 'hospital', which hospital-a needs"):
+        make_kit("hospital-a", kit)
+    assert not (kit / "keys").exists()
+
+
+@pytest.mark.parametrize("image", ["consortia:0.1.0", "consortia@sha256:abc", "sha256:" + "g" * 64])
+def test_a_kits_image_is_named_by_its_content(image: str) -> None:
+    with pytest.raises(InputError, match="wanted NAME@sha256:DIGEST"):
+        check_image(image)
 
 
 def test_a_kits_own_step_makes_a_key_or_keeps_the_one_that_is_there(coordinator: Path) -> None:
@@ -134,21 +166,21 @@ def test_a_kits_own_step_makes_a_key_or_keeps_the_one_that_is_there(coordinator:
     assert _snapshot(kit) == first
     # The public half is what the coordinator takes; the private one is not taken by mistake.
     assert _call("key", "hospital-c", "--public-key", str(kit / "hospital-c.pub"))[0] == 0
-    assert MemberFolder(coordinator / "members", "cross-industry").public_key("hospital-c").is_file()
+    assert MemberFolder(coordinator / "members", "cross-industry-network").public_key("hospital-c").is_file()
     code, said = _call("key", "hospital-c", "--public-key", str(kit / "keys" / "node.key"))
     assert code == 2
     assert "never send the private half" in said.replace("\n", " ")
 
 
 def test_leaving_keeps_the_ledger(coordinator: Path) -> None:
-    folder = MemberFolder(coordinator / "members", "cross-industry")
+    folder = MemberFolder(coordinator / "members", "cross-industry-network")
     public = _own_key(coordinator / "elsewhere")
     assert _call("add", "hospital-c", *ADD, "--address", ADDRESS, "--public-key", str(public))[0] == 0
     make_kit("hospital-c", coordinator / "kits" / "hospital-c")
     kept = _snapshot(coordinator / "kits")
     for name in ("hospital-c", "bank-b"):
         assert _call("remove", name)[0] == 0
-    left = apply(load_scenario("cross-industry"), folder.load())
+    left = apply(load_scenario("cross-industry-network"), folder.load())
     assert [seat.name for seat in left.roster] == ["hospital-a", "hospital-b", "bank-a", "factory-a", "factory-b"]
     assert not folder.public_key("hospital-c").exists()
     assert _snapshot(coordinator / "kits") == kept
@@ -197,7 +229,7 @@ def test_a_key_that_flower_cannot_take(tmp_path: Path) -> None:
 def test_certificates_renew_and_nobody_elses_files_change(coordinator: Path) -> None:
     before = _snapshot(coordinator / "volumes")
     made = make_keys(
-        load_scenario("cross-industry"),
+        load_scenario("cross-industry-network"),
         coordinator / "volumes",
         coordinator / "pki",
         address="new.example.org:1",

@@ -227,7 +227,7 @@ def test_a_malformed_pair_in_a_reply_is_a_bad_reply(tmp_path: Path, site: Any) -
     from consortia.messages.envelope import Envelope, encode
     from consortia.terms.scenario import load_scenario
 
-    scenario = load_scenario("cross-industry").with_overrides(rounds=5)
+    scenario = load_scenario("cross-industry-network").with_overrides(rounds=5)
 
     def exchange(kind: str, envelopes: Any, deadline: float) -> list[Answer]:
         reply = decode(handle(envelopes["bank-a"], site.home))
@@ -249,7 +249,7 @@ def test_the_flower_engine_refuses_a_restored_ledger_in_the_next_run(
     monkeypatch.setenv("CONSORTIA_HOME", str(homes))
     init("", scenario="linear")
     for name in ("line-a", "line-b"):
-        allow(name, "linear", rounds=2)
+        allow([name, "linear"], rounds=2)
     options = Options(scenario="linear", rounds=2, epsilon=("0.5",), engine="flower", out=out)
     mine = Home(homes / "line-a", "line-a")
     _copy(mine.ledger, tmp_path / "backup.db")

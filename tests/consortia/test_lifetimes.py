@@ -22,7 +22,7 @@ from consortia.participant.handle import handle
 from consortia.preflight.home import check_home
 from consortia.terms.policy import load_policy
 
-SCENARIO = "cross-industry"
+SCENARIO = "cross-industry-network"
 
 
 def rows(count: int, seed: int = 1) -> pd.DataFrame:

@@ -69,7 +69,7 @@ def _registered(folder: Path) -> Path:
 
 
 def test_a_model_comes_back_from_its_file_as_it_was() -> None:
-    model, about = _model("cross-industry", "bank")
+    model, about = _model("cross-industry-network", "bank")
     again, same = from_bytes(to_bytes(model, about), "here")
     assert same == about
     features = torch.randn(5, view_of(about).width)
@@ -100,7 +100,7 @@ def test_the_local_model_as_data_predicts_what_the_local_model_predicts(kind: st
 
 @pytest.mark.end_to_end
 def test_every_candidate_as_data_predicts_what_it_predicts() -> None:
-    scenario = load_scenario("cross-industry")
+    scenario = load_scenario("cross-industry-network")
     client = industries.get("factory")
     table = prepare(client, client.synthesise(np.random.default_rng(0), 120, "L"))
     part = table.take(range(80)), table.take(range(80, 120))
@@ -121,7 +121,7 @@ def test_a_constant_of_zero_or_one_stays_one() -> None:
 
 
 def test_a_row_that_breaks_the_schema_gets_no_prediction() -> None:
-    model, about = _model("cross-industry", "hospital")
+    model, about = _model("cross-industry-network", "hospital")
     rows = industries.get("hospital").synthesise(np.random.default_rng(5), 6, "va").drop(columns=["num", "patient_id"])
     whole, report = predict(model, about, rows, "rows")
     assert report.share == 0

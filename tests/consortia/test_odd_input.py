@@ -87,7 +87,7 @@ def test_a_run_that_goes_on_takes_no_other_options(finished: Path, tmp_path: Pat
 def test_data_without_an_industry_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
     out = tmp_path / "runs"
     assert "wanted hospital/heart, bank/german_credit, factory/ai4i2020 in it" in call(
-        "run", "cross-industry", "--data", tmp_path, "--out", out
+        "run", "cross-industry-network", "--data", tmp_path, "--out", out
     )
     assert not out.exists()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,7 +102,7 @@ def frame(count: int = 80) -> pd.DataFrame:
     return made
 
 
-def test_two_files_in_different_forms_train_the_same_model_to_the_bit(place):
+def test_files_in_different_forms_train_the_same_model_to_the_bit(place):
     plain = frame()
     plain.to_csv(place / "plain.csv", index=False)
     other = pd.DataFrame(
@@ -124,23 +125,37 @@ def test_two_files_in_different_forms_train_the_same_model_to_the_bit(place):
         "ward": ColumnMap(column="ICD", prefixes={"I": "heart", "J": "lung"}),
         "ill": ColumnMap(column="krank", values={"ja": "yes", "nein": "no"}),
     }
+    # As a workbook and a database have them: dates, numbers, empty cells.
+    typed = other.assign(
+        Geburtstag=pd.to_datetime(other["Geburtstag"], format="%d.%m.%Y"),
+        **{"Größe (cm)": [float(h) * 100 for h in plain["height"]]},
+        Glukose=[round(float(g) * 18.016, 5) if g else None for g in plain["glucose"]],
+    )
+    typed.to_excel(place / "other.xlsx", sheet_name="Station 3", index=False)
+    with duckdb.connect(place / "other.duckdb") as connection:
+        connection.register("typed", typed)
+        connection.execute("CREATE TABLE rows AS SELECT * REPLACE (Geburtstag::DATE AS Geburtstag) FROM typed")
+    dates = mapping | {"age": ColumnMap(column="geburtstag", born="%Y-%m-%d", on="2025-12-31")}
     client = registry.get("clinic")
     tables = []
     for source, rules in (
         (f"csv:{place}/plain.csv", {}),
         (f"csv:{place}/other.csv?separator=;&decimal=,&encoding=cp1252", mapping),
+        (f"excel:{place}/other.xlsx?sheet=Station 3", dates),
+        (f"duckdb:{place}/other.duckdb?table=rows", dates),
     ):
         terms = DatasetTerms(industry="clinic", source=source, declared_units=80, mapping=rules)
         tables.append(prepare(client, read_rows(terms, client), key=b"one key"))
-    first, second = tables
+    first = tables[0]
     # What training sees: tensors, order of rows, units, split. Equal bits here are equal bits of every model.
-    assert torch.equal(first.inputs["features"], second.inputs["features"])
-    assert torch.equal(first.target, second.target)
-    assert first.split_keys == second.split_keys
-    assert first.row_ids == second.row_ids
-    assert first.unit_ids == second.unit_ids
+    for other_form in tables[1:]:
+        assert torch.equal(first.inputs["features"], other_form.inputs["features"])
+        assert torch.equal(first.target, other_form.target)
+        assert first.split_keys == other_form.split_keys
+        assert first.row_ids == other_form.row_ids
+        assert first.unit_ids == other_form.unit_ids
+        assert first.quarantine.reasons == other_form.quarantine.reasons == {}
     assert first.n_rows == 80
-    assert first.quarantine.reasons == second.quarantine.reasons == {}
 
 
 SCENARIO = {
@@ -217,6 +232,10 @@ def test_four_commands_make_homes_with_policies_for_real_rows(place):
     shown = call("data", "map", str(data / "ward-b.csv"), "--client", "ward")
     assert shown.exit_code == 0, shown.output
     assert "?separator=;" in shown.output
+    pd.read_csv(data / "ward-b.csv", sep=";").to_excel(data / "ward-b.xlsx", index=False)
+    shown = call("data", "map", str(data / "ward-b.xlsx"), "--client", "ward")
+    assert shown.exit_code == 0, shown.output
+    assert "40 of 40 rows fit" in shown.output
 
 
 def test_a_ledger_of_real_rows_takes_no_synthetic_ones_nor_the_reverse(tmp_path):

@@ -78,7 +78,7 @@ def test_only_public_and_synthetic_rows_may_have_placebo_labels(make_site: Any) 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"scenario": "cross-industry"}, "wanted a part shared with the whole consortium"),
+        ({"scenario": "cross-industry-network"}, "wanted a part shared with the whole consortium"),
         ({"draws": 1}, "--draws: wanted at least 2"),
         ({"ledger": Path("homes")}, "wanted a simulation"),
         ({"resume": Path("x")}, "wanted a run from its start"),
@@ -92,7 +92,7 @@ def test_what_has_no_control_is_refused_before_it_runs(options: dict[str, Any], 
 
 def test_a_run_across_industries_says_what_it_owes() -> None:
     assert "shows no transfer" in str(placebo.owed(load_scenario("shared-trunk")))
-    assert placebo.owed(load_scenario("cross-industry")) is None
+    assert placebo.owed(load_scenario("cross-industry-network")) is None
 
 
 def _seat(gain: float, control: float, *draws: float, rows: float = 0.01) -> dict[str, Any]:

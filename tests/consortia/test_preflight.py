@@ -162,9 +162,9 @@ def test_a_key_that_is_none(tmp_path: Path) -> None:
 
 
 def _ready(tmp_path: Path) -> tuple[Home, Scenario]:
-    scenario = load_scenario("cross-industry")
+    scenario = load_scenario("cross-industry-network")
     home = Home(tmp_path / "hospital-a", "hospital-a")
-    make_home(home, owned_policy("cross-industry", scenario, "hospital-a"), "test")
+    make_home(home, owned_policy("cross-industry-network", scenario, "hospital-a"), "test")
     return home, scenario
 
 
@@ -264,7 +264,7 @@ def test_a_ledger_that_is_missing_and_a_lifetime_that_is_spent(tmp_path: Path) -
 
 def test_the_command(tmp_path: Path) -> None:
     home, _ = _ready(tmp_path)
-    call = ["preflight", "hospital-a", "--home", str(tmp_path), "--scenario", "cross-industry", "--json"]
+    call = ["preflight", "hospital-a", "--home", str(tmp_path), "--scenario", "cross-industry-network", "--json"]
     done = CliRunner().invoke(build_app(), call)
     assert done.exit_code == 0
     told = json.loads(done.stdout)

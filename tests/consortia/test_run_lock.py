@@ -67,6 +67,8 @@ def test_the_server_app_holds_the_lock(tmp_path: Path, monkeypatch: pytest.Monke
     class Looks:
         def __init__(self, *_: Any) -> None: ...
 
+        def ask_who_can(self, *, resume: bool) -> None: ...
+
         def run(self, *, resume: bool) -> None:
             assert resume is False
             with pytest.raises(RunFailedError, match="wanted to be its only coordinator"), only_coordinator(tmp_path):

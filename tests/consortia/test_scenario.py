@@ -21,7 +21,7 @@ from consortia.terms.scenario import (
 SCENARIOS = committed_scenarios()
 
 
-def _text(name: str = "cross-industry", **changes: object) -> str:
+def _text(name: str = "cross-industry-network", **changes: object) -> str:
     data = tomllib.loads(find_scenario(name).read_text(encoding="utf-8"))
     for path, value in changes.items():
         *parents, last = path.split("__")
@@ -33,7 +33,7 @@ def _text(name: str = "cross-industry", **changes: object) -> str:
 
 
 def test_the_committed_scenarios_are_there() -> None:
-    assert {"banks", "cross-industry", "factories", "hospitals", "linear", "linear-fedsgd"} <= set(SCENARIOS)
+    assert {"banks", "cross-industry-network", "factories", "hospitals", "linear", "linear-fedsgd"} <= set(SCENARIOS)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -110,7 +110,7 @@ def test_the_roster_is_not_hashed_and_the_contract_is() -> None:
 
 
 def test_epsilon_overrides() -> None:
-    scenario = load_scenario("cross-industry")
+    scenario = load_scenario("cross-industry-network")
     assert scenario.with_overrides(epsilon=["2.5"]).seat("bank-a").epsilon == 2.5
     changed = scenario.with_overrides(epsilon=["hospital-a=0.5", "bank-b=inf"])
     assert changed.seat("hospital-a").epsilon == 0.5

@@ -26,7 +26,7 @@ from consortia.terms.scopes import (
 
 
 def _contract(**changes: Any) -> Contract:
-    data = json.loads(load_scenario("cross-industry").contract.canonical())
+    data = json.loads(load_scenario("cross-industry-network").contract.canonical())
     for path, value in changes.items():
         *parents, last = path.split("__")
         place = data

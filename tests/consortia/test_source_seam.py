@@ -28,7 +28,7 @@ from clients.sources import FileSource
 
 @dataclass(frozen=True, kw_only=True)
 class Excel(FileSource):
-    form = "excel:PATH?sheet=NAME"
+    form = "workbook:PATH?sheet=NAME"
     wanted = "an Excel workbook with that sheet"
     sheet: str
     skip: int = 0
@@ -45,7 +45,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packages:
 
 @pytest.fixture
 def excel(packages: Packages) -> Packages:
-    packages.install("partner", "[consortia.sources]\nexcel = partner_excel:Excel\n", partner_excel=EXCEL)
+    packages.install("partner", "[consortia.sources]\nworkbook = partner_excel:Excel\n", partner_excel=EXCEL)
     return packages
 
 
@@ -67,8 +67,8 @@ def refused(text: str) -> str:
 def test_an_installed_source_gives_the_same_table(excel: Packages, tmp_path: Path) -> None:
     file = book(tmp_path / "heart.xlsx")
     assert "partner_excel" not in sys.modules
-    source = parse_source(f"excel:{file}?sheet=Year%2024&skip=0")
-    assert str(source) == f"excel:{file}"
+    source = parse_source(f"workbook:{file}?sheet=Year%2024&skip=0")
+    assert str(source) == f"workbook:{file}"
     found = prepare(CLIENT, read(source, CLIENT, "va"))
     wanted = prepare(CLIENT, read(parse_source("synthetic:40?seed=1"), CLIENT, "va"))
     assert found.inputs["features"].equal(wanted.inputs["features"])
@@ -79,15 +79,18 @@ def test_an_installed_source_gives_the_same_table(excel: Packages, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("excel:{file}", "wanted excel:PATH?sheet=NAME; option sheet: wanted a value, got none"),
-        ("excel:{file}?sheet=Year 24&skip=SECRET", "option skip: wanted a whole number, got something else"),
-        ("excel:{file}?sheet=Year 24&SECRET=1", "options: wanted each of sheet, skip once, got another one"),
-        ("excel:", "a place is missing behind the colon"),
-        ("excel:{file}.no?sheet=a", "heart.xlsx.no: wanted a file that exists, found none"),
-        ("excel:{file}?sheet=SECRET", "heart.xlsx: wanted an Excel workbook with that sheet; got ValueError"),
-        ("excel:{file}?sheet=empty", "heart.xlsx: wanted rows, got none"),
-        ("exce:SECRET", "wanted one of csv:PATH … parquet:PATH, … excel:…; got something else. Correct it, or install"),
-        ("Excel:SECRET", "excel:…; got Excel:…. Correct it"),
+        ("workbook:{file}", "wanted workbook:PATH?sheet=NAME; option sheet: wanted a value, got none"),
+        ("workbook:{file}?sheet=Year 24&skip=SECRET", "option skip: wanted a whole number, got something else"),
+        ("workbook:{file}?sheet=Year 24&SECRET=1", "options: wanted each of sheet, skip once, got another one"),
+        ("workbook:", "a place is missing behind the colon"),
+        ("workbook:{file}.no?sheet=a", "heart.xlsx.no: wanted a file that exists, found none"),
+        ("workbook:{file}?sheet=SECRET", "heart.xlsx: wanted an Excel workbook with that sheet; got ValueError"),
+        ("workbook:{file}?sheet=empty", "heart.xlsx: wanted rows, got none"),
+        (
+            "workboo:SECRET",
+            "wanted one of csv:PATH … parquet:PATH, … workbook:…; got something else. Correct it, or",
+        ),
+        ("Workbook:SECRET", "workbook:…; got Workbook:…. Correct it"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence_without_a_value(
@@ -105,7 +108,7 @@ def test_what_cannot_be_read_is_one_sentence_without_a_value(
         (("import pandas as pd", "import a_library_that_is_not_there"), "ModuleNotFoundError"),
         (("Excel(FileSource)", "Excel"), "wanted a subclass of clients.sources.TableSource, got 'Excel'"),
         (("frozen=True", "frozen=False"), "cannot be loaded"),
-        (("excel:PATH", "xlsx:PATH"), "Excel.form: wanted a text that begins with 'excel:', got 'xlsx:PATH"),
+        (("workbook:PATH", "xlsx:PATH"), "Excel.form: wanted a text that begins with 'workbook:', got 'xlsx:PATH"),
         (("wanted = ", "wants = "), "Excel.wanted: wanted what one is told"),
         (("def read", "def load"), "wanted Excel.read, got none"),
     ],
@@ -114,9 +117,9 @@ def test_a_broken_package_is_named_with_the_policys_key(
     packages: Packages, tmp_path: Path, change: tuple[str, str], told: str
 ) -> None:
     code = EXCEL.replace(*change)
-    packages.install("partner", "[consortia.sources]\nexcel = partner_excel:Excel\n", partner_excel=code)
-    said = refused("excel:SECRET?sheet=a")
-    assert said.startswith(f"{KEY}: source 'excel' of partner")
+    packages.install("partner", "[consortia.sources]\nworkbook = partner_excel:Excel\n", partner_excel=code)
+    said = refused("workbook:SECRET?sheet=a")
+    assert said.startswith(f"{KEY}: source 'workbook' of partner")
     assert told in said
     assert "SECRET" not in said
     (tmp_path / "line.csv").write_text("x,y\n0.5,3.5\n")
@@ -132,8 +135,8 @@ def test_a_broken_package_is_named_with_the_policys_key(
 )
 def test_what_is_no_table_is_one_sentence(packages: Packages, result: str, told: str) -> None:
     code = EXCEL[: EXCEL.index("return")] + f"return {result}\n"
-    packages.install("partner", "[consortia.sources]\nexcel = partner_excel:Excel\n", partner_excel=code)
-    said = refused("excel:x?sheet=a")
+    packages.install("partner", "[consortia.sources]\nworkbook = partner_excel:Excel\n", partner_excel=code)
+    said = refused("workbook:x?sheet=a")
     assert told in said
     assert "SECRET" not in said
 
@@ -144,7 +147,7 @@ def test_two_data_sets_of_one_workbook_have_one_lifetime(excel: Packages, site: 
     own = site.scenario.seat(site.name).dataset
 
     def offer(copy: str) -> None:
-        one = {"source": f"excel:{file}?sheet=a"}
+        one = {"source": f"workbook:{file}?sheet=a"}
         site.policy(lambda p: p["dataset"].update({own: p["dataset"][own] | one, "copy": p["dataset"][own] | one}))
         site.policy(lambda p: p["dataset"]["copy"].update(source=copy))
 
@@ -152,22 +155,22 @@ def test_two_data_sets_of_one_workbook_have_one_lifetime(excel: Packages, site: 
         policy = load_policy(site.home.policy, simulation=True)
         check_sources(policy, own, policy.dataset[own].source, ())
 
-    for copy in (f"excel:{file}?sheet=b", f"excel:{tmp_path}/link.xlsx?sheet=a"):
+    for copy in (f"workbook:{file}?sheet=b", f"workbook:{tmp_path}/link.xlsx?sheet=a"):
         offer(copy)
         with pytest.raises(RefusedError, match=r"got the source of dataset\.copy; one person has one lifetime"):
             check()
-    offer(f"excel:{book(tmp_path / 'other.xlsx', 4)}?sheet=a")
+    offer(f"workbook:{book(tmp_path / 'other.xlsx', 4)}?sheet=a")
     check()
 
 
 def test_a_broken_package_of_another_data_set_stops_no_run(
     packages: Packages, site: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    packages.install("partner", "[consortia.sources]\nexcel = partner_excel:Excel\n", partner_excel="1 / 0")
+    packages.install("partner", "[consortia.sources]\nworkbook = partner_excel:Excel\n", partner_excel="1 / 0")
     own = site.scenario.seat(site.name).dataset
-    site.policy(lambda p: p["dataset"].update(other=p["dataset"][own] | {"source": "excel:/x?sheet=a"}))
+    site.policy(lambda p: p["dataset"].update(other=p["dataset"][own] | {"source": "workbook:/x?sheet=a"}))
     assert site.ask(1).header["status"] == "OK"
-    site.policy(lambda p: p["dataset"][own].update(source="excel:/y?sheet=a"))
+    site.policy(lambda p: p["dataset"][own].update(source="workbook:/y?sheet=a"))
     with caplog.at_level(logging.ERROR):
         assert site.ask(2).header["code"] == "PARTICIPANT_ERROR"
-    assert "source 'excel' of partner cannot be loaded from 'partner_excel:Excel': ZeroDivisionError" in caplog.text
+    assert "source 'workbook' of partner cannot be loaded from 'partner_excel:Excel': ZeroDivisionError" in caplog.text

@@ -297,7 +297,7 @@ def test_what_no_algorithm_takes_is_refused_when_the_file_is_read(keys: dict[str
     ("scenario", "keys", "words"),
     [
         # Groups of two are refused always.
-        ("cross-industry", {"name": "median"}, "median in industry bank: wanted at least 3 participants"),
+        ("cross-industry-network", {"name": "median"}, "median in industry bank: wanted at least 3 participants"),
         ("linear", {"name": "geometric-median"}, "wanted at least 3 participants for 1 attacker(s), got 2"),
         ("hospitals", {"name": "krum"}, "wanted at least 5 participants for 1 attacker(s), got 4"),
         ("banks", {"name": "trimmed-mean", "options": {"attackers": 3}}, "wanted at least 7"),
@@ -316,7 +316,7 @@ def test_what_does_not_fit_is_refused_before_a_run(scenario: str, keys: dict[str
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("scenario", ["linear", "cross-industry"])
+@pytest.mark.parametrize("scenario", ["linear", "cross-industry-network"])
 def test_a_group_of_two_fits_no_robust_strategy(name: str, scenario: str) -> None:
     keys = {**CHOICES.get(name, {}), "name": name, "scenario": scenario}
     if name == "fedprox":

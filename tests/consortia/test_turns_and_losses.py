@@ -100,7 +100,7 @@ def test_who_does_not_answer_is_passed_over(tmp_path: Path) -> None:
 
 def test_industries_tour_apart_and_a_shared_trunk_makes_one_tour() -> None:
     strategy = make("cyclic")
-    apart = _scenario("cyclic", "cross-industry")
+    apart = _scenario("cyclic", "cross-industry-network")
     names = [seat.name for seat in apart.roster]
     assert turns(apart, strategy, 2, names) == [
         ["bank-b", "bank-a"],

@@ -46,19 +46,19 @@ def _equal(one: Outcome, other: Outcome) -> bool:
 
 
 def _variant(tmp_path: Path, **strategy: Any) -> str:
-    """Return the path of cross-industry with fewer rows and participants, momentum, and another strategy."""
-    data = read_toml(ROOT / "scenarios" / "cross-industry.toml")
+    """Return the path of cross-industry-network with fewer rows and participants, momentum, and another strategy."""
+    data = read_toml(ROOT / "scenarios" / "cross-industry-network.toml")
     data["contract"]["strategy"] = strategy
     data["roster"] = data["roster"][2:]  # two banks, two factories
     for terms in data["contract"]["industries"].values():
         terms |= {"local_steps": 3, "sampling_rate": 0.3, "learning_rate": 0.3, "momentum": 0.5, "weight_decay": 0.01}
     for seat in data["roster"]:
         seat["units"] = 234
-    path = tmp_path / "cross-industry.toml"
+    path = tmp_path / "cross-industry-network.toml"
     path.write_text(tomli_w.dumps(data), encoding="utf-8")
-    policies = tmp_path / "policies" / "cross-industry"
+    policies = tmp_path / "policies" / "cross-industry-network"
     policies.mkdir(parents=True, exist_ok=True)
-    for file in (ROOT / "scenarios" / "policies" / "cross-industry").glob("*.toml"):
+    for file in (ROOT / "scenarios" / "policies" / "cross-industry-network").glob("*.toml"):
         policy = read_toml(file)
         for terms in policy["dataset"].values():
             terms["source"] = "synthetic:234"

@@ -29,6 +29,7 @@ from consortia.engines.options import Options
 from consortia.engines.runner import prepare
 from consortia.messages.envelope import decode
 from consortia.messages.flower import FIELD, RECORD
+from consortia.messages.request import READY
 from consortia.participant.home import Home
 from consortia.terms.policy import load_policy
 from consortia.terms.scenario import find_scenario, load_scenario
@@ -208,6 +209,16 @@ def _envelopes(calls: list[Call]) -> Iterator[bytes]:
             yield data
 
 
+def _ready(data: bytes, name: str) -> dict[str, str]:
+    """Return the header of an answer that nothing was charged for, but the name; nothing else is in it."""
+    envelope = decode(data)
+    said = dict(envelope.header)
+    assert said.pop("participant") == name
+    assert envelope.tensors == {}
+    assert len(data) == 8 + int.from_bytes(data[:8], "little")
+    return said
+
+
 def test_nothing_leaves_without_an_event_or_a_place_on_the_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,11 +235,13 @@ def test_nothing_leaves_without_an_event_or_a_place_on_the_list(
     sizes: dict[str, list[int]] = {}
     headers: dict[str, list[dict[str, str]]] = {}
     unfounded: dict[str, list[str]] = {}
+    readies: dict[str, dict[str, str]] = {}
     for name in ROWS:
         calls = taps[name].calls()
         assert sorted(set(_strange(calls, started))) == []
         assert planted_in(taps[name].sent(), PLANTED) == []
-        replies = list(_envelopes(calls))
+        ready, *replies = _envelopes(calls)
+        readies[name] = _ready(ready, name)
         kinds = ["train"] * ROUNDS + ["evaluate"]
         assert len(replies) == len(kinds)
         seat, home = job.scenario.seat(name), job.homes[name]
@@ -243,6 +256,9 @@ def test_nothing_leaves_without_an_event_or_a_place_on_the_list(
             {k: v for k, v in decode(data).header.items() if k not in {"participant", "ledger_head"}}
             for data in replies
         ]
+    # What is asked before round 1 is answered by everybody in the same words.
+    told = {"wire": "1", "status": "READY", "kind": READY, "run": job.run_id, "round": "1"}
+    assert readies == dict.fromkeys(ROWS, told | {"contract": contract.sha256()})
     # The one that leaks is found, and nobody else is.
     assert unfounded == {"ward-a": [], "ward-b": [], BROKEN: ["header incident"] * 3}
     # 240 rows or 137: the same bytes to count, the same words to read.

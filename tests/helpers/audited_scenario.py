@@ -113,6 +113,19 @@ largest_set = 3600
 #: One bank: what an audit makes of each participant costs half as much.
 ONE = SCENARIO.partition('[[roster]]\nname = "bank-b"')[0].replace("Two banks", "One bank")
 
+#: Two banks that release noisy histograms.
+ADDITIVE = """
+schema = 1
+name = "audited-additive"
+title = "Two banks whose noisy histograms are added"
+[contract]
+schema = 1
+wire = 1
+learner = "additive"
+[contract.additive]
+boosting_rounds = 3
+[contract.industries.bank]
+""" + _seats("ab", "2.0")
 #: Three banks: statistics before training.
 STATISTICS = """
 schema = 1
@@ -130,6 +143,7 @@ SCENARIOS = {
     "local": SCENARIO,
     "one": ONE,
     "sums": SUMS,
+    "additive": ADDITIVE,
     "coordinator": COORDINATOR,
     "vertical": VERTICAL,
     "statistics": STATISTICS,

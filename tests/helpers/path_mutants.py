@@ -9,6 +9,7 @@ from audit_mutants import DATA, HISTOGRAM, LOCAL, TRAINING, WORK, Mutant, one
 
 BOOKS = "privacy/bookkeeping.py"
 STACKED = "privacy/stacked.py"
+HISTOGRAMS = "platform/consortia/learners/additive/histograms.py"
 FIXED = "privacy/secure_sum/fixed_point.py"
 SUMMED = "privacy/secure_sum/gradient.py"
 PROTOCOL = "platform/consortia/trust/secure_sum/protocol.py"
@@ -21,6 +22,7 @@ PARTNER = "platform/consortia/vertical/partner.py"
 OWNER = "platform/consortia/vertical/owner.py"
 MODEL = "platform/consortia/vertical/private_model.py"
 
+_ADDITIVE = "tests/consortia/additive/test_mathematics.py"
 _GAME = "tests/consortia/test_neighbour_game.py"
 _PLANTED = "tests/consortia/test_audited_paths.py"
 _NEW = "tests/consortia/test_planted.py"
@@ -83,6 +85,34 @@ PATHS = (
         "local",
         "neighbours",
         f"{_GAME}::test_a_row_moves_its_own_participant",
+    ),
+    (
+        one("additive: gradients are not clipped", HISTOGRAMS, "(clip / lengths(slope).clamp(min=clip))", "1.0"),
+        "additive",
+        "neighbours",
+        f"{_ADDITIVE}::test_no_unit_moves_a_block_by_more_than_its_bound",
+    ),
+    (
+        one(
+            "additive: noise for one column",
+            "platform/consortia/learners/additive/model.py",
+            "math.sqrt(len(self.cells.terms))",
+            "1.0",
+        ),
+        "additive",
+        "neighbours",
+        f"{_ADDITIVE}::test_no_unit_moves_a_block_by_more_than_its_bound",
+    ),
+    (
+        one(
+            "additive: every row counts whole",
+            HISTOGRAMS,
+            "on_grid(clipped * rows.shares() * SHORT, _STEPS)",
+            "on_grid(clipped * SHORT, _STEPS)",
+        ),
+        "additive",
+        "neighbours",
+        f"{_ADDITIVE}::test_no_unit_moves_a_block_by_more_than_its_bound",
     ),
     (
         one("secure sums: no share of noise", FIXED, _SHARE, ""),

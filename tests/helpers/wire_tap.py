@@ -220,7 +220,7 @@ class TappedFederation(Federation):
 
     def _spawn(self, who: str, command: str, *arguments: str) -> None:
         code = self.broken.get(who.removesuffix("-app")) if who.endswith("-app") else None
-        if code is not None:
+        if code is not None and "-m" in arguments[:2]:  # not when it is started again
             start, rest = arguments[:3], arguments[3:]
             assert start == ("-P", "-m", "consortia.deploy.launcher")
             arguments = ("-P", "-c", _BROKEN_LAUNCHER.format(code=code), *rest)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from consortia.api.runs import Run, Scratch, as_arguments
-from consortia.common.errors import ArgumentError, RunFailedError
+from consortia.common.errors import ArgumentError, RunFailedError, RunRefusedError
 from consortia.engines.base import Job
 from consortia.engines.options import Options
 from consortia.engines.runner import execute
@@ -100,6 +100,8 @@ def finished(job: Job, options: Options, *, progress: bool = False, scratch: Scr
         execute(job, options, (lambda started: Watch(console, started, simulation=simulation)) if progress else None)
         if options.placebo:
             control(job, options, console.print if progress else lambda _: None)
+    except RunRefusedError as error:
+        raise RunFailedError("\n".join((f"{job.run_id}: refused: {error}", *_advice(error.problems)))) from None
     finally:
         torch.set_num_threads(threads)  # training takes one, and is a guest in this process
     done = Run(job.folder, scratch=scratch)
@@ -116,6 +118,10 @@ def _why(done: Run) -> str:
             log = done.folder / "participants" / name / "participant.log"
             lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
             said.append(json.loads(lines[-1])["message"] if lines else f"{name}: {seat['failures'][-1]['code']}")
-    if any("BUDGET_EXHAUSTED" in line for line in said):
-        said.append("Set a participant's lifetime_epsilon to raise its lifetime, which its ledger records.")
-    return "".join(f"\n{line}" for line in said)
+    return "".join(f"\n{line}" for line in (*said, *_advice(said)))
+
+
+def _advice(said: Sequence[str]) -> list[str]:
+    if not any("BUDGET_EXHAUSTED" in line for line in said):
+        return []
+    return ["Set a participant's lifetime_epsilon to raise its lifetime, which its ledger records."]

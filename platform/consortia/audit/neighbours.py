@@ -71,7 +71,7 @@ def paths(audit: Audit) -> tuple[dict[str, Player], list[str]]:
             players[f"{seat.name}, {audit.contract.learner}"] = partial(
                 statistics_games.scene, audit, seat, decks[seat.name]
             )
-        return players, [*skipped, f"gradients: contract.learner = {audit.contract.learner!r}"]
+        return players, [*skipped, f"gradients of networks: contract.learner = {audit.contract.learner!r}"]
     for seat in audit.one_per_industry():
         left_out, kinds = message_games.playable(audit, seat)
         skipped += [f"{seat.industry}, {kind}: {why}" for kind, why in left_out.items()]

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clients import networks
+from clients.shapes import Image, Sequence, Shape
+
 #: Numbers that a row holds before it takes its shape.
 FEATURES = 8
 #: No example of `privacy.dp_sgd.check_module` has a number as large, as many rows, or as many calls.
@@ -164,6 +167,18 @@ def _backwards(net: Any, x: Tensor) -> Tensor:
     return out
 
 
+def _kind(kind: str, shape: Shape, **options: Any) -> Network:
+    """Return a kind of network that contracts name, with a head."""
+
+    def make() -> nn.Module:
+        body = networks.get(kind).build(shape, 3, networks.read_options(kind, options))
+        return stack(body, nn.Linear(3, 1))
+
+    return Network(make, shape.sizes)
+
+
+_IMAGE, _STEPS = Image(channels=2, height=2, width=2), Sequence(length=4, channels=2, mask=True)
+
 #: By name.
 NETWORKS: Mapping[str, Network] = {
     "linear": Network(lambda: stack(nn.Linear(8, 1))),
@@ -180,6 +195,11 @@ NETWORKS: Mapping[str, Network] = {
     "gru": Network(lambda: _last(nn.GRU(2, 5, batch_first=True), 5), (4, 2)),
     "lstm": Network(lambda: _last(nn.LSTM(2, 4, batch_first=True), 4), (4, 2)),
     "attention": Network(_attention, (4, 2)),
+    "kind cnn": _kind("cnn", _IMAGE, channels=[3], pool=1, norm=True),
+    "kind tcn": _kind("tcn", _STEPS, channels=[3, 3], norm=True),
+    "kind gru": _kind("gru", _STEPS, state=3),
+    "kind lstm": _kind("lstm", _STEPS, state=3),
+    "kind transformer": _kind("transformer", _STEPS, state=4, hidden=4),
     "a layer called twice": _dense(_twice),
     "lag": _mixing(_lag),
     "cumulative sum": _mixing(lambda _, x: x.cumsum(0)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -59,8 +60,8 @@ def why_not(name: str, audit: Audit) -> str:
         mode = contract.mode
         return f"contract.mode = {mode!r}: wanted {'vertical' if name == 'vertical' else 'horizontal'!r}"
     if (name == "statistics") != (contract.noisy_sums is not None):
-        wanted = "sums or statistics" if name == "statistics" else "gradient"
-        return f"contract.learner = {contract.learner!r}: wanted {wanted}"
+        wanted = "sums', 'additive' or 'statistics" if name == "statistics" else "gradient"
+        return f"contract.learner = {contract.learner!r}: wanted '{wanted}'"
     if name == "sums" and contract.trust != "aggregate":
         return f"contract.trust = {contract.trust!r}: nothing is summed in secret"
     if name == "coordinator" and contract.trust != "coordinator":
@@ -68,6 +69,15 @@ def why_not(name: str, audit: Audit) -> str:
     if name == "vectorised":
         return vectorised.why_not(audit)
     return ""
+
+
+def _parts(scenario: Scenario) -> list[Scenario]:
+    """Return the scenario, or one of each industry with terms of its own: the code that an audit calls is the same."""
+    return [
+        part if part is scenario else part.model_copy(update={"contract": scenario.contract.alone(industry)})
+        for part in scenario.parts()
+        for industry in [next(iter(part.contract.industries), "")]
+    ]
 
 
 def run(
@@ -86,7 +96,8 @@ def run(
     progress : called with the instrument and what it is at.
     finished : called with the findings of each instrument.
 
-    An instrument that has nothing to look at in this scenario is reported with its reason (`Findings.skipped`).
+    Where industries have training terms of their own, each instrument looks at one after the other. An instrument that
+    has nothing to look at in this scenario is reported with its reason (`Findings.skipped`).
     """
     logger = logging.getLogger("consortia.participant")
     handler = logging.NullHandler()
@@ -95,21 +106,23 @@ def run(
     found = []
     try:
         with workspace() as folder:
-            audit = Audit(scenario, Path(folder), quick, fail_fast)
-            for name, instrument in INSTRUMENTS.items():
+            audits = [Audit(part, Path(folder), quick, fail_fast) for part in _parts(scenario)]
+            for (name, instrument), audit in itertools.product(INSTRUMENTS.items(), audits):
                 if only and name not in only:
                     continue
                 started = time.perf_counter()
+                label = f"{name}, {next(iter(audit.contract.industries))}" if len(audits) > 1 else name
                 if reason := why_not(name, audit):
-                    found.append(Findings(name, skipped=reason))
+                    found.append(Findings(label, skipped=reason))
                     finished(found[-1])
                     continue
                 try:
-                    findings = instrument(audit, lambda what, name=name: progress(name, what))
+                    findings = instrument(audit, lambda what, label=label: progress(label, what))
                 except RunFailedError as error:
                     # Whether there is an answer must not depend on rows, and no row of a probe is out of the ordinary.
                     broken = fact("every probe is answered", "a participant", False, wanted="an update", got=error)
-                    findings = Findings(name, [broken])
+                    findings = Findings(label, [broken])
+                findings.instrument = label
                 findings.seconds = time.perf_counter() - started
                 found.append(findings)
                 finished(findings)

@@ -26,6 +26,9 @@ STAND_IN_EPSILON = 1.0
 class Audit:
     """One audit of one scenario.
 
+    Probes train by gradient descent at one rate, whatever the contract's `optimizer` and `schedule`: what is audited
+    is the noisy gradient that those get, and only of a linear step can it be taken back out of a release.
+
     Attributes
     ----------
     quick : bool
@@ -45,6 +48,7 @@ class Audit:
     _benches: int = 0
 
     def __post_init__(self) -> None:
+        self.scenario = with_plain_steps(self.scenario)
         self.split_seed = int(self.random.integers(2**31))
 
     @property
@@ -115,3 +119,15 @@ class Audit:
                 "scopes": {"encoder": "industry", "trunk": "industry", "head": "private"},
             },
         }
+
+
+def with_plain_steps(scenario: Scenario) -> Scenario:
+    """Return the scenario with gradient descent at one rate in every industry."""
+    plain = {
+        name: terms.model_copy(update={"optimizer": None, "schedule": None})
+        for name, terms in scenario.contract.industries.items()
+    }
+    if plain == scenario.contract.industries:
+        return scenario
+    contract = scenario.contract.model_copy(update={"industries": plain})
+    return scenario.model_copy(update={"contract": Contract.model_validate(contract.model_dump(by_alias=True))})

@@ -25,10 +25,15 @@ from consortia.audit.probe import Bench, shared_start
 from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.scenes import Deck, Units
 from consortia.audit.settings import Audit
+from consortia.learners.additive import model as additive
+from consortia.learners.additive.cells import Term
+from consortia.learners.additive.model import SHAPES, START
+from consortia.learners.blocks.recipe import BlockRecipe
 from consortia.learners.statistics.layout import Layout
 from consortia.learners.sums.model import CENTRE, RADIUS, Recipe
+from consortia.learners.sums.outcome import Outcome
 from consortia.terms.contract import Contract, contract_from_json
-from consortia.terms.recipe import blocks_of, layout, recipe
+from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import Seat
 from consortia.terms.scopes import State
 from privacy.observation import Note, observing
@@ -36,7 +41,7 @@ from privacy.observation import Note, observing
 _EPSILON = 8.0
 _GAMES = 3  # units left out in a scene
 #: What a coordinator sends with message 2: as message 1 suggests, or to strain a bound.
-CENTRES = ("start", "random", "far", "huge")
+MODELS = ("start", "random", "far", "huge")
 #: Of the second count: numbers are rounded to 2^-16 before they are added.
 _TOLERANCE = 1e-3
 
@@ -49,8 +54,9 @@ def stated(contract: Contract, industry: str) -> Contract:
     data |= {"trust": "local", "releases": [contract.learner], "evaluation": {"metrics": "none"}}
     data.pop("secure", None)
     data["industries"] = {industry: {**data["industries"][industry], "split": "hash"}}
-    kept = ("prevalence", "residual") if contract.sums is not None else ()
-    data[contract.learner] |= {key: {n: v for n, v in data["sums"][key].items() if n == industry} for key in kept}
+    terms = data[contract.learner]
+    by_industry = {key: value for key, value in terms.items() if isinstance(value, dict)}
+    terms |= {key: {n: v for n, v in value.items() if n == industry} for key, value in by_industry.items()}
     return contract_from_json(json.dumps(data))
 
 
@@ -80,15 +86,15 @@ def scene(audit: Audit, seat: Seat, deck: Deck, seed: int) -> list[Game]:
     random = np.random.default_rng([seed, 5])
     columns = audit.pool(seat).unit_columns
     unit = columns[0] if columns and random.random() < 0.7 else RECORD
-    message, kind = int(random.choice([1, 2, 2])), str(random.choice(CENTRES))
-    if audit.contract.sums is None:
+    message, kind = int(random.choice([1, 2, 2])), str(random.choice(MODELS))
+    if audit.contract.statistics is not None:
         message, kind = 1, "no"
     contract = stated(audit.contract, seat.industry)
     bench = audit.bench(seat, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(seat))
     units = deck.units(random, unit, "train", int(random.choice([6, 12, 30])))
     model = _model(kind, shared_start(contract, seat.industry), random)
     path = f"{audit.contract.learner}, message {message}"
-    recipe_text = f"{seat.name}, {path}, seed {seed}: by {unit}, {kind} centre, {units.count} units"
+    recipe_text = f"{seat.name}, {path}, seed {seed}: by {unit}, {kind} model, {units.count} units"
     filler = deck.filler().copy()
     if unit != RECORD:
         filler[unit] = deck.names(unit, "test")[-1]
@@ -96,7 +102,7 @@ def scene(audit: Audit, seat: Seat, deck: Deck, seed: int) -> list[Game]:
     def told(left_out: int | None) -> Told:
         frame = units.frame if left_out is None else units.without(left_out)
         source = audit.pool(seat).write(pd.concat([frame, filler]))
-        return ask(bench, contract, f"sums-{seed}-{left_out}", message, model, source)
+        return ask(bench, contract, f"statistics-{seed}-{left_out}", message, model, source)
 
     whole = told(None)
     out = [_second_count(audit, seat, contract, message, model, units, unit, whole, f"{recipe_text}; counted again")]
@@ -105,9 +111,12 @@ def scene(audit: Audit, seat: Seat, deck: Deck, seed: int) -> list[Game]:
 
 
 def _model(kind: str, start: State, random: np.random.Generator) -> State:
-    """Return a model that a participant accepts, whose centre and radius are of a kind of `CENTRES`."""
+    """Return a model that a participant accepts, of a kind of `MODELS`."""
     state = {name: tensor.clone() for name, tensor in start.items()}
-    if not state:
+    if SHAPES in state:
+        size = {"start": 0.0, "random": 0.3, "far": 10.0, "huge": 1e6}[kind]
+        state[SHAPES] = torch.from_numpy(random.uniform(-size, size, tuple(state[SHAPES].shape)))
+    if CENTRE not in state:
         return state
     width = len(state[CENTRE])
     size, radius = {"start": (0.0, 1.0), "random": (1.0, 2.0), "far": (100.0, 1e-3), "huge": (1e6, 1e6)}[kind]
@@ -139,7 +148,7 @@ def _second_count(
 ) -> Game:
     path = f"{contract.learner}, message {message}"
     table = audit.pool(seat).encode(units.frame, unit)
-    counted = count_again(contract, seat.industry, message, table, model)
+    counted = count(blocks_of(contract, seat.industry), message, table, model)
     if whole.status != "OK" or len(whole.notes) != len(counted):
         return Game(path, f"{text}: {whole.status}", math.inf)
     off = 0.0
@@ -148,14 +157,34 @@ def _second_count(
     return Game(path, text, 0.0, off)
 
 
-def count_again(contract: Contract, industry: str, message: int, table: Table, model: State) -> list[Array]:
+def count(rule: BlockRecipe, message: int, table: Table, model: State) -> list[Array]:
     """Return the blocks of a message by plain loops over units and rows."""
-    if contract.statistics is not None:
-        return [count_cells(layout(contract, industry), table)]
-    return count(recipe(contract, industry), message, table, model)
+    if isinstance(rule, additive.Recipe):
+        return [_by_cell(rule, message, table, model)]
+    if isinstance(rule, Layout):
+        return [_of_columns(rule, table)]
+    assert isinstance(rule, Recipe)
+    columns, index = rule.columns, np.asarray(table.unit_index)
+    x = columns.expand(table.inputs["features"]).numpy()
+    deviations = rule.outcome.deviations(table.target).numpy()
+    size = columns.size
+    total: list[Array] = [np.zeros(length) for length in rule.lengths(message)]
+    for one in range(table.n_units):
+        rows = np.flatnonzero(index == one)
+        for row in rows:
+            if message == 1:
+                vector = np.r_[x[row], x[row][columns.squared.numpy()] ** 2]
+                total[0] += vector / max(1.0, float(np.linalg.norm(vector)) / columns.first_bound) / len(rows)
+                continue
+            vector = np.r_[0.5, x[row] - model[CENTRE].numpy()]
+            vector = vector / max(float(np.linalg.norm(vector)), float(model[RADIUS]))
+            pairs = [vector[i] * vector[j] * math.sqrt(2) for i in range(size) for j in range(i + 1, size)]
+            total[0] += np.r_[vector**2, pairs] / len(rows)
+            total[1] += np.outer(vector, deviations[row]).ravel() / len(rows)
+    return total
 
 
-def count_cells(rule: Layout, table: Table) -> Array:
+def _of_columns(rule: Layout, table: Table) -> Array:
     """Return the cells and moments of statistics by plain loops over units, rows and columns."""
     features, target, index = table.inputs["features"].double(), table.target.double(), np.asarray(table.unit_index)
     total = np.zeros(rule.length)
@@ -181,26 +210,45 @@ def count_cells(rule: Layout, table: Table) -> Array:
     return total
 
 
-def count(rule: Recipe, message: int, table: Table, model: State) -> list[Array]:
-    """Return the blocks of a message by plain loops over units and rows."""
-    columns, index = rule.columns, np.asarray(table.unit_index)
-    x = columns.expand(table.inputs["features"]).numpy()
-    deviations = rule.outcome.deviations(table.target).numpy()
-    size = columns.size
-    total: list[Array] = [np.zeros(length) for length in rule.lengths(message)]
-    for one in range(table.n_units):
-        rows = np.flatnonzero(index == one)
-        for row in rows:
-            if message == 1:
-                vector = np.r_[x[row], x[row][columns.squared.numpy()] ** 2]
-                total[0] += vector / max(1.0, float(np.linalg.norm(vector)) / columns.first_bound) / len(rows)
-                continue
-            vector = np.r_[0.5, x[row] - model[CENTRE].numpy()]
-            vector = vector / max(float(np.linalg.norm(vector)), float(model[RADIUS]))
-            pairs = [vector[i] * vector[j] * math.sqrt(2) for i in range(size) for j in range(i + 1, size)]
-            total[0] += np.r_[vector**2, pairs] / len(rows)
-            total[1] += np.outer(vector, deviations[row]).ravel() / len(rows)
-    return total
+def _by_cell(rule: additive.Recipe, message: int, table: Table, model: State) -> Array:
+    """Return the counts or gradients by cell, each term's cell found from the scaled features of a row."""
+    features, index = table.inputs["features"].double().numpy(), np.asarray(table.unit_index)
+    total = np.zeros((rule.cells.size, 1 if message == 1 else rule.outputs))
+    for row, unit in enumerate(index):
+        places, before = [], 0
+        for term in rule.cells.terms:
+            places.append(before + _cell(term, features[row, list(term.features)]))
+            before += term.cells
+        left = np.ones(1)
+        if message > 1:
+            score = model[SHAPES].numpy()[places].sum(axis=0) + model[START].numpy()
+            left = _left(rule.outcome, float(table.target[row]), np.clip(score, -16, 16))
+            left = left / max(1.0, float(np.linalg.norm(left)) / rule.clip)
+        for place in places:
+            total[place] += left / np.count_nonzero(index == unit)
+    return total.ravel()
+
+
+def _cell(term: Term, values: Array) -> int:
+    if term.kind == "category":
+        none = term.rest and values.max() <= 0.5
+        return len(values) if none else int(values.argmax())
+    if term.missing and values[1] > 0.5:
+        return term.cells - 1
+    if term.kind == "flag":
+        return int(values[0] > 0.5)
+    bins = [min(term.bins - 1, math.floor((min(1.0, max(-1.0, x)) + 1) / 2 * term.bins)) for x in values.tolist()]
+    return int(bins[0] * term.bins + bins[1] if term.kind == "pair" else bins[0])
+
+
+def _left(outcome: Outcome, target: float, score: Array) -> Array:
+    """Return target less prediction."""
+    if outcome.kind == "regression":
+        return np.asarray(np.clip((target - outcome.middle) / outcome.half, -1, 1) - score)
+    if outcome.kind == "binary":
+        return np.asarray(target - 1 / (1 + np.exp(-score)))
+    odds = np.exp(score - score.max())
+    return np.asarray((np.arange(len(score)) == int(target)) - odds / odds.sum())
 
 
 def run(audit: Audit, progress: Progress) -> Findings:
@@ -217,7 +265,7 @@ def run(audit: Audit, progress: Progress) -> Findings:
         for number in range(4 if audit.quick else 12):
             message = 1 + number % rule.shares.messages
             told = ask(bench, contract, f"noise-{number}", message, model, source)
-            exact = count_again(contract, seat.industry, message, table, model)
+            exact = count(rule, message, table, model)
             bounds = rule.sensitivities(message)
             rest += [
                 (sent - block) / (bound * z)

@@ -1,4 +1,4 @@
-"""The command line: `consortia check|run|report|predict|export|models|dashboard|audit|budget|new|compose|...`."""
+"""The command line: `consortia check|run|report|explain|predict|export|models|dashboard|audit|budget|...`."""
 
 from __future__ import annotations
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
+import tomlkit
 import typer
 
 from consortia.cli.budget_accounts import HomeOption, home_of
 from consortia.common.console import friendly, out
+from consortia.common.disk import write_text
 from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
 from consortia.deploy.homes import make_home, owned_policy
 from consortia.participant.home import Home
 from consortia.participant.identity import pin_each_other
-from consortia.terms.policy import policy_or_input_error
+from consortia.terms.policy import BY_NAME, Policy, parse_policy, policy_or_input_error
 from consortia.terms.scenario import load_scenario
 from consortia.vertical.setup import introduce
 from privacy.errors import PrivacyError
@@ -40,8 +40,9 @@ def init(
         for seat in loaded.roster:
             data = owned_policy(scenario, loaded, seat.name)
             note = f"from the demonstration policy of {loaded.name}; edit it"
-            _make(home_of(seat.name, home), data, note, metrics=loaded.contract.evaluation.metrics == "dp")
-        if loaded.contract.trust == "aggregate":
+            terms = loaded.contract.of(seat.industry)
+            _make(home_of(seat.name, home), data, note, metrics=terms.evaluation.metrics == "dp")
+        if any(part.contract.trust == "aggregate" for part in loaded.parts()):
             pin_each_other({seat.name: home_of(seat.name, home) for seat in loaded.roster})
         introduce(loaded, {seat.name: home_of(seat.name, home) for seat in loaded.roster})
         return
@@ -87,27 +88,48 @@ def migrate(
 
 @friendly
 def allow(
-    participant: Annotated[str, typer.Argument(help="Name of the participant.")],
-    scenario: Annotated[str, typer.Argument(help="Name or path of the scenario whose contract to accept.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PARTICIPANT... SCENARIO", help="Participants, then name or path of the scenario to accept."
+        ),
+    ],
     rounds: Annotated[int | None, typer.Option(help="The contract with another number of rounds.")] = None,
     seed: Annotated[int | None, typer.Option(help="The contract with another seed.")] = None,
+    by_name: Annotated[
+        bool,
+        typer.Option("--by-name", help="Accept the scenario by its name, however it changes: in simulations only."),
+    ] = False,
     home: HomeOption = None,
 ) -> None:
-    """Accept a contract: add its hash to the list in the participant's policy."""
-    place = home_of(participant, home)
-    policy = policy_or_input_error(place.policy, simulation=True)
-    contract = load_scenario(scenario).with_overrides(rounds=rounds, seed=seed).contract
-    entry = f"sha256:{contract.sha256()}"
+    """Accept a contract: add its hash to the list in each participant's policy."""
+    if len(names) < 2:
+        raise InputError(f"budget allow: wanted participants and then a scenario, got {' '.join(names)} alone")
+    *participants, scenario = names
+    loaded = load_scenario(scenario).with_overrides(rounds=rounds, seed=seed)
+    contract = loaded.contract
+    entry = f"{BY_NAME}{loaded.name}" if by_name else f"sha256:{contract.sha256()}"
+    places = [home_of(name, home) for name in participants]
+    policies = [policy_or_input_error(place.policy, simulation=True) for place in places]  # all, before one is written
+    for place, policy in zip(places, policies, strict=True):
+        _accept(place, policy, entry)
+        industries = {terms.industry for terms in policy.dataset.values()} & contract.industries.keys()
+        metrics = {contract.of(industry).evaluation.metrics for industry in industries}
+        if "dp" in metrics and policy.budget.evaluation is None:
+            _advise(place.participant)
+
+
+def _accept(place: Home, policy: Policy, entry: str) -> None:
+    """Write the entry into allow.contracts, and the list where the policy has none; the rest stays as it is."""
+    told = f"{place.participant} accepts {entry}"
     if policy.allow.contracts == "any" or entry in policy.allow.contracts:
-        out.print(f"{participant} accepts {entry} already", highlight=False, soft_wrap=True)
+        out.print(f"{told} already", highlight=False, soft_wrap=True)
         return
-    listed = json.dumps([*policy.allow.contracts, entry], indent=4)
-    text, found = re.subn(
-        r"^contracts\s*=\s*\[[^\]]*\]", f"contracts = {listed}", place.policy.read_text(encoding="utf-8"), flags=re.M
-    )
-    if found != 1:
-        raise InputError(f"{place.policy}: allow.contracts: wanted one list, got {found}; add {entry} by hand")
-    place.policy.write_text(text, encoding="utf-8")
-    out.print(f"{participant} accepts {entry} now", highlight=False, soft_wrap=True)
-    if contract.evaluation.metrics == "dp" and policy.budget.evaluation is None:
-        _advise(participant)
+    document = tomlkit.parse(place.policy.read_text(encoding="utf-8-sig"))
+    listed = tomlkit.array()
+    listed.extend([*policy.allow.contracts, entry])
+    document.setdefault("allow", tomlkit.table())["contracts"] = listed.multiline(True)
+    text = tomlkit.dumps(document)
+    parse_policy(text, str(place.policy))
+    write_text(place.policy, text)
+    out.print(f"{told} now", highlight=False, soft_wrap=True)

@@ -16,7 +16,10 @@ from rich.table import Table
 from consortia.common.console import err, out
 from consortia.common.errors import InputError, RunFailedError
 from consortia.common.strict import listed
-from consortia.common.words import number
+from consortia.common.words import interval, number
+from consortia.participant.forecast_at_home import at_home
+from consortia.participant.home import Home
+from consortia.reports.forecasts import FOR_SUMS_ONLY, MEANS, OWN_ROWS, sentence
 from consortia.studies import sweep as sweeps
 from consortia.studies.sweep import Point, Sweep
 from consortia.studies.tuning import answer
@@ -143,17 +146,26 @@ def plan(
         Path | None,
         typer.Option("--home", help="Homes to read policy and ledger from; demonstration policies without."),
     ] = None,
+    own_rows: Annotated[
+        bool,
+        typer.Option("--own-rows", help="At home: sharpen the verdict of --participant with its rows in --home."),
+    ] = False,
     out_folder: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what each ε means in noise, rounds and expected utility before joining, and which change helps."""
+    """Show before joining whether it is worth it, what each ε means in noise and utility, and which change helps."""
     loaded = load_scenario(scenario).with_overrides(rounds=rounds)
     values = _numbers(epsilon)
     if participant and participant not in [seat.name for seat in loaded.roster]:
         names = listed(seat.name for seat in loaded.roster)
         raise InputError(f"--participant: wanted one of {names}, got {participant!r}")
+    if own_rows and not (participant and home):
+        raise InputError("--own-rows: wanted --participant NAME and --home DIR, whose rows are read; give both")
     try:
         data = answer(loaded, scenario, [value for value in values if math.isfinite(value)], home, participant)
+        if own_rows and home:
+            own = at_home(Home((home / participant).resolve(), participant), loaded)
+            data["participants"][participant]["forecast_at_home"] = own.to_json()
     except PrivacyError as error:
         raise InputError(str(error)) from None
     band: dict[tuple[float | None, str], Point] = {}
@@ -180,6 +192,7 @@ def plan(
         return
     for name, seat in data["participants"].items():
         _print_plan(name, seat)
+    out.print(MEANS if loaded.contract.sums else FOR_SUMS_ONLY, highlight=False)
     out.print(
         "ε of one run by PLD. Noise/signal: norm of all noise over the largest possible signal; above .5 little can be "
         "left. Rounds: what ε pays for at the proposal's own σ. "
@@ -196,10 +209,12 @@ def _print_plan(name: str, seat: dict[str, Any]) -> None:
     proposed = "∞ (non-private)" if seat["proposed_epsilon"] is None else f"{seat['proposed_epsilon']:g}"
     title = f"{name}: {seat['training_units']} training units, proposed ε {proposed} (add/remove one {seat['unit']})"
     table = Table(title=title)
-    for heading in ("ε run", "δ", "σ", "noise/signal", "rounds", "expected utility", "local alone"):
+    told = seat["forecast"]
+    verdict_heads = ("N_eff", "expected net gain", "verdict") if told else ()
+    for heading in ("ε run", "δ", "σ", "noise/signal", "rounds", "expected utility", "local alone", *verdict_heads):
         table.add_column(heading, justify="right")
     for price in seat["prices"]:
-        use = price["utility"]
+        use, hope = price["utility"], price["forecast"]
         table.add_row(
             f"{price['epsilon']:g}",
             f"{price['delta']:g}",
@@ -208,7 +223,13 @@ def _print_plan(name: str, seat: dict[str, Any]) -> None:
             str(price["rounds_affordable"]) if price["rounds_affordable"] else "–",
             f"{use['metric']} {use['smallest']:.3f}–{use['largest']:.3f}" if use else "–",
             number(use["local"]) if use else "–",
+            *((number(hope["effective_rows"], 0), interval(hope["gain"]), hope["verdict"]) if hope else ()),
         )
+    for label, forecast in (("as proposed", told), ("at home", seat.get("forecast_at_home"))):
+        if forecast:
+            out.print(f"{name}, {label}: {sentence(forecast)}.", highlight=False, soft_wrap=True)
+    if seat.get("forecast_at_home"):
+        out.print(OWN_ROWS, highlight=False, soft_wrap=True)
     out.print(table)
     for knob in seat["knobs"]:
         change = f"{knob['knob']} {knob['before']} -> {knob['after']}" if knob["after"] else knob["knob"]

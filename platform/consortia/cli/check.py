@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from consortia.common.console import out
-from consortia.terms.scenario import load_scenario
+from consortia.terms.scenario import Scenario, load_scenario
 
 
 def check(
@@ -19,35 +20,81 @@ def check(
     epsilon: Annotated[
         list[str] | None, typer.Option(metavar="X|NAME=X", help="Other proposals; inf is non-private.")
     ] = None,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            "--ledger",
+            "--home",
+            help="Plan with the policies of the homes in this folder, and what their ledgers leave.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the plan of a run: who takes part, what leaves whom, and the noise and ε of each participant."""
+    """Show the plan of a run: who takes part, what leaves whom, and the noise and ε of each participant.
+
+    With --ledger the participants' own policies and ledgers decide; exit 2 where too few can take part.
+    """
     loaded = load_scenario(scenario).with_overrides(rounds=rounds, epsilon=epsilon or ())
     # From here on it takes networks and privacy accounting: a scenario that is refused costs no second.
-    from consortia.planning.compatibility import cautions, fits_with
+    from consortia.cli.check_homes import effective, print_standings, refuse_hopeless, standings
+    from consortia.planning.compatibility import cautions
     from consortia.planning.plan import make_plans
     from consortia.planning.secure_sum import exposures
     from consortia.reports.secure_sum import print_exposure
     from consortia.reports.tables import print_plan
 
-    plans = make_plans(loaded)
+    if home is None:
+        _check_demonstrations(scenario, loaded)
+    found = [] if home is None or loaded.contract.vertical is not None else standings(loaded, home)
+    plans = make_plans(effective(loaded, found) if found else loaded)
     if as_json:
         data = {
             "scenario": loaded.name,
             "contract_sha256": loaded.contract.sha256(),
-            "rounds": loaded.contract.rounds,
-            "strategy": {"name": loaded.contract.strategy.name, "fits_with": fits_with(loaded)},
+            "rounds": loaded.rounds,
+            **_agreed(loaded),
             "warnings": cautions(loaded),
-            **({"exposure": exposures(loaded)} if loaded.contract.trust == "aggregate" else {}),
+            **({"exposure": secure} if (secure := exposures(loaded)) else {}),
+            **({"homes": [dataclasses.asdict(one) for one in found]} if found else {}),
             "participants": [dataclasses.asdict(plan) for plan in plans] if plans else _vertical().describe(loaded),
         }
         typer.echo(json.dumps(data, indent=1))
+        if found:
+            refuse_hopeless(loaded, found)
         return
     if loaded.contract.vertical is not None:
         _vertical().print_plan(out, loaded)
         return
     print_plan(out, loaded, plans)
     print_exposure(out, loaded)
+    if found and home is not None:
+        print_standings(out, found, home)
+        refuse_hopeless(loaded, found)
+
+
+def _check_demonstrations(scenario: str, loaded: Scenario) -> None:
+    """Refuse a demonstration policy that a run would refuse, a δ above 1/declared_units for instance."""
+    from consortia.engines.runner import demo_policy_file
+    from consortia.terms.policy import policy_or_input_error
+
+    for seat in loaded.roster:
+        if (file := demo_policy_file(scenario, seat.name)).is_file():
+            policy_or_input_error(file, simulation=True)
+
+
+def _agreed(scenario: Scenario) -> dict[str, Any]:
+    """Return the strategy, or what each industry with terms of its own learns by."""
+    from consortia.planning.compatibility import fits_with
+
+    if not scenario.contract.by_industry:
+        return {"strategy": {"name": scenario.contract.strategy.name, "fits_with": fits_with(scenario)}}
+    terms = {next(iter(part.contract.industries)): part for part in scenario.parts()}
+    return {
+        "industries": {
+            name: {"learner": p.contract.learner, "trust": p.contract.trust, "rounds": p.contract.rounds, **_agreed(p)}
+            for name, p in terms.items()
+        }
+    }
 
 
 def _vertical() -> ModuleType:

@@ -52,7 +52,7 @@ _BUDGET: Final = {
     ),
     "allow": Entry(
         "budget:allow",
-        "Accept a contract: add its hash to the list in the participant's policy.",
+        "Accept a contract: add its hash to the list in each participant's policy.",
         "allow hospital-a cross-industry --rounds 10",
     ),
     "show": Entry(
@@ -72,7 +72,7 @@ _BUDGET: Final = {
     ),
     "plan": Entry(
         "budget_tune:plan",
-        "Show what each ε means in noise, rounds and expected utility before joining, and which change helps.",
+        "Show before joining whether it is worth it, what each ε means in noise and utility, and which change helps.",
         "plan hospitals --participant cleveland --seeds 0",
     ),
     "sweep": Entry(
@@ -106,6 +106,11 @@ _CLIENT: Final = {
 }
 
 _DATA: Final = {
+    "get": Entry(
+        "data_get:get",
+        "Download public data sets from their publisher, with licence; each file is checked against its known SHA-256.",
+        "get heart german",
+    ),
     "map": Entry(
         "data_map:map_rows",
         "Propose how a file's columns become the schema's, and show it. It reads at home and sends nothing.",
@@ -133,6 +138,11 @@ _HOME: Final = {
         "home_init:init",
         "Make a participant's home for rows of its own: a policy with source and mapping, split key, empty ledger.",
         "init clinic-a --data rows.csv --client wine --epsilon 2",
+    ),
+    "log": Entry(
+        "home_log:log",
+        "Show why a participant refused or failed. The coordinator gets a code only; the cause stays here.",
+        "log clinic-a --home homes",
     ),
 }
 
@@ -176,6 +186,16 @@ COMMANDS: Final = {
         "report:report",
         "Write a report of a finished run (report.html, report.md): guarantees, gains and costs.",
         "report runs/RUN",
+    ),
+    "explain": Entry(
+        "explain:explain",
+        "Show which columns a run's released model goes by, and how, with what noise leaves open. It costs nothing.",
+        "explain runs/RUN --out explained",
+    ),
+    "contributions": Entry(
+        "contributions:contributions",
+        "Show what each participant is worth to the others: Shapley values of released sums. It costs nothing.",
+        "contributions runs/RUN",
     ),
     "compose": Entry(
         "compose:compose",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from consortia.cli.new_from_rows import source_of
 from consortia.common.console import out
 from consortia.common.errors import InputError
 
@@ -28,6 +29,7 @@ def check(
     from clients.errors import ClientError
     from clients.sources import parse_source, read
     from consortia.participant.home import Home, default_root
+    from consortia.participant.rows import read_rows
     from consortia.preflight.rows import as_data, look_at
     from consortia.terms.policy import policy_or_input_error
 
@@ -38,8 +40,9 @@ def check(
         if rows:
             if not client:
                 raise InputError("--client: wanted the industry of --rows, got none")
-            industry, site = registry.get(client), registry.get(client).sites[0]
-            source = rows if ":" in rows.partition("/")[0] else f"csv:{Path(rows).resolve()}"
+            industry = registry.get(client)
+            source = rows if ":" in rows.partition("/")[0] else source_of(Path(rows))
+            frame = read(parse_source(source, key="--rows"), industry, industry.sites[0], key="--rows")
             terms: dict[str, Any] = {"unit": unit or "record", "where": "--rows"}
         else:
             place = Home(((home or default_root()) / participant).resolve(), participant)
@@ -50,10 +53,10 @@ def check(
             if chosen not in policy.dataset:
                 raise InputError(f"--dataset: wanted one of {', '.join(policy.dataset)}, got another name")
             found = policy.dataset[chosen]
-            industry, site, source = registry.get(found.industry), found.site, found.source
+            industry = registry.get(found.industry)
+            frame = read_rows(found, industry, key=f"dataset.{chosen}")
             terms = {"unit": found.unit, "max_rows_per_unit": found.max_rows_per_unit, "where": f"dataset.{chosen}"}
             terms["key"] = place.split_key()
-        frame = read(parse_source(source, key="source"), industry, site, 0)
         looked = look_at(industry, frame, quasi=names, **terms)
     except ClientError as error:
         raise InputError(str(error)) from None

@@ -64,7 +64,7 @@ def init(
 def _introduce(scenario: Scenario, homes: dict[str, Home], *, everybody: bool) -> None:
     from consortia.participant.identity import pin_each_other
 
-    if everybody and scenario.contract.trust == "aggregate":
+    if everybody and any(part.contract.trust == "aggregate" for part in scenario.parts()):
         pin_each_other(homes)
 
 
@@ -100,7 +100,8 @@ def _policy(
             raise InputError(f"home init: wanted a participant of {scenario.name}, got {name!r}") from None
         client, dataset, delta = seat.industry, seat.dataset, seat.delta
         epsilon = seat.epsilon if epsilon is None else epsilon
-        contracts, releases = [f"sha256:{scenario.contract.sha256()}"], list(scenario.contract.releases)
+        contract = scenario.contract.of(seat.industry)
+        contracts, releases = [f"sha256:{contract.sha256()}"], list(contract.releases)
     found = client_named(client)
     frame, source = read_rows(file)
     unit = unit or "record"

@@ -37,12 +37,15 @@ def predict(
     participant: _Participant = "",
     model: _Model = "kept",
     target: Annotated[Path | None, typer.Option("--out", help="Write here instead of printing.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add why: what each column adds to each prediction. It stays with you.")
+    ] = False,
 ) -> None:
     """Predict raw rows. Missing values are allowed; a row that breaks the schema gets no prediction."""
     from clients.errors import ClientError
     from clients.sources import WrongRowsError, read_csv
 
-    predict_rows, said = _model_of(source, participant, model)
+    predict_rows, said = _model_of(source, participant, model, explain=explain)
     try:
         frame = read_csv(rows)
         predictions, report = predict_rows(frame, str(rows))
@@ -64,9 +67,10 @@ def predict(
         err.print(f"no prediction where a row breaks the schema: {report}", markup=False, highlight=False)
 
 
-def _model_of(source: str, participant: str, model: str) -> tuple[Predict, str]:
+def _model_of(source: str, participant: str, model: str, *, explain: bool) -> tuple[Predict, str]:
     """Return what predicts rows, and its name in a sentence."""
     from consortia.models import registry
+    from consortia.models.explain.row import explain_rows
     from consortia.models.rows import predict as predict_rows
     from consortia.models.source import check_choice, label_owner_folder, of_participant
     from consortia.vertical.offline import predict_alone
@@ -82,6 +86,8 @@ def _model_of(source: str, participant: str, model: str) -> tuple[Predict, str]:
                 f"--model: wanted kept for the label owner of a vertical run, got {model!r}; without its "
                 "partners it has its own model alone"
             )
+        if explain:
+            raise InputError("--explain: wanted a model on whole rows, got the label owner's part of a vertical one")
         run = f"the label owner's own model of run {folder.name}, without any partner"
         return lambda frame, where: predict_alone(folder, frame, where), run
     else:
@@ -89,7 +95,15 @@ def _model_of(source: str, participant: str, model: str) -> tuple[Predict, str]:
         loaded, about = found.model, found.about
     detail = f" ({about.detail})" if about.detail else ""
     said = f"the {about.kind} model{detail} of run {about.run_id}"
-    return lambda frame, where: predict_rows(loaded, about, frame, where), said
+    if not explain:
+        return lambda frame, where: predict_rows(loaded, about, frame, where), said
+
+    def explained(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, Any]:
+        table, report, how = explain_rows(loaded, about, frame, where)
+        err.print(f"why: {how}", markup=False, highlight=False, soft_wrap=True)
+        return table, report
+
+    return explained, said
 
 
 def export(

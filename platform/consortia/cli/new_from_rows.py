@@ -17,8 +17,9 @@ from consortia.common.words import public_count
 if TYPE_CHECKING:
     from clients.inferring import Kind
 
-__all__ = ["files_of", "participant_name", "read_rows", "write_client"]
+__all__ = ["files_of", "participant_name", "read_rows", "source_of", "write_client"]
 
+_ENDINGS = r"\.(csv|csv\.gz|tsv|parquet|xlsx|xlsm)$"
 #: Of the participants of a scenario that nobody's files name.
 DEMO = ("north", "south")
 
@@ -29,24 +30,30 @@ def files_of(places: list[str]) -> list[Path]:
     for place in places:
         path = Path(place)
         if path.is_dir():
-            found += sorted(each for each in path.iterdir() if re.search(r"\.(csv|csv\.gz|tsv|parquet)$", each.name))
+            found += sorted(each for each in path.iterdir() if re.search(_ENDINGS, each.name))
         else:
             found += [path] if path.is_file() else [Path(each) for each in sorted(glob.glob(place))]
     if not found:
-        raise InputError(f"--from: wanted CSV or Parquet files, got none at {', '.join(places)}; check the path")
+        raise InputError(f"--from: wanted CSV, Parquet or Excel files, got none at {', '.join(places)}; check the path")
     return found
+
+
+def source_of(file: Path) -> str:
+    """Return the source that reads a file by its ending: Parquet, Excel, or CSV as it is written."""
+    from clients.sources.csv_file import sniffed
+
+    kind = {".parquet": "parquet", ".xlsx": "excel", ".xlsm": "excel"}.get(file.suffix)
+    if kind is not None:
+        return f"{kind}:{file.resolve()}"
+    return f"csv:{file.resolve()}{sniffed(file).options() if file.is_file() else ''}"
 
 
 def read_rows(file: Path) -> tuple[pd.DataFrame, str]:
     """Return a file's rows, and the source that reads them so, such as `csv:/data/a.csv?separator=;`."""
     from clients.errors import ClientError
     from clients.sources import parse_source, read_table
-    from clients.sources.csv_file import sniffed
 
-    if file.suffix == ".parquet":
-        source = f"parquet:{file.resolve()}"
-    else:
-        source = f"csv:{file.resolve()}{sniffed(file).options()}"
+    source = source_of(file)
     try:
         return read_table(parse_source(source), key=str(file)), source
     except ClientError as error:

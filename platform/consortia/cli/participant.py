@@ -33,8 +33,8 @@ def _register(scenario: str) -> str:
 
 
 @app.command(
-    epilog="Example: consortia participant add hospital-c --industry hospital --dataset heart --site va --units 200 "
-    "--epsilon 1 --address fed.example.org:8443 --public-key hospital-c.pub"
+    epilog="Example: consortia participant add factory-d --industry factory --dataset machines --site M "
+    "--units 1400 --epsilon 8 --address fed.example.org:8443 --public-key factory-d.pub"
 )
 @friendly
 def add(
@@ -53,10 +53,14 @@ def add(
     members: _Members = Path("members"),
     pki: Annotated[Path, typer.Option(help="Folder of certificates.")] = Path("pki"),
     kits: Annotated[Path, typer.Option("--out", help="Where the join kit is written.")] = Path("kits"),
+    image: Annotated[
+        str,
+        typer.Option(help="Image of the kit: NAME@sha256:DIGEST, or its ID sha256:…; the version's tag without."),
+    ] = "",
     as_json: _Json = False,
 ) -> None:
     """Add a participant: a seat, its key, and a join kit for it. Nobody else's files or services change."""
-    from consortia.deploy.kit import FILES, check_certificate, write_kit
+    from consortia.deploy.kit import FILES, check_certificate, check_image, write_kit
     from consortia.planning.plan import make_plans
 
     loaded, folder = _scenario(scenario, members)
@@ -70,6 +74,7 @@ def add(
          "epsilon": offer, "delta": delta},
         "participant add",
     )  # fmt: skip
+    named = check_image(image) if image else ""
     authority = check_certificate(pki, address)
     key = read_public_key(public_key) if public_key else None
     target = kits / name
@@ -77,7 +82,7 @@ def add(
         raise InputError(f"{target}: wanted no kit there yet, got one; it may hold a ledger, move it away first")
     make_plans(folder.with_seat(loaded, seat)[1])
     whole = folder.add(loaded, seat, key)
-    write_kit(target, whole, name, address, authority, has_key=key is not None)
+    write_kit(target, whole, name, address, authority, has_key=key is not None, image=named)
     if as_json:
         out.print_json(
             json.dumps({"added": name, "kit": str(target), "has_key": key is not None, "roster": _names(whole)})
@@ -94,7 +99,7 @@ def add(
         out.print(f"let it in: {_register(loaded.name)}", highlight=False, soft_wrap=True)
 
 
-@app.command(epilog="Example: consortia participant key hospital-c --public-key hospital-c.pub")
+@app.command(epilog="Example: consortia participant key factory-d --public-key factory-d.pub")
 @friendly
 def key(
     name: Annotated[str, typer.Argument(help="Name of a participant on the roster.")],
@@ -113,7 +118,7 @@ def key(
     out.print(f"let it in: {_register(loaded.name)}", highlight=False, soft_wrap=True)
 
 
-@app.command(epilog="Example: consortia participant remove hospital-c")
+@app.command(epilog="Example: consortia participant remove factory-d")
 @friendly
 def remove(
     name: Annotated[str, typer.Argument(help="Name of a participant on the roster.")],

@@ -85,6 +85,7 @@ def run(
     if scenario:
         load_scenario(scenario)
     # From here on it takes everything: what is refused above costs no second.
+    from consortia.engines.causes import causes
     from consortia.engines.runner import execute, unconfirmed_clients
     from consortia.reports import tracking
     from consortia.reports.tables import refusal_hint, wait_hint
@@ -110,6 +111,8 @@ def run(
         _print(job, result)
         if hint := refusal_hint(outcome.result):
             out.print(hint, highlight=False)
+        for cause in causes(job):
+            err.print(cause, style="red", markup=False, highlight=False, soft_wrap=True)
         out.print(f"record: {job.folder / 'result.json'}", highlight=False, soft_wrap=True)
     exit_if_missed(outcome)
 

@@ -29,6 +29,10 @@ class RunFailedError(ConsortiaError):
     """A run ended without a model, for a named reason (exit status 1)."""
 
 
+class RunRefusedError(InputError):
+    """A run that cannot succeed was not started: nobody trained, and nobody was charged (exit status 2)."""
+
+
 class WireError(ConsortiaError):
     """Bytes that came over the wire are not an envelope of this version."""
 

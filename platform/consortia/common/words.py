@@ -17,6 +17,11 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{'-' if value < 0 else '+'}{number(abs(value), digits)}"
 
 
+def interval(gain: Mapping[str, float] | None) -> str:
+    """Return a gain with its interval; three decimals and a sign show whether zero is inside."""
+    return "–" if not gain else "{} [{}, {}]".format(*(signed(gain[key]) for key in ("value", "low", "high")))
+
+
 def seconds(value: float | None) -> str:
     """Return a duration."""
     if value is None:

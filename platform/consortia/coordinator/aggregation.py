@@ -49,8 +49,9 @@ def _round_weights(
     states: list[State],
     declared: Mapping[str, float],
     sizes: Mapping[str, int],
+    number: int = 1,
 ) -> list[float]:
-    """Return the weights of one group's replies in this round."""
+    """Return the weights of one group's replies in round `number`."""
     if contract.strategy.weighting == "noised":
         most = {seat.name: training_units(contract, seat) for seat in seats}
         counts = [float(min(sizes.get(name, units), units)) for name, units in most.items()]
@@ -60,11 +61,13 @@ def _round_weights(
     gradient = contract.strategy.strategy().fit.gradient
     start = {name: torch.zeros_like(tensor) for name, tensor in current.items()} if gradient else current
     changes = [flat_change(start, state) for state in states]
-    variances = _variances(contract, seats, declared)
+    variances = _variances(contract, seats, declared, number)
     return information_weights(changes, variances, _sizes(seats), contract.strategy.weight_cap)
 
 
-def _variances(contract: Contract, seats: Iterable[Seat], declared: Mapping[str, float]) -> list[float]:
+def _variances(
+    contract: Contract, seats: Iterable[Seat], declared: Mapping[str, float], number: int = 1
+) -> list[float]:
     """Return the noise variance of every seat's update, per coordinate.
 
     sigma is what the reply declares, but at least the one that the seat's proposal needs: a participant whose policy
@@ -78,7 +81,7 @@ def _variances(contract: Contract, seats: Iterable[Seat], declared: Mapping[str,
             noise_variance(
                 noise_multiplier=max(_proposed_sigma(contract, seat), declared.get(seat.name, 0.0)),
                 clip=rules.clip,
-                learning_rate=1.0 if gradient else rules.learning_rate,
+                learning_rate=1.0 if gradient else rules.rate(number, contract.rounds),
                 steps=rules.shared_steps,
                 sampling_rate=rules.sampling_rate,
                 units=training_units(contract, seat),
@@ -142,7 +145,8 @@ def aggregate(
         seats = [seat for seat in members if seat.name in accepted and set(current) <= set(accepted[seat.name])]
         before = state.memory.get(group, {})
         states = [{p: accepted[seat.name][p] for p in current} for seat in seats]
-        weights = _round_weights(contract, seats, current, states, declared, sizes) if seats else []
+        number = state.round + 1
+        weights = _round_weights(contract, seats, current, states, declared, sizes, number) if seats else []
         shares = dict(zip((s.name for s in members), weights_of(contract, members), strict=True)) if members else {}
         if len(seats) < max(1, strategy.minimum_participants) or outweighed(strategy, weights):
             groups[group], memory[group] = current, before
@@ -153,9 +157,9 @@ def aggregate(
                 seat.name,
                 reply,
                 weight,
-                bound=honest_bound(contract, seat, current) if strategy.fit.bound != "no" else math.inf,
+                bound=honest_bound(contract, seat, current, number) if strategy.fit.bound != "no" else math.inf,
                 steps=_steps(contract, seat),
-                learning_rate=contract.industries[seat.industry].learning_rate,
+                learning_rate=contract.industries[seat.industry].rate(number, contract.rounds),
                 share=shares[seat.name],
                 loss=float(accepted[seat.name].get(LOSS, math.nan)),
             )
@@ -209,8 +213,8 @@ def _steps(contract: Contract, seat: Seat) -> float:
     return effective_steps(rules.shared_steps, rules.momentum)
 
 
-def honest_bound(contract: Contract, seat: Seat, current: Mapping[str, Tensor]) -> float:
-    """Return how long an honest change of `current` can be, from public terms; infinite when non-private.
+def honest_bound(contract: Contract, seat: Seat, current: Mapping[str, Tensor], number: int = 1) -> float:
+    """Return how long an honest change of `current` can be in round `number`; infinite when non-private.
 
     sigma is the proposal's, solved for the whole run. A participant whose policy allows less adds more noise than
     that and is shortened; a sigma that a reply declares would let an attacker choose its own bound.
@@ -222,7 +226,7 @@ def honest_bound(contract: Contract, seat: Seat, current: Mapping[str, Tensor]) 
     flat = torch.cat(floats or [torch.zeros(0, dtype=torch.float64)])
     return honest_norm(
         clip=rules.clip,
-        learning_rate=rules.learning_rate,
+        learning_rate=rules.rate(number, contract.rounds),
         steps=rules.shared_steps,
         noise_multiplier=_proposed_sigma(contract, seat),
         sampling_rate=rules.sampling_rate,

@@ -15,14 +15,15 @@ import torch
 
 from consortia.common.errors import InputError
 from consortia.coordinator.checkpoint import load_latest
-from consortia.coordinator.sums import released_sums
+from consortia.coordinator.sums import parts_of, released_sums
+from consortia.learners.blocks.parts import Part
 from consortia.learners.sums.model import WEIGHTS
 from consortia.learners.sums.solution import STRENGTH, Released, everybodys
 from consortia.terms.recipe import recipe
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State
 
-__all__ = ["coalition", "of_run"]
+__all__ = ["coalition", "of_run", "parts_of_run"]
 
 
 def coalition(folder: Path, scenario: Scenario, industry: str, without: Collection[str] = ()) -> Released:
@@ -38,6 +39,7 @@ def coalition(folder: Path, scenario: Scenario, industry: str, without: Collecti
     InputError
         No such run, learner or participant; a secure sum; or nobody left.
     """
+    scenario = scenario.of(industry)
     kept = _kept(folder, scenario, industry)
     members = {seat.name for seat in scenario.roster if seat.industry == industry}
     if strange := sorted(set(without) - members):
@@ -48,6 +50,22 @@ def coalition(folder: Path, scenario: Scenario, industry: str, without: Collecti
     if found is None:
         raise InputError(f"{folder}: wanted released sums of {industry}, got none")
     return found
+
+
+def parts_of_run(folder: Path, scenario: Scenario, industry: str) -> dict[str, Part]:
+    """Return what each participant released in the last message, with noise of its own, by name.
+
+    Raises
+    ------
+    InputError
+        No such run or learner; or a secure sum.
+    """
+    if scenario.contract.sums is not None and scenario.contract.trust == "aggregate":
+        raise InputError(
+            'wanted sums of each participant, got trust = "aggregate", which keeps the total only; each participant '
+            "sees in its own receipt what joining gave it, and nobody can say what it gave to the others"
+        )
+    return parts_of(scenario, industry, _kept(folder, scenario, industry), 2)
 
 
 def of_run(
@@ -81,7 +99,7 @@ def of_run(
 
 
 def _kept(folder: Path, scenario: Scenario, industry: str) -> State:
-    if scenario.contract.sums is None or industry not in scenario.contract.industries:
+    if scenario.contract.of(industry).sums is None or industry not in scenario.contract.industries:
         raise InputError(f'{folder}: wanted a run with learner = "sums" in {industry!r}, got another')
     state = load_latest(folder)
     if state is None or industry not in state.memory:

@@ -15,18 +15,20 @@ from types import MappingProxyType
 from typing import Any
 
 from consortia.common.errors import WireError
+from consortia.coordinator import forecast
 from consortia.coordinator.event_file import EventFile
 from consortia.coordinator.ledger_heads import Heads
 from consortia.coordinator.participant_view import Member, standings
 from consortia.coordinator.received_metrics import Received, read, split
 from consortia.coordinator.sums import honest_norms
 from consortia.messages import size_release
+from consortia.messages.blocks import check_blocks
 from consortia.messages.compressed_reply import lengthened, saved_bytes
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.messages.exchange import Answer
 from consortia.messages.ledger_anchor import anchor_from
 from consortia.messages.reply import FINAL, check_account, check_loss
-from consortia.messages.sums import check_blocks
+from consortia.messages.request import READY
 from consortia.terms.contract import Contract
 from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import Seat
@@ -89,6 +91,7 @@ class Correspondence:
         self.heads = Heads(heads)
         self.event = EventFile(folder, run_id)
         self._told = self.event.last_round()
+        self._forecasts = forecast.announced(scenario, folder)
 
     def envelope(
         self,
@@ -100,7 +103,8 @@ class Correspondence:
         extra: Mapping[str, str] = MappingProxyType({}),
     ) -> bytes:
         fixed = header_to(self.members[name].seat, kind, self.run_id, self.contract, self.heads)
-        header = {**fixed, "round": str(number), **extra}
+        told = {"forecast": json.dumps(self._forecasts[name])} if name in self._forecasts else {}
+        header = {**fixed, "round": str(number), **told, **extra}
         data = encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
         self.event("asked", round=number, participant=name, kind=kind, bytes=len(data))
         return data
@@ -151,9 +155,11 @@ class Correspondence:
             incident = envelope.header.get("incident", "")[:16]
             self.fail(name, number, attempt, "PARTICIPANT_ERROR", f"incident {incident}")
             return None
+        if kind == READY:
+            return tensors
         member.header = dict(envelope.header)
         self.heads.take(name, envelope.header)
-        if self.contract.compression is not None and kind == "train":
+        if self.contract.of(member.seat.industry).compression is not None and kind == "train":
             member.bytes_saved += saved_bytes(envelope.tensors, tensors)
         if received is not None:
             member.released[number] = received
@@ -167,27 +173,31 @@ class Correspondence:
         if is_refusal(envelope, name):
             return {}, None
         wanted = {
-            "status": "OK" if kind == "train" else "EVALUATED",
+            "status": {"train": "OK", READY: "READY"}.get(kind, "EVALUATED"),
             "kind": kind,
             "run": self.run_id,
             "round": str(number),
             "contract": self.contract.sha256(),
         }
         check_answers(header, wanted)
+        if kind == READY:
+            check_like({}, envelope.tensors)
+            return {}, None
         check_account(header)
-        tensors, size = size_release.take(envelope.tensors, self.contract, kind)
-        reply, metrics = split(lengthened(self.contract, kind, tensors, sent))
-        if kind == "train" and self.contract.noisy_sums is not None:
+        contract = self.contract.of(self.members[name].seat.industry)
+        tensors, size = size_release.take(envelope.tensors, contract, kind)
+        reply, metrics = split(lengthened(contract, kind, tensors, sent))
+        if kind == "train" and contract.noisy_sums is not None:
             seat, multiplier = self.members[name].seat, float(header["noise_multiplier"])
-            longest = honest_norms(self.contract, seat, number, multiplier)
-            check_blocks(blocks_of(self.contract, seat.industry), number, reply, longest)
+            longest = honest_norms(contract, seat, number, multiplier)
+            check_blocks(blocks_of(contract, seat.industry), number, reply, longest)
         elif kind == "train":
             check_like(sent, {n: t for n, t in reply.items() if n != LOSS})
-            check_loss(self.strategy, reply.get(LOSS))
+            check_loss(contract.strategy.strategy(), reply.get(LOSS))
         else:
             check_like({}, reply)
-        due = self.contract.evaluation.due(kind, number)
-        received = read(header, metrics, self.contract, self.members[name].seat.industry, due)
+        due = contract.evaluation.due(kind, number)
+        received = read(header, metrics, contract, self.members[name].seat.industry, due)
         self.members[name].size = size or self.members[name].size
         return reply, received
 

@@ -7,9 +7,11 @@ run. Waits are bounded (invariant 13): a deadline and a number of attempts per r
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -17,8 +19,8 @@ from typing import Any
 
 from consortia.common import disk
 from consortia.common.disk import write_json
-from consortia.common.errors import RunFailedError
-from consortia.coordinator import clusters, statistics, sums
+from consortia.common.errors import RunFailedError, RunRefusedError
+from consortia.coordinator import clusters, readiness, statistics, sums
 from consortia.coordinator.aggregation import aggregate, controls, turns
 from consortia.coordinator.asynchronous import AsynchronousLoop
 from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
@@ -34,7 +36,7 @@ from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, initial_groups
 from consortia.trust.trusted_coordinator import account
 from strategies.arithmetic import weighted_mean
-from strategies.base import Asynchronous
+from strategies.base import Asynchronous, Strategy
 
 __all__ = ["RECORD_SCHEMA", "Answer", "Coordinator", "Exchange"]
 RECORD_SCHEMA = 1
@@ -45,6 +47,9 @@ Played = tuple[dict[str, State], dict[str, State], list[str], list[str]]
 
 class Coordinator:
     """One run of one scenario.
+
+    Where industries have training terms of their own, each is a part with its own strategy, quorum and sums. A round of
+    the run is one round of every part that has any left; one message file, checkpoint and record hold all of them.
 
     Parameters
     ----------
@@ -57,19 +62,27 @@ class Coordinator:
         The transport: the engines differ here and nowhere else.
     heads : Path, optional
         Where the heads of the participants' ledgers are kept across runs.
+    desk : Correspondence, optional
+        The whole run's, of a part of it.
     """
 
     def __init__(
-        self, scenario: Scenario, run_id: str, folder: Path, exchange: Exchange, heads: Path | None = None
+        self,
+        scenario: Scenario,
+        run_id: str,
+        folder: Path,
+        exchange: Exchange,
+        heads: Path | None = None,
+        desk: Correspondence | None = None,
     ) -> None:
         self.scenario = scenario
         self.contract = scenario.contract
         self.run_id = run_id
         self.folder = folder
         self.exchange = exchange
-        self.desk = Correspondence(scenario, run_id, folder, heads)
-        self.members = self.desk.members
-        self.strategy = self.desk.strategy
+        self.desk = Correspondence(scenario, run_id, folder, heads) if desk is None else desk
+        self.members = {seat.name: self.desk.members[seat.name] for seat in scenario.roster}
+        self.strategy = scenario.contract.strategy.strategy()
         self.quorum = max(1, math.ceil(self.contract.round.quorum * len(scenario.roster)))
         self.history: list[dict[str, Any]] = []
         self.heads = self.desk.heads
@@ -77,6 +90,32 @@ class Coordinator:
         self._play = plays[self.contract.trust]
         if self.contract.noisy_sums is not None and self.contract.trust == "local":
             self._play = self._noisy_sums
+        #: The one industry of a part of a run; empty of a whole run.
+        self._industry = "" if desk is None else next(iter(self.contract.industries))
+        self._parts = [self]
+        if self.contract.by_industry:
+            self._parts = [Coordinator(one, run_id, folder, exchange, desk=self.desk) for one in scenario.parts()]
+
+    def ask_who_can(self, *, resume: bool = False) -> None:
+        """Ask everybody, before the first round, whether it can take part (`consortia.coordinator.readiness`).
+
+        Raises
+        ------
+        RunRefusedError
+            When the run cannot succeed. The record says so; nobody was charged.
+        """
+        record = self.folder / "coordinator.json"
+        if resume and not (record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("refused")):
+            return  # it goes on: something may have been paid for
+        if self.contract.trust == "coordinator":
+            return  # a round asks a few of many, and no ledger but the coordinator's account pays
+        started = time.perf_counter()
+        groups = initial_groups(self.contract, [seat.industry for seat in self.scenario.roster])
+        try:
+            readiness.ask(self.desk, self.exchange, self.quorum, groups)
+        except RunRefusedError as error:
+            self._finish("failed", "\n".join(error.problems), 0, started, refused=True)
+            raise
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
         """Play every round and the closing evaluation; return (and write) the record.
@@ -95,27 +134,29 @@ class Coordinator:
         self.heads.learn(state.heads)
         recall(self.members, self.history)
         self.desk.tell_rounds(self.history)
-        self.desk.event("start", rounds=self.contract.rounds, done=state.round)
+        rounds = self.scenario.rounds
+        self.desk.event("start", rounds=rounds, done=state.round)
         try:
-            if self.contract.trust == "aggregate":
-                self._sums.enrol()
+            for part in self._parts:
+                if part.contract.trust == "aggregate":
+                    part._sums.enrol()
             if isinstance(self.strategy, Asynchronous):
                 loop = AsynchronousLoop(self.desk, self.strategy, self.exchange, self.quorum)
                 for changed in loop.steps(state):
                     state = changed
                     self._keep(state)
             else:
-                while state.round < self.contract.rounds and not stopped(self.contract.stopping, self.history):
+                while state.round < rounds and not stopped(self.contract.stopping, self.history):
                     state = self._round(state)
                     self._keep(state)
-            final = self._final_model(state)
-            parts = (self.scenario, self.strategy, final, state.memory)
             if self.contract.statistics is None:
-                save(self.folder, state, final=clusters.final_models(*parts))
+                final = [clusters.final_models(*part._models(state)) for part in self._parts]
+                save(self.folder, state, final={name: model for models in final for name, model in models.items()})
             else:
                 with disk.kept(self.folder):
                     write_json(self.folder / "statistics.json", statistics.found(self.scenario, state.memory))
-            self._evaluate(clusters.models(*parts), state)
+            for part in self._parts:
+                part._evaluate(clusters.models(*part._models(state)), state)
         except RunFailedError as error:
             self._finish("failed", str(error), state.round, started)
             raise
@@ -130,7 +171,21 @@ class Coordinator:
     def _round(self, state: Checkpoint) -> Checkpoint:
         number = state.round + 1
         started = time.perf_counter()
-        groups, memory, accepted, kept = self._play(state, number)
+        groups, memory, mean = dict(state.groups), dict(state.memory), dict(state.average)
+        accepted: list[str] = []
+        kept: list[str] = []
+        clustered: dict[str, dict[str, int]] = {}
+        for part in self._parts:
+            if number > part.contract.rounds:
+                continue
+            own = part._own(state)
+            made, remembered, replied, unchanged = part._play(own, number)
+            groups = {**_without(groups, own.groups), **made}
+            memory = {**_without(memory, own.memory), **remembered}
+            mean = {**_without(mean, own.average), **part._running_mean(own, number, made)}
+            accepted += replied
+            kept += unchanged
+            clustered |= clusters.membership(part.scenario, part.strategy, made, remembered)
         line = {
             "round": number,
             "seconds": time.perf_counter() - started,
@@ -148,17 +203,31 @@ class Coordinator:
             line["released"] = {name: received.to_json() for name, received in between.items()}
             if self.contract.stopping is not None:
                 line["watched"] = watched(self.contract.stopping, between.values())
-        if found := clusters.membership(self.scenario, self.strategy, groups, memory):
-            line["clusters"] = found
+        if clustered:
+            line["clusters"] = clustered
         if sizes := sizes_of(self.members):
             line["sizes"] = sizes
         self.history.append(line)
-        mean = self._running_mean(state, number, groups)
         return Checkpoint(number, groups, memory, mean, self.history, dict(self.heads.known))
+
+    def _own(self, state: Checkpoint) -> Checkpoint:
+        """Return a checkpoint without what belongs to other parts of the run."""
+        if not self._industry:
+            return state
+        name = self._industry
+        groups, memory, average = (
+            {name: by_group[name]} if name in by_group else {}
+            for by_group in (state.groups, state.memory, state.average)
+        )
+        return replace(state, groups=groups, memory=memory, average=average)
+
+    def _models(self, state: Checkpoint) -> tuple[Scenario, Strategy, dict[str, State], dict[str, State]]:
+        own = self._own(state)
+        return self.scenario, self.strategy, self._final_model(own), own.memory
 
     @cached_property
     def _sums(self) -> SecureRounds:
-        parts = (self.members, self.heads, self.desk.envelope, self.desk.fail, self.desk.heard)
+        parts = (self.members, self.heads, self.desk.envelope, self.desk.fail, self.desk.heard, self._industry)
         return SecureRounds(self.scenario, self.run_id, self.folder, self.exchange, *parts)
 
     def _summed_round(self, state: Checkpoint, number: int) -> Played:
@@ -279,7 +348,9 @@ class Coordinator:
         told = besides.get(self.contract.learner)
         self._ask("evaluate", number, sent, {} if told is None else told(self.scenario, state.memory))
 
-    def _finish(self, status: str, reason: str, rounds: int, started: float) -> dict[str, Any]:
+    def _finish(
+        self, status: str, reason: str, rounds: int, started: float, *, refused: bool = False
+    ) -> dict[str, Any]:
         record = {
             "schema": RECORD_SCHEMA,
             "run_id": self.run_id,
@@ -287,6 +358,7 @@ class Coordinator:
             "contract_sha256": self.contract.sha256(),
             "status": status,
             "reason": reason,
+            **({"refused": True} if refused else {}),
             "rounds": rounds,
             "seconds": time.perf_counter() - started,
             "participants": {name: describe_member(member) for name, member in self.members.items()},
@@ -298,3 +370,7 @@ class Coordinator:
             write_json(self.folder / "coordinator.json", record)
         self.desk.event("end", status=status, reason=reason, members=standings(self.members))
         return record
+
+
+def _without(named: Mapping[str, State], names: Collection[str]) -> dict[str, State]:
+    return {name: state for name, state in named.items() if name not in names}

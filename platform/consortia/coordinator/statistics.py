@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from consortia.coordinator.sums import Memory, kept_sum, parts_of
-from consortia.learners.blocks import deviations
+from consortia.learners.blocks.release import deviations
 from consortia.learners.statistics.differ import sites_differ
 from consortia.learners.statistics.estimates import Released, statistics_of
 from consortia.learners.statistics.shares import BLOCK
+from consortia.messages.blocks import contribution
 from consortia.messages.statistics import Together
-from consortia.messages.sums import NO_PART, contribution
+from consortia.messages.sums import NO_PART
 from consortia.terms.recipe import layout
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State

@@ -7,33 +7,27 @@ to go on after any round, and for models of fewer participants later (`coalition
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from consortia.coordinator import additive
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.participant_view import Member
 from consortia.coordinator.secure_sum.step import OpenSum
-from consortia.learners.blocks import deviations
-from consortia.learners.sums.combine import Part, combined, first_of, precision_weights
+from consortia.learners.blocks.parts import Part, added
+from consortia.learners.blocks.release import deviations
+from consortia.learners.sums.combine import combined, precision_weights
 from consortia.learners.sums.model import CENTRE, RADIUS, WEIGHTS, Recipe
 from consortia.learners.sums.solution import Released, centre_and_radius, everybodys
+from consortia.messages.blocks import block_noise, contribution, in_state, unscaled
 from consortia.messages.size_release import declared
-from consortia.messages.sums import (
-    NO_PART,
-    OwnPart,
-    ToHome,
-    block_noise,
-    contribution,
-    in_state,
-    split,
-    unscaled,
-)
+from consortia.messages.sums import NO_PART, OwnPart, ToHome, split
 from consortia.terms.contract import Contract
 from consortia.terms.costs import noise_multiplier
-from consortia.terms.recipe import blocks_of, recipe
+from consortia.terms.recipe import additive_recipe, blocks_of, recipe
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, for_participant
@@ -77,6 +71,11 @@ def local_round(
             kept.append(industry)
             continue
         told = {name: _multiplier(scenario.contract, members[name]) for name in names}
+        if scenario.contract.additive is not None:
+            own = additive_recipe(scenario.contract, industry)
+            found = [_part(scenario.contract, members[n].seat, told[n], accepted[n], own.names(message)) for n in names]
+            groups[industry] = additive.after_parts(own, state.groups[industry], message, found)
+            continue
         came = {f"{name}/{block}": tensor for name in names for block, tensor in accepted[name].items()}
         came |= {f"{name}/{_MULTIPLIER}": torch.tensor([told[name]], dtype=torch.float64) for name in names}
         memory[industry] = {**state.memory.get(industry, {}), **came}
@@ -85,7 +84,7 @@ def local_round(
         rule, parts = recipe(scenario.contract, industry), parts_of(scenario, industry, memory[industry], message)
         weights = precision_weights(rule, list(parts.values()))
         if message == 1:
-            groups[industry] = centred(rule, state.groups[industry], *first_of(list(parts.values()), weights))
+            groups[industry] = centred(rule, state.groups[industry], *added(0, list(parts.values()), weights))
         else:
             groups[industry] = with_model(rule, state.groups[industry], combined(rule, list(parts.values()), weights))
     return groups, memory, sorted(accepted), kept
@@ -109,9 +108,12 @@ def secure_step(
     units : public units of each member in the sum.
     """
     rule, current = blocks_of(contract, industry), state.groups[industry]
+    counted = {name: weights[name] * units[name] for name in one.names}
+    if contract.additive is not None:
+        parts = (additive_recipe(contract, industry), current, message, one, code, counted)
+        return additive.after_sum(*parts), {}
     kept = dict(state.memory.get(industry, {}))
     blocks = unscaled(rule, message, one.total)
-    counted = {name: weights[name] * units[name] for name in one.names}
     if message < rule.shares.messages:
         return centred(recipe(contract, industry), current, blocks[0], math.fsum(counted.values())), kept
     noise = block_noise(rule, message, code.share_std(one.asked) * code.step * math.sqrt(len(one.names)))
@@ -158,6 +160,10 @@ def _multiplier(contract: Contract, member: Member) -> float:
     return max(declared_z, noise_multiplier(contract, contract.industries[seat.industry], seat.epsilon, seat.delta))
 
 
+def _part(contract: Contract, seat: Seat, multiplier: float, blocks: State, names: Sequence[str]) -> Part:
+    return Part(tuple(blocks[name].numpy() for name in names), multiplier, float(declared(contract, seat)))
+
+
 def parts_of(
     scenario: Scenario, industry: str, kept: Memory, message: int, names: Iterable[str] | None = None
 ) -> dict[str, Part]:
@@ -167,9 +173,9 @@ def parts_of(
     found = {}
     for name in sorted(seats if names is None else names):
         if all(f"{name}/{block}" in kept for block in blocks_in):
-            blocks = tuple(kept[f"{name}/{block}"].numpy() for block in blocks_in)
+            blocks = {block: kept[f"{name}/{block}"] for block in blocks_in}
             multiplier = float(kept[f"{name}/{_MULTIPLIER}"])
-            found[name] = Part(blocks, multiplier, float(declared(scenario.contract, seats[name])))
+            found[name] = _part(scenario.contract, seats[name], multiplier, blocks, blocks_in)
     return found
 
 

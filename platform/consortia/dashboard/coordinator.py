@@ -20,6 +20,7 @@ from consortia.dashboard.coordinator_metrics import CoordinatorCollector
 from consortia.dashboard.spending import Spending
 from consortia.reports.charts import Level, Line, gauge, line_chart
 from consortia.reports.live_runs import Run, Runs, Seat
+from consortia.reports.shapes import shape_charts
 
 _NAV = (("/", "Runs"), ("/participants", "Participants"), ("/compare", "Compare"))
 _FAILURES = 40
@@ -165,6 +166,7 @@ def _run_charts(run: Run) -> list[tuple[str, Markup]]:
         if metric in seat.metrics
     ]
     charts.append(("Duration of a round", _plain_chart("Duration", "seconds", [(n, s) for n, s, _ in run.rounds])))
+    charts += shape_charts(run.scenario.contract, run.folder)
     return [(title, chart) for title, chart in charts if chart]
 
 

@@ -17,12 +17,18 @@ from consortia.dashboard.certificates import certificates
 from consortia.dashboard.own import Own, OwnRun, lifetimes, open_home
 from consortia.dashboard.owner_metrics import OwnerCollector
 from consortia.reports.charts import Level, Line, dot_chart, gauge, line_chart
+from consortia.reports.forecasts import told_and_measured
 from consortia.reports.receipt_table import interval, metric_name
 from consortia.reports.verdicts import SHORT, paragraph, verdict_of
 
 _NAV = (("/", "Budget"), ("/ledger", "Ledger"), ("/runs", "Receipts"), ("/policy", "Policy"))
 _LINES = 200
-_WORDS = {"interval": interval, "metric_name": metric_name, "verdict": lambda receipt: SHORT[verdict_of(receipt)]}
+_WORDS = {
+    "interval": interval,
+    "metric_name": metric_name,
+    "told_and_measured": told_and_measured,
+    "verdict": lambda receipt: SHORT[verdict_of(receipt)],
+}
 
 
 class OwnerView:

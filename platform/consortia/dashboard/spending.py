@@ -45,7 +45,7 @@ class Spending:
             return Spent(seat.budget if told else None, taken)
         if not taken:
             return Spent(0.0 if seat.non_private is False else None, 0)
-        rounds = taken if run.status in {"completed", "failed"} else self._rounded(run, taken)
+        rounds = taken if run.status in {"completed", "failed"} else self._rounded(run, seat, taken)
         value = self._epsilon(run.event(seat, rounds), seat.delta)
         key = (run.id, seat.name)
         if value is not None:
@@ -54,13 +54,13 @@ class Spending:
 
     def curve(self, run: Run, seat: Seat) -> list[tuple[float, float, None, None]]:
         """Return epsilon by round, as far as it is counted: points of a plot."""
-        counts = {self._rounded(run, n): number for n, number in enumerate(seat.contributed, 1)}
+        counts = {self._rounded(run, seat, n): number for n, number in enumerate(seat.contributed, 1)}
         counts = {n: number for n, number in counts.items() if n <= len(seat.contributed)}
         values = ((number, self._epsilon(run.event(seat, n), seat.delta)) for n, number in counts.items())
         return [(number, value, None, None) for number, value in values if value is not None]
 
-    def _rounded(self, run: Run, taken: int) -> int:
-        most = run.scenario.contract.participations
+    def _rounded(self, run: Run, seat: Seat, taken: int) -> int:
+        most = run.scenario.contract.of(seat.roster.industry).participations
         step = math.ceil(most / _STEPS)
         return min(most, math.ceil(taken / step) * step)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import tomli_w
 from cryptography import x509
 
 import consortia
+from clients import registry
 from consortia.common.errors import InputError
 from consortia.deploy.compose import template
 from consortia.deploy.pki_folder import alternative_names, covers
@@ -58,8 +60,33 @@ def check_certificate(pki: Path, address: str) -> bytes:
     return (pki / "ca.crt").read_bytes()
 
 
-def write_kit(folder: Path, scenario: Scenario, name: str, address: str, authority: bytes, *, has_key: bool) -> None:
-    """Write the kit of one participant of the roster.
+def check_image(image: str) -> str:
+    """Return the image's name when it fixes the content: NAME@sha256:… as it was pushed, or the ID sha256:….
+
+    Raises
+    ------
+    InputError
+        When it is a tag, which may be another image tomorrow.
+    """
+    if not re.fullmatch(r"(?:[a-z0-9][a-z0-9._/:-]*@)?sha256:[0-9a-f]{64}", image):
+        raise InputError(
+            f"--image: wanted NAME@sha256:DIGEST of a pushed image or its ID sha256:…, got {image!r}; "
+            "`docker image inspect --format '{{.Id}}' IMAGE` prints the ID"
+        )
+    return image
+
+
+def write_kit(
+    folder: Path,
+    scenario: Scenario,
+    name: str,
+    address: str,
+    authority: bytes,
+    *,
+    has_key: bool,
+    image: str = "",
+) -> None:
+    """Write the kit of one participant of the roster, with its industry's file where the client is one.
 
     Parameters
     ----------
@@ -71,6 +98,8 @@ def write_kit(folder: Path, scenario: Scenario, name: str, address: str, authori
         The certificate to trust.
     has_key : bool
         Whether the coordinator knows the participant's key already.
+    image : str
+        The image by digest or ID (`check_image`); the tag of this version without one.
 
     Raises
     ------
@@ -95,15 +124,19 @@ def write_kit(folder: Path, scenario: Scenario, name: str, address: str, authori
         "epsilon": f"{seat.epsilon:g}",
         "delta": f"{seat.delta:g}",
         "contract": scenario.contract.sha256(),
-        "releases": json.dumps(scenario.contract.releases),
+        "releases": json.dumps(scenario.contract.of(seat.industry).releases),
         "address": address,
-        "version": consortia.__version__,
+        "image": image or f"consortia:${{CONSORTIA_TAG:-{consortia.__version__}}}",
+        "image_name": image or f"consortia:{consortia.__version__}",
         "key": "with your private key at keys/node.key"
         if has_key
         else f"makes your key; send {name}.pub to the coordinator",
     }
     folder.mkdir(parents=True)
     (folder / "data").mkdir()
+    (folder / "clients").mkdir()
+    if (client := registry.file_of(seat.industry)) is not None:
+        (folder / "clients" / client.name).write_bytes(client.read_bytes())
     (folder / "ca.crt").write_bytes(authority)
     (folder / "scenario.toml").write_text(tomli_w.dumps(alone), encoding="utf-8")
     for file, source in (

@@ -25,10 +25,12 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from clients import registry
 from consortia.common.disk import write_secret
 from consortia.common.errors import ConsortiaError, InputError
 from consortia.common.logs import tolerant_streams
 from consortia.common.pki import Authority, make_authority, public_half, write_node_key, write_server
+from consortia.common.strict import read_toml
 from consortia.deploy import members, pki_folder
 from consortia.terms.scenario import Scenario, load_scenario
 
@@ -141,6 +143,7 @@ def make_kit(name: str, kit: Path) -> list[str]:
     from consortia.deploy.homes import make_home
     from consortia.participant.home import Home
 
+    _check_client(name, kit / "scenario.toml")
     made = participant_keys(name, kit / "keys", kit / "keys-app", (kit / "ca.crt").read_bytes())
     _put(kit / f"{name}.pub", public_half((kit / "keys" / "node.key").read_bytes()))
     home = Home(kit / "home", name)
@@ -148,6 +151,16 @@ def make_kit(name: str, kit: Path) -> list[str]:
         make_home(home, None, "")
         made.append("ledger")
     return made
+
+
+def _check_client(name: str, scenario: Path) -> None:
+    """Refuse an image that lacks the industry of the kit's participant: a partner's wheel may be missing in it."""
+    industries = [seat["industry"] for seat in read_toml(scenario)["roster"] if seat["name"] == name]
+    if missing := [each for each in industries if each not in registry.names()]:
+        raise InputError(
+            f"this image: wanted the client {missing[0]!r}, which {name} needs, got none of that name; take the image "
+            f"that the coordinator uses (with the wheel of that client), or put clients/{missing[0]}.toml into the kit"
+        )
 
 
 def _server(folder: Path, authority: Authority, hosts: list[str]) -> None:
@@ -181,7 +194,7 @@ def make_homes(name: str, scenario: Scenario, root: Path) -> list[str]:
             continue
         make_home(home, owned_policy(name, scenario, seat.name), f"from the demonstration policy of {name}; edit it")
         made.append(seat.name)
-    if scenario.contract.trust == "aggregate" and len(made) == len(scenario.roster):
+    if any(part.contract.trust == "aggregate" for part in scenario.parts()) and len(made) == len(scenario.roster):
         # The demonstration's way, all homes being made here. Between organisations each pins its peers by hand.
         pin_each_other({name: Home(root / name, name) for name in made})
     if made:

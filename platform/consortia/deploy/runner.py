@@ -21,7 +21,7 @@ from pathlib import Path
 from consortia.common import disk
 from consortia.common.console import err, out
 from consortia.common.disk import write_text
-from consortia.common.errors import ConsortiaError, InputError, RunFailedError
+from consortia.common.errors import ConsortiaError, InputError, RunFailedError, RunRefusedError
 from consortia.common.logs import tolerant_streams
 from consortia.deploy.prepare import HOMES, KEYS, RUNS, SUPERLINK, with_members
 from consortia.engines import record
@@ -66,7 +66,9 @@ def follow(job: Job, control: Control) -> None:
     end = time.monotonic() + longest_run(job)
     next_look = time.monotonic() + _STATUS_EVERY_SECONDS
     while time.monotonic() < end:
-        if read_status(target, before) is not None:
+        if (found := read_status(target, before)) is not None:
+            if found.get("refused"):
+                raise RunRefusedError(*found["reason"].splitlines())
             return
         if time.monotonic() > next_look:
             next_look = time.monotonic() + _STATUS_EVERY_SECONDS
@@ -85,7 +87,7 @@ def run(
     """Run a scenario on the federation and print its table; return the exit status."""
     job = with_batches(make_job(scenario, runs, resume), batches)
     scenario = job.scenario
-    out.print(f"run {job.run_id}: {scenario.contract.rounds} rounds, {len(scenario.roster)} participants")
+    out.print(f"run {job.run_id}: {scenario.rounds} rounds, {len(scenario.roster)} participants")
     with tempfile.TemporaryDirectory() as folder:
         control = Control(Path(folder), SUPERLINK, KEYS / "ca.crt")
         try:

@@ -127,7 +127,7 @@ class Control:
 def longest_run(job: Job) -> float:
     """Return a bound on the seconds that a run can take when every wait passes its deadline."""
     terms = job.scenario.contract.round
-    rounds = max(total_steps(job.scenario), job.scenario.contract.participations) + 1
+    rounds = max(total_steps(job.scenario), *(part.contract.participations for part in job.scenario.parts())) + 1
     return JOIN_SECONDS + rounds * terms.attempts * (terms.deadline_seconds + 60)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import tomli_w
 
 from consortia.common.disk import why_full, write_secret
-from consortia.common.errors import RunFailedError
+from consortia.common.errors import RunFailedError, RunRefusedError
 from consortia.common.pki import make_authority, write_node_key, write_server
 from consortia.engines.base import Job
 from consortia.engines.control import Control, flower_environment, longest_run, read_status, tool
@@ -139,6 +139,8 @@ class Federation:
         next_look = time.monotonic() + _STATUS_EVERY_SECONDS
         while time.monotonic() < end:
             if (found := read_status(record, before)) is not None:
+                if found.get("refused"):
+                    raise RunRefusedError(*found["reason"].splitlines())
                 if found["status"] == "failed":
                     raise RunFailedError(found["reason"])
                 return

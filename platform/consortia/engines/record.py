@@ -12,6 +12,7 @@ from consortia.common.disk import write_json
 from consortia.engines.base import Job
 from consortia.participant.statistics_at_home import FILE as STATISTICS
 from consortia.terms.costs import updates_event
+from consortia.terms.forecast import FILE as FORECAST
 from consortia.terms.scenario import Scenario
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
@@ -32,7 +33,7 @@ _VERTICAL = ("role", "label", "purpose", "matched", "hide_membership", "decision
 #: What a simulation's record adds from the receipts.
 _SIMULATED = (
     *("units", "classes", "headline", "keeps", "gain", "local_model", "personal_model", "synthetic"),
-    *("net_gains", "verdict", "joining"),
+    *("net_gains", "verdict", "joining", "forecast"),
     *("differ", "quarantine", "drift"),
     *_VERTICAL,
 )
@@ -45,12 +46,15 @@ def build(job: Job, engine: str) -> dict[str, Any]:
     is run by one operator who holds all rows: it may hold both and says `observer: "simulation"`.
     """
     record = json.loads((job.folder / "coordinator.json").read_text(encoding="utf-8"))
+    announced = job.folder / FORECAST
+    forecasts = json.loads(announced.read_text(encoding="utf-8")) if announced.is_file() else {}
     simulation = engine != "flower"
     participants = {}
     for seat in job.scenario.roster:
         seen = record["participants"][seat.name]
         receipt = read_receipt(job, seat.name) if simulation else None
-        participants[seat.name] = _participant(seen, receipt, job, seat.name, simulation)
+        told = {"forecast": forecasts[seat.name]} if seat.name in forecasts else {}
+        participants[seat.name] = {**told, **_participant(seen, receipt, job, seat.name, simulation)}
     result = {
         "schema": RESULT_SCHEMA,
         "run_id": job.run_id,
@@ -196,8 +200,9 @@ def event_seen(
 
     `messages` says which rounds these were, where it is known.
     """
-    contract = scenario.contract
-    rules = contract.industries[scenario.seat(name).industry]
+    industry = scenario.seat(name).industry
+    contract = scenario.contract.of(industry)
+    rules = contract.industries[industry]
     return updates_event(contract, rules, declared["noise_multiplier"], rounds, declared["unit"], messages)
 
 

@@ -18,11 +18,12 @@ import tomli_w
 from clients import registry
 from clients.tables import known_from
 from consortia.common.disk import write_json, write_text
-from consortia.common.errors import InputError, RunFailedError
+from consortia.common.errors import InputError, RunFailedError, RunRefusedError
 from consortia.common.logs import OwnFile
 from consortia.common.strict import read_toml
 from consortia.engines import record
 from consortia.engines.base import Engine, Job
+from consortia.engines.causes import causes
 from consortia.engines.data_folder import public_sources
 from consortia.engines.options import Options, check_options
 from consortia.engines.vectorized import participants
@@ -94,7 +95,7 @@ def prepare(
     }
     if simulation is False or options.ledger is not None:
         _refuse_idle_files(scenario, homes)
-    if simulation and scenario.contract.trust == "aggregate" and not options.ledger:
+    if simulation and any(part.contract.trust == "aggregate" for part in scenario.parts()) and not options.ledger:
         pin_each_other(homes)
     if simulation and options.ledger is None:
         introduce(scenario, homes)
@@ -139,6 +140,8 @@ def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = Non
     try:
         with watch(job) if watch else _nothing():
             engine(job)
+    except RunRefusedError as error:
+        raise RunRefusedError(*error.problems, *causes(job)) from None
     except RunFailedError:
         if _recorded(job) == before:  # what lies there, if anything, is of an earlier command
             raise

@@ -22,7 +22,7 @@ from consortia.common.errors import WireError
 from consortia.terms.contract_fields import WIRE_VERSION
 
 #: Statuses of a reply. OK carries an update; the others carry nothing from any row.
-STATUSES = ("OK", "EVALUATED", "GREETED", "DONE", "RECEIVE_ONLY", "REFUSED", "FAILED")
+STATUSES = ("OK", "READY", "EVALUATED", "GREETED", "DONE", "RECEIVE_ONLY", "REFUSED", "FAILED")
 
 #: Why a participant refuses. The code crosses, the sentence stays in its own log.
 REFUSALS = (

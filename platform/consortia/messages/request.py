@@ -14,12 +14,15 @@ from consortia.common.errors import InputError, RefusedError, WireError
 from consortia.messages.envelope import decode
 from consortia.messages.ledger_anchor import anchor_from
 from consortia.terms.contract import Contract, contract_from_json, last_number
+from consortia.terms.forecast import Forecast, forecast_from_header
 from consortia.terms.policy import Proposal
 from consortia.terms.scopes import CONTROL
 from privacy.ledger import Anchor
 
 #: What opens a secure sum of mode two: no row is read for it.
 OPENING = frozenset({"confirm", "unmask"})
+#: Asks, before the first round, whether a participant can take part. It charges nothing and carries no model.
+READY = "ready"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Request:
     control: Mapping[str, Tensor]
     secure: str = ""
     anchor: Anchor | None = None
+    forecast: Forecast | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -56,12 +60,13 @@ class Request:
                 model={n: t for n, t in envelope.tensors.items() if not n.startswith(CONTROL)},
                 control={n[len(CONTROL) :]: t for n, t in envelope.tensors.items() if n.startswith(CONTROL)},
                 secure=header.get("secure", ""),
+                forecast=forecast_from_header(header),
             )
         except (WireError, InputError, KeyError, ValueError, TypeError) as error:
             raise RefusedError("BAD_MESSAGE", f"{type(error).__name__} while reading the message") from None
         contract = request.contract
         last = last_number(contract) + (1 if request.kind == "evaluate" else 0)
-        kinds = {"train", "evaluate"} | ({"run-key", *OPENING} if contract.trust == "aggregate" else set())
+        kinds = {READY, "train", "evaluate"} | ({"run-key", *OPENING} if contract.trust == "aggregate" else set())
         if request.kind not in kinds or not 1 <= request.round <= last:
             raise RefusedError("BAD_MESSAGE", "kind or round is outside the contract")
         check_terms(request.proposal, request.run_id, request.industry)
@@ -76,7 +81,7 @@ def common_fields(header: Mapping[str, str]) -> dict[str, Any]:
     InputError, KeyError, ValueError, TypeError
         Where something is missing or unreadable.
     """
-    contract = contract_from_json(header["contract"])
+    contract = contract_from_json(header["contract"]).of(header["industry"])
     offer = json.loads(header["proposal"])
     epsilon = offer["epsilon"]
     return {

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from clients import registry
 from clients.industry import effective_schema
 from clients.schema import Column, QuarantineReport, Schema, Target
 from consortia.participant.own_model import About, OwnModel
 
-__all__ = ["columns_of", "outputs_of", "predict", "view_of"]
+__all__ = ["checked_features", "columns_of", "outputs_of", "predict", "view_of"]
 
 
 def view_of(about: About) -> Schema:
@@ -57,17 +58,28 @@ def predict(model: OwnModel, about: About, frame: pd.DataFrame, where: str) -> t
         A column is missing, or holds nothing of its type.
     """
     view = view_of(about)
-    named = {c.name for c in columns_of(view)}
-    columns = tuple(c if c.name in named else replace(c, required=False, nullable=True) for c in view.columns)
-    frame = view.named(frame)
-    rows = frame[[name for name in frame.columns if name in named]].reset_index(drop=True)
-    rows[view.target.name] = _any_label(view.target)  # rows to predict have none; the check wants one
-    good, report = replace(view, columns=columns).check(rows, where=where)
+    good, report = _checked(view, frame, where)
     scores = np.full((len(frame), len(outputs_of(view.target))), np.nan, dtype=np.float32)
     if len(good):
         found = model(torch.from_numpy(view.features(good)))
         scores[good.index.to_numpy()] = np.asarray(found).reshape(len(good), -1)
     return pd.DataFrame(scores, columns=outputs_of(view.target), index=frame.index), report
+
+
+def checked_features(about: About, frame: pd.DataFrame, where: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the features (n_good, n_features) of the rows that `predict` predicts, and their places in the frame."""
+    view = view_of(about)
+    good, _ = _checked(view, frame, where)
+    return view.features(good).astype(np.float64), good.index.to_numpy(dtype=np.int64)
+
+
+def _checked(view: Schema, frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, QuarantineReport]:
+    named = {c.name for c in columns_of(view)}
+    columns = tuple(c if c.name in named else replace(c, required=False, nullable=True) for c in view.columns)
+    frame = view.named(frame)
+    rows = frame[[name for name in frame.columns if name in named]].reset_index(drop=True)
+    rows[view.target.name] = _any_label(view.target)  # rows to predict have none; the check wants one
+    return replace(view, columns=columns).check(rows, where=where)
 
 
 def _any_label(target: Target) -> Any:

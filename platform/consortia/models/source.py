@@ -136,7 +136,7 @@ def of_coordinator(run: str, industry: str, without: Sequence[str] = ()) -> Foun
         )
     known_from(folder)
     scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
-    contract = scenario.contract
+    contract = scenario.contract if industry not in scenario.contract.industries else scenario.contract.of(industry)
     result = read_record(folder / "result.json")
     if contract.vertical is not None or industry not in contract.industries:
         there = "none (vertical)" if contract.vertical is not None else ", ".join(contract.industries)

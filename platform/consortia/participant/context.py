@@ -17,7 +17,7 @@ from consortia.common.errors import InputError, RefusedError, describe
 from consortia.messages.envelope import Envelope, encode, message_key
 from consortia.messages.ledger_anchor import to_header
 from consortia.messages.request import Request
-from consortia.participant import ledger_witness, lifetimes, metrics_release, own_sums, receipt
+from consortia.participant import forecast, ledger_witness, lifetimes, metrics_release, own_sums, receipt
 from consortia.participant.compressed_update import compressed
 from consortia.participant.data import Partitions, declared_training_units, load_partitions
 from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
@@ -67,7 +67,9 @@ class Work:
             raise RefusedError("BAD_POLICY", str(error)) from None
         if self.policy.participant != home.participant:
             raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
-        terms = check_contract(self.policy, request.contract, request.industry, request.proposal)
+        # A run is called SCENARIO-TIME-RANDOM; only in a simulation is that name the owner's own word.
+        scenario = request.run_id.rsplit("-", 2)[0] if home.simulation else ""
+        terms = check_contract(self.policy, request.contract, request.industry, request.proposal, scenario)
         self.terms: DatasetTerms = terms.model_copy(update={"source": SourceText(source)}) if source else terms
         self.dataset = request.proposal.dataset
         try:
@@ -118,15 +120,36 @@ class Work:
                 )
         return stored
 
-    def _new_plan(self, ledger: Ledger) -> RunPlan:
+    def affordable(self, ledger: Ledger) -> RunPlan:
+        """Return the plan that the run has, or would be opened with; nothing is written.
+
+        Raises
+        ------
+        RefusedError
+            Where the run, or its metrics, cannot be paid for.
+        """
+        stored = ledger.plan(self.request.run_id)
+        plan = self.plan(ledger) if stored is not None else self._solved(ledger)
+        if ledger.plan(metrics_release.metrics_run(self.request.run_id)) is None:
+            metrics_release.account_of(ledger, self.request, plan, self.policy, self.terms)
+        return plan
+
+    def _solved(self, ledger: Ledger) -> RunPlan:
         request = self.request
-        non_private = request.proposal.epsilon is None
-        left = ledger.lifetime_left(self.dataset, self.lifetime(non_private))
+        left = ledger.lifetime_left(self.dataset, self.lifetime(request.proposal.epsilon is None))
         allowance = effective_budget(self.policy, request.proposal, left, self.policy.budget.of(request.contract))
         try:
-            plan = make_plan(request.contract, self.terms, self.dataset, request.run_id, allowance)
+            return make_plan(request.contract, self.terms, self.dataset, request.run_id, allowance)
+        except InputError as error:
+            raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
+        except PlanError as error:
+            raise RefusedError("BUDGET_EXHAUSTED", str(error)) from None
+
+    def _new_plan(self, ledger: Ledger) -> RunPlan:
+        plan = self._solved(ledger)
+        try:
             self.open_metrics(ledger, plan)  # first: a run whose metrics cannot be paid for does not start
-            return ledger.open_run(plan, self.lifetime(non_private))
+            return ledger.open_run(plan, self.lifetime(self.request.proposal.epsilon is None))
         except (ContractMismatchError, InputError) as error:
             raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
         except (BudgetExhaustedError, PlanError) as error:
@@ -144,6 +167,7 @@ class Work:
             raise RefusedError("RETRIES_EXHAUSTED", str(error)) from None
         self.anchor = reservation.anchor
         self.charged.extend(events)
+        forecast.keep(self.home, self.request.run_id, self.request.forecast)  # before anything is sent
         ledger_witness.keep(self.home, self.anchor)
         return reservation
 

@@ -8,12 +8,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
+from numpy.typing import NDArray
 
 from clients import registry
 from clients._apart import set_apart
 from clients.dataset import QuarantineReport, Table, assign, prepare
-from clients.errors import QuarantineError
 from clients.industry import IndustryClient
 from clients.sources import parse_source
 from consortia.common.errors import RefusedError
@@ -27,8 +27,6 @@ from consortia.terms.policy import DatasetTerms
 _CACHED_TABLES = 64
 #: Names the folder of a participant's own files, as a container's compose file mounts it.
 OWN_FILES = "CONSORTIA_OWN_FILES"
-#: A share of the rows from which on one unknown spelling stops a run: it is a coding, not a slip.
-_ONE_SPELLING = 0.01
 log = logging.getLogger("consortia.participant")
 
 
@@ -93,26 +91,10 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
     bias: tuple[str, ...] = ()
     if table.quarantine.rows_kept < table.quarantine.rows_read:
         log.warning("%s: %s", home.participant, table.quarantine)  # counts by column and rule, no value
-        bias = _look_apart(client, frame, table.quarantine, where_from)
+        bias = tuple(set_apart(client.schema, frame, table.quarantine).bias)
         for sentence in bias:
             log.warning("%s: rows set apart: %s", home.participant, sentence)
-    if rules.split == "hash":
-        where = assign(
-            table.split_keys,
-            split_key,
-            {"train": shares.train, "validation": shares.validation, "test": shares.test},
-        )
-        masks = {part: where == part for part in ("train", "validation", "test")}
-    else:
-        # A published split fixes who is tested; validation rows are then taken from its training part.
-        in_train = client.splits[rules.split](table.target.numpy(), terms.site) == "train"
-        inner = shares.validation / (shares.train + shares.validation)
-        where = assign(table.split_keys, split_key, {"train": 1 - inner, "validation": inner})
-        masks = {
-            "train": in_train & (where == "train"),
-            "validation": in_train & (where == "validation"),
-            "test": ~in_train,
-        }
+    masks = split_masks(table, client, terms.site, contract, split_key)
     if source.placebo is not None:  # after the split, which may read labels
         table = with_placebo_labels(table, client.schema.target, home.participant, source.placebo)
     parts = {part: table.take(mask) for part, mask in masks.items()}
@@ -129,6 +111,29 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
     return loaded
 
 
+def split_masks(
+    table: Table, client: IndustryClient, site: str, contract: Contract, split_key: bytes
+) -> dict[str, NDArray[np.bool_]]:
+    """Return by partition which rows (n_rows,) are in it: a function of each row, the key and the contract."""
+    shares, rule = contract.split, contract.industries[client.name].split
+    if rule == "hash":
+        where = assign(
+            table.split_keys,
+            split_key,
+            {"train": shares.train, "validation": shares.validation, "test": shares.test},
+        )
+        return {part: where == part for part in ("train", "validation", "test")}
+    # A published split fixes who is tested; validation rows are then taken from its training part.
+    in_train = client.splits[rule](table.target.numpy(), site) == "train"
+    inner = shares.validation / (shares.train + shares.validation)
+    where = assign(table.split_keys, split_key, {"train": 1 - inner, "validation": inner})
+    return {
+        "train": in_train & (where == "train"),
+        "validation": in_train & (where == "validation"),
+        "test": ~in_train,
+    }
+
+
 def own_files() -> Path:
     """Return the folder that `$CONSORTIA_OWN_FILES` names."""
     return Path(os.environ.get(OWN_FILES, ""))
@@ -143,21 +148,6 @@ def idle_files(policy: Path, dataset: str, folder: Path) -> str | None:
         f"synthetic ones; change the line to source = 'csv:{folder}/{found[0].name}' (and declared_units), or "
         "move the files away"
     )
-
-
-def _look_apart(client: IndustryClient, frame: pd.DataFrame, report: QuarantineReport, where: str) -> tuple[str, ...]:
-    """Return how the rows that were set apart differ from the others.
-
-    Raises
-    ------
-    QuarantineError
-        Where one spelling makes up the failures of a column, in 1 % of the rows or more: with the line that maps it.
-    """
-    apart = set_apart(client.schema, frame, report)
-    if apart.spellings and apart.share >= _ONE_SPELLING:
-        told = "; ".join(f"{column}: {line}" for column, line in apart.spellings.items())
-        raise QuarantineError(f"{where}: {apart.sentence()}. One spelling makes up the failures of a column; {told}")
-    return tuple(apart.bias)
 
 
 def declared_training_units(terms: DatasetTerms, contract: Contract) -> int:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from consortia.common.errors import RefusedError
 from consortia.common.logs import about
-from consortia.messages.request import OPENING, Request
-from consortia.participant import ledger_witness, lifetimes, metrics_release, unpaid_requests
+from consortia.messages.request import OPENING, READY, Request
+from consortia.participant import ledger_witness, lifetimes, metrics_release, readiness, unpaid_requests
 from consortia.participant.context import Work
 from consortia.participant.guard import guarded
 from consortia.participant.home import Home
@@ -66,6 +66,8 @@ def _answer(work: Work) -> bytes:
         stored = ledger.reply(run_id, request.round, work.key)
         if stored is not None:
             return stored
+    if request.kind == READY:
+        return readiness.answer(work, ledger)
     mode = MODES[request.contract.learner, request.contract.trust]
     if request.kind in OPENING:
         return mode.opening(work, ledger, work.plan(ledger))

@@ -80,14 +80,29 @@ def open_metrics(
     BudgetExhaustedError
         When the ledger refuses.
     """
-    wanted = request.contract.evaluation
-    if wanted.metrics == "none":
+    if request.contract.evaluation.metrics == "none":
         return None
     lifetime = metrics_lifetime(request, policy)
     stored = ledger.plan(metrics_run(request.run_id))
     if stored is not None:
         _check_still_allowed(stored, policy)
         return ledger.open_run(stored, lifetime)
+    account = account_of(ledger, request, plan, policy, terms)
+    return None if account is None else ledger.open_run(account, lifetime)
+
+
+def account_of(ledger: Ledger, request: Request, plan: RunPlan, policy: Policy, terms: DatasetTerms) -> RunPlan | None:
+    """Return the metrics' account as it would be opened, None without metrics; nothing is written.
+
+    Raises
+    ------
+    RefusedError
+        As `open_metrics`.
+    """
+    wanted = request.contract.evaluation
+    if wanted.metrics == "none":
+        return None
+    lifetime = metrics_lifetime(request, policy)
     if wanted.metrics == "dp" and not score_bins.has_bins(registry.get(request.industry).schema.target):
         raise RefusedError("CONTRACT_NOT_ALLOWED", "DP metrics of a regression need public bounds of the target")
     allowance = _allowance(ledger, request, plan, policy, lifetime)
@@ -99,7 +114,7 @@ def open_metrics(
         elif releases:
             noise = plan_noise(epsilon=allowance.epsilon, delta=allowance.delta, releases=releases)
             events.append(noise.event(partition=partition, unit=plan.unit))
-    account = RunPlan(
+    return RunPlan(
         run_id=metrics_run(request.run_id),
         dataset=f"{plan.dataset}/evaluation",
         contract_sha256=plan.contract_sha256,
@@ -115,7 +130,6 @@ def open_metrics(
         other_events=tuple(events),
         listed=True,
     )
-    return ledger.open_run(account, lifetime)
 
 
 def metrics_lifetime(request: Request, policy: Policy) -> Budget:

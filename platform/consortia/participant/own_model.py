@@ -197,7 +197,7 @@ def from_bytes(data: bytes, where: str) -> tuple[OwnModel, About]:
         raise InputError(f"{where}: wanted a model in safetensors format, got something else") from None
     if metadata.get("schema") != FILE_SCHEMA:
         raise InputError(f"{where}: wanted a model file of schema {FILE_SCHEMA}, got {metadata.get('schema')!r}")
-    contract = contract_from_json(metadata["contract"])
+    contract = contract_from_json(metadata["contract"]).of(metadata["industry"])
     origin = {key: metadata[key] for key in ("participant", "run_id", "industry", "kind", "detail")}
     about = About(**origin, contract=contract)
     try:

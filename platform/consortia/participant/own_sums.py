@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clients.dataset import Table
 from consortia.common import disk
-from consortia.learners.sums.statistics import Rows
+from consortia.learners.blocks.rows import Rows
 from consortia.participant.home import Home
 
 __all__ = ["Sent", "forget", "keep", "rows_of", "sent"]
@@ -26,7 +26,7 @@ _FILE: Final = "own-sums.safetensors"
 
 
 def rows_of(table: Table) -> Rows:
-    """Return the rows of a table as the learner sees them."""
+    """Return the rows of a table as a learner of noisy sums sees them."""
     return Rows(table.inputs["features"], table.target, table.unit_index)
 
 

@@ -26,7 +26,7 @@ from clients.metrics import Interval
 from clients.models import FederatedModule
 from consortia.common.disk import write_json
 from consortia.common.words import verdict
-from consortia.participant import baseline, drift, joined, own_model, personal
+from consortia.participant import baseline, drift, forecast, joined, own_model, personal
 from consortia.participant.account import runs_left
 from consortia.participant.baseline import Baseline
 from consortia.participant.data import Partitions
@@ -125,6 +125,7 @@ def write(
     if request.contract.sums is not None:
         files["released"] = (released.model(), replace(about, kind=FEDERATED, detail="released sums alone"))
     folder = home.run_folder(request.run_id)
+    found = compared(client, models, parts.test, home.participant)
     data = {
         "schema": RECEIPT_SCHEMA,
         "participant": home.participant,
@@ -142,7 +143,8 @@ def write(
             **({"bias": list(parts.bias)} if parts.bias else {}),
         },
         "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
-        **compared(client, models, parts.test, home.participant),
+        **found,
+        **forecast.beside(home, request.run_id, found["net_gains"]),
         "local_model": base.alone.kind,
         "personal_model": kept.personal_kind,
         "keeps": kept.kind,

@@ -15,8 +15,8 @@ from torch import Tensor
 from clients import registry
 from clients.models import FederatedModule, loss_for
 from consortia.common.errors import InputError, RefusedError
+from consortia.messages.blocks import block_noise, scaled, unscaled
 from consortia.messages.envelope import Envelope, encode
-from consortia.messages.sums import block_noise, scaled, unscaled
 from consortia.participant import sums
 from consortia.participant.data import Partitions
 from consortia.participant.identity import load_identity
@@ -76,7 +76,7 @@ def _blocks(
     asked: SumRequest,
     rules: Rules,
 ) -> bytes:
-    """Answer a message of noisy sums: its blocks as one scaled vector, and one's own words kept at home."""
+    """Answer a message of noisy sums with its blocks as one scaled vector; keep one's own words where wanted."""
     request = work.request
     sums.check_received(work)
     rule = blocks_of(request.contract, request.industry)
@@ -88,7 +88,7 @@ def _blocks(
         return {request.industry: vector}
 
     def keep_own(context: bytes, words: Word, cohort: int) -> None:
-        if request.round == rule.shares.messages:
+        if sums.kept_at_home(work):
             blocks = tuple(unscaled(rule, request.round, rules.code.decode(words)))
             noise = block_noise(rule, request.round, rules.code.share_std(cohort) * rules.code.step)
             keep(work.home, request.run_id, Sent(context, blocks, noise))

@@ -4,13 +4,13 @@ Guarantees
 ----------
 * A message is answered within the walls of `consortia.participant.handle`; each block has an event of its own, which is
   reserved before a row is summed.
-* How far one unit moves a block is proved in `consortia.learners.sums.statistics` and, of statistics before training,
-  in `consortia.learners.statistics.layout`; it does not depend on the centre and the radius that a coordinator sent.
-  Only that they are finite, and the radius > 0, is checked.
+* How far one unit moves a block is proved in `consortia.learners.sums.statistics`,
+  `consortia.learners.additive.histograms` and `consortia.learners.statistics.layout`; it does not depend on the model
+  that a coordinator sent. Only that its numbers are finite, and a radius > 0, is checked.
 * Noise is on the public grid of `privacy.secure_noise`, in simulations too.
-* What it sent, exactly as it was sent, lies in the run's folder until the closing evaluation took it off the sum
-  (`consortia.participant.sums_at_home`, `consortia.participant.statistics_at_home`). In a secure sum that is a secret:
-  the words before the masks.
+* What it sent of the learners `sums` and `statistics`, exactly as it was sent, lies in the run's folder until the
+  closing evaluation took it off the sum (`consortia.participant.sums_at_home`,
+  `consortia.participant.statistics_at_home`). In a secure sum that is a secret: the words before the masks.
 """
 
 from __future__ import annotations
@@ -24,22 +24,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consortia.common.errors import RefusedError
-from consortia.learners.blocks import deviations, noised
-from consortia.learners.shares import Blocks
-from consortia.learners.sums.model import CENTRE, RADIUS
-from consortia.learners.sums.statistics import first_message, second_message
-from consortia.messages.sums import contribution, in_state
+from consortia.learners.blocks.recipe import BlockRecipe
+from consortia.learners.blocks.release import deviations, noised
+from consortia.messages.blocks import contribution, in_state
 from consortia.participant.context import Work
 from consortia.participant.data import Partitions
 from consortia.participant.own_sums import Sent, keep, rows_of
-from consortia.terms.recipe import blocks_of, layout, recipe
+from consortia.terms.recipe import blocks_of
 from consortia.terms.scopes import build_module, check_like
 from privacy.egress import Release
 from privacy.errors import PrivacyError
 from privacy.events import Event, GaussianRelease
 from privacy.ledger import Ledger, RunPlan
 
-__all__ = ["answer", "check_received", "events_of", "exact_blocks", "releases_of"]
+__all__ = ["answer", "check_received", "events_of", "exact_blocks", "kept_at_home", "releases_of"]
 
 Array = NDArray[np.float64]
 
@@ -56,7 +54,7 @@ def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> byte
         multipliers = [event.noise_multiplier for event in events if isinstance(event, GaussianRelease)]
         blocks = noised(rule, request.round, blocks, multipliers, reservation.noise(rule.shares.what))
     tensors = in_state(rule, request.round, blocks)
-    if request.round == rule.shares.messages:
+    if kept_at_home(work):
         noise = (
             deviations(rule, request.round, plan.noise_multiplier) if plan.noise_multiplier else (0.0,) * len(blocks)
         )
@@ -68,15 +66,15 @@ def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> byte
 
 
 def check_received(work: Work) -> None:
-    """Refuse a message whose model cannot be centred on: asked before the reservation, so it costs nothing."""
+    """Refuse a message whose model nothing can be summed with: asked before the reservation, so it costs nothing."""
     request = work.request
-    own = {} if request.contract.sums is None else build_module(request.contract, request.industry).state_dict()
+    trained = request.contract.statistics is None
+    own = build_module(request.contract, request.industry).state_dict() if trained else {}
     try:
         check_like(own, request.model)
-        if own and not float(request.model[RADIUS]) > 0:
-            raise ValueError(f"{RADIUS}: wanted a number > 0, got another")
+        blocks_of(request.contract, request.industry).check_model(request.model)
         if request.control:
-            raise ValueError("noisy sums: wanted nothing beside the model")
+            raise ValueError(f"{request.contract.learner}: wanted nothing beside the model")
     except ValueError as error:
         raise RefusedError("BAD_MESSAGE", str(error)) from None
 
@@ -89,7 +87,16 @@ def events_of(work: Work, plan: RunPlan) -> tuple[Event, ...]:
     return terms.shares.events(work.request.round, plan.noise_multiplier, plan.unit)
 
 
-def releases_of(rule: Blocks, message: int, events: Sequence[Event], tensors: Mapping[str, Tensor]) -> list[Release]:
+def kept_at_home(work: Work) -> bool:
+    """Return whether one's own part of the message is taken off the sum at the end: the last, but of `additive`."""
+    contract = work.request.contract
+    terms = contract.noisy_sums
+    return terms is not None and contract.additive is None and work.request.round == terms.shares.messages
+
+
+def releases_of(
+    rule: BlockRecipe, message: int, events: Sequence[Event], tensors: Mapping[str, Tensor]
+) -> list[Release]:
     """Return each block with the event that pays for it; without noise one event pays for the message."""
     kind = rule.shares.what
     if len(events) == 1:
@@ -101,12 +108,7 @@ def releases_of(rule: Blocks, message: int, events: Sequence[Event], tensors: Ma
 
 def exact_blocks(work: Work, parts: Partitions) -> list[Array]:
     """Return the exact blocks of the message: the training partition's, in this call alone."""
-    request, rows = work.request, rows_of(parts.train)
+    request = work.request
+    rule = blocks_of(request.contract, request.industry)
     torch.set_num_threads(1)
-    if request.contract.statistics is not None:
-        return [layout(request.contract, request.industry).vector(rows)]
-    rule = recipe(request.contract, request.industry)
-    if request.round == 1:
-        return [first_message(rule.columns, rows)]
-    centre, radius = request.model[CENTRE], request.model[RADIUS]
-    return list(second_message(rule.columns, rule.outcome, rows, centre, radius))
+    return rule.exact(request.round, rows_of(parts.train), request.model)

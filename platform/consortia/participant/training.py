@@ -20,7 +20,8 @@ from consortia.common.errors import RefusedError
 from consortia.messages.size_release import once_events, solve_sigma
 from consortia.participant.alternating import joined, phases
 from consortia.participant.data import declared_training_units
-from consortia.terms.contract import Contract, clip_of, planned_rounds
+from consortia.terms.contract import Contract, clip_of, planned_rounds, spare
+from consortia.terms.optimizer import make_optimizer as local_optimizer
 from consortia.terms.policy import DatasetTerms
 from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
 from consortia.trust.trusted_coordinator import shortened
@@ -51,8 +52,12 @@ def make_plan(
     allowance : Budget or None
         What this run may cost; None for a non-private run.
     """
-    rules, sums = contract.industries[terms.industry], contract.noisy_sums
+    rules, learner = contract.industries[terms.industry], contract.noisy_sums
     sigma = 0.0 if allowance is None else solve_sigma(contract, rules, allowance.epsilon, allowance.delta)
+    if learner is None:
+        rounds, events = planned_rounds(contract), _other_events(contract, terms.unit)
+    else:
+        rounds, events = learner.shares.plan(sigma, terms.unit, spare(contract))
     return RunPlan(
         run_id=run_id,
         dataset=dataset,
@@ -63,11 +68,11 @@ def make_plan(
         noise_multiplier=sigma,
         sampling_rate=rules.sampling_rate,
         steps_per_round=rules.local_steps,
-        rounds=planned_rounds(contract),
+        rounds=rounds,
         clip=clip_of(contract, rules, sigma),
         non_private=allowance is None,
-        other_events=_other_events(contract, terms.unit) if sums is None else sums.shares.whole(sigma, terms.unit),
-        listed=sums is not None,
+        other_events=events,
+        listed=learner is not None,
         once_events=once_events(contract, None if allowance is None else allowance.epsilon, terms.unit),
     )
 
@@ -170,11 +175,17 @@ def train_round(
     before = state_of(module)
     strategy = contract.strategy.strategy()
     gradient_only = strategy.fit.gradient
-    rate = 1.0 if gradient_only else rules.learning_rate
+    rate = 1.0 if gradient_only else rules.rate(round_number, contract.rounds)
 
     def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        # Momentum and weight decay act on the noisy gradient inside step(): post-processing.
-        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=rules.momentum, weight_decay=rules.weight_decay)
+        # Moments, momentum and weight decay act on the noisy gradient inside step(): post-processing.
+        optimizer = local_optimizer(
+            rules.optimizer,
+            parameters,
+            learning_rate=rate,
+            momentum=rules.momentum,
+            weight_decay=rules.weight_decay,
+        )
         if isinstance(strategy, LocalHalf):
             named = [(parameter, received.get(name)) for name, parameter in module.named_parameters()]
             strategy.attach(optimizer, [(parameter, sent) for parameter, sent in named if sent is not None])

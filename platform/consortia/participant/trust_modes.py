@@ -7,7 +7,7 @@ outbox. Whatever it sends was charged (`Work.reserve`) and passed the release ga
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from consortia.common.errors import RefusedError
@@ -45,17 +45,19 @@ class TrustMode:
 
 
 _OWN_NOISE = TrustMode(local.train)
+_OWN_SUMS = TrustMode(sums.answer)
+_SECURE = TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end)
 #: By the words of the contract. With a trusted coordinator a participant sends its clipped change without noise.
 MODES: Mapping[tuple[str, str], TrustMode] = MappingProxyType(
     {
         ("gradient", "local"): _OWN_NOISE,
         ("gradient", "coordinator"): _OWN_NOISE,
-        ("gradient", "aggregate"): TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end),
-        ("sums", "local"): TrustMode(sums.answer),
-        ("sums", "aggregate"): TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end),
-        ("statistics", "local"): TrustMode(sums.answer, close=statistics_at_home.close),
-        ("statistics", "aggregate"): TrustMode(
-            secure_sum.answer, secure_sum.opening, secure_sum.end, statistics_at_home.close
-        ),
+        ("gradient", "aggregate"): _SECURE,
+        ("sums", "local"): _OWN_SUMS,
+        ("sums", "aggregate"): _SECURE,
+        ("additive", "local"): _OWN_SUMS,
+        ("additive", "aggregate"): _SECURE,
+        ("statistics", "local"): replace(_OWN_SUMS, close=statistics_at_home.close),
+        ("statistics", "aggregate"): replace(_SECURE, close=statistics_at_home.close),
     }
 )

@@ -34,7 +34,10 @@ def check_fit(scenario: Scenario) -> None:
         With one line for each group and reason.
     """
     problems = [
-        problem for group, seats in sorted(groups_of(scenario).items()) for problem in _problems(scenario, group, seats)
+        problem
+        for part in scenario.parts()
+        for group, seats in sorted(groups_of(part).items())
+        for problem in _problems(part, group, seats)
     ]
     if problems:
         raise InputError(*problems)
@@ -126,6 +129,8 @@ def _missing(strategy: Strategy, otherwise: str) -> str:
 
 def cautions(scenario: Scenario) -> list[str]:
     """Return what may be run but should be known before: one line for each group and reason."""
+    if scenario.contract.by_industry:
+        return [caution for part in scenario.parts() for caution in cautions(part)]
     strategy = scenario.contract.strategy.strategy()
     attackers, least = attackers_of(strategy), strategy.minimum_participants
     found = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from clients import registry
 from clients.errors import ClientError
 from consortia.common.errors import InputError
+from consortia.learners.additive.model import SHAPES
 from consortia.learners.sums.model import WEIGHTS
 from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import check_fit
@@ -59,6 +61,7 @@ class SeatPlan:
     parameters_private: int
     noise_ratio: float | None
     releases: tuple[str, ...]
+    learner: str
     warnings: tuple[str, ...]
 
 
@@ -73,6 +76,9 @@ def make_plans(scenario: Scenario) -> list[SeatPlan]:
     """
     if scenario.contract.vertical is not None:
         return []  # checked when it was parsed; `consortia.vertical.setup.describe` shows it
+    if scenario.contract.by_industry:
+        found = {plan.name: plan for part in scenario.parts() for plan in make_plans(part)}
+        return [found[seat.name] for seat in scenario.roster]
     check_fit(scenario)
     check_metrics(scenario)
     plans = []
@@ -95,6 +101,13 @@ def noise_ratio(sigma: float, numbers: int, rate: float, units: int, steps: int)
 def of_products(contract: Contract, sigma: float) -> float:
     """Return the multiplier of the noise that a model learns through: of sums, that of the target's products."""
     return sigma if contract.sums is None else sigma / math.sqrt(contract.sums.slope_share)
+
+
+def learned(contract: Contract, names: Iterable[str]) -> list[str]:
+    """Return the parameters that noise falls on: all, or the weights or shapes that noisy sums give."""
+    if contract.noisy_sums is None:
+        return list(names)
+    return [SHAPES if contract.additive is not None else WEIGHTS]
 
 
 def _check_names(scenario: Scenario, seat: Seat) -> None:
@@ -137,7 +150,7 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
         warnings.append("non-private: epsilon is infinite, the update is not protected")
     elif not seat.non_private:
         sigma, spent = _noise(contract, rules, seat.epsilon, seat.delta)
-        numbers = sum(sizes.values()) if contract.noisy_sums is None else sizes[WEIGHTS]
+        numbers = sum(sizes[name] for name in learned(contract, sizes))
         ratio = noise_ratio(of_products(contract, sigma), numbers, rules.sampling_rate, training, steps)
         if ratio > _USELESS and contract.noisy_sums is None:  # of sums, what counts is the total over participants
             warnings.append(
@@ -159,5 +172,6 @@ def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
         parameters_private=private,
         noise_ratio=ratio,
         releases=contract.releases,
+        learner=contract.learner,
         warnings=tuple(warnings),
     )

@@ -55,6 +55,8 @@ def exposures(scenario: Scenario) -> dict[str, dict[str, Any]]:
     The smallest of a participant's cohorts counts, less the drops that the noise covers. The budget is charged at t.
     """
     contract = scenario.contract
+    if contract.by_industry:
+        return {name: found for part in scenario.parts() for name, found in exposures(part).items()}
     if contract.trust != "aggregate":
         return {}
     scopes = contract.scopes.named

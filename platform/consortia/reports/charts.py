@@ -16,6 +16,8 @@ WIDTH, HEIGHT = 360, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 40
 #: Width of a letter, and by how many degrees names that do not fit side by side are turned.
 _LETTER, _TILT = 7, 40
+#: Height of a bar with the room below it.
+_BAR = 20
 #: More points than pixels tell nothing.
 _MOST_POINTS = 120
 PALETTE = 7
@@ -39,6 +41,17 @@ class Level:
 
     name: str
     value: float
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A named value with its interval; one that is not `clear` is drawn grey."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    clear: bool = True
 
 
 def line_chart(
@@ -86,6 +99,39 @@ def dot_chart(
         parts.append(f'<circle class="dot c0" cx="{x:.1f}" cy="{scale.y(value):.1f}" r="5"/>')
     below = longest * math.sin(math.radians(tilt))
     return _svg(title, "".join(parts), HEIGHT + math.ceil(max(0.0, below + 22 - _BOTTOM)))
+
+
+def bar_chart(title: str, x_label: str, bars: Sequence[Bar]) -> Markup:
+    """Return horizontal bars from 0 on, one below the other, each with its interval. Empty where there are none."""
+    if not bars:
+        return Markup("")
+    ends = [v for bar in bars for v in (0.0, bar.value, bar.low, bar.high) if v is not None]
+    left = min(WIDTH // 2, 12 + _LETTER * max(len(bar.name) for bar in bars))
+    low, high = min(ends), max(ends) * 1.05 or 1.0
+    if low < 0:
+        low *= 1.05
+    bottom = _TOP + _BAR * len(bars)
+
+    def x(value: float) -> float:
+        return left + (WIDTH - _RIGHT - left) * (value - low) / (high - low)
+
+    parts = []
+    for value in ticks(low, high, 4):
+        parts.append(f'<path class="grid" d="M{x(value):.1f} {_TOP}V{bottom}"/>')
+        parts.append(f'<text x="{x(value):.1f}" y="{bottom + 15}" text-anchor="middle">{_short(value)}</text>')
+    for index, bar in enumerate(bars):
+        y, kind = _TOP + _BAR * index, "c0" if bar.clear else "unclear"
+        start, end = sorted((x(0.0), x(bar.value)))
+        name = bar.name if len(bar.name) * _LETTER <= left - 8 else bar.name[: left // _LETTER - 2] + "…"
+        parts.append(f'<text x="{left - 6}" y="{y + 14}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<rect class="bar {kind}" x="{start:.1f}" y="{y + 3}" width="{end - start:.1f}" height="{_BAR - 8}"/>'
+        )
+        if bar.low is not None and bar.high is not None:
+            parts.append(f'<path class="line ends" d="M{x(bar.low):.1f} {y + 9}H{x(bar.high):.1f}"/>')
+    parts.append(f'<path class="axis" d="M{x(0.0):.1f} {_TOP}V{bottom}"/>')
+    parts.append(f'<text x="{(left + WIDTH) / 2}" y="{bottom + 33}" text-anchor="middle">{escape(x_label)}</text>')
+    return _svg(title, "".join(parts), bottom + _BOTTOM)
 
 
 def gauge(spent: float, budget: float | None, text: str) -> Markup:

@@ -9,7 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from consortia.common.words import number, signed
+from consortia.common.words import interval, number
+from consortia.reports.forecasts import told_and_measured
 from consortia.reports.verdicts import SHORT, compares, paragraph, verdict_of
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "interval",
     "label",
     "metric_name",
+    "notes",
     "print_receipts",
     "receipt_row",
     "rows_in_words",
@@ -65,8 +67,14 @@ def print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
         synthetic = "[bold]synthetic[/] rows, " if receipt["synthetic"] else ""
         guarantee = _guarantee(receipt["epsilon"])
         console.print(f"{receipt['participant']}: {receipt['run_id']}, {synthetic}{guarantee}.", highlight=False)
-        for line in rows_in_words(receipt):
+        for line in notes(receipt):
             console.print(f"{receipt['participant']}: {line}", highlight=False, markup=False)
+
+
+def notes(seat: dict[str, Any]) -> list[str]:
+    """Return what else a receipt, or a line of a record, says: what was expected of the run, and of its rows."""
+    told = told_and_measured(seat)
+    return [*([told] if told else []), *rows_in_words(seat)]
 
 
 def rows_in_words(receipt: dict[str, Any]) -> list[str]:
@@ -108,11 +116,6 @@ def table_of(*headings: str, title: str | None = None, no_wrap: bool = True) -> 
         left = heading in {"participant", "metric", "keeps", "verdict"}
         table.add_column(heading, justify="left" if left else "right", no_wrap=no_wrap)
     return table
-
-
-def interval(gain: Mapping[str, float] | None) -> str:
-    """Return a gain with its interval; three decimals and a sign show whether zero is inside."""
-    return "–" if not gain else "{} [{}, {}]".format(*(signed(gain[key]) for key in ("value", "low", "high")))
 
 
 def receipt_row(seat: Mapping[str, Any], headings: tuple[str, ...]) -> tuple[str, ...]:

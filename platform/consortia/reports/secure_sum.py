@@ -11,6 +11,10 @@ from consortia.terms.scenario import Scenario
 
 def print_exposure(console: Console, scenario: Scenario) -> None:
     """Print epsilon against 0, t and n - 1 colluders; nothing for local noise."""
+    if scenario.contract.by_industry:
+        for part in scenario.parts():
+            print_exposure(console, part)
+        return
     if scenario.contract.trust != "aggregate":
         return
     terms = scenario.contract.secure_terms

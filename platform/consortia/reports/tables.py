@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import AbstractContextManager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import cautions, fits_with
 from consortia.planning.plan import SeatPlan
 from consortia.reports.many_participants import first, means, rest
-from consortia.reports.receipt_table import columns, label, receipt_row, rows_in_words, synthetic_for, table_of
+from consortia.reports.receipt_table import columns, label, notes, receipt_row, synthetic_for, table_of
 from consortia.reports.verdicts import paragraph
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
+from consortia.terms.contract import Contract
 from consortia.terms.costs import updates_event
 from consortia.terms.recipe import blocks_of
 from consortia.terms.scenario import Scenario
@@ -32,11 +34,36 @@ from privacy.accounting import epsilon
 
 def _leaves(scenario: Scenario, plan: SeatPlan) -> str:
     """Return how many numbers of a participant's training rows leave, and when."""
-    if scenario.contract.noisy_sums is None:
+    if scenario.contract.of(plan.industry).noisy_sums is None:
         return f"{plan.parameters_shared} numbers a round"
-    rule = blocks_of(scenario.contract, plan.industry)
-    counts = [str(sum(rule.lengths(message + 1))) for message in range(rule.shares.messages)]
-    return f"{', then '.join(counts)} numbers"
+    rule = blocks_of(scenario.contract.of(plan.industry), plan.industry)
+    counts = [sum(rule.lengths(message + 1)) for message in range(rule.shares.messages)]
+    alike = [(length, len(list(times))) for length, times in groupby(counts)]
+    return ", then ".join(f"{times} x {length}" if times > 1 else f"{length}" for length, times in alike) + " numbers"
+
+
+def _learner(contract: Contract) -> str:
+    if contract.statistics is not None:
+        return "learner statistics: one message of noisy counts and moments of the columns; nothing is trained"
+    if contract.additive is not None:
+        return (
+            f"learner additive: counts by cell, then {contract.additive.boosting_rounds} rounds of noisy gradients by "
+            "cell, added within each industry"
+        )
+    return "learner sums: two messages of noisy sums, added within each industry; no training rounds"
+
+
+def _print_learner(console: Console, scenario: Scenario) -> None:
+    contract = scenario.contract
+    if contract.noisy_sums is not None:
+        console.print(_learner(contract))
+        return
+    console.print(
+        f"{contract.rounds} rounds, at most {contract.participations} of one participant, strategy "
+        f"{contract.strategy.name}, shared: "
+        + ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
+    )
+    console.print("fits with: " + "; ".join(f"{key}: {value}" for key, value in fits_with(scenario).items()))
 
 
 def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
@@ -44,17 +71,11 @@ def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> N
     contract = scenario.contract
     console.print(f"[bold]{scenario.name}[/]: {escape(scenario.title)}")
     console.print(f"contract sha256:{contract.sha256()}")
-    if contract.sums is not None:
-        console.print("learner sums: two messages of noisy sums, added within each industry; no training rounds")
-    elif contract.statistics is not None:
-        console.print("learner statistics: one message of noisy counts and moments of the columns; nothing is trained")
-    else:
-        console.print(
-            f"{contract.rounds} rounds, at most {contract.participations} of one participant, strategy "
-            f"{contract.strategy.name}, shared: "
-            + ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
-        )
-        console.print("fits with: " + "; ".join(f"{key}: {value}" for key, value in fits_with(scenario).items()))
+    for part in scenario.parts():
+        if contract.by_industry:
+            whose = next(iter(part.contract.industries))
+            console.print(f"[bold]{whose}[/]: trust {part.contract.trust}", highlight=False)
+        _print_learner(console, part)
     table = Table(title="From proposals and declared sizes (a participant's own policy may lower them)")
     for name in ("participant", "industry", "units", "rate q", "steps", "σ", "ε run", "δ", "leaves"):
         table.add_column(name, justify="left" if name in {"participant", "industry", "leaves"} else "right")
@@ -186,9 +207,9 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
 
 
 def _print_rows(console: Console, result: dict[str, Any]) -> None:
-    """Print which rows were set apart and which drifted, where the reader owns them."""
+    """Print what was expected of the run, and where the reader owns the rows, which were set apart or drifted."""
     for name, seat in first(list(result["participants"].items())):
-        for line in rows_in_words(seat):
+        for line in notes(seat):
             console.print(f"{name}: {line}", highlight=False, markup=False)
 
 
@@ -209,7 +230,8 @@ def refusal_hint(result: dict[str, Any]) -> str | None:
         return None
     return (
         f"A participant accepts this contract by adding sha256:{result['contract_sha256']} to allow.contracts of its "
-        "policy (`consortia budget allow NAME SCENARIO`, with the same --rounds and --seed)."
+        "policy (`consortia budget allow NAME SCENARIO`, with the same --rounds and --seed). "
+        "While one tries in a simulation, --by-name accepts the scenario however it changes."
     )
 
 
@@ -288,12 +310,11 @@ class Watch(AbstractContextManager[None]):
                 self._progress.update(self._task, description=text)
             return
         last = rounds[-1]
-        total = self._job.scenario.contract.rounds
+        total = self._job.scenario.rounds
         text = f"round {last['round']}, {len(last['replies'])} of {len(self._job.homes)} replied"
         if (metric := self._metric()) is not None:
             text += f", validation {metric}"
-        most = min(last.get("participations", last["round"]), self._job.scenario.contract.participations)
-        text += f", run ε so far {self._epsilon(most)}"
+        text += f", run ε so far {self._epsilon(last.get('participations', last['round']))}"
         self._progress.update(self._task, completed=last["round"], description=text)
         if not self._console.is_terminal and (last["round"] == total or last["round"] % max(1, total // 5) == 0):
             self._console.print(f"{text} ({last['round']}/{total})", highlight=False)
@@ -315,7 +336,7 @@ class Watch(AbstractContextManager[None]):
         """Return the range over participants of epsilon after `rounds`, from proposals; a policy may lower it."""
         contract = self._job.scenario.contract
         if contract.central is not None:
-            seen, terms = models_only(contract, rounds), contract.central
+            seen, terms = models_only(contract, min(rounds, contract.participations)), contract.central
             return f"{'∞' if seen is None else format(seen, '.2f')} (models only, {terms.unit}, δ {terms.delta:g})"
         private = [seat for seat in self._job.scenario.roster if not seat.non_private]
         open_ended = len(self._job.scenario.roster) - len(private)
@@ -323,9 +344,10 @@ class Watch(AbstractContextManager[None]):
             return "∞ (non-private)"
         values = []
         for seat in private:
-            rules = contract.industries[seat.industry]
+            contract = self._job.scenario.contract.of(seat.industry)
+            rules, taken = contract.industries[seat.industry], min(rounds, contract.participations)
             sigma = solve_sigma(contract, rules, seat.epsilon, seat.delta)
-            event = updates_event(contract, rules, sigma, rounds, messages=range(1, rounds + 1))
+            event = updates_event(contract, rules, sigma, taken, messages=range(1, taken + 1))
             once = once_events(contract, seat.epsilon, "record")
             values.append(epsilon([event, *once], seat.delta, grid=1e-3))
         deltas = ", ".join(f"{d:g}" for d in sorted({seat.delta for seat in private}))

@@ -37,8 +37,8 @@ def tracked(run: Run) -> TrackedRun:
     contract = run.scenario.contract
     facts = {
         "contract_sha256": contract.sha256(),
-        "strategy": contract.strategy.name,
-        "rounds": str(contract.rounds),
+        "strategy": ", ".join(dict.fromkeys(part.contract.strategy.name for part in run.scenario.parts())),
+        "rounds": str(run.scenario.rounds),
         "participants": ", ".join(seat.name for seat in run.scenario.roster),
     }
     return TrackedRun(id=run.id, folder=run.folder, scenario=run.scenario.name, facts=facts)

@@ -113,7 +113,7 @@ def partitions(job: Job, name: str) -> Partitions:
     seat, home = job.scenario.seat(name), job.homes[name]
     terms = load_policy(home.policy, simulation=True).dataset[seat.dataset]
     terms = terms.model_copy(update={"source": job.sources.get(name) or terms.source})
-    return load_partitions(home, terms, seat.dataset, job.scenario.contract, job.run_id)
+    return load_partitions(home, terms, seat.dataset, job.scenario.contract.of(seat.industry), job.run_id)
 
 
 def headline(job: Job, name: str) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from consortia.engines.runner import demo_policy_file
-from consortia.learners.sums.model import WEIGHTS
 from consortia.messages.size_release import once_events
 from consortia.participant.account import runs_left
 from consortia.participant.home import Home
-from consortia.planning.plan import SeatPlan, make_plans, noise_ratio, of_products
+from consortia.planning.plan import SeatPlan, learned, make_plans, noise_ratio, of_products
 from consortia.terms.contract import Contract, planned_rounds
+from consortia.terms.forecast import Forecast, forecasts
 from consortia.terms.policy import Policy, load_policy, policy_or_input_error
 from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import Seat
@@ -76,6 +76,7 @@ class Knob:
 
 def prices(scenario: Scenario, plan: SeatPlan, epsilons: list[float]) -> list[Price]:
     """Return the price of each ε for one participant."""
+    scenario = scenario.of(plan.industry)
     rules = scenario.contract.industries[plan.industry]
     contract, size = scenario.contract, _size(scenario, scenario.seat(plan.name))
     found = []
@@ -88,8 +89,8 @@ def prices(scenario: Scenario, plan: SeatPlan, epsilons: list[float]) -> list[Pr
         rounds = 0
         if plan.noise_multiplier is not None:
             once = once_events(scenario.contract, plan.epsilon, "record")
-            # The two messages of the learner `sums` are one step.
-            rounds = _affordable(value, plan, rules.local_steps, once) * (contract.rounds if contract.sums else 1)
+            # The messages of a learner of noisy sums are one step.
+            rounds = _affordable(value, plan, rules.local_steps, once) * (contract.rounds if contract.noisy_sums else 1)
         found.append(Price(value, plan.delta, sigma, ratio, rounds))
     return found
 
@@ -129,6 +130,7 @@ def _affordable(value: float, plan: SeatPlan, local_steps: int, once: tuple[Even
 
 def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
     """Return what single changes would do to one private participant, in numbers."""
+    scenario = scenario.of(seat.industry)
     contract = scenario.contract
     rules = contract.industries[seat.industry]
     n = max(1, round(seat.units * contract.split.train))
@@ -186,9 +188,7 @@ def _size(scenario: Scenario, seat: Seat) -> int:
     if scenario.contract.statistics is not None:
         return sum(blocks_of(scenario.contract, seat.industry).lengths(1))
     state = build_module(scenario.contract, seat.industry).state_dict()
-    if scenario.contract.sums is not None:
-        return int(state[WEIGHTS].numel())
-    return sum(tensor.numel() for tensor in state.values())
+    return sum(state[name].numel() for name in learned(scenario.contract, state))
 
 
 def _linear(scenario: Scenario, industry: str) -> Scenario:
@@ -236,10 +236,17 @@ def _lifetime(policy: Policy, seat: Seat, left: Budget, source: str) -> Lifetime
     return Lifetime(source, run.epsilon, life.epsilon, left.epsilon, runs, unit, life.delta)
 
 
+def _everybody_at(scenario: Scenario, value: float) -> dict[str, Forecast]:
+    return forecasts(scenario.with_overrides(epsilon=(f"{value!r}",)))
+
+
 def answer(scenario: Scenario, name: str, epsilons: list[float], root: Path | None, only: str = "") -> dict[str, Any]:
     """Return everything that `consortia budget plan` says before it simulates, JSON-able."""
     participants = {}
-    for plan in make_plans(scenario):
+    plans = make_plans(scenario)
+    proposed = forecasts(scenario)
+    at = {value: _everybody_at(scenario, value) for value in epsilons} if proposed else {}
+    for plan in plans:
         if only and plan.name != only:
             continue
         seat = scenario.seat(plan.name)
@@ -250,7 +257,11 @@ def answer(scenario: Scenario, name: str, epsilons: list[float], root: Path | No
             "delta": plan.delta,
             "unit": lifetime.unit if lifetime else "record",
             "proposed_epsilon": None if seat.non_private else seat.epsilon,
-            "prices": [asdict(price) for price in prices(scenario, plan, epsilons)],
+            "forecast": proposed[plan.name].to_json() if proposed else None,
+            "prices": [
+                {**asdict(price), "forecast": at[price.epsilon][plan.name].to_json() if proposed else None}
+                for price in prices(scenario, plan, epsilons)
+            ],
             "knobs": [] if seat.non_private else [asdict(knob) for knob in knobs(scenario, seat)],
             "lifetime": asdict(lifetime) if lifetime else None,
         }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from consortia.terms.contract_fields import ContractFields
 from consortia.terms.model import Model, Scopes
 from consortia.terms.strategy import StrategyTerms
-from consortia.terms.sums import STEPS
+from consortia.terms.sums import LEARNERS, STEPS
 from strategies.base import Asynchronous, Clusters, Controlled, LocalHalf, Strategy, TakesTurns
 
 
@@ -36,10 +36,12 @@ def check_secure_sum(contract: ContractFields, strategy: Strategy) -> None:
     if contract.strategy.weighting != "declared":
         raise ValueError('weighting = "declared": in one sum every unit counts alike, whoever holds it')
     for industry, terms in contract.industries.items():
-        if (terms.local_steps, terms.momentum, terms.weight_decay) != (1, 0.0, 0.0):
+        plain = (terms.local_steps, terms.momentum, terms.weight_decay, terms.optimizer, terms.schedule)
+        if plain != (1, 0.0, 0.0, None, None):
             raise ValueError(
-                f"local_steps = 1, momentum = 0 and weight_decay = 0 in industries.{industry}, since one noised sum a "
-                'round is all that is released with trust = "aggregate" (take server_momentum)'
+                "local_steps = 1, momentum = 0, weight_decay = 0, no optimizer and no schedule in "
+                f"industries.{industry}, since one noised sum a round is all that is released with trust = "
+                '"aggregate" (take server_momentum or a server optimizer)'
             )
     rates = {terms.learning_rate for terms in contract.industries.values()}
     shared = "consortium" in contract.scopes.named
@@ -77,14 +79,14 @@ def check_trusted_coordinator(contract: ContractFields, strategy: Strategy) -> N
 def check_sums(contract: ContractFields) -> None:
     """Raise ValueError, naming what was wanted, where a learner of noisy sums and the rest of a contract do not fit."""
     terms, learner = contract.noisy_sums, contract.learner
-    for name in ("sums", "statistics"):
+    for name in LEARNERS:
         if (learner == name) != (getattr(contract, name) is not None):
             raise ValueError(f'[contract.{name}] exactly where learner = "{name}"')
         if learner != name and name in contract.releases:
             raise ValueError(f"no '{name}' in releases with learner = \"{learner}\"")
     if terms is None:
         return
-    metrics = {"metrics"} if contract.sums is not None else set()
+    metrics = {"metrics"} if contract.statistics is None else set()
     excluded = {
         f"rounds = {terms.shares.messages}, its messages": contract.rounds != terms.shares.messages,
         f"releases ['{learner}']{', and metrics where they are asked for' if metrics else ''}": (
@@ -97,22 +99,39 @@ def check_sums(contract: ContractFields) -> None:
         "no max_participations": contract.max_participations is not None,
         "evaluation.every = 0 and no [contract.stopping]: there is one model": bool(contract.evaluation.every)
         or contract.stopping is not None,
-        "secure.cohorts = 1 and secure.colluders >= 1: each member takes its own part off the sum at home": (
-            contract.secure is not None and (contract.secure.cohorts != 1 or contract.secure.colluders < 1)
+        "secure.cohorts = 1: an industry has one sum": contract.secure is not None and contract.secure.cohorts != 1,
+        "secure.colluders >= 1: each member takes its own part off the sum at home": (
+            contract.additive is None and contract.secure is not None and contract.secure.colluders < 1
         ),
     }
     for name, rules in contract.industries.items():
-        plain = (rules.model, rules.private_steps, rules.momentum, rules.weight_decay, rules.init)
+        plain = (rules.model, rules.private_steps, rules.momentum, rules.weight_decay)
+        added = (rules.init, rules.optimizer, rules.schedule)
         excluded[f"no model, init, clip, steps or rates in industries.{name}: nothing takes steps"] = any(
             getattr(rules, key) != value for key, value in STEPS.items()
-        ) or plain != (Model(), 0, 0.0, 0.0, None)
+        ) or (plain, added) != ((Model(), 0, 0.0, 0.0), (None, None, None))
     if problems := [text for text, wrong in excluded.items() if wrong]:
         raise ValueError(f'{"; ".join(problems)}, with learner = "{learner}"')
-    if contract.sums is None:
-        return
-    named = contract.sums.prevalence.keys() | contract.sums.residual.keys()
-    if strange := sorted(named - contract.industries.keys()):
-        raise ValueError(f"sums.prevalence and sums.residual of the contract's industries, not of {', '.join(strange)}")
+    if strange := sorted(terms.named_industries() - contract.industries.keys()):
+        raise ValueError(f"{learner}: terms of the contract's industries, not of {', '.join(strange)}")
+
+
+def check_by_industry(contract: ContractFields) -> None:
+    """Raise ValueError, naming what was wanted, where training terms of single industries cannot be kept apart."""
+    if strange := sorted(contract.by_industry.keys() - contract.industries.keys()):
+        raise ValueError(f"by_industry tables of the contract's industries, not of {', '.join(strange)}")
+    if not contract.industries.keys() - contract.by_industry.keys():
+        raise ValueError("an industry without a by_industry table: the contract's own terms are for it")
+    for name, terms in (("the contract", contract), *contract.by_industry.items()):
+        excluded = {
+            "nothing shared with the whole consortium": "consortium" in terms.scopes.named,
+            'trust = "local" or "aggregate"': terms.trust == "coordinator",
+            "rounds (no asynchronous strategy)": isinstance(terms.strategy.strategy(), Asynchronous),
+            "no [stopping]: each industry ends after its rounds": terms.stopping is not None,
+            'a learner that trains, not "statistics"': terms.statistics is not None,
+        }
+        if problems := [text for text, wrong in excluded.items() if wrong]:
+            raise ValueError(f"{'; '.join(problems)}, with [contract.by_industry], in {name}")
 
 
 def check_non_private(contract: ContractFields, non_private: Mapping[str, bool]) -> None:
@@ -123,6 +142,26 @@ def check_non_private(contract: ContractFields, non_private: Mapping[str, bool])
             f'epsilon = inf in the roster ({private[0]}): with trust = "coordinator" the change itself is not noised; '
             "contract.central.epsilon is what the models cost"
         )
+
+
+def check_optimizers(contract: ContractFields, strategy: Strategy) -> None:
+    """Raise ValueError, naming what was wanted, where local optimizers, rates and the rest of a contract do not fit."""
+    for industry, terms in contract.industries.items():
+        if terms.adaptive and terms.optimizer is not None:
+            where = f"industries.{industry}.optimizer"
+            if terms.momentum and terms.optimizer.name != "rmsprop":
+                raise ValueError(f"momentum = 0 with {where} = {terms.optimizer.name}, which has beta1")
+            reckoning = {
+                f"strategy {contract.strategy.name}": strategy.fit.plain_steps or strategy.fit.bound != "no",
+                "weighting = 'information'": contract.strategy.weighting == "information",
+            }
+            if named := [name for name, so in reckoning.items() if so]:
+                raise ValueError(f"sgd in {where}, since {named[0]} reckons with steps of gradient descent")
+        if terms.schedule is not None and (strategy.fit.gradient or isinstance(strategy, Asynchronous)):
+            raise ValueError(
+                f"no schedule in industries.{industry}, since {contract.strategy.name} "
+                + ("sends a gradient (take options of the server)" if strategy.fit.gradient else "has no rounds")
+            )
 
 
 def check_participations(contract: ContractFields, strategy: Strategy) -> None:

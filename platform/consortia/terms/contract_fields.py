@@ -8,9 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from consortia.common.strict import StrictModel
+from consortia.terms.additive import AdditiveTerms
 from consortia.terms.compression import CompressionTerms
 from consortia.terms.evaluation import EvaluationTerms, StoppingTerms
 from consortia.terms.model import Model, PretrainedFile, Scopes
+from consortia.terms.optimizer import OptimizerTerms, ScheduleTerms
 from consortia.terms.secure_sum import SecureTerms
 from consortia.terms.statistics import StatisticsTerms
 from consortia.terms.strategy import StrategyTerms
@@ -24,7 +26,7 @@ Industry = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 #: What may leave a participant, by the word of contract and policy.
-ReleaseKind = Literal["update", "sums", "statistics", "metrics", "size", "intersection", "labels", "scores"]
+ReleaseKind = Literal["update", "sums", "additive", "statistics", "metrics", "size", "intersection", "labels", "scores"]
 
 
 class IndustryTerms(StrictModel):
@@ -32,8 +34,9 @@ class IndustryTerms(StrictModel):
 
     `sampling_rate` is the Poisson rate q per privacy unit, `clip` the norm bound C of one unit's summed
     gradient, `local_steps` the optimizer steps a round. The first `private_steps` of them move the private parameters
-    alone, the others the shared ones alone (FedRep); with 0 every step moves all (FedPer). `client` is the SHA-256 of
-    an industry's file (`clients.declared`): every participant must have the same columns, bounds and categories.
+    alone, the others the shared ones alone (FedRep); with 0 every step moves all (FedPer). `optimizer` and `schedule`
+    say how steps use a noisy gradient; without them it is plain gradient descent at one rate. `client` is the SHA-256
+    of an industry's file (`clients.declared`): every participant must have the same columns, bounds and categories.
     """
 
     model: Model = Model()
@@ -44,6 +47,8 @@ class IndustryTerms(StrictModel):
     learning_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    optimizer: Annotated[OptimizerTerms | None, Field(exclude_if=lambda terms: terms is None)] = None
+    schedule: Annotated[ScheduleTerms | None, Field(exclude_if=lambda terms: terms is None)] = None
     filter: str = ""
     split: str = "hash"
     init: PretrainedFile | None = None
@@ -53,6 +58,15 @@ class IndustryTerms(StrictModel):
     def shared_steps(self) -> int:
         """How many steps a round move what is shared."""
         return self.local_steps - self.private_steps
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether local steps are something else than gradient descent with momentum."""
+        return self.optimizer is not None and self.optimizer.adaptive
+
+    def rate(self, number: int, rounds: int) -> float:
+        """Return the learning rate of round `number` (from 1 on) of `rounds`."""
+        return self.learning_rate * (1.0 if self.schedule is None else self.schedule.share(number, rounds))
 
 
 class Split(StrictModel):
@@ -77,36 +91,29 @@ class RoundTerms(StrictModel):
     attempts: Annotated[int, Field(ge=1, le=10)] = 3
 
 
-class ContractFields(StrictModel):
-    """The fields of a contract, before they are checked against each other (`consortia.terms.contract`).
+class TrainingTerms(StrictModel):
+    """What is trained, how often, and under which trust: of a whole contract, or of one industry.
 
     `rounds` are the steps of the shared parameters; `max_participations` is how often one participant trains at most,
-    where that is not once a round. `learner` is what is trained: networks by noisy gradients, or noisy sums;
-    `statistics` trains nothing, its noisy counts are the result.
+    where that is not once a round. `learner` is what is trained: networks by noisy gradients, ridge models by noisy
+    sums, or additive models by noisy histograms; `statistics` trains nothing, its noisy counts are the result.
     """
 
-    schema_version: Annotated[int, Field(alias="schema", ge=1)]
-    wire: int
-    mode: Literal["horizontal", "vertical"] = "horizontal"
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     max_participations: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     releases: tuple[ReleaseKind, ...] = ("update",)
-    learner: Literal["gradient", "sums", "statistics"] = "gradient"
+    learner: Literal["gradient", "sums", "additive", "statistics"] = "gradient"
     sums: SumsTerms | None = None
+    additive: AdditiveTerms | None = None
     statistics: StatisticsTerms | None = None
     strategy: StrategyTerms = StrategyTerms()
     scopes: Scopes = Scopes()
-    split: Split = Split()
     evaluation: EvaluationTerms = EvaluationTerms()
     stopping: StoppingTerms | None = None
     trust: Literal["local", "aggregate", "coordinator"] = "local"
     secure: SecureTerms | None = None
     central: CentralTerms | None = None
     compression: CompressionTerms | None = None
-    round: RoundTerms = RoundTerms()
-    industries: dict[Industry, IndustryTerms] = Field(default_factory=dict)
-    vertical: VerticalTerms | None = None
 
     @property
     def participations(self) -> int:
@@ -114,11 +121,38 @@ class ContractFields(StrictModel):
         return self.max_participations or self.rounds
 
     @property
-    def noisy_sums(self) -> SumsTerms | StatisticsTerms | None:
-        """The terms of what is released as noisy blocks instead of updates; None where a network is trained."""
-        return self.sums or self.statistics
+    def noisy_sums(self) -> SumsTerms | AdditiveTerms | StatisticsTerms | None:
+        """The terms of what is released as noisy sums in a fixed number of messages; None where steps are taken."""
+        return self.sums or self.additive or self.statistics
 
     @property
     def secure_terms(self) -> SecureTerms:
         """The terms of secure sums, as written or by default."""
         return self.secure or SecureTerms()
+
+    @property
+    def unsaid(self) -> set[str]:
+        """The fields that the canonical text leaves out, so that contracts from before these fields keep their hash."""
+        later = {"trust"} if self.trust == "local" else set()
+        later |= set() if self.trust == "aggregate" else {"secure"}
+        later |= set() if self.noisy_sums else {"learner"}
+        optional = ("central", "compression", "max_participations", "sums", "additive", "statistics")
+        return later | {name for name in optional if not getattr(self, name)}
+
+
+class ContractFields(TrainingTerms):
+    """The fields of a contract, before they are checked against each other (`consortia.terms.contract`).
+
+    `by_industry` has an industry's own training terms, in the place of all the contract's: what such a table leaves out
+    has its default, not the contract's value.
+    """
+
+    schema_version: Annotated[int, Field(alias="schema", ge=1)]
+    wire: int
+    mode: Literal["horizontal", "vertical"] = "horizontal"
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    split: Split = Split()
+    round: RoundTerms = RoundTerms()
+    industries: dict[Industry, IndustryTerms] = Field(default_factory=dict)
+    by_industry: dict[Industry, TrainingTerms] = Field(default_factory=dict)
+    vertical: VerticalTerms | None = None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from consortia.learners.sums.noise import solve
-from consortia.terms.contract import Contract, planned_rounds
+from consortia.learners.blocks.noise import solve
+from consortia.terms.contract import Contract, planned_rounds, spare
 from consortia.terms.contract_fields import IndustryTerms
 from privacy.accounting import solve_noise_multiplier
 from privacy.events import Event, PoissonGaussian
@@ -19,10 +18,10 @@ def noise_multiplier(
 ) -> float:
     """Return the noise multiplier with which the updates of a whole run, and `besides`, cost (epsilon, delta).
 
-    Of noisy sums it is z, that of their blocks together (`consortia.learners.sums.noise`).
+    Of a learner of noisy sums it is z, that of its blocks together (`consortia.learners.blocks.noise`).
     """
     if contract.noisy_sums is not None:
-        return solve(contract.noisy_sums.shares, epsilon, delta, planned_rounds(contract))
+        return solve(contract.noisy_sums.shares, epsilon, delta, spare(contract))
     return solve_noise_multiplier(
         epsilon=epsilon,
         delta=delta,
@@ -34,8 +33,10 @@ def noise_multiplier(
 
 def plan_event(contract: Contract, rules: IndustryTerms, multiplier: float) -> PoissonGaussian:
     """Return what the updates of a whole run cost as they are planned, spare attempts of secure sums included."""
+    if contract.noisy_sums is not None:
+        multiplier /= contract.noisy_sums.shares.planned(spare(contract)) ** 0.5
     event = updates_event(contract, rules, multiplier, contract.rounds)
-    return event.resized(planned_rounds(contract) * (1 if contract.noisy_sums is not None else rules.local_steps))
+    return event if contract.noisy_sums is not None else event.resized(planned_rounds(contract) * rules.local_steps)
 
 
 def updates_event(
@@ -51,15 +52,12 @@ def updates_event(
     Parameters
     ----------
     messages : sequence of int
-        Which messages of noisy sums these were. Without it, one counts as the last, which costs the most.
+        Which messages of a learner of noisy sums these were. Without it they count as the costliest.
     """
     steps = rules.local_steps * rounds
     if contract.noisy_sums is not None:
-        # Gaussian blocks are exactly one Gaussian mechanism (`consortia.learners.sums.noise`).
-        of = contract.noisy_sums.shares
-        taken = set(messages) or ({of.messages} if rounds == 1 else set(range(1, of.messages + 1)))
-        shares = math.fsum(share for message in taken for share in of.of(message))
-        steps, multiplier = 1, multiplier / math.sqrt(min(shares, 1.0))
+        # Gaussian blocks are exactly one Gaussian mechanism (`consortia.learners.blocks.noise`).
+        steps, multiplier = 1, multiplier / contract.noisy_sums.shares.taken(rounds, messages) ** 0.5
     return PoissonGaussian(
         noise_multiplier=multiplier, sampling_rate=rules.sampling_rate, steps=steps, partition="train", unit=unit
     )

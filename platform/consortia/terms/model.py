@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
+from clients.errors import ModelError
+from clients.spec import ModelSpec
 from consortia.common.strict import StrictModel
 
 Scope = Literal["consortium", "industry", "private"]
@@ -15,20 +17,34 @@ Scope = Literal["consortium", "industry", "private"]
 class Model(StrictModel):
     """The network of one industry: `linear` is a generalised linear model, `mlp` has hidden layers.
 
+    `cnn`, `tcn`, `gru`, `lstm` and `transformer` take images or sequences, with `options` of their own; `torch:NAME` is
+    a kind that a package brings. `hidden` are the widths: the first is what the encoder gives, then the trunk's.
     `norm = "layer"` puts a LayerNorm before every activation of an mlp.
     """
 
-    kind: Literal["linear", "mlp"] = "linear"
+    kind: str = "linear"
     hidden: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = ()
     norm: Annotated[Literal["none", "layer"], Field(exclude_if=lambda norm: norm == "none")] = "none"
+    options: Annotated[dict[str, JsonValue], Field(exclude_if=lambda options: not options)] = Field(
+        default_factory=dict
+    )
 
     @model_validator(mode="after")
     def _hidden_fits_kind(self) -> Model:
-        if (self.kind == "mlp") != bool(self.hidden):
-            raise ValueError("hidden widths for kind 'mlp' and none for kind 'linear'")
+        if (self.kind == "linear") == bool(self.hidden):
+            wanted = "no hidden widths" if self.hidden else "hidden widths"
+            raise ValueError(f"{wanted} for kind {self.kind!r}")
         if self.norm != "none" and self.kind != "mlp":
-            raise ValueError("norm = 'none' for kind 'linear', which has no hidden layer to normalise")
+            raise ValueError(f"norm = 'none' for kind {self.kind!r}; 'layer' is for the hidden layers of an mlp")
+        try:
+            self.spec()
+        except ModelError as error:
+            raise ValueError(f"a network that can be built ({error})") from None
         return self
+
+    def spec(self) -> ModelSpec:
+        """Return what the network is built from."""
+        return ModelSpec(kind=self.kind, hidden=self.hidden, norm=self.norm, options=self.options)
 
 
 class PretrainedFile(StrictModel):

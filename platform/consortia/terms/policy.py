@@ -24,6 +24,8 @@ from privacy.ledger import Budget
 
 #: Share of a lifetime that is nothing: what rounding leaves of a budget that was spent in parts.
 _NOTHING = 1e-9
+#: Begins an entry of allow.contracts that accepts a contract by its scenario's name, in simulations alone.
+BY_NAME = "name:"
 
 
 #: A line that says where rows are; whatever prints it masks the password that it may hold.
@@ -118,7 +120,8 @@ class AllowTerms(StrictModel):
 
     `trusted_coordinator` allows contracts whose update leaves without noise, which the coordinator then adds; it wants
     `non_private` too, for that is what the update is towards the coordinator. `sweeps` allows repeated runs on these
-    rows to choose a budget, each of them charged in full.
+    rows to choose a budget, each of them charged in full. `contracts` lists hashes (`sha256:…`). An entry
+    `name:SCENARIO` accepts that scenario however it is changed: in simulations only, where its owner is the operator.
     """
 
     releases: tuple[ReleaseKind, ...] = ()
@@ -228,28 +231,37 @@ def parse_policy(text: str, where: str) -> Policy:
     return parse(Policy, data, where, private=True)
 
 
-def check_listed(policy: Policy, contract: Contract) -> None:
-    """Raise `RefusedError` (CONTRACT_NOT_ALLOWED) when the policy does not list the contract's hash."""
+def check_listed(policy: Policy, contract: Contract, scenario: str = "") -> None:
+    """Raise `RefusedError` (CONTRACT_NOT_ALLOWED) when the policy does not list the contract's hash.
+
+    `scenario` is the scenario's name in a simulation, where an entry `name:SCENARIO` accepts whatever it says today.
+    """
     sha = contract.sha256()
     allowed = policy.allow.contracts
-    if allowed != "any" and f"sha256:{sha}" not in allowed:
+    named = bool(scenario) and f"{BY_NAME}{scenario}" in allowed
+    if allowed != "any" and f"sha256:{sha}" not in allowed and not named:
         raise RefusedError(
             "CONTRACT_NOT_ALLOWED",
             f"allow.contracts: wanted sha256:{sha} in the list; add it to accept this contract",
         )
 
 
-def check_contract(policy: Policy, contract: Contract, industry: str, proposal: Proposal) -> DatasetTerms:
+def check_contract(
+    policy: Policy, contract: Contract, industry: str, proposal: Proposal, scenario: str = ""
+) -> DatasetTerms:
     """Check a contract against the policy; return the terms of the data set to use.
+
+    `scenario` as for `check_listed`.
 
     Raises
     ------
     RefusedError
         With a code that names the reason; the code alone crosses.
     """
-    check_listed(policy, contract)
+    check_listed(policy, contract, scenario)
     if contract.vertical is None and industry not in contract.industries:
         raise RefusedError("CONTRACT_NOT_ALLOWED", f"the contract has no terms for industry {industry!r}")
+    contract = contract.of(industry)
     for release in (
         contract.releases if contract.vertical is None else contract.vertical.releases_of(policy.participant)
     ):

@@ -7,19 +7,24 @@ from functools import lru_cache
 from clients import registry
 from clients.industry import effective_schema
 from consortia.common.errors import InputError
-from consortia.learners.shares import Blocks
+from consortia.learners.additive import model as additive
+from consortia.learners.blocks.recipe import BlockRecipe
 from consortia.learners.statistics.layout import Layout, layout_of
 from consortia.learners.sums.model import Recipe, recipe_of
+from consortia.terms.additive import AdditiveTerms
 from consortia.terms.contract import Contract
 from consortia.terms.sums import SumsTerms
 from privacy.errors import PlanError
 
-__all__ = ["blocks_of", "layout", "recipe"]
+__all__ = ["additive_recipe", "blocks_of", "layout", "recipe"]
 
 
-def blocks_of(contract: Contract, industry: str) -> Blocks:
-    """Return what an industry's participants release as noisy blocks, whatever is made of them."""
-    return recipe(contract, industry) if contract.statistics is None else layout(contract, industry)
+def blocks_of(contract: Contract, industry: str) -> BlockRecipe:
+    """Return what the contract's learner of noisy sums says about its messages; see `recipe` for the errors."""
+    contract = contract.of(industry)
+    if contract.statistics is not None:
+        return layout(contract, industry)
+    return recipe(contract, industry) if contract.additive is None else additive_recipe(contract, industry)
 
 
 def layout(contract: Contract, industry: str) -> Layout:
@@ -31,7 +36,7 @@ def layout(contract: Contract, industry: str) -> Layout:
         Where the contract has none, or the industry has no column with public cells.
     """
     if contract.statistics is None:
-        raise InputError(f'contract.learner: wanted "statistics", got {contract.learner!r}')
+        raise InputError(f'contract.learner: wanted "statistics", got "{contract.learner}"')
     return _layout(contract.statistics.bins, industry, contract.industries[industry].filter)
 
 
@@ -43,6 +48,14 @@ def _layout(bins: int, industry: str, filter_name: str) -> Layout:
         raise InputError(f"contract.statistics, industry {industry}: {error}") from None
 
 
+def additive_recipe(contract: Contract, industry: str) -> additive.Recipe:
+    """Return cells, target and constants of the learner `additive`; see `recipe` for the errors."""
+    contract = contract.of(industry)
+    if contract.additive is None:
+        raise InputError(f'contract.learner: wanted "additive", got "{contract.learner}"')
+    return _additive(contract.additive.model_dump_json(), industry, contract.industries[industry].filter)
+
+
 def recipe(contract: Contract, industry: str) -> Recipe:
     """Return columns, target and constants of an industry.
 
@@ -51,9 +64,29 @@ def recipe(contract: Contract, industry: str) -> Recipe:
     InputError
         Where its target has no bounds, or the contract's expectation of it does not fit.
     """
+    contract = contract.of(industry)
     if contract.sums is None:
-        raise InputError('contract.learner: wanted "sums", got another')
+        raise InputError(f'contract.learner: wanted "sums", got "{contract.learner}"')
     return _recipe(contract.sums.model_dump_json(), industry, contract.industries[industry].filter)
+
+
+@lru_cache(maxsize=64)
+def _additive(terms_json: str, industry: str, filter_name: str) -> additive.Recipe:
+    terms = AdditiveTerms.model_validate_json(terms_json)
+    schema = effective_schema(registry.get(industry), filter=filter_name)
+    try:
+        return additive.recipe_of(
+            schema,
+            terms.shares,
+            expected=terms.expected(industry),
+            bins=terms.bins,
+            pair_bins=terms.pair_bins,
+            clip=terms.gradient_clip,
+            monotone=terms.monotone.get(industry, {}),
+            pairs=terms.pairs.get(industry, ()),
+        )
+    except ValueError as error:
+        raise InputError(f"contract.additive, industry {industry}: wanted {error}") from None
 
 
 @lru_cache(maxsize=64)

@@ -63,7 +63,8 @@ class Scenario(StrictModel):
         if self.contract.vertical is not None:
             check_seats(self.contract.vertical, {seat.name: seat.industry for seat in self.roster})
             return self
-        check_non_private(self.contract, {seat.name: seat.non_private for seat in self.roster})
+        if not self.contract.by_industry:  # those have no trusted coordinator
+            check_non_private(self.contract, {seat.name: seat.non_private for seat in self.roster})
         known = client_names()
         for seat in self.roster:
             if seat.industry not in known:
@@ -79,6 +80,24 @@ class Scenario(StrictModel):
             if seat.name == name:
                 return seat
         raise KeyError(name)
+
+    def parts(self) -> tuple[Scenario, ...]:
+        """Return what plays rounds of its own: this scenario, or each industry where some have terms of their own."""
+        if not self.contract.by_industry:
+            return (self,)
+        return tuple(self.of(industry) for industry in sorted({seat.industry for seat in self.roster}))
+
+    def of(self, industry: str) -> Scenario:
+        """Return the scenario of one industry, with its own training terms; itself where no industry has any."""
+        if not self.contract.by_industry:
+            return self
+        roster = tuple(seat for seat in self.roster if seat.industry == industry)
+        return self.model_copy(update={"contract": self.contract.of(industry), "roster": roster})
+
+    @property
+    def rounds(self) -> int:
+        """The rounds of the run: of the industry that plays most."""
+        return max(part.contract.rounds for part in self.parts())
 
     def with_overrides(
         self,
@@ -101,11 +120,15 @@ class Scenario(StrictModel):
         """
         data = self.model_dump(mode="python", by_alias=True)
         if rounds is not None:
-            data["contract"]["rounds"] = rounds
+            every = (data["contract"], *data["contract"]["by_industry"].values())
+            # Noisy sums have a fixed number of messages; where nothing else is learned, another one is refused below.
+            for terms in [one for one in every if one["learner"] == "gradient"] or every:
+                terms["rounds"] = rounds
         if seed is not None:
             data["contract"]["seed"] = seed
         if not compressed:
-            data["contract"]["compression"] = None
+            for terms in (data["contract"], *data["contract"]["by_industry"].values()):
+                terms["compression"] = None
         seats = {seat["name"]: seat for seat in data["roster"]}
         epsilon = tuple(epsilon)
         for item in epsilon:
@@ -203,7 +226,7 @@ def _build(data: dict[str, Any], where: str) -> Scenario:
 
 def settled(scenario: Scenario, *, anew: bool = False) -> Scenario:
     """Return the scenario with the numbers of its secure sums in place (see `consortia.terms.settle`)."""
-    if scenario.contract.trust != "aggregate":
+    if all(part.contract.trust != "aggregate" for part in scenario.parts()):
         return scenario
     from consortia.terms.settle import settle
 

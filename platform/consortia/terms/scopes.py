@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from clients import registry
-from clients.industry import ModelSpec, effective_schema
+from clients.industry import effective_schema
 from clients.models import FederatedModule, build, check_norm_names, is_norm
 from consortia.common.errors import InputError
+from consortia.learners.additive import model as additive
 from consortia.learners.sums import model as sums
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.model import PretrainedFile, Scope
-from consortia.terms.recipe import recipe
+from consortia.terms.recipe import additive_recipe, recipe
 from privacy.randomness import seeded_generator
 
 PARTS = ("encoder", "trunk", "head")
@@ -66,14 +67,15 @@ def build_module(contract: Contract, industry: str) -> FederatedModule:
 @lru_cache(maxsize=64)
 def _pristine(contract_json: str, industry: str) -> FederatedModule:
     """Build once for each contract and industry: a copy costs a tenth."""
-    contract = contract_from_json(contract_json)
+    contract = contract_from_json(contract_json).of(industry)
     client = registry.get(industry)
     terms = contract.industries[industry]
     if contract.sums is not None:
         return sums.build(recipe(contract, industry), client.schema.target)
-    spec = ModelSpec(kind=terms.model.kind, hidden=terms.model.hidden, norm=terms.model.norm)
+    if contract.additive is not None:
+        return additive.build(additive_recipe(contract, industry), client.schema.target)
     width = effective_schema(client, filter=terms.filter).width
-    module = build(client, spec, width, generator=seeded_generator("init", contract.seed, industry))
+    module = build(client, terms.model.spec(), width, generator=seeded_generator("init", contract.seed, industry))
     if contract.scopes.norm is not None:
         check_norm_names(module, industry)
     return module
@@ -129,6 +131,8 @@ def initial_groups(contract: Contract, industries: Iterable[str]) -> dict[str, S
         When industries disagree about the shape of a consortium-wide parameter, or a pretrained file is
         missing, altered or does not fit.
     """
+    if contract.by_industry:
+        return {name: initial_groups(contract.of(name), [name])[name] for name in sorted(set(industries))}
     if contract.statistics is not None:  # nothing is trained
         return {industry: {} for industry in sorted(set(industries))}
     groups: dict[str, State] = {}

@@ -31,6 +31,8 @@ def settle(contract: Contract, roster: Sequence[Seat], *, anew: bool = False) ->
     InputError
         When somebody's budget cannot be met.
     """
+    if contract.by_industry:
+        return _settle_each(contract, roster, anew)
     if contract.trust != "aggregate":
         return contract
     terms = contract.secure_terms
@@ -42,7 +44,7 @@ def settle(contract: Contract, roster: Sequence[Seat], *, anew: bool = False) ->
     known = {name: sigma for name, sigma in sigmas.items() if sigma is not None}
     noise = min(contract.industries[seat.industry].clip * known[seat.name] for seat in roster)
     rows = sum(units_drawn(contract, seat) for seat in roster)
-    part = 1.0 if contract.noisy_sums is None else contract.noisy_sums.least_part
+    part = 1.0 if contract.noisy_sums is None else contract.noisy_sums.shares.least_part
     settled = terms.model_copy(
         update={
             "noise": noise,
@@ -52,6 +54,19 @@ def settle(contract: Contract, roster: Sequence[Seat], *, anew: bool = False) ->
         }
     )
     data = contract.model_dump(mode="python", by_alias=True) | {"secure": settled.model_dump(mode="python")}
+    return Contract.model_validate(data)
+
+
+def _settle_each(contract: Contract, roster: Sequence[Seat], anew: bool) -> Contract:
+    """Settle the sums of industries with terms of their own apart from the others'."""
+    data = contract.model_dump(mode="python", by_alias=True)
+    for group in contract.group_contracts():
+        seats = [seat for seat in roster if seat.industry in group.industries]
+        secure = settle(group, seats, anew=anew).secure if seats else None
+        if secure is not None:
+            name = next(iter(group.industries))
+            terms = data["by_industry"][name] if name in contract.by_industry else data
+            terms["secure"] = secure.model_dump(mode="python")
     return Contract.model_validate(data)
 
 
@@ -82,7 +97,7 @@ def layout(contract: Contract, industry: str) -> Layout:
 
 @lru_cache(maxsize=64)
 def _layout(contract_json: str, industry: str) -> Layout:
-    contract = contract_from_json(contract_json)
+    contract = contract_from_json(contract_json).of(industry)
     module = build_module(contract, industry)
     out: Layout = {}
     for name, parameter in sorted(module.named_parameters()):
@@ -92,7 +107,7 @@ def _layout(contract_json: str, industry: str) -> Layout:
 
 
 def sizes(contract: Contract, industry: str, number: int = 1) -> dict[str, int]:
-    """Return the number of summed coordinates by group, in round `number`: noisy sums have a message each."""
+    """Return the number of summed coordinates by group, in round `number`: messages of noisy sums may differ."""
     if contract.noisy_sums is not None:
         return {industry: sum(blocks_of(contract, industry).lengths(number))}
     return {group: sum(math.prod(s) for _, s in parts) for group, parts in layout(contract, industry).items()}

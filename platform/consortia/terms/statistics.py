@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from consortia.common.strict import StrictModel
-from consortia.learners.statistics.shares import OneBlock
+from consortia.learners.blocks.shares import Shares
+from consortia.learners.statistics.shares import ONE_BLOCK
 
 
 class StatisticsTerms(StrictModel):
@@ -16,11 +17,10 @@ class StatisticsTerms(StrictModel):
     bins: Annotated[int, Field(ge=2, le=100)] = 8
 
     @property
-    def shares(self) -> OneBlock:
+    def shares(self) -> Shares:
         """How the budget is shared: one block has all of it."""
-        return OneBlock()
+        return ONE_BLOCK
 
-    @property
-    def least_part(self) -> float:
-        """By which part of a member's weight one unit moves the smallest block of a secure sum."""
-        return 1.0
+    def named_industries(self) -> set[str]:
+        """Return the industries that the terms speak of: none."""
+        return set()

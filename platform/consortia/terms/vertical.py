@@ -83,8 +83,8 @@ def check_mode(
         return True
     if not industries:
         raise ValueError("terms of at least one industry at contract.industries")
-    if set(releases) - {"update", "sums", "statistics", "metrics", "size"}:
-        raise ValueError("releases 'update', 'sums', 'statistics', 'metrics' and 'size' for mode 'horizontal'")
+    if strange := sorted(set(releases) & set(RELEASES)):
+        raise ValueError(f"no {', '.join(map(repr, strange))} in releases for mode 'horizontal'")
     return False
 
 

@@ -33,7 +33,7 @@ STEPS: Final = {
 def total_steps(scenario: Scenario) -> int:
     """Return how many lines of progress a run has: rounds, or the steps of a vertical run."""
     terms = scenario.contract.vertical
-    return scenario.contract.rounds if terms is None else (terms.batches + 1) * len(STEPS)
+    return scenario.rounds if terms is None else (terms.batches + 1) * len(STEPS)
 
 
 @dataclass(frozen=True)

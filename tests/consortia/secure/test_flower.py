@@ -36,7 +36,7 @@ def test_keys_attempts_views_and_outbox_survive_a_process_for_each_message(
     init("", scenario=scenario)
     names = [seat.name for seat in load_scenario(scenario).roster]
     for name in names:
-        allow(name, scenario, rounds=2)
+        allow([name, scenario], rounds=2)
     options = Options(scenario=scenario, rounds=2, engine="flower", out=tmp_path / "runs")
     result = execute(prepare(options), options).result
     assert result["status"] == "completed"

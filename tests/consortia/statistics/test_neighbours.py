@@ -86,7 +86,7 @@ def test_the_vector_counts_alike_by_plain_loops(industry: str) -> None:
     rows = Rows(table.inputs["features"], table.target, index)
     exact = rule.vector(rows)
     object.__setattr__(table, "unit_index", index)
-    assert np.abs(exact - statistics_games.count_cells(rule, table)).max() < 1e-4
+    assert np.abs(exact - statistics_games.count(rule, 1, table, {})[0]).max() < 1e-4
     column = rule.columns[0]
     assert exact[rule.slices[column.name, "cells"]].sum() == pytest.approx(len(torch.unique(index)), abs=1e-4)
 

@@ -19,8 +19,8 @@ from consortia.coordinator import rounds
 from consortia.coordinator.checkpoint import load_latest
 from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare
+from consortia.messages.blocks import contribution
 from consortia.messages.envelope import Envelope, decode, encode
-from consortia.messages.sums import contribution
 from consortia.participant import own_sums
 from consortia.participant.handle import handle
 from consortia.participant.home import Home
@@ -60,7 +60,7 @@ def test_real_processes_give_the_embedded_engines_model(tmp_path: Path, monkeypa
         Home(homes / name, name).create(split_seed=5)
     init("", scenario=scenario)
     for name in names:
-        allow(name, scenario)
+        allow([name, scenario])
     embedded = _run(scenario=scenario, split_seed=5, out=tmp_path / "embedded")
     flower = _run(scenario=scenario, engine="flower", out=tmp_path / "flower")
     assert flower.result["status"] == "completed"
@@ -92,7 +92,7 @@ def test_a_secure_sum_between_real_processes(tmp_path: Path, monkeypatch: pytest
     init("", scenario=str(file))
     names = [seat.name for seat in load_scenario(str(file)).roster]
     for name in names:
-        allow(name, str(file))
+        allow([name, str(file)])
     result = _run(scenario=str(file), engine="flower", out=tmp_path / "runs").result
     assert result["status"] == "completed"
     assert [line["replies"] for line in result["history"]] == [sorted(names)] * 2

@@ -14,18 +14,18 @@ from sklearn.datasets import load_breast_cancer
 from clients import registry
 from clients.models import predict
 from clients.schema import Target
+from consortia.learners.blocks.noise import mu_of, solve
+from consortia.learners.blocks.shares import Shares
 from consortia.learners.sums.columns import Columns, columns_of
 from consortia.learners.sums.model import Recipe, build
-from consortia.learners.sums.noise import mu_of, solve
 from consortia.learners.sums.outcome import Outcome, outcome_of
-from consortia.learners.sums.shares import Shares
 from consortia.learners.sums.solution import AtHome, Own, Released, centre_and_radius, everybodys
 from consortia.learners.sums.statistics import Rows, first_message, packed, prepared, second_message, unpacked
 from privacy.accounting import epsilon
 from privacy.errors import PlanError
 
 Array = NDArray[np.float64]
-SHARES = Shares(0.10, 0.27, 0.63)
+SHARES = Shares("sums", ((0.10,), (0.27, 0.63)))
 COLUMNS = Columns(numbers=(0, 1, 2), binary=(False, False, False, False, True, True, True), ones=2)
 OUTCOMES = {
     "binary": Outcome("binary", (0.2,)),
@@ -189,8 +189,10 @@ def test_taking_off_ones_own_part_leaves_the_others_and_their_noise() -> None:
 
 @pytest.mark.parametrize(("budget", "times"), [((0.1, 1e-6), 1), ((1.0, 1e-5), 1), ((1.0, 1e-5), 3)])
 def test_the_blocks_cost_the_budget_by_the_ledgers_own_count(budget: tuple[float, float], times: int) -> None:
-    z = solve(SHARES, *budget, times)
-    spent = epsilon(list(SHARES.whole(z, "record")) * times, budget[1])
+    z = solve(SHARES, *budget, times - 1)
+    planned, events = SHARES.plan(z, "record", times - 1)
+    assert (planned, len(events)) == (times, 3)
+    spent = epsilon(list(events) * times, budget[1])
     assert budget[0] * (1 - 5e-4) <= spent <= budget[0]
     assert z == pytest.approx(math.sqrt(times) / mu_of(*budget), rel=2e-4)
 

@@ -97,7 +97,7 @@ def test_the_blocks_count_alike_by_plain_loops(audit: Audit) -> None:
     pool = audit.pool(seat)
     table = pool.encode(pool.frame.iloc[:20], "record")
     contract = statistics_games.stated(audit.contract, "bank")
-    rule = statistics_games.recipe(contract, "bank")
+    rule = statistics_games.blocks_of(contract, "bank")
     model = statistics_games.shared_start(contract, "bank")
     counted = statistics_games.count(rule, 2, table, model)
     rows = statistics.Rows(table.inputs["features"], table.target, table.unit_index)

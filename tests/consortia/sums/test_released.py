@@ -18,7 +18,8 @@ from consortia.coordinator import coalitions
 from consortia.coordinator.checkpoint import load_latest
 from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare
-from consortia.learners.sums.combine import Part, combined, precision_weights
+from consortia.learners.blocks.parts import Part
+from consortia.learners.sums.combine import combined, precision_weights
 from consortia.learners.sums.solution import everybodys
 from consortia.models import registry
 from consortia.models.source import of_coordinator, of_participant

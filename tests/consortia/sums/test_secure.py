@@ -16,7 +16,8 @@ from secure_town import Town, kind_of
 from consortia.common.errors import RunFailedError
 from consortia.coordinator.checkpoint import load_latest
 from consortia.coordinator.sums import beside
-from consortia.messages.sums import NO_PART, ToHome, scaled, unscaled
+from consortia.messages.blocks import scaled, unscaled
+from consortia.messages.sums import NO_PART, ToHome
 from consortia.participant import own_sums, sums_at_home
 from consortia.terms.recipe import recipe
 from consortia.terms.settle import fixed_point

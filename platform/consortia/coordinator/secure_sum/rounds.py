@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from consortia.coordinator.participant_view import Member
     from consortia.messages.exchange import Exchange
 
-_ROSTER = "secure-roster.json"
 #: A member that was lost in so many rounds on end is not asked again: each loss is a charge for everybody.
 _LOST = 2
 #: Refusals of one attempt: who gives them can take part in the next.
@@ -59,6 +58,7 @@ class SecureRounds:
     envelope : (kind, round, name, model, control, extra header) -> the message's bytes.
     fail : (name, round, attempt, code, detail) records a failure.
     heard : (name, data, kind, round) counts an answer.
+    industry : the one that has these sums for itself, with keys of its own; empty where all of the run share them.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class SecureRounds:
         envelope: Callable[[str, int, str, State, State, Mapping[str, str]], bytes],
         fail: Callable[[str, int, int, str, str], None],
         heard: Callable[[str, bytes, str, int], None],
+        industry: str = "",
     ) -> None:
         self.scenario = scenario
         self.contract = scenario.contract
@@ -83,7 +84,7 @@ class SecureRounds:
         self._envelope = envelope
         self._fail = fail
         self._heard = heard
-        self._file = folder / _ROSTER
+        self._file = folder / f"secure-roster{industry and '-'}{industry}.json"
         self._code = fixed_point(scenario.contract)
         self._roster: dict[str, tuple[bytes, bytes]] = {}
         self._stored: set[str] = set()

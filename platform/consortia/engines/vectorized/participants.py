@@ -20,6 +20,7 @@ from consortia.messages.envelope import message_key
 from consortia.participant.data import Partitions, load_partitions
 from consortia.participant.training import make_plan
 from consortia.terms.contract import Contract
+from consortia.terms.optimizer import make_optimizer as local_optimizer
 from consortia.terms.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
 from consortia.terms.roster import Seat
 from consortia.terms.scenario import Scenario
@@ -77,6 +78,7 @@ def check(scenario: Scenario) -> None:
         f'contract.learner: wanted "gradient", whose steps are batched, got "{contract.learner}"': (
             contract.learner != "gradient"
         ),
+        "contract.by_industry: wanted one learner and one trust for all": bool(contract.by_industry),
         "contract.trust: wanted no secure sums": contract.trust == "aggregate",
         "contract.compression: wanted none": contract.compression is not None,
         "contract.scopes: wanted no private parameters": "private" in contract.scopes.named,
@@ -106,7 +108,7 @@ def open_place(job: Job, seat: Seat) -> Place:
     contract, home = job.scenario.contract, job.homes[seat.name]
     policy = load_policy(home.policy, simulation=True)
     proposal = Proposal(seat.dataset, None if seat.non_private else seat.epsilon, seat.delta)
-    terms = check_contract(policy, contract, seat.industry, proposal)
+    terms = check_contract(policy, contract, seat.industry, proposal, job.scenario.name)
     if (source := job.sources.get(seat.name)) is not None:
         terms = terms.model_copy(update={"source": source})
     life = policy.budget.lifetime.budget()
@@ -167,9 +169,10 @@ class Trainer:
 
         def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
             held = list(parameters)
-            optimizer = torch.optim.SGD(
+            optimizer = local_optimizer(
+                rules.optimizer,
                 held,
-                lr=1.0 if gradient else rules.learning_rate,
+                learning_rate=1.0 if gradient else rules.rate(number, self.contract.rounds),
                 momentum=rules.momentum,
                 weight_decay=rules.weight_decay,
             )

@@ -19,8 +19,8 @@ Under adding or removing one unit, for any rows, the vector moves by at most `La
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final, Literal
@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.schema import Column, Derived, Schema, Target
-from consortia.learners.statistics.shares import BLOCK, OneBlock
-from consortia.learners.sums.statistics import Rows, on_grid
+from consortia.learners.blocks.rows import Rows, on_grid
+from consortia.learners.blocks.shares import Shares
+from consortia.learners.statistics.shares import BLOCK, ONE_BLOCK
 from privacy.errors import PlanError
 
 __all__ = ["HALF", "Layout", "StatedColumn", "layout_of"]
@@ -110,7 +111,7 @@ class Layout:
     outcome: StatedColumn | None
     classes: tuple[str, ...]
     target: str
-    shares: OneBlock = field(default_factory=OneBlock)
+    shares: Shares = ONE_BLOCK
 
     @property
     def stated(self) -> tuple[StatedColumn, ...]:
@@ -156,16 +157,23 @@ class Layout:
         return math.sqrt(math.fsum(square[part] for _, part, _ in self._parts()))
 
     def names(self, message: int) -> tuple[str, ...]:
-        """See `Blocks`."""
+        """See `BlockRecipe`."""
         return (BLOCK,)
 
     def lengths(self, message: int) -> tuple[int, ...]:
-        """See `Blocks`."""
+        """See `BlockRecipe`."""
         return (self.length,)
 
     def sensitivities(self, message: int) -> tuple[float, ...]:
-        """See `Blocks`."""
+        """See `BlockRecipe`."""
         return (self.bound,)
+
+    def exact(self, message: int, rows: Rows, model: Mapping[str, Tensor]) -> list[Array]:
+        """See `BlockRecipe`."""
+        return [self.vector(rows)]
+
+    def check_model(self, model: Mapping[str, Tensor]) -> None:
+        """Take any model: nothing is trained."""
 
     def vector(self, rows: Rows) -> Array:
         """Return the exact vector (length,) of rows; float64, a sum of what each unit adds."""

@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
-from consortia.learners.shares import BlockShares
+from consortia.learners.blocks.shares import Shares
 
-__all__ = ["BLOCK", "OneBlock"]
+__all__ = ["BLOCK", "ONE_BLOCK"]
 
 BLOCK: Final = "statistics.cells"
-
-
-@dataclass(frozen=True)
-class OneBlock(BlockShares):
-    """The whole budget for one block in one message."""
-
-    @property
-    def what(self) -> str:
-        """See `BlockShares`."""
-        return "statistics"
-
-    @property
-    def messages(self) -> int:
-        """See `BlockShares`."""
-        return 1
-
-    def of(self, message: int) -> tuple[float, ...]:
-        """See `BlockShares`."""
-        return (1.0,)
+ONE_BLOCK: Final = Shares("statistics", ((1.0,),))

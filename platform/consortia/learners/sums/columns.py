@@ -65,6 +65,18 @@ class Columns:
         """Number of columns with the intercept: the dimension of a model."""
         return self.width + 1
 
+    @property
+    def pair_factor(self) -> float:
+        """By what the product of two numbers is scaled."""
+        return _PAIR
+
+    @property
+    def origins(self) -> tuple[tuple[int, ...], ...]:
+        """The features that each column is made of: one, or the two of a product."""
+        own = [(feature,) for feature in (*range(self.features), *self.numbers, *self.numbers)]
+        n = self.numbers
+        return (*own, *((n[i], n[k]) for i in range(1, len(n)) for k in range(i) if self.paired))
+
     @cached_property
     def squared(self) -> Tensor:
         """Bool mask (width,) of the columns whose squares are released: those of 0/1 columns are the columns."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.models import FederatedModule
 from clients.schema import Schema, Target
+from consortia.learners.blocks.rows import Rows
+from consortia.learners.blocks.shares import Shares
 from consortia.learners.sums.columns import Columns, columns_of
 from consortia.learners.sums.outcome import Outcome, outcome_of
-from consortia.learners.sums.shares import Shares
-from consortia.learners.sums.statistics import gram_size
+from consortia.learners.sums.statistics import first_message, gram_size, second_message
 
 __all__ = ["CENTRE", "RADIUS", "WEIGHTS", "Recipe", "build", "recipe_of"]
 
@@ -38,7 +42,7 @@ class Recipe:
     largest_radius: float
 
     def names(self, message: int) -> tuple[str, ...]:
-        """Return the names of a message's blocks."""
+        """Return what the blocks of a message are called when they cross."""
         return ("sums.columns",) if message == 1 else ("sums.gram", "sums.slope")
 
     def lengths(self, message: int) -> tuple[int, ...]:
@@ -50,6 +54,17 @@ class Recipe:
     def sensitivities(self, message: int) -> tuple[float, ...]:
         """Return how far one unit moves each block at most, in L2 (`learners.sums.statistics` proves it)."""
         return (self.columns.first_bound,) if message == 1 else (1.0, self.outcome.sensitivity)
+
+    def exact(self, message: int, rows: Rows, model: Mapping[str, Tensor]) -> list[NDArray[np.float64]]:
+        """Return the blocks of a message before noise."""
+        if message == 1:
+            return [first_message(self.columns, rows)]
+        return list(second_message(self.columns, self.outcome, rows, model[CENTRE], model[RADIUS]))
+
+    def check_model(self, model: Mapping[str, Tensor]) -> None:
+        """Raise ValueError for a model whose radius nothing can be divided by."""
+        if not float(model[RADIUS]) > 0:
+            raise ValueError(f"{RADIUS}: wanted a number > 0, got another")
 
 
 def recipe_of(

@@ -84,6 +84,22 @@ class Outcome:
             basis[place, place - 1] = -place / length
         return basis
 
+    @property
+    def readout(self) -> Tensor:
+        """What a step of 1 in each direction adds to each output (directions, outputs), before cut-offs.
+
+        Outputs are the positive class's probability, every class's, or a value in the target's own unit.
+        """
+        if self.kind == "multiclass":
+            return self._basis.T
+        return torch.tensor([[self.half if self.kind == "regression" else 1.0]], dtype=torch.float64)
+
+    @property
+    def start(self) -> Tensor:
+        """The outputs (outputs,) where every direction is 0."""
+        expected = torch.tensor(self.expected, dtype=torch.float64)
+        return self.middle + self.half * expected if self.kind == "regression" else expected
+
     def deviations(self, target: Tensor) -> Tensor:
         """Return what is summed of each row (n_rows, directions), float64; `target` as a `Table` holds it."""
         if self.kind == "multiclass":

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from consortia.learners.sums.outcome import Outcome
 
-__all__ = ["DRIFT", "FOLDS", "STRENGTH", "AtHome", "Own", "Released", "centre_and_radius", "everybodys"]
+__all__ = ["DRIFT", "FOLDS", "STRENGTH", "AtHome", "Own", "Released", "centre_and_radius", "everybodys", "operators"]
 
 Array = NDArray[np.float64]
 #: Precision of a weight over that of a row's deviation.
@@ -109,6 +109,19 @@ def everybodys(
         gram, product = _evidence(values, vectors, rotated, released.slope_deviation, c, 0.0)
         weights[chosen, direction] = np.linalg.solve(gram + np.diag(prior / c), product)
     return weights
+
+
+def operators(released: Released, outcome: Outcome) -> Array:
+    """Return K (directions, size, size) with which `everybodys` of all columns is ``w = K b``, b being the slope."""
+    values, vectors = np.linalg.eigh(released.gram)
+    values = np.maximum(values, 0.0)
+    prior = _prior(len(values), STRENGTH)
+    found = []
+    for c in outcome.variances:
+        weight = 1 / (released.slope_deviation**2 + c * values + _TINY)
+        gram = (vectors * (weight * values**2)) @ vectors.T + np.diag(prior / c)
+        found.append(np.linalg.solve(gram, (vectors * (weight * values)) @ vectors.T))
+    return np.stack(found)
 
 
 def _prior(size: int, strength: float) -> Array:

@@ -24,7 +24,6 @@ Under adding or removing one unit, for any rows:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -32,43 +31,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from consortia.learners.blocks.rows import SHORT, Rows, on_grid
+from consortia.learners.blocks.rows import lengths as _lengths
 from consortia.learners.sums.columns import Columns
 from consortia.learners.sums.outcome import Outcome
-from privacy.errors import PlanError
 
-__all__ = ["MOST_ROWS", "Rows", "first_message", "gram_size", "packed", "second_message", "unpacked"]
+__all__ = ["Rows", "first_message", "gram_size", "packed", "prepared", "second_message", "unpacked"]
 
 Array = NDArray[np.float64]
-MOST_ROWS: Final = 2**20
 #: Steps of the public grid to one: products of two numbers are multiples of 2^-32, 2^20 of them below 2^52 steps.
 _STEPS: Final = 2.0**16
 _FIRST_STEPS: Final = 2.0**24
-#: Room for the rounding of a norm and a quotient before the grid rounds towards 0.
-_SHORT: Final = 1 - 2.0**-40
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of one participant.
-
-    Attributes
-    ----------
-    features : Tensor (n_rows, n_features)
-    target : Tensor (n_rows,)
-    unit_index : LongTensor (n_rows,)
-        The unit of each row, from 0 on.
-    """
-
-    features: Tensor
-    target: Tensor
-    unit_index: Tensor
-
-    def shares(self) -> Tensor:
-        """Return 1/m for each row (n_rows, 1), m being the number of its unit's rows."""
-        if len(self.unit_index) > MOST_ROWS:
-            raise PlanError(f"rows: wanted at most {MOST_ROWS} training rows, for which sums are exact")
-        counts = torch.bincount(self.unit_index).double()
-        return (1 / counts)[self.unit_index].unsqueeze(1)
 
 
 def first_message(columns: Columns, rows: Rows) -> Array:
@@ -77,7 +50,7 @@ def first_message(columns: Columns, rows: Rows) -> Array:
     vectors = torch.cat([x, x[:, columns.squared].square()], dim=1)
     bound = columns.first_bound
     clipped = vectors * (bound / _lengths(vectors).clamp(min=bound))
-    return np.asarray(on_grid(clipped * rows.shares() * _SHORT, _FIRST_STEPS).sum(dim=0))
+    return np.asarray(on_grid(clipped * rows.shares() * SHORT, _FIRST_STEPS).sum(dim=0))
 
 
 def second_message(
@@ -93,21 +66,7 @@ def prepared(columns: Columns, outcome: Outcome, rows: Rows, centre: Tensor, rad
     share = rows.shares().sqrt()
     x = columns.centred(rows.features, centre)
     x = x / torch.maximum(_lengths(x), radius)  # `Columns.encode`, its norms added in one order for every row
-    return on_grid(x * share * _SHORT, _STEPS), on_grid(outcome.deviations(rows.target) * share * _SHORT, _STEPS)
-
-
-def _lengths(vectors: Tensor) -> Tensor:
-    """Return the norm of each row (n_rows, 1), added column by column: the same to the bit in any batch of rows."""
-    total = torch.zeros(len(vectors), dtype=torch.float64)
-    for column in vectors.T:
-        total = total + column * column
-    return total.sqrt().unsqueeze(1)
-
-
-def on_grid(values: Tensor, steps: float) -> Tensor:
-    """Round towards 0 to multiples of 1 / steps; a row with a number that is not finite becomes 0."""
-    finite = torch.isfinite(values).all(dim=1, keepdim=True)
-    return torch.trunc(torch.where(finite, values, 0.0) * steps) / steps
+    return on_grid(x * share * SHORT, _STEPS), on_grid(outcome.deviations(rows.target) * share * SHORT, _STEPS)
 
 
 def gram_size(size: int) -> int:

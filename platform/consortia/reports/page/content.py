@@ -10,9 +10,11 @@ from markupsafe import Markup
 
 from consortia.common.words import number, when
 from consortia.reports.charts import Level, Line, dot_chart, line_chart
+from consortia.reports.forecasts import told_and_measured
 from consortia.reports.many_participants import first, rest
 from consortia.reports.page.facts import Facts
 from consortia.reports.receipt_table import columns, interval, label, metric_name, receipt_row, synthetic_for
+from consortia.reports.shapes import BANDS, shape_charts
 from consortia.reports.verdicts import compares, paragraph
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.trust.trusted_coordinator import sentence
@@ -56,17 +58,11 @@ class Section:
 
 def sections(facts: Facts) -> list[Section]:
     """Return the report."""
+    # fmt: off
     made: tuple[Callable[[Facts], Section | None], ...] = (
-        _trained,
-        _guarantee,
-        _paid,
-        _convergence,
-        _spending,
-        _cost,
-        _failures,
-        _card,
-        _origin,
+        _trained, _guarantee, _paid, _shapes, _convergence, _spending, _cost, _failures, _card, _origin,
     )
+    # fmt: on
     if facts.run.scenario.contract.statistics is not None:  # no model
         made = (_trained, _guarantee, _cost, _failures, _origin)
     return [section for make in made if (section := make(facts)) is not None]
@@ -99,7 +95,7 @@ def _trained(facts: Facts) -> Section:
         )
     if result.get("together"):
         section.says.append(f"{result['together'].capitalize()}.")
-    rounds = f"{result['rounds']}" if facts.vertical else f"{result['rounds']} of {contract.rounds}"
+    rounds = f"{result['rounds']}" if facts.vertical else f"{result['rounds']} of {facts.run.scenario.rounds}"
     section.facts = [
         ("scenario", facts.run.scenario.title),
         ("status", result["status"] + (f": {result['reason']}" if result["reason"] else "")),
@@ -111,15 +107,19 @@ def _trained(facts: Facts) -> Section:
         ("contract", f"sha256:{result['contract_sha256']}"),
     ]
     if not facts.vertical:
-        shared = ", ".join(f"{part} with {scope}" for part, scope in contract.scopes.model_dump().items())
-        section.facts += [("learner", contract.learner), ("strategy", contract.strategy.name), ("shared", shared)]
-    if not facts.vertical and contract.noisy_sums is None:
+        for part in facts.run.scenario.parts():
+            own, whose = part.contract, f"{next(iter(part.contract.industries))}: " if contract.by_industry else ""
+            shared = ", ".join(f"{name} with {scope}" for name, scope in own.scopes.model_dump().items())
+            section.facts += [(f"{whose}learner", own.learner), (f"{whose}strategy", own.strategy.name)]
+            section.facts += [(f"{whose}shared", shared)]
         rows = [
             (name, _model(terms), str(terms.local_steps), f"{terms.sampling_rate:g}", f"{terms.clip:g}")
             for name, terms in contract.industries.items()
+            if contract.of(name).noisy_sums is None
         ]
         heads = ("industry", "model", "steps a round", "sampling rate", "clip norm")
-        section.tables.append(Table("Models and training terms by industry", heads, rows))
+        if rows:
+            section.tables.append(Table("Models and training terms by industry", heads, rows))
     seats = [
         (name, seat["industry"], seat["state"].lower().replace("_", "-"), str(seat["rounds_contributed"]))
         for name, seat in _seats(facts)
@@ -155,7 +155,9 @@ def _guarantee(facts: Facts) -> Section:
     elif "central" in facts.result:
         section.says.append(sentence(facts.result["central"]))
     else:
-        section.says.append(trust[facts.run.scenario.contract.trust])
+        for part in facts.run.scenario.parts():
+            whose = f"{next(iter(part.contract.industries))}: " if facts.run.scenario.contract.by_industry else ""
+            section.says.append(whose + trust[part.contract.trust])
     section.says.append(
         "ε of the run counts all training releases of this run; ε of the lifetime all runs on the data set in the "
         "participant's ledger (known to its owner only). Non-private is ∞."
@@ -236,6 +238,9 @@ def _paid(facts: Facts) -> Section | None:
         for name, receipt in shown
     ]
     section.tables.append(Table("Receipts", (*headings, "test units"), rows))
+    told = [(name, text) for name, receipt in shown if (text := told_and_measured(receipt))]
+    if told:
+        section.tables.append(Table("Expected before the run, and measured", ("participant", "joining"), told))
     further = [
         (name, metric_name(metric), interval(gain))
         for name, receipt in shown
@@ -253,6 +258,11 @@ def _paid(facts: Facts) -> Section | None:
     caption = f"Gain, {of}, on test rows with 95 % intervals (paired bootstrap over units); above the line it paid"
     section.charts = _charts((caption, drawing))
     return section
+
+
+def _shapes(facts: Facts) -> Section | None:
+    drawn = shape_charts(facts.run.scenario.contract, facts.run.folder)
+    return Section("What the model says", [BANDS], charts=_charts(*drawn)) if drawn else None
 
 
 def _convergence(facts: Facts) -> Section | None:
@@ -347,13 +357,17 @@ def _failures(facts: Facts) -> Section:
 def _card(facts: Facts) -> Section:
     contract = facts.run.scenario.contract
     section = Section("Model card")
+    how = dict.fromkeys(
+        part.contract.strategy.name if part.contract.noisy_sums is None else f"learner {part.contract.learner}"
+        for part in facts.run.scenario.parts()
+    )
     industries = ", ".join(sorted({seat["industry"] for _, seat in _seats(facts)}))
     data = "synthetic rows" if facts.result["synthetic"] else "the participants' own rows, which never left them"
     if some := synthetic_for(facts.result):
         data = f"synthetic rows for {some}, own rows for the others"
     section.facts = [
         ("model", "; ".join(f"{n}: {_model(t)}" for n, t in contract.industries.items()) or "one model a participant"),
-        ("trained by", f"{len(facts.result['participants'])} participants ({industries}), {contract.strategy.name}"),
+        ("trained by", f"{len(facts.result['participants'])} participants ({industries}), {', '.join(how)}"),
         ("training data", data),
         ("intended use", "decisions of these participants, on rows of the schema that the contract names"),
         (

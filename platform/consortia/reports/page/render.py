@@ -12,6 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from consortia.common.disk import write_text
+from consortia.reports.contributions import contribution_sections
+from consortia.reports.explain import sections_of_run
 from consortia.reports.page.content import Section, sections
 from consortia.reports.page.facts import Facts
 from consortia.reports.page.statistics import statistics_sections
@@ -49,7 +51,14 @@ def write(facts: Facts, folder: Path) -> list[Path]:
 
 
 def _all(facts: Facts) -> list[Section]:
-    return [*statistics_sections(facts), *sections(facts)]
+    *before, last = sections(facts)
+    return [
+        *statistics_sections(facts),
+        *before,
+        *sections_of_run(facts.run.folder),
+        *contribution_sections(facts.run.folder),
+        last,
+    ]
 
 
 def _title(facts: Facts) -> str:

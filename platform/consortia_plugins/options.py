@@ -1,4 +1,4 @@
-"""Reads the options of a strategy from TOML into its frozen dataclass, by their types.
+"""Reads options of a strategy or a network from TOML into its frozen dataclass, by their types.
 
 A field may have any type that pydantic knows: bool, int, float, str, Literal, an Enum, tuples and lists, mappings,
 optional values, another frozen dataclass. Nothing is coerced (`true` is no number, "1" neither), but what TOML cannot
@@ -92,3 +92,28 @@ def fields_of(kind: type[Any]) -> dict[str, dataclasses.Field[Any]]:
 def needs_value(field: dataclasses.Field[Any]) -> bool:
     """Whether a field has neither a default nor a factory of one."""
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def make(kind: type[Any], options: Mapping[str, Any], what: str) -> Any:
+    """Return the value of a frozen dataclass that options fill.
+
+    Parameters
+    ----------
+    what : str
+        Whose options they are, for errors.
+
+    Raises
+    ------
+    ValueError
+        An option is unknown, missing or of a wrong type, or the class refuses a value.
+    """
+    fields = fields_of(kind)
+    for key in options:
+        if key not in fields:
+            raise ValueError(
+                f"options: wanted {', '.join(fields) or 'none'} for {what}, got {key!r}{near(key, fields)}"
+            )
+    for key, field in fields.items():
+        if key not in options and needs_value(field):
+            raise ValueError(f"options.{key}: wanted a value for {what}, got none")
+    return kind(**{key: read(kind, key, value) for key, value in options.items()})

@@ -1,9 +1,10 @@
 """The noise of the blocks: z of a run, for which the ledger's own count of all blocks meets the budget.
 
 With mu the Gaussian-DP parameter of the budget, block i gets the share f_i of mu^2: noise of standard deviation
-``sensitivity_i z / sqrt(f_i)`` with z = 1 / mu. Gaussian mechanisms compose exactly by adding mu^2, so the three blocks
-together are one Gaussian mechanism of noise multiplier z. The ledger does not rely on that: it holds an event for each
-block, and z is the smallest number for which *its* count of the three (PLD) meets the budget.
+``sensitivity_i z / sqrt(f_i)`` with z = 1 / mu. Gaussian mechanisms compose exactly by adding mu^2, also where a later
+block depends on what earlier ones released (Dong, Roth & Su 2022, *Gaussian DP*, Cor. 3.3), so all blocks together are
+one Gaussian mechanism of noise multiplier z. The ledger does not rely on that: it holds an event for each block, and z
+is the smallest number for which *its* count of all of them (PLD) meets the budget.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from functools import lru_cache
 from typing import Final
 
-from consortia.learners.shares import BlockShares
+from consortia.learners.blocks.shares import Shares
 from privacy.errors import PlanError
 from privacy.events import resized
 
@@ -33,8 +34,8 @@ def mu_of(epsilon: float, delta: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-def solve(shares: BlockShares, epsilon: float, delta: float, times: int = 1) -> float:
-    """Return the smallest z, within .01 %, for which `times` whole runs cost at most (epsilon, delta) by the ledger.
+def solve(shares: Shares, epsilon: float, delta: float, spare: int = 0) -> float:
+    """Return the smallest z, within .01 %, for which a run and its spare attempts cost at most (epsilon, delta).
 
     Raises
     ------
@@ -47,10 +48,11 @@ def solve(shares: BlockShares, epsilon: float, delta: float, times: int = 1) -> 
         raise PlanError(f"epsilon, delta: wanted numbers > 0, delta below 1, got {epsilon!r} and {delta!r}")
 
     def spent(z: float) -> float:
-        return epsilon_of([resized(event, times) for event in shares.whole(z, "record")], delta)
+        times, events = shares.plan(z, "record", spare)
+        return epsilon_of([resized(event, times) for event in events], delta)
 
     # The ledger's discretised losses err on the safe side, by less than one of these steps.
-    z = math.sqrt(times) / mu_of(epsilon, delta)
+    z = math.sqrt(shares.planned(spare)) / mu_of(epsilon, delta)
     for _ in range(100):
         if spent(z) <= epsilon:
             return z

@@ -1,0 +1,27 @@
+"""`consortia contributions`: who contributed to a run of noisy sums."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortia.common.console import out
+
+
+def contributions(
+    run: Annotated[Path, typer.Argument(help="The coordinator's folder of a finished run.")],
+    industry: Annotated[list[str] | None, typer.Option(help="Only this industry (again for more).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what each participant is worth to the others: Shapley values of released sums. It costs nothing."""
+    from consortia.models.contributions import contributions_of_run
+    from consortia.reports.contributions import print_contributions
+
+    found = contributions_of_run(run, industry or ())
+    if as_json:
+        typer.echo(json.dumps([one.as_json() for one in found], indent=1))
+    else:
+        print_contributions(out, found)

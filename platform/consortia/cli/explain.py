@@ -1,0 +1,36 @@
+"""`consortia explain`: which columns a run's released model goes by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortia.common.console import out
+
+
+def explain(
+    run: Annotated[Path, typer.Argument(help="The coordinator's folder of a finished run.")],
+    industry: Annotated[list[str] | None, typer.Option(help="Only this industry's model (again for more).")] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="Write a page with bars and curves, explain.html, into this folder.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show which columns a run's released model goes by, and how, with what noise leaves open. It costs nothing."""
+    from consortia.common.disk import write_text
+    from consortia.models.explain.run import explain_run
+    from consortia.reports.explain import explain_sections, print_explanations
+    from consortia.reports.page.render import page
+
+    found = explain_run(run, industry or ())
+    if as_json:
+        typer.echo(json.dumps([one.as_json() for one in found], indent=1))
+    else:
+        print_explanations(out, found)
+    if target is not None:
+        target.mkdir(parents=True, exist_ok=True)
+        write_text(target / "explain.html", page(f"Why: run {run.resolve().name}", explain_sections(found)))
+        out.print(str(target / "explain.html"), markup=False, highlight=False, soft_wrap=True)

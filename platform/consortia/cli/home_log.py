@@ -1,0 +1,40 @@
+"""`consortia home log`: what went wrong at a participant, with the causes that never leave it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from consortia.cli.budget_accounts import AsJson, HomeOption, Participant, home_of
+from consortia.common.console import out
+from consortia.common.errors import InputError
+from consortia.common.own_log import troubles
+
+
+def log(
+    participant: Participant,
+    incident: Annotated[str, typer.Option(help="Only the incident of this id, as the coordinator got it.")] = "",
+    last: Annotated[int, typer.Option(min=1, help="How many of the last ones.")] = 20,
+    home: HomeOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show why a participant refused or failed: the coordinator got a code or an incident id, the cause is here."""
+    place = home_of(participant, home)
+    if not place.log.is_file():
+        raise InputError(f"{place.log}: wanted the log of {participant}, got nothing there; check --home")
+    found = [trouble for trouble in troubles(place.log) if incident in trouble.text]
+    if incident and not found:
+        raise InputError(f"{place.log}: wanted incident {incident}, got none of that id; it is another participant's")
+    if as_json:
+        typer.echo(json.dumps([asdict(trouble) for trouble in found[-last:]], indent=1))
+        return
+    for trouble in found[-last:]:
+        when = datetime.datetime.fromtimestamp(trouble.time).strftime("%Y-%m-%d %H:%M:%S")
+        run = f"{trouble.run or '–'}, round {trouble.round or '–'}"
+        out.print(f"{when}  {run}  {trouble.text}", markup=False, highlight=False, soft_wrap=True)
+    if not found:
+        out.print("no refusal and no incident", highlight=False)

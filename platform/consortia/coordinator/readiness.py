@@ -1,0 +1,131 @@
+"""Asks, before the first round, who can take part, and refuses a run that cannot succeed: nobody is charged for it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+from consortia.common.errors import RunRefusedError
+from consortia.coordinator.aggregation import members_of, outweighed, weights_of
+from consortia.coordinator.mailbox import Correspondence
+from consortia.messages.exchange import Exchange
+from consortia.messages.reply import FINAL
+from consortia.messages.request import READY
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
+from consortia.terms.scopes import State
+from strategies.base import TakesTurns
+
+#: How often a participant is asked that failed: what is wrong with data or policy is the same the next time.
+_FAILED_TRIES = 2
+_WHY = {
+    "BUDGET_EXHAUSTED": "its budget is spent; its owner raises budget.lifetime, or the roster goes on without it",
+    "CONTRACT_NOT_ALLOWED": "it does not accept this contract; its owner reads it and runs `consortia budget allow`",
+    "NO_POLICY": "it has no policy",
+    "NO_LEDGER": "it has no ledger; its owner runs `consortia home init` or `consortia budget init`",
+    "DATASET_NOT_OFFERED": "its policy offers no such data set; see roster.dataset and roster.industry",
+    "RELEASE_NOT_ALLOWED": "its policy does not let leave what the contract wants; `consortia preflight` names it",
+    "NON_PRIVATE_NOT_ALLOWED": "it was proposed a non-private run, which its policy does not allow",
+    "NO_REPLY": "it did not answer in time",
+    "NOT_JOINED": "it is not connected",
+    "PARTICIPANT_ERROR": "its rows or its policy cannot be used; `consortia home log` names the cause there",
+}
+
+
+def ask(desk: Correspondence, exchange: Exchange, quorum: int, groups: Mapping[str, State]) -> None:
+    """Ask everybody whether it can take part; who refuses is not asked again in this run.
+
+    Parameters
+    ----------
+    quorum : int
+        Participants that a round needs.
+    groups : dict of str to State
+        What is shared, by group: each needs as many participants as strategy and trust want.
+
+    Raises
+    ------
+    RunRefusedError
+        Where too few can: names and reasons, one line for each participant.
+    """
+    terms = desk.contract.round
+    able: set[str] = set()
+    tries = dict.fromkeys(desk.members, 0)
+    pause = 0.0
+    for attempt in range(1, terms.attempts + 1):
+        names = [
+            name
+            for name, member in desk.members.items()
+            if name not in able and member.state not in FINAL and tries[name] < _FAILED_TRIES
+        ]
+        if not names:
+            break
+        time.sleep(pause)
+        started = time.monotonic()
+        silent = set(names)
+        envelopes = {name: desk.envelope(READY, 1, name, {}, {}) for name in names}
+        for name, data in envelopes.items():
+            desk.members[name].bytes_received += len(data)
+        for answer in exchange("evaluate", envelopes, terms.deadline_seconds):
+            if answer.participant not in envelopes:
+                continue
+            silent.discard(answer.participant)
+            tries[answer.participant] += answer.data is not None
+            if desk.accept(answer, READY, 1, attempt, {}) is not None:
+                able.add(answer.participant)
+        for name in silent:
+            desk.fail(name, 1, attempt, "NO_REPLY")
+        if not lacking(desk.scenario, able, quorum, groups):
+            return
+        took = time.monotonic() - started
+        pause = max(0.0, min(took, terms.deadline_seconds - took))
+    if missing := lacking(desk.scenario, able, quorum, groups):
+        why = [_reason(desk, name) for name in desk.members if name not in able]
+        raise RunRefusedError(*(f"{line}. Nothing was trained and nobody was charged" for line in missing), *why)
+
+
+def lacking(scenario: Scenario, able: set[str], quorum: int, groups: Mapping[str, State]) -> list[str]:
+    """Return what a run of these participants lacks: a quorum, or the minimum of a group; nothing when it can succeed.
+
+    `groups` holds what is shared, by group.
+    """
+    if scenario.contract.by_industry:  # each industry plays its own rounds, and the run goes on with all of them
+        return [line for part in scenario.parts() for line in _lacking_in_part(part, able, groups)]
+    contract, everybody = scenario.contract, len(scenario.roster)
+    strategy = contract.strategy.strategy()
+    names = ", ".join(sorted(able)) or "nobody"
+    # With turns, sums of cohorts or a trusted coordinator a round may go on with fewer than the quorum.
+    counted = contract.trust == "local" and not isinstance(strategy, TakesTurns)
+    wanted = quorum if counted else 1
+    if len(able) < wanted:
+        return [f"wanted {wanted} of {everybody} participants that can take part, got {len(able)} ({names})"]
+    found = []
+    for group, parameters in groups.items():
+        seats = members_of(scenario, group, parameters)
+        here = [seat for seat in seats if seat.name in able]
+        where = "the consortium" if group == "*" else group
+        least = contract.secure_terms.least if contract.trust == "aggregate" else strategy.minimum_participants
+        # A group of which nobody can take part costs nobody anything, but a secure sum opens with no group missing.
+        if len(here) < least and (here or contract.trust == "aggregate"):
+            found.append(f"{where}: wanted at least {least} participants that can take part, got {_names(here)}")
+        elif here and len(here) < len(seats) and outweighed(strategy, weights_of(contract, here)):
+            found.append(f"{where}: wanted a majority beside the attackers of {contract.strategy.name}, got too few")
+    return found
+
+
+def _lacking_in_part(part: Scenario, able: set[str], groups: Mapping[str, State]) -> list[str]:
+    quorum = max(1, math.ceil(part.contract.round.quorum * len(part.roster)))
+    shared = {name: groups[name] for name in part.contract.industries}
+    return lacking(part, able & {seat.name for seat in part.roster}, quorum, shared)
+
+
+def _names(seats: Sequence[Seat]) -> str:
+    return f"{len(seats)} ({', '.join(seat.name for seat in seats)})" if seats else "nobody"
+
+
+def _reason(desk: Correspondence, name: str) -> str:
+    failures = desk.members[name].failures
+    code = failures[-1]["code"] if failures else "NO_REPLY"
+    incident = failures[-1]["detail"] if code == "PARTICIPANT_ERROR" else ""
+    told = _WHY.get(code, "its own log says why: `consortia home log`")
+    return f"{name}: {' '.join(filter(None, (code, incident)))}: {told}"

@@ -1,0 +1,69 @@
+"""Explains the released models of a finished run, from the coordinator's records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from consortia.common.errors import InputError
+from consortia.coordinator.coalitions import coalition
+from consortia.models.explain.effects import Explanation
+from consortia.models.explain.network import explain_network
+from consortia.models.explain.sums import explain_sums
+from consortia.models.rows import view_of
+from consortia.models.source import of_coordinator
+from consortia.terms.recipe import recipe
+from consortia.terms.scenario import Scenario, scenario_from_json
+
+__all__ = ["explain_run"]
+
+
+def explain_run(folder: Path, industries: Sequence[str] = ()) -> list[Explanation]:
+    """Return what the released model of each industry says.
+
+    Guarantee: released values and the public schema are all that is read, so it costs no budget and may be shown to
+    whoever may have the model.
+
+    Parameters
+    ----------
+    folder : Path
+        The coordinator's folder of a finished run.
+    industries : sequence of str
+        Which to explain; without them, every industry whose whole model was released.
+
+    Raises
+    ------
+    InputError
+        There is no such run or industry, a named industry's model has private parts, or no model was released.
+    """
+    file = folder / "scenario.json"
+    if not file.is_file():
+        raise InputError(f"{folder}: wanted the folder of a finished run, got none; it holds scenario.json")
+    scenario = scenario_from_json(file.read_text(encoding="utf-8"))
+    contract = scenario.contract
+    if contract.statistics is not None or contract.vertical is not None:
+        what = (
+            "statistics, which train no model" if contract.vertical is None else "a vertical run, whose model is split"
+        )
+        raise InputError(f"{folder}: wanted a run that released a model, got {what}")
+    found: list[Explanation] = []
+    problems: list[str] = []
+    for industry in industries or contract.industries:
+        try:
+            found.append(_industry(folder, scenario, industry))
+        except InputError as error:
+            if industries:
+                raise
+            problems += error.problems
+    if not found:
+        raise InputError("; ".join(problems))
+    return found
+
+
+def _industry(folder: Path, scenario: Scenario, industry: str) -> Explanation:
+    found = of_coordinator(str(folder), industry)
+    view, contract = view_of(found.about), scenario.contract.of(industry)
+    if contract.sums is None or found.model.network is None:
+        return explain_network(industry, contract.learner, view, found.model)
+    released = coalition(folder, scenario, industry)
+    return explain_sums(industry, view, recipe(contract, industry), found.model.network.state_dict(), released)

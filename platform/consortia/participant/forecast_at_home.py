@@ -1,0 +1,133 @@
+"""The verdict before joining, sharpened at home with one's own rows.
+
+**It stays at home.** It reads own rows without noise: their number, their share of the positive class, how their
+columns vary together, and what the best own model reaches in cross-validation. Nothing of it is charged, since nothing
+is released: it is printed for the owner and stands in no message, header or file. But a choice made by it shows.
+Whoever joins or stays away on its strength tells that much about the rows, and no budget pays for that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from clients import registry
+from clients.dataset import Table, prepare
+from clients.errors import ClientError
+from consortia.common.errors import InputError, RefusedError
+from consortia.learners.sums.forecast import (
+    Others,
+    effective_rows,
+    expected_gain,
+    own_effective_columns,
+    word_of,
+)
+from consortia.participant.baseline import Baseline, baseline
+from consortia.participant.data import split_masks
+from consortia.participant.evaluation import client_for, headline
+from consortia.participant.home import Home
+from consortia.participant.rows import read_rows
+from consortia.terms.contract import Contract
+from consortia.terms.forecast import METRIC, Forecast, others_of, predicts_gain
+from consortia.terms.policy import policy_or_input_error
+from consortia.terms.recipe import recipe
+from consortia.terms.roster import Seat
+from consortia.terms.scenario import Scenario
+
+__all__ = ["OWN", "OwnNumbers", "at_home", "forecast", "own_numbers"]
+
+OWN = "public numbers and own rows; stays at home"
+
+
+@dataclass(frozen=True)
+class OwnNumbers:
+    """What a participant's own training rows say.
+
+    Attributes
+    ----------
+    units : training units.
+    columns : d of its rows, see `consortia.learners.sums.forecast`.
+    variance : of a row's deviation from the public expectation; of a binary target p (1 - p).
+    best : the best own model's AUC in cross-validation; None where that is undefined.
+    """
+
+    units: int
+    columns: float
+    variance: float
+    best: float | None
+
+
+def own_numbers(contract: Contract, industry: str, train: Table, base: Baseline) -> OwnNumbers:
+    """Return what own rows say; `base` is the search among own models on them."""
+    rule = recipe(contract, industry)
+    if rule.outcome.kind == "binary":
+        # One row of each class more: a sample without a positive row does not say that there are none.
+        share = (float(train.target.double().sum()) + 1) / (len(train.target) + 2)
+        variance = share * (1 - share)
+    else:
+        variance = float(np.mean(rule.outcome.variances))
+    led_by = headline(registry.get(industry), base.rows.target) if base.tried else ""
+    values = [value for *_, value in base.tried if math.isfinite(value)]
+    best = max(values) if values and led_by == METRIC else None
+    return OwnNumbers(train.n_units, own_effective_columns(rule.columns, train.inputs["features"]), variance, best)
+
+
+def forecast(own: OwnNumbers, others: Others, *, gain: bool) -> Forecast:
+    """Return the forecast from the others' public numbers and one's own rows.
+
+    A model whose AUC is .99 alone cannot gain more than .01: what further rows can give is cut off there.
+    """
+    rows = effective_rows(others, own.variance / own.columns)
+    most = 0.5 if own.best is None else 1 - own.best
+    found = expected_gain(own.units, rows, own.variance, most) if gain else None
+    return Forecast(own.units, rows, found, word_of(own.units, rows, found), OWN)
+
+
+def at_home(home: Home, scenario: Scenario) -> Forecast:
+    """Return the forecast of a home's participant, its training rows read for it. Nothing is pinned or charged.
+
+    Raises
+    ------
+    InputError
+        Where the scenario has another learner or no seat for it, or its rows cannot be read.
+    """
+    name = home.participant
+    if name not in [seat.name for seat in scenario.roster]:
+        raise InputError(f"participant: wanted one of the roster of {scenario.name}, got {name!r}")
+    seat = scenario.seat(name)
+    scenario = scenario.of(seat.industry)
+    contract = scenario.contract
+    if contract.sums is None:
+        raise InputError(f'contract.learner: wanted "sums" for a forecast from own rows, got {contract.learner!r}')
+    try:
+        train = _training_rows(home, scenario, seat)
+    except RefusedError as error:
+        raise InputError(error.detail) from None
+    except ClientError as error:
+        raise InputError(str(error)) from None
+    if not len(train.target):
+        raise InputError(f"dataset.{seat.dataset}: wanted training rows, got none")
+    own = own_numbers(contract, seat.industry, train, baseline(contract, seat.industry, train, name))
+    return forecast(own, others_of(scenario, name), gain=predicts_gain(seat.industry))
+
+
+def _training_rows(home: Home, scenario: Scenario, seat: Seat) -> Table:
+    policy = policy_or_input_error(home.policy, simulation=True)
+    terms = policy.dataset.get(seat.dataset)
+    if terms is None or terms.industry != seat.industry:
+        raise InputError(f"{home.policy}: wanted dataset.{seat.dataset} of industry {seat.industry}, got none; add it")
+    client, key = client_for(terms), home.split_key()
+    where = f"dataset.{seat.dataset}"
+    table = prepare(
+        client,
+        read_rows(terms, client, scenario.contract.seed, key=where),
+        unit=terms.unit,
+        max_rows_per_unit=terms.max_rows_per_unit,
+        filter=scenario.contract.industries[seat.industry].filter or None,
+        key=key,
+        quarantine_threshold=terms.quarantine_threshold,
+        where=where,
+    )
+    return table.take(split_masks(table, client, terms.site, scenario.contract, key)["train"])
