@@ -8,6 +8,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from consortia.coordinator.rounds import Coordinator
+from consortia.coordinator.run_lock import only_coordinator
 from consortia.messages import flower_pace
 from consortia.messages.flower import GridExchange
 from consortia.terms.scenario import scenario_from_json
@@ -30,11 +31,13 @@ def main(grid: Grid, context: Context) -> None:
     names = [seat.name for seat in scenario.roster]
     exchange = GridExchange(grid, names, float(str(config["join-seconds"])))
     heads = Path(str(config["heads"])) if config.get("heads") else None
-    where, resume = (scenario, str(config["run-id"]), Path(str(config["out"])), exchange, heads), bool(config["resume"])
-    if scenario.contract.vertical is None:
-        coordinator = Coordinator(*where)
-        coordinator.ask_who_can(resume=resume)
-        coordinator.run(resume=resume)
-    else:
-        batches = int(str(config["batches"]))
-        VerticalCoordinator(*where).run(resume=resume, batches=None if batches < 0 else batches)
+    folder, resume = Path(str(config["out"])), bool(config["resume"])
+    where = (scenario, str(config["run-id"]), folder, exchange, heads)
+    with only_coordinator(folder):
+        if scenario.contract.vertical is None:
+            coordinator = Coordinator(*where)
+            coordinator.ask_who_can(resume=resume)
+            coordinator.run(resume=resume)
+        else:
+            batches = int(str(config["batches"]))
+            VerticalCoordinator(*where).run(resume=resume, batches=None if batches < 0 else batches)

@@ -124,6 +124,16 @@ _DATA: Final = {
 }
 
 _HOME: Final = {
+    "backup": Entry(
+        "home_backup:backup",
+        "Write a participant's home to one encrypted file, also while it runs.",
+        "backup hospital-a --to hospital-a.backup",
+    ),
+    "restore": Entry(
+        "home_backup:restore_home",
+        "Put a backup back into a home without a ledger. A ledger that lacks a charge is refused.",
+        "restore hospital-a --from hospital-a.backup",
+    ),
     "init": Entry(
         "home_init:init",
         "Make a participant's home for rows of its own: a policy with source and mapping, split key, empty ledger.",
@@ -218,7 +228,7 @@ COMMANDS: Final = {
     ),
     "client": Entry("", "Check, confirm and compare industries that are files.", inside=_CLIENT),
     "data": Entry("", "Look at a participant's own rows, at home.", inside=_DATA),
-    "home": Entry("", "Make a participant's home for rows of its own.", inside=_HOME),
+    "home": Entry("", "Make, back up and restore a participant's home.", inside=_HOME),
     "new": Entry("new:app", "Write the start of something new."),
     "secure": Entry("secure:app", "Manage the key that identifies a participant in secure sums."),
 }

@@ -1,0 +1,67 @@
+"""One coordinator at a time per run folder; a second one is refused, and what a killed one left is said."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from consortia.common.errors import RunFailedError
+
+log = logging.getLogger("consortia.coordinator")
+FILE = "coordinator.lock"
+
+
+@contextlib.contextmanager
+def only_coordinator(folder: Path) -> Iterator[None]:
+    """Hold a run's folder: two coordinators would overwrite each other's checkpoints and record.
+
+    The kernel frees the lock when its process ends in any way. The file stays, since removing it would let two in.
+    On a network file system the lock counts only where that passes `flock` on.
+
+    Raises
+    ------
+    RunFailedError
+        Another process, which is named, holds the folder. Nothing in it was changed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / FILE).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFailedError(
+                f"{folder}: wanted to be its only coordinator, got another one at work there ({_who(file.name)}); wait "
+                "for its end, or stop it, then go on with --resume"
+            ) from None
+        if left := _who(file.name):
+            log.warning(
+                "%s: the coordinator before (%s) ended without closing the run: killed, out of memory, or the host "
+                "went down. The run goes on from its last checkpoint; a round after that is asked for again, and "
+                "participants answer it from their outbox without a second charge",
+                *(folder.name, left),
+            )
+        file.truncate(0)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        file.write(json.dumps({"process": os.getpid(), "host": os.uname().nodename, "started": started}))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _who(path: str) -> str:
+    """Return who wrote the lock's file, or nothing when its run was closed."""
+    text = Path(path).read_text(encoding="utf-8")
+    if not text:
+        return ""
+    try:
+        found = json.loads(text)
+        return f"process {found['process']} on {found['host']}, since {found['started']}"
+    except (ValueError, KeyError, TypeError):
+        return "unknown"
