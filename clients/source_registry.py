@@ -28,6 +28,8 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
         "csv": "clients.sources.tables:Csv",
         "parquet": "clients.sources.tables:Parquet",
         "sql": "clients.sources.tables:Sql",
+        "npz": "clients.sources.arrays:Npz",
+        "png": "clients.sources.arrays:Png",
         # `consortia new source` adds its line above this one.
     }
 )

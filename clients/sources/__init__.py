@@ -6,6 +6,8 @@ A source is one line of text in the participant's own policy:
     parquet:/data/heart.parquet
     sql:postgresql+psycopg://user:secret@host/db?query=SELECT * FROM heart
     sql:sqlite:////data/heart.db?table=heart
+    npz:/data/beats.npz?values=beats&prefix=beat
+    png:/data/scans
     public:/data/hospital      synthetic:400?seed=7
 
 `placebo:SEED:` before `public:` or `synthetic:` asks for labels drawn from the schema's public prior instead of the
