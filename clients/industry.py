@@ -61,6 +61,8 @@ class IndustryClient:
         The parts that the public data set falls into.
     dataset : str
         Sub-folder of the public data, such as "heart".
+    installed : str
+        The package in which the public data set lies, where one brings it: then `public:installed` reads it.
     synthesise : callable
         (generator, rows, site) -> frame on the same schema, target and identifiers included, with realistic
         rates, missing values and differences between sites. Only that generator may be used.
@@ -101,6 +103,7 @@ class IndustryClient:
     filters: Mapping[str, Filter] = field(default_factory=dict)
     default_rows: int = 400
     homes: Mapping[str, int] = field(default_factory=dict)
+    installed: str = ""
     digest: str = ""
     unconfirmed: tuple[str, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)

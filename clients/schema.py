@@ -22,7 +22,6 @@ from clients._checking import QuarantineReport, check_rows, named
 from clients._declaring import column_problem
 from clients._features import Compute, column_features, column_kinds, derived_feature
 from clients.errors import SchemaError
-from clients.shapes import Shape
 from consortia_plugins.arguments import named_arguments
 
 __all__ = ["Column", "Derived", "QuarantineReport", "Schema", "Target"]
@@ -213,7 +212,7 @@ class Schema:
     selected: tuple[str, ...] = ()
     indicators: bool = True
     drop_first: bool = False
-    shape: Shape | None = None
+    shape: shapes.Shape | None = None
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.columns] + [d.name for d in self.derived] + [self.target.name]
@@ -229,9 +228,8 @@ class Schema:
                     + (f"did you mean {close[0]!r}? " if close else "")
                     + f"wanted some of {', '.join(self.feature_columns)}"
                 )
-        if wrong := ("" if self._plan() else "no column is a feature") or shapes.problem(
-            self.shape, self.feature_kinds
-        ):
+        wrong = shapes.problem(self.shape, self.feature_kinds) if self._plan() else "no column is a feature"
+        if wrong:
             raise SchemaError(f"schema {self.name!r}: {wrong}")
 
     @property

@@ -9,6 +9,8 @@ A source is one line of text in the participant's own policy:
     excel:/data/heart.xlsx?sheet=2024
     duckdb:/data/heart.duckdb?table=heart
     fhir:/data/export?columns=patient_id,gender,birthDate,8480-6,condition:I25
+    npz:/data/beats.npz?values=beats&prefix=beat
+    png:/data/scans
     public:/data/hospital      synthetic:400?seed=7
 
 `placebo:SEED:` before `public:` or `synthetic:` asks for labels drawn from the schema's public prior instead of the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ from clients.sources.table import TableSource, WrongRowsError
 
 __all__ = ["Source", "numpy_generator", "parse_source", "public_folder", "read", "read_table"]
 
+#: The place of a public data set that an installed package brings.
+INSTALLED: Final = "installed"
 _SYNTHETIC: Final = re.compile(r"^(?P<rows>\d*)(?:\?seed=(?P<seed>\d+))?$")
 _PLACEBO: Final = re.compile(r"^(?P<seed>\d+):(?P<rest>(?:public|synthetic):.*)$", re.DOTALL)
 #: The extra that brings a driver.
@@ -196,7 +199,12 @@ def _guarded(source: Source, key: str, wanted: str, load: Callable[[], pd.DataFr
 
 
 def public_folder(source: Source, client: IndustryClient) -> Path | None:
-    """The folder with the industry's public data set: its own, or one above it, which `--data` names; else None."""
+    """The folder with the industry's public data set: its own, or one above it, which `--data` names; else None.
+
+    `public:installed` is the folder of the package that brings it, where the industry names one.
+    """
+    if source.location == INSTALLED and client.installed:
+        return Path(str(files(client.installed)))
     folder = Path(source.location).expanduser()
     tried = (folder / client.dataset, folder / client.name / client.dataset)
     return next((candidate for candidate in tried if candidate.is_dir()), None)

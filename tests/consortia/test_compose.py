@@ -26,6 +26,7 @@ COMMITTED = (
     "secure-banks",
     "shared-customers",
     "shared-trunk",
+    "digits",
 )
 STEPS = {"keys", "homes"}  # start as root to hand files to their owner, without a network
 
