@@ -49,7 +49,6 @@ SEAM = frozenset(
         "models",
         "networks",
         "proposing",
-        "public_data",
         "registry",
         "schema",
         "shapes",

@@ -177,7 +177,7 @@ def test_who_reaches_whom(town: Path) -> None:
 
 def test_rows_and_the_node_key_are_never_in_one_pod(town: Path) -> None:
     mounted = {name: {volume["name"] for volume in pod["volumes"]} for name, pod in _pods(_participant(town)).items()}
-    assert mounted == {"va": {"tmp", "keys"}, "va-app": {"tmp", "keys-app", "home", "policy-toml", "data"}}
+    assert mounted == {"va": {"tmp", "keys"}, "va-app": {"tmp", "keys-app", "home", "policy-toml", "data", "clients"}}
 
 
 def test_a_run_that_failed_is_not_begun_again(town: Path) -> None:

@@ -209,9 +209,8 @@ FURTHER = (
     one(
         "validation rows train too",
         DATA,
-        'masks = {part: where == part for part in ("train", "validation", "test")}',
-        'masks = {part: where == part for part in ("train", "validation", "test")}\n'
-        '        masks["train"] = where != "test"',
+        'return {part: where == part for part in ("train", "validation", "test")}',
+        'return {"train": where != "test", "validation": where == "validation", "test": where == "test"}',
     ),
     Mutant(  # a run is refused when it is planned, and a release when it is reserved
         "no lifetime",

@@ -31,7 +31,7 @@ _SHARE = "        whole += noise\n"
 _CHARGE = "reservation = ledger.reserve(run_id, self.request.round, self.key, events, lifetime=lifetime)"
 _SENT = "        if sent is not None:\n            return sent\n        last_round"
 _OLDER = "if request.round < last_round or ("
-_MASKS = 'masks = {part: where == part for part in ("train", "validation", "test")}'
+_MASKS = 'return {part: where == part for part in ("train", "validation", "test")}'
 _PLAIN = "        if plan.non_private:\n            plain = PlainPlan(steps=steps"
 
 #: (mistake, scenario, instrument, test)
@@ -213,7 +213,7 @@ PATHS = (
             "training rows are evaluated too",
             DATA,
             _MASKS,
-            f'{_MASKS}\n        masks["test"] = where != "validation"',
+            'return {"train": where == "train", "validation": where == "validation", "test": where != "validation"}',
         ),
         "local",
         "neighbours",

@@ -14,7 +14,7 @@ from consortia.common.strict import listed, parse
 from consortia.deploy.members import MemberFolder, apply, read_public_key
 from consortia.deploy.prepare import effective
 from consortia.terms.roster import Seat
-from consortia.terms.scenario import Scenario
+from consortia.terms.scenario import Scenario, load_scenario
 
 app = typer.Typer(help="Add a participant to a federation, or remove one.", no_args_is_help=True)
 
@@ -140,7 +140,8 @@ def remove(
 @friendly
 def list_(scenario: _Scenario = "cross-industry", members: _Members = Path("members"), as_json: _Json = False) -> None:
     """Show the roster as it is now."""
-    loaded, folder = _scenario(scenario, members)
+    loaded = load_scenario(scenario, settle=False)
+    folder = MemberFolder(members, loaded.name)
     changes = folder.load()
     joined = {seat.name for seat in changes.roster}
     rows = [

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from consortia.learners.sums.noise import solve
-from consortia.learners.sums.shares import Shares
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from clients.schema import Column, Schema, Target
 from consortia.cli import build_app
+from consortia.learners.blocks.noise import solve
 from consortia.learners.blocks.parts import Part
 from consortia.learners.blocks.release import deviations
+from consortia.learners.blocks.shares import Shares
 from consortia.learners.sums import contributions as module
 from consortia.learners.sums.combine import combined, precision_weights
 from consortia.learners.sums.contributions import contributions
@@ -31,7 +31,7 @@ from consortia.terms.recipe import recipe
 from consortia.terms.scenario import load_scenario
 
 Array = NDArray[np.float64]
-SHARES = Shares(0.10, 0.27, 0.63)
+SHARES = Shares("sums", ((0.10,), (0.27, 0.63)))
 SCHEMA = Schema(
     name="made",
     version=1,

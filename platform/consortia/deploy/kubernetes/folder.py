@@ -133,6 +133,7 @@ def write_participant(kit: Path, name: str, service_ip: str, *, registry: str, g
         "keys": _files(kit / "keys"),
         "keys-app": _files(kit / "keys-app"),
         "policy.toml": {"policy.toml": policy},
+        "clients": _files(kit / "clients"),  # the industry's file, where it is one
     }
     address = re.search(r"--superlink=(\S+)", compose.read_text(encoding="utf-8"))
     if address is None:
