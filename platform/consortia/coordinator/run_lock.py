@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from consortia.common.disk import kept
 from consortia.common.errors import RunFailedError
 
 log = logging.getLogger("consortia.coordinator")
@@ -30,15 +31,15 @@ def only_coordinator(folder: Path) -> Iterator[None]:
         Another process, which is named, holds the folder. Nothing in it was changed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / FILE).open("a+", encoding="utf-8") as file:
+    with (folder / FILE).open("ab", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunFailedError(
-                f"{folder}: wanted to be its only coordinator, got another one at work there ({_who(file.name)}); wait "
-                "for its end, or stop it, then go on with --resume"
+                f"{folder}: wanted to be its only coordinator, got another one at work there ({_who(folder / FILE)}); "
+                "wait for its end, or stop it, then go on with --resume"
             ) from None
-        if left := _who(file.name):
+        if left := _who(folder / FILE):
             log.warning(
                 "%s: the coordinator before (%s) ended without closing the run: killed, out of memory, or the host "
                 "went down. The run goes on from its last checkpoint; a round after that is asked for again, and "
@@ -47,17 +48,18 @@ def only_coordinator(folder: Path) -> Iterator[None]:
             )
         file.truncate(0)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        file.write(json.dumps({"process": os.getpid(), "host": os.uname().nodename, "started": started}))
-        file.flush()
+        who = json.dumps({"process": os.getpid(), "host": os.uname().nodename, "started": started})
+        with kept(folder):
+            file.write(who.encode())
         try:
             yield
         finally:
             file.truncate(0)
 
 
-def _who(path: str) -> str:
+def _who(path: Path) -> str:
     """Return who wrote the lock's file, or nothing when its run was closed."""
-    text = Path(path).read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
     if not text:
         return ""
     try:
