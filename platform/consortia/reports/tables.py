@@ -311,7 +311,11 @@ class Watch(AbstractContextManager[None]):
             return
         last = rounds[-1]
         total = self._job.scenario.rounds
-        text = f"round {last['round']}, {len(last['replies'])} of {len(self._job.homes)} replied"
+        # An industry with terms of its own may be through before the others.
+        asked = sum(
+            len(part.roster) for part in self._job.scenario.parts() if part.contract.rounds >= last["round"]
+        ) or len(self._job.homes)
+        text = f"round {last['round']}, {len(last['replies'])} of {asked} replied"
         if (metric := self._metric()) is not None:
             text += f", validation {metric}"
         text += f", run ε so far {self._epsilon(last.get('participations', last['round']))}"
