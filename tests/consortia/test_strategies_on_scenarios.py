@@ -37,7 +37,7 @@ SCENARIOS = [
     for name in committed_scenarios()
     if (contract := load_scenario(name).contract).vertical is None
     and contract.trust != "coordinator"
-    and contract.sums is None
+    and contract.noisy_sums is None
 ]
 
 
@@ -54,6 +54,8 @@ def _file(folder: Path, scenario: str, name: str) -> Path:
     data["expect"] = {}
     for rules in data["contract"]["industries"].values():
         rules |= {"local_steps": 1, "private_steps": 0}
+        for refined in ("optimizer", "schedule"):  # some strategies reckon with plain steps
+            rules.pop(refined, None)
     for seat in data["roster"]:
         seat["epsilon"] = float("inf") if strategy.fit.loss else float(seat["epsilon"])
     shutil.copytree(scenario_folder() / "policies" / scenario, folder / "policies" / name)
