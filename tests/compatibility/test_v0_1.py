@@ -165,7 +165,7 @@ def test_a_coordinator_that_knows_a_newer_ledger_still_refuses_an_older_one(file
     newer = {name: [counter + 5, head] for name, (counter, head) in heads.items()}
     (files / "homes" / "heads.json").write_text(json.dumps(newer))
     answer = consortia("run", "scenarios/few-hospitals.toml", "--rounds", 1, "--ledger", "homes", "--out", "new")
-    assert answer.status == 1
+    assert answer.status == 2  # refused before it started
     assert "LEDGER_BEHIND" in answer.out + answer.err
     for name in heads:  # nothing was charged
         shown = consortia("budget", "show", name, "--home", "homes", "--json").ok().json
