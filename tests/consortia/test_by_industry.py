@@ -301,7 +301,7 @@ def test_real_processes_give_the_embedded_engines_factory_model(
         Home(homes / name, name).create(split_seed=5)
     init("", scenario=file)
     for name in names:
-        allow(name, file)
+        allow([name, file])
     models = []
     for engine in ("embedded", "flower"):
         given = {"split_seed": 5} if engine == "embedded" else {}

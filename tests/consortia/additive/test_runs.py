@@ -215,7 +215,7 @@ def test_real_processes_give_the_embedded_engines_model(tmp_path: Path, monkeypa
         Home(homes / name, name).create(split_seed=5)
     init("", scenario=scenario)
     for name in names:
-        allow(name, scenario)
+        allow([name, scenario])
     embedded = _run(scenario=scenario, split_seed=5, out=tmp_path / "embedded")
     flower = _run(scenario=scenario, engine="flower", out=tmp_path / "flower")
     assert flower.result["status"] == "completed"

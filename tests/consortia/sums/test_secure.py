@@ -135,7 +135,7 @@ def test_a_member_takes_exactly_its_own_words_off_and_then_deletes_them(tmp_path
     others = np.sum([notes[len(town.homes) + index].exact for index in places], axis=0)
     rest = (at_home.others.slope.ravel() - unscaled(rule, 2, others)[1]) / at_home.others.slope_deviation
     assert np.square(rest).mean() == pytest.approx(1, abs=5 * math.sqrt(2 / len(rest)))
-    promised = _multiplier(town, "furniture") * rule.sensitivities(2)[1] / math.sqrt(rule.shares.slope)
+    promised = _multiplier(town, "furniture") * rule.sensitivities(2)[1] / math.sqrt(rule.shares.of(2)[1])
     assert at_home.others.slope_deviation == pytest.approx(1.01 * promised * math.sqrt(2 / 2), rel=1e-6)
     town.evaluates = True
     town.coordinator().run(resume=True)
