@@ -12,8 +12,8 @@ import pytest
 import safetensors.torch
 import tomli_w
 import torch
+from own_homes import own_homes
 
-from consortia.cli.budget import allow, init
 from consortia.common.errors import InputError, RefusedError, RunFailedError
 from consortia.coordinator import readiness, rounds
 from consortia.coordinator.checkpoint import load_latest
@@ -24,7 +24,6 @@ from consortia.engines.vectorized import participants as vectorized
 from consortia.learners.sums import model as sums
 from consortia.models.source import of_coordinator
 from consortia.participant import receipt
-from consortia.participant.home import Home
 from consortia.planning.plan import make_plans
 from consortia.reports.page.facts import gather
 from consortia.reports.page.render import as_markdown
@@ -261,9 +260,9 @@ def test_an_interrupted_run_goes_on_in_every_industry(tmp_path: Path, monkeypatc
 def test_a_run_needs_enough_participants_of_every_industry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenario = _scenario()
     groups: dict[str, Any] = {"bank": {}, "factory": {}}
-    assert readiness.lacking(scenario, {*BANKS, *FACTORIES}, 1, groups) == []
-    assert "bank: wanted at least 3" in readiness.lacking(scenario, {*BANKS[1:], *FACTORIES}, 1, groups)[0]
-    assert "wanted 1 of 2 participants" in readiness.lacking(scenario, set(BANKS), 1, groups)[0]
+    assert readiness.lacking(scenario, {*BANKS, *FACTORIES}, groups) == []
+    assert "bank: wanted at least 3" in readiness.lacking(scenario, {*BANKS[1:], *FACTORIES}, groups)[0]
+    assert "wanted 1 of 2 participants" in readiness.lacking(scenario, set(BANKS), groups)[0]
     file = _file(tmp_path)
     for name in FACTORIES:
         policy = file.parent / "policies" / file.stem / f"{name}.toml"
@@ -295,13 +294,8 @@ def test_real_processes_give_the_embedded_engines_factory_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, homes = str(_file(tmp_path)), tmp_path / "homes"
-    monkeypatch.setenv("CONSORTIA_HOME", str(homes))
-    names = [*BANKS, *FACTORIES]
-    for name in names:
-        Home(homes / name, name).create(split_seed=5)
-    init("", scenario=file)
-    for name in names:
-        allow([name, file])
+    names = own_homes(file, homes, monkeypatch, split_seed=5)
+    assert set(names) == {*BANKS, *FACTORIES}
     models = []
     for engine in ("embedded", "flower"):
         given = {"split_seed": 5} if engine == "embedded" else {}

@@ -16,12 +16,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from own_homes import own_homes
 
-from consortia.cli.budget import allow, init
 from consortia.engines import embedded
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
-from consortia.participant.home import Home
 
 pytestmark = pytest.mark.end_to_end
 
@@ -94,14 +93,8 @@ def _model(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_both_engines_give_the_same_non_private_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     homes = tmp_path / "homes"
-    monkeypatch.setenv("CONSORTIA_HOME", str(homes))
-    names = ("line-a", "line-b")
-    for name in names:
-        # The same split key as the simulation below, so that the same rows train.
-        Home(homes / name, name).create(split_seed=5)
-    init("", scenario="linear")
-    for name in names:
-        allow([name, "linear"], rounds=ROUNDS, seed=5)
+    # The same split key as the simulation below, so that the same rows train.
+    names = own_homes("linear", homes, monkeypatch, split_seed=5, rounds=ROUNDS, seed=5)
 
     simulated = Options(scenario="linear", rounds=ROUNDS, seed=5, out=tmp_path / "simulated")
     first = execute(prepare(simulated), simulated)

@@ -94,9 +94,8 @@ def effective(scenario: Scenario, found: list[Standing]) -> Scenario:
 def refuse_hopeless(scenario: Scenario, found: list[Standing]) -> None:
     """Raise InputError, one line a participant, where a run of those who can take part could not succeed."""
     able = {one.name for one in found if not one.problem}
-    quorum = max(1, math.ceil(scenario.contract.round.quorum * len(scenario.roster)))
     groups = initial_groups(scenario.contract, [seat.industry for seat in scenario.roster])
-    if missing := lacking(scenario, able, quorum, groups):
+    if missing := lacking(scenario, able, groups):
         raise InputError(*missing, *(f"{one.name}: {one.problem}" for one in found if one.problem))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -33,13 +32,11 @@ _WHY = {
 }
 
 
-def ask(desk: Correspondence, exchange: Exchange, quorum: int, groups: Mapping[str, State]) -> None:
+def ask(desk: Correspondence, exchange: Exchange, groups: Mapping[str, State]) -> None:
     """Ask everybody whether it can take part; who refuses is not asked again in this run.
 
     Parameters
     ----------
-    quorum : int
-        Participants that a round needs.
     groups : dict of str to State
         What is shared, by group: each needs as many participants as strategy and trust want.
 
@@ -75,16 +72,16 @@ def ask(desk: Correspondence, exchange: Exchange, quorum: int, groups: Mapping[s
                 able.add(answer.participant)
         for name in silent:
             desk.fail(name, 1, attempt, "NO_REPLY")
-        if not lacking(desk.scenario, able, quorum, groups):
+        if not lacking(desk.scenario, able, groups):
             return
         took = time.monotonic() - started
         pause = max(0.0, min(took, terms.deadline_seconds - took))
-    if missing := lacking(desk.scenario, able, quorum, groups):
+    if missing := lacking(desk.scenario, able, groups):
         why = [_reason(desk, name) for name in desk.members if name not in able]
         raise RunRefusedError(*(f"{line}. Nothing was trained and nobody was charged" for line in missing), *why)
 
 
-def lacking(scenario: Scenario, able: set[str], quorum: int, groups: Mapping[str, State]) -> list[str]:
+def lacking(scenario: Scenario, able: set[str], groups: Mapping[str, State]) -> list[str]:
     """Return what a run of these participants lacks: a quorum, or the minimum of a group; nothing when it can succeed.
 
     `groups` holds what is shared, by group.
@@ -96,7 +93,7 @@ def lacking(scenario: Scenario, able: set[str], quorum: int, groups: Mapping[str
     names = ", ".join(sorted(able)) or "nobody"
     # With turns, sums of cohorts or a trusted coordinator a round may go on with fewer than the quorum.
     counted = contract.trust == "local" and not isinstance(strategy, TakesTurns)
-    wanted = quorum if counted else 1
+    wanted = scenario.quorum if counted else 1
     if len(able) < wanted:
         return [f"wanted {wanted} of {everybody} participants that can take part, got {len(able)} ({names})"]
     found = []
@@ -114,9 +111,8 @@ def lacking(scenario: Scenario, able: set[str], quorum: int, groups: Mapping[str
 
 
 def _lacking_in_part(part: Scenario, able: set[str], groups: Mapping[str, State]) -> list[str]:
-    quorum = max(1, math.ceil(part.contract.round.quorum * len(part.roster)))
     shared = {name: groups[name] for name in part.contract.industries}
-    return lacking(part, able & {seat.name for seat in part.roster}, quorum, shared)
+    return lacking(part, able & {seat.name for seat in part.roster}, shared)
 
 
 def _names(seats: Sequence[Seat]) -> str:

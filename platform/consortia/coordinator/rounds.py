@@ -8,7 +8,6 @@ run. Waits are bounded (invariant 13): a deadline and a number of attempts per r
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -83,7 +82,7 @@ class Coordinator:
         self.desk = Correspondence(scenario, run_id, folder, heads) if desk is None else desk
         self.members = {seat.name: self.desk.members[seat.name] for seat in scenario.roster}
         self.strategy = scenario.contract.strategy.strategy()
-        self.quorum = max(1, math.ceil(self.contract.round.quorum * len(scenario.roster)))
+        self.quorum = scenario.quorum
         self.history: list[dict[str, Any]] = []
         self.heads = self.desk.heads
         plays = {"local": self._open_round, "aggregate": self._summed_round, "coordinator": self._trusted_round}
@@ -112,7 +111,7 @@ class Coordinator:
         started = time.perf_counter()
         groups = initial_groups(self.contract, [seat.industry for seat in self.scenario.roster])
         try:
-            readiness.ask(self.desk, self.exchange, self.quorum, groups)
+            readiness.ask(self.desk, self.exchange, groups)
         except RunRefusedError as error:
             self._finish("failed", "\n".join(error.problems), 0, started, refused=True)
             raise

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from clients import registry
 from clients._apart import set_apart
-from clients.dataset import QuarantineReport, Table, assign, prepare
+from clients.dataset import QuarantineReport, Table, assign
 from clients.industry import IndustryClient
 from clients.sources import parse_source
 from consortia.common.errors import RefusedError
 from consortia.common.latest import Latest
 from consortia.participant.home import Home
 from consortia.participant.placebo_labels import with_placebo_labels
-from consortia.participant.rows import read_rows
+from consortia.participant.rows import checked, read_rows
 from consortia.terms.contract import Contract
 from consortia.terms.policy import DatasetTerms
 
@@ -77,16 +77,7 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
         raise RefusedError("BAD_POLICY", problem)
     frame = read_rows(terms, client, contract.seed, key=f"dataset.{dataset}")
     where_from = f"dataset of {terms.industry} at {home.participant}"
-    table = prepare(
-        client,
-        frame,
-        unit=terms.unit,
-        max_rows_per_unit=terms.max_rows_per_unit,
-        filter=rules.filter or None,
-        key=split_key,
-        quarantine_threshold=terms.quarantine_threshold,
-        where=where_from,
-    )
+    table = checked(frame, terms, client, contract, key=split_key, where=where_from)
     home.pin_rows(dataset, synthetic=table.synthetic or terms.synthetic)
     bias: tuple[str, ...] = ()
     if table.quarantine.rows_kept < table.quarantine.rows_read:

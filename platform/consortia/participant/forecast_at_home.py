@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clients import registry
-from clients.dataset import Table, prepare
+from clients.dataset import Table
 from clients.errors import ClientError
 from consortia.common.errors import InputError, RefusedError
 from consortia.learners.sums.forecast import (
@@ -28,7 +28,7 @@ from consortia.participant.baseline import Baseline, baseline
 from consortia.participant.data import split_masks
 from consortia.participant.evaluation import client_for, headline
 from consortia.participant.home import Home
-from consortia.participant.rows import read_rows
+from consortia.participant.rows import checked, read_rows
 from consortia.terms.contract import Contract
 from consortia.terms.forecast import METRIC, Forecast, others_of, predicts_gain
 from consortia.terms.policy import policy_or_input_error
@@ -120,14 +120,6 @@ def _training_rows(home: Home, scenario: Scenario, seat: Seat) -> Table:
         raise InputError(f"{home.policy}: wanted dataset.{seat.dataset} of industry {seat.industry}, got none; add it")
     client, key = client_for(terms), home.split_key()
     where = f"dataset.{seat.dataset}"
-    table = prepare(
-        client,
-        read_rows(terms, client, scenario.contract.seed, key=where),
-        unit=terms.unit,
-        max_rows_per_unit=terms.max_rows_per_unit,
-        filter=scenario.contract.industries[seat.industry].filter or None,
-        key=key,
-        quarantine_threshold=terms.quarantine_threshold,
-        where=where,
-    )
+    frame = read_rows(terms, client, scenario.contract.seed, key=where)
+    table = checked(frame, terms, client, scenario.contract, key=key, where=where)
     return table.take(split_masks(table, client, terms.site, scenario.contract, key)["train"])

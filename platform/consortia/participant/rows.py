@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
+from clients.dataset import Table, prepare
 from clients.industry import IndustryClient
 from clients.mapping import apply
 from clients.sources import parse_source, read
+from consortia.terms.contract import Contract
 from consortia.terms.policy import DatasetTerms
 
-__all__ = ["read_rows"]
+__all__ = ["checked", "read_rows"]
 
 
 def read_rows(terms: DatasetTerms, client: IndustryClient, seed: int = 0, *, key: str = "dataset") -> pd.DataFrame:
@@ -32,3 +34,32 @@ def read_rows(terms: DatasetTerms, client: IndustryClient, seed: int = 0, *, key
     if source.table is None or not terms.mapping:
         return frame
     return apply(terms.mapping, frame, client.schema, f"{key}.mapping")
+
+
+def checked(
+    frame: pd.DataFrame, terms: DatasetTerms, client: IndustryClient, contract: Contract, *, key: bytes, where: str
+) -> Table:
+    """Return what `read_rows` gave as a participant trains on it, by its policy and the contract's filter.
+
+    Parameters
+    ----------
+    key : bytes
+        The home's split key.
+    where : str
+        Whose rows they are, for errors.
+
+    Raises
+    ------
+    QuarantineError, SchemaError
+        As `clients.dataset.prepare`.
+    """
+    return prepare(
+        client,
+        frame,
+        unit=terms.unit,
+        max_rows_per_unit=terms.max_rows_per_unit,
+        filter=contract.industries[terms.industry].filter or None,
+        key=key,
+        quarantine_threshold=terms.quarantine_threshold,
+        where=where,
+    )

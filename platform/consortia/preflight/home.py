@@ -11,7 +11,7 @@ import os
 import pandas as pd
 
 from clients._apart import reasons_in_words, set_apart
-from clients.dataset import RECORD, Table, prepare
+from clients.dataset import RECORD, Table
 from clients.errors import ClientError, QuarantineError, SourceError
 from clients.industry import IndustryClient
 from consortia.common.errors import ConsortiaError, InputError, RefusedError
@@ -20,7 +20,7 @@ from consortia.participant import lifetimes
 from consortia.participant.data import OWN_FILES, idle_files, own_files
 from consortia.participant.evaluation import client_for
 from consortia.participant.home import Home
-from consortia.participant.rows import read_rows
+from consortia.participant.rows import checked, read_rows
 from consortia.participant.training import make_plan
 from consortia.preflight.findings import Chain, Finding
 from consortia.terms.industries import check_agreed, check_confirmed
@@ -88,18 +88,8 @@ def _data(chain: Chain, home: Home, policy: Policy, scenario: Scenario, seat: Se
         return
     made_up = "synthetic rows" if frame.attrs.get("synthetic") else "rows"
     chain.ok(f"{len(frame)} {made_up}")
-    rules = scenario.contract.industries[terms.industry]
     try:
-        table = prepare(
-            client,
-            frame,
-            unit=terms.unit,
-            max_rows_per_unit=terms.max_rows_per_unit,
-            filter=rules.filter or None,
-            key=home.split_key(),
-            quarantine_threshold=terms.quarantine_threshold,
-            where=key,
-        )
+        table = checked(frame, terms, client, scenario.contract, key=home.split_key(), where=key)
     except RefusedError as error:
         chain.failed(error.detail, "`docker compose run --rm keys`, or `consortia budget init`")
         chain.skip("schema first")

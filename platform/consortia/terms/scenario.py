@@ -95,6 +95,11 @@ class Scenario(StrictModel):
         return self.model_copy(update={"contract": self.contract.of(industry), "roster": roster})
 
     @property
+    def quorum(self) -> int:
+        """How many participants must answer a round."""
+        return max(1, math.ceil(self.contract.round.quorum * len(self.roster)))
+
+    @property
     def rounds(self) -> int:
         """The rounds of the run: of the industry that plays most."""
         return max(part.contract.rounds for part in self.parts())

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from block_games import play
 
 from consortia.audit import statistics_games
-from consortia.audit.games import Game
-from consortia.audit.scenes import Deck
 from consortia.audit.settings import Audit
 from consortia.learners.additive import histograms
 from consortia.learners.additive.model import Recipe
@@ -19,13 +16,7 @@ from consortia.learners.blocks.rows import Rows
 from consortia.terms.scenario import load_scenario
 from privacy.secure_noise import Grid
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("consortia.participant")
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("quiet_participants")
 
 
 @pytest.fixture
@@ -33,14 +24,8 @@ def audit(tmp_path: Path) -> Audit:
     return Audit(load_scenario("factories-additive"), tmp_path, quick=True)
 
 
-def _play(audit: Audit, seeds: range) -> list[Game]:
-    seat = audit.scenario.roster[2]
-    deck = Deck(audit.pool(seat))
-    return [game for seed in seeds for game in statistics_games.scene(audit, seat, deck, seed)]
-
-
 def test_no_unit_moves_a_block_by_more_than_its_event_was_charged(audit: Audit) -> None:
-    games = _play(audit, range(3))
+    games = play(audit, range(3), 2)
     assert {game.path for game in games} == {"additive, message 1", "additive, message 2"}
     assert not [game for game in games if game.lost]
     assert max(game.ratio for game in games) > 0.9  # units come close to the bound, so a wrong bound shows
@@ -72,7 +57,7 @@ def _no_room_on_the_grid(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("plant", [_no_clip, _row_by_row, _one_column, _mean_of_the_batch, _no_room_on_the_grid])
 def test_a_planted_mistake_loses_the_game(plant: object, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)  # type: ignore[operator]
-    assert [game for game in _play(audit, range(4)) if game.lost]
+    assert [game for game in play(audit, range(4), 2) if game.lost]
 
 
 @pytest.mark.end_to_end

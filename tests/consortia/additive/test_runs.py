@@ -12,19 +12,18 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from own_homes import own_homes
 from secure_town import Town, kind_of
 
-from consortia.cli.budget import allow, init
 from consortia.common.errors import InputError, RunFailedError
 from consortia.coordinator import additive, rounds
 from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare
 from consortia.learners.blocks.noise import mu_of
 from consortia.participant.handle import handle
-from consortia.participant.home import Home
 from consortia.terms.contract import contract_from_json
 from consortia.terms.recipe import additive_recipe
-from consortia.terms.scenario import find_scenario, load_scenario, scenario_from_toml
+from consortia.terms.scenario import find_scenario, scenario_from_toml
 from privacy.ledger import Ledger
 from privacy.observation import observing
 
@@ -209,13 +208,7 @@ def test_a_lost_reply_costs_one_message_of_a_spare_attempt(tmp_path: Path) -> No
 @pytest.mark.end_to_end
 def test_real_processes_give_the_embedded_engines_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenario, homes = _short(tmp_path), tmp_path / "homes"
-    monkeypatch.setenv("CONSORTIA_HOME", str(homes))
-    names = [seat.name for seat in load_scenario(scenario).roster]
-    for name in names:
-        Home(homes / name, name).create(split_seed=5)
-    init("", scenario=scenario)
-    for name in names:
-        allow([name, scenario])
+    own_homes(scenario, homes, monkeypatch, split_seed=5)
     embedded = _run(scenario=scenario, split_seed=5, out=tmp_path / "embedded")
     flower = _run(scenario=scenario, engine="flower", out=tmp_path / "flower")
     assert flower.result["status"] == "completed"

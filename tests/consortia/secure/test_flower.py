@@ -7,11 +7,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from own_homes import own_homes
 
-from consortia.cli.budget import allow, init
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
-from consortia.terms.scenario import find_scenario, load_scenario
+from consortia.terms.scenario import find_scenario
 
 pytestmark = pytest.mark.end_to_end
 
@@ -32,11 +32,7 @@ def test_keys_attempts_views_and_outbox_survive_a_process_for_each_message(
     """In mode two, whose messages and tables are those of mode one and more."""
     scenario = _mode_two(tmp_path)
     homes = tmp_path / "homes"
-    monkeypatch.setenv("CONSORTIA_HOME", str(homes))
-    init("", scenario=scenario)
-    names = [seat.name for seat in load_scenario(scenario).roster]
-    for name in names:
-        allow([name, scenario], rounds=2)
+    names = own_homes(scenario, homes, monkeypatch, rounds=2)
     options = Options(scenario=scenario, rounds=2, engine="flower", out=tmp_path / "runs")
     result = execute(prepare(options), options).result
     assert result["status"] == "completed"

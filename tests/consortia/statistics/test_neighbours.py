@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from block_games import play
 
 from consortia.audit import statistics_games
-from consortia.audit.games import Game
-from consortia.audit.scenes import Deck
 from consortia.audit.settings import Audit
 from consortia.learners.statistics import layout as learner
 from consortia.learners.sums.statistics import Rows
@@ -26,14 +25,8 @@ def audit(tmp_path: Path) -> Audit:
     return Audit(statistics_scenario(load_scenario("hospitals")), tmp_path, quick=True)
 
 
-def _play(audit: Audit, seeds: range) -> list[Game]:
-    seat = audit.scenario.roster[0]
-    deck = Deck(audit.pool(seat))
-    return [game for seed in seeds for game in statistics_games.scene(audit, seat, deck, seed)]
-
-
 def test_no_unit_moves_the_vector_by_more_than_its_event_was_charged(audit: Audit) -> None:
-    games = _play(audit, range(1))
+    games = play(audit, range(1))
     assert {game.path for game in games} == {"statistics, message 1"}
     assert not [game for game in games if game.lost]
     assert max(game.ratio for game in games) > 0.5  # units come close to the bound, so a wrong bound shows
@@ -60,7 +53,7 @@ def _bins_of_the_data(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("plant", [_row_by_row, _without_moments, _bins_of_the_data])
 def test_a_planted_mistake_loses_the_game(plant: object, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)  # type: ignore[operator]
-    assert [game for game in _play(audit, range(4)) if game.lost]
+    assert [game for game in play(audit, range(4)) if game.lost]
 
 
 @pytest.mark.end_to_end

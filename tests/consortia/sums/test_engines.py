@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from own_homes import own_homes
 
-from consortia.cli.budget import allow, init
 from consortia.common.errors import InputError, RunFailedError
 from consortia.coordinator import rounds
 from consortia.coordinator.checkpoint import load_latest
@@ -23,8 +23,7 @@ from consortia.messages.blocks import contribution
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.participant import own_sums
 from consortia.participant.handle import handle
-from consortia.participant.home import Home
-from consortia.terms.scenario import find_scenario, load_scenario
+from consortia.terms.scenario import find_scenario
 from privacy.ledger import Ledger
 
 
@@ -54,13 +53,7 @@ def _model(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.end_to_end
 def test_real_processes_give_the_embedded_engines_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenario, homes = _open(tmp_path), tmp_path / "homes"
-    monkeypatch.setenv("CONSORTIA_HOME", str(homes))
-    names = [seat.name for seat in load_scenario(scenario).roster]
-    for name in names:
-        Home(homes / name, name).create(split_seed=5)
-    init("", scenario=scenario)
-    for name in names:
-        allow([name, scenario])
+    names = own_homes(scenario, homes, monkeypatch, split_seed=5)
     embedded = _run(scenario=scenario, split_seed=5, out=tmp_path / "embedded")
     flower = _run(scenario=scenario, engine="flower", out=tmp_path / "flower")
     assert flower.result["status"] == "completed"
@@ -88,11 +81,7 @@ def test_a_secure_sum_between_real_processes(tmp_path: Path, monkeypatch: pytest
     file.write_text(text, encoding="utf-8")
     shutil.copytree(source.parent / "policies" / source.stem, tmp_path / "policies" / file.stem)
     homes = tmp_path / "homes"
-    monkeypatch.setenv("CONSORTIA_HOME", str(homes))
-    init("", scenario=str(file))
-    names = [seat.name for seat in load_scenario(str(file)).roster]
-    for name in names:
-        allow([name, str(file)])
+    names = own_homes(str(file), homes, monkeypatch)
     result = _run(scenario=str(file), engine="flower", out=tmp_path / "runs").result
     assert result["status"] == "completed"
     assert [line["replies"] for line in result["history"]] == [sorted(names)] * 2

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from block_games import play
 
 from consortia.audit import statistics_games
-from consortia.audit.games import Game
-from consortia.audit.scenes import Deck
 from consortia.audit.settings import Audit
 from consortia.learners.sums import statistics
 from consortia.learners.sums.model import Recipe
@@ -27,14 +26,8 @@ def audit(tmp_path: Path) -> Audit:
     return Audit(load_scenario("banks-sums"), tmp_path, quick=True)
 
 
-def _play(audit: Audit, seeds: range) -> list[Game]:
-    seat = audit.scenario.roster[0]
-    deck = Deck(audit.pool(seat))
-    return [game for seed in seeds for game in statistics_games.scene(audit, seat, deck, seed)]
-
-
 def test_no_unit_moves_a_block_by_more_than_its_event_was_charged(audit: Audit) -> None:
-    games = _play(audit, range(3))
+    games = play(audit, range(3))
     assert {game.path for game in games} == {"sums, message 1", "sums, message 2"}
     assert not [game for game in games if game.lost]
     assert max(game.ratio for game in games) > 0.5  # units come close to the bound, so a wrong bound shows
@@ -73,7 +66,7 @@ def _no_room_on_the_grid(patch: pytest.MonkeyPatch) -> None:
 )
 def test_a_planted_mistake_loses_the_game(plant: object, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)  # type: ignore[operator]
-    assert [game for game in _play(audit, range(8)) if game.lost]
+    assert [game for game in play(audit, range(8)) if game.lost]
 
 
 @pytest.mark.end_to_end
