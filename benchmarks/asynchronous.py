@@ -71,11 +71,11 @@ def lay_out(folder: Path, name: str, strategy: dict[str, Any], *, rounds: int, b
         data["contract"]["max_participations"] = most
     policies = folder / "policies" / name
     policies.mkdir(parents=True)
-    for seat in data["roster"]:
-        seat["epsilon"] = float("inf")
-        policy = read_toml(POLICIES / f"{seat['name']}.toml")
+    for participant in data["roster"]:
+        participant["epsilon"] = float("inf")
+        policy = read_toml(POLICIES / f"{participant['name']}.toml")
         policy["allow"]["non_private"] = True
-        (policies / f"{seat['name']}.toml").write_text(tomli_w.dumps(policy), encoding="utf-8")
+        (policies / f"{participant['name']}.toml").write_text(tomli_w.dumps(policy), encoding="utf-8")
     file = folder / f"{name}.toml"
     file.write_text(tomli_w.dumps(data), encoding="utf-8")
     return file
@@ -126,12 +126,12 @@ def pooled_auc(job: Job) -> float:
     module = build_module(contract, "bank")
     load_state(module, safetensors.torch.load((job.folder / "model" / "bank.safetensors").read_bytes()))
     scores, targets = [], []
-    for seat in job.scenario.roster:
-        home = job.homes[seat.name]
-        terms = load_policy(home.policy, simulation=False).dataset[seat.dataset]
-        if seat.name in job.sources:
-            terms = terms.model_copy(update={"source": job.sources[seat.name]})
-        test = load_partitions(home, terms, seat.dataset, contract, job.run_id).test
+    for participant in job.scenario.roster:
+        home = job.homes[participant.name]
+        terms = load_policy(home.policy, simulation=False).dataset[participant.dataset]
+        if participant.name in job.sources:
+            terms = terms.model_copy(update={"source": job.sources[participant.name]})
+        test = load_partitions(home, terms, participant.dataset, contract, job.run_id).test
         scores.append(np.asarray(predict(module, test.inputs)))
         targets.append(np.asarray(test.target))
     auc = compute(["auc"], "binary", np.concatenate(scores), np.concatenate(targets))["auc"]
@@ -142,7 +142,7 @@ def compare(
     folder: Path, *, fast: float, slow: float, rounds: int, banks: int = 5, data: Path | None = None
 ) -> dict[str, dict[str, Any]]:
     """Play both; return what came of each."""
-    names = [seat.name for seat in load_scenario("banks").roster[:banks]]
+    names = [participant.name for participant in load_scenario("banks").roster[:banks]]
     seconds = {name: slow if name == names[0] else fast for name in names}
     buffered = {"name": "fedbuff", "options": {"buffer_size": banks - 1}}
     return {

@@ -164,11 +164,11 @@ def tables(data: Path | None, seed: int) -> dict[str, dict[str, Table]]:
 
 
 def scenario(strategy: Mapping[str, Any], *, private: bool, rounds: int) -> Scenario:
-    """Return the committed terms of `banks` with seven seats of one vote each."""
+    """Return the committed terms of `banks` with seven participants of one vote each."""
     data = load_scenario("banks").with_overrides(rounds=rounds).model_dump(mode="python", by_alias=True)
-    (seat, *_) = data["roster"]
+    (participant, *_) = data["roster"]
     data["roster"] = [
-        {**seat, "name": name, "units": units, "epsilon": 3.0 if private else float("inf"), "delta": 1e-4}
+        {**participant, "name": name, "units": units, "epsilon": 3.0 if private else float("inf"), "delta": 1e-4}
         for name, units in UNITS.items()
     ]
     data["contract"]["strategy"] = {"weighting": "equal", **strategy}
@@ -184,7 +184,7 @@ class Participants:
         self.rows = rows
         self.attacker = attacker
         self.does = Attacker(attack, what.contract.rounds)
-        self.plans = {seat.name: _plan(what, seat.name) for seat in what.roster}
+        self.plans = {participant.name: _plan(what, participant.name) for participant in what.roster}
 
     def __call__(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
         """Train and answer; nobody answers the closing evaluation, which is measured here."""
@@ -218,9 +218,9 @@ class Participants:
 
 
 def _plan(what: Scenario, name: str) -> RunPlan:
-    seat = what.seat(name)
-    terms = DatasetTerms(industry="bank", source="synthetic:", unit="record", declared_units=seat.units)
-    allowance = None if seat.non_private else Budget(seat.epsilon, seat.delta)
+    participant = what.participant(name)
+    terms = DatasetTerms(industry="bank", source="synthetic:", unit="record", declared_units=participant.units)
+    allowance = None if participant.non_private else Budget(participant.epsilon, participant.delta)
     return training.make_plan(what.contract, terms, "credit", "run", allowance)
 
 
@@ -284,13 +284,13 @@ def influence(
     now = {n: t.double() for n, t in current.items()}
     updates = [
         Update(
-            seat.name,
-            {n: t.double() for n, t in accepted[seat.name].items()},
+            participant.name,
+            {n: t.double() for n, t in accepted[participant.name].items()},
             1 / len(accepted),
-            bound=honest_bound(what.contract, seat, now) if strategy.fit.bound != "no" else float("inf"),
+            bound=honest_bound(what.contract, participant, now) if strategy.fit.bound != "no" else float("inf"),
         )
-        for seat in sorted(what.roster, key=lambda s: s.name)
-        if seat.name in accepted
+        for participant in sorted(what.roster, key=lambda s: s.name)
+        if participant.name in accepted
     ]
     generator = torch.Generator().manual_seed(len(updates))
     size = sum(t.numel() for t in now.values())

@@ -39,12 +39,12 @@ def opposite_sources(scenario: Scenario, folder: Path, seed: int) -> dict[str, s
     """Write every bank's synthetic rows, those of `FLIPPED` with good and bad exchanged; return the sources."""
     client = registry.get("bank")
     sources = {}
-    for seat in scenario.roster:
-        frame = client.synthesise(numpy_generator("clusters", seat.name, seed), ROWS, seat.site)
-        if seat.name in FLIPPED:
+    for participant in scenario.roster:
+        frame = client.synthesise(numpy_generator("clusters", participant.name, seed), ROWS, participant.site)
+        if participant.name in FLIPPED:
             frame["class"] = 3 - frame["class"]
-        frame.to_csv(folder / f"{seat.name}.csv", index=False)
-        sources[seat.name] = f"csv:{folder / f'{seat.name}.csv'}"
+        frame.to_csv(folder / f"{participant.name}.csv", index=False)
+        sources[participant.name] = f"csv:{folder / f'{participant.name}.csv'}"
     return sources
 
 
@@ -59,7 +59,7 @@ def run(folder: Path, strategy: str, epsilon: str, rounds: int, seed: int) -> di
     sources = opposite_sources(scenario, folder, seed)
     for name, home in job.homes.items():
         policy = home.policy.read_text(encoding="utf-8")
-        units = scenario.seat(name).units
+        units = scenario.participant(name).units
         text = policy.replace(f"declared_units = {units}", f"declared_units = {ROWS}")
         home.policy.write_text(text, encoding="utf-8")
     return execute(dataclasses.replace(job, scenario=scenario, sources=sources), options).result
@@ -71,11 +71,11 @@ def aucs(folder: Path, result: dict[str, Any], seed: int) -> list[float]:
     (run_folder,) = (folder / "runs").iterdir()
     numbers = result["history"][-1].get("clusters", {}).get("bank", {})
     client, found = registry.get("bank"), []
-    for seat in scenario.roster:
-        own = run_folder / "model" / f"bank-cluster-{numbers.get(seat.name, 0)}.safetensors"
+    for participant in scenario.roster:
+        own = run_folder / "model" / f"bank-cluster-{numbers.get(participant.name, 0)}.safetensors"
         file = own if own.is_file() else run_folder / "model" / "bank.safetensors"
-        frame = client.synthesise(numpy_generator("clusters", "test", seat.name, seed), ROWS, seat.site)
-        if seat.name in FLIPPED:
+        frame = client.synthesise(numpy_generator("clusters", "test", participant.name, seed), ROWS, participant.site)
+        if participant.name in FLIPPED:
             frame["class"] = 3 - frame["class"]
         table = prepare_rows(client, frame)
         module = build_module(scenario.contract, "bank")

@@ -57,9 +57,11 @@ def run(
         job = replace(job, homes={name: replace(home, control=True) for name, home in job.homes.items()})
         embedded.run(job)
         scores = [_auc(home.folder / "runs" / job.run_id / "predictions.csv") for home in job.homes.values()]
-        seats = json.loads((job.folder / "coordinator.json").read_text(encoding="utf-8"))["participants"].values()
-    sent = sum(seat["bytes"]["sent"] for seat in seats)
-    saved = sum(seat["bytes"].get("saved", 0) for seat in seats)
+        participants = json.loads((job.folder / "coordinator.json").read_text(encoding="utf-8"))[
+            "participants"
+        ].values()
+    sent = sum(participant["bytes"]["sent"] for participant in participants)
+    saved = sum(participant["bytes"].get("saved", 0) for participant in participants)
     return statistics.fmean(score for score in scores if score is not None), sent / (sent + saved)
 
 

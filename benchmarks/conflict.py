@@ -67,8 +67,8 @@ def lay_out(scenario: str, folder: Path) -> str:
     data = load_scenario(scenario).model_dump(mode="json", by_alias=True, exclude_none=True)
     for terms in data["contract"]["industries"].values():
         terms["split"] = "hash"
-    for seat in data["roster"]:
-        seat["epsilon"] = float(seat["epsilon"])
+    for participant in data["roster"]:
+        participant["epsilon"] = float(participant["epsilon"])
     file = folder / f"{scenario}.toml"
     file.write_text(tomli_w.dumps(data), encoding="utf-8")
     policies = demo_policy_file(scenario, data["roster"][0]["name"]).parent
@@ -108,7 +108,7 @@ def play(scenario: str, data: Path, *, flipped: int, seed: int, private: bool) -
 def choice(coordinator: CrowdCoordinator, name: str, model: State) -> tuple[str, float, float]:
     """Return what one participant keeps, and kept and federated minus local on its test rows."""
     place = coordinator.places[name]
-    industry, parts = place.seat.industry, place.parts
+    industry, parts = place.participant.industry, place.parts
     client = registry.get(industry)
     module = build_module(coordinator.contract, industry)
     load_state(module, model)

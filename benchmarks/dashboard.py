@@ -44,8 +44,8 @@ def crowd(participants: int, rounds: int) -> Scenario:
     data = json.loads(load_scenario("banks").to_json())
     data["contract"] |= {"rounds": rounds, "releases": ["update", "metrics"]}
     data["contract"]["evaluation"] = {"metrics": "exact", "every": 1}
-    seat = data["roster"][0]
-    data["roster"] = [{**seat, "name": f"bank-{number:02d}"} for number in range(participants)]
+    participant = data["roster"][0]
+    data["roster"] = [{**participant, "name": f"bank-{number:02d}"} for number in range(participants)]
     return scenario_from_json(json.dumps(data))
 
 

@@ -152,10 +152,10 @@ def starting(folder: Path) -> list[Line]:
     done = rounds_done(played.folder)
     events = (json.loads(line) for line in (played.folder / "events.jsonl").read_text().splitlines())
     begun = next(event["time"] for event in events if event["event"] == "start")
-    seats = (played.result or {})["participants"]
+    participants = (played.result or {})["participants"]
     lines = []
     for name, start in wrong.items():
-        codes = ", ".join(dict.fromkeys(failure["code"] for failure in seats[name]["failures"]))
+        codes = ", ".join(dict.fromkeys(failure["code"] for failure in participants[name]["failures"]))
         log = (played.folder / "flower" / f"{name}-app.log").read_text()
         at_home = next((word for word in _AT_HOME if word in log), "")
         saw = f"{name}: {codes}" + (f"; at home: {at_home}" if at_home else "")

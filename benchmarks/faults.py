@@ -100,15 +100,15 @@ def world(folder: Path, names: tuple[str, ...], **terms: Any) -> Iterator[World]
     scenario["contract"].update(terms, round=round_terms)
     scenario["contract"]["industries"]["linear"]["local_steps"] = steps
     scenario.pop("expect")
-    seats = scenario["roster"]
+    participants = scenario["roster"]
     policies = find_scenario("linear").parent / "policies" / "linear"
     scenario.update(name="faults", roster=[])
     target = folder / "policies" / "faults"
     target.mkdir(parents=True)
     for number, name in enumerate(names):
-        seat = seats[number % 2]
-        scenario["roster"].append({**seat, "name": name})
-        policy = tomllib.loads((policies / f"{seat['name']}.toml").read_text())
+        participant = participants[number % 2]
+        scenario["roster"].append({**participant, "name": name})
+        policy = tomllib.loads((policies / f"{participant['name']}.toml").read_text())
         (target / f"{name}.toml").write_text(tomli_w.dumps({**policy, "participant": name}))
     file = folder / "faults.toml"
     file.write_text(tomli_w.dumps(scenario))
@@ -127,7 +127,9 @@ def world(folder: Path, names: tuple[str, ...], **terms: Any) -> Iterator[World]
 def undisturbed(world: World, names: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
     """Return the model of a run without faults, of these participants alone, by the embedded engine."""
     scenario = tomllib.loads(world.scenario.read_text())
-    scenario["roster"] = [seat for seat in scenario["roster"] if seat["name"] in (names or world.names)]
+    scenario["roster"] = [
+        participant for participant in scenario["roster"] if participant["name"] in (names or world.names)
+    ]
     folder = world.folder / "undisturbed"
     shutil.copytree(world.folder / "policies", folder / "policies")
     (folder / "faults.toml").write_text(tomli_w.dumps(scenario))

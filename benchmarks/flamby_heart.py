@@ -197,8 +197,8 @@ def own(data: Path, strategy: str) -> dict[str, dict[str, float]]:
             terms = load_scenario("hospitals").model_dump(mode="json", by_alias=True, exclude_none=True)
             if strategy != "fedavg":
                 terms["contract"]["strategy"] = {"name": strategy, "server_learning_rate": OWN_RATE}
-            for seat in terms["roster"]:
-                seat["epsilon"] = float("inf")
+            for participant in terms["roster"]:
+                participant["epsilon"] = float("inf")
             file = folder / "hospitals.toml"
             file.write_text(tomli_w.dumps(terms), encoding="utf-8")
             policies = demo_policy_file("hospitals", SITES[0]).parent

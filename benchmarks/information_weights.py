@@ -41,7 +41,7 @@ def run(arm: str, scenario: str, data: Path | None, seed: int, keys: dict[str, A
     """Return each participant's test AUC of the federated model."""
     source = find_scenario(scenario)
     terms = tomllib.loads(source.read_text(encoding="utf-8"))
-    names = [seat["name"] for seat in terms["roster"]]
+    names = [participant["name"] for participant in terms["roster"]]
     weighting = "information" if arm == "information" else "declared"
     terms["contract"]["strategy"] = {**terms["contract"].get("strategy", {}), **keys, "weighting": weighting}
     budgets = [min(BUDGETS)] * len(names) if arm == "strictest" else BUDGETS
@@ -62,7 +62,7 @@ def run(arm: str, scenario: str, data: Path | None, seed: int, keys: dict[str, A
         noise = lambda _: seeded_generator("weights study", seed, next(numbers))  # noqa: E731
         with patch.object(training, "fresh_generator", noise):
             result = execute(prepare(options), options).result
-    return {name: seat["metrics"]["auc"]["federated"] for name, seat in result["participants"].items()}
+    return {name: participant["metrics"]["auc"]["federated"] for name, participant in result["participants"].items()}
 
 
 def compare(left: list[float | None], right: list[float | None]) -> dict[str, float]:

@@ -69,16 +69,19 @@ def measure(scenario: str, epsilon: str, seeds: range, data: Path | None) -> Mea
                 split_seed=None if scenario == "hospitals" else seed,
                 epsilon=() if epsilon == "committed" else (epsilon,),
             )
-            seats = execute(prepare(options), options).result["participants"]
-        lines = {name: (seat["metrics"][seat["headline"]], seat["headline"]) for name, seat in seats.items()}
+            participants = execute(prepare(options), options).result["participants"]
+        lines = {
+            name: (participant["metrics"][participant["headline"]], participant["headline"])
+            for name, participant in participants.items()
+        }
         known = {name: line for name, (line, metric) in lines.items() if metric == "auc" and line["joined"] is not None}
         for name, line in known.items():
             by_name[name].append(line["joined"] - line["control"])
         for model in MODELS:
             values[model].append(statistics.fmean(line[model] for line in known.values()))
         net.append(values["joined"][-1] - values["control"][-1])
-        for seat in seats.values():
-            verdicts[seat["verdict"]] += 1
+        for participant in participants.values():
+            verdicts[participant["verdict"]] += 1
         print(f"{scenario} ε {epsilon} seed {seed}: net {net[-1]:+.4f}", file=sys.stderr, flush=True)
     cpu = (time.process_time() - started) / len(seeds)
     means = {model: statistics.fmean(values[model]) for model in MODELS}

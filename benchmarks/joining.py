@@ -62,7 +62,7 @@ def federated(name: str, parts: Sequence[tuple[str, Table, Table]], folder: Path
         return [Answer(who, client_app.answer(data, homes[who], None), "") for who, data in envelopes.items()]
 
     record = Coordinator(scenario, "run-1", folder / "out", exchange).run()
-    contributed = {who: seat["rounds_contributed"] for who, seat in record["participants"].items()}
+    contributed = {who: participant["rounds_contributed"] for who, participant in record["participants"].items()}
     if set(contributed.values()) != {2}:
         raise SystemExit(f"{name}: wanted two messages of everybody, got {contributed}")
     state = load_latest(folder / "out")

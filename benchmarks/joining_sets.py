@@ -153,22 +153,22 @@ def scenario_of(name: str, parts: Sequence[tuple[str, pd.DataFrame, Any]], epsil
 
 def home_of(folder: Path, scenario: Scenario, who: str, train: pd.DataFrame, seed: int) -> Home:
     """Make a participant's home with its rows."""
-    seat = scenario.seat(who)
+    participant = scenario.participant(who)
     home = Home(folder / who, who, simulation=True)
     home.create(split_seed=seed)
     source = home.folder / "rows.csv"
     train.to_csv(source, index=False)
-    budget = {"epsilon": seat.epsilon, "delta": seat.delta}
+    budget = {"epsilon": participant.epsilon, "delta": participant.delta}
     policy = {
         "schema": 1,
         "participant": who,
         "demo": True,
         "dataset": {
             "rows": {
-                "industry": seat.industry,
+                "industry": participant.industry,
                 "source": f"csv:{source}",
-                "site": seat.site,
-                "declared_units": seat.units,
+                "site": participant.site,
+                "declared_units": participant.units,
                 "quarantine_threshold": 1.0,
             }
         },

@@ -64,9 +64,9 @@ def main() -> int:
     options = parser.parse_args()
     result = json.loads(options.result.read_text())
     wrong = 0
-    for name, seat in result["participants"].items():
+    for name, participant in result["participants"].items():
         folder = options.dump / name
-        account = seat["epsilon"]
+        account = participant["epsilon"]
         # One ledger may hold several runs; the record's ε is this run's.
         entries = [
             e for e in json.loads((folder / "events.json").read_text())["entries"] if e["run_id"] == result["run_id"]
@@ -79,7 +79,7 @@ def main() -> int:
             line.append(f"ε {account['run']:.4f} dp-accounting {pld:.4f} Opacus PRV {prv:.4f}")
         for metric, values in recount_metrics(pd.read_csv(folder / "predictions.csv")).items():
             for model, value in values.items():
-                recorded = seat["metrics"].get(metric, {}).get(model)
+                recorded = participant["metrics"].get(metric, {}).get(model)
                 wrong += recorded is None or abs(recorded - value) > METRIC_TOLERANCE
                 line.append(f"{metric} {model} {recorded:.4f} recounted {value:.4f}")
         print("; ".join(line))

@@ -119,16 +119,18 @@ def load_sites(scenario: Scenario, data: Path, quick: bool) -> list[Site]:
     repeats = REPLICATES[scenario.name][quick]
     contract = scenario.contract
     sites = []
-    for seat in scenario.roster:
-        client, rules = registry.get(seat.industry), contract.industries[seat.industry]
-        table = prepare(client, read(parse_source(f"public:{data}"), client, seat.site), filter=rules.filter or None)
+    for participant in scenario.roster:
+        client, rules = registry.get(participant.industry), contract.industries[participant.industry]
+        table = prepare(
+            client, read(parse_source(f"public:{data}"), client, participant.site), filter=rules.filter or None
+        )
         train, held = [], []
         for repeat in range(repeats):
             if rules.split == "hash":
                 part, fold = _hashed_folds(table, contract.split.train, folds, 1000 + repeat)
             else:
-                part = client.splits[rules.split](table.target.numpy(), seat.site) == "train"
-                fold = _stratified_folds(table, part, folds, f"{seat.name}/{repeat}")
+                part = client.splits[rules.split](table.target.numpy(), participant.site) == "train"
+                fold = _stratified_folds(table, part, folds, f"{participant.name}/{repeat}")
             train += [part & (fold != k) for k in range(folds)]
             held += [part & (fold == k) for k in range(folds)]
         # A published split takes its validation rows from the training part, which is all used here.
@@ -139,7 +141,7 @@ def load_sites(scenario: Scenario, data: Path, quick: bool) -> list[Site]:
                 table.target,
                 torch.from_numpy(np.array(train)),
                 torch.from_numpy(np.array(held)),
-                round(seat.units * share) * (folds - 1) / folds,
+                round(participant.units * share) * (folds - 1) / folds,
             )
         )
     return sites

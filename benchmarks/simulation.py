@@ -74,7 +74,7 @@ def scenario(participants: int, rounds: int, epsilon: float) -> Scenario:
     found = registry.get
     registry.get = lambda name: METER if name == "meter" else found(name)
     consortia.terms.scenario.client_names = lambda: ("meter",)
-    seats = [
+    roster = [
         {
             "name": f"meter-{number}",
             "industry": "meter",
@@ -100,7 +100,7 @@ def scenario(participants: int, rounds: int, epsilon: float) -> Scenario:
         "split": {"train": 0.998, "validation": 0.001, "test": 0.001},
         "industries": {"meter": terms},
     }
-    data = {"schema": 1, "name": "meters", "title": "Meters", "contract": contract, "roster": tuple(seats)}
+    data = {"schema": 1, "name": "meters", "title": "Meters", "contract": contract, "roster": tuple(roster)}
     return Scenario.model_validate(data)
 
 
@@ -125,33 +125,36 @@ class Crowd:
     def rounds(self, number: int) -> float:
         job_scenario = scenario(len(self.tables), number, self.epsilon)
         with tempfile.TemporaryDirectory() as folder:
-            homes = {seat.name: Home(Path(folder) / "homes", seat.name, True) for seat in job_scenario.roster}
+            homes = {
+                participant.name: Home(Path(folder) / "homes", participant.name, True)
+                for participant in job_scenario.roster
+            }
             coordinator = CrowdCoordinator(Job(job_scenario, "run", Path(folder), homes, {}))
-            self._seat(coordinator, job_scenario)
+            self._participant(coordinator, job_scenario)
             receipts.write = lambda *_: None  # a round is measured, not the end
             start = time.process_time()
             coordinator.run()
             return time.process_time() - start
 
-    def _seat(self, coordinator: CrowdCoordinator, one: Scenario) -> None:
+    def _participant(self, coordinator: CrowdCoordinator, one: Scenario) -> None:
         private = math.isfinite(self.epsilon)
         terms = DatasetTerms(industry="meter", source="synthetic:", declared_units=ROWS)
         life = Budget(self.epsilon, 1e-5)
         allowance = Allowance(epsilon=self.epsilon if private else 1.0, delta=1e-5)
-        for seat, rows in zip(one.roster, self.tables, strict=True):
-            plan = make_plan(one.contract, terms, seat.dataset, "run", life if private else None)
+        for participant, rows in zip(one.roster, self.tables, strict=True):
+            plan = make_plan(one.contract, terms, participant.dataset, "run", life if private else None)
             policy = Policy(
                 schema=1,
-                participant=seat.name,
+                participant=participant.name,
                 demo=True,
                 dataset={"meter": terms},
                 budget=BudgetTerms(run=allowance, lifetime=allowance),
                 allow=AllowTerms(),
             )
             parts = Partitions(rows, rows, rows, rows.quarantine, True, False)
-            place = Place(seat, policy, terms, parts, plan, ScratchAccount(plan, life), _steps(plan))
-            coordinator.places[seat.name] = place
-            coordinator.members[seat.name].header = place.header
+            place = Place(participant, policy, terms, parts, plan, ScratchAccount(plan, life), _steps(plan))
+            coordinator.places[participant.name] = place
+            coordinator.participants[participant.name].header = place.header
 
 
 def loop(tables: list[Table]) -> Callable[[int], float]:

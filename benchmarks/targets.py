@@ -84,16 +84,16 @@ def measure(target: Target, data: Path, seeds: tuple[int, ...]) -> Measured:
                 **{target.seeded_by: seed},  # type: ignore[arg-type]
             )
             outcome = execute(prepare(options), options)
-        seats = outcome.result["participants"].values()
+        participants = outcome.result["participants"].values()
         missed += [f"seed {seed}: {text}" for text in outcome.missed]
-        metrics = [seat["metrics"].get(target.metric, {}) for seat in seats]
+        metrics = [participant["metrics"].get(target.metric, {}) for participant in participants]
         known = [m for m in metrics if m.get("federated") is not None]
         federated.append(statistics.fmean(m["federated"] for m in known) if known else math.nan)
         local.append(statistics.fmean(m["local"] for m in known) if known else math.nan)
         left_out += len(metrics) - len(known)
-        if any(seat["epsilon"]["non_private"] is target.private for seat in seats):
+        if any(participant["epsilon"]["non_private"] is target.private for participant in participants):
             missed.append(f"seed {seed}: a participant was private where it should not be, or the reverse")
-        epsilons += [seat["epsilon"]["run"] or 0.0 for seat in seats if target.private]
+        epsilons += [participant["epsilon"]["run"] or 0.0 for participant in participants if target.private]
         print(f"{target.scenario} {_budget(target)} seed {seed}: {federated[-1]:.4f}", file=sys.stderr, flush=True)
     largest = max(epsilons) if epsilons else None
     return Measured(target, seeds, tuple(federated), tuple(local), largest, left_out, tuple(missed))

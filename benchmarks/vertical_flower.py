@@ -97,8 +97,8 @@ def main() -> int:
     record = json.loads((job.folder / "coordinator.json").read_text(encoding="utf-8"))
     for line in record["history"]:
         print(f"{line['step']}: {line['seconds']:.0f} s, replies of {', '.join(line['replies'])}")
-    for name, seat in record["participants"].items():
-        received, sent = (seat["bytes"][way] / 1e6 for way in ("received", "sent"))
+    for name, participant in record["participants"].items():
+        received, sent = (participant["bytes"][way] / 1e6 for way in ("received", "sent"))
         print(f"{name}: {received:.1f} MB received, {sent:.1f} MB sent")
     for name, megabytes in memory.largest.items():
         print(f"{name}: largest process {megabytes:.0f} MB, all its processes {memory.together[name]:.0f} MB")

@@ -111,20 +111,22 @@ def write(rows: int, folder: Path, partners: list[str], deadline: float = 300.0)
     largest = round(1.2 * rows)
     scenario["contract"]["vertical"] |= {"largest_set": largest, "batches": 0, "partners": partners}
     scenario["contract"]["round"] = {"deadline_seconds": deadline}
-    scenario["roster"] = [seat for seat in scenario["roster"] if seat["name"] in {"bank", *partners}]
+    scenario["roster"] = [
+        participant for participant in scenario["roster"] if participant["name"] in {"bank", *partners}
+    ]
     policies = folder / "policies" / "size"
     policies.mkdir(parents=True)
     delta = 0.1 / largest
-    for seat in scenario["roster"]:
-        seat |= {"units": rows, "delta": delta}
-        policy = read_toml(demo_policy_file("shared-customers", seat["name"]))
+    for participant in scenario["roster"]:
+        participant |= {"units": rows, "delta": delta}
+        policy = read_toml(demo_policy_file("shared-customers", participant["name"]))
         policy["dataset"]["customers"] |= {"source": f"synthetic:{persons}", "declared_units": rows}
         policy["vertical"]["set_size_cap"] = largest
         policy["budget"] = {
             "run": {"epsilon": 2.0, "delta": delta},
             "lifetime": {"epsilon": 4.0, "delta": 3 * delta},
         }
-        (policies / f"{seat['name']}.toml").write_text(tomli_w.dumps(policy), encoding="utf-8")
+        (policies / f"{participant['name']}.toml").write_text(tomli_w.dumps(policy), encoding="utf-8")
     file = folder / "size.toml"
     file.write_text(tomli_w.dumps(scenario), encoding="utf-8")
     return file

@@ -28,7 +28,7 @@ def main(grid: Grid, context: Context) -> None:
     flower_pace.speed_up()
     config = context.run_config
     scenario = scenario_from_json(str(config["scenario"]))
-    names = [seat.name for seat in scenario.roster]
+    names = [participant.name for participant in scenario.roster]
     exchange = GridExchange(grid, names, float(str(config["join-seconds"])))
     heads = Path(str(config["heads"])) if config.get("heads") else None
     folder, resume = Path(str(config["out"])), bool(config["resume"])

@@ -35,23 +35,23 @@ class Site:
 
     def message(self, round_number: int = 1, kind: str = "train", **changes: str) -> bytes:
         """Return the coordinator's message; `changes` replaces header values."""
-        seat = self.scenario.seat(self.name)
+        participant = self.scenario.participant(self.name)
         proposal = {
-            "dataset": seat.dataset,
-            "epsilon": None if seat.non_private else seat.epsilon,
-            "delta": seat.delta,
+            "dataset": participant.dataset,
+            "epsilon": None if participant.non_private else participant.epsilon,
+            "delta": participant.delta,
         }
         header = {
             "kind": kind,
             "participant": self.name,
-            "industry": seat.industry,
+            "industry": participant.industry,
             "run": "run-1",
             "round": str(round_number),
             "contract": self.scenario.contract.canonical(),
             "proposal": json.dumps(proposal),
         }
-        groups = initial_groups(self.scenario.contract, [seat.industry])
-        return encode(Envelope({**header, **changes}, for_participant(groups, seat.industry)))
+        groups = initial_groups(self.scenario.contract, [participant.industry])
+        return encode(Envelope({**header, **changes}, for_participant(groups, participant.industry)))
 
     def ask(self, *args: Any, **kwargs: Any) -> Envelope:
         """Send a message and return the decoded reply."""

@@ -43,7 +43,7 @@ def _answer(data: bytes, scenario: Scenario, change: float = 1.0) -> bytes:
     """Move every parameter by `change` times the participant's place in the alphabet and its participation."""
     message = decode(data)
     train = message.header["kind"] == "train"
-    names = sorted(seat.name for seat in scenario.roster)
+    names = sorted(participant.name for participant in scenario.roster)
     step = change * (1 + names.index(message.header["participant"])) * int(message.header["round"])
     header = {
         "status": "OK" if train else "EVALUATED",
@@ -107,8 +107,8 @@ def test_a_slow_participant_holds_nobody_and_its_staleness_counts(tmp_path: Path
     assert lazy[0]["staleness"] > 2 > max(u["staleness"] for u in fast) - 1
     assert lazy[0]["weight"] == pytest.approx(0.5 / (1 + lazy[0]["staleness"]) ** 0.5)
     # Nobody took part more often than the contract says, and the numbers of a participant's messages are its own.
-    for seat in scenario.roster:
-        numbers = [number for name, number, _ in script.sent if name == seat.name]
+    for participant in scenario.roster:
+        numbers = [number for name, number, _ in script.sent if name == participant.name]
         assert numbers == list(range(1, len(numbers) + 1))
         assert len(numbers) <= scenario.contract.participations
 
@@ -184,7 +184,7 @@ def test_mute_participants_are_given_up_and_too_few_left_fail_the_run(
     monkeypatch.setattr(asynchronous, "_PAUSE", 0.0)
     terms = {"deadline_seconds": 0.01, "attempts": 2, "quorum": 0.6}
     scenario = _scenario(rounds=100, most=100, round=terms)
-    names = sorted(seat.name for seat in scenario.roster)
+    names = sorted(participant.name for participant in scenario.roster)
     script = _Script(scenario, slow="", mute=tuple(names[2:]))
     with pytest.raises(RunFailedError, match=r"wanted at least 3 participants that answer, got 2 \(.*NO_REPLY"):
         Coordinator(scenario, "run-1", tmp_path, script).run()
@@ -257,7 +257,7 @@ def test_embedded_participants_at_once_do_not_wait_for_the_one_that_sleeps(tmp_p
         over.set()
         return Message(pack(_answer(unpack(message.content), scenario)), reply_to=message)
 
-    names = [seat.name for seat in scenario.roster]
+    names = [participant.name for participant in scenario.roster]
     grid = EmbeddedGrid(app, {name: {"participant": name} for name in names}, workers=len(names))
     try:
         record = Coordinator(scenario, "run-1", tmp_path, GridExchange(grid, names, 1.0)).run()
@@ -281,14 +281,16 @@ def test_sigma_is_solved_for_the_participations_of_the_contract(make_site: Calla
 
     def sigma(*key: Any) -> float:
         terms = of(*key)
-        return _proposed_sigma(terms.contract, terms.seat("new-car"))
+        return _proposed_sigma(terms.contract, terms.participant("new-car"))
 
     one = of("fedbuff", 40, 2)
     assert sigma("fedbuff", 40, 2) == sigma("cyclic", 10, 2) == sigma("fedavg", 2, None) < sigma("cyclic", 10, None)
     assert next(p for p in make_plans(one) if p.name == "new-car").noise_multiplier == sigma("fedavg", 2, None)
     start = initial_groups(one.contract, ["bank"])["bank"]
-    seat = one.seat("new-car")
-    assert honest_bound(one.contract, seat, start) == honest_bound(of("fedavg", 2, None).contract, seat, start)
+    participant = one.participant("new-car")
+    assert honest_bound(one.contract, participant, start) == honest_bound(
+        of("fedavg", 2, None).contract, participant, start
+    )
     # At the participant: its own numbers up to two, charged; a third is outside the contract, under any number.
     site = make_site("new-car", "banks")
     contract = one.contract.canonical()

@@ -85,9 +85,9 @@ def test_every_step_that_moves_a_parameter_is_noised_and_charged(
 ) -> None:
     assert not _laws(phases.run(audit_of("local"), lambda _: None))
     audit = audit_of("sums")
-    seat = next(audit.one_per_industry())
-    deck = Deck(audit.pool(seat))
-    assert not [game for game in message_games.scene(audit, seat, deck, "FedRep", 3) if game.lost]
+    participant = next(audit.one_per_industry())
+    deck = Deck(audit.pool(participant))
+    assert not [game for game in message_games.scene(audit, participant, deck, "FedRep", 3) if game.lost]
     original = consortia.participant.training.phases
 
     def more(*args: Any) -> Any:
@@ -95,15 +95,15 @@ def test_every_step_that_moves_a_parameter_is_noised_and_charged(
             yield steps + 1
 
     monkeypatch.setattr(consortia.participant.training, "phases", more)
-    assert [game for game in message_games.scene(audit, seat, deck, "FedRep", 4) if game.lost]
+    assert [game for game in message_games.scene(audit, participant, deck, "FedRep", 4) if game.lost]
 
 
 @pytest.mark.end_to_end
 def test_a_training_unit_moves_no_metric(audit_of: Callable[[str], Audit], monkeypatch: pytest.MonkeyPatch) -> None:
     audit = audit_of("local")
-    seat = next(audit.one_per_industry())
-    deck = Deck(audit.pool(seat))
-    played = message_games.scene(audit, seat, deck, "metrics", 3)
+    participant = next(audit.one_per_industry())
+    deck = Deck(audit.pool(participant))
+    played = message_games.scene(audit, participant, deck, "metrics", 3)
     assert {game.path for game in played} >= {"metrics"}
     assert not [game for game in played if game.lost]
     original = consortia.participant.data.assign
@@ -114,7 +114,7 @@ def test_a_training_unit_moves_no_metric(audit_of: Callable[[str], Audit], monke
         return where
 
     monkeypatch.setattr(consortia.participant.data, "assign", shifted)
-    played = [game for seed in (3, 5) for game in message_games.scene(audit, seat, deck, "metrics", seed)]
+    played = [game for seed in (3, 5) for game in message_games.scene(audit, participant, deck, "metrics", seed)]
     assert [game for game in played if game.lost]
 
 

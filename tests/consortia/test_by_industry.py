@@ -276,9 +276,9 @@ def test_receipts_say_what_each_industry_learned(tmp_path: Path) -> None:
     chosen = Options(scenario=str(_file(tmp_path)), out=tmp_path / "runs", dump=tmp_path / "dump")
     outcome = execute(prepare(chosen), chosen)
     assert outcome.missed == []
-    for name, seat in outcome.result["participants"].items():
-        assert seat["metrics"]["auc"]["joined"] is not None
-        assert seat["epsilon"]["run"] <= (3.0 if name in BANKS else 6.0) + 1e-6
+    for name, participant in outcome.result["participants"].items():
+        assert participant["metrics"]["auc"]["joined"] is not None
+        assert participant["epsilon"]["run"] <= (3.0 if name in BANKS else 6.0) + 1e-6
     home = outcome.job.folder / "participants"
     models = {
         name: {f.stem for f in (home / name / "runs" / outcome.job.run_id / "models").iterdir()} for name in BANKS

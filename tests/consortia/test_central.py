@@ -70,11 +70,11 @@ def test_the_committed_scenario_is_a_thousand_homes(tmp_path: Path) -> None:
     scenario = load_scenario("smart-home")
     assert (len(scenario.roster), scenario.contract.central.units) == (1000, 1000)  # type: ignore[union-attr]
     assert (scenario.roster[0].name, scenario.roster[-1].name) == ("home-0001", "home-1000")
-    sites = [seat.site for seat in scenario.roster]
+    sites = [participant.site for participant in scenario.roster]
     assert len(set(sites)) == 1000
     assert (sites[0], sites[-1]) == ("datatest/1", "datatest2/476")
-    for seat in scenario.roster:
-        smart_home.CLIENT.check_site(seat.site)
+    for participant in scenario.roster:
+        smart_home.CLIENT.check_site(participant.site)
     loud = scenario.with_overrides(epsilon=["inf"])
     assert contract_from_json(loud.contract.canonical()).central == loud.contract.central
     assert scenario_from_json(loud.to_json()) == loud
@@ -128,7 +128,7 @@ def test_a_strategy_gets_the_noisy_mean_or_is_refused(tmp_path: Path, name: str)
     assert float(flat_change(state.groups["smart_home"], after["smart_home"]).norm()) > 0
 
 
-def test_a_seat_that_claims_an_epsilon_of_its_own_is_refused(tmp_path: Path) -> None:
+def test_a_participant_that_claims_an_epsilon_of_its_own_is_refused(tmp_path: Path) -> None:
     path = Path(_few(tmp_path))
     data = read_toml(path)
     data["crowd"][0]["epsilon"] = 1.0
@@ -149,7 +149,7 @@ def test_a_policy_must_trust_the_coordinator(tmp_path: Path, engine: str) -> Non
     chosen = Options(scenario=scenario, out=tmp_path / "out", engine=engine, rounds=1, epsilon=("inf",))
     job = prepare(chosen)
     result = execute(job, chosen).result
-    codes = {failure["code"] for seat in result["participants"].values() for failure in seat["failures"]}
+    codes = {failure["code"] for participant in result["participants"].values() for failure in participant["failures"]}
     assert codes == {"RELEASE_NOT_ALLOWED"}
 
 

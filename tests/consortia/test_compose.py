@@ -40,7 +40,7 @@ def test_the_committed_file_is_what_the_command_writes(name: str) -> None:
 def test_every_service_is_behind_walls(name: str) -> None:
     scenario = load_scenario(name)
     plan = yaml.load(compose_text(scenario), Loader=yaml.CSafeLoader)
-    names = [seat.name for seat in scenario.roster]
+    names = [one.name for one in scenario.roster]
     for service, terms in plan["services"].items():
         assert terms["read_only"] is True, service
         assert terms["cap_drop"] == ["ALL"], service
@@ -73,7 +73,7 @@ def test_every_service_is_behind_walls(name: str) -> None:
 def test_the_homes_of_secure_sums_have_pinned_each_other(tmp_path: Path) -> None:
     """Identity, pins and the allowed contract: what a launcher needs at the first `up`; another changes nothing."""
     scenario = load_scenario("secure-banks")
-    names = [seat.name for seat in scenario.roster]
+    names = [participant.name for participant in scenario.roster]
     assert make_homes("secure-banks", scenario, tmp_path) == names
     homes = {name: Home(tmp_path / name, name) for name in names}
     keys = {name: public_hex(load_identity(home)) for name, home in homes.items()}

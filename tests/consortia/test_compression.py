@@ -118,8 +118,8 @@ def test_a_run_with_compressed_updates_ends_where_the_other_does(
         options = Options(scenario="linear", rounds=12, seed=1, epsilon=("inf",), out=tmp_path / str(compressed))
         done = execute(prepare(options), options)
         assert done.result["status"] == "completed"
-        seats: dict[str, Any] = done.result["participants"]
-        assert all(("saved" in seat["bytes"]) is compressed for seat in seats.values())
+        participants: dict[str, Any] = done.result["participants"]
+        assert all(("saved" in participant["bytes"]) is compressed for participant in participants.values())
         assert ("compression" in done.job.scenario.contract.canonical()) is compressed
         import safetensors.torch
 

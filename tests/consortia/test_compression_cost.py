@@ -75,15 +75,15 @@ def test_the_record_says_what_compression_changed(tmp_path: Path) -> None:
     assert json.loads((job.folder / "result.json").read_text())["compression"] == result["compression"]
     plain = Options(scenario=scenario, out=tmp_path / "plain", rounds=2, epsilon=("inf",), compressed=False, seed=3)
     alone = execute(prepare(plain), plain).result["participants"]
-    for name, seat in result["compression"]["participants"].items():
+    for name, participant in result["compression"]["participants"].items():
         counted, metrics = result["participants"][name]["bytes"], result["participants"][name]["metrics"]["auc"]
-        assert (seat["bytes_sent"], seat["bytes_saved"]) == (counted["sent"], counted["saved"])
+        assert (participant["bytes_sent"], participant["bytes_saved"]) == (counted["sent"], counted["saved"])
         assert counted["saved"] > 0
         assert "saved" not in alone[name]["bytes"]
         # The control is the run that somebody without compression gets.
-        assert seat["uncompressed"] == metrics["uncompressed"]
-        assert seat["uncompressed"] == pytest.approx(alone[name]["metrics"]["auc"]["federated"])
-        first = metrics["federated"] - seat["uncompressed"]
-        assert seat["change"]["draws"][0] == pytest.approx(first)
-        assert seat["change"]["value"] == pytest.approx(np.mean(seat["change"]["draws"]))
+        assert participant["uncompressed"] == metrics["uncompressed"]
+        assert participant["uncompressed"] == pytest.approx(alone[name]["metrics"]["auc"]["federated"])
+        first = metrics["federated"] - participant["uncompressed"]
+        assert participant["change"]["draws"][0] == pytest.approx(first)
+        assert participant["change"]["value"] == pytest.approx(np.mean(participant["change"]["draws"]))
         assert abs(first) < 0.05  # a byte a number after so few steps

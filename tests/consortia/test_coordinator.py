@@ -113,7 +113,9 @@ def test_one_bad_reply_is_attributed_by_name_and_dropped(tmp_path: Path, change:
     failures = record["participants"]["furniture"]["failures"]
     assert [f["code"] for f in failures] == ["BAD_REPLY", "BAD_REPLY"]
     assert all(detail in f["detail"] for f in failures)
-    assert all(not seat["failures"] for name, seat in record["participants"].items() if name != "furniture")
+    assert all(
+        not participant["failures"] for name, participant in record["participants"].items() if name != "furniture"
+    )
     state = load_latest(tmp_path)
     assert state is not None
     first = coordinator.history[0]
@@ -142,7 +144,7 @@ def test_metrics_that_nobody_asked_for_are_dropped(tmp_path: Path, spoilt: torch
     record = Coordinator(scenario, "run-1", tmp_path, exchange).run()
     assert record["status"] == "completed"
     assert record["participants"]["other"]["failures"][0]["code"] == "BAD_REPLY"
-    assert all(seat["metrics"] is None for seat in record["participants"].values())
+    assert all(participant["metrics"] is None for participant in record["participants"].values())
 
 
 def test_a_header_of_nested_json_is_a_bad_reply(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, target = ROOT / "scenarios", folder / "scenarios"
     shutil.copytree(source / "policies" / "banks", target / "policies" / "banks")
     scenario = tomllib.loads((source / "banks.toml").read_text())
-    scenario["roster"] = [{**seat, "units": ROWS} for seat in scenario["roster"][:3]]
+    scenario["roster"] = [{**participant, "units": ROWS} for participant in scenario["roster"][:3]]
     scenario["contract"] |= {
         "rounds": ROUNDS, "releases": ["update", "metrics"], "evaluation": {"metrics": "dp", "every": 1},
     }  # fmt: skip
@@ -179,10 +179,10 @@ def finished(browser: Browser, coordinator: Server, folder: Path) -> str:
             expect(rounds).not_to_have_attribute("value", "0", timeout=60_000)
             before = rounds.get_attribute("value")
             expect(page.locator(".status")).to_have_text("running")
-            page.locator("#seat-1").focus()
+            page.locator("#participant-1").focus()
             run.send_signal(signal.SIGCONT)
             expect(rounds).not_to_have_attribute("value", before or "", timeout=60_000)
-            assert page.evaluate("document.activeElement.id") == "seat-1"  # the focus stays where it was
+            assert page.evaluate("document.activeElement.id") == "participant-1"  # the focus stays where it was
             assert page.evaluate("window.notReloaded") is True
             expect(page.locator("#said")).to_have_text(re.compile("running, round"))
             expect(page.locator(".status")).to_have_text("completed", timeout=120_000)

@@ -208,10 +208,10 @@ def test_a_run_stops_one_round_late_and_says_what_was_released(tmp_path: Path) -
     assert result["status"] == "completed"
     assert [line["round"] for line in result["history"]] == [1, 2, 3, 4]
     assert ["watched" in line for line in result["history"]] == [False, True, True, True]
-    for seat in result["participants"].values():
-        line = seat["metrics"]["auc"]
+    for participant in result["participants"].values():
+        line = participant["metrics"]["auc"]
         assert line["release"] == "dp"
         assert line["interval"][0] <= line["interval"][1]
         assert line["released_value"] is None  # about twenty positives among the test rows
-        assert seat["epsilon"]["metrics"]["run"] <= 50
-        assert seat["epsilon"]["metrics_non_private"] is False
+        assert participant["epsilon"]["metrics"]["run"] <= 50
+        assert participant["epsilon"]["metrics_non_private"] is False

@@ -54,18 +54,18 @@ def test_the_record_is_complete_and_honest(tmp_path: Path) -> None:
     assert result["synthetic"] is True
     assert result["charged"] is False
     assert len(result["participants"]) == 6
-    for name, seat in result["participants"].items():
-        account = seat["epsilon"]
+    for name, participant in result["participants"].items():
+        account = participant["epsilon"]
         assert 0 < account["run"] <= account["budget"]
         assert account["unit"] == "record"
-        assert seat["metrics"]["auc"]["released"] is False
-        assert 0 <= seat["metrics"]["auc"]["federated"] <= 1
-        assert seat["bytes"]["sent"] > 0
+        assert participant["metrics"]["auc"]["released"] is False
+        assert 0 <= participant["metrics"]["auc"]["federated"] <= 1
+        assert participant["bytes"]["sent"] > 0
         assert (tmp_path / "dump" / name / "predictions.csv").is_file()
         assert (tmp_path / "dump" / name / "events.json").is_file()
     # The coordinator's own record holds released and public values only.
     record = json.loads((folder / "coordinator.json").read_text())
-    assert all(seat["metrics"] is None for seat in record["participants"].values())
+    assert all(participant["metrics"] is None for participant in record["participants"].values())
     assert "auc" not in json.dumps(record)
 
 
@@ -73,10 +73,10 @@ def test_the_record_is_complete_and_honest(tmp_path: Path) -> None:
 def test_non_private_is_called_so(tmp_path: Path) -> None:
     result, _ = _run(tmp_path, scenario="banks", rounds=1, epsilon=("inf",))
     assert result["noise"] == "none (non-private)"
-    for seat in result["participants"].values():
-        assert seat["epsilon"]["non_private"] is True
-        assert seat["epsilon"]["run"] is None
-        assert seat["epsilon"]["budget"] is None
+    for participant in result["participants"].values():
+        assert participant["epsilon"]["non_private"] is True
+        assert participant["epsilon"]["run"] is None
+        assert participant["epsilon"]["budget"] is None
 
 
 @pytest.mark.end_to_end
@@ -132,7 +132,7 @@ def test_simulations_charge_a_given_ledger_and_stop(tmp_path: Path) -> None:
 
 def test_epsilon_after_fewer_rounds_is_smaller(tmp_path: Path) -> None:
     result, _ = _run(tmp_path, scenario="linear", rounds=2, epsilon=("line-a=1", "line-b=2"))
-    accounts = {name: seat["epsilon"]["run"] for name, seat in result["participants"].items()}
+    accounts = {name: participant["epsilon"]["run"] for name, participant in result["participants"].items()}
     assert math.isclose(accounts["line-a"], 1, rel_tol=5e-3)
     assert math.isclose(accounts["line-b"], 2, rel_tol=5e-3)
 

@@ -87,8 +87,8 @@ def test_participants_that_start_wrong_are_named_and_the_others_train(tmp_path: 
         assert played.failure == ""
         assert played.result["status"] == "completed"
         codes = {
-            name: {failure["code"] for failure in seat["failures"]}
-            for name, seat in played.result["participants"].items()
+            name: {failure["code"] for failure in participant["failures"]}
+            for name, participant in played.result["participants"].items()
         }
         assert codes["line-a"] | codes["line-b"] <= {"NO_REPLY", "LATE_REPLY"}
         assert codes["wrong-key"] == {"NOT_JOINED"}

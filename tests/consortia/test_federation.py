@@ -28,7 +28,7 @@ from consortia.terms.scenario import load_scenario
 pytestmark = pytest.mark.containers
 
 SCENARIO = load_scenario("cross-industry-network")
-NAMES = [seat.name for seat in SCENARIO.roster]
+NAMES = [participant.name for participant in SCENARIO.roster]
 STEPS = {"keys", "homes"}  # start as root to hand files to their owner, without a network
 FIRST, SECOND = "hospital-a", "hospital-b"
 
@@ -85,9 +85,9 @@ def test_up_runs_six_participants_and_twenty_rounds_to_the_table(
     (record,) = federation.records()
     assert record["status"] == "completed"
     assert record["observer"] == "coordinator"
-    assert {name: seat["rounds_contributed"] for name, seat in record["participants"].items()} == dict.fromkeys(
-        NAMES, 20
-    )
+    assert {
+        name: participant["rounds_contributed"] for name, participant in record["participants"].items()
+    } == dict.fromkeys(NAMES, 20)
     for name in NAMES:
         assert name in first.stdout
         home = federation.own / "homes" / name
@@ -222,8 +222,8 @@ def test_a_seventh_joins_and_nobody_is_restarted(federation: Federation, kit: Pr
     before = federation.started()
     assert set(before) >= {"superlink", "superexec", "proxy", "door", *NAMES, *(f"{name}-app" for name in NAMES)}
     address = federation.env["CONSORTIA_ADDRESS"]
-    seat = ("--industry", "hospital", "--dataset", "heart", "--site", "va", "--units", "200", "--epsilon", "1")
-    _cli(federation, "add", "hospital-c", *seat, "--address", address)
+    participant = ("--industry", "hospital", "--dataset", "heart", "--site", "va", "--units", "200", "--epsilon", "1")
+    _cli(federation, "add", "hospital-c", *participant, "--address", address)
     _fill_in(kit.folder / "policy.toml")
 
     # hospital-c makes its own key; before the coordinator has it, the broken link is named.
@@ -248,9 +248,9 @@ def test_a_seventh_joins_and_nobody_is_restarted(federation: Federation, kit: Pr
     done = federation.up()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     record = federation.records()[-1]
-    assert {name: seat["rounds_contributed"] for name, seat in record["participants"].items()} == dict.fromkeys(
-        [*NAMES, "hospital-c"], 20
-    )
+    assert {
+        name: participant["rounds_contributed"] for name, participant in record["participants"].items()
+    } == dict.fromkeys([*NAMES, "hospital-c"], 20)
     assert federation.started() == before
     assert (kit.folder / "home" / "runs" / record["run_id"] / "receipt.json").is_file()
 

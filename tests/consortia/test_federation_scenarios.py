@@ -26,8 +26,8 @@ def test_two_rounds_to_the_table(name: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         (record,) = federation.records()
         assert (record["status"], record["rounds"]) == ("completed", 2)
-        assert all(seat["rounds_contributed"] == 2 for seat in record["participants"].values())
-        for seat in load_scenario(name).roster:
-            assert (tmp_path / "homes" / seat.name / "runs" / record["run_id"] / "receipt.json").is_file()
+        assert all(participant["rounds_contributed"] == 2 for participant in record["participants"].values())
+        for participant in load_scenario(name).roster:
+            assert (tmp_path / "homes" / participant.name / "runs" / record["run_id"] / "receipt.json").is_file()
     finally:
         federation.down()

@@ -134,14 +134,15 @@ def test_both_engines_give_the_same_non_private_model(tmp_path: Path, monkeypatc
     assert seen["foreign authority"] == "refused"
     assert not seen["plain"].startswith(b"HTTP/1.1 200")
     envelopes = sum(
-        seat["bytes"]["sent"] + seat["bytes"]["received"] for seat in second.result["participants"].values()
+        participant["bytes"]["sent"] + participant["bytes"]["received"]
+        for participant in second.result["participants"].values()
     )
     assert _loopback_bytes() - before > envelopes > 0
 
     # Released values only: nothing of a receipt is in the coordinator's record, and the receipts are at home.
-    for name, seat in second.result["participants"].items():
-        assert seat["metrics"] == {}
-        assert seat["rows"] is None
+    for name, participant in second.result["participants"].items():
+        assert participant["metrics"] == {}
+        assert participant["rows"] is None
         assert (homes / name / "runs" / job.run_id / "receipt.json").is_file()
     assert second.result["observer"] == "coordinator"
     # Nothing is left running, and the keys are gone.

@@ -47,11 +47,11 @@ TERMS: dict[str, dict[str, Any]] = {
     "norm-bound": {"options": {"relative": 1.2}},
 }
 #: Who comes first is an accident without rounds: FedAsync plays alone, FedBuff one step of everybody.
-SHAPE: dict[str, dict[str, int]] = {"fedasync": {"seats": 1}, "fedbuff": {"rounds": 1, "most": 1}}
+SHAPE: dict[str, dict[str, int]] = {"fedasync": {"participants": 1}, "fedbuff": {"rounds": 1, "most": 1}}
 #: Two of three can fill every buffer, so nobody waits for the third, who is asleep; its reply comes in the next run.
 EXTRA: dict[str, dict[str, Any]] = {
-    SLEEPS: {"name": "fedbuff", "seats": 3, "rounds": 3, "most": 3},
-    AFTER: {"name": "fedavg", "seats": 3},
+    SLEEPS: {"name": "fedbuff", "participants": 3, "rounds": 3, "most": 3},
+    AFTER: {"name": "fedavg", "participants": 3},
 }
 
 
@@ -68,16 +68,16 @@ def _file(folder: Path, name: str) -> Path:
     if "most" in shape:
         data["contract"]["max_participations"] = shape["most"]
     data["expect"] = {}
-    seats = shape.get("seats", max(2, built.minimum_participants))
+    participants = shape.get("participants", max(2, built.minimum_participants))
     data["roster"] = [
         data["roster"][0] | {"name": line, "site": "ab"[i % 2], "units": 40, "epsilon": float("inf")}
-        for i, line in enumerate(LINES[:seats])
+        for i, line in enumerate(LINES[:participants])
     ]
     stem = name.replace(" ", "-")
     path = folder / f"{stem}.toml"
     path.write_text(tomli_w.dumps(data), encoding="utf-8")
     (folder / "policies" / stem).mkdir(parents=True)
-    for i, line in enumerate(LINES[:seats]):
+    for i, line in enumerate(LINES[:participants]):
         policy = {
             "schema": 1,
             "participant": line,
@@ -126,8 +126,8 @@ def test_every_strategy_gives_the_embedded_engines_model(tmp_path: Path, monkeyp
     init("", scenario=files[most])
     jobs, wanted = {}, {}
     for name, file in files.items():
-        for seat in load_scenario(file).roster:
-            allow([seat.name, file])
+        for participant in load_scenario(file).roster:
+            allow([participant.name, file])
         jobs[name] = prepare(Options(scenario=file, engine="flower", out=tmp_path / "deployed"))
         if name != SLEEPS:
             options = Options(scenario=file, out=tmp_path / "simulated")
@@ -156,9 +156,9 @@ def test_every_strategy_gives_the_embedded_engines_model(tmp_path: Path, monkeyp
         assert all(torch.equal(tensor, model[n]) for n, tensor in got.items()), name
         strategy = jobs[name].scenario.contract.strategy.strategy()
         asked = [line["replies"] for line in _record(jobs[name].folder)["history"]]
-        seats = [seat.name for seat in jobs[name].scenario.roster]
+        participants = [participant.name for participant in jobs[name].scenario.roster]
         rounds = jobs[name].scenario.contract.rounds
-        assert asked == ([["line-a"], ["line-b"]] if name == "cyclic" else [seats] * rounds)
+        assert asked == ([["line-a"], ["line-b"]] if name == "cyclic" else [participants] * rounds)
         assert isinstance(strategy, Asynchronous) == ("version" in _record(jobs[name].folder)["history"][0])
     slept = _record(jobs[SLEEPS].folder)
     assert slept["status"] == "completed"

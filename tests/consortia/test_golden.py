@@ -31,14 +31,14 @@ def _measure(name: str, out: Path) -> dict[str, Any]:
     result = execute(prepare(options), options).result
     return {
         participant: {
-            "units": seat["units"],
-            "bytes": seat["bytes"],
+            "units": line["units"],
+            "bytes": line["bytes"],
             "metrics": {
                 metric: {kind: None if value is None else round(value, 6) for kind, value in values.items()}
-                for metric, values in seat["metrics"].items()
+                for metric, values in line["metrics"].items()
             },
         }
-        for participant, seat in result["participants"].items()
+        for participant, line in result["participants"].items()
     }
 
 

@@ -12,7 +12,7 @@ from consortia.common.errors import InputError
 from consortia.reports.in_short import newest, paragraph
 
 
-def _seat(industry: str, value: float, low: float, high: float, budget: float) -> dict[str, Any]:
+def _participant(industry: str, value: float, low: float, high: float, budget: float) -> dict[str, Any]:
     gain = {"value": value, "low": low, "high": high}
     return {"industry": industry, "net_gain": gain, "headline": "auc", "epsilon": {"budget": budget}, "metrics": {}}
 
@@ -21,9 +21,9 @@ def _kinds() -> dict[str, Any]:
     return {
         "synthetic": True,
         "participants": {
-            "bank-a": _seat("bank", 0.03, 0.01, 0.05, 1.0),
-            "bank-b": _seat("bank", 0.01, -0.01, 0.03, 8.0),
-            "factory-a": _seat("factory", -0.02, -0.04, 0.01, 2.0),
+            "bank-a": _participant("bank", 0.03, 0.01, 0.05, 1.0),
+            "bank-b": _participant("bank", 0.01, -0.01, 0.03, 8.0),
+            "factory-a": _participant("factory", -0.02, -0.04, 0.01, 2.0),
         },
     }
 

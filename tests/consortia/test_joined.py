@@ -255,7 +255,9 @@ def test_a_receipt_has_the_old_keys_and_the_new_ones(make_site: Any, name: str, 
 # What a person reads
 
 
-def seat(value: float, low: float, high: float, epsilon: float | None = 1.0, left: int | None = 3) -> dict[str, Any]:
+def participant(
+    value: float, low: float, high: float, epsilon: float | None = 1.0, left: int | None = 3
+) -> dict[str, Any]:
     account = {"budget": epsilon, "non_private": epsilon is None, "runs_left": left}
     values = {"majority": 0.5, "local": 0.7, "control": 0.71, "federated": 0.6, "joined": 0.71 + value}
     return {
@@ -291,26 +293,26 @@ def test_three_decimals_and_a_sign_show_whether_zero_is_inside() -> None:
 def test_a_loss_says_that_lower_is_better() -> None:
     assert metric_name("rmse") == "RMSE, lower is better"
     assert metric_name("auc") == "AUC"
-    headings = columns([seat(0.02, 0.01, 0.03)])
+    headings = columns([participant(0.02, 0.01, 0.03)])
     assert headings[2:] == ("alone", "control", "federated", "joined", "net gain [95 %]", "verdict")
-    row = receipt_row(seat(0.02, 0.01, 0.03), headings)
+    row = receipt_row(participant(0.02, 0.01, 0.03), headings)
     assert row == ("AUC", "0.700", "0.710", "0.600", "0.730", "+0.020 [+0.010, +0.030]", "paid clearly")
 
 
 def test_one_paragraph_says_for_whom_at_which_epsilon_and_how_many_runs_are_left() -> None:
-    seats = {
-        "a": seat(0.02, 0.01, 0.03),
-        "b": seat(0.02, -0.01, 0.03, 8.0, 1),
-        "c": seat(-0.02, -0.03, 0.01, None, None),
-        "d": {**seat(0, 0, 0), "net_gain": None},
+    participants = {
+        "a": participant(0.02, 0.01, 0.03),
+        "b": participant(0.02, -0.01, 0.03, 8.0, 1),
+        "c": participant(-0.02, -0.03, 0.01, None, None),
+        "d": {**participant(0, 0, 0), "net_gain": None},
     }
-    text = paragraph(seats)
+    text = paragraph(participants)
     assert text is not None
     assert text.startswith(
         "Joining paid clearly for a (ε 1, 3 like runs left); perhaps for b (ε 8, 1 like run left); not for c "
         "(non-private). Too few test rows say it for d."
     )
-    crowd = paragraph({f"home-{n}": seat(0.02, 0.01, 0.03) for n in range(50)})
+    crowd = paragraph({f"home-{n}": participant(0.02, 0.01, 0.03) for n in range(50)})
     assert crowd is not None
     assert crowd.startswith("Joining paid clearly for 50 of 50 that measured it.")
 
@@ -327,7 +329,7 @@ def test_receipts_of_vertical_and_older_runs_keep_their_table() -> None:
 def test_the_printed_receipts_begin_with_the_paragraph(capsys: pytest.CaptureFixture[str]) -> None:
     from consortia.reports.receipt_table import print_receipts
 
-    one = {**seat(0.02, 0.01, 0.03), "participant": "a", "run_id": "run-1", "synthetic": True}
+    one = {**participant(0.02, 0.01, 0.03), "participant": "a", "run_id": "run-1", "synthetic": True}
     one["epsilon"] |= {"run": 1.0, "lifetime": 1.0, "lifetime_delta": 4e-5, "delta": 1e-5}
     one["epsilon"] |= {"unit": "record", "relation": "add_or_remove_one"}
     print_receipts(Console(width=200), [one])

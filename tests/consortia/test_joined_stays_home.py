@@ -202,11 +202,11 @@ def test_a_deployed_coordinators_record_shows_null(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(
             record, "_participant", lambda s, _, j, name, __: honest(s, record.read_receipt(j, name), j, name, True)
         )
-    (seat,) = record.build(job, "flower")["participants"].values()
-    found = [seat["net_gain"], *(seat["metrics"]["auc"][kind] for kind in ("local", "control", "joined"))]
+    (participant,) = record.build(job, "flower")["participants"].values()
+    found = [participant["net_gain"], *(participant["metrics"]["auc"][kind] for kind in ("local", "control", "joined"))]
     assert (found == [None] * 4) is not leak
     assert ("0.8125" in (tmp_path / "result.json").read_text()) is leak
-    assert seat["metrics"]["auc"]["federated"] == 0.7
+    assert participant["metrics"]["auc"]["federated"] == 0.7
 
 
 def test_a_simulations_record_has_it() -> None:

@@ -1,4 +1,4 @@
-"""Joining and leaving on the coordinator's side: seats, keys, kits, certificates. The rest is in test_compose.py."""
+"""Joining and leaving on the coordinator's side: roster, keys, kits, certificates. The rest is in test_compose.py."""
 
 from __future__ import annotations
 
@@ -81,7 +81,10 @@ def test_the_next_run_has_seven_under_the_same_contract(coordinator: Path) -> No
     scenario = load_scenario("cross-industry-network")
     assert _call("add", "hospital-c", *ADD, "--address", ADDRESS)[0] == 0
     whole = apply(scenario, MemberFolder(coordinator / "members", scenario.name).load())
-    assert [seat.name for seat in whole.roster] == [*(seat.name for seat in scenario.roster), "hospital-c"]
+    assert [participant.name for participant in whole.roster] == [
+        *(participant.name for participant in scenario.roster),
+        "hospital-c",
+    ]
     assert whole.contract.sha256() == scenario.contract.sha256()
 
 
@@ -89,7 +92,9 @@ def test_a_kit_holds_nothing_of_anybody_else_and_refuses_until_it_is_filled_in(c
     assert _call("add", "hospital-c", *ADD, "--address", ADDRESS)[0] == 0
     kit = coordinator / "kits" / "hospital-c"
     text = "".join(data.decode() for data in _snapshot(kit).values())
-    assert not [seat.name for seat in load_scenario("cross-industry-network").roster if seat.name in text]
+    assert not [
+        participant.name for participant in load_scenario("cross-industry-network").roster if participant.name in text
+    ]
     assert "PRIVATE KEY" not in text
     assert (kit / "ca.crt").read_bytes() == (coordinator / "pki" / "ca.crt").read_bytes()
     assert len((kit / "README.txt").read_text().splitlines()) == 3
@@ -181,7 +186,13 @@ def test_leaving_keeps_the_ledger(coordinator: Path) -> None:
     for name in ("hospital-c", "bank-b"):
         assert _call("remove", name)[0] == 0
     left = apply(load_scenario("cross-industry-network"), folder.load())
-    assert [seat.name for seat in left.roster] == ["hospital-a", "hospital-b", "bank-a", "factory-a", "factory-b"]
+    assert [participant.name for participant in left.roster] == [
+        "hospital-a",
+        "hospital-b",
+        "bank-a",
+        "factory-a",
+        "factory-b",
+    ]
     assert not folder.public_key("hospital-c").exists()
     assert _snapshot(coordinator / "kits") == kept
     listed = json.loads(_call("list", "--json")[1])

@@ -71,9 +71,9 @@ def test_a_run_killed_at_random_resumes_to_the_end(tmp_path: Path) -> None:
     result = execute(prepare(options), options).result
     assert result["status"] == "completed"
     assert [line["round"] for line in result["history"]] == list(range(1, 61))
-    for name, seat in result["participants"].items():
+    for name, participant in result["participants"].items():
         home = Home(folder / "participants" / name, name, simulation=True)
         with Ledger.open(home.ledger, name) as ledger:
             entries = ledger.entries()
-        assert seat["epsilon"]["run"] <= seat["epsilon"]["budget"] + 1e-9
-        assert len(entries) + len(seat["failures"]) >= 60
+        assert participant["epsilon"]["run"] <= participant["epsilon"]["budget"] + 1e-9
+        assert len(entries) + len(participant["failures"]) >= 60

@@ -236,7 +236,7 @@ def test_a_malformed_pair_in_a_reply_is_a_bad_reply(tmp_path: Path, site: Any) -
     coordinator = Coordinator(scenario, "run-1", tmp_path, exchange)
     with pytest.raises(RunFailedError):
         coordinator.run()
-    assert "ledger_head: wanted 64" in coordinator.members["bank-a"].failures[0]["detail"]
+    assert "ledger_head: wanted 64" in coordinator.participants["bank-a"].failures[0]["detail"]
 
 
 @pytest.mark.end_to_end

@@ -39,7 +39,7 @@ def _folder(tmp_path: Path, scenario: Scenario) -> Path:
 
 def test_a_run_is_seen_while_it_goes_on(tmp_path: Path, scenario: Scenario) -> None:
     folder = _folder(tmp_path, scenario)
-    first, *others = (seat.name for seat in scenario.roster)
+    first, *others = (participant.name for participant in scenario.roster)
     waited: list[set[str]] = []
 
     def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> Iterator[Answer]:
@@ -47,7 +47,9 @@ def test_a_run_is_seen_while_it_goes_on(tmp_path: Path, scenario: Scenario) -> N
             run = Run(folder)
             run.refresh()
             assert run.status == "running"
-            waited.append({seat.name for seat in run.seats.values() if seat.waited_since is not None})
+            waited.append(
+                {participant.name for participant in run.participants.values() if participant.waited_since is not None}
+            )
             yield (
                 Answer(name, None, "NO_REPLY")
                 if (kind, name) == ("train", first)
@@ -61,7 +63,7 @@ def test_a_run_is_seen_while_it_goes_on(tmp_path: Path, scenario: Scenario) -> N
     run = Run(folder)
     run.refresh()
     assert (run.status, run.done, run.total, run.left) == ("completed", 2, 2, None)
-    silent, heard = run.seats[first], run.seats[others[0]]
+    silent, heard = run.participants[first], run.participants[others[0]]
     assert (silent.contributed, heard.contributed) == ([], [1, 2])
     assert silent.failures == 2
     assert heard.budget == 3.0
@@ -101,7 +103,7 @@ def test_a_round_is_told_of_once_wherever_the_coordinator_dies(
     assert [line["round"] for line in lines if line["event"] == "round"] == [1, 2]
     run = Run(folder)
     run.refresh()
-    assert all(seat.contributed == [1, 2] for seat in run.seats.values())
+    assert all(participant.contributed == [1, 2] for participant in run.participants.values())
 
 
 def test_what_is_played_again_counts_once(tmp_path: Path, scenario: Scenario) -> None:
@@ -117,8 +119,8 @@ def test_what_is_played_again_counts_once(tmp_path: Path, scenario: Scenario) ->
     run = Run(folder)
     run.refresh()
     assert run.done == 2
-    assert all(seat.contributed == [1, 2] for seat in run.seats.values())
-    assert all([number for number, _ in seat.sent] == [1, 2, 3] for seat in run.seats.values())
+    assert all(participant.contributed == [1, 2] for participant in run.participants.values())
+    assert all([number for number, _ in participant.sent] == [1, 2, 3] for participant in run.participants.values())
 
 
 def test_every_line_has_run_round_and_participant(tmp_path: Path, scenario: Scenario) -> None:
@@ -149,7 +151,7 @@ def test_what_a_participant_wrote_into_a_failure_is_not_shown(tmp_path: Path, sc
     assert run.status == "failed"
     assert {failure.code for failure in run.failures} == {"BAD_REPLY"}
     assert PLANTED in (folder / FILE).read_text()
-    assert PLANTED not in repr((run.failures, run.seats, run.reason))
+    assert PLANTED not in repr((run.failures, run.participants, run.reason))
 
 
 def test_half_a_line_is_read_when_it_is_whole_and_a_broken_one_is_skipped(tmp_path: Path, scenario: Scenario) -> None:

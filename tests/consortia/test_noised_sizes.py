@@ -18,7 +18,7 @@ from scipy import stats
 from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
 from consortia.coordinator.aggregation import _round_weights
-from consortia.coordinator.participant_view import Member, recall, sizes_of
+from consortia.coordinator.participant_view import ParticipantView, recall, sizes_of
 from consortia.engines.options import Options
 from consortia.engines.runner import demo_policy_file, execute, prepare
 from consortia.messages.envelope import decode
@@ -139,12 +139,12 @@ def test_the_noise_is_laplace_and_never_below_one() -> None:
 
 def test_a_claim_can_only_lower_a_weight() -> None:
     scenario = _noised(load_scenario("banks"))
-    contract, seats = scenario.contract, list(scenario.roster)
+    contract, participants = scenario.contract, list(scenario.roster)
 
     def weights(**sizes: int) -> dict[str, float]:
         known = {name.replace("_", "-"): size for name, size in sizes.items()}
-        found = _round_weights(contract, seats, {}, [], {}, known)
-        return {seat.name: weight for seat, weight in zip(seats, found, strict=True)}
+        found = _round_weights(contract, participants, {}, [], {}, known)
+        return {participant.name: weight for participant, weight in zip(participants, found, strict=True)}
 
     # .6 of 234, 103, 181, 280, 202 declared units train: 140, 62, 109, 168, 121, together 600.
     assert weights()["new-car"] == pytest.approx(140 / 600)
@@ -199,10 +199,10 @@ def test_a_whole_run_weighs_by_what_was_released(tmp_path: Path) -> None:
     file = tmp_path / "sizes.toml"
     file.write_text(tomli_w.dumps(data), encoding="utf-8")
     (tmp_path / "policies" / "sizes").mkdir(parents=True)
-    for seat in data["roster"]:
-        policy = read_toml(demo_policy_file("banks", seat["name"]))
+    for participant in data["roster"]:
+        policy = read_toml(demo_policy_file("banks", participant["name"]))
         policy["allow"]["releases"] = ["update", "size"]
-        target = tmp_path / "policies" / "sizes" / f"{seat['name']}.toml"
+        target = tmp_path / "policies" / "sizes" / f"{participant['name']}.toml"
         target.write_text(tomli_w.dumps(policy), encoding="utf-8")
     options = Options(scenario=str(file), out=tmp_path / "runs")
     job = execute(prepare(options), options).job
@@ -211,6 +211,6 @@ def test_a_whole_run_weighs_by_what_was_released(tmp_path: Path) -> None:
     sizes = record["history"][0]["sizes"]
     assert set(sizes) == {"new-car", "used-car"}
     assert record["history"][1]["sizes"] == sizes  # released once, remembered
-    members = {seat.name: Member(seat) for seat in job.scenario.roster}
-    recall(members, record["history"])
-    assert sizes_of(members) == sizes
+    participants = {participant.name: ParticipantView(participant) for participant in job.scenario.roster}
+    recall(participants, record["history"])
+    assert sizes_of(participants) == sizes

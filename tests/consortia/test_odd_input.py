@@ -257,8 +257,8 @@ def test_a_damaged_record_is_named(finished: Path, tmp_path: Path, damaged: str)
 
 def _cell(metric: str, federated: float | None) -> dict[str, Any]:
     epsilon = {"run": 1.0, "delta": 1e-5, "unit": "record"}
-    seat = {"metric": metric, "federated": federated, "local": federated, "epsilon": epsilon, "state": "ACTIVE"}
-    return {"epsilon": 1.0, "participants": {"a": seat}}
+    participant = {"metric": metric, "federated": federated, "local": federated, "epsilon": epsilon, "state": "ACTIVE"}
+    return {"epsilon": 1.0, "participants": {"a": participant}}
 
 
 def test_a_sweep_does_not_average_different_metrics() -> None:

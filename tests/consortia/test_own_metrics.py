@@ -41,7 +41,7 @@ def f1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packages:
 
 
 def _asks_for(site: Any, *names: str) -> None:
-    dataset = site.scenario.seat(site.name).dataset
+    dataset = site.scenario.participant(site.name).dataset
     site.policy(lambda p: p["dataset"][dataset].update(metrics=list(names)))
 
 

@@ -138,8 +138,8 @@ def _terms(site: Any) -> Any:
 
 
 def _budget() -> Budget:
-    seat = load_scenario("factories").seat("high")
-    return Budget(seat.epsilon, seat.delta)
+    participant = load_scenario("factories").participant("high")
+    return Budget(participant.epsilon, participant.delta)
 
 
 def _silent_round(site: Any, clip: float) -> tuple[float, float, RoundOutcome]:
@@ -266,6 +266,6 @@ def test_a_whole_run_with_private_heads_and_norms(tmp_path: Path) -> None:
     model = safetensors.torch.load((job.folder / "model" / "bank.safetensors").read_bytes())
     assert {name.partition(".")[0] for name in model} == {"encoder", "trunk"}
     assert not [name for name in model if is_norm(name)]
-    for seat in result["participants"].values():
-        assert seat["epsilon"]["run"] <= seat["epsilon"]["budget"]
-        assert seat["metrics"]["auc"]["federated"] is not None
+    for line in result["participants"].values():
+        assert line["epsilon"]["run"] <= line["epsilon"]["budget"]
+        assert line["metrics"]["auc"]["federated"] is not None

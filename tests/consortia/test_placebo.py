@@ -95,7 +95,7 @@ def test_a_run_across_industries_says_what_it_owes() -> None:
     assert placebo.owed(load_scenario("cross-industry-network")) is None
 
 
-def _seat(gain: float, control: float, *draws: float, rows: float = 0.01) -> dict[str, Any]:
+def _participant(gain: float, control: float, *draws: float, rows: float = 0.01) -> dict[str, Any]:
     transfer = {"rows_error": rows, "draws": list(draws), "value": float(np.mean(draws))}
     return {
         "metric": "auc",
@@ -109,9 +109,9 @@ def test_the_verdict_by_hand() -> None:
     # Two participants, draws .10 and .12, .20 and .22: means over participants .15 and .17, their mean .16.
     # Rows: sqrt(2 x .01^2) / 2 = .00707, x 1.96 = .0139. Draws: sd .01414 / sqrt 2 = .01, x t(1) 12.706 = .1271.
     # Half = sqrt(.0139^2 + .1271^2) = .1278: [.032, .288].
-    (yes,) = placebo.verdicts([_seat(0.2, 0.09, 0.10, 0.12), _seat(0.3, 0.09, 0.20, 0.22)])
+    (yes,) = placebo.verdicts([_participant(0.2, 0.09, 0.10, 0.12), _participant(0.3, 0.09, 0.20, 0.22)])
     assert "(+0.250 over local) exceeds that with placebo partners (+0.090): +0.160 [+0.032, +0.288]" in yes
-    (no,) = placebo.verdicts([_seat(0.2, 0.09, 0.10, 0.15), _seat(0.3, 0.09, 0.20, 0.25)])
+    (no,) = placebo.verdicts([_participant(0.2, 0.09, 0.10, 0.15), _participant(0.3, 0.09, 0.20, 0.25)])
     assert "does not exceed" in no  # a wider spread of the draws: .025 x 12.706 > .175
     assert "no transfer between industries is shown" in no
 
@@ -120,7 +120,7 @@ def test_the_verdict_by_hand() -> None:
 def test_a_whole_control_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = Options(scenario="shared-trunk", out=tmp_path, rounds=1, epsilon=("inf",), placebo=True, draws=2)
     job = prepare(options)
-    roster = tuple(seat for seat in job.scenario.roster if seat.name in {"hospital-a", "bank-a"})
+    roster = tuple(participant for participant in job.scenario.roster if participant.name in {"hospital-a", "bank-a"})
     small = job.scenario.model_copy(update={"roster": roster})
     job = dataclasses.replace(job, scenario=small)
     monkeypatch.setattr("consortia.engines.runner.load_scenario", lambda _: small)
@@ -130,9 +130,9 @@ def test_a_whole_control_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     result = control(job, options, written.append)
     assert len(written) == 4  # two industries, two draws; without noise the real run repeats itself
     assert json.loads((job.folder / "result.json").read_text())["placebo"] == result["placebo"]
-    for name, seat in result["placebo"]["participants"].items():
-        assert seat["federated"] == pytest.approx(result["participants"][name]["metrics"]["auc"]["federated"])
-        assert seat["local"] == pytest.approx(result["participants"][name]["metrics"]["auc"]["local"])
-        assert result["participants"][name]["metrics"]["auc"]["placebo"] == seat["placebo"]
-        assert seat["transfer"]["low"] <= seat["transfer"]["value"] <= seat["transfer"]["high"]
+    for name, participant in result["placebo"]["participants"].items():
+        assert participant["federated"] == pytest.approx(result["participants"][name]["metrics"]["auc"]["federated"])
+        assert participant["local"] == pytest.approx(result["participants"][name]["metrics"]["auc"]["local"])
+        assert result["participants"][name]["metrics"]["auc"]["placebo"] == participant["placebo"]
+        assert participant["transfer"]["low"] <= participant["transfer"]["value"] <= participant["transfer"]["high"]
     assert len(result["placebo"]["verdicts"]) == 1

@@ -69,7 +69,7 @@ def _coordinator(
 
 def test_too_few_for_the_quorum_are_refused_by_name_before_anything_is_trained(tmp_path: Path) -> None:
     scenario = load_scenario("banks")
-    names = [seat.name for seat in scenario.roster]
+    names = [participant.name for participant in scenario.roster]
     spent = {name: _refuses("BUDGET_EXHAUSTED", "RECEIVE_ONLY") for name in names[1:]}
     coordinator, asked = _coordinator(tmp_path, spent, scenario)
     with pytest.raises(RunRefusedError) as caught:
@@ -89,15 +89,15 @@ def test_enough_go_on_and_who_refused_is_not_asked_again(tmp_path: Path) -> None
     name = scenario.roster[0].name
     coordinator, _ = _coordinator(tmp_path, {name: _refuses("CONTRACT_NOT_ALLOWED")}, scenario)
     coordinator.ask_who_can()
-    assert coordinator.members[name].state == "REFUSED"
-    assert {member.state for other, member in coordinator.members.items() if other != name} == {"ACTIVE"}
+    assert coordinator.participants[name].state == "REFUSED"
+    assert {view.state for other, view in coordinator.participants.items() if other != name} == {"ACTIVE"}
 
 
 def test_what_fails_is_tried_once_more_and_silence_as_often_as_a_round(tmp_path: Path) -> None:
     scenario = load_scenario("banks")
     silent, broken = scenario.roster[0].name, scenario.roster[1].name
     failing = {
-        **{seat.name: _refuses("NO_LEDGER") for seat in scenario.roster[2:]},
+        **{participant.name: _refuses("NO_LEDGER") for participant in scenario.roster[2:]},
         silent: lambda name, attempt: None,
         broken: lambda name, attempt: {
             "status": "FAILED", "code": "PARTICIPANT_ERROR", "incident": "ab12", "participant": name
@@ -115,7 +115,7 @@ def test_a_strategy_that_lacks_its_minimum_is_refused(tmp_path: Path) -> None:
     data["contract"]["strategy"] |= {"name": "krum", "weighting": "equal", "options": {"attackers": 1}}
     data["contract"]["round"]["quorum"] = 0.1
     scenario = Scenario.model_validate_json(json.dumps(data))
-    names = [seat.name for seat in scenario.roster]
+    names = [participant.name for participant in scenario.roster]
     away = {name: _refuses("NO_POLICY") for name in names[4:]}
     coordinator, _ = _coordinator(tmp_path, away, scenario)
     with pytest.raises(RunRefusedError, match="wanted at least 5 participants that can take part, got 4"):
@@ -125,8 +125,8 @@ def test_a_strategy_that_lacks_its_minimum_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spoil", [{"status": "OK"}, {"contract": "0" * 64}, {"run": "run-2"}])
 def test_an_answer_that_is_not_to_this_question_does_not_count(spoil: dict[str, str], tmp_path: Path) -> None:
     scenario = load_scenario("linear")
-    seats = {seat.name: (lambda name, attempt: spoil) for seat in scenario.roster}
-    coordinator, _ = _coordinator(tmp_path, seats, scenario)
+    participants = {participant.name: (lambda name, attempt: spoil) for participant in scenario.roster}
+    coordinator, _ = _coordinator(tmp_path, participants, scenario)
     with pytest.raises(RunRefusedError, match="BAD_REPLY"):
         coordinator.ask_who_can()
 
@@ -136,7 +136,8 @@ def _spend_all(site: Any) -> None:
     with site.ledger() as ledger:
         life = Budget(4.0, 4e-5)
         plan = RunPlan(
-            run_id="before", dataset=site.scenario.seat(site.name).dataset, contract_sha256="c" * 64, unit="record",
+            run_id="before", dataset=site.scenario.participant(site.name).dataset,
+            contract_sha256="c" * 64, unit="record",
             declared_units=120, allowance=life, noise_multiplier=4.0, sampling_rate=0.1, steps_per_round=5, rounds=4,
             clip=1.0, non_private=False,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from consortia.reports.receipt_table import synthetic_for
 
 
 @pytest.mark.parametrize(
-    ("seats", "wanted"),
+    ("participants", "wanted"),
     [
         ({"a": True, "b": False}, "1 of 2 participants (a)"),
         ({"a": True, "b": True}, ""),
@@ -17,6 +17,6 @@ from consortia.reports.receipt_table import synthetic_for
         ({**{f"p{n}": True for n in range(7)}, "b": False}, "7 of 8 participants (p0, p1, p2, p3, p4, …)"),
     ],
 )
-def test_synthetic_rows_are_said_by_name_where_others_are_real(seats: dict[str, Any], wanted: str) -> None:
-    result = {"participants": {name: {"synthetic": value} for name, value in seats.items()}}
+def test_synthetic_rows_are_said_by_name_where_others_are_real(participants: dict[str, Any], wanted: str) -> None:
+    result = {"participants": {name: {"synthetic": value} for name, value in participants.items()}}
     assert synthetic_for(result) == wanted

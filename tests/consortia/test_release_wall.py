@@ -44,12 +44,12 @@ def test_only_what_was_reserved_passes(site: Any) -> None:
 def test_an_update_that_is_not_finite_is_charged_and_does_not_leave_with_rows_or_without(tmp_path: Path) -> None:
     (tmp_path / "audited.toml").write_text(SCENARIO, encoding="utf-8")
     audit = Audit(load_scenario(str(tmp_path / "audited.toml")), tmp_path / "bench")
-    seat = audit.scenario.roster[0]
-    pool = audit.pool(seat)
-    contract = altered(audit.contract, seat.industry, learning_rate=3e38, clip=1e4)
-    model = random_model(contract, seat.industry, audit.random, 1.0)
+    participant = audit.scenario.roster[0]
+    pool = audit.pool(participant)
+    contract = altered(audit.contract, participant.industry, learning_rate=3e38, clip=1e4)
+    model = random_model(contract, participant.industry, audit.random, 1.0)
     for part in ("train", "test"):
-        bench = audit.bench(seat)
+        bench = audit.bench(participant)
         source = pool.write(pool.frame.iloc[pool.of(part)[:20]])
         header = bench.ask(bench.message(contract, "overflow", 1, model), source).header
         assert (header["status"], header["code"]) == ("FAILED", "PARTICIPANT_ERROR")

@@ -77,9 +77,9 @@ def _records(folder: Path) -> list[Any]:
     found += [f"{datetime.datetime.fromtimestamp(t, datetime.UTC):%Y-%m-%d %H:%M:%S}" for t in times]
     run = Run(folder)
     run.refresh()
-    for seat in run.seats.values():
-        events = [event for n in range(1, len(seat.contributed) + 1) if (event := run.event(seat, n))]
-        found += [epsilon([event], seat.delta, grid=1e-3) for event in events]
+    for participant in run.participants.values():
+        events = [event for n in range(1, len(participant.contributed) + 1) if (event := run.event(participant, n))]
+        found += [epsilon([event], participant.delta, grid=1e-3) for event in events]
     return found
 
 
@@ -175,8 +175,8 @@ def test_a_crowd_under_a_trusted_coordinator_is_told_as_such(tmp_path: Path) -> 
     scenario = load_scenario("smart-home")
     (folder / "scenario.json").write_text(scenario.to_json())
     result = json.loads((folder / "result.json").read_text())
-    seat = result["participants"]["used-car"]
-    result["participants"] = {each.name: seat for each in scenario.roster}
+    participant = result["participants"]["used-car"]
+    result["participants"] = {each.name: participant for each in scenario.roster}
     result["central"] = account(scenario.contract, 3)
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "events.jsonl").unlink()

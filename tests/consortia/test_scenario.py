@@ -111,11 +111,11 @@ def test_the_roster_is_not_hashed_and_the_contract_is() -> None:
 
 def test_epsilon_overrides() -> None:
     scenario = load_scenario("cross-industry-network")
-    assert scenario.with_overrides(epsilon=["2.5"]).seat("bank-a").epsilon == 2.5
+    assert scenario.with_overrides(epsilon=["2.5"]).participant("bank-a").epsilon == 2.5
     changed = scenario.with_overrides(epsilon=["hospital-a=0.5", "bank-b=inf"])
-    assert changed.seat("hospital-a").epsilon == 0.5
-    assert changed.seat("bank-b").non_private
-    assert math.isinf(scenario_from_json(changed.to_json()).seat("bank-b").epsilon)
+    assert changed.participant("hospital-a").epsilon == 0.5
+    assert changed.participant("bank-b").non_private
+    assert math.isinf(scenario_from_json(changed.to_json()).participant("bank-b").epsilon)
     for bad in ("0", "-1", "x", "nan", "nobody=1", "hospital-a="):
         with pytest.raises(InputError, match="--epsilon"):
             scenario.with_overrides(epsilon=[bad])

@@ -144,7 +144,7 @@ def test_what_is_no_table_is_one_sentence(packages: Packages, result: str, told:
 def test_two_data_sets_of_one_workbook_have_one_lifetime(excel: Packages, site: Any, tmp_path: Path) -> None:
     file = book(tmp_path / "heart.xlsx", 3)
     (tmp_path / "link.xlsx").symlink_to(file)
-    own = site.scenario.seat(site.name).dataset
+    own = site.scenario.participant(site.name).dataset
 
     def offer(copy: str) -> None:
         one = {"source": f"workbook:{file}?sheet=a"}
@@ -167,7 +167,7 @@ def test_a_broken_package_of_another_data_set_stops_no_run(
     packages: Packages, site: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     packages.install("partner", "[consortia.sources]\nworkbook = partner_excel:Excel\n", partner_excel="1 / 0")
-    own = site.scenario.seat(site.name).dataset
+    own = site.scenario.participant(site.name).dataset
     site.policy(lambda p: p["dataset"].update(other=p["dataset"][own] | {"source": "workbook:/x?sheet=a"}))
     assert site.ask(1).header["status"] == "OK"
     site.policy(lambda p: p["dataset"][own].update(source="workbook:/y?sheet=a"))

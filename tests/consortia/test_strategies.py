@@ -67,8 +67,8 @@ def _scenario(
     for rules in data["contract"]["industries"].values():
         rules.update({"local_steps": 1} if name == "fedsgd" else {}, **(terms or {}))
     if least:  # as few as the strategy takes, at least two
-        seats = {seat["name"]: seat for seat in data["roster"]}
-        data["roster"] = [*data["roster"], *({**seats[old], "name": new} for new, old in TWINS.items())]
+        participants = {participant["name"]: participant for participant in data["roster"]}
+        data["roster"] = [*data["roster"], *({**participants[old], "name": new} for new, old in TWINS.items())]
         wanted = scenario_from_json(json.dumps(data)).contract.strategy.strategy().minimum_participants
         data["roster"] = data["roster"][: max(2, wanted)]
     return scenario_from_json(json.dumps(data))
@@ -260,12 +260,12 @@ def test_a_control_that_does_not_fit_is_refused_and_costs_nothing(kind: str, mak
 def test_an_absurd_reply_leaves_controls_that_everybody_accepts() -> None:
     scenario = _scenario("scaffold", terms={"learning_rate": 1e-3})
     start = initial_groups(scenario.contract, ["bank"])
-    accepted = {seat.name: dict(start["bank"]) for seat in scenario.roster}
+    accepted = {participant.name: dict(start["bank"]) for participant in scenario.roster}
     accepted["other"] = {n: torch.full_like(t, 1e6) for n, t in start["bank"].items()}
     strategy = scenario.contract.strategy.strategy()
     groups, memory, _ = aggregate(scenario, strategy, Checkpoint(0, start, {}, {}, []), accepted)
     sent = controls(scenario, strategy, Checkpoint(1, groups, memory, {}, []))
-    assert set(sent) == {seat.name for seat in scenario.roster}
+    assert set(sent) == {participant.name for participant in scenario.roster}
     for named in sent.values():
         check_like(start["bank"], named)
 
@@ -358,7 +358,7 @@ def test_norm_bounding_needs_private_participants_or_a_norm() -> None:
 def test_too_few_replies_keep_the_model_and_say_so() -> None:
     scenario = _scenario("krum")
     start = initial_groups(scenario.contract, ["bank"])
-    accepted = {seat.name: {n: t + 1 for n, t in start["bank"].items()} for seat in scenario.roster}
+    accepted = {participant.name: {n: t + 1 for n, t in start["bank"].items()} for participant in scenario.roster}
     strategy = scenario.contract.strategy.strategy()
     state = Checkpoint(0, start, {}, {}, [])
     groups, _, kept = aggregate(scenario, strategy, state, accepted)
@@ -373,12 +373,12 @@ def test_too_few_replies_keep_the_model_and_say_so() -> None:
 def test_an_attacker_cannot_move_the_model_by_more_than_its_bound() -> None:
     scenario = _scenario("norm-bound")
     start = initial_groups(scenario.contract, ["bank"])
-    accepted = {seat.name: dict(start["bank"]) for seat in scenario.roster}
+    accepted = {participant.name: dict(start["bank"]) for participant in scenario.roster}
     accepted["other"] = {n: t + 1e5 for n, t in start["bank"].items()}
     strategy = scenario.contract.strategy.strategy()
     groups, _, _ = aggregate(scenario, strategy, Checkpoint(0, start, {}, {}, []), accepted)
     flat = torch.cat([(groups["bank"][n] - start["bank"][n]).flatten() for n in start["bank"]])
-    bound = honest_bound(scenario.contract, scenario.seat("other"), start["bank"])
+    bound = honest_bound(scenario.contract, scenario.participant("other"), start["bank"])
     assert float(flat.norm()) == pytest.approx(bound / 5, rel=1e-5)
 
 
@@ -387,8 +387,8 @@ def test_the_order_of_arrival_changes_no_bit() -> None:
     start = initial_groups(scenario.contract, ["bank"])
     generator = torch.Generator().manual_seed(0)
     accepted = {
-        seat.name: {n: torch.randn(t.shape, generator=generator) for n, t in start["bank"].items()}
-        for seat in scenario.roster
+        participant.name: {n: torch.randn(t.shape, generator=generator) for n, t in start["bank"].items()}
+        for participant in scenario.roster
     }
     strategy = scenario.contract.strategy.strategy()
     state = Checkpoint(0, start, {}, {}, [])

@@ -56,8 +56,8 @@ def _file(folder: Path, scenario: str, name: str) -> Path:
         rules |= {"local_steps": 1, "private_steps": 0}
         for refined in ("optimizer", "schedule"):  # some strategies reckon with plain steps
             rules.pop(refined, None)
-    for seat in data["roster"]:
-        seat["epsilon"] = float("inf") if strategy.fit.loss else float(seat["epsilon"])
+    for participant in data["roster"]:
+        participant["epsilon"] = float("inf") if strategy.fit.loss else float(participant["epsilon"])
     shutil.copytree(scenario_folder() / "policies" / scenario, folder / "policies" / name)
     for policy in (folder / "policies" / name).glob("*.toml") if strategy.fit.loss else ():
         text = policy.read_text(encoding="utf-8").replace('["update"]', '["update", "metrics"]')
@@ -77,7 +77,7 @@ def _refused(path: Path) -> str | None:
 
 
 def _smallest_group(scenario: Scenario) -> int:
-    industries = [seat.industry for seat in scenario.roster]
+    industries = [participant.industry for participant in scenario.roster]
     return min(industries.count(name) for name in industries)
 
 

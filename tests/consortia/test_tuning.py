@@ -59,7 +59,7 @@ def test_prices_by_hand() -> None:
 
 def test_knobs_say_which_helps_in_numbers() -> None:
     scenario = load_scenario("banks")
-    found = {knob.knob: knob for knob in knobs(scenario, scenario.seat("used-car"))}
+    found = {knob.knob: knob for knob in knobs(scenario, scenario.participant("used-car"))}
     base = found["as proposed"]
     assert found["epsilon"].helps
     assert found["epsilon"].noise_multiplier < base.noise_multiplier
@@ -113,7 +113,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[t
         if len(made) == stop_at:
             raise KeyboardInterrupt
         made.append((value, seed))
-        seat = {"metric": "auc", "local": 0.6, "state": "ACTIVE"}
+        participant = {"metric": "auc", "local": 0.6, "state": "ACTIVE"}
         account = {"run": value, "delta": 1e-5, "unit": "record", "non_private": False}
         return {
             "schema": 1,
@@ -123,7 +123,8 @@ def _fake(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[t
             "synthetic": True,
             "charged": False,
             "participants": {
-                name: {**seat, "federated": 0.7 + 0.01 * seed, "epsilon": account} for name in ("used-car", "other")
+                name: {**participant, "federated": 0.7 + 0.01 * seed, "epsilon": account}
+                for name in ("used-car", "other")
             },
         }
 
@@ -178,7 +179,7 @@ def test_real_rows_are_swept_only_by_their_owners_word(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"allow\.sweeps: wanted true, got false"):
         sweeps.check(asked)
-    for name in (seat.name for seat in load_scenario("banks").roster):
+    for name in (participant.name for participant in load_scenario("banks").roster):
         file = tmp_path / name / "policy.toml"
         file.write_text(file.read_text().replace("[allow]", "[allow]\nsweeps = true"))
         assert read_toml(file)["allow"]["sweeps"] is True
@@ -244,10 +245,10 @@ def test_the_pages_tuning_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert said.exit_code in {0, 1}, said.output
         if command[0] == "run":
             newest = max(Path("runs").glob("*/result.json"), key=lambda file: file.stat().st_mtime)
-            seats = json.loads(newest.read_text())["participants"]
-            budgets.append({name: seat["epsilon"]["budget"] for name, seat in seats.items()})
-            for seat in seats.values():
-                assert seat["epsilon"]["run"] <= seat["epsilon"]["budget"] + 1e-9
+            participants = json.loads(newest.read_text())["participants"]
+            budgets.append({name: participant["epsilon"]["budget"] for name, participant in participants.items()})
+            for participant in participants.values():
+                assert participant["epsilon"]["run"] <= participant["epsilon"]["budget"] + 1e-9
     assert budgets == [{"line-a": 1.0, "line-b": 1.0}, {"line-a": 0.5, "line-b": 1.0}]
     # The last command is the history; as JSON, since a table may wrap.
     assert "budget set" in CliRunner().invoke(APP, [*commands[-1], "--json"]).output

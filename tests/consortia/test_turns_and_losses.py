@@ -74,7 +74,7 @@ def _play(scenario: Scenario, tmp_path: Path, participants: _Honest) -> dict[str
 def test_everybody_has_its_turn(tmp_path: Path) -> None:
     scenario, participants = _scenario("cyclic"), _Honest()
     record = _play(scenario, tmp_path, participants)
-    names = sorted(seat.name for seat in scenario.roster)
+    names = sorted(participant.name for participant in scenario.roster)
     assert participants.asked == [[name] for name in (*names, names[0])]
     assert [line["replies"] for line in record["history"]] == participants.asked
     start = initial_groups(scenario.contract, ["bank"])["bank"]
@@ -88,7 +88,7 @@ def test_everybody_has_its_turn(tmp_path: Path) -> None:
 
 def test_who_does_not_answer_is_passed_over(tmp_path: Path) -> None:
     scenario = _scenario("cyclic")
-    names = sorted(seat.name for seat in scenario.roster)
+    names = sorted(participant.name for participant in scenario.roster)
     participants = _Honest(silent=[names[1]])
     record = _play(scenario, tmp_path, participants)
     # Round 2: twice the second, then the third, whose own turn is round 3.
@@ -101,7 +101,7 @@ def test_who_does_not_answer_is_passed_over(tmp_path: Path) -> None:
 def test_industries_tour_apart_and_a_shared_trunk_makes_one_tour() -> None:
     strategy = make("cyclic")
     apart = _scenario("cyclic", "cross-industry-network")
-    names = [seat.name for seat in apart.roster]
+    names = [participant.name for participant in apart.roster]
     assert turns(apart, strategy, 2, names) == [
         ["bank-b", "bank-a"],
         ["factory-b", "factory-a"],

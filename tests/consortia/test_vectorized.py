@@ -52,8 +52,8 @@ def _variant(tmp_path: Path, **strategy: Any) -> str:
     data["roster"] = data["roster"][2:]  # two banks, two factories
     for terms in data["contract"]["industries"].values():
         terms |= {"local_steps": 3, "sampling_rate": 0.3, "learning_rate": 0.3, "momentum": 0.5, "weight_decay": 0.01}
-    for seat in data["roster"]:
-        seat["units"] = 234
+    for participant in data["roster"]:
+        participant["units"] = 234
     path = tmp_path / "cross-industry-network.toml"
     path.write_text(tomli_w.dumps(data), encoding="utf-8")
     policies = tmp_path / "policies" / "cross-industry-network"
@@ -95,7 +95,7 @@ def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
         return train_round(*args, participant=participant, round_number=round_number, **rest)
 
     def source(chunk: Sequence[participants.Place], number: int, _: object) -> EachGenerator:
-        return EachGenerator([seeded_generator("noise", place.seat.name, number) for place in chunk])
+        return EachGenerator([seeded_generator("noise", place.participant.name, number) for place in chunk])
 
     monkeypatch.setattr("consortia.participant.local.train_round", noted)
     monkeypatch.setattr(training, "fresh_generator", lambda _: seeded_generator("noise", *working[-1]))
@@ -110,14 +110,20 @@ def test_with_seeded_noise_a_private_run_equals_the_embedded_one(
     chosen = {"scenario": _variant(tmp_path, name="fedavg"), "rounds": 2}
     embedded, vectorized = (_run(tmp_path, engine, **chosen) for engine in ("embedded", "vectorized"))
     assert _equal(embedded, vectorized)
-    for name, seat in vectorized.result["participants"].items():
-        account, other = seat["epsilon"], embedded.result["participants"][name]["epsilon"]
+    for name, participant in vectorized.result["participants"].items():
+        account, other = participant["epsilon"], embedded.result["participants"][name]["epsilon"]
         whole = embedded.result["participants"][name]
         assert account == other
-        assert seat["metrics"]["auc"]["federated"] == pytest.approx(whole["metrics"]["auc"]["federated"], abs=1e-3)
-        assert (seat["rows"], seat["units"], seat["classes"]) == (whole["rows"], whole["units"], whole["classes"])
+        assert participant["metrics"]["auc"]["federated"] == pytest.approx(
+            whole["metrics"]["auc"]["federated"], abs=1e-3
+        )
+        assert (participant["rows"], participant["units"], participant["classes"]) == (
+            whole["rows"],
+            whole["units"],
+            whole["classes"],
+        )
         assert 0 < account["run"] <= account["budget"]
-        assert seat["noise_multiplier"] == embedded.result["participants"][name]["noise_multiplier"]
+        assert participant["noise_multiplier"] == embedded.result["participants"][name]["noise_multiplier"]
 
 
 def test_noise_is_fresh_and_the_record_says_what_it_is(tmp_path: Path) -> None:
@@ -127,9 +133,9 @@ def test_noise_is_fresh_and_the_record_says_what_it_is(tmp_path: Path) -> None:
     assert (result["engine"], result["observer"], result["charged"]) == ("vectorized", "simulation", False)
     assert result["together"].startswith("simulation only")
     assert result["noise"] == "operating system entropy"
-    assert all(seat["bytes"] == {"sent": 0, "received": 0} for seat in result["participants"].values())
+    assert all(participant["bytes"] == {"sent": 0, "received": 0} for participant in result["participants"].values())
     assert not list(runs[0].job.folder.rglob("ledger.db"))
-    assert all(0 < seat["epsilon"]["run"] <= 3 for seat in result["participants"].values())
+    assert all(0 < participant["epsilon"]["run"] <= 3 for participant in result["participants"].values())
 
 
 def test_the_scratch_account_is_the_ledgers(tmp_path: Path) -> None:

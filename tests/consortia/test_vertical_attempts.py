@@ -90,8 +90,8 @@ def _with_a_third(tmp_path: Path) -> Shared:
     """A masked sum of three: another factory, the plant."""
     shared = make_shared(tmp_path, persons=300)
     data = shared.scenario.model_dump(mode="python", by_alias=True)
-    (seat,) = (seat for seat in data["roster"] if seat["name"] == "factory")
-    data["roster"] = (*data["roster"], {**seat, "name": "plant"})
+    (participant,) = (participant for participant in data["roster"] if participant["name"] == "factory")
+    data["roster"] = (*data["roster"], {**participant, "name": "plant"})
     data["contract"]["vertical"] |= {"partners": ("hospital", "factory", "plant"), "secure_sum": True}
     shared.scenario = parse(Scenario, data, "test")
     home = Home(tmp_path / "participants" / "plant", "plant", simulation=True)

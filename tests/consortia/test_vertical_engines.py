@@ -92,7 +92,7 @@ def test_a_vertical_run_on_flower_processes(tmp_path: Path, monkeypatch: pytest.
     account = result["participants"]["bank"]["epsilon"]
     assert (account["run"], account["delta"], account["unit"]) == (2.0, 0.0, "record")
     assert result["participants"]["hospital"]["epsilon"]["non_private"] is True
-    assert all(seat["metrics"] == {} for seat in result["participants"].values())
+    assert all(participant["metrics"] == {} for participant in result["participants"].values())
     receipt = json.loads((homes / "bank" / "runs" / result["run_id"] / "receipt.json").read_text())
     assert receipt["decision"]["joins"] is True
     # What Flower and the coordinator have stored: the SuperLink's state, logs, events, records.

@@ -95,7 +95,7 @@ def test_a_label_message_of_another_kind_is_refused(message: bytes) -> None:
 def test_a_partner_has_no_epsilon_by_the_command_line() -> None:
     """It would be ignored, and the scores be as exact as without it."""
     scenario = load_scenario("shared-customers")
-    assert scenario.with_overrides(epsilon=["bank=1"]).seat("bank").epsilon == 1
+    assert scenario.with_overrides(epsilon=["bank=1"]).participant("bank").epsilon == 1
     with pytest.raises(InputError, match=r"wanted the label owner bank, got a partner; its scores .*score_epsilon"):
         scenario.with_overrides(epsilon=["hospital=1"])
 

@@ -244,13 +244,13 @@ def test_nothing_leaves_without_an_event_or_a_place_on_the_list(
         readies[name] = _ready(ready, name)
         kinds = ["train"] * ROUNDS + ["evaluate"]
         assert len(replies) == len(kinds)
-        seat, home = job.scenario.seat(name), job.homes[name]
+        participant, home = job.scenario.participant(name), job.homes[name]
         policy = load_policy(home.policy, simulation=False)
         unfounded[name] = []
         with Ledger.open(home.ledger, name) as ledger:
             for number, (data, kind) in enumerate(zip(replies, kinds, strict=True), start=1):
-                said = header(contract, seat, policy, job.run_id, number, kind)
-                unfounded[name] += unaccounted(data, said, contract, seat, ledger)
+                said = header(contract, participant, policy, job.run_id, number, kind)
+                unfounded[name] += unaccounted(data, said, contract, participant, ledger)
         sizes[name] = [len(data) for data in replies]
         headers[name] = [
             {k: v for k, v in decode(data).header.items() if k not in {"participant", "ledger_head"}}

@@ -30,7 +30,7 @@ epsilon = 3.0
 """
 
 
-def _seats(names: str, epsilon: str) -> str:
+def _participants(names: str, epsilon: str) -> str:
     sites = {"a": ("radio-tv", 280), "b": ("new-car", 234), "c": ("used-car", 103), "d": ("furniture", 181)}
     return "".join(
         f'[[roster]]\nname = "bank-{name}"\nindustry = "bank"\ndataset = "credit"\nsite = "{site}"\nunits = {units}\n'
@@ -58,7 +58,7 @@ local_steps = 1
 sampling_rate = 0.5
 clip = 1.0
 learning_rate = 0.5
-""" + _seats("abcd", "2.0")
+""" + _participants("abcd", "2.0")
 
 #: Three banks that trust their coordinator.
 COORDINATOR = """
@@ -83,7 +83,7 @@ local_steps = 2
 sampling_rate = 0.5
 clip = 1.0
 learning_rate = 0.5
-""" + _seats("abc", "inf")
+""" + _participants("abc", "inf")
 
 #: A bank, a hospital and a factory that know some of the same persons.
 VERTICAL = """
@@ -125,7 +125,7 @@ learner = "additive"
 [contract.additive]
 boosting_rounds = 3
 [contract.industries.bank]
-""" + _seats("ab", "2.0")
+""" + _participants("ab", "2.0")
 #: Three banks: statistics before training.
 STATISTICS = """
 schema = 1
@@ -137,7 +137,7 @@ wire = 1
 mode = "horizontal"
 learner = "statistics"
 [contract.industries.bank]
-""" + _seats("abc", "2.0")
+""" + _participants("abc", "2.0")
 
 SCENARIOS = {
     "local": SCENARIO,

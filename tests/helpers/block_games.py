@@ -12,6 +12,6 @@ from consortia.audit.settings import Audit
 
 def play(audit: Audit, seeds: Iterable[int], place: int = 0) -> list[Game]:
     """Return the games of one participant's rows; `place` is where it stands on the roster."""
-    seat = audit.scenario.roster[place]
-    deck = Deck(audit.pool(seat))
-    return [game for seed in seeds for game in statistics_games.scene(audit, seat, deck, seed)]
+    participant = audit.scenario.roster[place]
+    deck = Deck(audit.pool(participant))
+    return [game for seed in seeds for game in statistics_games.scene(audit, participant, deck, seed)]

@@ -45,11 +45,11 @@ def captured_bank(make_site: Callable[..., Any], tmp_path: Path, rows: int, *, p
 
 def unaccounted_in(site: Any, sent: list[bytes]) -> list[str]:
     """Return what of its replies is neither a public value nor backed by an event."""
-    contract, seat = site.scenario.contract, site.scenario.seat(site.name)
+    contract, participant = site.scenario.contract, site.scenario.participant(site.name)
     policy = load_policy(site.home.policy, simulation=True)
     found = []
     with site.ledger() as ledger:
         for number, data in enumerate(sent, start=1):
-            said = header(contract, seat, policy, "run-1", number, "train" if number <= ROUNDS else "evaluate")
-            found += unaccounted(data, said, contract, seat, ledger)
+            said = header(contract, participant, policy, "run-1", number, "train" if number <= ROUNDS else "evaluate")
+            found += unaccounted(data, said, contract, participant, ledger)
     return found

@@ -42,7 +42,9 @@ def write_run(root: Path, rounds: int = 3) -> Path:
 def write_result(folder: Path, *, simulation: bool = False) -> None:
     """Write `result.json` as the coordinator of a deployed run or the operator of a simulation has it."""
     scenario = load_scenario("banks")
-    seats = {seat.name: _seat(seat.name == "used-car", simulation) for seat in scenario.roster}
+    participants = {
+        participant.name: _participant(participant.name == "used-car", simulation) for participant in scenario.roster
+    }
     result = {
         "schema": 1,
         "run_id": folder.name,
@@ -57,7 +59,7 @@ def write_result(folder: Path, *, simulation: bool = False) -> None:
         "reason": "",
         "rounds": 3,
         "seconds": 12.34,
-        "participants": seats,
+        "participants": participants,
         "history": [],
         "environment": environment.describe(),
         "files": environment.hashes(folder),
@@ -71,7 +73,7 @@ def write_result(folder: Path, *, simulation: bool = False) -> None:
         (home / "progress.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def _seat(answers: bool, simulation: bool) -> dict[str, Any]:
+def _participant(answers: bool, simulation: bool) -> dict[str, Any]:
     account = {
         "run": 2.7182 if answers else None,
         "lifetime": 3.1415 if answers and simulation else None,

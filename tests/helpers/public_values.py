@@ -10,7 +10,7 @@ from consortia.messages.envelope import decode
 from consortia.metrics.score_bins import HISTOGRAM
 from consortia.terms.contract import Contract
 from consortia.terms.policy import Policy
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scopes import for_participant, initial_groups
 from privacy.accounting import solve_noise_multiplier
 from privacy.egress import KINDS
@@ -18,19 +18,21 @@ from privacy.histogram import plan_noise
 from privacy.ledger import Ledger
 
 
-def header(contract: Contract, seat: Seat, policy: Policy, run: str, number: int, kind: str) -> dict[str, str]:
+def header(
+    contract: Contract, participant: RosterParticipant, policy: Policy, run: str, number: int, kind: str
+) -> dict[str, str]:
     """Return every value of an honest reply's header but the link of the ledger; the ledger was empty before."""
-    terms = contract.industries[seat.industry]
-    epsilon = min(seat.epsilon, policy.budget.run.epsilon)
-    delta = min(seat.delta, policy.budget.run.delta)
-    unit = policy.dataset[seat.dataset].unit
+    terms = contract.industries[participant.industry]
+    epsilon = min(participant.epsilon, policy.budget.run.epsilon)
+    delta = min(participant.delta, policy.budget.run.delta)
+    unit = policy.dataset[participant.dataset].unit
     steps = terms.local_steps * contract.rounds
     sigma = solve_noise_multiplier(epsilon=epsilon, delta=delta, sampling_rate=terms.sampling_rate, steps=steps)
     said = {
         "wire": "1",
         "status": "OK" if kind == "train" else "EVALUATED",
         "kind": kind,
-        "participant": seat.name,
+        "participant": participant.name,
         "run": run,
         "round": str(number),
         "contract": contract.sha256(),
@@ -46,7 +48,7 @@ def header(contract: Contract, seat: Seat, policy: Policy, run: str, number: int
     paid = policy.budget.evaluation.run
     releases = 1 if partition == "evaluation" else contract.evaluation.releases_between(contract.rounds)
     noise = plan_noise(epsilon=paid.epsilon, delta=paid.delta, releases=releases)
-    rows = 1 if unit == "record" else policy.dataset[seat.dataset].max_rows_per_unit
+    rows = 1 if unit == "record" else policy.dataset[participant.dataset].max_rows_per_unit
     return said | {
         "metrics_non_private": "false",
         "metrics_partition": partition,
@@ -58,7 +60,9 @@ def header(contract: Contract, seat: Seat, policy: Policy, run: str, number: int
     }
 
 
-def unaccounted(data: bytes, said: Mapping[str, str], contract: Contract, seat: Seat, ledger: Ledger) -> list[str]:
+def unaccounted(
+    data: bytes, said: Mapping[str, str], contract: Contract, participant: RosterParticipant, ledger: Ledger
+) -> list[str]:
     """Return what of an envelope is neither a public value nor backed by an event of this very reply.
 
     Also names bytes that belong to nothing, and tensors of another shape or dtype than public terms give.
@@ -73,7 +77,7 @@ def unaccounted(data: bytes, said: Mapping[str, str], contract: Contract, seat: 
         found.append("header ledger_counter, ledger_head")
     found += [f"header {key}" for key in sorted(extra)]
     events = [event for entry in entries.values() for event in entry.events]
-    model = for_participant(initial_groups(contract, [seat.industry]), seat.industry)
+    model = for_participant(initial_groups(contract, [participant.industry]), participant.industry)
     wanted = {name: (tuple(t.shape), t.dtype) for name, t in model.items()} if said["status"] == "OK" else {}
     for name, tensor in envelope.tensors.items():
         kind = "metrics" if name == HISTOGRAM else "update"

@@ -30,7 +30,7 @@ class Town:
         folder: Path,
         *,
         rounds: int = 2,
-        seats: int = 5,
+        participants: int = 5,
         factories: int = 0,
         base: str = "secure-banks",
         epsilon: Sequence[str] = (),
@@ -43,12 +43,12 @@ class Town:
         banks, others = data["roster"], json.loads(load_scenario("factories").to_json())["roster"]
         banks.append({**banks[4], "name": "other-2"})
         others.append({**others[2], "name": "high-2"})
-        data["roster"] = [*banks[:seats], *others[:factories]]
+        data["roster"] = [*banks[:participants], *others[:factories]]
         data["contract"].update(rounds=rounds, **contract)
         for key in ("noise", "largest_clip", "smallest_clip", "rows"):
             (data["contract"]["secure"] or {}).pop(key, None)
         self.scenario = Scenario.model_validate_json(json.dumps(data)).with_overrides(rounds=rounds, epsilon=epsilon)
-        self.homes = {seat.name: self._home(seat.name) for seat in self.scenario.roster}
+        self.homes = {participant.name: self._home(participant.name) for participant in self.scenario.roster}
         pin_each_other(self.homes)
         self.sent: dict[str, list[bytes]] = {name: [] for name in self.homes}
         self.replies: dict[str, list[bytes]] = {name: [] for name in self.homes}
@@ -58,7 +58,7 @@ class Town:
     def _home(self, name: str) -> Home:
         home = Home(self.folder / "participants" / name, name, simulation=True)
         home.create(split_seed=3)
-        industry = self.scenario.seat(name).industry
+        industry = self.scenario.participant(name).industry
         scenario = {"bank": self.base, "factory": "factories"}[industry]
         model = name.removesuffix("-2")
         text = demo_policy_file(scenario, model).read_text(encoding="utf-8")

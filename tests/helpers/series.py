@@ -82,6 +82,9 @@ def use(plan: str) -> None:
         def __init__(self, _scenario: Any, _run_id: str, _out: Path, exchange: Any, heads: Path | None) -> None:
             self._exchange, self._heads = exchange, heads
 
+        def ask_who_can(self, *, resume: bool) -> None:
+            """Ask nobody: a run that is refused is not what these tests are about."""
+
         def run(self, *, resume: bool) -> None:
             del resume
             for one in runs:

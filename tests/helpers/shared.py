@@ -77,17 +77,17 @@ def make_shared(folder: Path, persons: int = 600, **vertical: Any) -> Shared:
     """Return participants of shared-customers with few rows and a quick model."""
     scenario = load_scenario("shared-customers")
     homes = {}
-    for seat in scenario.roster:
-        home = Home(folder / "participants" / seat.name, seat.name, simulation=True)
+    for participant in scenario.roster:
+        home = Home(folder / "participants" / participant.name, participant.name, simulation=True)
         home.create(split_seed=1)
-        data = tomllib.loads(demo_policy_file("shared-customers", seat.name).read_text(encoding="utf-8"))
+        data = tomllib.loads(demo_policy_file("shared-customers", participant.name).read_text(encoding="utf-8"))
         data["dataset"]["customers"]["source"] = f"synthetic:{persons}"
         data["vertical"] |= {"models": ["logistic"]}
-        if seat.name == "bank":
+        if participant.name == "bank":
             data["vertical"]["new_persons"] = f"synthetic:{persons}"
         home.policy.write_text(tomli_w.dumps(data), encoding="utf-8")
-        Ledger.create(home.ledger, seat.name).close()
-        homes[seat.name] = home
+        Ledger.create(home.ledger, participant.name).close()
+        homes[participant.name] = home
     introduce(scenario, homes)
     made = Shared(folder, scenario, homes)
     made.contract(**{"batches": 0, **vertical})

@@ -80,8 +80,8 @@ def test_equal_updates_come_back_and_buffers_of_whole_numbers_do_not_count() -> 
 def _banks() -> Scenario:
     data = json.loads(load_scenario("banks").to_json())
     data["contract"]["strategy"]["weighting"] = "information"
-    for seat, epsilon in zip(data["roster"], (1.0, 2.0, 4.0, 8.0, 8.0), strict=True):
-        seat["epsilon"] = epsilon
+    for participant, epsilon in zip(data["roster"], (1.0, 2.0, 4.0, 8.0, 8.0), strict=True):
+        participant["epsilon"] = epsilon
     return scenario_from_json(json.dumps(data))
 
 

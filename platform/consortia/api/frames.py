@@ -46,14 +46,16 @@ def receipts(
     result: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]], metric: str | None = None
 ) -> pd.DataFrame:
     """See `consortia.Run.receipts`; `own` are the participants' receipts that the reader may see."""
-    known = sorted({name for seat in result["participants"].values() for name in seat["metrics"]})
+    known = sorted({name for participant in result["participants"].values() for name in participant["metrics"]})
     if metric is not None and metric not in known:
         raise ArgumentError(f"metric: wanted one of {', '.join(known)}, got {metric!r}")
-    lines = {name: _receipt(seat, own.get(name, {}), metric) for name, seat in result["participants"].items()}
+    lines = {
+        name: _receipt(participant, own.get(name, {}), metric) for name, participant in result["participants"].items()
+    }
     names = list(_RECEIPT)
     if "placebo" in result:
-        for name, seat in result["placebo"]["participants"].items():
-            transfer = seat["transfer"] or {}
+        for name, participant in result["placebo"]["participants"].items():
+            transfer = participant["transfer"] or {}
             lines[name] |= {"transfer": transfer.get("value")} | {
                 f"transfer_{end}": transfer.get(end) for end in ("low", "high")
             }
@@ -63,23 +65,23 @@ def receipts(
     return _numbers(table, {"industry", "state", "metric", "verdict", "keeps", "unit", "relation", "synthetic"})
 
 
-def _receipt(seat: Mapping[str, Any], own: Mapping[str, Any], wanted: str | None) -> dict[str, Any]:
-    leading = seat.get("headline") or next(iter(seat["metrics"]), None)
+def _receipt(participant: Mapping[str, Any], own: Mapping[str, Any], wanted: str | None) -> dict[str, Any]:
+    leading = participant.get("headline") or next(iter(participant["metrics"]), None)
     metric = wanted or leading
-    gains = {name: (seat.get(name) or {}) if metric == leading else {} for name in _GAINS}
-    gains["net_gain"] = seat.get("net_gains", {}).get(metric) or gains["net_gain"]
-    values, account = seat["metrics"].get(metric, {}), seat["epsilon"]
+    gains = {name: (participant.get(name) or {}) if metric == leading else {} for name in _GAINS}
+    gains["net_gain"] = participant.get("net_gains", {}).get(metric) or gains["net_gain"]
+    values, account = participant["metrics"].get(metric, {}), participant["epsilon"]
     infinite = bool(account["non_private"])
     return {
-        "industry": seat["industry"],
-        "state": seat["state"],
+        "industry": participant["industry"],
+        "state": participant["state"],
         "metric": metric,
         **{model: values.get(model) for model in _MODELS},
         **{name: gain.get("value") for name, gain in gains.items()},
         **{f"{name}_{end}": gain.get(end) for name, gain in gains.items() for end in _ENDS},
         "verdict": verdict(gains["net_gain"] or None),
-        "keeps": seat.get("keeps"),
-        "units": sum(seat["units"].values()) if seat.get("units") else None,
+        "keeps": participant.get("keeps"),
+        "units": sum(participant["units"].values()) if participant.get("units") else None,
         "quarantined": own["quarantine"]["rows_read"] - own["quarantine"]["rows_kept"] if "quarantine" in own else None,
         "epsilon_run": math.inf if infinite else account["run"],
         "budget_run": math.inf if infinite else account["budget"],
@@ -89,7 +91,7 @@ def _receipt(seat: Mapping[str, Any], own: Mapping[str, Any], wanted: str | None
         "delta_lifetime": account["lifetime_delta"],
         "unit": account["unit"],
         "relation": own.get("epsilon", {}).get("relation", RELATION),
-        "synthetic": seat.get("synthetic"),
+        "synthetic": participant.get("synthetic"),
     }
 
 
@@ -126,22 +128,22 @@ def history(facts: Facts) -> pd.DataFrame:
     if facts.vertical:
         return pd.DataFrame(facts.result["history"])
     lines = []
-    for seat in facts.run.seats.values():
-        metric, points = facts.progress.get(seat.name, (None, []))
-        values, epsilons = dict(points), dict(curve(facts.run, seat, most=len(seat.contributed) or 1))
-        so_far: float | None = math.inf if seat.non_private else 0.0
+    for participant in facts.run.participants.values():
+        metric, points = facts.progress.get(participant.name, (None, []))
+        values, epsilons = dict(points), dict(curve(facts.run, participant, most=len(participant.contributed) or 1))
+        so_far: float | None = math.inf if participant.non_private else 0.0
         for number, _, _ in facts.run.rounds:
             so_far = epsilons.get(number, so_far)
             lines.append(
                 {
                     "round": number,
-                    "participant": seat.name,
+                    "participant": participant.name,
                     "metric": metric,
                     "value": values.get(number),
                     "epsilon": so_far,
-                    "budget": math.inf if seat.non_private else seat.budget,
-                    "delta": seat.delta,
-                    "unit": seat.unit,
+                    "budget": math.inf if participant.non_private else participant.budget,
+                    "delta": participant.delta,
+                    "unit": participant.unit,
                     "relation": RELATION,
                 }
             )

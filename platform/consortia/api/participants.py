@@ -129,7 +129,7 @@ class Participant:
         """Whether epsilon is infinite."""
         return math.isinf(self.epsilon)
 
-    def seat(self, client: IndustryClient) -> dict[str, Any]:
+    def participant(self, client: IndustryClient) -> dict[str, Any]:
         """Return the participant's line of a roster."""
         return {
             "name": self.name,

@@ -69,7 +69,7 @@ def plan(
         each.name: {
             "industry": each.industry,
             "units": each.training_units,
-            "epsilon": loaded.seat(each.name).epsilon,
+            "epsilon": loaded.participant(each.name).epsilon,
             "delta": each.delta,
             **_line(found.get(each.name)),
         }

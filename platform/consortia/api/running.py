@@ -113,11 +113,11 @@ def finished(job: Job, options: Options, *, progress: bool = False, scratch: Scr
 def _why(done: Run) -> str:
     """Return what each participant's own log ends with, which a simulation's operator may read; else its last code."""
     said = []
-    for name, seat in done.result["participants"].items():
-        if seat["failures"]:
+    for name, participant in done.result["participants"].items():
+        if participant["failures"]:
             log = done.folder / "participants" / name / "participant.log"
             lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-            said.append(json.loads(lines[-1])["message"] if lines else f"{name}: {seat['failures'][-1]['code']}")
+            said.append(json.loads(lines[-1])["message"] if lines else f"{name}: {participant['failures'][-1]['code']}")
     return "".join(f"\n{line}" for line in (*said, *_advice(said)))
 
 

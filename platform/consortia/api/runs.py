@@ -98,7 +98,7 @@ class Run:
     @property
     def participants(self) -> list[str]:
         """The participants' names, in the order of the roster."""
-        return [seat.name for seat in self.scenario.roster]
+        return [participant.name for participant in self.scenario.roster]
 
     @property
     def status(self) -> str:
@@ -246,7 +246,7 @@ class Run:
         return f"{self.scenario.title} ({rows})"
 
     def _industry(self, industry: str | None) -> str:
-        names = sorted({seat.industry for seat in self.scenario.roster})
+        names = sorted({participant.industry for participant in self.scenario.roster})
         if industry is None and len(names) == 1:
             return names[0]
         if industry not in names:

@@ -133,7 +133,7 @@ def train(
             "industries": {client.name: rules},
             **(contract or {}),
         }
-        roster = [each.seat(client) for each in members]
+        roster = [each.participant(client) for each in members]
         given = {"schema": 1, "name": "frames", "title": "Rows from Python", "contract": terms, "roster": roster}
         data = _plain(given)
         scenario = settled(parse(Scenario, data, "train"))

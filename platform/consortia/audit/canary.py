@@ -20,7 +20,7 @@ from consortia.audit.reference import clipped, unit_gradients
 from consortia.audit.release import observe
 from consortia.audit.result import ALPHA, Check, Findings, Progress
 from consortia.audit.settings import Audit
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 
 _EPSILON = 1.0
 _ROUNDS, _STEPS = 2, 2
@@ -33,13 +33,13 @@ _SHARES = (1.0, 1 / 3)  # of the canaries that are guessed at: fixed before, the
 def run(audit: Audit, progress: Progress) -> Findings:
     """Attack one participant of each industry."""
     findings = Findings("canary")
-    for seat in audit.one_per_industry():
-        progress(seat.name)
-        findings.checks += _attack(audit, seat)
+    for participant in audit.one_per_industry():
+        progress(participant.name)
+        findings.checks += _attack(audit, participant)
     return findings
 
 
-def _attack(audit: Audit, seat: Seat) -> list[Check]:
+def _attack(audit: Audit, participant: RosterParticipant) -> list[Check]:
     gradient = audit.contract.strategy.strategy().fit.gradient
     changes: dict[str, Any] = {
         "rounds": _ROUNDS,
@@ -49,17 +49,17 @@ def _attack(audit: Audit, seat: Seat) -> list[Check]:
         "momentum": 0.0,
         "weight_decay": 0.0,
     }
-    contract = altered(audit.contract, seat.industry, **changes)
-    pool = audit.pool(seat)
-    model = random_model(contract, seat.industry, audit.random, 1.0)
-    start = {**first_private(contract, seat.industry, model), **model}
+    contract = altered(audit.contract, participant.industry, **changes)
+    pool = audit.pool(participant)
+    model = random_model(contract, participant.industry, audit.random, 1.0)
+    start = {**first_private(contract, participant.industry, model), **model}
     rows = pool.of("train")[:60]
     table = pool.encode(pool.frame.iloc[rows], "record")
-    clip = contract.industries[seat.industry].clip
-    gradients = clipped(unit_gradients(contract, seat.industry, start, table), clip)
+    clip = contract.industries[participant.industry].clip
+    gradients = clipped(unit_gradients(contract, participant.industry, start, table), clip)
     chosen = _apart(gradients, min(_CANARIES, gradients.shape[1]))
     decode = np.linalg.pinv(gradients[chosen])
-    bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat))
+    bench = audit.bench(participant, epsilon=_EPSILON, delta=audit.probe_delta(participant))
     filler = pool.frame.iloc[pool.of("test")[:1]]  # a row that does not train: a source may not be empty
     runs = _QUICK_RUNS if audit.quick else _RUNS
     present, scores = [], []
@@ -69,7 +69,7 @@ def _attack(audit: Audit, seat: Seat) -> list[Check]:
         source = pool.write(pd.concat([frame, filler]))
         sents = [bench.train(contract, f"canary-{number}", round_, model, source) for round_ in range(1, _ROUNDS + 1)]
         present.append(coins)
-        seen, checks = observe(bench, contract, sents, seat.name)
+        seen, checks = observe(bench, contract, sents, participant.name)
         scores.append(np.sum([one.total @ decode for one in seen], axis=0))
     truth = np.concatenate(present)
     surplus = np.concatenate(scores) - _ROUNDS * changes["local_steps"] * _RATE / 2
@@ -83,7 +83,7 @@ def _attack(audit: Audit, seat: Seat) -> list[Check]:
         out.append(
             Check(
                 "nobody can tell who took part better than the claimed epsilon permits",
-                seat.name,
+                participant.name,
                 f"epsilon at most {claimed[0]:g} at delta {claimed[1]:g}",
                 f"{correct} of {len(guessed)} guesses right about {len(truth)} canaries: epsilon at least {bound:.2f}",
                 statistics.guesses_p(len(truth), len(guessed), correct, *claimed),

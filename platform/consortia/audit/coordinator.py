@@ -27,7 +27,7 @@ from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.trusted_rounds import CentralRounds
 from consortia.messages.envelope import decode
 from consortia.terms.contract import contract_from_json
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, initial_groups
 from consortia.trust import trusted_coordinator
@@ -78,7 +78,7 @@ def _law(audit: Audit, findings: Findings, *, answers: bool) -> None:
     for _ in range(count):
         model = {name: tensor + torch.randn(tensor.shape) * 0.3 for name, tensor in start.items()}
         changes = _changes(audit, len(scenario.roster), size, plan.clip) if answers else []
-        names = sorted(seat.name for seat in scenario.roster)
+        names = sorted(participant.name for participant in scenario.roster)
 
         def ask(
             sent: Mapping[str, State], changes: list[Array] = changes, names: list[str] = names, model: State = model
@@ -148,7 +148,7 @@ def _draws(audit: Audit) -> list[Check]:
     strategy, rate = rounds.scenario.contract.strategy.strategy(), rounds.plan.sampling_rate
     start = shared_start(rounds.scenario.contract, next(iter(rounds.scenario.contract.industries)))
     ((group, _),) = _groups(rounds.scenario, start).items()
-    names = sorted(seat.name for seat in rounds.scenario.roster)
+    names = sorted(participant.name for participant in rounds.scenario.roster)
     count = 16 * (_QUICK_ROUNDS if audit.quick else _ROUNDS)  # a coin tells little, and costs little
     asked = np.zeros((count, len(names)))
     for place in range(count):
@@ -226,25 +226,25 @@ def _account(audit: Audit) -> list[Check]:
     ]
 
 
-def _participant(audit: Audit, seat: Seat) -> list[Check]:
+def _participant(audit: Audit, participant: RosterParticipant) -> list[Check]:
     """A real participant's change is shortened before it leaves, whatever its rows and steps made of it."""
     contract = audit.contract
     terms = contract.central
     if terms is None:
         return []
-    bench = audit.bench(seat, epsilon=math.inf)
-    pool = audit.pool(seat)
+    bench = audit.bench(participant, epsilon=math.inf)
+    pool = audit.pool(participant)
     source = pool.write(pool.frame.iloc[pool.of("train")[:40]])
-    model = shared_start(contract, seat.industry)
+    model = shared_start(contract, participant.industry)
     data = json.loads(contract.canonical())
-    data["industries"][seat.industry] |= {"learning_rate": 50.0}
+    data["industries"][participant.industry] |= {"learning_rate": 50.0}
     sent = bench.train(contract_from_json(json.dumps(data)), "central", 1, model, source)
     length = float(flat_change(model, dict(decode(sent.reply).tensors)).norm())
     place = sum(float(np.square(np.spacing(np.abs(t.numpy()))).sum()) for t in sent.tensors.values()) ** 0.5
     return [
         fact(
             "a participant shortens its change to the contract's clip",
-            seat.name,
+            participant.name,
             0 < length <= terms.clip * (1 + 1e-6) + place,
             wanted=f"at most {terms.clip:g}",
             got=f"{length:.6g}",

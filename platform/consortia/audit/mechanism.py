@@ -23,7 +23,7 @@ from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.rows import Pool
 from consortia.audit.settings import Audit, Noise
 from consortia.terms.contract import Contract
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 
 _EPSILON = 8.0
 _ROUNDS, _QUICK_ROUNDS = 8, 4
@@ -39,39 +39,39 @@ _SCALES = (0.3, 10.0)
 def run(audit: Audit, progress: Progress) -> Findings:
     """Check one participant of each industry."""
     findings = Findings("mechanism")
-    for seat in audit.one_per_industry():
-        pool = audit.pool(seat)
+    for participant in audit.one_per_industry():
+        pool = audit.pool(participant)
         units = ("record", *pool.unit_columns[:1])
         if len(units) == 1:
-            findings.notes.append(f"{seat.industry}: no column can be a unit of several rows; units are records")
+            findings.notes.append(f"{participant.industry}: no column can be a unit of several rows; units are records")
         for unit in units:
             for what, changes in audit.models().items():
-                subject = f"{seat.name}, by {unit}, {what}"
+                subject = f"{participant.name}, by {unit}, {what}"
                 progress(subject)
-                rules = audit.contract.industries[seat.industry]
+                rules = audit.contract.industries[participant.industry]
                 terms = {
                     "rounds": _rounds(audit),
                     "local_steps": 1,
                     "sampling_rate": 1.0,
                     # One step: any rate tells the same, if the noise is large enough for float32.
-                    "learning_rate": max(rules.learning_rate, 1e-3 * seat.units / rules.clip),
+                    "learning_rate": max(rules.learning_rate, 1e-3 * participant.units / rules.clip),
                     **changes,
                 }
                 if what != "own model":
                     terms["clip"] = 0.6 * rules.clip  # another one, since 1 hides a factor that is missing
-                contract = altered(audit.contract, seat.industry, **terms)
-                for noise in _kinds(audit, seat, (unit == "record") == (what == "own model")):
+                contract = altered(audit.contract, participant.industry, **terms)
+                for noise in _kinds(audit, participant, (unit == "record") == (what == "own model")):
                     told = f"{subject}, {noise} noise"
-                    _whole(audit, seat, contract, unit, findings, told, noise)
+                    _whole(audit, participant, contract, unit, findings, told, noise)
                     if what == "own model":
-                        _one_unit(audit, seat, contract, unit, findings, told, noise)
+                        _one_unit(audit, participant, contract, unit, findings, told, noise)
                         if unit == "record":
-                            _crowd(audit, seat, contract, findings, told, noise)
+                            _crowd(audit, participant, contract, findings, told, noise)
     return findings
 
 
-def _kinds(audit: Audit, seat: Seat, first: bool) -> tuple[Noise, ...]:
-    return (audit.noise_of(seat, first),) if audit.quick else ("secure", "float")
+def _kinds(audit: Audit, participant: RosterParticipant, first: bool) -> tuple[Noise, ...]:
+    return (audit.noise_of(participant, first),) if audit.quick else ("secure", "float")
 
 
 def _rounds(audit: Audit) -> int:
@@ -86,40 +86,46 @@ def frame_of(pool: Pool, unit: str, units: Sequence[Sequence[int]]) -> pd.DataFr
 
 
 def _play(
-    audit: Audit, seat: Seat, contract: Contract, unit: str, frame: pd.DataFrame, noise: Noise
+    audit: Audit, participant: RosterParticipant, contract: Contract, unit: str, frame: pd.DataFrame, noise: Noise
 ) -> tuple[Bench, list[Sent]]:
     """One run over all its rounds, with a random model in each."""
     # Rows of the other partitions are in the file too: they must not count.
-    pool = audit.pool(seat)
+    pool = audit.pool(participant)
     others = pool.frame.iloc[[*pool.of("validation")[:_OTHERS], *pool.of("test")[:_OTHERS]]].copy()
     if unit != "record":
         others = others.iloc[:0]
     source = pool.write(pd.concat([frame, others]))
-    bench = audit.bench(seat, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(seat), noise=noise)
+    bench = audit.bench(participant, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(participant), noise=noise)
     sents = []
     for number in range(1, contract.rounds + 1):
-        model = random_model(contract, seat.industry, audit.random, _SCALES[number % len(_SCALES)])
+        model = random_model(contract, participant.industry, audit.random, _SCALES[number % len(_SCALES)])
         sents.append(bench.train(contract, "mechanism", number, model, source))
     return bench, sents
 
 
 def _whole(
-    audit: Audit, seat: Seat, contract: Contract, unit: str, findings: Findings, subject: str, noise: Noise
+    audit: Audit,
+    participant: RosterParticipant,
+    contract: Contract,
+    unit: str,
+    findings: Findings,
+    subject: str,
+    noise: Noise,
 ) -> None:
     """Units of one row and of many, some of them equal."""
-    pool = audit.pool(seat)
+    pool = audit.pool(participant)
     train = pool.of("train")
     many = [list(train[:_ROWS]), *([int(train[0])] * _ROWS for _ in range(_COPIES))]
     single = [[int(row)] for row in train[_ROWS : _ROWS + _UNITS]]
     frame = frame_of(pool, unit, many + single)
     table = pool.encode(frame, unit)
-    bench, sents = _play(audit, seat, contract, unit, frame, noise)
+    bench, sents = _play(audit, participant, contract, unit, frame, noise)
     seen, checks = observe(bench, contract, sents, subject)
     findings.checks += checks
-    clip = contract.industries[seat.industry].clip
+    clip = contract.industries[participant.industry].clip
     left = []
     for one in seen:
-        wanted = clipped(unit_gradients(contract, seat.industry, one.start, table), clip).sum(axis=0)
+        wanted = clipped(unit_gradients(contract, participant.industry, one.start, table), clip).sum(axis=0)
         left.append((one.total - wanted) / one.noise)
     rest = np.array(left)
     found = f"mean square {np.square(rest).mean():.4g} over {rest.size} numbers, means up to {_largest(rest):.3g}"
@@ -143,22 +149,24 @@ def _whole(
     ]
 
 
-def _crowd(audit: Audit, seat: Seat, contract: Contract, findings: Findings, subject: str, noise: Noise) -> None:
+def _crowd(
+    audit: Audit, participant: RosterParticipant, contract: Contract, findings: Findings, subject: str, noise: Noise
+) -> None:
     """Twice as many units as were declared: the sum has no end at any batch size."""
-    pool = audit.pool(seat)
-    copies = math.ceil(2 * seat.units / _UNITS)
+    pool = audit.pool(participant)
+    copies = math.ceil(2 * participant.units / _UNITS)
     if copies * _UNITS > _MOST_UNITS:
-        findings.notes.append(f"{seat.name}: a draw of more than {_MOST_UNITS} units was not tried")
+        findings.notes.append(f"{participant.name}: a draw of more than {_MOST_UNITS} units was not tried")
         return
     rows = [int(row) for row in pool.of("train")[:_UNITS]]
     table = pool.encode(pool.frame.iloc[rows], "record")
-    bench, sents = _play(audit, seat, contract, "record", frame_of(pool, "record", [rows] * copies), noise)
+    bench, sents = _play(audit, participant, contract, "record", frame_of(pool, "record", [rows] * copies), noise)
     seen, checks = observe(bench, contract, sents, subject)
     findings.checks += checks
-    clip = contract.industries[seat.industry].clip
+    clip = contract.industries[participant.industry].clip
     left = []
     for one in seen:
-        wanted = copies * clipped(unit_gradients(contract, seat.industry, one.start, table), clip).sum(axis=0)
+        wanted = copies * clipped(unit_gradients(contract, participant.industry, one.start, table), clip).sum(axis=0)
         left.append((one.total - wanted) / one.noise)
     rest = np.array(left)
     found = f"mean square {np.square(rest).mean():.4g} over {rest.size} numbers, means up to {_largest(rest):.3g}"
@@ -178,20 +186,26 @@ def _largest(rest: Array) -> float:
 
 
 def _one_unit(
-    audit: Audit, seat: Seat, contract: Contract, unit: str, findings: Findings, subject: str, noise: Noise
+    audit: Audit,
+    participant: RosterParticipant,
+    contract: Contract,
+    unit: str,
+    findings: Findings,
+    subject: str,
+    noise: Noise,
 ) -> None:
     """A participant with a single training unit: along its own gradient the noisy sum may reach the clip, not more."""
-    pool = audit.pool(seat)
+    pool = audit.pool(participant)
     rows = [int(pool.of("train")[0])]
     frame = frame_of(pool, unit, [rows * _ROWS if unit != "record" else rows])
     table = pool.encode(frame, unit)
-    bench, sents = _play(audit, seat, contract, unit, frame, noise)
+    bench, sents = _play(audit, participant, contract, unit, frame, noise)
     seen, checks = observe(bench, contract, sents, subject)
     findings.checks += checks
-    clip = contract.industries[seat.industry].clip
+    clip = contract.industries[participant.industry].clip
     reach = []
     for one in seen:
-        gradient = unit_gradients(contract, seat.industry, one.start, table)[0]
+        gradient = unit_gradients(contract, participant.industry, one.start, table)[0]
         reach.append(float(one.total @ gradient / max(np.linalg.norm(gradient), 1e-300)) / clip)
     sigma = seen[0].noise / clip
     excess = (np.mean(reach) - 1) * np.sqrt(len(reach)) / sigma

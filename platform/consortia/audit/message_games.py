@@ -29,7 +29,7 @@ from consortia.audit.scenes import HOSTILE, MODELS, TAME, Deck, Units, model_of
 from consortia.audit.settings import Audit, Noise
 from consortia.metrics import score_bins
 from consortia.terms.contract import Contract
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scopes import State
 from privacy.observation import Note, observing
 
@@ -64,7 +64,7 @@ class Told:
 class Scene:
     """One run of the game, by its seed."""
 
-    seat: Seat
+    participant: RosterParticipant
     kind: str
     noise: Noise
     unit: str
@@ -76,14 +76,14 @@ class Scene:
     recipe: str
 
 
-def draw(audit: Audit, seat: Seat, deck: Deck, kind: str, seed: int) -> Scene:
+def draw(audit: Audit, participant: RosterParticipant, deck: Deck, kind: str, seed: int) -> Scene:
     """Return the scene of a seed."""
     random = np.random.default_rng(seed)
-    columns = audit.pool(seat).unit_columns
+    columns = audit.pool(participant).unit_columns
     unit = columns[0] if columns and random.random() < 0.7 else RECORD
     noise: Noise = "secure" if random.random() < 0.5 else "float"
     weights = str(random.choice(TAME + HOSTILE))
-    rules = audit.contract.industries[seat.industry]
+    rules = audit.contract.industries[participant.industry]
     networks = [rules.model.model_dump(mode="json"), *MODELS]
     network = networks[int(random.integers(len(networks)))]
     if "private" in str(KINDS[kind].get("scopes", "")) and network["kind"] == "linear":
@@ -104,27 +104,26 @@ def draw(audit: Audit, seat: Seat, deck: Deck, kind: str, seed: int) -> Scene:
         terms |= {"local_steps": 1, **({"strategy": {"name": "fedavg"}} if kind == "FedRep" else {})}
     if kind == "FedRep":
         terms |= KINDS[kind]
-    contract = altered(audit.contract, seat.industry, **terms)
+    contract = altered(audit.contract, participant.industry, **terms)
     cap = _CAP if unit != RECORD and (kind == "metrics" or random.random() < 0.3) else None
     units = {"train": deck.units(random, unit, "train", int(random.choice([6, 12, 30])))}
     if kind == "metrics":
         units |= {part: deck.units(random, unit, part, 6) for part in ("validation", "test")}
-    model = model_of(weights, shared_start(contract, seat.industry), random)
-    recipe = (
-        f"{seat.name}, {kind}, seed {seed}: {noise} noise, by {unit}, {network['kind']} {network.get('hidden', '')}"
-    )
+    model = model_of(weights, shared_start(contract, participant.industry), random)
+    shape = f"{network['kind']} {network.get('hidden', '')}"
+    recipe = f"{participant.name}, {kind}, seed {seed}: {noise} noise, by {unit}, {shape}"
     recipe += f", {weights} weights, clip {terms['clip']:g}, {units['train'].count} units"
-    return Scene(seat, kind, noise, unit, weights, contract, model, units, cap, recipe)
+    return Scene(participant, kind, noise, unit, weights, contract, model, units, cap, recipe)
 
 
 def play(audit: Audit, deck: Deck, scene: Scene, seed: int) -> list[Game]:
     """Play the scene; one game for each unit that is left out."""
     random = np.random.default_rng([seed, 1])
     bench = audit.bench(
-        scene.seat,
+        scene.participant,
         unit=scene.unit,
         epsilon=_EPSILON,
-        delta=audit.probe_delta(scene.seat),
+        delta=audit.probe_delta(scene.participant),
         noise=scene.noise,
         max_rows_per_unit=scene.cap,
         evaluation=(_EPSILON, 1e6) if scene.kind == "metrics" else None,
@@ -140,7 +139,7 @@ def play(audit: Audit, deck: Deck, scene: Scene, seed: int) -> list[Game]:
             units.without(left_out[1]) if left_out and left_out[0] == part else units.frame
             for part, units in scene.units.items()
         ]
-        source = audit.pool(scene.seat).write(pd.concat([*parts, *_filler(deck, scene)]))
+        source = audit.pool(scene.participant).write(pd.concat([*parts, *_filler(deck, scene)]))
         return answer(bench, scene, f"run-{seed}", rounds, source, kind)
 
     if scene.kind == "metrics":
@@ -154,9 +153,9 @@ def play(audit: Audit, deck: Deck, scene: Scene, seed: int) -> list[Game]:
     return out
 
 
-def scene(audit: Audit, seat: Seat, deck: Deck, kind: str, seed: int) -> list[Game]:
+def scene(audit: Audit, participant: RosterParticipant, deck: Deck, kind: str, seed: int) -> list[Game]:
     """Draw and play the scene of a seed."""
-    return play(audit, deck, draw(audit, seat, deck, kind, seed), seed)
+    return play(audit, deck, draw(audit, participant, deck, kind, seed), seed)
 
 
 def _filler(deck: Deck, scene: Scene) -> list[pd.DataFrame]:
@@ -193,7 +192,7 @@ def compare(scene: Scene, whole: Told, less: Told, part: str, unit: int) -> list
     """Return the games of two answers that differ in one unit of a partition."""
     path = f"{scene.kind}, {scene.noise} noise"
     recipe = f"{scene.recipe}; without {part} unit {unit}"
-    clip = scene.contract.industries[scene.seat.industry].clip
+    clip = scene.contract.industries[scene.participant.industry].clip
     told = [split(one) for one in (whole, less)]
     if whole.status != "OK" or less.status != "OK" or None in told:
         return [Game(path, f"{recipe}: {whole.status}, {less.status}, notes that no event explains", math.inf)]
@@ -262,7 +261,7 @@ def _second_count(audit: Audit, scene: Scene, whole: Told) -> list[Game]:
         return [Game(path, f"{scene.recipe}: {whole.status}, notes that no event explains", math.inf)]
     if scene.weights not in TAME:
         return []
-    pool, industry = audit.pool(scene.seat), scene.seat.industry
+    pool, industry = audit.pool(scene.participant), scene.participant.industry
     rules = scene.contract.industries[industry]
     start = {**first_private(scene.contract, industry, scene.model), **scene.model}
     table = pool.encode(scene.units["train"].frame, scene.unit, scene.cap)
@@ -289,7 +288,7 @@ def _sizes(audit: Audit, bench: Bench, deck: Deck, scene: Scene) -> list[Game]:
     units = scene.units["train"]
     for number, left in enumerate((None, units.count - 1, 0)):
         frame = units.frame if left is None else units.without(left)
-        source = audit.pool(scene.seat).write(pd.concat([frame, *_filler(deck, scene)]))
+        source = audit.pool(scene.participant).write(pd.concat([frame, *_filler(deck, scene)]))
         told.append((left, answer(bench, scene, f"size-{number}", 1, source)))
     again = answer(bench, scene, "size-0", 2, source)
     parts = split(again)
@@ -310,7 +309,7 @@ def _evaluations(
     audit: Audit, scene: Scene, bench: Bench, deck: Deck, seed: int, random: np.random.Generator
 ) -> list[Game]:
     """The closing evaluation: a histogram of the test units, once with all of them and once without one."""
-    pool, found = audit.pool(scene.seat), []
+    pool, found = audit.pool(scene.participant), []
     which = (None, ("test", int(random.integers(scene.units["test"].count))), ("train", 0))
     for number, left in enumerate(which):
         run_id, frames = f"end-{seed}-{number}", []
@@ -330,9 +329,9 @@ def _evaluations(
     return out
 
 
-def playable(audit: Audit, seat: Seat) -> tuple[dict[str, str], Sequence[str]]:
-    """Return why a kind cannot be played at a seat, and the kinds that can."""
+def playable(audit: Audit, participant: RosterParticipant) -> tuple[dict[str, str], Sequence[str]]:
+    """Return why a kind cannot be played at a participant, and the kinds that can."""
     skipped = {}
-    if not score_bins.has_bins(registry.get(seat.industry).schema.target):
+    if not score_bins.has_bins(registry.get(participant.industry).schema.target):
         skipped["metrics"] = "the target has no public bounds, so no metric leaves under DP"
     return skipped, [kind for kind in KINDS if kind not in skipped]

@@ -28,7 +28,7 @@ from consortia.audit.settings import Audit
 from consortia.metrics import score_bins
 from consortia.participant.evaluation import module_scorer
 from consortia.terms.contract import Contract
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scopes import build_module, load_state
 
 _TRAINING, _EVALUATION = 1.0, 0.5  # epsilon
@@ -61,18 +61,20 @@ def run(audit: Audit, progress: Progress) -> Findings:
     """Check one participant of each industry."""
     findings = Findings("metrics")
     noise: list[Array] = []
-    for seat in audit.one_per_industry():
-        if not score_bins.has_bins(registry.get(seat.industry).schema.target):
-            findings.notes.append(f"{seat.industry}: the target has no public bounds, so no metric leaves under DP")
+    for participant in audit.one_per_industry():
+        if not score_bins.has_bins(registry.get(participant.industry).schema.target):
+            findings.notes.append(
+                f"{participant.industry}: the target has no public bounds, so no metric leaves under DP"
+            )
             continue
-        pool = audit.pool(seat)
+        pool = audit.pool(participant)
         for unit in ("record", *pool.unit_columns[:1]):
-            subject = f"{seat.name}, by {unit}"
+            subject = f"{participant.name}, by {unit}"
             progress(subject)
             for what, probe in _PROBES.items():
-                noise += _releases(audit, seat, unit, findings, subject + what, probe)
-        progress(f"{seat.name}: a greedy coordinator")
-        findings.checks += _greedy(audit, seat)
+                noise += _releases(audit, participant, unit, findings, subject + what, probe)
+        progress(f"{participant.name}: a greedy coordinator")
+        findings.checks += _greedy(audit, participant)
     if noise:  # tails are rare: all releases together
         cells = np.concatenate([one.ravel() for one in noise])
         found = f"{cells.size} cells, the largest {np.abs(cells).max():.2f}"
@@ -81,20 +83,24 @@ def run(audit: Audit, progress: Progress) -> Findings:
     return findings
 
 
-def _bench(audit: Audit, seat: Seat, unit: str = "record", epsilon: float = _EVALUATION, runs: float = 1e6) -> Bench:
+def _bench(
+    audit: Audit, participant: RosterParticipant, unit: str = "record", epsilon: float = _EVALUATION, runs: float = 1e6
+) -> Bench:
     return audit.bench(
-        seat,
+        participant,
         unit=unit,
         max_rows_per_unit=None if unit == "record" else _MOST,
         epsilon=_TRAINING,
-        delta=audit.probe_delta(seat),
+        delta=audit.probe_delta(participant),
         evaluation=(epsilon, runs * epsilon),
     )
 
 
-def _contract(audit: Audit, seat: Seat, rounds: int) -> Contract:
+def _contract(audit: Audit, participant: RosterParticipant, rounds: int) -> Contract:
     changes: dict[str, Any] = {"rounds": rounds, "local_steps": 1}
-    return altered(audit.contract, seat.industry, evaluation={"metrics": "dp", "every": 1, "bins": _BINS}, **changes)
+    return altered(
+        audit.contract, participant.industry, evaluation={"metrics": "dp", "every": 1, "bins": _BINS}, **changes
+    )
 
 
 def _rows(pool: Pool, unit: str) -> tuple[pd.DataFrame, dict[str, Table]]:
@@ -112,17 +118,19 @@ def _rows(pool: Pool, unit: str) -> tuple[pd.DataFrame, dict[str, Table]]:
     return pd.concat(frames.values()), {name: pool.encode(counted[part], unit) for name, part in _PARTS.items()}
 
 
-def _releases(audit: Audit, seat: Seat, unit: str, findings: Findings, subject: str, probe: _Probe) -> list[Array]:
-    pool = audit.pool(seat)
+def _releases(
+    audit: Audit, participant: RosterParticipant, unit: str, findings: Findings, subject: str, probe: _Probe
+) -> list[Array]:
+    pool = audit.pool(participant)
     frame, tables = _rows(pool, unit)
     source = pool.write(frame)
-    bench = _bench(audit, seat, unit, probe.epsilon)
-    contract = _contract(audit, seat, probe.rounds)
+    bench = _bench(audit, participant, unit, probe.epsilon)
+    contract = _contract(audit, participant, probe.rounds)
     rest: dict[str, list[Array]] = {name: [] for name in _PARTS}
     facts: dict[str, Check] = {}
     for number in range(probe.quick if audit.quick else probe.runs):
         for round_ in range(1, contract.rounds + 2):
-            model = random_model(contract, seat.industry, audit.random, 1.0)
+            model = random_model(contract, participant.industry, audit.random, 1.0)
             kind = "train" if round_ <= contract.rounds else "evaluate"
             sent = bench.ask(bench.message(contract, f"metrics-{number}", round_, model, kind=kind), source)
             partition = "evaluation" if kind == "evaluate" else "validation" if round_ > 1 else None
@@ -223,16 +231,16 @@ def _laws(noise: Array, subject: str) -> list[Check]:
     ]
 
 
-def _greedy(audit: Audit, seat: Seat) -> list[Check]:
+def _greedy(audit: Audit, participant: RosterParticipant) -> list[Check]:
     """Ask for evaluations with other models, again, and in more runs than the evaluation units' lifetime holds."""
-    pool = audit.pool(seat)
+    pool = audit.pool(participant)
     source = pool.write(_rows(pool, "record")[0])
-    bench = _bench(audit, seat, runs=_LIFE)
-    contract = _contract(audit, seat, 2)
+    bench = _bench(audit, participant, runs=_LIFE)
+    contract = _contract(audit, participant, 2)
     free = True
     for number in range(math.ceil(_LIFE) + 1):
         for round_ in (1, 2, 2, 3, 3):
-            model = random_model(contract, seat.industry, audit.random, 1.0)
+            model = random_model(contract, participant.industry, audit.random, 1.0)
             kind = "train" if round_ <= contract.rounds else "evaluate"
             request = bench.message(contract, f"greedy-{number}", round_, model, kind=kind)
             sent = bench.ask(request, source)
@@ -257,20 +265,26 @@ def _greedy(audit: Audit, seat: Seat) -> list[Check]:
         spent.append((max(by_run, default=0.0), life))
     run_, life = max(one for one, _ in spent), max(one for _, one in spent)
     return [
-        fact("the same message gets the same histogram, and is not charged again", seat.name, free, wanted="equal"),
+        fact(
+            "the same message gets the same histogram, and is not charged again", participant.name, free, wanted="equal"
+        ),
         fact(
             "every histogram that left was paid for",
-            seat.name,
+            participant.name,
             len(paid) >= len(left) > 0,
             wanted=f"at least {len(left)} events",
             got=len(paid),
         ),
         fact(
-            "a run's histograms keep its budget", seat.name, run_ <= _EVALUATION * 1.001, wanted=_EVALUATION, got=run_
+            "a run's histograms keep its budget",
+            participant.name,
+            run_ <= _EVALUATION * 1.001,
+            wanted=_EVALUATION,
+            got=run_,
         ),
         fact(
             "all histograms together keep the evaluation units' lifetime",
-            seat.name,
+            participant.name,
             life <= _LIFE * _EVALUATION * 1.001,
             wanted=_LIFE * _EVALUATION,
             got=life,

@@ -64,23 +64,27 @@ def paths(audit: Audit) -> tuple[dict[str, Player], list[str]]:
         return {"vertical": partial(vertical.play, audit, party)}, ["horizontal paths: the contract is vertical"]
     players: dict[str, Player] = {}
     skipped = ["vertical training by message: the contract is horizontal"]
-    decks = {seat.name: Deck(audit.pool(seat)) for seat in audit.seats()}
+    decks = {participant.name: Deck(audit.pool(participant)) for participant in audit.participants()}
     if audit.contract.noisy_sums is not None:
         # In a secure sum a member's blocks are these, scaled by a public number.
-        for seat in audit.one_per_industry():
-            players[f"{seat.name}, {audit.contract.learner}"] = partial(
-                statistics_games.scene, audit, seat, decks[seat.name]
+        for participant in audit.one_per_industry():
+            players[f"{participant.name}, {audit.contract.learner}"] = partial(
+                statistics_games.scene, audit, participant, decks[participant.name]
             )
         return players, [*skipped, f"gradients of networks: contract.learner = {audit.contract.learner!r}"]
-    for seat in audit.one_per_industry():
-        left_out, kinds = message_games.playable(audit, seat)
-        skipped += [f"{seat.industry}, {kind}: {why}" for kind, why in left_out.items()]
+    for participant in audit.one_per_industry():
+        left_out, kinds = message_games.playable(audit, participant)
+        skipped += [f"{participant.industry}, {kind}: {why}" for kind, why in left_out.items()]
         for kind in kinds:
-            players[f"{seat.name}, {kind}"] = partial(message_games.scene, audit, seat, decks[seat.name], kind)
+            players[f"{participant.name}, {kind}"] = partial(
+                message_games.scene, audit, participant, decks[participant.name], kind
+            )
         if why := vectorised.why_not(audit):
             skipped.append(f"vectorised engine: {why}")
         else:
-            players[f"{seat.name}, vectorised"] = partial(vectorised.play, audit, seat, decks[seat.name])
+            players[f"{participant.name}, vectorised"] = partial(
+                vectorised.play, audit, participant, decks[participant.name]
+            )
     for mode in sums.MODES:
         if audit.contract.trust != "aggregate":
             skipped.append(f"secure sums, mode {mode}: contract.trust = {audit.contract.trust!r}, nothing is summed")

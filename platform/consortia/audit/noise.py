@@ -28,7 +28,7 @@ from consortia.audit.settings import Audit, Noise
 from consortia.messages.envelope import decode
 from consortia.participant.handle import handle
 from consortia.terms.contract import Contract
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 
 # Noise numbers of a participant: sigma x 2/3 and x 3/2 are then far outside every band.
 _NUMBERS, _QUICK_NUMBERS = 1000, 400
@@ -44,50 +44,52 @@ def run(audit: Audit, progress: Progress) -> Findings:
     """Check every participant, then all of them against each other."""
     findings = Findings("noise")
     everything: list[Array] = []
-    for seat in audit.seats():
-        progress(seat.name)
-        if seat.non_private:
-            findings.notes.append(f"{seat.name}: non-private, claims no epsilon; its path was audited at 1")
-        probes = _contracts(audit, seat)
+    for participant in audit.participants():
+        progress(participant.name)
+        if participant.non_private:
+            findings.notes.append(f"{participant.name}: non-private, claims no epsilon; its path was audited at 1")
+        probes = _contracts(audit, participant)
         for what, changes in probes.items():
-            contract = altered(audit.contract, seat.industry, **changes)
-            kinds: tuple[Noise, ...] = (audit.noise_of(seat, what == "own terms"),)
+            contract = altered(audit.contract, participant.industry, **changes)
+            kinds: tuple[Noise, ...] = (audit.noise_of(participant, what == "own terms"),)
             for kind in kinds if audit.quick else ("secure", "float"):
-                subject = f"{seat.name}, {what}, {kind} noise"
-                noise = _releases(audit, seat, contract, findings, subject, kind)
+                subject = f"{participant.name}, {what}, {kind} noise"
+                noise = _releases(audit, participant, contract, findings, subject, kind)
                 everything.append(noise)
-                findings.checks += _laws(noise, contract, seat.industry, subject)
-    for seat in audit.one_per_industry():
+                findings.checks += _laws(noise, contract, participant.industry, subject)
+    for participant in audit.one_per_industry():
         for width, kind in _WIDE:
-            progress(f"{seat.name}, {width} wide")
-            everything.append(_wide(audit, seat, width, kind, findings))
+            progress(f"{participant.name}, {width} wide")
+            everything.append(_wide(audit, participant, width, kind, findings))
     width = min(noise.shape[1] for noise in everything)
     together = np.concatenate([noise[-8:, :width] for noise in everything])
     findings.checks.append(_alike(together, "all participants"))
     return findings
 
 
-def _contracts(audit: Audit, seat: Seat) -> dict[str, dict[str, Any]]:
+def _contracts(audit: Audit, participant: RosterParticipant) -> dict[str, dict[str, Any]]:
     """The scenario's own terms; several steps with momentum and weight decay, where those lack them."""
     gradient = audit.contract.strategy.strategy().fit.gradient
     several = {"rounds": 8, "local_steps": 1 if gradient else 3, "momentum": 0.5, "weight_decay": 0.01}
     return {"own terms": {}, "private head": {**audit.models()["private head"], **several}}
 
 
-def _releases(audit: Audit, seat: Seat, contract: Contract, findings: Findings, subject: str, kind: Noise) -> Array:
+def _releases(
+    audit: Audit, participant: RosterParticipant, contract: Contract, findings: Findings, subject: str, kind: Noise
+) -> Array:
     """Return standardised noise, shape (n_releases, n_parameters); the last ones are of forked processes."""
-    source = _no_training_rows(audit, seat)
-    bench = audit.bench(seat, delta=min(seat.delta, audit.probe_delta(seat)), noise=kind)
+    source = _no_training_rows(audit, participant)
+    bench = audit.bench(participant, delta=min(participant.delta, audit.probe_delta(participant)), noise=kind)
     numbers = _QUICK_NUMBERS if audit.quick else _NUMBERS
-    releases = min(max(math.ceil(numbers / parameters(contract, seat.industry)), 8), _MOST_RELEASES)
+    releases = min(max(math.ceil(numbers / parameters(contract, participant.industry)), 8), _MOST_RELEASES)
     sents: list[Sent] = []
     while len(sents) < releases:
-        model = random_model(contract, seat.industry, audit.random, 1.0)
+        model = random_model(contract, participant.industry, audit.random, 1.0)
         run_id = f"noise-{len(sents)}"
         rounds = range(1, min(contract.rounds, math.ceil(releases / _RUNS)) + 1)
         sents += [bench.train(contract, run_id, number, model, source) for number in rounds]
     # Children of one and the same state, as a launcher forks them for each message.
-    model = random_model(contract, seat.industry, audit.random, 1.0)
+    model = random_model(contract, participant.industry, audit.random, 1.0)
     requests = [bench.message(contract, f"fork-{child}", 1, model) for child in range(_FORKS)]
 
     def work(request: bytes, child: int) -> bytes:
@@ -102,24 +104,27 @@ def _releases(audit: Audit, seat: Seat, contract: Contract, findings: Findings, 
     return np.array([one.standardised for one in seen])
 
 
-def _no_training_rows(audit: Audit, seat: Seat) -> Path:
-    pool = audit.pool(seat)
+def _no_training_rows(audit: Audit, participant: RosterParticipant) -> Path:
+    pool = audit.pool(participant)
     return pool.write(pool.frame.iloc[np.concatenate([pool.of(part)[:_OUTSIDE] for part in ("validation", "test")])])
 
 
-def _wide(audit: Audit, seat: Seat, width: int, kind: Noise, findings: Findings) -> Array:
+def _wide(audit: Audit, participant: RosterParticipant, width: int, kind: Noise, findings: Findings) -> Array:
     """Return standardised noise of a wide model: two rounds, and an attempt at the second that died after its noise."""
     scopes = dict.fromkeys(("encoder", "trunk", "head"), "industry")
     shared = {"model": {"kind": "mlp", "hidden": [width, width]}, "scopes": scopes}
     # Three rounds are planned for, since the attempt that died stays charged.
     plain = {"rounds": 3, "local_steps": 1, "momentum": 0.0, "weight_decay": 0.0}
-    contract = altered(audit.contract, seat.industry, **shared, **plain)
-    subject = f"{seat.name}, {width} wide, {kind} noise"
-    bench, twin = (audit.bench(seat, delta=min(seat.delta, audit.probe_delta(seat)), noise=kind) for _ in range(2))
-    source = _no_training_rows(audit, seat)
+    contract = altered(audit.contract, participant.industry, **shared, **plain)
+    subject = f"{participant.name}, {width} wide, {kind} noise"
+    bench, twin = (
+        audit.bench(participant, delta=min(participant.delta, audit.probe_delta(participant)), noise=kind)
+        for _ in range(2)
+    )
+    source = _no_training_rows(audit, participant)
     if kind == "secure" or width > min(one for one, _ in _WIDE):
         findings.checks += entropy.checks(audit, bench, twin, contract, source, subject)
-    model = random_model(contract, seat.industry, audit.random, 1.0)
+    model = random_model(contract, participant.industry, audit.random, 1.0)
     sents = [bench.train(contract, "wide", 1, model, source)]
     with entropy.abandoned() as ready:
         bench.ask(bench.message(contract, "wide", 2, model), source)
@@ -128,12 +133,12 @@ def _wide(audit: Audit, seat: Seat, width: int, kind: Noise, findings: Findings)
     findings.checks += checks
     noise = [one.standardised for one in seen]
     # The dead attempt's answer differs from the second's by noise alone.
-    names = [name for name, _ in parameter_names(contract, seat.industry)]
+    names = [name for name, _ in parameter_names(contract, participant.industry)]
     apart = flat(decode(ready[0]).tensors, names) - flat(sents[1].tensors, names)
     sign = -1 if contract.strategy.strategy().fit.gradient else 1
     noise.append(noise[1] + sign * apart / seen[1].deviation)
     found = np.array(noise)
-    findings.checks += _laws(found, contract, seat.industry, subject)
+    findings.checks += _laws(found, contract, participant.industry, subject)
     return found
 
 

@@ -27,7 +27,7 @@ from consortia.messages.envelope import decode, encode
 from consortia.metrics import score_bins
 from consortia.participant.handle import handle
 from consortia.terms.contract import Contract
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from privacy.ledger import Ledger
 
 _TOLERANCE = 0.01
@@ -40,24 +40,24 @@ _DIGEST = re.compile(r"[0-9a-f]{32,}")
 def run(audit: Audit, progress: Progress) -> Findings:
     """Check one participant of each industry."""
     findings = Findings("recount")
-    for seat in audit.one_per_industry():
-        contract = _contract(audit, seat)
-        progress(f"{seat.name}: a greedy coordinator")
-        findings.checks += _greedy(audit, seat, contract)
-        progress(f"{seat.name}: two worlds")
-        findings.checks += _two_worlds(audit, seat, contract)
-        progress(f"{seat.name}: a lifetime")
-        findings.checks += _lifetime(audit, seat, contract, at_once=False)
-        findings.checks += _lifetime(audit, seat, contract, at_once=True)
+    for participant in audit.one_per_industry():
+        contract = _contract(audit, participant)
+        progress(f"{participant.name}: a greedy coordinator")
+        findings.checks += _greedy(audit, participant, contract)
+        progress(f"{participant.name}: two worlds")
+        findings.checks += _two_worlds(audit, participant, contract)
+        progress(f"{participant.name}: a lifetime")
+        findings.checks += _lifetime(audit, participant, contract, at_once=False)
+        findings.checks += _lifetime(audit, participant, contract, at_once=True)
     progress("a killed participant")
     findings.checks += _killed(audit, next(audit.one_per_industry()))
     return findings
 
 
-def _contract(audit: Audit, seat: Seat, **changes: Any) -> Contract:
+def _contract(audit: Audit, participant: RosterParticipant, **changes: Any) -> Contract:
     gradient = audit.contract.strategy.strategy().fit.gradient
     terms = {"rounds": 2, "local_steps": 1 if gradient else 2, "sampling_rate": 0.5, **changes}
-    return altered(audit.contract, seat.industry, **terms)
+    return altered(audit.contract, participant.industry, **terms)
 
 
 #: Kinds that this recount counts by itself, with nothing of `privacy.events`; any other is a violation.
@@ -101,24 +101,24 @@ def _within(law: str, subject: str, spent: float, promise: float) -> Check:
     return fact(law, subject, spent <= promise * (1 + 1e-3), wanted=f"at most {promise:.4g}", got=f"{spent:.4g}")
 
 
-def _rows(audit: Audit, seat: Seat, first: int, last: int, broken: int = 0) -> Any:
+def _rows(audit: Audit, participant: RosterParticipant, first: int, last: int, broken: int = 0) -> Any:
     """Write rows; the first `broken` of them once more, with a label that is none, so that they are set apart."""
-    pool = audit.pool(seat)
+    pool = audit.pool(participant)
     wrong = pool.frame.iloc[first : first + broken].copy()
     wrong[pool.client.schema.target.name] = "no label"
     return pool.write(pd.concat([pool.frame.iloc[first:last], wrong]))
 
 
-def _greedy(audit: Audit, seat: Seat, contract: Contract) -> list[Check]:
+def _greedy(audit: Audit, participant: RosterParticipant, contract: Contract) -> list[Check]:
     """Ask for a run's rounds, again, from another process, and then for more of the same round."""
-    subject = seat.name
-    bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat))
-    source = _rows(audit, seat, 0, 60)
+    subject = participant.name
+    bench = audit.bench(participant, epsilon=_EPSILON, delta=audit.probe_delta(participant))
+    source = _rows(audit, participant, 0, 60)
     checks: list[Check] = []
     free = True
     models = []
     for number in range(1, contract.rounds + 1):
-        model = random_model(contract, seat.industry, audit.random, 1.0)
+        model = random_model(contract, participant.industry, audit.random, 1.0)
         models.append(model)
         request = bench.message(contract, "greedy", number, model)
         first = bench.must(bench.ask(request, source))
@@ -133,7 +133,7 @@ def _greedy(audit: Audit, seat: Seat, contract: Contract) -> list[Check]:
     bench.ask(bench.message(contract, "greedy", contract.rounds + 1, models[-1], kind="evaluate"), source)
     for _ in range(_GREEDY):
         for number in range(1, contract.rounds + 1):
-            model = random_model(contract, seat.industry, audit.random, 1.0)
+            model = random_model(contract, participant.industry, audit.random, 1.0)
             bench.ask(bench.message(contract, "greedy", number, model), source)
     ledger = bench.export()
     checks += _accounted(bench, ledger, subject)
@@ -141,7 +141,7 @@ def _greedy(audit: Audit, seat: Seat, contract: Contract) -> list[Check]:
     delta = bench.delta
     left = {sent.reply for sent in bench.captured if sent.tensors}
     sigma = [event["noise_multiplier"] for event in charged] or [0.0]
-    rules = contract.industries[seat.industry]
+    rules = contract.industries[participant.industry]
     seen = {
         "kind": "poisson_gaussian",
         "noise_multiplier": min(sigma),
@@ -221,18 +221,20 @@ def _equal(law: str, subject: str, told: float | None, counted: float) -> Check:
     return fact(law, subject, close, wanted=f"{counted:.4f}", got=told)
 
 
-def _two_worlds(audit: Audit, seat: Seat, contract: Contract) -> list[Check]:
+def _two_worlds(audit: Audit, participant: RosterParticipant, contract: Contract) -> list[Check]:
     """Twice the same rows, and once others: whatever stands in a header must not tell which."""
-    pool = audit.pool(seat)
+    pool = audit.pool(participant)
     half = len(pool.frame) // 2
     headers: list[list[Mapping[str, str]]] = []
     shapes: list[list[Any]] = []
-    if score_bins.has_bins(registry.get(seat.industry).schema.target):
-        contract = _contract(audit, seat, evaluation={"metrics": "dp", "every": 1})
-    model = random_model(contract, seat.industry, audit.random, 1.0)
+    if score_bins.has_bins(registry.get(participant.industry).schema.target):
+        contract = _contract(audit, participant, evaluation={"metrics": "dp", "every": 1})
+    model = random_model(contract, participant.industry, audit.random, 1.0)
     for first, last in ((0, half), (0, half), (half, half + half // 3)):
-        bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat), evaluation=(_EPSILON, 2 * _EPSILON))
-        source = _rows(audit, seat, first, last, broken=3 if first else 0)
+        bench = audit.bench(
+            participant, epsilon=_EPSILON, delta=audit.probe_delta(participant), evaluation=(_EPSILON, 2 * _EPSILON)
+        )
+        source = _rows(audit, participant, first, last, broken=3 if first else 0)
         for number in range(1, contract.rounds + 1):
             bench.must(bench.ask(bench.message(contract, "world", number, model), source))
         bench.ask(bench.message(contract, "world", contract.rounds + 1, model, kind="evaluate"), source)
@@ -249,8 +251,14 @@ def _two_worlds(audit: Audit, seat: Seat, contract: Contract) -> list[Check]:
                 told.append(key)
     even = shapes[0] == shapes[1] == shapes[2]
     return [
-        fact("a header tells nothing about rows", seat.name, not told, wanted="equal headers", got=sorted(set(told))),
-        fact("names, shapes and lengths tell nothing about rows", seat.name, even, wanted="equal", got=even),
+        fact(
+            "a header tells nothing about rows",
+            participant.name,
+            not told,
+            wanted="equal headers",
+            got=sorted(set(told)),
+        ),
+        fact("names, shapes and lengths tell nothing about rows", participant.name, even, wanted="equal", got=even),
     ]
 
 
@@ -258,14 +266,17 @@ def _shape(sent: Sent) -> Any:
     return len(sent.reply), {name: (tuple(t.shape), str(t.dtype)) for name, t in sent.tensors.items()}
 
 
-def _lifetime(audit: Audit, seat: Seat, contract: Contract, *, at_once: bool) -> list[Check]:
+def _lifetime(audit: Audit, participant: RosterParticipant, contract: Contract, *, at_once: bool) -> list[Check]:
     """More runs than the lifetime holds, one after the other or at once."""
     life = 2.0 * _EPSILON
     bench = audit.bench(
-        seat, epsilon=_EPSILON, delta=audit.probe_delta(seat), lifetime=(life, 2 * audit.probe_delta(seat))
+        participant,
+        epsilon=_EPSILON,
+        delta=audit.probe_delta(participant),
+        lifetime=(life, 2 * audit.probe_delta(participant)),
     )
-    source = _rows(audit, seat, 0, 40)
-    model = random_model(contract, seat.industry, audit.random, 1.0)
+    source = _rows(audit, participant, 0, 40)
+    model = random_model(contract, participant.industry, audit.random, 1.0)
     requests = [
         [bench.message(contract, f"life-{run_}", number, model) for number in range(1, contract.rounds + 1)]
         for run_ in range(4 if at_once else _GREEDY)
@@ -282,7 +293,7 @@ def _lifetime(audit: Audit, seat: Seat, contract: Contract, *, at_once: bool) ->
         for message, answer in zip(messages, answers, strict=True):
             bench.keep(message, answer)
     ledger = bench.export()
-    subject = f"{seat.name}, {'runs at once' if at_once else 'runs one after the other'}"
+    subject = f"{participant.name}, {'runs at once' if at_once else 'runs one after the other'}"
     # The filter proves (E, 1.01 D).
     spent = recounted(_train_events(ledger), 2 * bench.delta * 1.01)
     return [
@@ -291,14 +302,16 @@ def _lifetime(audit: Audit, seat: Seat, contract: Contract, *, at_once: bool) ->
     ]
 
 
-def _killed(audit: Audit, seat: Seat) -> list[Check]:
+def _killed(audit: Audit, participant: RosterParticipant) -> list[Check]:
     """Kill a participant in the middle of its training: what it had taken is charged already, and stays so."""
-    contract = _contract(audit, seat, rounds=2, local_steps=_LONG, strategy={"name": "fedavg"}, learning_rate=1e-3)
-    bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat))
-    source = _rows(audit, seat, 0, 200)
+    contract = _contract(
+        audit, participant, rounds=2, local_steps=_LONG, strategy={"name": "fedavg"}, learning_rate=1e-3
+    )
+    bench = audit.bench(participant, epsilon=_EPSILON, delta=audit.probe_delta(participant))
+    source = _rows(audit, participant, 0, 200)
 
     def ask(run_id: str) -> bytes:
-        return bench.message(contract, run_id, 1, random_model(contract, seat.industry, audit.random, 1.0))
+        return bench.message(contract, run_id, 1, random_model(contract, participant.industry, audit.random, 1.0))
 
     def entries(run_id: str) -> list[dict[str, Any]]:
         return [entry for entry in bench.export()["entries"] if entry["run_id"] == run_id]
@@ -319,7 +332,7 @@ def _killed(audit: Audit, seat: Seat) -> list[Check]:
             charged.append(len(after) == len(found) + 1)
             bench.ask(
                 bench.message(
-                    contract, f"killed-{attempt}", 2, random_model(contract, seat.industry, audit.random, 1.0)
+                    contract, f"killed-{attempt}", 2, random_model(contract, participant.industry, audit.random, 1.0)
                 ),
                 source,
             )
@@ -332,10 +345,10 @@ def _killed(audit: Audit, seat: Seat) -> list[Check]:
     return [
         fact(
             "budget is taken before training, and stays taken when a process dies",
-            seat.name,
+            participant.name,
             all(charged),
             wanted="a reservation, and another one for the next attempt",
             got=charged,
         ),
-        _within("a run's attempts keep its budget, the ones that died included", seat.name, spent, _EPSILON),
+        _within("a run's attempts keep its budget, the ones that died included", participant.name, spent, _EPSILON),
     ]

@@ -22,7 +22,7 @@ from consortia.audit.release import observe
 from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.settings import Audit
 from consortia.terms.contract import Contract
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 
 _EPSILON = 50.0  # so little noise that units can be counted
 _STEPS = 4
@@ -39,47 +39,49 @@ _CANDIDATES = 12
 def run(audit: Audit, progress: Progress) -> Findings:
     """Check one participant of each industry, with many units and with few."""
     findings = Findings("sampler")
-    for seat in audit.one_per_industry():
-        pool = audit.pool(seat)
+    for participant in audit.one_per_industry():
+        pool = audit.pool(participant)
         for unit in ("record", *pool.unit_columns[:1]):
             for rate in _RATES:
                 # Quick: many likely units and few rare ones.
                 for copies in ((12,) if rate == _RATES[0] else (1,)) if audit.quick else (12, 1):
-                    subject = f"{seat.name}, by {unit}, {2 * copies} units at {rate:g}"
+                    subject = f"{participant.name}, by {unit}, {2 * copies} units at {rate:g}"
                     progress(subject)
                     # As many units as declared, too: what goes by the expected number shows where draws reach it.
-                    declared = seat.units if rate == _RATES[0] else 2 * copies
-                    whose = seat.model_copy(update={"units": declared})
+                    declared = participant.units if rate == _RATES[0] else 2 * copies
+                    whose = participant.model_copy(update={"units": declared})
                     _sample(audit, whose, unit, copies, rate, findings, subject)
     return findings
 
 
-def _contract(audit: Audit, seat: Seat, rate: float) -> Contract:
+def _contract(audit: Audit, participant: RosterParticipant, rate: float) -> Contract:
     gradient = audit.contract.strategy.strategy().fit.gradient
-    rules = audit.contract.industries[seat.industry]
+    rules = audit.contract.industries[participant.industry]
     changes: dict[str, Any] = {
         "rounds": _ROUNDS,
         "local_steps": 1 if gradient else _STEPS,
         "sampling_rate": rate,
-        "learning_rate": _MOVE * rate * seat.units / rules.clip,
+        "learning_rate": _MOVE * rate * participant.units / rules.clip,
         "momentum": 0.0,
         "weight_decay": 0.0,
     }
-    return altered(audit.contract, seat.industry, **changes)
+    return altered(audit.contract, participant.industry, **changes)
 
 
-def _sample(audit: Audit, seat: Seat, unit: str, copies: int, rate: float, findings: Findings, subject: str) -> None:
-    contract = _contract(audit, seat, rate)
-    pool = audit.pool(seat)
-    rules = contract.industries[seat.industry]
-    model = random_model(contract, seat.industry, audit.random, 2.0)
-    a, b = _far_apart(audit, seat, contract, model)
+def _sample(
+    audit: Audit, participant: RosterParticipant, unit: str, copies: int, rate: float, findings: Findings, subject: str
+) -> None:
+    contract = _contract(audit, participant, rate)
+    pool = audit.pool(participant)
+    rules = contract.industries[participant.industry]
+    model = random_model(contract, participant.industry, audit.random, 2.0)
+    a, b = _far_apart(audit, participant, contract, model)
     size = 1 if unit == "record" else _ROWS
     # One after the other, so that no order of the file is an order of the kinds.
     frame = frame_of(pool, unit, [[a] * size, [b] * size] * copies)
     table = pool.encode(frame, unit)
-    kind = audit.noise_of(seat, rate == _RATES[0])
-    bench = audit.bench(seat, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(seat), noise=kind)
+    kind = audit.noise_of(participant, rate == _RATES[0])
+    bench = audit.bench(participant, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(participant), noise=kind)
     source = pool.write(frame)
     runs = _QUICK_RUNS if audit.quick else _RUNS
     sents = [
@@ -89,20 +91,22 @@ def _sample(audit: Audit, seat: Seat, unit: str, copies: int, rate: float, findi
     ]
     seen, checks = observe(bench, contract, sents, subject)
     findings.checks += checks
-    units = clipped(unit_gradients(contract, seat.industry, seen[0].start, table), rules.clip)
+    units = clipped(unit_gradients(contract, participant.industry, seen[0].start, table), rules.clip)
     kinds = np.array([units[0], units[1]])  # (2, n_parameters)
     totals = np.array([one.total for one in seen])
     noise = seen[0].noise * math.sqrt(rules.local_steps)
     findings.checks += _laws(totals, kinds, noise, copies * rules.local_steps, rate, audit.random, subject)
 
 
-def _far_apart(audit: Audit, seat: Seat, contract: Contract, model: Any) -> tuple[int, int]:
+def _far_apart(audit: Audit, participant: RosterParticipant, contract: Contract, model: Any) -> tuple[int, int]:
     """Return two training rows whose gradients point in directions as different as possible."""
-    pool = audit.pool(seat)
+    pool = audit.pool(participant)
     rows = [int(row) for row in pool.of("train")[:_CANDIDATES]]
     table = pool.encode(pool.frame.iloc[rows], "record")
-    start = {**first_private(contract, seat.industry, model), **model}
-    gradients = clipped(unit_gradients(contract, seat.industry, start, table), contract.industries[seat.industry].clip)
+    start = {**first_private(contract, participant.industry, model), **model}
+    gradients = clipped(
+        unit_gradients(contract, participant.industry, start, table), contract.industries[participant.industry].clip
+    )
     # The smaller singular value of a pair says how well the two are told apart.
     best, pair = -1.0, (rows[0], rows[1])
     for i in range(len(rows)):

@@ -13,12 +13,12 @@ import numpy as np
 from consortia.audit.probe import Bench, altered
 from consortia.audit.rows import Pool
 from consortia.terms.contract import Contract
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 
 Noise = Literal["secure", "float"]
 
-#: A seat without a budget claims nothing; its training path is audited at this one.
+#: A participant without a budget claims nothing; its training path is audited at this one.
 STAND_IN_EPSILON = 1.0
 
 
@@ -56,59 +56,59 @@ class Audit:
         """The scenario's contract."""
         return self.scenario.contract
 
-    def seats(self) -> Iterator[Seat]:
+    def participants(self) -> Iterator[RosterParticipant]:
         """Every participant."""
         yield from self.scenario.roster
 
-    def one_per_industry(self) -> Iterator[Seat]:
+    def one_per_industry(self) -> Iterator[RosterParticipant]:
         """The first participant of each industry: the others run the same code on the same terms."""
         seen = set()
-        for seat in self.scenario.roster:
-            if seat.industry not in seen:
-                seen.add(seat.industry)
-                yield seat
+        for participant in self.scenario.roster:
+            if participant.industry not in seen:
+                seen.add(participant.industry)
+                yield participant
 
-    def epsilon(self, seat: Seat) -> float:
+    def epsilon(self, participant: RosterParticipant) -> float:
         """The claim to audit."""
-        return STAND_IN_EPSILON if math.isinf(seat.epsilon) else seat.epsilon
+        return STAND_IN_EPSILON if math.isinf(participant.epsilon) else participant.epsilon
 
-    def bench(self, seat: Seat, **changes: object) -> Bench:
-        """Return a fresh participant like `seat`."""
+    def bench(self, participant: RosterParticipant, **changes: object) -> Bench:
+        """Return a fresh participant like `participant`."""
         self._benches += 1
         values: dict[str, object] = {
             "folder": self.folder / f"home-{self._benches}",
-            "name": seat.name,
-            "industry": seat.industry,
-            "dataset": seat.dataset,
-            "site": seat.site,
-            "declared_units": seat.units,
-            "epsilon": self.epsilon(seat),
-            "delta": seat.delta,
+            "name": participant.name,
+            "industry": participant.industry,
+            "dataset": participant.dataset,
+            "site": participant.site,
+            "declared_units": participant.units,
+            "epsilon": self.epsilon(participant),
+            "delta": participant.delta,
             "split_seed": self.split_seed,
             **changes,
         }
         return Bench(**values)  # type: ignore[arg-type]
 
-    def noise_of(self, seat: Seat, first: bool) -> Noise:
+    def noise_of(self, participant: RosterParticipant, first: bool) -> Noise:
         """Return the kind of noise of one of two probes: both kinds are met, in turn over participants."""
-        turn = [other.name for other in self.scenario.roster].index(seat.name)
+        turn = [other.name for other in self.scenario.roster].index(participant.name)
         return "secure" if first == (turn % 2 == 0) else "float"
 
-    def pool(self, seat: Seat) -> Pool:
-        """Return rows for `seat`."""
-        key = (seat.industry, seat.site)
+    def pool(self, participant: RosterParticipant) -> Pool:
+        """Return rows for `participant`."""
+        key = (participant.industry, participant.site)
         if key not in self._pools:
-            bench = self.bench(seat)
-            contract = altered(self.contract, seat.industry)
+            bench = self.bench(participant)
+            contract = altered(self.contract, participant.industry)
             self._pools[key] = Pool(
-                *key, contract, bench.home.split_key(), self.folder / "rows" / seat.name, self.split_seed
+                *key, contract, bench.home.split_key(), self.folder / "rows" / participant.name, self.split_seed
             )
         return self._pools[key]
 
     @staticmethod
-    def probe_delta(seat: Seat) -> float:
+    def probe_delta(participant: RosterParticipant) -> float:
         """Return a delta so small that hundreds of probe runs of one data set fit below 1/units."""
-        return min(1e-7, 1e-3 / seat.units)
+        return min(1e-7, 1e-3 / participant.units)
 
     def models(self) -> dict[str, dict[str, object]]:
         """Changes of the contract by which a probe takes the scenario's own model, and one with a private head."""

@@ -16,7 +16,7 @@ from consortia.audit.recount import recounted
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.settings import Audit
 from consortia.messages.size_release import SIZE
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 
 _EPSILON = 8.0
 _RUNS, _QUICK_RUNS = 130, 60
@@ -26,24 +26,27 @@ _UNITS = 40  # so many that no size is cut off at its least
 def run(audit: Audit, progress: Progress) -> Findings:
     """Check one participant of each industry."""
     findings = Findings("sizes")
-    for seat in audit.one_per_industry():
-        progress(seat.name)
-        findings.checks += _law(audit, seat)
+    for participant in audit.one_per_industry():
+        progress(participant.name)
+        findings.checks += _law(audit, participant)
     return findings
 
 
-def _law(audit: Audit, seat: Seat) -> list[Check]:
+def _law(audit: Audit, participant: RosterParticipant) -> list[Check]:
     contract = altered(
         audit.contract,
-        seat.industry,
+        participant.industry,
         rounds=2,
         local_steps=1,
         strategy={"name": "fedavg", "weighting": "noised"},
     )
-    bench, pool = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat)), audit.pool(seat)
+    bench, pool = (
+        audit.bench(participant, epsilon=_EPSILON, delta=audit.probe_delta(participant)),
+        audit.pool(participant),
+    )
     train = [int(row) for row in pool.of("train")]
     rows = [*(train * _UNITS)[:_UNITS], *pool.of("test")[:5]]
-    source, model = pool.write(pool.frame.iloc[rows]), shared_start(contract, seat.industry)
+    source, model = pool.write(pool.frame.iloc[rows]), shared_start(contract, participant.industry)
     values, again, charged, spent = [], 0, 0, 0.0
     for number in range(_QUICK_RUNS if audit.quick else _RUNS):
         run_id = f"size-{number}"
@@ -63,18 +66,28 @@ def _law(audit: Audit, seat: Seat) -> list[Check]:
     noise = statistics.rounded_scores(np.array(values) - _UNITS, scale, "laplace", audit.random)
     found = f"mean square {np.square(noise).mean():.4g} over {noise.size} sizes"
     return [
-        fact("every size has exactly one event", seat.name, charged == len(values), wanted=len(values), got=charged),
-        fact("a size leaves with the first reply alone", seat.name, again == 0, wanted=0, got=again),
         fact(
-            "updates and size keep the run's budget", seat.name, spent <= _EPSILON * 1.001, wanted=_EPSILON, got=spent
+            "every size has exactly one event",
+            participant.name,
+            charged == len(values),
+            wanted=len(values),
+            got=charged,
+        ),
+        fact("a size leaves with the first reply alone", participant.name, again == 0, wanted=0, got=again),
+        fact(
+            "updates and size keep the run's budget",
+            participant.name,
+            spent <= _EPSILON * 1.001,
+            wanted=_EPSILON,
+            got=spent,
         ),
         Check(
             "a size is the number of units plus the charged noise",
-            seat.name,
+            participant.name,
             "mean square 1",
             found,
             statistics.size_p(noise),
         ),
-        Check("what a size adds is centred", seat.name, "mean 0", found, statistics.mean_p(noise[:, None])),
-        Check("its noise has the charged law", seat.name, "Laplace", found, statistics.shape_p(noise)),
+        Check("what a size adds is centred", participant.name, "mean 0", found, statistics.mean_p(noise[:, None])),
+        Check("its noise has the charged law", participant.name, "Laplace", found, statistics.shape_p(noise)),
     ]

@@ -34,7 +34,7 @@ from consortia.learners.sums.model import CENTRE, RADIUS, Recipe
 from consortia.learners.sums.outcome import Outcome
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.recipe import blocks_of
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scopes import State
 from privacy.observation import Note, observing
 
@@ -81,31 +81,33 @@ def ask(bench: Bench, contract: Contract, run_id: str, message: int, model: Stat
     return Told(status, [float(event["noise_multiplier"]) for event in events], notes, blocks)
 
 
-def scene(audit: Audit, seat: Seat, deck: Deck, seed: int) -> list[Game]:
+def scene(audit: Audit, participant: RosterParticipant, deck: Deck, seed: int) -> list[Game]:
     """Draw and play the scene of a seed."""
     random = np.random.default_rng([seed, 5])
-    columns = audit.pool(seat).unit_columns
+    columns = audit.pool(participant).unit_columns
     unit = columns[0] if columns and random.random() < 0.7 else RECORD
     message, kind = int(random.choice([1, 2, 2])), str(random.choice(MODELS))
     if audit.contract.statistics is not None:
         message, kind = 1, "no"
-    contract = stated(audit.contract, seat.industry)
-    bench = audit.bench(seat, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(seat))
+    contract = stated(audit.contract, participant.industry)
+    bench = audit.bench(participant, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(participant))
     units = deck.units(random, unit, "train", int(random.choice([6, 12, 30])))
-    model = _model(kind, shared_start(contract, seat.industry), random)
+    model = _model(kind, shared_start(contract, participant.industry), random)
     path = f"{audit.contract.learner}, message {message}"
-    recipe_text = f"{seat.name}, {path}, seed {seed}: by {unit}, {kind} model, {units.count} units"
+    recipe_text = f"{participant.name}, {path}, seed {seed}: by {unit}, {kind} model, {units.count} units"
     filler = deck.filler().copy()
     if unit != RECORD:
         filler[unit] = deck.names(unit, "test")[-1]
 
     def told(left_out: int | None) -> Told:
         frame = units.frame if left_out is None else units.without(left_out)
-        source = audit.pool(seat).write(pd.concat([frame, filler]))
+        source = audit.pool(participant).write(pd.concat([frame, filler]))
         return ask(bench, contract, f"statistics-{seed}-{left_out}", message, model, source)
 
     whole = told(None)
-    out = [_second_count(audit, seat, contract, message, model, units, unit, whole, f"{recipe_text}; counted again")]
+    out = [
+        _second_count(audit, participant, contract, message, model, units, unit, whole, f"{recipe_text}; counted again")
+    ]
     chosen = [units.count - 1, *random.permutation(units.count - 1)[: _GAMES - 1].tolist()]
     return out + [_compare(whole, told(left), path, f"{recipe_text}; without unit {left}") for left in chosen]
 
@@ -137,7 +139,7 @@ def _compare(whole: Told, less: Told, path: str, text: str) -> Game:
 
 def _second_count(
     audit: Audit,
-    seat: Seat,
+    participant: RosterParticipant,
     contract: Contract,
     message: int,
     model: State,
@@ -147,8 +149,8 @@ def _second_count(
     text: str,
 ) -> Game:
     path = f"{contract.learner}, message {message}"
-    table = audit.pool(seat).encode(units.frame, unit)
-    counted = count(blocks_of(contract, seat.industry), message, table, model)
+    table = audit.pool(participant).encode(units.frame, unit)
+    counted = count(blocks_of(contract, participant.industry), message, table, model)
     if whole.status != "OK" or len(whole.notes) != len(counted):
         return Game(path, f"{text}: {whole.status}", math.inf)
     off = 0.0
@@ -254,11 +256,11 @@ def _left(outcome: Outcome, target: float, score: Array) -> Array:
 def run(audit: Audit, progress: Progress) -> Findings:
     """Compare what left with a second count: the rest must be Gaussian of the charged size, in every block."""
     findings = Findings("statistics")
-    for seat in audit.one_per_industry():
-        progress(seat.name)
-        contract, pool = stated(audit.contract, seat.industry), audit.pool(seat)
-        rule, model = blocks_of(contract, seat.industry), shared_start(contract, seat.industry)
-        bench = audit.bench(seat, epsilon=_EPSILON, delta=audit.probe_delta(seat))
+    for participant in audit.one_per_industry():
+        progress(participant.name)
+        contract, pool = stated(audit.contract, participant.industry), audit.pool(participant)
+        rule, model = blocks_of(contract, participant.industry), shared_start(contract, participant.industry)
+        bench = audit.bench(participant, epsilon=_EPSILON, delta=audit.probe_delta(participant))
         frame = pool.frame.iloc[[*pool.of("train")[:30].tolist(), *pool.of("test")[:4].tolist()]]
         table, source = pool.encode(pool.frame.iloc[pool.of("train")[:30]], RECORD), pool.write(frame)
         rest: list[Array] = []
@@ -280,5 +282,5 @@ def run(audit: Audit, progress: Progress) -> Findings:
             "noise is Gaussian": statistics.shape_p(numbers),
             "no two blocks share noise": statistics.alike_p(same),
         }
-        findings.checks += [Check(law, seat.name, "standard normal numbers", said, p) for law, p in laws.items()]
+        findings.checks += [Check(law, participant.name, "standard normal numbers", said, p) for law, p in laws.items()]
     return findings

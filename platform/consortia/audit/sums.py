@@ -38,7 +38,7 @@ from consortia.messages.size_release import declared
 from consortia.participant.handle import handle
 from consortia.participant.identity import pin_each_other
 from consortia.terms.contract import Contract
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario, settled
 from consortia.terms.scopes import State
 from consortia.terms.settle import layout
@@ -107,7 +107,7 @@ class Town:
 def town(
     audit: Audit,
     mode: str,
-    seats: Sequence[Seat],
+    participants: Sequence[RosterParticipant],
     rounds: int,
     *,
     step: float,
@@ -130,23 +130,28 @@ def town(
         contract["secure"].pop(key, None)
     for rules in contract["industries"].values():
         rules |= {"learning_rate": step, "sampling_rate": 1.0, "init": None, **terms}
-    data["roster"] = [{**seat.model_dump(mode="json"), "epsilon": _EPSILON} for seat in seats]
+    data["roster"] = [{**participant.model_dump(mode="json"), "epsilon": _EPSILON} for participant in participants]
     scenario = settled(Scenario.model_validate_json(json.dumps(data)), anew=True)
     benches = {
-        seat.name: audit.bench(seat, epsilon=_EPSILON, unit=units.get(seat.name, "record")) for seat in scenario.roster
+        participant.name: audit.bench(participant, epsilon=_EPSILON, unit=units.get(participant.name, "record"))
+        for participant in scenario.roster
     }
     pin_each_other({name: bench.home for name, bench in benches.items()})
     return Town(scenario, benches)
 
 
-def members(audit: Audit, mode: str) -> list[Seat]:
-    """Return seats for a sum of that mode: of one industry, few, all of them private; none where there are too few."""
+def members(audit: Audit, mode: str) -> list[RosterParticipant]:
+    """Return participants for a sum of that mode: of one industry, few, all of them private; [] if too few."""
     terms = audit.contract.secure_terms
     least = max(terms.min_cohort, terms.colluders + 2) + int(MODES[mode]["drops"])
     for first in audit.one_per_industry():
-        seats = [seat for seat in audit.seats() if seat.industry == first.industry and not seat.non_private]
-        if len(seats) >= least:
-            return seats[: max(least, _MEMBERS)]
+        participants = [
+            participant
+            for participant in audit.participants()
+            if participant.industry == first.industry and not participant.non_private
+        ]
+        if len(participants) >= least:
+            return participants[: max(least, _MEMBERS)]
     return []
 
 
@@ -155,14 +160,14 @@ def run(audit: Audit, progress: Progress) -> Findings:
     findings = Findings("sums")
     shares: list[Array] = []
     for mode in MODES:
-        seats = members(audit, mode)
-        if not seats:
+        participants = members(audit, mode)
+        if not participants:
             findings.notes.append(f"mode {mode}: the roster has too few members of one industry for it")
             continue
         for what in ("without rows", "with rows"):
             subject = f"mode {mode}, {what}"
             progress(subject)
-            shares += _law(audit, mode, seats, findings, subject, empty=what == "without rows")
+            shares += _law(audit, mode, participants, findings, subject, empty=what == "without rows")
     findings.checks.append(_secrets())
     if shares:  # tails are rare: all shares together
         numbers = np.concatenate(shares)
@@ -173,22 +178,22 @@ def run(audit: Audit, progress: Progress) -> Findings:
 
 
 def _law(
-    audit: Audit, mode: str, seats: Sequence[Seat], findings: Findings, subject: str, *, empty: bool
+    audit: Audit, mode: str, participants: Sequence[RosterParticipant], findings: Findings, subject: str, *, empty: bool
 ) -> list[Array]:
-    industry = seats[0].industry
+    industry = participants[0].industry
     rules = audit.contract.industries[industry]
     rounds = _QUICK_ROUNDS if audit.quick else _ROUNDS
-    expected = math.fsum(declared(audit.contract, seat) for seat in seats)
+    expected = math.fsum(declared(audit.contract, participant) for participant in participants)
     rate = _MOVE * expected / rules.clip
     # Many numbers a round: a share that is a little too small shows in few rounds.
-    made = town(audit, mode, seats, rounds, step=rate, model={"kind": "mlp", "hidden": [12]})
+    made = town(audit, mode, participants, rounds, step=rate, model={"kind": "mlp", "hidden": [12]})
     sources, tables = {}, {}
-    for place, seat in enumerate(seats):
-        pool = audit.pool(seat)
+    for place, participant in enumerate(participants):
+        pool = audit.pool(participant)
         rows = [int(row) for row in pool.of("train")[:_UNITS]]
         frame = pool.frame.iloc[[*([] if empty else rows * (1 + place)), *pool.of("test")[:3]]]
-        sources[seat.name] = pool.write(frame)
-        tables[seat.name] = pool.encode(pool.frame.iloc[rows], "record")
+        sources[participant.name] = pool.write(frame)
+        tables[participant.name] = pool.encode(pool.frame.iloc[rows], "record")
     made.run("law", lambda name, _: sources[name])
     contract = made.scenario.contract
     (group,) = layout(contract, industry).items() if len(layout(contract, industry)) == 1 else ((None, None),)
@@ -196,7 +201,7 @@ def _law(
         findings.notes.append(f"{industry}: several groups are summed; their law was not tried")
         return []
     names = [name for name, _ in group[1]]
-    deviation = sum_deviation(contract, len(seats))
+    deviation = sum_deviation(contract, len(participants))
     rest: list[Array] = []
     shares: list[Array] = []
     apart = 0.0
@@ -204,13 +209,18 @@ def _law(
         total = (flat(before, names) - flat(after, names)) * expected / rate
         rounding = (np.spacing(np.abs(flat(after, names)).astype(np.float32)).astype(float) * expected / rate) ** 2 / 12
         wanted = np.zeros(len(total))
-        for place, seat in enumerate(seats):
+        for place, participant in enumerate(participants):
             if not empty:
-                clip = min(rules.clip, float(contract.secure_terms.noise or 0) / _sigma(made, seat))
-                gradients = _in_order(contract, industry, before, tables[seat.name], names)
+                clip = min(rules.clip, float(contract.secure_terms.noise or 0) / _sigma(made, participant))
+                gradients = _in_order(contract, industry, before, tables[participant.name], names)
                 wanted += (1 + place) * clipped(gradients, clip).sum(axis=0)
         rest.append((total - wanted) / np.sqrt(deviation**2 + rounding))
-        notes = [note for seat in seats for note in made.notes[seat.name, number] if note.where == "share"]
+        notes = [
+            note
+            for participant in participants
+            for note in made.notes[participant.name, number]
+            if note.where == "share"
+        ]
         told = np.sum([note.noised + note.noise for note in notes if note.noise is not None], axis=0)
         apart = max(apart, float((np.abs(told - total) / (np.sqrt(12 * rounding) + 1e-9 * deviation)).max()))
         shares += [note.noise / note.deviation for note in notes if note.noise is not None]
@@ -282,9 +292,9 @@ def _in_order(contract: Contract, industry: str, state: State, table: Any, names
     return np.concatenate([blocks[name] for name in names], axis=1)
 
 
-def _sigma(made: Town, seat: Seat) -> float:
+def _sigma(made: Town, participant: RosterParticipant) -> float:
     """Return the noise multiplier that a member's ledger charged."""
-    events = [e for entry in made.benches[seat.name].export()["entries"] for e in entry["events"]]
+    events = [e for entry in made.benches[participant.name].export()["entries"] for e in entry["events"]]
     return float(events[0]["noise_multiplier"]) if events else math.inf
 
 
@@ -299,7 +309,7 @@ def _recount(audit: Audit, made: Town, subject: str) -> list[Check]:
             entry = stored.get(hashlib.sha256(reply).hexdigest())
             missing += entry is None or len(entry["events"]) != 1
         events = [e for entry in before["entries"] for e in entry["events"]]
-        spent.append(recounted(events, audit.scenario.seat(name).delta))
+        spent.append(recounted(events, audit.scenario.participant(name).delta))
     worst = max(spent, default=math.inf)
     return [
         fact("every masked part has exactly one event", subject, missing == 0, wanted=0, got=missing),
@@ -313,37 +323,39 @@ def _recount(audit: Audit, made: Town, subject: str) -> list[Check]:
 def play(audit: Audit, mode: str, decks: Mapping[str, Deck], seed: int) -> list[Game]:
     """Play one scene of one member's part: all rounds start from the same model, whatever was summed."""
     random = np.random.default_rng(seed)
-    seats = members(audit, mode)
-    seat = seats[int(random.integers(len(seats)))]
-    deck = decks[seat.name]
-    columns = audit.pool(seat).unit_columns
+    participants = members(audit, mode)
+    participant = participants[int(random.integers(len(participants)))]
+    deck = decks[participant.name]
+    columns = audit.pool(participant).unit_columns
     unit = columns[0] if columns and random.random() < 0.7 else "record"
     rounds = 6
     weights = str(random.choice(TAME + HOSTILE))
-    model = model_of(weights, shared_start(audit.contract, seat.industry), random)
+    model = model_of(weights, shared_start(audit.contract, participant.industry), random)
     file = audit.folder / f"start-{mode}-{seed}.safetensors"
     file.write_bytes(safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.items()}))
     start = {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    made = town(audit, mode, seats, rounds, step=STILL, units={seat.name: unit}, init=start)
-    bench = made.benches[seat.name]
+    made = town(audit, mode, participants, rounds, step=STILL, units={participant.name: unit}, init=start)
+    bench = made.benches[participant.name]
     units = deck.units(random, unit, "train", 12)
     lefts = [units.count - 1, *(int(u) for u in random.integers(units.count, size=rounds - 2))]
     filler = deck.filler().copy()
     if unit != "record":
         filler[unit] = deck.names(unit, "test")[-1]
-    pool = audit.pool(seat)
+    pool = audit.pool(participant)
     files = [
         pool.write(pd.concat([frame, filler])) for frame in (units.frame, *(units.without(left) for left in lefts))
     ]
-    other = {one.name: audit.pool(one).write(decks[one.name].filler()) for one in seats}
-    made.run(f"game-{seed}", lambda name, number: files[min(number, rounds) - 1] if name == seat.name else other[name])
+    other = {one.name: audit.pool(one).write(decks[one.name].filler()) for one in participants}
+    made.run(
+        f"game-{seed}", lambda name, number: files[min(number, rounds) - 1] if name == participant.name else other[name]
+    )
     charged = [e for entry in bench.export()["entries"] for e in entry["events"]]
     sigma = float(charged[0]["noise_multiplier"])
     contract = made.scenario.contract
-    counted = len(seats) - contract.secure_terms.colluders - contract.secure_terms.drops
-    whole, out = made.notes.get((seat.name, 1), []), []
+    counted = len(participants) - contract.secure_terms.colluders - contract.secure_terms.drops
+    whole, out = made.notes.get((participant.name, 1), []), []
     for place, left in enumerate(lefts):
-        less = made.notes.get((seat.name, place + 2), [])
+        less = made.notes.get((participant.name, place + 2), [])
         # Of the members' shares as many count as the contract promises; private parts have noise of their own.
         ratio = math.inf
         if whole and len(whole) == len(less) and len(charged) == rounds:
@@ -355,6 +367,7 @@ def play(audit: Audit, mode: str, decks: Mapping[str, Deck], seed: int) -> list[
             ]
             clip = min(contract.secure_terms.largest_clip or 0.0, (contract.secure_terms.noise or 0.0) / sigma)
             ratio = max(math.hypot(*parts), games.clip_ratio(whole, less, clip))
-        recipe = f"{seat.name}, sums, seed {seed}: mode {mode}, by {unit}, {weights} weights, without train unit {left}"
+        how = f"mode {mode}, by {unit}, {weights} weights"
+        recipe = f"{participant.name}, sums, seed {seed}: {how}, without train unit {left}"
         out.append(Game(f"secure sums, mode {mode}", recipe, ratio))
     return out

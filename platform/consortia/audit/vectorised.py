@@ -29,7 +29,7 @@ from consortia.common.errors import InputError
 from consortia.engines.base import Job
 from consortia.engines.vectorized import participants
 from consortia.terms.contract import Contract
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State
 from privacy.errors import BudgetExhaustedError
@@ -54,16 +54,18 @@ def why_not(audit: Audit) -> str:
 class Crowd:
     """Some participants of one industry, alike but for their rows."""
 
-    def __init__(self, audit: Audit, seat: Seat, contract: Contract, epsilon: float = _EPSILON) -> None:
+    def __init__(
+        self, audit: Audit, participant: RosterParticipant, contract: Contract, epsilon: float = _EPSILON
+    ) -> None:
         self.benches: dict[str, Bench] = {}
         for number in range(_CROWD):
-            bench = audit.bench(seat, name=f"{seat.name}-{number}", epsilon=epsilon, noise="float")
+            bench = audit.bench(participant, name=f"{participant.name}-{number}", epsilon=epsilon, noise="float")
             self.benches[bench.name] = bench
-        seats = [seat.model_copy(update={"name": name, "epsilon": epsilon}) for name in self.benches]
+        roster = [participant.model_copy(update={"name": name, "epsilon": epsilon}) for name in self.benches]
         self.scenario = Scenario.model_construct(
-            schema_version=1, name="crowd", title="", contract=contract, roster=tuple(seats)
+            schema_version=1, name="crowd", title="", contract=contract, roster=tuple(roster)
         )
-        self.trainer = participants.Trainer(contract, seat.industry)
+        self.trainer = participants.Trainer(contract, participant.industry)
 
     def places(self, run_id: str, sources: Sequence[Path]) -> list[participants.Place]:
         """Open everybody's place, as a run does."""
@@ -71,7 +73,7 @@ class Crowd:
         files = {name: f"csv:{source}" for name, source in zip(names, sources, strict=True)}
         homes = {name: bench.home for name, bench in self.benches.items()}
         job = Job(self.scenario, run_id, Path(), homes, files)
-        return [participants.open_place(job, seat) for seat in self.scenario.roster]
+        return [participants.open_place(job, participant) for participant in self.scenario.roster]
 
     def train(self, places: Sequence[participants.Place], start: State, number: int = 1) -> dict[str, State]:
         """Charge and train together; return updates by name."""
@@ -80,42 +82,42 @@ class Crowd:
             place.account.charge(number)
         for chunk, update in self.trainer.chunks(places, start, MappingProxyType({}), number):
             for at, place in enumerate(chunk):
-                out[place.seat.name] = {name: tensor[at] for name, tensor in update.items()}
+                out[place.participant.name] = {name: tensor[at] for name, tensor in update.items()}
         return out
 
 
 def run(audit: Audit, progress: Progress) -> Findings:
     """Check a crowd of each industry."""
     findings = Findings("vectorised")
-    for seat in audit.one_per_industry():
-        progress(seat.name)
-        _law(audit, seat, findings)
-        findings.checks += _account(audit, seat)
+    for participant in audit.one_per_industry():
+        progress(participant.name)
+        _law(audit, participant, findings)
+        findings.checks += _account(audit, participant)
     return findings
 
 
-def _contract(audit: Audit, seat: Seat, **changes: Any) -> Contract:
-    return altered(audit.contract, seat.industry, **{"local_steps": 1, "sampling_rate": 1.0, **changes})
+def _contract(audit: Audit, participant: RosterParticipant, **changes: Any) -> Contract:
+    return altered(audit.contract, participant.industry, **{"local_steps": 1, "sampling_rate": 1.0, **changes})
 
 
-def _law(audit: Audit, seat: Seat, findings: Findings) -> None:
-    rules, pool = audit.contract.industries[seat.industry], audit.pool(seat)
+def _law(audit: Audit, participant: RosterParticipant, findings: Findings) -> None:
+    rules, pool = audit.contract.industries[participant.industry], audit.pool(participant)
     rounds = _QUICK_ROUNDS if audit.quick else _ROUNDS
     contract = _contract(
-        audit, seat, rounds=rounds, learning_rate=max(rules.learning_rate, 1e-3 * seat.units / rules.clip)
+        audit, participant, rounds=rounds, learning_rate=max(rules.learning_rate, 1e-3 * participant.units / rules.clip)
     )
-    people = Crowd(audit, seat, contract)
+    people = Crowd(audit, participant, contract)
     rows = [int(row) for row in pool.of("train")[:_UNITS]]
     outside = pool.frame.iloc[pool.of("test")[:3]]
     owned = [[], rows, rows[:3] * 4]
     files = [pool.write(pd.concat([pool.frame.iloc[own], outside])) for own in owned]
     places = people.places("law", files)
-    names = [name for name, _ in parameter_names(contract, seat.industry)]
+    names = [name for name, _ in parameter_names(contract, participant.industry)]
     rest: dict[str, list[Array]] = {name: [] for name in people.benches}
     gradient = contract.strategy.strategy().fit.gradient
     for number in range(1, rounds + 1):
-        start = random_model(contract, seat.industry, audit.random, 10.0 if number % 2 else 0.3)
-        known = response(contract, seat.industry, start, start)
+        start = random_model(contract, participant.industry, audit.random, 10.0 if number % 2 else 0.3)
+        known = response(contract, participant.industry, start, start)
         updates = people.train(places, start, number)
         for (name, update), place, own in zip(
             updates.items(), _sorted(places, updates), _sorted_rows(owned, places, updates), strict=True
@@ -126,7 +128,7 @@ def _law(audit: Audit, seat: Seat, findings: Findings) -> None:
             wanted: Array = np.zeros(len(moved))
             if own:
                 table = pool.encode(pool.frame.iloc[own], "record")
-                wanted = clipped(unit_gradients(contract, seat.industry, start, table), rules.clip).sum(axis=0)
+                wanted = clipped(unit_gradients(contract, participant.industry, start, table), rules.clip).sum(axis=0)
             weight = known.weights.sum(axis=0)
             deviation = np.abs(weight) * place.plan.noise_multiplier * place.plan.clip / normaliser
             spacing = np.spacing(np.abs(flat(after, names)).astype(np.float32)).astype(float)
@@ -149,7 +151,7 @@ def _law(audit: Audit, seat: Seat, findings: Findings) -> None:
     findings.checks.append(
         Check(
             "no two updates share noise",
-            seat.name,
+            participant.name,
             "independent noise",
             f"{len(everything)} updates",
             statistics.alike_p(everything),
@@ -158,24 +160,24 @@ def _law(audit: Audit, seat: Seat, findings: Findings) -> None:
 
 
 def _sorted(places: Sequence[participants.Place], updates: Mapping[str, State]) -> list[participants.Place]:
-    by_name = {place.seat.name: place for place in places}
+    by_name = {place.participant.name: place for place in places}
     return [by_name[name] for name in updates]
 
 
 def _sorted_rows(
     owned: Sequence[list[int]], places: Sequence[participants.Place], updates: Mapping[str, State]
 ) -> list[list[int]]:
-    by_name = {place.seat.name: own for place, own in zip(places, owned, strict=True)}
+    by_name = {place.participant.name: own for place, own in zip(places, owned, strict=True)}
     return [by_name[name] for name in updates]
 
 
-def _account(audit: Audit, seat: Seat) -> list[Check]:
+def _account(audit: Audit, participant: RosterParticipant) -> list[Check]:
     """Rounds are charged before they train, and no more of them than the plan paid for."""
-    contract, pool = _contract(audit, seat, rounds=2), audit.pool(seat)
-    people = Crowd(audit, seat, contract, epsilon=1.0)
+    contract, pool = _contract(audit, participant, rounds=2), audit.pool(participant)
+    people = Crowd(audit, participant, contract, epsilon=1.0)
     source = pool.write(pool.frame.iloc[:20])
     places = people.places("account", [source] * _CROWD)
-    start = shared_start(contract, seat.industry)
+    start = shared_start(contract, participant.industry)
     refused = 0
     for number in range(1, 5):
         try:
@@ -195,23 +197,23 @@ def _account(audit: Audit, seat: Seat) -> list[Check]:
     ]
     spent = recounted(plain, places[0].plan.allowance.delta)
     return [
-        fact("no more rounds than were paid for", seat.name, refused == 2, wanted=2, got=4 - refused),
-        fact("every round has one event", seat.name, len(plain) == len(events) == 2, wanted=2, got=len(events)),
-        fact("the events keep the run's budget", seat.name, spent <= 1.001, wanted=1.0, got=spent),
+        fact("no more rounds than were paid for", participant.name, refused == 2, wanted=2, got=4 - refused),
+        fact("every round has one event", participant.name, len(plain) == len(events) == 2, wanted=2, got=len(events)),
+        fact("the events keep the run's budget", participant.name, spent <= 1.001, wanted=1.0, got=spent),
     ]
 
 
-def play(audit: Audit, seat: Seat, deck: Deck, seed: int) -> list[Game]:
+def play(audit: Audit, participant: RosterParticipant, deck: Deck, seed: int) -> list[Game]:
     """Play one scene: the same start, every row once, then one row less at one participant."""
     random = np.random.default_rng(seed)
     networks = [model for model in MODELS if model.get("norm") != "layer"]
     network = networks[int(random.integers(len(networks)))]
     clip = float(random.choice([0.01, 0.3, 1.0]))
-    contract = _contract(audit, seat, model=network, clip=clip, learning_rate=STILL, rounds=8)
-    people = Crowd(audit, seat, contract, epsilon=1e4)
+    contract = _contract(audit, participant, model=network, clip=clip, learning_rate=STILL, rounds=8)
+    people = Crowd(audit, participant, contract, epsilon=1e4)
     weights = str(random.choice(TAME + HOSTILE))
-    start = model_of(weights, shared_start(contract, seat.industry), random)
-    pool, filler = audit.pool(seat), deck.filler()
+    start = model_of(weights, shared_start(contract, participant.industry), random)
+    pool, filler = audit.pool(participant), deck.filler()
     units = [deck.units(random, "record", "train", 12) for _ in range(_CROWD)]
     owner = int(random.integers(_CROWD))
 
@@ -235,8 +237,7 @@ def play(audit: Audit, seat: Seat, deck: Deck, seed: int) -> list[Game]:
             ratio = max(games.step_ratio(a, b, z), games.clip_ratio(a, b, clip))
             for at in set(range(_CROWD)) - {owner}:
                 ratio = max(ratio, games.moved([whole[at]], [less[at]], z) / games.SIMULATION)
-        recipe = (
-            f"{seat.name}, vectorised, seed {seed}: {network['kind']} {network.get('hidden', '')}, {weights} weights"
-        )
+        shape = f"{network['kind']} {network.get('hidden', '')}"
+        recipe = f"{participant.name}, vectorised, seed {seed}: {shape}, {weights} weights"
         out.append(Game("vectorised", f"{recipe}, clip {clip:g}, without row {left} of {owner}", ratio))
     return out

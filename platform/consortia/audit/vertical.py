@@ -115,7 +115,7 @@ class Party:
     def encoded(self, name: str) -> holdings.Encoded:
         """Return a participant's rows as it encodes them."""
         case = holdings.get(self.terms.case)
-        industry = self.scenario.seat(name).industry
+        industry = self.scenario.participant(name).industry
         source = parse_source(f"csv:{self.files[name]}")
         return case.holding(industry).encode(case.frame(source, industry, 0))
 
@@ -131,8 +131,11 @@ def party(audit: Audit, number: int, persons: int) -> Party:
     data = json.loads(audit.scenario.to_json())
     data["contract"]["vertical"] |= {**_TERMS, "largest_set": 10 * persons}
     data["roster"] = [
-        {**seat, "epsilon": _LABEL if seat["name"] == data["contract"]["vertical"]["label_owner"] else math.inf}
-        for seat in data["roster"]
+        {
+            **participant,
+            "epsilon": _LABEL if participant["name"] == data["contract"]["vertical"]["label_owner"] else math.inf,
+        }
+        for participant in data["roster"]
     ]
     scenario = parse(Scenario, data, "audit")
     terms = scenario.contract.vertical
@@ -140,29 +143,29 @@ def party(audit: Audit, number: int, persons: int) -> Party:
     case = holdings.get(terms.case)
     frames = case.synthesise(np.random.default_rng(audit.random.integers(2**31)), persons)
     made = Party(scenario, audit.folder / f"party-{number}", frames)
-    for seat in scenario.roster:
-        home = Home(made.folder / seat.name, seat.name, simulation=True)
+    for participant in scenario.roster:
+        home = Home(made.folder / participant.name, participant.name, simulation=True)
         home.create(split_seed=audit.split_seed)
-        owner = seat.name == terms.label_owner
+        owner = participant.name == terms.label_owner
         policy = {
             "schema": 1,
-            "participant": seat.name,
+            "participant": participant.name,
             "demo": True,
             "dataset": {
-                seat.dataset: {
-                    "industry": seat.industry,
+                participant.dataset: {
+                    "industry": participant.industry,
                     "source": "synthetic:10",  # replaced for each message by the audit's own file
                     "site": terms.case,
                     "unit": "record",
-                    "declared_units": seat.units,
+                    "declared_units": participant.units,
                     "quarantine_threshold": 1.0,
                 }
             },
             "budget": {
                 "run": {"epsilon": _LABEL if owner else _SCORE + _MODEL, "delta": 1e-5},
-                "lifetime": {"epsilon": 100.0, "delta": 0.999 / seat.units},
+                "lifetime": {"epsilon": 100.0, "delta": 0.999 / participant.units},
             },
-            "allow": {"releases": [*terms.releases_of(seat.name)], "contracts": "any"},
+            "allow": {"releases": [*terms.releases_of(participant.name)], "contracts": "any"},
             "vertical": {
                 "label": terms.label,
                 "purpose": terms.purpose,
@@ -173,10 +176,10 @@ def party(audit: Audit, number: int, persons: int) -> Party:
             },
         }
         home.policy.write_text(tomli_w.dumps(policy), encoding="utf-8")
-        Ledger.create(home.ledger, seat.name).close()
-        made.homes[seat.name] = home
-        made.files[seat.name] = made.folder / f"{seat.name}.csv"
-        frames[seat.industry].to_csv(made.files[seat.name], index=False)
+        Ledger.create(home.ledger, participant.name).close()
+        made.homes[participant.name] = home
+        made.files[participant.name] = made.folder / f"{participant.name}.csv"
+        frames[participant.industry].to_csv(made.files[participant.name], index=False)
     introduce(scenario, made.homes)
     try:
         VerticalCoordinator(scenario, "audit", made.folder / "coordinator", made.exchange).run()
@@ -351,7 +354,7 @@ def play(audit: Audit, made: Party, seed: int) -> list[Game]:
     """One person's row at a partner is replaced by another's, or by one at the bounds."""
     random = np.random.default_rng(seed)
     name = str(random.choice(made.terms.partners))
-    industry = made.scenario.seat(name).industry
+    industry = made.scenario.participant(name).industry
     holding = holdings.get(made.terms.case).holding(industry)
     frame = pd.read_csv(made.files[name], dtype=str, keep_default_na=False)
     matched = made.store(name).places("matched", _never)

@@ -37,14 +37,14 @@ def init(
         raise InputError("budget init: wanted either a participant or --scenario; give exactly one")
     if scenario:
         loaded = load_scenario(scenario)
-        for seat in loaded.roster:
-            data = owned_policy(scenario, loaded, seat.name)
+        for listed in loaded.roster:
+            data = owned_policy(scenario, loaded, listed.name)
             note = f"from the demonstration policy of {loaded.name}; edit it"
-            terms = loaded.contract.of(seat.industry)
-            _make(home_of(seat.name, home), data, note, metrics=terms.evaluation.metrics == "dp")
+            terms = loaded.contract.of(listed.industry)
+            _make(home_of(listed.name, home), data, note, metrics=terms.evaluation.metrics == "dp")
         if any(part.contract.trust == "aggregate" for part in loaded.parts()):
-            pin_each_other({seat.name: home_of(seat.name, home) for seat in loaded.roster})
-        introduce(loaded, {seat.name: home_of(seat.name, home) for seat in loaded.roster})
+            pin_each_other({listed.name: home_of(listed.name, home) for listed in loaded.roster})
+        introduce(loaded, {listed.name: home_of(listed.name, home) for listed in loaded.roster})
         return
     copied: dict[str, Any] | None = None
     if policy is not None:

@@ -156,8 +156,8 @@ def plan(
     """Show before joining whether it is worth it, what each ε means in noise and utility, and which change helps."""
     loaded = load_scenario(scenario).with_overrides(rounds=rounds)
     values = _numbers(epsilon)
-    if participant and participant not in [seat.name for seat in loaded.roster]:
-        names = listed(seat.name for seat in loaded.roster)
+    if participant and participant not in [planned.name for planned in loaded.roster]:
+        names = listed(planned.name for planned in loaded.roster)
         raise InputError(f"--participant: wanted one of {names}, got {participant!r}")
     if own_rows and not (participant and home):
         raise InputError("--own-rows: wanted --participant NAME and --home DIR, whose rows are read; give both")
@@ -175,8 +175,8 @@ def plan(
         band = {
             (point.epsilon, point.participant): point for point in sweeps.points(_run(asked, folder, quiet=as_json))
         }
-    for name, seat in data["participants"].items():
-        for price in seat["prices"]:
+    for name, planned in data["participants"].items():
+        for price in planned["prices"]:
             point = band.get((price["epsilon"], name))
             price["utility"] = point and {
                 "metric": point.metric,
@@ -190,8 +190,8 @@ def plan(
     if as_json:
         typer.echo(json.dumps(data, indent=1))
         return
-    for name, seat in data["participants"].items():
-        _print_plan(name, seat)
+    for name, planned in data["participants"].items():
+        _print_plan(name, planned)
     out.print(MEANS if any(part.contract.sums for part in loaded.parts()) else FOR_SUMS_ONLY, highlight=False)
     out.print(
         "ε of one run by PLD. Noise/signal: norm of all noise over the largest possible signal; above .5 little can be "
@@ -205,15 +205,16 @@ def plan(
     )
 
 
-def _print_plan(name: str, seat: dict[str, Any]) -> None:
-    proposed = "∞ (non-private)" if seat["proposed_epsilon"] is None else f"{seat['proposed_epsilon']:g}"
-    title = f"{name}: {seat['training_units']} training units, proposed ε {proposed} (add/remove one {seat['unit']})"
+def _print_plan(name: str, participant: dict[str, Any]) -> None:
+    proposed = "∞ (non-private)" if participant["proposed_epsilon"] is None else f"{participant['proposed_epsilon']:g}"
+    units, unit = participant["training_units"], participant["unit"]
+    title = f"{name}: {units} training units, proposed ε {proposed} (add/remove one {unit})"
     table = Table(title=title)
-    told = seat["forecast"]
+    told = participant["forecast"]
     verdict_heads = ("N_eff", "expected net gain", "verdict") if told else ()
     for heading in ("ε run", "δ", "σ", "noise/signal", "rounds", "expected utility", "local alone", *verdict_heads):
         table.add_column(heading, justify="right")
-    for price in seat["prices"]:
+    for price in participant["prices"]:
         use, hope = price["utility"], price["forecast"]
         table.add_row(
             f"{price['epsilon']:g}",
@@ -225,13 +226,13 @@ def _print_plan(name: str, seat: dict[str, Any]) -> None:
             number(use["local"]) if use else "–",
             *((number(hope["effective_rows"], 0), interval(hope["gain"]), hope["verdict"]) if hope else ()),
         )
-    for label, forecast in (("as proposed", told), ("at home", seat.get("forecast_at_home"))):
+    for label, forecast in (("as proposed", told), ("at home", participant.get("forecast_at_home"))):
         if forecast:
             out.print(f"{name}, {label}: {sentence(forecast)}.", highlight=False, soft_wrap=True)
-    if seat.get("forecast_at_home"):
+    if participant.get("forecast_at_home"):
         out.print(OWN_ROWS, highlight=False, soft_wrap=True)
     out.print(table)
-    for knob in seat["knobs"]:
+    for knob in participant["knobs"]:
         change = f"{knob['knob']} {knob['before']} -> {knob['after']}" if knob["after"] else knob["knob"]
         verdict = "helps" if knob["helps"] else ("" if not knob["after"] else "does not help by this measure")
         numbers = (
@@ -240,7 +241,7 @@ def _print_plan(name: str, seat: dict[str, Any]) -> None:
         )
         line = "; ".join(filter(None, (numbers, verdict, knob["note"])))
         out.print(f"  {change}: {line}", highlight=False, soft_wrap=True)
-    if life := seat["lifetime"]:
+    if life := participant["lifetime"]:
         out.print(
             f"  lifetime ({life['source']}): ε {life['left']:g} of {life['lifetime_budget']:g} left at δ "
             f"{life['delta']:g}, unit {life['unit']}: {life['runs_left']} run(s) like this one (run allowance "

@@ -77,8 +77,8 @@ def _check_demonstrations(scenario: str, loaded: Scenario) -> None:
     from consortia.engines.runner import demo_policy_file
     from consortia.terms.policy import policy_or_input_error
 
-    for seat in loaded.roster:
-        if (file := demo_policy_file(scenario, seat.name)).is_file():
+    for participant in loaded.roster:
+        if (file := demo_policy_file(scenario, participant.name)).is_file():
             policy_or_input_error(file, simulation=True)
 
 

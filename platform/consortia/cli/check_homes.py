@@ -16,7 +16,7 @@ from consortia.participant.account import runs_left
 from consortia.participant.home import Home
 from consortia.participant.lifetimes import check_sources, sharing
 from consortia.terms.policy import Proposal, check_contract, effective_budget, load_policy
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import initial_groups
 from privacy.errors import PrivacyError
@@ -54,47 +54,51 @@ class Standing:
 
 def standings(scenario: Scenario, root: Path) -> list[Standing]:
     """Read every home of the roster below `root`; no row is read and nothing is written."""
-    return [_standing(scenario, seat, root) for seat in scenario.roster]
+    return [_standing(scenario, participant, root) for participant in scenario.roster]
 
 
-def _standing(scenario: Scenario, seat: Seat, root: Path) -> Standing:
-    home = Home((root / seat.name).resolve(), seat.name, simulation=True)
-    proposal = Proposal(seat.dataset, None if seat.non_private else seat.epsilon, seat.delta)
+def _standing(scenario: Scenario, participant: RosterParticipant, root: Path) -> Standing:
+    home = Home((root / participant.name).resolve(), participant.name, simulation=True)
+    proposal = Proposal(
+        participant.dataset, None if participant.non_private else participant.epsilon, participant.delta
+    )
     known: dict[str, object] = {}
     try:
         policy = load_policy(home.policy, simulation=True)
         life = policy.budget.lifetime.budget()
-        with Ledger.open(home.ledger, seat.name) as ledger:
-            left = ledger.lifetime_left(seat.dataset, Budget(math.inf, life.delta) if seat.non_private else life)
-            shared = sharing(ledger, policy, seat.dataset)
+        with Ledger.open(home.ledger, participant.name) as ledger:
+            left = ledger.lifetime_left(
+                participant.dataset, Budget(math.inf, life.delta) if participant.non_private else life
+            )
+            shared = sharing(ledger, policy, participant.dataset)
         known = {"left": left.epsilon, "lifetime": life.epsilon}
-        terms = check_contract(policy, scenario.contract, seat.industry, proposal, scenario.name)
-        check_sources(policy, seat.dataset, terms.source, shared)
+        terms = check_contract(policy, scenario.contract, participant.industry, proposal, scenario.name)
+        check_sources(policy, participant.dataset, terms.source, shared)
         known |= {"unit": terms.unit, "declared_units": terms.declared_units}
         allowed = effective_budget(policy, proposal, left, policy.budget.of(scenario.contract))
     except RefusedError as error:
-        return Standing(seat.name, **known, problem=f"{error.code}: {error.detail}")  # type: ignore[arg-type]
+        return Standing(participant.name, **known, problem=f"{error.code}: {error.detail}")  # type: ignore[arg-type]
     except (ConsortiaError, PrivacyError) as error:
-        return Standing(seat.name, **known, problem=str(error))  # type: ignore[arg-type]
+        return Standing(participant.name, **known, problem=str(error))  # type: ignore[arg-type]
     if allowed is not None:
         known |= {"epsilon": allowed.epsilon, "delta": allowed.delta, "runs_left": runs_left(left, allowed)}
-    return Standing(seat.name, **known)  # type: ignore[arg-type]
+    return Standing(participant.name, **known)  # type: ignore[arg-type]
 
 
 def effective(scenario: Scenario, found: list[Standing]) -> Scenario:
     """Return the scenario with what the homes allow instead of what it proposes to them."""
-    seats = []
-    for seat, one in zip(scenario.roster, found, strict=True):
+    participants = []
+    for participant, one in zip(scenario.roster, found, strict=True):
         allowed = {"epsilon": one.epsilon, "delta": one.delta, "units": one.declared_units}
         changes = {key: value for key, value in allowed.items() if value is not None and one.epsilon is not None}
-        seats.append(seat.model_copy(update=changes))
-    return scenario.model_copy(update={"roster": tuple(seats)})
+        participants.append(participant.model_copy(update=changes))
+    return scenario.model_copy(update={"roster": tuple(participants)})
 
 
 def refuse_hopeless(scenario: Scenario, found: list[Standing]) -> None:
     """Raise InputError, one line a participant, where a run of those who can take part could not succeed."""
     able = {one.name for one in found if not one.problem}
-    groups = initial_groups(scenario.contract, [seat.industry for seat in scenario.roster])
+    groups = initial_groups(scenario.contract, [participant.industry for participant in scenario.roster])
     if missing := lacking(scenario, able, groups):
         raise InputError(*missing, *(f"{one.name}: {one.problem}" for one in found if one.problem))
 

@@ -73,11 +73,11 @@ def _places(data: Path, scenario: Scenario) -> dict[str, Path]:
     if not data.is_dir():
         raise InputError(f"--data {data}: wanted a folder with a file for each participant, got none; check the path")
     files = {participant_name(file): file for file in sorted(data.iterdir()) if file.is_file()}
-    if lacking := [seat.name for seat in scenario.roster if seat.name not in files]:
+    if lacking := [participant.name for participant in scenario.roster if participant.name not in files]:
         raise InputError(
             f"--data {data}: wanted a file NAME.csv for each of {', '.join(lacking)}, got none; bring them"
         )
-    return {seat.name: files[seat.name] for seat in scenario.roster}
+    return {participant.name: files[participant.name] for participant in scenario.roster}
 
 
 def _policy(
@@ -95,12 +95,12 @@ def _policy(
     dataset, delta = client.replace("_", "-"), 0.0
     if scenario is not None:
         try:
-            seat = scenario.seat(name)
+            participant = scenario.participant(name)
         except KeyError:
             raise InputError(f"home init: wanted a participant of {scenario.name}, got {name!r}") from None
-        client, dataset, delta = seat.industry, seat.dataset, seat.delta
-        epsilon = seat.epsilon if epsilon is None else epsilon
-        contract = scenario.contract.of(seat.industry)
+        client, dataset, delta = participant.industry, participant.dataset, participant.delta
+        epsilon = participant.epsilon if epsilon is None else epsilon
+        contract = scenario.contract.of(participant.industry)
         contracts, releases = [f"sha256:{contract.sha256()}"], list(contract.releases)
     found = client_named(client)
     frame, source = read_rows(file)

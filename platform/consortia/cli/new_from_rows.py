@@ -104,23 +104,26 @@ def write_client(
         )
     except ClientError as error:
         raise InputError(str(error)) from None
-    seats = {participant_name(file): len(frame) for file, frame in zip(files, frames, strict=True)}
-    if len(seats) < len(files):
+    participants = {participant_name(file): len(frame) for file, frame in zip(files, frames, strict=True)}
+    if len(participants) < len(files):
         raise InputError("--from: wanted files with different names, for each is one participant; rename them")
-    if len(seats) == 1:
-        seats = {f"{name.replace('_', '-')}-{site}": next(iter(seats.values())) for site in DEMO}
-    budgets = _budgets(epsilon, len(seats))
+    if len(participants) == 1:
+        participants = {f"{name.replace('_', '-')}-{site}": next(iter(participants.values())) for site in DEMO}
+    budgets = _budgets(epsilon, len(participants))
     slug = name.replace("_", "-")
-    roster = [_seat(seat, name, rows, own) for (seat, rows), own in zip(seats.items(), budgets, strict=True)]
+    roster = [
+        _participant(participant, name, rows, own)
+        for (participant, rows), own in zip(participants.items(), budgets, strict=True)
+    ]
     contract = {"schema": 1, "wire": 1, "rounds": 20, "industries": {name: {}}}
     scenario = {"schema": 1, "name": slug, "title": f"Participants of the industry {name}", "contract": contract}
     written = {
         folder / "clients" / f"{name}.toml": made.text,
         folder / "scenarios" / f"{slug}.toml": tomli_w.dumps({**scenario, "roster": roster}),
     }
-    for seat in roster:
-        policy = folder / "scenarios" / "policies" / slug / f"{seat['name']}.toml"
-        written[policy] = "# Demonstration policy: accepted in a simulation only.\n" + tomli_w.dumps(_demo(seat))
+    for participant in roster:
+        policy = folder / "scenarios" / "policies" / slug / f"{participant['name']}.toml"
+        written[policy] = "# Demonstration policy: accepted in a simulation only.\n" + tomli_w.dumps(_demo(participant))
     if taken := [str(file) for file in written if file.exists()]:
         raise InputError(f"new client: wanted to write {', '.join(taken)}, got files there; move them away")
     for file, text in written.items():
@@ -149,7 +152,7 @@ def _budgets(text: str, count: int) -> list[float]:
     return budgets * count if len(budgets) == 1 else budgets
 
 
-def _seat(name: str, industry: str, rows: int, epsilon: float) -> dict[str, Any]:
+def _participant(name: str, industry: str, rows: int, epsilon: float) -> dict[str, Any]:
     units = public_count(rows)
     site = "south" if name.endswith("south") else "north"
     delta = min(1e-5, 10.0 ** -(len(str(units)) + 1))
@@ -164,19 +167,19 @@ def _seat(name: str, industry: str, rows: int, epsilon: float) -> dict[str, Any]
     }
 
 
-def _demo(seat: dict[str, Any]) -> dict[str, Any]:
-    epsilon, delta = seat["epsilon"], seat["delta"]
+def _demo(participant: dict[str, Any]) -> dict[str, Any]:
+    epsilon, delta = participant["epsilon"], participant["delta"]
     return {
         "schema": 1,
-        "participant": seat["name"],
+        "participant": participant["name"],
         "demo": True,
         "dataset": {
-            seat["dataset"]: {
-                "industry": seat["industry"],
-                "source": f"synthetic:{seat['units']}",
-                "site": seat["site"],
+            participant["dataset"]: {
+                "industry": participant["industry"],
+                "source": f"synthetic:{participant['units']}",
+                "site": participant["site"],
                 "unit": "record",
-                "declared_units": seat["units"],
+                "declared_units": participant["units"],
             }
         },
         "budget": {

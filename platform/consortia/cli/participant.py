@@ -13,7 +13,7 @@ from consortia.common.errors import InputError
 from consortia.common.strict import listed, parse
 from consortia.deploy.members import MemberFolder, apply, read_public_key
 from consortia.deploy.prepare import effective
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario, load_scenario
 
 app = typer.Typer(help="Add a participant to a federation, or remove one.", no_args_is_help=True)
@@ -59,7 +59,7 @@ def add(
     ] = "",
     as_json: _Json = False,
 ) -> None:
-    """Add a participant: a seat, its key, and a join kit for it. Nobody else's files or services change."""
+    """Add a participant to the roster, with its key and a join kit. Nobody else's files or services change."""
     from consortia.deploy.kit import FILES, check_certificate, check_image, write_kit
     from consortia.planning.plan import make_plans
 
@@ -68,8 +68,8 @@ def add(
         offer = float(epsilon)
     except ValueError:
         raise InputError(f"--epsilon: wanted a number > 0 or 'inf', got {epsilon!r}") from None
-    seat = parse(
-        Seat,
+    participant = parse(
+        RosterParticipant,
         {"name": name, "industry": industry, "dataset": dataset, "site": site or name, "units": units,
          "epsilon": offer, "delta": delta},
         "participant add",
@@ -80,8 +80,8 @@ def add(
     target = kits / name
     if target.exists():
         raise InputError(f"{target}: wanted no kit there yet, got one; it may hold a ledger, move it away first")
-    make_plans(folder.with_seat(loaded, seat)[1])
-    whole = folder.add(loaded, seat, key)
+    make_plans(folder.with_participant(loaded, participant)[1])
+    whole = folder.add(loaded, participant, key)
     write_kit(target, whole, name, address, authority, has_key=key is not None, image=named)
     if as_json:
         out.print_json(
@@ -143,11 +143,11 @@ def list_(scenario: _Scenario = "cross-industry", members: _Members = Path("memb
     loaded = load_scenario(scenario, settle=False)
     folder = MemberFolder(members, loaded.name)
     changes = folder.load()
-    joined = {seat.name for seat in changes.roster}
+    joined = {participant.name for participant in changes.roster}
     rows = [
-        {"name": seat.name, "industry": seat.industry, "joined": seat.name in joined,
-         "has_key": seat.name not in joined or folder.public_key(seat.name).is_file()}
-        for seat in apply(loaded, changes).roster
+        {"name": participant.name, "industry": participant.industry, "joined": participant.name in joined,
+         "has_key": participant.name not in joined or folder.public_key(participant.name).is_file()}
+        for participant in apply(loaded, changes).roster
     ]  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"scenario": loaded.name, "roster": rows, "removed": list(changes.removed)}))
@@ -161,4 +161,4 @@ def list_(scenario: _Scenario = "cross-industry", members: _Members = Path("memb
 
 
 def _names(scenario: Scenario) -> list[str]:
-    return [seat.name for seat in scenario.roster]
+    return [participant.name for participant in scenario.roster]

@@ -18,7 +18,7 @@ from consortia.coordinator.checkpoint import Checkpoint
 from consortia.messages.size_release import declared as training_units
 from consortia.messages.size_release import solve_sigma
 from consortia.terms.contract import Contract
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import LARGEST, LOSS, State, group_of
 from strategies.arithmetic import capped_weights
@@ -28,23 +28,27 @@ from strategies.information import flat_change, information_weights, noise_varia
 from strategies.norm_bound import honest_norm
 
 
-def weights_of(contract: Contract, seats: Iterable[Seat]) -> list[float]:
-    """Return the capped weights of the seats of one group, as far as they are known before a run."""
-    seats = list(seats)
+def weights_of(contract: Contract, participants: Iterable[RosterParticipant]) -> list[float]:
+    """Return the capped weights of the participants of one group, as far as they are known before a run."""
+    participants = list(participants)
     terms = contract.strategy
     if terms.weighting == "information":
-        nothing = [torch.zeros(0, dtype=torch.float64)] * len(seats)
-        return information_weights(nothing, _variances(contract, seats, {}), _sizes(seats), terms.weight_cap)
-    return capped_weights([1.0] * len(seats) if terms.weighting == "equal" else _sizes(seats), terms.weight_cap)
+        nothing = [torch.zeros(0, dtype=torch.float64)] * len(participants)
+        return information_weights(
+            nothing, _variances(contract, participants, {}), _sizes(participants), terms.weight_cap
+        )
+    return capped_weights(
+        [1.0] * len(participants) if terms.weighting == "equal" else _sizes(participants), terms.weight_cap
+    )
 
 
-def _sizes(seats: Iterable[Seat]) -> list[float]:
-    return [float(seat.units) for seat in seats]
+def _sizes(participants: Iterable[RosterParticipant]) -> list[float]:
+    return [float(participant.units) for participant in participants]
 
 
 def _round_weights(
     contract: Contract,
-    seats: list[Seat],
+    participants: list[RosterParticipant],
     current: State,
     states: list[State],
     declared: Mapping[str, float],
@@ -53,49 +57,49 @@ def _round_weights(
 ) -> list[float]:
     """Return the weights of one group's replies in round `number`."""
     if contract.strategy.weighting == "noised":
-        most = {seat.name: training_units(contract, seat) for seat in seats}
+        most = {participant.name: training_units(contract, participant) for participant in participants}
         counts = [float(min(sizes.get(name, units), units)) for name, units in most.items()]
         return capped_weights(counts, contract.strategy.weight_cap)
     if contract.strategy.weighting != "information":
-        return weights_of(contract, seats)
+        return weights_of(contract, participants)
     gradient = contract.strategy.strategy().fit.gradient
     start = {name: torch.zeros_like(tensor) for name, tensor in current.items()} if gradient else current
     changes = [flat_change(start, state) for state in states]
-    variances = _variances(contract, seats, declared, number)
-    return information_weights(changes, variances, _sizes(seats), contract.strategy.weight_cap)
+    variances = _variances(contract, participants, declared, number)
+    return information_weights(changes, variances, _sizes(participants), contract.strategy.weight_cap)
 
 
 def _variances(
-    contract: Contract, seats: Iterable[Seat], declared: Mapping[str, float], number: int = 1
+    contract: Contract, participants: Iterable[RosterParticipant], declared: Mapping[str, float], number: int = 1
 ) -> list[float]:
-    """Return the noise variance of every seat's update, per coordinate.
+    """Return the noise variance of every participant's update, per coordinate.
 
-    sigma is what the reply declares, but at least the one that the seat's proposal needs: a participant whose policy
+    sigma is what the reply declares, but at least the one that the participant's proposal needs: one whose policy
     allows less says so and is believed; one that understates its noise weighs what its proposal is worth.
     """
     gradient = contract.strategy.strategy().fit.gradient
     variances = []
-    for seat in seats:
-        rules = contract.industries[seat.industry]
+    for participant in participants:
+        rules = contract.industries[participant.industry]
         variances.append(
             noise_variance(
-                noise_multiplier=max(_proposed_sigma(contract, seat), declared.get(seat.name, 0.0)),
+                noise_multiplier=max(_proposed_sigma(contract, participant), declared.get(participant.name, 0.0)),
                 clip=rules.clip,
                 learning_rate=1.0 if gradient else rules.rate(number, contract.rounds),
                 steps=rules.shared_steps,
                 sampling_rate=rules.sampling_rate,
-                units=training_units(contract, seat),
+                units=training_units(contract, participant),
                 momentum=rules.momentum,
             )
         )
     return variances
 
 
-def _proposed_sigma(contract: Contract, seat: Seat) -> float:
-    """Return the noise multiplier that the seat's proposal needs for the whole run; 0 when non-private."""
-    if seat.non_private:
+def _proposed_sigma(contract: Contract, participant: RosterParticipant) -> float:
+    """Return the noise multiplier that the participant's proposal needs for the whole run; 0 when non-private."""
+    if participant.non_private:
         return 0.0
-    return solve_sigma(contract, contract.industries[seat.industry], seat.epsilon, seat.delta)
+    return solve_sigma(contract, contract.industries[participant.industry], participant.epsilon, participant.delta)
 
 
 def outweighed(strategy: Strategy, weights: Sequence[float]) -> bool:
@@ -142,39 +146,45 @@ def aggregate(
     kept: list[str] = []
     for group, current in state.groups.items():
         members = members_of(scenario, group, current)
-        seats = [seat for seat in members if seat.name in accepted and set(current) <= set(accepted[seat.name])]
+        participants = [
+            participant
+            for participant in members
+            if participant.name in accepted and set(current) <= set(accepted[participant.name])
+        ]
         before = state.memory.get(group, {})
-        states = [{p: accepted[seat.name][p] for p in current} for seat in seats]
+        states = [{p: accepted[participant.name][p] for p in current} for participant in participants]
         number = state.round + 1
-        weights = _round_weights(contract, seats, current, states, declared, sizes, number) if seats else []
+        weights = (
+            _round_weights(contract, participants, current, states, declared, sizes, number) if participants else []
+        )
         shares = dict(zip((s.name for s in members), weights_of(contract, members), strict=True)) if members else {}
-        if len(seats) < max(1, strategy.minimum_participants) or outweighed(strategy, weights):
+        if len(participants) < max(1, strategy.minimum_participants) or outweighed(strategy, weights):
             groups[group], memory[group] = current, before
             kept.append(group)
             continue
         updates = [
             Update(
-                seat.name,
+                participant.name,
                 reply,
                 weight,
-                bound=honest_bound(contract, seat, current, number) if strategy.fit.bound != "no" else math.inf,
-                steps=_steps(contract, seat),
-                learning_rate=contract.industries[seat.industry].rate(number, contract.rounds),
-                share=shares[seat.name],
-                loss=float(accepted[seat.name].get(LOSS, math.nan)),
+                bound=honest_bound(contract, participant, current, number) if strategy.fit.bound != "no" else math.inf,
+                steps=_steps(contract, participant),
+                learning_rate=contract.industries[participant.industry].rate(number, contract.rounds),
+                share=shares[participant.name],
+                loss=float(accepted[participant.name].get(LOSS, math.nan)),
             )
-            for seat, reply, weight in zip(seats, states, weights, strict=True)
+            for participant, reply, weight in zip(participants, states, weights, strict=True)
         ]
         groups[group], memory[group] = strategy.aggregate(current, updates, before)
     return groups, memory, kept
 
 
-def members_of(scenario: Scenario, group: str, parameters: Iterable[str]) -> list[Seat]:
-    """Return the seats whose parameters are averaged in `group`, in the order of their names."""
+def members_of(scenario: Scenario, group: str, parameters: Iterable[str]) -> list[RosterParticipant]:
+    """Return the participants whose parameters are averaged in `group`, in the order of their names."""
     names = list(parameters)
     return sorted(
         (s for s in scenario.roster if all(group_of(p, s.industry, scenario.contract) == group for p in names)),
-        key=lambda seat: seat.name,
+        key=lambda participant: participant.name,
     )
 
 
@@ -186,10 +196,10 @@ def controls(scenario: Scenario, strategy: Strategy, state: Checkpoint) -> dict[
     out: dict[str, State] = {}
     if isinstance(strategy, Controlled):
         for group, current in state.groups.items():
-            for seat in members_of(scenario, group, current):
-                sent = strategy.control(current, state.memory.get(group, {}), seat.name)
+            for participant in members_of(scenario, group, current):
+                sent = strategy.control(current, state.memory.get(group, {}), participant.name)
                 bounded = {name: tensor.clamp(-LARGEST, LARGEST) for name, tensor in sent.items()}
-                out.setdefault(seat.name, {}).update(bounded)
+                out.setdefault(participant.name, {}).update(bounded)
     return out
 
 
@@ -202,35 +212,37 @@ def turns(scenario: Scenario, strategy: Strategy, number: int, names: Collection
         return []
     tours: dict[str, list[str]] = {}
     together = "consortium" in scenario.contract.scopes.named
-    for seat in sorted(scenario.roster, key=lambda s: s.name):
-        tours.setdefault("*" if together else seat.industry, []).append(seat.name)
+    for participant in sorted(scenario.roster, key=lambda s: s.name):
+        tours.setdefault("*" if together else participant.industry, []).append(participant.name)
     asked = [[name for name in strategy.order(number, tour) if name in names] for tour in tours.values()]
     return [tour for tour in asked if tour]
 
 
-def _steps(contract: Contract, seat: Seat) -> float:
-    rules = contract.industries[seat.industry]
+def _steps(contract: Contract, participant: RosterParticipant) -> float:
+    rules = contract.industries[participant.industry]
     return effective_steps(rules.shared_steps, rules.momentum)
 
 
-def honest_bound(contract: Contract, seat: Seat, current: Mapping[str, Tensor], number: int = 1) -> float:
+def honest_bound(
+    contract: Contract, participant: RosterParticipant, current: Mapping[str, Tensor], number: int = 1
+) -> float:
     """Return how long an honest change of `current` can be in round `number`; infinite when non-private.
 
     sigma is the proposal's, solved for the whole run. A participant whose policy allows less adds more noise than
     that and is shortened; a sigma that a reply declares would let an attacker choose its own bound.
     """
-    if seat.non_private:
+    if participant.non_private:
         return math.inf
-    rules = contract.industries[seat.industry]
+    rules = contract.industries[participant.industry]
     floats = [t.double().flatten() for t in current.values() if t.is_floating_point()]
     flat = torch.cat(floats or [torch.zeros(0, dtype=torch.float64)])
     return honest_norm(
         clip=rules.clip,
         learning_rate=rules.rate(number, contract.rounds),
         steps=rules.shared_steps,
-        noise_multiplier=_proposed_sigma(contract, seat),
+        noise_multiplier=_proposed_sigma(contract, participant),
         sampling_rate=rules.sampling_rate,
-        units=training_units(contract, seat),
+        units=training_units(contract, participant),
         coordinates=flat.numel(),
         momentum=rules.momentum,
         weight_decay=rules.weight_decay,

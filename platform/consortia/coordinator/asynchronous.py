@@ -139,24 +139,28 @@ class AsynchronousLoop:
 
     def _groups(self, name: str) -> list[str]:
         """Return the groups that the participant shares in and that are not done."""
-        return [g for g, seats in self._seats.items() if self._is_open(g) and any(s.name == name for s in seats)]
+        return [
+            g
+            for g, participants in self._participants.items()
+            if self._is_open(g) and any(s.name == name for s in participants)
+        ]
 
     def _assign(self) -> None:
         """Give everybody who is free its next participation."""
-        for name, member in self._desk.members.items():
+        for name, view in self._desk.participants.items():
             waits = self._strategy.waits_for_step and any(
                 held.participant == name for group in self._groups(name) for held in self._buffers[group]
             )
             if (
                 name not in self._work
-                and member.state not in FINAL
+                and view.state not in FINAL
                 and self._lost.get(name, 0) < _LOST
                 and self._taken.get(name, 0) < self._contract.participations
                 and self._groups(name)
                 and not waits
             ):
                 self._taken[name] = self._taken.get(name, 0) + 1
-                start = for_participant(self._models, member.seat.industry)
+                start = for_participant(self._models, view.participant.industry)
                 self._work[name] = _Work(self._taken[name], start, dict(self._versions))
 
     def _send(self) -> None:
@@ -166,7 +170,7 @@ class AsynchronousLoop:
             if work.ticket or work.not_before > now:
                 continue
             data = self._desk.envelope("train", work.number, name, work.start, {})
-            self._desk.members[name].bytes_received += len(data)
+            self._desk.participants[name].bytes_received += len(data)
             tickets, failed = self._channel.send("train", {name: data}, deadline)
             work.ticket, work.until = tickets.get(name, ""), now + deadline
             for answer in failed:
@@ -198,7 +202,7 @@ class AsynchronousLoop:
     def _again(self, name: str, work: _Work) -> None:
         """Ask for the same participation again, or count it as lost."""
         behind = [self._versions[group] - work.versions[group] for group in self._groups(name)]
-        final = self._desk.members[name].state in FINAL
+        final = self._desk.participants[name].state in FINAL
         stale = not behind or min(behind) > self._strategy.max_staleness
         if not final and not stale and work.attempt < self._contract.round.attempts:
             work.attempt += 1
@@ -209,11 +213,11 @@ class AsynchronousLoop:
         self._lost[name] = self._lost.get(name, 0) + 1
         left = [
             other
-            for other, member in self._desk.members.items()
-            if member.rounds_contributed or (member.state not in FINAL and self._lost.get(other, 0) < _LOST)
+            for other, view in self._desk.participants.items()
+            if view.rounds_contributed or (view.state not in FINAL and self._lost.get(other, 0) < _LOST)
         ]
         if len(left) < self._quorum:
-            reasons = sorted({m.failures[-1]["code"] for m in self._desk.members.values() if m.failures})
+            reasons = sorted({m.failures[-1]["code"] for m in self._desk.participants.values() if m.failures})
             raise RunFailedError(
                 f"version {self._total}: wanted at least {self._quorum} participants that answer, got {len(left)} "
                 f"({', '.join(reasons)})"
@@ -239,30 +243,30 @@ class AsynchronousLoop:
 
     def _is_ready(self, group: str) -> bool:
         held = self._buffers[group]
-        working = sum(seat.name in self._work for seat in self._seats[group])
+        working = sum(participant.name in self._work for participant in self._participants[group])
         seconds = time.monotonic() - self._since[group]
         return bool(held) and self._is_open(group) and self._strategy.ready(len(held), working, seconds)
 
     def _step_group(self, group: str) -> None:
         # In the order of names and numbers: within a buffer the order of arrival changes no bit.
         held = sorted(self._buffers[group], key=lambda one: (one.participant, one.number))
-        current, seats = self._models[group], self._seats[group]
-        shares = dict(zip((s.name for s in seats), weights_of(self._contract, seats), strict=True))
+        current, participants = self._models[group], self._participants[group]
+        shares = dict(zip((s.name for s in participants), weights_of(self._contract, participants), strict=True))
         total = sum(shares[one.participant] for one in held)
-        members = self._desk.members
+        views = self._desk.participants
         bounded = self._desk.strategy.fit.bound != "no"
         updates = [
             Update(
                 one.participant,
                 one.state,
                 shares[one.participant] / total,
-                learning_rate=self._contract.industries[
-                    self._desk.members[one.participant].seat.industry
-                ].learning_rate,
+                learning_rate=self._contract.industries[views[one.participant].participant.industry].learning_rate,
                 share=shares[one.participant],
                 start=one.start,
                 staleness=self._versions[group] - one.version,
-                bound=honest_bound(self._contract, members[one.participant].seat, one.start) if bounded else math.inf,
+                bound=honest_bound(self._contract, views[one.participant].participant, one.start)
+                if bounded
+                else math.inf,
             )
             for one in held
         ]
@@ -301,9 +305,9 @@ class AsynchronousLoop:
 
     def _new_failures(self) -> list[dict[str, Any]]:
         new = []
-        for name, member in self._desk.members.items():
-            new += [{"participant": name, **failure} for failure in member.failures[self._told.get(name, 0) :]]
-            self._told[name] = len(member.failures)
+        for name, view in self._desk.participants.items():
+            new += [{"participant": name, **failure} for failure in view.failures[self._told.get(name, 0) :]]
+            self._told[name] = len(view.failures)
         return new
 
     # Checkpoints
@@ -324,7 +328,7 @@ class AsynchronousLoop:
                 group: [[held.participant, held.number, held.version] for held in buffer]
                 for group, buffer in self._buffers.items()
             },
-            "members": {name: [m.state, m.rounds_contributed] for name, m in self._desk.members.items()},
+            "members": {name: [m.state, m.rounds_contributed] for name, m in self._desk.participants.items()},
         }
         heads = dict(self._desk.heads.known)
         memory = {group: named for group, named in self._memory.items() if named}
@@ -335,7 +339,9 @@ class AsynchronousLoop:
         self._models = dict(state.groups)
         self._memory = dict(state.memory)
         self._history = list(state.history)
-        self._seats = {group: members_of(self._desk.scenario, group, named) for group, named in self._models.items()}
+        self._participants = {
+            group: members_of(self._desk.scenario, group, named) for group, named in self._models.items()
+        }
         self._versions: dict[str, int] = kept.get("versions") or dict.fromkeys(self._models, 0)
         self._taken: dict[str, int] = dict(kept.get("taken", {}))
         self._lost: dict[str, int] = dict(kept.get("lost", {}))
@@ -348,8 +354,8 @@ class AsynchronousLoop:
             for group in self._models
         }
         for name, (condition, contributed) in kept.get("members", {}).items():
-            self._desk.members[name].state = condition
-            self._desk.members[name].rounds_contributed = contributed
+            self._desk.participants[name].state = condition
+            self._desk.participants[name].rounds_contributed = contributed
         self._told = {}
         self._last = time.monotonic()
         self._since = dict.fromkeys(self._models, self._last)

@@ -18,11 +18,11 @@ def models(
     scenario: Scenario, strategy: Strategy, groups: Mapping[str, State], memory: Mapping[str, State]
 ) -> dict[str, State]:
     """Return the shared parameters that each participant receives, by name."""
-    out = {seat.name: for_participant(groups, seat.industry) for seat in scenario.roster}
+    out = {participant.name: for_participant(groups, participant.industry) for participant in scenario.roster}
     if isinstance(strategy, Clusters):
         for group, current in groups.items():
-            for seat in members_of(scenario, group, current):
-                out[seat.name] |= strategy.model(current, memory.get(group, {}), seat.name)
+            for participant in members_of(scenario, group, current):
+                out[participant.name] |= strategy.model(current, memory.get(group, {}), participant.name)
     return out
 
 
@@ -33,7 +33,9 @@ def membership(
     if not isinstance(strategy, Clusters):
         return {}
     return {
-        group: strategy.clusters(memory.get(group, {}), [seat.name for seat in members_of(scenario, group, current)])
+        group: strategy.clusters(
+            memory.get(group, {}), [participant.name for participant in members_of(scenario, group, current)]
+        )
         for group, current in groups.items()
     }
 

@@ -41,7 +41,7 @@ def coalition(folder: Path, scenario: Scenario, industry: str, without: Collecti
     """
     scenario = scenario.of(industry)
     kept = _kept(folder, scenario, industry)
-    members = {seat.name for seat in scenario.roster if seat.industry == industry}
+    members = {participant.name for participant in scenario.roster if participant.industry == industry}
     if strange := sorted(set(without) - members):
         raise InputError(f"without: wanted some of {', '.join(sorted(members))}, got {', '.join(strange)}")
     if without and scenario.contract.trust == "aggregate":

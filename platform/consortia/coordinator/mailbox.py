@@ -18,7 +18,7 @@ from consortia.common.errors import WireError
 from consortia.coordinator import forecast
 from consortia.coordinator.event_file import EventFile
 from consortia.coordinator.ledger_heads import Heads
-from consortia.coordinator.participant_view import Member, standings
+from consortia.coordinator.participant_view import ParticipantView, standings
 from consortia.coordinator.received_metrics import Received, read, split
 from consortia.coordinator.sums import honest_norms
 from consortia.messages import size_release
@@ -31,22 +31,28 @@ from consortia.messages.reply import FINAL, check_account, check_loss
 from consortia.messages.request import READY
 from consortia.terms.contract import Contract
 from consortia.terms.recipe import blocks_of
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import CONTROL, LOSS, State, check_like
 
 
-def header_to(seat: Seat, kind: str, run_id: str, contract: Contract, heads: Heads) -> dict[str, str]:
+def header_to(
+    participant: RosterParticipant, kind: str, run_id: str, contract: Contract, heads: Heads
+) -> dict[str, str]:
     """Return what the header of every message to a participant says: the contract, the proposal to it, its head."""
-    proposal = {"dataset": seat.dataset, "epsilon": None if seat.non_private else seat.epsilon, "delta": seat.delta}
+    proposal = {
+        "dataset": participant.dataset,
+        "epsilon": None if participant.non_private else participant.epsilon,
+        "delta": participant.delta,
+    }
     return {
         "kind": kind,
-        "participant": seat.name,
-        "industry": seat.industry,
+        "participant": participant.name,
+        "industry": participant.industry,
         "run": run_id,
         "contract": contract.canonical(),
         "proposal": json.dumps(proposal, sort_keys=True),
-        **heads.header(seat.name),
+        **heads.header(participant.name),
     }
 
 
@@ -87,7 +93,7 @@ class Correspondence:
         self.run_id = run_id
         self.folder = folder
         self.strategy = scenario.contract.strategy.strategy()
-        self.members = {seat.name: Member(seat) for seat in scenario.roster}
+        self.participants = {participant.name: ParticipantView(participant) for participant in scenario.roster}
         self.heads = Heads(heads)
         self.event = EventFile(folder, run_id)
         self._told = self.event.last_round()
@@ -102,7 +108,7 @@ class Correspondence:
         control: State,
         extra: Mapping[str, str] = MappingProxyType({}),
     ) -> bytes:
-        fixed = header_to(self.members[name].seat, kind, self.run_id, self.contract, self.heads)
+        fixed = header_to(self.participants[name].participant, kind, self.run_id, self.contract, self.heads)
         told = {"forecast": json.dumps(self._forecasts[name])} if name in self._forecasts else {}
         header = {**fixed, "round": str(number), **told, **extra}
         data = encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
@@ -111,7 +117,7 @@ class Correspondence:
 
     def heard(self, name: str, data: bytes, kind: str, number: int) -> None:
         """Count the bytes of an answer, whatever is in it."""
-        self.members[name].bytes_sent += len(data)
+        self.participants[name].bytes_sent += len(data)
         self.event("heard", round=number, participant=name, kind=kind, bytes=len(data))
 
     def tell_rounds(self, history: Sequence[Mapping[str, Any]]) -> None:
@@ -121,7 +127,7 @@ class Correspondence:
         when it goes on, and of none twice.
         """
         for line in history[bisect.bisect(history, self._told, key=itemgetter("round")) :]:
-            self.event("round", **line, members=standings(self.members))
+            self.event("round", **line, members=standings(self.participants))
             self._told = line["round"]
 
     def accept(self, answer: Answer, kind: str, number: int, attempt: int, sent: State) -> State | None:
@@ -135,7 +141,7 @@ class Correspondence:
             The model that the message carried.
         """
         name = answer.participant
-        member = self.members[name]
+        view = self.participants[name]
         if answer.data is None:
             self.fail(name, number, attempt, answer.code)
             return None
@@ -148,7 +154,7 @@ class Correspondence:
             return None
         status = envelope.header["status"]
         if status in FINAL:
-            member.state = status
+            view.state = status
             self.fail(name, number, attempt, envelope.header.get("code", status)[:40])
             return None
         if status == "FAILED":
@@ -157,13 +163,13 @@ class Correspondence:
             return None
         if kind == READY:
             return tensors
-        member.header = dict(envelope.header)
+        view.header = dict(envelope.header)
         self.heads.take(name, envelope.header)
-        if self.contract.of(member.seat.industry).compression is not None and kind == "train":
-            member.bytes_saved += saved_bytes(envelope.tensors, tensors)
+        if self.contract.of(view.participant.industry).compression is not None and kind == "train":
+            view.bytes_saved += saved_bytes(envelope.tensors, tensors)
         if received is not None:
-            member.released[number] = received
-        member.rounds_contributed += kind == "train"
+            view.released[number] = received
+        view.rounds_contributed += kind == "train"
         return tensors
 
     def _validate(
@@ -184,24 +190,24 @@ class Correspondence:
             check_like({}, envelope.tensors)
             return {}, None
         check_account(header)
-        contract = self.contract.of(self.members[name].seat.industry)
+        contract = self.contract.of(self.participants[name].participant.industry)
         tensors, size = size_release.take(envelope.tensors, contract, kind)
         reply, metrics = split(lengthened(contract, kind, tensors, sent))
         if kind == "train" and contract.noisy_sums is not None:
-            seat, multiplier = self.members[name].seat, float(header["noise_multiplier"])
-            longest = honest_norms(contract, seat, number, multiplier)
-            check_blocks(blocks_of(contract, seat.industry), number, reply, longest)
+            participant, multiplier = self.participants[name].participant, float(header["noise_multiplier"])
+            longest = honest_norms(contract, participant, number, multiplier)
+            check_blocks(blocks_of(contract, participant.industry), number, reply, longest)
         elif kind == "train":
             check_like(sent, {n: t for n, t in reply.items() if n != LOSS})
             check_loss(contract.strategy.strategy(), reply.get(LOSS))
         else:
             check_like({}, reply)
         due = contract.evaluation.due(kind, number)
-        received = read(header, metrics, contract, self.members[name].seat.industry, due)
-        self.members[name].size = size or self.members[name].size
+        received = read(header, metrics, contract, self.participants[name].participant.industry, due)
+        self.participants[name].size = size or self.participants[name].size
         return reply, received
 
     def fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
         failure: dict[str, Any] = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}
-        self.members[name].failures.append(failure)
+        self.participants[name].failures.append(failure)
         self.event("failure", participant=name, **failure)

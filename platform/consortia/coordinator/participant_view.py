@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consortia.coordinator.received_metrics import Received
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 
 
 @dataclass
-class Member:
+class ParticipantView:
     """The coordinator's picture of one participant: released and public values only."""
 
-    seat: Seat
+    participant: RosterParticipant
     state: str = "ACTIVE"
     header: dict[str, str] = field(default_factory=dict)
     bytes_sent: int = 0
@@ -26,47 +26,47 @@ class Member:
     size: int | None = None
 
 
-def sizes_of(members: Mapping[str, Member]) -> dict[str, int]:
+def sizes_of(participants: Mapping[str, ParticipantView]) -> dict[str, int]:
     """Return the sizes that were released with noise, by participant."""
-    return {name: member.size for name, member in members.items() if member.size is not None}
+    return {name: view.size for name, view in participants.items() if view.size is not None}
 
 
-def recall(members: Mapping[str, Member], history: Sequence[Mapping[str, Any]]) -> None:
+def recall(participants: Mapping[str, ParticipantView], history: Sequence[Mapping[str, Any]]) -> None:
     """Take the released sizes, and how often everybody contributed, out of the rounds of a run that goes on."""
     for name, size in (history[-1].get("sizes", {}) if history else {}).items():
-        members[name].size = int(size)
+        participants[name].size = int(size)
     for line in history:
         for name in line["replies"]:
-            members[name].rounds_contributed += 1
+            participants[name].rounds_contributed += 1
 
 
-def standing(member: Member) -> dict[str, Any]:
+def standing(view: ParticipantView) -> dict[str, Any]:
     """Return where one participant stands: its state, what it declared, what was counted so far."""
-    header = member.header
+    header = view.header
     budget = header.get("epsilon_budget", "null")
     return {
-        "state": member.state,
-        "rounds_contributed": member.rounds_contributed,
+        "state": view.state,
+        "rounds_contributed": view.rounds_contributed,
         "noise_multiplier": float(header["noise_multiplier"]) if header else None,
         "epsilon_budget": None if budget == "null" else float(budget),
-        "delta": float(header["delta"]) if header else member.seat.delta,
+        "delta": float(header["delta"]) if header else view.participant.delta,
         "unit": header.get("unit"),
         "non_private": header.get("non_private") == "true" if header else None,
         "bytes": {
-            "sent": member.bytes_sent,
-            "received": member.bytes_received,
-            **({"saved": member.bytes_saved} if member.bytes_saved else {}),
+            "sent": view.bytes_sent,
+            "received": view.bytes_received,
+            **({"saved": view.bytes_saved} if view.bytes_saved else {}),
         },
     }
 
 
-def restore(member: Member, stood: Mapping[str, Any]) -> None:
+def restore(view: ParticipantView, stood: Mapping[str, Any]) -> None:
     """Take back where a participant stood when a run was interrupted: what it declared, what was counted."""
-    member.rounds_contributed = stood["rounds_contributed"]
-    member.bytes_sent, member.bytes_received = stood["bytes"]["sent"], stood["bytes"]["received"]
+    view.rounds_contributed = stood["rounds_contributed"]
+    view.bytes_sent, view.bytes_received = stood["bytes"]["sent"], stood["bytes"]["received"]
     if stood["non_private"] is not None:
         budget = stood["epsilon_budget"]
-        member.header = {
+        view.header = {
             "noise_multiplier": repr(stood["noise_multiplier"]),
             "epsilon_budget": "null" if budget is None else repr(budget),
             "delta": repr(stood["delta"]),
@@ -75,19 +75,19 @@ def restore(member: Member, stood: Mapping[str, Any]) -> None:
         }
 
 
-def standings(members: Mapping[str, Member]) -> dict[str, dict[str, Any]]:
+def standings(participants: Mapping[str, ParticipantView]) -> dict[str, dict[str, Any]]:
     """Return where everybody stands, by name."""
-    return {name: standing(member) for name, member in members.items()}
+    return {name: standing(view) for name, view in participants.items()}
 
 
-def describe_member(member: Member) -> dict[str, Any]:
+def describe(view: ParticipantView) -> dict[str, Any]:
     """Return what the record says of one participant."""
-    final = next((one for one in member.released.values() if one.partition == "evaluation"), None)
+    final = next((one for one in view.released.values() if one.partition == "evaluation"), None)
     return {
-        "industry": member.seat.industry,
-        **standing(member),
-        "failures": member.failures,
+        "industry": view.participant.industry,
+        **standing(view),
+        "failures": view.failures,
         "metrics": None if final is None else {name: estimate.value for name, estimate in final.estimates.items()},
         "released": None if final is None else final.to_json(),
-        "metrics_non_private": any(received.exact for received in member.released.values()),
+        "metrics_non_private": any(received.exact for received in view.released.values()),
     }

@@ -11,7 +11,7 @@ from consortia.coordinator.mailbox import Correspondence
 from consortia.messages.exchange import Exchange
 from consortia.messages.reply import FINAL
 from consortia.messages.request import READY
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State
 from strategies.base import TakesTurns
@@ -47,13 +47,13 @@ def ask(desk: Correspondence, exchange: Exchange, groups: Mapping[str, State]) -
     """
     terms = desk.contract.round
     able: set[str] = set()
-    tries = dict.fromkeys(desk.members, 0)
+    tries = dict.fromkeys(desk.participants, 0)
     pause = 0.0
     for attempt in range(1, terms.attempts + 1):
         names = [
             name
-            for name, member in desk.members.items()
-            if name not in able and member.state not in FINAL and tries[name] < _FAILED_TRIES
+            for name, view in desk.participants.items()
+            if name not in able and view.state not in FINAL and tries[name] < _FAILED_TRIES
         ]
         if not names:
             break
@@ -62,7 +62,7 @@ def ask(desk: Correspondence, exchange: Exchange, groups: Mapping[str, State]) -
         silent = set(names)
         envelopes = {name: desk.envelope(READY, 1, name, {}, {}) for name in names}
         for name, data in envelopes.items():
-            desk.members[name].bytes_received += len(data)
+            desk.participants[name].bytes_received += len(data)
         for answer in exchange("evaluate", envelopes, terms.deadline_seconds):
             if answer.participant not in envelopes:
                 continue
@@ -77,7 +77,7 @@ def ask(desk: Correspondence, exchange: Exchange, groups: Mapping[str, State]) -
         took = time.monotonic() - started
         pause = max(0.0, min(took, terms.deadline_seconds - took))
     if missing := lacking(desk.scenario, able, groups):
-        why = [_reason(desk, name) for name in desk.members if name not in able]
+        why = [_reason(desk, name) for name in desk.participants if name not in able]
         raise RunRefusedError(*(f"{line}. Nothing was trained and nobody was charged" for line in missing), *why)
 
 
@@ -98,29 +98,33 @@ def lacking(scenario: Scenario, able: set[str], groups: Mapping[str, State]) -> 
         return [f"wanted {wanted} of {everybody} participants that can take part, got {len(able)} ({names})"]
     found = []
     for group, parameters in groups.items():
-        seats = members_of(scenario, group, parameters)
-        here = [seat for seat in seats if seat.name in able]
+        participants = members_of(scenario, group, parameters)
+        here = [participant for participant in participants if participant.name in able]
         where = "the consortium" if group == "*" else group
         least = contract.secure_terms.least if contract.trust == "aggregate" else strategy.minimum_participants
         # A group of which nobody can take part costs nobody anything, but a secure sum opens with no group missing.
         if len(here) < least and (here or contract.trust == "aggregate"):
             found.append(f"{where}: wanted at least {least} participants that can take part, got {_names(here)}")
-        elif here and len(here) < len(seats) and outweighed(strategy, weights_of(contract, here)):
+        elif here and len(here) < len(participants) and outweighed(strategy, weights_of(contract, here)):
             found.append(f"{where}: wanted a majority beside the attackers of {contract.strategy.name}, got too few")
     return found
 
 
 def _lacking_in_part(part: Scenario, able: set[str], groups: Mapping[str, State]) -> list[str]:
     shared = {name: groups[name] for name in part.contract.industries}
-    return lacking(part, able & {seat.name for seat in part.roster}, shared)
+    return lacking(part, able & {participant.name for participant in part.roster}, shared)
 
 
-def _names(seats: Sequence[Seat]) -> str:
-    return f"{len(seats)} ({', '.join(seat.name for seat in seats)})" if seats else "nobody"
+def _names(participants: Sequence[RosterParticipant]) -> str:
+    return (
+        f"{len(participants)} ({', '.join(participant.name for participant in participants)})"
+        if participants
+        else "nobody"
+    )
 
 
 def _reason(desk: Correspondence, name: str) -> str:
-    failures = desk.members[name].failures
+    failures = desk.participants[name].failures
     code = failures[-1]["code"] if failures else "NO_REPLY"
     incident = failures[-1]["detail"] if code == "PARTICIPANT_ERROR" else ""
     told = _WHY.get(code, "its own log says why: `consortia home log`")

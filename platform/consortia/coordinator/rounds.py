@@ -24,7 +24,7 @@ from consortia.coordinator.aggregation import aggregate, controls, turns
 from consortia.coordinator.asynchronous import AsynchronousLoop
 from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
 from consortia.coordinator.mailbox import Correspondence
-from consortia.coordinator.participant_view import describe_member, recall, sizes_of, standings
+from consortia.coordinator.participant_view import describe, recall, sizes_of, standings
 from consortia.coordinator.secure_sum.rounds import SecureRounds
 from consortia.coordinator.stopping import stopped, watched
 from consortia.coordinator.trusted_rounds import CentralRounds
@@ -80,7 +80,9 @@ class Coordinator:
         self.folder = folder
         self.exchange = exchange
         self.desk = Correspondence(scenario, run_id, folder, heads) if desk is None else desk
-        self.members = {seat.name: self.desk.members[seat.name] for seat in scenario.roster}
+        self.participants = {
+            participant.name: self.desk.participants[participant.name] for participant in scenario.roster
+        }
         self.strategy = scenario.contract.strategy.strategy()
         self.quorum = scenario.quorum
         self.history: list[dict[str, Any]] = []
@@ -109,7 +111,7 @@ class Coordinator:
         if self.contract.trust == "coordinator":
             return  # a round asks a few of many, and no ledger but the coordinator's account pays
         started = time.perf_counter()
-        groups = initial_groups(self.contract, [seat.industry for seat in self.scenario.roster])
+        groups = initial_groups(self.contract, [participant.industry for participant in self.scenario.roster])
         try:
             readiness.ask(self.desk, self.exchange, groups)
         except RunRefusedError as error:
@@ -127,11 +129,11 @@ class Coordinator:
         started = time.perf_counter()
         state = load_latest(self.folder) if resume else None
         if state is None:
-            groups = initial_groups(self.contract, [seat.industry for seat in self.scenario.roster])
+            groups = initial_groups(self.contract, [participant.industry for participant in self.scenario.roster])
             state = Checkpoint(0, groups, {}, {}, [])
         self.history = list(state.history)
         self.heads.learn(state.heads)
-        recall(self.members, self.history)
+        recall(self.participants, self.history)
         self.desk.tell_rounds(self.history)
         rounds = self.scenario.rounds
         self.desk.event("start", rounds=rounds, done=state.round)
@@ -192,19 +194,19 @@ class Coordinator:
             "too_few_replies": kept,
             "failures": [
                 {"participant": name, **failure}
-                for name, member in self.members.items()
-                for failure in member.failures
+                for name, view in self.participants.items()
+                for failure in view.failures
                 if failure["round"] == number
             ],
         }
-        between = {name: m.released[number] for name, m in self.members.items() if number in m.released}
+        between = {name: m.released[number] for name, m in self.participants.items() if number in m.released}
         if between:
             line["released"] = {name: received.to_json() for name, received in between.items()}
             if self.contract.stopping is not None:
                 line["watched"] = watched(self.contract.stopping, between.values())
         if clustered:
             line["clusters"] = clustered
-        if sizes := sizes_of(self.members):
+        if sizes := sizes_of(self.participants):
             line["sizes"] = sizes
         self.history.append(line)
         return Checkpoint(number, groups, memory, mean, self.history, dict(self.heads.known))
@@ -226,7 +228,7 @@ class Coordinator:
 
     @cached_property
     def _sums(self) -> SecureRounds:
-        parts = (self.members, self.heads, self.desk.envelope, self.desk.fail, self.desk.heard, self._industry)
+        parts = (self.participants, self.heads, self.desk.envelope, self.desk.fail, self.desk.heard, self._industry)
         return SecureRounds(self.scenario, self.run_id, self.folder, self.exchange, *parts)
 
     def _summed_round(self, state: Checkpoint, number: int) -> Played:
@@ -237,23 +239,23 @@ class Coordinator:
         """Play a round of those whom the coordinator draws; it adds the noise."""
 
         def ask(sent: Mapping[str, State]) -> dict[str, State]:
-            open_ = {name: model for name, model in sent.items() if self.members[name].state not in _FINAL}
+            open_ = {name: model for name, model in sent.items() if self.participants[name].state not in _FINAL}
             return self._ask("train", number, open_, quorum=len(open_))
 
         return *CentralRounds(self.scenario, self.run_id).round(self.strategy, state, ask), []
 
     def _noisy_sums(self, state: Checkpoint, number: int) -> Played:
         """Play a message of noisy sums, each participant's with noise of its own."""
-        open_ = {name: member for name, member in self.members.items() if member.state not in _FINAL}
+        open_ = {name: view for name, view in self.participants.items() if view.state not in _FINAL}
         return sums.local_round(self.scenario, open_, state, number, lambda sent: self._ask("train", number, sent))
 
     def _open_round(self, state: Checkpoint, number: int) -> Played:
         """Play a round of updates that the coordinator sees one by one."""
         models = clusters.models(self.scenario, self.strategy, state.groups, state.memory)
-        sent = {name: models[name] for name, member in self.members.items() if member.state not in _FINAL}
+        sent = {name: models[name] for name, view in self.participants.items() if view.state not in _FINAL}
         accepted = self._train(number, sent, controls(self.scenario, self.strategy, state))
-        declared = {name: float(self.members[name].header["noise_multiplier"]) for name in accepted}
-        sizes = sizes_of(self.members)
+        declared = {name: float(self.participants[name].header["noise_multiplier"]) for name in accepted}
+        sizes = sizes_of(self.participants)
         groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted, declared, sizes)
         return groups, memory, list(accepted), kept
 
@@ -291,7 +293,7 @@ class Coordinator:
         terms = self.contract.round
         pause = 0.0
         for attempt in range(1, terms.attempts + 1):
-            open_names = [n for n in sent if n not in accepted and self.members[n].state not in _FINAL]
+            open_names = [n for n in sent if n not in accepted and self.participants[n].state not in _FINAL]
             if not open_names:
                 break
             time.sleep(pause)
@@ -300,10 +302,10 @@ class Coordinator:
                 name: self.desk.envelope(kind, number, name, sent[name], control.get(name, {})) for name in open_names
             }
             for name, data in envelopes.items():
-                self.members[name].bytes_received += len(data)
+                self.participants[name].bytes_received += len(data)
             answered = set()
             for answer in self.exchange(kind, envelopes, terms.deadline_seconds):
-                if answer.participant in self.members:
+                if answer.participant in self.participants:
                     answered.add(answer.participant)
                     name = answer.participant
                     if (reply := self.desk.accept(answer, kind, number, attempt, sent.get(name, {}))) is not None:
@@ -316,7 +318,7 @@ class Coordinator:
             took = time.monotonic() - asked_at
             pause = max(0.0, min(took * 2 ** (attempt - 1), terms.deadline_seconds - took))
         if kind == "train" and quorum is None and len(accepted) < wanted:
-            reasons = sorted({m.failures[-1]["code"] for m in self.members.values() if m.failures})
+            reasons = sorted({m.failures[-1]["code"] for m in self.participants.values() if m.failures})
             raise RunFailedError(
                 f"round {number}: wanted replies of at least {self.quorum} participants, got {len(accepted)} "
                 f"after {terms.attempts} attempts ({', '.join(reasons) or 'nobody left to ask'})"
@@ -339,10 +341,10 @@ class Coordinator:
 
     def _evaluate(self, models: Mapping[str, State], state: Checkpoint) -> None:
         number = last_number(self.contract) + 1
-        for member in self.members.values():
-            if member.state == "RECEIVE_ONLY":
-                member.state = "ACTIVE"  # it gets the model; all it can answer is the code again
-        sent = {name: models[name] for name, member in self.members.items() if member.state != "REFUSED"}
+        for view in self.participants.values():
+            if view.state == "RECEIVE_ONLY":
+                view.state = "ACTIVE"  # it gets the model; all it can answer is the code again
+        sent = {name: models[name] for name, view in self.participants.items() if view.state != "REFUSED"}
         besides = {"sums": sums.beside, "statistics": statistics.beside}
         told = besides.get(self.contract.learner)
         self._ask("evaluate", number, sent, {} if told is None else told(self.scenario, state.memory))
@@ -360,14 +362,14 @@ class Coordinator:
             **({"refused": True} if refused else {}),
             "rounds": rounds,
             "seconds": time.perf_counter() - started,
-            "participants": {name: describe_member(member) for name, member in self.members.items()},
+            "participants": {name: describe(view) for name, view in self.participants.items()},
             "history": self.history,
             **({"central": account(self.contract, rounds)} if self.contract.trust == "coordinator" else {}),
         }
         self.heads.save()
         with disk.kept(self.folder):
             write_json(self.folder / "coordinator.json", record)
-        self.desk.event("end", status=status, reason=reason, members=standings(self.members))
+        self.desk.event("end", status=status, reason=reason, members=standings(self.participants))
         return record
 
 

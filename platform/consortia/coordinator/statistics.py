@@ -54,17 +54,17 @@ def found(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, Any]:
 def beside(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, State]:
     """Return what each participant gets with the last message."""
     out: dict[str, State] = {}
-    for seat in scenario.roster:
-        kept = memory.get(seat.industry, {})
-        together = _together(scenario, seat.industry, kept)
+    for participant in scenario.roster:
+        kept = memory.get(participant.industry, {})
+        together = _together(scenario, participant.industry, kept)
         if together is None:
             continue
         key = together.key
-        if key == NO_PART and f"{seat.name}/{BLOCK}" in kept:
-            key = contribution({BLOCK: kept[f"{seat.name}/{BLOCK}"]})
-        elif key != NO_PART and seat.name not in kept_sum(kept)[1]:
+        if key == NO_PART and f"{participant.name}/{BLOCK}" in kept:
+            key = contribution({BLOCK: kept[f"{participant.name}/{BLOCK}"]})
+        elif key != NO_PART and participant.name not in kept_sum(kept)[1]:
             key = NO_PART
-        out[seat.name] = Together(together.released, together.scale, key).to_tensors()
+        out[participant.name] = Together(together.released, together.scale, key).to_tensors()
     return out
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from consortia.coordinator import additive
 from consortia.coordinator.checkpoint import Checkpoint
-from consortia.coordinator.participant_view import Member
+from consortia.coordinator.participant_view import ParticipantView
 from consortia.coordinator.secure_sum.step import OpenSum
 from consortia.learners.blocks.parts import Part, added
 from consortia.learners.blocks.release import deviations
@@ -28,7 +28,7 @@ from consortia.messages.sums import NO_PART, OwnPart, ToHome, split
 from consortia.terms.contract import Contract
 from consortia.terms.costs import noise_multiplier
 from consortia.terms.recipe import additive_recipe, blocks_of, recipe
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, for_participant
 from privacy.secure_sum.fixed_point import FixedPoint
@@ -44,12 +44,12 @@ _MULTIPLIER, _SUM, _UNITS, _WEIGHT, _NOISE, _CONTEXT = "multiplier", "sum", "uni
 _NONE = OwnPart(NO_PART, 0.0, 0.0)
 
 
-def honest_norms(contract: Contract, seat: Seat, message: int, multiplier: float) -> list[float]:
+def honest_norms(contract: Contract, participant: RosterParticipant, message: int, multiplier: float) -> list[float]:
     """Return the largest norm of each block that an honest participant can send, twice its declared units allowed."""
-    rule = blocks_of(contract, seat.industry)
+    rule = blocks_of(contract, participant.industry)
     noise = deviations(rule, message, multiplier) if multiplier else (0.0,) * len(rule.names(message))
     return [
-        2 * declared(contract, seat) * sensitivity + deviation * (length**0.5 + 4)
+        2 * declared(contract, participant) * sensitivity + deviation * (length**0.5 + 4)
         for sensitivity, deviation, length in zip(
             rule.sensitivities(message), noise, rule.lengths(message), strict=True
         )
@@ -57,23 +57,28 @@ def honest_norms(contract: Contract, seat: Seat, message: int, multiplier: float
 
 
 def local_round(
-    scenario: Scenario, members: Mapping[str, Member], state: Checkpoint, message: int, ask: Ask
+    scenario: Scenario, participants: Mapping[str, ParticipantView], state: Checkpoint, message: int, ask: Ask
 ) -> tuple[dict[str, State], dict[str, State], list[str], list[str]]:
     """Play a message in which each participant adds its own noise; return groups, memory, who answered, who did not.
 
     An industry of which nobody answered keeps its model.
     """
-    accepted = ask({name: for_participant(state.groups, member.seat.industry) for name, member in members.items()})
+    accepted = ask(
+        {name: for_participant(state.groups, view.participant.industry) for name, view in participants.items()}
+    )
     groups, memory, kept = dict(state.groups), dict(state.memory), []
     for industry in state.groups:
-        names = sorted(name for name in accepted if members[name].seat.industry == industry)
+        names = sorted(name for name in accepted if participants[name].participant.industry == industry)
         if not names:
             kept.append(industry)
             continue
-        told = {name: _multiplier(scenario.contract, members[name]) for name in names}
+        told = {name: _multiplier(scenario.contract, participants[name]) for name in names}
         if scenario.contract.additive is not None:
             own = additive_recipe(scenario.contract, industry)
-            found = [_part(scenario.contract, members[n].seat, told[n], accepted[n], own.names(message)) for n in names]
+            found = [
+                _part(scenario.contract, participants[n].participant, told[n], accepted[n], own.names(message))
+                for n in names
+            ]
             groups[industry] = additive.after_parts(own, state.groups[industry], message, found)
             continue
         came = {f"{name}/{block}": tensor for name in names for block, tensor in accepted[name].items()}
@@ -149,33 +154,40 @@ def _secure_units(kept: Memory) -> dict[str, float]:
     return {name.removeprefix(prefix): float(units) for name, units in kept.items() if name.startswith(prefix)}
 
 
-def _multiplier(contract: Contract, member: Member) -> float:
+def _multiplier(contract: Contract, view: ParticipantView) -> float:
     """Return a participant's z: what its reply declares, but at least what its proposal needs.
 
     So a claim of less noise buys no weight; one of more noise only lowers it.
     """
-    seat, declared_z = member.seat, float(member.header["noise_multiplier"])
-    if seat.non_private:
+    participant, declared_z = view.participant, float(view.header["noise_multiplier"])
+    if participant.non_private:
         return declared_z
-    return max(declared_z, noise_multiplier(contract, contract.industries[seat.industry], seat.epsilon, seat.delta))
+    return max(
+        declared_z,
+        noise_multiplier(contract, contract.industries[participant.industry], participant.epsilon, participant.delta),
+    )
 
 
-def _part(contract: Contract, seat: Seat, multiplier: float, blocks: State, names: Sequence[str]) -> Part:
-    return Part(tuple(blocks[name].numpy() for name in names), multiplier, float(declared(contract, seat)))
+def _part(
+    contract: Contract, participant: RosterParticipant, multiplier: float, blocks: State, names: Sequence[str]
+) -> Part:
+    return Part(tuple(blocks[name].numpy() for name in names), multiplier, float(declared(contract, participant)))
 
 
 def parts_of(
     scenario: Scenario, industry: str, kept: Memory, message: int, names: Iterable[str] | None = None
 ) -> dict[str, Part]:
     """Return what participants released in a message, by name; of all of them, or of those named."""
-    seats = {seat.name: seat for seat in scenario.roster if seat.industry == industry}
+    participants = {
+        participant.name: participant for participant in scenario.roster if participant.industry == industry
+    }
     blocks_in = blocks_of(scenario.contract, industry).names(message)
     found = {}
-    for name in sorted(seats if names is None else names):
+    for name in sorted(participants if names is None else names):
         if all(f"{name}/{block}" in kept for block in blocks_in):
             blocks = {block: kept[f"{name}/{block}"] for block in blocks_in}
             multiplier = float(kept[f"{name}/{_MULTIPLIER}"])
-            found[name] = _part(scenario.contract, seats[name], multiplier, blocks, blocks_in)
+            found[name] = _part(scenario.contract, participants[name], multiplier, blocks, blocks_in)
     return found
 
 
@@ -205,25 +217,25 @@ def released_sums(
 def beside(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, State]:
     """Return what each participant gets with the last message: the released sums, and which part of them is its own."""
     out: dict[str, State] = {}
-    for seat in scenario.roster:
-        kept = memory.get(seat.industry, {})
-        released = released_sums(scenario, seat.industry, kept)
+    for participant in scenario.roster:
+        kept = memory.get(participant.industry, {})
+        released = released_sums(scenario, participant.industry, kept)
         if released is not None:
-            out[seat.name] = ToHome(released, _own_part(scenario, seat, kept)).to_tensors()
+            out[participant.name] = ToHome(released, _own_part(scenario, participant, kept)).to_tensors()
     return out
 
 
-def _own_part(scenario: Scenario, seat: Seat, kept: Memory) -> OwnPart:
+def _own_part(scenario: Scenario, participant: RosterParticipant, kept: Memory) -> OwnPart:
     """Return which part of the released sums is one participant's."""
     if f"{_SUM}/{_CONTEXT}" in kept:
         units = _secure_units(kept)
         key = kept[f"{_SUM}/{_CONTEXT}"].numpy().tobytes()
-        return OwnPart(key, 1.0, units[seat.name]) if seat.name in units else _NONE
-    parts = parts_of(scenario, seat.industry, kept, 2)
-    if seat.name not in parts:
+        return OwnPart(key, 1.0, units[participant.name]) if participant.name in units else _NONE
+    parts = parts_of(scenario, participant.industry, kept, 2)
+    if participant.name not in parts:
         return _NONE
-    weights = precision_weights(recipe(scenario.contract, seat.industry), list(parts.values()))
-    weight = dict(zip(parts, weights, strict=True))[seat.name]
-    blocks = recipe(scenario.contract, seat.industry).names(2)
-    key = contribution({block: kept[f"{seat.name}/{block}"] for block in blocks})
-    return OwnPart(key, weight, weight * parts[seat.name].units)
+    weights = precision_weights(recipe(scenario.contract, participant.industry), list(parts.values()))
+    weight = dict(zip(parts, weights, strict=True))[participant.name]
+    blocks = recipe(scenario.contract, participant.industry).names(2)
+    key = contribution({block: kept[f"{participant.name}/{block}"] for block in blocks})
+    return OwnPart(key, weight, weight * parts[participant.name].units)

@@ -25,7 +25,7 @@ class CentralRounds:
         self.scenario = scenario
         self.run_id = run_id
         self.plan = plan_of(scenario.contract)
-        self._names = sorted(seat.name for seat in scenario.roster)
+        self._names = sorted(participant.name for participant in scenario.roster)
 
     def round(
         self, strategy: Strategy, state: Checkpoint, ask: Ask

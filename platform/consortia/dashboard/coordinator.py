@@ -19,7 +19,7 @@ from consortia.dashboard.certificates import certificates
 from consortia.dashboard.coordinator_metrics import CoordinatorCollector
 from consortia.dashboard.spending import Spending
 from consortia.reports.charts import Level, Line, gauge, line_chart
-from consortia.reports.live_runs import Run, Runs, Seat
+from consortia.reports.live_runs import LiveParticipant, Run, Runs
 from consortia.reports.shapes import shape_charts
 
 _NAV = (("/", "Runs"), ("/participants", "Participants"), ("/compare", "Compare"))
@@ -70,25 +70,27 @@ class CoordinatorView:
         async def show_run(run_id: str) -> Response:
             version = self.version(run_id)
             run = self._run(run_id)
-            waited = [seat.name for seat in run.seats.values() if seat.waited_since is not None]
+            waited = [
+                participant.name for participant in run.participants.values() if participant.waited_since is not None
+            ]
             return self._page(
                 "run.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
                 run=run, waited=waited if run.status == "running" else [],
-                spent={seat.name: self._gauge(run, seat) for seat in run.seats.values()},
+                spent={participant.name: self._gauge(run, participant) for participant in run.participants.values()},
                 charts=_run_charts(run), failures=run.failures[: -_FAILURES - 1 : -1],
             )  # fmt: skip
 
         @app.get("/runs/{run_id}/{participant}")
-        async def show_seat(run_id: str, participant: str) -> Response:
+        async def show_participant(run_id: str, participant: str) -> Response:
             version = self.version(run_id)
             run = self._run(run_id)
-            seat = run.seats.get(participant)
-            if seat is None:
+            found = run.participants.get(participant)
+            if found is None:
                 raise HTTPException(404)
             failures = [one for one in run.failures if one.participant == participant]
             return self._page(
-                "seat.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
-                run=run, seat=seat, spent=self._gauge(run, seat), charts=self._seat_charts(run, seat),
+                "found.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
+                run=run, found=found, spent=self._gauge(run, found), charts=self._participant_charts(run, found),
                 failures=failures[: -_FAILURES - 1 : -1],
             )  # fmt: skip
 
@@ -105,7 +107,9 @@ class CoordinatorView:
         async def compare(run: Annotated[list[str] | None, Query()] = None) -> Response:
             runs = self._runs.refresh()
             chosen = [one for one in runs if one.id in (run or [])][:_MOST_COMPARED]
-            lines = [(one, [self._compared(one, seat) for seat in one.seats.values()]) for one in chosen]
+            lines = [
+                (one, [self._compared(one, participant) for participant in one.participants.values()]) for one in chosen
+            ]
             return self.pages(
                 "compare.html", here="/compare", runs=runs, chosen=lines, charts=_compared_charts(chosen),
                 most=_MOST_COMPARED,
@@ -120,29 +124,29 @@ class CoordinatorView:
             raise HTTPException(404)
         return run
 
-    def _gauge(self, run: Run, seat: Seat) -> dict[str, Any]:
-        if seat.non_private:
+    def _gauge(self, run: Run, participant: LiveParticipant) -> dict[str, Any]:
+        if participant.non_private:
             return {"bar": Markup(""), "text": "∞ (non-private)"}
-        spent = self._spending.of(run, seat)
+        spent = self._spending.of(run, participant)
         if spent.epsilon is None:
-            return {"bar": Markup(""), "text": "not counted yet" if seat.contributed else "–"}
-        most = "≤ " if spent.rounds > len(seat.contributed) else ""
-        text = f"{most}{number(spent.epsilon)} of {number(seat.budget, 2)}"
-        return {"bar": gauge(spent.epsilon, seat.budget, f"ε spent {text}"), "text": text}
+            return {"bar": Markup(""), "text": "not counted yet" if participant.contributed else "–"}
+        most = "≤ " if spent.rounds > len(participant.contributed) else ""
+        text = f"{most}{number(spent.epsilon)} of {number(participant.budget, 2)}"
+        return {"bar": gauge(spent.epsilon, participant.budget, f"ε spent {text}"), "text": text}
 
-    def _compared(self, run: Run, seat: Seat) -> dict[str, Any]:
-        return {"seat": seat, "spent": self._gauge(run, seat)["text"]}
+    def _compared(self, run: Run, participant: LiveParticipant) -> dict[str, Any]:
+        return {"participant": participant, "spent": self._gauge(run, participant)["text"]}
 
-    def _seat_charts(self, run: Run, seat: Seat) -> list[tuple[str, Markup]]:
-        charts = [(metric, _metric_chart(metric, seat)) for metric in seat.metrics]
-        if curve := self._spending.curve(run, seat):
-            levels = [Level(f"budget {seat.budget:g}", seat.budget)] if seat.budget else []
-            label = f"ε of this run (δ = {seat.delta:g})"
-            chart = line_chart(f"ε by round, {seat.name}", "round", label, [Line("ε", curve)], levels, zero=True)
+    def _participant_charts(self, run: Run, participant: LiveParticipant) -> list[tuple[str, Markup]]:
+        charts = [(metric, _metric_chart(metric, participant)) for metric in participant.metrics]
+        if curve := self._spending.curve(run, participant):
+            levels = [Level(f"budget {participant.budget:g}", participant.budget)] if participant.budget else []
+            label = f"ε of this run (δ = {participant.delta:g})"
+            chart = line_chart(f"ε by round, {participant.name}", "round", label, [Line("ε", curve)], levels, zero=True)
             charts.append(("ε spent in this run", chart))
         last = "round, then the evaluation"
-        charts.append(("Time to answer", _plain_chart("Time to answer", "seconds", seat.seconds, last)))
-        charts.append(("Sent so far", _plain_chart("Bytes sent so far", "bytes", seat.sent, last)))
+        charts.append(("Time to answer", _plain_chart("Time to answer", "seconds", participant.seconds, last)))
+        charts.append(("Sent so far", _plain_chart("Bytes sent so far", "bytes", participant.sent, last)))
         return [(title, chart) for title, chart in charts if chart]
 
 
@@ -151,19 +155,19 @@ def _plain_chart(title: str, label: str, values: Sequence[tuple[int, float]], x_
     return line_chart(f"{title} by round", x_label, label, [Line(title, points)], zero=True)
 
 
-def _metric_chart(metric: str, seat: Seat) -> Markup:
-    points = [(p.round, p.value, p.low, p.high) for p in seat.metrics[metric] if p.value is not None]
-    title = f"{metric} that {seat.name} released, by round"
-    return line_chart(title, "round", f"{metric} (released)", [Line(seat.name, points)])
+def _metric_chart(metric: str, participant: LiveParticipant) -> Markup:
+    points = [(p.round, p.value, p.low, p.high) for p in participant.metrics[metric] if p.value is not None]
+    title = f"{metric} that {participant.name} released, by round"
+    return line_chart(title, "round", f"{metric} (released)", [Line(participant.name, points)])
 
 
 def _run_charts(run: Run) -> list[tuple[str, Markup]]:
     """Return a plot of every metric for each participant that released it, and of the rounds' duration."""
     charts = [
-        (f"{seat.name}: {metric}", _metric_chart(metric, seat))
+        (f"{participant.name}: {metric}", _metric_chart(metric, participant))
         for metric in run.metrics
-        for seat in run.seats.values()
-        if metric in seat.metrics
+        for participant in run.participants.values()
+        if metric in participant.metrics
     ]
     charts.append(("Duration of a round", _plain_chart("Duration", "seconds", [(n, s) for n, s, _ in run.rounds])))
     charts += shape_charts(run.scenario.contract, run.folder)
@@ -174,20 +178,20 @@ def _people(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return one line per participant over all runs, by name."""
     found: dict[str, dict[str, Any]] = {}
     for run in runs:  # the newest first
-        for seat in run.seats.values():
+        for participant in run.participants.values():
             line = found.setdefault(
-                seat.name,
+                participant.name,
                 {
-                    "name": seat.name,
-                    "industry": seat.roster.industry,
+                    "name": participant.name,
+                    "industry": participant.roster.industry,
                     "runs": 0,
                     "seen": None,
                     "run": run,
-                    "seat": seat,
+                    "participant": participant,
                 },
             )
             line["runs"] += 1
-            line["seen"] = max((t for t in (line["seen"], seat.seen) if t is not None), default=None)
+            line["seen"] = max((t for t in (line["seen"], participant.seen) if t is not None), default=None)
     return [found[name] for name in sorted(found)]
 
 
@@ -206,8 +210,8 @@ def _compared_charts(runs: Sequence[Run]) -> list[tuple[str, Markup]]:
 
 def _mean(run: Run, metric: str) -> list[tuple[float, float, None, None]]:
     by_round: dict[int, list[float]] = {}
-    for seat in run.seats.values():
-        for point in seat.metrics.get(metric, []):
+    for participant in run.participants.values():
+        for point in participant.metrics.get(metric, []):
             if point.value is not None:
                 by_round.setdefault(point.round, []).append(point.value)
     return [(number, statistics.fmean(values), None, None) for number, values in sorted(by_round.items())]

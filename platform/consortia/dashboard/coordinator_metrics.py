@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from consortia.dashboard.spending import Spending
-from consortia.reports.live_runs import Run, Runs, Seat
+from consortia.reports.live_runs import LiveParticipant, Run, Runs
 
 #: Runs that are told of: a time series per run and participant must not grow without end.
 _NEWEST = 5
@@ -30,9 +30,9 @@ class CoordinatorCollector(Collector):
         """Yield every metric of the newest runs."""
         runs = self._runs.refresh()[:_NEWEST]
         yield from _of_runs(runs)
-        yield from self._of_seats(runs)
+        yield from self._of_participants(runs)
 
-    def _of_seats(self, runs: list[Run]) -> Iterator[Metric]:
+    def _of_participants(self, runs: list[Run]) -> Iterator[Metric]:
         plain = {
             "contributed_rounds": "Rounds whose update was taken.",
             "failures": "Failures that were attributed to the participant.",
@@ -45,26 +45,26 @@ class CoordinatorCollector(Collector):
         sent = _family("participant_bytes", "Bytes over the wire.", "run", "participant", "direction")
         metric = _family("participant_metric", "The newest released metric.", "run", "participant", "metric")
         for run in runs:
-            for seat in run.seats.values():
-                labels = [run.id, seat.name]
-                for name, value in self._plain(run, seat).items():
+            for participant in run.participants.values():
+                labels = [run.id, participant.name]
+                for name, value in self._plain(run, participant).items():
                     if value is not None:
                         gauges[name].add_metric(labels, value)
-                for direction, values in (("sent", seat.sent), ("received", seat.received)):
+                for direction, values in (("sent", participant.sent), ("received", participant.received)):
                     if values:
                         sent.add_metric([*labels, direction], values[-1][1])
-                for name, value in _newest(seat).items():
+                for name, value in _newest(participant).items():
                     metric.add_metric([*labels, name], value)
         yield from (*gauges.values(), sent, metric)
 
-    def _plain(self, run: Run, seat: Seat) -> dict[str, float | None]:
+    def _plain(self, run: Run, participant: LiveParticipant) -> dict[str, float | None]:
         return {
-            "contributed_rounds": len(seat.contributed),
-            "failures": seat.failures,
-            "waited_for": run.status == "running" and seat.waited_since is not None,
-            "last_heard_timestamp_seconds": seat.seen,
-            "epsilon": self._spending.of(run, seat).epsilon,
-            "epsilon_budget": seat.budget,
+            "contributed_rounds": len(participant.contributed),
+            "failures": participant.failures,
+            "waited_for": run.status == "running" and participant.waited_since is not None,
+            "last_heard_timestamp_seconds": participant.seen,
+            "epsilon": self._spending.of(run, participant).epsilon,
+            "epsilon_budget": participant.budget,
         }
 
 
@@ -84,8 +84,8 @@ def _of_runs(runs: list[Run]) -> Iterator[Metric]:
     yield from (done, total, status, duration)
 
 
-def _newest(seat: Seat) -> dict[str, float]:
-    points = {name: values[-1] for name, values in seat.metrics.items()} | seat.final
+def _newest(participant: LiveParticipant) -> dict[str, float]:
+    points = {name: values[-1] for name, values in participant.metrics.items()} | participant.final
     return {name: point.value for name, point in points.items() if point.value is not None}
 
 

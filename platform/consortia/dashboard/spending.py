@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from consortia.dashboard.background import Background
-from consortia.reports.live_runs import Run, Seat
+from consortia.reports.live_runs import LiveParticipant, Run
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 
@@ -37,30 +37,30 @@ class Spending:
         self._background = background
         self._last: dict[tuple[str, str], Spent] = {}
 
-    def of(self, run: Run, seat: Seat) -> Spent:
+    def of(self, run: Run, participant: LiveParticipant) -> Spent:
         """Return what is spent so far, or the last that is known."""
-        taken = len(seat.contributed)
+        taken = len(participant.contributed)
         if run.scenario.contract.vertical is not None:  # pure, and released once
-            told = seat.standing.get("noise_multiplier") is not None and seat.non_private is False
-            return Spent(seat.budget if told else None, taken)
+            told = participant.standing.get("noise_multiplier") is not None and participant.non_private is False
+            return Spent(participant.budget if told else None, taken)
         if not taken:
-            return Spent(0.0 if seat.non_private is False else None, 0)
-        rounds = taken if run.status in {"completed", "failed"} else self._rounded(run, seat, taken)
-        value = self._epsilon(run.event(seat, rounds), seat.delta)
-        key = (run.id, seat.name)
+            return Spent(0.0 if participant.non_private is False else None, 0)
+        rounds = taken if run.status in {"completed", "failed"} else self._rounded(run, participant, taken)
+        value = self._epsilon(run.event(participant, rounds), participant.delta)
+        key = (run.id, participant.name)
         if value is not None:
             self._last[key] = Spent(value, rounds)
         return self._last.get(key, Spent(None, rounds))
 
-    def curve(self, run: Run, seat: Seat) -> list[tuple[float, float, None, None]]:
+    def curve(self, run: Run, participant: LiveParticipant) -> list[tuple[float, float, None, None]]:
         """Return epsilon by round, as far as it is counted: points of a plot."""
-        counts = {self._rounded(run, seat, n): number for n, number in enumerate(seat.contributed, 1)}
-        counts = {n: number for n, number in counts.items() if n <= len(seat.contributed)}
-        values = ((number, self._epsilon(run.event(seat, n), seat.delta)) for n, number in counts.items())
+        counts = {self._rounded(run, participant, n): number for n, number in enumerate(participant.contributed, 1)}
+        counts = {n: number for n, number in counts.items() if n <= len(participant.contributed)}
+        values = ((number, self._epsilon(run.event(participant, n), participant.delta)) for n, number in counts.items())
         return [(number, value, None, None) for number, value in values if value is not None]
 
-    def _rounded(self, run: Run, seat: Seat, taken: int) -> int:
-        most = run.scenario.contract.of(seat.roster.industry).participations
+    def _rounded(self, run: Run, participant: LiveParticipant, taken: int) -> int:
+        most = run.scenario.contract.of(participant.roster.industry).participations
         step = math.ceil(most / _STEPS)
         return min(most, math.ceil(taken / step) * step)
 

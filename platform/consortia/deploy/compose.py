@@ -19,11 +19,11 @@ def compose_text(scenario: Scenario) -> str:
 
     Every participant has two services (SuperNode and launcher), two networks and two volumes for its keys.
     """
-    names = [seat.name for seat in scenario.roster]
+    names = [participant.name for participant in scenario.roster]
     own = [volume for name in names for volume in (name, f"{name}-app")]
     blocks = [
-        template("compose_participant.yml.txt").substitute(name=seat.name, industry=seat.industry)
-        for seat in scenario.roster
+        template("compose_participant.yml.txt").substitute(name=participant.name, industry=participant.industry)
+        for participant in scenario.roster
     ]
     return template("compose.yml.txt").substitute(
         scenario=scenario.name,

@@ -109,7 +109,7 @@ def write_kit(
     check_address(address)
     if folder.exists():
         raise InputError(f"{folder}: wanted no kit there yet, got one; a kit may hold a ledger, move it away first")
-    seat = scenario.seat(name)
+    participant = scenario.participant(name)
     alone = scenario.model_dump(mode="python", by_alias=True, exclude_none=True)
     # The roster is the coordinator's: a participant sees the contract and what is proposed to itself.
     alone["roster"] = [item for item in alone["roster"] if item["name"] == name]
@@ -117,14 +117,14 @@ def write_kit(
     terms = {
         "name": name,
         "scenario": scenario.name,
-        "industry": seat.industry,
-        "dataset": seat.dataset,
-        "site": seat.site,
-        "units": seat.units,
-        "epsilon": f"{seat.epsilon:g}",
-        "delta": f"{seat.delta:g}",
+        "industry": participant.industry,
+        "dataset": participant.dataset,
+        "site": participant.site,
+        "units": participant.units,
+        "epsilon": f"{participant.epsilon:g}",
+        "delta": f"{participant.delta:g}",
         "contract": scenario.contract.sha256(),
-        "releases": json.dumps(scenario.contract.of(seat.industry).releases),
+        "releases": json.dumps(scenario.contract.of(participant.industry).releases),
         "address": address,
         "image": image or f"consortia:${{CONSORTIA_TAG:-{consortia.__version__}}}",
         "image_name": image or f"consortia:{consortia.__version__}",
@@ -135,7 +135,7 @@ def write_kit(
     folder.mkdir(parents=True)
     (folder / "data").mkdir()
     (folder / "clients").mkdir()
-    if (client := registry.file_of(seat.industry)) is not None:
+    if (client := registry.file_of(participant.industry)) is not None:
         (folder / "clients" / client.name).write_bytes(client.read_bytes())
     (folder / "ca.crt").write_bytes(authority)
     (folder / "scenario.toml").write_text(tomli_w.dumps(alone), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Keeps who takes part besides a scenario's roster, and who left.
 
-    MEMBERS/cross-industry/members.toml     seats that joined, names that left
+    MEMBERS/cross-industry/members.toml     participants that joined, names that left
     MEMBERS/cross-industry/keys/NAME.pub    the public half of each joined participant's key
 
 The roster is not part of the contract, so nobody's policy has to change when somebody joins or leaves.
@@ -21,7 +21,7 @@ from pydantic import Field
 from consortia.common.errors import InputError
 from consortia.common.strict import SUPPORTED_SCHEMA, StrictModel, check_schema, parse, read_toml
 from consortia.terms.contract_fields import Name
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 
 
@@ -30,7 +30,7 @@ class Members(StrictModel):
 
     schema_version: Annotated[int, Field(alias="schema", ge=1)] = SUPPORTED_SCHEMA
     removed: tuple[Name, ...] = ()
-    roster: tuple[Seat, ...] = ()
+    roster: tuple[RosterParticipant, ...] = ()
 
 
 class MemberFolder:
@@ -66,32 +66,32 @@ class MemberFolder:
         check_schema(data, str(self.file))
         return parse(Members, data, str(self.file))
 
-    def with_seat(self, scenario: Scenario, seat: Seat) -> tuple[Members, Scenario]:
-        """Return the changes and the scenario with one seat more; writes nothing.
+    def with_participant(self, scenario: Scenario, participant: RosterParticipant) -> tuple[Members, Scenario]:
+        """Return the changes and the scenario with one participant more; writes nothing.
 
         Raises
         ------
         InputError
-            When the name is taken, or the scenario does not fit the seat.
+            When the name is taken, or the scenario does not fit the participant.
         """
         members = self.load()
-        if any(taken.name == seat.name for taken in apply(scenario, members).roster):
+        if any(taken.name == participant.name for taken in apply(scenario, members).roster):
             raise InputError(
-                f"{seat.name}: wanted a name that is not on the roster of {scenario.name}, got one that is"
+                f"{participant.name}: wanted a name that is not on the roster of {scenario.name}, got one that is"
             )
-        if any(original.name == seat.name for original in scenario.roster):
+        if any(original.name == participant.name for original in scenario.roster):
             raise InputError(
-                f"{seat.name}: wanted a new name, got one of the scenario's own roster that was removed; "
+                f"{participant.name}: wanted a new name, got one of the scenario's own roster that was removed; "
                 f"delete it from `removed` in {self.file} to let it in again"
             )
-        changed = Members(removed=members.removed, roster=(*members.roster, seat))
+        changed = Members(removed=members.removed, roster=(*members.roster, participant))
         return changed, apply(scenario, changed)
 
-    def add(self, scenario: Scenario, seat: Seat, public_key: bytes | None) -> Scenario:
-        """Write a seat and, where it is known, its key; return the scenario with it. Raises as `with_seat`."""
-        changed, whole = self.with_seat(scenario, seat)
+    def add(self, scenario: Scenario, participant: RosterParticipant, public_key: bytes | None) -> Scenario:
+        """Write a participant and, if known, its key; return the scenario with it. Raises as `with_participant`."""
+        changed, whole = self.with_participant(scenario, participant)
         if public_key is not None:
-            self.put_key(seat.name, public_key)
+            self.put_key(participant.name, public_key)
         self._save(changed)
         return whole
 
@@ -110,13 +110,13 @@ class MemberFolder:
             When nobody has that name, or nobody would be left. Nothing was written.
         """
         members = self.load()
-        names = [seat.name for seat in apply(scenario, members).roster]
+        names = [participant.name for participant in apply(scenario, members).roster]
         if name not in names:
             raise InputError(f"{name}: wanted a participant of {scenario.name} ({', '.join(names)})")
         if len(names) == 1:
             raise InputError(f"{name}: wanted somebody to be left on the roster of {scenario.name}, got the last one")
-        joined = tuple(seat for seat in members.roster if seat.name != name)
-        own = any(seat.name == name for seat in scenario.roster)
+        joined = tuple(participant for participant in members.roster if participant.name != name)
+        own = any(participant.name == name for participant in scenario.roster)
         changed = Members(removed=(*members.removed, name) if own else members.removed, roster=joined)
         whole = apply(scenario, changed)
         self._save(changed)
@@ -142,8 +142,8 @@ def apply(scenario: Scenario, members: Members) -> Scenario:
     if members == Members():
         return scenario
     data = scenario.model_dump(mode="python", by_alias=True)
-    kept = [seat for seat in data["roster"] if seat["name"] not in members.removed]
-    data["roster"] = [*kept, *(seat.model_dump(mode="python", by_alias=True) for seat in members.roster)]
+    kept = [participant for participant in data["roster"] if participant["name"] not in members.removed]
+    data["roster"] = [*kept, *(participant.model_dump(mode="python", by_alias=True) for participant in members.roster)]
     return parse(Scenario, data, f"{scenario.name} with its members")
 
 

@@ -81,10 +81,10 @@ def make_keys(scenario: Scenario, root: Path, pki: Path, *, address: str = "", r
     """
     made = coordinator_keys(root, pki, address=address, renew=renew)
     authority = (pki / "ca.crt").read_bytes()
-    for seat in scenario.roster:
-        node = root / seat.name
-        made += participant_keys(seat.name, node, root / f"{seat.name}-app", authority)
-        _put(root / "public" / f"{seat.name}.pub", public_half((node / "node.key").read_bytes()))
+    for participant in scenario.roster:
+        node = root / participant.name
+        made += participant_keys(participant.name, node, root / f"{participant.name}-app", authority)
+        _put(root / "public" / f"{participant.name}.pub", public_half((node / "node.key").read_bytes()))
     return made
 
 
@@ -155,7 +155,9 @@ def make_kit(name: str, kit: Path) -> list[str]:
 
 def _check_client(name: str, scenario: Path) -> None:
     """Refuse an image that lacks the industry of the kit's participant: a partner's wheel may be missing in it."""
-    industries = [seat["industry"] for seat in read_toml(scenario)["roster"] if seat["name"] == name]
+    industries = [
+        participant["industry"] for participant in read_toml(scenario)["roster"] if participant["name"] == name
+    ]
     if missing := [each for each in industries if each not in registry.names()]:
         raise InputError(
             f"this image: wanted the client {missing[0]!r}, which {name} needs, got none of that name; take the image "
@@ -188,17 +190,22 @@ def make_homes(name: str, scenario: Scenario, root: Path) -> list[str]:
     from consortia.vertical.setup import introduce
 
     made = []
-    for seat in scenario.roster:
-        home = Home(root / seat.name, seat.name)
+    for participant in scenario.roster:
+        home = Home(root / participant.name, participant.name)
         if home.ledger.exists():
             continue
-        make_home(home, owned_policy(name, scenario, seat.name), f"from the demonstration policy of {name}; edit it")
-        made.append(seat.name)
+        make_home(
+            home, owned_policy(name, scenario, participant.name), f"from the demonstration policy of {name}; edit it"
+        )
+        made.append(participant.name)
     if any(part.contract.trust == "aggregate" for part in scenario.parts()) and len(made) == len(scenario.roster):
         # The demonstration's way, all homes being made here. Between organisations each pins its peers by hand.
         pin_each_other({name: Home(root / name, name) for name in made})
     if made:
-        introduce(scenario, {seat.name: Home(root / seat.name, seat.name) for seat in scenario.roster})
+        introduce(
+            scenario,
+            {participant.name: Home(root / participant.name, participant.name) for participant in scenario.roster},
+        )
     return made
 
 
@@ -211,14 +218,15 @@ def register(scenario: Scenario, public: Path) -> list[str]:
 
     folder = members.MemberFolder(MEMBERS, scenario.name)
     keys = {}
-    for seat in scenario.roster:
-        for file in (folder.public_key(seat.name), public / f"{seat.name}.pub"):
+    for participant in scenario.roster:
+        for file in (folder.public_key(participant.name), public / f"{participant.name}.pub"):
             if file.is_file():
-                keys[seat.name] = file
+                keys[participant.name] = file
                 break
         else:
             sys.stderr.write(
-                f"register: no key of {seat.name} yet; `consortia participant key {seat.name} --public-key`\n"
+                f"register: no key of {participant.name} yet; "
+                f"`consortia participant key {participant.name} --public-key`\n"
             )
     return reconcile(SUPERLINK, public / "ca.crt", keys)
 

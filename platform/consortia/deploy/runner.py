@@ -55,7 +55,7 @@ def make_job(scenario: Scenario, runs: Path, resume: str = "") -> Job:
 
 
 def _homes(scenario: Scenario) -> dict[str, Home]:
-    return {seat.name: Home(HOMES / seat.name, seat.name) for seat in scenario.roster}
+    return {participant.name: Home(HOMES / participant.name, participant.name) for participant in scenario.roster}
 
 
 def follow(job: Job, control: Control) -> None:

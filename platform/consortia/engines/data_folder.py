@@ -24,8 +24,8 @@ def public_sources(scenario: Scenario, data: Path | None) -> dict[str, str]:
         raise InputError(f"--data {data}: wanted a folder, got nothing there; check the path")
     below = data.resolve()
     if scenario.contract.vertical is not None:  # a case's public data lie with several industries
-        return {seat.name: f"public:{below}" for seat in scenario.roster}
-    clients = {seat.industry: registry.get(seat.industry) for seat in scenario.roster}
+        return {participant.name: f"public:{below}" for participant in scenario.roster}
+    clients = {participant.industry: registry.get(participant.industry) for participant in scenario.roster}
     lacking = [
         f"{industry}/{client.dataset}"
         for industry, client in clients.items()
@@ -33,4 +33,4 @@ def public_sources(scenario: Scenario, data: Path | None) -> dict[str, str]:
     ]
     if lacking:
         raise InputError(f"--data {data}: wanted {', '.join(lacking)} in it, got no such folder; check the path")
-    return {seat.name: f"public:{below / seat.industry}" for seat in scenario.roster}
+    return {participant.name: f"public:{below / participant.industry}" for participant in scenario.roster}

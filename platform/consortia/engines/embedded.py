@@ -136,7 +136,7 @@ def run(job: Job) -> None:
     from consortia.client_app import app as client_app
     from consortia.server_app import app as server_app
 
-    names = [seat.name for seat in job.scenario.roster]
+    names = [participant.name for participant in job.scenario.roster]
     grid = EmbeddedGrid(client_app, {name: job.node_config(name) for name in names})
     config = job.run_config(join_seconds=1.0)
     context = Context(run_id=_RUN, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config))

@@ -50,11 +50,11 @@ def build(job: Job, engine: str) -> dict[str, Any]:
     forecasts = json.loads(announced.read_text(encoding="utf-8")) if announced.is_file() else {}
     simulation = engine != "flower"
     participants = {}
-    for seat in job.scenario.roster:
-        seen = record["participants"][seat.name]
-        receipt = read_receipt(job, seat.name) if simulation else None
-        told = {"forecast": forecasts[seat.name]} if seat.name in forecasts else {}
-        participants[seat.name] = {**told, **_participant(seen, receipt, job, seat.name, simulation)}
+    for participant in job.scenario.roster:
+        seen = record["participants"][participant.name]
+        receipt = read_receipt(job, participant.name) if simulation else None
+        told = {"forecast": forecasts[participant.name]} if participant.name in forecasts else {}
+        participants[participant.name] = {**told, **_participant(seen, receipt, job, participant.name, simulation)}
     result = {
         "schema": RESULT_SCHEMA,
         "run_id": job.run_id,
@@ -91,7 +91,7 @@ def _noise(participants: dict[str, dict[str, Any]], central: dict[str, Any] | No
     """Return where the noise came from; nothing seeds the noise of a private participant."""
     if central is not None and central["noise_multiplier"]:
         return "operating system entropy, once a round at the coordinator"
-    kinds = {seat["epsilon"]["non_private"] for seat in participants.values()} - {None}
+    kinds = {participant["epsilon"]["non_private"] for participant in participants.values()} - {None}
     return "none (non-private)" if kinds == {True} else "operating system entropy"
 
 
@@ -107,7 +107,7 @@ def read_receipt(job: Job, name: str) -> dict[str, Any] | None:
 
 def any_synthetic(job: Job) -> bool:
     """Return whether any participant's rows were made up."""
-    receipts = [read_receipt(job, seat.name) for seat in job.scenario.roster]
+    receipts = [read_receipt(job, participant.name) for participant in job.scenario.roster]
     return any(receipt["synthetic"] for receipt in receipts if receipt)
 
 
@@ -200,7 +200,7 @@ def event_seen(
 
     `messages` says which rounds these were, where it is known.
     """
-    industry = scenario.seat(name).industry
+    industry = scenario.participant(name).industry
     contract = scenario.contract.of(industry)
     rules = contract.industries[industry]
     return updates_event(contract, rules, declared["noise_multiplier"], rounds, declared["unit"], messages)

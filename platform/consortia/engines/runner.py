@@ -34,7 +34,7 @@ from consortia.planning.plan import make_plans
 from consortia.terms.industries import unconfirmed
 from consortia.terms.many_participants import filled, policy_of
 from consortia.terms.policy import Policy, policy_or_input_error
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from consortia.vertical.setup import introduce
 from privacy.ledger import Ledger
@@ -90,8 +90,10 @@ def prepare(
     run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(2)}"
     folder = options.out / run_id
     homes = {
-        seat.name: _simulated_home(options, scenario, folder, seat.name) if simulation else _own_home(seat.name)
-        for seat in scenario.roster
+        participant.name: _simulated_home(options, scenario, folder, participant.name)
+        if simulation
+        else _own_home(participant.name)
+        for participant in scenario.roster
     }
     if simulation is False or options.ledger is not None:
         _refuse_idle_files(scenario, homes)
@@ -196,12 +198,12 @@ def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: st
     if not file.is_file():
         raise InputError(f"policy of {name}: wanted {file}, got nothing there; without a policy a participant refuses")
     policy = policy_or_input_error(file, simulation=True)
-    seat = scenario.seat(name)
-    data = filled(read_toml(file), name, seat.site)
+    participant = scenario.participant(name)
+    data = filled(read_toml(file), name, participant.site)
     if any(item == name or "=" not in item or item.startswith(f"{name}=") for item in options.epsilon):
-        _override_budget(data, policy, seat.epsilon)
+        _override_budget(data, policy, participant.epsilon)
     if scenario.contract.statistics is not None:
-        _allow_statistics(data, policy, seat)
+        _allow_statistics(data, policy, participant)
     if options.secure_noise:
         data["noise"] = "secure"
     home = Home(folder, name, simulation=True)
@@ -231,10 +233,12 @@ def _charged_home(root: Path, folder: Path, name: str) -> Home:
 def _refuse_idle_files(scenario: Scenario, homes: dict[str, Home]) -> None:
     """Refuse a run that charges somebody for synthetic rows while its own files lie in `data/NAME`."""
     problems = []
-    for seat in scenario.roster:
-        terms = policy_or_input_error(homes[seat.name].policy, simulation=True).dataset.get(seat.dataset)
+    for participant in scenario.roster:
+        terms = policy_or_input_error(homes[participant.name].policy, simulation=True).dataset.get(participant.dataset)
         if terms is not None and terms.source.startswith("synthetic:"):
-            problems.append(idle_files(homes[seat.name].policy, seat.dataset, Path("data") / seat.name))
+            problems.append(
+                idle_files(homes[participant.name].policy, participant.dataset, Path("data") / participant.name)
+            )
     if found := [problem for problem in problems if problem is not None]:
         raise InputError(*found)
 
@@ -248,12 +252,12 @@ def _override_budget(data: dict[str, Any], policy: Policy, epsilon: float) -> No
     data["budget"]["lifetime"]["epsilon"] = max(epsilon, policy.budget.lifetime.epsilon)
 
 
-def _allow_statistics(data: dict[str, Any], policy: Policy, seat: Seat) -> None:
+def _allow_statistics(data: dict[str, Any], policy: Policy, participant: RosterParticipant) -> None:
     """Let a simulation have statistics under a demonstration policy that names no budget for them: what is proposed."""
     data["allow"]["releases"] = sorted({*policy.allow.releases, "statistics"})
-    if policy.budget.statistics is None and not seat.non_private:
-        data["budget"]["statistics"] = {"epsilon": seat.epsilon, "delta": seat.delta}
-        for key, value in (("epsilon", seat.epsilon), ("delta", seat.delta)):
+    if policy.budget.statistics is None and not participant.non_private:
+        data["budget"]["statistics"] = {"epsilon": participant.epsilon, "delta": participant.delta}
+        for key, value in (("epsilon", participant.epsilon), ("delta", participant.delta)):
             data["budget"]["lifetime"][key] = max(value, data["budget"]["lifetime"][key])
     elif policy.budget.statistics is None:
         data["budget"]["statistics"] = dict(data["budget"]["run"])
@@ -301,15 +305,15 @@ def _resumed(options: Options) -> Job:
     simulation = options.engine != "flower"
     ledger = Path(saved["ledger"]) if saved["ledger"] else None
     homes = {
-        seat.name: Home(
-            (folder / "participants" / seat.name).resolve(),
-            seat.name,
+        participant.name: Home(
+            (folder / "participants" / participant.name).resolve(),
+            participant.name,
             simulation=True,
-            ledger_folder=ledger / seat.name if ledger else None,
+            ledger_folder=ledger / participant.name if ledger else None,
         )
         if simulation
-        else _own_home(seat.name)
-        for seat in scenario.roster
+        else _own_home(participant.name)
+        for participant in scenario.roster
     }
     return Job(scenario, saved["run_id"], folder, homes, saved["sources"], resume=True)
 

@@ -21,7 +21,7 @@ from clients.dataset import Table
 from consortia.terms.contract import Contract
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.terms.costs import noise_multiplier
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from privacy.egress import KINDS, Release
 from privacy.errors import UnknownEventError
 from privacy.events import Event, LaplaceRelease, NonPrivate
@@ -76,9 +76,9 @@ def _noised(event: Event, units: int, context: NoiseContext) -> Tensor:
     return torch.from_numpy(counts).clamp(min=1)
 
 
-def declared(contract: Contract, seat: Seat) -> int:
-    """Return how many of a seat's declared units train."""
-    return max(1, round(seat.units * contract.split.train))
+def declared(contract: Contract, participant: RosterParticipant) -> int:
+    """Return how many of a participant's declared units train."""
+    return max(1, round(participant.units * contract.split.train))
 
 
 def take(tensors: Mapping[str, Tensor], contract: Contract, kind: str) -> tuple[dict[str, Tensor], int | None]:

@@ -158,11 +158,13 @@ def of_coordinator(run: str, industry: str, without: Sequence[str] = ()) -> Foun
     model = OwnModel(industries.get(industry).schema.target, network)
     detail = f"without {', '.join(sorted(without))}" if without else ""
     about = About("", result["run_id"], industry, FEDERATED, detail, contract)
-    members = {name: seat for name, seat in result["participants"].items() if seat["industry"] == industry}
+    members = {
+        name: participant for name, participant in result["participants"].items() if participant["industry"] == industry
+    }
     if "central" in result:
         guarantee = _central(result["central"])
     else:
-        guarantee = {"participants": {name: _account(seat["epsilon"]) for name, seat in members.items()}}
+        guarantee = {"participants": {name: _account(participant["epsilon"]) for name, participant in members.items()}}
     return Found(model, about, to_bytes(model, about), guarantee)
 
 

@@ -33,7 +33,7 @@ from consortia.terms.contract import Contract
 from consortia.terms.forecast import METRIC, Forecast, others_of, predicts_gain
 from consortia.terms.policy import policy_or_input_error
 from consortia.terms.recipe import recipe
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 
 __all__ = ["OWN", "OwnNumbers", "at_home", "forecast", "own_numbers"]
@@ -91,35 +91,37 @@ def at_home(home: Home, scenario: Scenario) -> Forecast:
     Raises
     ------
     InputError
-        Where the scenario has another learner or no seat for it, or its rows cannot be read.
+        Where the scenario has another learner or no participant for it, or its rows cannot be read.
     """
     name = home.participant
-    if name not in [seat.name for seat in scenario.roster]:
+    if name not in [participant.name for participant in scenario.roster]:
         raise InputError(f"participant: wanted one of the roster of {scenario.name}, got {name!r}")
-    seat = scenario.seat(name)
-    scenario = scenario.of(seat.industry)
+    participant = scenario.participant(name)
+    scenario = scenario.of(participant.industry)
     contract = scenario.contract
     if contract.sums is None:
         raise InputError(f'contract.learner: wanted "sums" for a forecast from own rows, got {contract.learner!r}')
     try:
-        train = _training_rows(home, scenario, seat)
+        train = _training_rows(home, scenario, participant)
     except RefusedError as error:
         raise InputError(error.detail) from None
     except ClientError as error:
         raise InputError(str(error)) from None
     if not len(train.target):
-        raise InputError(f"dataset.{seat.dataset}: wanted training rows, got none")
-    own = own_numbers(contract, seat.industry, train, baseline(contract, seat.industry, train, name))
-    return forecast(own, others_of(scenario, name), gain=predicts_gain(seat.industry))
+        raise InputError(f"dataset.{participant.dataset}: wanted training rows, got none")
+    own = own_numbers(contract, participant.industry, train, baseline(contract, participant.industry, train, name))
+    return forecast(own, others_of(scenario, name), gain=predicts_gain(participant.industry))
 
 
-def _training_rows(home: Home, scenario: Scenario, seat: Seat) -> Table:
+def _training_rows(home: Home, scenario: Scenario, participant: RosterParticipant) -> Table:
     policy = policy_or_input_error(home.policy, simulation=True)
-    terms = policy.dataset.get(seat.dataset)
-    if terms is None or terms.industry != seat.industry:
-        raise InputError(f"{home.policy}: wanted dataset.{seat.dataset} of industry {seat.industry}, got none; add it")
+    terms = policy.dataset.get(participant.dataset)
+    if terms is None or terms.industry != participant.industry:
+        raise InputError(
+            f"{home.policy}: wanted dataset.{participant.dataset} of industry {participant.industry}, got none; add it"
+        )
     client, key = client_for(terms), home.split_key()
-    where = f"dataset.{seat.dataset}"
+    where = f"dataset.{participant.dataset}"
     frame = read_rows(terms, client, scenario.contract.seed, key=where)
     table = checked(frame, terms, client, scenario.contract, key=key, where=where)
     return table.take(split_masks(table, client, terms.site, scenario.contract, key)["train"])

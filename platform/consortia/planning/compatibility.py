@@ -8,20 +8,20 @@ from consortia.common.errors import InputError
 from consortia.coordinator.aggregation import attackers_of, outweighed, weights_of
 from consortia.planning.metrics import kept_home
 from consortia.planning.secure_sum import problems
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from strategies.base import Asynchronous, Clusters, LocalHalf, Strategy, TakesTurns
 
 
-def groups_of(scenario: Scenario) -> dict[str, list[Seat]]:
+def groups_of(scenario: Scenario) -> dict[str, list[RosterParticipant]]:
     """Return who is aggregated with whom: '*' for the whole consortium, else by industry."""
     scopes = scenario.contract.scopes.named
-    groups: dict[str, list[Seat]] = {}
-    for seat in scenario.roster:
+    groups: dict[str, list[RosterParticipant]] = {}
+    for participant in scenario.roster:
         if "consortium" in scopes:
-            groups.setdefault("*", []).append(seat)
+            groups.setdefault("*", []).append(participant)
         if "industry" in scopes:
-            groups.setdefault(seat.industry, []).append(seat)
+            groups.setdefault(participant.industry, []).append(participant)
     return groups
 
 
@@ -36,47 +36,49 @@ def check_fit(scenario: Scenario) -> None:
     problems = [
         problem
         for part in scenario.parts()
-        for group, seats in sorted(groups_of(part).items())
-        for problem in _problems(part, group, seats)
+        for group, participants in sorted(groups_of(part).items())
+        for problem in _problems(part, group, participants)
     ]
     if problems:
         raise InputError(*problems)
 
 
-def _problems(scenario: Scenario, group: str, seats: list[Seat]) -> list[str]:
+def _problems(scenario: Scenario, group: str, participants: list[RosterParticipant]) -> list[str]:
     terms = scenario.contract.strategy
     strategy = terms.strategy()
     fit = strategy.fit
     attackers = attackers_of(strategy)
     where = f"contract.strategy.name: {terms.name} in {'the consortium' if group == '*' else 'industry ' + group}"
-    found = problems(scenario, group, seats, "the consortium" if group == "*" else f"industry {group}")
-    if len(seats) < strategy.minimum_participants:
+    found = problems(scenario, group, participants, "the consortium" if group == "*" else f"industry {group}")
+    if len(participants) < strategy.minimum_participants:
         found.append(
             f"{where}: wanted at least {strategy.minimum_participants} participants"
             + (f" for {attackers} attacker(s)" if attackers else "")
-            + f", got {len(seats)}; take 'fedavg', or add participants to the roster"
+            + f", got {len(participants)}; take 'fedavg', or add participants to the roster"
         )
-    most = scenario.contract.participations * len(seats)
+    most = scenario.contract.participations * len(participants)
     needed = scenario.contract.rounds if isinstance(strategy, TakesTurns) else getattr(strategy, "buffer_size", 1)
     if most < needed:
         found.append(
-            f"{where}: wanted at least {needed} participations, got {len(seats)} participants with at most "
+            f"{where}: wanted at least {needed} participations, got {len(participants)} participants with at most "
             f"{scenario.contract.participations} each; set a larger contract.max_participations"
         )
-    weights = weights_of(scenario.contract, seats)
+    weights = weights_of(scenario.contract, participants)
     sizes = "noised" if terms.weighting == "noised" else "declared"  # noised ones do not stay equal
     if fit.weights == "equal" and (sizes == "noised" or max(weights) - min(weights) > 1e-9):
         found.append(
             f"{where}: wanted equal weights, since every participant has one vote, got {sizes} sizes; "
             'set weighting = "equal"'
         )
-    if len(seats) > 2 * attackers and outweighed(strategy, weights):
+    if len(participants) > 2 * attackers and outweighed(strategy, weights):
         heaviest = sum(sorted(weights, reverse=True)[:attackers])
         found.append(
             f"{where}: wanted the {attackers} heaviest participant(s) to weigh less than 0.5 together, got "
             f'{heaviest:.3g}; set weighting = "equal" or a lower weight_cap'
         )
-    open_ended = [seat.name for seat in seats if seat.non_private] if fit.bound == "needs" else []
+    open_ended = (
+        [participant.name for participant in participants if participant.non_private] if fit.bound == "needs" else []
+    )
     if open_ended:
         found.append(
             f"{where}: wanted a bound of every honest update, got non-private participants "
@@ -88,7 +90,7 @@ def _problems(scenario: Scenario, group: str, seats: list[Seat]) -> list[str]:
         )
     if isinstance(strategy, Clusters) and terms.weighting == "information":
         found.append(f'{where}: wanted weighting = "declared" or "equal", got "information", which assumes one model')
-    private = [seat.name for seat in seats if not seat.non_private] if fit.loss else []
+    private = [participant.name for participant in participants if not participant.non_private] if fit.loss else []
     if private:
         found.append(
             f"{where}: wanted non-private participants, since it needs an exact training loss, got budgets of "
@@ -134,26 +136,27 @@ def cautions(scenario: Scenario) -> list[str]:
     strategy = scenario.contract.strategy.strategy()
     attackers, least = attackers_of(strategy), strategy.minimum_participants
     found = []
-    for group, seats in sorted(groups_of(scenario).items()):
+    for group, participants in sorted(groups_of(scenario).items()):
         where = f"{scenario.contract.strategy.name} in {'the consortium' if group == '*' else 'industry ' + group}"
-        spare = len(seats) - least
+        spare = len(participants) - least
         if attackers and 0 <= spare < attackers:
             found.append(
-                f"{where}: {len(seats)} participants, and it needs {least}: {spare + 1} that send nothing usable stop "
-                "its training; take a strategy that needs fewer, or share with more"
+                f"{where}: {len(participants)} participants, and it needs {least}: {spare + 1} without a usable reply "
+                "stop its training; take a strategy that needs fewer, or share with more"
             )
-        private = [seat.name for seat in seats if not seat.non_private]
+        private = [participant.name for participant in participants if not participant.non_private]
         rounds, most = scenario.contract.rounds, scenario.contract.participations
-        turns = math.ceil(rounds / len(seats))
+        turns = math.ceil(rounds / len(participants))
         if isinstance(strategy, TakesTurns) and turns < most and private:
             found.append(
-                f"{where}: sigma is solved for {most} participations, and each of {len(seats)} trains in about {turns} "
-                f"of {rounds} rounds: more noise than its epsilon asks for; set contract.max_participations = {turns}, "
+                f"{where}: sigma is solved for {most} participations, and each of {len(participants)} trains "
+                f"in about {turns} of {rounds} rounds: more noise than its epsilon asks for; "
+                f"set contract.max_participations = {turns}, "
                 "or a little more where some may be absent"
             )
         size = getattr(strategy, "buffer_size", 1)
-        if isinstance(strategy, Asynchronous) and not strategy.waits_for_step and len(seats) > 1:
-            without = (len(seats) - 1) * most // size
+        if isinstance(strategy, Asynchronous) and not strategy.waits_for_step and len(participants) > 1:
+            without = (len(participants) - 1) * most // size
             if rounds > without:
                 found.append(
                     f"{where}: {rounds} steps need the replies of all; without the slowest there are {without}: the "

@@ -20,7 +20,7 @@ def check_metrics(scenario: Scenario) -> None:
     """
     contract = scenario.contract
     metrics, stopping = contract.evaluation.metrics, contract.stopping
-    clients = {seat.industry: registry.get(seat.industry) for seat in scenario.roster}
+    clients = {participant.industry: registry.get(participant.industry) for participant in scenario.roster}
     problems = [
         f"contract.evaluation.metrics: wanted 'none' or 'exact' with industry {name}, whose regression target has no "
         "public bounds for a histogram, got 'dp'"
@@ -48,7 +48,7 @@ def kept_home(scenario: Scenario) -> list[str]:
     if scenario.contract.evaluation.metrics != "dp":
         return []
     found = []
-    for name in sorted({seat.industry for seat in scenario.roster}):
+    for name in sorted({participant.industry for participant in scenario.roster}):
         client = registry.get(name)
         released = _released(client, "dp")
         if kept := [metric for metric in client.metrics if metric not in released]:

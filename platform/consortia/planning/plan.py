@@ -19,18 +19,18 @@ from consortia.terms.contract import Contract, planned_rounds
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.terms.costs import plan_event
 from consortia.terms.recipe import blocks_of
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import build_module, initial_groups, scope_of
 from privacy.accounting import epsilon
 from privacy.errors import PlanError
 
-#: Accumulated noise over the largest possible accumulated signal (see `SeatPlan.noise_ratio`).
+#: Accumulated noise over the largest possible accumulated signal (see `ParticipantPlan.noise_ratio`).
 _USELESS = 0.5
 
 
 @dataclass(frozen=True)
-class SeatPlan:
+class ParticipantPlan:
     """The plan of one participant.
 
     Attributes
@@ -65,7 +65,7 @@ class SeatPlan:
     warnings: tuple[str, ...]
 
 
-def make_plans(scenario: Scenario) -> list[SeatPlan]:
+def make_plans(scenario: Scenario) -> list[ParticipantPlan]:
     """Return the plan of every participant.
 
     Raises
@@ -78,23 +78,25 @@ def make_plans(scenario: Scenario) -> list[SeatPlan]:
         return []  # checked when it was parsed; `consortia.vertical.setup.describe` shows it
     if scenario.contract.by_industry:
         found = {plan.name: plan for part in scenario.parts() for plan in make_plans(part)}
-        return [found[seat.name] for seat in scenario.roster]
+        return [found[participant.name] for participant in scenario.roster]
     check_fit(scenario)
     check_metrics(scenario)
     plans = []
-    for seat in scenario.roster:
-        where = f"roster.{seat.name}"
+    for participant in scenario.roster:
+        where = f"roster.{participant.name}"
         try:
-            _check_names(scenario, seat)
-            plans.append(_plan(scenario, seat))
+            _check_names(scenario, participant)
+            plans.append(_plan(scenario, participant))
         except (ClientError, PlanError) as error:
             raise InputError(f"{where}: {error}") from None
-    initial_groups(scenario.contract, [seat.industry for seat in scenario.roster])  # shapes and pretrained files
+    initial_groups(
+        scenario.contract, [participant.industry for participant in scenario.roster]
+    )  # shapes and pretrained files
     return plans
 
 
 def noise_ratio(sigma: float, numbers: int, rate: float, units: int, steps: int) -> float:
-    """Return the norm of all noise over that of the largest possible signal (see `SeatPlan.noise_ratio`)."""
+    """Return the norm of all noise over that of the largest possible signal (see `ParticipantPlan.noise_ratio`)."""
     return sigma * math.sqrt(numbers) / (rate * units * math.sqrt(steps))
 
 
@@ -110,13 +112,15 @@ def learned(contract: Contract, names: Iterable[str]) -> list[str]:
     return [SHAPES if contract.additive is not None else WEIGHTS]
 
 
-def _check_names(scenario: Scenario, seat: Seat) -> None:
-    client = registry.get(seat.industry)
-    client.check_site(seat.site)
-    rules = scenario.contract.industries[seat.industry]
+def _check_names(scenario: Scenario, participant: RosterParticipant) -> None:
+    client = registry.get(participant.industry)
+    client.check_site(participant.site)
+    rules = scenario.contract.industries[participant.industry]
     if rules.split != "hash" and rules.split not in client.splits:
         known = ", ".join(("hash", *client.splits))
-        raise InputError(f"contract.industries.{seat.industry}.split: wanted one of {known}, got {rules.split!r}")
+        raise InputError(
+            f"contract.industries.{participant.industry}.split: wanted one of {known}, got {rules.split!r}"
+        )
 
 
 def _noise(contract: Contract, rules: IndustryTerms, budget: float, delta: float) -> tuple[float, float]:
@@ -129,45 +133,48 @@ def _noise(contract: Contract, rules: IndustryTerms, budget: float, delta: float
     return known(contract, rules, (budget, delta), once, solve)
 
 
-def _plan(scenario: Scenario, seat: Seat) -> SeatPlan:
+def _plan(scenario: Scenario, participant: RosterParticipant) -> ParticipantPlan:
     contract = scenario.contract
-    rules = contract.industries[seat.industry]
+    rules = contract.industries[participant.industry]
     if contract.statistics is not None:  # nothing is trained
-        sizes = {WEIGHTS: sum(blocks_of(contract, seat.industry).lengths(1))}
+        sizes = {WEIGHTS: sum(blocks_of(contract, participant.industry).lengths(1))}
     else:
-        sizes = {name: tensor.numel() for name, tensor in build_module(contract, seat.industry).state_dict().items()}
+        sizes = {
+            name: tensor.numel() for name, tensor in build_module(contract, participant.industry).state_dict().items()
+        }
     private = sum(size for name, size in sizes.items() if scope_of(name, contract) == "private")
     if rules.private_steps and not private:
         raise InputError(
-            f"contract.industries.{seat.industry}.private_steps: wanted 0, got {rules.private_steps}, since nothing of "
+            f"contract.industries.{participant.industry}.private_steps: wanted 0, got {rules.private_steps}, "
+            "since nothing of "
             "its network is private under contract.scopes"
         )
-    training = max(1, round(seat.units * contract.split.train))
+    training = max(1, round(participant.units * contract.split.train))
     steps = rules.local_steps * planned_rounds(contract)
     warnings = []
     sigma = spent = ratio = None
-    if seat.non_private and contract.central is None:
+    if participant.non_private and contract.central is None:
         warnings.append("non-private: epsilon is infinite, the update is not protected")
-    elif not seat.non_private:
-        sigma, spent = _noise(contract, rules, seat.epsilon, seat.delta)
+    elif not participant.non_private:
+        sigma, spent = _noise(contract, rules, participant.epsilon, participant.delta)
         numbers = sum(sizes[name] for name in learned(contract, sizes))
         ratio = noise_ratio(of_products(contract, sigma), numbers, rules.sampling_rate, training, steps)
         if ratio > _USELESS and contract.noisy_sums is None:  # of sums, what counts is the total over participants
             warnings.append(
-                f"epsilon {seat.epsilon:g} with {training} training units and {sum(sizes.values())} parameters: "
+                f"epsilon {participant.epsilon:g} with {training} training units and {sum(sizes.values())} parameters: "
                 f"noise {ratio:.1f} x the largest possible signal; raise epsilon, take a smaller model "
                 "(kind = 'linear'), a larger sampling_rate or fewer steps"
             )
-    return SeatPlan(
-        name=seat.name,
-        industry=seat.industry,
-        units=seat.units,
+    return ParticipantPlan(
+        name=participant.name,
+        industry=participant.industry,
+        units=participant.units,
         training_units=training,
         steps=steps,
         sampling_rate=rules.sampling_rate,
         noise_multiplier=sigma,
         epsilon=spent,
-        delta=seat.delta,
+        delta=participant.delta,
         parameters_shared=sum(sizes.values()) - private,
         parameters_private=private,
         noise_ratio=ratio,

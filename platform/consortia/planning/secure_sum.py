@@ -7,24 +7,25 @@ from typing import Any
 
 from consortia.coordinator.aggregation import weights_of
 from consortia.terms.costs import updates_event
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.settle import sigma_of
 from privacy.secure_sum.accounting import exposure
 from privacy.secure_sum.sharing import threshold
 
 
-def problems(scenario: Scenario, group: str, seats: list[Seat], where: str) -> list[str]:
+def problems(scenario: Scenario, group: str, participants: list[RosterParticipant], where: str) -> list[str]:
     """Return one sentence for every reason why the members of a group cannot be summed."""
     contract = scenario.contract
     if contract.trust != "aggregate":
         return []
     terms = contract.secure_terms
     found = []
-    if len(seats) < terms.least:
+    if len(participants) < terms.least:
         found.append(
             f"contract.secure: wanted at least {terms.least} members in {where} (min_cohort {terms.min_cohort}; "
-            f"{terms.colluders} colluders and {terms.drops} drops must leave two shares of noise), got {len(seats)}: "
+            f"{terms.colluders} colluders and {terms.drops} drops must leave two shares of noise), "
+            f"got {len(participants)}: "
             "the sum of two is the other's update; "
             'take trust = "local" with local noise, scope "private", or add participants to the roster'
         )
@@ -34,14 +35,14 @@ def problems(scenario: Scenario, group: str, seats: list[Seat], where: str) -> l
             f"contract.secure.drops: wanted at most {max(0, members - quorum)}, since {quorum} of {members} must agree "
             f'on what is opened, got {terms.drops}; take mode = "one", where a lost reply is a new attempt'
         )
-    if open_ended := [seat.name for seat in seats if seat.non_private]:
+    if open_ended := [participant.name for participant in participants if participant.non_private]:
         found.append(
             f"contract.trust: wanted a finite epsilon of every member of a secure sum in {where}, got "
             f"{', '.join(open_ended)} with inf: without noise the sum of all rounds may give a single update away"
         )
-    sizes = [float(seat.units) for seat in seats]
+    sizes = [float(participant.units) for participant in participants]
     heaviest = max(sizes) / sum(sizes)
-    if len(seats) >= terms.least and max(weights_of(contract, seats)) < heaviest - 1e-9:
+    if len(participants) >= terms.least and max(weights_of(contract, participants)) < heaviest - 1e-9:
         found.append(
             f"contract.strategy.weight_cap: wanted none that binds in {where}, since every unit counts alike in one "
             f"sum, got {contract.strategy.weight_cap:g} with a member of {heaviest:.3g}; raise it or leave it out"
@@ -61,18 +62,20 @@ def exposures(scenario: Scenario) -> dict[str, dict[str, Any]]:
         return {}
     scopes = contract.scopes.named
     out = {}
-    for seat in scenario.roster:
-        sigma = sigma_of(contract, seat)
+    for participant in scenario.roster:
+        sigma = sigma_of(contract, participant)
         if sigma is None:
             continue
         sizes = [len(scenario.roster)] if "consortium" in scopes else []
         if "industry" in scopes:
-            sizes.append(sum(other.industry == seat.industry for other in scenario.roster))
+            sizes.append(sum(other.industry == participant.industry for other in scenario.roster))
         terms = contract.secure_terms
         count = max(1, min(terms.cohorts, min(sizes) // terms.least))
-        rules = contract.industries[seat.industry]
+        rules = contract.industries[participant.industry]
         event = updates_event(contract, rules, sigma, contract.rounds)
-        out[seat.name] = asdict(exposure(event, min(sizes) // count - terms.drops, terms.colluders, seat.delta))
+        out[participant.name] = asdict(
+            exposure(event, min(sizes) // count - terms.drops, terms.colluders, participant.delta)
+        )
     return out
 
 

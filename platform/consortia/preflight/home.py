@@ -25,7 +25,7 @@ from consortia.participant.training import make_plan
 from consortia.preflight.findings import Chain, Finding
 from consortia.terms.industries import check_agreed, check_confirmed
 from consortia.terms.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from privacy.errors import PlanError, PrivacyError
 from privacy.ledger import Budget, Ledger
@@ -42,7 +42,7 @@ def check_home(home: Home, scenario: Scenario) -> list[Finding]:
     ----------
     home : Home
     scenario : Scenario
-        Its roster has a seat for the participant: what the coordinator proposes.
+        Its roster has a participant for the participant: what the coordinator proposes.
     """
     chain = Chain(*CHECKS)
     try:
@@ -55,32 +55,38 @@ def check_home(home: Home, scenario: Scenario) -> list[Finding]:
         return chain.stop(f"{home.policy} belongs to {policy.participant}", f"use the file of {home.participant}")
     chain.ok(f"{home.policy.name} of {policy.participant}")
     try:
-        seat = scenario.seat(home.participant)
+        participant = scenario.participant(home.participant)
     except KeyError:
-        return chain.stop(f"{scenario.name} has no seat for {home.participant}", "ask the coordinator for a join kit")
-    proposal = Proposal(seat.dataset, None if seat.non_private else seat.epsilon, seat.delta)
+        return chain.stop(
+            f"{scenario.name} has no participant for {home.participant}", "ask the coordinator for a join kit"
+        )
+    proposal = Proposal(
+        participant.dataset, None if participant.non_private else participant.epsilon, participant.delta
+    )
     try:
         name = scenario.name if home.simulation else ""
-        terms = check_contract(policy, scenario.contract, seat.industry, proposal, name)
-        scenario = scenario.of(seat.industry)
+        terms = check_contract(policy, scenario.contract, participant.industry, proposal, name)
+        scenario = scenario.of(participant.industry)
         contract = scenario.contract
         chain.ok(f"sha256:{contract.sha256()[:12]}… is allowed: learner {contract.learner}, trust {contract.trust}")
     except RefusedError as error:
         chain.failed(error.detail, "read the contract; where you agree, change the policy")
-        found = policy.dataset.get(seat.dataset)
+        found = policy.dataset.get(participant.dataset)
         if found is None:
             return chain.rest("the contract first")
         terms = found
-    _data(chain, home, policy, scenario, seat, terms)
-    _budget(chain, home, policy, scenario, terms, seat.dataset, proposal)
+    _data(chain, home, policy, scenario, participant, terms)
+    _budget(chain, home, policy, scenario, terms, participant.dataset, proposal)
     return chain.findings
 
 
-def _data(chain: Chain, home: Home, policy: Policy, scenario: Scenario, seat: Seat, terms: DatasetTerms) -> None:
+def _data(
+    chain: Chain, home: Home, policy: Policy, scenario: Scenario, participant: RosterParticipant, terms: DatasetTerms
+) -> None:
     """Close data, schema and units."""
-    key = f"dataset.{seat.dataset}"
+    key = f"dataset.{participant.dataset}"
     try:
-        client, frame = _rows(home, scenario, seat, terms)
+        client, frame = _rows(home, scenario, participant, terms)
     except (RefusedError, ClientError) as error:
         chain.failed(error.detail if isinstance(error, RefusedError) else str(error), _remedy(error, key))
         chain.skip("data first")
@@ -109,7 +115,7 @@ def _data(chain: Chain, home: Home, policy: Policy, scenario: Scenario, seat: Se
     _looked_apart(chain, client, frame, table)
     counted = table.n_units
     what = "records" if terms.unit == RECORD else f"units ({terms.unit})"
-    if problem := _shared(home, policy, seat.dataset, table):
+    if problem := _shared(home, policy, participant.dataset, table):
         chain.failed(problem, f"one person has one lifetime: {key}.lifetime says which data set has the same persons")
         return
     ratio = max(counted, terms.declared_units) / min(counted, terms.declared_units)
@@ -122,16 +128,18 @@ def _data(chain: Chain, home: Home, policy: Policy, scenario: Scenario, seat: Se
         chain.ok(f"{counted} {what}, {terms.declared_units} declared")
 
 
-def _rows(home: Home, scenario: Scenario, seat: Seat, terms: DatasetTerms) -> tuple[IndustryClient, pd.DataFrame]:
+def _rows(
+    home: Home, scenario: Scenario, participant: RosterParticipant, terms: DatasetTerms
+) -> tuple[IndustryClient, pd.DataFrame]:
     """Return the industry and its rows; RefusedError or ClientError for what a run would refuse of them."""
     client = client_for(terms)
     if scenario.contract.vertical is None:
         check_agreed(client, scenario.contract.industries[terms.industry])
     if not home.simulation:
         check_confirmed(client)
-    frame = read_rows(terms, client, scenario.contract.seed, key=f"dataset.{seat.dataset}")
+    frame = read_rows(terms, client, scenario.contract.seed, key=f"dataset.{participant.dataset}")
     if OWN_FILES in os.environ and frame.attrs.get("synthetic"):
-        problem = idle_files(home.policy, seat.dataset, own_files())
+        problem = idle_files(home.policy, participant.dataset, own_files())
         if problem is not None:
             raise RefusedError("BAD_POLICY", problem)
     return client, frame

@@ -32,19 +32,19 @@ def sentence(forecast: Mapping[str, Any]) -> str:
     )
 
 
-def told_and_measured(seat: Mapping[str, Any]) -> str:
+def told_and_measured(participant: Mapping[str, Any]) -> str:
     """Return what was expected of a run beside what was measured; nothing where nothing was expected.
 
     Parameters
     ----------
-    seat : mapping
+    participant : mapping
         A receipt, or a line of `result.json`.
     """
-    told = seat.get("forecast")
+    told = participant.get("forecast")
     if not told:
         return ""
     text = f"before the run {sentence(told)}"
-    measured = (seat.get("net_gains") or {}).get(told["metric"])
+    measured = (participant.get("net_gains") or {}).get(told["metric"])
     if told["gain"] is None or measured is None:
         return f"{text}."
     place = "inside" if told["held"] else "outside"

@@ -43,40 +43,49 @@ def paragraph(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _own_kind(result: Mapping[str, Any]) -> str:
-    seats = [seat for seat in result["participants"].values() if seat.get("net_gain")]
-    if not seats:
+    participants = [participant for participant in result["participants"].values() if participant.get("net_gain")]
+    if not participants:
         return ""
-    industries = sorted({seat["industry"] for seat in seats})
+    industries = sorted({participant["industry"] for participant in participants})
     gains = {
-        name: statistics.fmean(seat["net_gain"]["value"] for seat in seats if seat["industry"] == name)
+        name: statistics.fmean(
+            participant["net_gain"]["value"] for participant in participants if participant["industry"] == name
+        )
         for name in industries
     }
     told = ", ".join(f"{name} {gain:+.3f}" for name, gain in gains.items())
-    words = [verdict_of(seat) for seat in seats]
+    words = [verdict_of(participant) for participant in participants]
     paid = f"it paid clearly for {words.count('clearly')}, perhaps for {words.count('perhaps')}, not for the others"
-    budgets = [seat["epsilon"]["budget"] for seat in seats if seat["epsilon"]["budget"] is not None]
+    budgets = [
+        participant["epsilon"]["budget"] for participant in participants if participant["epsilon"]["budget"] is not None
+    ]
     epsilon = f", ε {min(budgets):g} to {max(budgets):g}," if budgets else ""
     return (
-        f"{len(seats)} organisations learned with their own kind{epsilon} and nobody saw another's rows. What each "
-        f"then uses differs from two models of its own, stacked, by {told} ({_headline(seats)}, mean over an "
+        f"{len(participants)} organisations learned with their own kind{epsilon} and nobody saw another's rows. "
+        "What each "
+        f"then uses differs from two models of its own, stacked, by {told} ({_headline(participants)}, mean over an "
         f"industry); {paid}."
     )
 
 
 def _same_persons(result: Mapping[str, Any]) -> str:
-    for name, seat in result["participants"].items():
-        if seat.get("role") == "label owner" and seat.get("gain"):
-            values, others = seat["metrics"][seat["headline"]], [n for n in result["participants"] if n != name]
+    for name, participant in result["participants"].items():
+        if participant.get("role") == "label owner" and participant.get("gain"):
+            values, others = (
+                participant["metrics"][participant["headline"]],
+                [n for n in result["participants"] if n != name],
+            )
             return (
                 f"Where organisations of different industries know the same persons, {' and '.join(others)} helped the "
-                f"{name} from {values['local']:.3f} to {values['federated']:.3f} ({label(seat['headline'])}, label "
-                f"ε {seat['epsilon']['run']:g})."
+                f"{name} from {values['local']:.3f} to {values['federated']:.3f} ({label(participant['headline'])}, "
+                "label "
+                f"ε {participant['epsilon']['run']:g})."
             )
     return ""
 
 
-def _headline(seats: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(sorted({label(seat["headline"]) for seat in seats}))
+def _headline(participants: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(sorted({label(participant["headline"]) for participant in participants}))
 
 
 if __name__ == "__main__":

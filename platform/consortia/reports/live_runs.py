@@ -18,7 +18,7 @@ from clients.tables import known_from
 from consortia.common.errors import ConsortiaError
 from consortia.coordinator.event_file import FILE
 from consortia.engines.record import event_seen
-from consortia.terms.roster import Seat as RosterSeat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario, scenario_from_json
 from consortia.vertical.request import total_steps
 from privacy.events import PoissonGaussian
@@ -51,7 +51,7 @@ class Failure:
 
 
 @dataclass
-class Seat:
+class LiveParticipant:
     """What the coordinator knows of one participant in one run.
 
     Attributes
@@ -71,7 +71,7 @@ class Seat:
         Between rounds, and of the final model.
     """
 
-    roster: RosterSeat
+    roster: RosterParticipant
     standing: dict[str, Any] = field(default_factory=dict)
     waited_since: float | None = None
     seen: float | None = None
@@ -131,7 +131,7 @@ class Run:
 
     def _reset(self) -> None:
         self._position = 0
-        self.seats = {seat.name: Seat(seat) for seat in self.scenario.roster}
+        self.participants = {participant.name: LiveParticipant(participant) for participant in self.scenario.roster}
         self.rounds: list[tuple[int, float, int]] = []
         self.failures: list[Failure] = []
         self.started: float | None = None
@@ -176,14 +176,18 @@ class Run:
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics that anybody released."""
-        return sorted({name for seat in self.seats.values() for name in (*seat.metrics, *seat.final)})
+        return sorted(
+            {name for participant in self.participants.values() for name in (*participant.metrics, *participant.final)}
+        )
 
-    def event(self, seat: Seat, rounds: int) -> PoissonGaussian | None:
+    def event(self, participant: LiveParticipant, rounds: int) -> PoissonGaussian | None:
         """Return what `rounds` updates cost at the declared noise; None where that is not known or no such event."""
-        known = seat.standing.get("noise_multiplier") is not None and seat.non_private is False
+        known = participant.standing.get("noise_multiplier") is not None and participant.non_private is False
         if not known or not rounds or self.scenario.contract.vertical is not None:
             return None
-        return event_seen(self.scenario, seat.name, seat.standing, rounds, seat.contributed[:rounds])
+        return event_seen(
+            self.scenario, participant.name, participant.standing, rounds, participant.contributed[:rounds]
+        )
 
     def refresh(self) -> bool:
         """Read what is new; return whether anything was."""
@@ -208,18 +212,18 @@ class Run:
     def _fold(self, line: Mapping[str, Any]) -> None:
         event, now = line["event"], float(line["time"])
         self.last = now
-        seat = self.seats.get(line.get("participant") or "")
+        participant = self.participants.get(line.get("participant") or "")
         if event == "start":
             self.started, self.ended, self._end = self.started or now, None, ""
             self._forget_after(int(line["done"]))
-        elif event == "asked" and seat:
-            seat.waited_since = now
-        elif event == "heard" and seat:
-            if seat.waited_since is not None:
-                seat.seconds.append((line["round"], now - seat.waited_since))
-            seat.seen, seat.waited_since = now, None
-        elif event == "failure" and seat:
-            self._fail(line, seat, now)
+        elif event == "asked" and participant:
+            participant.waited_since = now
+        elif event == "heard" and participant:
+            if participant.waited_since is not None:
+                participant.seconds.append((line["round"], now - participant.waited_since))
+            participant.seen, participant.waited_since = now, None
+        elif event == "failure" and participant:
+            self._fail(line, participant, now)
         elif event in {"round", "step"}:
             self._finish_round(line)
         elif event == "end":
@@ -230,38 +234,42 @@ class Run:
     def _forget_after(self, number: int) -> None:
         """Forget what followed a round: the run begins again behind it (a vertical run, from its start)."""
         self.rounds = [each for each in self.rounds if each[0] <= number]
-        for seat in self.seats.values():
-            seat.waited_since = None
-            seat.contributed = [each for each in seat.contributed if each <= number]
-            seat.sent = [each for each in seat.sent if each[0] <= number]
-            seat.received = [each for each in seat.received if each[0] <= number]
-            seat.metrics = {k: [each for each in points if each.round < number] for k, points in seat.metrics.items()}
+        for participant in self.participants.values():
+            participant.waited_since = None
+            participant.contributed = [each for each in participant.contributed if each <= number]
+            participant.sent = [each for each in participant.sent if each[0] <= number]
+            participant.received = [each for each in participant.received if each[0] <= number]
+            participant.metrics = {
+                k: [each for each in points if each.round < number] for k, points in participant.metrics.items()
+            }
 
-    def _fail(self, line: Mapping[str, Any], seat: Seat, now: float) -> None:
+    def _fail(self, line: Mapping[str, Any], participant: LiveParticipant, now: float) -> None:
         code = str(line["code"])
-        self.failures.append(Failure(now, line["round"], seat.name, code))
-        seat.failures += 1
+        self.failures.append(Failure(now, line["round"], participant.name, code))
+        participant.failures += 1
         if code != "LATE_REPLY":
-            seat.waited_since = None
+            participant.waited_since = None
         if code not in SILENT and not code.startswith("FLOWER_ERROR"):
-            seat.seen = now
+            participant.seen = now
 
     def _finish_round(self, line: Mapping[str, Any]) -> None:
         number = int(line["round"])
         self.rounds.append((number, float(line["seconds"]), len(line["replies"])))
         for name in line["replies"]:
-            self.seats[name].contributed.append(number)
+            self.participants[name].contributed.append(number)
         for name, released in line.get("released", {}).items():
             for metric, estimate in released["estimates"].items():  # of the model that the round began with
-                self.seats[name].metrics.setdefault(metric, []).append(_point(number - 1, estimate, released["exact"]))
+                self.participants[name].metrics.setdefault(metric, []).append(
+                    _point(number - 1, estimate, released["exact"])
+                )
         self._stand(line, number)
 
     def _stand(self, line: Mapping[str, Any], number: int) -> None:
         for name, standing in line.get("members", {}).items():
-            seat = self.seats[name]
-            seat.standing = standing
-            seat.sent.append((number, standing["bytes"]["sent"]))
-            seat.received.append((number, standing["bytes"]["received"]))
+            participant = self.participants[name]
+            participant.standing = standing
+            participant.sent.append((number, standing["bytes"]["sent"]))
+            participant.received.append((number, standing["bytes"]["received"]))
 
     def _read_final(self) -> None:
         file = self.folder / "coordinator.json"
@@ -269,9 +277,11 @@ class Run:
         for name, seen in record["participants"].items():
             released = seen["released"]
             if released is not None:
-                seat = self.seats[name]
-                seat.final_exact = bool(released["exact"])
-                seat.final = {k: _point(self.done, e, seat.final_exact) for k, e in released["estimates"].items()}
+                participant = self.participants[name]
+                participant.final_exact = bool(released["exact"])
+                participant.final = {
+                    k: _point(self.done, e, participant.final_exact) for k, e in released["estimates"].items()
+                }
 
 
 def _point(number: int, estimate: Mapping[str, Any], exact: bool) -> Point:

@@ -29,16 +29,16 @@ def means(participants: Mapping[str, Mapping[str, Any]]) -> str | None:
         return None
     from clients.metrics import label  # numpy, where there is something to show
 
-    seats = list(participants.values())
-    headline = Counter(seat["headline"] for seat in seats if "headline" in seat)
+    lines = list(participants.values())
+    headline = Counter(line["headline"] for line in lines if "headline" in line)
     if not headline:
         return None
     metric = headline.most_common(1)[0][0]
     found = []
-    names = {"local": "alone"} if any("joined" in seat["metrics"].get(metric, {}) for seat in seats) else {}
+    names = {"local": "alone"} if any("joined" in line["metrics"].get(metric, {}) for line in lines) else {}
     for kind in ("majority", "local", "control", "federated", "joined"):
-        values = [seat["metrics"].get(metric, {}).get(kind) for seat in seats]
+        values = [line["metrics"].get(metric, {}).get(kind) for line in lines]
         known = [value for value in values if value is not None]
         if known:
             found.append(f"{names.get(kind, kind)} {sum(known) / len(known):.3f} ({len(known)})")
-    return f"mean {label(metric)} of {len(seats)} participants: {', '.join(found)}"
+    return f"mean {label(metric)} of {len(lines)} participants: {', '.join(found)}"

@@ -32,9 +32,9 @@ _COLUMNS = ("participant", "metric", "alone", "control", "federated", "joined", 
 _WITHOUT_JOINED = ("participant", "metric", "majority", "local", "federated", "gain [95 %]", "personal", "keeps")
 
 
-def columns(seats: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+def columns(participants: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the headings for these receipts, or lines of a record."""
-    return _COLUMNS if any(compares(seat) for seat in seats) else _WITHOUT_JOINED
+    return _COLUMNS if any(compares(participant) for participant in participants) else _WITHOUT_JOINED
 
 
 def label(metric: str) -> str:
@@ -71,10 +71,10 @@ def print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
             console.print(f"{receipt['participant']}: {line}", highlight=False, markup=False)
 
 
-def notes(seat: dict[str, Any]) -> list[str]:
+def notes(participant: dict[str, Any]) -> list[str]:
     """Return what else a receipt, or a line of a record, says: what was expected of the run, and of its rows."""
-    told = told_and_measured(seat)
-    return [*([told] if told else []), *rows_in_words(seat)]
+    told = told_and_measured(participant)
+    return [*([told] if told else []), *rows_in_words(participant)]
 
 
 def rows_in_words(receipt: dict[str, Any]) -> list[str]:
@@ -118,7 +118,7 @@ def table_of(*headings: str, title: str | None = None, no_wrap: bool = True) -> 
     return table
 
 
-def receipt_row(seat: Mapping[str, Any], headings: tuple[str, ...]) -> tuple[str, ...]:
+def receipt_row(participant: Mapping[str, Any], headings: tuple[str, ...]) -> tuple[str, ...]:
     """Return the cells of one receipt, or line of a record, behind the participant's name.
 
     Parameters
@@ -126,24 +126,24 @@ def receipt_row(seat: Mapping[str, Any], headings: tuple[str, ...]) -> tuple[str
     headings : tuple of str
         As `columns` gave them.
     """
-    metric = seat.get("headline") or next(iter(seat["metrics"]), "")
-    values = seat["metrics"].get(metric, {})
+    metric = participant.get("headline") or next(iter(participant["metrics"]), "")
+    values = participant["metrics"].get(metric, {})
     name = metric_name(metric) if metric else "–"
 
     def of(*kinds: str) -> tuple[str, ...]:
         return tuple(number(values.get(kind)) for kind in kinds)
 
     if headings == _WITHOUT_JOINED:
-        ends = interval(seat.get("gain")), *of("personal"), seat.get("keeps") or "–"
+        ends = interval(participant.get("gain")), *of("personal"), participant.get("keeps") or "–"
         return (name, *of("majority", "local", "federated"), *ends)
     scores = of("local", "control", "federated", "joined")
-    return (name, *scores, interval(seat.get("net_gain")), SHORT[verdict_of(seat)])
+    return (name, *scores, interval(participant.get("net_gain")), SHORT[verdict_of(participant)])
 
 
 def synthetic_for(result: Mapping[str, Any]) -> str:
     """Return whose rows were synthetic, in words, where all others' rows were real; otherwise nothing."""
-    seats = result["participants"]
-    if {seat.get("synthetic") for seat in seats.values()} != {True, False}:
+    participants = result["participants"]
+    if {participant.get("synthetic") for participant in participants.values()} != {True, False}:
         return ""
-    names = [name for name, seat in seats.items() if seat["synthetic"]]
-    return f"{len(names)} of {len(seats)} participants ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"
+    names = [name for name, participant in participants.items() if participant["synthetic"]]
+    return f"{len(names)} of {len(participants)} participants ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"

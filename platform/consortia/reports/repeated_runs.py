@@ -17,15 +17,15 @@ def print_placebo(console: Console, table: dict[str, Any]) -> None:
         title="Placebo: partners' labels drawn at random",
         no_wrap=False,
     )
-    for name, seat in table["participants"].items():
+    for name, participant in table["participants"].items():
         shown.add_row(
             name,
-            seat["metric"],
-            number(seat["majority"]),
-            *(f"{number(seat[key])}{_span(seat[key + '_gain'])}" for key in ("ridge",)),
-            number(seat["local"]),
-            *(f"{number(seat[key])}{_span(seat[key + '_gain'])}" for key in ("federated", "placebo")),
-            _difference(seat["transfer"]),
+            participant["metric"],
+            number(participant["majority"]),
+            *(f"{number(participant[key])}{_span(participant[key + '_gain'])}" for key in ("ridge",)),
+            number(participant["local"]),
+            *(f"{number(participant[key])}{_span(participant[key + '_gain'])}" for key in ("federated", "placebo")),
+            _difference(participant["transfer"]),
         )
     console.print(shown)
     console.print(
@@ -44,14 +44,14 @@ def print_compression(console: Console, table: dict[str, Any]) -> None:
         title="Compressed updates",
         no_wrap=False,
     )
-    for name, seat in table["participants"].items():
-        sent, saved = seat["bytes_sent"], seat["bytes_saved"]
+    for name, participant in table["participants"].items():
+        sent, saved = participant["bytes_sent"], participant["bytes_saved"]
         shown.add_row(
             name,
-            seat["metric"],
-            number(seat["uncompressed"]),
-            number(seat["compressed"]),
-            _difference(seat["change"]),
+            participant["metric"],
+            number(participant["uncompressed"]),
+            number(participant["compressed"]),
+            _difference(participant["change"]),
             f"{sent:,}",
             f"{sent / (sent + saved):.2f}" if sent else "–",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from consortia.reports.live_runs import Run, Seat
+from consortia.reports.live_runs import LiveParticipant, Run
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 
@@ -15,16 +15,16 @@ __all__ = ["curve"]
 _GRID = 1e-3
 
 
-def curve(run: Run, seat: Seat, most: int = 25) -> list[tuple[int, float]]:
-    """Return (round, epsilon of the run so far) at the seat's delta, for at most `most` of its rounds and the last.
+def curve(run: Run, participant: LiveParticipant, most: int = 25) -> list[tuple[int, float]]:
+    """Return (round, epsilon of the run so far) at the participant's delta, for at most `most` rounds and the last.
 
     Empty where the noise is not known, the run is non-private, or vertical (one release, no rounds).
     """
-    taken = seat.contributed
+    taken = participant.contributed
     step = max(1, math.ceil(len(taken) / most))
     counts = [n for n in range(1, len(taken) + 1) if n % step == 0 or n == len(taken)]
-    found = ((taken[n - 1], run.event(seat, n)) for n in counts)
-    return [(number, _epsilon(event, seat.delta)) for number, event in found if event is not None]
+    found = ((taken[n - 1], run.event(participant, n)) for n in counts)
+    return [(number, _epsilon(event, participant.delta)) for number, event in found if event is not None]
 
 
 @lru_cache(maxsize=4096)

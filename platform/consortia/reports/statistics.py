@@ -61,8 +61,8 @@ def print_statistics(console: Console, result: Mapping[str, Any]) -> None:
         else:
             console.print("Nobody saw one site's numbers; each compared itself with the rest at home.")
     costs = table_of("participant", "ε run", "budget", "δ", "ε lifetime", "columns that differ from the rest (at home)")
-    for name, seat in result["participants"].items():
-        account = seat["epsilon"]
+    for name, participant in result["participants"].items():
+        account = participant["epsilon"]
         infinite = bool(account["non_private"])
         costs.add_row(
             name,
@@ -70,15 +70,15 @@ def print_statistics(console: Console, result: Mapping[str, Any]) -> None:
             "–" if infinite else number(account["budget"], 2),
             "–" if account["delta"] is None else f"{account['delta']:g}",
             "∞" if infinite else number(account["lifetime"]),
-            escape(_at_home(seat)),
+            escape(_at_home(participant)),
         )
     console.print(costs)
     console.print("ε: one release (PLD) of the training units, adding or removing one; charged within the lifetime.")
 
 
-def _at_home(seat: Mapping[str, Any]) -> str:
-    if "differ" not in seat:
+def _at_home(participant: Mapping[str, Any]) -> str:
+    if "differ" not in participant:
         return "known at home"
-    verdicts = seat["differ"]
+    verdicts = participant["differ"]
     unknown = all(verdict["differ"] is None for verdict in verdicts.values())
     return ", ".join(name for name, v in verdicts.items() if v["differ"]) or ("too noisy to say" if unknown else "none")

@@ -18,7 +18,7 @@ from consortia.common.words import number
 from consortia.engines.base import Job
 from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import cautions, fits_with
-from consortia.planning.plan import SeatPlan
+from consortia.planning.plan import ParticipantPlan
 from consortia.reports.many_participants import first, means, rest
 from consortia.reports.receipt_table import columns, label, notes, receipt_row, synthetic_for, table_of
 from consortia.reports.verdicts import paragraph
@@ -32,7 +32,7 @@ from consortia.vertical.request import total_steps
 from privacy.accounting import epsilon
 
 
-def _leaves(scenario: Scenario, plan: SeatPlan) -> str:
+def _leaves(scenario: Scenario, plan: ParticipantPlan) -> str:
     """Return how many numbers of a participant's training rows leave, and when."""
     if scenario.contract.of(plan.industry).noisy_sums is None:
         return f"{plan.parameters_shared} numbers a round"
@@ -66,7 +66,7 @@ def _print_learner(console: Console, scenario: Scenario) -> None:
     console.print("fits with: " + "; ".join(f"{key}: {value}" for key, value in fits_with(scenario).items()))
 
 
-def print_plan(console: Console, scenario: Scenario, plans: list[SeatPlan]) -> None:
+def print_plan(console: Console, scenario: Scenario, plans: list[ParticipantPlan]) -> None:
     """Print who takes part, what it costs and what leaves whom."""
     contract = scenario.contract
     console.print(f"[bold]{scenario.name}[/]: {escape(scenario.title)}")
@@ -120,12 +120,12 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
     costs = table_of(
         "participant", "rows", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds"
     )
-    for name, seat in first(list(result["participants"].items())):
-        receipts.add_row(name, *receipt_row(seat, headings))
-        costs.add_row(name, *_cost_row(seat))
+    for name, participant in first(list(result["participants"].items())):
+        receipts.add_row(name, *receipt_row(participant, headings))
+        costs.add_row(name, *_cost_row(participant))
     if text := paragraph(result["participants"]):
         console.print(text, highlight=False)
-    if simulation or any(seat["metrics"] for seat in result["participants"].values()):
+    if simulation or any(participant["metrics"] for participant in result["participants"].values()):
         console.print(receipts)
     console.print(costs)
     for line in (rest(len(result["participants"])), means(result["participants"])):
@@ -134,11 +134,11 @@ def print_result(console: Console, result: dict[str, Any]) -> None:
     _print_notes(console, result, simulation)
 
 
-def _cost_row(seat: dict[str, Any]) -> tuple[str, ...]:
-    account, units = seat["epsilon"], seat.get("units")
+def _cost_row(participant: dict[str, Any]) -> tuple[str, ...]:
+    account, units = participant["epsilon"], participant.get("units")
     infinite = bool(account["non_private"])
-    state = "" if seat["state"] == "ACTIVE" else " " + seat["state"].lower().replace("_", "-")
-    made_up = seat.get("synthetic")
+    state = "" if participant["state"] == "ACTIVE" else " " + participant["state"].lower().replace("_", "-")
+    made_up = participant.get("synthetic")
     return (
         "–" if made_up is None else "synthetic" if made_up else "real",
         str(sum(units.values())) if units else "–",
@@ -146,9 +146,9 @@ def _cost_row(seat: dict[str, Any]) -> tuple[str, ...]:
         "–" if infinite else number(account["budget"], 2),
         "∞" if infinite else number(account["lifetime"]),
         f"{account['delta']:g}",
-        f"{seat['bytes']['sent']:,} B",
-        f"{seat['bytes']['received']:,} B",
-        number(_seconds(seat["seconds"]), 1),
+        f"{participant['bytes']['sent']:,} B",
+        f"{participant['bytes']['received']:,} B",
+        number(_seconds(participant["seconds"]), 1),
     )
 
 
@@ -158,7 +158,7 @@ def _seconds(spent: dict[str, float | None]) -> float | None:
 
 
 def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> None:
-    accounts = [seat["epsilon"] for seat in result["participants"].values()]
+    accounts = [participant["epsilon"] for participant in result["participants"].values()]
     units = ", ".join(sorted({a["unit"] for a in accounts if a["unit"]})) or "–"
     deltas = ", ".join(f"{d:g}" for d in sorted({a["delta"] for a in accounts}))
     if any("step" in line for line in result["history"]):
@@ -198,18 +198,20 @@ def _print_notes(console: Console, result: dict[str, Any], simulation: bool) -> 
         whose = f" for {escape(some)}; the rows of the others are real" if (some := synthetic_for(result)) else ""
         console.print(f"Data: [bold]synthetic[/] rows on each industry's schema{whose}.", highlight=False)
     _print_rows(console, result)
-    if any(seat["failures"] for seat in result["participants"].values()):
+    if any(participant["failures"] for participant in result["participants"].values()):
         console.print("Failures:")
-        failed = [(name, seat) for name, seat in result["participants"].items() if seat["failures"]]
-        for name, seat in first(failed):
-            for failure in seat["failures"][-3:]:
+        failed = [
+            (name, participant) for name, participant in result["participants"].items() if participant["failures"]
+        ]
+        for name, participant in first(failed):
+            for failure in participant["failures"][-3:]:
                 console.print(f"  round {failure['round']} {name}: {failure['code']} {failure['detail']}", markup=False)
 
 
 def _print_rows(console: Console, result: dict[str, Any]) -> None:
     """Print what was expected of the run, and where the reader owns the rows, which were set apart or drifted."""
-    for name, seat in first(list(result["participants"].items())):
-        for line in notes(seat):
+    for name, participant in first(list(result["participants"].items())):
+        for line in notes(participant):
             console.print(f"{name}: {line}", highlight=False, markup=False)
 
 
@@ -219,7 +221,7 @@ def _at(deltas: list[float]) -> str:
 
 def refusal_hint(result: dict[str, Any]) -> str | None:
     """Return what participants that do not know the contract can do, or None."""
-    codes = {failure["code"] for seat in result["participants"].values() for failure in seat["failures"]}
+    codes = {failure["code"] for participant in result["participants"].values() for failure in participant["failures"]}
     if found := sorted(codes & {"LEDGER_BEHIND", "LEDGER_FORKED", "LEDGER_BROKEN"}):
         return (
             f"{', '.join(found)}: that participant's ledger is not the one that earlier replies left with, so it "
@@ -342,19 +344,19 @@ class Watch(AbstractContextManager[None]):
         if contract.central is not None:
             seen, terms = models_only(contract, min(rounds, contract.participations)), contract.central
             return f"{'∞' if seen is None else format(seen, '.2f')} (models only, {terms.unit}, δ {terms.delta:g})"
-        private = [seat for seat in self._job.scenario.roster if not seat.non_private]
+        private = [participant for participant in self._job.scenario.roster if not participant.non_private]
         open_ended = len(self._job.scenario.roster) - len(private)
         if not private:
             return "∞ (non-private)"
         values = []
-        for seat in private:
-            contract = self._job.scenario.contract.of(seat.industry)
-            rules, taken = contract.industries[seat.industry], min(rounds, contract.participations)
-            sigma = solve_sigma(contract, rules, seat.epsilon, seat.delta)
+        for participant in private:
+            contract = self._job.scenario.contract.of(participant.industry)
+            rules, taken = contract.industries[participant.industry], min(rounds, contract.participations)
+            sigma = solve_sigma(contract, rules, participant.epsilon, participant.delta)
             event = updates_event(contract, rules, sigma, taken, messages=range(1, taken + 1))
-            once = once_events(contract, seat.epsilon, "record")
-            values.append(epsilon([event, *once], seat.delta, grid=1e-3))
-        deltas = ", ".join(f"{d:g}" for d in sorted({seat.delta for seat in private}))
+            once = once_events(contract, participant.epsilon, "record")
+            values.append(epsilon([event, *once], participant.delta, grid=1e-3))
+        deltas = ", ".join(f"{d:g}" for d in sorted({participant.delta for participant in private}))
         infinite = f"∞ of {open_ended} non-private, " if open_ended else ""
         return f"{infinite}by proposals {min(values):.2f}–{max(values):.2f} (δ {deltas}, add/remove one unit)"
 

@@ -39,7 +39,7 @@ def tracked(run: Run) -> TrackedRun:
         "contract_sha256": contract.sha256(),
         "strategy": ", ".join(dict.fromkeys(part.contract.strategy.name for part in run.scenario.parts())),
         "rounds": str(run.scenario.rounds),
-        "participants": ", ".join(seat.name for seat in run.scenario.roster),
+        "participants": ", ".join(participant.name for participant in run.scenario.roster),
     }
     return TrackedRun(id=run.id, folder=run.folder, scenario=run.scenario.name, facts=facts)
 
@@ -49,18 +49,28 @@ def values(run: Run, *, epsilon: bool) -> Iterator[Value]:
     for number, seconds, replies in run.rounds:
         yield Value("round seconds", number, seconds)
         yield Value("replies", number, replies)
-    for seat in run.seats.values():
-        released = [(f"validation {metric}", point) for metric, points in seat.metrics.items() for point in points]
-        released += [(f"test {metric}", point) for metric, point in seat.final.items()]
+    for participant in run.participants.values():
+        released = [
+            (f"validation {metric}", point) for metric, points in participant.metrics.items() for point in points
+        ]
+        released += [(f"test {metric}", point) for metric, point in participant.final.items()]
         for metric, point in released:
             for end, value in {"": point.value, " 95 low": point.low, " 95 high": point.high}.items():
                 if value is not None:
-                    yield Value(f"{metric}{end}/{seat.name}", point.round, value)
-        for number, spent in curve(run, seat) if epsilon else ():
-            yield Value(f"epsilon of the run at delta {seat.delta:g} per {seat.unit}/{seat.name}", number, spent)
-        for what, series in (("seconds", seat.seconds), ("bytes sent", seat.sent), ("bytes received", seat.received)):
+                    yield Value(f"{metric}{end}/{participant.name}", point.round, value)
+        for number, spent in curve(run, participant) if epsilon else ():
+            yield Value(
+                f"epsilon of the run at delta {participant.delta:g} per {participant.unit}/{participant.name}",
+                number,
+                spent,
+            )
+        for what, series in (
+            ("seconds", participant.seconds),
+            ("bytes sent", participant.sent),
+            ("bytes received", participant.received),
+        ):
             for number, amount in series:
-                yield Value(f"{what}/{seat.name}", number, amount)
+                yield Value(f"{what}/{participant.name}", number, amount)
 
 
 class Tracking(AbstractContextManager[None]):

@@ -19,32 +19,36 @@ _MEANS = (
 )
 
 
-def compares(seat: Mapping[str, Any]) -> bool:
+def compares(participant: Mapping[str, Any]) -> bool:
     """Return whether a receipt or a line of a record has the joined model; those of vertical and older runs do not."""
-    return any("joined" in values for values in seat["metrics"].values())
+    return any("joined" in values for values in participant["metrics"].values())
 
 
-def verdict_of(seat: Mapping[str, Any]) -> str:
+def verdict_of(participant: Mapping[str, Any]) -> str:
     """Return the verdict of a receipt or of a line of a record."""
-    return verdict(seat.get("net_gain"))
+    return verdict(participant.get("net_gain"))
 
 
-def paragraph(seats: Mapping[str, Mapping[str, Any]]) -> str | None:
+def paragraph(participants: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Return the paragraph, or None where nobody's receipt is at hand or says.
 
     Parameters
     ----------
-    seats : mapping
+    participants : mapping
         Receipts, or lines of `result.json`, by participant.
     """
-    said = {name: verdict_of(seat) for name, seat in seats.items() if compares(seat) and seat.get("units")}
+    said = {
+        name: verdict_of(participant)
+        for name, participant in participants.items()
+        if compares(participant) and participant.get("units")
+    }
     if not any(word in _SAYS for word in said.values()):
         return None
     found = []
     for word, says in _SAYS.items():
         names = [name for name, each in said.items() if each == word]
         if names:
-            who = f"{len(names)}" if len(said) > MOST else ", ".join(f"{n} ({_terms(seats[n])})" for n in names)
+            who = f"{len(names)}" if len(said) > MOST else ", ".join(f"{n} ({_terms(participants[n])})" for n in names)
             found.append(f"{says} {who}")
     unknown = [name for name, word in said.items() if word == "unknown"]
     known = len(said) - len(unknown)
@@ -54,8 +58,8 @@ def paragraph(seats: Mapping[str, Mapping[str, Any]]) -> str | None:
     return f"{text} {_MEANS}"
 
 
-def _terms(seat: Mapping[str, Any]) -> str:
-    account = seat["epsilon"]
+def _terms(participant: Mapping[str, Any]) -> str:
+    account = participant["epsilon"]
     if account["non_private"]:
         return "non-private"
     epsilon = "receive-only" if account["budget"] is None else f"ε {account['budget']:g}"

@@ -42,8 +42,8 @@ def long_step(job: Job) -> str:
 
 def print_vertical_notes(console: Console, result: dict[str, Any]) -> None:
     """Print what the label owner decided, and what every epsilon means in this mode."""
-    for name, seat in result["participants"].items():
-        decision = seat.get("decision")
+    for name, participant in result["participants"].items():
+        decision = participant.get("decision")
         if decision and decision["cross_validated_gain"] is None:
             console.print(
                 f"{name} stays alone: a class has too few training rows to cross-validate. "
@@ -58,7 +58,7 @@ def print_vertical_notes(console: Console, result: dict[str, Any]) -> None:
                 "local: alone, federated: assisted.",
                 highlight=False,
             )
-        if seat.get("hide_membership"):
+        if participant.get("hide_membership"):
             console.print(HIDDEN, highlight=False)
     units = ", ".join(sorted({s["epsilon"]["unit"] for s in result["participants"].values() if s["epsilon"]["unit"]}))
     console.print(

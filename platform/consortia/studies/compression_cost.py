@@ -59,9 +59,9 @@ def run(
     """
     scenario = job.scenario
     again = dataclasses.replace(options, out=job.folder / "uncompressed", dump=None, uncompressed=False)
-    for seat in scenario.roster:
-        repeated_runs.source("--uncompressed", job, seat.name)
-    private = any(not seat.non_private for seat in scenario.roster)
+    for participant in scenario.roster:
+        repeated_runs.source("--uncompressed", job, participant.name)
+    private = any(not participant.non_private for participant in scenario.roster)
     compressed, plain = [job], []
     for draw in range(1, options.draws):  # rounding is random, noise or not
         progress(f"again, compressed ({draw + 1} of {options.draws})")
@@ -74,8 +74,9 @@ def run(
         "run_id": job.run_id,
         "draws": options.draws,
         "participants": {
-            seat.name: _compare(job, seat.name, compressed, plain) | _bytes(result["participants"][seat.name]["bytes"])
-            for seat in scenario.roster
+            participant.name: _compare(job, participant.name, compressed, plain)
+            | _bytes(result["participants"][participant.name]["bytes"])
+            for participant in scenario.roster
         },
     }
     write_json(job.folder / "compression.json", table)

@@ -52,5 +52,5 @@ def control(job: Job, options: Options, progress: Callable[[str], None]) -> dict
 
 
 def _beside(result: dict[str, Any], table: dict[str, Any], key: str) -> None:
-    for name, seat in table["participants"].items():
-        result["participants"][name]["metrics"][seat["metric"]][key] = seat[key]
+    for name, participant in table["participants"].items():
+        result["participants"][name]["metrics"][participant["metric"]][key] = participant[key]

@@ -46,13 +46,13 @@ def check(scenario: Scenario, options: Options) -> None:
             "--placebo: wanted a part shared with the whole consortium (contract.scopes, trunk = 'consortium' say), "
             "got none; without one the labels of other industries reach nobody"
         )
-    if len({seat.industry for seat in scenario.roster}) < 2:
+    if len({participant.industry for participant in scenario.roster}) < 2:
         raise InputError("--placebo: wanted participants of at least two industries, got one")
 
 
 def owed(scenario: Scenario) -> str | None:
     """Return the sentence that a run across industries owes without its placebo, or None."""
-    industries = {seat.industry for seat in scenario.roster}
+    industries = {participant.industry for participant in scenario.roster}
     if "consortium" not in scenario.contract.scopes.named or len(industries) < 2:
         return None
     return (
@@ -78,26 +78,31 @@ def run(
     """
     scenario = job.scenario
     again = dataclasses.replace(options, out=job.folder / "placebo", dump=None)
-    sources = {seat.name: repeated_runs.source("--placebo", job, seat.name) for seat in scenario.roster}
-    private = any(not seat.non_private for seat in scenario.roster)
+    sources = {
+        participant.name: repeated_runs.source("--placebo", job, participant.name) for participant in scenario.roster
+    }
+    private = any(not participant.non_private for participant in scenario.roster)
     real: list[Job] = [job]
     placebos: dict[str, list[Job]] = {}
     for draw in range(1, options.draws if private else 1):  # without noise every repetition is the same
         progress(f"again, with the real labels ({draw + 1} of {options.draws})")
         real.append(rerun(again, {}))
-    for industry in sorted({seat.industry for seat in scenario.roster}):
+    for industry in sorted({participant.industry for participant in scenario.roster}):
         placebos[industry] = []
         for draw in range(options.draws):
             progress(f"placebo: {industry} among partners that know nothing ({draw + 1} of {options.draws})")
             false = {s.name: f"placebo:{draw}:{sources[s.name]}" for s in scenario.roster if s.industry != industry}
             placebos[industry].append(rerun(again, false))
-    seats = {seat.name: _compare(job, seat.name, real, placebos[seat.industry]) for seat in scenario.roster}
+    participants = {
+        participant.name: _compare(job, participant.name, real, placebos[participant.industry])
+        for participant in scenario.roster
+    }
     table = {
         "schema": PLACEBO_SCHEMA,
         "run_id": job.run_id,
         "draws": options.draws,
-        "participants": seats,
-        "verdicts": verdicts(seats.values()),
+        "participants": participants,
+        "verdicts": verdicts(participants.values()),
     }
     write_json(job.folder / "placebo.json", table)
     return table
@@ -105,8 +110,8 @@ def run(
 
 def _compare(job: Job, name: str, real: Sequence[Job], placebos: Sequence[Job]) -> dict[str, Any]:
     """Return one participant's line: models side by side, differences to its local model, and to the placebo."""
-    seat, home = job.scenario.seat(name), job.homes[name]
-    client = registry.get(seat.industry)
+    participant, home = job.scenario.participant(name), job.homes[name]
+    client = registry.get(participant.industry)
     parts = repeated_runs.partitions(job, name)
     metric = repeated_runs.headline(job, name)
 
@@ -124,7 +129,7 @@ def _compare(job: Job, name: str, real: Sequence[Job], placebos: Sequence[Job]) 
 
     receipt = json.loads((home.run_folder(job.run_id) / "receipt.json").read_text(encoding="utf-8"))
     return {
-        "industry": seat.industry,
+        "industry": participant.industry,
         "metric": metric,
         "test_units": parts.test.n_units,
         "majority": receipt["metrics"][metric]["majority"],
@@ -139,26 +144,32 @@ def _compare(job: Job, name: str, real: Sequence[Job], placebos: Sequence[Job]) 
     }
 
 
-def verdicts(seats: Any) -> list[str]:
+def verdicts(participants: Any) -> list[str]:
     """Return one sentence for each metric: whether the federated gain exceeds the placebo's.
 
     The mean over participants is asked once, not each participant: of many intervals one excludes zero by chance.
     Participants share a run's noise, so its spread is that of the draws' means over participants.
     """
     by_metric: dict[str, list[dict[str, Any]]] = {}
-    for seat in seats:
-        if seat["transfer"] is not None and seat["federated_gain"] is not None and seat["placebo_gain"] is not None:
-            by_metric.setdefault(seat["metric"], []).append(seat)
+    for participant in participants:
+        if (
+            participant["transfer"] is not None
+            and participant["federated_gain"] is not None
+            and participant["placebo_gain"] is not None
+        ):
+            by_metric.setdefault(participant["metric"], []).append(participant)
     sentences = []
     for metric, group in by_metric.items():
         n = len(group)
-        rows = math.sqrt(sum(seat["transfer"]["rows_error"] ** 2 for seat in group)) / n
+        rows = math.sqrt(sum(participant["transfer"]["rows_error"] ** 2 for participant in group)) / n
         draws = [
-            statistics.fmean(values) for values in zip(*(seat["transfer"]["draws"] for seat in group), strict=True)
+            statistics.fmean(values)
+            for values in zip(*(participant["transfer"]["draws"] for participant in group), strict=True)
         ]
         found = repeated_runs.interval(draws, rows)
         gain, control = (
-            statistics.fmean(seat[key]["value"] for seat in group) for key in ("federated_gain", "placebo_gain")
+            statistics.fmean(participant[key]["value"] for participant in group)
+            for key in ("federated_gain", "placebo_gain")
         )
         shown = found["low"] > 0
         word = "exceeds" if shown else "does not exceed"

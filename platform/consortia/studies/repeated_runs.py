@@ -53,8 +53,8 @@ def check_simulation(option: str, options: Options) -> None:
 
 def source(option: str, job: Job, name: str) -> str:
     """Return where a participant's rows come from; InputError unless they are public or synthetic."""
-    home, seat = job.homes[name], job.scenario.seat(name)
-    found = job.sources.get(name) or load_policy(home.policy, simulation=True).dataset[seat.dataset].source
+    home, participant = job.homes[name], job.scenario.participant(name)
+    found = job.sources.get(name) or load_policy(home.policy, simulation=True).dataset[participant.dataset].source
     if parse_source(found).kind not in {"public", "synthetic"}:
         raise InputError(f"{option}: wanted synthetic or public rows at {name}, got rows of its own")
     return found
@@ -110,10 +110,10 @@ def filled(items: Sequence[Scores], count: int) -> list[Scores]:
 
 def partitions(job: Job, name: str) -> Partitions:
     """Return a participant's rows as its run had them."""
-    seat, home = job.scenario.seat(name), job.homes[name]
-    terms = load_policy(home.policy, simulation=True).dataset[seat.dataset]
+    participant, home = job.scenario.participant(name), job.homes[name]
+    terms = load_policy(home.policy, simulation=True).dataset[participant.dataset]
     terms = terms.model_copy(update={"source": job.sources.get(name) or terms.source})
-    return load_partitions(home, terms, seat.dataset, job.scenario.contract.of(seat.industry), job.run_id)
+    return load_partitions(home, terms, participant.dataset, job.scenario.contract.of(participant.industry), job.run_id)
 
 
 def headline(job: Job, name: str) -> str:

@@ -65,7 +65,7 @@ def check(sweep: Sweep) -> Scenario:
         Naming the option or the policy's key.
     """
     scenario = load_scenario(sweep.scenario).with_overrides(rounds=sweep.rounds)
-    names = [seat.name for seat in scenario.roster]
+    names = [participant.name for participant in scenario.roster]
     if sweep.participant and sweep.participant not in names:
         raise InputError(f"--participant: wanted one of {listed(names)}, got {shown(sweep.participant)}")
     if sweep.data is None:
@@ -146,15 +146,15 @@ def _run_cell(sweep: Sweep, value: float, seed: int, out: Path) -> dict[str, Any
         )
         result = execute(prepare(options), options).result
     participants = {}
-    for name, seat in result["participants"].items():
-        metric = seat.get("headline")
-        found = seat["metrics"].get(metric, {}) if metric else {}
+    for name, participant in result["participants"].items():
+        metric = participant.get("headline")
+        found = participant["metrics"].get(metric, {}) if metric else {}
         participants[name] = {
             "metric": metric,
             "federated": found.get("federated"),
             "local": found.get("local"),
-            "state": seat["state"],
-            "epsilon": {key: seat["epsilon"][key] for key in ("run", "delta", "unit", "non_private")},
+            "state": participant["state"],
+            "epsilon": {key: participant["epsilon"][key] for key in ("run", "delta", "unit", "non_private")},
         }
     return {
         "schema": SWEEP_SCHEMA,

@@ -11,12 +11,12 @@ from consortia.engines.runner import demo_policy_file
 from consortia.messages.size_release import once_events
 from consortia.participant.account import runs_left
 from consortia.participant.home import Home
-from consortia.planning.plan import SeatPlan, learned, make_plans, noise_ratio, of_products
+from consortia.planning.plan import ParticipantPlan, learned, make_plans, noise_ratio, of_products
 from consortia.terms.contract import Contract, planned_rounds
 from consortia.terms.forecast import Forecast, forecasts
 from consortia.terms.policy import Policy, load_policy, policy_or_input_error
 from consortia.terms.recipe import blocks_of
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario, scenario_from_json
 from consortia.terms.scopes import build_module
 from privacy.accounting import epsilon, solve_noise_multiplier
@@ -44,7 +44,7 @@ class Price:
     noise_multiplier : float or None
         sigma for the contract's rounds; None when no noise is enough.
     noise_ratio : float or None
-        See `SeatPlan.noise_ratio`.
+        See `ParticipantPlan.noise_ratio`.
     rounds_affordable : int
         Rounds that this ε pays for at the noise of the scenario's own proposal.
     """
@@ -74,11 +74,11 @@ class Knob:
     note: str = ""
 
 
-def prices(scenario: Scenario, plan: SeatPlan, epsilons: list[float]) -> list[Price]:
+def prices(scenario: Scenario, plan: ParticipantPlan, epsilons: list[float]) -> list[Price]:
     """Return the price of each ε for one participant."""
     scenario = scenario.of(plan.industry)
     rules = scenario.contract.industries[plan.industry]
-    contract, size = scenario.contract, _size(scenario, scenario.seat(plan.name))
+    contract, size = scenario.contract, _size(scenario, scenario.participant(plan.name))
     found = []
     for value in epsilons:
         sigma = _solve(contract, value, plan.delta, plan.sampling_rate, plan.steps)
@@ -103,7 +103,7 @@ def _solve(contract: Contract, value: float, delta: float, rate: float, steps: i
         return None
 
 
-def _affordable(value: float, plan: SeatPlan, local_steps: int, once: tuple[Event, ...]) -> int:
+def _affordable(value: float, plan: ParticipantPlan, local_steps: int, once: tuple[Event, ...]) -> int:
     """Return the most rounds at the proposal's noise whose PLD ε is within `value`; the coarse grid only errs low."""
     grid = max(1e-3, 1e-4 * value)  # a large epsilon on a fine grid takes minutes
 
@@ -128,24 +128,24 @@ def _affordable(value: float, plan: SeatPlan, local_steps: int, once: tuple[Even
     return low
 
 
-def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
+def knobs(scenario: Scenario, participant: RosterParticipant) -> list[Knob]:
     """Return what single changes would do to one private participant, in numbers."""
-    scenario = scenario.of(seat.industry)
+    scenario = scenario.of(participant.industry)
     contract = scenario.contract
-    rules = contract.industries[seat.industry]
-    n = max(1, round(seat.units * contract.split.train))
+    rules = contract.industries[participant.industry]
+    n = max(1, round(participant.units * contract.split.train))
     steps = rules.local_steps * planned_rounds(contract)
-    size = _size(scenario, seat)
+    size = _size(scenario, participant)
 
     def outcome(
         *,
-        value: float = seat.epsilon,
+        value: float = participant.epsilon,
         rate: float = rules.sampling_rate,
         taken: int = steps,
         numbers: int = size,
         clip: float = rules.clip,
     ) -> _Outcome:
-        sigma = _solve(contract, value, seat.delta, rate, taken)
+        sigma = _solve(contract, value, participant.delta, rate, taken)
         if sigma is None:
             return None, None, None
         noise = rules.learning_rate * sigma * clip * math.sqrt(taken) / (rate * n)
@@ -159,7 +159,7 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
         better = base[1] is not None and ratio is not None and ratio < base[1] * (1 - _WORTH)
         found.append(Knob(name, str(before), str(after), *changed, helps=better, note=note))
 
-    add("epsilon", f"{seat.epsilon:g}", f"{2 * seat.epsilon:g}", outcome(value=2 * seat.epsilon))
+    add("epsilon", f"{participant.epsilon:g}", f"{2 * participant.epsilon:g}", outcome(value=2 * participant.epsilon))
     if contract.noisy_sums is not None:
         return found
     if rules.sampling_rate < 1:
@@ -177,17 +177,17 @@ def knobs(scenario: Scenario, seat: Seat) -> list[Knob]:
     note = "noise and the largest step of a unit shrink together; helps where gradients are shorter than the clip"
     add("clip", f"{rules.clip:g}", f"{rules.clip / 2:g}", outcome(clip=rules.clip / 2), note)
     if rules.model.kind != "linear":
-        smaller = _size(_linear(scenario, seat.industry), seat)
+        smaller = _size(_linear(scenario, participant.industry), participant)
         add("model", f"{size} numbers", f"linear, {smaller} numbers", outcome(numbers=smaller))
     if "metrics" in contract.releases:
         add("releases", "with metrics", "without", base, "metrics are paid by the evaluation units' own account")
     return found
 
 
-def _size(scenario: Scenario, seat: Seat) -> int:
+def _size(scenario: Scenario, participant: RosterParticipant) -> int:
     if scenario.contract.statistics is not None:
-        return sum(blocks_of(scenario.contract, seat.industry).lengths(1))
-    state = build_module(scenario.contract, seat.industry).state_dict()
+        return sum(blocks_of(scenario.contract, participant.industry).lengths(1))
+    state = build_module(scenario.contract, participant.industry).state_dict()
     return sum(state[name].numel() for name in learned(scenario.contract, state))
 
 
@@ -212,26 +212,26 @@ class Lifetime:
     delta: float
 
 
-def lifetime_of(scenario: Scenario, name: str, seat: Seat, root: Path | None) -> Lifetime | None:
+def lifetime_of(scenario: Scenario, name: str, participant: RosterParticipant, root: Path | None) -> Lifetime | None:
     """Read policy and ledger of a participant's home; without `root` the scenario's demonstration policy, unspent."""
     if root is not None:
-        home = Home((root / seat.name).resolve(), seat.name)
+        home = Home((root / participant.name).resolve(), participant.name)
         policy = policy_or_input_error(home.policy, simulation=True)
-        with Ledger.open(home.ledger, seat.name) as ledger:
-            left = ledger.lifetime_left(seat.dataset, policy.budget.lifetime.budget())
-        return _lifetime(policy, seat, left, "policy and ledger")
-    file = demo_policy_file(name, seat.name)
+        with Ledger.open(home.ledger, participant.name) as ledger:
+            left = ledger.lifetime_left(participant.dataset, policy.budget.lifetime.budget())
+        return _lifetime(policy, participant, left, "policy and ledger")
+    file = demo_policy_file(name, participant.name)
     if not file.is_file():
         return None
     policy = load_policy(file, simulation=True)
-    return _lifetime(policy, seat, policy.budget.lifetime.budget(), "demonstration policy")
+    return _lifetime(policy, participant, policy.budget.lifetime.budget(), "demonstration policy")
 
 
-def _lifetime(policy: Policy, seat: Seat, left: Budget, source: str) -> Lifetime:
+def _lifetime(policy: Policy, participant: RosterParticipant, left: Budget, source: str) -> Lifetime:
     run, life = policy.budget.run, policy.budget.lifetime
-    asked = Budget(min(seat.epsilon, run.epsilon), min(seat.delta, run.delta))
+    asked = Budget(min(participant.epsilon, run.epsilon), min(participant.delta, run.delta))
     runs = runs_left(left, asked)
-    terms = policy.dataset.get(seat.dataset)
+    terms = policy.dataset.get(participant.dataset)
     unit = terms.unit if terms else "record"
     return Lifetime(source, run.epsilon, life.epsilon, left.epsilon, runs, unit, life.delta)
 
@@ -249,20 +249,20 @@ def answer(scenario: Scenario, name: str, epsilons: list[float], root: Path | No
     for plan in plans:
         if only and plan.name != only:
             continue
-        seat = scenario.seat(plan.name)
-        lifetime = lifetime_of(scenario, name, seat, root)
+        participant = scenario.participant(plan.name)
+        lifetime = lifetime_of(scenario, name, participant, root)
         participants[plan.name] = {
             "industry": plan.industry,
             "training_units": plan.training_units,
             "delta": plan.delta,
             "unit": lifetime.unit if lifetime else "record",
-            "proposed_epsilon": None if seat.non_private else seat.epsilon,
+            "proposed_epsilon": None if participant.non_private else participant.epsilon,
             "forecast": proposed[plan.name].to_json() if proposed else None,
             "prices": [
                 {**asdict(price), "forecast": at[price.epsilon][plan.name].to_json() if proposed else None}
                 for price in prices(scenario, plan, epsilons)
             ],
-            "knobs": [] if seat.non_private else [asdict(knob) for knob in knobs(scenario, seat)],
+            "knobs": [] if participant.non_private else [asdict(knob) for knob in knobs(scenario, participant)],
             "lifetime": asdict(lifetime) if lifetime else None,
         }
     return {"schema": 1, "scenario": scenario.name, "relation": "add_or_remove_one", "participants": participants}

@@ -135,7 +135,7 @@ def check_by_industry(contract: ContractFields) -> None:
 
 
 def check_non_private(contract: ContractFields, non_private: Mapping[str, bool]) -> None:
-    """Raise ValueError for a seat whose proposal claims an epsilon of its own: its change leaves without noise."""
+    """Raise ValueError for a proposal that claims an epsilon of its own: the change leaves without noise."""
     private = [name for name, free in non_private.items() if not free]
     if contract.central is not None and private:
         raise ValueError(

@@ -31,7 +31,7 @@ from consortia.learners.sums.forecast import (
 from consortia.learners.sums.model import Recipe
 from consortia.terms.contract import Contract, clip_of
 from consortia.terms.recipe import recipe
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.settle import sigma_of
 from privacy.secure_sum.fixed_point import INFLATION
@@ -108,13 +108,13 @@ def forecasts(scenario: Scenario) -> dict[str, Forecast]:
     found = {}
     for part in scenario.parts():
         contract = part.contract
-        for seat in part.roster if contract.sums is not None else ():
-            others = others_of(part, seat.name)
-            rule, own = recipe(contract, seat.industry), training_units(contract, seat)
+        for participant in part.roster if contract.sums is not None else ():
+            others = others_of(part, participant.name)
+            rule, own = recipe(contract, participant.industry), training_units(contract, participant)
             variance = float(np.mean(rule.outcome.variances))
             rows = effective_rows(others, variance / effective_columns(rule.columns))
-            gain = expected_gain(own, rows, variance) if predicts_gain(seat.industry) else None
-            found[seat.name] = Forecast(own, rows, gain, word_of(own, rows, gain))
+            gain = expected_gain(own, rows, variance) if predicts_gain(participant.industry) else None
+            found[participant.name] = Forecast(own, rows, gain, word_of(own, rows, gain))
     return found
 
 
@@ -123,19 +123,19 @@ def predicts_gain(industry: str) -> bool:
     return registry.get(industry).schema.target.kind == "binary"
 
 
-def training_units(contract: Contract, seat: Seat) -> int:
+def training_units(contract: Contract, participant: RosterParticipant) -> int:
     """Return the declared number of units that train."""
-    return max(1, round(seat.units * contract.split.train))
+    return max(1, round(participant.units * contract.split.train))
 
 
 def others_of(scenario: Scenario, name: str) -> Others:
     """Return the other participants of the same industry, as the sums without one's own part count them."""
-    industry = scenario.seat(name).industry
+    industry = scenario.participant(name).industry
     contract = scenario.of(industry).contract
-    seats = [seat for seat in scenario.roster if seat.industry == industry]
-    others = [seat for seat in seats if seat.name != name]
-    units = tuple(float(training_units(contract, seat)) for seat in others)
-    multipliers = [sigma_of(contract, seat) or 0.0 for seat in others]
+    participants = [participant for participant in scenario.roster if participant.industry == industry]
+    others = [participant for participant in participants if participant.name != name]
+    units = tuple(float(training_units(contract, participant)) for participant in others)
+    multipliers = [sigma_of(contract, participant) or 0.0 for participant in others]
     rule = recipe(contract, industry)
     if contract.trust == "aggregate":
         return _in_secure_sum(contract, rule, industry, units, multipliers)

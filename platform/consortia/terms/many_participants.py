@@ -55,7 +55,7 @@ def policy_of(folder: Path, participant: str) -> Path:
 
 
 def filled(policy: dict[str, Any], participant: str, site: str) -> dict[str, Any]:
-    """Return a crowd's policy as one of its participants would have it: its own name, and the site of its seat."""
+    """Return a crowd's policy as one of its participants would have it: with its own name and site."""
     if _NUMBERED.match(participant) is None or policy.get("participant") == participant:
         return policy
     dataset = {name: {**terms, "site": site} for name, terms in policy["dataset"].items()}

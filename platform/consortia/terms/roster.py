@@ -11,7 +11,7 @@ from consortia.common.strict import StrictModel
 from consortia.terms.contract_fields import Industry, Name
 
 
-class Seat(StrictModel):
+class RosterParticipant(StrictModel):
     """One line of the roster: a participant and what the coordinator proposes to it.
 
     `units` is a declared, public size of the data set; `epsilon` may be `inf` (non-private).
@@ -31,7 +31,7 @@ class Seat(StrictModel):
         return math.isinf(self.epsilon)
 
     @model_validator(mode="after")
-    def _delta_fits_units(self) -> Seat:
+    def _delta_fits_units(self) -> RosterParticipant:
         if not self.non_private and self.delta >= 1 / self.units:
             raise ValueError(f"delta < 1/units = {1 / self.units:.3g} (a larger delta allows publishing whole rows)")
         return self

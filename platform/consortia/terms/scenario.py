@@ -25,10 +25,10 @@ from consortia.terms.contract_checks import check_non_private
 from consortia.terms.contract_fields import Name, Positive
 from consortia.terms.industries import with_recipes
 from consortia.terms.many_participants import with_crowds
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.sums import with_constants
 from consortia.terms.trusted_coordinator import overridden
-from consortia.terms.vertical import check_seats
+from consortia.terms.vertical import check_participants
 
 
 class Expectation(StrictModel):
@@ -47,13 +47,13 @@ class Scenario(StrictModel):
     name: Name
     title: str
     contract: Contract
-    roster: Annotated[tuple[Seat, ...], Field(min_length=1)]
+    roster: Annotated[tuple[RosterParticipant, ...], Field(min_length=1)]
     expect: Expectation = Expectation()
 
     @field_validator("roster")
     @classmethod
-    def _names_are_unique(cls, roster: tuple[Seat, ...]) -> tuple[Seat, ...]:
-        names = Counter(seat.name for seat in roster)
+    def _names_are_unique(cls, roster: tuple[RosterParticipant, ...]) -> tuple[RosterParticipant, ...]:
+        names = Counter(participant.name for participant in roster)
         if twice := sorted(name for name, times in names.items() if times > 1):
             raise ValueError(f"every name once ({listed(twice)} stands twice)")
         return roster
@@ -61,37 +61,39 @@ class Scenario(StrictModel):
     @model_validator(mode="after")
     def _industries_are_known(self) -> Scenario:
         if self.contract.vertical is not None:
-            check_seats(self.contract.vertical, {seat.name: seat.industry for seat in self.roster})
+            check_participants(
+                self.contract.vertical, {participant.name: participant.industry for participant in self.roster}
+            )
             return self
         if not self.contract.by_industry:  # those have no trusted coordinator
-            check_non_private(self.contract, {seat.name: seat.non_private for seat in self.roster})
+            check_non_private(self.contract, {participant.name: participant.non_private for participant in self.roster})
         known = client_names()
-        for seat in self.roster:
-            if seat.industry not in known:
-                got = shown(seat.industry)
-                raise ValueError(f"an installed industry for {seat.name} ({', '.join(known)}), not {got}")
-            if seat.industry not in self.contract.industries:
-                raise ValueError(f"terms for {seat.name} at contract.industries.{seat.industry}")
+        for participant in self.roster:
+            if participant.industry not in known:
+                got = shown(participant.industry)
+                raise ValueError(f"an installed industry for {participant.name} ({', '.join(known)}), not {got}")
+            if participant.industry not in self.contract.industries:
+                raise ValueError(f"terms for {participant.name} at contract.industries.{participant.industry}")
         return self
 
-    def seat(self, name: str) -> Seat:
+    def participant(self, name: str) -> RosterParticipant:
         """Return the roster line of `name`; KeyError when nobody has it."""
-        for seat in self.roster:
-            if seat.name == name:
-                return seat
+        for participant in self.roster:
+            if participant.name == name:
+                return participant
         raise KeyError(name)
 
     def parts(self) -> tuple[Scenario, ...]:
         """Return what plays rounds of its own: this scenario, or each industry where some have terms of their own."""
         if not self.contract.by_industry:
             return (self,)
-        return tuple(self.of(industry) for industry in sorted({seat.industry for seat in self.roster}))
+        return tuple(self.of(industry) for industry in sorted({participant.industry for participant in self.roster}))
 
     def of(self, industry: str) -> Scenario:
         """Return the scenario of one industry, with its own training terms; itself where no industry has any."""
         if not self.contract.by_industry:
             return self
-        roster = tuple(seat for seat in self.roster if seat.industry == industry)
+        roster = tuple(participant for participant in self.roster if participant.industry == industry)
         return self.model_copy(update={"contract": self.contract.of(industry), "roster": roster})
 
     @property
@@ -134,13 +136,13 @@ class Scenario(StrictModel):
         if not compressed:
             for terms in (data["contract"], *data["contract"]["by_industry"].values()):
                 terms["compression"] = None
-        seats = {seat["name"]: seat for seat in data["roster"]}
+        participants = {participant["name"]: participant for participant in data["roster"]}
         epsilon = tuple(epsilon)
         for item in epsilon:
             name, _, value = item.rpartition("=")
-            if "=" in item and name not in seats:
+            if "=" in item and name not in participants:
                 raise InputError(
-                    f"--epsilon {item}: wanted a participant of {self.name} ({listed(seats)}), got {shown(name)}"
+                    f"--epsilon {item}: wanted a participant of {self.name} ({listed(participants)}), got {shown(name)}"
                 )
             if self.contract.vertical is not None and name in self.contract.vertical.partners:
                 raise InputError(
@@ -151,8 +153,8 @@ class Scenario(StrictModel):
             if self.contract.central is not None:
                 data["contract"]["central"] |= overridden(name, number)
                 continue
-            for seat in [seats[name]] if name else seats.values():
-                seat["epsilon"] = number
+            for participant in [participants[name]] if name else participants.values():
+                participant["epsilon"] = number
         changed = rounds is not None or bool(epsilon)
         return settled(parse(Scenario, data, f"{self.name} with overrides"), anew=changed)
 

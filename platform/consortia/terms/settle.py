@@ -14,7 +14,7 @@ from consortia.common.errors import InputError
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.costs import noise_multiplier
 from consortia.terms.recipe import blocks_of
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scopes import build_module, group_of, scope_of
 from privacy.errors import PlanError
 from privacy.secure_sum.fixed_point import FixedPoint
@@ -23,7 +23,7 @@ from privacy.secure_sum.fixed_point import FixedPoint
 _ROOM = 4.0
 
 
-def settle(contract: Contract, roster: Sequence[Seat], *, anew: bool = False) -> Contract:
+def settle(contract: Contract, roster: Sequence[RosterParticipant], *, anew: bool = False) -> Contract:
     """Return the contract with every number of `secure` in place; `anew` replaces those that are.
 
     Raises
@@ -38,12 +38,12 @@ def settle(contract: Contract, roster: Sequence[Seat], *, anew: bool = False) ->
     terms = contract.secure_terms
     if terms.noise is not None and not anew:
         return contract
-    sigmas = {seat.name: sigma_of(contract, seat) for seat in roster}
+    sigmas = {participant.name: sigma_of(contract, participant) for participant in roster}
     if any(sigma is None for sigma in sigmas.values()):
         return contract  # `check_fit` says why that cannot be summed
     known = {name: sigma for name, sigma in sigmas.items() if sigma is not None}
-    noise = min(contract.industries[seat.industry].clip * known[seat.name] for seat in roster)
-    rows = sum(units_drawn(contract, seat) for seat in roster)
+    noise = min(contract.industries[participant.industry].clip * known[participant.name] for participant in roster)
+    rows = sum(units_drawn(contract, participant) for participant in roster)
     part = 1.0 if contract.noisy_sums is None else contract.noisy_sums.shares.least_part
     settled = terms.model_copy(
         update={
@@ -57,12 +57,12 @@ def settle(contract: Contract, roster: Sequence[Seat], *, anew: bool = False) ->
     return Contract.model_validate(data)
 
 
-def _settle_each(contract: Contract, roster: Sequence[Seat], anew: bool) -> Contract:
+def _settle_each(contract: Contract, roster: Sequence[RosterParticipant], anew: bool) -> Contract:
     """Settle the sums of industries with terms of their own apart from the others'."""
     data = contract.model_dump(mode="python", by_alias=True)
     for group in contract.group_contracts():
-        seats = [seat for seat in roster if seat.industry in group.industries]
-        secure = settle(group, seats, anew=anew).secure if seats else None
+        participants = [participant for participant in roster if participant.industry in group.industries]
+        secure = settle(group, participants, anew=anew).secure if participants else None
         if secure is not None:
             name = next(iter(group.industries))
             terms = data["by_industry"][name] if name in contract.by_industry else data
@@ -70,20 +70,22 @@ def _settle_each(contract: Contract, roster: Sequence[Seat], anew: bool) -> Cont
     return Contract.model_validate(data)
 
 
-def sigma_of(contract: Contract, seat: Seat) -> float | None:
-    """Return the noise multiplier of a seat's proposal, None when it is non-private."""
-    if seat.non_private:
+def sigma_of(contract: Contract, participant: RosterParticipant) -> float | None:
+    """Return the noise multiplier of a participant's proposal, None when it is non-private."""
+    if participant.non_private:
         return None
     try:
-        return noise_multiplier(contract, contract.industries[seat.industry], seat.epsilon, seat.delta)
+        return noise_multiplier(
+            contract, contract.industries[participant.industry], participant.epsilon, participant.delta
+        )
     except PlanError as error:
-        raise InputError(f"roster.{seat.name}: {error}") from None
+        raise InputError(f"roster.{participant.name}: {error}") from None
 
 
-def units_drawn(contract: Contract, seat: Seat) -> int:
+def units_drawn(contract: Contract, participant: RosterParticipant) -> int:
     """Return how many units one draw holds at most, but for a tail of six standard deviations."""
-    rate = contract.industries[seat.industry].sampling_rate
-    units = max(1, round(seat.units * contract.split.train))
+    rate = contract.industries[participant.industry].sampling_rate
+    units = max(1, round(participant.units * contract.split.train))
     return min(units, math.ceil(rate * units + 6 * math.sqrt(rate * (1 - rate) * units)))
 
 

@@ -52,7 +52,9 @@ def statistics_toml(scenario: Scenario, *, bins: int | None = None) -> str:
     if secure:
         given = contract.secure_terms.model_dump()
         terms["secure"] = {key: given[key] for key in _OF_SECURE if key in given}
-    roster = [{**seat.model_dump(), "epsilon": min(seat.epsilon, PROPOSED)} for seat in scenario.roster]
+    roster = [
+        {**participant.model_dump(), "epsilon": min(participant.epsilon, PROPOSED)} for participant in scenario.roster
+    ]
     data = {
         "schema": scenario.schema_version,
         "name": f"{scenario.name}-statistics"[:41].rstrip("-"),

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from clients.errors import ClientError
 from consortia.common.strict import StrictModel, listed
 
-__all__ = ["RELEASES", "PeerName", "VerticalTerms", "check_mode", "check_seats"]
+__all__ = ["RELEASES", "PeerName", "VerticalTerms", "check_mode", "check_participants"]
 
 PeerName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
 #: What leaves in this mode: blinded identifiers, labels under randomised response, coarse scores.
@@ -88,7 +88,7 @@ def check_mode(
     return False
 
 
-def check_seats(terms: VerticalTerms, roster: Mapping[str, str]) -> None:
+def check_participants(terms: VerticalTerms, roster: Mapping[str, str]) -> None:
     """Raise ValueError unless exactly the contract's members sit at the table, each with a holding of the case.
 
     Parameters

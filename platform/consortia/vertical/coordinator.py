@@ -20,7 +20,7 @@ from consortia.common.errors import RunFailedError, WireError
 from consortia.coordinator.event_file import EventFile, told
 from consortia.coordinator.ledger_heads import Heads
 from consortia.coordinator.mailbox import check_answers, header_to, is_refusal
-from consortia.coordinator.participant_view import Member, describe_member, restore, standings
+from consortia.coordinator.participant_view import ParticipantView, describe, restore, standings
 from consortia.coordinator.rounds import RECORD_SCHEMA
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.messages.exchange import Answer, Exchange
@@ -56,7 +56,7 @@ class VerticalCoordinator:
         self.exchange = exchange
         self.heads = Heads(heads)
         self._event = EventFile(folder, run_id)
-        self.members = {seat.name: Member(seat) for seat in scenario.roster}
+        self.participants = {participant.name: ParticipantView(participant) for participant in scenario.roster}
         self.history: list[dict[str, Any]] = []
         self._answered: dict[tuple[str, int], set[str]] = {}
 
@@ -81,7 +81,7 @@ class VerticalCoordinator:
         if resume:
             lines = told(self.folder)
             self._answered = answered_before(lines)
-            finished, self.history = finished_before(lines, self.members)
+            finished, self.history = finished_before(lines, self.participants)
         started = time.perf_counter()
         last = self.terms.batches if batches is None else batches
         self._event("start", rounds=(last + 1) * len(STEPS), done=len(self.history))
@@ -98,7 +98,7 @@ class VerticalCoordinator:
     def _batch(self, batch: int) -> None:
         owner = self.terms.label_owner
         trained = self._answered.get(("assist", 0), set(self.terms.partners))
-        active = [name for name in self.terms.partners if self.members[name].state == "ACTIVE"]
+        active = [name for name in self.terms.partners if self.participants[name].state == "ACTIVE"]
         partners = [name for name in active if batch == 0 or name in trained]
         greetings = self._ask("hello", batch, {name: {} for name in partners})
         keys = {f"greeting/{name}": tensors[f"greeting/{name}"] for name, tensors in greetings.items()}
@@ -141,12 +141,12 @@ class VerticalCoordinator:
         known = self._answered.get((kind, batch))
         sent = {name: tensors for name, tensors in sent.items() if known is None or name in known}
         for _ in range(terms.attempts):
-            names = [n for n in sent if n not in accepted and self.members[n].state == "ACTIVE"]
+            names = [n for n in sent if n not in accepted and self.participants[n].state == "ACTIVE"]
             if not names:
                 break
             envelopes = {name: self._envelope(kind, batch, attempt, name, sent[name]) for name in names}
             for name, data in envelopes.items():
-                self.members[name].bytes_received += len(data)
+                self.participants[name].bytes_received += len(data)
             answered = set()
             for answer in self.exchange(MESSAGE_TYPES[kind], envelopes, terms.deadline_seconds):
                 answered.add(answer.participant)
@@ -155,8 +155,8 @@ class VerticalCoordinator:
             for name in {*names} - answered:
                 self._fail(name, batch, "NO_REPLY")
         for name in sent:
-            if name not in accepted and self.members[name].state == "ACTIVE":
-                self.members[name].state = "LEFT_OUT"
+            if name not in accepted and self.participants[name].state == "ACTIVE":
+                self.participants[name].state = "LEFT_OUT"
         line: dict[str, Any] = {
             "round": len(self.history) + 1,
             "step": kind,
@@ -166,12 +166,14 @@ class VerticalCoordinator:
             "failures": [],
         }
         self.history.append(line)
-        self._event("step", **line, members=standings(self.members))
+        self._event("step", **line, members=standings(self.participants))
         if not accepted:
-            codes = sorted({m.failures[-1]["code"] for n, m in self.members.items() if n in sent and m.failures})
+            codes = sorted({m.failures[-1]["code"] for n, m in self.participants.items() if n in sent and m.failures})
             raise RunFailedError(f"{kind}: wanted a reply of the {STEPS[kind]}, got none ({', '.join(codes) or '-'})")
         if missing := sorted(self._needed(kind, batch) - set(accepted)):
-            codes = sorted({self.members[name].failures[-1]["code"] for name in missing if self.members[name].failures})
+            codes = sorted(
+                {self.participants[name].failures[-1]["code"] for name in missing if self.participants[name].failures}
+            )
             raise RunFailedError(
                 f"{kind}: wanted {', '.join(missing)} again, got no answer ({', '.join(codes) or '-'}); what the label "
                 "owner has was made with them, and without them it would be another release. Resume when they are back"
@@ -192,11 +194,11 @@ class VerticalCoordinator:
         return needed
 
     def _take(self, answer: Answer, kind: str, batch: int, sent: Tensors, accepted: dict[str, Tensors]) -> None:
-        member = self.members[answer.participant]
+        view = self.participants[answer.participant]
         if answer.data is None:
             self._fail(answer.participant, batch, answer.code)
             return
-        member.bytes_sent += len(answer.data)
+        view.bytes_sent += len(answer.data)
         self._event("heard", round=batch + 1, participant=answer.participant, kind=kind, bytes=len(answer.data))
         try:
             envelope = decode(answer.data)
@@ -206,7 +208,7 @@ class VerticalCoordinator:
             return
         status = envelope.header["status"]
         if status in FINAL:
-            member.state = status
+            view.state = status
             self._fail(answer.participant, batch, envelope.header.get("code", status)[:40])
         elif status == "FAILED":
             self._fail(answer.participant, batch, "PARTICIPANT_ERROR", envelope.header.get("incident", "")[:16])
@@ -214,8 +216,8 @@ class VerticalCoordinator:
             accepted[answer.participant] = tensors
             self.heads.take(answer.participant, envelope.header)
             if kind in {"label", "assist"} and batch == 0:
-                member.header = {**envelope.header, "noise_multiplier": "0.0"}
-                member.rounds_contributed = 1
+                view.header = {**envelope.header, "noise_multiplier": "0.0"}
+                view.rounds_contributed = 1
 
     def _validate(self, envelope: Envelope, kind: str, batch: int, name: str, sent: Tensors) -> dict[str, torch.Tensor]:
         """Raise ValueError unless the reply is of this step and holds bytes of a size that it can have."""
@@ -253,11 +255,11 @@ class VerticalCoordinator:
 
     def _fail(self, name: str, batch: int, code: str, detail: str = "") -> None:
         failure: dict[str, Any] = {"round": batch + 1, "attempt": 1, "code": code, "detail": detail[:200]}
-        self.members[name].failures.append(failure)
+        self.participants[name].failures.append(failure)
         self._event("failure", participant=name, **failure)
 
     def _envelope(self, kind: str, batch: int, attempt: int, name: str, tensors: Tensors) -> bytes:
-        fixed = header_to(self.members[name].seat, kind, self.run_id, self.contract, self.heads)
+        fixed = header_to(self.participants[name].participant, kind, self.run_id, self.contract, self.heads)
         header = {**fixed, "batch": str(batch), "attempt": str(attempt)}
         data = encode(Envelope(header, tensors))
         self._event("asked", round=batch + 1, participant=name, kind=kind, bytes=len(data))
@@ -273,12 +275,12 @@ class VerticalCoordinator:
             "reason": reason,
             "rounds": len(self.history),
             "seconds": time.perf_counter() - started,
-            "participants": {name: describe_member(member) for name, member in self.members.items()},
+            "participants": {name: describe(view) for name, view in self.participants.items()},
             "history": self.history,
         }
         with disk.kept(self.folder):
             write_json(self.folder / "coordinator.json", record)
-        self._event("end", status=status, reason=reason, members=standings(self.members))
+        self._event("end", status=status, reason=reason, members=standings(self.participants))
         return record
 
 
@@ -301,8 +303,10 @@ def answered_before(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int],
     return sent
 
 
-def finished_before(lines: Iterable[dict[str, Any]], members: Mapping[str, Member]) -> tuple[int, list[dict[str, Any]]]:
-    """Return how many batches were finished, and their history; what members said of themselves is theirs again."""
+def finished_before(
+    lines: Iterable[dict[str, Any]], participants: Mapping[str, ParticipantView]
+) -> tuple[int, list[dict[str, Any]]]:
+    """Return how many batches were finished, and their history; what everybody said of itself is its again."""
     steps: dict[int, list[dict[str, Any]]] = {}
     finished: list[dict[str, Any]] = []
     batches = 0
@@ -316,7 +320,7 @@ def finished_before(lines: Iterable[dict[str, Any]], members: Mapping[str, Membe
             finished += steps[batches]
             batches += 1
     for name, stood in finished[-1]["members"].items() if finished else ():
-        restore(members[name], stood)
+        restore(participants[name], stood)
     return batches, [{**{key: line[key] for key in _TOLD}, "round": n} for n, line in enumerate(finished, start=1)]
 
 

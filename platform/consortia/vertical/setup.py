@@ -61,7 +61,7 @@ def describe(scenario: Scenario) -> list[dict[str, Any]]:
     """
     terms = scenario.contract.vertical
     assert terms is not None
-    owner = scenario.seat(terms.label_owner)
+    owner = scenario.participant(terms.label_owner)
     if not owner.epsilon > 0:
         raise InputError(f"roster.{owner.name}.epsilon: wanted a number > 0, got {owner.epsilon!r}")
     lines: list[dict[str, Any]] = [
@@ -78,14 +78,14 @@ def describe(scenario: Scenario) -> list[dict[str, Any]]:
     ]
     grid = Grid.for_epsilon(owner.epsilon)
     for name in terms.partners:
-        seat = scenario.seat(name)
+        participant = scenario.participant(name)
         what = "the sum of all partners' 6-bit scores" if terms.secure_sum else "one 6-bit score"
         lines.append(
             {
                 "name": name,
-                "industry": seat.industry,
+                "industry": participant.industry,
                 "role": "partner",
-                "units": seat.units,
+                "units": participant.units,
                 "epsilon": terms.scores_epsilon,
                 "relation": "replace one row",
                 "true_bits": None,

@@ -152,7 +152,7 @@ def test_the_vectorised_engine_refuses_by_name(tmp_path: Path) -> None:
 def _town(folder: Path, **secure: Any) -> Town:
     terms = {"colluders": 1, "min_cohort": 3, "spare": 0, **secure}
     own: dict[str, Any] = {"learner": "additive", "sums": None, "additive": {"boosting_rounds": 2}}
-    town = Town(folder, seats=4, rounds=3, secure=terms, base="secure-banks-sums", releases=["additive"], **own)
+    town = Town(folder, participants=4, rounds=3, secure=terms, base="secure-banks-sums", releases=["additive"], **own)
     for home in town.homes.values():
         policy = home.policy.read_text(encoding="utf-8")
         home.policy.write_text(policy.replace('"sums"', '"additive"'), encoding="utf-8")
@@ -195,11 +195,11 @@ def test_a_lost_reply_costs_one_message_of_a_spare_attempt(tmp_path: Path) -> No
             return None
         return reply
 
-    seats = [seat.name for seat in town.scenario.roster]
-    left[:] = [("train", 2, seats[0])]
+    participants = [participant.name for participant in town.scenario.roster]
+    left[:] = [("train", 2, participants[0])]
     town.hook = hook
     assert town.run()["status"] == "completed"
-    for name in seats[1:]:
+    for name in participants[1:]:
         noise = [event.noise_multiplier for entry in town.entries(name) for event in entry.events]
         assert len(noise) == 4
         assert math.sqrt(4) / noise[0] == pytest.approx(mu_of(1.0, 1e-5), rel=2e-3)

@@ -90,7 +90,7 @@ def test_too_few_to_agree_stop_the_run_and_a_resumed_one_opens_the_same_sum(tmp_
 
 @pytest.mark.end_to_end
 def test_more_drop_outs_than_the_noise_covers_are_a_new_charged_attempt(tmp_path: Path) -> None:
-    town = Town(tmp_path, rounds=1, seats=6, secure=TERMS)
+    town = Town(tmp_path, rounds=1, participants=6, secure=TERMS)
 
     def hook(name: str, data: bytes, answer: Callable[[bytes], bytes]) -> bytes | None:
         reply = answer(data)

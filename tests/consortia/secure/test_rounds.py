@@ -22,7 +22,7 @@ from privacy.ledger import Ledger
 
 @pytest.mark.end_to_end
 def test_a_run_takes_one_message_a_round_and_one_charge(tmp_path: Path) -> None:
-    town = Town(tmp_path, rounds=2, seats=3)
+    town = Town(tmp_path, rounds=2, participants=3)
     town.evaluates = True
     record = town.run()
     assert record["status"] == "completed"
@@ -79,7 +79,7 @@ def test_what_is_decoded_is_the_sum_of_the_clipped_gradients(tmp_path: Path, mon
 
     model = safetensors.torch.load((town.folder / "out" / "model" / "bank.safetensors").read_bytes())
     start = decode(town.sent["other"][1]).tensors
-    expected = sum(round(seat.units * 0.6) for seat in town.scenario.roster)  # q = 1
+    expected = sum(round(participant.units * 0.6) for participant in town.scenario.roster)  # q = 1
     for name, tensor in model.items():
         mean = sum(part[name] for part in seen) / expected
         assert np.allclose(tensor.double(), start[name].double() - 4.0 * mean, atol=1e-4)
@@ -203,11 +203,11 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
 
 @pytest.mark.end_to_end
 def test_without_identity_or_pins_nobody_takes_part(tmp_path: Path) -> None:
-    town = Town(tmp_path, rounds=1, seats=3)
+    town = Town(tmp_path, rounds=1, participants=3)
     town.homes["new-car"].policy.with_name("identity.pem").unlink()
     with pytest.raises(RunFailedError, match="NO_IDENTITY"):
         town.run()
-    other = Town(tmp_path / "other", rounds=1, seats=4)
+    other = Town(tmp_path / "other", rounds=1, participants=4)
     file = other.homes["new-car"].policy
     lines = [line for line in file.read_text().splitlines() if not line.startswith("used-car = ")]
     file.write_text("\n".join(lines))
@@ -237,7 +237,7 @@ def test_a_sum_out_of_range_ends_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.end_to_end
 def test_cohort_sums_lose_only_the_one_out_of_range(tmp_path: Path) -> None:
-    town = Town(tmp_path, rounds=1, seats=6, secure={"cohorts": 2, "colluders": 1, "min_cohort": 3, "spare": 1})
+    town = Town(tmp_path, rounds=1, participants=6, secure={"cohorts": 2, "colluders": 1, "min_cohort": 3, "spare": 1})
     town.hook = _shout
     record = town.run()
     assert record["history"][0]["replies"] == ["new-car", "other-2", "used-car"]  # every second name

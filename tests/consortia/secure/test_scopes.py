@@ -46,7 +46,7 @@ def test_every_scope_moves_by_the_sum_of_its_members(
     monkeypatch.setattr(member_module, "_sums", keep)
     each, drops = (3, {}) if mode == "one" else (4, {"mode": "two", "drops": 1})
     town = Town(
-        tmp_path, rounds=3, seats=each, factories=each, scopes=SCOPES,
+        tmp_path, rounds=3, participants=each, factories=each, scopes=SCOPES,
         strategy={"name": "fedsgd", "server_learning_rate": RATE},
         industries={"bank": TERMS, "factory": TERMS}, secure={"min_cohort": 3, "spare": 1, **drops},
     )  # fmt: skip
@@ -55,27 +55,27 @@ def test_every_scope_moves_by_the_sum_of_its_members(
     assert town.run()["status"] == "completed"
 
     messages = {name: [decode(d) for d in town.sent[name] if kind_of(d)[0] == "train"] for name in town.homes}
-    seats = {seat.name: seat for seat in town.scenario.roster if seat.name != lost}
+    participants = {participant.name: participant for participant in town.scenario.roster if participant.name != lost}
     for group, name in (("*", "low"), ("bank", "new-car"), ("factory", "low")):
-        members = [n for n, seat in seats.items() if group in {"*", seat.industry}]
-        expected = sum(round(seats[n].units * 0.6) for n in members)  # q = 1
+        members = [n for n, participant in participants.items() if group in {"*", participant.industry}]
+        expected = sum(round(participants[n].units * 0.6) for n in members)  # q = 1
         moved = -RATE * np.sum([seen[n][group] for n in members], axis=0) / expected
-        parts = layout(town.scenario.contract, seats[name].industry)[group]
+        parts = layout(town.scenario.contract, participants[name].industry)[group]
         before, after = (
             np.concatenate([m.tensors[p].double().numpy().ravel() for p, _ in parts]) for m in messages[name][1:]
         )
-        assert len(moved) == sizes(town.scenario.contract, seats[name].industry)[group] > 0
+        assert len(moved) == sizes(town.scenario.contract, participants[name].industry)[group] > 0
         assert np.allclose(after - before, moved, atol=1e-5)
         assert np.abs(moved).max() > 1e-4
 
-    for name, seat in seats.items():
+    for name, participant in participants.items():
         message = messages[name][1]
         assert not any(parameter.startswith("head.") for parameter in message.tensors)  # heads stay at home
         cohorts = SumRequest.from_json(message.header["secure"]).cohorts
-        assert {label for label, names in cohorts.items() if name in names} == {"*", seat.industry}
+        assert {label for label, names in cohorts.items() if name in names} == {"*", participant.industry}
         assert [entry.state for entry in town.entries(name)] == ["committed"] * 3  # two sums, one charge a round
         (found, *_) = [unpack(reply) for reply in town.replies[name] if unpack(reply)]
-        dimension = sum(sizes(town.scenario.contract, seat.industry).values())
+        dimension = sum(sizes(town.scenario.contract, participant.industry).values())
         boxes = 8 * (12 + 8 * 33 + 16) if mode == "two" else 0
         assert found is not None
         assert len(found[1]) == 4 * dimension + 40 + boxes

@@ -79,7 +79,7 @@ def test_budgets_differ_by_the_clip_and_exposure_is_printed_for_three() -> None:
     assert found["other"]["promised"] <= 0.5
     terms = scenario.contract.secure_terms
     assert terms.noise is not None
-    strict, loose = (sigma_of(scenario.contract, scenario.seat(n)) for n in ("other", "new-car"))
+    strict, loose = (sigma_of(scenario.contract, scenario.participant(n)) for n in ("other", "new-car"))
     assert strict is not None
     assert loose is not None
     rules = scenario.contract.industries["bank"]

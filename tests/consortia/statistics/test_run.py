@@ -54,11 +54,13 @@ def test_of_a_secure_sum_nobody_sees_one_site(tmp_path: Path) -> None:
     outcome = _run("secure-banks", tmp_path, epsilon=("8",))
     found = outcome.result["statistics"]["bank"]
     assert (outcome.result["status"], found["sites"], found["differ"]) == ("completed", {}, {})
-    units = sum(seat["training_units"] for seat in _at_home(outcome).values())
+    units = sum(participant["training_units"] for participant in _at_home(outcome).values())
     assert found["together"]["units"]["low"] <= units <= found["together"]["units"]["high"]
-    for seat in _at_home(outcome).values():
-        rest = seat["rest"]["units"]
-        assert rest["value"] == pytest.approx(units - seat["training_units"], abs=5 * (rest["high"] - rest["low"]))
+    for participant in _at_home(outcome).values():
+        rest = participant["rest"]["units"]
+        assert rest["value"] == pytest.approx(
+            units - participant["training_units"], abs=5 * (rest["high"] - rest["low"])
+        )
 
 
 def _at_home(outcome: Outcome) -> dict[str, dict[str, Any]]:

@@ -27,12 +27,14 @@ from consortia.terms.scenario import find_scenario
 from privacy.ledger import Ledger
 
 
-def _open(folder: Path, seats: int = 3) -> str:
+def _open(folder: Path, participants: int = 3) -> str:
     """Write banks-sums without budgets, whose sums are the same wherever they are made; return its path."""
     source = find_scenario("banks-sums")
     head, *roster = source.read_text(encoding="utf-8").replace("epsilon = 3.0", "epsilon = inf").split("[[roster]]")
     file = folder / "open-sums.toml"
-    file.write_text("[[roster]]".join([head.replace("banks-sums", "open-sums"), *roster[:seats]]), encoding="utf-8")
+    file.write_text(
+        "[[roster]]".join([head.replace("banks-sums", "open-sums"), *roster[:participants]]), encoding="utf-8"
+    )
     policies = folder / "policies" / file.stem
     shutil.copytree(source.parent / "policies" / source.stem, policies)
     for policy in policies.glob("*.toml"):
@@ -106,7 +108,7 @@ def test_a_coordinator_that_dies_goes_on(after: int, tmp_path: Path, monkeypatch
             raise RunFailedError("the coordinator died here")
 
     monkeypatch.setattr(rounds, "save", save)
-    options = Options(scenario=_open(tmp_path, seats=2), split_seed=1, out=tmp_path / "runs")
+    options = Options(scenario=_open(tmp_path, participants=2), split_seed=1, out=tmp_path / "runs")
     job = prepare(options)
     outcome = execute(job, options)
     assert outcome.result["status"] == "failed"

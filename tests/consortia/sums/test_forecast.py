@@ -135,9 +135,9 @@ def test_a_gain_grows_with_further_rows_and_lies_within_its_interval(
 
 def _banks(count: int, epsilon: float, name: str) -> Scenario:
     """Return a scenario of noisy sums with so many banks of 200 units."""
-    head, seat, *_ = find_scenario(name).read_text(encoding="utf-8").split("[[roster]]")
-    seats = [seat.replace('name = "new-car"', f'name = "bank-{number}"') for number in range(count)]
-    text = "[[roster]]".join([head, *seats]).replace("units = 234", "units = 200")
+    head, participant, *_ = find_scenario(name).read_text(encoding="utf-8").split("[[roster]]")
+    participants = [participant.replace('name = "new-car"', f'name = "bank-{number}"') for number in range(count)]
+    text = "[[roster]]".join([head, *participants]).replace("units = 234", "units = 200")
     loaded = scenario_from_toml(text)
     return loaded.with_overrides(epsilon=(f"{epsilon}",))
 
@@ -247,7 +247,7 @@ def test_the_forecast_is_written_before_the_first_message(played: dict[str, Any]
 
 def test_a_participant_keeps_the_first_forecast_that_it_was_told(played: dict[str, Any]) -> None:
     job = played["job"]
-    assert {seat["rounds_contributed"] for seat in played["record"]["participants"].values()} == {2}
+    assert {participant["rounds_contributed"] for participant in played["record"]["participants"].values()} == {2}
     for name, told in forecasts(job.scenario).items():
         file = job.homes[name].run_folder(job.run_id) / "forecast.json"
         assert Forecast.from_json(json.loads(file.read_text(encoding="utf-8"))) == told
@@ -336,12 +336,12 @@ def call(*arguments: str, code: int = 0) -> str:
 def test_the_command_prints_the_verdict_at_every_budget() -> None:
     asked = ("budget", "plan", "secure-banks-sums", "--seeds", "0", "--participant", "used-car")
     data = json.loads(call(*asked, "--epsilon", "1,8", "--json"))
-    seat = data["participants"]["used-car"]
-    assert Forecast.from_json(seat["forecast"]) == forecasts(load_scenario("secure-banks-sums"))["used-car"]
-    first, last = (Forecast.from_json(price["forecast"]) for price in seat["prices"])
+    participant = data["participants"]["used-car"]
+    assert Forecast.from_json(participant["forecast"]) == forecasts(load_scenario("secure-banks-sums"))["used-car"]
+    first, last = (Forecast.from_json(price["forecast"]) for price in participant["prices"])
     assert first.effective_rows < last.effective_rows
     text = call(*asked, "--epsilon", "1")
-    assert f"used-car, as proposed: {seat['forecast']['verdict']}: expected net gain" in text
+    assert f"used-car, as proposed: {participant['forecast']['verdict']}: expected net gain" in text
     assert "from public numbers" in text
     assert "at home" not in text
 

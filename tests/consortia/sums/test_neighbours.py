@@ -86,8 +86,8 @@ def test_noise_of_another_size_is_seen(factor: float, audit: Audit, monkeypatch:
 
 
 def test_the_blocks_count_alike_by_plain_loops(audit: Audit) -> None:
-    seat = audit.scenario.roster[0]
-    pool = audit.pool(seat)
+    participant = audit.scenario.roster[0]
+    pool = audit.pool(participant)
     table = pool.encode(pool.frame.iloc[:20], "record")
     contract = statistics_games.stated(audit.contract, "bank")
     rule = statistics_games.blocks_of(contract, "bank")

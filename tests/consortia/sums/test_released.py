@@ -39,7 +39,7 @@ def _scenario(folder: Path) -> str:
     """Write banks-sums for two banks, with metrics under DP; return its path."""
     source = find_scenario("banks-sums")
     data = load_scenario("banks-sums").model_dump(mode="json", by_alias=True, exclude_none=True)
-    data["roster"] = [seat for seat in data["roster"] if seat["name"] in SEATS]
+    data["roster"] = [participant for participant in data["roster"] if participant["name"] in SEATS]
     data["contract"] |= {"releases": ["sums", "metrics"], "evaluation": {"metrics": "dp"}}
     file = folder / "two-banks.toml"
     file.write_text(tomli_w.dumps(data), encoding="utf-8")
@@ -140,7 +140,7 @@ def test_what_is_made_of_released_sums_is_free(run: Outcome) -> None:
         name: Part(
             tuple(state.memory["bank"][f"{name}/sums.{block}"].numpy() for block in ("gram", "slope")),
             float(state.memory["bank"][f"{name}/multiplier"]),
-            round(scenario.seat(name).units * 0.6),
+            round(scenario.participant(name).units * 0.6),
         )
         for name in SEATS
     }

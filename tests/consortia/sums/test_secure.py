@@ -88,7 +88,7 @@ def _packing(size: int) -> Any:
 
 
 def test_what_opens_is_the_weighted_sum_with_the_planned_noise(tmp_path: Path) -> None:
-    town = Town(tmp_path, base=BASE, seats=3, epsilon=("used-car=0.5", "new-car=2"))
+    town = Town(tmp_path, base=BASE, participants=3, epsilon=("used-car=0.5", "new-car=2"))
     record, notes = _played(town)
     assert record["status"] == "completed"
     members = len(town.homes)
@@ -103,8 +103,8 @@ def test_what_opens_is_the_weighted_sum_with_the_planned_noise(tmp_path: Path) -
         assert plan.clip * plan.noise_multiplier == pytest.approx(terms.noise)
         events = [event for entry in entries for event in entry.events]
         assert [len(entry.events) for entry in entries] == [1, 2]
-        seat = town.scenario.seat(name)
-        assert seat.epsilon * (1 - 1e-3) <= epsilon(events, seat.delta) <= seat.epsilon
+        participant = town.scenario.participant(name)
+        assert participant.epsilon * (1 - 1e-3) <= epsilon(events, participant.delta) <= participant.epsilon
     weights = {name: terms.noise / _multiplier(town, name) for name in town.homes}
     assert weights["new-car"] == pytest.approx(1)
     assert weights["used-car"] < weights["furniture"] < 0.7
@@ -119,7 +119,7 @@ def _multiplier(town: Town, name: str) -> float:
 
 @pytest.mark.end_to_end
 def test_a_member_takes_exactly_its_own_words_off_and_then_deletes_them(tmp_path: Path) -> None:
-    town = Town(tmp_path, base=BASE, seats=3)
+    town = Town(tmp_path, base=BASE, participants=3)
     record, notes = _played(town)
     file = town.homes["furniture"].folder / "runs" / "run-1" / "own-sums.safetensors"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600

@@ -40,7 +40,7 @@ from strategies.base import Strategy
 
 if TYPE_CHECKING:
     from consortia.coordinator.ledger_heads import Heads
-    from consortia.coordinator.participant_view import Member
+    from consortia.coordinator.participant_view import ParticipantView
     from consortia.messages.exchange import Exchange
 
 #: A member that was lost in so many rounds on end is not asked again: each loss is a charge for everybody.
@@ -54,7 +54,7 @@ class SecureRounds:
 
     Parameters
     ----------
-    members : the coordinator's picture of each participant, by name.
+    participants : the coordinator's picture of each participant, by name.
     envelope : (kind, round, name, model, control, extra header) -> the message's bytes.
     fail : (name, round, attempt, code, detail) records a failure.
     heard : (name, data, kind, round) counts an answer.
@@ -67,7 +67,7 @@ class SecureRounds:
         run_id: str,
         folder: Path,
         exchange: Exchange,
-        members: Mapping[str, Member],
+        participants: Mapping[str, ParticipantView],
         heads: Heads,
         envelope: Callable[[str, int, str, State, State, Mapping[str, str]], bytes],
         fail: Callable[[str, int, int, str, str], None],
@@ -79,7 +79,7 @@ class SecureRounds:
         self.terms = scenario.contract.secure_terms
         self.run_id = run_id
         self._exchange = exchange
-        self._members = members
+        self._participants = participants
         self._heads = heads
         self._envelope = envelope
         self._fail = fail
@@ -103,14 +103,14 @@ class SecureRounds:
         if self._file.is_file():  # a resumed run: the keys are bound to it
             for name, kept in json.loads(self._file.read_text(encoding="utf-8")).items():
                 self._roster[name] = (bytes.fromhex(kept["key"]), bytes.fromhex(kept["signature"]))
-                self._members[name].header = kept["header"]
+                self._participants[name].header = kept["header"]
             return
         for attempt in range(1, self.contract.round.attempts + 1):
-            names = [n for n, m in self._members.items() if n not in self._roster and m.state not in FINAL]
+            names = [n for n, m in self._participants.items() if n not in self._roster and m.state not in FINAL]
             envelopes = {name: self._envelope("run-key", 1, name, {}, {}, {}) for name in names}
             for name, data in self._ask(envelopes, 1, attempt).items():
                 self._enter(name, data, attempt)
-            if len(self._roster) >= max(self.terms.least, self.contract.round.quorum * len(self._members)):
+            if len(self._roster) >= max(self.terms.least, self.contract.round.quorum * len(self._participants)):
                 break
         if len(self._roster) < self.terms.least:
             raise RunFailedError(
@@ -118,7 +118,7 @@ class SecureRounds:
                 f"{len(self._roster)} ({self._reasons()})"
             )
         entered = {
-            name: {"key": key.hex(), "signature": signature.hex(), "header": self._members[name].header}
+            name: {"key": key.hex(), "signature": signature.hex(), "header": self._participants[name].header}
             for name, (key, signature) in self._roster.items()
         }
         with disk.kept(self._file.parent):
@@ -144,7 +144,7 @@ class SecureRounds:
             self._fail(name, 1, attempt, "BAD_REPLY", str(error))
             return
         self._heads.take(name, header)
-        self._members[name].header = {k: v for k, v in header.items() if k not in {"run_key", "signature"}}
+        self._participants[name].header = {k: v for k, v in header.items() if k not in {"run_key", "signature"}}
         self._roster[name] = (key, signature)
 
     # Sums
@@ -181,7 +181,7 @@ class SecureRounds:
             groups[group], memory[group] = self._step(strategy, state, group, totals, number)
         done = sorted({name for one in good.values() for name in one.names})
         for name in done:
-            self._members[name].rounds_contributed += 1
+            self._participants[name].rounds_contributed += 1
             self._lost.pop(name, None)
         return groups, memory, done
 
@@ -192,9 +192,9 @@ class SecureRounds:
             names = sorted(
                 name
                 for name in self._roster
-                if self._members[name].state not in FINAL
+                if self._participants[name].state not in FINAL
                 and self._lost.get(name, 0) < _LOST
-                and group in sizes(self.contract, self._members[name].seat.industry)
+                and group in sizes(self.contract, self._participants[name].participant.industry)
             )
             count = max(1, min(self.terms.cohorts, len(names) // self.terms.least))
             if len(names) < self.terms.least:
@@ -227,7 +227,7 @@ class SecureRounds:
             envelopes = {
                 name: self._envelope(kind, number, name, {}, {}, {"secure": request.to_json()})
                 for name, request in asked.items()
-                if name not in told and self._members[name].state not in FINAL
+                if name not in told and self._participants[name].state not in FINAL
             }
             for name, data in self._ask(envelopes, number, attempt).items():
                 try:
@@ -249,7 +249,7 @@ class SecureRounds:
                 "train",
                 request.round,
                 name,
-                for_participant(state.groups, self._members[name].seat.industry),
+                for_participant(state.groups, self._participants[name].participant.industry),
                 {},
                 {"secure": (request if name in self._stored else first).to_json()},
             )
@@ -266,7 +266,7 @@ class SecureRounds:
                 parts[name] = read
                 self._stored.add(name)
                 gone.discard(name)
-            elif self._members[name].failures and self._members[name].failures[-1]["code"] == "REPLAY":
+            elif self._participants[name].failures and self._participants[name].failures[-1]["code"] == "REPLAY":
                 gone.discard(name)  # it lost this attempt, say by a restart, and can make the next
         for name in gone:
             self._lost[name] = self._lost.get(name, 0) + 1
@@ -283,7 +283,7 @@ class SecureRounds:
             except (WireError, ValueError) as error:
                 self._fail(name, number, attempt, "BAD_REPLY", str(error))
             return None
-        dimensions = sizes(self.contract, self._members[name].seat.industry, number)
+        dimensions = sizes(self.contract, self._participants[name].participant.industry, number)
         labels = sorted(label for label, names in request.cohorts.items() if name in names)
         counts = [dimensions[group_of(label)] for label in labels]
         length = sum(counts) * bits // 8
@@ -302,10 +302,12 @@ class SecureRounds:
     ) -> tuple[State, State]:
         """Return a group's next parameters and memory: a step by the mean gradient, or what sums of statistics give."""
         if self.contract.noisy_sums is None:
-            return step(self.contract, strategy, state, group, totals, {n: m.seat for n, m in self._members.items()})
+            return step(
+                self.contract, strategy, state, group, totals, {n: m.participant for n, m in self._participants.items()}
+            )
         ((_, one),) = totals.items()
         weights = {name: self._clip(name) for name in one.names}
-        units = {name: float(declared(self.contract, self._members[name].seat)) for name in one.names}
+        units = {name: float(declared(self.contract, self._participants[name].participant)) for name in one.names}
         return secure_step(self.contract, state, group, number, one, self._code, weights, units)
 
     def _checked(self, opened: Mapping[str, OpenSum], number: int) -> dict[str, OpenSum]:
@@ -327,7 +329,7 @@ class SecureRounds:
         """Send and wait within the deadline; return what came for this attempt."""
         came: dict[str, bytes] = {}
         for name, data in envelopes.items():
-            self._members[name].bytes_received += len(data)
+            self._participants[name].bytes_received += len(data)
         failed = set()
         for answer in self._exchange("train", envelopes, self.contract.round.deadline_seconds):
             if answer.participant not in envelopes:
@@ -354,19 +356,19 @@ class SecureRounds:
         if status in FINAL:
             code = header.get("code", status)[:40]
             if code not in _OF_THE_ATTEMPT:
-                self._members[name].state = status
+                self._participants[name].state = status
             self._fail(name, number, attempt, code, "")
         else:
             self._fail(name, number, attempt, "PARTICIPANT_ERROR", f"incident {header.get('incident', '')[:16]}")
         return None
 
     def _units(self, name: str) -> int:
-        return units_drawn(self.contract, self._members[name].seat)
+        return units_drawn(self.contract, self._participants[name].participant)
 
     def _clip(self, name: str) -> float:
         """Return C_i = S / sigma_i for the declared sigma_i, at most what the contract allows anybody."""
-        return min(self._code.clip, self._code.noise / float(self._members[name].header["noise_multiplier"]))
+        return min(self._code.clip, self._code.noise / float(self._participants[name].header["noise_multiplier"]))
 
     def _reasons(self) -> str:
-        codes: Iterable[str] = {m.failures[-1]["code"] for m in self._members.values() if m.failures}
+        codes: Iterable[str] = {m.failures[-1]["code"] for m in self._participants.values() if m.failures}
         return ", ".join(sorted(codes)) or "nobody else is there"

@@ -14,7 +14,7 @@ from torch import Tensor
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.messages.size_release import declared
 from consortia.terms.contract import Contract
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scopes import State
 from consortia.terms.settle import layout
 from consortia.trust.secure_sum.protocol import group_of
@@ -45,16 +45,16 @@ def step(
     state: Checkpoint,
     group: str,
     totals: Mapping[str, OpenSum],
-    seats: Mapping[str, Seat],
+    participants: Mapping[str, RosterParticipant],
 ) -> tuple[State, State]:
     """Return a group's next parameters and the strategy's memory.
 
     Parameters
     ----------
     totals : sums of the group's cohorts, by label.
-    seats : of all members, by name.
+    participants : of all members, by name.
     """
-    members = [seats[name] for one in totals.values() for name in one.names]
+    members = [participants[name] for one in totals.values() for name in one.names]
     expected = math.fsum(contract.industries[s.industry].sampling_rate * declared(contract, s) for s in members)
     mean = torch.from_numpy(sum(one.total for one in totals.values()) / expected)
     industry = members[0].industry

@@ -63,19 +63,20 @@ def write_coordinator(
     for part in ("public", "superlink", "superexec", "proxy"):
         parts[f"keys-{part}"] = _files(folder / "keys" / part)
     missing = []
-    for seat in scenario.roster:
-        key = members.public_key(seat.name)
+    for participant in scenario.roster:
+        key = members.public_key(participant.name)
         if key.is_file():
-            parts["keys-public"][f"{seat.name}.pub"] = key.read_bytes()
+            parts["keys-public"][f"{participant.name}.pub"] = key.read_bytes()
         else:
-            missing.append(seat.name)
-        if not (kit := folder / "kits" / seat.name).exists():
-            write_kit(kit, scenario, seat.name, address, authority, has_key=key.is_file())
+            missing.append(participant.name)
+        if not (kit := folder / "kits" / participant.name).exists():
+            write_kit(kit, scenario, participant.name, address, authority, has_key=key.is_file())
     whole = scenario.model_dump(mode="python", by_alias=True, exclude_none=True)
     parts["scenarios"] = {f"{scenario.name}.toml": tomli_w.dumps(whole).encode()}
     namespace = _namespace(scenario.name)
     services = services_of(
-        compose_text(scenario), [name for seat in scenario.roster for name in (seat.name, f"{seat.name}-app")]
+        compose_text(scenario),
+        [name for participant in scenario.roster for name in (participant.name, f"{participant.name}-app")],
     )
     proxy = (resources.files("consortia") / "deploy" / "haproxy.cfg").read_text(encoding="utf-8")
     cluster = Cluster(

@@ -27,24 +27,26 @@ class CrowdCoordinator(Coordinator):
         super().__init__(job.scenario, job.run_id, job.folder, lambda *_: [])
         self.job = job
         self.places: dict[str, Place] = {}
-        self.trainers = {name: Trainer(self.contract, name) for name in {seat.industry for seat in job.scenario.roster}}
+        self.trainers = {
+            name: Trainer(self.contract, name) for name in {participant.industry for participant in job.scenario.roster}
+        }
         torch.set_num_threads(1)
 
     def open(self) -> None:
         """Ask everybody's policy; who refuses or fails is out, with its code, and its own log says why."""
-        for seat in self.scenario.roster:
+        for participant in self.scenario.roster:
             try:
-                place = self.places[seat.name] = open_place(self.job, seat)
-                self.members[seat.name].header = place.header
+                place = self.places[participant.name] = open_place(self.job, participant)
+                self.participants[participant.name].header = place.header
             except RefusedError as error:
-                log.warning("%s: refused: %s", seat.name, error)
-                self._out(seat.name, error.code)
+                log.warning("%s: refused: %s", participant.name, error)
+                self._out(participant.name, error.code)
             except Exception as error:  # noqa: BLE001 - whatever its rows or its source made of it
-                log.error("%s: %s", seat.name, describe(error))
-                self.desk.fail(seat.name, 1, 1, "PARTICIPANT_ERROR")
+                log.error("%s: %s", participant.name, describe(error))
+                self.desk.fail(participant.name, 1, 1, "PARTICIPANT_ERROR")
 
     def _out(self, name: str, code: str, number: int = 1) -> None:
-        self.members[name].state = "RECEIVE_ONLY" if code == "BUDGET_EXHAUSTED" else "REFUSED"
+        self.participants[name].state = "RECEIVE_ONLY" if code == "BUDGET_EXHAUSTED" else "REFUSED"
         self.desk.fail(name, number, 1, code)
 
     def _keep(self, state: Checkpoint) -> None:
@@ -65,9 +67,9 @@ class CrowdCoordinator(Coordinator):
             return {}
         accepted: dict[str, State] = {}
         for industry, trainer in self.trainers.items():
-            asked = [place for place in places if place.seat.industry == industry]
+            asked = [place for place in places if place.participant.industry == industry]
             if charged := [place for place in asked if self._charge(place, number)]:
-                accepted |= self._together(trainer, charged, sent[charged[0].seat.name], control, number)
+                accepted |= self._together(trainer, charged, sent[charged[0].participant.name], control, number)
         if quorum is None and len(accepted) < self.quorum:
             raise RunFailedError(
                 f"round {number}: wanted replies of at least {self.quorum} participants, got {len(accepted)}"
@@ -82,10 +84,10 @@ class CrowdCoordinator(Coordinator):
             good = usable(update).tolist()
             parts = {name: tensor.unbind() for name, tensor in update.items()}
             for at, (place, fine) in enumerate(zip(chunk, good, strict=True)):
-                name = place.seat.name
+                name = place.participant.name
                 if fine:
                     accepted[name] = {parameter: tensors[at] for parameter, tensors in parts.items()}
-                    self.members[name].rounds_contributed += 1
+                    self.participants[name].rounds_contributed += 1
                 else:
                     self.desk.fail(name, number, 1, "BAD_REPLY", "numbers too large or not finite")
         return accepted
@@ -94,7 +96,7 @@ class CrowdCoordinator(Coordinator):
         try:
             place.account.charge(number)
         except BudgetExhaustedError:
-            self._out(place.seat.name, "BUDGET_EXHAUSTED", number)
+            self._out(place.participant.name, "BUDGET_EXHAUSTED", number)
             return False
         return True
 

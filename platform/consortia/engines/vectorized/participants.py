@@ -22,7 +22,7 @@ from consortia.participant.training import make_plan
 from consortia.terms.contract import Contract
 from consortia.terms.optimizer import make_optimizer as local_optimizer
 from consortia.terms.policy import DatasetTerms, Policy, Proposal, check_contract, effective_budget, load_policy
-from consortia.terms.roster import Seat
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import LARGEST, State, build_module
 from privacy.central import clipped
@@ -41,7 +41,7 @@ CHUNK = 64
 class Place:
     """One participant that accepted the contract."""
 
-    seat: Seat
+    participant: RosterParticipant
     policy: Policy
     terms: DatasetTerms
     parts: Partitions
@@ -93,11 +93,11 @@ def check(scenario: Scenario) -> None:
         f"--engine vectorized: {text}; take --engine embedded" for text, wrong in excluded.items() if wrong
     ]:
         raise InputError(*problems)
-    for industry in sorted({seat.industry for seat in scenario.roster}):
+    for industry in sorted({participant.industry for participant in scenario.roster}):
         dense_layers(build_module(contract, industry), industry)
 
 
-def open_place(job: Job, seat: Seat) -> Place:
+def open_place(job: Job, participant: RosterParticipant) -> Place:
     """Do what a participant does with the first message of a run: policy, budget, plan, rows.
 
     Raises
@@ -105,21 +105,23 @@ def open_place(job: Job, seat: Seat) -> Place:
     RefusedError
         As the participant would refuse.
     """
-    contract, home = job.scenario.contract, job.homes[seat.name]
+    contract, home = job.scenario.contract, job.homes[participant.name]
     policy = load_policy(home.policy, simulation=True)
-    proposal = Proposal(seat.dataset, None if seat.non_private else seat.epsilon, seat.delta)
-    terms = check_contract(policy, contract, seat.industry, proposal, job.scenario.name)
-    if (source := job.sources.get(seat.name)) is not None:
+    proposal = Proposal(
+        participant.dataset, None if participant.non_private else participant.epsilon, participant.delta
+    )
+    terms = check_contract(policy, contract, participant.industry, proposal, job.scenario.name)
+    if (source := job.sources.get(participant.name)) is not None:
         terms = terms.model_copy(update={"source": source})
     life = policy.budget.lifetime.budget()
-    life = Budget(math.inf, life.delta) if seat.non_private else life
-    plan = make_plan(contract, terms, seat.dataset, job.run_id, effective_budget(policy, proposal, life))
-    parts = load_partitions(home, terms, seat.dataset, contract, job.run_id)
+    life = Budget(math.inf, life.delta) if participant.non_private else life
+    plan = make_plan(contract, terms, participant.dataset, job.run_id, effective_budget(policy, proposal, life))
+    parts = load_partitions(home, terms, participant.dataset, contract, job.run_id)
     if not plan.non_private and (parts.train.n_units != len(parts.train) or policy.secure_noise(simulation=True)):
         raise RefusedError(
             "CONTRACT_NOT_ALLOWED", "the vectorised engine knows units of one row and floating-point noise only"
         )
-    return Place(seat, policy, terms, parts, plan, ScratchAccount(plan, life), _steps(plan))
+    return Place(participant, policy, terms, parts, plan, ScratchAccount(plan, life), _steps(plan))
 
 
 def _steps(plan: RunPlan) -> PlainPlan:
@@ -180,7 +182,7 @@ class Trainer:
             if isinstance(self.strategy, LocalHalf):
                 self.strategy.attach(optimizer, [(one, _like(one, start[name].unsqueeze(0))) for name, one in named])
             if isinstance(self.strategy, Controlled):
-                each = [control[place.seat.name] for place in chunk]
+                each = [control[place.participant.name] for place in chunk]
                 corrections = [(one, _like(one, torch.stack([c[name] for c in each]))) for name, one in named]
                 self.strategy.correct(optimizer, corrections)
             return optimizer
@@ -198,13 +200,15 @@ class Trainer:
         if not chunk[0].plan.non_private:
             return noise_source(chunk, number, start)
         seeds = chunk if self.rules.sampling_rate < 1 else []
-        generators = [seeded_generator("sampling", self.contract.seed, place.seat.name, number) for place in seeds]
+        generators = [
+            seeded_generator("sampling", self.contract.seed, place.participant.name, number) for place in seeds
+        ]
         return SeededDraws(generators, self.rules.local_steps)
 
 
 def noise_source(chunk: Sequence[Place], number: int, start: State) -> Randomness:
     """Return the source of draws and noise of private participants: fresh entropy, for this round, model and chunk."""
-    names = ",".join(place.seat.name for place in chunk)
+    names = ",".join(place.participant.name for place in chunk)
     message = message_key(start, chunk[0].plan.run_id, str(number), names)
     return OneGenerator(fresh_generator(NoiseContext(purpose="train", message=message, attempt=0, ledger="")))
 

@@ -31,18 +31,18 @@ _KINDS = ("majority", "local", "federated", "personal", "kept", "control", "join
 def write(job: Job, places: Sequence[Place], models: Mapping[str, State]) -> None:
     """Write one receipt a participant, from its untouched test rows."""
     contract = job.scenario.contract
-    modules = {name: build_module(contract, name) for name in {place.seat.industry for place in places}}
+    modules = {name: build_module(contract, name) for name in {place.participant.industry for place in places}}
     rows = 0
     for number, place in enumerate(places):
-        name = place.seat.name
+        name = place.participant.name
         started = time.perf_counter()
-        client, parts = client_for(place.policy.dataset[place.seat.dataset]), place.parts
-        module = modules[place.seat.industry]
+        client, parts = client_for(place.policy.dataset[place.participant.dataset]), place.parts
+        module = modules[place.participant.industry]
         load_state(module, models[name])
         rows += len(parts.train)
         scorers = {"federated": module_scorer(module)}
         if number < LOCAL and (number == 0 or rows <= LOCAL_ROWS):
-            base = baseline(contract, place.seat.industry, parts.train, name, client)
+            base = baseline(contract, place.participant.industry, parts.train, name, client)
             stacked = joined.joined(client, base, scorers["federated"], parts.validation)
             scorers |= {"majority": base.majority, "local": base.alone.scorer, "joined": stacked.scorer}
             scorers["control"] = joined.control(client, base, parts.validation).scorer
@@ -58,7 +58,7 @@ def write(job: Job, places: Sequence[Place], models: Mapping[str, State]) -> Non
             "schema": RECEIPT_SCHEMA,
             "participant": name,
             "run_id": job.run_id,
-            "industry": place.seat.industry,
+            "industry": place.participant.industry,
             "contract_sha256": contract.sha256(),
             "synthetic": parts.synthetic,
             "conditional_on_split": parts.conditional_on_split,
@@ -66,7 +66,7 @@ def write(job: Job, places: Sequence[Place], models: Mapping[str, State]) -> Non
             "rows": sum(len(getattr(parts, part).target) for part in ("train", "validation", "test")),
             "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
             **found,
-            "epsilon": spent(place.plan, place.account, place.seat.dataset, job.run_id, place.policy, contract),
+            "epsilon": spent(place.plan, place.account, place.participant.dataset, job.run_id, place.policy, contract),
             **central_part(contract),
             "evaluate_seconds": time.perf_counter() - started,
         }

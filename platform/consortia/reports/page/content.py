@@ -76,7 +76,7 @@ def _charts(*found: tuple[str, Markup]) -> list[Chart]:
     return [Chart(caption, drawing) for caption, drawing in found if drawing]
 
 
-def _seats(facts: Facts) -> Iterator[tuple[str, dict[str, Any]]]:
+def _participants(facts: Facts) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield everybody, or the first ones of a crowd."""
     yield from first(list(facts.result["participants"].items()))
 
@@ -120,11 +120,16 @@ def _trained(facts: Facts) -> Section:
         heads = ("industry", "model", "steps a round", "sampling rate", "clip norm")
         if rows:
             section.tables.append(Table("Models and training terms by industry", heads, rows))
-    seats = [
-        (name, seat["industry"], seat["state"].lower().replace("_", "-"), str(seat["rounds_contributed"]))
-        for name, seat in _seats(facts)
+    participants = [
+        (
+            name,
+            participant["industry"],
+            participant["state"].lower().replace("_", "-"),
+            str(participant["rounds_contributed"]),
+        )
+        for name, participant in _participants(facts)
     ]
-    section.tables.append(Table("Participants", ("participant", "industry", "state", "updates taken"), seats))
+    section.tables.append(Table("Participants", ("participant", "industry", "state", "updates taken"), participants))
     if more := rest(len(facts.result["participants"])):
         section.says.append(f"Tables and plots show the first of a crowd {more}.")
     return section
@@ -163,8 +168,8 @@ def _guarantee(facts: Facts) -> Section:
         "participant's ledger (known to its owner only). Non-private is ∞."
     )
     rows = []
-    for name, seat in _seats(facts):
-        account = seat["epsilon"]
+    for name, participant in _participants(facts):
+        account = participant["epsilon"]
         infinite = bool(account["non_private"])
         relation = facts.receipts.get(name, {}).get("epsilon", {}).get("relation", "add_or_remove_one")
         rows.append(
@@ -175,20 +180,20 @@ def _guarantee(facts: Facts) -> Section:
                 "–" if account["delta"] is None else f"{account['delta']:g}",
                 account["unit"] or "–",
                 _RELATIONS.get(relation, relation.replace("_", " ")),
-                "–" if facts.vertical else number(seat["noise_multiplier"]),
+                "–" if facts.vertical else number(participant["noise_multiplier"]),
                 "∞" if infinite else number(account["lifetime"]),
                 "–" if account["lifetime_delta"] is None else f"{account['lifetime_delta']:g}",
             )
         )
     heads = ("participant", "ε run", "budget", "δ", "unit", "neighbours differ by", "σ", "ε lifetime", "δ lifetime")
     section.tables.append(Table("Privacy account of the training units, horizon: this run", heads, rows))
-    exact = [name for name, seat in _seats(facts) if seat["epsilon"]["metrics_non_private"]]
+    exact = [name for name, participant in _participants(facts) if participant["epsilon"]["metrics_non_private"]]
     if exact:
         section.says.append(f"Exact metrics left {', '.join(exact)}: ε of their evaluation units is ∞.")
     paid = [
         (name, number(a["run"]), f"{a['budget']:g}", f"{a['delta']:g}", a["unit"])
-        for name, seat in _seats(facts)
-        if (a := seat["epsilon"]["metrics"])
+        for name, participant in _participants(facts)
+        if (a := participant["epsilon"]["metrics"])
     ]
     if paid:
         columns = ("participant", "ε run", "budget", "δ", "unit")
@@ -211,8 +216,8 @@ def _paid(facts: Facts) -> Section | None:
             "–" if "interval" not in line else f"{number(line['interval'][0])} to {number(line['interval'][1])}",
             "exact" if line["release"] == "exact" else "histogram with noise",
         )
-        for name, seat in _seats(facts)
-        for metric, line in seat["metrics"].items()
+        for name, participant in _participants(facts)
+        for metric, line in participant["metrics"].items()
         if line.get("release") and line.get("released_value") is not None
     ]
     if not facts.receipts and not released:
@@ -307,9 +312,9 @@ def _spending(facts: Facts) -> Section | None:
         "the table above; horizon: this run."
     )
     budgets: dict[float, list[str]] = {}
-    for name, seat in _seats(facts):
-        if name in facts.epsilon and seat["epsilon"]["budget"] is not None:
-            budgets.setdefault(seat["epsilon"]["budget"], []).append(name)
+    for name, participant in _participants(facts):
+        if name in facts.epsilon and participant["epsilon"]["budget"] is not None:
+            budgets.setdefault(participant["epsilon"]["budget"], []).append(name)
     lines = [Line(name, [(r, e, None, None) for r, e in points]) for name, points in first(list(facts.epsilon.items()))]
     everybody = len(facts.epsilon)
     levels = [
@@ -328,13 +333,13 @@ def _cost(facts: Facts) -> Section:
     rows = [
         (
             name,
-            _size(seat["bytes"]["sent"]),
-            _size(seat["bytes"]["received"]),
-            number(seat["seconds"]["train"], 1),
-            number(seat["seconds"]["evaluate"], 1),
-            str(len(seat["failures"])),
+            _size(participant["bytes"]["sent"]),
+            _size(participant["bytes"]["received"]),
+            number(participant["seconds"]["train"], 1),
+            number(participant["seconds"]["evaluate"], 1),
+            str(len(participant["failures"])),
         )
-        for name, seat in _seats(facts)
+        for name, participant in _participants(facts)
     ]
     heads = ("participant", "sent", "received", "seconds of training", "seconds of evaluation", "failures")
     section.tables.append(Table("By participant; seconds of work are known to the participant only", heads, rows))
@@ -361,7 +366,7 @@ def _card(facts: Facts) -> Section:
         part.contract.strategy.name if part.contract.noisy_sums is None else f"learner {part.contract.learner}"
         for part in facts.run.scenario.parts()
     )
-    industries = ", ".join(sorted({seat["industry"] for _, seat in _seats(facts)}))
+    industries = ", ".join(sorted({participant["industry"] for _, participant in _participants(facts)}))
     data = "synthetic rows" if facts.result["synthetic"] else "the participants' own rows, which never left them"
     if some := synthetic_for(facts.result):
         data = f"synthetic rows for {some}, own rows for the others"

@@ -58,9 +58,9 @@ class Facts:
     def released(self) -> dict[str, dict[str, list[Point]]]:
         """Return the released metrics between rounds, by metric and participant."""
         found: dict[str, dict[str, list[Point]]] = {}
-        for seat in first(list(self.run.seats.values())):
-            for metric, points in seat.metrics.items():
-                found.setdefault(metric, {})[seat.name] = points
+        for participant in first(list(self.run.participants.values())):
+            for metric, points in participant.metrics.items():
+                found.setdefault(metric, {})[participant.name] = points
         return found
 
 
@@ -86,16 +86,16 @@ def gather(folder: Path, participants: Sequence[str] = ()) -> Facts:
     run.refresh()
     owned = list(participants)
     if result["observer"] == "simulation" and run.scenario.contract.statistics is None:
-        owned += [name for name, seat in result["participants"].items() if seat["rows"] is not None]
+        owned += [name for name, participant in result["participants"].items() if participant["rows"] is not None]
     facts = Facts(run, result)
     for name in dict.fromkeys(owned):
         home = run_folder(str(folder), name)
         facts.receipts[name] = read_record(home / "receipt.json")
         if points := _progress(home / "progress.jsonl"):
             facts.progress[name] = points
-    for seat in first(list(run.seats.values())):
-        if found := curve(run, seat):
-            facts.epsilon[seat.name] = found
+    for participant in first(list(run.participants.values())):
+        if found := curve(run, participant):
+            facts.epsilon[participant.name] = found
     return facts
 
 

@@ -45,9 +45,9 @@ def _industry(facts: Facts, industry: str, found: Mapping[str, Any]) -> Section:
     ]
     homes = [
         (name, column, _plain(verdict_words(verdict)))
-        for name, seat in first(list(facts.result["participants"].items()))
-        for column, verdict in seat.get("differ", {}).items()
-        if seat["industry"] == industry and verdict["differ"]
+        for name, participant in first(list(facts.result["participants"].items()))
+        for column, verdict in participant.get("differ", {}).items()
+        if participant["industry"] == industry and verdict["differ"]
     ]
     if homes:
         caption = "Own rows against the rest, as each participant sees it at home (here because the reader owns all)"
