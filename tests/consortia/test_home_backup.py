@@ -6,21 +6,24 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from consortia.cli import build_app
 from consortia.common.errors import InputError, RefusedError
 from consortia.messages.envelope import decode
-from consortia.participant import backup
+from consortia.participant import backup, own_sums
 from consortia.participant.backup import restore, write_backup
 from consortia.participant.handle import handle
 from consortia.participant.home import Home
 from privacy.ledger import Ledger
+from privacy.secure_sum.store import KeyStore
 
 WORDS = "correct horse battery staple"
 
@@ -172,6 +175,57 @@ def test_a_restore_replaces_nothing(site: Any, tmp_path: Path) -> None:
     home.policy.write_text("# newer\n", encoding="utf-8")
     restore(home, target, WORDS, nothing_left_since=True)
     assert home.policy.read_text(encoding="utf-8") == "# newer\n"
+
+
+def test_no_secret_whose_deletion_is_promised_is_in_a_backup(site: Any, tmp_path: Path) -> None:
+    """Else a stolen backup would open masked words long after the run, and a restored member could vote twice."""
+    site.ask(1)
+    private, pair = b"a run key of thirty-two bytes ..", b"the secret of two members ......"
+    with closing(KeyStore.open(site.home.ledger)) as keys:
+        keys.begin("run-2", "contract", private)
+        keys.bind("run-2", "roster", {"bank-b": pair})
+        keys.burn("run-2", 1, 0, "context")
+        keys.settle_view("run-2", 1, "vote", "alive")
+    own_sums.keep(site.home, "run-2", own_sums.Sent(bytes(32), (np.arange(3.0),), (1.0,)))
+    write_backup(_deployed(site.home), tmp_path / "b", WORDS)
+    files = backup._opened(tmp_path / "b", WORDS)
+    assert not [name for name, content in files.items() if private in content or pair.hex().encode() in content]
+    assert not [name for name in files if own_sums.FILE in name]
+    _lose(site.home, witness=False)
+    restore(_deployed(site.home), tmp_path / "b", WORDS)
+    with closing(KeyStore.open(site.home.ledger)) as keys:
+        assert keys.run("run-2") is None
+        assert keys.last("run-2") == (1, 0)  # so no key is ever made for it again
+        assert keys.view("run-2", 1, "vote") == "alive"
+
+
+def test_a_backup_that_still_has_keys_takes_no_part_in_its_sums(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.ask(1)
+    with closing(KeyStore.open(site.home.ledger)) as keys:
+        keys.begin("run-2", "contract", bytes(32))
+    with monkeypatch.context() as patch:
+        patch.setattr(backup, "_without_keys", backup._copy_of)  # as backups were written before
+        write_backup(_deployed(site.home), tmp_path / "b", WORDS)
+    _lose(site.home, witness=False)
+    restore(_deployed(site.home), tmp_path / "b", WORDS)
+    with closing(KeyStore.open(site.home.ledger)) as keys:
+        assert keys.run("run-2") is None
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-journal"])
+def test_the_log_of_a_lost_ledger_is_not_written_into_a_restored_one(ending: str, site: Any, tmp_path: Path) -> None:
+    """SQLite would: then the note of the restore is gone, and pages of two ledgers are mixed."""
+    site.ask(1)
+    write_backup(_deployed(site.home), tmp_path / "b", WORDS)
+    shutil.rmtree(site.home.folder)
+    site.home.folder.mkdir()
+    log = site.home.ledger.with_name(f"ledger.db{ending}")
+    log.write_bytes(b"charges that the backup lacks")
+    with pytest.raises(InputError, match="it may hold charges that the backup lacks"):
+        restore(_deployed(site.home), tmp_path / "b", WORDS, nothing_left_since=True)
+    assert [path.name for path in site.home.folder.iterdir()] == [log.name]
 
 
 def test_the_commands(site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,12 @@ Guarantees
 ----------
 * A backup may be made while the participant runs. The ledger is copied last, in one step, by SQLite's own backup:
   nothing else in the file is newer than the ledger in it.
+* No secret is in it whose deletion is promised: the keys of a run of secure sums, and what one's own masked part hid.
+  So a home that comes back takes no further part in a sum that was under way. It has forgotten which set of members it
+  voted for or opened, which is no link of the ledger's chain.
 * The file is AES-256-GCM under a key from the passphrase (scrypt). A changed byte or another passphrase opens nothing.
-* A restore never replaces a ledger, a policy or a key that lies there. It is refused when a witness holds a link that
+* A restore never replaces a ledger, a policy or a key that lies there, and is refused where a log of the lost ledger
+  lies: SQLite would write that into the restored one. It is refused when a witness holds a link that
   the ledger of the backup lacks: it was charged for a reply after that backup.
 * Without any witness nobody can tell. Then a restore is refused unless the owner declares that no reply has left since;
   the declaration is a note in the ledger's chain, which `consortia budget export` shows to an auditor. A coordinator
@@ -31,10 +35,11 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from consortia.common import disk
 from consortia.common.errors import InputError
-from consortia.participant import ledger_witness
+from consortia.participant import ledger_witness, own_sums
 from consortia.participant.home import Home
 from privacy.errors import PrivacyError
 from privacy.ledger import Ledger
+from privacy.secure_sum.store import KeyStore
 
 _MAGIC = b"consortia home 1\n"
 _MANIFEST = "backup.json"
@@ -44,7 +49,9 @@ _SALT, _NONCE = 16, 12
 _SHORTEST = 12
 #: One message of the cipher, in memory.
 _MOST_BYTES = 2**30
-_LEFT_OUT = (".lock", ".tmp", "-wal", "-shm", "-journal")
+#: What SQLite keeps beside a ledger.
+_LOGS = ("-wal", "-shm", "-journal")
+_LEFT_OUT = (".lock", ".tmp", *_LOGS, own_sums.FILE)
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ def write_backup(home: Home, target: Path, passphrase: str) -> Backup:
             raise InputError(f"{home.ledger}: wanted a ledger, got nothing there; check the name and --home")
         copy.write_bytes(files[name])
         counter = _verified(copy, home.participant)
+        files[name] = _without_keys(copy)
     made = datetime.now(UTC).isoformat(timespec="seconds")
     found = Backup(home.participant, made, len(files), counter)
     files[_MANIFEST] = json.dumps({"schema": 1, **found.__dict__}).encode()
@@ -148,6 +156,12 @@ def restore(home: Home, source: Path, passphrase: str, *, nothing_left_since: bo
             f"{home.ledger}: wanted no ledger there, got one; a ledger is never replaced: it may hold charges that the "
             "backup lacks"
         )
+    for log in (home.ledger.with_name(home.ledger.name + ending) for ending in _LOGS):
+        if log.exists():
+            raise InputError(
+                f"{log}: wanted no log of a lost ledger, got one; it may hold charges that the backup lacks, and would be "
+                "written into its ledger. Put it back beside the ledger.db that it belongs to, or move it away"
+            )
     files = _opened(source, passphrase)
     said = json.loads(files.pop(_MANIFEST))
     found = Backup(said["participant"], said["made"], said["files"], said["entries"])
@@ -192,7 +206,7 @@ def _settled(home: Home, data: bytes, found: Backup, nothing_left_since: bool) -
             if witnessed:
                 ledger_witness.check(home, ledger, None)
             ledger.note({"what": "restored", "backup": found.made, "entries": found.entries, "witnessed": witnessed})
-        return _copy_of(copy)
+        return _without_keys(copy)
 
 
 def _copy_of(path: Path) -> bytes:
@@ -203,6 +217,13 @@ def _copy_of(path: Path) -> bytes:
             source.backup(target)
             target.execute("PRAGMA journal_mode = DELETE")
         return copy.read_bytes()
+
+
+def _without_keys(path: Path) -> bytes:
+    """Return a copy of a ledger in which no run of secure sums is under way; its attempts and votes stay."""
+    with closing(KeyStore.open(path)) as keys:
+        keys.end_all()
+    return _copy_of(path)
 
 
 def _verified(path: Path, participant: str) -> int:

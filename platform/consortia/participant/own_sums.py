@@ -19,10 +19,10 @@ from consortia.common import disk
 from consortia.learners.blocks.rows import Rows
 from consortia.participant.home import Home
 
-__all__ = ["Sent", "forget", "keep", "rows_of", "sent"]
+__all__ = ["FILE", "Sent", "forget", "keep", "rows_of", "sent"]
 
 Array = NDArray[np.float64]
-_FILE: Final = "own-sums.safetensors"
+FILE: Final = "own-sums.safetensors"
 
 
 def rows_of(table: Table) -> Rows:
@@ -53,14 +53,14 @@ def keep(home: Home, run_id: str, part: Sent) -> None:
         **{f"block-{place}": torch.from_numpy(block) for place, block in enumerate(part.blocks)},
         "noise": torch.tensor(part.deviations, dtype=torch.float64),
     }
-    draft, file = (home.run_folder(run_id) / name for name in (_FILE + ".tmp", _FILE))
+    draft, file = (home.run_folder(run_id) / name for name in (FILE + ".tmp", FILE))
     disk.write_secret(draft, safetensors.torch.save(numbers))
     draft.replace(file)
 
 
 def sent(home: Home, run_id: str) -> Sent | None:
     """Return one's own part, None where none was sent or the run is over."""
-    file = home.run_folder(run_id) / _FILE
+    file = home.run_folder(run_id) / FILE
     if not file.is_file():
         return None
     found = safetensors.torch.load(file.read_bytes())
@@ -71,4 +71,4 @@ def sent(home: Home, run_id: str) -> Sent | None:
 
 def forget(home: Home, run_id: str) -> None:
     """Delete one's own part: the run is over."""
-    (home.run_folder(run_id) / _FILE).unlink(missing_ok=True)
+    (home.run_folder(run_id) / FILE).unlink(missing_ok=True)
