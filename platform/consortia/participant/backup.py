@@ -159,8 +159,8 @@ def restore(home: Home, source: Path, passphrase: str, *, nothing_left_since: bo
     for log in (home.ledger.with_name(home.ledger.name + ending) for ending in _LOGS):
         if log.exists():
             raise InputError(
-                f"{log}: wanted no log of a lost ledger, got one; it may hold charges that the backup lacks, and would be "
-                "written into its ledger. Put it back beside the ledger.db that it belongs to, or move it away"
+                f"{log}: wanted no log of a lost ledger, got one; it may hold charges that the backup lacks, and would "
+                "be written into its ledger. Put it back beside the ledger.db that it belongs to, or move it away"
             )
     files = _opened(source, passphrase)
     said = json.loads(files.pop(_MANIFEST))
