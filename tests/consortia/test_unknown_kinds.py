@@ -34,7 +34,7 @@ def test_the_audits_recount_gives_an_unknown_kind_an_infinite_epsilon() -> None:
 def test_the_audit_names_an_unknown_kind_in_any_partition(event: dict[str, Any], passes: bool, partition: str) -> None:
     bench: Any = SimpleNamespace(captured=[], unit="record")
     entry = {"reply_sha256": None, "state": "reserved", "events": [{**event, "partition": partition}]}
-    checks = {check.law: check for check in recount._accounted(bench, {"entries": [entry]}, "bank-a")}
+    checks = {check.law: check for check in recount.accounted(bench, {"entries": [entry]}, "bank-a")}
     assert (checks[ASK].p == 1.0) is passes
     assert ("staircase" in checks[ASK].got) is not passes
 

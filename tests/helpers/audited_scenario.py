@@ -124,8 +124,48 @@ wire = 1
 learner = "additive"
 [contract.additive]
 boosting_rounds = 3
+pairs = { bank = [["duration", "amount"]] }
 [contract.industries.bank]
 """ + _participants("ab", "2.0")
+
+#: One office with digits of ten classes.
+CLASSES = """
+schema = 1
+name = "audited-classes"
+title = "One office whose noisy histograms have ten outputs"
+[contract]
+schema = 1
+wire = 1
+learner = "additive"
+[contract.additive]
+boosting_rounds = 2
+bins = 2
+[contract.industries.digits]
+[[roster]]
+name = "office"
+industry = "digits"
+dataset = "digits"
+site = "north"
+units = 300
+epsilon = 2.0
+"""
+
+#: Four banks whose noisy sums are summed in secret.
+BLOCKS = """
+schema = 1
+name = "audited-blocks"
+title = "Four banks whose noisy sums are summed in secret"
+[contract]
+schema = 1
+wire = 1
+learner = "sums"
+trust = "aggregate"
+[contract.secure]
+colluders = 1
+min_cohort = 3
+[contract.industries.bank]
+""" + _participants("abcd", "2.0")
+
 #: Three banks: statistics before training.
 STATISTICS = """
 schema = 1
@@ -139,11 +179,44 @@ learner = "statistics"
 [contract.industries.bank]
 """ + _participants("abc", "2.0")
 
+#: One bank whose local steps adapt.
+ADAPTIVE = ONE.replace("learning_rate = 0.5", 'learning_rate = 0.01\noptimizer = { name = "adam" }')
+
+#: A bank with noisy sums and a factory with a network.
+INDUSTRIES = """
+schema = 1
+name = "audited-industries"
+title = "A bank with noisy sums, a factory with a network"
+[contract]
+schema = 1
+wire = 1
+learner = "sums"
+[contract.industries.bank]
+[contract.industries.factory]
+local_steps = 2
+sampling_rate = 0.5
+clip = 0.7
+learning_rate = 0.5
+[contract.by_industry.factory]
+rounds = 3
+[[roster]]
+name = "factory-a"
+industry = "factory"
+dataset = "machines"
+site = "L"
+units = 300
+epsilon = 2.0
+""" + _participants("a", "2.0")
+
 SCENARIOS = {
     "local": SCENARIO,
     "one": ONE,
     "sums": SUMS,
     "additive": ADDITIVE,
+    "classes": CLASSES,
+    "blocks": BLOCKS,
+    "industries": INDUSTRIES,
+    "adaptive": ADAPTIVE,
     "coordinator": COORDINATOR,
     "vertical": VERTICAL,
     "statistics": STATISTICS,

@@ -2,7 +2,8 @@
 
 `PLANTED` joins the mistakes of `audit_mutants` (training, ledger, metrics) `path_mutants` (secure sums,
 coordinator, FedRep, sizes, vectorised engine, vertical runs), `row_mutants` (one unit's rows decide on another's part),
-`statistics_mutants` and `noise_mutants` (how noise is made). `benchmarks/audit_power.py` plants each in a copy of the
+`statistics_mutants`, `learner_mutants` (histograms, terms by industry, readiness, optimizers, networks) and
+`noise_mutants` (how noise is made). `benchmarks/audit_power.py` plants each in a copy of the
 source tree.
 """
 
@@ -24,6 +25,7 @@ from audit_mutants import (
     WORK,
     Mutant,
 )
+from learner_mutants import LEARNERS
 from noise_mutants import DRAWS, ELSEWHERE, METRICS, NOISE
 from path_mutants import BOOKS, PATHS
 from row_mutants import APART
@@ -157,7 +159,7 @@ def _noise() -> tuple[Planted, ...]:
 
 
 PLANTED: tuple[Planted, ...] = (
-    *(Planted(*line) for line in (*APART, *PATHS, *STATISTICS)),
+    *(Planted(*line) for line in (*APART, *PATHS, *STATISTICS, *LEARNERS)),
     *(_old(mutant) for mutant in (*LISTED, *FURTHER)),
     *_noise(),
 )

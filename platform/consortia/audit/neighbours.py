@@ -14,7 +14,7 @@ from itertools import chain
 
 import numpy as np
 
-from consortia.audit import message_games, statistics_games, step_games, sums, vectorised, vertical
+from consortia.audit import block_sums, message_games, statistics_games, step_games, sums, vectorised, vertical
 from consortia.audit.games import Board, Game
 from consortia.audit.result import Findings, Progress, fact
 from consortia.audit.scenes import Deck
@@ -66,7 +66,8 @@ def paths(audit: Audit) -> tuple[dict[str, Player], list[str]]:
     skipped = ["vertical training by message: the contract is horizontal"]
     decks = {participant.name: Deck(audit.pool(participant)) for participant in audit.participants()}
     if audit.contract.noisy_sums is not None:
-        # In a secure sum a member's blocks are these, scaled by a public number.
+        if audit.contract.trust == "aggregate" and (together := block_sums.members(audit)):
+            players["blocks in a secure sum"] = partial(block_sums.play, audit, together, decks)
         for participant in audit.one_per_industry():
             players[f"{participant.name}, {audit.contract.learner}"] = partial(
                 statistics_games.scene, audit, participant, decks[participant.name]

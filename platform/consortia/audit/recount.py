@@ -87,7 +87,7 @@ def recounted(events: Iterable[Mapping[str, Any]], delta: float) -> float:
     return float(accountant.get_epsilon(delta))
 
 
-def _train_events(ledger: Mapping[str, Any], run_id: str | None = None) -> list[dict[str, Any]]:
+def train_events(ledger: Mapping[str, Any], run_id: str | None = None) -> list[dict[str, Any]]:
     return [
         event
         for entry in ledger["entries"]
@@ -97,11 +97,11 @@ def _train_events(ledger: Mapping[str, Any], run_id: str | None = None) -> list[
     ]
 
 
-def _within(law: str, subject: str, spent: float, promise: float) -> Check:
+def within(law: str, subject: str, spent: float, promise: float) -> Check:
     return fact(law, subject, spent <= promise * (1 + 1e-3), wanted=f"at most {promise:.4g}", got=f"{spent:.4g}")
 
 
-def _rows(audit: Audit, participant: RosterParticipant, first: int, last: int, broken: int = 0) -> Any:
+def written(audit: Audit, participant: RosterParticipant, first: int, last: int, broken: int = 0) -> Any:
     """Write rows; the first `broken` of them once more, with a label that is none, so that they are set apart."""
     pool = audit.pool(participant)
     wrong = pool.frame.iloc[first : first + broken].copy()
@@ -113,7 +113,7 @@ def _greedy(audit: Audit, participant: RosterParticipant, contract: Contract) ->
     """Ask for a run's rounds, again, from another process, and then for more of the same round."""
     subject = participant.name
     bench = audit.bench(participant, epsilon=_EPSILON, delta=audit.probe_delta(participant))
-    source = _rows(audit, participant, 0, 60)
+    source = written(audit, participant, 0, 60)
     checks: list[Check] = []
     free = True
     models = []
@@ -136,8 +136,8 @@ def _greedy(audit: Audit, participant: RosterParticipant, contract: Contract) ->
             model = random_model(contract, participant.industry, audit.random, 1.0)
             bench.ask(bench.message(contract, "greedy", number, model), source)
     ledger = bench.export()
-    checks += _accounted(bench, ledger, subject)
-    charged = _train_events(ledger, "greedy")
+    checks += accounted(bench, ledger, subject)
+    charged = train_events(ledger, "greedy")
     delta = bench.delta
     left = {sent.reply for sent in bench.captured if sent.tensors}
     sigma = [event["noise_multiplier"] for event in charged] or [0.0]
@@ -151,8 +151,8 @@ def _greedy(audit: Audit, participant: RosterParticipant, contract: Contract) ->
     account = recounted(charged, delta)
     capture = recounted([seen], delta)
     checks += [
-        _within("the run's events keep its budget", subject, account, _EPSILON),
-        _within("what left keeps the run's budget", subject, capture, _EPSILON),
+        within("the run's events keep its budget", subject, account, _EPSILON),
+        within("what left keeps the run's budget", subject, capture, _EPSILON),
         fact(
             "the ledger is never below what left",
             subject,
@@ -164,7 +164,7 @@ def _greedy(audit: Audit, participant: RosterParticipant, contract: Contract) ->
     return checks + _reported(bench, ledger, subject, delta, contract.rounds)
 
 
-def _accounted(bench: Bench, ledger: Mapping[str, Any], subject: str) -> list[Check]:
+def accounted(bench: Bench, ledger: Mapping[str, Any], subject: str) -> list[Check]:
     """Every reply with tensors has a committed entry with its bytes' hash; nothing hides in the bytes."""
     stored = {entry["reply_sha256"]: entry for entry in ledger["entries"] if entry["state"] == "committed"}
     carried = [sent for sent in bench.captured if sent.tensors]
@@ -201,7 +201,7 @@ def _reported(bench: Bench, ledger: Mapping[str, Any], subject: str, delta: floa
     if file.is_file():
         told = json.loads(file.read_text(encoding="utf-8"))["epsilon"]
         # It was written after one attempt of each round.
-        events = _train_events(ledger, "greedy")[:rounds]
+        events = train_events(ledger, "greedy")[:rounds]
         checks.append(_equal("the receipt reports the run's epsilon", subject, told["run"], recounted(events, delta)))
         checks.append(
             fact("the receipt names the unit", subject, told["unit"] == bench.unit, wanted=bench.unit, got=told["unit"])
@@ -211,7 +211,7 @@ def _reported(bench: Bench, ledger: Mapping[str, Any], subject: str, delta: floa
     with Ledger.open(bench.home.ledger, bench.name) as book:
         spent = book.spent(bench.dataset, delta)
     checks.append(
-        _equal("the ledger reports the lifetime's epsilon", subject, spent, recounted(_train_events(ledger), delta))
+        _equal("the ledger reports the lifetime's epsilon", subject, spent, recounted(train_events(ledger), delta))
     )
     return checks
 
@@ -234,7 +234,7 @@ def _two_worlds(audit: Audit, participant: RosterParticipant, contract: Contract
         bench = audit.bench(
             participant, epsilon=_EPSILON, delta=audit.probe_delta(participant), evaluation=(_EPSILON, 2 * _EPSILON)
         )
-        source = _rows(audit, participant, first, last, broken=3 if first else 0)
+        source = written(audit, participant, first, last, broken=3 if first else 0)
         for number in range(1, contract.rounds + 1):
             bench.must(bench.ask(bench.message(contract, "world", number, model), source))
         bench.ask(bench.message(contract, "world", contract.rounds + 1, model, kind="evaluate"), source)
@@ -275,7 +275,7 @@ def _lifetime(audit: Audit, participant: RosterParticipant, contract: Contract, 
         delta=audit.probe_delta(participant),
         lifetime=(life, 2 * audit.probe_delta(participant)),
     )
-    source = _rows(audit, participant, 0, 40)
+    source = written(audit, participant, 0, 40)
     model = random_model(contract, participant.industry, audit.random, 1.0)
     requests = [
         [bench.message(contract, f"life-{run_}", number, model) for number in range(1, contract.rounds + 1)]
@@ -295,10 +295,10 @@ def _lifetime(audit: Audit, participant: RosterParticipant, contract: Contract, 
     ledger = bench.export()
     subject = f"{participant.name}, {'runs at once' if at_once else 'runs one after the other'}"
     # The filter proves (E, 1.01 D).
-    spent = recounted(_train_events(ledger), 2 * bench.delta * 1.01)
+    spent = recounted(train_events(ledger), 2 * bench.delta * 1.01)
     return [
-        *_accounted(bench, ledger, subject),
-        _within("all runs together keep the lifetime", subject, spent, life),
+        *accounted(bench, ledger, subject),
+        within("all runs together keep the lifetime", subject, spent, life),
     ]
 
 
@@ -308,7 +308,7 @@ def _killed(audit: Audit, participant: RosterParticipant) -> list[Check]:
         audit, participant, rounds=2, local_steps=_LONG, strategy={"name": "fedavg"}, learning_rate=1e-3
     )
     bench = audit.bench(participant, epsilon=_EPSILON, delta=audit.probe_delta(participant))
-    source = _rows(audit, participant, 0, 200)
+    source = written(audit, participant, 0, 200)
 
     def ask(run_id: str) -> bytes:
         return bench.message(contract, run_id, 1, random_model(contract, participant.industry, audit.random, 1.0))
@@ -350,5 +350,5 @@ def _killed(audit: Audit, participant: RosterParticipant) -> list[Check]:
             wanted="a reservation, and another one for the next attempt",
             got=charged,
         ),
-        _within("a run's attempts keep its budget, the ones that died included", participant.name, spent, _EPSILON),
+        within("a run's attempts keep its budget, the ones that died included", participant.name, spent, _EPSILON),
     ]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from consortia.audit import (
+    asking,
     canary,
     coordinator,
     mechanism,
@@ -33,6 +34,7 @@ from consortia.terms.scenario import Scenario
 #: In the order of what they cost, so that `fail_fast` stops early.
 INSTRUMENTS: dict[str, Callable[..., Findings]] = {
     "mechanism": mechanism.run,
+    "asking": asking.run,
     "phases": phases.run,
     "sizes": sizes.run,
     "canary": canary.run,
@@ -59,6 +61,8 @@ def why_not(name: str, audit: Audit) -> str:
     if (name == "vertical") != (contract.vertical is not None):
         mode = contract.mode
         return f"contract.mode = {mode!r}: wanted {'vertical' if name == 'vertical' else 'horizontal'!r}"
+    if name == "asking":
+        return ""
     if (name == "statistics") != (contract.noisy_sums is not None):
         wanted = "sums', 'additive' or 'statistics" if name == "statistics" else "gradient"
         return f"contract.learner = {contract.learner!r}: wanted '{wanted}'"
@@ -106,7 +110,8 @@ def run(
     found = []
     try:
         with workspace() as folder:
-            audits = [Audit(part, Path(folder), quick, fail_fast) for part in _parts(scenario)]
+            whole = scenario.contract if scenario.contract.by_industry else None
+            audits = [Audit(part, Path(folder), quick, fail_fast, whole) for part in _parts(scenario)]
             for (name, instrument), audit in itertools.product(INSTRUMENTS.items(), audits):
                 if only and name not in only:
                     continue

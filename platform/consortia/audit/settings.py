@@ -33,6 +33,8 @@ class Audit:
     ----------
     quick : bool
         Smaller probes: less power against small mistakes, the same chance of a false alarm.
+    whole : Contract, optional
+        The contract as it crosses, where `scenario` is one industry with terms of its own.
     fail_fast : bool
         Whether one violation is enough: the neighbour game stops at its first lost game.
     random : numpy Generator
@@ -43,6 +45,7 @@ class Audit:
     folder: Path
     quick: bool = False
     fail_fast: bool = False
+    whole: Contract | None = None
     random: np.random.Generator = field(default_factory=np.random.default_rng)
     _pools: dict[tuple[str, str], Pool] = field(default_factory=dict)
     _benches: int = 0

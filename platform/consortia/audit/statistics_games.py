@@ -92,7 +92,7 @@ def scene(audit: Audit, participant: RosterParticipant, deck: Deck, seed: int) -
     contract = stated(audit.contract, participant.industry)
     bench = audit.bench(participant, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(participant))
     units = deck.units(random, unit, "train", int(random.choice([6, 12, 30])))
-    model = _model(kind, shared_start(contract, participant.industry), random)
+    model = model_of(kind, shared_start(contract, participant.industry), random)
     path = f"{audit.contract.learner}, message {message}"
     recipe_text = f"{participant.name}, {path}, seed {seed}: by {unit}, {kind} model, {units.count} units"
     filler = deck.filler().copy()
@@ -112,7 +112,7 @@ def scene(audit: Audit, participant: RosterParticipant, deck: Deck, seed: int) -
     return out + [_compare(whole, told(left), path, f"{recipe_text}; without unit {left}") for left in chosen]
 
 
-def _model(kind: str, start: State, random: np.random.Generator) -> State:
+def model_of(kind: str, start: State, random: np.random.Generator) -> State:
     """Return a model that a participant accepts, of a kind of `MODELS`."""
     state = {name: tensor.clone() for name, tensor in start.items()}
     if SHAPES in state:
