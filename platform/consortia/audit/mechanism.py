@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from consortia.audit import statistics
+from consortia.audit import adaptive, statistics
 from consortia.audit.probe import Bench, Sent, altered, random_model
 from consortia.audit.reference import Array, clipped, unit_gradients
 from consortia.audit.release import observe
@@ -40,6 +40,7 @@ def run(audit: Audit, progress: Progress) -> Findings:
     """Check one participant of each industry."""
     findings = Findings("mechanism")
     for participant in audit.one_per_industry():
+        findings.checks += adaptive.checks(audit, participant)
         pool = audit.pool(participant)
         units = ("record", *pool.unit_columns[:1])
         if len(units) == 1:

@@ -27,7 +27,8 @@ class Audit:
     """One audit of one scenario.
 
     Probes train by gradient descent at one rate, whatever the contract's `optimizer` and `schedule`: what is audited
-    is the noisy gradient that those get, and only of a linear step can it be taken back out of a release.
+    is the noisy gradient that those get, and only of a linear step can it be taken back out of a release. What an
+    adaptive optimizer saw is looked at apart (`consortia.audit.adaptive`).
 
     Attributes
     ----------
@@ -51,6 +52,9 @@ class Audit:
     _benches: int = 0
 
     def __post_init__(self) -> None:
+        terms = self.scenario.contract.industries
+        #: By industry, the name of the optimizer of steps that adapt.
+        self.adaptive = {name: one.optimizer.name for name, one in terms.items() if one.adaptive and one.optimizer}
         self.scenario = with_plain_steps(self.scenario)
         self.split_seed = int(self.random.integers(2**31))
 
