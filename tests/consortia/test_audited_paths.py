@@ -55,7 +55,7 @@ def _laws(findings: Findings) -> set[str]:
     [
         ("local", {"statistics", "sums", "coordinator", "vertical"}),
         ("sums", {"statistics", "coordinator", "vertical", "vectorised"}),
-        ("coordinator", {"statistics", "sums", "vertical"}),
+        ("coordinator", {"asking", "statistics", "sums", "vertical"}),
         ("vertical", set(INSTRUMENTS) - {"vertical", "neighbours"}),
     ],
 )

@@ -76,7 +76,7 @@ LEARNERS: tuple[tuple[Mutant, str, str, str], ...] = (
             ),
         ),
         "blocks",
-        "sums",
+        "neighbours",
         "tests/consortia/sums/test_secure.py",
     ),
     (
@@ -87,7 +87,7 @@ LEARNERS: tuple[tuple[Mutant, str, str, str], ...] = (
             'contract_from_json(header["contract"])',
         ),
         "industries",
-        "recount",
+        "asking",
         "tests/consortia/test_by_industry.py",
     ),
     (
@@ -98,7 +98,7 @@ LEARNERS: tuple[tuple[Mutant, str, str, str], ...] = (
             _TABLES.replace("if self.by_industry:", "if False:"),
         ),
         "industries",
-        "recount",
+        "asking",
         "tests/consortia/test_by_industry.py::test_every_table_counts_in_the_hash",
     ),
     (
@@ -115,7 +115,7 @@ LEARNERS: tuple[tuple[Mutant, str, str, str], ...] = (
             ),
         ),
         "one",
-        "recount",
+        "asking",
         "tests/consortia/test_readiness.py",
     ),
     (

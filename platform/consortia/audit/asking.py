@@ -36,9 +36,8 @@ def run(audit: Audit, progress: Progress) -> Findings:
     """Check one participant of each industry."""
     findings = Findings("asking")
     for participant in audit.one_per_industry():
-        if audit.contract.trust != "coordinator":  # that one asks a few of many, and never whether they can
-            progress(f"{participant.name}: ready?")
-            findings.checks += _ready(audit, participant, findings)
+        progress(f"{participant.name}: ready?")
+        findings.checks += _ready(audit, participant, findings)
         if audit.whole is not None:
             progress(f"{participant.name}: terms of its own")
             findings.checks += _own_terms(audit, participant, audit.whole)

@@ -62,7 +62,8 @@ def why_not(name: str, audit: Audit) -> str:
         mode = contract.mode
         return f"contract.mode = {mode!r}: wanted {'vertical' if name == 'vertical' else 'horizontal'!r}"
     if name == "asking":
-        return ""
+        asked = contract.trust != "coordinator"
+        return "" if asked else "contract.trust = 'coordinator': nobody is asked whether it can take part"
     if (name == "statistics") != (contract.noisy_sums is not None):
         wanted = "sums', 'additive' or 'statistics" if name == "statistics" else "gradient"
         return f"contract.learner = {contract.learner!r}: wanted '{wanted}'"
