@@ -101,7 +101,8 @@ class _Export:
         if own in self.patients:
             raise WrongRowsError(f"{where}: wanted each Patient once, got one a second time")
         self.patients[own] = resource | {"id": own}
-        self.addresses[_tail(address)] = own
+        if self.addresses.setdefault(_tail(address), own) != own and _tail(address):
+            raise WrongRowsError(f"{where}: wanted an address of its own for each Patient, got one of another")
 
     def _observation(self, resource: dict[str, Any], where: str) -> None:
         parts = [resource, *resource.get("component", ())]
@@ -153,6 +154,9 @@ class _Export:
             yield row
 
     def _by_patient(self, found: dict[str, Any]) -> dict[str, Any]:
+        if any(named in self.patients and own != named for named, own in self.addresses.items()):
+            # Whose an observation is would go by who else is there.
+            raise WrongRowsError("wanted an address of its own for each Patient, got one that is another's id")
         by_patient = {who if who in self.patients else self.addresses.get(who): what for who, what in found.items()}
         if None in by_patient:
             raise WrongRowsError("wanted the Patient of each Observation and Condition, got some without; add the file")

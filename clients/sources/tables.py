@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+import numpy as np
 import pandas as pd
 
 from clients.sources.csv_file import Dialect, read_csv
@@ -46,22 +47,20 @@ class Parquet(ManyFiles):
 
         place = Path(self.location).expanduser()
         if place.is_dir():
-            return pd.read_parquet(place)
-        frames = []
-        for path in self.paths():
-            names = parquet.read_schema(path).names
-            # pyarrow gives up on a name that is there twice; whose column it is must be said.
-            if len(set(names)) != len(names):
-                table = parquet.ParquetFile(path).read()
-                frames.append((path, from_arrow(table)))
-            else:
-                frames.append((path, pd.read_parquet(path)))
-        return together(frames)
+            return _without_index(parquet.read_table(place))
+        # `read_table` gives up on a name that is there twice; whose column it is must be said.
+        return together([(path, _without_index(parquet.ParquetFile(path).read())) for path in self.paths()])
 
     def files(self) -> tuple[Path, ...]:
         """See `TableSource.files`; of a folder those of its partitions, too."""
         place = Path(self.location).expanduser()
         return tuple(sorted(place.rglob("*.parquet"))) if place.is_dir() else super().files()
+
+
+def _without_index(table: Any) -> pd.DataFrame:
+    """Return a table's rows without the columns that pandas wrote as an index."""
+    index = {name for name in (table.schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}
+    return from_arrow(table.select([place for place, name in enumerate(table.column_names) if name not in index]))
 
 
 def _named(path: Path, dialect: Dialect) -> pd.DataFrame:
@@ -73,11 +72,21 @@ def _named(path: Path, dialect: Dialect) -> pd.DataFrame:
 
 
 def from_arrow(table: Any) -> pd.DataFrame:
-    """Return an Arrow table's rows; a name that is there twice stays twice, and a whole number beside blanks exact."""
+    """Return an Arrow table's rows; a name that is there twice stays twice.
+
+    A whole number beside blanks is exact: pandas would make the column one of floats, and a row without a value would
+    change all identifiers beyond 2^53, hence units and splits of other rows.
+    """
     columns = [column.to_pandas(integer_object_nulls=True) for column in table.columns]
     frame = pd.DataFrame(dict(enumerate(columns)))
     frame.columns = pd.Index(table.column_names)
     return frame
+
+
+def _exact(values: list[Any]) -> pd.Series[Any]:
+    """Return the values of a column as they are: floats as such, anything else by itself (see `from_arrow`)."""
+    kinds = {type(value) for value in values}
+    return pd.Series(values, dtype=np.float64 if kinds and kinds <= {float, type(None)} else object)
 
 
 def together(frames: list[tuple[Path, pd.DataFrame]]) -> pd.DataFrame:
@@ -131,8 +140,10 @@ class Sql(TableSource):
         with engine.connect() as connection:
             # Without parameters no placeholder is read into the owner's query (LIKE 'a%'). Nothing is committed.
             result = connection.execution_options(no_parameters=True).exec_driver_sql(self.query)
-            frame = pd.DataFrame.from_records([tuple(row) for row in result], columns=list(result.keys()))
+            names, rows = list(result.keys()), [tuple(row) for row in result]
         engine.dispose()
+        frame = pd.DataFrame({place: _exact([row[place] for row in rows]) for place in range(len(names))})
+        frame.columns = pd.Index(names)
         return frame
 
     def identity(self) -> tuple[str, ...]:

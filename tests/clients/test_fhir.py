@@ -84,6 +84,20 @@ def test_bundles_refer_by_address(tmp_path: Path) -> None:
     assert found == [[f"x{row[0]}", *row[1:]] for row in ROWS]
 
 
+@pytest.mark.parametrize("taken", ["7", "8"])
+def test_an_observation_is_of_one_patient_whoever_else_is_there(tmp_path: Path, taken: str) -> None:
+    """Else it would be another patient's once that one is left out, and one unit less would change another's row."""
+    one = {"resource": {"resourceType": "Patient", "id": "a"}, "fullUrl": "urn:uuid:7"}
+    other = {"resource": {"resourceType": "Patient", "id": "8"}, "fullUrl": f"https://host/fhir/Patient/{taken}"}
+    seen = {"resource": observation("7", "2093-3", **quantity(2, "mmol/L"))}
+    bundle = {"resourceType": "Bundle", "entry": [one, other, seen]}
+    if taken == "8":
+        assert rows(written(tmp_path / "all.ndjson", [bundle]), "patient_id,2093-3") == [["a", 2], ["8", None]]
+        one["fullUrl"] = "urn:uuid:8"
+    with pytest.raises(SourceError, match="wanted an address of its own for each Patient"):
+        rows(written(tmp_path / "all.ndjson", [bundle]))
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 
+from clients._values import texts
 from clients.bank import CLIENT as BANK
 from clients.dataset import prepare
 from clients.errors import ClientError, SchemaError, SourceError
 from clients.hospital import CLIENT as HOSPITAL
 from clients.linear import CLIENT as LINEAR
-from clients.sources import numpy_generator, parse_source, read
+from clients.sources import numpy_generator, parse_source, read, read_table
 
 KEY = "dataset.heart.source"
 
@@ -65,6 +68,50 @@ def test_a_leading_zero_of_an_identifier_stays(tmp_path, frame):
     frame.to_csv(tmp_path / "heart.csv", index=False)
     back = read(parse_source(f"csv:{tmp_path}/heart.csv"), HOSPITAL, "va")
     assert back["patient_id"][7] == "007"
+
+
+def _written(folder, values):
+    """The same rows in every kind of file that has types of its own."""
+    (folder / "parts").mkdir(parents=True)
+    held = pa.table({"id": pa.array(values, pa.int64()), "x": pa.array([0.5] * len(values))})
+    parquet.write_table(held, folder / "parts" / "a.parquet")
+    with duckdb.connect(str(folder / "a.duckdb")) as connection:
+        connection.execute("CREATE TABLE p AS SELECT * FROM held")
+    with sqlite3.connect(folder / "a.db") as connection:
+        connection.execute("CREATE TABLE p (id, x REAL)")
+        connection.executemany("INSERT INTO p VALUES (?, 0.5)", [(value,) for value in values])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "parquet:{}/parts/a.parquet",
+        "parquet:{}/parts",
+        "duckdb:{}/a.duckdb?table=p",
+        "sql:sqlite:///{}/a.db?table=p",
+    ],
+)
+def test_a_row_without_a_value_changes_no_other_row(tmp_path, source):
+    """As floats, identifiers beyond 2^53 would be other ones: units would merge, and rows change their partition."""
+    ids = [2**53 + 1, 2**53 + 2, -(2**60) - 1]
+    for name, values in (("all", ids), ("one more", [*ids, None])):
+        frame = read_table(parse_source(source.format(_written(tmp_path / name, values))))
+        assert list(texts(frame["id"]))[:3] == [str(value) for value in ids]
+        assert list(texts(frame["x"])) == ["0.5"] * len(values)
+
+
+def test_a_database_of_loose_types_gives_each_value_by_itself(tmp_path):
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        connection.execute("CREATE TABLE p (id)")
+        connection.executemany("INSERT INTO p VALUES (?)", [(2**53 + 1,), (2.5,), ("x",), (None,)])
+    frame = read_table(parse_source(f"sql:sqlite:///{tmp_path}/a.db?table=p"))
+    assert list(texts(frame["id"])) == [str(2**53 + 1), "2.5", "x", None]
+
+
+def test_an_index_that_pandas_wrote_is_no_column(tmp_path):
+    pd.DataFrame({"x": [1.5, 2.5]}, index=pd.Index([7, 9], name="row")).to_parquet(tmp_path / "a.parquet")
+    assert list(read_table(parse_source(f"parquet:{tmp_path}/a.parquet")).columns) == ["x"]
 
 
 def test_csv_may_begin_with_a_byte_order_mark(tmp_path):
