@@ -31,6 +31,7 @@ import sqlite3
 import threading
 import time
 import tomllib
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -395,6 +396,7 @@ def play(
             result, failure = None, no_room(error) if isinstance(error, OSError) else str(error)
             if not failure:
                 raise
+            traceback.print_exc()  # whose disk it was
     if made and made[0].error is not None:
         raise made[0].error
     return Play(job.folder, result, failure, started, time.time(), made[0].injected if made else {})
