@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from clients.schema import Column, Schema, Target
-from clients.sources.seeded import numpy_generator
+from clients._seeded import numpy_generator
 
 __all__ = ["inventor"]
 

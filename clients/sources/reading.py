@@ -15,7 +15,7 @@ from clients import source_registry
 from clients.errors import ClientError, SourceError
 from clients.industry import IndustryClient
 from clients.masking import masked
-from clients.sources.seeded import numpy_generator
+from clients._seeded import numpy_generator
 from clients.sources.table import TableSource, WrongRowsError
 
 __all__ = ["Source", "numpy_generator", "parse_source", "public_folder", "read", "read_table"]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from consortia.common.console import out
+from consortia.common.errors import InputError, RefusedError
 from consortia.terms.scenario import Scenario, load_scenario
 
 
@@ -74,12 +75,17 @@ def check(
 
 def _check_demonstrations(scenario: str, loaded: Scenario) -> None:
     """Refuse a demonstration policy that a run would refuse, a δ above 1/declared_units for instance."""
-    from consortia.engines.runner import demo_policy_file
-    from consortia.terms.policy import policy_or_input_error
+    from consortia.engines.demonstration import demo_policy_file
+    from consortia.terms.policy import Proposal, check_unit, policy_or_input_error
 
     for participant in loaded.roster:
         if (file := demo_policy_file(scenario, participant.name)).is_file():
-            policy_or_input_error(file, simulation=True)
+            policy = policy_or_input_error(file, simulation=True)
+            if (terms := policy.dataset.get(participant.dataset)) is not None:
+                try:
+                    check_unit(terms, Proposal.to(participant))
+                except RefusedError as error:
+                    raise InputError(f"{participant.name}: {error.detail}") from None
 
 
 def _agreed(scenario: Scenario) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tomli_w
 import typer
@@ -15,7 +16,10 @@ from consortia.common.console import out
 from consortia.common.errors import InputError
 from consortia.common.words import public_count
 from consortia.participant.home import Home
+from consortia.terms.contract import Contract
 from consortia.terms.policy import parse_policy
+from consortia.terms.proposed_policy import proposed_policy
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario, load_scenario
 
 
@@ -29,7 +33,9 @@ def init(
     client: Annotated[str, typer.Option(help="The industry of the rows.")] = "",
     scenario: Annotated[str, typer.Option(help="Takes industry, ε, δ and the contract to accept from it.")] = "",
     epsilon: Annotated[float | None, typer.Option(help="ε of one run; a lifetime is four of them.")] = None,
-    unit: Annotated[str, typer.Option(help="Whom one unit of privacy is: record, or a hashed column.")] = "",
+    unit: Annotated[
+        str, typer.Option(help="Whom one unit of privacy is: record, or a hashed column; as the roster says without.")
+    ] = "",
     home: HomeOption = None,
 ) -> None:
     """Make a participant's home for rows of its own: a policy with source and mapping, split key, empty ledger."""
@@ -90,8 +96,7 @@ def _policy(
         raise InputError(f"{home.folder}: wanted no home there yet, got one; a ledger is never replaced")
     if not file.is_file():
         raise InputError(f"--data {file}: wanted the file of {name}, got nothing there; check the path")
-    contracts: list[str] = []
-    releases = ["update"]
+    contract: Contract | None = None
     dataset, delta = client.replace("_", "-"), 0.0
     if scenario is not None:
         try:
@@ -99,33 +104,19 @@ def _policy(
         except KeyError:
             raise InputError(f"home init: wanted a participant of {scenario.name}, got {name!r}") from None
         client, dataset, delta = participant.industry, participant.dataset, participant.delta
+        unit = unit or participant.unit
         epsilon = participant.epsilon if epsilon is None else epsilon
-        contract = scenario.contract.of(participant.industry)
-        contracts, releases = [f"sha256:{contract.sha256()}"], list(contract.releases)
+        contract = scenario.contract
     found = client_named(client)
     frame, source = read_rows(file)
     unit = unit or "record"
     units = public_count(len(frame) if unit == "record" or unit not in frame else frame[unit].nunique())
-    epsilon = 1.0 if epsilon is None else epsilon
+    epsilon = 1.0 if epsilon is None or math.isinf(epsilon) else epsilon
     delta = min(delta or 1e-5, 10.0 ** -(len(str(units)) + 1))
-    policy: dict[str, Any] = {
-        "schema": 1,
-        "participant": name,
-        "dataset": {
-            dataset: {
-                "industry": client,
-                "source": source,
-                "unit": unit,
-                "declared_units": units,
-                **({} if unit == "record" else {"max_rows_per_unit": 20}),
-            }
-        },
-        "budget": {
-            "run": {"epsilon": epsilon, "delta": delta},
-            "lifetime": {"epsilon": 4 * epsilon, "delta": 4 * delta},
-        },
-        "allow": {"releases": releases, "exact_metrics": False, "non_private": False, "contracts": contracts},
-    }
+    line = RosterParticipant(
+        name=name, industry=client, dataset=dataset, site="", units=units, unit=unit, epsilon=epsilon, delta=delta
+    )
+    policy = proposed_policy(line, contract, source=source)
     lines = propose_mapping(frame, found.schema)
     mapping = to_toml(lines, dataset)
     text = (

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from consortia.engines.runner import demo_policy_file
+from consortia.engines.demonstration import demo_policy_file
 from consortia.messages.size_release import once_events
 from consortia.participant.account import runs_left
 from consortia.participant.home import Home
@@ -255,7 +255,7 @@ def answer(scenario: Scenario, name: str, epsilons: list[float], root: Path | No
             "industry": plan.industry,
             "training_units": plan.training_units,
             "delta": plan.delta,
-            "unit": lifetime.unit if lifetime else "record",
+            "unit": lifetime.unit if lifetime else participant.unit or "record",
             "proposed_epsilon": None if participant.non_private else participant.epsilon,
             "forecast": proposed[plan.name].to_json() if proposed else None,
             "prices": [
