@@ -1,4 +1,4 @@
-"""Without demonstration policies: homes, plans and sweeps go by the roster's proposals or by the homes' own policies."""
+"""Without demonstration policies: homes, plans and sweeps go by the roster's proposals or by the homes' policies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def test_a_simulation_accepts_the_policy_that_is_made_of_its_roster(name: str) -
     assert policy.demo
     owners = parse_policy(tomlkit.dumps(proposed_policy(line, scenario.contract)), "made")
     assert not owners.demo
-    assert not (owners.allow.non_private or owners.allow.exact_metrics or owners.allow.trusted_coordinator)
+    allow = owners.allow
+    assert (allow.non_private, allow.exact_metrics, allow.trusted_coordinator) == (False, False, False)
     assert owners.allow.contracts == (f"sha256:{scenario.contract.sha256()}",)
 
 
