@@ -39,6 +39,7 @@ def check(
     # From here on it takes networks and privacy accounting: a scenario that is refused costs no second.
     from consortia.cli.check_homes import effective, print_standings, refuse_hopeless, standings
     from consortia.planning.compatibility import cautions
+    from consortia.planning.networks import check_networks
     from consortia.planning.plan import make_plans
     from consortia.planning.secure_sum import exposures
     from consortia.reports.secure_sum import print_exposure
@@ -48,6 +49,7 @@ def check(
         _check_demonstrations(scenario, loaded)
     found = [] if home is None or loaded.contract.vertical is not None else standings(loaded, home)
     plans = make_plans(effective(loaded, found) if found else loaded)
+    check_networks(loaded)
     if as_json:
         data = {
             "scenario": loaded.name,
