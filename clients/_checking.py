@@ -195,7 +195,7 @@ def _refuse_wrong_columns(schema: Schema, frame: pd.DataFrame, where: str) -> No
         # Without a header line the first row stands there: it is not repeated.
         raise SchemaError(
             f"{where}: column {', '.join(repr(a) for a in absent)} is missing. {wants}; got "
-            f"{frame.shape[1]} column(s) of other names. Is the first line a header line, with commas between its names?"
+            f"{frame.shape[1]} column(s) of other names. Is the first line a header line, with commas between names?"
         )
     # Of the header line only what is close to a name of the schema: without a header line it is somebody's row.
     hints = [f"{close!r} is close" for close in near.values() if close]

@@ -136,6 +136,8 @@ def write_client(
         out.print(f"wrote {file}", highlight=False, soft_wrap=True, markup=False)
     for note in made.notes:
         out.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    told = ", ".join(f"{each['name']} ε {each['epsilon']:g}" for each in roster)
+    out.print(f"proposed budgets, in the order of the files: {told}", highlight=False, soft_wrap=True, markup=False)
     out.print(
         f"{made.kind} target. Bounds, categories and classes are read from rows: correct them in clients/{name}.toml.\n"
         f"next: consortia client confirm {name} && consortia home init --scenario {slug} --data FOLDER --home homes && "
