@@ -187,26 +187,34 @@ def _refuse_wrong_columns(schema: Schema, frame: pd.DataFrame, where: str) -> No
     absent = [name for name in wanted if name not in frame]
     if not absent:
         return
-    got = [str(c) for c in frame.columns]
+    got = _by_letters(frame)
     wants = f"Schema {schema.name!r} version {schema.version} wants {', '.join(wanted)}"
-    if sum(_near(name, got) is not None for name in wanted) < len(wanted) / 2:
+    near = {name: _near(name, got) for name in absent}
+    # The others are there. What is close to an absent name is sought once: by letters first, for that costs nothing.
+    if len(wanted) - sum(close is None for close in near.values()) < len(wanted) / 2:
         # Without a header line the first row stands there: it is not repeated.
         raise SchemaError(
-            f"{where}: column {', '.join(repr(a) for a in absent)} is missing. {wants}; got {len(got)} column(s) of "
-            "other names. Is the first line a header line, with commas between its names?"
+            f"{where}: column {', '.join(repr(a) for a in absent)} is missing. {wants}; got "
+            f"{frame.shape[1]} column(s) of other names. Is the first line a header line, with commas between names?"
         )
     # Of the header line only what is close to a name of the schema: without a header line it is somebody's row.
-    hints = [f"{close!r} is close" for name in absent if (close := _near(name, got))]
+    hints = [f"{close!r} is close" for close in near.values() if close]
     raise SchemaError(
-        f"{where}: column {', '.join(repr(a) for a in absent)} is missing. {wants}; got {len(got)} columns."
+        f"{where}: column {', '.join(repr(a) for a in absent)} is missing. {wants}; got {frame.shape[1]} columns."
         + (f" {'; '.join(hints)}: rename it in the source." if hints else "")
     )
 
 
-def _near(name: str, got: list[str]) -> str | None:
+def _by_letters(frame: pd.DataFrame) -> dict[str, str]:
+    """Return the columns by their names without case and white space."""
+    return {_plain(str(name)): str(name) for name in reversed(frame.columns)}
+
+
+def _near(name: str, got: Mapping[str, str]) -> str | None:
     """Return the column that was probably meant: the same letters in another case, or nearly the same."""
-    same = [each for each in got if _plain(each) == _plain(name)]
-    return next(iter([*same, *difflib.get_close_matches(name, got, 1)]), None)
+    if (same := got.get(_plain(name))) is not None:
+        return same
+    return next(iter(difflib.get_close_matches(name, got.values(), 1)), None)
 
 
 def _read_column(column: Column, raw: pd.Series[Any]) -> _Coded:

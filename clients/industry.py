@@ -14,6 +14,7 @@ from torch import nn
 
 from clients import metrics as _metrics
 from clients.errors import SchemaError
+from clients.invented import inventor
 from clients.models import default_encoder, default_head
 from clients.schema import Schema, Target
 from clients.spec import ModelSpec
@@ -27,6 +28,10 @@ SplitFunction = Callable[[NDArray[Any], str], NDArray[Any]]
 
 def _same_schema(schema: Schema) -> Schema:
     return schema
+
+
+def _of_the_schema(generator: np.random.Generator, rows: int, site: str) -> pd.DataFrame:
+    raise NotImplementedError  # stands for `inventor(schema)`, which needs the schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +68,10 @@ class IndustryClient:
         Sub-folder of the public data, such as "heart".
     installed : str
         The package in which the public data set lies, where one brings it: then `public:installed` reads it.
-    synthesise : callable
+    synthesise : callable, optional
         (generator, rows, site) -> frame on the same schema, target and identifiers included, with realistic
-        rates, missing values and differences between sites. Only that generator may be used.
+        rates, missing values and differences between sites. Only that generator may be used. Without one, rows are
+        made of the schema alone: values within its bounds and categories, a target that depends on them.
     encoder : callable
         (n_features, spec) -> module. It must give `spec.width(n_features)` outputs a row.
     head : callable
@@ -95,8 +101,8 @@ class IndustryClient:
     read: Callable[[Path, str], pd.DataFrame]
     sites: tuple[str, ...]
     dataset: str
-    synthesise: Callable[[np.random.Generator, int, str], pd.DataFrame]
     metrics: tuple[str, ...]
+    synthesise: Callable[[np.random.Generator, int, str], pd.DataFrame] = _of_the_schema
     encoder: Encoder = default_encoder
     head: Head = default_head
     splits: Mapping[str, SplitFunction] = field(default_factory=dict)
@@ -115,6 +121,8 @@ class IndustryClient:
             raise SchemaError(f"client {self.name!r}: metrics: wanted at least one, got none")
         for name in self.metrics:
             _metrics.of_kind(name, self.schema.target.kind, f"client {self.name!r}: metrics")
+        if self.synthesise is _of_the_schema:
+            object.__setattr__(self, "synthesise", inventor(self.schema))
         if self.default_rows < 1:
             raise SchemaError(f"client {self.name!r}: default_rows: wanted >= 1, got {self.default_rows}")
 

@@ -26,6 +26,10 @@ MOST_CATEGORIES: Final = 50
 MOST_CLASSES: Final = 20
 #: Numbers that often stand for "missing", where they lie far from all others.
 CODES: Final = (-9.0, -99.0, -999.0, -9999.0, -1.0, 99.0, 999.0, 9999.0, 99999.0)
+#: What a column is called that numbers rows; from so many rows on; the share of its steps that are 1.
+_NUMBERING: Final = re.compile(r"(?:^|[^a-z])(?:id|key|nr|no|uuid|index|idx|rowid)$|[a-z]Id$|ID$")
+_FEW: Final = 20
+_COUNTING: Final = 0.9
 _MEASURE: Final = re.compile(r"[\[(]([^\])]+)[\])]\s*$")
 #: Learning rate of a linear model by kind of target: a run of it does not diverge (see docs/design/0026).
 RECIPES: Final[dict[str, dict[str, float]]] = {
@@ -175,6 +179,12 @@ def _column(name: str, texts: pd.Series[Any], made: Proposal) -> _Part:
     if spellings <= set(_values.FLAGS):
         return _Part({"dtype": "flag", **nullable})
     numbers = _numbers(texts)
+    if numbers is not None and _numbered(name, numbers):
+        made.notes.append(
+            f"{name}: a different whole number in each row, so it is taken for an identifier and dropped; "
+            'identifier = "hash" if it says whose row it is, dtype = "number" with bounds if it is measured'
+        )
+        return _Part({"dtype": "text", "identifier": "drop", "nullable": True, "required": False})
     if numbers is not None:
         return _number(name, numbers, nullable, made)
     categories = sorted(set(present))
@@ -186,6 +196,15 @@ def _column(name: str, texts: pd.Series[Any], made: Proposal) -> _Part:
         )
         return _Part({"dtype": "text", "identifier": "drop", "nullable": True, "required": False})
     return _Part({"dtype": "category", "categories": categories, **nullable}, ["categories"])
+
+
+def _numbered(name: str, numbers: pd.Series[float]) -> bool:
+    """Return whether rows are numbered by this column: by its name, or because it counts on from row to row."""
+    whole = bool((numbers == np.floor(numbers)).all())
+    if not whole or len(numbers) < _FEW or numbers.nunique() < len(numbers):
+        return False
+    steps = np.diff(numbers.to_numpy())
+    return _NUMBERING.search(name) is not None or bool((steps == 1).mean() > _COUNTING)
 
 
 def _number(name: str, numbers: pd.Series[float], nullable: dict[str, bool], made: Proposal) -> _Part:

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from clients._seeded import numpy_generator
 from clients.schema import Column, Schema, Target
-from clients.sources.seeded import numpy_generator
 
 __all__ = ["inventor"]
 

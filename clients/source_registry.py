@@ -31,6 +31,7 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
         "excel": "clients.sources.workbook:Excel",
         "duckdb": "clients.sources.duckdb_file:DuckDb",
         "fhir": "clients.sources.fhir:Fhir",
+        "omop": "clients.sources.omop:Omop",
         "npz": "clients.sources.arrays:Npz",
         "png": "clients.sources.arrays:Png",
         # `consortia new source` adds its line above this one.

@@ -179,7 +179,8 @@ def gate(
             if release.kind == "update" and name not in shared:
                 raise ReleaseRefusedError(f"parameter {name!r} is private or unknown; it never leaves")
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise ReleaseRefusedError(f"release {release.kind!r}: {name!r} is not finite")
+                why = "; training diverged: lower learning_rate" if release.kind == "update" else ""
+                raise ReleaseRefusedError(f"release {release.kind!r}: {name!r} is not finite{why}")
             if name in out:
                 raise ReleaseRefusedError(f"{name!r} would leave twice")
             out[name] = tensor

@@ -9,6 +9,7 @@ A source is one line of text in the participant's own policy:
     excel:/data/heart.xlsx?sheet=2024
     duckdb:/data/heart.duckdb?table=heart
     fhir:/data/export?columns=patient_id,gender,birthDate,8480-6,condition:I25
+    omop:postgresql+psycopg://user:secret@host/db?columns=person_id,gender,birth_date,measurement:3004249
     npz:/data/beats.npz?values=beats&prefix=beat
     png:/data/scans
     public:/data/hospital      synthetic:400?seed=7

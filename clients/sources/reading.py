@@ -12,10 +12,10 @@ from typing import Final
 import pandas as pd
 
 from clients import source_registry
+from clients._seeded import numpy_generator
 from clients.errors import ClientError, SourceError
 from clients.industry import IndustryClient
 from clients.masking import masked
-from clients.sources.seeded import numpy_generator
 from clients.sources.table import TableSource, WrongRowsError
 
 __all__ = ["Source", "numpy_generator", "parse_source", "public_folder", "read", "read_table"]

@@ -152,3 +152,15 @@ def test_a_file_from_rows_marks_what_it_read(tmp_path):
     with pytest.raises(TableError, match="target: wanted a column of the rows, got 'none'"):
         propose([frame], "ward", "none")
     assert propose([frame], "ward", "temp [degC]").kind == "regression"
+
+
+def test_what_numbers_the_rows_is_no_feature():
+    frame = rows()
+    count = len(frame)
+    frame["Block ID"] = [str(7 * n + 100) for n in np.random.default_rng(5).permutation(count)]
+    frame["line"] = [str(n) for n in range(1000, 1000 + count)]
+    frame["weight"] = [str(n) for n in np.random.default_rng(6).permutation(np.arange(40_000, 40_000 + 3 * count, 3))]
+    made = propose([frame], "ward", "grade", identifiers=["id"])
+    assert [note.split(":")[0] for note in made.notes if "different whole number" in note] == ["Block ID", "line"]
+    assert made.text.count('identifier = "drop"') == 3
+    assert '[columns.weight]\ndtype = "number"' in made.text

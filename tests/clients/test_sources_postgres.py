@@ -12,13 +12,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import omop_export
 import pytest
 import torch
 
 from clients.dataset import prepare
 from clients.errors import SourceError
 from clients.hospital import CLIENT
-from clients.sources import parse_source, read
+from clients.sources import parse_source, read, read_table
 
 pytestmark = pytest.mark.end_to_end
 PASSWORD = "a-secret-of-this-test"
@@ -137,3 +138,20 @@ def test_a_wrong_password_is_one_sentence_that_does_not_show_it(url):
     with pytest.raises(SourceError, match="wanted a database that answers the query") as caught:
         read(parse_source(f"sql:{wrong}?table=heart"), CLIENT, "va")
     assert "another-secret" not in str(caught.value)
+
+
+def test_an_omop_export_in_a_schema_of_its_own(url):
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA cdm")
+    omop_export.fill(engine, "cdm")
+    engine.dispose()
+    concept, ill = omop_export.CHOLESTEROL, omop_export.ISCHAEMIC
+    columns = f"person_id,gender,birth_date,measurement:{concept},condition:{ill}%2B"
+    rows = read_table(parse_source(f"omop:{url}?columns={columns}&cdm=cdm&until=2024-01-15")).to_numpy(object)
+    assert len(rows) == omop_export.PERSONS
+    assert rows[0].tolist() == ["1", "8507", "1951-03-02", 4.1, 1]
+    with pytest.raises(SourceError, match=r"wanted the table person of OMOP 5\.4, got none; see the option cdm"):
+        read_table(parse_source(f"omop:{url}?columns=person_id"))

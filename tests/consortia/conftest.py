@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 import torch
 
-from consortia.engines.runner import demo_policy_file
+from consortia.engines.demonstration import demo_policy_file
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.participant.handle import handle
 from consortia.participant.home import Home

@@ -19,8 +19,9 @@ from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
 from consortia.coordinator.aggregation import _round_weights
 from consortia.coordinator.participant_view import ParticipantView, recall, sizes_of
+from consortia.engines.demonstration import demo_policy_file
 from consortia.engines.options import Options
-from consortia.engines.runner import demo_policy_file, execute, prepare
+from consortia.engines.runner import execute, prepare
 from consortia.messages.envelope import decode
 from consortia.messages.size_release import SHARE, SIZE, release, take
 from consortia.participant import local

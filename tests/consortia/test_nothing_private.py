@@ -32,7 +32,7 @@ from consortia.common.logs import OwnFile
 from consortia.common.strict import listed, shown
 from consortia.dashboard.background import Background
 from consortia.dashboard.own import Own
-from consortia.engines.runner import demo_policy_file
+from consortia.engines.demonstration import demo_policy_file
 from consortia.participant.handle import handle
 from consortia.terms.policy import parse_policy
 from consortia.terms.scenario import find_scenario, load_scenario

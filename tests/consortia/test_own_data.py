@@ -260,3 +260,30 @@ def test_files_beside_a_synthetic_policy_name_the_line(tmp_path):
     assert problem is not None
     assert "policy.toml: dataset.heart.source: wanted the rows in" in problem
     assert "rows.csv" in problem
+
+
+def test_the_steps_to_containers_are_printed_and_policies_see_what_a_container_sees(place):
+    rows = frame().replace("", "5.5")
+    for name, part in (("ward-a", rows[:40]), ("ward-b", rows[40:])):
+        for file in (place / "data" / name / "rows.csv", place / "given" / f"{name}.csv"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part.to_csv(file, index=False, sep=";")
+    words = ("new", "client", "ward", "--from", "given", "--target", "ill", "--compose")
+    refused = call(*words)
+    assert refused.exit_code == 2
+    assert "wanted a checkout of consortia" in refused.output
+    assert not (place / "clients" / "ward.toml").exists()
+    (place / "platform").mkdir()
+    (place / "platform" / "Dockerfile").write_text("")
+    made = call(*words)
+    assert made.exit_code == 0, made.output
+    assert "ward-a-app:" in (place / "scenarios" / "ward.compose.yml").read_text()
+    init = "consortia home init --scenario ward --data data --home homes --containers"
+    assert f"{init} && make up SCENARIO=ward" in made.output
+    wrong = call("home", "init", "--scenario", "ward", "--data", "given", "--home", "homes", "--containers")
+    assert wrong.exit_code == 2
+    assert "wanted the file of ward-a in data/ward-a/" in " ".join(wrong.output.split())
+    assert call(*init.split()[1:]).exit_code == 0
+    policy = tomllib.loads((place / "homes" / "ward-b" / "policy.toml").read_text())
+    assert policy["dataset"]["ward"]["source"] == "csv:/data/rows.csv?separator=;"
+    assert policy["dataset"]["ward"]["unit"] == "record"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from clients.metrics import MINIMUM_UNITS
 from consortia.cli import build_app
-from consortia.engines.runner import demo_policy_file
+from consortia.engines.demonstration import demo_policy_file
 from consortia.participant.evaluation import gain_interval
 from consortia.participant.home import Home
 from consortia.terms.scenario import find_scenario, load_scenario

@@ -163,7 +163,7 @@ def test_a_sweep_is_resumed_where_it_was_interrupted(tmp_path: Path, monkeypatch
         (["--epsilon", "1,1"], "--epsilon: wanted different numbers"),
         (["--participant", "nobody"], "--participant: wanted one of new-car"),
         (["--data", "."], "wanted --ledger DIR too"),
-        (["--ledger", "."], "wanted with --data only"),
+        (["--ledger", "."], "no policy file at"),
     ],
 )
 def test_what_cannot_be_swept_is_exit_2(tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from consortia import client_app
 from consortia.coordinator.rounds import Coordinator
-from consortia.engines.runner import demo_policy_file
+from consortia.engines.demonstration import demo_policy_file
 from consortia.messages.envelope import decode
 from consortia.messages.exchange import Answer
 from consortia.participant.home import Home

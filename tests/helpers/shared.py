@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 
 from consortia.common.strict import parse
-from consortia.engines.runner import demo_policy_file
+from consortia.engines.demonstration import demo_policy_file
 from consortia.messages.exchange import Answer
 from consortia.participant.home import Home
 from consortia.terms.scenario import Scenario, load_scenario

@@ -29,7 +29,11 @@ def init(
     home: HomeOption = None,
     policy: Annotated[Path | None, typer.Option(help="Policy file to start from.")] = None,
     scenario: Annotated[
-        str, typer.Option(help="Make a home for everyone in this scenario from its demonstration policies.")
+        str,
+        typer.Option(
+            help="Make a home for everyone in this scenario: with its own policy where one lies there, a demonstration "
+            "policy, or one made of the roster."
+        ),
     ] = "",
 ) -> None:
     """Make a participant's home: policy, split key, empty ledger. An existing ledger is never touched."""
@@ -38,10 +42,11 @@ def init(
     if scenario:
         loaded = load_scenario(scenario)
         for listed in loaded.roster:
-            data = owned_policy(scenario, loaded, listed.name)
-            note = f"from the demonstration policy of {loaded.name}; edit it"
+            place = home_of(listed.name, home)
+            # A policy that its owner put there already is the owner's word.
+            data = None if place.policy.exists() else owned_policy(scenario, loaded, listed.name)
             terms = loaded.contract.of(listed.industry)
-            _make(home_of(listed.name, home), data, note, metrics=terms.evaluation.metrics == "dp")
+            _make(place, data, f"for {loaded.name}; edit it", metrics=terms.evaluation.metrics == "dp")
         if any(part.contract.trust == "aggregate" for part in loaded.parts()):
             pin_each_other({listed.name: home_of(listed.name, home) for listed in loaded.roster})
         introduce(loaded, {listed.name: home_of(listed.name, home) for listed in loaded.roster})

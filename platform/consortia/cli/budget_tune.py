@@ -79,8 +79,13 @@ def sweep(
     epsilon: Epsilons = _GRID,
     seeds: Annotated[int, typer.Option(min=1, help="Runs for each ε.")] = 5,
     rounds: Rounds = None,
-    data: Annotated[Path | None, typer.Option(help="Real rows: each run is charged in full to --ledger.")] = None,
-    ledger: Annotated[Path | None, typer.Option(help="The participants' homes to charge, with --data.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Public rows for everybody: each run is charged in full to --ledger.")
+    ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(help="The participants' homes to charge: on --data, or on the rows that their policies name."),
+    ] = None,
     out_folder: Out = None,
     as_json: AsJson = False,
 ) -> None:

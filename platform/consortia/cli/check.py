@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from consortia.common.console import out
+from consortia.common.errors import InputError, RefusedError
 from consortia.terms.scenario import Scenario, load_scenario
 
 
@@ -38,6 +39,7 @@ def check(
     # From here on it takes networks and privacy accounting: a scenario that is refused costs no second.
     from consortia.cli.check_homes import effective, print_standings, refuse_hopeless, standings
     from consortia.planning.compatibility import cautions
+    from consortia.planning.networks import check_networks
     from consortia.planning.plan import make_plans
     from consortia.planning.secure_sum import exposures
     from consortia.reports.secure_sum import print_exposure
@@ -47,6 +49,7 @@ def check(
         _check_demonstrations(scenario, loaded)
     found = [] if home is None or loaded.contract.vertical is not None else standings(loaded, home)
     plans = make_plans(effective(loaded, found) if found else loaded)
+    check_networks(loaded)
     if as_json:
         data = {
             "scenario": loaded.name,
@@ -74,12 +77,17 @@ def check(
 
 def _check_demonstrations(scenario: str, loaded: Scenario) -> None:
     """Refuse a demonstration policy that a run would refuse, a δ above 1/declared_units for instance."""
-    from consortia.engines.runner import demo_policy_file
-    from consortia.terms.policy import policy_or_input_error
+    from consortia.engines.demonstration import demo_policy_file
+    from consortia.terms.policy import Proposal, check_unit, policy_or_input_error
 
     for participant in loaded.roster:
         if (file := demo_policy_file(scenario, participant.name)).is_file():
-            policy_or_input_error(file, simulation=True)
+            policy = policy_or_input_error(file, simulation=True)
+            if (terms := policy.dataset.get(participant.dataset)) is not None:
+                try:
+                    check_unit(terms, Proposal.to(participant))
+                except RefusedError as error:
+                    raise InputError(f"{participant.name}: {error.detail}") from None
 
 
 def _agreed(scenario: Scenario) -> dict[str, Any]:

@@ -59,9 +59,7 @@ def standings(scenario: Scenario, root: Path) -> list[Standing]:
 
 def _standing(scenario: Scenario, participant: RosterParticipant, root: Path) -> Standing:
     home = Home((root / participant.name).resolve(), participant.name, simulation=True)
-    proposal = Proposal(
-        participant.dataset, None if participant.non_private else participant.epsilon, participant.delta
-    )
+    proposal = Proposal.to(participant)
     known: dict[str, object] = {}
     try:
         policy = load_policy(home.policy, simulation=True)

@@ -26,7 +26,7 @@ def check(name: _Name, rows: Annotated[int, typer.Option(help="Synthetic rows fo
     except ClientError as error:
         raise InputError(str(error)) from None
     try:
-        passed = check_client(client, rows=rows)
+        passed = check_client(client, rows=rows, tell=lambda line: out.print(line, highlight=False))
     except ClientCheckError as error:
         out.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None

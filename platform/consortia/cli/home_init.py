@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tomli_w
 import typer
 
 from consortia.cli.budget_accounts import HomeOption, home_of
 from consortia.cli.data_map import client_named, fit
-from consortia.cli.new_from_rows import participant_name, read_rows
+from consortia.cli.new_from_rows import files_of, participant_name, read_rows
 from consortia.common.console import out
 from consortia.common.errors import InputError
 from consortia.common.words import public_count
 from consortia.participant.home import Home
+from consortia.terms.contract import Contract
 from consortia.terms.policy import parse_policy
+from consortia.terms.proposed_policy import proposed_policy
+from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario, load_scenario
 
 
@@ -29,8 +33,13 @@ def init(
     client: Annotated[str, typer.Option(help="The industry of the rows.")] = "",
     scenario: Annotated[str, typer.Option(help="Takes industry, ε, δ and the contract to accept from it.")] = "",
     epsilon: Annotated[float | None, typer.Option(help="ε of one run; a lifetime is four of them.")] = None,
-    unit: Annotated[str, typer.Option(help="Whom one unit of privacy is: record, or a hashed column.")] = "",
+    unit: Annotated[
+        str, typer.Option(help="Whom one unit of privacy is: record, or a hashed column; as the roster says without.")
+    ] = "",
     home: HomeOption = None,
+    containers: Annotated[
+        bool, typer.Option("--containers", help="For containers: data/NAME/FILE here is /data/FILE in NAME's own.")
+    ] = False,
 ) -> None:
     """Make a participant's home for rows of its own: a policy with source and mapping, split key, empty ledger."""
     if bool(client) == bool(scenario):
@@ -45,7 +54,8 @@ def init(
             "home init: wanted the participant's name, got none; or --scenario for everybody on its roster"
         )
     policies = {
-        name: _policy(name, place, client, loaded, epsilon, unit, home_of(name, home)) for name, place in places.items()
+        name: _policy(name, place, client, loaded, epsilon, unit, home_of(name, home), containers=containers)
+        for name, place in places.items()
     }
     from consortia.deploy.homes import make_home_of_text
 
@@ -58,7 +68,8 @@ def init(
     else:
         _introduce(loaded, {name: home_of(name, home) for name in places}, everybody=not participant)
         root = f" --ledger {home}" if home else ""
-        out.print(f"next: read the policies; consortia run {scenario}{root}", highlight=False, soft_wrap=True)
+        run = f"make up SCENARIO={loaded.name}" if containers else f"consortia run {scenario}{root}"
+        out.print(f"next: read the policies; {run}", highlight=False, soft_wrap=True)
 
 
 def _introduce(scenario: Scenario, homes: dict[str, Home], *, everybody: bool) -> None:
@@ -73,15 +84,28 @@ def _places(data: Path, scenario: Scenario) -> dict[str, Path]:
     if not data.is_dir():
         raise InputError(f"--data {data}: wanted a folder with a file for each participant, got none; check the path")
     files = {participant_name(file): file for file in sorted(data.iterdir()) if file.is_file()}
+    for participant in scenario.roster:
+        within = files_of([str(data / participant.name)]) if (data / participant.name).is_dir() else []
+        if len(within) == 1:  # data/NAME/FILE, as containers want it
+            files.setdefault(participant.name, within[0])
     if lacking := [participant.name for participant in scenario.roster if participant.name not in files]:
         raise InputError(
-            f"--data {data}: wanted a file NAME.csv for each of {', '.join(lacking)}, got none; bring them"
+            f"--data {data}: wanted a file NAME.csv, or a folder NAME with one file, for each of "
+            f"{', '.join(lacking)}, got none; bring them"
         )
     return {participant.name: files[participant.name] for participant in scenario.roster}
 
 
 def _policy(
-    name: str, file: Path, client: str, scenario: Scenario | None, epsilon: float | None, unit: str, home: Home
+    name: str,
+    file: Path,
+    client: str,
+    scenario: Scenario | None,
+    epsilon: float | None,
+    unit: str,
+    home: Home,
+    *,
+    containers: bool,
 ) -> tuple[str, str]:
     """Return a policy's text and what to say of it; nothing is written yet."""
     from clients.proposing import propose_mapping, to_toml
@@ -90,8 +114,7 @@ def _policy(
         raise InputError(f"{home.folder}: wanted no home there yet, got one; a ledger is never replaced")
     if not file.is_file():
         raise InputError(f"--data {file}: wanted the file of {name}, got nothing there; check the path")
-    contracts: list[str] = []
-    releases = ["update"]
+    contract: Contract | None = None
     dataset, delta = client.replace("_", "-"), 0.0
     if scenario is not None:
         try:
@@ -99,33 +122,26 @@ def _policy(
         except KeyError:
             raise InputError(f"home init: wanted a participant of {scenario.name}, got {name!r}") from None
         client, dataset, delta = participant.industry, participant.dataset, participant.delta
+        unit = unit or participant.unit
         epsilon = participant.epsilon if epsilon is None else epsilon
-        contract = scenario.contract.of(participant.industry)
-        contracts, releases = [f"sha256:{contract.sha256()}"], list(contract.releases)
+        contract = scenario.contract
     found = client_named(client)
     frame, source = read_rows(file)
+    if containers:
+        if file.resolve().parent != Path("data", name).resolve():
+            raise InputError(
+                f"--containers: wanted the file of {name} in data/{name}/, which its container alone sees, got {file}; "
+                "move it there"
+            )
+        source = source.replace(str(file.resolve()), f"/data/{file.name}", 1)
     unit = unit or "record"
     units = public_count(len(frame) if unit == "record" or unit not in frame else frame[unit].nunique())
-    epsilon = 1.0 if epsilon is None else epsilon
+    epsilon = 1.0 if epsilon is None or math.isinf(epsilon) else epsilon
     delta = min(delta or 1e-5, 10.0 ** -(len(str(units)) + 1))
-    policy: dict[str, Any] = {
-        "schema": 1,
-        "participant": name,
-        "dataset": {
-            dataset: {
-                "industry": client,
-                "source": source,
-                "unit": unit,
-                "declared_units": units,
-                **({} if unit == "record" else {"max_rows_per_unit": 20}),
-            }
-        },
-        "budget": {
-            "run": {"epsilon": epsilon, "delta": delta},
-            "lifetime": {"epsilon": 4 * epsilon, "delta": 4 * delta},
-        },
-        "allow": {"releases": releases, "exact_metrics": False, "non_private": False, "contracts": contracts},
-    }
+    line = RosterParticipant(
+        name=name, industry=client, dataset=dataset, site="", units=units, unit=unit, epsilon=epsilon, delta=delta
+    )
+    policy = proposed_policy(line, contract, source=source)
     lines = propose_mapping(frame, found.schema)
     mapping = to_toml(lines, dataset)
     text = (

@@ -118,7 +118,10 @@ def export(
     name: Annotated[str, typer.Option(help="Its name there; the participant's or industry's without it.")] = "",
     onnx: Annotated[bool, typer.Option(help="Write ONNX, too (needs the extra `onnx`).")] = True,
 ) -> None:
-    """Export a released model with its preprocessing, as safetensors and ONNX, as a new version."""
+    """Export a released model with its preprocessing, as safetensors and ONNX, as a new version.
+
+    Where ONNX cannot be written the safetensors are, the reason is said, and the exit status is 1.
+    """
     from consortia.models import registry
     from consortia.models.onnx_file import to_onnx
     from consortia.models.source import check_leaves, of_coordinator, of_participant
@@ -130,11 +133,19 @@ def export(
         raise InputError("--without: wanted none with --participant, whose side has no other's sums")
     found = of_participant(run, participant, model) if participant else of_coordinator(run, industry, without or ())
     check_leaves(found)
-    translated = to_onnx(found.model, found.about) if onnx else None
+    translated, lacking = None, ""
+    if onnx:
+        try:
+            translated = to_onnx(found.model, found.about)
+        except InputError as error:  # the model itself is still worth having
+            lacking = str(error)
     folder = registry.register(to, name or participant or industry, found, translated)
     manifest = json.loads((folder / registry.MANIFEST).read_text(encoding="utf-8"))
     out.print(f"{folder}: {', '.join(manifest['files'])}", markup=False, highlight=False, soft_wrap=True)
     out.print(_guarantee(found.guarantee), markup=False, highlight=False, soft_wrap=True)
+    if lacking:
+        err.print(f"without ONNX: {lacking} (--no-onnx leaves it out)", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
 
 
 def models(

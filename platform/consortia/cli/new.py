@@ -87,6 +87,9 @@ def client(
     unit: Annotated[str, typer.Option(help="With --from: the column that says whose row it is.")] = "record",
     identifier: Annotated[list[str] | None, typer.Option(help="With --from: a column that is dropped.")] = None,
     epsilon: Annotated[str, typer.Option(help="With --from: proposed budgets, one or one for each file.")] = "2",
+    compose: Annotated[
+        bool, typer.Option("--compose", help="Write the compose file, too, and print the steps to containers.")
+    ] = False,
 ) -> None:
     """Write an industry client, its test and a scenario with demonstration policies that run at once."""
     if places:
@@ -95,9 +98,47 @@ def client(
         if wheel or kind not in {"", "binary", "multiclass", "regression"}:
             raise InputError("--from: wanted no --wheel, and --kind binary, multiclass or regression; got another")
         wanted = {"target": target, "kind": kind, "unit": unit, "identifiers": identifier or [], "epsilon": epsilon}
+        if compose:
+            _check_checkout(folder)
         write_client(name, folder, places, **wanted)  # type: ignore[arg-type]
-        return
-    _write("client", name, folder, wheel=wheel)
+    else:
+        if compose and wheel:
+            raise InputError("--compose: wanted no --wheel, whose client goes into the image by wheels/; got both")
+        if compose:
+            _check_checkout(folder)
+        _write("client", name, folder, wheel=wheel)
+    if compose:
+        _to_containers(name, from_rows=bool(places))
+
+
+def _check_checkout(folder: Path) -> None:
+    """Refuse containers where no image can be built: it takes `clients/` of the checkout in which one works."""
+    if folder.resolve() != Path().resolve() or not Path("platform", "Dockerfile").is_file():
+        raise InputError(
+            f"--compose: wanted a checkout of consortia as the folder in which you work, got {folder.resolve()}; the "
+            "image is built from it"
+        )
+
+
+def _to_containers(name: str, *, from_rows: bool) -> None:
+    """Write the compose file of the new scenario, and print what is left to do."""
+    from consortia.cli.compose import compose
+
+    slug = re.sub("[-_]", "-", name)
+    compose(slug)
+    steps = [
+        *([f"consortia client confirm {name}"] if from_rows else []),
+        f"consortia home init --scenario {slug} --data data --home homes --containers",
+        f"make up SCENARIO={slug}",
+        f"make receipts SCENARIO={slug}",
+    ]
+    out.print(
+        f"in containers: put each participant's file into data/PARTICIPANT/, then {' && '.join(steps)}   (on synthetic "
+        "rows without the home init)",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 @app.command(epilog="Example: consortia new strategy part-way && consortia run part-way")

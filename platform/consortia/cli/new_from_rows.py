@@ -13,6 +13,8 @@ import tomli_w
 from consortia.common.console import out
 from consortia.common.errors import InputError
 from consortia.common.words import public_count
+from consortia.terms.proposed_policy import proposed_policy
+from consortia.terms.roster import RosterParticipant
 
 if TYPE_CHECKING:
     from clients.inferring import Kind
@@ -104,7 +106,7 @@ def write_client(
         )
     except ClientError as error:
         raise InputError(str(error)) from None
-    participants = {participant_name(file): len(frame) for file, frame in zip(files, frames, strict=True)}
+    participants = {participant_name(file): _units(frame, unit) for file, frame in zip(files, frames, strict=True)}
     if len(participants) < len(files):
         raise InputError("--from: wanted files with different names, for each is one participant; rename them")
     if len(participants) == 1:
@@ -112,7 +114,7 @@ def write_client(
     budgets = _budgets(epsilon, len(participants))
     slug = name.replace("_", "-")
     roster = [
-        _participant(participant, name, rows, own)
+        _participant(participant, name, rows, own, unit)
         for (participant, rows), own in zip(participants.items(), budgets, strict=True)
     ]
     contract = {"schema": 1, "wire": 1, "rounds": 20, "industries": {name: {}}}
@@ -123,7 +125,9 @@ def write_client(
     }
     for participant in roster:
         policy = folder / "scenarios" / "policies" / slug / f"{participant['name']}.toml"
-        written[policy] = "# Demonstration policy: accepted in a simulation only.\n" + tomli_w.dumps(_demo(participant))
+        demo = proposed_policy(RosterParticipant(**participant))
+        demo |= {"demo": True, "allow": {**demo["allow"], "contracts": "any"}}
+        written[policy] = "# Demonstration policy: accepted in a simulation only.\n" + tomli_w.dumps(demo)
     if taken := [str(file) for file in written if file.exists()]:
         raise InputError(f"new client: wanted to write {', '.join(taken)}, got files there; move them away")
     for file, text in written.items():
@@ -132,6 +136,8 @@ def write_client(
         out.print(f"wrote {file}", highlight=False, soft_wrap=True, markup=False)
     for note in made.notes:
         out.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    told = ", ".join(f"{each['name']} ε {each['epsilon']:g}" for each in roster)
+    out.print(f"proposed budgets, in the order of the files: {told}", highlight=False, soft_wrap=True, markup=False)
     out.print(
         f"{made.kind} target. Bounds, categories and classes are read from rows: correct them in clients/{name}.toml.\n"
         f"next: consortia client confirm {name} && consortia home init --scenario {slug} --data FOLDER --home homes && "
@@ -140,6 +146,10 @@ def write_client(
         soft_wrap=True,
         markup=False,
     )
+
+
+def _units(frame: pd.DataFrame, unit: str) -> int:
+    return len(frame) if unit == "record" or unit not in frame else int(frame[unit].nunique())
 
 
 def _budgets(text: str, count: int) -> list[float]:
@@ -152,7 +162,7 @@ def _budgets(text: str, count: int) -> list[float]:
     return budgets * count if len(budgets) == 1 else budgets
 
 
-def _participant(name: str, industry: str, rows: int, epsilon: float) -> dict[str, Any]:
+def _participant(name: str, industry: str, rows: int, epsilon: float, unit: str) -> dict[str, Any]:
     units = public_count(rows)
     site = "south" if name.endswith("south") else "north"
     delta = min(1e-5, 10.0 ** -(len(str(units)) + 1))
@@ -162,29 +172,7 @@ def _participant(name: str, industry: str, rows: int, epsilon: float) -> dict[st
         "dataset": industry.replace("_", "-"),
         "site": site,
         "units": units,
+        "unit": unit,
         "epsilon": epsilon,
         "delta": delta,
-    }
-
-
-def _demo(participant: dict[str, Any]) -> dict[str, Any]:
-    epsilon, delta = participant["epsilon"], participant["delta"]
-    return {
-        "schema": 1,
-        "participant": participant["name"],
-        "demo": True,
-        "dataset": {
-            participant["dataset"]: {
-                "industry": participant["industry"],
-                "source": f"synthetic:{participant['units']}",
-                "site": participant["site"],
-                "unit": "record",
-                "declared_units": participant["units"],
-            }
-        },
-        "budget": {
-            "run": {"epsilon": epsilon, "delta": delta},
-            "lifetime": {"epsilon": 4 * epsilon, "delta": 4 * delta},
-        },
-        "allow": {"releases": ["update"], "exact_metrics": False, "non_private": False, "contracts": "any"},
     }

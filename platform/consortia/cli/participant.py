@@ -46,6 +46,9 @@ def add(
     address: Annotated[str, typer.Option(help="HOST:PORT under which it calls the coordinator.")],
     site: Annotated[str, typer.Option(help="Site of the industry's public or synthetic data.")] = "",
     delta: Annotated[float, typer.Option(help="Proposed delta of a run.")] = 1e-5,
+    unit: Annotated[
+        str, typer.Option(help="Whom one unit of privacy is: record or a column; its policy decides without.")
+    ] = "",
     public_key: Annotated[
         Path | None, typer.Option(help="Public half of its node key, where it sent one already.")
     ] = None,
@@ -71,7 +74,7 @@ def add(
     participant = parse(
         RosterParticipant,
         {"name": name, "industry": industry, "dataset": dataset, "site": site or name, "units": units,
-         "epsilon": offer, "delta": delta},
+         "epsilon": offer, "delta": delta, "unit": unit},
         "participant add",
     )  # fmt: skip
     named = check_image(image) if image else ""

@@ -138,9 +138,7 @@ def _inside(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
 def _sentence(item: Any, where: str, model: type[BaseModel], *, private: bool) -> str:
     path = ".".join(masked(str(part))[:_KEY] for part in item["loc"]) or "(file)"
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(item["loc"][-1]), _all_keys(model), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "remove it"
-        return f"{where}: {path}: unknown key; {hint}"
+        return f"{where}: {path}: unknown key; {_hint(str(item['loc'][-1]), path, model)}"
     if item["type"] == "missing":
         return f"{where}: {path}: wanted a value, got none; add the key"
     wanted = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
@@ -151,20 +149,33 @@ def _sentence(item: Any, where: str, model: type[BaseModel], *, private: bool) -
     return f"{where}: {path}: wanted {wanted}, got {shown(item['input'], private=private)}"
 
 
-def _all_keys(model: type[BaseModel]) -> list[str]:
-    """Return the field names of `model` and of every model below it."""
-    keys: list[str] = []
-    pending: list[Any] = [model]
+def _hint(key: str, path: str, model: type[BaseModel]) -> str:
+    """Return what to do about a key that is unknown at `path`: where it belongs, or what is spelled like it."""
+    places = _places_of_keys(model)
+    near = [key] if key in places else difflib.get_close_matches(key, places, n=1)
+    if not near:
+        return "remove it"
+    here = path.rpartition(".")[0]
+    owners = [place for place in places[near[0]] if place != here]
+    if near[0] == key:
+        return f"it belongs to {' or '.join(place or 'the top of the file' for place in owners[:3])}"
+    return f"did you mean {near[0]!r}?"
+
+
+def _places_of_keys(model: type[BaseModel]) -> dict[str, list[str]]:
+    """Return the names of all fields of `model` and of the models below it, each with the tables that it belongs to."""
+    keys: dict[str, list[str]] = {}
+    pending: list[tuple[str, Any]] = [("", model)]
     seen: set[Any] = set()
-    while pending:
-        current = pending.pop()
-        if current in seen:
-            continue
-        seen.add(current)
+    for where, current in pending:  # grows; the tables nearest to the top come first
         if isinstance(current, type) and issubclass(current, BaseModel):
-            for name, field in current.model_fields.items():
-                keys.append(name)
-                pending.append(field.annotation)
+            if current in seen:
+                continue
+            seen.add(current)
+            for attribute, field in current.model_fields.items():
+                name = field.alias or attribute
+                keys.setdefault(name, []).append(where)
+                pending.append((f"{where}.{name}" if where else name, field.annotation))
         else:
-            pending.extend(getattr(current, "__args__", ()))
+            pending.extend((where, inner) for inner in getattr(current, "__args__", ()))
     return keys

@@ -44,6 +44,7 @@ def header_to(
         "dataset": participant.dataset,
         "epsilon": None if participant.non_private else participant.epsilon,
         "delta": participant.delta,
+        **({"unit": participant.unit} if participant.unit else {}),
     }
     return {
         "kind": kind,

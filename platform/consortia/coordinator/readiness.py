@@ -24,6 +24,7 @@ _WHY = {
     "NO_POLICY": "it has no policy",
     "NO_LEDGER": "it has no ledger; its owner runs `consortia home init` or `consortia budget init`",
     "DATASET_NOT_OFFERED": "its policy offers no such data set; see roster.dataset and roster.industry",
+    "UNIT_MISMATCH": "its policy protects another unit than roster.unit says; one of the two has to change",
     "RELEASE_NOT_ALLOWED": "its policy does not let leave what the contract wants; `consortia preflight` names it",
     "NON_PRIVATE_NOT_ALLOWED": "it was proposed a non-private run, which its policy does not allow",
     "NO_REPLY": "it did not answer in time",

@@ -8,16 +8,23 @@ import tomli_w
 
 from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
-from consortia.engines.runner import demo_policy_file
+from consortia.engines.demonstration import demo_policy_file
 from consortia.participant.home import Home
 from consortia.participant.ledger_witness import check_new
+from consortia.terms.proposed_policy import proposed_policy
 from consortia.terms.scenario import Scenario
 from privacy.ledger import Ledger
 
 
 def owned_policy(scenario: str, loaded: Scenario, participant: str) -> dict[str, Any]:
-    """Return a scenario's demonstration policy as one owner's: it no longer accepts just any contract."""
-    data = read_toml(demo_policy_file(scenario, participant))
+    """Return a scenario's demonstration policy as one owner's: it no longer accepts just any contract.
+
+    Where there is none, the policy is made of what the roster proposes (`consortia.terms.proposed_policy`).
+    """
+    file = demo_policy_file(scenario, participant)
+    if not file.is_file():
+        return proposed_policy(loaded.participant(participant), loaded.contract)
+    data = read_toml(file)
     data["demo"] = False
     data["allow"]["contracts"] = [f"sha256:{loaded.contract.sha256()}"]
     return data

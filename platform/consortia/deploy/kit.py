@@ -121,6 +121,7 @@ def write_kit(
         "dataset": participant.dataset,
         "site": participant.site,
         "units": participant.units,
+        "unit": participant.unit or "FILL IN",
         "epsilon": f"{participant.epsilon:g}",
         "delta": f"{participant.delta:g}",
         "contract": scenario.contract.sha256(),

@@ -33,6 +33,7 @@ class Options:
     uncompressed: bool = False
     draws: int = 3
     compressed: bool = True
+    proposed_policies: bool = False  # of a participant without a demonstration policy: made of the roster's proposal
 
 
 def check_options(options: Options) -> None:

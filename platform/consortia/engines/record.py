@@ -34,7 +34,7 @@ _VERTICAL = ("role", "label", "purpose", "matched", "hide_membership", "decision
 _SIMULATED = (
     *("units", "classes", "headline", "keeps", "gain", "local_model", "personal_model", "synthetic"),
     *("net_gains", "verdict", "joining", "forecast"),
-    *("differ", "quarantine", "drift"),
+    *("differ", "quarantine", "drift", "diverged"),
     *_VERTICAL,
 )
 

@@ -20,11 +20,11 @@ from clients.tables import known_from
 from consortia.common.disk import write_json, write_text
 from consortia.common.errors import InputError, RunFailedError, RunRefusedError
 from consortia.common.logs import OwnFile
-from consortia.common.strict import read_toml
 from consortia.engines import record
 from consortia.engines.base import Engine, Job
 from consortia.engines.causes import causes
 from consortia.engines.data_folder import public_sources
+from consortia.engines.demonstration import demo_policy
 from consortia.engines.options import Options, check_options
 from consortia.engines.vectorized import participants
 from consortia.participant.data import idle_files
@@ -32,10 +32,9 @@ from consortia.participant.home import Home, default_root
 from consortia.participant.identity import pin_each_other
 from consortia.planning.plan import make_plans
 from consortia.terms.industries import unconfirmed
-from consortia.terms.many_participants import filled, policy_of
 from consortia.terms.policy import Policy, policy_or_input_error
 from consortia.terms.roster import RosterParticipant
-from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
+from consortia.terms.scenario import Scenario, load_scenario, scenario_from_json
 from consortia.vertical.setup import introduce
 from privacy.ledger import Ledger
 
@@ -182,24 +181,14 @@ class _nothing:  # noqa: N801 - reads as a word in `with`
     def __exit__(self, *_: object) -> None: ...
 
 
-def demo_policy_file(scenario: str, participant: str) -> Path:
-    """Return where the demonstration policy of a scenario's participant lies."""
-    path = find_scenario(scenario)
-    return policy_of(path.parent / "policies" / path.stem, participant)
-
-
 def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: str) -> Home:
     """Lay out a scratch home: the demonstration policy with overrides, a fresh ledger, a split key."""
     folder = (folder / "participants" / name).resolve()
     seed = options.split_seed if options.split_seed is not None else scenario.contract.seed
     if options.ledger is not None:
         return _charged_home(options.ledger, folder, name)
-    file = demo_policy_file(options.scenario, name)
-    if not file.is_file():
-        raise InputError(f"policy of {name}: wanted {file}, got nothing there; without a policy a participant refuses")
-    policy = policy_or_input_error(file, simulation=True)
     participant = scenario.participant(name)
-    data = filled(read_toml(file), name, participant.site)
+    data, policy = demo_policy(options.scenario, scenario, participant, proposed=options.proposed_policies)
     if any(item == name or "=" not in item or item.startswith(f"{name}=") for item in options.epsilon):
         _override_budget(data, policy, participant.epsilon)
     if scenario.contract.statistics is not None:

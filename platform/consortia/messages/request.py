@@ -91,7 +91,12 @@ def common_fields(header: Mapping[str, str]) -> dict[str, Any]:
         "run_id": header["run"],
         "contract": contract,
         "contract_json": contract.canonical(),
-        "proposal": Proposal(str(offer["dataset"]), None if epsilon is None else float(epsilon), float(offer["delta"])),
+        "proposal": Proposal(
+            str(offer["dataset"]),
+            None if epsilon is None else float(epsilon),
+            float(offer["delta"]),
+            str(offer.get("unit", "")),
+        ),
         "anchor": anchor_from(dict(header)),
     }
 

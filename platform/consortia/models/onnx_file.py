@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from clients import registry
+from clients.schema import Target
 from consortia.common.errors import InputError
 from consortia.models.rows import columns_of, outputs_of, predict, view_of
 from consortia.participant.own_model import About, OwnModel
 
-__all__ = ["TOLERANCE", "largest_difference", "run_onnx", "to_onnx"]
+__all__ = ["TOLERANCE", "largest_difference", "predicted_range", "run_onnx", "to_onnx"]
 
-#: How far a prediction of the ONNX file may be from torch's.
+#: How far a prediction of the ONNX file may be from torch's: a share of what predictions range over.
 TOLERANCE = 1e-5
 _OPSET = 20
 _WANTS = "wanted the packages of the extra `onnx`, got none; pip install 'consortia[onnx]'"
@@ -84,9 +85,18 @@ def to_onnx(model: OwnModel, about: About) -> bytes:
     data: bytes = file.SerializeToString()
     client = registry.get(about.industry)
     sample = client.synthesise(np.random.default_rng(0), 200, client.sites[0])
-    if (difference := largest_difference(data, model, about, sample)) > TOLERANCE:
-        raise InputError(f"export: the ONNX file differs from torch by {difference:.1e}, wanted at most {TOLERANCE:g}")
+    allowed = TOLERANCE * predicted_range(view.target)
+    if (difference := largest_difference(data, model, about, sample)) > allowed:
+        raise InputError(f"export: the ONNX file differs from torch by {difference:.1e}, wanted at most {allowed:.1e}")
     return data
+
+
+def predicted_range(target: Target) -> float:
+    """Return what predictions range over: 1 for probabilities, and the public bounds of a number.
+
+    A number without bounds is learned as it is, on a scale of 1.
+    """
+    return 1.0 if target.low is None or target.high is None else target.high - target.low
 
 
 def run_onnx(data: bytes, about: About, frame: pd.DataFrame) -> NDArray[np.float32]:
@@ -119,17 +129,20 @@ def _network(model: OwnModel, width: int) -> Any:
     """Return torch's translation of the network, every name in it prefixed."""
     from onnx import compose, inliner
 
-    with _quiet():
-        program = torch.onnx.export(
-            model.eval(),
-            (torch.zeros(2, width),),
-            dynamo=True,
-            verbose=False,
-            opset_version=_OPSET,
-            input_names=["features"],
-            output_names=["scores"],
-            dynamic_shapes=({0: torch.export.Dim("rows")},),
-        )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model.eval(),
+                (torch.zeros(2, width),),
+                dynamo=True,
+                verbose=False,
+                opset_version=_OPSET,
+                input_names=["features"],
+                output_names=["scores"],
+                dynamic_shapes=({0: torch.export.Dim("rows")},),
+            )
+    except Exception as error:  # noqa: BLE001 - torch may fail in any way on a network of a package
+        raise InputError(f"export: torch has no ONNX for this network, got {type(error).__name__}") from None
     assert program is not None
     return compose.add_prefix(inliner.inline_local_functions(program.model_proto), "network/")
 

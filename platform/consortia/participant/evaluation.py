@@ -15,6 +15,8 @@ from consortia.participant.own_model import OwnModel, Scorer
 from consortia.terms.policy import DatasetTerms
 from privacy.randomness import numpy_generator
 
+#: A model whose mean loss is so many times that of a constant learned nothing: it diverged.
+_FAR = 2.0
 Scores = NDArray[np.float64]
 Metrics = dict[str, float | None]
 
@@ -54,6 +56,17 @@ def row_losses(client: IndustryClient, scores: Scores, table: Table) -> Scores:
     if client.schema.target.kind == "multiclass":
         return np.asarray(-np.log(bounded[np.arange(len(wanted)), wanted.astype(int)]), dtype=np.float64)
     return np.asarray(-np.log(np.where(wanted == 1, bounded, 1 - bounded)), dtype=np.float64)
+
+
+def far_worse(client: IndustryClient, scores: Scores, constant: Scores, table: Table) -> dict[str, float] | None:
+    """Return the mean losses of a model and of a constant where the model's is at least twice as large; None if not.
+
+    Nobody's data make a trained model so bad: its steps were too large, or noise was.
+    """
+    if not len(table):
+        return None
+    own, least = (float(row_losses(client, each, table).mean()) for each in (scores, constant))
+    return None if own < _FAR * least else {"model": own, "constant": least}
 
 
 def better(metric: str, left: float | None, right: float | None) -> bool:

@@ -33,6 +33,7 @@ from consortia.participant.data import Partitions
 from consortia.participant.evaluation import (
     Scores,
     client_for,
+    far_worse,
     gain_interval,
     headline,
     module_scorer,
@@ -177,7 +178,8 @@ def compared(client: IndustryClient, models: Mapping[str, Scorer], test: Table, 
     dict
         `headline`, `metrics` (by metric and model), `gain` (federated over local), `net_gain` (joined over control, in
         the headline) with its `verdict`, `net_gains` (by metric: the headline and, of several classes, the macro AUC).
-        A gain is {value, low, high}, or None where it is undefined.
+        A gain is {value, low, high}, or None where it is undefined. `diverged` (losses) stands there only where the
+        federated model is far worse than a constant.
     """
     metric = headline(client, test.target)
     scores = {name: model(test) for name, model in models.items()}
@@ -191,6 +193,7 @@ def compared(client: IndustryClient, models: Mapping[str, Scorer], test: Table, 
         "net_gain": net[metric],
         "net_gains": net,
         "verdict": verdict(net[metric]),
+        **({"diverged": far} if (far := far_worse(client, scores["federated"], scores["majority"], test)) else {}),
     }
 
 

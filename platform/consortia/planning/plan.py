@@ -37,6 +37,8 @@ class ParticipantPlan:
     ----------
     units : int
         Declared units of the data set; `training_units` of them train.
+    unit : str
+        Whom one of them is; empty where the roster leaves it to the participant's policy.
     noise_multiplier : float or None
         sigma, solved for the whole run; None when non-private.
     epsilon : float or None
@@ -50,6 +52,7 @@ class ParticipantPlan:
 
     name: str
     industry: str
+    unit: str
     units: int
     training_units: int
     steps: int
@@ -168,6 +171,7 @@ def _plan(scenario: Scenario, participant: RosterParticipant) -> ParticipantPlan
     return ParticipantPlan(
         name=participant.name,
         industry=participant.industry,
+        unit=participant.unit,
         units=participant.units,
         training_units=training,
         steps=steps,

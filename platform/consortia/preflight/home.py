@@ -60,9 +60,7 @@ def check_home(home: Home, scenario: Scenario) -> list[Finding]:
         return chain.stop(
             f"{scenario.name} has no participant for {home.participant}", "ask the coordinator for a join kit"
         )
-    proposal = Proposal(
-        participant.dataset, None if participant.non_private else participant.epsilon, participant.delta
-    )
+    proposal = Proposal.to(participant)
     try:
         name = scenario.name if home.simulation else ""
         terms = check_contract(policy, scenario.contract, participant.industry, proposal, name)

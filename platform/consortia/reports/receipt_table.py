@@ -74,7 +74,19 @@ def print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
 def notes(participant: dict[str, Any]) -> list[str]:
     """Return what else a receipt, or a line of a record, says: what was expected of the run, and of its rows."""
     told = told_and_measured(participant)
-    return [*([told] if told else []), *rows_in_words(participant)]
+    return [*([told] if told else []), *diverged_in_words(participant), *rows_in_words(participant)]
+
+
+def diverged_in_words(receipt: Mapping[str, Any]) -> list[str]:
+    """Return what to do about a shared model that is far worse than a constant; nothing where it is not."""
+    if not (far := receipt.get("diverged")):
+        return []
+    told = (
+        f"diverged: lower learning_rate in the contract. The shared model is far worse than a constant (loss "
+        f"{number(far['model'], 2)} against {number(far['constant'], 2)}); where noise does that, "
+        "`consortia budget plan` shows what helps."
+    )
+    return [told]
 
 
 def rows_in_words(receipt: dict[str, Any]) -> list[str]:

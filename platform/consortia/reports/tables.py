@@ -77,12 +77,15 @@ def print_plan(console: Console, scenario: Scenario, plans: list[ParticipantPlan
             console.print(f"[bold]{whose}[/]: trust {part.contract.trust}", highlight=False)
         _print_learner(console, part)
     table = Table(title="From proposals and declared sizes (a participant's own policy may lower them)")
-    for name in ("participant", "industry", "units", "rate q", "steps", "σ", "ε run", "δ", "leaves"):
-        table.add_column(name, justify="left" if name in {"participant", "industry", "leaves"} else "right")
+    named = any(plan.unit for plan in plans)
+    unit = ("unit",) if named else ()
+    for name in ("participant", "industry", *unit, "units", "rate q", "steps", "σ", "ε run", "δ", "leaves"):
+        table.add_column(name, justify="left" if name in {"participant", "industry", "unit", "leaves"} else "right")
     for plan in first(plans):
         table.add_row(
             plan.name,
             plan.industry,
+            *((plan.unit or "its policy's",) if named else ()),
             str(plan.units),
             f"{plan.sampling_rate:g}",
             str(plan.steps),
@@ -97,8 +100,14 @@ def print_plan(console: Console, scenario: Scenario, plans: list[ParticipantPlan
     if contract.central is not None:
         console.print(sentence(account(contract, contract.rounds)), highlight=False)
     console.print(
-        "ε of one run (PLD) at its δ, adding or removing one unit: a record, or what the participant's policy names.",
+        "ε of one run (PLD) at its δ, adding or removing one unit"
+        + (
+            "."
+            if all(plan.unit for plan in plans)
+            else ": a record, or what the participant's policy names (roster.unit says it to everybody)."
+        ),
         highlight=False,
+        soft_wrap=True,
     )
     for caution in cautions(scenario):
         console.print(f"[yellow]warning[/] {caution}")

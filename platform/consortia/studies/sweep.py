@@ -1,7 +1,8 @@
 """Runs a scenario under several budgets and seeds, keeps each run, and prints a table.
 
-On synthetic rows nothing is charged. On real rows (`--data`) every run is charged in full to the participants'
-ledgers and refused unless their owners' policies say `allow.sweeps = true` (invariant 4).
+On synthetic rows nothing is charged. On real rows (`--data`, or those of the homes' own policies with `--ledger` alone)
+every run is charged in full to the participants' ledgers and refused unless their owners' policies say
+`allow.sweeps = true` (invariant 4).
 """
 
 from __future__ import annotations
@@ -68,9 +69,7 @@ def check(sweep: Sweep) -> Scenario:
     names = [participant.name for participant in scenario.roster]
     if sweep.participant and sweep.participant not in names:
         raise InputError(f"--participant: wanted one of {listed(names)}, got {shown(sweep.participant)}")
-    if sweep.data is None:
-        if sweep.ledger is not None:
-            raise InputError("--ledger: wanted with --data only; synthetic rows are not charged")
+    if sweep.data is None and sweep.ledger is None:
         return scenario
     if sweep.ledger is None:
         raise InputError(
@@ -125,6 +124,8 @@ def _claim(sweep: Sweep, scenario: Scenario, out: Path) -> None:
         "participant": sweep.participant,
         "data": str(sweep.data.resolve()) if sweep.data else None,
     }
+    if sweep.ledger is not None and sweep.data is None:
+        what["ledger"] = str(sweep.ledger.resolve())
     file = out / "sweep.json"
     if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != what:
         raise InputError(f"--out {out}: wanted an empty folder or this sweep's own, got another sweep's; take another")
@@ -143,6 +144,7 @@ def _run_cell(sweep: Sweep, value: float, seed: int, out: Path) -> dict[str, Any
             epsilon=(f"{sweep.participant}={value:g}" if sweep.participant else f"{value:g}",),
             ledger=sweep.ledger,
             out=Path(folder),
+            proposed_policies=True,
         )
         result = execute(prepare(options), options).result
     participants = {}

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from consortia.engines.runner import demo_policy_file
+from consortia.engines.demonstration import demo_policy_file
 from consortia.messages.size_release import once_events
 from consortia.participant.account import runs_left
 from consortia.participant.home import Home
@@ -144,11 +144,12 @@ def knobs(scenario: Scenario, participant: RosterParticipant) -> list[Knob]:
         taken: int = steps,
         numbers: int = size,
         clip: float = rules.clip,
+        step: float = rules.learning_rate,
     ) -> _Outcome:
         sigma = _solve(contract, value, participant.delta, rate, taken)
         if sigma is None:
             return None, None, None
-        noise = rules.learning_rate * sigma * clip * math.sqrt(taken) / (rate * n)
+        noise = step * sigma * clip * math.sqrt(taken) / (rate * n)
         return sigma, noise_ratio(of_products(contract, sigma), numbers, rate, n, taken), noise
 
     base = outcome()
@@ -176,6 +177,9 @@ def knobs(scenario: Scenario, participant: RosterParticipant) -> list[Knob]:
         )
     note = "noise and the largest step of a unit shrink together; helps where gradients are shorter than the clip"
     add("clip", f"{rules.clip:g}", f"{rules.clip / 2:g}", outcome(clip=rules.clip / 2), note)
+    halved = outcome(step=rules.learning_rate / 2)
+    note = "noise and steps shrink together; lower it where a run diverges"
+    add("learning_rate", f"{rules.learning_rate:g}", f"{rules.learning_rate / 2:g}", halved, note)
     if rules.model.kind != "linear":
         smaller = _size(_linear(scenario, participant.industry), participant)
         add("model", f"{size} numbers", f"linear, {smaller} numbers", outcome(numbers=smaller))
@@ -255,7 +259,7 @@ def answer(scenario: Scenario, name: str, epsilons: list[float], root: Path | No
             "industry": plan.industry,
             "training_units": plan.training_units,
             "delta": plan.delta,
-            "unit": lifetime.unit if lifetime else "record",
+            "unit": lifetime.unit if lifetime else participant.unit or "record",
             "proposed_epsilon": None if participant.non_private else participant.epsilon,
             "forecast": proposed[plan.name].to_json() if proposed else None,
             "prices": [

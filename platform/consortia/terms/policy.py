@@ -18,6 +18,7 @@ from consortia.common.errors import InputError, RefusedError
 from consortia.common.strict import StrictModel, check_schema, parse, parse_toml
 from consortia.terms.contract import Contract
 from consortia.terms.contract_fields import Industry, Name, ReleaseKind
+from consortia.terms.roster import UNIT, RosterParticipant
 from consortia.terms.secure_sum import SecurePolicy
 from consortia.terms.vertical_policy import VerticalPolicy
 from privacy.ledger import Budget
@@ -106,7 +107,7 @@ class DatasetTerms(StrictModel):
     source: Source
     site: str = ""
     metrics: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], ...] = ()
-    unit: Annotated[str, Field(pattern=r"^[^:/@=\n]{1,80}$")] = "record"
+    unit: Annotated[str, Field(pattern=UNIT)] = "record"
     declared_units: Annotated[int, Field(ge=1)]
     max_rows_per_unit: Annotated[int, Field(ge=1)] | None = None
     quarantine_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
@@ -192,11 +193,20 @@ class Proposal:
         The owner's name for the data set.
     epsilon : float or None
         None proposes a non-private run.
+    unit : str
+        Whom one unit of privacy is, as everybody saw it in the plan; empty where the roster leaves it to the policy.
     """
 
     dataset: str
     epsilon: float | None
     delta: float
+    unit: str = ""
+
+    @classmethod
+    def to(cls, participant: RosterParticipant) -> Proposal:
+        """Return what the roster proposes to a participant."""
+        epsilon = None if participant.non_private else participant.epsilon
+        return cls(participant.dataset, epsilon, participant.delta, participant.unit)
 
 
 def load_policy(path: Path, *, simulation: bool) -> Policy:
@@ -290,12 +300,23 @@ def check_contract(
         raise RefusedError("DATASET_NOT_OFFERED", f"the policy offers no dataset.{proposal.dataset}")
     if terms.industry != industry or (contract.vertical is not None and terms.site != contract.vertical.case):
         raise RefusedError("DATASET_NOT_OFFERED", f"dataset.{proposal.dataset} is not of industry {industry}")
+    check_unit(terms, proposal)
     if contract.evaluation.metrics == "dp" and terms.unit != "record" and terms.max_rows_per_unit is None:
         raise RefusedError(
             "RELEASE_NOT_ALLOWED",
             f"dataset.{proposal.dataset}.max_rows_per_unit: wanted a bound, for the noise of metrics by {terms.unit}",
         )
     return terms
+
+
+def check_unit(terms: DatasetTerms, proposal: Proposal) -> None:
+    """Raise `RefusedError` (UNIT_MISMATCH) when the policy protects another unit than the roster tells everybody."""
+    if proposal.unit and terms.unit != proposal.unit:
+        raise RefusedError(
+            "UNIT_MISMATCH",
+            f"dataset.{proposal.dataset}.unit: wanted {proposal.unit!r}, as roster.unit says to everybody, got "
+            f"{terms.unit!r}; where you agree, change the policy, otherwise ask the coordinator to change the roster",
+        )
 
 
 def effective_budget(

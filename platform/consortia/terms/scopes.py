@@ -116,7 +116,9 @@ def check_like(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
         if other.is_floating_point() and not bool(torch.isfinite(other).all()):
             raise ValueError(f"{name}: wanted finite numbers, got NaN or infinity")
         if other.is_floating_point() and other.numel() and float(other.abs().max()) > LARGEST:
-            raise ValueError(f"{name}: wanted numbers up to {LARGEST:g} in size, got a larger one")
+            raise ValueError(
+                f"{name}: wanted numbers up to {LARGEST:g} in size, got a larger one (diverged? lower learning_rate)"
+            )
 
 
 def initial_groups(contract: Contract, industries: Iterable[str]) -> dict[str, State]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from clients.industry import IndustryClient, ModelSpec
@@ -38,7 +40,13 @@ class ClientCheckError(SuiteError):
 
 
 @named_arguments(ArgumentError)
-def check_client(client: IndustryClient, *, spec: ModelSpec = DEFAULT_SPEC, rows: int = 240) -> tuple[str, ...]:
+def check_client(
+    client: IndustryClient,
+    *,
+    spec: ModelSpec = DEFAULT_SPEC,
+    rows: int = 240,
+    tell: Callable[[str], None] | None = None,
+) -> tuple[str, ...]:
     """Hold an industry to the promises of the seam, on its own synthetic rows.
 
     Parameters
@@ -48,6 +56,8 @@ def check_client(client: IndustryClient, *, spec: ModelSpec = DEFAULT_SPEC, rows
         The network to build; a client with an encoder of its own may need other widths than the default.
     rows : int
         Synthetic rows for each site.
+    tell : callable, optional
+        Hears a line as each check begins; a wide schema takes a minute.
 
     Returns
     -------
@@ -60,4 +70,4 @@ def check_client(client: IndustryClient, *, spec: ModelSpec = DEFAULT_SPEC, rows
         Lists every failed check by name, with what it saw. All checks run even so.
     """
     torch.set_num_threads(1)
-    return run_checks(_CHECKS, Case(client, spec, rows), ClientCheckError, f"client {client.name!r}")
+    return run_checks(_CHECKS, Case(client, spec, rows), ClientCheckError, f"client {client.name!r}", tell)

@@ -51,11 +51,20 @@ def _process() -> dict[str, object]:
 
 
 def run_checks(
-    checks: Mapping[str, Callable[[Any], None]], case: Any, error: type[SuiteError], subject: str
+    checks: Mapping[str, Callable[[Any], None]],
+    case: Any,
+    error: type[SuiteError],
+    subject: str,
+    tell: Callable[[str], None] | None = None,
 ) -> tuple[str, ...]:
-    """Run every check on `case`; return their names, or raise `error` with all that failed."""
+    """Run every check on `case`; return their names, or raise `error` with all that failed.
+
+    `tell` hears of each check as it begins, such as "3 of 15: works_with_one_row".
+    """
     failures: dict[str, str] = {}
-    for name, check in checks.items():
+    for number, (name, check) in enumerate(checks.items(), 1):
+        if tell is not None:
+            tell(f"{number} of {len(checks)}: {name}")
         try:
             check(case)
         except Exception as failure:  # noqa: BLE001 - what is checked may raise anything, and each check reports

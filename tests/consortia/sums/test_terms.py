@@ -115,7 +115,7 @@ def test_an_expectation_that_fits_no_target_is_refused_before_a_run() -> None:
 
 def test_a_policy_has_to_name_sums() -> None:
     from consortia.common.errors import RefusedError
-    from consortia.engines.runner import demo_policy_file
+    from consortia.engines.demonstration import demo_policy_file
     from consortia.terms.policy import Proposal, check_contract, load_policy
 
     contract = load_scenario("banks-sums").contract

@@ -107,9 +107,7 @@ def open_place(job: Job, participant: RosterParticipant) -> Place:
     """
     contract, home = job.scenario.contract, job.homes[participant.name]
     policy = load_policy(home.policy, simulation=True)
-    proposal = Proposal(
-        participant.dataset, None if participant.non_private else participant.epsilon, participant.delta
-    )
+    proposal = Proposal.to(participant)
     terms = check_contract(policy, contract, participant.industry, proposal, job.scenario.name)
     if (source := job.sources.get(participant.name)) is not None:
         terms = terms.model_copy(update={"source": source})
