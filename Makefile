@@ -79,6 +79,9 @@ up: ## Run a scenario as containers (SCENARIO=cross-industry); exits with the ru
 	+@test -f scenarios/$(SCENARIO).compose.yml || { \
 	echo "SCENARIO=$(SCENARIO): wanted scenarios/$(SCENARIO).compose.yml, got nothing; consortia compose $(SCENARIO)" >&2; exit 2; }; \
 	$(COMPOSE) build || exit 2; \
+	{ $(COMPOSE) config --format json && docker network inspect $$(docker network ls --quiet); } | \
+	docker run --rm --interactive --network host --read-only --cap-drop ALL --env CONSORTIA_SUBNETS \
+	consortia:$${CONSORTIA_TAG:-0.1.0} python -m consortia.deploy.subnets || exit 2; \
 	$(COMPOSE) up --detach || { $(COMPOSE) logs --no-color keys homes register >&2; \
 	case $$($(COMPOSE) ps --all --format '{{.ExitCode}}' keys) in 2) exit 2 ;; *) exit 1 ;; esac; }; \
 	runner=$$($(COMPOSE) ps --all --quiet runner) && \
