@@ -79,6 +79,9 @@ up: ## Run a scenario as containers (SCENARIO=cross-industry); exits with the ru
 	+@test -f scenarios/$(SCENARIO).compose.yml || { \
 	echo "SCENARIO=$(SCENARIO): wanted scenarios/$(SCENARIO).compose.yml, got nothing; consortia compose $(SCENARIO)" >&2; exit 2; }; \
 	$(COMPOSE) build || exit 2; \
+	{ $(COMPOSE) config --format json && docker network inspect $$(docker network ls --quiet); } | \
+	docker run --rm --interactive --network host --read-only --cap-drop ALL --env CONSORTIA_SUBNETS \
+	consortia:$${CONSORTIA_TAG:-0.1.0} python -m consortia.deploy.subnets || exit 2; \
 	$(COMPOSE) up --detach || { $(COMPOSE) logs --no-color keys homes register >&2; \
 	case $$($(COMPOSE) ps --all --format '{{.ExitCode}}' keys) in 2) exit 2 ;; *) exit 1 ;; esac; }; \
 	runner=$$($(COMPOSE) ps --all --quiet runner) && \
@@ -87,8 +90,10 @@ up: ## Run a scenario as containers (SCENARIO=cross-industry); exits with the ru
 	case $$(docker wait $$runner) in 0) ;; 2) exit 2 ;; *) exit 1 ;; esac
 
 receipts: ## Show what joining paid, each participant's receipt read in its own container (SCENARIO=cross-industry).
-	@for app in $$($(COMPOSE) config --services | grep -- '-app$$'); do \
-	$(COMPOSE) exec -T $$app consortia receipt /home/$${app%-app} || exit 1; done
+	@running=$$($(COMPOSE) ps --format '{{.ID}} {{.Service}}' | sed -n 's/-app$$//p') && \
+	{ test -n "$$running" || { echo "SCENARIO=$(SCENARIO): wanted its containers, got none that run; make up" >&2; exit 2; }; } && \
+	printf '%s\n' "$$running" | xargs -P 4 -L 1 sh -c \
+	'text=$$(docker exec "$$0" consortia receipt "$$1") || exit 1; printf "%s\n" "$$text"'
 
 renew: ## Renew the coordinator's certificates (with CONSORTIA_ADDRESS=HOST:PORT for that host, too). No participant restarts.
 	@CONSORTIA_RENEW=1 $(COMPOSE) run --rm --no-deps keys

@@ -7,6 +7,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from consortia.coordinator.event_file import EventFile
 from consortia.coordinator.rounds import Coordinator
 from consortia.coordinator.run_lock import only_coordinator
 from consortia.messages import flower_pace
@@ -29,11 +30,14 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     scenario = scenario_from_json(str(config["scenario"]))
     names = [participant.name for participant in scenario.roster]
-    exchange = GridExchange(grid, names, float(str(config["join-seconds"])))
     heads = Path(str(config["heads"])) if config.get("heads") else None
-    folder, resume = Path(str(config["out"])), bool(config["resume"])
-    where = (scenario, str(config["run-id"]), folder, exchange, heads)
+    folder, resume, run_id = Path(str(config["out"])), bool(config["resume"]), str(config["run-id"])
     with only_coordinator(folder):
+        tell = EventFile(folder, run_id)
+        exchange = GridExchange(
+            grid, names, float(str(config["join-seconds"])), lambda absent: tell("joining", absent=list(absent))
+        )
+        where = (scenario, run_id, folder, exchange, heads)
         if scenario.contract.vertical is None:
             coordinator = Coordinator(*where)
             coordinator.ask_who_can(resume=resume)

@@ -59,8 +59,7 @@ def engine() -> str | None:
 
 
 def _sweep() -> None:
-    """Remove what test runs that were killed left behind: an engine has addresses for about 30 networks, one federation
-    takes 20 of them."""
+    """Remove what test runs that were killed left behind."""
     label = "com.docker.compose.project"
     asked = ("ps --all", "network ls", "volume ls")
     lists = [docker(*words.split(), "--format", f'{{{{.Label "{label}"}}}}').stdout for words in asked]
@@ -77,6 +76,12 @@ def _alive(pid: str) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _free_range() -> str:
+    """Return a private range in which no network of the engine is."""
+    taken = docker("network", "inspect", *docker("network", "ls", "--quiet").stdout.split()).stdout
+    return secrets.choice([f"10.{second}" for second in range(64, 192) if f'"10.{second}.' not in taken])
 
 
 def docker(*arguments: str, env: dict[str, str] | None = None, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -135,6 +140,7 @@ class Federation(Project):
             "SCENARIO": scenario,
             "COMPOSE_PROJECT_NAME": f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}",
             "CONSORTIA_TAG": "test",
+            "CONSORTIA_SUBNETS": _free_range(),  # another federation of the same scenario may be up
             **{f"CONSORTIA_{name.upper()}": str(own / name) for name in ("homes", "runs", "data", "pki", "members")},
             # PyTorch's own index may be out of reach; the default one has a build, too.
             "TORCH_INDEX": os.environ.get("TORCH_INDEX", ""),

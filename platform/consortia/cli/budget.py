@@ -10,7 +10,6 @@ import typer
 
 from consortia.cli.budget_accounts import HomeOption, home_of
 from consortia.common.console import friendly, out
-from consortia.common.disk import write_text
 from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
 from consortia.deploy.homes import make_home, owned_policy
@@ -136,5 +135,5 @@ def _accept(place: Home, policy: Policy, entry: str) -> None:
     document.setdefault("allow", tomlkit.table())["contracts"] = listed.multiline(True)
     text = tomlkit.dumps(document)
     parse_policy(text, str(place.policy))
-    write_text(place.policy, text)
+    place.write_policy(text)
     out.print(f"{told} now", highlight=False, soft_wrap=True)

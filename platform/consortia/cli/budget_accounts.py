@@ -11,7 +11,6 @@ import typer
 from rich.table import Table
 
 from consortia.common.console import out
-from consortia.common.disk import write_text
 from consortia.common.errors import InputError
 from consortia.common.words import number
 from consortia.participant import ledger_witness
@@ -176,7 +175,7 @@ def set_budget(
     after = parse_policy(text, f"{place.policy} with the new budget")  # refused before anything is written
     with open_ledger(place) as ledger:
         ledger_witness.note_budget(ledger, before)
-        write_text(place.policy, text)
+        place.write_policy(text)
         ledger_witness.note_budget(ledger, after)
     data: dict[str, Any] = {
         "schema": 1,

@@ -24,9 +24,10 @@ def log(
 ) -> None:
     """Show why a participant refused or failed: the coordinator got a code or an incident id, the cause is here."""
     place = home_of(participant, home)
-    if not place.log.is_file():
-        raise InputError(f"{place.log}: wanted the log of {participant}, got nothing there; check --home")
-    found = [trouble for trouble in troubles(place.log) if incident in trouble.text]
+    if not place.folder.is_dir():
+        raise InputError(f"{place.folder}: wanted the home of {participant}, got nothing there; check --home")
+    # Its first line makes the file.
+    found = [trouble for trouble in troubles(place.log) if incident in trouble.text] if place.log.is_file() else []
     if incident and not found:
         raise InputError(f"{place.log}: wanted incident {incident}, got none of that id; it is another participant's")
     if as_json:

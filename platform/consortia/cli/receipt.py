@@ -11,16 +11,22 @@ import typer
 from consortia.common.console import out
 from consortia.common.errors import InputError
 from consortia.common.strict import read_record
+from consortia.participant.home import default_root
 from consortia.reports.receipt_table import print_receipts
 
 
 def receipt(
-    homes: Annotated[list[Path], typer.Argument(help="Folders of participants whose receipts are yours to read.")],
+    homes: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of participants whose receipts are yours to read, or names below $CONSORTIA_HOME."
+        ),
+    ],
     run: Annotated[str, typer.Option(help="Run id; the latest of each home by default.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipts as JSON.")] = False,
 ) -> None:
     """Show whether joining paid: alone, control, federated and joined side by side, with the net gain."""
-    found = [_read(home, run) for home in homes]
+    found = [_read(home if home.is_dir() else default_root() / home, run) for home in homes]
     if as_json:
         typer.echo(json.dumps(found))
     else:

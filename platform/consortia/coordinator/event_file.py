@@ -3,6 +3,7 @@
 Every line has `event`, `time` (seconds since 1970), `run`, `round` and `participant` (null where a line is about none).
 It holds released and public values only; whoever may read the record may read it.
 
+    joining  absent: names of who has not joined yet
     start    rounds, done           heard    kind, bytes: an answer came (not yet believed)
     asked    kind, bytes            failure  attempt, code, detail
     round    history's line and `members`, the coordinator's counters of everybody; `step` in a vertical run

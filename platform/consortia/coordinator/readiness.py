@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from consortia.common.errors import RunRefusedError
 from consortia.coordinator.aggregation import members_of, outweighed, weights_of
 from consortia.coordinator.mailbox import Correspondence
+from consortia.messages.answer_codes import meaning
 from consortia.messages.exchange import Exchange
 from consortia.messages.reply import FINAL
 from consortia.messages.request import READY
@@ -128,5 +129,5 @@ def _reason(desk: Correspondence, name: str) -> str:
     failures = desk.participants[name].failures
     code = failures[-1]["code"] if failures else "NO_REPLY"
     incident = failures[-1]["detail"] if code == "PARTICIPANT_ERROR" else ""
-    told = _WHY.get(code, "its own log says why: `consortia home log`")
+    told = _WHY.get(code) or meaning(code) or "its own log says why: `consortia home log`"
     return f"{name}: {' '.join(filter(None, (code, incident)))}: {told}"

@@ -5,7 +5,12 @@ from __future__ import annotations
 from importlib import resources
 from string import Template
 
+from consortia.deploy.subnets import subnets
 from consortia.terms.scenario import Scenario
+
+#: Networks that a scenario has whoever takes part; the second two lead out of the host, or to who looks at it.
+_SHARED = ("coordinator", "door", "outside", "watch")
+_OPEN = frozenset({"outside", "watch"})
 
 
 class _Text(Template):
@@ -17,9 +22,11 @@ class _Text(Template):
 def compose_text(scenario: Scenario) -> str:
     """Return the compose file of a scenario.
 
-    Every participant has two services (SuperNode and launcher), two networks and two volumes for its keys.
+    Every participant has two services (SuperNode and launcher), two networks (each with a subnet of its own) and two
+    volumes for its keys.
     """
     names = [participant.name for participant in scenario.roster]
+    networks = [*_SHARED, *(f"{name}-{kind}" for name in names for kind in ("fleet", "private"))]
     own = [volume for name in names for volume in (name, f"{name}-app")]
     blocks = [
         template("compose_participant.yml.txt").substitute(name=participant.name, industry=participant.industry)
@@ -37,7 +44,9 @@ def compose_text(scenario: Scenario) -> str:
         ),
         participants="\n".join(blocks),
         networks="".join(
-            f"  {name}-fleet: {{internal: true}}\n  {name}-private: {{internal: true}}\n" for name in names
+            f"  {network}: {{{'' if network in _OPEN else 'internal: true, '}"
+            f'ipam: {{config: [{{subnet: "{subnet}"}}]}}}}\n'
+            for network, subnet in subnets(scenario.name, networks).items()
         ),
         volumes="".join(f"  keys-{name}: {{}}\n" for name in own).rstrip(),
     )

@@ -26,6 +26,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from consortia.client_app import home_of, log_at_home, source_of
 from consortia.common.errors import InputError, RefusedError
 from consortia.deploy.forks import Asker, ChildEndedError, Question
+from consortia.deploy.health import alive
 from consortia.messages import flower_pace
 from consortia.messages.bundle import check_announced, check_bundle
 from consortia.messages.envelope import Envelope, encode
@@ -111,6 +112,7 @@ class Courier:
             started = time.monotonic()
             try:
                 found = self._client.AcquireTask(wanted)
+                alive()
                 if found.HasField("task") and found.token:
                     self._token.now = found.token
                     self._task()
@@ -164,9 +166,11 @@ class Courier:
 
     def _still_wanted(self) -> bool:
         try:
-            return bool(self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+            answer = self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
         except httpx.TransportError:
             return True  # the SuperNode may come back; the kernel ends the child in any case
+        alive()
+        return bool(answer.success)
 
 
 def admit(message: Message, context: Context, fab: Fab, home: Home) -> bytes:

@@ -23,6 +23,7 @@ from consortia.common.console import err, out
 from consortia.common.disk import write_text
 from consortia.common.errors import ConsortiaError, InputError, RunFailedError, RunRefusedError
 from consortia.common.logs import tolerant_streams
+from consortia.deploy.health import alive
 from consortia.deploy.prepare import HOMES, KEYS, RUNS, SUPERLINK, with_members
 from consortia.engines import record
 from consortia.engines.base import Job
@@ -66,6 +67,7 @@ def follow(job: Job, control: Control) -> None:
     end = time.monotonic() + longest_run(job)
     next_look = time.monotonic() + _STATUS_EVERY_SECONDS
     while time.monotonic() < end:
+        alive()
         if (found := read_status(target, before)) is not None:
             if found.get("refused"):
                 raise RunRefusedError(*found["reason"].splitlines())

@@ -14,12 +14,13 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from consortia.common.errors import RunFailedError
+from consortia.messages.answer_codes import PREFIX
 from consortia.messages.exchange import Answer
 from consortia.messages.flower_pace import Rhythm
 
 RECORD = "consortia"
 FIELD = "envelope"
-_UNAVAILABLE = f"FLOWER_ERROR_{ErrorCode.NODE_UNAVAILABLE}"
+_UNAVAILABLE = f"{PREFIX}{ErrorCode.NODE_UNAVAILABLE}"
 
 _FIRST_POLL, _SLOWEST_POLL = 0.01, 0.1
 #: Seconds by which a heartbeat may be late before its SuperNode counts as gone.
@@ -51,10 +52,27 @@ def unpack(content: RecordDict) -> bytes:
 
 
 class GridExchange:
-    """An `Exchange` over a Flower Grid; participants are the registered names of its nodes."""
+    """An `Exchange` over a Flower Grid; participants are the registered names of its nodes.
 
-    def __init__(self, grid: Grid, names: Sequence[str], join_seconds: float) -> None:
+    Parameters
+    ----------
+    grid : Grid
+    names : sequence of str
+    join_seconds : float
+        How long to wait for everybody to join.
+    absent : callable, optional
+        Told who has not joined yet, whenever that changes.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        names: Sequence[str],
+        join_seconds: float,
+        absent: Callable[[Sequence[str]], None] = lambda names: None,
+    ) -> None:
         self._grid = grid
+        self._absent = absent
         self._nodes = self._wait_for_nodes(names, join_seconds)
         self._names = {node: name for name, node in self._nodes.items()}
         self._open: dict[str, str] = {}
@@ -65,9 +83,14 @@ class GridExchange:
 
     def _wait_for_nodes(self, names: Sequence[str], seconds: float) -> dict[str, int]:
         end = time.monotonic() + seconds
+        told: list[str] = []
         while True:
             found = self._online(names)
-            if len(found) == len(names) or time.monotonic() > end:
+            missing = [name for name in names if name not in found]
+            if missing != told:
+                told = missing
+                self._absent(missing)
+            if not missing or time.monotonic() > end:
                 break
             time.sleep(_SLOWEST_POLL)
         if not found:
@@ -183,7 +206,7 @@ class GridExchange:
 
 def _read(name: str, reply: Message) -> Answer:
     if reply.has_error():
-        return Answer(name, None, f"FLOWER_ERROR_{reply.error.code}")
+        return Answer(name, None, f"{PREFIX}{reply.error.code}")
     try:
         return Answer(name, unpack(reply.content))
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -14,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from consortia.common.errors import RefusedError
+from consortia.common.disk import write_text
+from consortia.common.errors import InputError, RefusedError
 from privacy.errors import LedgerBrokenError, LedgerMissingError
 from privacy.ledger import Ledger
 
@@ -62,6 +64,24 @@ class Home:
         folder = self.folder / "runs" / run_id
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
+
+    def write_policy(self, text: str) -> None:
+        """Write the policy durably.
+
+        Raises
+        ------
+        InputError
+            Where the file is mounted by itself, as it is in a participant's container.
+        """
+        try:
+            write_text(self.policy, text)
+        except OSError as error:
+            if error.errno not in {errno.EBUSY, errno.EROFS}:
+                raise
+            raise InputError(
+                f"{self.policy}: wanted a policy that can be changed here, got one that is mounted read-only; change "
+                "the file on the host (homes/NAME/policy.toml, or policy.toml of the join kit)"
+            ) from None
 
     def create(self, *, split_seed: int | None = None) -> None:
         """Make the folder and the split key.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +24,7 @@ from consortia.reports.many_participants import first, means, rest
 from consortia.reports.receipt_table import columns, label, notes, receipt_row, synthetic_for, table_of
 from consortia.reports.verdicts import paragraph
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
+from consortia.reports.waiting import EVERY_SECONDS, Waiting
 from consortia.terms.contract import Contract
 from consortia.terms.costs import updates_event
 from consortia.terms.recipe import blocks_of
@@ -259,7 +261,7 @@ def conditional_split_note(job: Job) -> str | None:
 
 
 class Watch(AbstractContextManager[None]):
-    """Shows the rounds of a running job: a bar in a terminal, plain lines without one."""
+    """Shows the rounds of a running job: a bar in a terminal, plain lines without one, and at least one a minute."""
 
     def __init__(self, console: Console, job: Job, *, simulation: bool) -> None:
         self._console = console
@@ -268,6 +270,8 @@ class Watch(AbstractContextManager[None]):
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._position = self._size()
+        self._waiting = Waiting(job.scenario)
+        self._said_at = time.time()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -311,10 +315,29 @@ class Watch(AbstractContextManager[None]):
 
     def _show(self, events: list[dict[str, Any]]) -> None:
         for event in events:
+            told = self._waiting.read(event)
+            if event["event"] != "failure" or not self._simulation:  # a simulation names causes at its end
+                for line in told:
+                    self._say(line)
             if event["event"] == "step":
                 self._progress.update(self._task, completed=event["round"], description=show_step(event))
-                if not self._console.is_terminal:
-                    self._console.print(show_step(event), highlight=False)
+                self._say(show_step(event))
+        self._show_rounds(events)
+        if not self._done.is_set() and self._silent():
+            line = self._waiting.sentence(time.time())
+            self._progress.update(self._task, description=line)
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        """Print a line where no bar moves."""
+        self._said_at = time.time()
+        if not self._console.is_terminal:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _silent(self) -> bool:
+        return time.time() - self._said_at >= EVERY_SECONDS
+
+    def _show_rounds(self, events: list[dict[str, Any]]) -> None:
         rounds = [event for event in events if event["event"] == "round"]
         if not rounds:
             if self._simulation and (text := long_step(self._job)):
@@ -331,8 +354,8 @@ class Watch(AbstractContextManager[None]):
             text += f", validation {metric}"
         text += f", run ε so far {self._epsilon(last.get('participations', last['round']))}"
         self._progress.update(self._task, completed=last["round"], description=text)
-        if not self._console.is_terminal and (last["round"] == total or last["round"] % max(1, total // 5) == 0):
-            self._console.print(f"{text} ({last['round']}/{total})", highlight=False)
+        if last["round"] in {1, total} or last["round"] % max(1, total // 5) == 0 or self._silent():
+            self._say(f"{text} ({last['round']}/{total})")
 
     def _metric(self) -> str | None:
         """Return the mean validation metric: a simulation's operator holds all rows, so may see it."""
