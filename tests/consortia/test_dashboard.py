@@ -163,7 +163,7 @@ def test_epsilon_is_counted_as_in_the_record(app: FastAPI) -> None:
         partition="train",
         unit="record",
     )
-    assert f"{epsilon([event], 1e-5, grid=1e-3):.3f} of 3.00" in text
+    assert f"{epsilon([event], 1e-5, grid=1e-3):.3g} of 3" in text
 
 
 def test_neither_what_a_participant_wrote_nor_a_receipt_is_on_any_page(pages: dict[str, str], runs: Path) -> None:
@@ -295,9 +295,10 @@ def test_a_plot_draws_intervals_and_levels_and_escapes_names() -> None:
 
 
 def test_a_gauge_never_runs_over() -> None:
-    assert 'width="119.0"' in gauge(5.0, 1.0, "over")
-    assert 'width="59.5"' in gauge(0.5, 1.0, "half")
-    assert 'width="0.0"' in gauge(1.0, None, "no budget")
+    assert 'class="fill over" x="0" y="0.5" width="100.0%"' in gauge(5.0, 1.0, "over")
+    assert 'class="fill " x="0" y="0.5" width="100.0%"' in gauge(1.0, 1.0, "as planned")  # calm
+    assert 'width="50.0%"' in gauge(0.5, 1.0, "half")
+    assert 'width="0.0%"' in gauge(1.0, None, "no budget")
 
 
 def test_the_background_gives_the_last_value_while_it_counts() -> None:

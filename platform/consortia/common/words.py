@@ -12,6 +12,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}{'f' if abs(value) < 1e7 else 'e'}}"
 
 
+def epsilon_text(value: float | None) -> str:
+    """Return an ε with three significant digits; a dash for what is not known."""
+    return "–" if value is None else f"{value:.3g}"
+
+
 def signed(value: float, digits: int = 3) -> str:
     """Return a difference."""
     return f"{'-' if value < 0 else '+'}{number(abs(value), digits)}"

@@ -17,9 +17,9 @@ from consortia.dashboard.certificates import certificates
 from consortia.dashboard.own import Own, OwnRun, lifetimes, open_home
 from consortia.dashboard.owner_metrics import OwnerCollector
 from consortia.reports.charts import Level, Line, dot_chart, gauge, line_chart
+from consortia.reports.decision import decide_alone, verdict_of
 from consortia.reports.forecasts import told_and_measured
 from consortia.reports.receipt_table import interval, metric_name
-from consortia.reports.verdicts import SHORT, paragraph, verdict_of
 
 _NAV = (("/", "Budget"), ("/ledger", "Ledger"), ("/runs", "Receipts"), ("/policy", "Policy"))
 _LINES = 200
@@ -27,7 +27,7 @@ _WORDS = {
     "interval": interval,
     "metric_name": metric_name,
     "told_and_measured": told_and_measured,
-    "verdict": lambda receipt: SHORT[verdict_of(receipt)],
+    "verdict": verdict_of,
 }
 
 
@@ -87,7 +87,7 @@ class OwnerView:
             if run is None:
                 raise HTTPException(404)
             say = f"{len(run.progress)} rounds" + (", receipt written" if run.receipt else "")
-            says = paragraph({self.participant: run.receipt}) if run.receipt else None
+            says = str(decide_alone(run.receipt)) if run.receipt else None
             return self._page("receipt.html", "/runs", version, say, run=run, charts=_charts(run), says=says, **_WORDS)
 
         @app.get("/policy")
