@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -32,7 +33,7 @@ def test_what_did_not_pay_has_another_shape_not_only_another_colour() -> None:
 def test_names_at_the_ends_of_lines_are_apart_and_in_their_order(places: list[float]) -> None:
     found = apart(places)
     pairs = sorted(zip(places, found, strict=True))
-    assert all(after[1] - before[1] >= LETTERING - 1e-9 for before, after in zip(pairs, pairs[1:], strict=False))
+    assert all(after[1] - before[1] >= LETTERING - 1e-9 for before, after in itertools.pairwise(pairs))
     assert sum(found) == pytest.approx(sum(places))  # a crowd stays around its middle
 
 

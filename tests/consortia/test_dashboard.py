@@ -60,7 +60,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def app(runs: Path) -> FastAPI:
     receipt = runs / "run-good" / "participants" / "other" / "runs" / "run-good" / "receipt.json"
     receipt.parent.mkdir(parents=True)
-    receipt.write_text('{"headline": "Lovelace"}')  # a simulation's: not the coordinator's to show
+    receipt.write_text('{"headline": "Lovelace"}')  # a participant's: not the coordinator's to show
     (runs / "run-good" / "result.json").write_text('{"headline": "Lovelace"}')
     return build(CoordinatorView(runs, None), TOKEN)
 
@@ -216,6 +216,9 @@ def test_a_participants_own_pages(own: tuple[FastAPI, Any]) -> None:
     assert "1 of 200" in pages["/runs"]
     assert 'consortia_receipt_metric{metric="auc",model="local",run="run-1"}' in pages["/metrics"]
     assert "bank-a, own view" in pages["/policy"]
+    assert "ε 3 of 12 reserved. Runs like the last one left: 3 (ε 3 at δ 1e-05 each)." in pages["/"]
+    assert "Joining paid clearly for bank-a." in pages["/runs/run-1"]  # federated minus alone: it has no joined model
+    assert 'class="name">run-1<' in pages["/runs"]  # receipts over runs
     site.home.ledger.write_bytes(b"broken")
     assert "cannot be read" in signed(app, "/").text
 
@@ -291,7 +294,7 @@ def test_a_plot_draws_intervals_and_levels_and_escapes_names() -> None:
     assert 'class="band c0"' in plot
     assert "<b>" not in plot
     assert line_chart("t", "round", "AUC", [Line("empty", [])]) == ""
-    assert plot.count("<circle") == 3
+    assert len(re.findall(r'cx="[\d.]+%"', plot)) == 3
 
 
 def test_a_gauge_never_runs_over() -> None:

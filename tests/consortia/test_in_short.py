@@ -17,12 +17,21 @@ def _record(name: str) -> dict[str, Any]:
     gain = {"value": 0.03, "low": 0.01, "high": 0.05}
     account = {"run": 2.0, "budget": 2.0, "delta": 1e-5, "non_private": False, "runs_left": 3}
     line = {
-        **{"industry": "bank", "headline": "auc", "units": {"test": 30}, "net_gain": gain, "epsilon": account},
+        "industry": "bank",
+        "headline": "auc",
+        "units": {"test": 30},
+        "net_gain": gain,
+        "epsilon": account,
         "metrics": {"auc": {"joined": 0.7}},
     }
     return {
-        **{"scenario": name, "status": "completed", "observer": "simulation", "synthetic": True, "charged": True},
-        **{"rounds": 2, "participants": {"bank-a": line}},
+        "scenario": name,
+        "status": "completed",
+        "observer": "simulation",
+        "synthetic": True,
+        "charged": True,
+        "rounds": 2,
+        "participants": {"bank-a": line},
     }
 
 

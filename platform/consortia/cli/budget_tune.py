@@ -214,8 +214,8 @@ def _print_plan(name: str, participant: dict[str, Any]) -> None:
     if life := participant["lifetime"]:
         out.print(
             f"{name}: runs like this one left: {life['runs_left']}. Lifetime ({life['source']}): ε "
-            f"{epsilon_text(life['left'])} of {epsilon_text(life['lifetime_budget'])} left at δ {life['delta']:g}, unit "
-            f"{life['unit']}; run budget {epsilon_text(life['run_budget'])}.",
+            f"{epsilon_text(life['left'])} of {epsilon_text(life['lifetime_budget'])} left at δ {life['delta']:g}, "
+            f"unit {life['unit']}; run budget {epsilon_text(life['run_budget'])}.",
             style="yellow" if life["runs_left"] <= 1 else None,
             highlight=False,
         )
@@ -224,9 +224,11 @@ def _print_plan(name: str, participant: dict[str, Any]) -> None:
             out.print(f"{name}, {label}: {sentence(forecast)}.", highlight=False)
     if participant.get("forecast_at_home"):
         out.print(OWN_ROWS, highlight=False)
+    simulated = all(price["utility"] for price in participant["prices"])
+    utility = ("expected utility", "alone") if simulated else ()
     rows = []
     for price in participant["prices"]:
-        use, hope = price["utility"], price["forecast"]
+        use, hope = price["utility"] if simulated else None, price["forecast"]
         rows.append(
             (
                 epsilon_text(price["epsilon"]),
@@ -234,12 +236,11 @@ def _print_plan(name: str, participant: dict[str, Any]) -> None:
                 epsilon_text(price["noise_multiplier"]),
                 number(price["noise_ratio"], 2),
                 str(price["rounds_affordable"]) if price["rounds_affordable"] else "–",
-                f"{use['metric']} {use['smallest']:.3f}–{use['largest']:.3f}" if use else "–",
-                number(use["local"]) if use else "–",
+                *((f"{use['metric']} {use['smallest']:.3f}–{use['largest']:.3f}", number(use["local"])) if use else ()),
                 *((number(hope["effective_rows"], 0), interval(hope["gain"]), hope["verdict"]) if hope else ()),
             )
         )
-    heads = ("ε run", "δ run", "σ", "noise/signal", "rounds", "expected utility", "alone")
+    heads = ("ε run", "δ run", "σ", "noise/signal", "rounds", *utility)
     print_fitting(out, (*heads, *(("N_eff", "expected net gain", "verdict") if told else ())), rows, title=title)
     for knob in participant["knobs"]:
         change = f"{knob['knob']} {knob['before']} -> {knob['after']}" if knob["after"] else knob["knob"]

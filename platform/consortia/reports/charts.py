@@ -88,7 +88,11 @@ def line_chart(
     room = next((kind for letters, kind in _ROOM if longest <= letters), "") if names else "r0"
     if len(names) > _MOST_NAMES:
         room = ""
-    parts = [_axes(scale, x_label, y_label), _drawings(scale, drawn, levels), _dots(scale, drawn)]
+    parts = [
+        _axes(scale, x_label, y_label, whole=all(x == round(x) for x in xs)),
+        _drawings(scale, drawn, levels),
+        _dots(scale, drawn),
+    ]
     if room != "r0" and room:
         ends = [(line.points[-1][0], line.points[-1][1]) for line in drawn] if len(drawn) > 1 else []
         parts.append(_ends(names, [scale.x(x) for x, _ in ends]))
@@ -112,7 +116,7 @@ def _thinned(points: Sequence[Spot]) -> list[Spot]:
 
 
 def apart(places: Sequence[float], least: float = LETTERING) -> list[float]:
-    """Return places as near to the given ones as they can be, in their order, with `least` between two of them."""
+    """Return places as near to the given ones as they can be, in their order, inside the plot, `least` apart."""
     order = sorted(range(len(places)), key=lambda index: places[index])
     # Groups of names that touch are moved together, so that a crowd stays around its middle.
     groups: list[list[float]] = []
@@ -123,24 +127,35 @@ def apart(places: Sequence[float], least: float = LETTERING) -> list[float]:
             before, others = groups.pop()
             groups.append([(middle * count + before * others) / (count + others), count + others])
     found = [middle + least * (k - (count - 1) / 2) for middle, count in groups for k in range(int(count))]
+    for k, place in enumerate(found):
+        found[k] = max(place, found[k - 1] + least if k else 0.0)
+    for k in reversed(range(len(found))):
+        found[k] = min(found[k], found[k + 1] - least if k + 1 < len(found) else float(HEIGHT))
     result = [0.0] * len(places)
     for index, place in zip(order, found, strict=True):
         result[index] = place
     return result
 
 
-def _axes(scale: _Scale, x_label: str, y_label: str) -> str:
+def _axes(scale: _Scale, x_label: str, y_label: str, *, whole: bool) -> str:
     parts = [f'<text x="-50" y="-12">{escape(y_label)}</text>']
     for value in ticks(scale.y0, scale.y1):
         y = scale.y(value)
         parts.append(f'<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="-6" y="{y + 4:.1f}" text-anchor="end">{short(value)}</text>')
     parts.append(f'<line class="axis" x1="0" x2="100%" y1="{HEIGHT}" y2="{HEIGHT}"/>')
-    for value in [v for v in ticks(scale.x0, scale.x1, 6)] if scale.x1 > scale.x0 else [scale.x0]:
+    for value in _marks(scale, whole):
         x = scale.x(value)
         parts.append(f'<text x="{x:.2f}%" y="{HEIGHT + 16}" text-anchor="middle">{short(value)}</text>')
     parts.append(f'<text x="50%" y="{HEIGHT + 34}" text-anchor="middle">{escape(x_label)}</text>')
     return "".join(parts)
+
+
+def _marks(scale: _Scale, whole: bool) -> list[float]:
+    """Return the marks of the lower axis; there is no half a round."""
+    if scale.x1 <= scale.x0:
+        return [scale.x0]
+    return [value for value in ticks(scale.x0, scale.x1, 6) if not whole or value == round(value)]
 
 
 def _drawings(scale: _Scale, lines: Sequence[Line], levels: Sequence[Level]) -> str:

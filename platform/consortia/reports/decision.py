@@ -118,7 +118,8 @@ def listed(names: Sequence[str]) -> str:
 
 def _who(result: Mapping[str, Any], participants: Mapping[str, Any], scenario: Scenario | None) -> str:
     industries = Counter(one["industry"] for one in participants.values() if "industry" in one)
-    made = ", ".join(f"{count} × {name}" if len(industries) > 1 else name for name, count in industries.items())
+    several = len(industries) > 1 and max(industries.values()) > 1
+    made = ", ".join(f"{count} × {name}" if several else name for name, count in industries.items())
     what = f"{len(participants)} participants ({made})"
     text = f"{what} {_did(result, participants, scenario)}"
     if result["status"] != "completed":

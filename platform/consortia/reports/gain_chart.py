@@ -18,16 +18,18 @@ __all__ = ["gain_chart"]
 _CAPTION: Final = "{}, {}, on untouched test rows with 95 % intervals; right of the broken line joining paid"
 
 
-def gain_chart(participants: Mapping[str, Mapping[str, Any]]) -> tuple[str, Markup]:
+def gain_chart(participants: Mapping[str, Mapping[str, Any]], *, by_value: bool = True) -> tuple[str, Markup]:
     """Return caption and plot of the gain of the model that is really used; both empty where nobody's is at hand.
 
     Parameters
     ----------
     participants : mapping
         Receipts, or lines of a record, by participant.
+    by_value : bool
+        The largest gain first; otherwise in the order that is given, as one participant's runs are.
     """
     known = [(name, one, gain) for name, one in participants.items() if one.get("metrics") and (gain := gain_of(one))]
-    shown = sorted(first(known), key=lambda each: -each[2]["value"])
+    shown = sorted(first(known), key=lambda each: -each[2]["value"]) if by_value else first(known)
     if not shown:
         return "", Markup("")
     net = any(compares(one) for _, one, _ in shown)

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from consortia.common.disk import write_text
+from consortia.common.words import coded
 from consortia.reports.contributions import contribution_sections
 from consortia.reports.explain import sections_of_run
 from consortia.reports.page.board import Board, board
@@ -73,5 +74,6 @@ def _environment(*, escape: bool) -> Environment:
     loader = PackageLoader("consortia.reports.page", "pages")
     made = Environment(loader=loader, autoescape=escape, undefined=StrictUndefined, trim_blocks=False)  # noqa: S701
     made.filters["cell"] = lambda text: html.escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")
+    made.filters["coded"] = coded
     made.tests["one_value"] = lambda cell: _ONE_VALUE.fullmatch(str(cell)) is not None
     return made
