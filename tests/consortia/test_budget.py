@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
+from consortia.cli import budget_accounts, build_app
 from consortia.common.strict import read_toml
 from privacy.accounting import epsilon
 from privacy.events import GaussianRelease, LaplaceRelease
@@ -75,16 +75,36 @@ def test_show_says_what_was_spent_by_what_and_what_is_left(home: Path) -> None:
     table = call("show", "line-a", "--home", str(home))
     for word in ("15 x DP-SGD", "6 x Gaussian", "3 x Laplace", "lifetime", "record", "1e-05", "ε left"):
         assert word in table
+    # Runs come first, and the two kinds of spending are apart.
+    assert table.startswith("line-a, line: runs like the last one left: 3 (ε 1 at δ 1e-05 each).")
+    assert "reserved by the filter" in table
+    assert (lifetime["runs_left"], lifetime["reserved"]) == (3, pytest.approx(1.0))
     unused = call("show", "line-b", "--home", str(home))
-    assert "4.000" in unused  # all of it is left
+    assert "runs like the run budget's left: 4" in unused  # all of it is left
     assert "Nothing was spent yet" in unused
 
 
 def test_history_is_the_chain_in_words(home: Path) -> None:
     lines = json.loads(call("history", "line-a", "--home", str(home), "--json"))["history"]
     assert [line["what"] for line in lines] == ["run opened", "released", "released", "charged, abandoned"]
-    assert "run-1" in call("history", "line-a", "--home", str(home))
-    assert "3 older lines" in call("history", "line-a", "--home", str(home), "--last", "1")
+    by_run = call("history", "line-a", "--home", str(home))
+    assert "run run-1" in by_run
+    assert "3 releases, 1 of them abandoned: ε " in by_run
+    assert "round 3" not in by_run
+    by_round = call("history", "line-a", "--home", str(home), "--rounds")
+    assert "round 3 of run-1, charged, abandoned: ε " in by_round
+    assert "3 older entries" in call("history", "line-a", "--home", str(home), "--rounds", "--last", "1")
+
+
+def test_at_80_columns_nothing_is_broken(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget_accounts.out, "width", 80)
+    with Ledger.open(home / "line-a" / "ledger.db", "line-a") as ledger:
+        ids = {entry.run_id for entry in ledger.entries()}
+    for command in (["show"], ["history"], ["history", "--rounds"]):
+        said = call(*command[:1], "line-a", *command[1:], "--home", str(home))
+        assert all(len(line) <= 80 for line in said.splitlines()), command
+        assert all(name in said for name in ids)
+        assert "…" not in said
 
 
 def test_set_edits_one_number_keeps_the_rest_and_is_recorded(home: Path) -> None:

@@ -60,7 +60,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def app(runs: Path) -> FastAPI:
     receipt = runs / "run-good" / "participants" / "other" / "runs" / "run-good" / "receipt.json"
     receipt.parent.mkdir(parents=True)
-    receipt.write_text('{"headline": "Lovelace"}')  # a simulation's: not the coordinator's to show
+    receipt.write_text('{"headline": "Lovelace"}')  # a participant's: not the coordinator's to show
     (runs / "run-good" / "result.json").write_text('{"headline": "Lovelace"}')
     return build(CoordinatorView(runs, None), TOKEN)
 
@@ -163,7 +163,7 @@ def test_epsilon_is_counted_as_in_the_record(app: FastAPI) -> None:
         partition="train",
         unit="record",
     )
-    assert f"{epsilon([event], 1e-5, grid=1e-3):.3f} of 3.00" in text
+    assert f"{epsilon([event], 1e-5, grid=1e-3):.3g} of 3" in text
 
 
 def test_neither_what_a_participant_wrote_nor_a_receipt_is_on_any_page(pages: dict[str, str], runs: Path) -> None:
@@ -216,6 +216,9 @@ def test_a_participants_own_pages(own: tuple[FastAPI, Any]) -> None:
     assert "1 of 200" in pages["/runs"]
     assert 'consortia_receipt_metric{metric="auc",model="local",run="run-1"}' in pages["/metrics"]
     assert "bank-a, own view" in pages["/policy"]
+    assert "ε 3 of 12 reserved. Runs like the last one left: 3 (ε 3 at δ 1e-05 each)." in pages["/"]
+    assert "Joining paid clearly for bank-a." in pages["/runs/run-1"]  # federated minus alone: it has no joined model
+    assert 'class="name">run-1<' in pages["/runs"]  # receipts over runs
     site.home.ledger.write_bytes(b"broken")
     assert "cannot be read" in signed(app, "/").text
 
@@ -291,13 +294,14 @@ def test_a_plot_draws_intervals_and_levels_and_escapes_names() -> None:
     assert 'class="band c0"' in plot
     assert "<b>" not in plot
     assert line_chart("t", "round", "AUC", [Line("empty", [])]) == ""
-    assert plot.count("<circle") == 3
+    assert len(re.findall(r'cx="[\d.]+%"', plot)) == 3
 
 
 def test_a_gauge_never_runs_over() -> None:
-    assert 'width="119.0"' in gauge(5.0, 1.0, "over")
-    assert 'width="59.5"' in gauge(0.5, 1.0, "half")
-    assert 'width="0.0"' in gauge(1.0, None, "no budget")
+    assert 'class="fill over" x="0" y="0.5" width="100.0%"' in gauge(5.0, 1.0, "over")
+    assert 'class="fill " x="0" y="0.5" width="100.0%"' in gauge(1.0, 1.0, "as planned")  # calm
+    assert 'width="50.0%"' in gauge(0.5, 1.0, "half")
+    assert 'width="0.0%"' in gauge(1.0, None, "no budget")
 
 
 def test_the_background_gives_the_last_value_while_it_counts() -> None:

@@ -1,4 +1,4 @@
-"""The paragraph that `make run` ends in: numbers of the two records, and nothing else."""
+"""The paragraph that `make run` ends in: that of each of the two records."""
 
 from __future__ import annotations
 
@@ -9,44 +9,36 @@ from typing import Any
 import pytest
 
 from consortia.common.errors import InputError
+from consortia.reports.decision import decide
 from consortia.reports.in_short import newest, paragraph
 
 
-def _participant(industry: str, value: float, low: float, high: float, budget: float) -> dict[str, Any]:
-    gain = {"value": value, "low": low, "high": high}
-    return {"industry": industry, "net_gain": gain, "headline": "auc", "epsilon": {"budget": budget}, "metrics": {}}
-
-
-def _kinds() -> dict[str, Any]:
-    return {
-        "synthetic": True,
-        "participants": {
-            "bank-a": _participant("bank", 0.03, 0.01, 0.05, 1.0),
-            "bank-b": _participant("bank", 0.01, -0.01, 0.03, 8.0),
-            "factory-a": _participant("factory", -0.02, -0.04, 0.01, 2.0),
-        },
-    }
-
-
-def _persons() -> dict[str, Any]:
-    owner = {
-        "role": "label owner",
+def _record(name: str) -> dict[str, Any]:
+    gain = {"value": 0.03, "low": 0.01, "high": 0.05}
+    account = {"run": 2.0, "budget": 2.0, "delta": 1e-5, "non_private": False, "runs_left": 3}
+    line = {
+        "industry": "bank",
         "headline": "auc",
-        "gain": {"value": 0.1, "low": 0.05, "high": 0.15},
-        "metrics": {"auc": {"local": 0.62, "federated": 0.73}},
-        "epsilon": {"run": 2.0},
+        "units": {"test": 30},
+        "net_gain": gain,
+        "epsilon": account,
+        "metrics": {"auc": {"joined": 0.7}},
     }
-    return {"synthetic": True, "participants": {"bank": owner, "hospital": {"role": "partner"}}}
+    return {
+        "scenario": name,
+        "status": "completed",
+        "observer": "simulation",
+        "synthetic": True,
+        "charged": True,
+        "rounds": 2,
+        "participants": {"bank-a": line},
+    }
 
 
-def test_the_paragraph_has_the_numbers_of_both_records() -> None:
-    text = paragraph([_kinds(), _persons()])
-    assert "bank +0.020, factory -0.020 (AUC" in text
-    assert "clearly for 1, perhaps for 1, not for the others" in text
-    assert "ε 1 to 8" in text
-    assert "hospital helped the bank from 0.620 to 0.730 (AUC, label ε 2)" in text
-    assert text.endswith("All rows are synthetic.")
-    assert "synthetic" not in paragraph([_kinds() | {"synthetic": False}, _persons()])
+def test_the_paragraph_is_that_of_every_record() -> None:
+    records = [_record("one"), _record("two")]
+    text = paragraph([(record, None) for record in records])
+    assert text == f"In short: one: {decide(records[0])} two: {decide(records[1])}"
 
 
 def test_the_newest_finished_run_of_that_scenario_counts(tmp_path: Path) -> None:

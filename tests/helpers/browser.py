@@ -61,7 +61,7 @@ def window(browser: Browser, size: Any, scheme: Any) -> Iterator[Window]:
 def by_keyboard(page: Page) -> int:
     """Walk through the page with Tab; return how many stops had no visible sign of the focus, or were missed."""
     page.evaluate("document.activeElement.blur()")
-    wanted = page.evaluate("document.querySelectorAll('a[href], button, input, [tabindex=\"0\"]').length")
+    wanted = page.evaluate("document.querySelectorAll('a[href], button, input, summary, [tabindex=\"0\"]').length")
     seen = 0
     for _ in range(wanted):
         page.keyboard.press("Tab")

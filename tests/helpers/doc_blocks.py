@@ -21,6 +21,7 @@ NOT_RUN = {
     r"^consortia home (backup|restore) ": "asks for a passphrase: tests/consortia/test_home_backup.py",
     r"^(kubectl |consortia kubernetes --participant )": "needs a cluster, or a kit: tests/consortia/test_kubernetes.py",
     r"^make (run|test|check|docs|e2e|browser)\b": "is what CI does itself",
+    r"^consortia demo\b": "serves until it is stopped: tests/consortia/test_demo.py",
     r"^consortia dashboard\b": "serves until it is stopped: tests/consortia/test_dashboard_browser.py",
     r"^consortia [a-z ]+ (--scenario )?NAME\b": "names the reader's files: docs/tutorials/own_data.md runs the like",
     r"^consortia client (check|confirm|diff) .*\bward\b": "names the file above it: tests/consortia/test_own_data.py",

@@ -8,17 +8,15 @@ from typing import Annotated, Any
 
 import tomlkit
 import typer
-from rich.table import Table
 
 from consortia.common.console import out
 from consortia.common.errors import InputError
-from consortia.common.words import number
 from consortia.participant import ledger_witness
-from consortia.participant.account import LIFETIME, history, summary
+from consortia.participant.account import history, summary
 from consortia.participant.home import Home, default_root
+from consortia.reports.accounts import print_accounts, print_history
 from consortia.terms.policy import Policy, parse_policy, policy_or_input_error
 from privacy.errors import PrivacyError
-from privacy.events import RELATION
 from privacy.ledger import Ledger
 
 HomeOption = Annotated[
@@ -53,79 +51,25 @@ def show(participant: Participant, home: HomeOption = None, as_json: AsJson = Fa
     if as_json:
         typer.echo(json.dumps(data, indent=1))
         return
-    table = Table(title=f"{participant}: every ε with its horizon (add/remove one unit unless it says otherwise)")
-    for heading in ("data set", "horizon", "unit", "ε spent", "δ", "ε budget", "ε left", "releases", "abandoned"):
-        left = heading in {"data set", "horizon", "unit"}
-        table.add_column(heading, justify="left" if left else "right", overflow="fold")
-    for line in data["accounts"]:
-        table.add_row(
-            line["dataset"],
-            line["horizon"],
-            (line["unit"] or "–") + _other_relation(line),
-            "∞ (non-private)" if line["non_private"] else number(line["epsilon"]),
-            f"{line['delta']:g}",
-            number(line["budget"]),
-            number(line["left"]),
-            str(line["releases"]),
-            str(line["abandoned"]),
-        )
-    out.print(table)
-    for line in data["accounts"]:
-        if "shares_with" in line:
-            names = ", ".join(line["shares_with"])
-            out.print(f"{line['dataset']}: one lifetime with {names}; all of them stand in its line", soft_wrap=True)
-        if line["horizon"] != LIFETIME and line["by"]:
-            parts = "; ".join(
-                f"{part['times']} x {part['what']}"
-                + ("" if part["epsilon_alone"] is None else f", ε {part['epsilon_alone']:.3f} alone")
-                for part in line["by"]
-            )
-            out.print(f"{line['dataset']}, {line['horizon']}: {parts}", highlight=False, soft_wrap=True)
-    out.print(
-        f"{LIFETIME}: ε spent is an estimate; ε left is what the lifetime filter grants a new run for certain.",
-        highlight=False,
-    )
-    if not any(line["releases"] for line in data["accounts"]):
-        out.print("Nothing was spent yet.")
+    print_accounts(out, participant, data["accounts"])
 
 
 def show_history(
     participant: Participant,
     home: HomeOption = None,
-    last: Annotated[int, typer.Option(min=1, help="How many lines to print.")] = 30,
+    last: Annotated[int, typer.Option(min=1, help="How many entries to print.")] = 30,
+    rounds: Annotated[bool, typer.Option("--rounds", help="Each release of each round, not only each run.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the entries of the ledger, oldest first: runs, charges, releases, changes of the budget."""
-    with open_ledger(home_of(participant, home)) as ledger:
+    place = home_of(participant, home)
+    with open_ledger(place) as ledger:
         lines = history(ledger)
+        accounts = [] if as_json else summary(ledger, _policy(place), participant)["accounts"]
     if as_json:
         typer.echo(json.dumps({"schema": 1, "participant": participant, "history": lines}, indent=1))
         return
-    table = Table(title=f"{participant}: the ledger's chain, recounted (ε of each release alone, add/remove one unit)")
-    for heading in ("link", "time", "what", "data set", "run", "round", "ε alone", "δ", "detail"):
-        right = heading in {"link", "round", "ε alone", "δ"}
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for line in lines[-last:]:
-        charged = "epsilon_alone" in line
-        table.add_row(
-            str(line["link"]),
-            line["time"][:19],
-            line["what"],
-            line.get("dataset", "–"),
-            line.get("run", "–"),
-            str(line.get("round", "–")),
-            ("∞" if line["epsilon_alone"] is None else number(line["epsilon_alone"])) if charged else "–",
-            f"{line['delta']:g}" if charged else "–",
-            line["detail"] + _other_relation(line),
-        )
-    out.print(table)
-    if len(lines) > last:
-        out.print(f"{len(lines) - last} older lines: --last {len(lines)}", highlight=False)
-
-
-def _other_relation(line: dict[str, Any]) -> str:
-    relation = line.get("relation", RELATION)
-    return "" if relation == RELATION else ", " + relation.replace("_", " ")
+    print_history(out, participant, lines, accounts, rounds=rounds, last=last)
 
 
 def set_budget(

@@ -16,9 +16,10 @@ from rich.table import Table
 from consortia.common.console import err, out
 from consortia.common.errors import InputError, RunFailedError
 from consortia.common.strict import listed
-from consortia.common.words import interval, number
+from consortia.common.words import epsilon_text, interval, number
 from consortia.participant.forecast_at_home import at_home
 from consortia.participant.home import Home
+from consortia.reports.fit import print_fitting
 from consortia.reports.forecasts import FOR_SUMS_ONLY, MEANS, OWN_ROWS, sentence
 from consortia.studies import sweep as sweeps
 from consortia.studies.sweep import Point, Sweep
@@ -214,29 +215,38 @@ def _print_plan(name: str, participant: dict[str, Any]) -> None:
     proposed = "∞ (non-private)" if participant["proposed_epsilon"] is None else f"{participant['proposed_epsilon']:g}"
     units, unit = participant["training_units"], participant["unit"]
     title = f"{name}: {units} training units, proposed ε {proposed} (add/remove one {unit})"
-    table = Table(title=title)
     told = participant["forecast"]
-    verdict_heads = ("N_eff", "expected net gain", "verdict") if told else ()
-    for heading in ("ε run", "δ", "σ", "noise/signal", "rounds", "expected utility", "local alone", *verdict_heads):
-        table.add_column(heading, justify="right")
-    for price in participant["prices"]:
-        use, hope = price["utility"], price["forecast"]
-        table.add_row(
-            f"{price['epsilon']:g}",
-            f"{price['delta']:g}",
-            number(price["noise_multiplier"], 2),
-            number(price["noise_ratio"], 2),
-            str(price["rounds_affordable"]) if price["rounds_affordable"] else "–",
-            f"{use['metric']} {use['smallest']:.3f}–{use['largest']:.3f}" if use else "–",
-            number(use["local"]) if use else "–",
-            *((number(hope["effective_rows"], 0), interval(hope["gain"]), hope["verdict"]) if hope else ()),
+    if life := participant["lifetime"]:
+        out.print(
+            f"{name}: runs like this one left: {life['runs_left']}. Lifetime ({life['source']}): ε "
+            f"{epsilon_text(life['left'])} of {epsilon_text(life['lifetime_budget'])} left at δ {life['delta']:g}, "
+            f"unit {life['unit']}; run budget {epsilon_text(life['run_budget'])}.",
+            style="yellow" if life["runs_left"] <= 1 else None,
+            highlight=False,
         )
     for label, forecast in (("as proposed", told), ("at home", participant.get("forecast_at_home"))):
         if forecast:
-            out.print(f"{name}, {label}: {sentence(forecast)}.", highlight=False, soft_wrap=True)
+            out.print(f"{name}, {label}: {sentence(forecast)}.", highlight=False)
     if participant.get("forecast_at_home"):
-        out.print(OWN_ROWS, highlight=False, soft_wrap=True)
-    out.print(table)
+        out.print(OWN_ROWS, highlight=False)
+    simulated = all(price["utility"] for price in participant["prices"])
+    utility = ("expected utility", "alone") if simulated else ()
+    rows = []
+    for price in participant["prices"]:
+        use, hope = price["utility"] if simulated else None, price["forecast"]
+        rows.append(
+            (
+                epsilon_text(price["epsilon"]),
+                f"{price['delta']:g}",
+                epsilon_text(price["noise_multiplier"]),
+                number(price["noise_ratio"], 2),
+                str(price["rounds_affordable"]) if price["rounds_affordable"] else "–",
+                *((f"{use['metric']} {use['smallest']:.3f}–{use['largest']:.3f}", number(use["local"])) if use else ()),
+                *((number(hope["effective_rows"], 0), interval(hope["gain"]), hope["verdict"]) if hope else ()),
+            )
+        )
+    heads = ("ε run", "δ run", "σ", "noise/signal", "rounds", *utility)
+    print_fitting(out, (*heads, *(("N_eff", "expected net gain", "verdict") if told else ())), rows, title=title)
     for knob in participant["knobs"]:
         change = f"{knob['knob']} {knob['before']} -> {knob['after']}" if knob["after"] else knob["knob"]
         verdict = "helps" if knob["helps"] else ("" if not knob["after"] else "does not help by this measure")
@@ -246,11 +256,3 @@ def _print_plan(name: str, participant: dict[str, Any]) -> None:
         )
         line = "; ".join(filter(None, (numbers, verdict, knob["note"])))
         out.print(f"  {change}: {line}", highlight=False, soft_wrap=True)
-    if life := participant["lifetime"]:
-        out.print(
-            f"  lifetime ({life['source']}): ε {life['left']:g} of {life['lifetime_budget']:g} left at δ "
-            f"{life['delta']:g}, unit {life['unit']}: {life['runs_left']} run(s) like this one (run allowance "
-            f"{life['run_budget']:g})",
-            highlight=False,
-            soft_wrap=True,
-        )

@@ -162,6 +162,11 @@ COMMANDS: Final = {
         "Run a scenario and print the receipt of each participant.",
         "run cross-industry --epsilon hospital-a=0.5 --rounds 10",
     ),
+    "demo": Entry(
+        "demo:demo",
+        "Start a run on synthetic rows and the dashboard that shows it, and open the browser. Ctrl-C ends both.",
+        "demo",
+    ),
     "statistics": Entry(
         "statistics:statistics",
         "Release noisy statistics of every column under each participant's own budget, and say where sites differ.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +24,7 @@ def dashboard(
 ) -> None:
     """Serve live pages, read-only. A token is printed once; $CONSORTIA_DASHBOARD_TOKEN sets it."""
     from consortia.dashboard.security import TOKEN_VARIABLE, token_from_environment
-    from consortia.dashboard.serve import serve
+    from consortia.dashboard.serve import listen, serve
 
     if runs is not None and home is not None:
         raise InputError(
@@ -34,7 +33,7 @@ def dashboard(
         )
     view, participant = _view(runs or Path("runs"), home, pki)
     token, made = token_from_environment()
-    listener = _listen(host, port)
+    listener = listen(host, port)
     out.print(f"http://{host}:{listener.getsockname()[1]}/", highlight=False, soft_wrap=True)
     out.print(f"token: {token}" if made else f"token: ${TOKEN_VARIABLE}", highlight=False, soft_wrap=True)
     if home is not None and not _is_loopback(host):
@@ -60,13 +59,3 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that takes connections from now on."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise InputError(
-            f"--host {host} --port {port}: wanted an address to listen on, got {error.strerror}; try another port"
-        ) from None

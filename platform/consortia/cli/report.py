@@ -13,7 +13,7 @@ from consortia.common.console import out
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     participant: Annotated[
-        list[str] | None, typer.Option(help="Add this participant's receipt, on its side (again for more).")
+        list[str] | None, typer.Option(help="Write this participant's own report, on its side (again for more).")
     ] = None,
     target: Annotated[Path | None, typer.Option("--out", help="Write into this folder instead of the run's.")] = None,
 ) -> None:
@@ -21,5 +21,6 @@ def report(
     from consortia.reports.page.facts import gather
     from consortia.reports.page.render import write
 
-    for file in write(gather(run, participant or ()), target or run):
-        out.print(str(file), markup=False, highlight=False, soft_wrap=True)
+    for whose in participant or [""]:
+        for file in write(gather(run, whose), target or run):
+            out.print(str(file), markup=False, highlight=False, soft_wrap=True)

@@ -122,7 +122,7 @@ def _print(job: Job, result: dict[str, Any]) -> None:
     from consortia.reports.tables import conditional_split_note, print_result
     from consortia.studies.placebo import owed
 
-    print_result(out, result)
+    print_result(out, result, job.scenario)
     if "placebo" in result:
         print_placebo(out, result["placebo"])
     elif note := owed(job.scenario):

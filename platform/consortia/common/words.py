@@ -6,10 +6,17 @@ import datetime
 import math
 from collections.abc import Mapping
 
+from markupsafe import Markup, escape
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number, in powers of ten where it is large, or a dash for what is not known or was not released."""
     return "–" if value is None else f"{value:.{digits}{'f' if abs(value) < 1e7 else 'e'}}"
+
+
+def epsilon_text(value: float | None) -> str:
+    """Return an ε with three significant digits; a dash for what is not known."""
+    return "–" if value is None else f"{value:.3g}"
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -48,6 +55,12 @@ def size(value: float | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
+
+
+def coded(text: str) -> Markup:
+    """Return a sentence for a page, escaped, what stands in backticks as code."""
+    parts = text.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(p) if n % 2 else escape(p) for n, p in enumerate(parts))
 
 
 def public_count(count: int) -> int:

@@ -33,7 +33,7 @@ class Pages:
         self._templates = Environment(
             loader=FileSystemLoader(_HERE / "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
-        self._templates.globals.update(title=title, nav=nav, words=words)
+        self._templates.globals.update(title=title, nav=nav, words_of=words)
 
     def __call__(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """Return a page. `live` is the address of its updates, `version` what it shows, `say` what is read aloud."""

@@ -11,16 +11,27 @@ from fastapi import FastAPI, HTTPException, Query
 from fastapi.responses import Response
 from markupsafe import Markup
 
-from consortia.common.words import number
+from consortia.common.words import epsilon_text
 from consortia.coordinator.event_file import FILE
 from consortia.dashboard.app import Pages
 from consortia.dashboard.background import Background
 from consortia.dashboard.certificates import certificates
 from consortia.dashboard.coordinator_metrics import CoordinatorCollector
+from consortia.dashboard.run_page import (
+    metric_chart,
+    progress_in_words,
+    run_charts,
+    seconds_chart,
+    share_chart,
+    verdict_counts,
+)
 from consortia.dashboard.spending import Spending
 from consortia.reports.charts import Level, Line, gauge, line_chart
+from consortia.reports.decision import decide
+from consortia.reports.gain_chart import gain_chart
+from consortia.reports.glossary import lines as glossary
 from consortia.reports.live_runs import LiveParticipant, Run, Runs
-from consortia.reports.shapes import shape_charts
+from consortia.reports.operator_record import told
 
 _NAV = (("/", "Runs"), ("/participants", "Participants"), ("/compare", "Compare"))
 _FAILURES = 40
@@ -46,12 +57,14 @@ class CoordinatorView:
         self._pki = pki
         self._runs = Runs(root)
         self._background = Background()
+        self._records: dict[str, tuple[Any, ...]] = {}
         self._spending = Spending(self._background)
         self.collector = CoordinatorCollector(self._runs, self._spending)
 
     def version(self, about: str) -> str:
         """Return what changes with the event files of the run `about`, or of all."""
-        files = [self._root / about / FILE] if about in self._runs.known else list(self._root.glob(f"*/{FILE}"))
+        one = [self._root / about / name for name in (FILE, "result.json")] if about in self._runs.known else []
+        files = one or [file for name in (FILE, "result.json") for file in self._root.glob(f"*/{name}")]
         sizes = sum(file.stat().st_size for file in files if file.is_file())
         return f"{len(files)}-{sizes}-{self._background.version}"
 
@@ -64,20 +77,26 @@ class CoordinatorView:
             runs = self._runs.refresh()
             running = [run for run in runs if run.status == "running"]
             say = "; ".join(f"{run.id}: round {run.done} of {run.total}" for run in running) or "no run is going on"
-            return self._page("runs.html", "/", version, "", say, runs=runs, unreadable=self._runs.unreadable)
+            return self._page(
+                "runs.html", "/", version, "", say, runs=runs, unreadable=self._runs.unreadable,
+                paid={run.id: verdict_counts(self._told(run)) for run in runs},
+            )  # fmt: skip
 
         @app.get("/runs/{run_id}")
         async def show_run(run_id: str) -> Response:
             version = self.version(run_id)
             run = self._run(run_id)
-            waited = [
-                participant.name for participant in run.participants.values() if participant.waited_since is not None
-            ]
+            waited = [one.name for one in run.participants.values() if one.waited_since is not None]
+            waited = waited if run.status == "running" else []
+            record = self._told(run)
+            caption, gains = gain_chart(record["participants"]) if record else ("", Markup(""))
             return self._page(
                 "run.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
-                run=run, waited=waited if run.status == "running" else [],
+                run=run, waited=waited, record=record, gain_caption=caption, gains=gains,
+                sentences=decide(record, run.scenario).sentences if record else progress_in_words(run, waited),
                 spent={participant.name: self._gauge(run, participant) for participant in run.participants.values()},
-                charts=_run_charts(run), failures=run.failures[: -_FAILURES - 1 : -1],
+                shares=share_chart(run, self._spending), charts=run_charts(run), words=glossary(),
+                failures=run.failures[: -_FAILURES - 1 : -1],
             )  # fmt: skip
 
         @app.get("/runs/{run_id}/{participant}")
@@ -118,6 +137,16 @@ class CoordinatorView:
     def _page(self, template: str, here: str, version: str, about: str, say: str, **values: Any) -> Response:
         return self.pages(template, here=here, version=version, live=f"/live?about={about}", say=say, **values)
 
+    def _told(self, run: Run) -> dict[str, Any] | None:
+        """Return what the record says, read once."""
+        file = run.folder / "result.json"
+        state = (file.stat().st_mtime_ns, run.position) if file.is_file() else None
+        if state is None:
+            return None
+        if self._records.get(run.id, (None,))[0] != state:
+            self._records[run.id] = (state, told(run))
+        return self._records[run.id][1]
+
     def _run(self, run_id: str) -> Run:
         run = self._runs.get(run_id)
         if run is None:
@@ -131,19 +160,19 @@ class CoordinatorView:
         if spent.epsilon is None:
             return {"bar": Markup(""), "text": "not counted yet" if participant.contributed else "–"}
         most = "≤ " if spent.rounds > len(participant.contributed) else ""
-        text = f"{most}{number(spent.epsilon)} of {number(participant.budget, 2)}"
+        text = f"{most}{epsilon_text(spent.epsilon)} of {epsilon_text(participant.budget)}"
         return {"bar": gauge(spent.epsilon, participant.budget, f"ε spent {text}"), "text": text}
 
     def _compared(self, run: Run, participant: LiveParticipant) -> dict[str, Any]:
         return {"participant": participant, "spent": self._gauge(run, participant)["text"]}
 
     def _participant_charts(self, run: Run, participant: LiveParticipant) -> list[tuple[str, Markup]]:
-        charts = [(metric, _metric_chart(metric, participant)) for metric in participant.metrics]
+        charts = [(metric, metric_chart(metric, participant)) for metric in participant.metrics]
         if curve := self._spending.curve(run, participant):
-            levels = [Level(f"budget {participant.budget:g}", participant.budget)] if participant.budget else []
+            levels = [Level("run budget", participant.budget)] if participant.budget else []
             label = f"ε of this run (δ = {participant.delta:g})"
             chart = line_chart(f"ε by round, {participant.name}", "round", label, [Line("ε", curve)], levels, zero=True)
-            charts.append(("ε spent in this run", chart))
+            charts.append(("ε spent in this run against the run budget", chart))
         last = "round, then the evaluation"
         charts.append(("Time to answer", _plain_chart("Time to answer", "seconds", participant.seconds, last)))
         charts.append(("Sent so far", _plain_chart("Bytes sent so far", "bytes", participant.sent, last)))
@@ -153,25 +182,6 @@ class CoordinatorView:
 def _plain_chart(title: str, label: str, values: Sequence[tuple[int, float]], x_label: str = "round") -> Markup:
     points = [(x, y, None, None) for x, y in values]
     return line_chart(f"{title} by round", x_label, label, [Line(title, points)], zero=True)
-
-
-def _metric_chart(metric: str, participant: LiveParticipant) -> Markup:
-    points = [(p.round, p.value, p.low, p.high) for p in participant.metrics[metric] if p.value is not None]
-    title = f"{metric} that {participant.name} released, by round"
-    return line_chart(title, "round", f"{metric} (released)", [Line(participant.name, points)])
-
-
-def _run_charts(run: Run) -> list[tuple[str, Markup]]:
-    """Return a plot of every metric for each participant that released it, and of the rounds' duration."""
-    charts = [
-        (f"{participant.name}: {metric}", _metric_chart(metric, participant))
-        for metric in run.metrics
-        for participant in run.participants.values()
-        if metric in participant.metrics
-    ]
-    charts.append(("Duration of a round", _plain_chart("Duration", "seconds", [(n, s) for n, s, _ in run.rounds])))
-    charts += shape_charts(run.scenario.contract, run.folder)
-    return [(title, chart) for title, chart in charts if chart]
 
 
 def _people(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -203,8 +213,7 @@ def _compared_charts(runs: Sequence[Run]) -> list[tuple[str, Markup]]:
         ))
         for metric in sorted({name for run in runs for name in run.metrics})
     ]  # fmt: skip
-    durations = [Line(run.id, [(n, s, None, None) for n, s, _ in run.rounds]) for run in runs]
-    charts.append(("Duration of a round", line_chart("Duration of a round", "round", "seconds", durations, zero=True)))
+    charts.append(seconds_chart(runs))
     return [(title, chart) for title, chart in charts if chart]
 
 

@@ -15,7 +15,7 @@ from consortia.common.errors import ConsortiaError, InputError
 from consortia.dashboard.background import Background
 from consortia.participant.account import LIFETIME, history, summary
 from consortia.participant.home import Home
-from consortia.reports.verdicts import compares
+from consortia.reports.decision import compares
 from consortia.terms.policy import Policy, parse_policy
 from privacy.errors import PrivacyError
 

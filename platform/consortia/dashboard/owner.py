@@ -10,24 +10,30 @@ from fastapi.responses import Response
 from markupsafe import Markup
 
 from clients.metrics import sign
-from consortia.common.words import number
+from consortia.common.words import epsilon_text
 from consortia.dashboard.app import Pages
 from consortia.dashboard.background import Background
 from consortia.dashboard.certificates import certificates
 from consortia.dashboard.own import Own, OwnRun, lifetimes, open_home
 from consortia.dashboard.owner_metrics import OwnerCollector
+from consortia.reports.accounts import left_in_words, state_of
 from consortia.reports.charts import Level, Line, dot_chart, gauge, line_chart
+from consortia.reports.decision import decide_alone, verdict_of
 from consortia.reports.forecasts import told_and_measured
+from consortia.reports.gain_chart import gain_chart
+from consortia.reports.glossary import lines as glossary
 from consortia.reports.receipt_table import interval, metric_name
-from consortia.reports.verdicts import SHORT, paragraph, verdict_of
 
 _NAV = (("/", "Budget"), ("/ledger", "Ledger"), ("/runs", "Receipts"), ("/policy", "Policy"))
 _LINES = 200
+_SHOWN = ("local", "control", "federated", "joined")
+_BUDGET_WORDS = ("runs left", "reserved by the filter", "estimate", "run budget", "lifetime", "ε", "δ", "unit", "σ")
+_RECEIPT_WORDS = ("alone", "control", "federated", "joined", "net gain", "gain", "clearly, perhaps, not", "N_eff")
 _WORDS = {
     "interval": interval,
     "metric_name": metric_name,
     "told_and_measured": told_and_measured,
-    "verdict": lambda receipt: SHORT[verdict_of(receipt)],
+    "verdict": verdict_of,
 }
 
 
@@ -60,8 +66,12 @@ class OwnerView:
             version = self.version("")
             accounts, problem = self._own.accounts()
             lives = [{**life, **_gauged(life)} for life in lifetimes(accounts)] if accounts else []
+            newest = next((run for run in self._own.runs() if run.receipt), None)
             say = "; ".join(f"{life['dataset']}: {life['text']}" for life in lives)
-            return self._page("budget.html", "/", version, say, lives=lives, accounts=accounts, problem=problem)
+            return self._page(
+                "budget.html", "/", version, say, lives=lives, accounts=accounts, problem=problem,
+                newest=newest, sentences=self._sentences(newest), words=glossary(*_BUDGET_WORDS),
+            )  # fmt: skip
 
         @app.get("/ledger")
         async def ledger() -> Response:
@@ -78,7 +88,11 @@ class OwnerView:
         async def receipts() -> Response:
             version = self.version("")
             runs = self._own.runs()
-            return self._page("receipts.html", "/runs", version, f"{len(runs)} runs", runs=runs, **_WORDS)
+            caption, gains = gain_chart({run.id: run.receipt for run in reversed(runs) if run.receipt}, by_value=False)
+            return self._page(
+                "receipts.html", "/runs", version, f"{len(runs)} runs", runs=runs, gain_caption=caption, gains=gains,
+                participant=self.participant, words=glossary(*_RECEIPT_WORDS), **_WORDS,
+            )  # fmt: skip
 
         @app.get("/runs/{run_id}")
         async def receipt(run_id: str) -> Response:
@@ -87,8 +101,10 @@ class OwnerView:
             if run is None:
                 raise HTTPException(404)
             say = f"{len(run.progress)} rounds" + (", receipt written" if run.receipt else "")
-            says = paragraph({self.participant: run.receipt}) if run.receipt else None
-            return self._page("receipt.html", "/runs", version, say, run=run, charts=_charts(run), says=says, **_WORDS)
+            return self._page(
+                "receipt.html", "/runs", version, say, run=run, charts=_charts(run), sentences=self._sentences(run),
+                words=glossary(*_RECEIPT_WORDS), **_WORDS,
+            )  # fmt: skip
 
         @app.get("/policy")
         async def policy() -> Response:
@@ -98,15 +114,23 @@ class OwnerView:
                 "policy.html", "/policy", version, "", policy=terms, text=text, certificates=certificates(self._pki)
             )
 
+    def _sentences(self, run: OwnRun | None) -> list[str]:
+        if run is None or not run.receipt:
+            return []
+        return decide_alone({**run.receipt, "participant": self.participant}).sentences
+
     def _page(self, template: str, here: str, version: str, say: str, **values: Any) -> Response:
         return self.pages(template, here=here, version=version, live="/live", say=say, **values)
 
 
 def _gauged(account: dict[str, Any]) -> dict[str, Any]:
+    """Return the fuel gauge of a lifetime: what the filter reserved of the budget, and how many runs are left."""
     if account["non_private"]:
-        return {"bar": Markup(""), "text": "∞ (non-private)"}
-    text = f"{number(account['epsilon'])} of {number(account['budget'], 2)}"
-    return {"bar": gauge(account["epsilon"], account["budget"], f"lifetime ε spent: {text}"), "text": text}
+        return {"bar": Markup(""), "text": "∞ (non-private)", "says": "", "state": ""}
+    reserved, budget, state = account["reserved"], account["budget"], state_of(account)
+    text = f"ε {epsilon_text(reserved)} of {epsilon_text(budget)} reserved"
+    bar = gauge(reserved or 0.0, budget, f"lifetime budget: {text}", state)
+    return {"bar": bar, "text": text, "says": left_in_words(account), "state": state}
 
 
 def _charts(run: OwnRun) -> list[tuple[str, Markup]]:
@@ -128,7 +152,7 @@ def _charts(run: OwnRun) -> list[tuple[str, Markup]]:
 
 
 def _tested(run: OwnRun, metric: str) -> Markup:
-    """Draw the models; the interval is that of joined over control, or of federated over local where there is none."""
+    """Draw the models; the interval is that of joined over control, or of federated over alone where there is none."""
     values = run.values
     shown, base, key = ("joined", "control", "net_gain") if run.compares else ("federated", "local", "gain")
     gain, start = run.receipt.get(key), values.get(base)
@@ -138,10 +162,11 @@ def _tested(run: OwnRun, metric: str) -> Markup:
         ends = (low, high)
     dots = [
         (name, value, *(ends if name == shown else (None, None)))
-        for name in ("majority", "federated", "personal", "kept", "joined")
+        for name in _SHOWN
         if (value := values.get(name)) is not None
     ]
-    named = (("alone", values.get("local")), ("control", values.get("control")))
-    levels = [Level(name, value) for name, value in named if value is not None]
-    title = f"{metric_name(metric)} on test rows; the interval is of {shown} over {base}"
+    dots = [("alone" if name == "local" else name, *rest) for name, *rest in dots]
+    base_name = "alone" if base == "local" else base
+    levels = [Level(base_name, start)] if start is not None else []
+    title = f"{metric_name(metric)} on test rows; the interval is of {shown} over {base_name}"
     return dot_chart(title, f"{metric_name(metric)}, test rows", dots, levels)

@@ -7,6 +7,7 @@ import socket
 
 import uvicorn
 
+from consortia.common.errors import InputError
 from consortia.common.logs import JsonLines
 from consortia.dashboard.app import View, build
 
@@ -21,3 +22,19 @@ def serve(view: View, token: str, listener: socket.socket, participant: str | No
         timeout_graceful_shutdown=1,
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that takes connections from now on.
+
+    Raises
+    ------
+    InputError
+        When the address cannot be had.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise InputError(
+            f"--host {host} --port {port}: wanted an address to listen on, got {error.strerror}; try another port"
+        ) from None

@@ -108,18 +108,28 @@ def _budget_of(policy: Policy, dataset: str) -> Budget:
 
 def _lifetime(ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequence[Entry]) -> dict[str, Any]:
     terms = policy.dataset.get(dataset.partition("/")[0]) if policy else None
-    plan = ledger.plan(mine[0].run_id) if mine else None
+    first = ledger.plan(mine[0].run_id) if mine else None
     life = _budget_of(policy, dataset) if policy else Budget(math.inf, _DEFAULT_DELTA)
-    unit = plan.unit if plan else (terms.unit if terms else None)
+    unit = first.unit if first else (terms.unit if terms else None)
     account = _account(dataset, LIFETIME, unit, mine, life)
     bounded = policy is not None and not account["non_private"] and not math.isinf(life.epsilon)
     left = ledger.lifetime_left(dataset, life) if bounded else None
+    asked = plan.allowance if (plan := ledger.plan(mine[-1].run_id) if mine else None) else _asked(policy)
+    like = asked is not None and left is not None and 0 < asked.epsilon < math.inf and asked.delta > 0
     return {
         **account,
+        # What one more run like the last costs: its whole allowance, which the filter sets aside.
+        "runs_left": runs_left(left, asked) if like and left and asked else None,
+        "like": {"epsilon": asked.epsilon, "delta": asked.delta} if like and asked else None,
+        "reserved": max(0.0, life.epsilon - left.epsilon) if left else None,
         # Intersections have no budget to be used up: the policy bounds their number.
         "left": left.epsilon if left else (0.0 if policy and _vertical(dataset) != "intersection" else None),
         "left_delta": left.delta if left else None,
     }
+
+
+def _asked(policy: Policy | None) -> Budget | None:
+    return policy.budget.run.budget() if policy else None
 
 
 def _left(account: dict[str, Any]) -> float | None:

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from consortia.common.errors import InputError
-from consortia.reports.receipt_table import label
-from consortia.reports.verdicts import verdict_of
+from consortia.reports.decision import decide
+from consortia.terms.scenario import Scenario, scenario_from_json
 
 __all__ = ["newest", "paragraph"]
 
@@ -35,58 +34,17 @@ def newest(folder: Path, scenario: str) -> dict[str, Any]:
     return max(finished, key=lambda one: str(one["run_id"]))
 
 
-def paragraph(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return what joining brought, by industry, or to a label owner: numbers of the records alone."""
-    said = [text for result in results for text in (_own_kind(result), _same_persons(result)) if text]
-    made_up = " All rows are synthetic." if all(result["synthetic"] for result in results) else ""
-    return f"In short: {' '.join(said)}{made_up}"
+def paragraph(found: Sequence[tuple[dict[str, Any], Scenario | None]]) -> str:
+    """Return the paragraphs of several records, each with its scenario where that is known, as one."""
+    return "In short: " + " ".join(f"{result['scenario']}: {decide(result, scenario)}" for result, scenario in found)
 
 
-def _own_kind(result: Mapping[str, Any]) -> str:
-    participants = [participant for participant in result["participants"].values() if participant.get("net_gain")]
-    if not participants:
-        return ""
-    industries = sorted({participant["industry"] for participant in participants})
-    gains = {
-        name: statistics.fmean(
-            participant["net_gain"]["value"] for participant in participants if participant["industry"] == name
-        )
-        for name in industries
-    }
-    told = ", ".join(f"{name} {gain:+.3f}" for name, gain in gains.items())
-    words = [verdict_of(participant) for participant in participants]
-    paid = f"it paid clearly for {words.count('clearly')}, perhaps for {words.count('perhaps')}, not for the others"
-    budgets = [
-        participant["epsilon"]["budget"] for participant in participants if participant["epsilon"]["budget"] is not None
-    ]
-    epsilon = f", ε {min(budgets):g} to {max(budgets):g}," if budgets else ""
-    return (
-        f"{len(participants)} organisations learned with their own kind{epsilon} and nobody saw another's rows. "
-        "What each "
-        f"then uses differs from two models of its own, stacked, by {told} ({_headline(participants)}, mean over an "
-        f"industry); {paid}."
-    )
-
-
-def _same_persons(result: Mapping[str, Any]) -> str:
-    for name, participant in result["participants"].items():
-        if participant.get("role") == "label owner" and participant.get("gain"):
-            values, others = (
-                participant["metrics"][participant["headline"]],
-                [n for n in result["participants"] if n != name],
-            )
-            return (
-                f"Where organisations of different industries know the same persons, {' and '.join(others)} helped the "
-                f"{name} from {values['local']:.3f} to {values['federated']:.3f} ({label(participant['headline'])}, "
-                "label "
-                f"ε {participant['epsilon']['run']:g})."
-            )
-    return ""
-
-
-def _headline(participants: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(sorted({label(participant["headline"]) for participant in participants}))
+def _agreed(folder: Path, result: dict[str, Any]) -> Scenario | None:
+    file = folder / result["run_id"] / "scenario.json"
+    return scenario_from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 if __name__ == "__main__":
-    sys.stdout.write(paragraph([newest(Path(sys.argv[1]), name) for name in sys.argv[2:]]) + "\n")
+    runs = Path(sys.argv[1])
+    records = [newest(runs, name) for name in sys.argv[2:]]
+    sys.stdout.write(paragraph([(record, _agreed(runs, record)) for record in records]) + "\n")

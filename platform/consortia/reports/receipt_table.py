@@ -9,11 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from consortia.common.words import interval, number
+from consortia.common.words import epsilon_text, interval, number
+from consortia.reports.decision import compares, decide_alone, gain_of, verdict_of
+from consortia.reports.fit import print_fitting
 from consortia.reports.forecasts import told_and_measured
-from consortia.reports.verdicts import SHORT, compares, paragraph, verdict_of
 
 __all__ = [
+    "account_row",
     "columns",
     "folded_table",
     "interval",
@@ -29,7 +31,7 @@ __all__ = [
 
 _COLUMNS = ("participant", "metric", "alone", "control", "federated", "joined", "net gain [95 %]", "verdict")
 #: Of vertical runs and of runs before 0.2, which have neither control nor joined model.
-_WITHOUT_JOINED = ("participant", "metric", "majority", "local", "federated", "gain [95 %]", "personal", "keeps")
+_WITHOUT_JOINED = ("participant", "metric", "alone", "federated", "gain [95 %]", "verdict")
 
 
 def columns(participants: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -53,16 +55,17 @@ def metric_name(metric: str) -> str:
 
 def print_receipts(console: Console, receipts: list[dict[str, Any]]) -> None:
     """Print receipts as their owners keep them, with what every epsilon counts."""
-    if text := paragraph({receipt["participant"]: receipt for receipt in receipts}):
-        console.print(text, highlight=False)
-    headings = columns(receipts)
-    table = table_of(*headings, "units", "ε run", "ε lifetime")
     for receipt in receipts:
-        account = receipt["epsilon"]
-        spent = ["∞" if account["non_private"] else number(account[key]) for key in ("run", "lifetime")]
-        row = receipt_row(receipt, headings)
-        table.add_row(receipt["participant"], *row, str(sum(receipt["units"].values())), *spent)
-    console.print(table)
+        console.print(str(decide_alone(receipt)), highlight=False, markup=False)
+    headings = columns(receipts)
+    print_fitting(
+        console, headings, [(receipt["participant"], *receipt_row(receipt, headings)) for receipt in receipts]
+    )
+    print_fitting(
+        console,
+        ("participant", "units", "runs left", "ε run", "δ run", "ε lifetime, estimate", "δ lifetime"),
+        [(r["participant"], str(sum(r["units"].values())), *account_row(r["epsilon"])) for r in receipts],
+    )
     for receipt in receipts:
         synthetic = "[bold]synthetic[/] rows, " if receipt["synthetic"] else ""
         guarantee = _guarantee(receipt["epsilon"])
@@ -145,11 +148,22 @@ def receipt_row(participant: Mapping[str, Any], headings: tuple[str, ...]) -> tu
     def of(*kinds: str) -> tuple[str, ...]:
         return tuple(number(values.get(kind)) for kind in kinds)
 
-    if headings == _WITHOUT_JOINED:
-        ends = interval(participant.get("gain")), *of("personal"), participant.get("keeps") or "–"
-        return (name, *of("majority", "local", "federated"), *ends)
-    scores = of("local", "control", "federated", "joined")
-    return (name, *scores, interval(participant.get("net_gain")), SHORT[verdict_of(participant)])
+    scores = of("local", "federated") if headings == _WITHOUT_JOINED else of("local", "control", "federated", "joined")
+    said = verdict_of(participant)
+    return (name, *scores, interval(gain_of(participant)), "–" if said == "unknown" else said)
+
+
+def account_row(account: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return runs left, ε and δ of the run, ε (an estimate) and δ of the lifetime."""
+    infinite = bool(account["non_private"])
+    left, lifetime = account.get("runs_left"), account.get("lifetime_delta")
+    return (
+        "–" if left is None else str(left),
+        "∞" if infinite else epsilon_text(account["run"]),
+        f"{account['delta']:g}",
+        "∞" if infinite else epsilon_text(account["lifetime"]),
+        "–" if lifetime is None else f"{lifetime:g}",
+    )
 
 
 def synthetic_for(result: Mapping[str, Any]) -> str:

@@ -15,14 +15,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from consortia.common.words import number
+from consortia.common.words import epsilon_text, number, size
 from consortia.engines.base import Job
 from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import cautions, fits_with
 from consortia.planning.plan import ParticipantPlan
+from consortia.reports.decision import decide
+from consortia.reports.fit import print_fitting
+from consortia.reports.glossary import lines as glossary
 from consortia.reports.many_participants import first, means, rest
-from consortia.reports.receipt_table import columns, label, notes, receipt_row, synthetic_for, table_of
-from consortia.reports.verdicts import paragraph
+from consortia.reports.receipt_table import account_row, columns, label, notes, receipt_row, synthetic_for
 from consortia.reports.vertical import long_step, print_vertical_notes, show_step
 from consortia.reports.waiting import EVERY_SECONDS, Waiting
 from consortia.terms.contract import Contract
@@ -118,48 +120,68 @@ def print_plan(console: Console, scenario: Scenario, plans: list[ParticipantPlan
             console.print(f"[yellow]warning[/] {plan.name}: {warning}")
 
 
-def print_result(console: Console, result: dict[str, Any]) -> None:
-    """Print the receipts, what every epsilon means, and where the records lie."""
+def print_result(console: Console, result: dict[str, Any], scenario: Scenario | None = None) -> None:
+    """Print for whom joining paid and what it cost, the tables of both, what every epsilon means, and the glossary."""
     simulation = result["observer"] == "simulation"
+    console.print(str(decide(result, scenario)), highlight=False, markup=False)
     console.print(
         f"[bold]{result['scenario']}[/]: {result['status']} after {result['rounds']} rounds, "
         f"{result['seconds']:.1f} s, engine {result['engine']}",
         highlight=False,
     )
+    shown = first(list(result["participants"].items()))
+    measured = any(participant["metrics"] for participant in result["participants"].values())
     headings = columns(result["participants"].values())
-    receipts = table_of(*headings)
-    costs = table_of(
-        "participant", "rows", "units", "ε run", "budget", "ε lifetime", "δ", "sent", "received", "seconds"
-    )
-    for name, participant in first(list(result["participants"].items())):
-        receipts.add_row(name, *receipt_row(participant, headings))
-        costs.add_row(name, *_cost_row(participant))
-    if text := paragraph(result["participants"]):
-        console.print(text, highlight=False)
-    if simulation or any(participant["metrics"] for participant in result["participants"].values()):
-        console.print(receipts)
-    console.print(costs)
+    if measured:
+        _print_scores(console, headings, [(name, *receipt_row(participant, headings)) for name, participant in shown])
+    print_fitting(console, _COSTS, [(name, *_cost_row(participant)) for name, participant in shown])
+    print_fitting(console, _MEANS, [(name, *_means_row(participant)) for name, participant in shown])
     for line in (rest(len(result["participants"])), means(result["participants"])):
         if line:
             console.print(line, highlight=False)
     _print_notes(console, result, simulation)
+    if result["status"] != "completed":
+        return
+    terms = (*(headings if measured else ()), "net gain" if "net gain [95 %]" in headings else "gain")
+    for term, says in glossary(*terms[2 if measured else 1 :], "runs left", "estimate"):
+        console.print(f"[bold]{term}[/]: {says}", highlight=False)
+
+
+_COSTS = ("participant", "runs left", "ε run", "δ run", "run budget", "ε lifetime, estimate", "δ lifetime")
+_MEANS = ("participant", "rows", "units", "sent", "received", "seconds", "state")
+
+
+def _print_scores(console: Console, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print the receipts; a metric that all have stands above the table."""
+    metrics = {row[1] for row in rows} - {"–"}
+    if len(metrics) == 1:
+        kept = [place for place in range(len(headings)) if place != 1]
+        title = f"{metrics.pop()} on untouched test rows"
+        headings, rows = (
+            tuple(headings[place] for place in kept),
+            [tuple(row[place] for place in kept) for row in rows],
+        )
+        print_fitting(console, headings, rows, title=title)
+        return
+    print_fitting(console, headings, rows)
 
 
 def _cost_row(participant: dict[str, Any]) -> tuple[str, ...]:
-    account, units = participant["epsilon"], participant.get("units")
-    infinite = bool(account["non_private"])
-    state = "" if participant["state"] == "ACTIVE" else " " + participant["state"].lower().replace("_", "-")
-    made_up = participant.get("synthetic")
+    account = participant["epsilon"]
+    left, spent, delta, *lifetime = account_row(account)
+    budget = "–" if account["non_private"] else epsilon_text(account["budget"])
+    return left, spent, delta, budget, *lifetime
+
+
+def _means_row(participant: dict[str, Any]) -> tuple[str, ...]:
+    units, made_up = participant.get("units"), participant.get("synthetic")
     return (
         "–" if made_up is None else "synthetic" if made_up else "real",
         str(sum(units.values())) if units else "–",
-        ("∞ non-private" if infinite else number(account["run"])) + state,
-        "–" if infinite else number(account["budget"], 2),
-        "∞" if infinite else number(account["lifetime"]),
-        f"{account['delta']:g}",
-        f"{participant['bytes']['sent']:,} B",
-        f"{participant['bytes']['received']:,} B",
+        size(participant["bytes"]["sent"]),
+        size(participant["bytes"]["received"]),
         number(_seconds(participant["seconds"]), 1),
+        participant["state"].lower().replace("_", "-"),
     )
 
 

@@ -46,16 +46,14 @@ def print_vertical_notes(console: Console, result: dict[str, Any]) -> None:
         decision = participant.get("decision")
         if decision and decision["cross_validated_gain"] is None:
             console.print(
-                f"{name} stays alone: a class has too few training rows to cross-validate. "
-                "local: alone, federated: assisted.",
+                f"{name} stays alone: a class has too few training rows to cross-validate.",
                 highlight=False,
             )
         elif decision:
             console.print(
                 f"{name} {'joins' if decision['joins'] else 'stays alone'}: cross-validated gain "
                 f"{decision['cross_validated_gain']:+.3f} AUC, standard error "
-                f"{decision['standard_error']:.3f}; joins when the gain exceeds the error + {decision['margin']}. "
-                "local: alone, federated: assisted.",
+                f"{decision['standard_error']:.3f}; joins when the gain exceeds the error + {decision['margin']}.",
                 highlight=False,
             )
         if participant.get("hide_membership"):

@@ -8,19 +8,27 @@ from typing import Any
 
 from markupsafe import Markup
 
-from consortia.common.words import number, when
-from consortia.reports.charts import Level, Line, dot_chart, line_chart
+from consortia.common.words import epsilon_text, number, when
+from consortia.reports.charts import Level, Line, line_chart
+from consortia.reports.decision import listed
 from consortia.reports.forecasts import told_and_measured
+from consortia.reports.glossary import lines as glossary
 from consortia.reports.many_participants import first, rest
 from consortia.reports.page.facts import Facts
 from consortia.reports.receipt_table import columns, interval, label, metric_name, receipt_row, synthetic_for
+from consortia.reports.round_times import without_setup
 from consortia.reports.shapes import BANDS, shape_charts
-from consortia.reports.verdicts import compares, paragraph
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.trust.trusted_coordinator import sentence
 
-__all__ = ["Chart", "Section", "Table", "sections"]
+__all__ = ["NO_METRIC", "WORDS", "Chart", "Section", "Table", "sections"]
 
+WORDS = "The words of this report"
+#: Where no metric left: how to ask for one.
+NO_METRIC = (
+    "No metric left a participant. A contract asks for them with evaluation.metrics, and the participants' policies "
+    "have to allow it."
+)
 _RELATIONS = {
     "add_or_remove_one": "adding or removing one unit",
     "change_label": "changing one label",
@@ -55,16 +63,21 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
 
+    @property
+    def words(self) -> bool:
+        """Whether its facts are a glossary."""
+        return self.title == WORDS
+
 
 def sections(facts: Facts) -> list[Section]:
     """Return the report."""
     # fmt: off
     made: tuple[Callable[[Facts], Section | None], ...] = (
-        _trained, _guarantee, _paid, _shapes, _convergence, _spending, _cost, _failures, _card, _origin,
+        _paid, _guarantee, _spending, _cost, _trained, _shapes, _convergence, _failures, _words, _card, _origin,
     )
     # fmt: on
     if facts.run.scenario.contract.statistics is not None:  # no model
-        made = (_trained, _guarantee, _cost, _failures, _origin)
+        made = (_guarantee, _cost, _trained, _failures, _words, _origin)
     return [section for make in made if (section := make(facts)) is not None]
 
 
@@ -84,6 +97,9 @@ def _participants(facts: Facts) -> Iterator[tuple[str, dict[str, Any]]]:
 def _trained(facts: Facts) -> Section:
     contract, result = facts.run.scenario.contract, facts.result
     section = Section("What was trained, and by whom")
+    if facts.whose:
+        others = [each.name for each in facts.run.scenario.roster if each.name != facts.whose]
+        section.says.append(f"The report of {facts.whose}, which trained together with {listed(others)}.")
     if facts.simulation:
         charged = "charged to the given ledger" if result["charged"] else "not charged to any ledger"
         section.says.append(f"A simulation by one operator who holds all rows: {charged}.")
@@ -104,7 +120,6 @@ def _trained(facts: Facts) -> Section:
         ("engine", result["engine"]),
         ("started", when(facts.run.started)),
         ("took", f"{result['seconds']:.1f} s"),
-        ("contract", f"sha256:{result['contract_sha256']}"),
     ]
     if not facts.vertical:
         for part in facts.run.scenario.parts():
@@ -164,8 +179,9 @@ def _guarantee(facts: Facts) -> Section:
             whose = f"{next(iter(part.contract.industries))}: " if facts.run.scenario.contract.by_industry else ""
             section.says.append(whose + trust[part.contract.trust])
     section.says.append(
-        "ε of the run counts all training releases of this run; ε of the lifetime all runs on the data set in the "
-        "participant's ledger (known to its owner only). Non-private is ∞."
+        "ε of the run counts all training releases of this run by their privacy loss distribution (PLD), at the δ of "
+        "the run; ε of the lifetime estimates all runs on the data set in the participant's ledger, at its own δ, and "
+        "is known to its owner only. σ is the noise's standard deviation over the clip norm. Non-private is ∞."
     )
     rows = []
     for name, participant in _participants(facts):
@@ -175,23 +191,27 @@ def _guarantee(facts: Facts) -> Section:
         rows.append(
             (
                 name,
-                "∞ (non-private)" if infinite else number(account["run"]),
+                "–" if account.get("runs_left") is None else str(account["runs_left"]),
+                "∞ (non-private)" if infinite else epsilon_text(account["run"]),
                 "–" if infinite or account["budget"] is None else f"{account['budget']:g}",
                 "–" if account["delta"] is None else f"{account['delta']:g}",
+                "∞" if infinite else epsilon_text(account["lifetime"]),
+                "–" if account["lifetime_delta"] is None else f"{account['lifetime_delta']:g}",
                 account["unit"] or "–",
                 _RELATIONS.get(relation, relation.replace("_", " ")),
-                "–" if facts.vertical else number(participant["noise_multiplier"]),
-                "∞" if infinite else number(account["lifetime"]),
-                "–" if account["lifetime_delta"] is None else f"{account['lifetime_delta']:g}",
+                "–" if facts.vertical else epsilon_text(participant["noise_multiplier"]),
             )
         )
-    heads = ("participant", "ε run", "budget", "δ", "unit", "neighbours differ by", "σ", "ε lifetime", "δ lifetime")
-    section.tables.append(Table("Privacy account of the training units, horizon: this run", heads, rows))
+    heads = (
+        *("participant", "runs left", "ε run", "run budget", "δ run", "ε lifetime, estimate", "δ lifetime"),
+        *("unit", "neighbours differ by", "σ"),
+    )
+    section.tables.append(Table("Privacy account of the training units", heads, rows))
     exact = [name for name, participant in _participants(facts) if participant["epsilon"]["metrics_non_private"]]
     if exact:
         section.says.append(f"Exact metrics left {', '.join(exact)}: ε of their evaluation units is ∞.")
     paid = [
-        (name, number(a["run"]), f"{a['budget']:g}", f"{a['delta']:g}", a["unit"])
+        (name, epsilon_text(a["run"]), f"{a['budget']:g}", f"{a['delta']:g}", a["unit"])
         for name, participant in _participants(facts)
         if (a := participant["epsilon"]["metrics"])
     ]
@@ -229,12 +249,9 @@ def _paid(facts: Facts) -> Section | None:
     if not facts.receipts:
         section.says.append("Receipts stay with the participants: whether joining paid is theirs to know.")
         return section
-    if text := paragraph(facts.receipts):
-        section.says.insert(0, text)
     section.says.append(
         "From receipts, which belong to the participants and are here because the reader owns them: metrics on "
-        "untouched test rows. Alone is the best model that the participant could train by itself, without DP: ridge, a "
-        "random forest, gradient boosting or the contract's network, chosen by its own cross-validation."
+        "untouched test rows."
     )
     headings = columns(facts.receipts.values())
     shown = first(list(facts.receipts.items()))
@@ -256,12 +273,6 @@ def _paid(facts: Facts) -> Section | None:
         section.tables.append(
             Table("Net gain in further metrics", ("participant", "metric", "net gain [95 %]"), further)
         )
-    net = any(compares(receipt) for receipt in facts.receipts.values())
-    key, of = ("net_gain", "joined over control") if net else ("gain", "federated over local")
-    gains = [(name, *(gain[one] for one in ("value", "low", "high"))) for name, r in shown if (gain := r.get(key))]
-    drawing = dot_chart("Gain of joining by participant", "gain in the metric", gains, [Level("no gain", 0.0)])
-    caption = f"Gain, {of}, on test rows with 95 % intervals (paired bootstrap over units); above the line it paid"
-    section.charts = _charts((caption, drawing))
     return section
 
 
@@ -297,7 +308,7 @@ def _convergence(facts: Facts) -> Section | None:
         for name, (metric, values) in first(list(facts.progress.items()))
     ]
     if not rows:
-        section.says.append("No metric was released between rounds.")
+        section.says.append(NO_METRIC)
         return None if facts.vertical else section
     section.tables.append(Table("The last value on validation rows", ("participant", "metric", "round", "value"), rows))
     return section
@@ -311,19 +322,17 @@ def _spending(facts: Facts) -> Section | None:
         "Counted from the declared noise (privacy loss distribution, rounded up), at each participant's δ and unit of "
         "the table above; horizon: this run."
     )
-    budgets: dict[float, list[str]] = {}
-    for name, participant in _participants(facts):
-        if name in facts.epsilon and participant["epsilon"]["budget"] is not None:
-            budgets.setdefault(participant["epsilon"]["budget"], []).append(name)
     lines = [Line(name, [(r, e, None, None) for r, e in points]) for name, points in first(list(facts.epsilon.items()))]
-    everybody = len(facts.epsilon)
-    levels = [
-        Level("budget" if len(names) == everybody else f"budget of {', '.join(names)}", value)
-        for value, names in budgets.items()
-    ]
+    budgets = {a["budget"] for _, p in _participants(facts) if (a := p["epsilon"])["budget"] is not None}
+    levels = [Level("run budget", budgets.pop())] if len(budgets) == 1 else []
     drawing = line_chart("ε spent by round", "round", "ε of the run", lines, levels, zero=True)
-    section.charts = _charts(("ε spent in this run after each round; the broken line is the budget", drawing))
-    rows = [(name, str(points[-1][0]), number(points[-1][1])) for name, points in first(list(facts.epsilon.items()))]
+    says = (
+        "; the broken line is the run budget" if levels else "; each line ends at its participant's run budget or below"
+    )
+    section.charts = _charts((f"ε spent in this run after each round{says}", drawing))
+    rows = [
+        (name, str(points[-1][0]), epsilon_text(points[-1][1])) for name, points in first(list(facts.epsilon.items()))
+    ]
     section.tables.append(Table("After the last update that was taken", ("participant", "round", "ε run"), rows))
     return section
 
@@ -343,9 +352,9 @@ def _cost(facts: Facts) -> Section:
     ]
     heads = ("participant", "sent", "received", "seconds of training", "seconds of evaluation", "failures")
     section.tables.append(Table("By participant; seconds of work are known to the participant only", heads, rows))
-    points = [(float(number), seconds, None, None) for number, seconds, _ in facts.run.rounds]
+    points, apart = without_setup([(each, seconds) for each, seconds, _ in facts.run.rounds])
     drawing = line_chart("Seconds by round", "round", "seconds", [Line("coordinator", points)], zero=True)
-    section.charts = _charts(("Seconds from sending a round to its aggregate", drawing))
+    section.charts = _charts((f"Seconds from sending a round to its aggregate{apart}", drawing))
     return section
 
 
@@ -357,6 +366,11 @@ def _failures(facts: Facts) -> Section:
     rows = [(f.participant, str(f.round), f.code, when(f.time)) for f in facts.run.failures]
     section.tables.append(Table("In order of time", ("participant", "round", "code", "time"), rows))
     return section
+
+
+def _words(facts: Facts) -> Section:
+    del facts
+    return Section(WORDS, facts=glossary())
 
 
 def _card(facts: Facts) -> Section:
@@ -393,7 +407,8 @@ def _card(facts: Facts) -> Section:
 
 def _origin(facts: Facts) -> Section:
     section = Section("Environment and hashes")
-    section.facts = list(facts.result.get("environment", {}).items())
+    section.facts = [("run", facts.run.id), ("contract", f"sha256:{facts.result['contract_sha256']}")]
+    section.facts += list(facts.result.get("environment", {}).items())
     rows = list(facts.result.get("files", {}).items())
     section.tables.append(Table("SHA-256 of the coordinator's files", ("file", "sha256"), rows))
     return section

@@ -8,7 +8,6 @@ reader can read. Texts that a participant wrote (details of failures) are left o
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,10 @@ from consortia.reports.many_participants import first
 from consortia.reports.spent_by_round import curve
 
 __all__ = ["Facts", "gather"]
+
+
+#: What a receipt adds to a line of the record.
+_OWNED = frozenset({"units", "metrics", "headline", "gain", "net_gain", "net_gains", "forecast"})
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Facts:
         Those participants' own validation metric by round: (name of the metric, points).
     epsilon : dict
         (round, epsilon of the run so far), by participant.
+    whose : str
+        The participant whose own report it is; empty in a report of all.
     """
 
     run: Run
@@ -44,11 +49,20 @@ class Facts:
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
     progress: dict[str, tuple[str, list[tuple[int, float]]]] = field(default_factory=dict)
     epsilon: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    whose: str = ""
 
     @property
     def simulation(self) -> bool:
         """Whether one operator held all rows."""
         return bool(self.result["observer"] == "simulation")
+
+    @property
+    def participants(self) -> dict[str, dict[str, Any]]:
+        """Lines of the record, each with what its receipt adds where the reader owns it."""
+        return {
+            name: {**line, **{key: value for key, value in self.receipts.get(name, {}).items() if key in _OWNED}}
+            for name, line in self.result["participants"].items()
+        }
 
     @property
     def vertical(self) -> bool:
@@ -58,21 +72,22 @@ class Facts:
     def released(self) -> dict[str, dict[str, list[Point]]]:
         """Return the released metrics between rounds, by metric and participant."""
         found: dict[str, dict[str, list[Point]]] = {}
-        for participant in first(list(self.run.participants.values())):
+        for participant in first([self.run.participants[name] for name in self.result["participants"]]):
             for metric, points in participant.metrics.items():
                 found.setdefault(metric, {})[participant.name] = points
         return found
 
 
-def gather(folder: Path, participants: Sequence[str] = ()) -> Facts:
-    """Read the records of a finished run.
+def gather(folder: Path, whose: str = "") -> Facts:
+    """Read the records of a finished run, for everybody or for one participant.
 
     Parameters
     ----------
     folder : Path
         Of the run: scenario.json, events.jsonl, result.json.
-    participants : sequence of str
-        Whose receipts to add, beside a simulation's.
+    whose : str
+        The participant whose own report it is: its receipt and its lines alone. Without it, all lines, and in a
+        simulation all receipts.
 
     Raises
     ------
@@ -84,16 +99,18 @@ def gather(folder: Path, participants: Sequence[str] = ()) -> Facts:
     result = read_record(folder / "result.json")
     run = Run(folder)
     run.refresh()
-    owned = list(participants)
-    if result["observer"] == "simulation" and run.scenario.contract.statistics is None:
-        owned += [name for name, participant in result["participants"].items() if participant["rows"] is not None]
-    facts = Facts(run, result)
-    for name in dict.fromkeys(owned):
+    owned = [whose] if whose else []
+    if not whose and result["observer"] == "simulation" and run.scenario.contract.statistics is None:
+        owned = [name for name, participant in result["participants"].items() if participant["rows"] is not None]
+    facts = Facts(run, result, whose=whose)
+    for name in owned:
         home = run_folder(str(folder), name)
         facts.receipts[name] = read_record(home / "receipt.json")
         if points := _progress(home / "progress.jsonl"):
             facts.progress[name] = points
-    for participant in first(list(run.participants.values())):
+    if whose:
+        result["participants"] = {whose: result["participants"][whose]}
+    for participant in first([run.participants[name] for name in result["participants"]]):
         if found := curve(run, participant):
             facts.epsilon[participant.name] = found
     return facts

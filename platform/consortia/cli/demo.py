@@ -1,0 +1,45 @@
+"""`consortia demo`: a run in progress and its dashboard, on synthetic rows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortia.common.console import out
+from consortia.terms.scenario import load_scenario
+
+
+def demo(
+    scenario: Annotated[str, typer.Option(help="Which scenario runs.")] = "cross-industry",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the dashboard; 0 takes a free one.")] = 0,
+    folder: Annotated[Path, typer.Option("--out", help="Where the run is written.")] = Path("runs"),
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+) -> None:
+    """Start a run on synthetic rows and the dashboard that shows it, and open the browser. Ctrl-C ends both."""
+    load_scenario(scenario)
+    from consortia.dashboard.coordinator import CoordinatorView
+    from consortia.dashboard.security import token_from_environment
+    from consortia.dashboard.serve import listen, serve
+
+    folder.mkdir(parents=True, exist_ok=True)
+    listener = listen("127.0.0.1", port)
+    token, _ = token_from_environment()
+    link = f"http://127.0.0.1:{listener.getsockname()[1]}/sign-in#token={token}"
+    command = [sys.executable, "-m", "consortia.cli", "run", scenario, "--out", str(folder)]
+    with (folder / "demo.log").open("w", encoding="utf-8") as log:
+        run = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 - our own command
+    out.print(f"{scenario} runs on synthetic rows, and is written to {folder}.", highlight=False, soft_wrap=True)
+    out.print(link, highlight=False, soft_wrap=True)
+    out.print("Ctrl-C ends the run and the page.", highlight=False)
+    try:
+        if browser:
+            webbrowser.open(link)
+        serve(CoordinatorView(folder, None), token, listener, None)
+    finally:
+        run.terminate()
+        run.wait(10)

@@ -1,0 +1,90 @@
+"""What the page of one run shows beside its tables: sentences while it runs, and its plots."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from consortia.common import words
+from consortia.dashboard.spending import Spending
+from consortia.reports.charts import Level, Line, line_chart
+from consortia.reports.decision import listed, verdict_of
+from consortia.reports.live_runs import LiveParticipant, Run
+from consortia.reports.many_participants import first
+from consortia.reports.round_times import without_setup
+from consortia.reports.shapes import shape_charts
+
+__all__ = ["metric_chart", "progress_in_words", "run_charts", "seconds_chart", "share_chart", "verdict_counts"]
+
+
+def progress_in_words(run: Run, waited: Sequence[str]) -> list[str]:
+    """Return how far a run is, who is waited for, and what happened that should not."""
+    if run.status != "running":
+        reason = f": {run.reason}" if run.reason else ""
+        how = {
+            "stopped": "has given no sign of life for too long. `consortia run --resume` goes on with it",
+            "failed": f"failed{reason}",
+            "completed": "is complete; its record is being written",
+        }.get(run.status, "has not begun")
+        return [f"The run {how}."]
+    told = [f"Round {min(run.done + 1, run.total)} of {run.total} is going on."]
+    told.append(f"It waits for {listed(waited)}." if waited else "Everybody has answered.")
+    if run.left is not None:
+        told.append(f"About {words.seconds(run.left)} are left.")
+    if run.failures:
+        told.append(f"{len(run.failures)} replies failed or were late; they stand at the end of this page.")
+    return told
+
+
+def verdict_counts(record: Mapping[str, Any] | None) -> str:
+    """Return for how many joining paid, by verdict, as a cell; a dash where nobody's is known here."""
+    lines = record["participants"].values() if record else ()
+    said = Counter(verdict_of(one) for one in lines if one.get("units") and one["metrics"])
+    return ", ".join(f"{said[word]} {word}" for word in ("clearly", "perhaps", "not")) if said else "–"
+
+
+def share_chart(run: Run, spending: Spending) -> Markup:
+    """Return everybody's ε by round as a share of its own run budget, so that unlike budgets share one line."""
+    lines = []
+    for participant in first(list(run.participants.values())):
+        budget = participant.budget
+        if not budget or participant.non_private:
+            continue
+        points = [(n, 100 * value / budget, None, None) for n, value, *_ in spending.curve(run, participant)]
+        lines.append(Line(participant.name, points))
+    label = "ε spent, % of the run budget"
+    return line_chart("ε by round", "round", label, lines, [Level("run budget", 100.0)], zero=True)
+
+
+def seconds_chart(runs: Sequence[Run]) -> tuple[str, Markup]:
+    """Return caption and plot of the rounds' duration."""
+    lines, says = [], []
+    for run in runs:
+        points, apart = without_setup([(number, seconds) for number, seconds, _ in run.rounds])
+        lines.append(Line(run.id, points))
+        says.append(apart)
+    caption = f"Duration of a round{says[0] if len(says) == 1 else ''}"
+    return caption, line_chart("Duration of a round", "round", "seconds", lines, zero=True)
+
+
+def metric_chart(metric: str, participant: LiveParticipant) -> Markup:
+    """Return the plot of one metric that one participant released."""
+    points = [(p.round, p.value, p.low, p.high) for p in participant.metrics[metric] if p.value is not None]
+    title = f"{metric} that {participant.name} released, by round"
+    return line_chart(title, "round", f"{metric} (released)", [Line(participant.name, points)])
+
+
+def run_charts(run: Run) -> list[tuple[str, Markup]]:
+    """Return a plot of every metric for each participant that released it, and of the rounds' duration."""
+    charts = [
+        (f"{participant.name}: {metric}", metric_chart(metric, participant))
+        for metric in run.metrics
+        for participant in run.participants.values()
+        if metric in participant.metrics
+    ]
+    charts.append(seconds_chart([run]))
+    charts += shape_charts(run.scenario.contract, run.folder)
+    return [(title, chart) for title, chart in charts if chart]

@@ -1,0 +1,254 @@
+"""The paragraph with which terminal, report and dashboard begin: whom joining paid, what it cost, what to do next.
+
+It is made of the numbers of a record and of names of the scenario; it repeats no text that a participant wrote.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from consortia.common.words import epsilon_text, verdict
+from consortia.reports.many_participants import MOST
+from consortia.terms.scenario import Scenario
+
+__all__ = ["Decision", "compares", "decide", "decide_alone", "epsilon_range", "gain_of", "listed", "verdict_of"]
+
+_ORDER: Final = ("clearly", "perhaps", "not")
+_RANK: Final = {word: place for place, word in enumerate((*_ORDER, "unknown"))}
+#: Of its run budget: more than this share counts as all of it, since noise is fitted to spend it.
+_ALL: Final = 0.98
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The paragraph, sentence by sentence; an empty one has nothing to say.
+
+    Attributes
+    ----------
+    who : str
+        Who trained what with whom, or how it ended.
+    paid : str
+        For whom joining paid: clearly, perhaps, not.
+    cost : str
+        Epsilon, of which budget, and how many like runs are left.
+    next : str
+        What to do next.
+    """
+
+    who: str
+    paid: str = ""
+    cost: str = ""
+    next: str = ""
+
+    @property
+    def sentences(self) -> list[str]:
+        """Those that say something."""
+        return [each for each in (self.who, self.paid, self.cost, self.next) if each]
+
+    def __str__(self) -> str:
+        return " ".join(self.sentences)
+
+
+def compares(participant: Mapping[str, Any]) -> bool:
+    """Return whether a receipt or a line of a record has the joined model; those of vertical and older runs do not."""
+    return any("joined" in values for values in participant["metrics"].values())
+
+
+def gain_of(participant: Mapping[str, Any]) -> Mapping[str, float] | None:
+    """Return the gain of the model that is really used: joined over control, or where there is none federated over
+    alone."""
+    found: Mapping[str, float] | None = participant.get("net_gain" if compares(participant) else "gain")
+    return found
+
+
+def verdict_of(participant: Mapping[str, Any]) -> str:
+    """Return the verdict of a receipt or of a line of a record."""
+    return verdict(gain_of(participant))
+
+
+def decide(result: Mapping[str, Any], scenario: Scenario | None = None) -> Decision:
+    """Return the paragraph of a record.
+
+    Parameters
+    ----------
+    result : mapping
+        `result.json`, or what has its keys.
+    scenario : Scenario or None
+        What was agreed, where it is at hand: who shares with whom, and which learner could be tried.
+    """
+    participants: Mapping[str, Mapping[str, Any]] = result["participants"]
+    who = _who(result, participants, scenario)
+    if result["status"] != "completed":
+        return Decision(who, cost=_cost(result, participants), next=_after_failure(result, participants))
+    if "statistics" in result:
+        return Decision(who, cost=_cost(result, participants))
+    known = {name: one for name, one in participants.items() if _measured(one)}
+    paid = _paid(known)
+    if not known:
+        at_home = "Whether joining paid is each participant's own to know: `consortia receipt HOME`, there."
+        return Decision(who, at_home if result["observer"] != "simulation" else "", _cost(result, participants))
+    return Decision(who, paid, _cost(result, participants), _next(known, scenario))
+
+
+def decide_alone(receipt: Mapping[str, Any]) -> Decision:
+    """Return the paragraph of one participant's receipt, which is its own."""
+    name = receipt.get("participant", "this participant")
+    made_up = ", on synthetic rows" if receipt.get("synthetic") else ""
+    one = {name: receipt}
+    known = one if _measured(receipt) else {}
+    who = f"{name} trained with the others of this run{made_up}."
+    cost = _cost({"observer": "participant", "charged": True}, one)
+    return Decision(who, _paid(known), cost, _next(known, None) if known else "")
+
+
+def _measured(participant: Mapping[str, Any]) -> bool:
+    return bool(participant.get("units")) and bool(participant.get("metrics"))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a person lists them; a crowd as its number."""
+    if len(names) > MOST:
+        return str(len(names))
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nobody"
+
+
+def _who(result: Mapping[str, Any], participants: Mapping[str, Any], scenario: Scenario | None) -> str:
+    industries = Counter(one["industry"] for one in participants.values() if "industry" in one)
+    several = len(industries) > 1 and max(industries.values()) > 1
+    made = ", ".join(f"{count} × {name}" if several else name for name, count in industries.items())
+    what = f"{len(participants)} participants ({made})"
+    text = f"{what} {_did(result, participants, scenario)}"
+    if result["status"] != "completed":
+        text = f"The run of {what} {'was refused' if result.get('refused') else 'did not end well'}"
+        text += f" after {result['rounds']} rounds" if result["rounds"] else ""
+    if result.get("observer") == "simulation":
+        rows = ", which are synthetic" if result.get("synthetic") else ""
+        text += f". It is a simulation by one operator who holds all rows{rows}"
+    return text + "."
+
+
+def _did(result: Mapping[str, Any], participants: Mapping[str, Any], scenario: Scenario | None) -> str:
+    if "statistics" in result:
+        return "released noisy statistics of their columns; nothing was trained"
+    owners = [name for name, one in participants.items() if one.get("role") == "label owner"]
+    if owners:
+        others = [name for name in participants if name not in owners]
+        return f"hold different columns of the same persons: {listed(others)} helped {listed(owners)}"
+    if scenario is None or scenario.contract.vertical is not None:
+        return "trained together"
+    named = frozenset().union(*(part.contract.scopes.named for part in scenario.parts()))
+    if "consortium" in named and len(scenario.contract.industries) > 1:
+        return "trained together, across industries"
+    return "trained, each with its own industry" if len(scenario.contract.industries) > 1 else "trained together"
+
+
+def _paid(known: Mapping[str, Mapping[str, Any]]) -> str:
+    said = {name: verdict_of(one) for name, one in known.items() if one["metrics"]}
+    if not any(word in _ORDER for word in said.values()):
+        return "Too few test rows say whether joining paid." if said else ""
+    found = []
+    for word in _ORDER:
+        names = sorted((n for n, each in said.items() if each == word), key=lambda n: -_value(known[n]))
+        if names or word == "clearly":
+            found.append(f"{word} for {listed(names)}")
+    unknown = [name for name, word in said.items() if word == "unknown"]
+    text = f"Joining paid {'; '.join(found)}."
+    return text + (f" Too few test rows say it for {listed(unknown)}." if unknown else "")
+
+
+def _value(participant: Mapping[str, Any]) -> float:
+    found = gain_of(participant)
+    return found["value"] if found else -math.inf
+
+
+def _cost(result: Mapping[str, Any], participants: Mapping[str, Mapping[str, Any]]) -> str:
+    if "central" in result:
+        seen = result["central"]["epsilon"]["models_only"]
+        return f"Towards those who see the models alone it cost ε {'∞' if seen is None else epsilon_text(seen)}."
+    accounts = {name: one["epsilon"] for name, one in participants.items() if one["epsilon"]["non_private"] is not None}
+    private = {name: a for name, a in accounts.items() if not a["non_private"] and a["run"] is not None}
+    open_ended = [name for name, a in accounts.items() if a["non_private"]]
+    parts = []
+    if private:
+        verb = "It cost" if result.get("charged", True) else "Charged to no ledger, it would have cost"
+        whom = "" if len(private) == 1 else " each of them" if len(private) == len(participants) else ""
+        parts.append(f"{verb}{whom} ε {epsilon_range([a['run'] for a in private.values()])}{_of_budget(private)}")
+    if open_ended:
+        parts.append(f"{listed(open_ended)} took part without a guarantee (ε = ∞)")
+    text = "; ".join(parts)
+    return f"{text}. {_left(private)}".strip() if text else ""
+
+
+def _of_budget(accounts: Mapping[str, Mapping[str, Any]]) -> str:
+    shares = {name: a["run"] / a["budget"] for name, a in accounts.items() if a["budget"]}
+    over = [name for name, share in shares.items() if share > 1 + 1e-6]
+    if over:
+        return f", which is over the run budget of {listed(over)}"
+    if not shares:
+        return ""
+    if min(shares.values()) >= _ALL:
+        return ", all of its run budget, as planned"
+    budgets = [accounts[name]["budget"] for name in shares]
+    return f", of {'a run budget' if len(budgets) == 1 else 'run budgets'} of {epsilon_range(budgets)}"
+
+
+def epsilon_range(values: Sequence[float]) -> str:
+    """Return the smallest and the largest ε."""
+    low, high = epsilon_text(min(values)), epsilon_text(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _left(accounts: Mapping[str, Mapping[str, Any]]) -> str:
+    left = {name: a["runs_left"] for name, a in accounts.items() if a.get("runs_left") is not None}
+    if not left:
+        return ""
+    fewest, most = min(left.values()), max(left.values())
+    if most == 0:
+        return "No run like it is left."
+    if fewest == most:
+        return f"Runs like it that are left: {fewest}{' for each' if len(left) > 1 else ''}."
+    short = [name for name, count in left.items() if count == fewest]
+    return f"Runs like it that are left: {fewest or 'none'} for {listed(short)}, up to {most} for the others."
+
+
+def _next(known: Mapping[str, Mapping[str, Any]], scenario: Scenario | None) -> str:
+    """Say what to do, by verdict; the verdict before joining (N_eff) tells too few partners from a poor learner."""
+    said: dict[str, list[str]] = {}
+    for name, one in sorted(known.items(), key=lambda item: (_RANK[verdict_of(item[1])], -_value(item[1]))):
+        said.setdefault(_advice(name, one, scenario), []).append(name)
+    empty = [name for name, one in known.items() if one["epsilon"].get("runs_left") == 0]
+    parts = [f"{advice}: {listed(names)}" for advice, names in said.items()]
+    if empty:
+        parts.append(f"the lifetime budget is used up, so stop or raise it: {listed(empty)}")
+    return f"Next, {'; '.join(parts)}."
+
+
+def _advice(name: str, one: Mapping[str, Any], scenario: Scenario | None) -> str:
+    """Return what one participant should do; those of equal advice are told together."""
+    word, told = verdict_of(one), one.get("forecast")
+    if word == "clearly":
+        return f"use the {'joined' if compares(one) else 'federated'} model"
+    if word == "perhaps":
+        return "measure again, with more test rows or a second run, before deciding"
+    if word == "unknown":
+        return "set more rows apart for the test"
+    if told and told["verdict"] == "not worth it":
+        return "stay alone, or find more partners, for N_eff is under half of the own rows"
+    if scenario is not None and name in {one.name for one in scenario.roster}:
+        industry = next(each.industry for each in scenario.roster if each.name == name)
+        if scenario.contract.vertical is None and scenario.contract.of(industry).learner == "gradient":
+            return 'stay alone, or try learner = "sums"'
+    return "stay alone, or try another learner"
+
+
+def _after_failure(result: Mapping[str, Any], participants: Mapping[str, Mapping[str, Any]]) -> str:
+    failed = {name: one["failures"][-1]["code"] for name, one in participants.items() if one.get("failures")}
+    if not failed:
+        return "Next: read the reason below."
+    codes = ", ".join(f"{name} ({code})" for name, code in list(failed.items())[:3])
+    more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+    return f"Next: ask {codes}{more}; `consortia home log NAME`, at home, says why."

@@ -1,0 +1,111 @@
+"""Reads what a run's record says for its coordinator's pages: numbers, and names of the scenario; no other text.
+
+A deployed coordinator's record holds released values only. A simulation's operator holds all rows, so its record has
+gains, too; a page says then that it is a simulation. Whatever in a record is neither a number nor one of our own words
+is left out, so nothing that a participant wrote can come through.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from clients import metric_registry
+from clients.metric_registry import MetricError
+from consortia.reports.live_runs import Run
+
+__all__ = ["told"]
+
+_CODE: Final = re.compile(r"[A-Z][A-Z_]{2,40}")
+_MODELS: Final = ("local", "control", "federated", "joined")
+_ACCOUNT: Final = ("run", "lifetime", "budget", "delta", "lifetime_delta", "runs_left")
+_VERDICTS: Final = frozenset({"worth it", "little", "not worth it"})
+_ROLES: Final = frozenset({"label owner", "partner"})
+
+
+def told(run: Run) -> dict[str, Any] | None:
+    """Return what `consortia.reports.decision.decide` reads; None before the end, or where the record is malformed."""
+    file = run.folder / "result.json"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return _record(record, run)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _record(record: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    lines = {
+        participant.name: _line(record["participants"][participant.name], participant.industry)
+        for participant in run.scenario.roster
+    }
+    found: dict[str, Any] = {
+        "status": "completed" if record["status"] == "completed" else "failed",
+        "observer": "simulation" if record["observer"] == "simulation" else "coordinator",
+        "synthetic": record["synthetic"] is True,
+        "charged": record["charged"] is True,
+        "rounds": int(record["rounds"]),
+        "participants": lines,
+    }
+    if "central" in record:
+        found["central"] = {"epsilon": {"models_only": _number(record["central"]["epsilon"]["models_only"])}}
+    if "statistics" in record:
+        found["statistics"] = {}
+    return found
+
+
+def _line(line: Mapping[str, Any], industry: str) -> dict[str, Any]:
+    account = line["epsilon"]
+    metrics = {
+        name: {kind: _number(values[kind]) for kind in _MODELS if kind in values}
+        for name, values in line["metrics"].items()
+        if _known(name)
+    }
+    found: dict[str, Any] = {
+        "industry": industry,
+        "metrics": metrics,
+        "epsilon": {
+            **{key: _number(account.get(key)) for key in _ACCOUNT},
+            "non_private": None if account["non_private"] is None else account["non_private"] is True,
+        },
+        "failures": [
+            {"code": one["code"]} for one in line.get("failures", ()) if _CODE.fullmatch(str(one.get("code")))
+        ],
+        "gain": _gain(line.get("gain")),
+        "net_gain": _gain(line.get("net_gain")),
+        "headline": line["headline"] if line.get("headline") in metrics else None,
+    }
+    if line.get("units"):
+        found["units"] = {"test": _number(line["units"].get("test"))}
+    if line.get("role") in _ROLES:
+        found["role"] = line["role"]
+    if (line.get("forecast") or {}).get("verdict") in _VERDICTS:
+        found["forecast"] = {"verdict": line["forecast"]["verdict"]}
+    return found
+
+
+def _known(metric: str) -> bool:
+    """Return whether this is a metric of this installation: the name of any other is a participant's text."""
+    try:
+        metric_registry.get(metric)
+    except MetricError:
+        return False
+    return True
+
+
+def _gain(gain: Mapping[str, Any] | None) -> dict[str, float] | None:
+    return {key: float(gain[key]) for key in ("value", "low", "high")} if gain else None
+
+
+def _number(value: Any) -> Any:
+    """Return a number or None.
+
+    Raises
+    ------
+    TypeError
+        When it is anything else.
+    """
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    raise TypeError("wanted a number")

@@ -1,0 +1,100 @@
+"""The first page of a report: one paragraph, one chart, three numbers, and the guarantee in one sentence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from consortia.reports.decision import Decision, decide, decide_alone, epsilon_range, verdict_of
+from consortia.reports.gain_chart import gain_chart
+from consortia.reports.page.content import Chart
+from consortia.reports.page.facts import Facts
+from consortia.trust.trusted_coordinator import sentence
+
+__all__ = ["Board", "board"]
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a board reads.
+
+    Attributes
+    ----------
+    status : str
+        How the run ended; a word of ours.
+    numbers : list of (str, str)
+        Three numbers, each with what it counts.
+    """
+
+    title: str
+    status: str
+    decision: Decision
+    chart: Chart | None
+    numbers: list[tuple[str, str]]
+    guarantee: str
+
+
+def board(facts: Facts) -> Board:
+    """Return the first page."""
+    title, participants = facts.run.scenario.title, facts.participants
+    if facts.whose:
+        title = f"{facts.whose}: {title}"
+        decision = decide_alone({**facts.receipts[facts.whose], "participant": facts.whose})
+    else:
+        decision = decide({**facts.result, "participants": participants}, facts.run.scenario)
+    caption, drawing = gain_chart(participants)
+    return Board(
+        title,
+        facts.result["status"],
+        decision,
+        Chart(caption, drawing) if drawing else None,
+        _numbers(facts),
+        _guarantee(facts),
+    )
+
+
+def _numbers(facts: Facts) -> list[tuple[str, str]]:
+    found = []
+    said = Counter(verdict_of(one) for one in facts.participants.values() if one.get("units") and one["metrics"])
+    if said and not facts.whose:
+        told = ", ".join(f"{said[word]} {word}" for word in ("clearly", "perhaps", "not"))
+        found.append((told, "joining paid, by participants"))
+    elif said:
+        found.append((next(iter(said)), "did joining pay"))
+    accounts = [one["epsilon"] for one in facts.result["participants"].values()]
+    spent = [a["run"] for a in accounts if a["run"] is not None and not a["non_private"]]
+    if spent:
+        found.append((f"ε {epsilon_range(spent)}", "spent in this run, each of its own run budget"))
+    left = [a["runs_left"] for a in accounts if a.get("runs_left") is not None]
+    if left:
+        found.append(
+            (str(min(left)), "runs like it left" if facts.whose else "runs like it left where they are fewest")
+        )
+    if len(found) < 3:
+        found.append((f"{len(facts.result['participants'])}", "participants"))
+    return found
+
+
+def _guarantee(facts: Facts) -> str:
+    if "central" in facts.result:
+        return sentence(facts.result["central"])
+    if facts.vertical:
+        return (
+            "The coordinator relays bytes that it cannot read; ε limits what the label owner's noisy labels say of one "
+            "label, and ∞ says that a partner's scores are disclosed to the label owner as they are."
+        )
+    accounts = [
+        one["epsilon"] for one in facts.result["participants"].values() if one["epsilon"]["non_private"] is False
+    ]
+    if not accounts:
+        return "This run was non-private: ε = ∞, nothing is promised."
+    units = " or ".join(sorted({a["unit"] for a in accounts if a["unit"]}))
+    deltas = ", ".join(f"{delta:g}" for delta in sorted({a["delta"] for a in accounts}))
+    text = (
+        f"Whatever left a participant in this run would have been at most e^ε times less or more likely without any "
+        f"one {units} of its training rows, except with probability δ = {deltas}"
+    )
+    trusts = {part.contract.trust for part in facts.run.scenario.parts()}
+    return text + (
+        ", provided that the members whom the contract counts on are honest." if "aggregate" in trusts else "."
+    )
