@@ -76,6 +76,8 @@ def print_plan(console: Console, scenario: Scenario, plans: list[ParticipantPlan
             whose = next(iter(part.contract.industries))
             console.print(f"[bold]{whose}[/]: trust {part.contract.trust}", highlight=False)
         _print_learner(console, part)
+    for choice in scenario.choices:
+        console.print(choice, highlight=False)
     table = Table(title="From proposals and declared sizes (a participant's own policy may lower them)")
     for name in ("participant", "industry", "units", "rate q", "steps", "σ", "ε run", "δ", "leaves"):
         table.add_column(name, justify="left" if name in {"participant", "industry", "leaves"} else "right")
