@@ -83,9 +83,11 @@ def settled_terms(terms: Mapping[str, Any], learner: Learner) -> Table:
     out = {key: value for key, value in out.items() if key not in _OF_NETWORKS}
     if isinstance(out.get("evaluation"), dict):
         out["evaluation"] = {key: value for key, value in out["evaluation"].items() if key != "every"}
-    other = _TABLES[learner == "sums"]
-    said = {"prevalence": terms[other]["prevalence"]} if "prevalence" in terms.get(other, {}) else {}
-    return {**out, "learner": learner, learner: {**said, **terms.get(learner, {})}}
+    own, other = (terms.get(name, {}) for name in (learner, _TABLES[learner == "sums"]))
+    if not isinstance(own, Mapping):
+        return {**out, "learner": learner, learner: own}  # refused where it is read
+    said = {"prevalence": other["prevalence"]} if isinstance(other, Mapping) and "prevalence" in other else {}
+    return {**out, "learner": learner, learner: {**said, **own}}
 
 
 def explicit(contract: Mapping[str, Any], choose: Callable[[str], Choice]) -> tuple[Table, dict[str, Choice]]:

@@ -109,6 +109,16 @@ def _noise(
     return weights, total_noise(deviation, weights)
 
 
+def _only(terms: Any, industry: str) -> Any:
+    """Return a table of a learner without what it says of other industries: every table in it is by industry."""
+    if not isinstance(terms, Mapping):
+        return terms
+    return {
+        key: {name: said for name, said in value.items() if name == industry} if isinstance(value, Mapping) else value
+        for key, value in terms.items()
+    }
+
+
 def _chosen(
     contract: Mapping[str, Any],
     terms: Mapping[str, Any],
@@ -123,6 +133,7 @@ def _chosen(
     alone = {key: value for key, value in contract.items() if key not in TrainingTerms.model_fields}
     alone = {key: value for key, value in alone.items() if key != "by_industry"}
     alone |= settled_terms(terms, "additive") | {"industries": {industry: rows_alone(contract["industries"][industry])}}
+    alone["additive"] = _only(alone["additive"], industry)
     networked = network_terms(contract, industry)
     split = parse(Split, contract.get("split", {}), f"{where}: contract.split")
     units = sum(_units(participant, split) for participant in members)
