@@ -64,7 +64,7 @@ def test_many_rows_get_histograms() -> None:
 def test_few_rows_get_sums_at_any_budget() -> None:
     scenario = _auto("banks-sums", trust="local").with_overrides(epsilon=["inf"])
     assert (_choice(scenario).learner, _choice(scenario).units) == ("sums", 600)
-    assert _choice(scenario).kept is None
+    assert _choice(scenario).rows_left is None
 
 
 @pytest.mark.parametrize(("epsilon", "learner"), [("0.2", "sums"), ("8", "additive"), ("inf", "additive")])
@@ -77,25 +77,25 @@ def test_another_budget_chooses_anew(epsilon: str, learner: str) -> None:
     assert scenario_from_json(again.to_json()) == again
 
 
-def test_the_share_that_noise_leaves_by_hand() -> None:
+def test_what_noise_leaves_by_hand() -> None:
     scenario = _auto("factories-additive", units=3000).with_overrides(epsilon=["8"])
     participants, contract = scenario.roster, scenario.contract
-    share = rule.kept(contract, "factory", participants)
+    left = rule.rows_left(contract, "factory", participants)
     # Three alike: v = 3 z^2 21 d / 4 of a message, twenty of them averaged, against c d / cells of a row.
     mechanism = 3 * (1 / mu_of(8.0, 1e-5)) ** 2 * 21 / 4 / 20
     cells, variance, rows = additive_recipe(contract, "factory").cells.size, 0.03 * 0.97, 3 * 1800
-    assert share == pytest.approx(1 / (1 + mechanism * cells / (variance * rows)), rel=0.01)
-    assert share < rule.kept(contract, "factory", [p.model_copy(update={"units": 9000}) for p in participants])
-    assert share > rule.kept(contract, "factory", [p.model_copy(update={"epsilon": 4.0}) for p in participants])
+    assert left == pytest.approx(rows / (1 + mechanism * cells / (variance * rows)), rel=0.01)
+    assert left < rule.rows_left(contract, "factory", [p.model_copy(update={"units": 9000}) for p in participants])
+    assert left > rule.rows_left(contract, "factory", [p.model_copy(update={"epsilon": 4.0}) for p in participants])
     unprotected = [p.model_copy(update={"epsilon": float("inf")}) for p in participants]
-    assert rule.kept(contract, "factory", unprotected) == 1.0
+    assert rule.rows_left(contract, "factory", unprotected) == rows
 
 
 def test_shared_noise_leaves_more_than_noise_of_each() -> None:
     terms = {"trust": "aggregate", "secure": {"colluders": 1, "min_cohort": 3}}
     local, shared = (_auto("factories-additive", units=3000, **more) for more in ({}, terms))
-    assert _choice(shared).kept > _choice(local).kept
-    assert _choice(shared).kept > rule.kept(shared.contract, "factory", shared.roster[:2])
+    assert _choice(shared).rows_left > _choice(local).rows_left
+    assert _choice(shared).rows_left > rule.rows_left(shared.contract, "factory", shared.roster[:2])
 
 
 def test_industries_may_get_different_learners() -> None:
@@ -156,7 +156,7 @@ def test_check_says_what_was_chosen_and_why(tmp_path: Path) -> None:
     file = tmp_path / "auto.toml"
     file.write_text(tomli_w.dumps(_data("banks-sums")), encoding="utf-8")
     shown = CliRunner().invoke(build_app(), ["check", str(file)]).stdout.replace("\n", " ")
-    assert 'bank: learner "sums", chosen by the rule: 600 training units in all are fewer than the 1000' in shown
+    assert 'bank: learner "sums", chosen by the rule: 600 training units in all, fewer than the 700' in shown
     told = json.loads(CliRunner().invoke(build_app(), ["check", str(file), "--json"]).stdout)
     assert told["chosen"]["bank"]["learner"] == "sums"
     assert told["contract_sha256"] == load_scenario("banks-sums").contract.sha256()

@@ -39,13 +39,13 @@ class Choice(StrictModel):
     ----------
     why : in words.
     units : declared training units of all its participants.
-    kept : share of them that the noise leaves to histograms of their columns; None where that was not asked.
+    rows_left : how many rows' worth noise leaves to histograms of the columns; None where that was not asked.
     """
 
     learner: Learner
     why: str
     units: int
-    kept: float | None = None
+    rows_left: float | None = None
 
 
 class Chosen(StrictModel):

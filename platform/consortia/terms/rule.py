@@ -4,13 +4,14 @@ It reads what a scenario says: declared units, proposed budgets, participants, t
 public schema, and whether the contract has terms of a network. No row, no ledger, no policy. So the choice is nobody's
 release, and anybody can make it again.
 
-One number decides between sums and histograms: the share of the rows that the noise leaves to histograms, which have
-many numbers. With N rows and noise of variance v in a cell's gradient, averaged over T rounds, it is
+One number decides between sums and histograms: how many rows' worth the noise leaves to histograms, which have many
+numbers. With N rows and noise of variance v in a cell's gradient, averaged over T rounds, it is
 
-    kept = 1 / (1 + v / (T N c d / cells))
+    N / (1 + v / (T N c d / cells))
 
-(c: variance of the target by its public expectation, d: columns): N_eff of the forecast over N, for cells instead of
-directions. docs/design/0030-a-rule-that-chooses.md says what was measured, and what the rule does not know.
+(c: variance of the target by its public expectation, d: columns): N_eff of the forecast, of all participants together
+and for cells instead of directions. docs/design/0030-a-rule-that-chooses.md says what was measured, and what the rule
+does not know.
 """
 
 from __future__ import annotations
@@ -40,12 +41,10 @@ from consortia.terms.settle import settle, sigma_of
 from consortia.terms.sums import with_constants
 from privacy.secure_sum.fixed_point import INFLATION
 
-__all__ = ["ENOUGH", "KEPT", "kept", "with_choice"]
+__all__ = ["ENOUGH", "rows_left", "with_choice"]
 
-#: Declared training units of all participants below which histograms lose to sums at any budget.
-ENOUGH: Final = 1000
-#: Share of the rows that the noise must leave to histograms.
-KEPT: Final = 0.5
+#: From how many rows' worth on histograms are better than sums.
+ENOUGH: Final = 700
 
 
 def with_choice(data: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -72,8 +71,8 @@ def with_choice(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {**data, "contract": written, "chosen": Chosen(industries=found, written=contract).model_dump()}
 
 
-def kept(contract: Contract, industry: str, members: Sequence[RosterParticipant]) -> float:
-    """Return the share of the members' rows that the noise leaves to histograms, see the module.
+def rows_left(contract: Contract, industry: str, members: Sequence[RosterParticipant]) -> float:
+    """Return how many rows' worth the noise leaves to histograms, see the module.
 
     Parameters
     ----------
@@ -86,7 +85,7 @@ def kept(contract: Contract, industry: str, members: Sequence[RosterParticipant]
     row = float(curvatures(rule.outcome).mean()) * len(rule.cells.terms) / rule.cells.size
     weights, noise = _noise(contract, rule, industry, units, multipliers, row)
     rounds = rule.shares.messages - 1
-    return effective_rows(Others(units, weights, noise / rounds), row) / math.fsum(units)
+    return effective_rows(Others(units, weights, noise / rounds), row)
 
 
 def _units(participant: RosterParticipant, split: Split) -> int:
@@ -150,11 +149,11 @@ def _chosen(
             )
         return Choice(learner="gradient", why=only, units=units)
     if units < ENOUGH:
-        why = f"{units} training units in all are fewer than the {ENOUGH} that histograms need"
+        why = f"{units} training units in all, fewer than the {ENOUGH} that histograms need"
         return Choice(learner="sums", why=why, units=units)
     candidate = settle(parse(Contract, with_constants(alone), where), members)
-    share = kept(candidate, industry, members)
-    left = f"noise leaves histograms {share:.0%} of the worth of {units} training units"
-    if share < KEPT:
-        return Choice(learner="sums", why=f"{left}, less than {KEPT:.0%}", units=units, kept=share)
-    return Choice(learner="additive", why=f"{left}, at least {KEPT:.0%}", units=units, kept=share)
+    left = rows_left(candidate, industry, members)
+    told = f"noise leaves histograms the worth of {left:.0f} of {units} training units"
+    if left < ENOUGH:
+        return Choice(learner="sums", why=f"{told}, fewer than {ENOUGH}", units=units, rows_left=left)
+    return Choice(learner="additive", why=f"{told}, at least {ENOUGH}", units=units, rows_left=left)
