@@ -1,15 +1,19 @@
-"""Whether joining by noisy sums pays: alone, control, federated, joined, by budget, with the mechanism as deployed.
+"""Whether joining pays: alone, control, federated, joined, by learner and budget, with the mechanism as deployed.
 
     python benchmarks/joining.py --data DATA [--sets german,heart,cards,ai4i] [--seeds 10] [--epsilons 1,3,8]
-                                 [--noise shared,local] [--out FILE.jsonl]
+                                 [--noise shared,local] [--learner sums|additive|network|auto,…] [--out FILE.jsonl]
     python benchmarks/joining.py --table FILE.jsonl
 
 Each line of the file is one run of real participants: policies, ledgers, messages, secure noise, and for `shared` real
 fixed point and masks (mode one, t = 1). Rows are dealt anew for each seed: German credit to five banks by purpose,
 heart to its four centres, AI4I to three factories (1500, 1500, 700 training rows), card defaults to ten banks of 200 to
-2,000 training rows each. All training rows train; test rows are others. `alone`, `control` and `joined` are those of a
-receipt (`consortia.participant.baseline`, `.joined`), with stacks that see own rows out of fold only. The table has
-means over participants in thousandths of AUC, with 95 % t intervals over seeds. Net: less the control.
+2,000 training rows each; `cards-5x200`, `cards-5x1000` and `cards-5x4000` are five banks with as many rows each. The
+learner `network` is gradients of the model that `joining_sets` names; with shared noise one step a round.
+
+All training rows train; test rows are others. `released` is the shared model as anybody can have it. `alone`, `control`
+and `joined` are those of a receipt (`consortia.participant.baseline`, `.joined`), with stacks that see own rows out of
+fold only, but for released models, which saw them under their noise; `--released-only` measures none of these. The
+table has means over participants in thousandths of AUC, with 95 % t intervals over seeds. Net: less the control.
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ from consortia.coordinator.rounds import Coordinator
 from consortia.coordinator.sums import beside
 from consortia.messages.exchange import Answer
 from consortia.participant.baseline import Baseline, baseline
+from consortia.participant.evaluation import module_scorer
 from consortia.participant.forecast_at_home import own_numbers
 from consortia.participant.identity import pin_each_other
 from consortia.participant.joined import control, joined
@@ -53,7 +58,7 @@ Array = NDArray[np.float64]
 
 
 def federated(name: str, parts: Sequence[tuple[str, Table, Table]], folder: Path, run: Mapping[str, Any]) -> list[Any]:
-    """Play both messages; return for each participant its federated model and the test scores of the shared one."""
+    """Play all messages; return for each participant its federated model and the test scores of the shared one."""
     scenario, homes = run["scenario"], run["homes"]
 
     def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
@@ -63,23 +68,28 @@ def federated(name: str, parts: Sequence[tuple[str, Table, Table]], folder: Path
 
     record = Coordinator(scenario, "run-1", folder / "out", exchange).run()
     contributed = {who: participant["rounds_contributed"] for who, participant in record["participants"].items()}
-    if set(contributed.values()) != {2}:
-        raise SystemExit(f"{name}: wanted two messages of everybody, got {contributed}")
+    if set(contributed.values()) != {scenario.rounds}:
+        raise SystemExit(f"{name}: wanted {scenario.rounds} messages of everybody, got {contributed}")
     state = load_latest(folder / "out")
     assert state is not None
     industry = SETS[name].industry
-    model, last, out = state.groups[industry], beside(scenario, state.memory), []
+    model, last, out = state.groups[industry], {}, []
+    if scenario.contract.sums is not None:
+        last = beside(scenario, state.memory)
     shared = build_module(scenario.contract, industry)
     load_state(shared, model)
     for who, train, test in parts:
+        with torch.no_grad():
+            everybody = shared(test.inputs).numpy().ravel()
+        if scenario.contract.sums is None:  # what was released is what everybody uses
+            out.append((module_scorer(shared), everybody))
+            continue
         home = SumsAtHome.of(homes[who], "run-1", scenario.contract, industry, model, last[who])
         # The participant summed the training part of its rows; at home the same rows finish the model.
         inside = assign(train.split_keys, homes[who].split_key(), {"train": 0.98, "test": 0.02}) == "train"
         fitted = home.fit(train.take(inside))
         held = np.where(inside, 0.0, fitted(train))
         held[inside] = fitted.held_out
-        with torch.no_grad():
-            everybody = shared(test.inputs).numpy().ravel()
         out.append((replace(fitted, held_out=held), everybody))
     return out
 
@@ -117,70 +127,88 @@ def auc(y: Array, scores: Array) -> float:
 
 def measure(options: argparse.Namespace) -> None:
     """Run every set, seed, budget and kind of noise that the file lacks."""
-    done = {tuple(r[k] for k in ("set", "seed", "epsilon", "noise")) for r in _read(options.out)}
-    for seed in range(options.seeds):
+    done = {tuple(r[k] for k in ("set", "seed", "epsilon", "noise", "learner")) for r in _read(options.out)}
+    for seed in range(options.first, options.first + options.seeds):
         for name in options.sets:
             arms = [
-                (epsilon, noise)
+                (epsilon, noise, learner)
                 for epsilon in options.epsilons
                 for noise in options.noise
-                if (name, seed, epsilon, noise) not in done
+                for learner in options.learner
+                if (name, seed, epsilon, noise, learner) not in done
             ]
             if not arms:
                 continue
             frames_ = dealt(options.data, name, seed)
             parts = [(who, table_of(name, train), table_of(name, test)) for who, train, test in frames_]
             own: list[Baseline] = []
-            for epsilon, noise in arms:
-                started = time.perf_counter()
+            for epsilon, noise, learner in arms:
+                started = time.process_time()
                 with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as scratch:
                     folder = Path(scratch)
-                    scenario = scenario_of(name, frames_, epsilon, noise == "shared")
+                    scenario = scenario_of(name, frames_, epsilon, noise == "shared", learner)
                     homes = {who: home_of(folder, scenario, who, train, seed) for who, train, _ in frames_}
                     if noise == "shared":
                         pin_each_other(homes)
                     made = federated(name, parts, folder, {"scenario": scenario, "homes": homes})
-                own = own or [
-                    remembered(baseline(scenario.contract, SETS[name].industry, part, who)) for who, part, _ in parts
-                ]
+                if not options.released_only:
+                    own = own or _owned(name, frames_, parts)
                 rows = [
                     {
                         "participant": who,
                         "rows": len(train),
-                        "own": asdict(own_numbers(scenario.contract, SETS[name].industry, train, base)),
                         "released": auc(test.target.numpy(), everybody),
-                        **scored(base, fed, test, name),
+                        **(_beside(name, own[place], fed, train, test) if own else {}),
                     }
-                    for (who, train, test), base, (fed, everybody) in zip(parts, own, made, strict=True)
+                    for place, ((who, train, test), (fed, everybody)) in enumerate(zip(parts, made, strict=True))
                 ]
-                line = {"set": name, "seed": seed, "epsilon": epsilon, "noise": noise, "participants": rows}
-                line["seconds"] = time.perf_counter() - started
+                line = {"set": name, "seed": seed, "epsilon": epsilon, "noise": noise, "learner": learner}
+                line |= {"trained": scenario.contract.learner, "participants": rows}
+                line["cpu_seconds"] = time.process_time() - started
                 with options.out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
-                print(name, seed, epsilon, noise, f"{line['seconds']:.1f} s", flush=True)
+                print(name, seed, epsilon, noise, learner, f"{line['cpu_seconds']:.1f} s of CPU", flush=True)
+
+
+def _owned(name: str, frames_: Sequence[Any], parts: Sequence[tuple[str, Table, Table]]) -> list[Baseline]:
+    """Return each participant's own models, the same at every budget and beside every learner."""
+    contract = scenario_of(name, frames_, 1.0, False).contract
+    return [remembered(baseline(contract, SETS[name].industry, part, who)) for who, part, _ in parts]
+
+
+def _beside(name: str, own: Baseline, fed: Scorer, train: Table, test: Table) -> dict[str, Any]:
+    """Return what one participant's own rows say: numbers for a forecast, and the AUC of each of its models."""
+    contract = scenario_of(name, [("one", range(len(train)), None)], 1.0, False).contract
+    numbers = asdict(own_numbers(contract, SETS[name].industry, train, own))
+    return {"own": numbers, **scored(own, fed, test, name)}
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    """Return the lines of a file; those without a learner are of an older one, of sums alone."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [{"learner": "sums", **json.loads(line)} for line in lines]
 
 
 def table(file: Path) -> str:
     """Return the table of a file, in Markdown."""
-    arms: dict[tuple[str, str, float], list[dict[str, Any]]] = defaultdict(list)
+    arms: dict[tuple[str, str, float, str], list[dict[str, Any]]] = defaultdict(list)
     for line in _read(file):
-        arms[line["set"], line["noise"], line["epsilon"]].append(line)
+        arms[line["set"], line["noise"], line["epsilon"], line["learner"]].append(line)
     kinds = ("released", "federated", "joined")
-    lines = [
-        "| set | noise | ε | seeds | alone | control | released | federated | joined | net | worst participant |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for (name, noise, epsilon), found in sorted(arms.items()):
+    heads = ("set", "noise", "ε", "learner", "seeds", "released, AUC", "alone", "control", *kinds, "net")
+    heads += ("worst participant",)
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for (name, noise, epsilon, learner), found in sorted(arms.items()):
+        reached = np.array([_mean(line, "released") for line in found])
+        first = f"| {name} | {noise} | {epsilon:g} | {learner} | {len(found)} | {reached.mean():.3f} "
+        if any("alone" not in one for line in found for one in line["participants"]):
+            lines.append(first + "| " * 7 + "|")
+            continue
         means = {kind: np.array([_mean(line, kind) for line in found]) for kind in ("alone", "control", *kinds)}
         gains = np.array([[p["joined"] - p["alone"] for p in line["participants"]] for line in found])
         cells = [_interval(means[kind] - means["alone"]) for kind in ("control", *kinds)]
         net, worst = _interval(means["joined"] - means["control"]), 1e3 * np.nanmin(np.nanmean(gains, axis=0))
-        first = f"| {name} | {noise} | {epsilon:g} | {len(found)} | {means['alone'].mean():.3f} "
-        lines.append(f"{first}| {' | '.join(cells)} | {net} | {worst:+.0f} |")
+        lines.append(f"{first}| {means['alone'].mean():.3f} | {' | '.join(cells)} | {net} | {worst:+.0f} |")
     return "\n".join(lines)
 
 
@@ -200,8 +228,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     words = {"type": lambda text: text.split(",")}
     parser.add_argument("--data", type=Path, help="folder of the public data")
-    parser.add_argument("--sets", default=list(SETS), **words)
+    parser.add_argument("--sets", default=["german", "heart", "ai4i", "cards"], **words)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--learner", default=["sums"], **words)
+    parser.add_argument("--released-only", action="store_true", help="no models of one's own")
     parser.add_argument("--epsilons", default=[1.0, 3.0], type=lambda text: [float(e) for e in text.split(",")])
     parser.add_argument("--noise", default=["shared", "local"], **words)
     parser.add_argument("--out", type=Path, default=Path("joining.jsonl"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,18 @@ CLIENT = IndustryClient(
 """
 
 
+#: Networks by gradients: the terms of the scenarios `banks` and `factories`; one step a round where noise is shared.
+LINEAR = {"model": {"kind": "linear"}, "local_steps": 2, "sampling_rate": 1.0, "clip": 1.0, "learning_rate": 0.5}
+NETWORK = {
+    "model": {"kind": "mlp", "hidden": [32, 16]},
+    "local_steps": 30,
+    "sampling_rate": 0.2,
+    "clip": 0.5,
+    "learning_rate": 3.0,
+}
+SHARED = {**LINEAR, "local_steps": 1}
+
+
 @dataclass(frozen=True)
 class Deal:
     """How one set is dealt.
@@ -70,6 +82,7 @@ class Deal:
     folder : of the public data.
     sizes : training rows of each participant; empty where 70 % of a site's rows train.
     pooled : participants draw from all sites alike and share one test set.
+    network : terms of the learner `network` with local noise; a linear model by default.
     """
 
     industry: str
@@ -78,20 +91,19 @@ class Deal:
     sites: tuple[str, ...]
     sizes: tuple[int, ...] = ()
     pooled: bool = False
+    network: Mapping[str, Any] = field(default_factory=lambda: LINEAR)
+
+
+def _cards(*sizes: int) -> Deal:
+    return Deal("cards", "bank/default_credit", 0.2, ("all",), sizes, pooled=True, network=NETWORK)
 
 
 SETS = {
     "german": Deal("bank", "bank/german_credit", 0.3, ("new-car", "used-car", "furniture", "radio-tv", "other")),
     "heart": Deal("hospital", "hospital/heart", 0.5, ("cleveland", "hungarian", "switzerland", "va")),
-    "ai4i": Deal("factory", "factory/ai4i2020", 0.03, ("L", "M", "H"), (1500, 1500, 700)),
-    "cards": Deal(
-        "cards",
-        "bank/default_credit",
-        0.2,
-        ("all",),
-        tuple(int(n) for n in np.round(np.geomspace(200, 2000, 10))),
-        pooled=True,
-    ),
+    "ai4i": Deal("factory", "factory/ai4i2020", 0.03, ("L", "M", "H"), (1500, 1500, 700), network=NETWORK),
+    "cards": _cards(*(int(n) for n in np.round(np.geomspace(200, 2000, 10)))),
+    **{f"cards-5x{n}": _cards(*(n,) * 5) for n in (200, 1000, 4000)},
 }
 
 
@@ -122,17 +134,22 @@ def dealt(data: Path, name: str, seed: int) -> list[tuple[str, pd.DataFrame, pd.
     return out
 
 
-def scenario_of(name: str, parts: Sequence[tuple[str, pd.DataFrame, Any]], epsilon: float, shared: bool) -> Scenario:
+def scenario_of(
+    name: str, parts: Sequence[tuple[str, Any, Any]], epsilon: float, shared: bool, learner: str = "sums"
+) -> Scenario:
     """Return the scenario of one deal."""
     deal = SETS[name]
-    contract: dict[str, Any] = {
-        "schema": 1,
-        "wire": 1,
-        "learner": "sums",
-        "split": {"train": 0.98, "validation": 0.0, "test": 0.02},
-        "sums": {"prevalence": {deal.industry: deal.prevalence}},
-        "industries": {deal.industry: {}},
-    }
+    split = {"train": 0.98, "validation": 0.0, "test": 0.02}
+    contract: dict[str, Any] = {"schema": 1, "wire": 1, "split": split, "industries": {deal.industry: {}}}
+    if learner != "network":
+        contract["learner"] = learner
+    if learner in {"sums", "additive"}:
+        contract[learner] = {"prevalence": {deal.industry: deal.prevalence}}
+    elif shared:
+        contract |= {"rounds": 8, "strategy": {"name": "fedsgd", "server_learning_rate": 4.0}}
+        contract["industries"] = {deal.industry: SHARED}
+    else:
+        contract |= {"rounds": 20, "industries": {deal.industry: dict(deal.network)}}
     if shared:
         contract |= {"trust": "aggregate", "secure": {"colluders": 1, "min_cohort": 3}}
     roster = [
@@ -173,7 +190,7 @@ def home_of(folder: Path, scenario: Scenario, who: str, train: pd.DataFrame, see
             }
         },
         "budget": {"run": budget, "lifetime": budget},
-        "allow": {"releases": ["sums"], "contracts": "any"},
+        "allow": {"releases": ["update", "sums", "additive"], "contracts": "any"},
     }
     home.policy.write_text(tomli_w.dumps(policy), encoding="utf-8")
     Ledger.create(home.ledger, who).close()

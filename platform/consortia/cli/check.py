@@ -56,6 +56,7 @@ def check(
             "contract_sha256": loaded.contract.sha256(),
             "rounds": loaded.rounds,
             **_agreed(loaded),
+            **({} if loaded.chosen is None else {"chosen": loaded.chosen.to_json()}),
             "warnings": cautions(loaded),
             **({"exposure": secure} if (secure := exposures(loaded)) else {}),
             **({"homes": [dataclasses.asdict(one) for one in found]} if found else {}),

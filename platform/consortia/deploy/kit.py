@@ -114,6 +114,7 @@ def write_kit(
     # The roster is the coordinator's: a participant sees the contract and what is proposed to itself.
     alone["roster"] = [item for item in alone["roster"] if item["name"] == name]
     alone["expect"] = {}
+    alone.pop("chosen", None)  # the rule read the whole roster; what it chose is in the contract
     terms = {
         "name": name,
         "scenario": scenario.name,

@@ -75,6 +75,7 @@ def build(job: Job, engine: str) -> dict[str, Any]:
         "environment": environment.describe(),
         "files": environment.hashes(job.folder),
         **({"central": record["central"]} if "central" in record else {}),
+        **({} if job.scenario.chosen is None else {"chosen": job.scenario.chosen.to_json()}),
         **_statistics(job),
     }
     write_json(job.folder / "result.json", result)

@@ -80,6 +80,8 @@ def print_plan(console: Console, scenario: Scenario, plans: list[ParticipantPlan
             whose = next(iter(part.contract.industries))
             console.print(f"[bold]{whose}[/]: trust {part.contract.trust}", highlight=False)
         _print_learner(console, part)
+    for choice in scenario.choices:
+        console.print(choice, highlight=False)
     table = Table(title="From proposals and declared sizes (a participant's own policy may lower them)")
     named = any(plan.unit for plan in plans)
     unit = ("unit",) if named else ()

@@ -20,6 +20,7 @@ from pydantic import Field, field_validator, model_validator
 from clients.registry import names as client_names
 from consortia.common.errors import InputError
 from consortia.common.strict import StrictModel, check_schema, listed, parse, parse_toml, read_toml, shown
+from consortia.terms.choice import Chosen, asks
 from consortia.terms.contract import Contract
 from consortia.terms.contract_checks import check_non_private
 from consortia.terms.contract_fields import Name, Positive
@@ -41,7 +42,10 @@ class Expectation(StrictModel):
 
 
 class Scenario(StrictModel):
-    """A contract, a roster, and what the run is expected to reach."""
+    """A contract, a roster, and what the run is expected to reach.
+
+    `chosen` says which learners the contract left to the rule (`learner = "auto"`); the contract names them.
+    """
 
     schema_version: Annotated[int, Field(alias="schema", ge=1)]
     name: Name
@@ -49,6 +53,7 @@ class Scenario(StrictModel):
     contract: Contract
     roster: Annotated[tuple[RosterParticipant, ...], Field(min_length=1)]
     expect: Expectation = Expectation()
+    chosen: Annotated[Chosen | None, Field(exclude_if=lambda chosen: chosen is None)] = None
 
     @field_validator("roster")
     @classmethod
@@ -95,6 +100,12 @@ class Scenario(StrictModel):
             return self
         roster = tuple(participant for participant in self.roster if participant.industry == industry)
         return self.model_copy(update={"contract": self.contract.of(industry), "roster": roster})
+
+    @property
+    def choices(self) -> list[str]:
+        """Return a sentence for each industry whose learner the rule chose."""
+        found = {} if self.chosen is None else self.chosen.industries
+        return [f'{name}: learner "{one.learner}", chosen by the rule: {one.why}' for name, one in found.items()]
 
     @property
     def quorum(self) -> int:
@@ -155,8 +166,15 @@ class Scenario(StrictModel):
                 continue
             for participant in [participants[name]] if name else participants.values():
                 participant["epsilon"] = number
+        where = f"{self.name} with overrides"
+        if self.chosen is not None and self.contract.central is None and epsilon:
+            # The rule reads budgets, so it chooses anew.
+            del data["chosen"]
+            data |= {"contract": {**self.chosen.written, "seed": self.contract.seed}, "roster": list(data["roster"])}
+            anew = _build(data, where)
+            return anew.with_overrides(rounds=rounds, seed=seed, compressed=compressed)
         changed = rounds is not None or bool(epsilon)
-        return settled(parse(Scenario, data, f"{self.name} with overrides"), anew=changed)
+        return settled(parse(Scenario, data, where), anew=changed)
 
     def to_json(self) -> str:
         """Return JSON that `scenario_from_json` reads back to an equal scenario."""
@@ -232,7 +250,12 @@ def _build(data: dict[str, Any], where: str, *, settle: bool = True) -> Scenario
     contract = data.get("contract")
     if isinstance(contract, dict):
         check_schema(contract, f"{where}: contract")
-        data = {**data, "contract": with_constants(with_recipes(contract, where))}
+        data = with_crowds({**data, "contract": with_recipes(contract, where)}, where)
+        if asks(contract):
+            from consortia.terms.rule import with_choice
+
+            data = with_choice(data, where)
+        data = {**data, "contract": with_constants(data["contract"])}
     built = parse(Scenario, with_crowds(data, where), where)
     return settled(built) if settle else built
 

@@ -122,6 +122,7 @@ def _trained(facts: Facts) -> Section:
         ("took", f"{result['seconds']:.1f} s"),
     ]
     if not facts.vertical:
+        section.says += [f"{choice}." for choice in facts.run.scenario.choices]
         for part in facts.run.scenario.parts():
             own, whose = part.contract, f"{next(iter(part.contract.industries))}: " if contract.by_industry else ""
             shared = ", ".join(f"{name} with {scope}" for name, scope in own.scopes.model_dump().items())

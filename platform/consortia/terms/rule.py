@@ -1,0 +1,159 @@
+"""The rule behind `learner = "auto"`: noisy sums, noisy histograms or a network, from public numbers alone.
+
+It reads what a scenario says: declared units, proposed budgets, participants, trust, the columns and the target of the
+public schema, and whether the contract has terms of a network. No row, no ledger, no policy. So the choice is nobody's
+release, and anybody can make it again.
+
+One number decides between sums and histograms: how many rows' worth the noise leaves to histograms, which have many
+numbers. With N rows and noise of variance v in a cell's gradient, averaged over T rounds, it is
+
+    N / (1 + v / (T N c d / cells))
+
+(c: variance of the target by its public expectation, d: columns): N_eff of the forecast, of all participants together
+and for cells instead of directions. docs/design/0030-a-rule-that-chooses.md says what was measured, and what the rule
+does not know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from clients import registry
+from clients.errors import ClientError, SchemaError
+from clients.industry import effective_schema
+from consortia.common.errors import InputError
+from consortia.common.strict import parse
+from consortia.learners.additive.boosting import curvatures
+from consortia.learners.additive.model import Recipe
+from consortia.learners.blocks.parts import weights_for
+from consortia.learners.blocks.release import deviations
+from consortia.learners.sums.forecast import Others, effective_rows, total_noise
+from consortia.terms.choice import Choice, Chosen, explicit, network_terms, rows_alone, settled_terms
+from consortia.terms.contract import Contract, clip_of
+from consortia.terms.contract_fields import Split, TrainingTerms
+from consortia.terms.recipe import additive_recipe
+from consortia.terms.roster import RosterParticipant
+from consortia.terms.settle import settle, sigma_of
+from consortia.terms.sums import with_constants
+from privacy.secure_sum.fixed_point import INFLATION
+
+__all__ = ["ENOUGH", "rows_left", "with_choice"]
+
+#: From how many rows' worth on histograms are better than sums.
+ENOUGH: Final = 700
+
+
+def with_choice(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a written scenario whose contract names every learner, with `chosen` beside it.
+
+    Raises
+    ------
+    InputError
+        When the contract or the roster is wrong in itself, or nothing that it allows can be chosen.
+    """
+    contract = data["contract"]
+    industries, tables, lines = contract.get("industries"), contract.get("by_industry", {}), data.get("roster")
+    whole = isinstance(industries, dict) and isinstance(tables, dict) and isinstance(lines, list)
+    if not whole or not all(isinstance(one, dict) for one in (*industries.values(), *tables.values(), *lines)):
+        return dict(data)  # what is no table is refused where it is read
+    roster = [parse(RosterParticipant, line, f"{where}: roster") for line in lines]
+
+    def choose(industry: str) -> Choice:
+        terms = tables.get(industry) or {k: v for k, v in contract.items() if k in TrainingTerms.model_fields}
+        members = [participant for participant in roster if participant.industry == industry]
+        return _chosen(contract, terms, industry, members, where)
+
+    written, found = explicit(contract, choose)
+    return {**data, "contract": written, "chosen": Chosen(industries=found, written=contract).model_dump()}
+
+
+def rows_left(contract: Contract, industry: str, members: Sequence[RosterParticipant]) -> float:
+    """Return how many rows' worth the noise leaves to histograms, see the module.
+
+    Parameters
+    ----------
+    contract : with the learner `additive`, its secure sums settled.
+    members : all participants of the industry, one at least.
+    """
+    rule = additive_recipe(contract, industry)
+    units = tuple(float(_units(participant, contract.split)) for participant in members)
+    multipliers = [sigma_of(contract, participant) or 0.0 for participant in members]
+    row = float(curvatures(rule.outcome).mean()) * len(rule.cells.terms) / rule.cells.size
+    weights, noise = _noise(contract, rule, industry, units, multipliers, row)
+    rounds = rule.shares.messages - 1
+    return effective_rows(Others(units, weights, noise / rounds), row)
+
+
+def _units(participant: RosterParticipant, split: Split) -> int:
+    return max(1, round(participant.units * split.train))
+
+
+def _noise(
+    contract: Contract, rule: Recipe, industry: str, units: Sequence[float], multipliers: Sequence[float], row: float
+) -> tuple[tuple[float, ...], float]:
+    """Return each member's weight in a sum of gradients, and the variance of all noise in one of its numbers."""
+    if contract.trust == "aggregate" and all(multipliers):
+        terms = contract.secure_terms
+        weights = tuple(clip_of(contract, contract.industries[industry], z) for z in multipliers)
+        counted = max(1, len(units) - terms.colluders - terms.drops)
+        share = (terms.noise or 0.0) * (1 + INFLATION) / math.sqrt(counted)
+        factor = rule.sensitivities(2)[0] / math.sqrt(rule.shares.of(2)[0])
+        return weights, len(units) * (share * factor) ** 2
+    deviation = [deviations(rule, 2, z)[0] if z else 0.0 for z in multipliers]
+    weights = tuple(weights_for(deviation, float(np.mean(units)) * row))
+    return weights, total_noise(deviation, weights)
+
+
+def _only(terms: Any, industry: str) -> Any:
+    """Return a table of a learner without what it says of other industries: every table in it is by industry."""
+    if not isinstance(terms, Mapping):
+        return terms
+    return {
+        key: {name: said for name, said in value.items() if name == industry} if isinstance(value, Mapping) else value
+        for key, value in terms.items()
+    }
+
+
+def _chosen(
+    contract: Mapping[str, Any],
+    terms: Mapping[str, Any],
+    industry: str,
+    members: Sequence[RosterParticipant],
+    where: str,
+) -> Choice:
+    try:
+        schema = effective_schema(registry.get(industry), filter=contract["industries"][industry].get("filter"))
+    except (ClientError, SchemaError) as error:
+        raise InputError(f"{where}: contract.industries.{industry}: {error}") from None
+    alone = {key: value for key, value in contract.items() if key not in TrainingTerms.model_fields}
+    alone = {key: value for key, value in alone.items() if key != "by_industry"}
+    alone |= settled_terms(terms, "additive") | {"industries": {industry: rows_alone(contract["industries"][industry])}}
+    alone["additive"] = _only(alone["additive"], industry)
+    networked = network_terms(contract, industry)
+    split = parse(Split, contract.get("split", {}), f"{where}: contract.split")
+    units = sum(_units(participant, split) for participant in members)
+    only = ""
+    if schema.shape is not None:
+        only = "its rows are images or sequences, which only a network reads as such"
+    if terms.get("trust") == "coordinator":
+        only = 'trust = "coordinator" adds noise to the change of a network'
+    if only:
+        if not networked:
+            raise InputError(
+                f"{where}: contract.industries.{industry}: wanted local_steps, sampling_rate, clip and learning_rate "
+                f"of a network, got none: {only}"
+            )
+        return Choice(learner="gradient", why=only, units=units)
+    if units < ENOUGH:
+        why = f"{units} training units in all, fewer than the {ENOUGH} that histograms need"
+        return Choice(learner="sums", why=why, units=units)
+    candidate = settle(parse(Contract, with_constants(alone), where), members)
+    left = rows_left(candidate, industry, members)
+    told = f"noise leaves histograms the worth of {left:.0f} of {units} training units"
+    if left < ENOUGH:
+        return Choice(learner="sums", why=f"{told}, fewer than {ENOUGH}", units=units, rows_left=left)
+    return Choice(learner="additive", why=f"{told}, at least {ENOUGH}", units=units, rows_left=left)

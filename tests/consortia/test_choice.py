@@ -1,0 +1,188 @@
+"""`learner = "auto"`: what the rule chooses, from which numbers, and that participants accept an explicit contract."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from typer.testing import CliRunner
+
+from consortia.cli import build_app
+from consortia.common.errors import InputError
+from consortia.deploy.kit import write_kit
+from consortia.engines.options import Options
+from consortia.engines.runner import demo_policy_file, execute, prepare
+from consortia.learners.blocks.noise import mu_of
+from consortia.terms import rule
+from consortia.terms.recipe import additive_recipe
+from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json, scenario_from_toml
+
+NETWORK = {"local_steps": 2, "sampling_rate": 1.0, "clip": 1.0, "learning_rate": 0.5}
+
+
+def _data(name: str = "secure-banks-sums", units: int | None = None, **contract: Any) -> dict[str, Any]:
+    data = tomllib.loads(find_scenario(name).read_text(encoding="utf-8"))
+    data["contract"] |= {"learner": "auto", **contract}
+    for line in data["roster"] if units else ():
+        line["units"] = units
+    return data
+
+
+def _auto(name: str = "secure-banks-sums", units: int | None = None, **contract: Any) -> Scenario:
+    return scenario_from_toml(tomli_w.dumps(_data(name, units, **contract)))
+
+
+def _choice(scenario: Scenario) -> Any:
+    assert scenario.chosen is not None
+    (choice,) = scenario.chosen.industries.values()
+    return choice
+
+
+@pytest.mark.parametrize("name", ["secure-banks-sums", "banks-sums"])
+def test_what_participants_accept_is_the_explicit_contract(name: str) -> None:
+    scenario = _auto(name)
+    assert _choice(scenario).learner == "sums"
+    assert scenario.contract == load_scenario(name).contract
+    assert scenario.contract.sha256() == load_scenario(name).contract.sha256()
+    assert "auto" not in scenario.contract.canonical()
+    assert "chosen" not in scenario.contract.canonical()
+
+
+def test_many_rows_get_histograms() -> None:
+    scenario = _auto("secure-factories-additive", units=40_000)
+    assert _choice(scenario).learner == "additive"
+    wanted = tomllib.loads(find_scenario("secure-factories-additive").read_text(encoding="utf-8"))
+    for line in wanted["roster"]:
+        line["units"] = 40_000
+    assert scenario.contract.sha256() == scenario_from_toml(tomli_w.dumps(wanted)).contract.sha256()
+
+
+def test_few_rows_get_sums_at_any_budget() -> None:
+    scenario = _auto("banks-sums", trust="local").with_overrides(epsilon=["inf"])
+    assert (_choice(scenario).learner, _choice(scenario).units) == ("sums", 600)
+    assert _choice(scenario).rows_left is None
+
+
+@pytest.mark.parametrize(("epsilon", "learner"), [("0.2", "sums"), ("8", "additive"), ("inf", "additive")])
+def test_another_budget_chooses_anew(epsilon: str, learner: str) -> None:
+    scenario = _auto("factories-additive", units=3000, seed=7)
+    again = scenario.with_overrides(epsilon=[epsilon], seed=9)
+    assert _choice(again).learner == learner == again.contract.learner
+    assert again.contract.seed == 9
+    assert scenario.with_overrides(epsilon=[epsilon]).contract.seed == 7
+    assert scenario_from_json(again.to_json()) == again
+
+
+def test_what_noise_leaves_by_hand() -> None:
+    scenario = _auto("factories-additive", units=3000).with_overrides(epsilon=["8"])
+    participants, contract = scenario.roster, scenario.contract
+    left = rule.rows_left(contract, "factory", participants)
+    # Three alike: v = 3 z^2 21 d / 4 of a message, twenty of them averaged, against c d / cells of a row.
+    mechanism = 3 * (1 / mu_of(8.0, 1e-5)) ** 2 * 21 / 4 / 20
+    cells, variance, rows = additive_recipe(contract, "factory").cells.size, 0.03 * 0.97, 3 * 1800
+    assert left == pytest.approx(rows / (1 + mechanism * cells / (variance * rows)), rel=0.01)
+    assert left < rule.rows_left(contract, "factory", [p.model_copy(update={"units": 9000}) for p in participants])
+    assert left > rule.rows_left(contract, "factory", [p.model_copy(update={"epsilon": 4.0}) for p in participants])
+    unprotected = [p.model_copy(update={"epsilon": float("inf")}) for p in participants]
+    assert rule.rows_left(contract, "factory", unprotected) == rows
+
+
+def test_shared_noise_leaves_more_than_noise_of_each() -> None:
+    terms = {"trust": "aggregate", "secure": {"colluders": 1, "min_cohort": 3}}
+    local, shared = (_auto("factories-additive", units=3000, **more) for more in ({}, terms))
+    assert _choice(shared).rows_left > _choice(local).rows_left
+    assert _choice(shared).rows_left > rule.rows_left(shared.contract, "factory", shared.roster[:2])
+
+
+def test_industries_may_get_different_learners() -> None:
+    data = _data("cross-industry")
+    del data["contract"]["by_industry"]
+    for line in data["roster"]:
+        line["units"] = 9000 if line["industry"] == "factory" else line["units"]
+    scenario = scenario_from_toml(tomli_w.dumps(data))
+    found = {part.roster[0].industry: (part.contract.learner, part.contract.trust) for part in scenario.parts()}
+    aggregate = {"bank": ("sums", "aggregate"), "hospital": ("sums", "aggregate")}
+    assert found == {**aggregate, "factory": ("additive", "aggregate")}
+    assert list(scenario.contract.by_industry) == ["factory"]
+
+
+def test_a_table_of_one_industry_may_ask_the_rule_alone() -> None:
+    data = tomllib.loads(find_scenario("cross-industry").read_text(encoding="utf-8"))
+    data["contract"]["by_industry"]["factory"] = {"learner": "auto", "rounds": 20}
+    scenario = scenario_from_toml(tomli_w.dumps(data))
+    assert scenario.chosen is not None
+    assert list(scenario.chosen.industries) == ["factory"]
+    assert scenario.of("factory").contract.learner == "additive"
+    assert scenario.of("bank").contract.sums == load_scenario("cross-industry").of("bank").contract.sums
+
+
+def test_terms_of_the_network_that_was_not_chosen_are_left_out() -> None:
+    more = {"rounds": 20, "strategy": {"name": "fedadam"}, "scopes": {}, "releases": ["update"], "additive": {}}
+    scenario = _auto(**more, industries={"bank": {"model": {"kind": "mlp"}, **NETWORK}})
+    assert scenario.contract.sha256() == load_scenario("secure-banks-sums").contract.sha256()
+
+
+def test_images_and_a_trusted_coordinator_need_a_network() -> None:
+    assert _choice(_auto("digits")).learner == "gradient"
+    assert _auto("digits").contract.sha256() == load_scenario("digits").contract.sha256()
+    home = _auto("smart-home")
+    assert _choice(home).learner == "gradient"
+    assert home.contract.sha256() == load_scenario("smart-home").contract.sha256()
+    with pytest.raises(InputError, match=r"industries\.digits: wanted local_steps, .*, got none: .*images"):
+        _auto("digits", industries={"digits": {}})
+
+
+@pytest.mark.parametrize(
+    ("contract", "wanted"),
+    [
+        ({"industries": {"bank": 3}}, "industries.bank"),
+        ({"industries": {"nobody": {}}}, "industries.nobody"),
+        ({"by_industry": {"bank": 3}}, "by_industry"),
+        ({"sums": 3}, "contract.sums"),
+        ({"split": {"train": 2.0}}, "contract.split"),
+        ({"mode": "vertical"}, "contract.vertical"),
+    ],
+)
+def test_a_wrong_contract_is_refused_by_name(contract: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(InputError, match=wanted):
+        _auto(**contract)
+
+
+def test_check_says_what_was_chosen_and_why(tmp_path: Path) -> None:
+    file = tmp_path / "auto.toml"
+    file.write_text(tomli_w.dumps(_data("banks-sums")), encoding="utf-8")
+    shown = CliRunner().invoke(build_app(), ["check", str(file)]).stdout.replace("\n", " ")
+    assert 'bank: learner "sums", chosen by the rule: 600 training units in all, fewer than the 700' in shown
+    told = json.loads(CliRunner().invoke(build_app(), ["check", str(file), "--json"]).stdout)
+    assert told["chosen"]["bank"]["learner"] == "sums"
+    assert told["contract_sha256"] == load_scenario("banks-sums").contract.sha256()
+    assert "chosen" not in json.loads(CliRunner().invoke(build_app(), ["check", "linear", "--json"]).stdout)
+
+
+def test_a_kit_says_nothing_of_others(tmp_path: Path) -> None:
+    scenario = _auto("banks-sums")
+    write_kit(tmp_path / "kit", scenario, "other", "fed.example.org:9092", b"", has_key=False)
+    text = (tmp_path / "kit" / "scenario.toml").read_text(encoding="utf-8")
+    assert "chosen" not in text
+    assert "600" not in text
+    assert scenario_from_toml(text).contract.sha256() == scenario.contract.sha256()
+
+
+@pytest.mark.end_to_end
+def test_the_record_says_what_was_chosen(tmp_path: Path) -> None:
+    file = tmp_path / "banks-sums.toml"
+    file.write_text(tomli_w.dumps(_data("banks-sums")), encoding="utf-8")
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    (policies / "banks-sums").symlink_to(demo_policy_file("banks-sums", "other").resolve().parent)
+    options = Options(scenario=str(file), epsilon=("inf",), out=tmp_path / "runs")
+    job = prepare(options)
+    outcome = execute(job, options)
+    assert outcome.result["chosen"]["bank"]["learner"] == "sums"
+    kept = scenario_from_json((job.folder / "scenario.json").read_text(encoding="utf-8"))
+    assert kept.chosen is not None
+    assert kept.chosen.written["learner"] == "auto"
