@@ -60,7 +60,7 @@ def why_not(name: str, audit: Audit) -> str:
         mode = contract.mode
         return f"contract.mode = {mode!r}: wanted {'vertical' if name == 'vertical' else 'horizontal'!r}"
     if (name == "statistics") != (contract.noisy_sums is not None):
-        wanted = "sums', 'additive' or 'statistics" if name == "statistics" else "gradient"
+        wanted = "sums', 'additive', 'statistics' or a package's" if name == "statistics" else "gradient"
         return f"contract.learner = {contract.learner!r}: wanted '{wanted}'"
     if name == "sums" and contract.trust != "aggregate":
         return f"contract.trust = {contract.trust!r}: nothing is summed in secret"
