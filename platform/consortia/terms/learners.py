@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # who reads a contract needs no torch
     from consortia.learners.blocks.clipped import ClippedRecipe
     from consortia.learners.own import Learner
 
-__all__ = ["GROUP", "STEPS", "TABLES", "OwnTerms", "get", "lent", "names", "own_terms", "with_constants"]
+__all__ = ["GROUP", "STEPS", "TABLES", "OwnTerms", "get", "lent", "names", "own_terms", "with_constants", "written"]
 
 GROUP: Final = "consortia.learners"
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
@@ -223,14 +223,20 @@ def _options(learner: str, data: dict[str, Any]) -> Shares | None:
     given = data.get("options", {})
     try:
         terms = own_terms(learner, given if isinstance(given, Mapping) else {})
-        whole = {field: getattr(terms.learner, field) for field in typed.fields_of(type(terms.learner))}
-        plain = json.loads(json.dumps(whole, default=_plain))
+        plain = written(terms.learner)
         own_terms(learner, plain)  # what is written must be read again
     except (ValueError, TypeError):
         return None
     if isinstance(given, Mapping) and plain:
         data["options"] = plain
     return terms.shares
+
+
+def written(learner: Learner) -> dict[str, Any]:
+    """Return every option of a learner as a contract has them; TypeError for one that JSON cannot write."""
+    whole = {field: getattr(learner, field) for field in typed.fields_of(type(learner))}
+    found: dict[str, Any] = json.loads(json.dumps(whole, default=_plain))
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -118,17 +118,16 @@ class ClippedRecipe:
         self.own.check_model(_arrays(model))
 
     def advanced(self, message: int, model: Mapping[str, Tensor], opened: Opened) -> dict[str, Tensor]:
-        """See `LearnedRecipe`.
+        """See `LearnedRecipe`; numbers become those of the model's own dtype.
 
         Raises
         ------
         RunFailedError
-            Where the package's code fails, or returns what is no array.
+            Where the package's code fails, or returns what is no array, or names what the model does not have.
         """
         try:
             found = self.own.advanced(message, _arrays(model), opened)
-            # A scalar stays one: no copy that adds a dimension.
-            return {name: torch.from_numpy(np.array(value)) for name, value in found.items()}
+            return {name: torch.as_tensor(np.array(value)).to(model[name].dtype) for name, value in found.items()}
         except Exception as error:  # it saw released numbers only, so its text may be told
             raise RunFailedError(
                 f"learner {self.learner}, message {message}: wanted the next model by name, got "
