@@ -217,7 +217,7 @@ def test_sums_are_exact_in_any_order() -> None:
 @pytest.mark.parametrize("longest", [1e-9, 0.3, 1.0, 7.0, 1e9])
 def test_a_vector_is_shortened_to_its_norm_and_on_the_grid(longest: float) -> None:
     random = np.random.default_rng(3)
-    for size in (1e-6, 1.0, 1e6, 1e300):
+    for size in (1e-6, 1.0, 1e6, 1e290):
         found = shortened(random.normal(size=50) * longest * size, longest)
         step = 2.0 ** (math.floor(math.log2(longest)) - 24)
         assert np.linalg.norm(found) <= longest

@@ -191,11 +191,9 @@ def with_constants(contract: Mapping[str, Any]) -> dict[str, Any]:
 def _with_constants(contract: Mapping[str, Any]) -> dict[str, Any]:
     data = dict(contract)
     learner = data.get("learner", _GRADIENT)
-    if not isinstance(learner, str) or learner not in names() + tuple(_lent) or learner == _GRADIENT:
+    if not isinstance(learner, str) or learner == _GRADIENT:
         return data
     shares = _table(learner, data) if learner in TABLES else _options(learner, data)
-    if shares is None:  # options that are refused when they are read
-        return data
     data.setdefault("releases", [shares.what])
     data.setdefault("rounds", shares.messages)
     if data.get("trust") == "aggregate" and isinstance(secure := data.setdefault("secure", {}), dict):
@@ -218,15 +216,15 @@ def _table(learner: str, data: dict[str, Any]) -> Shares:
     return found
 
 
-def _options(learner: str, data: dict[str, Any]) -> Shares | None:
+def _options(learner: str, data: dict[str, Any]) -> Shares:
     """Return the shares that options give, and write every option down: a contract's hash has all that it trains by."""
     given = data.get("options", {})
     try:
         terms = own_terms(learner, given if isinstance(given, Mapping) else {})
         plain = written(terms.learner)
         own_terms(learner, plain)  # what is written must be read again
-    except (ValueError, TypeError):
-        return None
+    except (ValueError, TypeError):  # name or options are refused when they are read, and nothing else is said then
+        return Shares(OWN_KIND, ((1.0,),))
     if isinstance(given, Mapping) and plain:
         data["options"] = plain
     return terms.shares

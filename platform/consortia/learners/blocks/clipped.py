@@ -98,7 +98,7 @@ class ClippedRecipe:
             unit = Unit(features[places].astype(np.float64), target[places].astype(np.float64))
             try:
                 found = [np.array(one, dtype=np.float64) for one in self.own.adds(message, unit, _arrays(model))]
-            except Exception as error:  # noqa: BLE001 - foreign code that met rows: neither its text nor its failure may show
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code that met rows: neither its text nor its failure may show
                 nothing[type(error).__name__] += 1
                 continue
             if [one.shape for one in found] != [(block.length,) for block in blocks]:
