@@ -30,6 +30,7 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         "clients.sources.reading",
         "clients.source_registry",
     ),
+    "Learners": ("consortia.learners.own", "consortia.learners.blocks.clipped", "consortia.terms.learners"),
     "Trackers": ("consortia.reports.trackers",),
     "Strategies": ("strategies.base", "strategies.arithmetic", "strategies.registry"),
     "Values of packages": ("consortia_plugins",),

@@ -95,6 +95,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "additive": Kind(("train",), "additive."),
         # Counts of public cells and moments, before training.
         "statistics": Kind(("train",), "statistics."),
+        # Sums of a learner that a package brings, clipped by the platform.
+        "blocks": Kind(("train",), "blocks."),
         "metrics": Kind(("validation", "evaluation"), "metrics.", listed=True),
         # The number of training units, once a run.
         "size": Kind(("train",), "size."),

@@ -14,7 +14,7 @@ class GaussianRelease(Repeated):
     """``count`` releases with Gaussian noise; ``noise_multiplier`` is sigma / L2 sensitivity."""
 
     kind = "gaussian"
-    releases = ("metrics", "loss", "sums", "additive", "statistics")
+    releases = ("metrics", "loss", "sums", "additive", "statistics", "blocks")
 
     noise_multiplier: float
     count: int = 1

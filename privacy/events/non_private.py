@@ -20,6 +20,7 @@ class NonPrivate(Event):
         "sums",
         "additive",
         "statistics",
+        "blocks",
         "metrics",
         "size",
         "intersection",

@@ -18,6 +18,7 @@ import pytest
 import typer
 from doc_blocks import MISSES, NOT_RUN, PAGES, ROOT, blocks, commands, missing, script, why_not_run, words
 from markdown.extensions.toc import slugify
+from own_learners import centres
 from packages import Packages
 
 from clients import metric_registry, registry, source_registry
@@ -28,6 +29,7 @@ from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.common.strict import parse
 from consortia.reports import trackers
+from consortia.terms import learners
 from consortia.terms.policy import Policy
 from consortia.terms.scenario import Scenario, committed_scenarios
 from strategies import registry as strategies
@@ -182,7 +184,8 @@ def test_a_file_of_the_docs_has_known_keys_and_values(text: str) -> None:
         return
     model = Scenario if "contract" in data else ClientFile if "columns" in data else Policy
     try:
-        parse(model, data, "page")  # type: ignore[type-var]
+        with learners.lent("centres", centres().Centres):  # what docs/how_to/learners.md adds
+            parse(model, data, "page")  # type: ignore[type-var]
     except InputError as error:
         # A page shows a part of a file, and `…` for what only a reader knows; nothing else may be wrong.
         wrong = [problem for problem in error.problems if "wanted a value, got none" not in problem]
@@ -201,6 +204,7 @@ SEAM_PAGES = {
     "strategies": ("strategies", strategies.get),
     "own_metrics": ("metrics", metric_registry.get),
     "networks": ("networks", lambda name: networks.get(f"{networks.OWN}{name}")),
+    "learners": ("learners", learners.get),
     "sources": ("sources", source_registry.get),
     "trackers": ("trackers", trackers.get),
 }

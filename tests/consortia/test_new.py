@@ -30,7 +30,14 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-NEW = {"client": "insurer", "strategy": "part-way", "metric": "f1_score", "source": "jsonlines", "tracker": "lines"}
+NEW = {
+    "client": "insurer",
+    "strategy": "part-way",
+    "metric": "f1_score",
+    "learner": "near-centres",
+    "source": "jsonlines",
+    "tracker": "lines",
+}
 
 
 @pytest.mark.parametrize(("what", "name"), NEW.items())
@@ -75,6 +82,8 @@ def test_a_wheel_names_its_value(what: str, name: str, tmp_path: Path) -> None:
     [
         (("strategy", "fedavg"), "new strategy: wanted a new name, got 'fedavg', which exists already"),
         (("metric", "auc"), "new metric: wanted a new name, got 'auc'"),
+        (("learner", "sums"), "new learner: wanted a new name, got 'sums', which exists already"),
+        (("learner", "gradient"), "got 'gradient', which exists already"),
         (("source", "csv"), "new source: wanted a new name, got 'csv'"),
         (("tracker", "mlflow"), "new tracker: wanted a new name, got 'mlflow'"),
         (

@@ -45,6 +45,7 @@ SEAMS = [
     ("client", "insurer", ("run", "insurer", "--rounds", "3"), "insurer-north"),
     ("strategy", "part-way", ("run", "part-way", "--rounds", "3"), "part-way-used-car"),
     ("metric", "f1_score", ("run", "f1-score", "--rounds", "3"), "F1 score"),
+    ("learner", "near-centres", ("run", "near-centres"), "completed after 2 rounds"),
     ("source", "jsonlines", ("run", "trial/linear.toml"), "line-a"),
     ("tracker", "lines", ("run", "linear", "--track", "lines"), "completed"),
 ]

@@ -141,6 +141,8 @@ def test_the_rule_itself_loads_nothing_heavy() -> None:
 ALL = """
 [consortia.clients]
 broken = broken_package:VALUE
+[consortia.learners]
+broken = broken_package:VALUE
 [consortia.mechanisms]
 broken = broken_package:VALUE
 [consortia.metrics]
@@ -178,6 +180,7 @@ def test_commands_that_do_not_need_a_broken_package_run(tmp_path: Path) -> None:
     ("old", "new", "words"),
     [
         ('"fedavg"', '"broken"', ("check",)),
+        ("rounds =", 'learner = "broken"\nrounds =', ("check",)),
         ("linear]\nmodel", "broken]\nmodel", ("check",)),
         ("", "", ("run", "--track", "broken")),
     ],

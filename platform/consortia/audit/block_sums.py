@@ -57,7 +57,7 @@ def play(audit: Audit, participants: Sequence[RosterParticipant], decks: Mapping
     rule = blocks_of(contract, participant.industry)
     message = int(random.choice([1, rule.shares.messages]))
     kind = "no" if contract.statistics is not None else str(random.choice(MODELS))
-    model = model_of(kind, shared_start(contract, participant.industry), random)
+    model = model_of(kind, rule, shared_start(contract, participant.industry), random)
     units = deck.units(random, unit, "train", 12)
     filler = deck.filler().copy()
     if unit != RECORD:

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from consortia.common.errors import RunFailedError
+from consortia.learners.blocks.shares import OWN_KIND
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.participant.handle import handle
 from consortia.participant.home import Home
 from consortia.terms.contract import Contract, contract_from_json
+from consortia.terms.learners import TABLES
 from consortia.terms.scopes import CONTROL, State, build_module, for_participant, initial_groups, state_of
-from consortia.terms.sums import LEARNERS
 from privacy.ledger import Ledger
 from strategies.base import Controlled
 
@@ -72,7 +73,7 @@ def altered(contract: Contract, industry: str, **changes: Any) -> Contract:
     for key in ("rounds", "scopes", "strategy"):
         if key in changes:
             data[key] = changes.pop(key)
-    for key in ("learner", *LEARNERS):  # these instruments are about steps, `statistics_games` about sums
+    for key in ("learner", "options", *TABLES):  # these instruments are about steps, `statistics_games` about sums
         data.pop(key, None)
     if contract.strategy.strategy().fit.loss:
         data["strategy"] = {"name": "fedavg"}  # it fits non-private runs only, which claim nothing to audit
@@ -122,7 +123,7 @@ class Bench:
             "lifetime": {"epsilon": life[0], "delta": life[1]},
         }
         budget["statistics"] = budget["run"]
-        releases = ["update", *LEARNERS, "size"]
+        releases = ["update", *TABLES, OWN_KIND, "size"]
         if self.evaluation is not None:
             releases.append("metrics")
             budget["evaluation"] = {

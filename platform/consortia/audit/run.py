@@ -65,7 +65,7 @@ def why_not(name: str, audit: Audit) -> str:
         asked = contract.trust != "coordinator"
         return "" if asked else "contract.trust = 'coordinator': nobody is asked whether it can take part"
     if (name == "statistics") != (contract.noisy_sums is not None):
-        wanted = "sums', 'additive' or 'statistics" if name == "statistics" else "gradient"
+        wanted = "sums', 'additive', 'statistics' or a package's" if name == "statistics" else "gradient"
         return f"contract.learner = {contract.learner!r}: wanted '{wanted}'"
     if name == "sums" and contract.trust != "aggregate":
         return f"contract.trust = {contract.trust!r}: nothing is summed in secret"

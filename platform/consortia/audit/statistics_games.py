@@ -28,7 +28,9 @@ from consortia.audit.settings import Audit
 from consortia.learners.additive import model as additive
 from consortia.learners.additive.cells import Term
 from consortia.learners.additive.model import SHAPES, START
+from consortia.learners.blocks.clipped import ClippedRecipe
 from consortia.learners.blocks.recipe import BlockRecipe
+from consortia.learners.own import Unit
 from consortia.learners.statistics.layout import Layout
 from consortia.learners.sums.model import CENTRE, RADIUS, Recipe
 from consortia.learners.sums.outcome import Outcome
@@ -51,10 +53,11 @@ Array = NDArray[np.float64]
 def stated(contract: Contract, industry: str) -> Contract:
     """Return the contract for one industry with noise of one's own: in a secure sum the same blocks are summed."""
     data = json.loads(contract.canonical())
-    data |= {"trust": "local", "releases": [contract.learner], "evaluation": {"metrics": "none"}}
+    kind = "" if contract.noisy_sums is None else contract.noisy_sums.shares.what
+    data |= {"trust": "local", "releases": [kind], "evaluation": {"metrics": "none"}}
     data.pop("secure", None)
     data["industries"] = {industry: {**data["industries"][industry], "split": "hash"}}
-    terms = data[contract.learner]
+    terms = data.get(contract.learner, {})  # of a package's learner all options count everywhere
     by_industry = {key: value for key, value in terms.items() if isinstance(value, dict)}
     terms |= {key: {n: v for n, v in value.items() if n == industry} for key, value in by_industry.items()}
     return contract_from_json(json.dumps(data))
@@ -86,13 +89,15 @@ def scene(audit: Audit, participant: RosterParticipant, deck: Deck, seed: int) -
     random = np.random.default_rng([seed, 5])
     columns = audit.pool(participant).unit_columns
     unit = columns[0] if columns and random.random() < 0.7 else RECORD
-    message, kind = int(random.choice([1, 2, 2])), str(random.choice(MODELS))
+    contract = stated(audit.contract, participant.industry)
+    rule = blocks_of(contract, participant.industry)
+    messages = range(1, rule.shares.messages + 1) if isinstance(rule, ClippedRecipe) else [1, 2, 2]
+    message, kind = int(random.choice(messages)), str(random.choice(MODELS))
     if audit.contract.statistics is not None:
         message, kind = 1, "no"
-    contract = stated(audit.contract, participant.industry)
     bench = audit.bench(participant, unit=unit, epsilon=_EPSILON, delta=audit.probe_delta(participant))
     units = deck.units(random, unit, "train", int(random.choice([6, 12, 30])))
-    model = model_of(kind, shared_start(contract, participant.industry), random)
+    model = model_of(kind, rule, shared_start(contract, participant.industry), random)
     path = f"{audit.contract.learner}, message {message}"
     recipe_text = f"{participant.name}, {path}, seed {seed}: by {unit}, {kind} model, {units.count} units"
     filler = deck.filler().copy()
@@ -112,9 +117,11 @@ def scene(audit: Audit, participant: RosterParticipant, deck: Deck, seed: int) -
     return out + [_compare(whole, told(left), path, f"{recipe_text}; without unit {left}") for left in chosen]
 
 
-def model_of(kind: str, start: State, random: np.random.Generator) -> State:
+def model_of(kind: str, rule: BlockRecipe, start: State, random: np.random.Generator) -> State:
     """Return a model that a participant accepts, of a kind of `MODELS`."""
     state = {name: tensor.clone() for name, tensor in start.items()}
+    if isinstance(rule, ClippedRecipe):
+        return _own_model(kind, rule, state, random)
     if SHAPES in state:
         size = {"start": 0.0, "random": 0.3, "far": 10.0, "huge": 1e6}[kind]
         state[SHAPES] = torch.from_numpy(random.uniform(-size, size, tuple(state[SHAPES].shape)))
@@ -124,6 +131,22 @@ def model_of(kind: str, start: State, random: np.random.Generator) -> State:
     size, radius = {"start": (0.0, 1.0), "random": (1.0, 2.0), "far": (100.0, 1e-3), "huge": (1e6, 1e6)}[kind]
     state[CENTRE] = torch.from_numpy(random.uniform(-size, size, width))
     state[RADIUS] = torch.tensor([radius], dtype=torch.float64)
+    return state
+
+
+def _own_model(kind: str, rule: ClippedRecipe, start: State, random: np.random.Generator) -> State:
+    """Return a model for a package's learner; its start, where its own check refuses the one that was drawn."""
+    size = {"start": 0.0, "random": 0.3, "far": 10.0, "huge": 1e6}[kind]
+    state = {
+        name: torch.from_numpy(random.uniform(-size, size, tuple(tensor.shape))).to(tensor.dtype)
+        if size and tensor.is_floating_point()
+        else tensor
+        for name, tensor in start.items()
+    }
+    try:
+        rule.check_model(state)
+    except ValueError:
+        return start
     return state
 
 
@@ -165,6 +188,8 @@ def count(rule: BlockRecipe, message: int, table: Table, model: State) -> list[A
         return [_by_cell(rule, message, table, model)]
     if isinstance(rule, Layout):
         return [_of_columns(rule, table)]
+    if isinstance(rule, ClippedRecipe):
+        return _of_units(rule, message, table, model)
     assert isinstance(rule, Recipe)
     columns, index = rule.columns, np.asarray(table.unit_index)
     x = columns.expand(table.inputs["features"]).numpy()
@@ -183,6 +208,26 @@ def count(rule: BlockRecipe, message: int, table: Table, model: State) -> list[A
             pairs = [vector[i] * vector[j] * math.sqrt(2) for i in range(size) for j in range(i + 1, size)]
             total[0] += np.r_[vector**2, pairs] / len(rows)
             total[1] += np.outer(vector, deviations[row]).ravel() / len(rows)
+    return total
+
+
+def _of_units(rule: ClippedRecipe, message: int, table: Table, model: State) -> list[Array]:
+    """Return the blocks of a package's learner: what each unit adds, shortened, without the platform's grid."""
+    total: list[Array] = [np.zeros(length) for length in rule.lengths(message)]
+    index, features = np.asarray(table.unit_index), table.inputs["features"].double().numpy()
+    target, numbers = table.target.double().numpy(), {name: tensor.numpy() for name, tensor in model.items()}
+    for one in range(table.n_units):
+        rows = np.flatnonzero(index == one)
+        try:
+            added = rule.own.adds(message, Unit(features[rows], target[rows]), numbers)
+            found = [np.asarray(block, dtype=np.float64) for block in added]
+        except Exception:  # noqa: BLE001, S112 - it adds nothing
+            continue
+        same = [block.shape for block in found] == [block.shape for block in total]
+        if same and all(np.isfinite(block).all() for block in found):
+            for place, (block, longest) in enumerate(zip(found, rule.sensitivities(message), strict=True)):
+                largest = float(np.abs(block).max()) or 1.0
+                total[place] += block / max(1.0, largest * float(np.linalg.norm(block / largest)) / longest)
     return total
 
 

@@ -1,4 +1,4 @@
-"""`consortia new`: creates an industry, strategy, metric, source or tracker that runs at once."""
+"""`consortia new`: creates an industry, strategy, metric, source, learner or tracker that runs at once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 
 from consortia.common.console import friendly, out
 from consortia.common.errors import InputError
+from consortia.learners.blocks.shares import OWN_KIND
 
 app = typer.Typer(help="Write the start of something new.", no_args_is_help=True)
 
@@ -60,9 +61,19 @@ _SEAMS: Final = {
     "metric": _Seam(
         "clients.metrics", "tests/clients", "clients.metric_registry", "METRIC", scenario=True, between="_"
     ),
+    "learner": _Seam("consortia.learners", "tests/consortia", "consortia.terms.learners", scenario=True, between="-"),
     "source": _Seam("clients.sources", "tests/clients", "clients.source_registry"),
     "tracker": _Seam("consortia.reports.trackers", "tests/consortia", "consortia.reports.trackers"),
 }
+
+
+_ROUNDS: Final = 'rounds = 20\nstrategy = {{ name = "{}" }}\n'
+_STEPS: Final = """model = { kind = "linear" }
+local_steps = 2
+sampling_rate = 1.0
+clip = 1.0
+learning_rate = 1.0
+"""
 
 
 @app.callback()
@@ -162,6 +173,13 @@ def source(name: _Name, folder: _Folder = Path(), wheel: _Wheel = False) -> None
     _write("source", name, folder, wheel=wheel)
 
 
+@app.command(epilog="Example: consortia new learner centres && consortia run centres")
+@friendly
+def learner(name: _Name, folder: _Folder = Path(), wheel: _Wheel = False) -> None:
+    """Write a learner of noisy sums, its test and a scenario that trains with it at once."""
+    _write("learner", name, folder, wheel=wheel)
+
+
 @app.command(epilog="Example: consortia new tracker lines && consortia run linear --track lines")
 @friendly
 def tracker(name: _Name, folder: _Folder = Path(), wheel: _Wheel = False) -> None:
@@ -230,13 +248,16 @@ def _scenario(what: str, base: Path, values: dict[str, str]) -> dict[Path, str]:
     """Return a scenario that shows it, with demonstration policies."""
     name, slug = values["name"], values["slug"]
     industry = name if what == "client" else "bank"
+    strategy = name if what == "strategy" else "fedavg"
     sites = ("north", "south") if what == "client" else ("new-car", "used-car")
     values = {
         **values,
         "industry": industry,
         "first": sites[0],
         "second": sites[1],
-        "strategy": name if what == "strategy" else "fedavg",
+        "training": f'learner = "{name}"\n' if what == "learner" else _ROUNDS.format(strategy),
+        "steps": "" if what == "learner" else _STEPS,
+        "release": OWN_KIND if what == "learner" else "update",
         "metrics": f'metrics = ["{name}"]\n' if what == "metric" else "",
         "scenario_title": f"Two sites of the industry {industry}"
         + ("" if what == "client" else f", with the {what} {name}"),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from consortia.coordinator import additive
+from consortia.coordinator import blocks as learned_blocks
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.participant_view import ParticipantView
 from consortia.coordinator.secure_sum.step import OpenSum
@@ -27,7 +27,7 @@ from consortia.messages.size_release import declared
 from consortia.messages.sums import NO_PART, OwnPart, ToHome, split
 from consortia.terms.contract import Contract
 from consortia.terms.costs import noise_multiplier
-from consortia.terms.recipe import additive_recipe, blocks_of, recipe
+from consortia.terms.recipe import blocks_of, learned, recipe
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, for_participant
@@ -73,13 +73,13 @@ def local_round(
             kept.append(industry)
             continue
         told = {name: _multiplier(scenario.contract, participants[name]) for name in names}
-        if scenario.contract.additive is not None:
-            own = additive_recipe(scenario.contract, industry)
+        if not scenario.contract.finished_at_home:
+            own = learned(scenario.contract, industry)
             found = [
                 _part(scenario.contract, participants[n].participant, told[n], accepted[n], own.names(message))
                 for n in names
             ]
-            groups[industry] = additive.after_parts(own, state.groups[industry], message, found)
+            groups[industry] = learned_blocks.after_parts(own, state.groups[industry], message, found)
             continue
         came = {f"{name}/{block}": tensor for name in names for block, tensor in accepted[name].items()}
         came |= {f"{name}/{_MULTIPLIER}": torch.tensor([told[name]], dtype=torch.float64) for name in names}
@@ -114,9 +114,9 @@ def secure_step(
     """
     rule, current = blocks_of(contract, industry), state.groups[industry]
     counted = {name: weights[name] * units[name] for name in one.names}
-    if contract.additive is not None:
-        parts = (additive_recipe(contract, industry), current, message, one, code, counted)
-        return additive.after_sum(*parts), {}
+    if not contract.finished_at_home:
+        parts = (learned(contract, industry), current, message, one, code, counted)
+        return learned_blocks.after_sum(*parts), {}
     kept = dict(state.memory.get(industry, {}))
     blocks = unscaled(rule, message, one.total)
     if message < rule.shares.messages:
@@ -131,8 +131,8 @@ def secure_step(
     kept[f"{_SUM}/{_CONTEXT}"] = torch.frombuffer(bytearray(one.context), dtype=torch.uint8)
     if contract.sums is None:  # nothing is trained
         return current, kept
-    learned = recipe(contract, industry)
-    return with_model(learned, current, _secure_released(learned, kept)), kept
+    ridge = recipe(contract, industry)
+    return with_model(ridge, current, _secure_released(ridge, kept)), kept
 
 
 def kept_sum(kept: Memory) -> tuple[bytes, dict[str, float], list[float]]:

@@ -19,7 +19,7 @@ from consortia.participant import ledger_witness, lifetimes, metrics_release, re
 from consortia.participant.context import Work
 from consortia.participant.guard import guarded
 from consortia.participant.home import Home
-from consortia.participant.trust_modes import MODES
+from consortia.participant.trust_modes import mode_of
 from consortia.participant.unpaid_requests import Measurement
 from consortia.terms.policy import effective_budget
 from consortia.terms.scopes import build_module, load_state
@@ -68,7 +68,7 @@ def _answer(work: Work) -> bytes:
             return stored
     if request.kind == READY:
         return readiness.answer(work, ledger)
-    mode = MODES[request.contract.learner, request.contract.trust]
+    mode = mode_of(request.contract)
     if request.kind in OPENING:
         return mode.opening(work, ledger, work.plan(ledger))
     limits = work.policy.limits

@@ -85,7 +85,8 @@ def candidates(module: FederatedModule, industry: str, alone: Own, participant: 
     found += [
         Candidate("centred", f"strength {strength:g}", _centred(client, module, strength)) for strength in STRENGTHS
     ]
-    if any(isinstance(layer, nn.Tanh | nn.ReLU) for layer in module.modules()):
+    trained = any(parameter.requires_grad for parameter in module.parameters())
+    if trained and any(isinstance(layer, nn.Tanh | nn.ReLU) for layer in module.modules()):
         found += [
             Candidate("fine-tuned", f"lambda {lam:g}", _fine_tuned(client, module, lam, participant))
             for lam in PROXIMAL

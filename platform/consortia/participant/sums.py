@@ -6,7 +6,8 @@ Guarantees
   reserved before a row is summed.
 * How far one unit moves a block is proved in `consortia.learners.sums.statistics`,
   `consortia.learners.additive.histograms` and `consortia.learners.statistics.layout`; it does not depend on the model
-  that a coordinator sent. Only that its numbers are finite, and a radius > 0, is checked.
+  that a coordinator sent. Only that its numbers are finite, and a radius > 0, is checked. What a package's learner adds
+  is clipped to what it says (`consortia.learners.blocks.clipped`).
 * Noise is on the public grid of `privacy.secure_noise`, in simulations too.
 * What it sent of the learners `sums` and `statistics`, exactly as it was sent, lies in the run's folder until the
   closing evaluation took it off the sum (`consortia.participant.sums_at_home`,
@@ -88,10 +89,10 @@ def events_of(work: Work, plan: RunPlan) -> tuple[Event, ...]:
 
 
 def kept_at_home(work: Work) -> bool:
-    """Return whether one's own part of the message is taken off the sum at the end: the last, but of `additive`."""
+    """Return whether one's own part of the message is taken off the sum at the end: the last, of some learners."""
     contract = work.request.contract
     terms = contract.noisy_sums
-    return terms is not None and contract.additive is None and work.request.round == terms.shares.messages
+    return terms is not None and contract.finished_at_home and work.request.round == terms.shares.messages
 
 
 def releases_of(

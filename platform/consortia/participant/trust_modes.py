@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from consortia.common.errors import RefusedError
+from consortia.learners.blocks.shares import OWN_KIND
 from consortia.participant import local, secure_sum, statistics_at_home, sums
 from consortia.participant.context import Work
 from consortia.participant.data import Partitions
 from consortia.participant.unpaid_requests import Measurement
+from consortia.terms.contract import Contract
 from privacy.ledger import Ledger, RunPlan
 
 
@@ -47,7 +49,8 @@ class TrustMode:
 _OWN_NOISE = TrustMode(local.train)
 _OWN_SUMS = TrustMode(sums.answer)
 _SECURE = TrustMode(secure_sum.answer, secure_sum.opening, secure_sum.end)
-#: By the words of the contract. With a trusted coordinator a participant sends its clipped change without noise.
+#: By learner (those of packages are one kind) and trust. With a trusted coordinator a participant sends its clipped
+#: change without noise.
 MODES: Mapping[tuple[str, str], TrustMode] = MappingProxyType(
     {
         ("gradient", "local"): _OWN_NOISE,
@@ -57,7 +60,15 @@ MODES: Mapping[tuple[str, str], TrustMode] = MappingProxyType(
         ("sums", "aggregate"): _SECURE,
         ("additive", "local"): _OWN_SUMS,
         ("additive", "aggregate"): _SECURE,
+        (OWN_KIND, "local"): _OWN_SUMS,
+        (OWN_KIND, "aggregate"): _SECURE,
         ("statistics", "local"): replace(_OWN_SUMS, close=statistics_at_home.close),
         ("statistics", "aggregate"): replace(_SECURE, close=statistics_at_home.close),
     }
 )
+
+
+def mode_of(contract: Contract) -> TrustMode:
+    """Return what a participant does under a contract."""
+    terms = contract.noisy_sums
+    return MODES[contract.learner if terms is None else terms.shares.what, contract.trust]

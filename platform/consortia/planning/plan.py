@@ -109,8 +109,8 @@ def of_products(contract: Contract, sigma: float) -> float:
 
 
 def learned(contract: Contract, names: Iterable[str]) -> list[str]:
-    """Return the parameters that noise falls on: all, or the weights or shapes that noisy sums give."""
-    if contract.noisy_sums is None:
+    """Return the parameters that noise falls on: all, or the weights or shapes that our own noisy sums give."""
+    if contract.noisy_sums is None or contract.own is not None:
         return list(names)
     return [SHAPES if contract.additive is not None else WEIGHTS]
 

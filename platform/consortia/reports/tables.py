@@ -54,6 +54,8 @@ def _learner(contract: Contract) -> str:
             f"learner additive: counts by cell, then {contract.additive.boosting_rounds} rounds of noisy gradients by "
             "cell, added within each industry"
         )
+    if contract.own is not None:
+        return f"learner {contract.learner}: {contract.rounds} messages of noisy sums, added within each industry"
     return "learner sums: two messages of noisy sums, added within each industry; no training rounds"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from consortia.learners.blocks.shares import OWN_KIND
 from consortia.terms.contract_fields import ContractFields
+from consortia.terms.learners import STEPS, TABLES
 from consortia.terms.model import Model, Scopes
 from consortia.terms.strategy import StrategyTerms
-from consortia.terms.sums import LEARNERS, STEPS
 from strategies.base import Asynchronous, Clusters, Controlled, LocalHalf, Strategy, TakesTurns
 
 
@@ -79,18 +80,20 @@ def check_trusted_coordinator(contract: ContractFields, strategy: Strategy) -> N
 def check_sums(contract: ContractFields) -> None:
     """Raise ValueError, naming what was wanted, where a learner of noisy sums and the rest of a contract do not fit."""
     terms, learner = contract.noisy_sums, contract.learner
-    for name in LEARNERS:
+    for name in TABLES:
         if (learner == name) != (getattr(contract, name) is not None):
             raise ValueError(f'[contract.{name}] exactly where learner = "{name}"')
-        if learner != name and name in contract.releases:
+    kind = "" if terms is None else terms.shares.what
+    for name in (*TABLES, OWN_KIND):
+        if kind != name and name in contract.releases:
             raise ValueError(f"no '{name}' in releases with learner = \"{learner}\"")
     if terms is None:
         return
     metrics = {"metrics"} if contract.statistics is None else set()
     excluded = {
         f"rounds = {terms.shares.messages}, its messages": contract.rounds != terms.shares.messages,
-        f"releases ['{learner}']{', and metrics where they are asked for' if metrics else ''}": (
-            set(contract.releases) - metrics != {learner}
+        f"releases ['{kind}']{', and metrics where they are asked for' if metrics else ''}": (
+            set(contract.releases) - metrics != {kind}
         ),
         'trust = "local" or "aggregate"': contract.trust not in {"local", "aggregate"},
         "no [contract.strategy]: sums are added": contract.strategy != StrategyTerms(),
@@ -101,7 +104,7 @@ def check_sums(contract: ContractFields) -> None:
         or contract.stopping is not None,
         "secure.cohorts = 1: an industry has one sum": contract.secure is not None and contract.secure.cohorts != 1,
         "secure.colluders >= 1: each member takes its own part off the sum at home": (
-            contract.additive is None and contract.secure is not None and contract.secure.colluders < 1
+            contract.finished_at_home and contract.secure is not None and contract.secure.colluders < 1
         ),
     }
     for name, rules in contract.industries.items():

@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from consortia.common.strict import StrictModel
+from consortia.terms import learners
 from consortia.terms.additive import AdditiveTerms
 from consortia.terms.compression import CompressionTerms
 from consortia.terms.evaluation import EvaluationTerms, StoppingTerms
+from consortia.terms.learners import OwnTerms
 from consortia.terms.model import Model, PretrainedFile, Scopes
 from consortia.terms.optimizer import OptimizerTerms, ScheduleTerms
 from consortia.terms.secure_sum import SecureTerms
 from consortia.terms.statistics import StatisticsTerms
-from consortia.terms.strategy import StrategyTerms
+from consortia.terms.strategy import Option, StrategyTerms
 from consortia.terms.sums import SumsTerms
 from consortia.terms.trusted_coordinator import CentralTerms
 from consortia.terms.vertical import VerticalTerms
+from consortia_plugins import near
 
 WIRE_VERSION = 1
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
@@ -26,7 +29,9 @@ Industry = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 #: What may leave a participant, by the word of contract and policy.
-ReleaseKind = Literal["update", "sums", "additive", "statistics", "metrics", "size", "intersection", "labels", "scores"]
+ReleaseKind = Literal[
+    "update", "sums", "additive", "statistics", "blocks", "metrics", "size", "intersection", "labels", "scores"
+]
 
 
 class IndustryTerms(StrictModel):
@@ -97,12 +102,14 @@ class TrainingTerms(StrictModel):
     `rounds` are the steps of the shared parameters; `max_participations` is how often one participant trains at most,
     where that is not once a round. `learner` is what is trained: networks by noisy gradients, ridge models by noisy
     sums, or additive models by noisy histograms; `statistics` trains nothing, its noisy counts are the result.
+    Any other name is a learner that an installed package brings; `options` are the fields of its frozen dataclass.
     """
 
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     max_participations: Annotated[int, Field(ge=1, le=100_000)] | None = None
     releases: tuple[ReleaseKind, ...] = ("update",)
-    learner: Literal["gradient", "sums", "additive", "statistics"] = "gradient"
+    learner: str = "gradient"
+    options: dict[str, Option] = Field(default_factory=dict)
     sums: SumsTerms | None = None
     additive: AdditiveTerms | None = None
     statistics: StatisticsTerms | None = None
@@ -115,15 +122,51 @@ class TrainingTerms(StrictModel):
     central: CentralTerms | None = None
     compression: CompressionTerms | None = None
 
+    @field_validator("learner")
+    @classmethod
+    def _learner_is_known(cls, name: str) -> str:
+        try:
+            if name != "gradient":
+                learners.get(name)
+        except learners.LearnerLoadError as error:
+            raise ValueError(f"a learner that can be loaded ({error})") from None
+        except learners.UnknownLearnerError:
+            known = learners.names()
+            raise ValueError(
+                f"a learner that is built in or installed ({', '.join(known)}){near(name, known)}"
+            ) from None
+        return name
+
+    @model_validator(mode="after")
+    def _learner_can_be_made(self) -> TrainingTerms:
+        if self.options and self.learner in {"gradient", *learners.TABLES}:
+            raise ValueError(f'no [contract.options] with learner = "{self.learner}"; a package\'s learner has them')
+        try:
+            _ = self.noisy_sums
+        except ValueError as error:
+            raise ValueError(f"keys that fit learner {self.learner} ({error})") from None
+        return self
+
     @property
     def participations(self) -> int:
         """How often one participant trains at most: the noise is solved for that many, whoever takes part."""
         return self.max_participations or self.rounds
 
     @property
-    def noisy_sums(self) -> SumsTerms | AdditiveTerms | StatisticsTerms | None:
+    def own(self) -> OwnTerms | None:
+        """The terms of a learner that a package brings; None for all others."""
+        known = self.learner in {"gradient", *learners.TABLES}
+        return None if known else learners.own_terms(self.learner, self.options)
+
+    @property
+    def noisy_sums(self) -> SumsTerms | AdditiveTerms | StatisticsTerms | OwnTerms | None:
         """The terms of what is released as noisy sums in a fixed number of messages; None where steps are taken."""
-        return self.sums or self.additive or self.statistics
+        return self.sums or self.additive or self.statistics or self.own
+
+    @property
+    def finished_at_home(self) -> bool:
+        """Whether a participant takes its own part off the last message's sums, and goes on with its own rows."""
+        return self.sums is not None or self.statistics is not None
 
     @property
     def secure_terms(self) -> SecureTerms:
@@ -136,7 +179,7 @@ class TrainingTerms(StrictModel):
         later = {"trust"} if self.trust == "local" else set()
         later |= set() if self.trust == "aggregate" else {"secure"}
         later |= set() if self.noisy_sums else {"learner"}
-        optional = ("central", "compression", "max_participations", "sums", "additive", "statistics")
+        optional = ("central", "compression", "max_participations", "sums", "additive", "statistics", "options")
         return later | {name for name in optional if not getattr(self, name)}
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 
 from clients import registry
 from clients.industry import effective_schema
 from consortia.common.errors import InputError
 from consortia.learners.additive import model as additive
-from consortia.learners.blocks.recipe import BlockRecipe
+from consortia.learners.blocks.recipe import BlockRecipe, LearnedRecipe
 from consortia.learners.statistics.layout import Layout, layout_of
 from consortia.learners.sums.model import Recipe, recipe_of
 from consortia.terms.additive import AdditiveTerms
 from consortia.terms.contract import Contract
+from consortia.terms.learners import own_terms
 from consortia.terms.sums import SumsTerms
 from privacy.errors import PlanError
 
-__all__ = ["additive_recipe", "blocks_of", "layout", "recipe"]
+__all__ = ["additive_recipe", "blocks_of", "layout", "learned", "recipe"]
 
 
 def blocks_of(contract: Contract, industry: str) -> BlockRecipe:
@@ -24,7 +26,25 @@ def blocks_of(contract: Contract, industry: str) -> BlockRecipe:
     contract = contract.of(industry)
     if contract.statistics is not None:
         return layout(contract, industry)
-    return recipe(contract, industry) if contract.additive is None else additive_recipe(contract, industry)
+    return recipe(contract, industry) if contract.sums is not None else learned(contract, industry)
+
+
+def learned(contract: Contract, industry: str) -> LearnedRecipe:
+    """Return the recipe of a learner whose model follows from released sums alone; see `recipe` for the errors."""
+    contract = contract.of(industry)
+    if contract.own is None:
+        return additive_recipe(contract, industry)
+    options = json.dumps(contract.options, sort_keys=True)
+    return _own(contract.learner, options, industry, contract.industries[industry].filter)
+
+
+@lru_cache(maxsize=64)
+def _own(learner: str, options: str, industry: str, filter_name: str) -> LearnedRecipe:
+    schema = effective_schema(registry.get(industry), filter=filter_name)
+    try:
+        return own_terms(learner, json.loads(options)).recipe(schema)
+    except ValueError as error:
+        raise InputError(f"contract.learner {learner!r}, industry {industry}: {error}; take another learner") from None
 
 
 def layout(contract: Contract, industry: str) -> Layout:

@@ -25,9 +25,9 @@ from consortia.terms.contract import Contract
 from consortia.terms.contract_checks import check_non_private
 from consortia.terms.contract_fields import Name, Positive
 from consortia.terms.industries import with_recipes
+from consortia.terms.learners import with_constants
 from consortia.terms.many_participants import with_crowds
 from consortia.terms.roster import RosterParticipant
-from consortia.terms.sums import with_constants
 from consortia.terms.trusted_coordinator import overridden
 from consortia.terms.vertical import check_participants
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from clients import registry
 from clients.industry import effective_schema
 from clients.models import FederatedModule, build, check_norm_names, is_norm
+from clients.schema import Target
 from consortia.common.errors import InputError
-from consortia.learners.additive import model as additive
 from consortia.learners.sums import model as sums
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.model import PretrainedFile, Scope
-from consortia.terms.recipe import additive_recipe, recipe
+from consortia.terms.recipe import learned, recipe
 from privacy.randomness import seeded_generator
 
 PARTS = ("encoder", "trunk", "head")
@@ -72,12 +72,21 @@ def _pristine(contract_json: str, industry: str) -> FederatedModule:
     terms = contract.industries[industry]
     if contract.sums is not None:
         return sums.build(recipe(contract, industry), client.schema.target)
-    if contract.additive is not None:
-        return additive.build(additive_recipe(contract, industry), client.schema.target)
+    if contract.noisy_sums is not None:
+        return _learned(contract, industry, client.schema.target)
     width = effective_schema(client, filter=terms.filter).width
     module = build(client, terms.model.spec(), width, generator=seeded_generator("init", contract.seed, industry))
     if contract.scopes.norm is not None:
         check_norm_names(module, industry)
+    return module
+
+
+def _learned(contract: Contract, industry: str, target: Target) -> FederatedModule:
+    try:
+        module = learned(contract, industry).build(target)
+        check_like(module.state_dict(), module.state_dict())
+    except ValueError as error:
+        raise InputError(f"contract.learner {contract.learner!r}, industry {industry}: wanted {error}") from None
     return module
 
 

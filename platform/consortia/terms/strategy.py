@@ -15,7 +15,7 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Rate = Annotated[float, Field(gt=0, le=1)]
 # Whatever TOML can write; the algorithm's fields say what is meant. An array of numbers is one of floats, as ever:
 # contracts are hashed as they are read here.
-_Option = Annotated[
+Option = Annotated[
     bool | int | float | str | tuple[float, ...] | tuple[JsonValue, ...] | dict[str, JsonValue],
     Field(union_mode="left_to_right"),
 ]
@@ -36,7 +36,7 @@ class StrategyTerms(StrictModel):
     server_learning_rate: _Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     average_last: Annotated[int, Field(ge=1, le=1000)] = 1
-    options: dict[str, _Option] = Field(default_factory=dict)
+    options: dict[str, Option] = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod

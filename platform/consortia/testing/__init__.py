@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from consortia.testing._client_model_checks import SlowNetworkWarning
 from consortia.testing._clients import ClientCheckError, check_client
+from consortia.testing._learners import LearnerCheckError, check_learner
 from consortia.testing._mechanisms import MechanismCheckError, check_mechanism
 from consortia.testing._metrics import MetricCheckError, check_metric
 from consortia.testing._sources import SourceCheckError, check_source
@@ -12,6 +13,7 @@ from consortia.testing._trackers import TrackerCheckError, check_tracker
 
 __all__ = [
     "ClientCheckError",
+    "LearnerCheckError",
     "MechanismCheckError",
     "MetricCheckError",
     "SlowNetworkWarning",
@@ -19,6 +21,7 @@ __all__ = [
     "StrategyCheckError",
     "TrackerCheckError",
     "check_client",
+    "check_learner",
     "check_mechanism",
     "check_metric",
     "check_source",

@@ -13,8 +13,9 @@ import torch
 from clients import registry
 from clients.schema import Column, Schema, Target
 from consortia.learners.additive.boosting import Shapes, boosted, curvatures, monotone
-from consortia.learners.additive.model import NOISE, PART, SHAPES, START, Recipe, build, recipe_of
+from consortia.learners.additive.model import NOISE, PART, SHAPES, START, Recipe, recipe_of
 from consortia.learners.blocks.noise import mu_of, solve
+from consortia.learners.blocks.recipe import Opened
 from consortia.learners.blocks.rows import Rows
 from consortia.learners.blocks.shares import Shares
 from consortia.terms.additive import AdditiveTerms
@@ -136,10 +137,10 @@ def test_a_row_that_is_not_finite_adds_nothing_to_the_gradients() -> None:
 
 def _fitted(kind: str, rows: Rows, rounds: int = 40, **changes: Any) -> tuple[Recipe, dict[str, Any]]:
     rule = _recipe(kind, clip=2.0, **changes)
-    state = dict(build(rule, TARGETS[kind]).state_dict())
+    state = dict(rule.build(TARGETS[kind]).state_dict())
     for message in range(1, rounds + 2):
         (sums,) = rule.exact(message, rows, state)
-        state |= rule.advanced(message, state, sums, 0.0, len(rows.target))
+        state |= rule.advanced(message, state, Opened((sums,), (0.0,), len(rows.target)))
     return rule, state
 
 
@@ -154,7 +155,7 @@ def test_without_noise_it_learns_what_is_additive(kind: str) -> None:
     else:
         rows.target[:] = ((truth > 0.4).long() + (kind == "multiclass") * (truth > 1).long()).to(rows.target.dtype)
     rule, state = _fitted(kind, rows)
-    module = build(rule, TARGETS[kind])
+    module = rule.build(TARGETS[kind])
     module.load_state_dict(state)
     output = module({"features": rows.features}).detach()
     if kind == "regression":
@@ -187,14 +188,15 @@ def test_pooling_gives_the_nearest_rising_sequence() -> None:
 def test_a_band_holds_what_noise_alone_does_to_a_shape() -> None:
     """Over 100 draws of the noise no cell's standard deviation is above the band's, nor far below."""
     rule, rows, rounds, deviation = _recipe(), _rows(300), 4, 10.0
-    start = dict(build(rule, TARGETS["binary"]).state_dict())
-    start |= rule.advanced(1, start, rule.exact(1, rows, start)[0], 0.0, 300)
+    start = dict(rule.build(TARGETS["binary"]).state_dict())
+    start |= rule.advanced(1, start, Opened(tuple(rule.exact(1, rows, start)), (0.0,), 300))
     random, ends = np.random.default_rng(5), []
     for _ in range(100):
         state = dict(start)
         for _ in range(rounds):
             (sums,) = rule.exact(2, rows, state)
-            state |= rule.advanced(2, state, sums + random.normal(0, deviation, sums.shape), deviation, 300)
+            noisy = sums + random.normal(0, deviation, sums.shape)
+            state |= rule.advanced(2, state, Opened((noisy,), (deviation,), 300))
         ends.append(state[SHAPES].numpy().ravel())
     spread, said = np.std(ends, axis=0), state[NOISE].sqrt().numpy().ravel()
     assert (spread <= 1.25 * said).all()

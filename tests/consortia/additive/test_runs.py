@@ -16,7 +16,7 @@ from own_homes import own_homes
 from secure_town import Town, kind_of
 
 from consortia.common.errors import InputError, RunFailedError
-from consortia.coordinator import additive, rounds
+from consortia.coordinator import blocks, rounds
 from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare
 from consortia.learners.blocks.noise import mu_of
@@ -169,8 +169,8 @@ def test_what_opens_is_the_members_sum_and_noise_of_the_planned_size(
         opened.append((one, code))
         return genuine(rule, current, message, one, code, units)
 
-    genuine = additive.after_sum
-    monkeypatch.setattr(additive, "after_sum", after)
+    genuine = blocks.after_sum
+    monkeypatch.setattr(blocks, "after_sum", after)
     with observing() as notes:
         assert town.run()["status"] == "completed"
     shares = [note.exact for note in notes if note.where == "share"]

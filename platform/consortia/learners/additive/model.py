@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from clients.models import FederatedModule
 from clients.schema import Schema, Target
-from consortia.learners.additive.boosting import Shapes, boosted, counted
+from consortia.learners.additive.boosting import Shapes, boosted, counted, curvatures
 from consortia.learners.additive.cells import Cells, cells_of
 from consortia.learners.additive.histograms import counts, gradients, scores
+from consortia.learners.blocks.recipe import Opened
 from consortia.learners.blocks.rows import Rows
 from consortia.learners.blocks.shares import Shares
 from consortia.learners.sums.outcome import Outcome, outcome_of
 
-__all__ = ["NOISE", "PART", "SHAPES", "START", "Recipe", "build", "recipe_of"]
+__all__ = ["NOISE", "PART", "SHAPES", "START", "Recipe", "recipe_of"]
 
 #: Names of what a module holds.
 SHAPES: Final = "head.shapes"
@@ -72,15 +73,25 @@ class Recipe:
     def check_model(self, model: State) -> None:
         """Take any model: no bound depends on it."""
 
-    def advanced(self, message: int, model: State, sums: NDArray[np.float64], deviation: float, units: float) -> State:
-        """Return the model after a message: its sums, the deviation of the noise in them, units that they stand for."""
+    def scatter(self, message: int) -> tuple[float, ...]:
+        """See `LearnedRecipe`; a row adds to one cell of each term: that part of the rows lies in a cell on average."""
+        part = len(self.cells.terms) / self.cells.size
+        return (part * (1.0 if message == 1 else float(curvatures(self.outcome).mean())),)
+
+    def advanced(self, message: int, model: State, opened: Opened) -> dict[str, Tensor]:
+        """Return the model after a message."""
         now = Shapes(*(model[name].numpy() for name in (SHAPES, START, PART, NOISE)))
+        (sums,), (deviation,) = opened.blocks, opened.noise
         if message == 1:
-            after = counted(self.cells, now, sums, units)
+            after = counted(self.cells, now, sums, opened.units)
         else:
-            after = boosted(self.cells, self.outcome, now, sums, deviation, units)
+            after = boosted(self.cells, self.outcome, now, sums, deviation, opened.units)
         parts = (after.shapes, after.start, after.part, after.noise)
         return {name: torch.from_numpy(part) for name, part in zip((SHAPES, START, PART, NOISE), parts, strict=True)}
+
+    def build(self, target: Target) -> FederatedModule:
+        """Return a module with nothing released in it yet: it gives every row the public expectation."""
+        return FederatedModule(_Encoder(self.cells), nn.Identity(), _Head(self), target).eval()
 
 
 def recipe_of(
@@ -139,8 +150,3 @@ class _Head(nn.Module):
 
     def forward(self, found: Tensor) -> Tensor:
         return scores(found, self.shapes, self.start)
-
-
-def build(recipe: Recipe, target: Target) -> FederatedModule:
-    """Return a module with nothing released in it yet: it gives every row the public expectation."""
-    return FederatedModule(_Encoder(recipe.cells), nn.Identity(), _Head(recipe), target).eval()

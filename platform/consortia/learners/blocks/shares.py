@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from privacy.events import Event, GaussianRelease, NonPrivate
 
-__all__ = ["Shares"]
+__all__ = ["OWN_KIND", "Shares"]
+
+#: The word of contracts and policies for what a learner of an installed package releases.
+OWN_KIND: Final = "blocks"
 
 
 @dataclass(frozen=True)
