@@ -113,6 +113,8 @@ def _wanted(terms: dict[str, Any], rules: dict[str, Any], spare: int) -> dict[st
     if terms["learner"] == "additive":
         rounds = 1 + terms["additive"]["boosting_rounds"] + spare
         return {"listed": True, "rounds": rounds, "steps_per_round": 1, "sampling_rate": 1.0}
+    if terms["learner"] not in {"gradient", "statistics"}:  # a package's: how many messages, its recipe says
+        return {"listed": True, "steps_per_round": 1, "sampling_rate": 1.0}
     found = {
         "listed": False,
         "rounds": (terms["max_participations"] or terms["rounds"]) + spare,
