@@ -209,7 +209,7 @@ def test_a_deployed_participant_names_its_run(tmp_path: Path, monkeypatch: pytes
     ("arguments", "said"),
     [
         (["predict", "NOWHERE", "rows.csv"], "--participant"),
-        (["predict", "NOWHERE", "rows.csv", "--participant", "bank-a"], "wanted a run with a receipt"),
+        (["predict", "NOWHERE", "rows.csv", "--participant", "bank-a"], "wanted the folder of a run, got nothing"),
         (["predict", "NOWHERE", "rows.csv", "--participant", "bank-a", "--model", "best"], "kept, federated"),
         (["export", "NOWHERE"], "got neither"),
         (["export", "NOWHERE", "--participant", "a", "--industry", "b"], "got both"),
