@@ -263,6 +263,8 @@ def test_budget_init_show_export(tmp_path: Path) -> None:
     assert "never replaced" in again.output.replace("\n", "")
     run = call("run", "linear", "--epsilon", "1", "--ledger", str(tmp_path), "--out", str(tmp_path / "runs"))
     assert run.exit_code in {0, 1}
+    # The owner finds its receipt in its own home, whose ledger was charged.
+    assert call("receipt", str(tmp_path / "line-a")).exit_code == 0
     shown = CliRunner().invoke(APP, ["budget", "show", "line-a", "--home", str(tmp_path), "--json"])
     accounts = json.loads(shown.stdout)["accounts"]
     assert [a["horizon"].split()[0] for a in accounts] == ["run", "lifetime"]

@@ -19,8 +19,8 @@ from clients.industry import IndustryClient
 from clients.schema import Column, Derived, Schema, Target
 from consortia.cli import build_app
 from consortia.common.errors import InputError
-from consortia.models import registry
-from consortia.models.onnx_file import TOLERANCE, largest_difference, run_onnx, to_onnx
+from consortia.models import onnx_file, registry
+from consortia.models.onnx_file import TOLERANCE, largest_difference, predicted_range, run_onnx, to_onnx
 from consortia.models.rows import predict, view_of
 from consortia.models.source import Found, of_coordinator, of_participant
 from consortia.participant.baseline import baseline
@@ -209,7 +209,7 @@ def test_a_deployed_participant_names_its_run(tmp_path: Path, monkeypatch: pytes
     ("arguments", "said"),
     [
         (["predict", "NOWHERE", "rows.csv"], "--participant"),
-        (["predict", "NOWHERE", "rows.csv", "--participant", "bank-a"], "wanted a run with a receipt"),
+        (["predict", "NOWHERE", "rows.csv", "--participant", "bank-a"], "wanted the folder of a run, got nothing"),
         (["predict", "NOWHERE", "rows.csv", "--participant", "bank-a", "--model", "best"], "kept, federated"),
         (["export", "NOWHERE"], "got neither"),
         (["export", "NOWHERE", "--participant", "a", "--industry", "b"], "got both"),
@@ -345,7 +345,7 @@ def _everything() -> IndustryClient:
 
 
 @pytest.mark.end_to_end
-def test_a_runs_models_are_predicted_with_and_exported(tmp_path: Path) -> None:
+def test_a_runs_models_are_predicted_with_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = _call("run", "banks", "--rounds", "1", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     (run,) = tmp_path.iterdir()
@@ -373,11 +373,24 @@ def test_a_runs_models_are_predicted_with_and_exported(tmp_path: Path) -> None:
     assert set(shared.guarantee["participants"]) == {"new-car", "used-car", "furniture", "radio-tv", "other"}
     features = torch.randn(4, view_of(own.about).width)
     assert torch.equal(shared.model(features), own.model(features))
+    # Where ONNX fails the model itself is still written.
+    monkeypatch.setattr(onnx_file, "largest_difference", lambda *_: 1.0)
+    result = _call("export", run, "--participant", "used-car", "--to", models)
+    assert result.exit_code == 1
+    assert "without ONNX: export: the ONNX file differs from torch by 1.0e+00" in " ".join(result.output.split())
+    assert registry.load(models / "used-car" / "2")[2]["files"].keys() == {"model.safetensors"}
     kept = run / "participants" / "used-car" / "runs" / run.name / "models" / "kept.safetensors"
     kept.write_bytes(kept.read_bytes()[:-1] + bytes([kept.read_bytes()[-1] ^ 1]))
     result = _call("predict", run, tmp_path / "rows.csv", "--participant", "used-car")
     assert result.exit_code == 2
     assert "altered" in result.output
+
+
+def test_onnx_is_compared_relative_to_what_predictions_range_over() -> None:
+    bounded = Target(name="rent", kind="regression", low=50, high=400)
+    assert predicted_range(bounded) == 350
+    assert predicted_range(replace(bounded, low=None, high=None)) == 1
+    assert predicted_range(industries.get("bank").schema.target) == 1
 
 
 def test_module_scorers_network_is_a_copy() -> None:

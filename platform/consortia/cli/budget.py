@@ -43,9 +43,15 @@ def init(
         for listed in loaded.roster:
             place = home_of(listed.name, home)
             # A policy that its owner put there already is the owner's word.
-            data = None if place.policy.exists() else owned_policy(scenario, loaded, listed.name)
+            kept = place.policy.exists()
+            data = None if kept else owned_policy(scenario, loaded, listed.name)
             terms = loaded.contract.of(listed.industry)
             _make(place, data, f"for {loaded.name}; edit it", metrics=terms.evaluation.metrics == "dp")
+            if kept:
+                told = (
+                    f"{listed.name} keeps its own policy; `consortia budget allow {listed.name} {scenario}` accepts it"
+                )
+                out.print(told, highlight=False, soft_wrap=True, markup=False)
         if any(part.contract.trust == "aggregate" for part in loaded.parts()):
             pin_each_other({listed.name: home_of(listed.name, home) for listed in loaded.roster})
         introduce(loaded, {listed.name: home_of(listed.name, home) for listed in loaded.roster})

@@ -151,6 +151,7 @@ def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = Non
             logging.getLogger("consortia.participant").removeHandler(handler)
             handler.close()
     result = record.build(job, options.engine)
+    _receipts_at_home(job)
     if options.dump is not None:
         _dump(job, options.dump)
     return Outcome(job, result, record.missed_expectations(job.scenario, result, job.folder))
@@ -347,6 +348,17 @@ class _Only(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the line is this participant's."""
         return isinstance(record.args, tuple) and record.args[:1] == (self._mine,)
+
+
+def _receipts_at_home(job: Job) -> None:
+    """Copy each receipt to the home whose ledger was charged: its owner looks for it there, in `runs/RUN`."""
+    for home in job.homes.values():
+        receipt = home.folder / "runs" / job.run_id / "receipt.json"
+        if home.ledger_folder is None or not receipt.is_file():
+            continue
+        folder = home.ledger_folder / "runs" / job.run_id
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copyfile(receipt, folder / receipt.name)
 
 
 def _dump(job: Job, target: Path) -> None:

@@ -171,6 +171,8 @@ def of_coordinator(run: str, industry: str, without: Sequence[str] = ()) -> Foun
 def run_folder(run: str, participant: str) -> Path:
     """Return where a participant keeps what is its own of a run; InputError when no receipt lies there."""
     name = Path(run).name
+    if name != run and not Path(run).is_dir():  # a path, not the id of a run
+        raise InputError(f"{run}: wanted the folder of a run, got nothing there; check the path")
     places = [Path(run) / "participants" / participant / "runs" / name, default_root() / participant / "runs" / name]
     for place in places:
         if (place / "receipt.json").is_file():
