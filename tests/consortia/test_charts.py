@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from consortia.reports.charts import LETTERING, Level, Line, apart, dot_chart, line_chart
+from consortia.reports.charts import HEIGHT, LETTERING, Level, Line, apart, dot_chart, line_chart
 from consortia.reports.round_times import without_setup
 
 
@@ -34,7 +34,8 @@ def test_names_at_the_ends_of_lines_are_apart_and_in_their_order(places: list[fl
     found = apart(places)
     pairs = sorted(zip(places, found, strict=True))
     assert all(after[1] - before[1] >= LETTERING - 1e-9 for before, after in itertools.pairwise(pairs))
-    assert sum(found) == pytest.approx(sum(places))  # a crowd stays around its middle
+    assert min(found) >= 0
+    assert max(found) <= HEIGHT
 
 
 def test_several_lines_and_levels_are_named_at_their_ends_and_one_line_is_not() -> None:

@@ -167,13 +167,14 @@ def finished(browser: Browser, coordinator: Server, folder: Path) -> str:
         run = consortia("run", "scenarios/banks.toml", folder=folder)
         try:
             hold_after_a_round(run, folder / "runs")
-            link = page.get_by_role("link", name=re.compile("^banks-"))
+            title = tomllib.loads((folder / "scenarios" / "banks.toml").read_text())["title"]
+            link = page.get_by_role("link", name=title)
             expect(link).to_be_visible(timeout=60_000)
             assert page.evaluate("window.notReloaded") is True
-            name = link.inner_text()
+            (name,) = (each.name for each in (folder / "runs").iterdir())
             link.focus()
             page.keyboard.press("Enter")
-            expect(page.get_by_role("heading", level=1)).to_have_text(name)
+            expect(page.get_by_role("heading", level=1)).to_have_text(title)
             page.evaluate("window.notReloaded = true")
             rounds = page.locator(".facts progress")
             expect(rounds).not_to_have_attribute("value", "0", timeout=60_000)
@@ -187,8 +188,9 @@ def finished(browser: Browser, coordinator: Server, folder: Path) -> str:
             expect(page.locator("#said")).to_have_text(re.compile("running, round"))
             expect(page.locator(".status")).to_have_text("completed", timeout=120_000)
             expect(page.locator("svg.gauge").first).to_be_visible(timeout=20_000)
+            expect(page.get_by_text("Joining paid")).to_be_visible(timeout=60_000)
+            expect(page.locator(".rows .name")).to_have_count(3)  # everybody's net gain
             assert page.evaluate("window.notReloaded") is True
-            watched.shoot("dashboard-run", 1000)
         finally:
             run.send_signal(signal.SIGCONT)
             run.communicate(timeout=120)
@@ -225,7 +227,7 @@ def test_every_page_of_a_participants_own_view(
             assert {*where} == {"/", "/ledger", "/runs", "/policy", f"/runs/{finished}"}
             look_at(watched, where)
             watched.page.goto(f"{server.url}/runs/{finished}")
-            expect(watched.page.get_by_text("The net gain is that of joined")).to_be_visible()
+            expect(watched.page.get_by_text("Joining paid")).to_be_visible()
             if scheme == "light":
                 watched.shoot("dashboard-own", 900)
 
@@ -233,3 +235,25 @@ def test_every_page_of_a_participants_own_view(
 def test_the_sign_in_page(browser: Browser, coordinator: Server) -> None:
     for watched in watch(browser, coordinator, PHONE, "light"):
         look_at(watched, ["/sign-in"])
+
+
+def test_the_demo_opens_signed_in_with_a_run_in_progress_and_follows_it_to_its_decision(
+    browser: Browser, folder: Path, tmp_path: Path
+) -> None:
+    scenario = "cross-industry" if SHOTS else str(folder / "scenarios" / "banks.toml")
+    demo = consortia("demo", "--no-browser", "--scenario", scenario, "--out", str(tmp_path / "runs"), folder=tmp_path)
+    assert demo.stdout is not None
+    try:
+        demo.stdout.readline()
+        link = demo.stdout.readline().strip()
+        for watched in watch(browser, Server(demo, link.partition("/sign-in")[0]), DESKTOP, "light"):
+            watched.page.goto(link)
+            watched.page.get_by_role("row").nth(1).get_by_role("link").click(timeout=60_000)
+            assert TOKEN not in watched.page.url
+            expect(watched.page.get_by_text("Joining paid")).to_be_visible(timeout=240_000)
+            expect(watched.page.locator("svg.gauge").first).to_be_visible(timeout=20_000)
+            watched.shoot("dashboard-run", 1000)
+    finally:
+        demo.send_signal(signal.SIGINT)
+        demo.wait(30)
+        demo.stdout.close()

@@ -57,7 +57,7 @@ class CoordinatorView:
         self._pki = pki
         self._runs = Runs(root)
         self._background = Background()
-        self._records: dict[str, tuple[Any, ...]] = {}
+        self._records: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}
         self._spending = Spending(self._background)
         self.collector = CoordinatorCollector(self._runs, self._spending)
 
@@ -143,9 +143,10 @@ class CoordinatorView:
         state = (file.stat().st_mtime_ns, run.position) if file.is_file() else None
         if state is None:
             return None
-        if self._records.get(run.id, (None,))[0] != state:
-            self._records[run.id] = (state, told(run))
-        return self._records[run.id][1]
+        known = self._records.get(run.id)
+        if known is None or known[0] != state:
+            known = self._records[run.id] = (state, told(run))
+        return known[1]
 
     def _run(self, run_id: str) -> Run:
         run = self._runs.get(run_id)

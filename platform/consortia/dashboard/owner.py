@@ -161,11 +161,10 @@ def _tested(run: OwnRun, metric: str) -> Markup:
         low, high = sorted(start + sign(metric) * gain[end] for end in ("low", "high"))
         ends = (low, high)
     dots = [
-        (name, value, *(ends if name == shown else (None, None)))
+        ("alone" if name == "local" else name, value, *(ends if name == shown else (None, None)))
         for name in _SHOWN
         if (value := values.get(name)) is not None
     ]
-    dots = [("alone" if name == "local" else name, *rest) for name, *rest in dots]
     base_name = "alone" if base == "local" else base
     levels = [Level(base_name, start)] if start is not None else []
     title = f"{metric_name(metric)} on test rows; the interval is of {shown} over {base_name}"

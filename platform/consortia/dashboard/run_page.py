@@ -11,7 +11,7 @@ from markupsafe import Markup
 from consortia.common import words
 from consortia.dashboard.spending import Spending
 from consortia.reports.charts import Level, Line, line_chart
-from consortia.reports.decision import listed, verdict_of
+from consortia.reports.decision import listed, measured, verdict_of
 from consortia.reports.live_runs import LiveParticipant, Run
 from consortia.reports.many_participants import first
 from consortia.reports.round_times import without_setup
@@ -42,7 +42,7 @@ def progress_in_words(run: Run, waited: Sequence[str]) -> list[str]:
 def verdict_counts(record: Mapping[str, Any] | None) -> str:
     """Return for how many joining paid, by verdict, as a cell; a dash where nobody's is known here."""
     lines = record["participants"].values() if record else ()
-    said = Counter(verdict_of(one) for one in lines if one.get("units") and one["metrics"])
+    said = Counter(verdict_of(one) for one in lines if measured(one))
     return ", ".join(f"{said[word]} {word}" for word in ("clearly", "perhaps", "not")) if said else "–"
 
 

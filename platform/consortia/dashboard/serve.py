@@ -17,11 +17,16 @@ def serve(view: View, token: str, listener: socket.socket, participant: str | No
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines(participant))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    server(view, token).run(sockets=[listener])
+
+
+def server(view: View, token: str) -> uvicorn.Server:
+    """Return the server of one view, which does not listen yet."""
     config = uvicorn.Config(
-        build(view, token), log_config=None, access_log=False, server_header=False,
+        build(view, token), log_config=None, access_log=False, server_header=False, ws="none",
         timeout_graceful_shutdown=1,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -81,8 +81,9 @@ def line_chart(
     ys = [v for line in drawn for point in line.points for v in point[1:] if v is not None]
     ys += [level.value for level in levels] + ([0.0] if zero else [])
     scale = _Scale(min(xs), max(xs), *_padded(min(ys), max(ys), zero))
-    names = [(line.name, scale.y(line.points[-1][1]), index % PALETTE) for index, line in enumerate(drawn)]
-    names = names if len(names) > 1 else []
+    names: list[tuple[str, float, int | None]] = []
+    if len(drawn) > 1:
+        names = [(line.name, scale.y(line.points[-1][1]), index % PALETTE) for index, line in enumerate(drawn)]
     names += [(level.name, scale.y(level.value), None) for level in levels]
     longest = max((len(name) for name, *_ in names), default=0)
     room = next((kind for letters, kind in _ROOM if longest <= letters), "") if names else "r0"

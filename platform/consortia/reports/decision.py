@@ -15,7 +15,17 @@ from consortia.common.words import epsilon_text, verdict
 from consortia.reports.many_participants import MOST
 from consortia.terms.scenario import Scenario
 
-__all__ = ["Decision", "compares", "decide", "decide_alone", "epsilon_range", "gain_of", "listed", "verdict_of"]
+__all__ = [
+    "Decision",
+    "compares",
+    "decide",
+    "decide_alone",
+    "epsilon_range",
+    "gain_of",
+    "listed",
+    "measured",
+    "verdict_of",
+]
 
 _ORDER: Final = ("clearly", "perhaps", "not")
 _RANK: Final = {word: place for place, word in enumerate((*_ORDER, "unknown"))}
@@ -86,7 +96,7 @@ def decide(result: Mapping[str, Any], scenario: Scenario | None = None) -> Decis
         return Decision(who, cost=_cost(result, participants), next=_after_failure(result, participants))
     if "statistics" in result:
         return Decision(who, cost=_cost(result, participants))
-    known = {name: one for name, one in participants.items() if _measured(one)}
+    known = {name: one for name, one in participants.items() if measured(one)}
     paid = _paid(known)
     if not known:
         at_home = "Whether joining paid is each participant's own to know: `consortia receipt HOME`, there."
@@ -99,14 +109,15 @@ def decide_alone(receipt: Mapping[str, Any]) -> Decision:
     name = receipt.get("participant", "this participant")
     made_up = ", on synthetic rows" if receipt.get("synthetic") else ""
     one = {name: receipt}
-    known = one if _measured(receipt) else {}
+    known = one if measured(receipt) else {}
     who = f"{name} trained with the others of this run{made_up}."
     cost = _cost({"observer": "participant", "charged": True}, one)
     return Decision(who, _paid(known), cost, _next(known, None) if known else "")
 
 
-def _measured(participant: Mapping[str, Any]) -> bool:
-    return bool(participant.get("units")) and bool(participant.get("metrics"))
+def measured(participant: Mapping[str, Any]) -> bool:
+    """Return whether a receipt or a line of a record says what joining brought, or that too few rows say it."""
+    return bool(participant.get("metrics")) and (bool(participant.get("units")) or gain_of(participant) is not None)
 
 
 def listed(names: Sequence[str]) -> str:

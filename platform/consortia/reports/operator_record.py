@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from clients import metric_registry
-from clients.metric_registry import MetricError
+from clients.errors import ClientError
 from consortia.reports.live_runs import Run
 
 __all__ = ["told"]
@@ -89,7 +89,7 @@ def _known(metric: str) -> bool:
     """Return whether this is a metric of this installation: the name of any other is a participant's text."""
     try:
         metric_registry.get(metric)
-    except MetricError:
+    except ClientError:
         return False
     return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from consortia.reports.decision import Decision, decide, decide_alone, epsilon_range, verdict_of
+from consortia.reports.decision import Decision, decide, decide_alone, epsilon_range, measured, verdict_of
 from consortia.reports.gain_chart import gain_chart
 from consortia.reports.page.content import Chart
 from consortia.reports.page.facts import Facts
@@ -55,7 +55,7 @@ def board(facts: Facts) -> Board:
 
 def _numbers(facts: Facts) -> list[tuple[str, str]]:
     found = []
-    said = Counter(verdict_of(one) for one in facts.participants.values() if one.get("units") and one["metrics"])
+    said = Counter(verdict_of(one) for one in facts.participants.values() if measured(one))
     if said and not facts.whose:
         told = ", ".join(f"{said[word]} {word}" for word in ("clearly", "perhaps", "not"))
         found.append((told, "joining paid, by participants"))

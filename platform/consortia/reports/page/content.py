@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from markupsafe import Markup
@@ -12,18 +11,17 @@ from consortia.common.words import epsilon_text, number, when
 from consortia.reports.charts import Level, Line, line_chart
 from consortia.reports.decision import listed
 from consortia.reports.forecasts import told_and_measured
-from consortia.reports.glossary import lines as glossary
 from consortia.reports.many_participants import first, rest
+from consortia.reports.page.closing import card_section, model_words, origin_section, words_section
 from consortia.reports.page.facts import Facts
+from consortia.reports.page.parts import WORDS, Chart, Section, Table
 from consortia.reports.receipt_table import columns, interval, label, metric_name, receipt_row, synthetic_for
 from consortia.reports.round_times import without_setup
 from consortia.reports.shapes import BANDS, shape_charts
-from consortia.terms.contract_fields import IndustryTerms
 from consortia.trust.trusted_coordinator import sentence
 
 __all__ = ["NO_METRIC", "WORDS", "Chart", "Section", "Table", "sections"]
 
-WORDS = "The words of this report"
 #: Where no metric left: how to ask for one.
 NO_METRIC = (
     "No metric left a participant. A contract asks for them with evaluation.metrics, and the participants' policies "
@@ -36,48 +34,16 @@ _RELATIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table; the first cell of a row names it."""
-
-    caption: str
-    heads: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A plot with its caption."""
-
-    caption: str
-    drawing: Markup
-
-
-@dataclass
-class Section:
-    """One heading and what stands below it."""
-
-    title: str
-    says: list[str] = field(default_factory=list)
-    facts: list[tuple[str, str]] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    charts: list[Chart] = field(default_factory=list)
-
-    @property
-    def words(self) -> bool:
-        """Whether its facts are a glossary."""
-        return self.title == WORDS
-
-
 def sections(facts: Facts) -> list[Section]:
     """Return the report."""
     # fmt: off
     made: tuple[Callable[[Facts], Section | None], ...] = (
-        _paid, _guarantee, _spending, _cost, _trained, _shapes, _convergence, _failures, _words, _card, _origin,
+        _paid, _guarantee, _spending, _cost, _trained, _shapes, _convergence, _failures,
+        words_section, card_section, origin_section,
     )
     # fmt: on
     if facts.run.scenario.contract.statistics is not None:  # no model
-        made = (_guarantee, _cost, _trained, _failures, _words, _origin)
+        made = (_guarantee, _cost, _trained, _failures, words_section, origin_section)
     return [section for make in made if (section := make(facts)) is not None]
 
 
@@ -129,7 +95,7 @@ def _trained(facts: Facts) -> Section:
             section.facts += [(f"{whose}learner", own.learner), (f"{whose}strategy", own.strategy.name)]
             section.facts += [(f"{whose}shared", shared)]
         rows = [
-            (name, _model(terms), str(terms.local_steps), f"{terms.sampling_rate:g}", f"{terms.clip:g}")
+            (name, model_words(terms), str(terms.local_steps), f"{terms.sampling_rate:g}", f"{terms.clip:g}")
             for name, terms in contract.industries.items()
             if contract.of(name).noisy_sums is None
         ]
@@ -149,11 +115,6 @@ def _trained(facts: Facts) -> Section:
     if more := rest(len(facts.result["participants"])):
         section.says.append(f"Tables and plots show the first of a crowd {more}.")
     return section
-
-
-def _model(terms: IndustryTerms) -> str:
-    hidden = ", ".join(str(width) for width in terms.model.hidden)
-    return f"{terms.model.kind}, hidden widths {hidden}" if hidden else terms.model.kind
 
 
 def _guarantee(facts: Facts) -> Section:
@@ -366,50 +327,4 @@ def _failures(facts: Facts) -> Section:
         return section
     rows = [(f.participant, str(f.round), f.code, when(f.time)) for f in facts.run.failures]
     section.tables.append(Table("In order of time", ("participant", "round", "code", "time"), rows))
-    return section
-
-
-def _words(facts: Facts) -> Section:
-    del facts
-    return Section(WORDS, facts=glossary())
-
-
-def _card(facts: Facts) -> Section:
-    contract = facts.run.scenario.contract
-    section = Section("Model card")
-    how = dict.fromkeys(
-        part.contract.strategy.name if part.contract.noisy_sums is None else f"learner {part.contract.learner}"
-        for part in facts.run.scenario.parts()
-    )
-    industries = ", ".join(sorted({participant["industry"] for _, participant in _participants(facts)}))
-    data = "synthetic rows" if facts.result["synthetic"] else "the participants' own rows, which never left them"
-    if some := synthetic_for(facts.result):
-        data = f"synthetic rows for {some}, own rows for the others"
-    section.facts = [
-        ("model", "; ".join(f"{n}: {_model(t)}" for n, t in contract.industries.items()) or "one model a participant"),
-        ("trained by", f"{len(facts.result['participants'])} participants ({industries}), {', '.join(how)}"),
-        ("training data", data),
-        ("intended use", "decisions of these participants, on rows of the schema that the contract names"),
-        (
-            "out of scope",
-            "rows of other schemas or populations; use by others of a model that its manifest gives no guarantee",
-        ),
-        ("evaluation", "untouched test rows of each participant, split by a keyed hash of the unit; see above"),
-        ("privacy", "per participant, for the unit, δ and horizon of the table above; nothing is promised beyond"),
-        (
-            "limitations",
-            "a gain whose interval includes zero is no gain; in a small group members can infer each other's updates",
-        ),
-        ("fairness", "differences between groups of persons were not measured"),
-        ("how to use", "consortia predict and consortia export, whose manifest carries hashes and guarantee"),
-    ]
-    return section
-
-
-def _origin(facts: Facts) -> Section:
-    section = Section("Environment and hashes")
-    section.facts = [("run", facts.run.id), ("contract", f"sha256:{facts.result['contract_sha256']}")]
-    section.facts += list(facts.result.get("environment", {}).items())
-    rows = list(facts.result.get("files", {}).items())
-    section.tables.append(Table("SHA-256 of the coordinator's files", ("file", "sha256"), rows))
     return section
