@@ -153,7 +153,12 @@ def main() -> None:
     lines = [json.loads(text) for file in options.files for text in file.read_text(encoding="utf-8").splitlines()]
     with tempfile.TemporaryDirectory() as scratch:
         install_cards(Path(scratch))
-        print(summary([line for line in lines if line["set"] in SETS]))
+        print(summary([line for line in lines if line["set"] in SETS and _judged(line)]))
+
+
+def _judged(line: Mapping[str, Any]) -> bool:
+    """Return whether a line is of sums, which alone have a forecast, with everybody's own models beside them."""
+    return line.get("learner", "sums") == "sums" and all("joined" in one for one in line["participants"])
 
 
 if __name__ == "__main__":

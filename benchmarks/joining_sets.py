@@ -143,8 +143,8 @@ def scenario_of(
     contract: dict[str, Any] = {"schema": 1, "wire": 1, "split": split, "industries": {deal.industry: {}}}
     if learner != "network":
         contract["learner"] = learner
-    if learner in {"sums", "additive"}:
-        contract[learner] = {"prevalence": {deal.industry: deal.prevalence}}
+    if learner != "network":  # the rule takes what is expected of the target from any table
+        contract["additive" if learner == "additive" else "sums"] = {"prevalence": {deal.industry: deal.prevalence}}
     elif shared:
         contract |= {"rounds": 8, "strategy": {"name": "fedsgd", "server_learning_rate": 4.0}}
         contract["industries"] = {deal.industry: SHARED}
