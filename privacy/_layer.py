@@ -39,6 +39,8 @@ class Layer:
         self.views = views
         self.kind = next(layer.parameters()).dtype
         self.linear = isinstance(layer, nn.Linear)
+        #: Rows that samplers see at once: those of a pass, 0 for all.
+        self.together = 0
         self._memory = Memory()
         self._tiny = torch.finfo(self.kind).tiny * 2.0**24
         parameters = dict(layer.named_parameters(recurse=False))
@@ -122,8 +124,13 @@ class Layer:
         delta = self.delta
         if isinstance(self.layer, nn.Embedding) and self.layer.padding_idx is not None:
             delta = delta * (self.inputs != self.layer.padding_idx).unsqueeze(-1)
-        rows: dict[nn.Parameter, Tensor] = _SAMPLERS[type(self.layer)](self.layer, [self.inputs], delta)
-        return {parameter: sample for parameter, sample in rows.items() if parameter.requires_grad}
+        # As many rows as a pass has, in which each was found to get the same bits at every place: what else was drawn
+        # decides on no kernel.
+        size, sampler = self.together or len(delta), _SAMPLERS[type(self.layer)]
+        cut = zip(torch.split(self.inputs, size), torch.split(delta, size), strict=True)
+        pieces: list[dict[nn.Parameter, Tensor]] = [sampler(self.layer, [inputs], part) for inputs, part in cut]
+        whole = {p: [piece[p] for piece in pieces] for p in pieces[0] if p.requires_grad}
+        return {p: torch.cat(parts) if len(parts) > 1 else parts[0] for p, parts in whole.items()}
 
     def mute(self, broken: Tensor, units: Units | None) -> None:
         """Take units out of the sum: those whose gradient is not finite."""

@@ -17,8 +17,8 @@ Formal guarantees
 * *Never too short.* The rounding of |g| is below ``2^-22 |g| + 2^-14 T`` in float64 (`_units.linear_squares`, for
   layers of up to 2^24 weights), so ``|c g| <= C``.
 * *A function of the unit alone, to the bit.* Every pass has one public number of rows, a multiple of 32, in which
-  made-up rows were found to get the same bits at every place (`_steady`), else 32 rows or one; norms come from
-  `_units`. So a unit more or less changes no other unit's d, a or c.
+  made-up rows were found to get the same bits at every place (`_steady`), else 32 rows or one; per-row samplers see as
+  many at once; norms come from `_units`. So a unit more or less changes no other unit's d, a or c.
 * *Rounding of the sum.* Terms of c g add up to at most 2^10 C, by T's part in m. Products hold up to 1024 of them
   and at most 1024 products are added, so a sum over up to 2^20 rows is off by at most 2^-12 C from that of the exact
   c g (Higham 2002, sec. 3.1, in any order): `secure_noise.SLACK` counts it twice. In float32 (simulations, without
@@ -153,6 +153,8 @@ class BookKeeping:
         rows = draw.target.shape[0] + -draw.target.shape[0] % draw.together
         inputs, target = {name: filled(tensor, rows) for name, tensor in draw.inputs.items()}, filled(draw.target, rows)
         size = self._size(draw.together, inputs, target, loss)
+        for layer in self._layers:
+            layer.together = size
         if rows == size:
             self._pass(inputs, target, loss, self._memory)
             return

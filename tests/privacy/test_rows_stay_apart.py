@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from privacy import _layer
 from privacy._composition import known
 from privacy._engines import RowEngine, engine_for
 from privacy._layer import steady_layer
@@ -173,3 +174,26 @@ def test_every_pass_has_one_number_of_rows_whatever_was_drawn() -> None:
     pieces = [next(iter(rows.draws(torch.arange(drawn), 8192))) for drawn in (1, 40, 77, 300)]
     assert {piece.together for piece in pieces} == {pieces[0].together}
     assert all(len(piece.target) % piece.together == 0 for piece in pieces)
+
+
+@pytest.mark.parametrize("drawn", [70, 130])
+def test_a_sampler_sees_as_many_rows_as_a_pass_has(drawn: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels go by shapes: if all drawn rows were one batch, one unit less could round all others in another way."""
+    seen: set[int] = set()
+    sampler = _layer._SAMPLERS[nn.Conv1d]
+
+    def listening(layer: nn.Conv1d, inputs: list[Tensor], delta: Tensor) -> Any:
+        seen.add(len(delta))
+        return sampler(layer, inputs, delta)
+
+    module = Own(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 2, 3), call=lambda layers, x: layers[1](layers[0](x)))
+    engine = engine_for(module, list(module.parameters()))
+    x = torch.randn(drawn, 5)
+    rows = Rows({"x": x}, torch.ones(drawn), torch.arange(drawn), drawn, single=True, expected=20.0)
+    (piece,) = rows.draws(torch.arange(drawn), 8192)
+    with engine.attached():
+        engine.add(piece, squared, 1.0)  # finds out how many rows a pass has
+        monkeypatch.setitem(_layer._SAMPLERS, nn.Conv1d, listening)
+        engine.add(piece, squared, 1.0)
+    assert len(seen) == 1
+    assert seen.pop() <= piece.together < len(piece.target)
