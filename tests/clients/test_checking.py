@@ -188,3 +188,25 @@ def test_a_report_holds_counts_and_no_values():
     assert str(report) == "2 of 4 rows quarantined: age: not a number (1); kind: not one of its categories (1)"
     assert "SECRET" not in repr(report)
     assert "HIDDEN" not in repr(report)
+
+
+def test_a_wide_schema_is_searched_for_absent_columns_alone(monkeypatch):
+    """Looking for what is close to every wanted name took hours at 500 columns, where nothing but one was absent."""
+    from clients import _checking
+
+    names = [f"reading_{number}" for number in range(60)]
+    schema = Schema(
+        name="wide",
+        version=1,
+        columns=tuple(Column(name=name, dtype="number", low=0, high=1) for name in names),
+        target=Target(name="ill", kind="binary", classes=("no", "yes")),
+    )
+    sought = []
+    close = _checking.difflib.get_close_matches
+    monkeypatch.setattr(
+        _checking.difflib, "get_close_matches", lambda name, *rest: sought.append(name) or close(name, *rest)
+    )
+    frame = pd.DataFrame({name: ["0.5"] for name in names} | {"ill": ["no"]}).drop(columns="reading_7")
+    with pytest.raises(SchemaError, match=r"column 'reading_7' is missing.*is close: rename it"):
+        schema.check(frame, key=b"k")
+    assert sought == ["reading_7"]

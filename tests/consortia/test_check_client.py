@@ -101,3 +101,12 @@ def test_the_log_check_does_not_take_a_hash_for_a_short_identifier():
     assert not _holds("3f12345ab9", {"12345"})
     assert _holds("saw 12345, and more", {"12345"})
     assert _holds("xcanary-7000000000x", {"canary-7000000000"})
+
+
+def test_each_check_is_told_as_it_begins() -> None:
+    from consortia.testing._suite import SuiteError, run_checks
+
+    told: list[str] = []
+    checks = {"first": lambda case: told.append("ran"), "second": lambda case: None}
+    run_checks(checks, None, SuiteError, "anything", told.append)
+    assert told == ["1 of 2: first", "ran", "2 of 2: second"]

@@ -20,7 +20,7 @@ from clients.schema import Column, Derived, Schema, Target
 from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.models import onnx_file, registry
-from consortia.models.onnx_file import TOLERANCE, largest_difference, predicted_range, run_onnx, to_onnx
+from consortia.models.onnx_file import TOLERANCE, largest_difference, run_onnx, to_onnx
 from consortia.models.rows import predict, view_of
 from consortia.models.source import Found, of_coordinator, of_participant
 from consortia.participant.baseline import baseline
@@ -384,13 +384,6 @@ def test_a_runs_models_are_predicted_with_and_exported(tmp_path: Path, monkeypat
     result = _call("predict", run, tmp_path / "rows.csv", "--participant", "used-car")
     assert result.exit_code == 2
     assert "altered" in result.output
-
-
-def test_onnx_is_compared_relative_to_what_predictions_range_over() -> None:
-    bounded = Target(name="rent", kind="regression", low=50, high=400)
-    assert predicted_range(bounded) == 350
-    assert predicted_range(replace(bounded, low=None, high=None)) == 1
-    assert predicted_range(industries.get("bank").schema.target) == 1
 
 
 def test_module_scorers_network_is_a_copy() -> None:
