@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import os
+import sys
 
 import hypothesis
 import pytest
-import torch
+import typer.testing
 
-torch.set_num_threads(1)
+# Rewritten test modules, and the modules of the processes that tests start, are compiled once and then read.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# `CliRunner` builds the commands of an application for each call; half of a short command's time went there.
+typer.testing._get_command = functools.cache(typer.testing._get_command)  # type: ignore[attr-defined]
 # A machine that does other work, too, is slow for a while; that is no fault of what is tested.
 slow = [hypothesis.HealthCheck.too_slow]
 hypothesis.settings.register_profile("consortia", deadline=None, suppress_health_check=slow)
 hypothesis.settings.load_profile("consortia")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Load what all tests use; the process that only hands tests out needs none of it."""
+    if session.config.getoption("dist", "no") != "no" and not hasattr(session.config, "workerinput"):
+        return
+    # Its import looks for the module of each of NumPy's functions in all modules: take it while these are few.
+    import skops.io  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def pytest_collection_finish() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from consortia.participant.baseline import FOLDS, baseline, of_run
 from consortia.participant.evaluation import row_losses
 from consortia.participant.own_candidates import Candidate, boosting, forest, ridge
 from consortia.participant.own_model import About, OwnModel, Scorer, constant, from_bytes, to_bytes
+from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.scenario import load_scenario
 
 KINDS = ("binary", "multiclass", "one class of three missing", "regression")
@@ -175,16 +177,34 @@ def _half() -> Candidate:
     return Candidate("half", "", lambda _: scorer)
 
 
-def test_a_run_searches_once_and_other_rows_again(industry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_search_once_and_other_rows_names_and_networks_again(
+    industry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     industry("binary")
-    seen = []
+    seen: list[int] = []
     real = searching.baseline
     monkeypatch.setattr(searching, "candidates", lambda *_: [_half(), by_heart(client_of("binary"))])
     monkeypatch.setattr(searching, "baseline", lambda *rest: (seen.append(1), real(*rest))[1])
     train = table_of("binary")
-    for run, rows in (("a", train), ("a", train), ("b", train), ("a", train.take(range(80)))):
-        of_run("home", run, CONTRACT, registry.get("linear"), rows, "line-a")
-    assert len(seen) == 3
+    longer = _changed(rounds=CONTRACT.rounds + 1)
+    for contract, rows, name, searches in (
+        (CONTRACT, train, "line-a", 1),
+        (CONTRACT, train, "line-a", 1),
+        (longer, train, "line-a", 1),
+        (CONTRACT, train, "line-b", 2),
+        (CONTRACT, train.take(range(80)), "line-a", 3),
+        (_changed(network=True), train, "line-a", 4),
+        (_changed(network=True, rounds=CONTRACT.rounds + 1), train, "line-a", 5),
+    ):
+        of_run(contract, registry.get("linear"), rows, name)
+        assert len(seen) == searches
+
+
+def _changed(network: bool = False, **terms: Any) -> Contract:
+    data = json.loads(CONTRACT.canonical()) | terms
+    if network:
+        data["industries"]["linear"]["model"] = {"kind": "mlp", "hidden": [4]}
+    return contract_from_json(json.dumps(data))
 
 
 def test_neither_validation_nor_test_rows_can_come_here() -> None:

@@ -13,12 +13,13 @@ from series import Unmeasured
 
 from consortia import server_app
 from consortia.common.errors import InputError
+from consortia.common.strict import read_toml
 from consortia.coordinator.checkpoint import load_latest
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
 from consortia.planning.compatibility import fits_with
 from consortia.planning.plan import make_plans
-from consortia.terms.scenario import Scenario, committed_scenarios, load_scenario, scenario_folder
+from consortia.terms.scenario import Scenario, committed_scenarios, find_scenario, load_scenario, scenario_folder
 from strategies.base import LocalHalf
 from strategies.registry import NAMES, make
 
@@ -32,12 +33,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "server-optimizer": {"optimizer": "adam"},
 }
 #: Under a trusted coordinator with a thousand homes: `test_central.py` has that for few of them. Sums have no strategy.
+#: Read as plain TOML: this runs whenever tests are collected, and a contract's noise takes long to settle.
 SCENARIOS = [
     name
     for name in committed_scenarios()
-    if (contract := load_scenario(name).contract).vertical is None
-    and contract.trust != "coordinator"
-    and contract.noisy_sums is None
+    if not {"vertical", "noisy_sums"} & (contract := read_toml(find_scenario(name))["contract"]).keys()
+    and contract.get("trust") != "coordinator"
 ]
 
 

@@ -215,13 +215,14 @@ def _best(
     return min(near, key=lambda place: float(row_losses(client, held[place], rows).mean()))
 
 
-#: The baselines of the last runs: a run that measures several models searches once.
+#: The baselines of the last runs: a run that measures several models searches once, and so do runs that differ only in
+#: what the search does not see: budgets, rounds, the strategy.
 _cache: Latest[Baseline] = Latest(_CACHED)
 
 
-def of_run(home: str, run_id: str, contract: Contract, client: IndustryClient, train: Table, name: str) -> Baseline:
-    """Return `baseline` of the participant `name`, searched once for a home, run, contract, metrics and rows."""
-    key = (home, run_id, contract.sha256(), client.name, *client.metrics, _digest(train), name)
+def of_run(contract: Contract, client: IndustryClient, train: Table, name: str) -> Baseline:
+    """Return `baseline` of the participant `name`, searched once for a name, network, metrics and rows."""
+    key = (name, _network(contract, client.name), client.name, repr(client.schema), *client.metrics, _digest(train))
     found = _cache.get(key)
     if found is None:
         found = baseline(contract, client.name, train, name, client)
@@ -229,6 +230,11 @@ def of_run(home: str, run_id: str, contract: Contract, client: IndustryClient, t
     return found
 
 
+def _network(contract: Contract, industry: str) -> str:
+    """Return what the search sees of a contract: the network where it is a candidate, else nothing."""
+    return "" if contract.industries[industry].model.kind == "linear" else contract.sha256()
+
+
 def _digest(train: Table) -> str:
-    parts = (train.inputs["features"], train.target, train.unit_index)
+    parts = (*(train.inputs[name] for name in sorted(train.inputs)), train.target, train.unit_index)
     return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()

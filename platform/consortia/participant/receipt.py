@@ -97,7 +97,7 @@ def write(
         same = dict.fromkeys(_DUMPED, federated)
         _write_predictions(home.run_folder(request.run_id) / "predictions.csv", parts, same)
         return
-    base = baseline.of_run(str(home.folder), request.run_id, request.contract, client, parts.train, home.participant)
+    base = baseline.of_run(request.contract, client, parts.train, home.participant)
     kept = personal.keep(
         personal.candidates(module, request.industry, base.alone, home.participant)
         if sums is None
