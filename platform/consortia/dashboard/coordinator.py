@@ -47,7 +47,7 @@ class CoordinatorView:
         self._runs = Runs(root)
         self._background = Background()
         self._spending = Spending(self._background)
-        self.collector = CoordinatorCollector(self._runs, self._spending)
+        self.collector = CoordinatorCollector(self._runs, self._spending, pki)
 
     def version(self, about: str) -> str:
         """Return what changes with the event files of the run `about`, or of all."""
