@@ -7,16 +7,15 @@ of an exception into its error reply, so nothing may be raised here.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from consortia.common.logs import OwnFile
 from consortia.messages.envelope import Envelope, encode, kind_of
 from consortia.messages.flower import pack, unpack
 from consortia.participant.handle import handle
 from consortia.participant.home import Home
+from consortia.participant.node_config import home_of, log_at_home, source_of
 from consortia.vertical.handle import handle as handle_step
 from consortia.vertical.request import STEPS
 
@@ -57,36 +56,3 @@ def answer(data: bytes, home: Home, source: str | None) -> bytes:
     """Answer one envelope in this process, whose log goes to the participant's folder."""
     log_at_home(home)
     return (handle_step if kind_of(data) in STEPS else handle)(data, home, source)
-
-
-def log_at_home(home: Home) -> None:
-    """Write the participant's own log to its folder, unless this process already does (a simulation)."""
-    logger = logging.getLogger("consortia.participant")
-    if not logger.handlers:
-        logger.propagate = False
-        logger.addHandler(OwnFile(home.log, home.participant))
-
-
-def home_of(context: Context) -> Home:
-    """Return the participant's folder from the node config, which only the participant itself sets."""
-    ledger = _text(context, "ledger")
-    return Home(
-        Path(_text(context, "home")),
-        _text(context, "participant"),
-        # Flower may hand a flag over as text; "false" must not count as true.
-        simulation=context.node_config.get("simulation", False) is True,
-        ledger_folder=Path(ledger) if ledger else None,
-        control=context.node_config.get("control", False) is True,
-    )
-
-
-def source_of(context: Context) -> str | None:
-    """Return the source that replaces the policy's own; the participant itself sets it."""
-    return _text(context, "source") or None
-
-
-def _text(context: Context, key: str) -> str:
-    value = context.node_config.get(key, "")
-    if not isinstance(value, str):
-        raise TypeError(f"node config {key}: wanted text")
-    return value

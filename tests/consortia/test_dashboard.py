@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from dashboard_pages import TOKEN, counted, crawl, get, reply, signed
 from fastapi import FastAPI
 from typer.testing import CliRunner
@@ -280,6 +283,56 @@ def test_the_grafana_file_asks_for_metrics_that_exist(pages: dict[str, str], own
     }
     assert asked
     assert asked <= told
+    alerts = yaml.safe_load((file.parent / "alerts.yml").read_text(encoding="utf-8"))
+    alarmed = {name for rule in rules_of(alerts) for name in re.findall(r"consortia_\w+", rule["expr"])}
+    assert len(alarmed) >= 6
+    assert alarmed <= told
+
+
+def rules_of(alerts: Any) -> list[dict[str, Any]]:
+    return [rule for group in alerts["groups"] for rule in group["rules"]]
+
+
+def test_every_alert_says_what_happened_and_what_to_do(tmp_path: Path) -> None:
+    file = Path(__file__).resolve().parents[2] / "docs" / "alerts.yml"
+    rules = rules_of(yaml.safe_load(file.read_text(encoding="utf-8")))
+    for rule in rules:
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+        assert set(rule["annotations"]) == {"summary", "description"}
+    assert len({rule["alert"] for rule in rules}) == len(rules)
+    if shutil.which("promtool") is None:
+        return
+    cases = [
+        ("consortia_ledger_left{dataset='d'}", "0.3", "consortia_ledger_budget{dataset='d'}", "4", 1),
+        ("consortia_ledger_left{dataset='d'}", "1", "consortia_ledger_budget{dataset='d'}", "4", 0),
+        ("consortia_participant_waited_for{run='r',participant='p'}", "1", "x", "1", 1),
+        ("consortia_participant_waited_for{run='r',participant='p'}", "0", "x", "1", 0),
+        ("consortia_certificate_end_timestamp_seconds{file='a'}", str(20 * 86400), "x", "1", 1),
+        ("consortia_certificate_end_timestamp_seconds{file='a'}", str(2 * 86400), "x", "1", 2),
+        ("consortia_certificate_end_timestamp_seconds{file='a'}", str(40 * 86400), "x", "1", 0),
+    ]
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [
+                {"series": series.replace("'", '"'), "values": f"{value}x30"},
+                {"series": other.replace("'", '"'), "values": f"{second}x30"},
+            ],
+            "promql_expr_test": [
+                {
+                    "expr": "count(ALERTS) or vector(0)",
+                    "eval_time": "20m",
+                    "exp_samples": [{"labels": "{}", "value": found}],
+                }
+            ],
+        }
+        for series, value, other, second, found in cases
+    ]
+    asked = tmp_path / "cases.yml"
+    asked.write_text(yaml.safe_dump({"rule_files": [str(file)], "tests": tests}), encoding="utf-8")
+    done = subprocess.run(["promtool", "test", "rules", str(asked)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_ticks_are_round_and_within() -> None:

@@ -35,7 +35,7 @@ def courier(asker):
     return 7
 
 {before}
-sys.exit(forks.Zygote(answer).serve(courier))
+sys.exit(forks.Zygote(answer{more}).serve(courier))
 """
 
 DRAWS = """
@@ -51,9 +51,11 @@ def answer(data):
 """
 
 
-def run(answer: str, questions: str, *, seconds: float = 30, waiting: str = "True", before: str = "") -> Any:
+def run(
+    answer: str, questions: str, *, seconds: float = 30, waiting: str = "True", before: str = "", more: str = ""
+) -> Any:
     code = SCRIPT.replace("{answer}", answer).replace("{before}", before).replace("{questions!r}", questions)
-    code = code.replace("{seconds}", str(seconds)).replace("{waiting}", waiting)
+    code = code.replace("{seconds}", str(seconds)).replace("{waiting}", waiting).replace("{more}", more)
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False, timeout=120)
     return done.returncode, done.stdout, done.stderr
 
@@ -106,3 +108,43 @@ def test_a_second_thread_before_the_fork_is_refused() -> None:
     status, printed, errors = run("def answer(data): return data", "'x',", before=before)
     assert (status, printed) == (1, "")
     assert "wanted one thread before a fork, got 2" in errors
+
+
+WHOSE = """
+warmed = []
+def warm():
+    warmed.append(os.getpid())
+def answer(data):
+    if data == b"kill": os.kill(os.getppid(), signal.SIGKILL), time.sleep(60)
+    if data == b"slow": time.sleep(.6)
+    return json.dumps([os.getppid() == warmed[0], warmed]).encode()
+"""
+
+
+def test_what_a_child_needs_is_loaded_by_the_first_question_and_let_go_when_idle() -> None:
+    before = (
+        "pause = forks.Asker.ask\ndef ask(self, question, *rest):\n    if question.data == b'later': time.sleep(.6)\n"
+    )
+    before += "    return pause(self, question, *rest)\nforks.Asker.ask = ask"
+    questions = "'a', 'slow', 'b', 'later', 'kill', 'c'"
+    status, printed, _ = run(WHOSE, questions, before=before, more=", warm, .2")
+    assert status == 7
+    root, said = json.loads(printed)
+    first, slow, second, later = (json.loads(text) for text in said[:4])
+    assert [first[0], slow[0], later[0]] == [True] * 3  # a child of the process that loaded it
+    assert len({root, *first[1]}) == 2  # not of the one that waits
+    assert first[1] == slow[1] == second[1]  # a child that works for long keeps it
+    assert later[1] != second[1]
+    assert said[4] == "ended"
+    assert json.loads(said[5])[1] != later[1]  # a new one, where it was killed
+
+
+def test_a_question_larger_than_a_buffer_waits_for_the_imports() -> None:
+    slow = "\ndef warm(): time.sleep(.5)\nbeats = []"
+    _, printed, _ = run(
+        "def answer(data): return str(len(data)).encode()" + slow,
+        "'x' * 3_000_000,",
+        waiting="beats.append(1) or len(beats) < 100",
+        more=", warm",
+    )
+    assert json.loads(printed)[1] == ["3000000"]

@@ -77,3 +77,9 @@ def test_importing_consortia_loads_nothing_heavy() -> None:
     code = "import sys, consortia; dir(consortia); consortia.ArgumentError; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {name.partition(".")[0] for name in done.stdout.split()} & set(HEAVY)
+
+
+def test_a_launcher_that_waits_has_loaded_nothing_that_trains() -> None:
+    code = "import sys, consortia.deploy.launcher, consortia.deploy.courier; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {name.partition(".")[0] for name in done.stdout.split()} & {"torch", "opacus", "pandas", "sklearn"}

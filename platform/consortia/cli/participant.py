@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from consortia.cli.participant_serve import serve, units
 from consortia.common.console import friendly, out
 from consortia.common.errors import InputError
 from consortia.common.strict import listed, parse
@@ -17,6 +18,8 @@ from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario, load_scenario
 
 app = typer.Typer(help="Add a participant to a federation, or remove one.", no_args_is_help=True)
+app.command(epilog="Example: consortia participant serve factory-d --kit kits/factory-d")(serve)
+app.command(epilog="Example: consortia participant units factory-d --kit /srv/consortia/factory-d")(units)
 
 _Scenario = Annotated[str, typer.Option(help="The scenario, by name or path.")]
 _Members = Annotated[Path, typer.Option(help="Folder of who joined and who left.")]

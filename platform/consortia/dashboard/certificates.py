@@ -6,6 +6,8 @@ import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client.core import GaugeMetricFamily
+
 from consortia.deploy.pki_folder import DUE_DAYS, expiry
 
 
@@ -28,6 +30,15 @@ def certificates(folder: Path | None) -> list[Certificate]:
     if folder is None or not folder.is_dir():
         return []
     return [_read(file, folder) for file in sorted([*folder.rglob("*.pem"), *folder.rglob("*.crt")])]
+
+
+def expiry_metric(folder: Path | None) -> GaugeMetricFamily:
+    """Return when each certificate ends, for Prometheus; one that cannot be read is left out."""
+    family = GaugeMetricFamily("consortia_certificate_end_timestamp_seconds", "When it ends.", labels=["file"])
+    for certificate in certificates(folder):
+        if certificate.ends is not None:
+            family.add_metric([certificate.name], certificate.ends.timestamp())
+    return family
 
 
 def _read(file: Path, folder: Path) -> Certificate:

@@ -59,7 +59,7 @@ class CoordinatorView:
         self._background = Background()
         self._records: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}
         self._spending = Spending(self._background)
-        self.collector = CoordinatorCollector(self._runs, self._spending)
+        self.collector = CoordinatorCollector(self._runs, self._spending, pki)
 
     def version(self, about: str) -> str:
         """Return what changes with the event files of the run `about`, or of all."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from consortia.dashboard.certificates import expiry_metric
 from consortia.dashboard.spending import Spending
 from consortia.reports.live_runs import LiveParticipant, Run, Runs
 
@@ -18,8 +20,9 @@ _STATES = ("prepared", "running", "completed", "failed", "stopped")
 class CoordinatorCollector(Collector):
     """Reads the runs when it is scraped."""
 
-    def __init__(self, runs: Runs, spending: Spending) -> None:
+    def __init__(self, runs: Runs, spending: Spending, pki: Path | None) -> None:
         self._runs = runs
+        self._pki = pki
         self._spending = spending
 
     def describe(self) -> list[Metric]:
@@ -31,6 +34,7 @@ class CoordinatorCollector(Collector):
         runs = self._runs.refresh()[:_NEWEST]
         yield from _of_runs(runs)
         yield from self._of_participants(runs)
+        yield expiry_metric(self._pki)
 
     def _of_participants(self, runs: list[Run]) -> Iterator[Metric]:
         plain = {

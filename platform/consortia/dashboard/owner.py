@@ -46,7 +46,7 @@ class OwnerView:
         self.participant = own.home.participant
         self.name = self.participant
         self.pages = Pages(f"{self.participant}, own view", _NAV)
-        self.collector = OwnerCollector(own)
+        self.collector = OwnerCollector(own, pki)
 
     @classmethod
     def of(cls, folder: Path, pki: Path | None) -> OwnerView:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from consortia.dashboard.certificates import expiry_metric
 from consortia.dashboard.own import Own, lifetimes
 
 _NEWEST = 5
@@ -15,8 +17,9 @@ _NEWEST = 5
 class OwnerCollector(Collector):
     """Reads the home when it is scraped."""
 
-    def __init__(self, own: Own) -> None:
+    def __init__(self, own: Own, pki: Path | None) -> None:
         self._own = own
+        self._pki = pki
 
     def describe(self) -> list[Metric]:
         """Nothing: what is told depends on the home."""
@@ -42,6 +45,7 @@ class OwnerCollector(Collector):
                     family.add_metric([life["dataset"]], life[name])
         yield from families.values()
         yield from self._receipts()
+        yield expiry_metric(self._pki)
 
     def _receipts(self) -> Iterator[Metric]:
         values = GaugeMetricFamily(

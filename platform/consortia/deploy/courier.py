@@ -23,7 +23,6 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from consortia.client_app import home_of, log_at_home, source_of
 from consortia.common.errors import InputError, RefusedError
 from consortia.deploy.forks import Asker, ChildEndedError, Question
 from consortia.deploy.health import alive
@@ -32,6 +31,7 @@ from consortia.messages.bundle import check_announced, check_bundle
 from consortia.messages.envelope import Envelope, encode
 from consortia.messages.flower import pack, unpack
 from consortia.participant.home import Home
+from consortia.participant.node_config import home_of, log_at_home, source_of
 from consortia.terms.policy import load_policy
 
 log = logging.getLogger("consortia.courier")

@@ -1,7 +1,8 @@
 """Forks one fresh process for each message from one that has imported everything (a zygote).
 
-Importing torch, Opacus, pandas and scikit-learn takes seconds; a fork takes milliseconds. What must not be shared is
-drawn anew:
+Importing torch, Opacus, pandas and scikit-learn takes seconds and some 300 MB; a fork takes milliseconds. So the zygote
+is itself forked, from a small process, when the first message comes, and let go when none came for a while. What must
+not be shared is drawn anew:
 
 Guarantees
 ----------
@@ -21,6 +22,7 @@ import logging
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import struct
@@ -34,6 +36,7 @@ from typing import Final
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _LONGEST: Final = 86_400
+_IDLE_SECONDS: Final = 600.0
 
 
 class ChildEndedError(Exception):
@@ -57,24 +60,34 @@ class Question:
 
 
 class Zygote:
-    """Forks one child for each question. The process that calls `serve` is the zygote, and stays it.
+    """Forks one child for each question. The process that calls `serve` stays small; the zygote is a child of it.
 
     Parameters
     ----------
     answer : callable
         Runs in the child.
+    warm : callable, optional
+        Runs in the zygote before its first fork: imports what a child needs.
+    idle_seconds : float
+        How long the zygote is kept while there is no question and no child.
     """
 
-    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
+    def __init__(
+        self,
+        answer: Callable[[bytes], bytes],
+        warm: Callable[[], None] = lambda: None,
+        idle_seconds: float = _IDLE_SECONDS,
+    ) -> None:
         self._answer = answer
+        self._warm = warm
+        self._idle = idle_seconds
 
     def serve(self, courier: Callable[[Asker], int]) -> int:
-        """Run `courier` in a first child, fork for each of its questions, and return its exit status.
+        """Run `courier` in a first child, pass its questions to a zygote, and return its exit status.
 
-        The courier may start threads and open connections; this process never does.
+        The courier may start threads and open connections; this process and the zygote never do.
         """
         _one_thread()
-        # Everything imported so far lives in pages that the children share; the collector must not touch them.
         gc.collect()
         gc.freeze()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -87,15 +100,77 @@ class Zygote:
         theirs.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os.kill(first, signal.SIGTERM))
+        zygote: socket.socket | None = None
+        working: list[int] = []  # one end of a pipe for each child, closed at the other end when the child ends
         with ours:
             while True:
-                _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
-                if not descriptors:  # the courier has ended
-                    break
-                self._fork(descriptors[0], ours)
+                watched: list[socket.socket | int] = [ours, *working]
+                ready, _, _ = select.select(watched, [], [], None if zygote is None or working else self._idle)
+                for end in working[:]:
+                    if end in ready:
+                        os.close(end)
+                        working.remove(end)
+                if not ready and zygote is not None:
+                    zygote.close()  # it ends
+                    zygote = None
+                if ours in ready:
+                    _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+                    if not descriptors:  # the courier has ended
+                        break
+                    zygote, end = self._pass_on(zygote, descriptors[0], ours)
+                    working.append(end)
                 _collect_ended(first)
         _, status = os.waitpid(first, 0)
         return os.waitstatus_to_exitcode(status)
+
+    def _pass_on(
+        self, zygote: socket.socket | None, descriptor: int, control: socket.socket
+    ) -> tuple[socket.socket, int]:
+        """Give a question to the zygote, a new one where there is none; return it, and what tells the child's end."""
+        end, childs = os.pipe()
+        try:
+            if zygote is not None:
+                try:
+                    socket.send_fds(zygote, [b"q"], [descriptor, childs])
+                except OSError:  # it was killed
+                    zygote.close()
+                else:
+                    return zygote, end
+            zygote = self._new_zygote(control, descriptor, childs, end)
+            socket.send_fds(zygote, [b"q"], [descriptor, childs])
+            return zygote, end
+        finally:
+            os.close(descriptor)
+            os.close(childs)
+
+    def _new_zygote(self, control: socket.socket, *not_its_own: int) -> socket.socket:
+        _one_thread()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            ours.close()
+            control.close()
+            for descriptor in not_its_own:
+                os.close(descriptor)
+            _end_with_parent()
+            # Whoever ends a container asks every process; this one ends when its parent does.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            _leave(lambda: self._zygote(theirs))
+        theirs.close()
+        return ours
+
+    def _zygote(self, questions: socket.socket) -> int:
+        self._warm()
+        # Everything imported so far lives in pages that the children share; the collector must not touch them.
+        gc.collect()
+        gc.freeze()
+        while True:
+            _, descriptors, _, _ = socket.recv_fds(questions, 1, 2)
+            if not descriptors:
+                return 0
+            self._fork(descriptors[0], questions)
+            os.close(descriptors[1])
+            _collect_ended(0)
 
     def _fork(self, descriptor: int, control: socket.socket) -> None:
         _one_thread()
@@ -146,9 +221,9 @@ class Asker:
             with its:
                 socket.send_fds(self._control, [b"q"], [its.fileno()])
             try:
-                mine.sendall(struct.pack("<dQ", question.seconds, len(question.data)))
-                mine.sendall(question.data)
                 mine.settimeout(every)
+                _send(mine, struct.pack("<dQ", question.seconds, len(question.data)), waiting)
+                _send(mine, question.data, waiting)  # a large one is read when the zygote has its imports
                 (size,) = struct.unpack("<Q", _patiently(mine, 8, waiting))
                 return _patiently(mine, size, waiting)
             except (OSError, EOFError) as error:
@@ -207,6 +282,16 @@ def _collect_ended(first: int) -> None:
         if found is None or found.si_pid == first:
             return
         os.waitpid(found.si_pid, 0)
+
+
+def _send(link: socket.socket, data: bytes, waiting: Callable[[], bool]) -> None:
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[link.send(left[: 2**20]) :]
+        except TimeoutError:
+            if not waiting():
+                raise EOFError from None
 
 
 def _receive(link: socket.socket, size: int) -> bytes:

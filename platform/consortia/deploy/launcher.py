@@ -12,6 +12,7 @@ Guarantees
 * The process that reads rows has no connection: it gets an envelope and gives one back through a pipe. What talks to
   the SuperNode reads no rows.
 * Each message has a fresh process, forked after all imports (`consortia.deploy.forks`), with randomness of its own.
+  While no message comes, PyTorch is not loaded.
 * A process that dies or hangs is answered for at once, with an incident id.
 """
 
@@ -30,8 +31,15 @@ from typing import Any
 from consortia.common.errors import ConsortiaError, InputError
 from consortia.common.logs import JsonLines
 
-#: Imported inside functions on the way of a message.
-_LAZY = ("opacus", "privacy.accounting", "sklearn.exceptions", "sklearn.linear_model", "torch.func")
+#: Imported by the first message, or inside functions on its way.
+_LAZY = (
+    "consortia.client_app",
+    "opacus",
+    "privacy.accounting",
+    "sklearn.exceptions",
+    "sklearn.linear_model",
+    "torch.func",
+)
 
 
 def answer_in_child(question: bytes) -> bytes:
@@ -89,7 +97,6 @@ def main(arguments: list[str]) -> int:
     from consortia.messages import flower_pace
 
     flower_pace.speed_up()
-    warm()
     authority = _read(options.root_certificates) if options.root_certificates else None
     supernode = SuperNode(options.runtime_api_address, authority, _read(options.superexec_auth_secret_file))
 
@@ -97,7 +104,7 @@ def main(arguments: list[str]) -> int:
         logging.getLogger("consortia.courier").info("ready for %s", supernode.address)
         return Courier(supernode, asker).serve()
 
-    return Zygote(answer_in_child).serve(courier)
+    return Zygote(answer_in_child, warm).serve(courier)
 
 
 def _read(file: Path) -> bytes:

@@ -12,14 +12,15 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-import safetensors.torch
-from torch import Tensor
 
 from consortia.common.errors import WireError
 from consortia.terms.contract_fields import WIRE_VERSION
+
+if TYPE_CHECKING:  # a launcher that waits refuses bundles without torch, which is loaded with the first tensor
+    from torch import Tensor
 
 #: Statuses of a reply. OK carries an update; the others carry nothing from any row.
 STATUSES = ("OK", "READY", "EVALUATED", "GREETED", "DONE", "RECEIVE_ONLY", "REFUSED", "FAILED")
@@ -100,8 +101,15 @@ def encode(envelope: Envelope) -> bytes:
     """
     header = {"wire": str(WIRE_VERSION), **envelope.header}
     text = json.dumps(header, sort_keys=True, separators=(",", ":"))
-    tensors = {name: tensor.detach().contiguous() for name, tensor in envelope.tensors.items()}
-    return safetensors.torch.save(tensors, metadata={"consortia": text})
+    return _save(envelope.tensors, {"consortia": text})
+
+
+def _save(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    if not tensors:
+        return safetensors.serialize({}, metadata)
+    from safetensors.torch import save
+
+    return save({name: t.detach().contiguous() for name, t in tensors.items()}, metadata)
 
 
 def decode(data: bytes) -> Envelope:
@@ -114,9 +122,11 @@ def decode(data: bytes) -> Envelope:
     """
     if len(data) > MAX_ENVELOPE_BYTES:
         raise WireError(f"envelope: wanted at most {MAX_ENVELOPE_BYTES} bytes, got {len(data)}")
+    from safetensors.torch import load
+
     try:
         header = _header(data)
-        tensors = safetensors.torch.load(data)
+        tensors = load(data)
     except (struct.error, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
         raise WireError("envelope: wanted safetensors bytes with a consortia header, got something else") from None
     if not isinstance(header, dict) or not all(isinstance(v, str) for v in header.values()):
@@ -146,5 +156,5 @@ def message_key(model: Mapping[str, Tensor], *parts: str) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part.encode())
-    digest.update(safetensors.torch.save({k: v.detach().contiguous() for k, v in sorted(model.items())}))
+    digest.update(_save(dict(sorted(model.items()))))
     return digest.hexdigest()

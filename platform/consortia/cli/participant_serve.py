@@ -1,0 +1,53 @@
+"""`consortia participant serve|units`: a participant as processes of its own host, without containers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortia.common.console import friendly, out
+from consortia.common.errors import InputError
+from consortia.deploy.serve import PARTS, prepare, unit_texts
+from consortia.deploy.serve import serve as run_parts
+
+Name = Annotated[str, typer.Argument(help="Name of the participant.")]
+Kit = Annotated[Path, typer.Option(help="Its join kit, filled in.")]
+
+
+@friendly
+def serve(
+    name: Name,
+    kit: Kit = Path(),
+    part: Annotated[str, typer.Option(help="supernode or launcher alone, as the units do; both without.")] = "",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On which the two meet, on 127.0.0.1.")] = 9094,
+) -> None:
+    """Run a participant's SuperNode and launcher until a signal: both as the caller, so without walls between them."""
+    if part and part not in PARTS:
+        raise InputError(f"--part: wanted {' or '.join(PARTS)}, got {part!r}")
+    folder = kit.resolve()
+    if not part:
+        _told(prepare(folder, name))
+    raise typer.Exit(run_parts(folder, name, [part] if part else PARTS, port))
+
+
+@friendly
+def units(
+    name: Name,
+    kit: Kit = Path(),
+    user: Annotated[str, typer.Option(help="The user whom the kit belongs to, and who runs both.")] = "consortia",
+    to: Annotated[Path, typer.Option("--out", help="Where the units are written.")] = Path(),
+) -> None:
+    """Write two hardened systemd units, and what is missing in the kit: SuperNode and launcher, a wall between them."""
+    folder = kit.resolve()
+    texts = unit_texts(folder, name, user)
+    _told(prepare(folder, name))
+    for file, text in texts.items():
+        (to / file).write_text(text, encoding="utf-8")
+        out.print(f"wrote {to / file}", highlight=False, soft_wrap=True)
+
+
+def _told(made: list[str]) -> None:
+    if made:
+        out.print(f"made in the kit: {', '.join(made)}", highlight=False, soft_wrap=True)
