@@ -47,7 +47,7 @@ def verdict_counts(record: Mapping[str, Any] | None) -> str:
 
 
 def share_chart(run: Run, spending: Spending) -> tuple[str, Markup]:
-    """Return caption and plot of everybody's ε by round as a share of its own run budget: unlike budgets share a line."""
+    """Return caption and plot of everybody's ε by round as a share of its own run budget, so all share a line."""
     lines, complete = [], True
     for participant in first(list(run.participants.values())):
         budget = participant.budget
