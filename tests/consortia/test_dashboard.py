@@ -220,7 +220,7 @@ def test_a_participants_own_pages(own: tuple[FastAPI, Any]) -> None:
     assert 'consortia_receipt_metric{metric="auc",model="local",run="run-1"}' in pages["/metrics"]
     assert "bank-a, own view" in pages["/policy"]
     assert "ε 3 of 12 reserved. Runs like the last one left: 3 (ε 3 at δ 1e-05 each)." in pages["/"]
-    assert "Joining paid clearly for bank-a." in pages["/runs/run-1"]  # federated minus alone: it has no joined model
+    assert "Joining paid clearly: gain +0.090" in pages["/runs/run-1"]  # federated minus alone: it has no joined model
     assert 'class="name">run-1<' in pages["/runs"]  # receipts over runs
     site.home.ledger.write_bytes(b"broken")
     assert "cannot be read" in signed(app, "/").text

@@ -116,7 +116,11 @@ def test_a_crowd_is_counted_and_a_receipt_speaks_for_itself() -> None:
     crowd = {f"home-{number}": line(0.02, 0.01, 0.03) for number in range(50)}
     assert decide(record(crowd)).paid == "Joining paid clearly for 50."
     own = decide_alone({**line(0.02, 0.01, 0.03), "participant": "a", "synthetic": False})
-    assert str(own).startswith("a trained with the others of this run. Joining paid clearly for a. It cost ε 1, all of")
+    assert str(own).startswith(
+        "a trained with the others of this run. Joining paid clearly: net gain +0.020 [+0.010, +0.030]. It cost ε 1,"
+    )
+    assert own.next == "Next, use the joined model."
+    assert decide_alone(line(-0.02, -0.03, 0.01)).paid.startswith("Joining did not pay: ")
 
 
 def test_a_vertical_run_has_an_owner_and_helpers() -> None:

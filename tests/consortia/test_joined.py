@@ -314,5 +314,5 @@ def test_the_printed_receipts_begin_with_the_paragraph(capsys: pytest.CaptureFix
     one["epsilon"] |= {"unit": "record", "relation": "add_or_remove_one"}
     print_receipts(Console(width=200), [one])
     lines = capsys.readouterr().out.splitlines()
-    assert "Joining paid clearly for a." in lines[0]
+    assert "Joining paid clearly: net gain +0.020" in lines[0]
     assert any("clearly" in line and "+0.020 [+0.010, +0.030]" in line for line in lines[1:])

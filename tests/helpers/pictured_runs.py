@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from consortia.common.strict import read_toml
 from consortia.engines.runner import demo_policy_file
 from consortia.participant.home import Home
 from consortia.terms.scenario import load_scenario
+from privacy.accounting import solve_noise_multiplier
 from privacy.ledger import Budget, Ledger, RunPlan
 
 ROUNDS, START = 20, 1_700_000_000.0
@@ -28,6 +30,14 @@ _GAINS = (
 )
 
 
+@cache
+def _sigma(rounds: int, rate: float | None = None) -> float:
+    """Return the noise that spends the run budget of 3, as a participant solves it."""
+    terms = load_scenario("banks").contract.industries["bank"]
+    rate, steps = rate or terms.sampling_rate, 5 if rate else terms.local_steps
+    return solve_noise_multiplier(epsilon=3.0, delta=1e-5, sampling_rate=rate, steps=rounds * steps)
+
+
 def _names() -> list[str]:
     return [participant.name for participant in load_scenario("banks").roster]
 
@@ -35,7 +45,7 @@ def _names() -> list[str]:
 def _standing(rounds: int, *, refused: bool = False) -> dict[str, Any]:
     return {
         "state": "REFUSED" if refused else "ACTIVE",
-        "noise_multiplier": None if refused else 3.4,
+        "noise_multiplier": None if refused else _sigma(ROUNDS),
         "epsilon_budget": 3.0,
         "delta": 1e-5,
         "unit": "record",
@@ -103,7 +113,7 @@ def receipt(place: int, **changes: Any) -> dict[str, Any]:
     }
 
 
-def _record(folder: Path, status: str, lines: dict[str, Any]) -> None:
+def _record(folder: Path, status: str, lines: dict[str, Any], rounds: int = ROUNDS) -> None:
     record = {
         "schema": 1,
         "run_id": folder.name,
@@ -116,7 +126,7 @@ def _record(folder: Path, status: str, lines: dict[str, Any]) -> None:
         "synthetic": True,
         "noise": "operating system entropy",
         "reason": "",
-        "rounds": ROUNDS,
+        "rounds": rounds,
         "seconds": 14.2,
         "participants": lines,
         "history": [],
@@ -130,7 +140,7 @@ def _line(place: int) -> dict[str, Any]:
     return {
         "industry": "bank",
         "state": "ACTIVE",
-        "noise_multiplier": 3.4,
+        "noise_multiplier": _sigma(ROUNDS),
         "rounds_contributed": ROUNDS,
         "bytes": {"sent": 122_000, "received": 196_000},
         "seconds": {"train": 4.2, "evaluate": 0.9},
@@ -171,6 +181,7 @@ def write_runs(root: Path) -> None:
             | {"epsilon": nothing, "failures": failures if name in refused else []}
             for name in names
         },
+        rounds=1,
     )
 
 
@@ -191,11 +202,11 @@ def write_home(root: Path) -> Path:
                 unit="record",
                 declared_units=200,
                 allowance=Budget(3.0, 1e-5),
-                noise_multiplier=3.4,
+                noise_multiplier=_sigma(3, 0.1),
                 clip=1.0,
                 sampling_rate=0.1,
                 steps_per_round=5,
-                rounds=20,
+                rounds=3,
                 non_private=False,
             )  # type: ignore[arg-type]
             ledger.open_run(plan, life)

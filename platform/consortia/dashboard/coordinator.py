@@ -90,12 +90,13 @@ class CoordinatorView:
             waited = waited if run.status == "running" else []
             record = self._told(run)
             caption, gains = gain_chart(record["participants"]) if record else ("", Markup(""))
+            share_caption, shares = share_chart(run, self._spending)
             return self._page(
                 "run.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
                 run=run, waited=waited, record=record, gain_caption=caption, gains=gains,
                 sentences=decide(record, run.scenario).sentences if record else progress_in_words(run, waited),
                 spent={participant.name: self._gauge(run, participant) for participant in run.participants.values()},
-                shares=share_chart(run, self._spending), charts=run_charts(run), words=glossary(),
+                share_caption=share_caption, shares=shares, charts=run_charts(run), words=glossary(),
                 failures=run.failures[: -_FAILURES - 1 : -1],
             )  # fmt: skip
 

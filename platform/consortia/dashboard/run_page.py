@@ -46,17 +46,20 @@ def verdict_counts(record: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{said[word]} {word}" for word in ("clearly", "perhaps", "not")) if said else "–"
 
 
-def share_chart(run: Run, spending: Spending) -> Markup:
-    """Return everybody's ε by round as a share of its own run budget, so that unlike budgets share one line."""
-    lines = []
+def share_chart(run: Run, spending: Spending) -> tuple[str, Markup]:
+    """Return caption and plot of everybody's ε by round as a share of its own run budget, so all share a line."""
+    lines, complete = [], True
     for participant in first(list(run.participants.values())):
         budget = participant.budget
         if not budget or participant.non_private:
             continue
         points = [(n, 100 * value / budget, None, None) for n, value, *_ in spending.curve(run, participant)]
         lines.append(Line(participant.name, points))
+        complete &= spending.complete(run, participant)
+    caption = "ε spent by round, each of its own run budget; all of it at the end is the plan"
+    caption += "" if complete else "; some rounds are still being counted"
     label = "ε spent, % of the run budget"
-    return line_chart("ε by round", "round", label, lines, [Level("run budget", 100.0)], zero=True)
+    return caption, line_chart("ε by round", "round", label, lines, [Level("run budget", 100.0)], zero=True)
 
 
 def seconds_chart(runs: Sequence[Run]) -> tuple[str, Markup]:

@@ -54,10 +54,19 @@ class Spending:
 
     def curve(self, run: Run, participant: LiveParticipant) -> list[tuple[float, float, None, None]]:
         """Return epsilon by round, as far as it is counted: points of a plot."""
-        counts = {self._rounded(run, participant, n): number for n, number in enumerate(participant.contributed, 1)}
-        counts = {n: number for n, number in counts.items() if n <= len(participant.contributed)}
+        counts = self._counts(run, participant)
         values = ((number, self._epsilon(run.event(participant, n), participant.delta)) for n, number in counts.items())
         return [(number, value, None, None) for number, value in values if value is not None]
+
+    def complete(self, run: Run, participant: LiveParticipant) -> bool:
+        """Return whether everything that `curve` can say is counted."""
+        known = run.event(participant, 1) is not None
+        return not known or len(self.curve(run, participant)) == len(self._counts(run, participant))
+
+    def _counts(self, run: Run, participant: LiveParticipant) -> dict[int, int]:
+        """Return the round after which so many updates were taken, for those numbers of updates that are counted."""
+        counts = {self._rounded(run, participant, n): number for n, number in enumerate(participant.contributed, 1)}
+        return {n: number for n, number in counts.items() if n <= len(participant.contributed)}
 
     def _rounded(self, run: Run, participant: LiveParticipant, taken: int) -> int:
         most = run.scenario.contract.of(participant.roster.industry).participations

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from consortia.common.words import epsilon_text, verdict
+from consortia.common.words import epsilon_text, interval, verdict
 from consortia.reports.many_participants import MOST
 from consortia.terms.scenario import Scenario
 
@@ -112,7 +112,7 @@ def decide_alone(receipt: Mapping[str, Any]) -> Decision:
     known = one if measured(receipt) else {}
     who = f"{name} trained with the others of this run{made_up}."
     cost = _cost({"observer": "participant", "charged": True}, one)
-    return Decision(who, _paid(known), cost, _next(known, None) if known else "")
+    return Decision(who, _paid_alone(receipt) if known else "", cost, _next(known, None, named=False) if known else "")
 
 
 def measured(participant: Mapping[str, Any]) -> bool:
@@ -135,7 +135,7 @@ def _who(result: Mapping[str, Any], participants: Mapping[str, Any], scenario: S
     text = f"{what} {_did(result, participants, scenario)}"
     if result["status"] != "completed":
         text = f"The run of {what} {'was refused' if result.get('refused') else 'did not end well'}"
-        text += f" after {result['rounds']} rounds" if result["rounds"] else ""
+        text += f" after {result['rounds']} round{'' if result['rounds'] == 1 else 's'}" if result["rounds"] else ""
     if result.get("observer") == "simulation":
         rows = ", which are synthetic" if result.get("synthetic") else ""
         text += f". It is a simulation by one operator who holds all rows{rows}"
@@ -169,6 +169,14 @@ def _paid(known: Mapping[str, Mapping[str, Any]]) -> str:
     unknown = [name for name, word in said.items() if word == "unknown"]
     text = f"Joining paid {'; '.join(found)}."
     return text + (f" Too few test rows say it for {listed(unknown)}." if unknown else "")
+
+
+def _paid_alone(receipt: Mapping[str, Any]) -> str:
+    said, gain = verdict_of(receipt), gain_of(receipt)
+    if gain is None:
+        return "Too few test rows say whether joining paid."
+    how = "Joining did not pay" if said == "not" else f"Joining paid {said}"
+    return f"{how}: {'net gain' if compares(receipt) else 'gain'} {interval(gain)}."
 
 
 def _value(participant: Mapping[str, Any]) -> float:
@@ -226,15 +234,15 @@ def _left(accounts: Mapping[str, Mapping[str, Any]]) -> str:
     return f"Runs like it that are left: {fewest or 'none'} for {listed(short)}, up to {most} for the others."
 
 
-def _next(known: Mapping[str, Mapping[str, Any]], scenario: Scenario | None) -> str:
+def _next(known: Mapping[str, Mapping[str, Any]], scenario: Scenario | None, *, named: bool = True) -> str:
     """Say what to do, by verdict; the verdict before joining (N_eff) tells too few partners from a poor learner."""
     said: dict[str, list[str]] = {}
     for name, one in sorted(known.items(), key=lambda item: (_RANK[verdict_of(item[1])], -_value(item[1]))):
         said.setdefault(_advice(name, one, scenario), []).append(name)
     empty = [name for name, one in known.items() if one["epsilon"].get("runs_left") == 0]
-    parts = [f"{advice}: {listed(names)}" for advice, names in said.items()]
     if empty:
-        parts.append(f"the lifetime budget is used up, so stop or raise it: {listed(empty)}")
+        said["the lifetime budget is used up, so stop or raise it"] = empty
+    parts = [f"{advice}: {listed(names)}" if named else advice for advice, names in said.items()]
     return f"Next, {'; '.join(parts)}."
 
 
