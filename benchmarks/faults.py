@@ -31,6 +31,7 @@ import sqlite3
 import threading
 import time
 import tomllib
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,9 +128,7 @@ def world(folder: Path, names: tuple[str, ...], **terms: Any) -> Iterator[World]
 def undisturbed(world: World, names: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
     """Return the model of a run without faults, of these participants alone, by the embedded engine."""
     scenario = tomllib.loads(world.scenario.read_text())
-    scenario["roster"] = [
-        participant for participant in scenario["roster"] if participant["name"] in (names or world.names)
-    ]
+    scenario["roster"] = [one for one in scenario["roster"] if one["name"] in (names or world.names)]
     folder = world.folder / "undisturbed"
     shutil.copytree(world.folder / "policies", folder / "policies")
     (folder / "faults.toml").write_text(tomli_w.dumps(scenario))
@@ -395,6 +394,7 @@ def play(
             result, failure = None, no_room(error) if isinstance(error, OSError) else str(error)
             if not failure:
                 raise
+            traceback.print_exc()  # whose disk it was
     if made and made[0].error is not None:
         raise made[0].error
     return Play(job.folder, result, failure, started, time.time(), made[0].injected if made else {})

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -61,6 +61,11 @@ class OwnFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Write the line to standard error; what the file took of it stays there."""
         sys.stderr.write(self.format(record) + "\n")
+
+    def close(self) -> None:
+        """Close the file. What its disk did not take was said already: a log never fails a run."""
+        with suppress(OSError):
+            super().close()
 
 
 def tolerant_streams() -> None:

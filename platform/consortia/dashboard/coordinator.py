@@ -89,8 +89,8 @@ class CoordinatorView:
                 raise HTTPException(404)
             failures = [one for one in run.failures if one.participant == participant]
             return self._page(
-                "found.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
-                run=run, found=found, spent=self._gauge(run, found), charts=self._participant_charts(run, found),
+                "participant.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
+                run=run, participant=found, spent=self._gauge(run, found), charts=self._participant_charts(run, found),
                 failures=failures[: -_FAILURES - 1 : -1],
             )  # fmt: skip
 

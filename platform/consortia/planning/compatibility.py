@@ -141,8 +141,8 @@ def cautions(scenario: Scenario) -> list[str]:
         spare = len(participants) - least
         if attackers and 0 <= spare < attackers:
             found.append(
-                f"{where}: {len(participants)} participants, and it needs {least}: {spare + 1} without a usable reply "
-                "stop its training; take a strategy that needs fewer, or share with more"
+                f"{where}: {len(participants)} participants, and it needs {least}: {spare + 1} that send nothing "
+                "usable stop its training; take a strategy that needs fewer, or share with more"
             )
         private = [participant.name for participant in participants if not participant.non_private]
         rounds, most = scenario.contract.rounds, scenario.contract.participations
