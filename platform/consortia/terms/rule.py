@@ -57,9 +57,10 @@ def with_choice(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     contract = data["contract"]
     industries, tables, lines = contract.get("industries"), contract.get("by_industry", {}), data.get("roster")
-    whole = isinstance(industries, dict) and isinstance(tables, dict) and isinstance(lines, list)
-    if not whole or not all(isinstance(one, dict) for one in (*industries.values(), *tables.values(), *lines)):
+    if not isinstance(industries, dict) or not isinstance(tables, dict) or not isinstance(lines, list):
         return dict(data)  # what is no table is refused where it is read
+    if not all(isinstance(one, dict) for one in (*industries.values(), *tables.values(), *lines)):
+        return dict(data)
     roster = [parse(RosterParticipant, line, f"{where}: roster") for line in lines]
 
     def choose(industry: str) -> Choice:
