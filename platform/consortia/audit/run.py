@@ -112,7 +112,10 @@ def run(
     try:
         with workspace() as folder:
             whole = scenario.contract if scenario.contract.by_industry else None
-            audits = [Audit(part, Path(folder), quick, fail_fast, whole) for part in _parts(scenario)]
+            audits = [
+                Audit(part, Path(folder) / str(place), quick, fail_fast, whole)
+                for place, part in enumerate(_parts(scenario))
+            ]
             for (name, instrument), audit in itertools.product(INSTRUMENTS.items(), audits):
                 if only and name not in only:
                     continue

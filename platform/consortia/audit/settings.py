@@ -52,6 +52,7 @@ class Audit:
     _benches: int = 0
 
     def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         terms = self.scenario.contract.industries
         #: By industry, the name of the optimizer of steps that adapt.
         self.adaptive = {name: one.optimizer.name for name, one in terms.items() if one.adaptive and one.optimizer}
