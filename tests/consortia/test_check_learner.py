@@ -13,6 +13,7 @@ import pytest
 from own_learners import centres
 from torch import nn
 
+from consortia.learners.blocks import clipped as clipping
 from consortia.terms import learners
 from consortia.testing import LearnerCheckError, check_learner
 from consortia.testing._learner_case import Case
@@ -177,6 +178,14 @@ def test_code_that_remembers_other_units_loses_the_game_on_the_real_path(fails: 
 def test_a_wrong_sensitivity_loses_no_game(fails: Any) -> None:
     """The platform clips to what is stated, so a false statement costs accuracy and not epsilon."""
     assert not fails(_learner(_FarTooSmall), "no_unit_moves_a_block_further_than_it_says")
+
+
+@pytest.mark.end_to_end
+def test_without_the_platforms_clip_a_wrong_sensitivity_loses_the_game(
+    fails: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clipping, "shortened", lambda vector, longest: vector)
+    assert "a unit moves" in fails(_learner(_FarTooSmall), "no_unit_moves_a_block_further_than_it_says")
 
 
 def test_an_option_that_a_contract_cannot_hold_is_named(fails: Any) -> None:

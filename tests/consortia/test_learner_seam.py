@@ -19,6 +19,7 @@ from packages import Packages
 from clients import registry
 from consortia.common.errors import InputError, RunFailedError
 from consortia.coordinator.blocks import after_parts
+from consortia.learners.blocks import clipped as clipping
 from consortia.learners.blocks.clipped import clipped, shortened
 from consortia.learners.blocks.parts import Part
 from consortia.learners.blocks.recipe import Opened
@@ -187,9 +188,9 @@ def _whatever(unit: Any) -> Any:
     return unit.features.sum() * 10.0 ** (300 * (first > 1)) * np.ones(3)
 
 
-@pytest.mark.parametrize("adds", [_whatever, lambda unit: np.full(3, 1e308), lambda unit: 1e-3 * np.arange(3.0)])
-def test_no_unit_moves_a_block_by_more_than_is_stated_whatever_the_package_returns(adds: Any) -> None:
-    rule, closest = clipped("own", _Own(adds), SHARES), 0.0
+def _furthest(adds: Any) -> float:
+    """Return how far one unit of some tables moves the block, of 1 as stated."""
+    rule, furthest = clipped("own", _Own(adds), SHARES), 0.0
     for seed in range(6):
         rows = _rows(30, seed)
         (whole,) = rule.exact(1, rows, {})
@@ -197,13 +198,19 @@ def test_no_unit_moves_a_block_by_more_than_is_stated_whatever_the_package_retur
             kept = rows.unit_index != unit
             index = rows.unit_index[kept]
             (less,) = rule.exact(1, Rows(rows.features[kept], rows.target[kept], index - (index > unit).long()), {})
-            closest = max(closest, float(np.linalg.norm(whole - less)) / 0.7)
-    assert closest <= 1.0
-    assert closest > 0.99 or adds(next(iter([_Unit()]))).max() < 0.1  # the bound is reached where it is passed
+            furthest = max(furthest, float(np.linalg.norm(whole - less)) / 0.7)
+    return furthest
 
 
-class _Unit:
-    features = np.zeros((1, 2))
+@pytest.mark.parametrize("adds", [_whatever, lambda unit: np.full(3, 1e308), lambda unit: unit.features[:1, 0] * 1e3])
+def test_no_unit_moves_a_block_by_more_than_is_stated_whatever_the_package_returns(adds: Any) -> None:
+    assert _furthest(adds) <= 1.0
+
+
+def test_the_bound_is_reached_and_without_the_clip_it_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _furthest(lambda unit: np.full(3, 5.0)) > 0.99
+    monkeypatch.setattr(clipping, "shortened", lambda vector, longest: vector)
+    assert _furthest(lambda unit: np.full(3, 5.0)) > 10
 
 
 def test_sums_are_exact_in_any_order() -> None:
