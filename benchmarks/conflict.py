@@ -25,8 +25,9 @@ import tomli_w
 import torch
 
 from clients import bank, hospital, registry
+from consortia.engines.demonstration import demo_policy_file
 from consortia.engines.options import Options
-from consortia.engines.runner import demo_policy_file, prepare
+from consortia.engines.runner import prepare
 from consortia.engines.vectorized.coordinator import CrowdCoordinator
 from consortia.participant import personal
 from consortia.participant.baseline import baseline

@@ -36,8 +36,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
 
+from consortia.engines.demonstration import demo_policy_file
 from consortia.engines.options import Options
-from consortia.engines.runner import demo_policy_file, execute, prepare
+from consortia.engines.runner import execute, prepare
 from consortia.terms.scenario import load_scenario
 from strategies.base import Controlled, LocalHalf, Strategy, TakesTurns, Update
 from strategies.registry import make

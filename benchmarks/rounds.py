@@ -32,9 +32,10 @@ import tomli_w
 
 from consortia.cli.budget import allow, init
 from consortia.engines.base import Job
+from consortia.engines.demonstration import demo_policy_file
 from consortia.engines.flower import Federation, _free_port, tomli_inline
 from consortia.engines.options import Options
-from consortia.engines.runner import demo_policy_file, execute, prepare
+from consortia.engines.runner import execute, prepare
 from consortia.messages.flower_pace import SWITCH
 from consortia.terms.scenario import find_scenario
 

@@ -27,8 +27,9 @@ import tomli_w
 
 from consortia.common.strict import read_toml
 from consortia.engines.base import Job
+from consortia.engines.demonstration import demo_policy_file
 from consortia.engines.options import Options
-from consortia.engines.runner import demo_policy_file, prepare
+from consortia.engines.runner import prepare
 from consortia.messages.exchange import Answer
 from consortia.participant.home import Home
 from consortia.terms.scenario import find_scenario

@@ -231,7 +231,7 @@ def test_a_vertical_run_scores_its_next_batch(files: Path) -> None:
 def test_a_finished_run_makes_the_report_and_shows_its_receipts(files: Path, run: str, participant: str) -> None:
     folder = _run(files, "finished", run)
     consortia("report", folder, "--participant", participant).ok()
-    page = (folder / "report.md").read_text() + (folder / "report.html").read_text()
+    page = "".join((folder / f"report-{participant}.{kind}").read_text() for kind in ("md", "html"))
     for name in (run, participant, _result(folder)["contract_sha256"]):
         assert name in page
     homes = sorted((folder / "participants").iterdir())

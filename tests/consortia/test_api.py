@@ -115,7 +115,7 @@ def test_made_up_rows_and_an_inferred_schema_are_called_so(run: consortia.Run) -
     said = str(run)
     assert "synthetic" in said
     assert "not private" in said
-    assert "∞ non-private" in said
+    assert "non-private, without a guarantee (ε = ∞)" in said
     assert run.plot_gains().get_suptitle().startswith("Rows from Python (SYNTHETIC")
 
 

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.deploy.kit import write_kit
+from consortia.engines.demonstration import demo_policy_file
 from consortia.engines.options import Options
-from consortia.engines.runner import demo_policy_file, execute, prepare
+from consortia.engines.runner import execute, prepare
 from consortia.learners.blocks.noise import mu_of
 from consortia.terms import rule
 from consortia.terms.recipe import additive_recipe

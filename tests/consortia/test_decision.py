@@ -135,7 +135,7 @@ def test_a_vertical_run_has_an_owner_and_helpers() -> None:
     text = str(decide(record({"bank": owner, "clinic": helper})))
     assert "hold different columns of the same persons: clinic helped bank." in text
     assert "Joining paid clearly for bank." in text
-    assert "clinic took part without a guarantee (ε = ∞)" in text
+    assert "clinic took part non-private, without a guarantee (ε = ∞)" in text
     assert "use the federated model: bank" in text
 
 

@@ -114,7 +114,7 @@ def check_simple(simple: list[str]) -> None:
         assert re.search(rf"^{arguments[0]}:", makefile, flags=re.MULTILINE), simple
     elif program == "docker":
         assert arguments[0] == "compose"
-        assert arguments[1] in {"up", "run", "logs"}
+        assert arguments[1] in {"up", "run", "logs", "exec"}
         services = [word for word in arguments[2:] if not word.startswith("-")]
         templates = ROOT / "platform" / "consortia" / "templates"
         known = read(templates / "kit_compose.yml.txt") + read(templates / "compose.yml.txt")

@@ -13,7 +13,7 @@ from typing import Any
 import tomli_w
 
 from consortia.common.strict import read_toml
-from consortia.engines.runner import demo_policy_file
+from consortia.engines.demonstration import demo_policy_file
 from consortia.participant.home import Home
 from consortia.terms.scenario import load_scenario
 from privacy.accounting import solve_noise_multiplier

@@ -22,11 +22,12 @@ from clients import registry, tables
 from clients.errors import ClientError
 from clients.schema import Schema
 from consortia.api import frames
+from consortia.common.environment import default_root
 from consortia.common.errors import ArgumentError, InputError
 from consortia.common.strict import read_record
 from consortia.models.rows import outputs_of, predict
 from consortia.models.source import Found, of_coordinator, of_participant
-from consortia.participant.home import Home, default_root
+from consortia.participant.home import Home
 from consortia.reports.page.facts import Facts, gather
 from consortia.reports.page.render import write
 from consortia.reports.tables import print_result

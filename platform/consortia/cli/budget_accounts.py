@@ -10,10 +10,11 @@ import tomlkit
 import typer
 
 from consortia.common.console import out
+from consortia.common.environment import default_root
 from consortia.common.errors import InputError
 from consortia.participant import ledger_witness
 from consortia.participant.account import history, summary
-from consortia.participant.home import Home, default_root
+from consortia.participant.home import Home
 from consortia.reports.accounts import print_accounts, print_history
 from consortia.terms.policy import Policy, parse_policy, policy_or_input_error
 from privacy.errors import PrivacyError

@@ -28,7 +28,8 @@ def check(
     from clients import registry
     from clients.errors import ClientError
     from clients.sources import parse_source, read
-    from consortia.participant.home import Home, default_root
+    from consortia.common.environment import default_root
+    from consortia.participant.home import Home
     from consortia.participant.rows import read_rows
     from consortia.preflight.rows import as_data, look_at
     from consortia.terms.policy import policy_or_input_error

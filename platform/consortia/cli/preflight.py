@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from consortia.common.console import err, out
+from consortia.common.environment import default_root
 from consortia.common.errors import InputError
-from consortia.participant.home import Home, default_root
+from consortia.participant.home import Home
 from consortia.terms.scenario import load_scenario
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from consortia.common.console import friendly
+from consortia.common.environment import default_root
 from consortia.common.errors import InputError
-from consortia.participant.home import Home, default_root
+from consortia.participant.home import Home
 from consortia.participant.identity import make_identity
 
 app = typer.Typer(help="Manage the key that identifies a participant in secure sums.", no_args_is_help=True)

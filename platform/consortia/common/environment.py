@@ -1,4 +1,4 @@
-"""Records the versions of a run (no names of machines, users or folders), and switches off Flower's telemetry."""
+"""What a process finds around it: versions (no names of machines or users), Flower's switches, where homes lie."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["describe", "flower_stays_offline", "hashes"]
+__all__ = ["default_root", "describe", "flower_stays_offline", "hashes"]
 
 PACKAGES = ("consortia", "flwr", "torch", "opacus", "dp-accounting", "numpy", "pandas", "scikit-learn", "safetensors")
+
+
+def default_root() -> Path:
+    """Return where the homes of participants lie when nobody says so: `$CONSORTIA_HOME`, or `~/.consortia`."""
+    return Path(os.environ.get("CONSORTIA_HOME") or Path.home() / ".consortia")
 
 
 def flower_stays_offline() -> None:

@@ -17,7 +17,7 @@ import tomli_w
 
 from clients import registry
 from clients.tables import known_from
-from consortia.common.disk import write_json, write_text
+from consortia.common.environment import default_root, write_json, write_text
 from consortia.common.errors import InputError, RunFailedError, RunRefusedError
 from consortia.common.logs import OwnFile
 from consortia.engines import record
@@ -28,7 +28,7 @@ from consortia.engines.demonstration import demo_policy
 from consortia.engines.options import Options, check_options
 from consortia.engines.vectorized import participants
 from consortia.participant.data import idle_files
-from consortia.participant.home import Home, default_root
+from consortia.participant.home import Home
 from consortia.participant.identity import pin_each_other
 from consortia.planning.plan import make_plans
 from consortia.terms.industries import unconfirmed

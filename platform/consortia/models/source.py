@@ -12,10 +12,10 @@ import safetensors.torch
 
 from clients import registry as industries
 from clients.tables import known_from
+from consortia.common.environment import default_root
 from consortia.common.errors import InputError
 from consortia.common.strict import read_record
 from consortia.coordinator import coalitions
-from consortia.participant.home import default_root
 from consortia.participant.own_model import FEDERATED, About, OwnModel, from_bytes, to_bytes
 from consortia.terms.scenario import scenario_from_json
 from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of

@@ -210,8 +210,3 @@ class _Handles:
 
 
 _handles = _Handles()
-
-
-def default_root() -> Path:
-    """Return `$CONSORTIA_HOME`, or `~/.consortia`."""
-    return Path(os.environ.get("CONSORTIA_HOME") or Path.home() / ".consortia")

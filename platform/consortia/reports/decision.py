@@ -197,7 +197,7 @@ def _cost(result: Mapping[str, Any], participants: Mapping[str, Mapping[str, Any
         whom = "" if len(private) == 1 else " each of them" if len(private) == len(participants) else ""
         parts.append(f"{verb}{whom} ε {epsilon_range([a['run'] for a in private.values()])}{_of_budget(private)}")
     if open_ended:
-        parts.append(f"{listed(open_ended)} took part without a guarantee (ε = ∞)")
+        parts.append(f"{listed(open_ended)} took part non-private, without a guarantee (ε = ∞)")
     text = "; ".join(parts)
     return f"{text}. {_left(private)}".strip() if text else ""
 

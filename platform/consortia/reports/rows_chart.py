@@ -142,7 +142,7 @@ def _ends(values: Sequence[float]) -> tuple[float, float]:
 def _across(low: float, high: float) -> tuple[Callable[[float], float], float, float]:
     """Return a function from values to per cent of the width, and the ends of the axis."""
     room = (high - low) * 0.06 or max(abs(high), 1e-6) * 0.1
-    low, high = low - (room if low else 0.0), high + (room if high else 0.0)
+    low, high = low - (room if low else 0.0), high + (room if high or not low else 0.0)
     return (lambda value: 100 * (value - low) / (high - low)), low, high
 
 

@@ -35,10 +35,10 @@ from consortia.learners.sums.forecast import Others, effective_rows, total_noise
 from consortia.terms.choice import Choice, Chosen, explicit, network_terms, rows_alone, settled_terms
 from consortia.terms.contract import Contract, clip_of
 from consortia.terms.contract_fields import Split, TrainingTerms
+from consortia.terms.learners import with_constants
 from consortia.terms.recipe import additive_recipe
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.settle import settle, sigma_of
-from consortia.terms.sums import with_constants
 from privacy.secure_sum.fixed_point import INFLATION
 
 __all__ = ["ENOUGH", "rows_left", "with_choice"]
