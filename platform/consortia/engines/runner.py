@@ -17,7 +17,8 @@ import tomli_w
 
 from clients import registry
 from clients.tables import known_from
-from consortia.common.environment import default_root, write_json, write_text
+from consortia.common.disk import write_json, write_text
+from consortia.common.environment import default_root
 from consortia.common.errors import InputError, RunFailedError, RunRefusedError
 from consortia.common.logs import OwnFile
 from consortia.engines import record
