@@ -37,7 +37,9 @@ from strategies import registry as strategies
 from strategies.registry import NAMES
 
 DOCS = ROOT / "docs"
-SHELL = {"cat", "cd", "cp", "export", "head", "kubectl", "mkdir", "sed"}
+SHELL = {"cat", "cd", "cp", "export", "head", "kubectl", "mkdir", "mv", "sed"}
+#: Of a host's administrator, on the page about systemd.
+SHELL |= {"chown", "systemctl", "systemd-analyze", "useradd"}
 
 
 @cache
@@ -114,7 +116,11 @@ def check_simple(simple: list[str]) -> None:
         assert re.search(rf"^{arguments[0]}:", makefile, flags=re.MULTILINE), simple
     elif program == "docker":
         assert arguments[0] == "compose"
-        assert arguments[1] in {"up", "run", "logs", "exec"}
+        if arguments[1] == "exec":  # a launcher's container
+            assert arguments[2].endswith("-app"), simple
+            check_simple(arguments[3:])
+            return
+        assert arguments[1] in {"up", "run", "logs"}
         services = [word for word in arguments[2:] if not word.startswith("-")]
         templates = ROOT / "platform" / "consortia" / "templates"
         known = read(templates / "kit_compose.yml.txt") + read(templates / "compose.yml.txt")
