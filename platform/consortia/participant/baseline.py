@@ -215,8 +215,8 @@ def _best(
     return min(near, key=lambda place: float(row_losses(client, held[place], rows).mean()))
 
 
-#: The baselines of the last runs: a run that measures several models searches once, and so do runs that differ only in
-#: what the search does not see: budgets, rounds, the strategy.
+#: The last baselines: a run that measures several models searches once, and so do runs that differ only in what the
+#: search does not see: budgets, and where the model is linear all of the contract.
 _cache: Latest[Baseline] = Latest(_CACHED)
 
 
