@@ -128,9 +128,7 @@ def world(folder: Path, names: tuple[str, ...], **terms: Any) -> Iterator[World]
 def undisturbed(world: World, names: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
     """Return the model of a run without faults, of these participants alone, by the embedded engine."""
     scenario = tomllib.loads(world.scenario.read_text())
-    scenario["roster"] = [
-        participant for participant in scenario["roster"] if participant["name"] in (names or world.names)
-    ]
+    scenario["roster"] = [one for one in scenario["roster"] if one["name"] in (names or world.names)]
     folder = world.folder / "undisturbed"
     shutil.copytree(world.folder / "policies", folder / "policies")
     (folder / "faults.toml").write_text(tomli_w.dumps(scenario))
