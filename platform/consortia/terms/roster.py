@@ -28,7 +28,7 @@ class RosterParticipant(StrictModel):
     dataset: Name
     site: str
     units: Annotated[int, Field(ge=1)]
-    unit: Annotated[str, Field(pattern=UNIT, exclude_if=operator.not_)] = ""  # old readers know no such key
+    unit: Annotated[str, Field(pattern=rf"^$|{UNIT}", exclude_if=operator.not_)] = ""  # old readers know no such key
     epsilon: Annotated[float, Field(gt=0)]
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
 
