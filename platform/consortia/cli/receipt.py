@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,11 +27,16 @@ def receipt(
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipts as JSON.")] = False,
 ) -> None:
     """Show whether joining paid: alone, control, federated and joined side by side, with the net gain."""
-    found = [_read(home if home.is_dir() else default_root() / home, run) for home in homes]
+    found = [_read(_folder(home), run) for home in homes]
     if as_json:
         typer.echo(json.dumps(found))
     else:
         print_receipts(out, found)
+
+
+def _folder(home: Path) -> Path:
+    root = os.environ.get("CONSORTIA_HOME")  # the home's own module would load numpy
+    return home if home.is_dir() or not root else Path(root) / home
 
 
 def _read(home: Path, run: str) -> dict[str, Any]:
