@@ -153,3 +153,10 @@ def test_the_log_at_home_names_a_full_disk_on_the_console(tmp_path: Path, capsys
         handler.emit(logging.LogRecord("consortia.participant", logging.ERROR, "", 0, "incident 7: %s", (said,), None))
         handler.close()
     assert json.loads(capsys.readouterr().err)["message"] == f"incident 7: {said}"
+
+
+def test_a_log_whose_folder_is_gone_goes_to_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handler = OwnFile(tmp_path / "gone" / "participant.log", "bank-a")
+    handler.emit(logging.LogRecord("consortia.participant", logging.ERROR, "", 0, "incident %s", (7,), None))
+    handler.close()
+    assert json.loads(capsys.readouterr().err)["message"] == "incident 7"

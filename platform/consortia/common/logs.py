@@ -58,6 +58,13 @@ class OwnFile(logging.FileHandler):
         super().__init__(file, encoding="utf-8", delay=True)
         self.setFormatter(JsonLines(participant))
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line; a file that cannot even be opened is no error of whoever logs."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Write the line to standard error; what the file took of it stays there."""
         sys.stderr.write(self.format(record) + "\n")
