@@ -138,7 +138,8 @@ LEARNERS: tuple[tuple[Mutant, str, str, str], ...] = (
             "privacy/_layer.py",
             _SQUARES,
             _SQUARES.replace(
-                "_norms(self.samples)", "_norms({p: sample for p, sample in self.samples.items() if p.dim() > 1})"
+                "_norms(self.samples)",
+                "_norms({p: s for p, s in self.samples.items() if p is not getattr(self.layer, 'bias', None)})",
             ),
         ),
         "one",

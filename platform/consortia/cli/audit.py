@@ -19,8 +19,8 @@ def audit(
         list[str] | None,
         typer.Option(
             metavar="INSTRUMENT",
-            help="mechanism, phases, sizes, canary, coordinator, sums, vectorised, vertical, neighbours, metrics, "
-            "sampler, noise or recount.",
+            help="mechanism, asking, phases, sizes, canary, coordinator, sums, vectorised, vertical, neighbours, "
+            "statistics, metrics, sampler, noise or recount.",
         ),
     ] = None,
     quick: Annotated[
