@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from consortia.cli import audit, build_app
-from consortia.reports.tables import wait_hint
+from consortia.reports.watch import wait_hint
 
 
 def test_every_engine_says_how_to_go_on(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from consortia.metrics.from_histograms import HISTOGRAM_METRICS, from_histogram
 from consortia.participant.own_candidates import ridge
 from consortia.planning.compatibility import cautions
 from consortia.planning.plan import make_plans
-from consortia.reports.tables import Watch
+from consortia.reports.watch import Watch
 from consortia.studies.sweep import points
 from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json
 from privacy.accounting import solve_noise_multiplier

@@ -15,7 +15,7 @@ from consortia.common.errors import ArgumentError, RunFailedError, RunRefusedErr
 from consortia.engines.base import Job
 from consortia.engines.options import Options
 from consortia.engines.runner import execute
-from consortia.reports.tables import Watch
+from consortia.reports.watch import Watch
 from consortia.studies.controlled_run import control, prepare
 from consortia_plugins.arguments import named_arguments
 

@@ -12,12 +12,12 @@ from consortia.common.console import err, out
 if TYPE_CHECKING:
     from consortia.engines.base import Job
     from consortia.engines.runner import Outcome
-    from consortia.reports.tables import Watch
+    from consortia.reports.watch import Watch
 
 
 def watch_on(engine: str, *, as_json: bool) -> Callable[[Job], Watch]:
     """Return what shows the rounds of a job: on standard error where standard output is JSON."""
-    from consortia.reports.tables import Watch
+    from consortia.reports.watch import Watch
 
     return lambda started: Watch(err if as_json else out, started, simulation=engine != "flower")
 

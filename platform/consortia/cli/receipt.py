@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from consortia.common.console import out
-from consortia.common.environment import default_root
 from consortia.common.errors import InputError
 from consortia.common.strict import read_record
 from consortia.reports.receipt_table import print_receipts

@@ -88,7 +88,8 @@ def run(
     from consortia.engines.causes import causes
     from consortia.engines.runner import execute, unconfirmed_clients
     from consortia.reports import tracking
-    from consortia.reports.tables import refusal_hint, wait_hint
+    from consortia.reports.tables import refusal_hint
+    from consortia.reports.watch import wait_hint
     from consortia.studies.controlled_run import control, prepare
 
     tracked = tracking.chosen(track)

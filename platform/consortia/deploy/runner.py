@@ -31,8 +31,9 @@ from consortia.engines.control import Control, longest_run, read_status
 from consortia.engines.runner import with_batches
 from consortia.participant.home import Home
 from consortia.reports import tracking
-from consortia.reports.tables import Watch, conditional_split_note, print_result, refusal_hint
+from consortia.reports.tables import conditional_split_note, print_result, refusal_hint
 from consortia.reports.tracking import Tracking
+from consortia.reports.watch import Watch
 from consortia.terms.scenario import Scenario, scenario_from_json
 
 _STATUS_EVERY_SECONDS = 15.0
