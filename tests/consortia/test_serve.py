@@ -57,7 +57,16 @@ def test_both_processes_are_those_of_the_compose_file(kit: Path) -> None:
 def test_the_kit_gets_what_is_missing_and_commands_find_the_home(kit: Path) -> None:
     assert {"ledger", "policy.toml", "va"} <= set(prepare(kit, "va"))
     assert prepare(kit, "va") == []
-    assert (kit / "home" / "policy.toml").read_text() == (kit / "policy.toml").read_text()
+    policy = (kit / "policy.toml").read_text()
+    for what, filled in (
+        ("epsilon", "1.0"),
+        ("delta", "0.0002"),
+        ("source", '"csv:/data/rows.csv"'),
+        ("unit", '"record"'),
+    ):
+        policy = policy.replace(f'{what} = "FILL IN"', f"{what} = {filled}")
+    (kit / "policy.toml").write_text(policy)
+    assert (kit / "home" / "policy.toml").read_text() == policy
     shown = CliRunner().invoke(build_app(["budget", "history"]), ["budget", "history", "va", "--home", str(kit)])
     assert shown.exit_code == 0, shown.output
 
