@@ -102,7 +102,7 @@ def test_a_log_gets_round_1_at_once_and_a_line_a_minute(tmp_path: Path, monkeypa
     ]
     now = time.time()
     for later, lines in ((30.0, 1), (61.0, 2), (90.0, 2), (122.0, 3)):
-        monkeypatch.setattr(watch.time, "time", lambda later=later: now + later)
+        monkeypatch.setattr(progress.time, "time", lambda later=later: now + later)
         watch._show(watch._new_events())
         assert len(written.getvalue().splitlines()) == lines
     assert f"waiting for {NAMES[0]}" in written.getvalue()
