@@ -17,6 +17,7 @@ from consortia.engines.base import Job
 from consortia.messages.answer_codes import PREFIX, meaning
 from consortia.messages.flower import GridExchange
 from consortia.participant.home import Home
+from consortia.reports import watch as progress
 from consortia.reports.waiting import Waiting
 from consortia.reports.watch import Watch
 from consortia.terms.scenario import load_scenario
