@@ -37,7 +37,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 SCENARIOS = [
     name
     for name in committed_scenarios()
-    if not {"vertical", "noisy_sums"} & (contract := read_toml(find_scenario(name))["contract"]).keys()
+    if "vertical" not in (contract := read_toml(find_scenario(name))["contract"])
+    and contract.get("learner", "gradient") == "gradient"
     and contract.get("trust") != "coordinator"
 ]
 

@@ -12,7 +12,7 @@ Guarantees
 * The process that reads rows has no connection: it gets an envelope and gives one back through a pipe. What talks to
   the SuperNode reads no rows.
 * Each message has a fresh process, forked after all imports (`consortia.deploy.forks`), with randomness of its own.
-  While no message comes, PyTorch is not loaded.
+  After ten minutes without a message PyTorch is let go, until the next one.
 * A process that dies or hangs is answered for at once, with an incident id.
 """
 
@@ -31,7 +31,7 @@ from typing import Any
 from consortia.common.errors import ConsortiaError, InputError
 from consortia.common.logs import JsonLines
 
-#: Imported by the first message, or inside functions on its way.
+#: Imported in the background from the start, or inside functions on its way.
 _LAZY = (
     "consortia.client_app",
     "opacus",
