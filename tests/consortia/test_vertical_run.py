@@ -117,9 +117,11 @@ def test_budget_show_keeps_the_labels_lifetime_apart(done: Shared) -> None:
     assert (label["unit"], label["relation"]) == ("record", "change_one_label")
     seen = accounts["customers/intersection", "lif"]
     assert (seen["non_private"], seen["budget"], seen["left"], seen["releases"]) == (True, None, None, 3)
-    for words in (command, ["budget", "history", "bank", "--home", str(home.folder.parent)]):
+    history = ["budget", "history", "bank", "--home", str(home.folder.parent)]
+    assert "at δ 0, change" in CliRunner().invoke(build_app(), history).output
+    for words in (command, [*history, "--rounds"]):
         text = CliRunner().invoke(build_app(), words).output
-        assert all(word in text for word in ("change", "label", "randomised", "values"))
+        assert all(word in text for word in ("change", "label", "randomised", "values")), text
 
 
 def test_labels_were_randomised_once_and_every_partner_has_the_same_bits(done: Shared) -> None:

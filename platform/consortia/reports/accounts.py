@@ -139,7 +139,7 @@ def print_history(
             lost = f", {account['abandoned']} of them abandoned" if account["abandoned"] else ""
             told.append(
                 f"  {account['releases']} releases{lost}: ε {_spent(account)} of {epsilon_text(account['budget'])} "
-                f"at δ {account['delta']:g}, by PLD"
+                f"at δ {account['delta']:g}{_other_relation(account)}{', by PLD' if account['delta'] else ''}"
             )
         entries.append(told)
     console.print(
