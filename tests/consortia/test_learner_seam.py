@@ -17,6 +17,9 @@ from own_learners import centres
 from packages import Packages
 
 from clients import registry
+from consortia.audit import block_sums
+from consortia.audit.scenes import Deck
+from consortia.audit.settings import Audit
 from consortia.common.errors import InputError, RunFailedError
 from consortia.coordinator.blocks import after_parts
 from consortia.learners.blocks import clipped as clipping
@@ -33,7 +36,7 @@ from consortia.terms.scenario import find_scenario, load_scenario, scenario_from
 from consortia.terms.scopes import build_module
 
 HEAD = 'schema = 1\nname = "few"\ntitle = "Few"\n[contract]\nschema = 1\nwire = 1\nlearner = "lent"\n'
-SEAT = '[[roster]]\nname = "a"\nindustry = "{0}"\ndataset = "d"\nsite = "{1}"\nunits = 200\nepsilon = 1.0\n'
+PARTICIPANT = '[[roster]]\nname = "a"\nindustry = "{0}"\ndataset = "d"\nsite = "{1}"\nunits = 200\nepsilon = 1.0\n'
 SHARES = Shares("blocks", ((1.0,),))
 
 
@@ -44,7 +47,7 @@ def _a_package_brings_it() -> Iterator[None]:
 
 
 def _contract(more: str = "", industry: str = "bank", site: str = "other") -> Any:
-    text = HEAD + more + f"[contract.industries.{industry}]\n" + SEAT.format(industry, site)
+    text = HEAD + more + f"[contract.industries.{industry}]\n" + PARTICIPANT.format(industry, site)
     return scenario_from_toml(text).contract
 
 
@@ -80,7 +83,7 @@ def test_what_does_not_fit_is_one_sentence(more: str, said: str) -> None:
 
 
 def test_an_unknown_learner_says_which_there_are() -> None:
-    text = HEAD.replace('"lent"', '"centers"') + "[contract.industries.bank]\n" + SEAT.format("bank", "other")
+    text = HEAD.replace('"lent"', '"centers"') + "[contract.industries.bank]\n" + PARTICIPANT.format("bank", "other")
     with pytest.raises(InputError) as caught:
         scenario_from_toml(text)
     assert "contract.learner: wanted a learner that is built in or installed (gradient, sums, additive" in str(
@@ -298,3 +301,16 @@ def test_a_model_is_the_same_for_everybody_and_nothing_of_it_is_shared_by_mistak
     one, other = build_module(contract, "bank"), build_module(contract, "bank")
     one.head.centres += 1
     assert not other.head.centres.any()
+
+
+@pytest.mark.end_to_end  # it solves the noise of a sum
+def test_the_audit_plays_its_blocks_inside_a_secure_sum(tmp_path: Path) -> None:
+    head = HEAD + 'trust = "aggregate"\n[contract.secure]\ncolluders = 1\nmin_cohort = 3\n[contract.industries.bank]\n'
+    banks = [("a", "other"), ("b", "new-car"), ("c", "used-car"), ("d", "furniture")]
+    roster = [PARTICIPANT.format("bank", site).replace('"a"', f'"{name}"', 1) for name, site in banks]
+    audit = Audit(scenario_from_toml(head + "".join(roster)), tmp_path, quick=True, random=np.random.default_rng(0))
+    members = block_sums.members(audit)
+    decks = {one.name: Deck(audit.pool(one)) for one in members}
+    games = block_sums.play(audit, members, decks, 1)
+    assert games
+    assert not [game.recipe for game in games if game.lost]

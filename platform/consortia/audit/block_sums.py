@@ -85,7 +85,9 @@ def _settled(audit: Audit, participants: Sequence[RosterParticipant]) -> Contrac
     """Return the contract with a sum of these members."""
     data = json.loads(audit.scenario.to_json())
     contract = data["contract"]
-    contract |= {"releases": [contract["learner"]], "evaluation": {"metrics": "none"}, "stopping": None}
+    terms = audit.contract.noisy_sums
+    assert terms is not None
+    contract |= {"releases": [terms.shares.what], "evaluation": {"metrics": "none"}, "stopping": None}
     contract["secure"] = {"colluders": 1, "min_cohort": 3, **(contract.get("secure") or {}), **sums.MODES[_MODE]}
     data["roster"] = [{**one.model_dump(mode="json"), "epsilon": _EPSILON} for one in participants]
     return settled(Scenario.model_validate_json(json.dumps(data)), anew=True).contract
