@@ -28,7 +28,7 @@ from privacy.ledger import Ledger
 from privacy.observation import observing
 
 HEAD = 'schema = 1\nname = "few"\ntitle = "Few"\n[contract]\nschema = 1\nwire = 1\nlearner = "additive"\n'
-SEAT = '[[roster]]\nname = "a"\nindustry = "bank"\ndataset = "d"\nsite = "other"\nunits = 200\nepsilon = 1.0\n'
+PARTICIPANT = '[[roster]]\nname = "a"\nindustry = "bank"\ndataset = "d"\nsite = "other"\nunits = 200\nepsilon = 1.0\n'
 
 
 def _short(folder: Path, rounds: int = 2, epsilon: str = "inf") -> str:
@@ -57,11 +57,11 @@ def _model(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_written_contract_needs_the_learner_and_its_industries_only() -> None:
-    contract = scenario_from_toml(HEAD + "[contract.industries.bank]\n" + SEAT).contract
+    contract = scenario_from_toml(HEAD + "[contract.industries.bank]\n" + PARTICIPANT).contract
     assert (contract.rounds, contract.releases) == (21, ("additive",))
     assert contract.additive is not None
     assert contract_from_json(contract.canonical()) == contract
-    shorter = HEAD + "[contract.additive]\nboosting_rounds = 4\n[contract.industries.bank]\n" + SEAT
+    shorter = HEAD + "[contract.additive]\nboosting_rounds = 4\n[contract.industries.bank]\n" + PARTICIPANT
     assert scenario_from_toml(shorter).contract.rounds == 5
 
 
@@ -76,12 +76,12 @@ def test_a_written_contract_needs_the_learner_and_its_industries_only() -> None:
 )
 def test_what_does_not_fit_is_refused_by_name(terms: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        scenario_from_toml(HEAD + terms + "[contract.industries.bank]\n" + SEAT)
+        scenario_from_toml(HEAD + terms + "[contract.industries.bank]\n" + PARTICIPANT)
 
 
 def test_a_column_that_nobody_has_is_refused_by_name() -> None:
     terms = '[contract.additive]\nmonotone = { bank = { height = "up" } }\n'
-    contract = scenario_from_toml(HEAD + terms + "[contract.industries.bank]\n" + SEAT).contract
+    contract = scenario_from_toml(HEAD + terms + "[contract.industries.bank]\n" + PARTICIPANT).contract
     with pytest.raises(InputError, match="height"):
         additive_recipe(contract, "bank")
 

@@ -32,20 +32,20 @@ from privacy.errors import ReleaseRefusedError
 from privacy.events import GaussianRelease
 from privacy.ledger import Ledger
 
-SEATS = ("new-car", "used-car")
+PARTICIPANTS = ("new-car", "used-car")
 
 
 def _scenario(folder: Path) -> str:
     """Write banks-sums for two banks, with metrics under DP; return its path."""
     source = find_scenario("banks-sums")
     data = load_scenario("banks-sums").model_dump(mode="json", by_alias=True, exclude_none=True)
-    data["roster"] = [participant for participant in data["roster"] if participant["name"] in SEATS]
+    data["roster"] = [participant for participant in data["roster"] if participant["name"] in PARTICIPANTS]
     data["contract"] |= {"releases": ["sums", "metrics"], "evaluation": {"metrics": "dp"}}
     file = folder / "two-banks.toml"
     file.write_text(tomli_w.dumps(data), encoding="utf-8")
     (folder / "policies" / file.stem).mkdir(parents=True)
     account = "{ run = { epsilon = 1.0, delta = 1e-05 }, lifetime = { epsilon = 4.0, delta = 4e-05 } }"
-    for name in SEATS:
+    for name in PARTICIPANTS:
         text = (source.parent / "policies" / source.stem / f"{name}.toml").read_text(encoding="utf-8")
         text = text.replace('["sums"]', '["sums", "metrics"]').replace(
             "\n[allow]", f"evaluation = {account}\n\n[allow]"
@@ -84,7 +84,7 @@ def _kinds(run: Outcome, name: str) -> dict[str, Any]:
 @pytest.mark.end_to_end
 def test_only_the_model_of_released_sums_is_exported(run: Outcome, tmp_path: Path) -> None:
     folder = str(run.job.folder)
-    for name in SEATS:
+    for name in PARTICIPANTS:
         kinds = _kinds(run, name)
         assert (kinds["federated"], kinds["released"]) == (AT_HOME, FEDERATED)
         assert kinds["joined"] == JOINED
@@ -102,14 +102,14 @@ def test_only_the_model_of_released_sums_is_exported(run: Outcome, tmp_path: Pat
 def test_no_metric_of_the_model_at_home_leaves(run: Outcome, measured: list[dict[str, torch.Tensor]]) -> None:
     shared = load_latest(run.job.folder)
     assert shared is not None
-    assert len(measured) == len(SEATS)
+    assert len(measured) == len(PARTICIPANTS)
     for state in measured:
         assert all(torch.equal(state[name], tensor) for name, tensor in shared.groups["bank"].items())
-    for name in SEATS:
+    for name in PARTICIPANTS:
         home = of_participant(str(run.job.folder), name, "federated").model.state_dict()
         assert not torch.equal(home["network.head.weights"], shared.groups["bank"]["head.weights"])
     coordinator = json.loads((run.job.folder / "coordinator.json").read_text(encoding="utf-8"))
-    for name in SEATS:  # what the coordinator knows came from the histogram, not from the receipt
+    for name in PARTICIPANTS:  # what the coordinator knows came from the histogram, not from the receipt
         receipt = run.job.homes[name].folder / "runs" / run.job.run_id / "receipt.json"
         exact = json.loads(receipt.read_text(encoding="utf-8"))["metrics"]["auc"]["federated"]
         assert coordinator["participants"][name]["metrics"]["auc"] != exact
@@ -123,7 +123,7 @@ def test_neither_own_sums_nor_weights_of_home_are_found_outside(run: Outcome, tm
     dumped = list((run.job.folder.parents[1] / "dump").rglob("*"))
     assert {file.name for file in dumped if file.is_file()} == {"predictions.csv", "events.json", "receipt.json"}
     everything = b"".join(file.read_bytes() for file in files)
-    for name in SEATS:
+    for name in PARTICIPANTS:
         weights = of_participant(str(run.job.folder), name, "federated").model.state_dict()["network.head.weights"]
         assert weights.numpy().tobytes()[:64] not in everything
         assert not list(run.job.homes[name].folder.rglob("own-sums*"))
@@ -132,7 +132,7 @@ def test_neither_own_sums_nor_weights_of_home_are_found_outside(run: Outcome, tm
 @pytest.mark.end_to_end
 def test_what_is_made_of_released_sums_is_free(run: Outcome) -> None:
     folder, scenario = run.job.folder, run.job.scenario
-    before = {name: _entries(run, name) for name in SEATS}
+    before = {name: _entries(run, name) for name in PARTICIPANTS}
     assert all(len(events) == 3 for events in before.values())
     rule, state = recipe(scenario.contract, "bank"), load_latest(folder)
     assert state is not None
@@ -142,11 +142,11 @@ def test_what_is_made_of_released_sums_is_free(run: Outcome) -> None:
             float(state.memory["bank"][f"{name}/multiplier"]),
             round(scenario.participant(name).units * 0.6),
         )
-        for name in SEATS
+        for name in PARTICIPANTS
     }
     # Without the second bank: the first one's release alone, to the last bit.
-    alone = coalitions.of_run(folder, scenario, "bank", without=[SEATS[1]])
-    first = [parts[SEATS[0]]]
+    alone = coalitions.of_run(folder, scenario, "bank", without=[PARTICIPANTS[1]])
+    first = [parts[PARTICIPANTS[0]]]
     wanted = everybodys(combined(rule, first, precision_weights(rule, first)), rule.outcome)
     assert np.array_equal(alone["head.weights"].numpy(), wanted)
     # The run's own model is that of everybody at strength 10.
@@ -158,12 +158,12 @@ def test_what_is_made_of_released_sums_is_free(run: Outcome) -> None:
     few = coalitions.of_run(folder, scenario, "bank", columns=some)["head.weights"]
     assert (few[6:] == 0).all()
     assert (few[:6] != 0).all()
-    assert of_coordinator(str(folder), "bank", [SEATS[1]]).about.detail == "without used-car"
-    assert {name: _entries(run, name) for name in SEATS} == before
+    assert of_coordinator(str(folder), "bank", [PARTICIPANTS[1]]).about.detail == "without used-car"
+    assert {name: _entries(run, name) for name in PARTICIPANTS} == before
     with pytest.raises(InputError, match="wanted some of new-car, used-car"):
         coalitions.of_run(folder, scenario, "bank", without=["nobody"])
     with pytest.raises(InputError, match="got none"):
-        coalitions.of_run(folder, scenario, "bank", without=list(SEATS))
+        coalitions.of_run(folder, scenario, "bank", without=list(PARTICIPANTS))
 
 
 def _entries(run: Outcome, name: str) -> list[Any]:

@@ -17,7 +17,7 @@ from consortia.terms.scenario import load_scenario, scenario_from_toml
 from privacy.accounting import epsilon
 
 HEAD = 'schema = 1\nname = "few"\ntitle = "Few"\n[contract]\nschema = 1\nwire = 1\n'
-SEAT = (
+PARTICIPANT = (
     '[[roster]]\nname = "a"\nindustry = "{industry}"\ndataset = "d"\nsite = "other"\nunits = 200\nepsilon = 1.0\n'
     "delta = 1e-05\n"
 )
@@ -28,7 +28,7 @@ def _changed(name: str, **changes: Any) -> str:
 
 
 def test_a_written_contract_needs_the_learner_and_its_industries_only() -> None:
-    text = HEAD + 'learner = "sums"\n[contract.industries.bank]\n' + SEAT.format(industry="bank")
+    text = HEAD + 'learner = "sums"\n[contract.industries.bank]\n' + PARTICIPANT.format(industry="bank")
     contract = scenario_from_toml(text).contract
     assert (contract.rounds, contract.releases) == (2, ("sums",))
     assert contract.sums is not None
@@ -107,7 +107,7 @@ def test_sums_are_no_release_of_a_network() -> None:
 def test_an_expectation_that_fits_no_target_is_refused_before_a_run() -> None:
     head = HEAD + 'learner = "sums"\n[contract.sums]\nprevalence = {{ {0} = {1} }}\n[contract.industries.{0}]\n'
     for industry, value, wanted in (("bank", "1.5", "share of the positive class"), ("linear", "0.0", "public bounds")):
-        site = SEAT.format(industry=industry).replace("other", "a" if industry == "linear" else "other")
+        site = PARTICIPANT.format(industry=industry).replace("other", "a" if industry == "linear" else "other")
         scenario = scenario_from_toml(head.format(industry, value) + site)
         with pytest.raises(InputError, match=wanted):
             make_plans(scenario)
