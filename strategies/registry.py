@@ -8,12 +8,11 @@ A package names its frozen dataclass in the group `consortia.strategies`:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from consortia_plugins import Seam, near
+from consortia_plugins import Seam, frozen_dataclass, near
 from consortia_plugins.options import fields_of, needs_value, read
 
 if TYPE_CHECKING:
@@ -83,13 +82,8 @@ def get(name: str) -> type[Any]:
 
 def _check(name: str, found: Any) -> type[Any]:
     del name
-    if not isinstance(found, type) or not dataclasses.is_dataclass(found):
-        raise ValueError(f"wanted a frozen dataclass, got {getattr(found, '__name__', type(found).__name__)}")
-    if not found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise ValueError(f"wanted @dataclass(frozen=True) on {found.__name__}, got one that can be changed")
-    if lacking := [part for part in ("fit", "minimum_participants", "aggregate") if not hasattr(found, part)]:
-        raise ValueError(f"wanted a strategy (strategies.base.Strategy), got {found.__name__} without {lacking[0]}")
-    return found
+    parts = ("fit", "minimum_participants", "aggregate")
+    return frozen_dataclass(found, "a strategy (strategies.base.Strategy)", parts)
 
 
 _strategies = Seam(

@@ -9,11 +9,11 @@ import datetime
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
+from clients.sources.database import connected, identity_of
 from clients.sources.table import TableSource, WrongRowsError
 
 if TYPE_CHECKING:
@@ -82,20 +82,11 @@ class Omop(TableSource):
 
     def read(self) -> pd.DataFrame:
         """See `TableSource.read`."""
-        import sqlalchemy
-
-        url = sqlalchemy.make_url(self.location)
-        if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
-            raise FileNotFoundError(url.database)  # SQLite makes an empty database where there is none
-        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
         names = self._names()
-        try:
-            with engine.connect() as connection:
-                held = _Held(connection, self.cdm, self.until)
-                persons = held.persons()
-                found = {name: held.values(name) for name in names if name not in _OF_PERSON}
-        finally:
-            engine.dispose()
+        with connected(self.location) as connection:
+            held = _Held(connection, self.cdm, self.until)
+            persons = held.persons()
+            found = {name: held.values(name) for name in names if name not in _OF_PERSON}
         for name, values in found.items():
             if values.keys() - persons.keys():
                 raise WrongRowsError(f"column {name}: wanted the person of each event, got some who are not in person")
@@ -107,16 +98,7 @@ class Omop(TableSource):
 
     def identity(self) -> tuple[str, ...]:
         """Return which database it is: other columns of it are of the same persons."""
-        import sqlalchemy
-
-        try:
-            url = sqlalchemy.make_url(self.location)
-        except (sqlalchemy.exc.ArgumentError, ValueError):
-            return (self.location, self.cdm)
-        database = url.database or ""
-        if url.get_backend_name() == "sqlite":
-            database = str(Path(database).resolve())
-        return (url.get_backend_name(), (url.host or "").casefold(), str(url.port or ""), database, self.cdm)
+        return identity_of(self.location, self.cdm)
 
     def shown(self) -> str:
         """See `TableSource.shown`."""

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from clients.sources.csv_file import Dialect, read_csv
+from clients.sources.database import connected, identity_of
 from clients.sources.table import ManyFiles, TableSource, WrongRowsError
 
 __all__ = ["Csv", "Parquet", "Sql", "asked", "from_arrow", "together"]
@@ -130,35 +131,17 @@ class Sql(TableSource):
 
     def read(self) -> pd.DataFrame:
         """See `TableSource.read`."""
-        import sqlalchemy
-
-        url = sqlalchemy.make_url(self.location)
-        if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
-            # SQLite makes an empty database where there is none.
-            raise FileNotFoundError(url.database)
-        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-        with engine.connect() as connection:
-            # Without parameters no placeholder is read into the owner's query (LIKE 'a%'). Nothing is committed.
+        with connected(self.location) as connection:
+            # Without parameters no placeholder is read into the owner's query (LIKE 'a%').
             result = connection.execution_options(no_parameters=True).exec_driver_sql(self.query)
             names, rows = list(result.keys()), [tuple(row) for row in result]
-        engine.dispose()
         frame = pd.DataFrame({place: _exact([row[place] for row in rows]) for place in range(len(names))})
         frame.columns = pd.Index(names)
         return frame
 
     def identity(self) -> tuple[str, ...]:
         """Return where and what is asked; who asks makes no difference."""
-        import sqlalchemy
-
-        query = " ".join(self.query.split()).rstrip("; ").casefold()
-        try:
-            url = sqlalchemy.make_url(self.location)
-        except (sqlalchemy.exc.ArgumentError, ValueError):
-            return (self.location, query)
-        database = url.database or ""
-        if url.get_backend_name() == "sqlite":
-            database = str(Path(database).resolve())
-        return (url.get_backend_name(), (url.host or "").casefold(), str(url.port or ""), database, query)
+        return identity_of(self.location, " ".join(self.query.split()).rstrip("; ").casefold())
 
     def shown(self) -> str:
         """See `TableSource.shown`."""

@@ -11,6 +11,7 @@ package, for whoever asks for that value, and nothing to everybody else. This mo
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import sys
@@ -19,7 +20,7 @@ from functools import lru_cache
 from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Seam", "near", "rescan"]
+__all__ = ["Seam", "frozen_dataclass", "known_name", "near", "rescan"]
 
 T = TypeVar("T")
 _PREFIX = "consortia."
@@ -137,6 +138,56 @@ def near(got: str, known: Iterable[str]) -> str:
     """Return ' (did you mean …?)' when a known name looks like `got`, else nothing."""
     close = difflib.get_close_matches(got, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def frozen_dataclass(found: Any, wanted: str, parts: Iterable[str]) -> type[Any]:
+    """Return a class of options: a frozen dataclass that has all `parts`.
+
+    Parameters
+    ----------
+    wanted : str
+        What it should be, such as "a strategy (strategies.base.Strategy)".
+
+    Raises
+    ------
+    ValueError
+        "wanted …, got …" for anything else.
+    """
+    if not isinstance(found, type) or not dataclasses.is_dataclass(found):
+        raise ValueError(f"wanted a frozen dataclass, got {getattr(found, '__name__', type(found).__name__)}")
+    if not found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise ValueError(f"wanted @dataclass(frozen=True) on {found.__name__}, got one that can be changed")
+    if lacking := [part for part in parts if not hasattr(found, part)]:
+        raise ValueError(f"wanted {wanted}, got {found.__name__} without {lacking[0]}")
+    return found
+
+
+def known_name(
+    name: str,
+    what: str,
+    get: Callable[[str], Any],
+    names: Callable[[], tuple[str, ...]],
+    *,
+    unknown: type[Exception],
+    broken: type[Exception],
+) -> str:
+    """Return a name that stands in a file; ValueError, saying what was wanted, where no such value can be used.
+
+    Parameters
+    ----------
+    what : str
+        The word of the seam.
+    get, names
+        Of the seam; `get` raises `unknown` or `broken`.
+    """
+    try:
+        get(name)
+    except broken as error:
+        raise ValueError(f"a {what} that can be loaded ({error})") from None
+    except unknown:
+        known = names()
+        raise ValueError(f"a {what} that is built in or installed ({', '.join(known)}){near(name, known)}") from None
+    return name
 
 
 def rescan() -> None:

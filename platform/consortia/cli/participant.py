@@ -77,7 +77,7 @@ def add(
     participant = parse(
         RosterParticipant,
         {"name": name, "industry": industry, "dataset": dataset, "site": site or name, "units": units,
-         "epsilon": offer, "delta": delta, **({"unit": unit} if unit else {})},
+         "epsilon": offer, "delta": delta, "unit": unit},
         "participant add",
     )  # fmt: skip
     named = check_image(image) if image else ""

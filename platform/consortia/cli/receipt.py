@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from consortia.common.console import out
+from consortia.common.environment import default_root
 from consortia.common.errors import InputError
 from consortia.common.strict import read_record
 from consortia.reports.receipt_table import print_receipts
@@ -34,8 +34,7 @@ def receipt(
 
 
 def _folder(home: Path) -> Path:
-    root = os.environ.get("CONSORTIA_HOME")  # the home's own module would load numpy
-    return home if home.is_dir() or not root else Path(root) / home
+    return home if home.is_dir() else default_root() / home
 
 
 def _read(home: Path, run: str) -> dict[str, Any]:

@@ -75,6 +75,20 @@ class OwnFile(logging.FileHandler):
             super().close()
 
 
+@contextmanager
+def quieter(level: int, *names: str) -> Iterator[None]:
+    """Let these loggers say nothing below a level, until the block ends."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, kept in zip(loggers, before, strict=True):
+            logger.setLevel(kept)
+
+
 def tolerant_streams() -> None:
     """Let standard output take every character: what a terminal's encoding lacks is written as an escape.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from markupsafe import Markup
 from consortia.common import words
 from consortia.dashboard.spending import Spending
 from consortia.reports.charts import Level, Line, line_chart
-from consortia.reports.decision import listed, measured, verdict_of
+from consortia.reports.decision import counts_of, listed
 from consortia.reports.live_runs import LiveParticipant, Run
 from consortia.reports.many_participants import first
 from consortia.reports.round_times import without_setup
@@ -41,9 +40,7 @@ def progress_in_words(run: Run, waited: Sequence[str]) -> list[str]:
 
 def verdict_counts(record: Mapping[str, Any] | None) -> str:
     """Return for how many joining paid, by verdict, as a cell; a dash where nobody's is known here."""
-    lines = record["participants"].values() if record else ()
-    said = Counter(verdict_of(one) for one in lines if measured(one))
-    return ", ".join(f"{said[word]} {word}" for word in ("clearly", "perhaps", "not")) if said else "–"
+    return (counts_of(record["participants"].values()) if record else "") or "–"
 
 
 def share_chart(run: Run, spending: Spending) -> tuple[str, Markup]:

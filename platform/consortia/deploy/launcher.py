@@ -31,7 +31,7 @@ from typing import Any
 from consortia.common.errors import ConsortiaError, InputError
 from consortia.common.logs import JsonLines
 
-#: Imported in the background from the start, or inside functions on its way.
+#: Imported by the zygote before its first message, or inside functions on the way of one.
 _LAZY = (
     "consortia.client_app",
     "opacus",

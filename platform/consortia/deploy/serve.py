@@ -8,7 +8,6 @@ processes of one user they are not kept apart.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import subprocess
@@ -112,6 +111,8 @@ def serve(kit: Path, name: str, parts: Sequence[str], port: int = _PORT) -> int:
     RunFailedError
         When a part ended by itself.
     """
+    from consortia.engines.control import flower_environment
+
     plan = processes(kit, name, port)
     temporary = kit / "tmp"
     started: dict[str, subprocess.Popen[bytes]] = {}
@@ -120,9 +121,7 @@ def serve(kit: Path, name: str, parts: Sequence[str], port: int = _PORT) -> int:
         signal.signal(number, lambda number, _: stopping.append(number))
     try:
         for part in parts:
-            own = {"FLWR_HOME": str(temporary / part), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-            own |= {"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
-            environment = {**os.environ, **own, **plan[part].environment}
+            environment = {**flower_environment(temporary / part), **plan[part].environment}
             command = [sys.executable, *plan[part].command]
             started[part] = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - the kit's own
         while not stopping:

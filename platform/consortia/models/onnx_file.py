@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from clients import registry
 from clients.schema import Target
 from consortia.common.errors import InputError
+from consortia.common.logs import quieter
 from consortia.models.rows import columns_of, outputs_of, predict, view_of
 from consortia.participant.own_model import About, OwnModel
 
@@ -150,12 +151,10 @@ def _network(model: OwnModel, width: int) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's remarks about packages that are not there, and its own deprecations, to itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with (
+        quieter(logging.ERROR, "torch.onnx"),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield

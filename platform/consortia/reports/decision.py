@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from consortia.terms.scenario import Scenario
 __all__ = [
     "Decision",
     "compares",
+    "counts_of",
     "decide",
     "decide_alone",
     "epsilon_range",
@@ -113,6 +114,12 @@ def decide_alone(receipt: Mapping[str, Any]) -> Decision:
     who = f"{name} trained with the others of this run{made_up}."
     cost = _cost({"observer": "participant", "charged": True}, one)
     return Decision(who, _paid_alone(receipt) if known else "", cost, _next(known, None, named=False) if known else "")
+
+
+def counts_of(participants: Iterable[Mapping[str, Any]]) -> str:
+    """Return for how many joining paid, by verdict; empty where nobody's is at hand."""
+    said = Counter(verdict_of(one) for one in participants if measured(one))
+    return ", ".join(f"{said[word]} {word}" for word in _ORDER) if said else ""
 
 
 def measured(participant: Mapping[str, Any]) -> bool:
@@ -257,9 +264,9 @@ def _advice(name: str, one: Mapping[str, Any], scenario: Scenario | None) -> str
         return "set more rows apart for the test"
     if told and told["verdict"] == "not worth it":
         return "stay alone, or find more partners, for N_eff is under half of the own rows"
-    if scenario is not None and name in {one.name for one in scenario.roster}:
-        industry = next(each.industry for each in scenario.roster if each.name == name)
-        if scenario.contract.vertical is None and scenario.contract.of(industry).learner == "gradient":
+    if scenario is not None and scenario.contract.vertical is None:
+        mine = next((each for each in scenario.roster if each.name == name), None)
+        if mine is not None and scenario.contract.of(mine.industry).learner == "gradient":
             return 'stay alone, or try learner = "sums"'
     return "stay alone, or try another learner"
 

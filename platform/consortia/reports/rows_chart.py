@@ -81,10 +81,7 @@ def dot_chart(
         kind = kinds[number] if kinds else ""
         parts = [lines]
         if least is not None and most is not None:
-            parts.append(
-                f'<line class="line ends {kind}" x1="{at(least):.2f}%" x2="{at(most):.2f}%" '
-                f'y1="{_MIDDLE}" y2="{_MIDDLE}"/>'
-            )
+            parts.append(_interval(f"line ends {kind}", at(least), at(most)))
         parts.append(_mark(kind, at(value)))
         rows.append(_row(name, "".join(parts), text, value, least, most, kind))
     named = "".join(f"<li>{_BROKEN}{escape(level.name)}</li>" for level in levels)
@@ -96,7 +93,8 @@ def bar_chart(title: str, x_label: str, bars: Sequence[Bar]) -> Markup:
     """Return rows of bars from 0 on, each with its interval. Empty where there are none."""
     if not bars:
         return Markup("")
-    at, low, high = _across(*_ends([v for bar in bars for v in (0.0, bar.value, bar.low, bar.high) if v is not None]))
+    values = [v for bar in bars for v in (0.0, bar.value, bar.low, bar.high) if v is not None]
+    at, low, high = _across(min(values), max(values))
     rows = []
     for bar in bars:
         start, end = sorted((at(0.0), at(bar.value)))
@@ -106,10 +104,7 @@ def bar_chart(title: str, x_label: str, bars: Sequence[Bar]) -> Markup:
             f'<rect class="bar {kind}" x="{start:.2f}%" y="5" width="{end - start:.2f}%" height="{_ROW - 10}"/>',
         ]
         if bar.low is not None and bar.high is not None:
-            parts.append(
-                f'<line class="line ends" x1="{at(bar.low):.2f}%" x2="{at(bar.high):.2f}%" '
-                f'y1="{_MIDDLE}" y2="{_MIDDLE}"/>'
-            )
+            parts.append(_interval("line ends", at(bar.low), at(bar.high)))
         rows.append(_row(bar.name, "".join(parts), plain, bar.value, bar.low, bar.high, ""))
     return _rows(title, rows, _axis(at, low, high, x_label), "")
 
@@ -135,8 +130,8 @@ def gauge(spent: float, budget: float | None, text: str, state: str = "") -> Mar
 _BROKEN = '<svg class="key" viewBox="0 0 24 8" aria-hidden="true"><path class="level" d="M0 4H24"/></svg>'
 
 
-def _ends(values: Sequence[float]) -> tuple[float, float]:
-    return min(values), max(values)
+def _interval(kind: str, start: float, end: float) -> str:
+    return f'<line class="{kind}" x1="{start:.2f}%" x2="{end:.2f}%" y1="{_MIDDLE}" y2="{_MIDDLE}"/>'
 
 
 def _across(low: float, high: float) -> tuple[Callable[[float], float], float, float]:

@@ -21,7 +21,7 @@ from consortia.terms.strategy import Option, StrategyTerms
 from consortia.terms.sums import SumsTerms
 from consortia.terms.trusted_coordinator import CentralTerms
 from consortia.terms.vertical import VerticalTerms
-from consortia_plugins import near
+from consortia_plugins import known_name
 
 WIRE_VERSION = 1
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
@@ -125,21 +125,14 @@ class TrainingTerms(StrictModel):
     @field_validator("learner")
     @classmethod
     def _learner_is_known(cls, name: str) -> str:
-        try:
-            if name != "gradient":
-                learners.get(name)
-        except learners.LearnerLoadError as error:
-            raise ValueError(f"a learner that can be loaded ({error})") from None
-        except learners.UnknownLearnerError:
-            known = learners.names()
-            raise ValueError(
-                f"a learner that is built in or installed ({', '.join(known)}){near(name, known)}"
-            ) from None
-        return name
+        if name == "gradient":
+            return name
+        errors = {"unknown": learners.UnknownLearnerError, "broken": learners.LearnerLoadError}
+        return known_name(name, "learner", learners.get, learners.names, **errors)
 
     @model_validator(mode="after")
     def _learner_can_be_made(self) -> TrainingTerms:
-        if self.options and self.learner in {"gradient", *learners.TABLES}:
+        if self.options and not learners.has_options(self.learner):
             raise ValueError(f'no [contract.options] with learner = "{self.learner}"; a package\'s learner has them')
         try:
             _ = self.noisy_sums
@@ -155,8 +148,7 @@ class TrainingTerms(StrictModel):
     @property
     def own(self) -> OwnTerms | None:
         """The terms of a learner that a package brings; None for all others."""
-        known = self.learner in {"gradient", *learners.TABLES}
-        return None if known else learners.own_terms(self.learner, self.options)
+        return learners.own_terms(self.learner, self.options) if learners.has_options(self.learner) else None
 
     @property
     def noisy_sums(self) -> SumsTerms | AdditiveTerms | StatisticsTerms | OwnTerms | None:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from consortia.common.strict import StrictModel
 from consortia.learners.blocks.shares import OWN_KIND, Shares
-from consortia_plugins import Seam
+from consortia_plugins import Seam, frozen_dataclass
 from consortia_plugins import options as typed
 
 if TYPE_CHECKING:  # who reads a contract needs no torch
@@ -29,7 +29,19 @@ if TYPE_CHECKING:  # who reads a contract needs no torch
     from consortia.learners.blocks.clipped import ClippedRecipe
     from consortia.learners.own import Learner
 
-__all__ = ["GROUP", "STEPS", "TABLES", "OwnTerms", "get", "lent", "names", "own_terms", "with_constants", "written"]
+__all__ = [
+    "GROUP",
+    "STEPS",
+    "TABLES",
+    "OwnTerms",
+    "get",
+    "has_options",
+    "lent",
+    "names",
+    "own_terms",
+    "with_constants",
+    "written",
+]
 
 GROUP: Final = "consortia.learners"
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
@@ -48,6 +60,11 @@ _GRADIENT: Final = "gradient"
 _MOST_MESSAGES: Final = 1000
 #: Lent by a conformance suite for as long as it runs.
 _lent: dict[str, type[Any]] = {}
+
+
+def has_options(name: str) -> bool:
+    """Return whether a learner's terms are `[contract.options]`: neither steps nor a table of its own."""
+    return name not in {_GRADIENT, *TABLES}
 
 
 class UnknownLearnerError(ValueError):
@@ -89,15 +106,7 @@ def lent(name: str, kind: type[Any]) -> Iterator[None]:
 def _check(name: str, found: Any) -> type[Any]:
     if name in TABLES and isinstance(found, type) and issubclass(found, StrictModel):
         return found
-    if not isinstance(found, type) or not dataclasses.is_dataclass(found):
-        raise ValueError(f"wanted a frozen dataclass, got {getattr(found, '__name__', type(found).__name__)}")
-    if not found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise ValueError(f"wanted @dataclass(frozen=True) on {found.__name__}, got one that can be changed")
-    if lacking := [part for part in ("shares", "recipe") if not hasattr(found, part)]:
-        raise ValueError(
-            f"wanted a learner (consortia.learners.own.Learner), got {found.__name__} without {lacking[0]}"
-        )
-    return found
+    return frozen_dataclass(found, "a learner (consortia.learners.own.Learner)", ("shares", "recipe"))
 
 
 _learners = Seam(

@@ -256,7 +256,9 @@ def _build(data: dict[str, Any], where: str, *, settle: bool = True) -> Scenario
 
             data = with_choice(data, where)
         data = {**data, "contract": with_constants(data["contract"])}
-    built = parse(Scenario, with_crowds(data, where), where)
+    else:
+        data = with_crowds(data, where)
+    built = parse(Scenario, data, where)
     return settled(built) if settle else built
 
 

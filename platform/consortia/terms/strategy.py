@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from consortia.common.strict import StrictModel
-from consortia_plugins import near
+from consortia_plugins import known_name
 from strategies import registry
 from strategies.base import Strategy
 
@@ -41,16 +41,8 @@ class StrategyTerms(StrictModel):
     @field_validator("name")
     @classmethod
     def _name_is_known(cls, name: str) -> str:
-        try:
-            registry.get(name)
-        except registry.StrategyLoadError as error:
-            raise ValueError(f"a strategy that can be loaded ({error})") from None
-        except registry.UnknownStrategyError:
-            known = registry.names()
-            raise ValueError(
-                f"a strategy that is built in or installed ({', '.join(known)}){near(name, known)}"
-            ) from None
-        return name
+        errors = {"unknown": registry.UnknownStrategyError, "broken": registry.StrategyLoadError}
+        return known_name(name, "strategy", registry.get, registry.names, **errors)
 
     @model_validator(mode="after")
     def _strategy_can_be_made(self) -> StrategyTerms:

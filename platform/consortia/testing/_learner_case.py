@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -166,15 +164,3 @@ class Ran:
         """Return what a participant's ledger has of it."""
         with Ledger.open(self.homes[name].ledger, name) as ledger:
             return list(ledger.entries("run"))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what participants say in their logs."""
-    logger = logging.getLogger("consortia.participant")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

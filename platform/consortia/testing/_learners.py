@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 
 from consortia.common.errors import ArgumentError
+from consortia.common.logs import quieter
 from consortia.learners.own import Learner
 from consortia.terms import learners
 from consortia.testing import _learner_checks as checks
 from consortia.testing import _learner_run_checks as runs
-from consortia.testing._learner_case import Case, quiet
+from consortia.testing._learner_case import Case
 from consortia.testing._suite import SuiteError, run_checks
 from consortia_plugins.arguments import named_arguments
 
@@ -66,7 +68,7 @@ def check_learner(learner: Learner, *, industry: str = "bank") -> tuple[str, ...
     LearnerCheckError
         Lists every failed check by name, with what it saw. All checks run even so.
     """
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, quieter(logging.CRITICAL, "consortia.participant"):
         case = Case(learner, industry, Path(folder))
         with learners.lent(case.name, type(learner)):
             return run_checks(_CHECKS, case, LearnerCheckError, f"learner {learner!r}")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
-from consortia.reports.decision import Decision, decide, decide_alone, epsilon_range, measured, verdict_of
+from consortia.reports.decision import (
+    Decision,
+    counts_of,
+    decide,
+    decide_alone,
+    epsilon_range,
+    measured,
+    verdict_of,
+)
 from consortia.reports.gain_chart import gain_chart
 from consortia.reports.page.content import Chart
 from consortia.reports.page.facts import Facts
@@ -55,12 +62,11 @@ def board(facts: Facts) -> Board:
 
 def _numbers(facts: Facts) -> list[tuple[str, str]]:
     found = []
-    said = Counter(verdict_of(one) for one in facts.participants.values() if measured(one))
-    if said and not facts.whose:
-        told = ", ".join(f"{said[word]} {word}" for word in ("clearly", "perhaps", "not"))
-        found.append((told, "joining paid, by participants"))
-    elif said:
-        found.append((next(iter(said)), "did joining pay"))
+    known = [one for one in facts.participants.values() if measured(one)]
+    if known and not facts.whose:
+        found.append((counts_of(known), "joining paid, by participants"))
+    elif known:
+        found.append((verdict_of(known[0]), "did joining pay"))
     accounts = [one["epsilon"] for one in facts.result["participants"].values()]
     spent = [a["run"] for a in accounts if a["run"] is not None and not a["non_private"]]
     if spent:

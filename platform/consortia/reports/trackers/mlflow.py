@@ -13,6 +13,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
+from consortia.common.logs import quieter
 from consortia.reports.trackers import TrackedRun, Value
 
 
@@ -26,14 +27,10 @@ class MLflow:
 
     def __init__(self, run: TrackedRun) -> None:
         store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.folder.resolve().parent / 'mlflow.db'}"
-        levels = {name: logging.getLogger(name).level for name in ("mlflow", "alembic")}
-        for name in levels:
-            logging.getLogger(name).setLevel(logging.ERROR)  # a new database tells of each of its migrations
-        self._client = MlflowClient(tracking_uri=store)
-        found = self._client.get_experiment_by_name(run.scenario)
-        experiment = found.experiment_id if found else self._client.create_experiment(run.scenario)
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        with quieter(logging.ERROR, "mlflow", "alembic"):  # a new database tells of each of its migrations
+            self._client = MlflowClient(tracking_uri=store)
+            found = self._client.get_experiment_by_name(run.scenario)
+            experiment = found.experiment_id if found else self._client.create_experiment(run.scenario)
         self._id = self._client.create_run(experiment, run_name=run.id, tags={"consortia.run": run.id}).info.run_id
         self._client.log_batch(self._id, params=[Param(key, value) for key, value in run.facts.items()])
 
