@@ -7,8 +7,10 @@
 Each line of the file is one run of real participants: policies, ledgers, messages, secure noise, and for `shared` real
 fixed point and masks (mode one, t = 1). Rows are dealt anew for each seed: German credit to five banks by purpose,
 heart to its four centres, AI4I to three factories (1500, 1500, 700 training rows), card defaults to ten banks of 200 to
-2,000 training rows each; `cards-5x200`, `cards-5x1000` and `cards-5x4000` are five banks with as many rows each. The
-learner `network` is gradients of the model that `joining_sets` names; with shared noise one step a round.
+2,000 training rows each; `cards-5x200`, `cards-5x1000` and `cards-5x4000` are five banks with as many rows each.
+`cleveland` is the 297 complete rows of that centre, 208 of them dealt to three; its ε, at δ 1e-6, is that of replacing
+a record (`joining_sets.added_or_removed`). The learner `network` is gradients of the model that `joining_sets` names;
+with shared noise one step a round. Call it again to go on: what the file has is not run again.
 
 All training rows train; test rows are others. `released` is the shared model as anybody can have it. `alone`, `control`
 and `joined` are those of a receipt (`consortia.participant.baseline`, `.joined`), with stacks that see own rows out of
@@ -126,7 +128,8 @@ def auc(y: Array, scores: Array) -> float:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Run every set, seed, budget and kind of noise that the file lacks."""
+    """Run every set, seed, budget and kind of noise that the file lacks, each written as it is done."""
+    _without_half_a_line(options.out)
     done = {tuple(r[k] for k in ("set", "seed", "epsilon", "noise", "learner")) for r in _read(options.out)}
     for seed in range(options.first, options.first + options.seeds):
         for name in options.sets:
@@ -181,6 +184,13 @@ def _beside(name: str, own: Baseline, fed: Scorer, train: Table, test: Table) ->
     contract = scenario_of(name, [("one", range(len(train)), None)], 1.0, False).contract
     numbers = asdict(own_numbers(contract, SETS[name].industry, train, own))
     return {"own": numbers, **scored(own, fed, test, name)}
+
+
+def _without_half_a_line(file: Path) -> None:
+    """Cut off what was being written when an earlier call was ended; that run is made again."""
+    if file.is_file():
+        whole = file.read_bytes()
+        file.write_bytes(whole[: whole.rfind(b"\n") + 1])
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tomli_w
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 from clients import registry
 from clients.dataset import Table, prepare
 from consortia.participant.home import Home
 from consortia.terms.scenario import Scenario, scenario_from_toml
+from consortia.terms.sums import SumsTerms
 from privacy.ledger import Ledger
-
-DELTA = 1e-5
 
 #: Card defaults as an industry: amounts on a logarithmic scale with round public bounds.
 CARDS = """
@@ -83,6 +85,9 @@ class Deal:
     sizes : training rows of each participant; empty where 70 % of a site's rows train.
     pooled : participants draw from all sites alike and share one test set.
     network : terms of the learner `network` with local noise; a linear model by default.
+    test : test rows of a pooled set.
+    delta : of each participant.
+    replace : ε counts a record that another takes the place of, not one that is added or removed.
     """
 
     industry: str
@@ -92,6 +97,9 @@ class Deal:
     sizes: tuple[int, ...] = ()
     pooled: bool = False
     network: Mapping[str, Any] = field(default_factory=lambda: LINEAR)
+    test: int = 6000
+    delta: float = 1e-5
+    replace: bool = False
 
 
 def _cards(*sizes: int) -> Deal:
@@ -102,6 +110,9 @@ SETS = {
     "german": Deal("bank", "bank/german_credit", 0.3, ("new-car", "used-car", "furniture", "radio-tv", "other")),
     "heart": Deal("hospital", "hospital/heart", 0.5, ("cleveland", "hungarian", "switzerland", "va")),
     "ai4i": Deal("factory", "factory/ai4i2020", 0.03, ("L", "M", "H"), (1500, 1500, 700), network=NETWORK),
+    "cleveland": Deal(
+        "hospital", "hospital/heart", 0.5, ("cleveland",), (69, 69, 70), pooled=True, test=89, delta=1e-6, replace=True
+    ),
     "cards": _cards(*(int(n) for n in np.round(np.geomspace(200, 2000, 10)))),
     **{f"cards-5x{n}": _cards(*(n,) * 5) for n in (200, 1000, 4000)},
 }
@@ -112,7 +123,10 @@ def frames(data: Path, name: str) -> dict[str, pd.DataFrame]:
     """Return the raw rows of each site."""
     deal = SETS[name]
     client = registry.get(deal.industry)
-    return {site: client.read(data / deal.folder, site) for site in deal.sites}
+    found = {site: client.read(data / deal.folder, site) for site in deal.sites}
+    if deal.replace:  # Cleveland's table is of its 297 complete rows
+        found = {site: frame[~(frame == "?").any(axis=1)] for site, frame in found.items()}
+    return found
 
 
 def dealt(data: Path, name: str, seed: int) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
@@ -121,7 +135,7 @@ def dealt(data: Path, name: str, seed: int) -> list[tuple[str, pd.DataFrame, pd.
     if deal.pooled:
         (everything,) = frames(data, name).values()
         order = random.permutation(len(everything))
-        test, order = everything.iloc[order[:6000]], order[6000:]
+        test, order = everything.iloc[order[: deal.test]], order[deal.test :]
         for number, size in enumerate(deal.sizes, start=1):
             out.append((f"member-{number}", everything.iloc[order[:size]], test))
             order = order[size:]
@@ -159,13 +173,33 @@ def scenario_of(
             "dataset": "rows",
             "site": registry.get(deal.industry).sites[0],
             "units": max(10, round(len(train), -1)),  # as an owner would declare them
-            "epsilon": epsilon,
-            "delta": DELTA,
+            "epsilon": added_or_removed(epsilon, deal.delta, learner) if deal.replace else epsilon,
+            "delta": deal.delta,
         }
         for who, train, _ in parts
     ]
     data = {"schema": 1, "name": f"joining-{name}", "title": name, "contract": contract, "roster": roster}
     return scenario_from_toml(tomli_w.dumps(data))
+
+
+def added_or_removed(epsilon: float, delta: float, learner: str) -> float:
+    """Return the ε for adding or removing a record of the mechanism that has `epsilon` for replacing one.
+
+    Every step is a Gaussian mechanism on all rows, so squared ratios of sensitivity and noise add up. Replacing a row
+    doubles a sensitivity; that of a row's outer product, of norm 1 and never negative to another's, grows by √2.
+    """
+    factor = 4.0
+    if learner == "sums":
+        terms = SumsTerms()
+        factor -= 2 * terms.gram_share
+    mu = brentq(lambda mu: _delta(epsilon, mu) - delta, 1e-3, 50) / math.sqrt(factor)
+    return float(brentq(lambda less: _delta(less, mu) - delta, 1e-6, epsilon))
+
+
+def _delta(epsilon: float, mu: float) -> float:
+    """Return δ of a Gaussian mechanism whose sensitivity is `mu` standard deviations (Balle and Wang 2018)."""
+    ratio = epsilon / mu
+    return float(norm.cdf(mu / 2 - ratio) - math.exp(epsilon) * norm.cdf(-mu / 2 - ratio))
 
 
 def home_of(folder: Path, scenario: Scenario, who: str, train: pd.DataFrame, seed: int) -> Home:

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from doc_blocks import ROOT, blocks
+from own_learners import centres
 
 import consortia
 from clients import registry
@@ -25,6 +26,7 @@ from consortia.api import runs
 from consortia.common.errors import RefusedError
 from consortia.models import source
 from consortia.reports import live_runs
+from consortia.terms import learners
 from consortia.terms.policy import load_policy
 from privacy.accounting import epsilon
 from privacy.ledger import Ledger
@@ -283,6 +285,9 @@ def test_a_participant_that_is_none_is_named(change: dict[str, Any], named: str)
         ({"target": None, "schema": DECLARED}, "participant second: unit: wanted record, got 'who'"),
         ({"participants": [Participant(name="a", frame=frame(9, 1), epsilon=1e-9)]}, "roster.a: "),
         ({"participants": [*members(), members()[0]]}, "got first more than once"),
+        ({"contract": {"learner": "sums"}, "rounds": 5}, "rounds: wanted it left out with learner 'sums', which takes"),
+        ({"contract": {"learner": "sums"}, "hidden": [4]}, "hidden: wanted it left out with learner 'sums', which"),
+        ({"contract": {"learner": "summs"}}, "did you mean 'sums'?"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_a_round(change: dict[str, Any], named: str, tmp_path: Path) -> None:
@@ -290,6 +295,20 @@ def test_what_cannot_be_trained_is_refused_before_a_round(change: dict[str, Any]
     with pytest.raises(ValueError, match=re.escape(named)):
         consortia.train(**wanted)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize(("learner", "chosen"), [("sums", "sums"), ("auto", "sums"), ("lent", "blocks")])
+def test_a_learner_by_name_has_its_constants_as_in_a_file(learner: str, chosen: str) -> None:
+    rows = [frame(40, seed)[["x", "y"]] for seed in range(3)]
+    banks = [Participant(name=f"a-{i}", frame=each.assign(y=each.y > 0), epsilon=2) for i, each in enumerate(rows)]
+    with learners.lent("lent", centres().Centres):
+        run = consortia.train(banks, "y", contract={"learner": learner}, receipts=False)
+        contract = run.scenario.contract
+    assert (contract.learner, contract.releases, contract.rounds) == (chosen.replace("blocks", "lent"), (chosen,), 2)
+    spent = run.spent().query("horizon.str.startswith('run')")["epsilon"]
+    assert len(spent) == 3
+    assert spent.between(1.9, 2.0).all()
 
 
 def test_no_error_shows_a_value_of_a_row() -> None:

@@ -57,7 +57,12 @@ def test_run_prints_the_table_and_writes_the_record(tmp_path: Path) -> None:
     for heading in ("alone", "control", "federated", "joined", "net gain [95 %]", "verdict"):
         assert heading in result.output
     (record,) = tmp_path.glob("*/result.json")
-    assert json.loads(record.read_text())["status"] == "completed"
+    told = json.loads(record.read_text())
+    assert told["status"] == "completed"
+    for participant in told["participants"].values():
+        assert {"local", "control", "federated", "joined"} <= participant["metrics"][participant["headline"]].keys()
+        net = participant["net_gain"]
+        assert net["low"] <= net["value"] <= net["high"]
 
 
 def test_a_missed_expectation_is_exit_1(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,16 +21,17 @@ from consortia.api.participants import Participant, check_columns, check_partici
 from consortia.api.running import finished
 from consortia.api.runs import Run, Scratch, as_arguments
 from consortia.common.errors import ArgumentError
-from consortia.common.strict import parse
 from consortia.engines.options import Options
 from consortia.engines.runner import prepare
 from consortia.planning.plan import make_plans
+from consortia.terms.choice import AUTO
 from consortia.terms.contract_fields import WIRE_VERSION
-from consortia.terms.scenario import Scenario, settled
+from consortia.terms.scenario import scenario_from_data
 from consortia_plugins.arguments import named_arguments
 
 __all__ = ["train"]
 
+_GRADIENT = "gradient"
 #: Rows in a step beyond which a smaller sampling rate is quicker, and still much signal.
 _ROWS_A_STEP = 10_000
 
@@ -82,7 +84,9 @@ def train(
     seed : int
         Of start and splits; never of noise.
     contract : mapping, optional
-        Further keys of a scenario's `[contract]`, such as `{"scopes": {"head": "private"}}`.
+        Further keys of a scenario's `[contract]`, such as `{"scopes": {"head": "private"}}`. Beside
+        `{"learner": "sums"}`, or another learner without steps, parameters of networks (`rounds`, `clip`, ...)
+        stay out.
     folder : path, optional
         Where homes and runs lie. A later call with the same folder goes on with the same ledgers and lifetime budgets.
         Without it they lie in a temporary folder that goes when the run is no longer referred to.
@@ -115,28 +119,36 @@ def train(
             registry.hold(client)
         if len(split) != 3:
             raise ArgumentError(f"split: wanted three shares (train, validation, test), got {len(split)}")
-        rules = {
+        asked = dict(contract or {})
+        steps: dict[str, Any] = {
             "model": {"kind": "mlp" if hidden else "linear", "hidden": list(hidden)},
             "local_steps": local_steps,
             "sampling_rate": _rate(members) if sampling_rate is None else sampling_rate,
             "clip": clip,
             "learning_rate": learning_rate,
-            **({"client": client.digest} if client.digest else {}),
         }
+        network: dict[str, Any] = {
+            "rounds": rounds,
+            "strategy": {"name": strategy} if isinstance(strategy, str) else dict(strategy),
+        }
+        if asked.get("learner", _GRADIENT) not in (_GRADIENT, AUTO):  # few messages of noisy sums: nothing takes steps
+            given = {"local_steps": local_steps, "clip": clip, "learning_rate": learning_rate, "hidden": tuple(hidden)}
+            given |= {"rounds": rounds, "sampling_rate": sampling_rate, "strategy": strategy}
+            _check_left_out(asked["learner"], given)
+            steps, network = {}, {}
         terms = {
             "schema": 1,
             "wire": WIRE_VERSION,
-            "rounds": rounds,
+            **network,
             "seed": seed,
-            "strategy": {"name": strategy} if isinstance(strategy, str) else dict(strategy),
             "split": dict(zip(("train", "validation", "test"), split, strict=True)),
-            "industries": {client.name: rules},
-            **(contract or {}),
+            "industries": {client.name: steps | ({"client": client.digest} if client.digest else {})},
+            **asked,
         }
         roster = [each.participant(client) for each in members]
         given = {"schema": 1, "name": "frames", "title": "Rows from Python", "contract": terms, "roster": roster}
         data = _plain(given)
-        scenario = settled(parse(Scenario, data, "train"))
+        scenario = scenario_from_data(data, "train")
         make_plans(scenario)  # before anything is written
         scratch = Scratch() if folder is None else None
         root = scratch.folder if scratch is not None else Path(folder or "").resolve()
@@ -166,6 +178,16 @@ def _client(
     units = dict.fromkeys(each.unit for each in members if each.unit != RECORD)
     inferred = tables.infer_schema([each.frame for each in members], str(target), identifiers=tuple(units))
     return tables.industry_of(inferred), True
+
+
+def _check_left_out(learner: object, given: Mapping[str, Any]) -> None:
+    """Raise ArgumentError where a parameter of networks is given beside a learner that takes no steps."""
+    parameters = inspect.signature(train).parameters
+    for name, value in given.items():
+        if value != parameters[name].default:
+            raise ArgumentError(
+                f"{name}: wanted it left out with learner {learner!r}, which takes no steps, got {value!r}"
+            )
 
 
 def _plain(value: Any) -> Any:

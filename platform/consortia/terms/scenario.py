@@ -171,7 +171,7 @@ class Scenario(StrictModel):
             # The rule reads budgets, so it chooses anew.
             del data["chosen"]
             data |= {"contract": {**self.chosen.written, "seed": self.contract.seed}, "roster": list(data["roster"])}
-            anew = _build(data, where)
+            anew = scenario_from_data(data, where)
             return anew.with_overrides(rounds=rounds, seed=seed, compressed=compressed)
         changed = rounds is not None or bool(epsilon)
         return settled(parse(Scenario, data, where), anew=changed)
@@ -237,15 +237,16 @@ def load_scenario(name: str, *, settle: bool = True) -> Scenario:
     settle : False leaves the numbers of secure sums open, which take the accountant: enough to read a roster.
     """
     path = find_scenario(name)
-    return _build(read_toml(path), str(path), settle=settle)
+    return scenario_from_data(read_toml(path), str(path), settle=settle)
 
 
 def scenario_from_toml(text: str, where: str = "scenario") -> Scenario:
     """Parse TOML text."""
-    return _build(parse_toml(text, where), where)
+    return scenario_from_data(parse_toml(text, where), where)
 
 
-def _build(data: dict[str, Any], where: str, *, settle: bool = True) -> Scenario:
+def scenario_from_data(data: dict[str, Any], where: str, *, settle: bool = True) -> Scenario:
+    """Return the scenario of what a TOML file holds: recipes and a learner's constants filled in, learners chosen."""
     check_schema(data, where)
     contract = data.get("contract")
     if isinstance(contract, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
+from doc_blocks import ROOT
+from typer.testing import CliRunner
 
+from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.coordinator import coalitions
 from consortia.coordinator.checkpoint import load_latest
@@ -33,6 +37,7 @@ from privacy.events import GaussianRelease
 from privacy.ledger import Ledger
 
 PARTICIPANTS = ("new-car", "used-car")
+RECOUNT: Any = runpy.run_path(str(ROOT / "benchmarks" / "recount_ledger.py"))["main"]
 
 
 def _scenario(folder: Path) -> str:
@@ -164,6 +169,23 @@ def test_what_is_made_of_released_sums_is_free(run: Outcome) -> None:
         coalitions.of_run(folder, scenario, "bank", without=["nobody"])
     with pytest.raises(InputError, match="got none"):
         coalitions.of_run(folder, scenario, "bank", without=list(PARTICIPANTS))
+
+
+@pytest.mark.end_to_end
+def test_a_script_of_its_own_recounts_the_ledger(
+    run: Outcome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three Gaussian blocks and the metrics: chain and ε by a script that has nothing of consortia."""
+    name = PARTICIPANTS[0]
+    homes = str(run.job.homes[name].folder.parent)
+    text = CliRunner().invoke(build_app(), ["budget", "export", name, "--home", homes]).output
+    data, file = json.loads(text), tmp_path / "ledger.json"
+    file.write_text(text, encoding="utf-8")
+    assert RECOUNT([str(file)]) == 0
+    assert "recounted 2.99" in capsys.readouterr().out
+    data["accounts"][0]["epsilon"] -= 0.02
+    file.write_text(json.dumps(data), encoding="utf-8")
+    assert RECOUNT([str(file)]) == 1
 
 
 def _entries(run: Outcome, name: str) -> list[Any]:
