@@ -18,15 +18,13 @@ from consortia.terms.scopes import State, build_module, state_of
 
 
 def _state() -> State:
-    state = state_of(build_module(load_scenario("factories-additive").contract, "factory"))
+    state = state_of(build_module(load_scenario("factories").contract, "factory"))
     size = len(state[SHAPES])
     return {**state, SHAPES: torch.arange(size).double().unsqueeze(1), NOISE: torch.full_like(state[NOISE], 4.0)}
 
 
 def test_a_shape_has_the_units_and_names_of_the_schema() -> None:
-    shapes = {
-        shape.column: shape for shape in shapes_of(load_scenario("factories-additive").contract, "factory", _state())
-    }
+    shapes = {shape.column: shape for shape in shapes_of(load_scenario("factories").contract, "factory", _state())}
     torque = shapes["Torque [Nm]"]
     assert torque.cells[0] == "0 to 5"
     assert torque.middles[0] == pytest.approx(2.5)
@@ -46,11 +44,11 @@ def test_names_of_categories_are_theirs() -> None:
 
 
 def test_every_shape_is_drawn_with_its_band(tmp_path: Path) -> None:
-    contract = load_scenario("factories-additive").contract
+    contract = load_scenario("factories").contract
     assert not shape_charts(contract, tmp_path)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "factory.safetensors").write_bytes(safetensors.torch.save(_state()))
     drawn = shape_charts(contract, tmp_path)
     assert len(drawn) == len(shapes_of(contract, "factory", _state()))
     assert all("band" in drawing for _, drawing in drawn)
-    assert not shape_charts(load_scenario("banks-sums").contract, tmp_path)
+    assert not shape_charts(load_scenario("banks").contract, tmp_path)
