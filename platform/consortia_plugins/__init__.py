@@ -110,6 +110,8 @@ class Seam(Generic[T]):
         try:
             found = point.load()
         except (Exception, SystemExit) as error:
+            if isinstance(error, ModuleNotFoundError) and not whose:
+                raise  # an extra that is not installed: who asked knows its name
             raise self._broken(
                 f"{self.what} {name!r}{of} cannot be loaded from {point.value!r}: {type(error).__name__}: {error}; {mend}"
             ) from error
