@@ -113,7 +113,8 @@ class Seam(Generic[T]):
             if isinstance(error, ModuleNotFoundError) and not whose:
                 raise  # an extra that is not installed: who asked knows its name
             raise self._broken(
-                f"{self.what} {name!r}{of} cannot be loaded from {point.value!r}: {type(error).__name__}: {error}; {mend}"
+                f"{self.what} {name!r}{of} cannot be loaded from {point.value!r}: "
+                f"{type(error).__name__}: {error}; {mend}"
             ) from error
         try:
             return self._check(name, found)
