@@ -67,7 +67,7 @@ def test_a_missed_expectation_is_exit_1(tmp_path: Path) -> None:
 
 
 def test_json_is_json(tmp_path: Path) -> None:
-    result = CliRunner().invoke(APP, ["run", "linear", "--out", str(tmp_path), "--json"])
+    result = CliRunner().invoke(APP, ["run", "linear", "--rounds", "2", "--out", str(tmp_path), "--json"])
     assert json.loads(result.stdout)["scenario"] == "linear"
     checked = CliRunner().invoke(APP, ["check", "banks-network", "--json"])
     assert len(json.loads(checked.stdout)["participants"]) == 5

@@ -37,7 +37,11 @@ from privacy.randomness import seeded_generator
 
 Make = Callable[..., Any]
 FEDREP: dict[str, Any] = {"scopes": {"head": "private"}, "steps": {"local_steps": 4, "private_steps": 3}}
-FEDBN: dict[str, Any] = {"scopes": {"norm": "private"}, "model": {"kind": "mlp", "hidden": [8, 4], "norm": "layer"}}
+FEDBN: dict[str, Any] = {
+    "scopes": {"norm": "private"},
+    "steps": {"local_steps": 4},
+    "model": {"kind": "mlp", "hidden": [8, 4], "norm": "layer"},
+}
 
 
 def _contract(
