@@ -125,7 +125,7 @@ def test_the_scatter_of_rows_is_that_of_labels_drawn_again(kind: str) -> None:
         [norms(rule, run[PART].numpy(), scatter(rule, run, 400, generator)).mean(axis=1) ** 2 for run in runs[:2]]
     )
     # A regression's residual here is less than the public guess, and scores of several classes move each other.
-    assert {"binary": 0.75, "multiclass": 0.5, "regression": 0.3}[kind] < seen / said < 1.2
+    assert {"binary": 0.75, "multiclass": 0.5, "regression": 0.3}[kind] < seen / said < 1.5
 
 
 def test_a_margin_holds_for_all_columns_whatever_cells_do_together() -> None:

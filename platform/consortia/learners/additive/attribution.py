@@ -55,7 +55,7 @@ _RESIDUALS: Final = 32
 def norms(rule: Recipe, part: Array, squares: Array) -> Array:
     """Return ``sqrt(sum of part squares)`` of each term (n_terms, outputs); `squares` float64 (size, outputs)."""
     weighed = part[:, None] * squares
-    return np.sqrt(np.stack([weighed[place].sum(axis=0) for place in rule.cells.slices]))
+    return np.asarray(np.sqrt(np.stack([weighed[place].sum(axis=0) for place in rule.cells.slices])))
 
 
 def margins(rule: Recipe, part: Array, variances: Array) -> Array:
