@@ -45,6 +45,7 @@ def _run(*arguments: str, home: Path) -> tuple[int, set[str], int]:
         ("run linear --engine bogus", 2),
         ("check nonsense", 2),
         ("receipt nobody", 2),
+        ("verify nothing.json --keys nowhere", 2),
         ("participant list", 0),
         ("new --help", 0),
         ("new strategy fedavg", 2),
