@@ -53,6 +53,7 @@ def _run(*arguments: str, home: Path) -> tuple[int, set[str], int]:
         ("budget history nobody", 2),
         ("budget set nobody --run 1", 2),
         ("receipt nobody", 2),
+        ("verify nothing.json --keys nowhere", 2),
         ("participant list", 0),
         ("new --help", 0),
         ("new strategy fedavg", 2),
