@@ -2,10 +2,11 @@
 
     python benchmarks/asynchronous.py [--fast 2] [--slow 20] [--rounds 6] [--data DIR] [--json]
 
-Banks as in `consortia run banks --engine flower`: a SuperLink, a SuperNode and a launcher each, TLS and node keys on
-loopback; non-private, so that the metric has no noise. Every launcher sleeps before it trains, `--slow` seconds at the
-first bank and `--fast` at the others, in place of a longer training. FedAvg plays `--rounds` rounds; FedBuff makes as
-many steps of one reply each of the other banks, with the same most participations of one participant.
+Banks as in `consortia run banks-network --engine flower`: a SuperLink, a SuperNode and a launcher each, TLS and node
+keys on loopback; non-private, so that the metric has no noise. Every launcher sleeps before it trains, `--slow`
+seconds at the first bank and `--fast` at the others, in place of a longer training. FedAvg plays
+`--rounds` rounds; FedBuff makes as many steps of one reply each of the other banks, with the same most participations
+of one participant.
 
 Seconds are the coordinator's, from its first message to the end of the closing evaluation (for which both wait for
 everybody, FedBuff for what the slow one has in hand); `to the last step` leaves the evaluation out. The AUC is that of
@@ -43,7 +44,7 @@ from consortia.terms.scopes import build_module, load_state
 
 WANTED = 1 / 3
 TOLERANCE = 0.01
-POLICIES = Path(__file__).resolve().parents[1] / "scenarios" / "policies" / "banks"
+POLICIES = Path(__file__).resolve().parents[1] / "scenarios" / "policies" / "banks-network"
 SLEEPY = """
 import sys, time
 from consortia.deploy import launcher
@@ -63,8 +64,8 @@ sys.exit(launcher.main(sys.argv[2:]))
 
 
 def lay_out(folder: Path, name: str, strategy: dict[str, Any], *, rounds: int, banks: int, most: int | None) -> Path:
-    """Write a scenario of the first `banks` banks, and its policies."""
-    data = load_scenario("banks").model_dump(mode="json", by_alias=True, exclude_none=True)
+    """Write a scenario of the first `banks-network` banks, and its policies."""
+    data = load_scenario("banks-network").model_dump(mode="json", by_alias=True, exclude_none=True)
     data |= {"name": name, "roster": data["roster"][:banks], "expect": {}}
     data["contract"] |= {"strategy": {"weighting": "equal", **strategy}, "rounds": rounds}
     if most is not None:
@@ -142,7 +143,7 @@ def compare(
     folder: Path, *, fast: float, slow: float, rounds: int, banks: int = 5, data: Path | None = None
 ) -> dict[str, dict[str, Any]]:
     """Play both; return what came of each."""
-    names = [participant.name for participant in load_scenario("banks").roster[:banks]]
+    names = [participant.name for participant in load_scenario("banks-network").roster[:banks]]
     seconds = {name: slow if name == names[0] else fast for name in names}
     buffered = {"name": "fedbuff", "options": {"buffer_size": banks - 1}}
     return {

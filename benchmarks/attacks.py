@@ -3,7 +3,7 @@
     python benchmarks/attacks.py --data ../shared/data [--seeds 3] [--rounds 20] [--strategies krum] [--noise dp]
 
 Seven banks that lend for different purposes (German credit; synthetic rows without --data), 50 to 280 loans each, the
-committed terms of the scenario `banks`. The coordinator, its validation and the aggregation are the platform's;
+committed terms of the scenario `banks-network`. The coordinator, its validation and the aggregation are the platform's;
 participants train in this process without ledger and outbox. The attacker rotates with the seed; AUC is that of the
 final model on the pooled test rows of the six others, mean over seeds. `loss` is against the same strategy's run
 without an attacker. The committed default (`DEFAULT`) must lose at most .03 to every attack, and in the runs without
@@ -164,8 +164,8 @@ def tables(data: Path | None, seed: int) -> dict[str, dict[str, Table]]:
 
 
 def scenario(strategy: Mapping[str, Any], *, private: bool, rounds: int) -> Scenario:
-    """Return the committed terms of `banks` with seven participants of one vote each."""
-    data = load_scenario("banks").with_overrides(rounds=rounds).model_dump(mode="python", by_alias=True)
+    """Return the committed terms of `banks-network` with seven participants of one vote each."""
+    data = load_scenario("banks-network").with_overrides(rounds=rounds).model_dump(mode="python", by_alias=True)
     (participant, *_) = data["roster"]
     data["roster"] = [
         {**participant, "name": name, "units": units, "epsilon": 3.0 if private else float("inf"), "delta": 1e-4}

@@ -50,7 +50,7 @@ def opposite_sources(scenario: Scenario, folder: Path, seed: int) -> dict[str, s
 
 def run(folder: Path, strategy: str, epsilon: str, rounds: int, seed: int) -> dict[str, Any]:
     """Run once; return result.json."""
-    options = Options(scenario="banks", out=folder / "runs", epsilon=(epsilon,), rounds=rounds, seed=seed)
+    options = Options(scenario="banks-network", out=folder / "runs", epsilon=(epsilon,), rounds=rounds, seed=seed)
     job = prepare(options)
     contract = job.scenario.contract
     terms = contract.strategy.model_copy(update={"name": strategy, "weighting": "equal"})
@@ -67,7 +67,7 @@ def run(folder: Path, strategy: str, epsilon: str, rounds: int, seed: int) -> di
 
 def aucs(folder: Path, result: dict[str, Any], seed: int) -> list[float]:
     """Return the AUC of each bank's shared model on fresh rows of its own kind."""
-    scenario = load_scenario("banks")
+    scenario = load_scenario("banks-network")
     (run_folder,) = (folder / "runs").iterdir()
     numbers = result["history"][-1].get("clusters", {}).get("bank", {})
     client, found = registry.get("bank"), []

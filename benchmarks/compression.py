@@ -1,6 +1,6 @@
 """What compressed updates cost in the metric, and what they save on the wire.
 
-    python benchmarks/compression.py [--data ../shared/data] [--scenario banks] [--seeds 8] [--rounds N]
+    python benchmarks/compression.py [--data ../shared/data] [--scenario banks-network] [--seeds 8] [--rounds N]
                                      [--hidden 128,64] [--kinds int8,int4,top-k] [--json]
 
 Every seed is a split (and rows, where they are synthetic); each kind runs on it embedded, DP included.
@@ -88,7 +88,7 @@ def main() -> None:
     """Print one line for each kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--scenario", default="banks")
+    parser.add_argument("--scenario", default="banks-network")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--json", action="store_true")

@@ -2,11 +2,11 @@
 
     python benchmarks/conflict.py --data ../shared/data [--seeds 10] [--first 0] [--flipped 1] [--private]
 
-German credit by purpose (`banks`) and the heart centres (`hospitals` with a hashed split, so that a seed is a split).
-The labels of `--flipped` sites, rotating with the seed, are exchanged in the data file; everybody trains with the
-committed terms (without noise unless `--private`), then chooses as a receipt does (`consortia.participant.personal`).
-Shown is kept minus local on the untouched test rows, in the metric that the receipt leads with. Exits 1 when a
-participant's mean over the seeds is below -.01.
+German credit by purpose (`banks-network`) and the heart centres (`hospitals-network`, split by hash, so that a seed is
+a split). The labels of `--flipped` sites, rotating with the seed, are exchanged in the data file; everybody trains with
+the committed terms (without noise unless `--private`), then chooses as a receipt does
+(`consortia.participant.personal`). Shown is kept minus local on the untouched test rows, in the metric that the receipt
+leads with. Exits 1 when a participant's mean over the seeds is below -.01.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import State, build_module, load_state
 
 WORST = -0.01
-SITES = {"banks": tuple(bank.PURPOSES), "hospitals": hospital.SITES}
+SITES = {"banks-network": tuple(bank.PURPOSES), "hospitals-network": hospital.SITES}
 #: Of each participant: what it keeps, and kept and federated minus local (NaN where a metric has no value).
 Found = dict[str, tuple[str, float, float]]
 
@@ -60,7 +60,7 @@ def flip_hospitals(data: Path, sites: list[str]) -> None:
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-FLIPS: dict[str, Callable[[Path, list[str]], None]] = {"banks": flip_banks, "hospitals": flip_hospitals}
+FLIPS: dict[str, Callable[[Path, list[str]], None]] = {"banks-network": flip_banks, "hospitals-network": flip_hospitals}
 
 
 def lay_out(scenario: str, folder: Path) -> str:

@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def crowd(participants: int, rounds: int) -> Scenario:
     """Return the banks' contract for many participants that release an exact metric after every round."""
-    data = json.loads(load_scenario("banks").to_json())
+    data = json.loads(load_scenario("banks-network").to_json())
     data["contract"] |= {"rounds": rounds, "releases": ["update", "metrics"]}
     data["contract"]["evaluation"] = {"metrics": "exact", "every": 1}
     participant = data["roster"][0]

@@ -9,7 +9,7 @@ centres, then over seeds 42-46. Both halves of every algorithm are the ones of `
 FLamby's loader and FLamby's loop. Nothing is private: the standardisation itself depends on every row.
 
 FLamby's own Cyclic hands no model on: its four clients train apart, and what it reports is Cleveland's model after
-Cleveland's turns. Both are shown. The last lines are the project's own: the committed scenario `hospitals` on the same
+Cleveland's turns. Both are shown. The last lines are the project's own: the scenario `hospitals-network` on the same
 rows and split, non-private, with its FedAvg and with adaptive coordinators at the scenario's other terms; the shared
 model and, below it, what each centre keeps by its validation rows. Their server rate .1 is the only one that was tried.
 Exits 1 when a row is further than .01 from the published one. About half a minute on 2 cores, and two for the
@@ -195,15 +195,15 @@ def own(data: Path, strategy: str) -> dict[str, dict[str, float]]:
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            terms = load_scenario("hospitals").model_dump(mode="json", by_alias=True, exclude_none=True)
+            terms = load_scenario("hospitals-network").model_dump(mode="json", by_alias=True, exclude_none=True)
             if strategy != "fedavg":
                 terms["contract"]["strategy"] = {"name": strategy, "server_learning_rate": OWN_RATE}
             for participant in terms["roster"]:
                 participant["epsilon"] = float("inf")
-            file = folder / "hospitals.toml"
+            file = folder / "hospitals-network.toml"
             file.write_text(tomli_w.dumps(terms), encoding="utf-8")
-            policies = demo_policy_file("hospitals", SITES[0]).parent
-            shutil.copytree(policies, folder / "policies" / "hospitals")
+            policies = demo_policy_file("hospitals-network", SITES[0]).parent
+            shutil.copytree(policies, folder / "policies" / "hospitals-network")
             options = Options(scenario=str(file), data=data, out=folder / "runs", epsilon=("inf",), seed=seed)
             job = execute(prepare(options), options).job
             for site in SITES:

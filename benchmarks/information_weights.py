@@ -1,6 +1,6 @@
 """Participants with unequal budgets: row weights, information weights, and everyone at the strictest budget.
 
-    python benchmarks/information_weights.py --data ../shared/data [--seeds 50] [--scenario banks] [--out FILE] [--json]
+    python benchmarks/information_weights.py --data ../shared/data [--seeds 50] [--scenario NAME] [--out FILE] [--json]
 
 Every seed draws a split (and, for synthetic rows, the rows); each arm runs on it through the embedded engine, DP
 included. An arm's number is a participant's AUC on its own test rows. Differences are paired by seed; the bound is the
@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="folder of the public data sets; synthetic rows without it")
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--first-seed", type=int, default=1000, help="0-149 chose the limit of the weights")
-    parser.add_argument("--scenario", default="banks")
+    parser.add_argument("--scenario", default="banks-network")
     parser.add_argument("--strategy", default="{}", help="further keys of contract.strategy, JSON")
     parser.add_argument("--out", type=Path, help="keep every run's numbers here, and go on from them")
     parser.add_argument("--json", action="store_true")

@@ -66,7 +66,7 @@ def measure(scenario: str, epsilon: str, seeds: range, data: Path | None) -> Mea
                 data=data,
                 out=Path(folder),
                 seed=seed,
-                split_seed=None if scenario == "hospitals" else seed,
+                split_seed=None if scenario.startswith("hospitals") else seed,
                 epsilon=() if epsilon == "committed" else (epsilon,),
             )
             participants = execute(prepare(options), options).result["participants"]
@@ -107,7 +107,7 @@ def main() -> int:
     """Measure; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the folder of the public data sets; synthetic rows without it")
-    parser.add_argument("--scenarios", nargs="*", default=["banks", "hospitals", "factories"])
+    parser.add_argument("--scenarios", nargs="*", default=["hospitals", "banks", "factories"])
     parser.add_argument("--epsilon", nargs="*", default=["committed"], help="committed, inf, or numbers")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="first seed")

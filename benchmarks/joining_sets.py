@@ -63,7 +63,7 @@ CLIENT = IndustryClient(
 """
 
 
-#: Networks by gradients: the terms of the scenarios `banks` and `factories`; one step a round where noise is shared.
+#: Networks by gradients: the terms of `banks-network` and `factories-network`; one step a round where noise is shared.
 LINEAR = {"model": {"kind": "linear"}, "local_steps": 2, "sampling_rate": 1.0, "clip": 1.0, "learning_rate": 0.5}
 NETWORK = {
     "model": {"kind": "mlp", "hidden": [32, 16]},

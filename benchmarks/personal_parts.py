@@ -1,4 +1,4 @@
-"""Parts that stay at home: everything shared, FedPer, FedRep and FedBN on the scenario `banks` with a small network.
+"""Parts that stay at home: everything shared, FedPer, FedRep and FedBN on `banks-network` with a small network.
 
     python benchmarks/personal_parts.py [--data ../shared/data] [--seeds 3] [--epsilon inf 8]
 
@@ -43,7 +43,7 @@ TERMS = {
 
 def run(method: str, epsilon: str, seed: int, data: Path | None, out: Path) -> list[float]:
     """Return each bank's AUC."""
-    options = Options(scenario="banks", data=data, epsilon=(epsilon,), seed=seed, out=out)
+    options = Options(scenario="banks-network", data=data, epsilon=(epsilon,), seed=seed, out=out)
     job = prepare(options)
     scopes, private_steps = METHODS[method]
     contract = json.loads(job.scenario.contract.canonical())

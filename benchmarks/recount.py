@@ -1,6 +1,6 @@
 """Recount a run from its dump, with nothing of consortia: AUC with scikit-learn, ε with dp-accounting and Opacus.
 
-    consortia run banks --dump dump --out runs
+    consortia run banks-network --dump dump --out runs
     python benchmarks/recount.py runs/<run-id>/result.json dump
 
 Prints one line per participant and exits 1 when a number differs from the record by more than .001 (metrics)

@@ -73,13 +73,13 @@ def _grid(**axes: tuple) -> list[Setting]:
 
 
 GRIDS = {
-    "hospitals": _grid(
+    "hospitals-network": _grid(
         rounds=(10, 15, 20), steps=(1, 2, 5), rate=(1.0,), learning_rate=(0.25, 0.5, 1.0, 2.0), clip=(0.5, 1.0)
     ),
-    "banks": _grid(
+    "banks-network": _grid(
         rounds=(20,), steps=(1, 2, 5), rate=(1.0,), learning_rate=(0.25, 0.5, 1.0, 2.0), clip=(0.5, 1.0, 2.0)
     ),
-    "factories": _grid(
+    "factories-network": _grid(
         rounds=(20,),
         steps=(10, 20, 30),
         rate=(0.2,),
@@ -89,14 +89,16 @@ GRIDS = {
     ),
 }
 QUICK = {
-    "hospitals": _grid(rounds=(20,), steps=(1, 2), rate=(1.0,), learning_rate=(0.25, 0.5, 1.0, 2.0), clip=(0.5, 1.0)),
-    "banks": _grid(rounds=(20,), steps=(1, 2, 5), rate=(1.0,), learning_rate=(0.25, 0.5, 1.0), clip=(0.5, 1.0)),
-    "factories": _grid(
+    "hospitals-network": _grid(
+        rounds=(20,), steps=(1, 2), rate=(1.0,), learning_rate=(0.25, 0.5, 1.0, 2.0), clip=(0.5, 1.0)
+    ),
+    "banks-network": _grid(rounds=(20,), steps=(1, 2, 5), rate=(1.0,), learning_rate=(0.25, 0.5, 1.0), clip=(0.5, 1.0)),
+    "factories-network": _grid(
         rounds=(20,), steps=(20, 30), rate=(0.2,), learning_rate=(2.0, 3.0, 4.0), clip=(0.5,), hidden=((32, 16),)
     ),
 }
-REPLICATES = {"hospitals": (100, 20), "banks": (40, 20), "factories": (4, 2)}
-FOLDS = {"hospitals": 5, "banks": 3, "factories": 3}
+REPLICATES = {"hospitals-network": (100, 20), "banks-network": (40, 20), "factories-network": (4, 2)}
+FOLDS = {"hospitals-network": 5, "banks-network": 3, "factories-network": 3}
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,7 @@ def search(name: str, data: Path, quick: bool) -> None:
     schedule = (scenario.contract.rounds, rules.local_steps, rules.sampling_rate)
     committed = Setting(*schedule, rules.learning_rate, rules.clip, rules.model.hidden)
     sites = load_sites(scenario, data, quick)
-    metric = "accuracy" if name == "hospitals" else "auc"
+    metric = "accuracy" if name == "hospitals-network" else "auc"
     scored: dict[Setting, tuple[float, float]] = {}
     # The clip changes nothing in a non-private run: it is trained once for all clips.
     plain: dict[Setting, float] = {}

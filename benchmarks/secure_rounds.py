@@ -32,7 +32,7 @@ def measure(rounds: int) -> dict[str, Any]:
     for trust in ("local", "aggregate"):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            source = find_scenario("secure-banks")
+            source = find_scenario("secure-banks-network")
             terms = tomllib.loads(source.read_text(encoding="utf-8"))
             terms["contract"] |= {"rounds": rounds, "trust": trust}
             if trust == "local":

@@ -38,8 +38,8 @@ from consortia.engines.vectorized import receipts
 from consortia.engines.vectorized.accounts import ScratchAccount
 from consortia.engines.vectorized.coordinator import CrowdCoordinator
 from consortia.engines.vectorized.participants import Place, _steps
-from consortia.participant.data import Partitions
 from consortia.participant.home import Home
+from consortia.participant.partitions import Partitions
 from consortia.participant.training import make_plan
 from consortia.terms.policy import Allowance, AllowTerms, BudgetTerms, DatasetTerms, Policy
 from consortia.terms.scenario import Scenario

@@ -38,12 +38,12 @@ class Target:
 
 
 TARGETS = (
-    Target("hospitals", "accuracy", False, 0.79, "seed"),
-    Target("hospitals", "accuracy", True, 0.78, "seed"),
-    Target("banks", "auc", False, 0.78, "split_seed"),
-    Target("banks", "auc", True, 0.76, "split_seed"),
-    Target("factories", "auc", False, 0.93, "split_seed"),
-    Target("factories", "auc", True, 0.85, "split_seed"),
+    Target("hospitals-network", "accuracy", False, 0.79, "seed"),
+    Target("hospitals-network", "accuracy", True, 0.78, "seed"),
+    Target("banks-network", "auc", False, 0.78, "split_seed"),
+    Target("banks-network", "auc", True, 0.76, "split_seed"),
+    Target("factories-network", "auc", False, 0.93, "split_seed"),
+    Target("factories-network", "auc", True, 0.85, "split_seed"),
 )
 
 

@@ -6,17 +6,20 @@ cross-check only; Renyi DP (Mironov 2017) feeds the lifetime filter. Gaussian DP
 theorem under-counts (3.72 where the answer is 5.80).
 """
 
+from __future__ import annotations
+
 import math
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Final
 
 from consortia_plugins.arguments import named_arguments
 from privacy.errors import PlanError, UnknownEventError
 from privacy.events import Event, GaussianRelease, PoissonGaussian, check_known, event_size, resized
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "RDP_ORDERS",
@@ -180,6 +183,7 @@ def prv_epsilon(events: Iterable[Event], delta: float) -> float:
     _check(delta)
     worst, parts = 0.0, _by_partition(events)
 
+    import numpy as np
     from opacus.accountants import PRVAccountant
 
     for part in parts:
@@ -205,6 +209,8 @@ def rdp(events: Iterable[Event], orders: tuple[int, ...]) -> np.ndarray[tuple[in
 
     Bounds of one release are added up as often as it was made (Mironov 2017, *Renyi DP*, Prop. 1).
     """
+    import numpy as np
+
     totals = [
         np.sum([np.asarray(_rdp_of_one(resized(event, 1), orders)) * event.size for event in part], axis=0)
         for part in _by_partition(events)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -96,28 +95,31 @@ class Seam(Generic[T]):
             raise self._broken(
                 f"{self.what} {name!r} is built in, and {_whose(points)} brings another of that name; uninstall it"
             )
-        module, _, attribute = place.partition(":")
-        return self._checked(name, getattr(importlib.import_module(module), attribute), "")
+        return self._loaded(name, EntryPoint(name, place, self.group))
 
     def load(self, name: str, points: tuple[EntryPoint, ...]) -> T:
         """Return the value that installed packages bring under a name; `broken` as `get`."""
         whose = _whose(points)
         if len(points) > 1:
             raise self._broken(f"{self.what} {name!r}: {whose} all bring one; uninstall all but one")
-        try:
-            found = points[0].load()
-        except (Exception, SystemExit) as error:
-            raise self._broken(
-                f"{self.what} {name!r} of {whose} cannot be loaded from {points[0].value!r}: "
-                f"{type(error).__name__}: {error}; repair or uninstall {whose}"
-            ) from error
-        return self._checked(name, found, f" of {whose}")
+        return self._loaded(name, points[0], whose)
 
-    def _checked(self, name: str, found: Any, whose: str) -> T:
+    def _loaded(self, name: str, point: EntryPoint, whose: str = "") -> T:
+        """Return a checked value; `whose` is empty for a built-in one: a file of this checkout may be broken, too."""
+        of, mend = (f" of {whose}", f"repair or uninstall {whose}") if whose else ("", "repair that file")
+        try:
+            found = point.load()
+        except (Exception, SystemExit) as error:
+            if isinstance(error, ModuleNotFoundError) and not whose:
+                raise  # an extra that is not installed: who asked knows its name
+            raise self._broken(
+                f"{self.what} {name!r}{of} cannot be loaded from {point.value!r}: "
+                f"{type(error).__name__}: {error}; {mend}"
+            ) from error
         try:
             return self._check(name, found)
         except ValueError as error:
-            raise self._broken(f"{self.what} {name!r}{whose}: {error}") from error
+            raise self._broken(f"{self.what} {name!r}{of}: {error}") from error
 
     def unknown(self, name: object, where: str = "") -> str:
         """Return the sentence about a name that nobody knows."""

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = Path(__file__).parent / "v0.1"
 CONTRACTS: dict[str, str] = json.loads((FILES / "contracts.json").read_text())
 #: Scenarios whose contract has another name today: the name is no part of what was agreed.
-RENAMED = {"cross-industry": "cross-industry-network"}
+RENAMED = {name: f"{name}-network" for name in ("banks", "cross-industry", "factories", "hospitals", "secure-banks")}
 
 
 @dataclass(frozen=True)

@@ -321,7 +321,7 @@ def test_no_error_shows_a_value_of_a_row() -> None:
 
 def test_options_of_the_command_line_are_parameters_here() -> None:
     with pytest.raises(ArgumentError, match=r"^engine: wanted one of"):
-        consortia.run("banks", engine="nonsense")
+        consortia.run("banks-network", engine="nonsense")
     with runs.as_arguments():
         pass
 

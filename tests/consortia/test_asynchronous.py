@@ -32,7 +32,7 @@ LAZY = "used-car"
 
 
 def _scenario(name: str = "fedbuff", *, rounds: int = 6, most: int | None = 6, **contract: Any) -> Scenario:
-    data = load_scenario("banks").with_overrides(epsilon=["inf"]).model_dump(mode="python", by_alias=True)
+    data = load_scenario("banks-network").with_overrides(epsilon=["inf"]).model_dump(mode="python", by_alias=True)
     options = contract.pop("options", {})
     data["contract"]["strategy"] = {"name": name, "weighting": "equal", "options": options}
     data["contract"] |= {"rounds": rounds, "max_participations": most, **contract}
@@ -271,7 +271,7 @@ def test_embedded_participants_at_once_do_not_wait_for_the_one_that_sleeps(tmp_p
 
 def test_sigma_is_solved_for_the_participations_of_the_contract(make_site: Callable[..., Any]) -> None:
     def of(name: str, rounds: int, most: int | None) -> Scenario:
-        data = load_scenario("banks").model_dump(mode="python", by_alias=True)
+        data = load_scenario("banks-network").model_dump(mode="python", by_alias=True)
         data["contract"] |= {
             "strategy": {"name": name, "weighting": "equal"},
             "rounds": rounds,
@@ -292,7 +292,7 @@ def test_sigma_is_solved_for_the_participations_of_the_contract(make_site: Calla
         of("fedavg", 2, None).contract, participant, start
     )
     # At the participant: its own numbers up to two, charged; a third is outside the contract, under any number.
-    site = make_site("new-car", "banks")
+    site = make_site("new-car", "banks-network")
     contract = one.contract.canonical()
     assert [site.ask(n, contract=contract).header["status"] for n in (1, 2)] == ["OK", "OK"]
     assert site.ask(3, contract=contract).header["code"] == "BAD_MESSAGE"
@@ -307,7 +307,7 @@ def test_a_cyclic_participant_answers_no_more_rounds_than_the_contract_says(
     epsilon: str, make_site: Callable[..., Any]
 ) -> None:
     scenario = _scenario("cyclic", rounds=10, most=2)
-    site = make_site("new-car", "banks", epsilon=[epsilon])
+    site = make_site("new-car", "banks-network", epsilon=[epsilon])
     site.policy(lambda data: data["allow"].update(non_private=True))
     asked = [site.ask(number, contract=scenario.contract.canonical()).header for number in (1, 6, 9)]
     assert [header["status"] for header in asked] == ["OK", "OK", "RECEIVE_ONLY"]

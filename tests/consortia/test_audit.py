@@ -65,5 +65,5 @@ def test_no_instrument_names_a_mistake() -> None:
 
 def test_bad_input_is_a_sentence_and_status_2() -> None:
     runner = CliRunner()
-    for arguments in (["audit", "no-such-scenario"], ["audit", "banks", "--only", "luck"]):
+    for arguments in (["audit", "no-such-scenario"], ["audit", "banks-network", "--only", "luck"]):
         assert runner.invoke(build_app(), arguments).exit_code == 2

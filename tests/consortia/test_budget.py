@@ -198,7 +198,7 @@ def test_the_evaluation_units_have_a_budget_of_their_own(tmp_path: Path) -> None
         )
         return said.exit_code, said.output
 
-    assert call("init", "--scenario", "banks")[0] == 0
+    assert call("init", "--scenario", "banks-network")[0] == 0
     code, said = call("set", "other", "--evaluation-run", "1")
     assert code == 2
     assert "--evaluation-lifetime" in said

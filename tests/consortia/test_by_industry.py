@@ -74,7 +74,7 @@ def _file(folder: Path, **changes: object) -> Path:
     """Write the scenario and demonstration policies; return its path."""
     policies = folder / "policies" / "two-kinds"
     policies.mkdir(parents=True)
-    source = scenario_folder() / "policies" / "secure-banks-sums"
+    source = scenario_folder() / "policies" / "secure-banks"
     for name in BANKS:
         shutil.copy(source / f"{name}.toml", policies)
     for name, site in FACTORIES.items():
@@ -127,7 +127,7 @@ def test_every_table_counts_in_the_hash() -> None:
 
 
 def test_a_contract_without_tables_is_its_own_part() -> None:
-    scenario = load_scenario("banks")
+    scenario = load_scenario("banks-network")
     assert scenario.contract.of("bank") is scenario.contract
     assert scenario.parts() == (scenario,)
     assert "by_industry" not in scenario.contract.canonical()

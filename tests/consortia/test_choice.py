@@ -25,7 +25,7 @@ from consortia.terms.scenario import Scenario, find_scenario, load_scenario, sce
 NETWORK = {"local_steps": 2, "sampling_rate": 1.0, "clip": 1.0, "learning_rate": 0.5}
 
 
-def _data(name: str = "secure-banks-sums", units: int | None = None, **contract: Any) -> dict[str, Any]:
+def _data(name: str = "secure-banks", units: int | None = None, **contract: Any) -> dict[str, Any]:
     data = tomllib.loads(find_scenario(name).read_text(encoding="utf-8"))
     data["contract"] |= {"learner": "auto", **contract}
     for line in data["roster"] if units else ():
@@ -33,7 +33,7 @@ def _data(name: str = "secure-banks-sums", units: int | None = None, **contract:
     return data
 
 
-def _auto(name: str = "secure-banks-sums", units: int | None = None, **contract: Any) -> Scenario:
+def _auto(name: str = "secure-banks", units: int | None = None, **contract: Any) -> Scenario:
     return scenario_from_toml(tomli_w.dumps(_data(name, units, **contract)))
 
 
@@ -43,7 +43,7 @@ def _choice(scenario: Scenario) -> Any:
     return choice
 
 
-@pytest.mark.parametrize("name", ["secure-banks-sums", "banks-sums"])
+@pytest.mark.parametrize("name", ["secure-banks", "banks"])
 def test_what_participants_accept_is_the_explicit_contract(name: str) -> None:
     scenario = _auto(name)
     assert _choice(scenario).learner == "sums"
@@ -54,23 +54,23 @@ def test_what_participants_accept_is_the_explicit_contract(name: str) -> None:
 
 
 def test_many_rows_get_histograms() -> None:
-    scenario = _auto("secure-factories-additive", units=40_000)
+    scenario = _auto("secure-factories", units=40_000)
     assert _choice(scenario).learner == "additive"
-    wanted = tomllib.loads(find_scenario("secure-factories-additive").read_text(encoding="utf-8"))
+    wanted = tomllib.loads(find_scenario("secure-factories").read_text(encoding="utf-8"))
     for line in wanted["roster"]:
         line["units"] = 40_000
     assert scenario.contract.sha256() == scenario_from_toml(tomli_w.dumps(wanted)).contract.sha256()
 
 
 def test_few_rows_get_sums_at_any_budget() -> None:
-    scenario = _auto("banks-sums", trust="local").with_overrides(epsilon=["inf"])
+    scenario = _auto("banks", trust="local").with_overrides(epsilon=["inf"])
     assert (_choice(scenario).learner, _choice(scenario).units) == ("sums", 600)
     assert _choice(scenario).rows_left is None
 
 
 @pytest.mark.parametrize(("epsilon", "learner"), [("0.2", "sums"), ("8", "additive"), ("inf", "additive")])
 def test_another_budget_chooses_anew(epsilon: str, learner: str) -> None:
-    scenario = _auto("factories-additive", units=3000, seed=7)
+    scenario = _auto("factories", units=3000, seed=7)
     again = scenario.with_overrides(epsilon=[epsilon], seed=9)
     assert _choice(again).learner == learner == again.contract.learner
     assert again.contract.seed == 9
@@ -79,7 +79,7 @@ def test_another_budget_chooses_anew(epsilon: str, learner: str) -> None:
 
 
 def test_what_noise_leaves_by_hand() -> None:
-    scenario = _auto("factories-additive", units=3000).with_overrides(epsilon=["8"])
+    scenario = _auto("factories", units=3000).with_overrides(epsilon=["8"])
     participants, contract = scenario.roster, scenario.contract
     left = rule.rows_left(contract, "factory", participants)
     # Three alike: v = 3 z^2 21 d / 4 of a message, twenty of them averaged, against c d / cells of a row.
@@ -94,7 +94,7 @@ def test_what_noise_leaves_by_hand() -> None:
 
 def test_shared_noise_leaves_more_than_noise_of_each() -> None:
     terms = {"trust": "aggregate", "secure": {"colluders": 1, "min_cohort": 3}}
-    local, shared = (_auto("factories-additive", units=3000, **more) for more in ({}, terms))
+    local, shared = (_auto("factories", units=3000, **more) for more in ({}, terms))
     assert _choice(shared).rows_left > _choice(local).rows_left
     assert _choice(shared).rows_left > rule.rows_left(shared.contract, "factory", shared.roster[:2])
 
@@ -124,7 +124,7 @@ def test_a_table_of_one_industry_may_ask_the_rule_alone() -> None:
 def test_terms_of_the_network_that_was_not_chosen_are_left_out() -> None:
     more = {"rounds": 20, "strategy": {"name": "fedadam"}, "scopes": {}, "releases": ["update"], "additive": {}}
     scenario = _auto(**more, industries={"bank": {"model": {"kind": "mlp"}, **NETWORK}})
-    assert scenario.contract.sha256() == load_scenario("secure-banks-sums").contract.sha256()
+    assert scenario.contract.sha256() == load_scenario("secure-banks").contract.sha256()
 
 
 def test_images_and_a_trusted_coordinator_need_a_network() -> None:
@@ -155,17 +155,17 @@ def test_a_wrong_contract_is_refused_by_name(contract: dict[str, Any], wanted: s
 
 def test_check_says_what_was_chosen_and_why(tmp_path: Path) -> None:
     file = tmp_path / "auto.toml"
-    file.write_text(tomli_w.dumps(_data("banks-sums")), encoding="utf-8")
+    file.write_text(tomli_w.dumps(_data("banks")), encoding="utf-8")
     shown = CliRunner().invoke(build_app(), ["check", str(file)]).stdout.replace("\n", " ")
     assert 'bank: learner "sums", chosen by the rule: 600 training units in all, fewer than the 700' in shown
     told = json.loads(CliRunner().invoke(build_app(), ["check", str(file), "--json"]).stdout)
     assert told["chosen"]["bank"]["learner"] == "sums"
-    assert told["contract_sha256"] == load_scenario("banks-sums").contract.sha256()
+    assert told["contract_sha256"] == load_scenario("banks").contract.sha256()
     assert "chosen" not in json.loads(CliRunner().invoke(build_app(), ["check", "linear", "--json"]).stdout)
 
 
 def test_a_kit_says_nothing_of_others(tmp_path: Path) -> None:
-    scenario = _auto("banks-sums")
+    scenario = _auto("banks")
     write_kit(tmp_path / "kit", scenario, "other", "fed.example.org:9092", b"", has_key=False)
     text = (tmp_path / "kit" / "scenario.toml").read_text(encoding="utf-8")
     assert "chosen" not in text
@@ -175,11 +175,11 @@ def test_a_kit_says_nothing_of_others(tmp_path: Path) -> None:
 
 @pytest.mark.end_to_end
 def test_the_record_says_what_was_chosen(tmp_path: Path) -> None:
-    file = tmp_path / "banks-sums.toml"
-    file.write_text(tomli_w.dumps(_data("banks-sums")), encoding="utf-8")
+    file = tmp_path / "banks.toml"
+    file.write_text(tomli_w.dumps(_data("banks")), encoding="utf-8")
     policies = tmp_path / "policies"
     policies.mkdir()
-    (policies / "banks-sums").symlink_to(demo_policy_file("banks-sums", "other").resolve().parent)
+    (policies / "banks").symlink_to(demo_policy_file("banks", "other").resolve().parent)
     options = Options(scenario=str(file), epsilon=("inf",), out=tmp_path / "runs")
     job = prepare(options)
     outcome = execute(job, options)

@@ -29,7 +29,7 @@ def call(*arguments: str) -> Result:
     return result
 
 
-def _scenario(folder: Path, name: str = "banks", **changes: Any) -> str:
+def _scenario(folder: Path, name: str = "banks-network", **changes: Any) -> str:
     """Write a changed copy of a committed scenario with its policies; return its path."""
     source = find_scenario(name)
     data = tomllib.loads(source.read_text(encoding="utf-8"))
@@ -72,9 +72,9 @@ def test_a_missed_expectation_is_exit_1(tmp_path: Path) -> None:
 
 
 def test_json_is_json(tmp_path: Path) -> None:
-    result = CliRunner().invoke(APP, ["run", "linear", "--out", str(tmp_path), "--json"])
+    result = CliRunner().invoke(APP, ["run", "linear", "--rounds", "2", "--out", str(tmp_path), "--json"])
     assert json.loads(result.stdout)["scenario"] == "linear"
-    checked = CliRunner().invoke(APP, ["check", "banks", "--json"])
+    checked = CliRunner().invoke(APP, ["check", "banks-network", "--json"])
     assert len(json.loads(checked.stdout)["participants"]) == 5
 
 
@@ -94,7 +94,7 @@ def test_check_shows_the_plan_and_warns() -> None:
     assert result.exit_code == 0
     for word in ("hospital-a", "factory-b", "σ", "update:"):
         assert word in result.output
-    warned = call("check", "factories", "--epsilon", "high=0.01")
+    warned = call("check", "factories-network", "--epsilon", "high=0.01")
     assert "warning high: epsilon 0.01 with" in warned.output
 
 
@@ -103,13 +103,13 @@ def test_check_shows_the_plan_and_warns() -> None:
     [
         (["run", "cross-industri"], "check the spelling"),
         (["run", "missing.toml"], "check the path"),
-        (["run", "banks", "--epsilon", "0"], "wanted a number > 0"),
-        (["run", "banks", "--epsilon", "nobody=1"], "wanted a participant of banks"),
-        (["run", "banks", "--engine", "warp"], "--engine: wanted one of embedded, flower"),
-        (["run", "banks", "--data", "/nowhere"], "--data /nowhere: wanted a folder"),
-        (["run", "banks", "--resume", "/nowhere"], "holds job.json"),
-        (["run", "banks", "--rounds", "0"], "contract.rounds: wanted greater than or equal to 1"),
-        (["run", "banks", "--engine", "flower", "--dump", "x"], "wanted a simulation"),
+        (["run", "banks-network", "--epsilon", "0"], "wanted a number > 0"),
+        (["run", "banks-network", "--epsilon", "nobody=1"], "wanted a participant of banks-network"),
+        (["run", "banks-network", "--engine", "warp"], "--engine: wanted one of embedded, flower"),
+        (["run", "banks-network", "--data", "/nowhere"], "--data /nowhere: wanted a folder"),
+        (["run", "banks-network", "--resume", "/nowhere"], "holds job.json"),
+        (["run", "banks-network", "--rounds", "0"], "contract.rounds: wanted greater than or equal to 1"),
+        (["run", "banks-network", "--engine", "flower", "--dump", "x"], "wanted a simulation"),
         (["run"], "wanted the name or path of a scenario"),
         (["new", "client", "bank"], "exists already"),
         (["new", "client", "Bad Name"], "wanted a name of 2 to 30 small letters"),
@@ -173,7 +173,7 @@ def _data(tmp_path: Path, change: Any) -> Path:
 )
 def test_bad_rows_are_a_named_bounded_failure_and_stay_at_home(change: Any, tmp_path: Path) -> None:
     data = _data(tmp_path, change)
-    result = call("run", "banks", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
+    result = call("run", "banks-network", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
     assert result.exit_code == 2, result.output
     assert "PARTICIPANT_ERROR" in result.output
     assert "nobody was charged" in result.output
@@ -195,20 +195,20 @@ def test_bad_rows_are_a_named_bounded_failure_and_stay_at_home(change: Any, tmp_
 )
 def test_few_rows_and_one_class_are_legal(change: Any, tmp_path: Path) -> None:
     data = _data(tmp_path, change)
-    result = call("run", "banks", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
+    result = call("run", "banks-network", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
     assert result.exit_code == 0, result.output
 
 
 def test_one_class_everywhere_is_a_named_failure(tmp_path: Path) -> None:
     data = _data(tmp_path, lambda lines: [x[:-1] + "1" for x in lines])
-    result = call("run", "banks", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
+    result = call("run", "banks-network", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
     assert result.exit_code == 1
     assert "no participant has a second class" in result.output
 
 
 def test_quarantined_rows_are_counted_at_home(tmp_path: Path) -> None:
     data = _data(tmp_path, lambda lines: [lines[0].replace(" 1169 ", " secret-amount "), *lines[1:]])
-    result = call("run", "banks", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
+    result = call("run", "banks-network", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
     assert result.exit_code == 0, result.output
     (folder,) = (tmp_path / "runs").iterdir()
     log = (folder / "participants" / "new-car" / "participant.log").read_text()
@@ -239,7 +239,7 @@ def test_a_foreign_package_of_the_same_name_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_policy_is_a_refusal(tmp_path: Path) -> None:
     scenario = _scenario(tmp_path / "s")
-    (tmp_path / "s" / "policies" / "banks" / "other.toml").unlink()
+    (tmp_path / "s" / "policies" / "banks-network" / "other.toml").unlink()
     result = call("run", scenario, "--out", str(tmp_path / "runs"))
     assert result.exit_code == 2
     assert "policy of other: wanted" in result.output.replace("\n", "")
@@ -248,7 +248,7 @@ def test_a_missing_policy_is_a_refusal(tmp_path: Path) -> None:
 @pytest.mark.end_to_end
 def test_a_policy_that_forbids_is_named(tmp_path: Path) -> None:
     scenario = _scenario(tmp_path / "s")
-    file = tmp_path / "s" / "policies" / "banks" / "other.toml"
+    file = tmp_path / "s" / "policies" / "banks-network" / "other.toml"
     policy = read_toml(file)
     policy["allow"]["releases"] = []
     file.write_text(tomli_w.dumps(policy), encoding="utf-8")

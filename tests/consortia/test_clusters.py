@@ -46,7 +46,7 @@ def test_opposite_groups_are_separated(epsilon: str, tmp_path: Path, monkeypatch
 
 
 def _changed(**keys: Any) -> Scenario:
-    scenario = load_scenario("banks")
+    scenario = load_scenario("banks-network")
     terms = scenario.contract.strategy.model_copy(update={"name": "clustered", **keys})
     return scenario.model_copy(update={"contract": scenario.contract.model_copy(update={"strategy": terms})})
 

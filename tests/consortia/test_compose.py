@@ -20,10 +20,14 @@ COMMITTED = (
     "cross-industry",
     "cross-industry-network",
     "hospitals",
+    "hospitals-network",
     "banks",
+    "banks-network",
     "factories",
+    "factories-network",
     "linear",
     "secure-banks",
+    "secure-banks-network",
     "shared-customers",
     "shared-trunk",
     "digits",
@@ -72,9 +76,9 @@ def test_every_service_is_behind_walls(name: str) -> None:
 
 def test_the_homes_of_secure_sums_have_pinned_each_other(tmp_path: Path) -> None:
     """Identity, pins and the allowed contract: what a launcher needs at the first `up`; another changes nothing."""
-    scenario = load_scenario("secure-banks")
+    scenario = load_scenario("secure-banks-network")
     names = [participant.name for participant in scenario.roster]
-    assert make_homes("secure-banks", scenario, tmp_path) == names
+    assert make_homes("secure-banks-network", scenario, tmp_path) == names
     homes = {name: Home(tmp_path / name, name) for name in names}
     keys = {name: public_hex(load_identity(home)) for name, home in homes.items()}
     assert len(set(keys.values())) == len(names)
@@ -83,7 +87,7 @@ def test_the_homes_of_secure_sums_have_pinned_each_other(tmp_path: Path) -> None
         assert policy.secure.peers == {peer: key for peer, key in keys.items() if peer != name}
         assert list(policy.allow.contracts) == [f"sha256:{scenario.contract.sha256()}"]
         assert (home.folder / "identity.pem").stat().st_mode & 0o077 == 0
-    assert make_homes("secure-banks", scenario, tmp_path) == []
+    assert make_homes("secure-banks-network", scenario, tmp_path) == []
     assert {name: public_hex(load_identity(home)) for name, home in homes.items()} == keys
 
 

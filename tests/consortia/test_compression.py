@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import zstandard
 
@@ -98,32 +99,38 @@ def test_bytes_that_the_contract_does_not_say_are_refused(kind: str, tensors: di
         expand(tensors, RECEIVED, CompressionTerms(kind=kind))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["int8", "top-k"])
-def test_a_run_with_compressed_updates_ends_where_the_other_does(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Non-private, so that the two runs differ by the compression only: a contract without it keeps its hash."""
+def _ran(kind: str | None, folder: Path) -> torch.Tensor:
+    """Return the parameters that a run ends with; non-private, so that two runs differ by the compression only."""
     from consortia.engines import runner
     from consortia.engines.options import Options
     from consortia.engines.runner import execute, prepare
     from consortia.terms.scenario import load_scenario, scenario_from_json
 
-    models = {}
-    for compressed in (False, True):
-        data = json.loads(load_scenario("linear").to_json())
-        if compressed:
-            data["contract"]["compression"] = {"kind": kind, "fraction": 0.5}
-        scenario = scenario_from_json(json.dumps(data))
-        monkeypatch.setattr(runner, "load_scenario", lambda name, made=scenario: made)
-        options = Options(scenario="linear", rounds=12, seed=1, epsilon=("inf",), out=tmp_path / str(compressed))
+    data = json.loads(load_scenario("linear").to_json())
+    if kind:
+        data["contract"]["compression"] = {"kind": kind, "fraction": 0.5}
+    scenario = scenario_from_json(json.dumps(data))
+    options = Options(scenario="linear", rounds=12, seed=1, epsilon=("inf",), out=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "load_scenario", lambda name: scenario)
         done = execute(prepare(options), options)
-        assert done.result["status"] == "completed"
-        participants: dict[str, Any] = done.result["participants"]
-        assert all(("saved" in participant["bytes"]) is compressed for participant in participants.values())
-        assert ("compression" in done.job.scenario.contract.canonical()) is compressed
-        import safetensors.torch
+    assert done.result["status"] == "completed"
+    participants: dict[str, Any] = done.result["participants"]
+    assert all(("saved" in participant["bytes"]) is bool(kind) for participant in participants.values())
+    assert ("compression" in done.job.scenario.contract.canonical()) is bool(kind)
+    model = safetensors.torch.load((done.job.folder / "model" / "linear.safetensors").read_bytes())
+    return torch.cat([model[name].flatten().double() for name in sorted(model)])
 
-        model = safetensors.torch.load((done.job.folder / "model" / "linear.safetensors").read_bytes())
-        models[compressed] = torch.cat([model[name].flatten().double() for name in sorted(model)])
-    moved = float(models[False].norm())
-    assert float((models[True] - models[False]).norm()) < (0.02 if kind == "int8" else 0.25) * moved
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+    """What a run without compression ends with; its contract keeps its hash."""
+    return _ran(None, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("kind", ["int8", "top-k"])
+def test_a_run_with_compressed_updates_ends_where_the_other_does(
+    kind: str, plain: torch.Tensor, tmp_path: Path
+) -> None:
+    moved = float(plain.norm())
+    assert float((_ran(kind, tmp_path) - plain).norm()) < (0.02 if kind == "int8" else 0.25) * moved

@@ -21,13 +21,13 @@ from consortia.terms.scenario import find_scenario
 
 
 def _packed(folder: Path) -> str:
-    """Write `banks` with two participants and int8 updates."""
-    file = find_scenario("banks")
+    """Write `banks-network` with two participants and int8 updates."""
+    file = find_scenario("banks-network")
     made = tomllib.loads(file.read_text())
     made.pop("expect", None)
     made.update(name="packed", roster=made["roster"][:2])
     made["contract"]["compression"] = {"kind": "int8"}
-    shutil.copytree(file.parent / "policies" / "banks", folder / "policies" / "packed")
+    shutil.copytree(file.parent / "policies" / "banks-network", folder / "policies" / "packed")
     (folder / "packed.toml").write_text(tomli_w.dumps(made))
     return str(folder / "packed.toml")
 
@@ -36,7 +36,7 @@ def _packed(folder: Path) -> str:
     ("options", "words"),
     [
         (
-            {"scenario": "banks"},
+            {"scenario": "banks-network"},
             r"wanted .* updates are compressed \(\[contract.compression\]\), got none",
         ),
         ({"draws": 1}, "--draws: wanted at least 2, got 1"),

@@ -42,7 +42,7 @@ def _reply(data: bytes, scenario: Scenario, change: Change | None = None) -> byt
 
 
 def _play(tmp_path: Path, spoil: Mapping[str, Change | None], *, rounds: int = 2) -> tuple[Coordinator, dict[str, Any]]:
-    scenario = load_scenario("banks").with_overrides(rounds=rounds)
+    scenario = load_scenario("banks-network").with_overrides(rounds=rounds)
 
     def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
         return [Answer(n, _reply(data, scenario, spoil.get(n))) for n, data in envelopes.items()]
@@ -133,7 +133,7 @@ def test_one_bad_reply_is_attributed_by_name_and_dropped(tmp_path: Path, change:
     ],
 )
 def test_metrics_that_nobody_asked_for_are_dropped(tmp_path: Path, spoilt: torch.Tensor) -> None:
-    scenario = load_scenario("banks").with_overrides(rounds=1)
+    scenario = load_scenario("banks-network").with_overrides(rounds=1)
 
     def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
         answers = {n: _reply(data, scenario) for n, data in envelopes.items()}
@@ -148,7 +148,7 @@ def test_metrics_that_nobody_asked_for_are_dropped(tmp_path: Path, spoilt: torch
 
 
 def test_a_header_of_nested_json_is_a_bad_reply(tmp_path: Path) -> None:
-    scenario = load_scenario("banks").with_overrides(rounds=1)
+    scenario = load_scenario("banks-network").with_overrides(rounds=1)
     header = b'{"__metadata__":{"consortia":' + b"[" * 200_000 + b"]" * 200_000 + b"}}"
     bomb = struct.pack("<Q", len(header)) + header
 
@@ -161,7 +161,7 @@ def test_a_header_of_nested_json_is_a_bad_reply(tmp_path: Path) -> None:
 
 
 def test_a_silent_majority_is_a_named_bounded_failure(tmp_path: Path) -> None:
-    scenario = load_scenario("banks")
+    scenario = load_scenario("banks-network")
     asked: list[str] = []
 
     def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
@@ -177,7 +177,7 @@ def test_a_silent_majority_is_a_named_bounded_failure(tmp_path: Path) -> None:
 
 
 def test_a_late_reply_of_an_older_attempt_is_not_taken(tmp_path: Path) -> None:
-    scenario = load_scenario("banks").with_overrides(rounds=1)
+    scenario = load_scenario("banks-network").with_overrides(rounds=1)
     calls = 0
 
     def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:

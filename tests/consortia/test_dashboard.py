@@ -38,7 +38,7 @@ PLANTED = "Ada<b>Lovelace-4711"
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one finished and one failed run; in both a participant writes a planted text where it can."""
-    scenario = load_scenario("banks").with_overrides(rounds=2)
+    scenario = load_scenario("banks-network").with_overrides(rounds=2)
     tmp_path = tmp_path_factory.mktemp("dashboard")
     for name, spoiled in (("run-good", {scenario.roster[0].name}), ("run-bad", {s.name for s in scenario.roster})):
 
@@ -153,12 +153,12 @@ def test_the_coordinators_pages(pages: dict[str, str]) -> None:
     assert "failed" in pages["/"]
     assert "BAD_REPLY" in pages["/runs/run-good"]
     assert "nobody" in pages["/runs/run-good"]
-    assert 'consortia_run_rounds_done{run="run-good",scenario="banks"} 2.0' in pages["/metrics"]
+    assert 'consortia_run_rounds_done{run="run-good",scenario="banks-network"} 2.0' in pages["/metrics"]
 
 
 def test_epsilon_is_counted_as_in_the_record(app: FastAPI) -> None:
     text = counted(app, "/runs/run-good", 'aria-label="ε spent')
-    terms = load_scenario("banks").contract.industries["bank"]
+    terms = load_scenario("banks-network").contract.industries["bank"]
     event = PoissonGaussian(
         noise_multiplier=1.5,
         sampling_rate=terms.sampling_rate,

@@ -64,14 +64,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three banks with 2,000 synthetic rows each that release metrics with noise after every round."""
     folder = tmp_path_factory.mktemp("browser")
     source, target = ROOT / "scenarios", folder / "scenarios"
-    shutil.copytree(source / "policies" / "banks", target / "policies" / "banks")
-    scenario = tomllib.loads((source / "banks.toml").read_text())
+    shutil.copytree(source / "policies" / "banks-network", target / "policies" / "banks-network")
+    scenario = tomllib.loads((source / "banks-network.toml").read_text())
     scenario["roster"] = [{**participant, "units": ROWS} for participant in scenario["roster"][:3]]
     scenario["contract"] |= {
         "rounds": ROUNDS, "releases": ["update", "metrics"], "evaluation": {"metrics": "dp", "every": 1},
     }  # fmt: skip
-    (target / "banks.toml").write_text(tomli_w.dumps(scenario))
-    for file in (target / "policies" / "banks").glob("*.toml"):
+    (target / "banks-network.toml").write_text(tomli_w.dumps(scenario))
+    for file in (target / "policies" / "banks-network").glob("*.toml"):
         policy = tomllib.loads(file.read_text())
         policy["dataset"]["credit"] |= {"source": f"synthetic:{ROWS}", "declared_units": ROWS}
         policy["allow"]["releases"] = ["update", "metrics"]
@@ -166,10 +166,10 @@ def finished(browser: Browser, coordinator: Server, folder: Path) -> str:
         watched.sign_in()
         expect(page.get_by_text("No run yet")).to_be_visible()
         page.evaluate("window.notReloaded = true")
-        run = consortia("run", "scenarios/banks.toml", folder=folder)
+        run = consortia("run", "scenarios/banks-network.toml", folder=folder)
         try:
             hold_after_a_round(run, folder / "runs")
-            title = tomllib.loads((folder / "scenarios" / "banks.toml").read_text())["title"]
+            title = tomllib.loads((folder / "scenarios" / "banks-network.toml").read_text())["title"]
             link = page.get_by_role("link", name=title)
             expect(link).to_be_visible(timeout=240_000)
             assert page.evaluate("window.notReloaded") is True
@@ -242,7 +242,7 @@ def test_the_sign_in_page(browser: Browser, coordinator: Server) -> None:
 def test_the_demo_opens_signed_in_with_a_run_in_progress_and_follows_it_to_its_decision(
     browser: Browser, folder: Path, tmp_path: Path
 ) -> None:
-    scenario = "cross-industry" if SHOTS else str(folder / "scenarios" / "banks.toml")
+    scenario = "cross-industry" if SHOTS else str(folder / "scenarios" / "banks-network.toml")
     demo = consortia("demo", "--no-browser", "--scenario", scenario, "--out", str(tmp_path / "runs"), folder=tmp_path)
     assert demo.stdout is not None
     try:

@@ -44,7 +44,16 @@ def test_what_is_planted_at_a_participant_is_seen_nowhere_else(
         return plain(*arguments, **options)
 
     monkeypatch.setattr(local, "train_round", train)
-    arguments = ["run", "banks", "--rounds", "2", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "runs")]
+    arguments = [
+        "run",
+        "banks-network",
+        "--rounds",
+        "2",
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "runs"),
+    ]
     result = CliRunner().invoke(build_app(), arguments)
     assert planted not in result.output
     assert planted not in caplog.text

@@ -17,9 +17,9 @@ from clients._apart import set_apart
 from clients.dataset import prepare
 from clients.errors import QuarantineError
 from consortia.cli import build_app
-from consortia.participant.data import Partitions
 from consortia.participant.drift import psi, since_last_run
 from consortia.participant.home import Home
+from consortia.participant.partitions import Partitions
 from consortia.preflight.disguised import kind_of
 from consortia.preflight.rows import Look, look_at, told_by
 

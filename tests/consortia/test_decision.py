@@ -30,7 +30,7 @@ def line(
 
 def record(participants: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
-        "scenario": "banks",
+        "scenario": "banks-network",
         "status": "completed",
         "observer": "simulation",
         "synthetic": True,
@@ -70,7 +70,7 @@ def test_it_says_who_for_whom_what_it_cost_and_what_next() -> None:
 
 
 def test_the_industries_and_another_learner_come_from_the_scenario() -> None:
-    loaded = load_scenario("banks")
+    loaded = load_scenario("banks-network")
     name = loaded.roster[0].name
     assert (
         decide(record({name: line(-0.1, -0.2, 0.0)}), loaded).next

@@ -71,7 +71,7 @@ def test_a_checkpoint_without_room_leaves_the_one_before(tmp_path: Path) -> None
 
 
 def test_a_run_whose_disk_fills_is_a_named_failure_and_resumes(tmp_path: Path) -> None:
-    scenario = load_scenario("banks").with_overrides(rounds=2)
+    scenario = load_scenario("banks-network").with_overrides(rounds=2)
     asked: list[str] = []
 
     def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
@@ -114,7 +114,7 @@ def test_a_command_without_a_record_of_its_own_does_not_tell_an_earlier_ones(tmp
 
 
 def test_an_attempt_that_failed_at_once_is_not_repeated_at_once(tmp_path: Path, monkeypatch: Any) -> None:
-    scenario = load_scenario("banks").with_overrides(rounds=1)
+    scenario = load_scenario("banks-network").with_overrides(rounds=1)
     now, pauses = [0.0], []
     monkeypatch.setattr("consortia.coordinator.rounds.time.monotonic", lambda: now[0])
     monkeypatch.setattr("consortia.coordinator.rounds.time.sleep", pauses.append)

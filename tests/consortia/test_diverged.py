@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,6 +14,7 @@ from clients.dataset import prepare
 from clients.sources import parse_source, read
 from consortia.participant.evaluation import far_worse
 from consortia.reports.receipt_table import diverged_in_words, notes
+from consortia.terms.contract import contract_from_json
 
 
 @pytest.mark.parametrize("industry", ["bank", "factory"])
@@ -33,3 +38,24 @@ def test_only_what_is_far_worse_than_a_constant_is_called_diverged(industry: str
 
 def test_other_receipts_say_nothing_of_it() -> None:
     assert diverged_in_words({}) == []
+
+
+def test_training_that_blew_up_is_charged_once_however_often_it_is_asked_for(
+    make_site: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site("bank-a", rounds=3)
+    contract = json.loads(site.scenario.contract.canonical())
+    for terms in contract["industries"].values():
+        terms |= {"learning_rate": 3e38, "clip": 1e4}
+    changed = contract_from_json(json.dumps(contract))
+    site.scenario = site.scenario.model_copy(update={"contract": changed})
+    replies = [site.ask(1) for _ in range(3)]
+    assert {reply.header["code"] for reply in replies} == {"PARTICIPANT_ERROR"}
+    assert len({reply.header["incident"] for reply in replies}) == 3
+    assert caplog.text.count("training diverged: lower learning_rate") == 1
+    assert caplog.text.count("nothing more is charged") == 2
+    with site.ledger() as ledger:
+        assert [entry.state for entry in ledger.entries()] == ["reserved"]
+    assert site.ask(2).header["code"] == "PARTICIPANT_ERROR"  # another message, tried by itself
+    with site.ledger() as ledger:
+        assert len(ledger.entries()) == 2

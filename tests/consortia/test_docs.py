@@ -145,7 +145,7 @@ def check_consortia(arguments: list[str]) -> None:
 
 
 def test_a_command_that_is_none_is_found() -> None:
-    for wrong in (["budget", "shew", "x"], ["run", "banks", "--rouns", "3"], ["budget", "plan"]):
+    for wrong in (["budget", "shew", "x"], ["run", "banks-network", "--rouns", "3"], ["budget", "plan"]):
         with pytest.raises((AssertionError, click.UsageError, SystemExit)):
             check_consortia(wrong)
     with pytest.raises(AssertionError):

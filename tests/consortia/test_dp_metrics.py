@@ -196,7 +196,7 @@ def _scenario(folder: Path, name: str, **contract: Any) -> Path:
 def test_a_run_stops_one_round_late_and_says_what_was_released(tmp_path: Path) -> None:
     file = _scenario(
         tmp_path,
-        "banks",
+        "banks-network",
         evaluation={"metrics": "dp", "every": 1},
         split={"train": 0.6, "validation": 0.2, "test": 0.2},
         # No model is better by .9 than the first: two releases after it are patience enough.

@@ -39,7 +39,7 @@ def test_a_line_is_recovered(tmp_path: Path, name: str) -> None:
 @pytest.mark.end_to_end
 def test_a_non_private_run_repeats_and_a_private_one_does_not(tmp_path: Path) -> None:
     def model(epsilon: str) -> torch.Tensor:
-        _, folder = _run(tmp_path, scenario="banks", rounds=2, seed=3, epsilon=(epsilon,))
+        _, folder = _run(tmp_path, scenario="banks-network", rounds=2, seed=3, epsilon=(epsilon,))
         return safetensors.torch.load((folder / "model" / "bank.safetensors").read_bytes())["head.weight"]
 
     assert torch.equal(model("inf"), model("inf"))
@@ -71,7 +71,7 @@ def test_the_record_is_complete_and_honest(tmp_path: Path) -> None:
 
 @pytest.mark.end_to_end
 def test_non_private_is_called_so(tmp_path: Path) -> None:
-    result, _ = _run(tmp_path, scenario="banks", rounds=1, epsilon=("inf",))
+    result, _ = _run(tmp_path, scenario="banks-network", rounds=1, epsilon=("inf",))
     assert result["noise"] == "none (non-private)"
     for participant in result["participants"].values():
         assert participant["epsilon"]["non_private"] is True
@@ -83,7 +83,7 @@ def test_non_private_is_called_so(tmp_path: Path) -> None:
 def test_resume_goes_on_and_equals_the_undisturbed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from consortia.coordinator.rounds import Coordinator
 
-    whole, folder = _run(tmp_path, scenario="banks", rounds=4, seed=5, epsilon=("inf",))
+    whole, folder = _run(tmp_path, scenario="banks-network", rounds=4, seed=5, epsilon=("inf",))
     real = Coordinator._round
 
     def dies_in_round_3(self: Coordinator, state):  # type: ignore[no-untyped-def]
@@ -92,7 +92,7 @@ def test_resume_goes_on_and_equals_the_undisturbed_run(tmp_path: Path, monkeypat
         return real(self, state)
 
     monkeypatch.setattr(Coordinator, "_round", dies_in_round_3)
-    options = Options(scenario="banks", rounds=4, seed=5, epsilon=("inf",), out=tmp_path / "broken")
+    options = Options(scenario="banks-network", rounds=4, seed=5, epsilon=("inf",), out=tmp_path / "broken")
     job = prepare(options)
     with pytest.raises(KeyboardInterrupt):
         execute(job, options)

@@ -15,7 +15,17 @@ from consortia.terms.scenario import load_scenario
 pytestmark = pytest.mark.containers
 
 
-@pytest.mark.parametrize("name", ["cross-industry", "hospitals", "banks", "factories", "secure-banks", "shared-trunk"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cross-industry",
+        "hospitals-network",
+        "banks-network",
+        "factories-network",
+        "secure-banks-network",
+        "shared-trunk",
+    ],
+)
 def test_two_rounds_to_the_table(name: str, tmp_path: Path) -> None:
     if reason := engine():
         pytest.skip(reason)

@@ -148,3 +148,30 @@ def test_a_question_larger_than_a_buffer_waits_for_the_imports() -> None:
         more=", warm",
     )
     assert json.loads(printed)[1] == ["3000000"]
+
+
+KEEPS = """
+from pathlib import Path
+from consortia.deploy.shelf import Shelf
+shelf = Shelf()
+def answer(data):
+    found = shelf.find(b"s" * 32, data * 32)
+    held = sum(os.readlink(f"/proc/{os.getppid()}/fd/{fd}").startswith("/memfd:") for fd in
+        os.listdir(f"/proc/{os.getppid()}/fd"))
+    if found is None:
+        shelf.put(b"s" * 32, data * 32, data)
+    return json.dumps([found and Path(found).read_text(), held]).encode()
+"""
+
+
+def test_what_a_message_keeps_is_there_for_the_next_one_held_once_and_goes_with_the_zygote() -> None:
+    before = "pause = forks.Asker.ask\ndef ask(self, question, *rest):\n    if said_last: time.sleep(.6)\n"
+    before = before.replace("said_last", "question.data == b'z'") + "    return pause(self, question, *rest)\n"
+    before += "forks.Asker.ask = ask"
+    status, printed, errors = run(
+        KEEPS, "'x', 'x', 'y', 'y', 'x', 'z', 'z'", before=before, more=", idle_seconds=.2, shelf=shelf"
+    )
+    assert status == 7, errors
+    said = [json.loads(text) for text in json.loads(printed)[1]]
+    assert said[:5] == [[None, 0], ["x", 1], [None, 1], ["y", 1], [None, 1]]
+    assert said[5] == [None, 0]  # let go when idle

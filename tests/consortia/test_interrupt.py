@@ -31,7 +31,7 @@ def test_any_command_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -
         raise KeyboardInterrupt
 
     monkeypatch.setattr(audit, "load_scenario", interrupted)
-    result = CliRunner().invoke(build_app(), ["audit", "banks", "--quick"])
+    result = CliRunner().invoke(build_app(), ["audit", "banks-network", "--quick"])
     assert result.exit_code == 1
     assert "interrupted; nothing that was committed is lost" in result.output
 

@@ -173,7 +173,7 @@ def test_the_joined_model_comes_back_from_its_file() -> None:
     own, federated = ridge(BANK, train, "bank-a"), ridge(BANK, bank(80, 5), "bank-a", 0.01)
     mine = base(train, own, own(train))
     found = joined.joined(BANK, mine, federated, few).scorer
-    about = About("bank-a", "run-1", "bank", "joined", "ridge", load_scenario("banks").contract)
+    about = About("bank-a", "run-1", "bank", "joined", "ridge", load_scenario("banks-network").contract)
     again, same = from_bytes(to_bytes(found.model(), about), "here")
     assert isinstance(again, JoinedModel)
     assert same.kind == "joined"

@@ -167,7 +167,7 @@ def _own(table: Any) -> Any:
 
 def _job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A finished run of one bank whose home, for once, lies where the coordinator could read it."""
-    scenario = load_scenario("banks")
+    scenario = load_scenario("banks-network")
     scenario = scenario.model_copy(update={"roster": scenario.roster[:1]})
     name = scenario.roster[0].name
     home = SimpleNamespace(folder=folder / "homes" / name, ledger_folder=None)

@@ -56,7 +56,7 @@ def test_two_hundred_random_kills(make_site: Callable[..., Any], tmp_path: Path)
 
 
 def test_a_run_killed_at_random_resumes_to_the_end(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "consortia.cli", "run", "banks", "--rounds", "60", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "consortia.cli", "run", "banks-network", "--rounds", "60", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while time.monotonic() < end and not list(tmp_path.glob("*/checkpoints/round-00001*")):

@@ -34,7 +34,7 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 def test_a_second_plan_reads_what_the_first_solved(folder: Path, solved: list[object]) -> None:
-    scenario = load_scenario("hospitals")
+    scenario = load_scenario("hospitals-network")
     first = make_plans(scenario)
     assert solved
     number = len(solved)
@@ -46,7 +46,7 @@ def test_a_second_plan_reads_what_the_first_solved(folder: Path, solved: list[ob
 
 
 def test_other_code_solves_again(folder: Path, solved: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    scenario = load_scenario("hospitals")
+    scenario = load_scenario("hospitals-network")
     make_plans(scenario)
     number = len(solved)
     monkeypatch.setattr(module, "_code", lambda: "another accountant")
@@ -55,7 +55,7 @@ def test_other_code_solves_again(folder: Path, solved: list[object], monkeypatch
 
 
 def test_a_broken_file_or_no_folder_costs_time_only(folder: Path, solved: list[object]) -> None:
-    scenario = load_scenario("hospitals")
+    scenario = load_scenario("hospitals-network")
     folder.mkdir(parents=True)
     (folder / "noise.db").write_bytes(b"no database" * 100)
     plans = make_plans(scenario)
@@ -73,7 +73,7 @@ def test_participants_never_read_it() -> None:
 
 
 def test_the_file_holds_no_more_than_numbers(folder: Path) -> None:
-    make_plans(load_scenario("hospitals"))
+    make_plans(load_scenario("hospitals-network"))
     with sqlite3.connect(folder / "noise.db") as link:
         rows = link.execute("SELECT plan FROM noise").fetchall()
     assert rows

@@ -95,7 +95,7 @@ def test_an_unknown_learner_says_which_there_are() -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["banks", "banks-sums", "factories-additive"])
+@pytest.mark.parametrize("name", ["banks-network", "banks", "factories"])
 def test_contracts_of_built_in_learners_say_nothing_new(name: str) -> None:
     assert "options" not in json.loads(load_scenario(name).contract.canonical())
 
@@ -118,7 +118,7 @@ def test_contracts_of_built_in_learners_say_nothing_new(name: str) -> None:
 def test_a_broken_package_is_named(code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packages = Packages(tmp_path / "site", monkeypatch)
     packages.install("partner", "[consortia.learners]\nown = own_package:VALUE\n", own_package=code)
-    text = find_scenario("banks-sums").read_text(encoding="utf-8").replace('"sums"', '"own"')
+    text = find_scenario("banks").read_text(encoding="utf-8").replace('"sums"', '"own"')
     with pytest.raises(InputError) as caught:
         scenario_from_toml(text.replace("[contract.sums]", "[contract.options]"))
     assert said in str(caught.value)

@@ -121,7 +121,7 @@ def test_the_same_rows_under_two_names_are_refused_or_share(kind: str, ward: War
 
 def test_a_published_split_that_differs_is_refused_in_a_shared_lifetime(make_site: Any, tmp_path: Path) -> None:
     """FLamby's split goes by places: fewer rows of the same file are tested on others."""
-    ward = Ward(make_site("cleveland", "hospitals", rounds=1), tmp_path)
+    ward = Ward(make_site("cleveland", "hospitals-network", rounds=1), tmp_path)
     ward.offer(*_pairs(tmp_path)["query"], lifetime="heart")
     assert ward.train("heart").header["status"] == "OK"
     assert ward.train("copy").header["status"] == "FAILED"

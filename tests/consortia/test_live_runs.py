@@ -27,7 +27,7 @@ PLANTED = "Ada-Lovelace-4711"
 
 @pytest.fixture
 def scenario() -> Scenario:
-    return load_scenario("banks").with_overrides(rounds=2)
+    return load_scenario("banks-network").with_overrides(rounds=2)
 
 
 def _folder(tmp_path: Path, scenario: Scenario) -> Path:

@@ -29,9 +29,9 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("sgd", "adam", "adamw", "rmsprop")
 
 
-def _scenario(strategy: dict[str, Any] | None = None, name: str = "banks", **terms: Any) -> Scenario:
+def _scenario(strategy: dict[str, Any] | None = None, name: str = "banks-network", **terms: Any) -> Scenario:
     raw = read_toml(ROOT / "scenarios" / f"{name}.toml")
-    raw["contract"] |= {"evaluation": {}, "releases": ["update"]} if name == "banks" else {}
+    raw["contract"] |= {"evaluation": {}, "releases": ["update"]} if name == "banks-network" else {}
     raw["contract"] |= {} if strategy is None else {"strategy": strategy}
     raw["contract"].pop("stopping", None)
     raw["contract"]["industries"]["bank"] |= terms
@@ -87,7 +87,7 @@ def test_an_optimizer_sees_the_noisy_gradient_alone(
     monkeypatch.setattr(NoisyOptimizer, "pre_step", noted)
     terms = {"local_steps": 3, "optimizer": {"name": name}, "schedule": {"name": "cosine"}, "learning_rate": 0.1}
     contract = _scenario(**terms).contract
-    site = make_site("new-car", "banks")
+    site = make_site("new-car", "banks-network")
     for number in (1, contract.rounds):
         seen.clear()
         received, update = _round(contract, site, number)
@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_refused_by_name(case: str) -> None:
 
 def test_a_secure_sum_takes_neither() -> None:
     with pytest.raises(InputError, match="no optimizer and no schedule"):
-        _scenario(name="secure-banks", optimizer={"name": "adam"})
+        _scenario(name="secure-banks-network", optimizer={"name": "adam"})
 
 
 def test_the_vectorized_engine_takes_the_same_optimizer() -> None:

@@ -346,7 +346,7 @@ def _everything() -> IndustryClient:
 
 @pytest.mark.end_to_end
 def test_a_runs_models_are_predicted_with_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = _call("run", "banks", "--rounds", "1", "--out", tmp_path)
+    result = _call("run", "banks-network", "--rounds", "1", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     (run,) = tmp_path.iterdir()
     client = industries.get("bank")

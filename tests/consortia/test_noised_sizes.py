@@ -139,7 +139,7 @@ def test_the_noise_is_laplace_and_never_below_one() -> None:
 
 
 def test_a_claim_can_only_lower_a_weight() -> None:
-    scenario = _noised(load_scenario("banks"))
+    scenario = _noised(load_scenario("banks-network"))
     contract, participants = scenario.contract, list(scenario.roster)
 
     def weights(**sizes: int) -> dict[str, float]:
@@ -154,14 +154,14 @@ def test_a_claim_can_only_lower_a_weight() -> None:
 
 
 def test_the_coordinator_takes_one_whole_number_and_only_where_asked() -> None:
-    contract = _noised(load_scenario("banks")).contract
+    contract = _noised(load_scenario("banks-network")).contract
     rest, size = take({SIZE: torch.tensor([140]), "head.bias": torch.zeros(1)}, contract, "train")
     assert (list(rest), size) == (["head.bias"], 140)
     assert take({}, contract, "train") == ({}, None)
     for bad in (torch.tensor([0]), torch.tensor([1.5]), torch.tensor(5), torch.tensor([5, 6])):
         with pytest.raises(ValueError, match="whole number"):
             take({SIZE: bad}, contract, "train")
-    for other, kind in ((load_scenario("banks").contract, "train"), (contract, "evaluate")):
+    for other, kind in ((load_scenario("banks-network").contract, "train"), (contract, "evaluate")):
         with pytest.raises(ValueError, match="nobody asked"):
             take({SIZE: torch.tensor([5])}, other, kind)
 
@@ -170,12 +170,12 @@ def test_the_coordinator_takes_one_whole_number_and_only_where_asked() -> None:
     ("scenario", "change", "said"),
     [
         (
-            "secure-banks",
+            "secure-banks-network",
             {"releases": ["update", "size"], "strategy": {"weighting": "noised"}},
             'weighting = "declared"',
         ),
-        ("banks", {"strategy": {"weighting": "noised"}}, "'size' in releases"),
-        ("banks", {"releases": ["update", "size"]}, "'size' in releases"),
+        ("banks-network", {"strategy": {"weighting": "noised"}}, "'size' in releases"),
+        ("banks-network", {"releases": ["update", "size"]}, "'size' in releases"),
     ],
 )
 def test_contracts_that_do_not_fit_are_refused(scenario: str, change: dict[str, Any], said: str) -> None:
@@ -194,14 +194,14 @@ def test_declared_sizes_are_the_participants_normaliser(site: Any) -> None:
 
 @pytest.mark.end_to_end
 def test_a_whole_run_weighs_by_what_was_released(tmp_path: Path) -> None:
-    data = read_toml(find_scenario("banks"))
+    data = read_toml(find_scenario("banks-network"))
     data["contract"] |= {"rounds": 2, "releases": ["update", "size"], "strategy": {"weighting": "noised"}}
     data["roster"] = data["roster"][:2]
     file = tmp_path / "sizes.toml"
     file.write_text(tomli_w.dumps(data), encoding="utf-8")
     (tmp_path / "policies" / "sizes").mkdir(parents=True)
     for participant in data["roster"]:
-        policy = read_toml(demo_policy_file("banks", participant["name"]))
+        policy = read_toml(demo_policy_file("banks-network", participant["name"]))
         policy["allow"]["releases"] = ["update", "size"]
         target = tmp_path / "policies" / "sizes" / f"{participant['name']}.toml"
         target.write_text(tomli_w.dumps(policy), encoding="utf-8")

@@ -51,7 +51,7 @@ PLANTED = [
     {"password": SECRET, "row": f"{ROW} {'x' * 40}"},
     [{"a": {"b": [ROW, SECRET]}}],
 ]
-SCENARIO = "hospitals"
+SCENARIO = "hospitals-network"
 
 
 def call(*arguments: object) -> str:

@@ -77,7 +77,7 @@ def test_a_place_that_cannot_be_written_is_bad_input(tmp_path: Path, finished: P
 def test_a_run_that_goes_on_takes_no_other_options(finished: Path, tmp_path: Path) -> None:
     for option in (("--rounds", 5), ("--epsilon", 3), ("--data", tmp_path), ("--seed", 1), ("--ledger", tmp_path)):
         assert f"{option[0]}: wanted none with --resume" in call("run", "--resume", finished, *option)
-    assert "contract sha256:" in call("run", "banks", "--resume", finished)
+    assert "contract sha256:" in call("run", "banks-network", "--resume", finished)
     broken = tmp_path / "run"
     shutil.copytree(finished, broken)
     (broken / "job.json").write_text('{"run_')
@@ -152,16 +152,16 @@ def _scenario(name: str, **contract: Any) -> Scenario:
 
 def test_stopping_wants_a_metric_that_comes() -> None:
     dp: dict[str, Any] = {"releases": ["update", "metrics"], "evaluation": {"metrics": "dp", "every": 1}}
-    make_plans(_scenario("banks", **dp, stopping={"metric": "brier"}))
+    make_plans(_scenario("banks-network", **dp, stopping={"metric": "brier"}))
     with pytest.raises(InputError, match=r"stopping.metric: .*\(accuracy, auc, auprc, brier\), got 'rmse'"):
-        make_plans(_scenario("banks", **dp, stopping={"metric": "rmse"}))
+        make_plans(_scenario("banks-network", **dp, stopping={"metric": "rmse"}))
     with pytest.raises(InputError, match=r"got 'ece', which no histogram gives; the run would never stop early"):
-        make_plans(_scenario("banks", **dp, stopping={"metric": "ece"}))
-    (caution,) = cautions(_scenario("banks", **dp))
+        make_plans(_scenario("banks-network", **dp, stopping={"metric": "ece"}))
+    (caution,) = cautions(_scenario("banks-network", **dp))
     assert caution.startswith("industry bank: ece cannot be had from a histogram and stays in the receipts; what ")
     split = {"train": 0.7, "validation": 0.0, "test": 0.3}
     with pytest.raises(InputError, match=r"split\.validation: wanted > 0 with stopping"):
-        make_plans(_scenario("banks", **dp, stopping={"metric": "brier"}, split=split))
+        make_plans(_scenario("banks-network", **dp, stopping={"metric": "brier"}, split=split))
     with pytest.raises(InputError, match="no public bounds for a histogram, got 'dp'"):
         make_plans(_scenario("linear", **dp))
 
@@ -187,11 +187,15 @@ def test_the_vectorized_engine_logs_at_home_why_somebody_failed(tmp_path: Path) 
     (log,) = tmp_path.glob("runs/*/participants/line-b/participant.log")
     assert "csv:/nowhere.csv: wanted a file that exists" in log.read_text()
     # Whatever its rows make of a client's code: its name and place, never its text.
-    hospital = Path(shutil.copytree(committed.parent / "policies" / "hospitals", tmp_path / "policies" / "hospitals"))
-    shutil.copy(find_scenario("hospitals"), tmp_path)
+    hospital = Path(
+        shutil.copytree(
+            committed.parent / "policies" / "hospitals-network", tmp_path / "policies" / "hospitals-network"
+        )
+    )
+    shutil.copy(find_scenario("hospitals-network"), tmp_path)
     text = (hospital / "va.toml").read_text()
     (hospital / "va.toml").write_text(re.sub(r'source = ".*"', 'source = "synthetic:2"', text))
-    run = ("run", tmp_path / "hospitals.toml", "--engine", "vectorized", "--rounds", "1", "--out")
+    run = ("run", tmp_path / "hospitals-network.toml", "--engine", "vectorized", "--rounds", "1", "--out")
     call(*run, tmp_path / "other", code=1)
     (log,) = tmp_path.glob("other/*/participants/va/participant.log")
     assert "ValueError at" in log.read_text()

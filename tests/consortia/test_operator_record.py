@@ -42,7 +42,7 @@ def _line(planted: Any = "") -> dict[str, Any]:
 
 
 def _record(observer: str = "simulation", planted: Any = "") -> dict[str, Any]:
-    lines = {participant.name: _line(planted) for participant in load_scenario("banks").roster}
+    lines = {participant.name: _line(planted) for participant in load_scenario("banks-network").roster}
     return {
         "run_id": planted,
         "scenario": planted,
@@ -59,7 +59,7 @@ def _record(observer: str = "simulation", planted: Any = "") -> dict[str, Any]:
 def _folder(tmp_path: Path, record: Any) -> Path:
     folder = tmp_path / "run-1"
     folder.mkdir(parents=True)
-    (folder / "scenario.json").write_text(load_scenario("banks").to_json())
+    (folder / "scenario.json").write_text(load_scenario("banks-network").to_json())
     (folder / "events.jsonl").write_text("")
     (folder / "result.json").write_text(json.dumps(record))
     return folder

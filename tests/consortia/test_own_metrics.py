@@ -30,7 +30,7 @@ METRIC = Metric(name="f1", label="F1 score", better="higher", kinds=("binary",),
 @pytest.fixture
 def site(make_site: Callable[..., Any]) -> Any:
     """A bank with a linear model: its receipt is quickly made."""
-    return make_site("used-car", "banks", rounds=3)
+    return make_site("used-car", "banks-network", rounds=3)
 
 
 @pytest.fixture

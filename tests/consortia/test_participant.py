@@ -256,6 +256,7 @@ def test_a_private_part_never_leaves_and_is_trained_on(make_site: Make) -> None:
     contract = site.scenario.contract
     data = json.loads(contract.canonical())
     data["scopes"]["head"] = "private"
+    data["industries"]["factory"]["local_steps"] = 3
     private = contract_from_json(json.dumps(data))
     site.scenario = site.scenario.model_copy(update={"contract": private})
     for number in (1, 2):

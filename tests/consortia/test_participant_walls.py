@@ -81,7 +81,7 @@ def test_the_split_of_a_data_set_is_fixed_for_all_runs(site: Any) -> None:
 
 
 def test_a_published_split_is_refused_where_units_have_several_rows(make_site: Make) -> None:
-    site = make_site("va", "hospitals", rounds=2)
+    site = make_site("va", "hospitals-network", rounds=2)
     site.policy(lambda p: p["dataset"]["heart"].update(unit="patient_id"))
     assert site.ask(1).header["code"] == "CONTRACT_NOT_ALLOWED"
 

@@ -11,15 +11,22 @@ from pathlib import Path
 
 import pytest
 
+from privacy.ledger import Ledger
+
 pytestmark = pytest.mark.end_to_end
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _python(*arguments: str, cwd: Path, path: list[Path]) -> str:
+def _python(*arguments: str, cwd: Path, path: list[Path], home: Path | None = None) -> str:
     done = subprocess.run(
         [sys.executable, "-P", *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, path)),
+            "OMP_NUM_THREADS": "1",
+            **({"CONSORTIA_HOME": str(home)} if home else {}),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -38,6 +45,22 @@ def _reads_lines(folder: Path) -> None:
     policy = policies / "line-a.toml"
     source = f'"jsonlines:{folder}/trial/rows.jsonl?encoding=utf-8"'
     policy.write_text(policy.read_text().replace('"synthetic:200"', source))
+
+
+def _on_processes_and_audited(scenario: str, package: Path, path: list[Path]) -> None:
+    """Run a scenario of the wheel on Flower's processes, each of which imports the wheel, and audit it."""
+    homes = package.parent / "homes"
+    _python("-m", "consortia.cli", "budget", "init", "--scenario", scenario, cwd=package, path=path, home=homes)
+    words = ("run", scenario, "--engine", "flower")
+    assert "completed after 2 rounds" in _python("-m", "consortia.cli", *words, cwd=package, path=path, home=homes)
+    for home in homes.iterdir():
+        with Ledger.open(home / "ledger.db", home.name) as ledger:
+            entries = ledger.entries()
+        assert [(entry.state, len(entry.events)) for entry in entries] == [("committed", 2), ("committed", 1)]
+    words = ("audit", scenario, "--quick", "--only", "statistics")
+    audited = _python("-m", "consortia.cli", *words, cwd=package, path=path)
+    assert "statistics │ 4 " in audited
+    assert "clean; chance of a false alarm" in audited
 
 
 #: What is started, by what name, what is run to see it, and what the output then says.
@@ -71,6 +94,8 @@ def test_a_partner_ships_a_wheel(what: str, name: str, words: tuple[str, ...], s
         _reads_lines(package)
     output = _python("-m", "consortia.cli", *words, cwd=package, path=[*path, site])
     assert says in output
+    if what == "learner":
+        _on_processes_and_audited(name, package, [*path, site])
     if what == "tracker":
         (kept,) = package.glob("runs/linear-*/lines.jsonl")
         assert '"name": "round seconds", "round": 30' in kept.read_text()

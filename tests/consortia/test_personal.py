@@ -24,7 +24,7 @@ from consortia.participant.personal import _centred, _fine_tuned, _pays, candida
 from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import build_module
 
-CONTRACT = load_scenario("banks").contract
+CONTRACT = load_scenario("banks-network").contract
 
 
 def world(n: int, seed: int, slope: torch.Tensor, shift: float = 0.0) -> Table:

@@ -37,7 +37,11 @@ from privacy.randomness import seeded_generator
 
 Make = Callable[..., Any]
 FEDREP: dict[str, Any] = {"scopes": {"head": "private"}, "steps": {"local_steps": 4, "private_steps": 3}}
-FEDBN: dict[str, Any] = {"scopes": {"norm": "private"}, "model": {"kind": "mlp", "hidden": [8, 4], "norm": "layer"}}
+FEDBN: dict[str, Any] = {
+    "scopes": {"norm": "private"},
+    "steps": {"local_steps": 4},
+    "model": {"kind": "mlp", "hidden": [8, 4], "norm": "layer"},
+}
 
 
 def _contract(
@@ -47,13 +51,15 @@ def _contract(
     rounds: int = 3,
     industry: str = "factory",
 ) -> Contract:
-    data = json.loads(load_scenario("factories" if industry == "factory" else "banks").contract.canonical())
+    data = json.loads(
+        load_scenario("factories-network" if industry == "factory" else "banks-network").contract.canonical()
+    )
     data["industries"][industry] |= {**(steps or {}), **({"model": model} if model else {})}
     return contract_from_json(json.dumps({**data, "rounds": rounds, "scopes": scopes}))
 
 
 def _site(make_site: Make, contract: Contract) -> Any:
-    site = make_site("high", "factories")
+    site = make_site("high", "factories-network")
     site.scenario = site.scenario.model_copy(update={"contract": contract})
     return site
 
@@ -138,7 +144,7 @@ def _terms(site: Any) -> Any:
 
 
 def _budget() -> Budget:
-    participant = load_scenario("factories").participant("high")
+    participant = load_scenario("factories-network").participant("high")
     return Budget(participant.epsilon, participant.delta)
 
 
@@ -251,13 +257,13 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], wanted: str) -> No
 def test_private_steps_of_a_network_without_private_parameters_are_refused_before_the_run() -> None:
     contract = _contract({"norm": "private"}, {"local_steps": 4, "private_steps": 1})  # its mlp has no norms
     with pytest.raises(InputError, match="private_steps: wanted 0, got 1"):
-        make_plans(load_scenario("factories").model_copy(update={"contract": contract}))
+        make_plans(load_scenario("factories-network").model_copy(update={"contract": contract}))
 
 
 @pytest.mark.end_to_end
 def test_a_whole_run_with_private_heads_and_norms(tmp_path: Path) -> None:
     terms = FEDBN | FEDREP | {"scopes": {"norm": "private", "head": "private"}}
-    options = Options(scenario="banks", out=tmp_path)
+    options = Options(scenario="banks-network", out=tmp_path)
     job = prepare(options)
     changes = {"contract": _contract(**terms, rounds=2, industry="bank"), "roster": job.scenario.roster[:2]}
     job = dataclasses.replace(job, scenario=job.scenario.model_copy(update=changes))

@@ -37,7 +37,7 @@ def test_a_participant_refuses_a_unit_that_its_policy_does_not_protect(site: Any
 
 
 def test_rosters_without_a_unit_stay_as_they_are() -> None:
-    scenario = load_scenario("banks")
+    scenario = load_scenario("banks-network")
     assert all("unit" not in line for line in json.loads(scenario.to_json())["roster"])
     line = scenario.roster[0]
     told = header_to(line, "train", "run-1", scenario.contract, Heads(None))["proposal"]
@@ -48,10 +48,10 @@ def test_rosters_without_a_unit_stay_as_they_are() -> None:
 
 
 def _with(tmp_path: Path, change: Callable[[str], str]) -> Path:
-    file = find_scenario("banks")
-    policies = tmp_path / "policies" / "banks"
-    shutil.copytree(file.parent / "policies" / "banks", policies)
-    copy = tmp_path / "banks.toml"
+    file = find_scenario("banks-network")
+    policies = tmp_path / "policies" / "banks-network"
+    shutil.copytree(file.parent / "policies" / "banks-network", policies)
+    copy = tmp_path / "banks-network.toml"
     copy.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
     return copy
 
@@ -80,7 +80,7 @@ def test_check_shows_the_unit_and_refuses_another_one(tmp_path: Path) -> None:
     ],
 )
 def test_a_unit_in_a_wrong_place_is_told_where_it_belongs(place: str, told: str) -> None:
-    text = find_scenario("banks").read_text(encoding="utf-8").replace(place, f'{place}unit = "record"\n')
+    text = find_scenario("banks-network").read_text(encoding="utf-8").replace(place, f'{place}unit = "record"\n')
     if not told:
         scenario_from_toml(text)
         return

@@ -26,7 +26,7 @@ def call(*words: str) -> Result:
 @pytest.fixture
 def alone(tmp_path: Path) -> Path:
     """Return a scenario without policies beside it, whose second bank protects customers."""
-    text = find_scenario("banks").read_text(encoding="utf-8").replace("rounds = ", "rounds = 2  # was ", 1)
+    text = find_scenario("banks-network").read_text(encoding="utf-8").replace("rounds = ", "rounds = 2  # was ", 1)
     document = tomlkit.parse(text)
     document["roster"][1]["unit"] = "customer_id"  # type: ignore[index]
     file = tmp_path / "alone.toml"

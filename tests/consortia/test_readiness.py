@@ -68,7 +68,7 @@ def _coordinator(
 
 
 def test_too_few_for_the_quorum_are_refused_by_name_before_anything_is_trained(tmp_path: Path) -> None:
-    scenario = load_scenario("banks")
+    scenario = load_scenario("banks-network")
     names = [participant.name for participant in scenario.roster]
     spent = {name: _refuses("BUDGET_EXHAUSTED", "RECEIVE_ONLY") for name in names[1:]}
     coordinator, asked = _coordinator(tmp_path, spent, scenario)
@@ -85,7 +85,7 @@ def test_too_few_for_the_quorum_are_refused_by_name_before_anything_is_trained(t
 
 
 def test_enough_go_on_and_who_refused_is_not_asked_again(tmp_path: Path) -> None:
-    scenario = load_scenario("banks")
+    scenario = load_scenario("banks-network")
     name = scenario.roster[0].name
     coordinator, _ = _coordinator(tmp_path, {name: _refuses("CONTRACT_NOT_ALLOWED")}, scenario)
     coordinator.ask_who_can()
@@ -94,7 +94,7 @@ def test_enough_go_on_and_who_refused_is_not_asked_again(tmp_path: Path) -> None
 
 
 def test_what_fails_is_tried_once_more_and_silence_as_often_as_a_round(tmp_path: Path) -> None:
-    scenario = load_scenario("banks")
+    scenario = load_scenario("banks-network")
     silent, broken = scenario.roster[0].name, scenario.roster[1].name
     failing = {
         **{participant.name: _refuses("NO_LEDGER") for participant in scenario.roster[2:]},
@@ -111,7 +111,7 @@ def test_what_fails_is_tried_once_more_and_silence_as_often_as_a_round(tmp_path:
 
 
 def test_a_strategy_that_lacks_its_minimum_is_refused(tmp_path: Path) -> None:
-    data = json.loads(load_scenario("banks").to_json())
+    data = json.loads(load_scenario("banks-network").to_json())
     data["contract"]["strategy"] |= {"name": "krum", "weighting": "equal", "options": {"attackers": 1}}
     data["contract"]["round"]["quorum"] = 0.1
     scenario = Scenario.model_validate_json(json.dumps(data))

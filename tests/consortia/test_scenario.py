@@ -33,7 +33,22 @@ def _text(name: str = "cross-industry-network", **changes: object) -> str:
 
 
 def test_the_committed_scenarios_are_there() -> None:
-    assert {"banks", "cross-industry-network", "factories", "hospitals", "linear", "linear-fedsgd"} <= set(SCENARIOS)
+    networks = {f"{name}-network" for name in ("banks", "cross-industry", "factories", "hospitals", "secure-banks")}
+    assert {"banks", "factories", "hospitals", "linear", "linear-fedsgd", "secure-banks", *networks} <= set(SCENARIOS)
+
+
+@pytest.mark.parametrize(("name", "learner"), [("banks", "sums"), ("hospitals", "sums"), ("factories", "additive")])
+def test_the_rule_would_choose_the_learner_of_the_scenario(name: str, learner: str) -> None:
+    data = tomllib.loads(find_scenario(name).read_text(encoding="utf-8"))
+    data["contract"]["learner"] = "auto"
+    chosen = scenario_from_toml(tomli_w.dumps(data))
+    assert chosen.contract == load_scenario(name).contract
+    assert chosen.contract.learner == learner
+
+
+def test_a_former_name_is_refused_with_the_name_it_has_now() -> None:
+    with pytest.raises(InputError, match="'banks-sums': it is called 'banks' now"):
+        find_scenario("banks-sums")
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -103,8 +118,10 @@ def test_syntax_error_and_missing_file() -> None:
 
 
 def test_the_roster_is_not_hashed_and_the_contract_is() -> None:
-    scenario = load_scenario("banks")
-    fewer = scenario_from_toml(_text("banks", roster=tomllib.loads(find_scenario("banks").read_text())["roster"][:3]))
+    scenario = load_scenario("banks-network")
+    fewer = scenario_from_toml(
+        _text("banks-network", roster=tomllib.loads(find_scenario("banks-network").read_text())["roster"][:3])
+    )
     assert fewer.contract.sha256() == scenario.contract.sha256()
     assert scenario.with_overrides(rounds=3).contract.sha256() != scenario.contract.sha256()
 

@@ -53,7 +53,7 @@ TWINS = {"new-car-2": "new-car", "used-car-2": "used-car"}
 def _scenario(
     name: str = "fedavg",
     *,
-    scenario: str = "banks",
+    scenario: str = "banks-network",
     rounds: int = 2,
     terms: dict[str, Any] | None = None,
     least: bool = False,
@@ -187,7 +187,7 @@ def test_real_training_moves_by_mu(
 ) -> None:
     """Noise is seeded here, so that only mu can make a difference."""
     monkeypatch.setattr(training, "fresh_generator", lambda _: seeded_generator("test"))
-    site = make_site("new-car", "banks")
+    site = make_site("new-car", "banks-network")
     policy = load_policy(site.home.policy, simulation=True)
     terms = policy.dataset["credit"]
     allowance = None if epsilon == "inf" else policy.budget.run.budget()
@@ -222,7 +222,7 @@ def test_a_control_moves_every_step_after_the_noise(
     """K steps of eta with a control move the model by -K eta control more: clipped and noised it would be less."""
     monkeypatch.setattr(training, "fresh_generator", lambda _: seeded_generator("test"))
     scenario = _scenario("scaffold", terms={"local_steps": 3, "learning_rate": 1e-4})
-    site = make_site("new-car", "banks", epsilon=[epsilon])
+    site = make_site("new-car", "banks-network", epsilon=[epsilon])
     site.policy(lambda data: data["allow"].update(non_private=True))
     start = initial_groups(scenario.contract, ["bank"])["bank"]
     control = {name: torch.full_like(tensor, 100.0) for name, tensor in start.items()}
@@ -242,7 +242,7 @@ def test_a_control_moves_every_step_after_the_noise(
 @pytest.mark.parametrize("kind", ["none", "unasked", "name", "shape", "nan", "large"])
 def test_a_control_that_does_not_fit_is_refused_and_costs_nothing(kind: str, make_site: Callable[..., Any]) -> None:
     scenario = _scenario("fedavg" if kind == "unasked" else "scaffold")
-    site = make_site("new-car", "banks")
+    site = make_site("new-car", "banks-network")
     control = {n: torch.zeros_like(t) for n, t in initial_groups(scenario.contract, ["bank"])["bank"].items()}
     broken = {
         "none": {},
@@ -299,14 +299,14 @@ def test_what_no_algorithm_takes_is_refused_when_the_file_is_read(keys: dict[str
         # Groups of two are refused always.
         ("cross-industry-network", {"name": "median"}, "median in industry bank: wanted at least 3 participants"),
         ("linear", {"name": "geometric-median"}, "wanted at least 3 participants for 1 attacker(s), got 2"),
-        ("hospitals", {"name": "krum"}, "wanted at least 5 participants for 1 attacker(s), got 4"),
-        ("banks", {"name": "trimmed-mean", "options": {"attackers": 3}}, "wanted at least 7"),
-        ("banks", {"name": "multi-krum", "options": {"select": 3}}, "wanted at least 6"),
-        ("banks", {"name": "qfedavg"}, "wanted non-private participants, since it needs an exact training loss"),
-        ("banks", {"name": "bulyan"}, "wanted at least 7 participants for 1 attacker(s), got 5"),
-        ("banks", {"name": "median", "weighting": "declared"}, 'set weighting = "equal"'),
-        ("factories", {"name": "geometric-median", "weighting": "declared"}, "wanted the 1 heaviest"),
-        ("factories", {"name": "norm-bound", "weighting": "declared"}, "to weigh less than 0.5 together"),
+        ("hospitals-network", {"name": "krum"}, "wanted at least 5 participants for 1 attacker(s), got 4"),
+        ("banks-network", {"name": "trimmed-mean", "options": {"attackers": 3}}, "wanted at least 7"),
+        ("banks-network", {"name": "multi-krum", "options": {"select": 3}}, "wanted at least 6"),
+        ("banks-network", {"name": "qfedavg"}, "wanted non-private participants, since it needs an exact"),
+        ("banks-network", {"name": "bulyan"}, "wanted at least 7 participants for 1 attacker(s), got 5"),
+        ("banks-network", {"name": "median", "weighting": "declared"}, 'set weighting = "equal"'),
+        ("factories-network", {"name": "geometric-median", "weighting": "declared"}, "wanted the 1 heaviest"),
+        ("factories-network", {"name": "norm-bound", "weighting": "declared"}, "to weigh less than 0.5 together"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_run(scenario: str, keys: dict[str, Any], words: str) -> None:

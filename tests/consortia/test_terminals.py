@@ -22,7 +22,7 @@ from consortia.terms.scenario import find_scenario, load_scenario
 from consortia.vertical.receipt import gain_of
 from privacy.ledger import Ledger
 
-SCENARIO = "hospitals"
+SCENARIO = "hospitals-network"
 
 
 def test_a_latin_1_terminal_gets_escapes() -> None:

@@ -206,7 +206,7 @@ def test_both_trackers_hold_what_was_released_and_nothing_planted(
         rows = store.execute("SELECT step, value FROM metrics WHERE key = 'round seconds' ORDER BY step").fetchall()
         (sha256,) = store.execute("SELECT value FROM params WHERE key = 'contract_sha256'").fetchone()
     assert rows == [(1, 0.25), (2, 0.25), (3, 0.25)]
-    assert sha256 == load_scenario("banks").contract.sha256()
+    assert sha256 == load_scenario("banks-network").contract.sha256()
     assert set(values(Run(folder), epsilon=True)) == set()  # a reader that has not looked knows nothing
     stored = b"".join(
         file.read_bytes() for file in tmp_path.rglob("*") if file.name != "events.jsonl" and file.is_file()

@@ -35,7 +35,7 @@ def call(*arguments: str, code: int = 0) -> Any:
 
 
 def test_prices_by_hand() -> None:
-    scenario = load_scenario("banks")
+    scenario = load_scenario("banks-network")
     plan = next(p for p in make_plans(scenario) if p.name == "used-car")
     half, same = prices(scenario, plan, [1.5, 3.0])
     assert same.noise_multiplier == plan.noise_multiplier
@@ -58,7 +58,7 @@ def test_prices_by_hand() -> None:
 
 
 def test_knobs_say_which_helps_in_numbers() -> None:
-    scenario = load_scenario("banks")
+    scenario = load_scenario("banks-network")
     found = {knob.knob: knob for knob in knobs(scenario, scenario.participant("used-car"))}
     base = found["as proposed"]
     assert found["epsilon"].helps
@@ -73,7 +73,7 @@ def test_knobs_say_which_helps_in_numbers() -> None:
 
 @pytest.mark.end_to_end
 def test_a_smaller_model_and_a_larger_rate_are_knobs_where_they_exist() -> None:
-    scenario = load_scenario("factories")
+    scenario = load_scenario("factories-network")
     data = json.loads(scenario.to_json())
     data["contract"]["industries"]["factory"] |= {
         "model": {"kind": "mlp", "hidden": [32]},
@@ -89,12 +89,14 @@ def test_a_smaller_model_and_a_larger_rate_are_knobs_where_they_exist() -> None:
 
 
 def test_the_lifetime_is_the_participants_own(tmp_path: Path) -> None:
-    call("budget", "init", "--scenario", "banks", "--home", str(tmp_path))
+    call("budget", "init", "--scenario", "banks-network", "--home", str(tmp_path))
     call("budget", "set", "other", "--run", "2", "--lifetime", "5", "--home", str(tmp_path))
-    data = answer(load_scenario("banks"), "banks", [1.0], tmp_path, "other")
+    data = answer(load_scenario("banks-network"), "banks-network", [1.0], tmp_path, "other")
     life = data["participants"]["other"]["lifetime"]
     assert (life["left"], life["runs_left"], life["source"]) == (5.0, 2, "policy and ledger")  # 5 / min(3, 2)
-    demo = answer(load_scenario("banks"), "banks", [1.0], None, "other")["participants"]["other"]["lifetime"]
+    demo = answer(load_scenario("banks-network"), "banks-network", [1.0], None, "other")["participants"]["other"][
+        "lifetime"
+    ]
     assert (demo["left"], demo["runs_left"], demo["source"]) == (12.0, 4, "demonstration policy")
 
 
@@ -134,7 +136,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[t
 
 @pytest.mark.end_to_end
 def test_a_sweep_is_resumed_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ["budget", "sweep", "banks", "--participant", "used-car", "--epsilon", "0.5,2", "--seeds", "3"]
+    command = ["budget", "sweep", "banks-network", "--participant", "used-car", "--epsilon", "0.5,2", "--seeds", "3"]
     made = _fake(monkeypatch, stop_at=4)
     said = call(*command, "--out", str(tmp_path / "s"), code=1)
     assert "finished runs are kept" in said.output
@@ -167,30 +169,36 @@ def test_a_sweep_is_resumed_where_it_was_interrupted(tmp_path: Path, monkeypatch
     ],
 )
 def test_what_cannot_be_swept_is_exit_2(tmp_path: Path, arguments: list[str], words: str) -> None:
-    said = call("budget", "sweep", "banks", *arguments, "--out", str(tmp_path / "s"), code=2)
+    said = call("budget", "sweep", "banks-network", *arguments, "--out", str(tmp_path / "s"), code=2)
     assert words in said.output.replace("\n", " ")
     assert not (tmp_path / "s").exists()
 
 
 def test_real_rows_are_swept_only_by_their_owners_word(tmp_path: Path) -> None:
-    call("budget", "init", "--scenario", "banks", "--home", str(tmp_path))
+    call("budget", "init", "--scenario", "banks-network", "--home", str(tmp_path))
     asked = Sweep(
-        scenario="banks", participant="other", epsilons=(1.0,), seeds=1, data=tmp_path, ledger=tmp_path, rounds=None
+        scenario="banks-network",
+        participant="other",
+        epsilons=(1.0,),
+        seeds=1,
+        data=tmp_path,
+        ledger=tmp_path,
+        rounds=None,
     )
     with pytest.raises(InputError, match=r"allow\.sweeps: wanted true, got false"):
         sweeps.check(asked)
-    for name in (participant.name for participant in load_scenario("banks").roster):
+    for name in (participant.name for participant in load_scenario("banks-network").roster):
         file = tmp_path / name / "policy.toml"
         file.write_text(file.read_text().replace("[allow]", "[allow]\nsweeps = true"))
         assert read_toml(file)["allow"]["sweeps"] is True
-    assert sweeps.check(asked).name == "banks"
+    assert sweeps.check(asked).name == "banks-network"
 
 
 @pytest.mark.end_to_end
 def test_a_sweep_and_a_plan_really_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     swept = call(
-        *("budget", "sweep", "banks", "--participant", "used-car", "--epsilon", "0.5,8", "--seeds", "2"),
+        *("budget", "sweep", "banks-network", "--participant", "used-car", "--epsilon", "0.5,8", "--seeds", "2"),
         *("--rounds", "4", "--json"),
     )
     points = json.loads(swept.stdout)["points"]
@@ -201,7 +209,7 @@ def test_a_sweep_and_a_plan_really_run(tmp_path: Path, monkeypatch: pytest.Monke
         assert point["metric"] == "auc"
     assert not list(Path("sweeps/banks-used-car").glob(".run-*"))
     planned = json.loads(
-        call("budget", "plan", "banks", "--epsilon", "1", "--rounds", "4", "--seeds", "1", "--json").stdout
+        call("budget", "plan", "banks-network", "--epsilon", "1", "--rounds", "4", "--seeds", "1", "--json").stdout
     )
     (price,) = planned["participants"]["other"]["prices"]
     assert price["utility"]["data"] == "synthetic"
@@ -211,7 +219,7 @@ def test_a_sweep_and_a_plan_really_run(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.end_to_end
 def test_real_rows_are_charged_in_full(tmp_path: Path) -> None:
     homes, data = tmp_path / "homes", tmp_path / "data"
-    call("budget", "init", "--scenario", "banks", "--home", str(homes))
+    call("budget", "init", "--scenario", "banks-network", "--home", str(homes))
     for file in homes.glob("*/policy.toml"):
         file.write_text(file.read_text().replace("[allow]", "[allow]\nsweeps = true"))
     line = "A11 6 A34 {purpose} 1169 A65 A75 4 A93 A101 4 A121 {age} A143 A152 2 A173 1 A192 A201 {label}"
@@ -221,7 +229,13 @@ def test_real_rows_are_charged_in_full(tmp_path: Path) -> None:
     rows = [line.format(purpose=p, age=20 + i, label=1 + i % 2) for p in purposes for i in range(40)]
     (folder / "german.data").write_text("\n".join(rows) + "\n")
     asked = Sweep(
-        scenario="banks", participant="other", epsilons=(1.0, 2.0), seeds=1, data=data, ledger=homes, rounds=None
+        scenario="banks-network",
+        participant="other",
+        epsilons=(1.0, 2.0),
+        seeds=1,
+        data=data,
+        ledger=homes,
+        rounds=None,
     )
     cells = sweeps.run(asked, tmp_path / "s", lambda *_: None)
     assert all(cell["charged"] and not cell["synthetic"] for cell in cells)

@@ -22,7 +22,7 @@ from privacy.events import NonPrivate
 from strategies.registry import make
 
 
-def _scenario(name: str, scenario: str = "banks", scopes: str = "industry", **options: Any) -> Scenario:
+def _scenario(name: str, scenario: str = "banks-network", scopes: str = "industry", **options: Any) -> Scenario:
     data = load_scenario(scenario).with_overrides(rounds=6, epsilon=["inf"]).model_dump(mode="python", by_alias=True)
     data["contract"]["strategy"] = {"name": name, "options": options}
     data["contract"]["scopes"] = {"encoder": "industry", "trunk": scopes, "head": "industry"}
@@ -128,7 +128,7 @@ def test_a_loss_that_nobody_asked_for_is_no_reply(tmp_path: Path) -> None:
 
 def test_the_loss_is_a_release_with_an_event(make_site: Callable[..., Any]) -> None:
     scenario = _scenario("qfedavg", loss_bound=0.4)
-    site = make_site("new-car", "banks", epsilon=["inf"])
+    site = make_site("new-car", "banks-network", epsilon=["inf"])
     message = site.message(contract=scenario.contract.canonical())
 
     def ask() -> dict[str, str]:
@@ -150,7 +150,7 @@ def test_the_loss_is_a_release_with_an_event(make_site: Callable[..., Any]) -> N
 def test_a_private_participant_releases_no_loss(make_site: Callable[..., Any]) -> None:
     # `consortia check` refuses such a scenario; a coordinator that asks all the same gets a code.
     scenario = _scenario("qfedavg")
-    site = make_site("new-car", "banks")
+    site = make_site("new-car", "banks-network")
     site.policy(lambda data: data["allow"].update(releases=["update", "metrics"], exact_metrics=True))
     reply = decode(handle(site.message(contract=scenario.contract.canonical()), site.home))
     assert reply.header["code"] == "RELEASE_NOT_ALLOWED"

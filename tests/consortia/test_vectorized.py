@@ -139,7 +139,7 @@ def test_noise_is_fresh_and_the_record_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_the_scratch_account_is_the_ledgers(tmp_path: Path) -> None:
-    job = prepare(Options(scenario="banks", rounds=3, out=tmp_path, engine="vectorized"))
+    job = prepare(Options(scenario="banks-network", rounds=3, out=tmp_path, engine="vectorized"))
     place = participants.open_place(job, job.scenario.roster[0])
     life = place.policy.budget.lifetime.budget()
     with Ledger.create(tmp_path / "ledger.db", "new-car") as ledger:
@@ -160,7 +160,7 @@ def test_the_scratch_account_is_the_ledgers(tmp_path: Path) -> None:
 
 def test_who_refuses_is_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receipts, "LOCAL", 0)
-    chosen = Options(scenario="banks", rounds=1, out=tmp_path, engine="vectorized", epsilon=("inf",))
+    chosen = Options(scenario="banks-network", rounds=1, out=tmp_path, engine="vectorized", epsilon=("inf",))
     job = prepare(chosen)
     home = job.homes["used-car"]
     text = home.policy.read_text(encoding="utf-8")
@@ -175,10 +175,10 @@ def test_who_refuses_is_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scenario": "secure-banks"}, "contract.trust: wanted no secure sums"),
+        ({"scenario": "secure-banks-network"}, "contract.trust: wanted no secure sums"),
         ({"scenario": "shared-heart"}, 'contract.mode = "horizontal"'),
-        ({"scenario": "banks", "dump": Path("x")}, "--dump, --ledger, --resume and --secure-noise"),
-        ({"scenario": "banks", "secure_noise": True}, "floating-point noise"),
+        ({"scenario": "banks-network", "dump": Path("x")}, "--dump, --ledger, --resume and --secure-noise"),
+        ({"scenario": "banks-network", "secure_noise": True}, "floating-point noise"),
     ],
 )
 def test_what_it_cannot_express_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -193,7 +193,7 @@ def test_strategies_and_networks_that_it_does_not_know_are_refused(tmp_path: Pat
             prepare(
                 Options(scenario=_variant(tmp_path, **strategy), epsilon=("inf",), out=tmp_path, engine="vectorized")
             )
-    contract = load_scenario("factories").contract
+    contract = load_scenario("factories-network").contract
     module = build_module(contract, "factory")
     assert [layer.tanh for layer in dense_layers(module, "factory")] == [True, True, False]
     module.trunk = nn.Sequential(nn.Linear(32, 16), nn.ReLU())

@@ -16,15 +16,18 @@ from shared import Shared, make_shared
 
 from clients import holdings
 from clients.sources import numpy_generator
+from consortia.cli.budget import init
 from consortia.common.errors import InputError, RefusedError, RunFailedError
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.messages.exchange import Answer
+from consortia.participant.home import Home
 from consortia.terms.scenario import load_scenario
 from consortia.vertical import label_message, stacking
 from consortia.vertical.assistance import MISSING, assist
 from consortia.vertical.handle import handle
 from consortia.vertical.owner import Owner
 from consortia.vertical.partner import Partner
+from consortia.vertical.setup import introduce
 from privacy.ledger import Ledger
 
 Frames = dict[str, pd.DataFrame]
@@ -287,3 +290,16 @@ def test_too_few_labels_are_refused_before_anything_is_charged(tmp_path: Path) -
         shared.run()
     with Ledger.open(shared.homes["bank"].ledger, "bank") as ledger:
         assert ledger.entries() == []
+
+
+def test_keys_lie_beside_the_ledger_where_the_run_has_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONSORTIA_HOME", str(tmp_path / "homes"))
+    init("", scenario="shared-customers")
+    scenario = load_scenario("shared-customers")
+    names = [participant.name for participant in scenario.roster]
+    before = {name: (tmp_path / "homes" / name / "policy.toml").read_bytes() for name in names}
+    introduce(scenario, {n: Home(tmp_path / "run" / n, n, True, tmp_path / "homes" / n) for n in names})
+    assert {name: (tmp_path / "homes" / name / "policy.toml").read_bytes() for name in names} == before
+    assert not (tmp_path / "run").exists()

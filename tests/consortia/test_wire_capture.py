@@ -111,7 +111,7 @@ def _rows(name: str, file: Path) -> None:
 
 def _prepared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     """Lay out three wards whose public terms are the same and whose rows are not."""
-    data = read_toml(find_scenario("hospitals"))
+    data = read_toml(find_scenario("hospitals-network"))
     data["contract"] |= {"rounds": ROUNDS, "releases": ["update", "metrics"]}
     data["contract"]["evaluation"] = {"metrics": "dp", "every": 1}
     data["contract"]["industries"]["hospital"] |= {"filter": "", "split": "hash"}

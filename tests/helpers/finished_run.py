@@ -23,10 +23,10 @@ _STANDING = {
 
 
 def write_run(root: Path, rounds: int = 3) -> Path:
-    """Write scenario and events of a run of `banks` in which used-car answers and other fails."""
+    """Write scenario and events of a run of `banks-network` in which used-car answers and other fails."""
     folder = root / "banks-1"
     folder.mkdir()
-    (folder / "scenario.json").write_text(load_scenario("banks").to_json())
+    (folder / "scenario.json").write_text(load_scenario("banks-network").to_json())
     event = EventFile(folder, folder.name)
     event("start", rounds=rounds, done=0)
     for number in range(1, rounds + 1):
@@ -41,14 +41,14 @@ def write_run(root: Path, rounds: int = 3) -> Path:
 
 def write_result(folder: Path, *, simulation: bool = False) -> None:
     """Write `result.json` as the coordinator of a deployed run or the operator of a simulation has it."""
-    scenario = load_scenario("banks")
+    scenario = load_scenario("banks-network")
     participants = {
         participant.name: _participant(participant.name == "used-car", simulation) for participant in scenario.roster
     }
     result = {
         "schema": 1,
         "run_id": folder.name,
-        "scenario": "banks",
+        "scenario": "banks-network",
         "contract_sha256": scenario.contract.sha256(),
         "engine": "embedded" if simulation else "flower",
         "observer": "simulation" if simulation else "coordinator",

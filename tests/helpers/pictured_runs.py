@@ -33,13 +33,13 @@ _GAINS = (
 @cache
 def _sigma(rounds: int, rate: float | None = None) -> float:
     """Return the noise that spends the run budget of 3, as a participant solves it."""
-    terms = load_scenario("banks").contract.industries["bank"]
+    terms = load_scenario("banks-network").contract.industries["bank"]
     rate, steps = rate or terms.sampling_rate, 5 if rate else terms.local_steps
     return solve_noise_multiplier(epsilon=3.0, delta=1e-5, sampling_rate=rate, steps=rounds * steps)
 
 
 def _names() -> list[str]:
-    return [participant.name for participant in load_scenario("banks").roster]
+    return [participant.name for participant in load_scenario("banks-network").roster]
 
 
 def _standing(rounds: int, *, refused: bool = False) -> dict[str, Any]:
@@ -117,10 +117,10 @@ def _record(folder: Path, status: str, lines: dict[str, Any], rounds: int = ROUN
     record = {
         "schema": 1,
         "run_id": folder.name,
-        "scenario": "banks",
+        "scenario": "banks-network",
         "engine": "embedded",
         "status": status,
-        "contract_sha256": load_scenario("banks").contract.sha256(),
+        "contract_sha256": load_scenario("banks-network").contract.sha256(),
         "observer": "simulation",
         "charged": True,
         "synthetic": True,
@@ -160,7 +160,7 @@ def write_runs(root: Path) -> None:
     ):
         folder = root / name
         folder.mkdir(parents=True)
-        (folder / "scenario.json").write_text(load_scenario("banks").to_json())
+        (folder / "scenario.json").write_text(load_scenario("banks-network").to_json())
         (folder / "events.jsonl").write_text(events)
     lines = {name: _line(place) for place, name in enumerate(names)}
     for name in ("finished", "resumed"):
@@ -186,11 +186,11 @@ def write_runs(root: Path) -> None:
 
 
 def write_home(root: Path) -> Path:
-    """Write a home of a participant of `banks` whose four runs used its lifetime up."""
+    """Write a home of a participant of `banks-network` whose four runs used its lifetime up."""
     name = _names()[0]
     home = Home(root / name, name)
     home.create(split_seed=1)
-    policy = read_toml(demo_policy_file("banks", name))
+    policy = read_toml(demo_policy_file("banks-network", name))
     home.policy.write_text(tomli_w.dumps(policy))
     life = Budget(12.0, 4e-5)
     with Ledger.create(home.ledger, name) as ledger:

@@ -32,7 +32,7 @@ class Town:
         rounds: int = 2,
         participants: int = 5,
         factories: int = 0,
-        base: str = "secure-banks",
+        base: str = "secure-banks-network",
         epsilon: Sequence[str] = (),
         **contract: Any,
     ) -> None:
@@ -40,7 +40,7 @@ class Town:
         self.base = base
         scenario = load_scenario(base)
         data = json.loads(scenario.to_json())
-        banks, others = data["roster"], json.loads(load_scenario("factories").to_json())["roster"]
+        banks, others = data["roster"], json.loads(load_scenario("factories-network").to_json())["roster"]
         banks.append({**banks[4], "name": "other-2"})
         others.append({**others[2], "name": "high-2"})
         data["roster"] = [*banks[:participants], *others[:factories]]
@@ -59,7 +59,7 @@ class Town:
         home = Home(self.folder / "participants" / name, name, simulation=True)
         home.create(split_seed=3)
         industry = self.scenario.participant(name).industry
-        scenario = {"bank": self.base, "factory": "factories"}[industry]
+        scenario = {"bank": self.base, "factory": "factories-network"}[industry]
         model = name.removesuffix("-2")
         text = demo_policy_file(scenario, model).read_text(encoding="utf-8")
         home.policy.write_text(text.replace(f'participant = "{model}"', f'participant = "{name}"'), encoding="utf-8")

@@ -78,7 +78,7 @@ def test_equal_updates_come_back_and_buffers_of_whole_numbers_do_not_count() -> 
 
 
 def _banks() -> Scenario:
-    data = json.loads(load_scenario("banks").to_json())
+    data = json.loads(load_scenario("banks-network").to_json())
     data["contract"]["strategy"]["weighting"] = "information"
     for participant, epsilon in zip(data["roster"], (1.0, 2.0, 4.0, 8.0, 8.0), strict=True):
         participant["epsilon"] = epsilon

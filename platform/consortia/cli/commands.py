@@ -202,6 +202,16 @@ COMMANDS: Final = {
         "Show what each participant is worth to the others: Shapley values of released sums. It costs nothing.",
         "contributions runs/RUN",
     ),
+    "passport": Entry(
+        "passport:passport",
+        "Sign what a run cost and released: a participant its own part, the coordinator the passport around them.",
+        "passport runs/RUN --key pki/superlink.key",
+    ),
+    "verify": Entry(
+        "passport:verify",
+        "Check a passport offline, with pinned keys. Exit 0: all is signed and agrees; 1: what is missing or forged.",
+        "verify passport.json --keys keys",
+    ),
     "compose": Entry(
         "compose:compose",
         "Write the Docker Compose file of a scenario, with a separate service for each participant.",

@@ -11,6 +11,7 @@ import typer
 from consortia.cli.outcome import exit_if_missed, watch_on
 from consortia.common.console import err, out
 from consortia.engines.options import Options, check_options
+from consortia.engines.own_home import own_home
 from consortia.terms.scenario import load_scenario
 
 if TYPE_CHECKING:
@@ -83,7 +84,11 @@ def run(
     )
     check_options(options)
     if scenario:
-        load_scenario(scenario)
+        loaded = load_scenario(scenario)
+        if resume is None:
+            loaded = loaded.with_overrides(rounds=rounds, seed=seed, epsilon=options.epsilon)
+            for participant in loaded.roster if engine == "flower" else ():
+                own_home(participant.name)
     # From here on it takes everything: what is refused above costs no second.
     from consortia.engines.causes import causes
     from consortia.engines.runner import execute, unconfirmed_clients

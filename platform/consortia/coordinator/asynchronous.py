@@ -83,12 +83,13 @@ class AsynchronousLoop:
 
     Parameters
     ----------
-    exchange : a transport that is a `Channel` too.
+    desk : its transport is a `Channel` too.
     quorum : int
         Participants that must have contributed or still be able to.
     """
 
-    def __init__(self, desk: Correspondence, strategy: Asynchronous, exchange: object, quorum: int) -> None:
+    def __init__(self, desk: Correspondence, strategy: Asynchronous, quorum: int) -> None:
+        exchange: object = desk.exchange
         if not isinstance(exchange, Channel):
             raise TypeError(
                 f"exchange: wanted send and receive for a run without rounds, got {type(exchange).__name__}"
@@ -217,7 +218,7 @@ class AsynchronousLoop:
             if view.rounds_contributed or (view.state not in FINAL and self._lost.get(other, 0) < _LOST)
         ]
         if len(left) < self._quorum:
-            reasons = sorted({m.failures[-1]["code"] for m in self._desk.participants.values() if m.failures})
+            reasons = self._desk.last_codes()
             raise RunFailedError(
                 f"version {self._total}: wanted at least {self._quorum} participants that answer, got {len(left)} "
                 f"({', '.join(reasons)})"

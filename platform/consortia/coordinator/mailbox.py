@@ -1,4 +1,4 @@
-"""Writes messages to participants and checks their replies, for both loops.
+"""Writes messages to participants, sends them, tries again, and checks the replies: for every mode of a run.
 
 It trusts no reply (invariant 12): names, shapes, dtypes, finiteness, declared noise and the number are checked;
 whatever fails is attributed to a participant by name and dropped.
@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from consortia.common import disk
+from consortia.common.disk import write_json
 from consortia.common.errors import WireError
 from consortia.coordinator import forecast
 from consortia.coordinator.event_file import EventFile
 from consortia.coordinator.ledger_heads import Heads
-from consortia.coordinator.participant_view import ParticipantView, standings
+from consortia.coordinator.participant_view import ParticipantView, describe, standings
 from consortia.coordinator.received_metrics import Received, read, split
 from consortia.coordinator.sums import honest_norms
 from consortia.messages import size_release
 from consortia.messages.blocks import check_blocks
 from consortia.messages.compressed_reply import lengthened, saved_bytes
 from consortia.messages.envelope import Envelope, decode, encode
-from consortia.messages.exchange import Answer
+from consortia.messages.exchange import Answer, Exchange
 from consortia.messages.ledger_anchor import anchor_from
 from consortia.messages.reply import FINAL, check_account, check_loss
 from consortia.messages.request import READY
@@ -34,6 +37,8 @@ from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import CONTROL, LOSS, State, check_like
+
+RECORD_SCHEMA = 1
 
 
 def header_to(
@@ -77,26 +82,125 @@ def check_answers(header: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     anchor_from(dict(header))
 
 
-class Correspondence:
-    """Messages and replies of one run.
+class Mailbox:
+    """What goes out and comes in during one run: attempts, deadlines, counts of bytes, failures by name, the record.
 
     Parameters
     ----------
     folder : Path
-        Where the run's public event file goes.
+        Where the run's public event file and its record go.
+    exchange : Exchange
+        The transport: the engines differ here and nowhere else.
     heads : Path or None
         Where the heads of the participants' ledgers are kept across runs.
     """
 
-    def __init__(self, scenario: Scenario, run_id: str, folder: Path, heads: Path | None) -> None:
+    def __init__(self, scenario: Scenario, run_id: str, folder: Path, exchange: Exchange, heads: Path | None) -> None:
         self.scenario = scenario
         self.contract = scenario.contract
         self.run_id = run_id
         self.folder = folder
-        self.strategy = scenario.contract.strategy.strategy()
+        self.exchange = exchange
         self.participants = {participant.name: ParticipantView(participant) for participant in scenario.roster}
         self.heads = Heads(heads)
         self.event = EventFile(folder, run_id)
+
+    def attempts(self, open_names: Callable[[], Iterable[str]]) -> Iterator[tuple[int, list[str]]]:
+        """Yield the number of each attempt and whom it asks, while somebody is left to ask: `round.attempts` at most.
+
+        Between two attempts it waits as long as an attempt took, doubled each time, within the attempt's deadline: what
+        fails at once (a full disk, a killed process) may take a while to mend.
+        """
+        terms, pause = self.contract.round, 0.0
+        for attempt in range(1, terms.attempts + 1):
+            names = list(open_names())
+            if not names:
+                return
+            time.sleep(pause)
+            asked_at = time.monotonic()
+            yield attempt, names
+            took = time.monotonic() - asked_at
+            pause = max(0.0, min(took * 2 ** (attempt - 1), terms.deadline_seconds - took))
+
+    def post(self, kind: str, number: int, attempt: int, envelopes: Mapping[str, bytes]) -> Iterator[Answer]:
+        """Send one envelope to each named participant; yield each answer that comes within `round.deadline_seconds`.
+
+        Whoever gave none by then fails with NO_REPLY; an answer to an older message is none.
+
+        Parameters
+        ----------
+        kind : str
+            Of the transport's messages.
+        """
+        for name, data in envelopes.items():
+            self.participants[name].bytes_received += len(data)
+        silent = dict.fromkeys(envelopes)
+        for answer in self.exchange(kind, envelopes, self.contract.round.deadline_seconds):
+            if answer.participant in envelopes:
+                if answer.code != "LATE_REPLY":
+                    silent.pop(answer.participant, None)
+                yield answer
+        for name in silent:
+            self.fail(name, number, attempt, "NO_REPLY")
+
+    def heard(self, name: str, data: bytes, kind: str, number: int) -> None:
+        """Count the bytes of an answer, whatever is in it."""
+        self.participants[name].bytes_sent += len(data)
+        self.event("heard", round=number, participant=name, kind=kind, bytes=len(data))
+
+    def fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
+        """Record a failure, by name."""
+        failure: dict[str, Any] = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}
+        self.participants[name].failures.append(failure)
+        self.event("failure", participant=name, **failure)
+
+    def last_codes(self, names: Iterable[str] | None = None) -> list[str]:
+        """Return the codes of the last failures of everybody, or of those named, sorted."""
+        views = self.participants.values() if names is None else [self.participants[name] for name in names]
+        return sorted({view.failures[-1]["code"] for view in views if view.failures})
+
+    def finish(
+        self,
+        status: str,
+        reason: str,
+        rounds: int,
+        started: float,
+        history: Sequence[Mapping[str, Any]],
+        extra: Mapping[str, Any] = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """Write and return the coordinator's record of the run.
+
+        Parameters
+        ----------
+        started : float
+            When the run started, of `time.perf_counter`.
+        """
+        record = {
+            "schema": RECORD_SCHEMA,
+            "run_id": self.run_id,
+            "scenario": self.scenario.name,
+            "contract_sha256": self.contract.sha256(),
+            "status": status,
+            "reason": reason,
+            "rounds": rounds,
+            "seconds": time.perf_counter() - started,
+            "participants": {name: describe(view) for name, view in self.participants.items()},
+            "history": history,
+            **extra,
+        }
+        self.heads.save()
+        with disk.kept(self.folder):
+            write_json(self.folder / "coordinator.json", record)
+        self.event("end", status=status, reason=reason, members=standings(self.participants))
+        return record
+
+
+class Correspondence(Mailbox):
+    """The messages of a horizontal run, and what its replies may hold; parameters as `Mailbox`."""
+
+    def __init__(self, scenario: Scenario, run_id: str, folder: Path, exchange: Exchange, heads: Path | None) -> None:
+        super().__init__(scenario, run_id, folder, exchange, heads)
+        self.strategy = scenario.contract.strategy.strategy()
         self._told = self.event.last_round()
         self._forecasts = forecast.announced(scenario, folder)
 
@@ -115,11 +219,6 @@ class Correspondence:
         data = encode(Envelope(header, model | {CONTROL + p: tensor for p, tensor in control.items()}))
         self.event("asked", round=number, participant=name, kind=kind, bytes=len(data))
         return data
-
-    def heard(self, name: str, data: bytes, kind: str, number: int) -> None:
-        """Count the bytes of an answer, whatever is in it."""
-        self.participants[name].bytes_sent += len(data)
-        self.event("heard", round=number, participant=name, kind=kind, bytes=len(data))
 
     def tell_rounds(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Tell of every round of the history, and where everybody stands, that the event file does not have yet.
@@ -207,8 +306,3 @@ class Correspondence:
         received = read(header, metrics, contract, self.participants[name].participant.industry, due)
         self.participants[name].size = size or self.participants[name].size
         return reply, received
-
-    def fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
-        failure: dict[str, Any] = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}
-        self.participants[name].failures.append(failure)
-        self.event("failure", participant=name, **failure)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 
 from consortia.common.errors import RunRefusedError
 from consortia.coordinator.aggregation import members_of, outweighed, weights_of
 from consortia.coordinator.mailbox import Correspondence
 from consortia.messages.answer_codes import meaning
-from consortia.messages.exchange import Exchange
 from consortia.messages.reply import FINAL
 from consortia.messages.request import READY
 from consortia.terms.roster import RosterParticipant
@@ -34,7 +32,7 @@ _WHY = {
 }
 
 
-def ask(desk: Correspondence, exchange: Exchange, groups: Mapping[str, State]) -> None:
+def ask(desk: Correspondence, groups: Mapping[str, State]) -> None:
     """Ask everybody whether it can take part; who refuses is not asked again in this run.
 
     Parameters
@@ -47,37 +45,24 @@ def ask(desk: Correspondence, exchange: Exchange, groups: Mapping[str, State]) -
     RunRefusedError
         Where too few can: names and reasons, one line for each participant.
     """
-    terms = desk.contract.round
     able: set[str] = set()
     tries = dict.fromkeys(desk.participants, 0)
-    pause = 0.0
-    for attempt in range(1, terms.attempts + 1):
-        names = [
+
+    def open_names() -> list[str]:
+        return [
             name
             for name, view in desk.participants.items()
             if name not in able and view.state not in FINAL and tries[name] < _FAILED_TRIES
         ]
-        if not names:
-            break
-        time.sleep(pause)
-        started = time.monotonic()
-        silent = set(names)
+
+    for attempt, names in desk.attempts(open_names):
         envelopes = {name: desk.envelope(READY, 1, name, {}, {}) for name in names}
-        for name, data in envelopes.items():
-            desk.participants[name].bytes_received += len(data)
-        for answer in exchange("evaluate", envelopes, terms.deadline_seconds):
-            if answer.participant not in envelopes:
-                continue
-            silent.discard(answer.participant)
+        for answer in desk.post("evaluate", 1, attempt, envelopes):
             tries[answer.participant] += answer.data is not None
             if desk.accept(answer, READY, 1, attempt, {}) is not None:
                 able.add(answer.participant)
-        for name in silent:
-            desk.fail(name, 1, attempt, "NO_REPLY")
         if not lacking(desk.scenario, able, groups):
             return
-        took = time.monotonic() - started
-        pause = max(0.0, min(took, terms.deadline_seconds - took))
     if missing := lacking(desk.scenario, able, groups):
         why = [_reason(desk, name) for name in desk.participants if name not in able]
         raise RunRefusedError(*(f"{line}. Nothing was trained and nobody was charged" for line in missing), *why)

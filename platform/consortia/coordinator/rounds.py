@@ -24,7 +24,7 @@ from consortia.coordinator.aggregation import aggregate, controls, turns
 from consortia.coordinator.asynchronous import AsynchronousLoop
 from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
 from consortia.coordinator.mailbox import Correspondence
-from consortia.coordinator.participant_view import describe, recall, sizes_of, standings
+from consortia.coordinator.participant_view import recall, sizes_of
 from consortia.coordinator.secure_sum.rounds import SecureRounds
 from consortia.coordinator.stopping import stopped, watched
 from consortia.coordinator.trusted_rounds import CentralRounds
@@ -37,8 +37,7 @@ from consortia.trust.trusted_coordinator import account
 from strategies.arithmetic import weighted_mean
 from strategies.base import Asynchronous, Strategy
 
-__all__ = ["RECORD_SCHEMA", "Answer", "Coordinator", "Exchange"]
-RECORD_SCHEMA = 1
+__all__ = ["Answer", "Coordinator", "Exchange"]
 
 #: What a round made: the next groups, the strategy's memory, who replied, and groups that kept their model.
 Played = tuple[dict[str, State], dict[str, State], list[str], list[str]]
@@ -78,8 +77,7 @@ class Coordinator:
         self.contract = scenario.contract
         self.run_id = run_id
         self.folder = folder
-        self.exchange = exchange
-        self.desk = Correspondence(scenario, run_id, folder, heads) if desk is None else desk
+        self.desk = Correspondence(scenario, run_id, folder, exchange, heads) if desk is None else desk
         self.participants = {
             participant.name: self.desk.participants[participant.name] for participant in scenario.roster
         }
@@ -113,7 +111,7 @@ class Coordinator:
         started = time.perf_counter()
         groups = initial_groups(self.contract, [participant.industry for participant in self.scenario.roster])
         try:
-            readiness.ask(self.desk, self.exchange, groups)
+            readiness.ask(self.desk, groups)
         except RunRefusedError as error:
             self._finish("failed", "\n".join(error.problems), 0, started, refused=True)
             raise
@@ -142,7 +140,7 @@ class Coordinator:
                 if part.contract.trust == "aggregate":
                     part._sums.enrol()
             if isinstance(self.strategy, Asynchronous):
-                loop = AsynchronousLoop(self.desk, self.strategy, self.exchange, self.quorum)
+                loop = AsynchronousLoop(self.desk, self.strategy, self.quorum)
                 for changed in loop.steps(state):
                     state = changed
                     self._keep(state)
@@ -228,8 +226,7 @@ class Coordinator:
 
     @cached_property
     def _sums(self) -> SecureRounds:
-        parts = (self.participants, self.heads, self.desk.envelope, self.desk.fail, self.desk.heard, self._industry)
-        return SecureRounds(self.scenario, self.run_id, self.folder, self.exchange, *parts)
+        return SecureRounds(self.scenario, self.desk, self._industry)
 
     def _summed_round(self, state: Checkpoint, number: int) -> Played:
         """Play a round of which the coordinator sees a sum."""
@@ -284,44 +281,27 @@ class Coordinator:
     ) -> dict[str, State]:
         """Send, validate, and try again until the quorum is there; return validated replies by name.
 
-        Between two attempts it waits as long as an attempt took, doubled each time, within the attempt's deadline.
-
         With a `quorum` of its own a round that misses it is the caller's affair.
         """
         accepted: dict[str, State] = {}
         wanted = self.quorum if quorum is None else quorum
-        terms = self.contract.round
-        pause = 0.0
-        for attempt in range(1, terms.attempts + 1):
-            open_names = [n for n in sent if n not in accepted and self.participants[n].state not in _FINAL]
-            if not open_names:
-                break
-            time.sleep(pause)
-            asked_at = time.monotonic()
-            envelopes = {
-                name: self.desk.envelope(kind, number, name, sent[name], control.get(name, {})) for name in open_names
-            }
-            for name, data in envelopes.items():
-                self.participants[name].bytes_received += len(data)
-            answered = set()
-            for answer in self.exchange(kind, envelopes, terms.deadline_seconds):
-                if answer.participant in self.participants:
-                    answered.add(answer.participant)
-                    name = answer.participant
-                    if (reply := self.desk.accept(answer, kind, number, attempt, sent.get(name, {}))) is not None:
-                        accepted[name] = reply
-            for name in set(open_names) - answered:
-                self.desk.fail(name, number, attempt, "NO_REPLY")
+
+        def open_names() -> list[str]:
+            return [n for n in sent if n not in accepted and self.participants[n].state not in _FINAL]
+
+        for attempt, names in self.desk.attempts(open_names):
+            envelopes = {n: self.desk.envelope(kind, number, n, sent[n], control.get(n, {})) for n in names}
+            for answer in self.desk.post(kind, number, attempt, envelopes):
+                name = answer.participant
+                if (reply := self.desk.accept(answer, kind, number, attempt, sent[name])) is not None:
+                    accepted[name] = reply
             if len(accepted) >= wanted:
                 break
-            # What fails at once (a full disk, a killed process) may take a while to mend.
-            took = time.monotonic() - asked_at
-            pause = max(0.0, min(took * 2 ** (attempt - 1), terms.deadline_seconds - took))
         if kind == "train" and quorum is None and len(accepted) < wanted:
-            reasons = sorted({m.failures[-1]["code"] for m in self.participants.values() if m.failures})
+            reasons = self.desk.last_codes(self.participants)
             raise RunFailedError(
                 f"round {number}: wanted replies of at least {self.quorum} participants, got {len(accepted)} "
-                f"after {terms.attempts} attempts ({', '.join(reasons) or 'nobody left to ask'})"
+                f"after {self.contract.round.attempts} attempts ({', '.join(reasons) or 'nobody left to ask'})"
             )
         return accepted
 
@@ -352,25 +332,10 @@ class Coordinator:
     def _finish(
         self, status: str, reason: str, rounds: int, started: float, *, refused: bool = False
     ) -> dict[str, Any]:
-        record = {
-            "schema": RECORD_SCHEMA,
-            "run_id": self.run_id,
-            "scenario": self.scenario.name,
-            "contract_sha256": self.contract.sha256(),
-            "status": status,
-            "reason": reason,
-            **({"refused": True} if refused else {}),
-            "rounds": rounds,
-            "seconds": time.perf_counter() - started,
-            "participants": {name: describe(view) for name, view in self.participants.items()},
-            "history": self.history,
-            **({"central": account(self.contract, rounds)} if self.contract.trust == "coordinator" else {}),
-        }
-        self.heads.save()
-        with disk.kept(self.folder):
-            write_json(self.folder / "coordinator.json", record)
-        self.desk.event("end", status=status, reason=reason, members=standings(self.participants))
-        return record
+        extra: dict[str, Any] = {"refused": True} if refused else {}
+        if self.contract.trust == "coordinator":
+            extra |= {"central": account(self.contract, rounds)}
+        return self.desk.finish(status, reason, rounds, started, self.history, extra)
 
 
 def _without(named: Mapping[str, State], names: Collection[str]) -> dict[str, State]:

@@ -11,10 +11,10 @@ from consortia.common import words
 from consortia.dashboard.spending import Spending
 from consortia.reports.charts import Level, Line, line_chart
 from consortia.reports.decision import counts_of, listed
+from consortia.reports.explain import shape_charts
 from consortia.reports.live_runs import LiveParticipant, Run
 from consortia.reports.many_participants import first
 from consortia.reports.round_times import without_setup
-from consortia.reports.shapes import shape_charts
 
 __all__ = ["metric_chart", "progress_in_words", "run_charts", "seconds_chart", "share_chart", "verdict_counts"]
 

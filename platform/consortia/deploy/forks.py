@@ -6,7 +6,8 @@ the next one. What must not be shared is drawn anew:
 
 Guarantees
 ----------
-* Every message has a process of its own, which answers once and ends. Nothing of one message is left for the next.
+* Every message has a process of its own, which answers once and ends. Nothing of one message is left for the next but
+  what it puts on the shelf (`consortia.deploy.shelf`): rows of the owner's own, as data.
 * Randomness (invariant 8): nothing random is drawn before the fork. A child fills its global generators from the
   operating system, and DP noise has a generator of its own (`privacy.randomness.FreshNoise`), which refuses to be
   used in another process than the one that made it.
@@ -32,6 +33,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+from consortia.deploy.shelf import Shelf
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -70,6 +73,8 @@ class Zygote:
         Runs in the zygote before its first fork: imports what a child needs.
     idle_seconds : float
         How long the zygote is kept while there is no question and no child.
+    shelf : Shelf, optional
+        What children keep for later ones; it goes with the zygote.
     """
 
     def __init__(
@@ -77,10 +82,12 @@ class Zygote:
         answer: Callable[[bytes], bytes],
         warm: Callable[[], None] = lambda: None,
         idle_seconds: float = _IDLE_SECONDS,
+        shelf: Shelf | None = None,
     ) -> None:
         self._answer = answer
         self._warm = warm
         self._idle = idle_seconds
+        self._shelf = shelf or Shelf(0)
 
     def serve(self, courier: Callable[[Asker], int]) -> int:
         """Run `courier` in a first child, pass its questions to a zygote, and return its exit status.
@@ -165,7 +172,12 @@ class Zygote:
         # Everything imported so far lives in pages that the children share; the collector must not touch them.
         gc.collect()
         gc.freeze()
+        kept = self._shelf.open()
         while True:
+            ready, _, _ = select.select([questions, kept], [], [])
+            self._shelf.take()  # first: what a process kept is there for the question that follows its answer
+            if questions not in ready:
+                continue
             _, descriptors, _, _ = socket.recv_fds(questions, 1, 2)
             if not descriptors:
                 return 0

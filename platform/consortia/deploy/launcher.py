@@ -13,6 +13,8 @@ Guarantees
   the SuperNode reads no rows.
 * Each message has a fresh process, forked after all imports (`consortia.deploy.forks`), with randomness of its own.
   After ten minutes without a message PyTorch is let go, until the next one.
+* Rows are read once a run, as long as policy and files stay as they are (`consortia.participant.kept_rows`). Between
+  two messages they lie in memory (`consortia.deploy.shelf`), 512 MiB at most, and go with PyTorch.
 * A process that dies or hangs is answered for at once, with an incident id.
 """
 
@@ -25,11 +27,13 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from consortia.common.errors import ConsortiaError, InputError
 from consortia.common.logs import JsonLines
+from consortia.deploy.shelf import Shelf
 
 #: Imported by the zygote before its first message, or inside functions on the way of one.
 _LAZY = (
@@ -42,10 +46,13 @@ _LAZY = (
 )
 
 
-def answer_in_child(question: bytes) -> bytes:
+def answer_in_child(shelf: Shelf, question: bytes) -> bytes:
     """Answer one question of the courier: runs in the fresh process."""
     from consortia.client_app import answer
+    from consortia.participant import kept_rows
     from consortia.participant.home import Home
+
+    kept_rows.use(shelf)
 
     line, _, data = question.partition(b"\n")
     where: dict[str, Any] = json.loads(line)
@@ -104,7 +111,8 @@ def main(arguments: list[str]) -> int:
         logging.getLogger("consortia.courier").info("ready for %s", supernode.address)
         return Courier(supernode, asker).serve()
 
-    return Zygote(answer_in_child, warm).serve(courier)
+    shelf = Shelf()
+    return Zygote(partial(answer_in_child, shelf), warm, shelf=shelf).serve(courier)
 
 
 def _read(file: Path) -> bytes:

@@ -258,8 +258,11 @@ def main(arguments: list[str]) -> int:
             # What the user brought stays the user's.
             _hand_over(STATE, *KEYS.iterdir(), *([PKI] if (PKI / "ca.key").exists() else []))
         elif step == "homes":
-            done = make_homes(name, effective(name), HOMES)
-            _hand_over(*(HOMES / participant for participant in done))
+            scenario = effective(name)
+            done = make_homes(name, scenario, HOMES)
+            homes = [HOMES / participant.name for participant in scenario.roster]
+            # Also those that root made on the host (`home init`, `budget init`): the containers run as somebody else.
+            _hand_over(*(home for home in homes if home.is_dir() and home.stat().st_uid == 0))
             for folder in (RUNS, MEMBERS):
                 os.chown(folder, *_owner())
         elif step == "kit":

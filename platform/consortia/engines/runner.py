@@ -18,7 +18,6 @@ import tomli_w
 from clients import registry
 from clients.tables import known_from
 from consortia.common.disk import write_json, write_text
-from consortia.common.environment import default_root
 from consortia.common.errors import InputError, RunFailedError, RunRefusedError
 from consortia.common.logs import OwnFile
 from consortia.engines import record
@@ -27,6 +26,7 @@ from consortia.engines.causes import causes
 from consortia.engines.data_folder import public_sources
 from consortia.engines.demonstration import demo_policy
 from consortia.engines.options import Options, check_options
+from consortia.engines.own_home import own_home
 from consortia.engines.vectorized import participants
 from consortia.participant.data import idle_files
 from consortia.participant.home import Home
@@ -92,7 +92,7 @@ def prepare(
     homes = {
         participant.name: _simulated_home(options, scenario, folder, participant.name)
         if simulation
-        else _own_home(participant.name)
+        else own_home(participant.name)
         for participant in scenario.roster
     }
     if simulation is False or options.ledger is not None:
@@ -255,17 +255,6 @@ def _allow_statistics(data: dict[str, Any], policy: Policy, participant: RosterP
         data["allow"]["non_private"] = True
 
 
-def _own_home(name: str) -> Home:
-    home = Home((default_root() / name).resolve(), name)
-    policy_or_input_error(home.policy, simulation=False)
-    if not home.ledger.is_file():
-        raise InputError(
-            f"{home.ledger}: wanted the ledger of {name}, got nothing there; "
-            f"make it with `consortia budget init {name}`"
-        )
-    return home
-
-
 def _write_job(job: Job, options: Options) -> None:
     """Write what a resumed run needs to know."""
     write_text(job.folder / "scenario.json", job.scenario.to_json())
@@ -303,7 +292,7 @@ def _resumed(options: Options) -> Job:
             ledger_folder=ledger / participant.name if ledger else None,
         )
         if simulation
-        else _own_home(participant.name)
+        else own_home(participant.name)
         for participant in scenario.roster
     }
     return Job(scenario, saved["run_id"], folder, homes, saved["sources"], resume=True)

@@ -135,6 +135,7 @@ def _manifest(name: str, number: int, found: Found, files: dict[str, bytes]) -> 
         "model": about.kind,
         "detail": about.detail,
         "contract_sha256": about.contract.sha256(),
+        **found.passport,
         "guarantee": found.guarantee,
         "inputs": [column.name for column in columns_of(view)],
         "outputs": outputs_of(view.target),

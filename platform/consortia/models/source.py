@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from consortia.coordinator import coalitions
 from consortia.participant.own_model import FEDERATED, About, OwnModel, from_bytes, to_bytes
 from consortia.terms.scenario import scenario_from_json
 from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
+from consortia.trust.passport import known_passport
 from privacy.events import RELATION
 
 __all__ = [
@@ -45,6 +46,7 @@ class Found:
     about: About
     data: bytes
     guarantee: dict[str, Any]
+    passport: dict[str, str] = field(default_factory=dict)
 
 
 def check_choice(choice: str) -> None:
@@ -90,7 +92,7 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
     if (got := hashlib.sha256(data).hexdigest()) != receipt["models"][choice]:
         raise InputError(f"{file}: wanted sha256 {receipt['models'][choice]}, got {got}; the file was altered")
     model, about = from_bytes(data, str(file))
-    return Found(model, about, data, _own_guarantee(about, receipt))
+    return Found(model, about, data, _own_guarantee(about, receipt), known_passport(Path(run)))
 
 
 def label_owner_folder(run: str, participant: str) -> Path | None:
@@ -165,7 +167,7 @@ def of_coordinator(run: str, industry: str, without: Sequence[str] = ()) -> Foun
         guarantee = _central(result["central"])
     else:
         guarantee = {"participants": {name: _account(participant["epsilon"]) for name, participant in members.items()}}
-    return Found(model, about, to_bytes(model, about), guarantee)
+    return Found(model, about, to_bytes(model, about), guarantee, known_passport(folder))
 
 
 def run_folder(run: str, participant: str) -> Path:

@@ -42,11 +42,7 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str
     for dataset in sorted({entry.dataset for entry in entries} | offered):
         mine = [entry for entry in entries if entry.dataset == dataset]
         for run in dict.fromkeys(entry.run_id for entry in mine):
-            plan = ledger.plan(run)
-            budget = plan.allowance if plan else Budget(math.inf, _DEFAULT_DELTA)
-            unit = plan.unit if plan else None
-            group = [entry for entry in mine if entry.run_id == run]
-            account = _account(dataset, f"run {run}", unit, group, budget)
+            account = run_account(ledger, run, [entry for entry in mine if entry.run_id == run])
             accounts.append({**account, "left": _left(account)})
         shared = ledger.sharing(dataset)
         spent = mine if len(shared) == 1 else [entry for entry in entries if entry.dataset in shared]
@@ -62,6 +58,13 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str
         "head": anchor.head,
         "accounts": accounts,
     }
+
+
+def run_account(ledger: Ledger, run_id: str, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Return what one run cost the units of one data set; `entries` are all of that run, at least one."""
+    plan = ledger.plan(run_id)
+    budget = plan.allowance if plan else Budget(math.inf, _DEFAULT_DELTA)
+    return _account(entries[0].dataset, f"run {run_id}", plan.unit if plan else None, entries, budget)
 
 
 def runs_left(left: Budget, asked: Budget) -> int:
@@ -218,12 +221,18 @@ def history(ledger: Ledger) -> list[dict[str, Any]]:
             }
         elif link["kind"] == "note":
             note = notes[link["ref"]]
-            if "datasets" in note["note"]:
-                both = " and ".join(note["note"]["datasets"])
-                line |= {"time": note["created"], "what": "one lifetime", "detail": f"{both} share one lifetime"}
+            told = note["note"]
+            line["time"] = note["created"]
+            if "datasets" in told:
+                both = " and ".join(told["datasets"])
+                line |= {"what": "one lifetime", "detail": f"{both} share one lifetime"}
+            elif told.get("what") == "passport":
+                line |= {"what": "passport signed", "detail": f"run {told['run']}, SHA-256 {told['sha256'][:12]}"}
+            elif told.get("what") == "restored":
+                line |= {"what": "restored", "detail": f"a backup of {told['backup']}"}
             else:
-                line |= {"time": note["created"], "what": "budget set", "detail": _change(before, note["note"])}
-                before = note["note"]
+                line |= {"what": "budget set", "detail": _change(before, told)}
+                before = told
         else:
             continue  # the ledger's making; a commit, which its reservation's line tells
         lines.append(line)

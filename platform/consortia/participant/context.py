@@ -19,10 +19,11 @@ from consortia.messages.ledger_anchor import to_header
 from consortia.messages.request import Request
 from consortia.participant import forecast, ledger_witness, lifetimes, metrics_release, own_sums, receipt
 from consortia.participant.compressed_update import compressed
-from consortia.participant.data import Partitions, declared_training_units, load_partitions
+from consortia.participant.data import declared_training_units, load_partitions
 from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
 from consortia.participant.home import Home
 from consortia.participant.metrics_release import Due
+from consortia.participant.partitions import Partitions
 from consortia.participant.training import make_plan
 from consortia.participant.unpaid_requests import Measurement
 from consortia.terms.industries import check_agreed, check_confirmed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,14 @@ from numpy.typing import NDArray
 
 from clients import registry
 from clients._apart import set_apart
-from clients.dataset import QuarantineReport, Table, assign
+from clients.dataset import Table, assign
 from clients.industry import IndustryClient
-from clients.sources import parse_source
+from clients.sources import Source, parse_source
 from consortia.common.errors import RefusedError
 from consortia.common.latest import Latest
+from consortia.participant import kept_rows
 from consortia.participant.home import Home
+from consortia.participant.partitions import Partitions
 from consortia.participant.placebo_labels import with_placebo_labels
 from consortia.participant.rows import checked, read_rows
 from consortia.terms.contract import Contract
@@ -28,19 +29,6 @@ _CACHED_TABLES = 64
 #: Names the folder of a participant's own files, as a container's compose file mounts it.
 OWN_FILES = "CONSORTIA_OWN_FILES"
 log = logging.getLogger("consortia.participant")
-
-
-@dataclass(frozen=True)
-class Partitions:
-    """A participant's rows: to train on, to choose by, to report on; `bias` says how the rows set apart are others."""
-
-    train: Table
-    validation: Table
-    test: Table
-    quarantine: QuarantineReport
-    synthetic: bool
-    conditional_on_split: bool
-    bias: tuple[str, ...] = ()
 
 
 #: Tables of the last runs, so that the embedded engine reads each file once.
@@ -75,10 +63,29 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
         raise RefusedError("BAD_POLICY", "a placebo source is for simulations")
     if source.synthetic and OWN_FILES in os.environ and (problem := idle_files(home.policy, dataset, own_files())):
         raise RefusedError("BAD_POLICY", problem)
+    kept_key = kept_rows.key_of(home, terms, dataset, contract, run_id, split_key)
+    kept = kept_rows.find(kept_key)
+    loaded = kept or _read(home, terms, dataset, contract, client, source, split_key)
+    home.pin_rows(dataset, synthetic=loaded.synthetic)
+    if kept is None:
+        kept_rows.keep(kept_key, loaded)
+    _cache.put(key, loaded)
+    return loaded
+
+
+def _read(
+    home: Home,
+    terms: DatasetTerms,
+    dataset: str,
+    contract: Contract,
+    client: IndustryClient,
+    source: Source,
+    split_key: bytes,
+) -> Partitions:
+    rules = contract.industries[terms.industry]
     frame = read_rows(terms, client, contract.seed, key=f"dataset.{dataset}")
     where_from = f"dataset of {terms.industry} at {home.participant}"
     table = checked(frame, terms, client, contract, key=split_key, where=where_from)
-    home.pin_rows(dataset, synthetic=table.synthetic or terms.synthetic)
     bias: tuple[str, ...] = ()
     if table.quarantine.rows_kept < table.quarantine.rows_read:
         log.warning("%s: %s", home.participant, table.quarantine)  # counts by column and rule, no value
@@ -89,7 +96,7 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
     if source.placebo is not None:  # after the split, which may read labels
         table = with_placebo_labels(table, client.schema.target, home.participant, source.placebo)
     parts = {part: table.take(mask) for part, mask in masks.items()}
-    loaded = Partitions(
+    return Partitions(
         parts["train"],
         parts["validation"],
         parts["test"],
@@ -98,8 +105,6 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
         conditional_on_split=rules.split != "hash",
         bias=bias,
     )
-    _cache.put(key, loaded)
-    return loaded
 
 
 def split_masks(

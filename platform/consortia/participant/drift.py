@@ -21,8 +21,8 @@ from consortia.common import disk
 from consortia.common.errors import describe
 from consortia.learners.statistics.layout import Layout, layout_of
 from consortia.learners.sums.statistics import Rows
-from consortia.participant.data import Partitions
 from consortia.participant.home import Home
+from consortia.participant.partitions import Partitions
 
 __all__ = ["STALE", "psi", "since_last_run"]
 

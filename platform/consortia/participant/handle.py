@@ -6,6 +6,8 @@ Guarantees (the design's invariants 1 to 3, 5 and 11)
 * A reply that carries an update was reserved before training and committed together with its bytes; what
   is sent is read back from the outbox. Asked again, the bytes are identical and cost nothing.
 * An exhausted budget means receive-only.
+* A round that failed after its charge in a way that repeats (training diverged) is not trained and charged again: asked
+  again for the same round of the same model, the participant fails at once.
 * Any other failure crosses as PARTICIPANT_ERROR and an incident id. The log at home names the kind of error
   and where it happened, never its text, which may hold a value of a row.
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 from consortia.common.errors import RefusedError
 from consortia.common.logs import about
 from consortia.messages.request import OPENING, READY, Request
-from consortia.participant import ledger_witness, lifetimes, metrics_release, readiness, unpaid_requests
+from consortia.participant import hopeless, ledger_witness, lifetimes, metrics_release, readiness, unpaid_requests
 from consortia.participant.context import Work
 from consortia.participant.guard import guarded
 from consortia.participant.home import Home
@@ -79,7 +81,12 @@ def _answer(work: Work) -> bytes:
     if request.kind == "run-key":
         unpaid_requests.run_folder(work.home, ledger, request.run_id, limits)
     parts = work.partitions(ledger)
-    return mode.answer(work, ledger, work.plan(ledger), parts)
+    hopeless.check(work)
+    try:
+        return mode.answer(work, ledger, work.plan(ledger), parts)
+    except hopeless.REPEATS:
+        hopeless.note(work)
+        raise
 
 
 def _evaluate(work: Work, ledger: Ledger, measurement: Measurement) -> bytes:

@@ -37,8 +37,8 @@ from clients.dataset import mark, prepare
 from clients.sources import parse_source
 from consortia.common import disk
 from consortia.common.errors import ConsortiaError, RefusedError, SharedUnitsError
-from consortia.participant.data import Partitions
 from consortia.participant.home import Home
+from consortia.participant.partitions import Partitions
 from consortia.participant.rows import read_rows
 from consortia.terms.policy import DatasetTerms, Policy
 from privacy.errors import ContractMismatchError

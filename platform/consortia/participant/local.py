@@ -6,7 +6,7 @@ from consortia.common.errors import RefusedError
 from consortia.messages import size_release
 from consortia.participant import metrics_release
 from consortia.participant.context import Work
-from consortia.participant.data import Partitions
+from consortia.participant.partitions import Partitions
 from consortia.participant.training import ready_module, train_round
 from consortia.terms.scopes import LOSS
 from privacy.egress import Release

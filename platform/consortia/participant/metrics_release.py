@@ -28,8 +28,8 @@ from clients.models import FederatedModule, predictions
 from consortia.common.errors import RefusedError
 from consortia.messages.request import Request
 from consortia.metrics import score_bins
-from consortia.participant.data import Partitions
 from consortia.participant.evaluation import module_scorer, score_metrics
+from consortia.participant.partitions import Partitions
 from consortia.terms.policy import DatasetTerms, Policy
 from privacy.errors import PrivacyError
 from privacy.events import Event, GaussianRelease, LaplaceRelease, NonPrivate

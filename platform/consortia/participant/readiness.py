@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from consortia.common.errors import RefusedError
 from consortia.messages.envelope import Envelope, encode
 from consortia.participant import unpaid_requests
-from consortia.participant.data import Partitions
 from consortia.participant.identity import load_identity
+from consortia.participant.partitions import Partitions
 from consortia.participant.training import ready_module
 from consortia.terms.scopes import build_module, shared_names, state_of
 from privacy.egress import gate

@@ -29,7 +29,6 @@ from consortia.common.words import verdict
 from consortia.participant import baseline, drift, forecast, joined, own_model, personal
 from consortia.participant.account import runs_left
 from consortia.participant.baseline import Baseline
-from consortia.participant.data import Partitions
 from consortia.participant.evaluation import (
     Scores,
     client_for,
@@ -42,6 +41,7 @@ from consortia.participant.evaluation import (
 from consortia.participant.joined import Stacked
 from consortia.participant.metrics_release import metrics_run
 from consortia.participant.own_model import AT_HOME, FEDERATED, JOINED, About, Scorer
+from consortia.participant.partitions import Partitions
 from consortia.participant.sums_at_home import SumsAtHome
 from consortia.trust.secure_sum.statement import secure_part
 from consortia.trust.trusted_coordinator import central_part

@@ -18,9 +18,9 @@ from consortia.common.errors import InputError, RefusedError
 from consortia.messages.blocks import block_noise, scaled, unscaled
 from consortia.messages.envelope import Envelope, encode
 from consortia.participant import sums
-from consortia.participant.data import Partitions
 from consortia.participant.identity import load_identity
 from consortia.participant.own_sums import Sent, keep
+from consortia.participant.partitions import Partitions
 from consortia.participant.training import ready_module
 from consortia.terms.recipe import blocks_of
 from consortia.terms.scopes import State, group_of, state_of

@@ -29,8 +29,8 @@ from consortia.learners.blocks.recipe import BlockRecipe
 from consortia.learners.blocks.release import deviations, noised
 from consortia.messages.blocks import contribution, in_state
 from consortia.participant.context import Work
-from consortia.participant.data import Partitions
 from consortia.participant.own_sums import Sent, keep, rows_of
+from consortia.participant.partitions import Partitions
 from consortia.terms.recipe import blocks_of
 from consortia.terms.scopes import build_module, check_like
 from privacy.egress import Release

@@ -14,7 +14,7 @@ from consortia.common.errors import RefusedError
 from consortia.learners.blocks.shares import OWN_KIND
 from consortia.participant import local, secure_sum, statistics_at_home, sums
 from consortia.participant.context import Work
-from consortia.participant.data import Partitions
+from consortia.participant.partitions import Partitions
 from consortia.participant.unpaid_requests import Measurement
 from consortia.terms.contract import Contract
 from privacy.ledger import Ledger, RunPlan

@@ -12,14 +12,15 @@ from markupsafe import Markup
 from consortia.common.errors import InputError
 from consortia.models.explain.effects import Effect, Explanation
 from consortia.models.explain.run import explain_run
-from consortia.reports.charts import Bar, Line, bar_chart, dot_chart, line_chart
+from consortia.reports.charts import Bar, Level, Line, bar_chart, dot_chart, line_chart
 from consortia.reports.page.content import Chart, Section, Table
 from consortia.reports.receipt_table import folded_table
+from consortia.terms.contract import Contract
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["explain_sections", "print_explanations", "sections_of_run", "verdict"]
+__all__ = ["explain_sections", "print_explanations", "sections_of_run", "shape_charts", "verdict"]
 
 _CURVES: Final = 12
 
@@ -55,6 +56,17 @@ def sections_of_run(folder: Path) -> list[Section]:
         return []
 
 
+def shape_charts(contract: Contract, folder: Path) -> list[tuple[str, Markup]]:
+    """Return caption and plot of each shape of a finished run's additive models; none for other learners."""
+    industries = [name for name in sorted(contract.industries) if contract.of(name).additive is not None]
+    try:
+        found = explain_run(folder, industries) if industries else []
+    except InputError:
+        return []
+    effects = [(one.industry, effect) for one in found for effect in one.effects]
+    return [(f"{name}: {_caption(one)}", drawing) for name, one in effects if (drawing := _curve(one))]
+
+
 def explain_sections(found: Sequence[Explanation]) -> list[Section]:
     """Return one section for each industry: bars by output, a curve of each column, a table of both."""
     return [_industry(one) for one in found]
@@ -69,7 +81,8 @@ def _industry(one: Explanation) -> Section:
         section.charts.append(
             Chart(f"How far each column moves {output}{grey}", bar_chart(f"Importance for {output}", output, bars))
         )
-        drawn = [effect for effect in effects if effect.clear is not False][:_CURVES]
+        whole = one.learner == "additive"  # its shapes are the model itself
+        drawn = effects if whole else [effect for effect in effects if effect.clear is not False][:_CURVES]
         section.charts += [Chart(_caption(effect), drawing) for effect in drawn if (drawing := _curve(effect))]
         rows = [(e.column, _size(e), _interval(e), verdict(e), _ends(e)) for e in effects]
         heads = ("column", "moves it by", "95 % interval", "noise", "lowest and highest of the curve")
@@ -79,7 +92,8 @@ def _industry(one: Explanation) -> Section:
 
 def _caption(effect: Effect) -> str:
     band = "; the band is 95 % of what noise leaves open" if effect.curve.lows else ""
-    return f"What {effect.column} adds to {effect.output}{band}"
+    grey = "; noise could have made it" if effect.clear is False else ""
+    return f"What {effect.column} adds to {effect.output}{band}{grey}"
 
 
 def _size(effect: Effect) -> str:
@@ -104,5 +118,6 @@ def _curve(effect: Effect) -> Markup:
     points = [(x, *spot) for x, spot in zip(curve.places, spots, strict=True) if x is not None]
     if points:
         unit = f"{effect.column}, {effect.measure}" if effect.measure else effect.column
-        return line_chart(title, unit, added, [Line("effect", points)])
+        rest = [Level(name, v) for name, x, v in zip(curve.names, curve.places, curve.values, strict=True) if x is None]
+        return line_chart(title, unit, added, [Line("effect", points)], rest)
     return dot_chart(title, added, [(name, *spot) for name, spot in zip(curve.names, spots, strict=True)])

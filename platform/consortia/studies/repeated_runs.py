@@ -21,8 +21,9 @@ from clients import metrics
 from clients.sources import parse_source
 from consortia.common.errors import InputError, RunFailedError
 from consortia.engines.base import Job
-from consortia.participant.data import Partitions, load_partitions
+from consortia.participant.data import load_partitions
 from consortia.participant.evaluation import Scores, gain_interval
+from consortia.participant.partitions import Partitions
 from consortia.terms.policy import load_policy
 
 if TYPE_CHECKING:

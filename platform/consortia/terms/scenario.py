@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,6 +30,14 @@ from consortia.terms.many_participants import with_crowds
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.trusted_coordinator import overridden
 from consortia.terms.vertical import check_participants
+
+#: Scenarios that have another name now.
+_RENAMED: Final = {
+    "banks-sums": "banks",
+    "factories-additive": "factories",
+    "secure-banks-sums": "secure-banks",
+    "secure-factories-additive": "secure-factories",
+}
 
 
 class Expectation(StrictModel):
@@ -224,6 +232,8 @@ def find_scenario(name: str) -> Path:
     for candidate in (local, scenario_folder() / f"{name}.toml"):
         if candidate.is_file():
             return candidate
+    if name in _RENAMED:
+        raise InputError(f"scenario {name!r}: it is called {_RENAMED[name]!r} now; take that name")
     raise InputError(
         f"scenario {name!r}: wanted a path or one of {', '.join(committed_scenarios())}; check the spelling"
     )

@@ -14,14 +14,10 @@ from typing import Any
 
 import torch
 
-from consortia.common import disk
-from consortia.common.disk import write_json
 from consortia.common.errors import RunFailedError, WireError
-from consortia.coordinator.event_file import EventFile, told
-from consortia.coordinator.ledger_heads import Heads
-from consortia.coordinator.mailbox import check_answers, header_to, is_refusal
-from consortia.coordinator.participant_view import ParticipantView, describe, restore, standings
-from consortia.coordinator.rounds import RECORD_SCHEMA
+from consortia.coordinator.event_file import told
+from consortia.coordinator.mailbox import Mailbox, check_answers, header_to, is_refusal
+from consortia.coordinator.participant_view import ParticipantView, restore, standings
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.messages.exchange import Answer, Exchange
 from consortia.messages.reply import FINAL, check_budget
@@ -41,22 +37,15 @@ _SEAL = 28  # nonce and tag
 Tensors = Mapping[str, torch.Tensor]
 
 
-class VerticalCoordinator:
-    """One run of one vertical scenario; parameters as `consortia.coordinator.rounds.Coordinator`."""
+class VerticalCoordinator(Mailbox):
+    """One run of one vertical scenario; parameters as `Mailbox`."""
 
     def __init__(
         self, scenario: Scenario, run_id: str, folder: Path, exchange: Exchange, heads: Path | None = None
     ) -> None:
         assert scenario.contract.vertical is not None
-        self.scenario = scenario
-        self.contract = scenario.contract
+        super().__init__(scenario, run_id, folder, exchange, heads)
         self.terms = scenario.contract.vertical
-        self.run_id = run_id
-        self.folder = folder
-        self.exchange = exchange
-        self.heads = Heads(heads)
-        self._event = EventFile(folder, run_id)
-        self.participants = {participant.name: ParticipantView(participant) for participant in scenario.roster}
         self.history: list[dict[str, Any]] = []
         self._answered: dict[tuple[str, int], set[str]] = {}
 
@@ -84,16 +73,16 @@ class VerticalCoordinator:
             finished, self.history = finished_before(lines, self.participants)
         started = time.perf_counter()
         last = self.terms.batches if batches is None else batches
-        self._event("start", rounds=(last + 1) * len(STEPS), done=len(self.history))
+        self.event("start", rounds=(last + 1) * len(STEPS), done=len(self.history))
         try:
             for batch in range(finished, last + 1):
                 self._batch(batch)
         except RunFailedError as error:
-            self._finish("failed", str(error), started)
+            self.finish("failed", str(error), len(self.history), started, self.history)
             raise
         finally:
             self.heads.save()
-        return self._finish("completed", "", started)
+        return self.finish("completed", "", len(self.history), started, self.history)
 
     def _batch(self, batch: int) -> None:
         owner = self.terms.label_owner
@@ -137,26 +126,18 @@ class VerticalCoordinator:
         """Send one step, try again within the bounds, and return validated replies by name."""
         started = time.perf_counter()
         accepted: dict[str, Tensors] = {}
-        terms = self.contract.round
         known = self._answered.get((kind, batch))
         sent = {name: tensors for name, tensors in sent.items() if known is None or name in known}
-        for _ in range(terms.attempts):
-            names = [n for n in sent if n not in accepted and self.participants[n].state == "ACTIVE"]
-            if not names:
-                break
+
+        def open_names() -> list[str]:
+            return [n for n in sent if n not in accepted and self.participants[n].state == "ACTIVE"]
+
+        for _, names in self.attempts(open_names):
             envelopes = {name: self._envelope(kind, batch, attempt, name, sent[name]) for name in names}
-            for name, data in envelopes.items():
-                self.participants[name].bytes_received += len(data)
-            answered = set()
-            for answer in self.exchange(MESSAGE_TYPES[kind], envelopes, terms.deadline_seconds):
-                answered.add(answer.participant)
-                if answer.participant in names:
-                    self._take(answer, kind, batch, sent[answer.participant], accepted)
-            for name in {*names} - answered:
-                self._fail(name, batch, "NO_REPLY")
-        for name in sent:
-            if name not in accepted and self.participants[name].state == "ACTIVE":
-                self.participants[name].state = "LEFT_OUT"
+            for answer in self.post(MESSAGE_TYPES[kind], batch + 1, 1, envelopes):
+                self._take(answer, kind, batch, sent[answer.participant], accepted)
+        for name in open_names():
+            self.participants[name].state = "LEFT_OUT"
         line: dict[str, Any] = {
             "round": len(self.history) + 1,
             "step": kind,
@@ -166,14 +147,12 @@ class VerticalCoordinator:
             "failures": [],
         }
         self.history.append(line)
-        self._event("step", **line, members=standings(self.participants))
+        self.event("step", **line, members=standings(self.participants))
         if not accepted:
-            codes = sorted({m.failures[-1]["code"] for n, m in self.participants.items() if n in sent and m.failures})
+            codes = self.last_codes(sent)
             raise RunFailedError(f"{kind}: wanted a reply of the {STEPS[kind]}, got none ({', '.join(codes) or '-'})")
         if missing := sorted(self._needed(kind, batch) - set(accepted)):
-            codes = sorted(
-                {self.participants[name].failures[-1]["code"] for name in missing if self.participants[name].failures}
-            )
+            codes = self.last_codes(missing)
             raise RunFailedError(
                 f"{kind}: wanted {', '.join(missing)} again, got no answer ({', '.join(codes) or '-'}); what the label "
                 "owner has was made with them, and without them it would be another release. Resume when they are back"
@@ -194,27 +173,27 @@ class VerticalCoordinator:
         return needed
 
     def _take(self, answer: Answer, kind: str, batch: int, sent: Tensors, accepted: dict[str, Tensors]) -> None:
-        view = self.participants[answer.participant]
+        name, number = answer.participant, batch + 1
+        view = self.participants[name]
         if answer.data is None:
-            self._fail(answer.participant, batch, answer.code)
+            self.fail(name, number, 1, answer.code)
             return
-        view.bytes_sent += len(answer.data)
-        self._event("heard", round=batch + 1, participant=answer.participant, kind=kind, bytes=len(answer.data))
+        self.heard(name, answer.data, kind, number)
         try:
             envelope = decode(answer.data)
-            tensors = self._validate(envelope, kind, batch, answer.participant, sent)
+            tensors = self._validate(envelope, kind, batch, name, sent)
         except (WireError, ValueError) as error:
-            self._fail(answer.participant, batch, "BAD_REPLY", str(error))
+            self.fail(name, number, 1, "BAD_REPLY", str(error))
             return
         status = envelope.header["status"]
         if status in FINAL:
             view.state = status
-            self._fail(answer.participant, batch, envelope.header.get("code", status)[:40])
+            self.fail(name, number, 1, envelope.header.get("code", status)[:40])
         elif status == "FAILED":
-            self._fail(answer.participant, batch, "PARTICIPANT_ERROR", envelope.header.get("incident", "")[:16])
+            self.fail(name, number, 1, "PARTICIPANT_ERROR", envelope.header.get("incident", "")[:16])
         else:
-            accepted[answer.participant] = tensors
-            self.heads.take(answer.participant, envelope.header)
+            accepted[name] = tensors
+            self.heads.take(name, envelope.header)
             if kind in {"label", "assist"} and batch == 0:
                 view.header = {**envelope.header, "noise_multiplier": "0.0"}
                 view.rounds_contributed = 1
@@ -253,35 +232,12 @@ class VerticalCoordinator:
             raise ValueError(f"wanted {', '.join(sorted(needed))}; not all of it is there")
         return tensors
 
-    def _fail(self, name: str, batch: int, code: str, detail: str = "") -> None:
-        failure: dict[str, Any] = {"round": batch + 1, "attempt": 1, "code": code, "detail": detail[:200]}
-        self.participants[name].failures.append(failure)
-        self._event("failure", participant=name, **failure)
-
     def _envelope(self, kind: str, batch: int, attempt: int, name: str, tensors: Tensors) -> bytes:
         fixed = header_to(self.participants[name].participant, kind, self.run_id, self.contract, self.heads)
         header = {**fixed, "batch": str(batch), "attempt": str(attempt)}
         data = encode(Envelope(header, tensors))
-        self._event("asked", round=batch + 1, participant=name, kind=kind, bytes=len(data))
+        self.event("asked", round=batch + 1, participant=name, kind=kind, bytes=len(data))
         return data
-
-    def _finish(self, status: str, reason: str, started: float) -> dict[str, Any]:
-        record = {
-            "schema": RECORD_SCHEMA,
-            "run_id": self.run_id,
-            "scenario": self.scenario.name,
-            "contract_sha256": self.contract.sha256(),
-            "status": status,
-            "reason": reason,
-            "rounds": len(self.history),
-            "seconds": time.perf_counter() - started,
-            "participants": {name: describe(view) for name, view in self.participants.items()},
-            "history": self.history,
-        }
-        with disk.kept(self.folder):
-            write_json(self.folder / "coordinator.json", record)
-        self._event("end", status=status, reason=reason, members=standings(self.participants))
-        return record
 
 
 def answered_before(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], set[str]]:

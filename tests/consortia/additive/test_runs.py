@@ -32,10 +32,10 @@ PARTICIPANT = '[[roster]]\nname = "a"\nindustry = "bank"\ndataset = "d"\nsite = 
 
 
 def _short(folder: Path, rounds: int = 2, epsilon: str = "inf") -> str:
-    """Write banks-sums with the learner `additive`, and few rounds; return its path."""
-    source = find_scenario("banks-sums")
+    """Write banks with the learner `additive`, and few rounds; return its path."""
+    source = find_scenario("banks")
     text = source.read_text(encoding="utf-8").replace("epsilon = 3.0", f"epsilon = {epsilon}")
-    text = text.replace('learner = "sums"', 'learner = "additive"').replace("banks-sums", "few-additive")
+    text = text.replace('learner = "sums"', 'learner = "additive"').replace("banks", "few-additive")
     text = text.replace("[contract.sums]", f"[contract.additive]\nboosting_rounds = {rounds}")
     file = folder / "few-additive.toml"
     file.write_text(text, encoding="utf-8")
@@ -87,7 +87,7 @@ def test_a_column_that_nobody_has_is_refused_by_name() -> None:
 
 
 def test_each_message_has_an_event_and_together_they_are_the_budget(make_site: Callable[..., Any]) -> None:
-    site = make_site("high", "factories-additive")
+    site = make_site("high", "factories")
     for number in (1, 2, 3):
         assert site.ask(number).header["status"] == "OK"
     again = handle(site.message(3), site.home)
@@ -104,7 +104,7 @@ def test_each_message_has_an_event_and_together_they_are_the_budget(make_site: C
 def test_a_message_that_broke_after_the_charge_is_spent(
     make_site: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = make_site("high", "factories-additive")
+    site = make_site("high", "factories")
 
     def broken(*_: object) -> None:
         raise RuntimeError("something broke")
@@ -146,13 +146,13 @@ def test_a_coordinator_that_dies_goes_on(after: int, tmp_path: Path, monkeypatch
 
 def test_the_vectorised_engine_refuses_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="learner"):
-        prepare(Options(scenario="factories-additive", engine="vectorized", out=tmp_path))
+        prepare(Options(scenario="factories", engine="vectorized", out=tmp_path))
 
 
 def _town(folder: Path, **secure: Any) -> Town:
     terms = {"colluders": 1, "min_cohort": 3, "spare": 0, **secure}
     own: dict[str, Any] = {"learner": "additive", "sums": None, "additive": {"boosting_rounds": 2}}
-    town = Town(folder, participants=4, rounds=3, secure=terms, base="secure-banks-sums", releases=["additive"], **own)
+    town = Town(folder, participants=4, rounds=3, secure=terms, base="secure-banks", releases=["additive"], **own)
     for home in town.homes.values():
         policy = home.policy.read_text(encoding="utf-8")
         home.policy.write_text(policy.replace('"sums"', '"additive"'), encoding="utf-8")

@@ -199,7 +199,7 @@ def _folder(tmp_path: Path, scenario: str) -> Path:
 def test_the_command_names_participants_in_order_and_the_page_is_safe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario = load_scenario("banks-sums")
+    scenario = load_scenario("banks")
     rule, generator = recipe(scenario.contract, "bank"), np.random.default_rng(2)
     parts = {}
     for name in ("other", "new-car", "<b>copy"):
@@ -208,7 +208,7 @@ def test_the_command_names_participants_in_order_and_the_page_is_safe(
         parts[name] = Part((packed(rows.T @ rows), slope), 0.0, 300.0)
     parts["<b>copy"] = parts["other"]
     monkeypatch.setattr("consortia.models.contributions.parts_of_run", lambda *_: parts)
-    folder = _folder(tmp_path, "banks-sums")
+    folder = _folder(tmp_path, "banks")
     call = CliRunner().invoke(build_app(), ["contributions", str(folder), "--json"])
     assert call.exit_code == 0, call.output
     (found,) = json.loads(call.output)
@@ -222,7 +222,7 @@ def test_the_command_names_participants_in_order_and_the_page_is_safe(
 
 
 @pytest.mark.parametrize(
-    ("scenario", "words"), [("secure-banks-sums", "the total only"), ("banks", "sums"), ("", "finished run")]
+    ("scenario", "words"), [("secure-banks", "the total only"), ("banks-network", "sums"), ("", "finished run")]
 )
 def test_what_cannot_be_known_is_said(tmp_path: Path, scenario: str, words: str) -> None:
     folder = _folder(tmp_path, scenario) if scenario else tmp_path

@@ -31,7 +31,7 @@ from consortia.reports.page.render import page
 from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import build_module, state_of
 
-BANK = About("used-car", "banks-1", "bank", "local", "", load_scenario("banks").contract)
+BANK = About("used-car", "banks-1", "bank", "local", "", load_scenario("banks-network").contract)
 VIEW = view_of(BANK)
 POINTS = points_of(VIEW)
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_explained_is_refused_in_words(tmp_path: Path, case: str)
         arguments = ["explain", str(_finished(tmp_path)), "--industry", "hospital"]
     if case == "statistics":
         folder = _finished(tmp_path)
-        scenario = load_scenario("banks-sums").model_dump(mode="json", by_alias=True, exclude_none=True)
+        scenario = load_scenario("banks").model_dump(mode="json", by_alias=True, exclude_none=True)
         scenario["contract"] |= {"learner": "statistics", "releases": ["statistics"], "statistics": {}}
         del scenario["contract"]["sums"]
         (folder / "scenario.json").write_text(json.dumps(scenario), encoding="utf-8")

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.end_to_end
 
 
 def _mode_two(folder: Path) -> str:
-    """Write secure-banks with drop-out recovery; return its path."""
-    source = find_scenario("secure-banks")
+    """Write secure-banks-network with drop-out recovery; return its path."""
+    source = find_scenario("secure-banks-network")
     text = source.read_text(encoding="utf-8").replace("[contract.secure]", '[contract.secure]\nmode = "two"\ndrops = 1')
-    file = folder / "secure-banks.toml"
+    file = folder / "secure-banks-network.toml"
     file.write_text(text, encoding="utf-8")
     shutil.copytree(source.parent / "policies" / source.stem, folder / "policies" / file.stem)
     return str(file)

@@ -16,7 +16,7 @@ from consortia.terms.settle import fixed_point, sigma_of
 
 
 def _contract(**changes: Any) -> str:
-    data = json.loads(load_scenario("secure-banks").contract.canonical())
+    data = json.loads(load_scenario("secure-banks-network").contract.canonical())
     data.update(changes)
     return json.dumps(data)
 
@@ -37,7 +37,7 @@ def test_a_contract_that_hidden_updates_exclude_is_refused(changes: dict[str, An
 
 
 def test_check_refuses_a_sum_of_two_and_a_member_without_a_budget() -> None:
-    scenario = load_scenario("secure-banks")
+    scenario = load_scenario("secure-banks-network")
     two = scenario.model_copy(update={"roster": scenario.roster[:2]})
     with pytest.raises(InputError, match="the sum of two is the other's update"):
         make_plans(two)
@@ -47,7 +47,7 @@ def test_check_refuses_a_sum_of_two_and_a_member_without_a_budget() -> None:
 
 def test_drop_outs_are_reserved_for_or_refused() -> None:
     """n = 5, t = 1: T = 4 must agree, so one may drop out; the noise of mode one is that of n - t, of two n - t - d."""
-    scenario = load_scenario("secure-banks")
+    scenario = load_scenario("secure-banks-network")
 
     def two(**terms: Any) -> Any:
         data = json.loads(scenario.contract.canonical())
@@ -73,7 +73,7 @@ def test_drop_outs_are_reserved_for_or_refused() -> None:
 
 
 def test_budgets_differ_by_the_clip_and_exposure_is_printed_for_three() -> None:
-    scenario = load_scenario("secure-banks").with_overrides(epsilon=["other=0.5"])
+    scenario = load_scenario("secure-banks-network").with_overrides(epsilon=["other=0.5"])
     found = exposures(scenario)
     assert found["new-car"]["nobody"] < found["new-car"]["promised"] < found["new-car"]["all_others"]
     assert found["other"]["promised"] <= 0.5
@@ -89,6 +89,6 @@ def test_budgets_differ_by_the_clip_and_exposure_is_printed_for_three() -> None:
 
 
 def test_older_contracts_keep_their_hash() -> None:
-    text = load_scenario("banks").contract.canonical()
+    text = load_scenario("banks-network").contract.canonical()
     assert "trust" not in text
     assert "secure" not in text

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quiet_participants")
 
 @pytest.fixture
 def audit(tmp_path: Path) -> Audit:
-    return Audit(statistics_scenario(load_scenario("hospitals")), tmp_path, quick=True)
+    return Audit(statistics_scenario(load_scenario("hospitals-network")), tmp_path, quick=True)
 
 
 def test_no_unit_moves_the_vector_by_more_than_its_event_was_charged(audit: Audit) -> None:
@@ -97,7 +97,7 @@ def test_a_row_at_the_public_bounds_reaches_the_bound_and_no_more(industry: str)
 
 
 def test_the_layout_comes_from_the_contract_alone() -> None:
-    contract = statistics_scenario(load_scenario("hospitals"), bins=5).contract
+    contract = statistics_scenario(load_scenario("hospitals-network"), bins=5).contract
     rule = layout(contract, "hospital")
     assert {len(column.labels) for column in rule.columns if column.kind == "number"} == {5}
     assert rule.length == sum(rule.lengths(1)) == rule.slices[list(rule.slices)[-1]].stop

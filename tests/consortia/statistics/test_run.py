@@ -28,7 +28,7 @@ def _run(scenario: str, out: Path, **options: Any) -> Outcome:
 
 
 def test_local_noise_is_charged_once_and_says_where_sites_differ(tmp_path: Path) -> None:
-    outcome = _run("hospitals", tmp_path, epsilon=("4",))
+    outcome = _run("hospitals-network", tmp_path, epsilon=("4",))
     result = outcome.result
     assert (result["status"], outcome.missed, result["synthetic"]) == ("completed", [], True)
     found = result["statistics"]["hospital"]
@@ -51,7 +51,7 @@ def test_local_noise_is_charged_once_and_says_where_sites_differ(tmp_path: Path)
 
 @pytest.mark.end_to_end
 def test_of_a_secure_sum_nobody_sees_one_site(tmp_path: Path) -> None:
-    outcome = _run("secure-banks", tmp_path, epsilon=("8",))
+    outcome = _run("secure-banks-network", tmp_path, epsilon=("8",))
     found = outcome.result["statistics"]["bank"]
     assert (outcome.result["status"], found["sites"], found["differ"]) == ("completed", {}, {})
     units = sum(participant["training_units"] for participant in _at_home(outcome).values())
@@ -69,8 +69,8 @@ def _at_home(outcome: Outcome) -> dict[str, dict[str, Any]]:
 
 
 def test_a_policy_that_names_no_budget_for_them_refuses(tmp_path: Path) -> None:
-    contract = statistics_scenario(load_scenario("hospitals")).contract
-    text = Path("scenarios/policies/hospitals/cleveland.toml").read_text(encoding="utf-8")
+    contract = statistics_scenario(load_scenario("hospitals-network")).contract
+    text = Path("scenarios/policies/hospitals-network/cleveland.toml").read_text(encoding="utf-8")
     file = tmp_path / "policy.toml"
     file.write_text(text.replace('releases = ["update"]', 'releases = ["statistics"]'), encoding="utf-8")
     policy = load_policy(file, simulation=True)
@@ -81,7 +81,7 @@ def test_a_policy_that_names_no_budget_for_them_refuses(tmp_path: Path) -> None:
 def test_the_scenario_can_be_written_checked_and_allowed(tmp_path: Path) -> None:
     file = tmp_path / "first-look.toml"
     runner = CliRunner()
-    told = runner.invoke(build_app(), ["statistics", "hospitals", "--write", str(file)])
+    told = runner.invoke(build_app(), ["statistics", "hospitals-network", "--write", str(file)])
     assert told.exit_code == 0, told.output
     assert load_scenario(str(file)).contract.statistics is not None
     assert load_scenario(str(file)).contract.sha256() in told.output.replace("\n", "")
@@ -100,7 +100,7 @@ def test_a_vertical_scenario_is_refused() -> None:
     [({"rounds": 2}, "rounds = 1"), ({"releases": ["update"]}, "releases"), ({"learner": "sums"}, "exactly where")],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], wanted: str) -> None:
-    data = tomllib.loads(statistics_toml(load_scenario("hospitals")))
+    data = tomllib.loads(statistics_toml(load_scenario("hospitals-network")))
     data["contract"] |= change
     with pytest.raises(InputError, match=wanted):
         scenario_from_toml(tomli_w.dumps(data))

@@ -28,13 +28,11 @@ from privacy.ledger import Ledger
 
 
 def _open(folder: Path, participants: int = 3) -> str:
-    """Write banks-sums without budgets, whose sums are the same wherever they are made; return its path."""
-    source = find_scenario("banks-sums")
+    """Write banks without budgets, whose sums are the same wherever they are made; return its path."""
+    source = find_scenario("banks")
     head, *roster = source.read_text(encoding="utf-8").replace("epsilon = 3.0", "epsilon = inf").split("[[roster]]")
     file = folder / "open-sums.toml"
-    file.write_text(
-        "[[roster]]".join([head.replace("banks-sums", "open-sums"), *roster[:participants]]), encoding="utf-8"
-    )
+    file.write_text("[[roster]]".join([head.replace("banks", "open-sums"), *roster[:participants]]), encoding="utf-8")
     policies = folder / "policies" / file.stem
     shutil.copytree(source.parent / "policies" / source.stem, policies)
     for policy in policies.glob("*.toml"):
@@ -76,9 +74,9 @@ def test_real_processes_give_the_embedded_engines_model(tmp_path: Path, monkeypa
 
 @pytest.mark.end_to_end
 def test_a_secure_sum_between_real_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = find_scenario("secure-banks-sums")
+    source = find_scenario("secure-banks")
     terms = '[contract.secure]\nmode = "two"\ndrops = 1'
-    file = tmp_path / "secure-banks-sums.toml"
+    file = tmp_path / "secure-banks.toml"
     text = source.read_text(encoding="utf-8").replace("[contract.secure]", terms)
     file.write_text(text, encoding="utf-8")
     shutil.copytree(source.parent / "policies" / source.stem, tmp_path / "policies" / file.stem)
@@ -125,13 +123,13 @@ def test_a_coordinator_that_dies_goes_on(after: int, tmp_path: Path, monkeypatch
 
 def test_the_vectorised_engine_refuses_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="learner"):
-        prepare(Options(scenario="banks-sums", engine="vectorized", out=tmp_path))
+        prepare(Options(scenario="banks", engine="vectorized", out=tmp_path))
 
 
 def test_a_message_that_broke_after_the_charge_is_spent(
     make_site: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = make_site("other", "banks-sums")
+    site = make_site("other", "banks")
 
     def broken(*_: object) -> None:
         raise RuntimeError("something broke")
@@ -146,7 +144,7 @@ def test_a_message_that_broke_after_the_charge_is_spent(
 
 
 def test_a_message_that_cannot_be_summed_costs_nothing(make_site: Callable[..., Any]) -> None:
-    site = make_site("other", "banks-sums")
+    site = make_site("other", "banks")
     envelope = decode(site.message(2))
     for name, value in (("encoder.radius", 0.0), ("encoder.radius", math.nan), ("encoder.centre", 1e9)):
         tensors = {**envelope.tensors, name: torch.full_like(envelope.tensors[name], value)}
@@ -159,7 +157,7 @@ def test_a_message_that_cannot_be_summed_costs_nothing(make_site: Callable[..., 
 
 
 def test_asked_again_the_bytes_are_the_same_and_free(make_site: Callable[..., Any]) -> None:
-    site = make_site("other", "banks-sums")
+    site = make_site("other", "banks")
     first, again = (handle(site.message(2), site.home) for _ in range(2))
     assert first == again
     with site.ledger() as ledger:

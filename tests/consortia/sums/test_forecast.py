@@ -142,7 +142,7 @@ def _banks(count: int, epsilon: float, name: str) -> Scenario:
     return loaded.with_overrides(epsilon=(f"{epsilon}",))
 
 
-@pytest.mark.parametrize("name", ["banks-sums", "secure-banks-sums"])
+@pytest.mark.parametrize("name", ["banks", "secure-banks"])
 def test_larger_budgets_and_more_participants_never_lower_n_eff(name: str) -> None:
     def of(count: int, epsilon: float) -> float:
         return forecasts(_banks(count, epsilon, name))["bank-0"].effective_rows
@@ -154,7 +154,7 @@ def test_larger_budgets_and_more_participants_never_lower_n_eff(name: str) -> No
     assert by_budget[0] < by_budget[-1] < 4 * 120  # never more than the others' training rows
 
 
-@pytest.mark.parametrize("name", ["banks-sums", "secure-banks-sums"])
+@pytest.mark.parametrize("name", ["banks", "secure-banks"])
 def test_one_participants_larger_budget_helps_the_others(name: str) -> None:
     scenario = _banks(5, 1.0, name)
     before = forecasts(scenario)["bank-0"].effective_rows
@@ -163,7 +163,7 @@ def test_one_participants_larger_budget_helps_the_others(name: str) -> None:
 
 
 def test_local_noise_of_the_others_counts_once_each_and_shared_noise_once() -> None:
-    local, shared = (others_of(_banks(5, 1.0, name), "bank-0") for name in ("banks-sums", "secure-banks-sums"))
+    local, shared = (others_of(_banks(5, 1.0, name), "bank-0") for name in ("banks", "secure-banks"))
     assert local.weights == pytest.approx((1.0,) * 4)
     assert local.noise == pytest.approx(4 * ONE, rel=5e-3)  # the ledger's count and the grid ask for a little more
     # t = 1: what the four others add is what all five have to have, but for the slack of the fixed point.
@@ -172,16 +172,16 @@ def test_local_noise_of_the_others_counts_once_each_and_shared_noise_once() -> N
 
 
 def test_without_noise_the_others_count_whole() -> None:
-    assert forecasts(_banks(3, math.inf, "banks-sums"))["bank-0"].effective_rows == pytest.approx(240)
+    assert forecasts(_banks(3, math.inf, "banks"))["bank-0"].effective_rows == pytest.approx(240)
 
 
 def test_other_learners_have_no_verdict() -> None:
-    assert forecasts(load_scenario("banks")) == {}
+    assert forecasts(load_scenario("banks-network")) == {}
 
 
 def test_a_regression_has_a_verdict_without_a_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consortia.terms.forecast.predicts_gain", lambda industry: False)
-    told = forecasts(_banks(5, 3.0, "banks-sums"))["bank-0"]
+    told = forecasts(_banks(5, 3.0, "banks"))["bank-0"]
     assert (told.gain, told.verdict) == (None, "worth it")
     assert Forecast.from_json(told.to_json()) == told
 
@@ -212,7 +212,7 @@ def test_what_is_no_forecast_of_public_numbers_is_no_message(change: Mapping[str
 def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Play both messages of a run with three banks; the second message says something else."""
     out = tmp_path_factory.mktemp("forecast")
-    job = prepare(Options(scenario="secure-banks-sums", out=out))
+    job = prepare(Options(scenario="secure-banks", out=out))
     seen: list[dict[str, Any]] = []
 
     def exchange(kind: str, envelopes: Mapping[str, bytes], deadline: float) -> list[Answer]:
@@ -312,16 +312,16 @@ def test_own_rows_are_read_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(forecast_at_home, "baseline", _stand_in)
-    call("budget", "init", "--scenario", "banks-sums", "--home", str(tmp_path))
+    call("budget", "init", "--scenario", "banks", "--home", str(tmp_path))
     folder = tmp_path / "used-car"
     before = {file.name: hashlib.sha256(file.read_bytes()).digest() for file in folder.iterdir()}
-    table = consortia.plan("banks-sums", home=folder)
+    table = consortia.plan("banks", home=folder)
     assert {file.name: hashlib.sha256(file.read_bytes()).digest() for file in folder.iterdir()} == before
     assert table.loc["used-car", "basis"] == OWN
     assert set(table["basis"].drop("used-car")) == {"public numbers"}
-    assert table.loc["used-car", "n_eff"] != consortia.plan("banks-sums").loc["used-car", "n_eff"]
+    assert table.loc["used-car", "n_eff"] != consortia.plan("banks").loc["used-car", "n_eff"]
     # What was made of own rows has no form that a message takes.
-    own = forecast_at_home.at_home(Home(folder, "used-car"), load_scenario("banks-sums"))
+    own = forecast_at_home.at_home(Home(folder, "used-car"), load_scenario("banks"))
     assert own.gain is not None
     with pytest.raises(ValueError, match="public numbers"):
         Forecast.from_json(own.to_json())
@@ -334,10 +334,10 @@ def call(*arguments: str, code: int = 0) -> str:
 
 
 def test_the_command_prints_the_verdict_at_every_budget() -> None:
-    asked = ("budget", "plan", "secure-banks-sums", "--seeds", "0", "--participant", "used-car")
+    asked = ("budget", "plan", "secure-banks", "--seeds", "0", "--participant", "used-car")
     data = json.loads(call(*asked, "--epsilon", "1,8", "--json"))
     participant = data["participants"]["used-car"]
-    assert Forecast.from_json(participant["forecast"]) == forecasts(load_scenario("secure-banks-sums"))["used-car"]
+    assert Forecast.from_json(participant["forecast"]) == forecasts(load_scenario("secure-banks"))["used-car"]
     first, last = (Forecast.from_json(price["forecast"]) for price in participant["prices"])
     assert first.effective_rows < last.effective_rows
     text = call(*asked, "--epsilon", "1")
@@ -347,20 +347,20 @@ def test_the_command_prints_the_verdict_at_every_budget() -> None:
 
 
 def test_what_the_command_cannot_say() -> None:
-    text = call("budget", "plan", "banks", "--seeds", "0", "--epsilon", "1", "--participant", "used-car")
+    text = call("budget", "plan", "banks-network", "--seeds", "0", "--epsilon", "1", "--participant", "used-car")
     assert 'its rule was measured for learner = "sums" alone' in text
-    refused = call("budget", "plan", "banks-sums", "--seeds", "0", "--own-rows", code=2)
+    refused = call("budget", "plan", "banks", "--seeds", "0", "--own-rows", code=2)
     assert "--own-rows: wanted --participant NAME and --home DIR" in refused
     with pytest.raises(consortia.ArgumentError, match='wanted "sums"'):
-        consortia.plan("banks", home="nowhere/used-car")
+        consortia.plan("banks-network", home="nowhere/used-car")
     with pytest.raises(consortia.ArgumentError, match="wanted one of the roster"):
-        consortia.plan("banks-sums", home="nowhere/nobody")
+        consortia.plan("banks", home="nowhere/nobody")
 
 
 def test_a_plan_from_python_is_a_table() -> None:
-    table = consortia.plan("banks-sums", epsilon={"used-car": 1.0})
+    table = consortia.plan("banks", epsilon={"used-car": 1.0})
     assert isinstance(table, pd.DataFrame)
     assert table.loc["used-car", ["epsilon", "delta", "metric"]].tolist() == [1.0, 1e-5, "auc"]
     assert table.loc["other", "epsilon"] == 3.0
     assert (table["net_gain_low"] <= table["net_gain"]).all()
-    assert consortia.plan("banks")["n_eff"].isna().all()
+    assert consortia.plan("banks-network")["n_eff"].isna().all()

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("quiet_participants")
 
 @pytest.fixture
 def audit(tmp_path: Path) -> Audit:
-    return Audit(load_scenario("banks-sums"), tmp_path, quick=True)
+    return Audit(load_scenario("banks"), tmp_path, quick=True)
 
 
 def test_no_unit_moves_a_block_by_more_than_its_event_was_charged(audit: Audit) -> None:

@@ -41,9 +41,9 @@ RECOUNT: Any = runpy.run_path(str(ROOT / "benchmarks" / "recount_ledger.py"))["m
 
 
 def _scenario(folder: Path) -> str:
-    """Write banks-sums for two banks, with metrics under DP; return its path."""
-    source = find_scenario("banks-sums")
-    data = load_scenario("banks-sums").model_dump(mode="json", by_alias=True, exclude_none=True)
+    """Write banks for two banks, with metrics under DP; return its path."""
+    source = find_scenario("banks")
+    data = load_scenario("banks").model_dump(mode="json", by_alias=True, exclude_none=True)
     data["roster"] = [participant for participant in data["roster"] if participant["name"] in PARTICIPANTS]
     data["contract"] |= {"releases": ["sums", "metrics"], "evaluation": {"metrics": "dp"}}
     file = folder / "two-banks.toml"
@@ -194,7 +194,7 @@ def _entries(run: Outcome, name: str) -> list[Any]:
 
 
 def test_unequal_budgets_weigh_by_precision_and_equal_ones_alike() -> None:
-    rule = recipe(load_scenario("banks-sums").contract, "bank")
+    rule = recipe(load_scenario("banks").contract, "bank")
     lengths = rule.lengths(2)
     blocks = tuple(np.zeros(length) for length in lengths)
     equal = precision_weights(rule, [Part(blocks, 2.0, 100), Part(blocks, 2.0, 900)])
@@ -231,7 +231,7 @@ def test_a_part_that_was_not_counted_is_not_taken_off(tmp_path: Path) -> None:
     from consortia.participant.home import Home
     from consortia.participant.own_sums import Sent, keep
 
-    contract = load_scenario("banks-sums").contract
+    contract = load_scenario("banks").contract
     rule = recipe(contract, "bank")
     size = rule.columns.size
     released = Released(np.eye(size) * 9, np.ones((size, 1)), 5.0, 5.0, 50.0)

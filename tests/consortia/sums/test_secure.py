@@ -25,7 +25,7 @@ from privacy.accounting import epsilon
 from privacy.ledger import Ledger
 from privacy.observation import Note, observing
 
-BASE = "secure-banks-sums"
+BASE = "secure-banks"
 TWO = {"mode": "two", "drops": 1, "colluders": 1, "min_cohort": 3, "spare": 0}
 
 

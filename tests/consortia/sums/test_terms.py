@@ -38,13 +38,13 @@ def test_a_written_contract_needs_the_learner_and_its_industries_only() -> None:
 
 
 def test_a_contract_without_the_learner_says_nothing_of_it() -> None:
-    for name in ("banks", "secure-banks", "smart-home", "linear"):
+    for name in ("banks-network", "secure-banks-network", "smart-home", "linear"):
         data = json.loads(load_scenario(name).contract.canonical())
         assert not {"learner", "sums"} & data.keys()
 
 
 def test_spare_attempts_are_paid_with_noise_only_where_they_are_asked_for() -> None:
-    scenario = load_scenario("secure-banks-sums")
+    scenario = load_scenario("secure-banks")
     assert scenario.contract.secure_terms.spare == 0
     assert planned_rounds(scenario.contract) == 1
     data = json.loads(scenario.contract.canonical())
@@ -56,7 +56,7 @@ def test_spare_attempts_are_paid_with_noise_only_where_they_are_asked_for() -> N
 
 
 def test_one_message_of_unknown_number_counts_as_the_costlier() -> None:
-    contract = load_scenario("banks-sums").contract
+    contract = load_scenario("banks").contract
     bank = contract.industries["bank"]
 
     def spent(rounds: int, *messages: int) -> float:
@@ -66,7 +66,7 @@ def test_one_message_of_unknown_number_counts_as_the_costlier() -> None:
 
 
 def test_plans_cost_the_proposal() -> None:
-    for name, wanted in (("banks-sums", 3.0), ("secure-banks-sums", 1.0)):
+    for name, wanted in (("banks", 3.0), ("secure-banks", 1.0)):
         for plan in make_plans(load_scenario(name)):
             assert plan.epsilon == pytest.approx(wanted, rel=1e-3)
             assert plan.epsilon is not None
@@ -93,7 +93,7 @@ def test_plans_cost_the_proposal() -> None:
     ],
 )
 def test_what_does_not_go_with_sums_is_refused(change: Callable[[dict[str, Any]], Any], wanted: str) -> None:
-    data = json.loads(load_scenario("banks-sums").contract.canonical())
+    data = json.loads(load_scenario("banks").contract.canonical())
     change(data)
     with pytest.raises(InputError, match=wanted):
         contract_from_json(json.dumps(data))
@@ -101,7 +101,7 @@ def test_what_does_not_go_with_sums_is_refused(change: Callable[[dict[str, Any]]
 
 def test_sums_are_no_release_of_a_network() -> None:
     with pytest.raises(InputError, match="no 'sums' in releases with learner = \"gradient\""):
-        contract_from_json(_changed("banks", releases=["update", "sums"]))
+        contract_from_json(_changed("banks-network", releases=["update", "sums"]))
 
 
 def test_an_expectation_that_fits_no_target_is_refused_before_a_run() -> None:
@@ -118,10 +118,10 @@ def test_a_policy_has_to_name_sums() -> None:
     from consortia.engines.demonstration import demo_policy_file
     from consortia.terms.policy import Proposal, check_contract, load_policy
 
-    contract = load_scenario("banks-sums").contract
+    contract = load_scenario("banks").contract
     proposal = Proposal("credit", 1.0, 1e-5)
-    policy = load_policy(demo_policy_file("banks-sums", "other"), simulation=True)
+    policy = load_policy(demo_policy_file("banks", "other"), simulation=True)
     assert check_contract(policy, contract, "bank", proposal).industry == "bank"
-    older = load_policy(demo_policy_file("banks", "other"), simulation=True)
+    older = load_policy(demo_policy_file("banks-network", "other"), simulation=True)
     with pytest.raises(RefusedError, match="the contract wants 'sums', the policy lacks it"):
         check_contract(older, contract, "bank", proposal)

@@ -9,9 +9,7 @@ everybody answered under one context, and that the sum is not longer than honest
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Container, Iterable, Mapping
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from consortia.common import disk
 from consortia.common.disk import write_json
 from consortia.common.errors import RunFailedError, WireError
 from consortia.coordinator.checkpoint import Checkpoint
-from consortia.coordinator.mailbox import is_refusal
+from consortia.coordinator.mailbox import Correspondence, is_refusal
 from consortia.coordinator.secure_sum.opening import Attempt, Part, open_two
 from consortia.coordinator.secure_sum.step import OpenSum, by_group, step
 from consortia.coordinator.sums import secure_step
@@ -38,11 +36,6 @@ from privacy.secure_sum.masks import sum_words
 from privacy.secure_sum.sharing import box_bytes, threshold
 from strategies.base import Strategy
 
-if TYPE_CHECKING:
-    from consortia.coordinator.ledger_heads import Heads
-    from consortia.coordinator.participant_view import ParticipantView
-    from consortia.messages.exchange import Exchange
-
 #: A member that was lost in so many rounds on end is not asked again: each loss is a charge for everybody.
 _LOST = 2
 #: Refusals of one attempt: who gives them can take part in the next.
@@ -54,37 +47,21 @@ class SecureRounds:
 
     Parameters
     ----------
-    participants : the coordinator's picture of each participant, by name.
-    envelope : (kind, round, name, model, control, extra header) -> the message's bytes.
-    fail : (name, round, attempt, code, detail) records a failure.
-    heard : (name, data, kind, round) counts an answer.
+    scenario : the run's, or the part's of one industry.
+    desk : the whole run's.
     industry : the one that has these sums for itself, with keys of its own; empty where all of the run share them.
     """
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        run_id: str,
-        folder: Path,
-        exchange: Exchange,
-        participants: Mapping[str, ParticipantView],
-        heads: Heads,
-        envelope: Callable[[str, int, str, State, State, Mapping[str, str]], bytes],
-        fail: Callable[[str, int, int, str, str], None],
-        heard: Callable[[str, bytes, str, int], None],
-        industry: str = "",
-    ) -> None:
+    def __init__(self, scenario: Scenario, desk: Correspondence, industry: str = "") -> None:
         self.scenario = scenario
         self.contract = scenario.contract
         self.terms = scenario.contract.secure_terms
-        self.run_id = run_id
-        self._exchange = exchange
-        self._participants = participants
-        self._heads = heads
-        self._envelope = envelope
-        self._fail = fail
-        self._heard = heard
-        self._file = folder / f"secure-roster{industry and '-'}{industry}.json"
+        self.run_id = desk.run_id
+        self._desk = desk
+        self._participants = {one.name: desk.participants[one.name] for one in scenario.roster}
+        self._heads = desk.heads
+        self._fail = desk.fail
+        self._file = desk.folder / f"secure-roster{industry and '-'}{industry}.json"
         self._code = fixed_point(scenario.contract)
         self._roster: dict[str, tuple[bytes, bytes]] = {}
         self._stored: set[str] = set()
@@ -105,9 +82,8 @@ class SecureRounds:
                 self._roster[name] = (bytes.fromhex(kept["key"]), bytes.fromhex(kept["signature"]))
                 self._participants[name].header = kept["header"]
             return
-        for attempt in range(1, self.contract.round.attempts + 1):
-            names = [n for n, m in self._participants.items() if n not in self._roster and m.state not in FINAL]
-            envelopes = {name: self._envelope("run-key", 1, name, {}, {}, {}) for name in names}
+        for attempt, names in self._desk.attempts(lambda: self._open_names(self._participants, self._roster)):
+            envelopes = {name: self._desk.envelope("run-key", 1, name, {}, {}) for name in names}
             for name, data in self._ask(envelopes, 1, attempt).items():
                 self._enter(name, data, attempt)
             if len(self._roster) >= max(self.terms.least, self.contract.round.quorum * len(self._participants)):
@@ -223,11 +199,10 @@ class SecureRounds:
         field = "signature" if kind == "confirm" else "shares"
         told: dict[str, bytes] = {}
         number = next(iter(asked.values())).sum.round
-        for attempt in range(1, self.contract.round.attempts + 1):
+        for attempt, names in self._desk.attempts(lambda: self._open_names(asked, told)):
             envelopes = {
-                name: self._envelope(kind, number, name, {}, {}, {"secure": request.to_json()})
-                for name, request in asked.items()
-                if name not in told and self._participants[name].state not in FINAL
+                name: self._desk.envelope(kind, number, name, {}, {}, {"secure": asked[name].to_json()})
+                for name in names
             }
             for name, data in self._ask(envelopes, number, attempt).items():
                 try:
@@ -245,7 +220,7 @@ class SecureRounds:
         names = request.everybody
         first = SumRequest(request.round, request.attempt, request.cohorts, request.models, self._roster)
         envelopes = {
-            name: self._envelope(
+            name: self._desk.envelope(
                 "train",
                 request.round,
                 name,
@@ -325,23 +300,18 @@ class SecureRounds:
 
     # Helpers
 
+    def _open_names(self, names: Iterable[str], done: Container[str]) -> list[str]:
+        return [name for name in names if name not in done and self._participants[name].state not in FINAL]
+
     def _ask(self, envelopes: Mapping[str, bytes], number: int, attempt: int) -> dict[str, bytes]:
         """Send and wait within the deadline; return what came for this attempt."""
         came: dict[str, bytes] = {}
-        for name, data in envelopes.items():
-            self._participants[name].bytes_received += len(data)
-        failed = set()
-        for answer in self._exchange("train", envelopes, self.contract.round.deadline_seconds):
-            if answer.participant not in envelopes:
-                continue
+        for answer in self._desk.post("train", number, attempt, envelopes):
             if answer.data is None:
-                self._fail(answer.participant, number, attempt, answer.code, "")
-                failed |= {answer.participant} if answer.code != "LATE_REPLY" else set()
-                continue
-            self._heard(answer.participant, answer.data, "train", number)
-            came[answer.participant] = answer.data
-        for name in set(envelopes) - set(came) - failed:
-            self._fail(name, number, attempt, "NO_REPLY", "")
+                self._fail(answer.participant, number, attempt, answer.code)
+            else:
+                self._desk.heard(answer.participant, answer.data, "train", number)
+                came[answer.participant] = answer.data
         return came
 
     def _refused(self, name: str, data: bytes, number: int, attempt: int) -> Mapping[str, str] | None:
@@ -357,7 +327,7 @@ class SecureRounds:
             code = header.get("code", status)[:40]
             if code not in _OF_THE_ATTEMPT:
                 self._participants[name].state = status
-            self._fail(name, number, attempt, code, "")
+            self._fail(name, number, attempt, code)
         else:
             self._fail(name, number, attempt, "PARTICIPANT_ERROR", f"incident {header.get('incident', '')[:16]}")
         return None
@@ -370,5 +340,4 @@ class SecureRounds:
         return min(self._code.clip, self._code.noise / float(self._participants[name].header["noise_multiplier"]))
 
     def _reasons(self) -> str:
-        codes: Iterable[str] = {m.failures[-1]["code"] for m in self._participants.values() if m.failures}
-        return ", ".join(sorted(codes)) or "nobody else is there"
+        return ", ".join(self._desk.last_codes(self._participants)) or "nobody else is there"

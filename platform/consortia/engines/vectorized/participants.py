@@ -17,7 +17,8 @@ from consortia.engines.base import Job
 from consortia.engines.vectorized.accounts import ScratchAccount
 from consortia.engines.vectorized.network import Layer, by_name, dense_layers, stacked
 from consortia.messages.envelope import message_key
-from consortia.participant.data import Partitions, load_partitions
+from consortia.participant.data import load_partitions
+from consortia.participant.partitions import Partitions
 from consortia.participant.training import make_plan
 from consortia.terms.contract import Contract
 from consortia.terms.optimizer import make_optimizer as local_optimizer

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from consortia.learners.additive.cells import Cells, Term
 from consortia.learners.sums.outcome import Outcome
 
-__all__ = ["Shapes", "boosted", "counted", "monotone"]
+__all__ = ["LEAST", "Shapes", "boosted", "counted", "curvatures", "monotone", "mover"]
 
 Array = NDArray[np.float64]
 #: With so many cells smoothing equals damping; it grows with their square, so that finer cells make no rougher shape.
 _CELLS: Final = 4
 _STEP: Final = 2.0
 #: Damping without noise: that of one row.
-_LEAST: Final = 1.0
+LEAST: Final = 1.0
 #: Of the variance of a rare class.
 _LEAST_VARIANCE: Final = 0.01
 
@@ -86,14 +86,13 @@ def boosted(cells: Cells, outcome: Outcome, now: Shapes, sums: Array, deviation:
     """
     gradient = sums.reshape(now.shapes.shape)
     shapes, start, noise = now.shapes.copy(), now.start.copy(), now.noise.copy()
-    damping, step = max(deviation, _LEAST), min(1.0, _STEP / len(cells.terms))
+    damping = max(deviation, LEAST)
     places = list(zip(cells.terms, cells.slices, strict=True))
     for output, c in enumerate(curvatures(outcome)):
         totals = [gradient[place, output].sum() for _, place in places]
         start[output] += float(np.mean(totals)) / (c * units + damping)
         for term, place in places:
-            part = now.part[place]
-            move = step * _centred(_solver(term, c * units * part, damping), part)
+            move = mover(cells, term, now.part[place], c * units, damping)
             shapes[place, output] += move @ gradient[place, output]
             noise[place, output] += deviation**2 * np.square(move).sum(axis=1)
     for term, place in places:
@@ -105,15 +104,18 @@ def boosted(cells: Cells, outcome: Outcome, now: Shapes, sums: Array, deviation:
     return Shapes(shapes, start, now.part, noise)
 
 
-def _solver(term: Term, held: Array, damping: float) -> Array:
-    """Return the matrix (cells, cells) that turns a term's gradients into its step."""
+def mover(cells: Cells, term: Term, part: Array, held: float, damping: float) -> Array:
+    """Return the matrix (cells, cells) that turns a term's gradients into its step, whose weighted mean is 0.
+
+    Parameters
+    ----------
+    part : float64 (cells,)
+        Of the units, by cell of the term.
+    held : c n, the curvature of all units.
+    """
     smooth = damping * (term.bins / _CELLS) ** 2
-    return np.asarray(np.linalg.inv(np.diag(held + damping) + smooth * term.roughness()))
-
-
-def _centred(matrix: Array, part: Array) -> Array:
-    """Return the matrix whose product has the weighted mean 0."""
-    return np.asarray(matrix - part @ matrix)
+    solver = np.linalg.inv(np.diag(held * part + damping) + smooth * term.roughness())
+    return np.asarray(min(1.0, _STEP / len(cells.terms)) * (solver - part @ solver))
 
 
 def monotone(values: Array, weights: Array) -> Array:

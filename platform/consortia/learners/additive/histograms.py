@@ -28,7 +28,7 @@ from consortia.learners.additive.cells import Cells
 from consortia.learners.blocks.rows import SHORT, Rows, lengths, on_grid
 from consortia.learners.sums.outcome import Outcome
 
-__all__ = ["counts", "gradients", "scores", "slopes"]
+__all__ = ["clipped_slopes", "counts", "gradients", "scores", "slopes"]
 
 Array = NDArray[np.float64]
 #: Steps of the public grid of what a row adds: multiples of 2^-24, 2^20 of them below 2^52 steps.
@@ -54,9 +54,14 @@ def gradients(cells: Cells, outcome: Outcome, clip: float, rows: Rows, shapes: T
         Of the model so far.
     """
     found = cells.of(rows.features)
-    slope = slopes(outcome, rows.target, scores(found, shapes, start))
-    clipped = slope * (clip / lengths(slope).clamp(min=clip))
+    clipped = clipped_slopes(outcome, clip, rows.target, scores(found, shapes, start))
     return _summed(cells, found, on_grid(clipped * rows.shares() * SHORT, _STEPS)).ravel()
+
+
+def clipped_slopes(outcome: Outcome, clip: float, target: Tensor, score: Tensor) -> Tensor:
+    """Return the gradient of each row (n_rows, outputs), no longer than `clip`."""
+    slope = slopes(outcome, target, score)
+    return slope * (clip / lengths(slope).clamp(min=clip))
 
 
 def scores(found: Tensor, shapes: Tensor, start: Tensor) -> Tensor:

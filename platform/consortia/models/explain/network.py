@@ -29,13 +29,20 @@ _SAYS: Final = (
     "is what the model does, not a cause.\n"
     "The reference rows are drawn from the public schema, each column by itself and every value alike. Combinations "
     "that never occur are among them. No row of anybody was looked at, and nothing is charged.\n"
-    "There is no interval. Noise went into every step of training, and what it did to the model is not known, so "
-    "nothing here says which bars noise alone could have made."
+    "There is no interval. "
+)
+_OF_STEPS: Final = (
+    "Noise went into every step of training, and what it did to the model is not known, so nothing here says which "
+    "bars noise alone could have made."
+)
+_OF_SUMS: Final = (
+    "Noise is in every sum that was released, and what it did to the model only its learner knows, so nothing here "
+    "says which bars noise alone could have made."
 )
 
 
-def explain_network(industry: str, learner: str, schema: Schema, model: Model) -> Explanation:
-    """Return what a model says on public reference rows."""
+def explain_network(industry: str, learner: str, schema: Schema, model: Model, *, sums: bool = False) -> Explanation:
+    """Return what a model says on public reference rows; `sums` where it follows from a few messages of noisy sums."""
     points, generator = points_of(schema), numpy_generator("explain", industry)
     rows = reference_rows(points, _ROWS, generator)
     anew = reference_rows(points, _ROWS, generator)
@@ -51,7 +58,7 @@ def explain_network(industry: str, learner: str, schema: Schema, model: Model) -
             curve = Curve(one.names, one.places, tuple(values[:, number].tolist()))
             found.append(Effect(one.column, one.measure, output, float(moves[number]), None, None, curve))
     found.sort(key=lambda effect: (effect.output, -effect.importance))
-    return Explanation(industry, learner, tuple(_SAYS.splitlines()), tuple(found))
+    return Explanation(industry, learner, tuple((_SAYS + (_OF_SUMS if sums else _OF_STEPS)).splitlines()), tuple(found))
 
 
 def outputs(model: Model, rows: Array) -> Array:

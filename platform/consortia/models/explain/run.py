@@ -7,12 +7,14 @@ from pathlib import Path
 
 from consortia.common.errors import InputError
 from consortia.coordinator.coalitions import coalition
+from consortia.messages.size_release import declared as training_units
+from consortia.models.explain.additive import explain_additive
 from consortia.models.explain.effects import Explanation
 from consortia.models.explain.network import explain_network
 from consortia.models.explain.sums import explain_sums
 from consortia.models.rows import view_of
 from consortia.models.source import of_coordinator
-from consortia.terms.recipe import recipe
+from consortia.terms.recipe import additive_recipe, recipe
 from consortia.terms.scenario import Scenario, scenario_from_json
 
 __all__ = ["explain_run"]
@@ -63,7 +65,20 @@ def explain_run(folder: Path, industries: Sequence[str] = ()) -> list[Explanatio
 def _industry(folder: Path, scenario: Scenario, industry: str) -> Explanation:
     found = of_coordinator(str(folder), industry)
     view, contract = view_of(found.about), scenario.contract.of(industry)
+    if contract.additive is not None and found.model.network is not None:
+        rule = additive_recipe(contract, industry)
+        return explain_additive(industry, view, rule, found.model.network.state_dict(), _units(scenario, industry))
     if contract.sums is None or found.model.network is None:
-        return explain_network(industry, contract.learner, view, found.model)
+        return explain_network(industry, contract.learner, view, found.model, sums=contract.own is not None)
     released = coalition(folder, scenario, industry)
     return explain_sums(industry, view, recipe(contract, industry), found.model.network.state_dict(), released)
+
+
+def _units(scenario: Scenario, industry: str) -> float:
+    """Return the public number of units that surely count whole: those of the participants with the largest budget.
+
+    With unequal budgets the others count less, and nothing released says how much.
+    """
+    members = [participant for participant in scenario.roster if participant.industry == industry]
+    most = max(participant.epsilon for participant in members)
+    return float(sum(training_units(scenario.contract, one) for one in members if one.epsilon == most))

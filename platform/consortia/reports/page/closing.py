@@ -8,6 +8,7 @@ from consortia.reports.page.facts import Facts
 from consortia.reports.page.parts import WORDS, Section, Table
 from consortia.reports.receipt_table import synthetic_for
 from consortia.terms.contract_fields import IndustryTerms
+from consortia.trust.passport import known_passport
 
 __all__ = ["card_section", "model_words", "origin_section", "words_section"]
 
@@ -66,6 +67,7 @@ def origin_section(facts: Facts) -> Section:
     """Return what made the run, and the hashes of its files."""
     section = Section("Environment and hashes")
     section.facts = [("run", facts.run.id), ("contract", f"sha256:{facts.result['contract_sha256']}")]
+    section.facts += [("passport", f"sha256:{sha256}") for sha256 in known_passport(facts.run.folder).values()]
     section.facts += list(facts.result.get("environment", {}).items())
     rows = list(facts.result.get("files", {}).items())
     section.tables.append(Table("SHA-256 of the coordinator's files", ("file", "sha256"), rows))

@@ -17,7 +17,6 @@ from consortia.reports.page.facts import Facts
 from consortia.reports.page.parts import WORDS, Chart, Section, Table
 from consortia.reports.receipt_table import columns, interval, label, metric_name, receipt_row, synthetic_for
 from consortia.reports.round_times import without_setup
-from consortia.reports.shapes import BANDS, shape_charts
 from consortia.trust.trusted_coordinator import sentence
 
 __all__ = ["NO_METRIC", "WORDS", "Chart", "Section", "Table", "sections"]
@@ -38,7 +37,7 @@ def sections(facts: Facts) -> list[Section]:
     """Return the report."""
     # fmt: off
     made: tuple[Callable[[Facts], Section | None], ...] = (
-        _paid, _guarantee, _spending, _cost, _trained, _shapes, _convergence, _failures,
+        _paid, _guarantee, _spending, _cost, _trained, _convergence, _failures,
         words_section, card_section, origin_section,
     )
     # fmt: on
@@ -236,11 +235,6 @@ def _paid(facts: Facts) -> Section | None:
             Table("Net gain in further metrics", ("participant", "metric", "net gain [95 %]"), further)
         )
     return section
-
-
-def _shapes(facts: Facts) -> Section | None:
-    drawn = shape_charts(facts.run.scenario.contract, facts.run.folder)
-    return Section("What the model says", [BANDS], charts=_charts(*drawn)) if drawn else None
 
 
 def _convergence(facts: Facts) -> Section | None:

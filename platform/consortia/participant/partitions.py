@@ -1,0 +1,20 @@
+"""A participant's rows as a run divides them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clients.dataset import QuarantineReport, Table
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """A participant's rows: to train on, to choose by, to report on; `bias` says how the rows set apart are others."""
+
+    train: Table
+    validation: Table
+    test: Table
+    quarantine: QuarantineReport
+    synthetic: bool
+    conditional_on_split: bool
+    bias: tuple[str, ...] = ()

@@ -1,0 +1,168 @@
+"""Checks a passport with pinned keys alone: no network, no run, no ledger.
+
+Guarantee: `check` finds no problem only where the coordinator's pinned key signed the statement, the pinned key of
+every participant in it signed that participant's part, all speak of the same run and contract, and nobody is missing:
+whoever is pinned is in the passport, and whoever is in it is pinned. That what was signed is true, the signers vouch
+for; the ledgers' heads are where an auditor holds a ledger's export against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from securesystemslib.signer import SSlibKey
+
+from consortia.common.errors import InputError
+from consortia.common.strict import StrictModel, parse
+from consortia.trust.passport.envelope import ForgedError, opened, strict_json
+from consortia.trust.passport.keys import COORDINATOR
+from consortia.trust.passport.statement import (
+    Part,
+    PartStatement,
+    Passport,
+    PassportStatement,
+    Seen,
+    SignedStatement,
+)
+
+__all__ = ["Verdict", "check"]
+
+#: Bytes beyond which a file is no passport: checking costs time, and a passport of 1,000 participants has 3 MB.
+_LARGEST: Final = 2**24
+_SLACK: Final = 1 + 1e-6
+M = TypeVar("M", bound=StrictModel)
+
+
+@dataclass
+class Verdict:
+    """What was found.
+
+    Attributes
+    ----------
+    problems : list of str
+        What is missing or forged, a sentence for each; empty where all is well.
+    passport : Passport, optional
+        What the coordinator signed, as far as its signature holds.
+    parts : dict of str to Part
+        What each participant signed, as far as its signature holds.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    passport: Passport | None = None
+    parts: dict[str, Part] = field(default_factory=dict)
+
+
+def check(data: bytes, keys: Mapping[str, SSlibKey], folder: Path | None = None) -> Verdict:
+    """Check a passport.
+
+    Parameters
+    ----------
+    data : bytes
+        The file.
+    keys : mapping of str to SSlibKey
+        From `consortia.trust.passport.keys.public_keys`.
+    folder : Path, optional
+        Where the run's files lie, to hold them against their hashes.
+    """
+    verdict = Verdict()
+    try:
+        if len(data) > _LARGEST:
+            raise ForgedError(f"wanted at most {_LARGEST} bytes, got {len(data)}")
+        outer = _as(SignedStatement, strict_json(data))
+        stated = _as(PassportStatement, opened(outer, keys[COORDINATOR]))
+    except ForgedError as error:
+        verdict.problems.append(f"{COORDINATOR}: the passport {error}")
+        return verdict
+    passport = verdict.passport = stated.predicate
+    names = set(keys) - {COORDINATOR}
+    verdict.problems += [
+        f"{name}: is pinned, but not in the passport" for name in sorted(names - {*passport.participants})
+    ]
+    for name, seen in sorted(passport.participants.items()):
+        try:
+            part = verdict.parts[name] = _part(name, seen, keys)
+        except ForgedError as error:
+            verdict.problems.append(f"{name}: {error}")
+        else:
+            verdict.problems += [f"{name}: {problem}" for problem in _disagreements(part, passport)]
+    verdict.problems += _shared_ledgers(verdict.parts)
+    if passport.audit is not None and not passport.audit.clean:
+        verdict.problems.append("audit: it found a violation")
+    if folder is not None:
+        verdict.problems += _changed_files(stated, folder)
+    return verdict
+
+
+def _part(name: str, seen: Seen, keys: Mapping[str, SSlibKey]) -> Part:
+    if name == COORDINATOR:
+        raise ForgedError("a participant of this name would be taken for the coordinator")
+    if name not in keys:
+        raise ForgedError("is in the passport, but no key of it is pinned")
+    if seen.part is None:
+        raise ForgedError("its part is missing")
+    try:
+        stated = _as(PartStatement, opened(seen.part, keys[name]))
+    except ForgedError as error:
+        raise ForgedError(f"its part {error}") from None
+    part = stated.predicate
+    if part.participant != name:
+        raise ForgedError(f"its part is of {part.participant}")
+    if [subject.digest.sha256 for subject in stated.subject] != [part.contract_sha256]:
+        raise ForgedError("the subject of its part is not the contract that it names")
+    return part
+
+
+def _disagreements(part: Part, passport: Passport) -> list[str]:
+    """Return what one of the two statements contradicts."""
+    found = []
+    if part.run_id != passport.run_id:
+        found.append(f"its part is of run {part.run_id}, the passport of run {passport.run_id}")
+    if part.contract_sha256 != passport.contract_sha256:
+        found.append("it took part under another contract than the passport's")
+    if not part.ledger.before.counter < part.ledger.after.counter:
+        found.append("its ledger did not grow from before the run to after it")
+    elif part.ledger.before.head == part.ledger.after.head:
+        found.append("its ledger has one head before the run and after it")
+    if len({account.account for account in part.accounts}) != len(part.accounts):
+        found.append("it states an account twice")
+    for account in part.accounts:
+        if (account.epsilon is None) != account.non_private:
+            found.append(f"account {account.account}: ε is missing, or stated for what left without noise")
+        elif account.epsilon is not None and account.budget is not None and account.epsilon > account.budget * _SLACK:
+            found.append(f"account {account.account}: ε {account.epsilon:g} exceeds its budget {account.budget:g}")
+    return found
+
+
+def _shared_ledgers(parts: Mapping[str, Part]) -> list[str]:
+    """Return who states the ledger of another: a head hides 32 random bytes, so no two ledgers share one."""
+    first: dict[str, str] = {}
+    return [
+        f"{name}: states the ledger of {other}"
+        for name, part in parts.items()
+        for head in (part.ledger.before.head, part.ledger.after.head)
+        if (other := first.setdefault(head, name)) != name
+    ]
+
+
+def _changed_files(stated: PassportStatement, folder: Path) -> list[str]:
+    found = []
+    for subject in stated.subject:
+        file = folder / subject.name
+        if not file.is_file():
+            found.append(f"{subject.name}: is missing in {folder}")
+        elif hashlib.sha256(file.read_bytes()).hexdigest() != subject.digest.sha256:
+            found.append(f"{subject.name}: is not the file of the passport")
+    return found
+
+
+def _as(model: type[M], data: Any) -> M:
+    if not isinstance(data, dict):
+        raise ForgedError("wanted a JSON object, got something else")
+    try:
+        return parse(model, data, "is not of its format")
+    except InputError as error:
+        raise ForgedError(error.problems[0]) from None
