@@ -66,7 +66,7 @@ def test_a_run_killed_at_random_resumes_to_the_end(tmp_path: Path) -> None:
     (folder,) = tmp_path.iterdir()
     state = load_latest(folder)
     assert state is not None
-    assert state.round >= 10
+    assert state.round >= 9  # the tenth may be half written when the run is killed
     options = Options(scenario="", resume=folder)
     result = execute(prepare(options), options).result
     assert result["status"] == "completed"
