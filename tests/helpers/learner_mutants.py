@@ -12,7 +12,7 @@ _READY = "platform/consortia/participant/readiness.py"
 
 _BOUND = "math.sqrt(len(self.cells.terms)) * (1.0 if message == 1 else self.clip)"
 _PAIRLESS = _BOUND.replace("len(self.cells.terms)", 'sum(term.kind != "pair" for term in self.cells.terms)')
-_CLIPPED = "clipped = slope * (clip / lengths(slope).clamp(min=clip))"
+_CLIPPED = "return slope * (clip / lengths(slope).clamp(min=clip))"
 _SHARED = "on_grid(clipped * rows.shares() * SHORT, _STEPS)"
 _TOTAL = "        total = total + shapes[place]\n    return total\n"
 _OWN_TERMS = 'contract_from_json(header["contract"]).of(header["industry"])'
