@@ -26,12 +26,12 @@ from consortia.engines.runner import prepare
 from consortia.planning.plan import make_plans
 from consortia.terms.choice import AUTO
 from consortia.terms.contract_fields import WIRE_VERSION
+from consortia.terms.learners import GRADIENT
 from consortia.terms.scenario import scenario_from_data
 from consortia_plugins.arguments import named_arguments
 
 __all__ = ["train"]
 
-_GRADIENT = "gradient"
 #: Rows in a step beyond which a smaller sampling rate is quicker, and still much signal.
 _ROWS_A_STEP = 10_000
 
@@ -131,7 +131,7 @@ def train(
             "rounds": rounds,
             "strategy": {"name": strategy} if isinstance(strategy, str) else dict(strategy),
         }
-        if asked.get("learner", _GRADIENT) not in (_GRADIENT, AUTO):  # few messages of noisy sums: nothing takes steps
+        if asked.get("learner", GRADIENT) not in (GRADIENT, AUTO):  # few messages of noisy sums: nothing takes steps
             given = {"local_steps": local_steps, "clip": clip, "learning_rate": learning_rate, "hidden": tuple(hidden)}
             given |= {"rounds": rounds, "sampling_rate": sampling_rate, "strategy": strategy}
             _check_left_out(asked["learner"], given)

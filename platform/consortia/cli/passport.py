@@ -56,7 +56,7 @@ def _part(run: str, participant: str, home: Path | None, target: Path | None) ->
     with open_ledger(place) as ledger:
         envelope = make_part(place, ledger, run_id)
     if not envelope["signatures"]:
-        _warn(f"not signed: {place.policy.parent} has no identity.pem; `consortia secure key {participant}` makes one")
+        _warn(f"not signed: {place.kept} has no identity.pem; `consortia secure key {participant}` makes one")
     return target or place.run_folder(run_id) / "passport-part.json", envelope
 
 

@@ -57,7 +57,7 @@ def since_last_run(home: Home, dataset: str, industry: str, filter_name: str, pa
         schema = effective_schema(registry.get(industry), filter=filter_name)
         layout = layout_of(schema, _BINS)
         now = _counts(layout, parts)
-        file = (home.ledger_folder or home.folder) / "drift" / f"{dataset}.json"
+        file = home.kept / "drift" / f"{dataset}.json"
         layout_is = f"{schema.name} {schema.version} {filter_name} {layout.length}"
         before = _kept(file, layout_is)
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

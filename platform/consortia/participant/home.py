@@ -45,14 +45,19 @@ class Home:
     control: bool = False
 
     @property
+    def kept(self) -> Path:
+        """Folder of what outlives a run also under `--ledger`: policy, ledger and keys."""
+        return self.ledger_folder or self.folder
+
+    @property
     def policy(self) -> Path:
         """The owner's policy file; it lies beside the ledger that it governs."""
-        return (self.ledger_folder or self.folder) / "policy.toml"
+        return self.kept / "policy.toml"
 
     @property
     def ledger(self) -> Path:
         """The durable record of events."""
-        return (self.ledger_folder or self.folder) / "ledger.db"
+        return self.kept / "ledger.db"
 
     @property
     def log(self) -> Path:
@@ -102,7 +107,7 @@ class Home:
 
     def split_key(self) -> bytes:
         """Return the key of the split."""
-        file = (self.ledger_folder or self.folder) / "split.key"
+        file = self.kept / "split.key"
         try:
             return file.read_bytes()
         except FileNotFoundError:
@@ -138,7 +143,7 @@ class Home:
 
     def _pinned(self, name: str, text: str) -> str:
         """Return the text of a file beside the ledger, which is `text` if there was none; whoever was first decides."""
-        file = (self.ledger_folder or self.folder) / name
+        file = self.kept / name
         try:
             return file.read_text(encoding="utf-8")
         except FileNotFoundError:

@@ -21,7 +21,7 @@ _NAME = "identity.pem"
 
 def make_identity(home: Home) -> str:
     """Make the key unless there is one; return the public key as a policy pins it, hex of DER."""
-    file = home.policy.with_name(_NAME)
+    file = home.kept / _NAME
     if not file.exists():
         key = ec.generate_private_key(ec.SECP384R1())
         encoding, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
@@ -32,7 +32,7 @@ def make_identity(home: Home) -> str:
 def load_identity(home: Home) -> ec.EllipticCurvePrivateKey:
     """Return the participant's key; NO_IDENTITY when there is none."""
     try:
-        key = serialization.load_pem_private_key(home.policy.with_name(_NAME).read_bytes(), None)
+        key = serialization.load_pem_private_key((home.kept / _NAME).read_bytes(), None)
     except (OSError, ValueError, TypeError):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):

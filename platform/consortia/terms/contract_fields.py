@@ -125,7 +125,7 @@ class TrainingTerms(StrictModel):
     @field_validator("learner")
     @classmethod
     def _learner_is_known(cls, name: str) -> str:
-        if name == "gradient":
+        if name == learners.GRADIENT:
             return name
         errors = {"unknown": learners.UnknownLearnerError, "broken": learners.LearnerLoadError}
         return known_name(name, "learner", learners.get, learners.names, **errors)

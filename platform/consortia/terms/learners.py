@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # who reads a contract needs no torch
     from consortia.learners.own import Learner
 
 __all__ = [
+    "GRADIENT",
     "GROUP",
     "STEPS",
     "TABLES",
@@ -56,7 +57,7 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
 TABLES: Final = ("sums", "additive", "statistics")
 #: An industry's terms where nothing takes steps: every unit is in each sum, once, within a bound of 1.
 STEPS: Final[Mapping[str, Any]] = {"local_steps": 1, "sampling_rate": 1.0, "clip": 1.0, "learning_rate": 1.0}
-_GRADIENT: Final = "gradient"
+GRADIENT: Final = "gradient"
 _MOST_MESSAGES: Final = 1000
 #: Lent by a conformance suite for as long as it runs.
 _lent: dict[str, type[Any]] = {}
@@ -64,7 +65,7 @@ _lent: dict[str, type[Any]] = {}
 
 def has_options(name: str) -> bool:
     """Return whether a learner's terms are `[contract.options]`: neither steps nor a table of its own."""
-    return name not in {_GRADIENT, *TABLES}
+    return name not in {GRADIENT, *TABLES}
 
 
 class UnknownLearnerError(ValueError):
@@ -77,7 +78,7 @@ class LearnerLoadError(ValueError):
 
 def names() -> tuple[str, ...]:
     """Return every known learner, built in or installed; nothing is imported for it."""
-    return tuple(dict.fromkeys((_GRADIENT, *_learners.names())))
+    return tuple(dict.fromkeys((GRADIENT, *_learners.names())))
 
 
 def get(name: str) -> type[Any]:
@@ -199,8 +200,8 @@ def with_constants(contract: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_constants(contract: Mapping[str, Any]) -> dict[str, Any]:
     data = dict(contract)
-    learner = data.get("learner", _GRADIENT)
-    if not isinstance(learner, str) or learner == _GRADIENT:
+    learner = data.get("learner", GRADIENT)
+    if not isinstance(learner, str) or learner == GRADIENT:
         return data
     shares = _table(learner, data) if learner in TABLES else _options(learner, data)
     data.setdefault("releases", [shares.what])

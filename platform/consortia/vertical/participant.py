@@ -90,7 +90,7 @@ class Work:
         run = unpaid_requests.run_folder(home, home.open_ledger(), step.run_id, self.policy.limits)
         self.store = Store(run / f"vertical-{step.batch}", run / "steps.jsonl")
         self.trained = Store(run / "vertical-0", run / "steps.jsonl")
-        self.greeting = Greeting(home.policy.parent, self.store.folder / "session.key", self.session, home.participant)
+        self.greeting = Greeting(home.kept, self.store.folder / "session.key", self.session, home.participant)
         where = (step.run_id, str(step.batch), str(step.attempt), step.kind, step.industry, self.dataset)
         self.key = message_key(step.tensors, *where, step.contract_json)
         self.anchor: Anchor | None = None
@@ -188,7 +188,7 @@ class Work:
         ids = [self.rows.ids[int(i)] for i in places]
         if not self.step.terms.keyed_ids:
             return ids
-        file = self.home.policy.with_name("ids.key")
+        file = self.home.kept / "ids.key"
         key = file.read_bytes() if file.is_file() else b""
         if len(key) < SHORTEST_KEY:
             raise RefusedError(

@@ -34,7 +34,7 @@ def introduce(scenario: Scenario, homes: Mapping[str, Home]) -> None:
     terms = scenario.contract.vertical
     if terms is None:
         return
-    keys = {name: public_text(home.policy.parent) for name, home in homes.items()}
+    keys = {name: public_text(home.kept) for name, home in homes.items()}
     authority = secrets.token_bytes(32)
     for name, home in homes.items():
         data = read_toml(home.policy)
@@ -45,7 +45,7 @@ def introduce(scenario: Scenario, homes: Mapping[str, Home]) -> None:
             head = home.policy.read_text(encoding="utf-8").partition("\n")[0]
             note = head + "\n" if head.startswith("#") else ""
             home.policy.write_text(note + tomli_w.dumps(data), encoding="utf-8")
-        file = home.policy.with_name("ids.key")
+        file = home.kept / "ids.key"
         if terms.keyed_ids and not file.exists():
             file.write_bytes(authority)
             file.chmod(0o600)
