@@ -133,8 +133,8 @@ def propose(
             codes = columns[column].keys.get("categories", ())
             if codes and all(re.fullmatch("[A-Z]{2}", code) for code in codes) and _says_na(named, column):
                 made.notes.append(
-                    f"{column}: NA is read as missing; where it is a code (Namibia), name another one for it here, and map "
-                    'it in each policy: values = { NA = "…" }'
+                    f"{column}: NA is read as missing; where it is a code (Namibia), name another one for it here, and "
+                    'map it in each policy: values = { NA = "…" }'
                 )
     made.text = _document(name, unit, sites, goal, columns, made.kind)
     return made
