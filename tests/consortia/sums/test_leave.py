@@ -29,6 +29,7 @@ from consortia.models import registry
 from consortia.models.source import Found, of_coordinator
 from consortia.participant.account import history
 from consortia.reports.decision import decide
+from consortia.reports.evidence.facts import collect
 from consortia.reports.page.content import sections
 from consortia.reports.page.facts import gather
 from consortia.terms.scenario import load_scenario
@@ -165,6 +166,7 @@ def test_interrupted_anywhere_it_is_completed_by_the_same_command(
             lambda: of_coordinator(str(run), BANK),
             lambda: make_passport(run, run / "parts", KEY),
             lambda: gather(run),
+            lambda: collect(run),
             lambda: coalitions.of_run(run, banks(), BANK),
             lambda: leave(run, "other", KEY),
         ):
@@ -259,6 +261,8 @@ def test_what_is_made_after_it_uses_the_new_model(run: Path, tmp_path: Path) -> 
     assert first.title == "Who left"
     assert "used-car left this run" in first.says[0]
     assert "Since then used-car left" in str(decide(json.loads((run / "result.json").read_text())))
+    known = collect(run)
+    assert (set(known["left"]), {bool(one["metrics"]) for one in known["participants"].values()}) == ({LEAVER}, {False})
     passport = make_passport(run, run / "parts", KEY)
     stated = payload(passport)
     assert f"left/{LEAVER}.json" in {one["name"] for one in stated["subject"]}

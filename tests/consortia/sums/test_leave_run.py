@@ -63,6 +63,9 @@ def test_a_real_run_that_somebody_left(tmp_path: Path) -> None:
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert "## Who left" in report
     assert "Since then used-car left" in report
+    assert _consortia("evidence", str(folder), "--out", str(tmp_path / "evidence")).exit_code == 0
+    card = "".join(file.read_text(encoding="utf-8") for file in (tmp_path / "evidence").rglob("*card*.md"))
+    assert "used-car left this run" in card
     shares = _consortia("contributions", str(folder), "--json")
     assert shares.exit_code == 0
     assert "used-car" not in shares.output
