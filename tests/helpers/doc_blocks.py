@@ -30,6 +30,7 @@ NOT_RUN = {
     r"^consortia participant (add|key|remove)\b": "needs the certificates of an `up`: tests/consortia/test_joining.py",
     r"^consortia audit banks --quick$": "takes minutes: tests/consortia/test_audit.py",
     r"^consortia (passport RUN|verify) ": "names a run of the reader's: tests/consortia/test_passport.py",
+    r"^consortia leave RUN ": "names a run of the reader's: tests/consortia/sums/test_leave.py",
     r"^python -m pytest\b": "is a test of the suite",
     r"^consortia (run smart-home|run shared-trunk --placebo$)": "takes minutes: tests/consortia/test_placebo.py",
 }

@@ -217,6 +217,11 @@ COMMANDS: Final = {
         "Check a passport offline, with pinned keys. Exit 0: all is signed and agrees; 1: what is missing or forged.",
         "verify passport.json --keys keys",
     ),
+    "leave": Entry(
+        "leave:leave",
+        "Take a participant out of a finished run of noisy sums: a new model and a signed certificate. It is free.",
+        "leave runs/RUN --participant used-car --key pki/superlink.key",
+    ),
     "compose": Entry(
         "compose:compose",
         "Write the Docker Compose file of a scenario, with a separate service for each participant.",

@@ -93,6 +93,8 @@ def _model_of(source: str, participant: str, model: str, *, explain: bool) -> tu
     else:
         found = of_participant(source, participant, model)
         loaded, about = found.model, found.about
+        if found.withdrawn:
+            err.print(f"warning: {found.withdrawn}", markup=False, highlight=False, soft_wrap=True)
     detail = f" ({about.detail})" if about.detail else ""
     said = f"the {about.kind} model{detail} of run {about.run_id}"
     if not explain:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consortia.cli.leave import say_left
 from consortia.common.console import err, out, say
 from consortia.common.errors import InputError
 
@@ -85,7 +86,10 @@ def verify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a passport offline, with pinned keys. Exit 0: all is signed and agrees; 1: what is missing or forged."""
+    """Check a passport offline, with pinned keys. Exit 0: all is signed and agrees; 1: what is missing or forged.
+
+    A certificate of leaving (`consortia leave`) is checked likewise.
+    """
     from consortia.trust.passport.keys import public_keys
     from consortia.trust.passport.verify import check
 
@@ -109,6 +113,7 @@ def _as_json(data: bytes, verdict: Verdict) -> dict[str, Any]:
         "passport": verdict.passport.model_dump(mode="json", exclude={"participants": {"__all__": {"part"}}})
         if verdict.passport
         else None,
+        **({"left": verdict.left.model_dump(mode="json")} if verdict.left else {}),
         "parts": {name: part.model_dump(mode="json") for name, part in verdict.parts.items()},
     }
 
@@ -127,10 +132,14 @@ def _print(verdict: Verdict) -> None:
                 f"  {account.account}: {cost}, δ {account.delta:g}, unit {account.unit}, {account.relation}, this run; "
                 f"left: {left}; abandoned: {account.abandoned}"
             )
+    for name in verdict.certificates:
+        _say(f"{Path(name).stem} left this run: {name}; what the passport says of releases stays as it was")
+    if verdict.left is not None:
+        say_left(verdict.left)
     for problem in verdict.problems:
         say(f"missing or forged: {problem}")
     if not verdict.problems:
-        _say(f"accepted: signed by coordinator, {', '.join(verdict.parts)}")
+        _say(f"accepted: signed by {', '.join(('coordinator', *verdict.parts))}")
 
 
 def _say(sentence: str) -> None:

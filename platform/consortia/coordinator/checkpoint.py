@@ -59,6 +59,19 @@ def save(folder: Path, state: Checkpoint, *, final: Mapping[str, State] | None =
         When the disk has no room for it; the checkpoint before stays.
     """
     target = folder / "checkpoints"
+    with disk.kept(folder):
+        target.mkdir(parents=True, exist_ok=True)
+        disk.replace(target / f"round-{state.round:06d}.safetensors", to_bytes(state))
+        for old in files_of(folder)[:-_KEPT]:
+            old.unlink()
+        for group, named in (final or {}).items():
+            file = folder / "model" / f"{'consortium' if group == '*' else group}.safetensors"
+            file.parent.mkdir(exist_ok=True)
+            disk.replace(file, model_bytes(named))
+
+
+def to_bytes(state: Checkpoint) -> bytes:
+    """Return the file of a checkpoint."""
     tensors = {
         f"{kind}/{group}/{name}": tensor.clone(
             memory_format=torch.contiguous_format
@@ -70,24 +83,29 @@ def save(folder: Path, state: Checkpoint, *, final: Mapping[str, State] | None =
     meta = {"round": str(state.round), "history": json.dumps(state.history)}
     meta["progress"] = json.dumps(state.progress)
     meta["heads"] = json.dumps({name: [anchor.counter, anchor.head] for name, anchor in state.heads.items()})
-    with disk.kept(folder):
-        target.mkdir(parents=True, exist_ok=True)
-        disk.replace(target / f"round-{state.round:06d}.safetensors", safetensors.torch.save(tensors, metadata=meta))
-        for old in sorted(target.glob("round-*.safetensors"))[:-_KEPT]:
-            old.unlink()
-        for group, named in (final or {}).items():
-            file = folder / "model" / f"{'consortium' if group == '*' else group}.safetensors"
-            file.parent.mkdir(exist_ok=True)
-            disk.replace(file, safetensors.torch.save({name: t.contiguous() for name, t in named.items()}))
+    return safetensors.torch.save(tensors, metadata=meta)
+
+
+def model_bytes(named: State) -> bytes:
+    """Return the file of a group's model."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in named.items()})
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of a run's checkpoints, the newest last."""
+    return sorted((folder / "checkpoints").glob("round-*.safetensors"))
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
     """Return the newest checkpoint, or None when there is none."""
-    files = sorted((folder / "checkpoints").glob("round-*.safetensors"))
-    if not files:
-        return None
+    files = files_of(folder)
+    return load(files[-1]) if files else None
+
+
+def load(path: Path) -> Checkpoint:
+    """Return the checkpoint in a file."""
     parts: dict[str, dict[str, State]] = {kind: {} for kind in _TENSORS}
-    with safetensors.safe_open(files[-1], framework="pt") as file:
+    with safetensors.safe_open(path, framework="pt") as file:
         meta = file.metadata()
         for key in file.keys():  # noqa: SIM118 - not a dict
             kind, group, name = key.split("/", 2)

@@ -22,6 +22,7 @@ from consortia.learners.sums.solution import STRENGTH, Released, everybodys
 from consortia.terms.recipe import recipe
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State
+from consortia.trust.passport.leave import check_whole
 
 __all__ = ["coalition", "of_run", "parts_of_run"]
 
@@ -101,6 +102,7 @@ def of_run(
 def _kept(folder: Path, scenario: Scenario, industry: str) -> State:
     if scenario.contract.of(industry).sums is None or industry not in scenario.contract.industries:
         raise InputError(f'{folder}: wanted a run with learner = "sums" in {industry!r}, got another')
+    check_whole(folder)
     state = load_latest(folder)
     if state is None or industry not in state.memory:
         raise InputError(f"{folder}: wanted the checkpoints of a run, got none of {industry}")

@@ -19,6 +19,7 @@ from consortia.common.errors import InputError
 from consortia.common.strict import parse, read_record
 from consortia.trust.passport import statement as words
 from consortia.trust.passport.envelope import ForgedError, signed, strict_json
+from consortia.trust.passport.leave import check_whole
 
 __all__ = ["make_passport"]
 
@@ -46,6 +47,7 @@ def make_passport(
     InputError
         No finished run there, files that its record does not name so, a part or an audit of something else.
     """
+    check_whole(folder)
     record = read_record(folder / "result.json")
     subjects = environment.hashes(folder)
     if subjects != record["files"]:
@@ -70,10 +72,12 @@ def make_passport(
 
 
 def _seen(seen: Mapping[str, Any], file: Path, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    withdrawn = {one["industry"] for one in record.get("left", {}).values()}
     metrics = {
         kind: {"release": line["release"], "value": line["released_value"], "interval": line.get("interval")}
         for kind, line in seen["metrics"].items()
-        if line.get("release") and line.get("released_value") is not None
+        # Where somebody left the metrics are of a withdrawn model; the certificate names them.
+        if line.get("release") and line.get("released_value") is not None and seen["industry"] not in withdrawn
     }
     part = _part(file, name, record) if file.is_file() else None
     return {**{key: seen[key] for key in ("industry", "state", "rounds_contributed")}, "metrics": metrics, "part": part}

@@ -35,6 +35,7 @@ from consortia.reports.tables import conditional_split_note, print_result, refus
 from consortia.reports.tracking import Tracking
 from consortia.reports.watch import Watch
 from consortia.terms.scenario import Scenario, scenario_from_json
+from consortia.trust.passport.leave import check_with_everybody
 
 _STATUS_EVERY_SECONDS = 15.0
 
@@ -46,6 +47,7 @@ def make_job(scenario: Scenario, runs: Path, resume: str = "") -> Job:
         file = runs / Path(resume).name / "scenario.json"
         if not file.is_file():
             raise InputError(f"--resume {resume}: wanted the name of a run below runs/, got none")
+        check_with_everybody(file.parent)
         scenario = scenario_from_json(file.read_text(encoding="utf-8"))
         return Job(scenario, file.parent.name, file.parent, _homes(scenario), {}, resume=True)
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")

@@ -36,6 +36,7 @@ from consortia.terms.industries import unconfirmed
 from consortia.terms.policy import Policy, policy_or_input_error
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario, load_scenario, scenario_from_json
+from consortia.trust.passport.leave import check_with_everybody
 from consortia.vertical.setup import introduce
 from privacy.ledger import Ledger
 
@@ -279,6 +280,7 @@ def _resumed(options: Options) -> Job:
         raise InputError(f"--resume {folder}: wanted JSON in job.json, got something else; start a new run") from None
     if saved["engine"] != options.engine:
         raise InputError(f"--resume: this run used --engine {saved['engine']}, got {options.engine}")
+    check_with_everybody(folder)
     known_from(folder)
     scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
     _check_unchanged(options, scenario)

@@ -20,6 +20,7 @@ from consortia.participant.own_model import FEDERATED, About, OwnModel, from_byt
 from consortia.terms.scenario import scenario_from_json
 from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
 from consortia.trust.passport import known_passport
+from consortia.trust.passport.leave import check_whole, departures, withdrawn
 from privacy.events import RELATION
 
 __all__ = [
@@ -40,13 +41,14 @@ CHOICES = ("kept", "federated", "joined", "released")
 
 @dataclass(frozen=True)
 class Found:
-    """A model, its safetensors file, and what is promised about it."""
+    """A model, its safetensors file, what is promised about it, and why it was withdrawn ("" where it was not)."""
 
     model: OwnModel
     about: About
     data: bytes
     guarantee: dict[str, Any]
     passport: dict[str, str] = field(default_factory=dict)
+    withdrawn: str = ""
 
 
 def check_choice(choice: str) -> None:
@@ -92,7 +94,8 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
     if (got := hashlib.sha256(data).hexdigest()) != receipt["models"][choice]:
         raise InputError(f"{file}: wanted sha256 {receipt['models'][choice]}, got {got}; the file was altered")
     model, about = from_bytes(data, str(file))
-    return Found(model, about, data, _own_guarantee(about, receipt), known_passport(Path(run)))
+    said = {sentence for place in (Path(run), folder) if (sentence := withdrawn(place, about.industry))}
+    return Found(model, about, data, _own_guarantee(about, receipt), known_passport(Path(run)), "; ".join(sorted(said)))
 
 
 def label_owner_folder(run: str, participant: str) -> Path | None:
@@ -103,7 +106,7 @@ def label_owner_folder(run: str, participant: str) -> Path | None:
 
 
 def check_leaves(found: Found) -> None:
-    """Refuse to hand on a model that saw own rows without DP (invariant 17): only released models may leave.
+    """Refuse to hand on a model that saw own rows without DP (invariant 17), or one that was withdrawn.
 
     Raises
     ------
@@ -115,6 +118,11 @@ def check_leaves(found: Found) -> None:
             f"--model: wanted a released model, got one of kind {found.about.kind!r}, which saw the participant's own "
             f"rows without noise and never leaves; `consortia predict` uses it at home, `--model {released}` exports "
             "what anybody may have"
+        )
+    if found.withdrawn:
+        raise InputError(
+            f"--model: wanted a model that is in use, got a withdrawn one: {found.withdrawn}; the coordinator has the "
+            f"new one (`consortia export RUN --industry {found.about.industry}`)"
         )
 
 
@@ -129,9 +137,11 @@ def of_coordinator(run: str, industry: str, without: Sequence[str] = ()) -> Foun
     Raises
     ------
     InputError
-        There is no such run or industry, or a part of the model is private: then only participants have whole models.
+        There is no such run or industry, somebody's leaving was interrupted, or a part of the model is private: then
+        only participants have whole models.
     """
     folder = Path(run)
+    check_whole(folder)
     if not (folder / "scenario.json").is_file() or not (folder / "result.json").is_file():
         raise InputError(
             f"{run}: wanted the folder of a finished run, got none; it holds scenario.json and result.json"
@@ -158,7 +168,8 @@ def of_coordinator(run: str, industry: str, without: Sequence[str] = ()) -> Foun
         raise InputError(f"{folder / 'model'}: {error}") from None
     load_state(network, coalitions.of_run(folder, scenario, industry, without=without) if without else state)
     model = OwnModel(industries.get(industry).schema.target, network)
-    detail = f"without {', '.join(sorted(without))}" if without else ""
+    gone = {one.stated.participant for one in departures(folder) if one.stated.industry == industry}
+    detail = f"without {', '.join(sorted({*without, *gone}))}" if without or gone else ""
     about = About("", result["run_id"], industry, FEDERATED, detail, contract)
     members = {
         name: participant for name, participant in result["participants"].items() if participant["industry"] == industry

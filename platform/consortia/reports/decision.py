@@ -93,6 +93,8 @@ def decide(result: Mapping[str, Any], scenario: Scenario | None = None) -> Decis
     """
     participants: Mapping[str, Mapping[str, Any]] = result["participants"]
     who = _who(result, participants, scenario)
+    if left := result.get("left"):
+        who += f" Since then {listed(sorted(left))} left: the model was made anew, and what follows is of the old one."
     if result["status"] != "completed":
         return Decision(who, cost=_cost(result, participants), next=_after_failure(result, participants))
     if "statistics" in result:

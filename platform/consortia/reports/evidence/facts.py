@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from consortia.reports.evidence.schema import schema_of
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.terms.scenario import Scenario, scenario_from_json
 from consortia.trust.passport import known_passport
+from consortia.trust.passport.leave import check_whole
 from privacy.events import RELATION
 
 __all__ = ["collect"]
@@ -42,10 +43,11 @@ def collect(folder: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        There is no finished run, or it is vertical.
+        There is no finished run, it is vertical, or somebody's leaving was interrupted.
     """
     if not (folder / "result.json").is_file() or not (folder / "scenario.json").is_file():
         raise InputError(f"{folder}: wanted the folder of a finished run with result.json, got none")
+    check_whole(folder)
     known_from(folder)
     result = read_record(folder / "result.json")
     scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
@@ -56,6 +58,8 @@ def collect(folder: Path) -> dict[str, Any]:
         )
     if scenario.contract.sha256() != result["contract_sha256"]:
         raise InputError(f"{folder}: wanted the contract that result.json names in scenario.json, got another one")
+    left = result.get("left", {})
+    withdrawn = {one["industry"] for one in left.values()}
     return {
         "schema": 1,
         "run": {
@@ -66,9 +70,12 @@ def collect(folder: Path) -> dict[str, Any]:
             "rows": _rows(result),
         },
         "passport": known_passport(folder).get("passport_sha256"),
+        "left": left,
         "contract": json.loads(scenario.contract.canonical()),
         "industries": {name: _industry(scenario, name, result) for name in sorted(scenario.contract.industries)},
-        "participants": {name: _participant(scenario, name, line) for name, line in result["participants"].items()},
+        "participants": {
+            name: _participant(scenario, name, line, withdrawn) for name, line in result["participants"].items()
+        },
         "central": result.get("central"),
         "environment": result.get("environment", {}),
         "files": result.get("files", {}),
@@ -116,7 +123,9 @@ def _model_words(terms: IndustryTerms) -> str:
     return f"{terms.model.kind}, hidden widths {hidden}" if hidden else terms.model.kind
 
 
-def _participant(scenario: Scenario, name: str, line: Mapping[str, Any]) -> dict[str, Any]:
+def _participant(
+    scenario: Scenario, name: str, line: Mapping[str, Any], withdrawn: Collection[str] = ()
+) -> dict[str, Any]:
     proposed = scenario.participant(name)
     account = {key: line["epsilon"].get(key) for key in _ACCOUNT}
     return {
@@ -133,7 +142,8 @@ def _participant(scenario: Scenario, name: str, line: Mapping[str, Any]) -> dict
         "metrics": {
             kind: {"release": one["release"], "value": one["released_value"], "interval": one.get("interval")}
             for kind, one in line["metrics"].items()
-            if one.get("release") and one.get("released_value") is not None
+            # Where somebody left the metrics are of a withdrawn model.
+            if one.get("release") and one.get("released_value") is not None and line["industry"] not in withdrawn
         },
         "failures": dict(sorted(Counter(failure["code"] for failure in line["failures"]).items())),
     }

@@ -50,6 +50,7 @@ SOURCES: Final = {
     "agree": Source("docs/how_to/policy.md, What the keys decide", "A contract has to be listed by its hash."),
     "passport": Source("docs/how_to/passport.md", "The signed statement of a run, and how anybody checks it offline."),
     "export": Source("docs/reference/cli.md, budget export", "A participant's ledger as JSON, for an auditor."),
+    "leave": Source("docs/how_to/leave.md", "How a participant leaves a run, and what of it stays."),
     "records": Source("docs/reference/records.md", "What each file of a run holds, and whose it is."),
     "explain": Source("docs/how_to/explain.md", "Which columns a released model goes by, with what noise leaves open."),
     "evidence": Source("docs/how_to/evidence.md", "How this pack is made and read."),

@@ -17,6 +17,7 @@ from consortia.reports.page.facts import Facts
 from consortia.reports.page.parts import WORDS, Chart, Section, Table
 from consortia.reports.receipt_table import columns, interval, label, metric_name, receipt_row, synthetic_for
 from consortia.reports.round_times import without_setup
+from consortia.trust.passport.leave import departures
 from consortia.trust.trusted_coordinator import sentence
 
 __all__ = ["NO_METRIC", "WORDS", "Chart", "Section", "Table", "sections"]
@@ -37,7 +38,7 @@ def sections(facts: Facts) -> list[Section]:
     """Return the report."""
     # fmt: off
     made: tuple[Callable[[Facts], Section | None], ...] = (
-        _paid, _guarantee, _spending, _cost, _trained, _convergence, _failures,
+        _left, _paid, _guarantee, _spending, _cost, _trained, _convergence, _failures,
         words_section, card_section, origin_section,
     )
     # fmt: on
@@ -57,6 +58,16 @@ def _charts(*found: tuple[str, Markup]) -> list[Chart]:
 def _participants(facts: Facts) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield everybody, or the first ones of a crowd."""
     yield from first(list(facts.result["participants"].items()))
+
+
+def _left(facts: Facts) -> Section | None:
+    """Return who left the run since; nothing where nobody did."""
+    gone = departures(facts.run.folder)
+    if not gone:
+        return None
+    section = Section("Who left", says=[f"{one.sentence()}." for one in gone])
+    section.facts = [(f"certificate of {one.stated.participant}", f"sha256:{one.sha256}") for one in gone]
+    return section
 
 
 def _trained(facts: Facts) -> Section:

@@ -18,6 +18,7 @@ from consortia.models.source import run_folder
 from consortia.reports.live_runs import Point, Run
 from consortia.reports.many_participants import first
 from consortia.reports.spent_by_round import curve
+from consortia.trust.passport.leave import check_whole
 
 __all__ = ["Facts", "gather"]
 
@@ -92,10 +93,11 @@ def gather(folder: Path, whose: str = "") -> Facts:
     Raises
     ------
     InputError
-        There is no finished run, or no such receipt.
+        There is no finished run, no such receipt, or somebody's leaving was interrupted.
     """
     if not (folder / "result.json").is_file() or not (folder / "scenario.json").is_file():
         raise InputError(f"{folder}: wanted the folder of a finished run with result.json, got none")
+    check_whole(folder)
     result = read_record(folder / "result.json")
     run = Run(folder)
     run.refresh()

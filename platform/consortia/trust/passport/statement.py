@@ -23,11 +23,18 @@ __all__ = [
     "PAYLOAD_TYPE",
     "STATEMENT_TYPE",
     "Account",
+    "Code",
+    "Cost",
+    "InTotoStatement",
+    "Number",
     "Part",
     "PartStatement",
     "Passport",
     "PassportStatement",
+    "Sha256",
     "SignedStatement",
+    "Subject",
+    "Text",
     "code",
     "statement",
 ]
@@ -171,23 +178,11 @@ class Passport(StrictModel):
     participants: Annotated[dict[Text, Seen], Field(min_length=1)]
 
 
-class _Statement(StrictModel):
+class InTotoStatement(StrictModel):
+    """What every statement has."""
+
     type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
     subject: Annotated[tuple[Subject, ...], Field(min_length=1)]
-
-
-class PartStatement(_Statement):
-    """The in-toto statement that a participant signs; its subject is the contract."""
-
-    predicate_type: Annotated[Literal["urn:consortia:run-passport:participant:v1"], Field(alias="predicateType")]
-    predicate: Part
-
-
-class PassportStatement(_Statement):
-    """The in-toto statement that the coordinator signs; its subjects are the files of the run."""
-
-    predicate_type: Annotated[Literal["urn:consortia:run-passport:v1"], Field(alias="predicateType")]
-    predicate: Passport
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -195,6 +190,20 @@ class PassportStatement(_Statement):
         if len(set(names)) != len(names):
             raise ValueError("each subject once")
         return self
+
+
+class PartStatement(InTotoStatement):
+    """The in-toto statement that a participant signs; its subject is the contract."""
+
+    predicate_type: Annotated[Literal["urn:consortia:run-passport:participant:v1"], Field(alias="predicateType")]
+    predicate: Part
+
+
+class PassportStatement(InTotoStatement):
+    """The in-toto statement that the coordinator signs; its subjects are the files of the run."""
+
+    predicate_type: Annotated[Literal["urn:consortia:run-passport:v1"], Field(alias="predicateType")]
+    predicate: Passport
 
 
 def statement(kind: str, subjects: dict[str, str], predicate: StrictModel) -> dict[str, Any]:

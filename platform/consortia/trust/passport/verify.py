@@ -1,4 +1,4 @@
-"""Checks a passport with pinned keys alone: no network, no run, no ledger.
+"""Checks a passport, or a certificate of leaving, with pinned keys alone: no network, no run, no ledger.
 
 Guarantee: `check` finds no problem only where the coordinator's pinned key signed the statement, the pinned key of
 every participant in it signed that participant's part, all speak of the same run and contract, and nobody is missing:
@@ -20,6 +20,7 @@ from consortia.common.errors import InputError
 from consortia.common.strict import StrictModel, parse
 from consortia.trust.passport.envelope import ForgedError, opened, strict_json
 from consortia.trust.passport.keys import COORDINATOR
+from consortia.trust.passport.leave import FOLDER, LEAVE_TYPE, LeaveCertificate, LeaveStatement
 from consortia.trust.passport.statement import (
     Part,
     PartStatement,
@@ -28,6 +29,7 @@ from consortia.trust.passport.statement import (
     Seen,
     SignedStatement,
 )
+from consortia.trust.passport.verify_leave import leave_problems
 
 __all__ = ["Verdict", "check"]
 
@@ -49,15 +51,21 @@ class Verdict:
         What the coordinator signed, as far as its signature holds.
     parts : dict of str to Part
         What each participant signed, as far as its signature holds.
+    left : LeaveCertificate, optional
+        What the coordinator signed where the file is a certificate of leaving.
+    certificates : tuple of str
+        Files of the run by which participants left it, as the passport names them.
     """
 
     problems: list[str] = field(default_factory=list)
     passport: Passport | None = None
     parts: dict[str, Part] = field(default_factory=dict)
+    left: LeaveCertificate | None = None
+    certificates: tuple[str, ...] = ()
 
 
 def check(data: bytes, keys: Mapping[str, SSlibKey], folder: Path | None = None) -> Verdict:
-    """Check a passport.
+    """Check a passport, or a certificate of leaving, which the coordinator's key alone signs.
 
     Parameters
     ----------
@@ -73,11 +81,16 @@ def check(data: bytes, keys: Mapping[str, SSlibKey], folder: Path | None = None)
         if len(data) > _LARGEST:
             raise ForgedError(f"wanted at most {_LARGEST} bytes, got {len(data)}")
         outer = _as(SignedStatement, strict_json(data))
-        stated = _as(PassportStatement, opened(outer, keys[COORDINATOR]))
+        said = opened(outer, keys[COORDINATOR])
+        if isinstance(said, dict) and said.get("predicateType") == LEAVE_TYPE:
+            left = _as(LeaveStatement, said)
+            return Verdict(leave_problems(left, keys[COORDINATOR], folder), left=left.predicate)
+        stated = _as(PassportStatement, said)
     except ForgedError as error:
         verdict.problems.append(f"{COORDINATOR}: the passport {error}")
         return verdict
     passport = verdict.passport = stated.predicate
+    verdict.certificates = tuple(one.name for one in stated.subject if Path(one.name).parts[0] == FOLDER)
     names = set(keys) - {COORDINATOR}
     verdict.problems += [
         f"{name}: is pinned, but not in the passport" for name in sorted(names - {*passport.participants})

@@ -1,0 +1,110 @@
+"""`consortia leave`: a participant leaves a finished run; and a home takes the certificate of it into its ledger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from consortia.common.console import out
+from consortia.common.errors import InputError
+
+if TYPE_CHECKING:
+    from consortia.trust.passport.leave import LeaveCertificate
+
+_PKI_KEY = Path("pki") / "superlink.key"
+
+
+def leave(
+    run: Annotated[str, typer.Argument(help="Folder of a finished run; with --certificate its id is enough.")],
+    participant: Annotated[str, typer.Option(help="Who leaves; with --certificate, whose home it is.")],
+    key: Annotated[
+        Path | None, typer.Option(help="The coordinator's private key; pki/superlink.key where there is one.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="At a participant's home: enter this certificate into its ledger.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="With --certificate: public keys, as `consortia verify` takes them.")
+    ] = None,
+    home: Annotated[
+        Path | None,
+        typer.Option("--home", help="With --certificate: folder of the participants; $CONSORTIA_HOME or ~/.consortia."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what the certificate says as JSON.")] = False,
+) -> None:
+    """Take a participant out of a finished run of noisy sums: a new model and a signed certificate. It is free.
+
+    Interrupted, the same command again completes it.
+    """
+    if certificate is not None:
+        if key is not None or keys is None:
+            got = "--key" if key is not None else "no --keys"
+            raise InputError(f"--certificate: wanted --keys with it and no --key, got {got}")
+        said = _at_home(run, participant, certificate, keys, home)
+    else:
+        if keys is not None or home is not None:
+            raise InputError("--keys and --home: wanted none without --certificate, got one")
+        said = _at_coordinator(Path(run), participant, key)
+    if as_json:
+        typer.echo(json.dumps(said.model_dump(mode="json"), indent=1))
+    else:
+        say_left(said)
+
+
+def _at_coordinator(run: Path, participant: str, key: Path | None) -> LeaveCertificate:
+    from consortia.coordinator.leaving import leave as take_out
+    from consortia.trust.passport.keys import private_key
+    from consortia.trust.passport.leave import FOLDER
+
+    used = key or _PKI_KEY
+    if key is None and not used.is_file():
+        raise InputError(f"--key: wanted the coordinator's private key, got none, and no {used} here; it signs")
+    made = take_out(run, participant, private_key(used))
+    file = run / FOLDER / f"{participant}.json"
+    out.print(f"{file}: SHA-256 {made.sha256}", markup=False, highlight=False, soft_wrap=True)
+    return made.stated
+
+
+def _at_home(run: str, participant: str, certificate: Path, keys: Path, home: Path | None) -> LeaveCertificate:
+    from consortia.cli.budget_accounts import home_of, open_ledger
+    from consortia.participant.leaving import enter
+    from consortia.trust.passport.keys import COORDINATOR, public_keys
+
+    if not certificate.is_file():
+        raise InputError(f"{certificate}: wanted a certificate, got nothing there; check the path")
+    place = home_of(participant, home)
+    with open_ledger(place) as ledger:
+        return enter(place, ledger, Path(run).name, certificate.read_bytes(), public_keys(keys)[COORDINATOR])
+
+
+def say_left(said: LeaveCertificate) -> None:
+    """Print what a certificate says, a sentence a line."""
+    _say(f"{said.participant} left run {said.run_id} ({said.made}), contract {said.contract_sha256}")
+    _say(f"the model of {said.industry} is now of {', '.join(said.remaining)} alone: {said.model.file}")
+    change = said.change
+    _say(
+        f"its weights changed by {change.distance:.4g} (L2), the largest by {change.largest:.4g}; their norm was "
+        f"{change.norm_before:.4g} and is {change.norm_after:.4g}"
+    )
+    for name, kinds in said.withdrawn_metrics.items():
+        _say(f"withdrawn, since measured on the old model: {', '.join(kinds)} of {name}")
+    if said.withdrawn_passport is not None:
+        _say(f"withdrawn: the passport with SHA-256 {said.withdrawn_passport}")
+    for one in said.erased:
+        _say(f"deleted in {one.file}: {', '.join(one.tensors)} (SHA-256 was {one.before}, is {one.after})")
+    for draft in said.removed:
+        _say(f"deleted: {draft.file} (SHA-256 was {draft.before})")
+    shaped = [name for name, did in said.shaped.model_dump().items() if did]
+    free = [name for name, did in said.shaped.model_dump().items() if not did]
+    _say(f"stays though {said.participant} shaped it: {', '.join(shaped) or 'nothing'}; not shaped: {', '.join(free)}")
+    for sentence in said.stays:
+        _say(f"stays in the records: {sentence}")
+    for sentence in said.not_undone:
+        _say(f"cannot be undone: {sentence}")
+
+
+def _say(sentence: str) -> None:
+    out.print(sentence, markup=False, highlight=False, soft_wrap=True)
