@@ -85,9 +85,7 @@ def edit(run: str, participant: str, edited: pd.DataFrame) -> list[str]:
     network = copy.deepcopy(found.model.network)
     start, shapes = _numbers(adds.reshape(-1, rule.outputs), rule)
     state = network.state_dict()
-    mine = np.zeros(len(adds), dtype=bool)
-    mine[changed] = True
-    mine = mine.reshape(-1, rule.outputs)
+    mine = (adds != table["adds"].to_numpy()).reshape(-1, rule.outputs)
     # A number that was not touched stays as it is, to the last bit.
     state[START] = torch.where(torch.from_numpy(mine[0]), torch.from_numpy(start), state[START])
     state[SHAPES] = torch.where(torch.from_numpy(mine[1:]), torch.from_numpy(shapes), state[SHAPES])
