@@ -53,6 +53,7 @@ from consortia.participant.forecast_at_home import own_numbers
 from consortia.participant.identity import pin_each_other
 from consortia.participant.joined import control, joined
 from consortia.participant.own_model import Scorer
+from consortia.participant.own_sums import sent
 from consortia.participant.sums_at_home import SumsAtHome
 from consortia.terms.scopes import build_module, load_state
 
@@ -86,7 +87,7 @@ def federated(name: str, parts: Sequence[tuple[str, Table, Table]], folder: Path
         if scenario.contract.sums is None:  # what was released is what everybody uses
             out.append((module_scorer(shared), everybody))
             continue
-        home = SumsAtHome.of(homes[who], "run-1", scenario.contract, industry, model, last[who])
+        home = SumsAtHome.of(who, sent(homes[who], "run-1"), scenario.contract, industry, model, last[who])
         # The participant summed the training part of its rows; at home the same rows finish the model.
         inside = assign(train.split_keys, homes[who].split_key(), {"train": 0.98, "test": 0.02}) == "train"
         fitted = home.fit(train.take(inside))

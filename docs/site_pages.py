@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: What a reader may import besides the names of `consortia` itself, by heading. A test imports each.
 PUBLIC: Mapping[str, tuple[str, ...]] = {
-    "Models": ("consortia.models.source", "consortia.models.registry"),
+    "Models": ("consortia.models.source", "consortia.models.registry", "consortia.models.edited"),
     "Industries": ("clients.industry", "clients.schema", "clients.spec"),
     "Metrics and sources of rows": (
         "clients.metrics.metric",

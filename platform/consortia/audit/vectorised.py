@@ -44,6 +44,8 @@ _ROUNDS, _QUICK_ROUNDS = 12, 6
 
 def why_not(audit: Audit) -> str:
     """Return why the engine does not run this scenario, in its own words; empty where it does."""
+    if audit.contract.noisy_sums is not None:
+        return f"learner {audit.contract.learner}: nothing is batched; its messages are the other instruments'"
     try:
         participants.check(audit.scenario)
     except InputError as error:

@@ -177,6 +177,12 @@ COMMANDS: Final = {
         "Predict raw rows. Missing values are allowed; a row that breaks the schema gets no prediction.",
         "predict runs/RUN rows.csv --participant used-car --out predictions.csv",
     ),
+    "edit": Entry(
+        "models:edit",
+        "Edit the shapes of a participant's additive model by hand. The edited model is for use at home and never "
+        "leaves.",
+        "edit runs/RUN --participant high --out shapes.csv",
+    ),
     "export": Entry(
         "models:export",
         "Export a released model with its preprocessing, as safetensors and ONNX, as a new version.",

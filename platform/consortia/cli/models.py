@@ -1,4 +1,4 @@
-"""`consortia predict | export | models`: uses the models of a run."""
+"""`consortia predict | edit | export | models`: uses the models of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _Model = Annotated[
     str,
     typer.Option(
         "--model",
-        help="kept (what the receipt says), joined (own and federated, stacked), federated, released (learner sums).",
+        help="kept (what the receipt says), joined (own and federated, stacked), federated, released (learner sums), "
+        "edited (by consortia edit).",
     ),
 ]
 _Exported = Annotated[
@@ -106,6 +107,34 @@ def _model_of(source: str, participant: str, model: str, *, explain: bool) -> tu
         return table, report
 
     return explained, said
+
+
+def edit(
+    run: Annotated[str, typer.Argument(help="Folder or id of a run of the learner additive.")],
+    shapes: Annotated[Path | None, typer.Argument(help="CSV file of edited shapes.")] = None,
+    participant: _Participant = "",
+    target: Annotated[Path | None, typer.Option("--out", help="Write the shapes as they came into this file.")] = None,
+) -> None:
+    """Edit the shapes of a participant's additive model by hand. The edited model is for use at home and never leaves.
+
+    First write the shapes with --out, change numbers in the column `adds`, then give the file back.
+    """
+    from consortia.models import edited
+
+    if not participant:
+        raise InputError("--participant: wanted whose model of the run, got none")
+    if (shapes is None) == (target is None):
+        got = "neither" if shapes is None else "both"
+        raise InputError(f"wanted --out FILE (write the shapes) or a file of edited shapes, got {got}")
+    if target is not None:
+        table = edited.shapes_of(run, participant)
+        table.to_csv(target, index=False)
+        said = [f"{target}: {len(table)} numbers; change them in the column adds, then give the file back"]
+    elif shapes is not None:
+        said = edited.edit(run, participant, edited.read_shapes(shapes))
+        said.append(f"kept at home as `--model edited` of `consortia predict {run} ROWS --participant {participant}`")
+    for line in said:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def export(

@@ -217,25 +217,26 @@ def released_sums(
 def beside(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, State]:
     """Return what each participant gets with the last message: the released sums, and which part of them is its own."""
     out: dict[str, State] = {}
-    for participant in scenario.roster:
-        kept = memory.get(participant.industry, {})
-        released = released_sums(scenario, participant.industry, kept)
-        if released is not None:
-            out[participant.name] = ToHome(released, _own_part(scenario, participant, kept)).to_tensors()
+    for industry in {participant.industry for participant in scenario.roster}:
+        kept = memory.get(industry, {})
+        released = released_sums(scenario, industry, kept)
+        if released is None:
+            continue
+        own = _own_parts(scenario, industry, kept)
+        for participant in scenario.roster:
+            if participant.industry == industry:
+                out[participant.name] = ToHome(released, own.get(participant.name, _NONE)).to_tensors()
     return out
 
 
-def _own_part(scenario: Scenario, participant: RosterParticipant, kept: Memory) -> OwnPart:
-    """Return which part of the released sums is one participant's."""
+def _own_parts(scenario: Scenario, industry: str, kept: Memory) -> dict[str, OwnPart]:
+    """Return which part of an industry's released sums is whose."""
     if f"{_SUM}/{_CONTEXT}" in kept:
-        units = _secure_units(kept)
         key = kept[f"{_SUM}/{_CONTEXT}"].numpy().tobytes()
-        return OwnPart(key, 1.0, units[participant.name]) if participant.name in units else _NONE
-    parts = parts_of(scenario, participant.industry, kept, 2)
-    if participant.name not in parts:
-        return _NONE
-    weights = precision_weights(recipe(scenario.contract, participant.industry), list(parts.values()))
-    weight = dict(zip(parts, weights, strict=True))[participant.name]
-    blocks = recipe(scenario.contract, participant.industry).names(2)
-    key = contribution({block: kept[f"{participant.name}/{block}"] for block in blocks})
-    return OwnPart(key, weight, weight * parts[participant.name].units)
+        return {name: OwnPart(key, 1.0, units) for name, units in _secure_units(kept).items()}
+    rule, parts = recipe(scenario.contract, industry), parts_of(scenario, industry, kept, 2)
+    names, found = rule.names(2), {}
+    for (name, part), weight in zip(parts.items(), precision_weights(rule, list(parts.values())), strict=True):
+        key = contribution({block: kept[f"{name}/{block}"] for block in names})
+        found[name] = OwnPart(key, weight, weight * part.units)
+    return found

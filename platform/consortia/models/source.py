@@ -16,7 +16,7 @@ from consortia.common.environment import default_root
 from consortia.common.errors import InputError
 from consortia.common.strict import read_record
 from consortia.coordinator import coalitions
-from consortia.participant.own_model import FEDERATED, About, OwnModel, from_bytes, to_bytes
+from consortia.participant.own_model import EDITED, FEDERATED, About, OwnModel, from_bytes, to_bytes
 from consortia.terms.scenario import scenario_from_json
 from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
 from consortia.trust.passport import known_passport
@@ -35,8 +35,10 @@ __all__ = [
 ]
 
 #: "joined" is one's own best model stacked with the federated one; "released" that of released sums alone (the learner
-#: `sums`), which the federated one adds own rows to.
-CHOICES = ("kept", "federated", "joined", "released")
+#: `sums`), which the federated one adds own rows to; "edited" one whose shapes its participant edited
+#: (`consortia.models.edited`), which the file beside it names.
+CHOICES = ("kept", "federated", "joined", "released", "edited")
+EDITED_MANIFEST = "edited.json"
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
     ----------
     run : str
         The folder of a simulated run, or the id of a run that this participant took part in (`$CONSORTIA_HOME`).
-    choice : {"", "kept", "federated", "joined", "released"}
+    choice : {"", "kept", "federated", "joined", "released", "edited"}
         What the participant keeps (its receipt says which), the federated model, its best own model stacked with that
-        one, or the model of released sums alone. "" is the one that may leave.
+        one, the model of released sums alone, or the one it edited. "" is the one that may leave.
 
     Raises
     ------
@@ -84,15 +86,18 @@ def of_participant(run: str, participant: str, choice: str) -> Found:
             "a vertical run `consortia predict` takes the label owner's own model, `consortia run --resume RUN "
             "--batches N` scores with the partners; --engine vectorized and older runs kept no model"
         )
-    choice = choice or ("released" if "released" in receipt["models"] else FEDERATED)
-    if choice not in receipt["models"]:
-        raise InputError(f"--model: wanted one of {', '.join(receipt['models'])} in this run, got {choice!r}")
+    known = dict(receipt["models"])
+    if (folder / "models" / EDITED_MANIFEST).is_file():
+        known["edited"] = read_record(folder / "models" / EDITED_MANIFEST)["sha256"]
+    choice = choice or ("released" if "released" in known else FEDERATED)
+    if choice not in known:
+        raise InputError(f"--model: wanted one of {', '.join(known)} in this run, got {choice!r}")
     file = folder / "models" / f"{choice}.safetensors"
     if not file.is_file():
         raise InputError(f"{file}: wanted the model that the receipt names, got nothing there")
     data = file.read_bytes()
-    if (got := hashlib.sha256(data).hexdigest()) != receipt["models"][choice]:
-        raise InputError(f"{file}: wanted sha256 {receipt['models'][choice]}, got {got}; the file was altered")
+    if (got := hashlib.sha256(data).hexdigest()) != known[choice]:
+        raise InputError(f"{file}: wanted sha256 {known[choice]}, got {got}; the file was altered")
     model, about = from_bytes(data, str(file))
     said = {sentence for place in (Path(run), folder) if (sentence := withdrawn(place, about.industry))}
     return Found(model, about, data, _own_guarantee(about, receipt), known_passport(Path(run)), "; ".join(sorted(said)))
@@ -114,10 +119,12 @@ def check_leaves(found: Found) -> None:
     """
     if found.about.kind != FEDERATED:
         released = "released" if found.about.contract.sums is not None else FEDERATED
+        saw = "saw the participant's own rows without noise"
+        if found.about.kind == EDITED:
+            saw = "was changed by somebody who may know the participant's rows"
         raise InputError(
-            f"--model: wanted a released model, got one of kind {found.about.kind!r}, which saw the participant's own "
-            f"rows without noise and never leaves; `consortia predict` uses it at home, `--model {released}` exports "
-            "what anybody may have"
+            f"--model: wanted a released model, got one of kind {found.about.kind!r}, which {saw} and never leaves; "
+            f"`consortia predict` uses it at home, `--model {released}` exports what anybody may have"
         )
     if found.withdrawn:
         raise InputError(
@@ -221,6 +228,9 @@ def _central(account: dict[str, Any]) -> dict[str, Any]:
 
 def _own_guarantee(about: About, receipt: dict[str, Any]) -> dict[str, Any]:
     """Return what a participant may say about a model to somebody who gets it."""
+    if about.kind == EDITED:
+        reason = "edited by hand by somebody who may know the participant's rows: for use at home"
+        return {"epsilon": None, "non_private": True, "reason": reason}
     if about.kind != FEDERATED:
         reason = "fitted to the participant's own rows without DP: for use at home; whoever gets it may learn of them"
         return {"epsilon": None, "non_private": True, "reason": reason}

@@ -30,6 +30,7 @@ from consortia.terms.scopes import build_module, check_like, load_state, state_o
 
 __all__ = [
     "AT_HOME",
+    "EDITED",
     "FEDERATED",
     "JOINED",
     "About",
@@ -44,9 +45,9 @@ __all__ = [
 ]
 
 FILE_SCHEMA = "1"
-#: `About.kind` of a federated model as it came, of one that was finished on own rows, and of a stack with one's own
-#: model. Only the first may leave.
-FEDERATED, AT_HOME, JOINED = "federated", "sums at home", "joined"
+#: `About.kind` of a federated model as it came, of one that was finished on own rows, of a stack with one's own model,
+#: and of one whose shapes were edited by hand. Only the first may leave.
+FEDERATED, AT_HOME, JOINED, EDITED = "federated", "sums at home", "joined", "edited by hand"
 
 
 class OwnModel(nn.Module):

@@ -26,7 +26,7 @@ from clients.metrics import Interval
 from clients.models import FederatedModule
 from consortia.common.disk import write_json
 from consortia.common.words import verdict
-from consortia.participant import baseline, drift, forecast, joined, own_model, personal
+from consortia.participant import baseline, drift, forecast, joined, own_model, own_sums, personal
 from consortia.participant.account import runs_left
 from consortia.participant.baseline import Baseline
 from consortia.participant.evaluation import (
@@ -220,9 +220,9 @@ def _sums_at_home(home: Home, request: Request) -> SumsAtHome | None:
     contract = request.contract
     if contract.sums is None:
         return None
-    where = (home, request.run_id, contract, request.industry)
     try:
-        return SumsAtHome.of(*where, request.model, request.control)
+        part = own_sums.sent(home, request.run_id)
+        return SumsAtHome.of(home.participant, part, contract, request.industry, request.model, request.control)
     except ValueError as error:
         log.error("%s: the model of the released sums alone is kept: %s", home.participant, error)
         return None

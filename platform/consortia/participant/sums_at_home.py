@@ -22,9 +22,8 @@ from consortia.learners.sums.solution import FOLDS, AtHome, Own, Released
 from consortia.learners.sums.statistics import prepared
 from consortia.messages.sums import NO_PART, ToHome, split
 from consortia.participant.evaluation import module_scorer
-from consortia.participant.home import Home
 from consortia.participant.own_model import Scorer
-from consortia.participant.own_sums import Sent, rows_of, sent
+from consortia.participant.own_sums import Sent, rows_of
 from consortia.terms.contract import Contract
 from consortia.terms.recipe import recipe
 from consortia.terms.scopes import build_module, load_state
@@ -54,14 +53,19 @@ class SumsAtHome:
     @classmethod
     def of(
         cls,
-        home: Home,
-        run_id: str,
+        participant: str,
+        part: Sent | None,
         contract: Contract,
         industry: str,
         model: Mapping[str, Tensor],
         beside: Mapping[str, Tensor],
     ) -> SumsAtHome:
         """Take one's own part, exactly as it was sent, off the sums of the last message.
+
+        Parameters
+        ----------
+        part : Sent or None
+            What `participant` sent last.
 
         Raises
         ------
@@ -72,11 +76,10 @@ class SumsAtHome:
         came = ToHome.from_tensors(rule, beside)
         others = came.released
         if came.own.key != NO_PART:
-            part = sent(home, run_id)
             if part is None or part.key != came.own.key:
                 raise ValueError("sums: the part that was counted is not the one that this participant sent last")
             others = others.less(_weighted(rule, part, came))
-        return cls(contract, industry, home.participant, model, others)
+        return cls(contract, industry, participant, model, others)
 
     def fit(self, train: Table) -> Scorer:
         """Return the model fitted to the others' sums and these rows; `held_out` scores each row without its unit."""

@@ -144,9 +144,18 @@ def test_a_coordinator_that_dies_goes_on(after: int, tmp_path: Path, monkeypatch
             assert [(entry.round, entry.state) for entry in ledger.entries()] == [(n, "committed") for n in (1, 2, 3)]
 
 
-def test_the_vectorised_engine_refuses_by_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="learner"):
-        prepare(Options(scenario="factories", engine="vectorized", out=tmp_path))
+@pytest.mark.end_to_end
+def test_the_vectorised_engine_gives_the_embedded_engines_model_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consortia.participant.receipt.write", lambda *_: None)  # the models are compared
+    scenario = _short(tmp_path)
+    embedded, vectorized = (
+        _model(_run(scenario=scenario, split_seed=5, engine=engine, out=tmp_path / engine).job.folder)
+        for engine in ("embedded", "vectorized")
+    )
+    assert embedded.keys() == vectorized.keys()
+    assert all(torch.equal(embedded[name], vectorized[name]) for name in embedded)
 
 
 def _town(folder: Path, **secure: Any) -> Town:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -19,11 +20,16 @@ from consortia.coordinator import rounds
 from consortia.coordinator.checkpoint import load_latest
 from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare
+from consortia.engines.vectorized import blocks, participants
+from consortia.learners.blocks.release import deviations
 from consortia.messages.blocks import contribution
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.participant import own_sums
 from consortia.participant.handle import handle
+from consortia.terms.recipe import recipe
 from consortia.terms.scenario import find_scenario
+from consortia.terms.scopes import initial_groups
+from privacy.errors import BudgetExhaustedError
 from privacy.ledger import Ledger
 
 
@@ -121,9 +127,61 @@ def test_a_coordinator_that_dies_goes_on(after: int, tmp_path: Path, monkeypatch
             assert [(entry.round, entry.state) for entry in ledger.entries()] == [(1, "committed"), (2, "committed")]
 
 
-def test_the_vectorised_engine_refuses_by_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="learner"):
-        prepare(Options(scenario="banks", engine="vectorized", out=tmp_path))
+@pytest.mark.end_to_end
+def test_the_vectorised_engine_gives_the_embedded_engines_model_to_the_bit(tmp_path: Path) -> None:
+    scenario = _open(tmp_path)
+    embedded, vectorized = (
+        _run(scenario=scenario, split_seed=5, engine=engine, out=tmp_path / engine)
+        for engine in ("embedded", "vectorized")
+    )
+    left, right = _model(embedded.job.folder), _model(vectorized.job.folder)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    for name, participant in vectorized.result["participants"].items():  # at home, too
+        found = [one["metrics"]["auc"] for one in (participant, embedded.result["participants"][name])]
+        assert {kind: found[0][kind] for kind in found[0] if kind not in ("personal", "kept")} == {
+            kind: found[1][kind] for kind in found[0] if kind not in ("personal", "kept")
+        }
+
+
+def test_a_vectorised_message_is_charged_block_by_block_before_a_row_is_summed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(Options(scenario="banks", engine="vectorized", out=tmp_path))
+    contract, someone = job.scenario.contract, job.scenario.roster[1]
+    model = initial_groups(contract, ["bank"])["bank"]
+    rule = recipe(contract, "bank")
+    places = [participants.open_place(job, someone) for _ in range(2)]
+    first, second = (blocks.released(contract, place, 1, model) for place in places)
+    assert first.keys() == set(rule.names(1))
+    assert not any(torch.equal(first[name], second[name]) for name in first)  # a key of its own
+    exact = rule.exact(1, own_sums.rows_of(places[0].parts.train), model)
+    noise = deviations(rule, 1, places[0].plan.noise_multiplier)
+    for block, deviation, one in zip(exact, noise, first.values(), strict=True):
+        assert np.std(one.numpy() - block) == pytest.approx(deviation, rel=0.5)
+    terms, plan = contract.noisy_sums, places[0].plan
+    assert terms is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(type(rule), "exact", lambda *_: pytest.fail("rows were summed"))
+        with pytest.raises(pytest.fail.Exception):
+            blocks.released(contract, places[0], 2, model)
+        entries = places[0].account.entries()
+        assert [entry.events for entry in entries] == [
+            terms.shares.events(message, plan.noise_multiplier, plan.unit) for message in (1, 2)
+        ]
+        with pytest.raises(BudgetExhaustedError):  # no spare attempts: nothing is summed
+            blocks.released(contract, places[0], 2, model)
+    assert not places[0].sent
+    blocks.released(contract, places[1], 2, model)
+    assert [len(part.blocks) for part in places[1].sent] == [2]
+
+
+def test_the_vectorised_engine_refuses_statistics_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "counts.toml"
+    text = find_scenario("banks").read_text(encoding="utf-8").replace('learner = "sums"', 'learner = "statistics"')
+    file.write_text(text.replace("[contract.sums]\nprevalence = { bank = 0.3 }\n", ""), encoding="utf-8")
+    with pytest.raises(InputError, match='wanted one with a model, got "statistics"'):
+        prepare(Options(scenario=str(file), engine="vectorized", out=tmp_path))
 
 
 def test_a_message_that_broke_after_the_charge_is_spent(

@@ -6,6 +6,7 @@ import json
 import math
 import runpy
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ def test_a_part_that_was_not_counted_is_not_taken_off(tmp_path: Path) -> None:
     from consortia.learners.sums.solution import Released
     from consortia.messages.sums import OwnPart, ToHome
     from consortia.participant.home import Home
-    from consortia.participant.own_sums import Sent, keep
+    from consortia.participant.own_sums import Sent, keep, sent
 
     contract = load_scenario("banks").contract
     rule = recipe(contract, "bank")
@@ -237,16 +238,16 @@ def test_a_part_that_was_not_counted_is_not_taken_off(tmp_path: Path) -> None:
     released = Released(np.eye(size) * 9, np.ones((size, 1)), 5.0, 5.0, 50.0)
     home = Home(tmp_path, "new-car")
     keep(home, "run-1", Sent(bytes(31) + b"\1", tuple(np.ones(n) for n in rule.lengths(2)), (3.0, 4.0)))
-    of = sums_at_home.SumsAtHome.of
-    none = of(home, "run-1", contract, "bank", {}, ToHome(released, OwnPart(bytes(32), 0.0, 0.0)).to_tensors())
+    of = partial(sums_at_home.SumsAtHome.of, "new-car", sent(home, "run-1"), contract, "bank", {})
+    none = of(ToHome(released, OwnPart(bytes(32), 0.0, 0.0)).to_tensors())
     assert np.array_equal(none.others.gram, released.gram)
-    mine = of(home, "run-1", contract, "bank", {}, ToHome(released, OwnPart(bytes(31) + b"\1", 0.5, 5.0)).to_tensors())
+    mine = of(ToHome(released, OwnPart(bytes(31) + b"\1", 0.5, 5.0)).to_tensors())
     assert mine.others.slope[0, 0] == pytest.approx(0.5)
     assert mine.others.gram_deviation == pytest.approx(math.sqrt(25 - 1.5**2))
     assert mine.others.units == 45.0
     with pytest.raises(ValueError, match="not the one that this participant sent last"):
-        of(home, "run-1", contract, "bank", {}, ToHome(released, OwnPart(b"\2" * 32, 1.0, 1.0)).to_tensors())
+        of(ToHome(released, OwnPart(b"\2" * 32, 1.0, 1.0)).to_tensors())
     broken = ToHome(released, OwnPart(bytes(32), 0.0, 0.0)).to_tensors()
     for name, tensor in (("sums/gram", torch.zeros(3)), ("sums/about", torch.full((5,), -1.0, dtype=torch.float64))):
         with pytest.raises(ValueError, match=name):
-            of(home, "run-1", contract, "bank", {}, {**broken, name: tensor})
+            of({**broken, name: tensor})

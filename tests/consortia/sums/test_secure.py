@@ -127,9 +127,7 @@ def test_a_member_takes_exactly_its_own_words_off_and_then_deletes_them(tmp_path
     assert part is not None
     assert part.key == came.own.key != NO_PART
     rule = recipe(town.scenario.contract, "bank")
-    at_home = sums_at_home.SumsAtHome.of(
-        town.homes["furniture"], "run-1", town.scenario.contract, "bank", {}, came.to_tensors()
-    )
+    at_home = sums_at_home.SumsAtHome.of("furniture", part, town.scenario.contract, "bank", {}, came.to_tensors())
     # What is left is the others' blocks with the others' noise: sqrt((n - 1) / (n - t)) of the promised one.
     places = [index for index, name in enumerate(sorted(town.homes)) if name != "furniture"]
     others = np.sum([notes[len(town.homes) + index].exact for index in places], axis=0)

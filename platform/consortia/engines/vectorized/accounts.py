@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 
 from privacy.accounting import epsilon
@@ -21,19 +22,21 @@ class ScratchAccount:
     def __init__(self, plan: RunPlan, lifetime: Budget) -> None:
         self._plan = plan
         self._lifetime = lifetime
-        self._rounds: list[int] = []
+        self._taken: list[tuple[int, tuple[Event, ...]]] = []
 
-    def charge(self, round_number: int) -> None:
-        """Take the cost of one round.
+    def charge(self, round_number: int, events: tuple[Event, ...] = ()) -> None:
+        """Take the cost of one round: `events`, or without them what the plan says of every round.
 
         Raises
         ------
         BudgetExhaustedError
             The run's allowance, its rounds or the lifetime would be exceeded; nothing was taken.
         """
-        if not _allowed(self._plan, self._lifetime, len(self._rounds) + 1):
+        costs = [*self._taken, (round_number, events or self._plan.round_events())]
+        times = Counter(events for _, events in costs)
+        if not _allowed(self._plan, self._lifetime, tuple(times.items())):
             raise BudgetExhaustedError(f"run {self._plan.run_id!r}, round {round_number}: receive only")
-        self._rounds.append(round_number)
+        self._taken = costs
 
     def plan(self, run_id: str) -> RunPlan | None:
         """Return the plan of a run, or None."""
@@ -44,8 +47,8 @@ class ScratchAccount:
         if run_id not in {None, self._plan.run_id}:
             return []
         return [
-            Entry(place, self._plan.run_id, self._plan.dataset, number, "", "committed", self._events(), None, "")
-            for place, number in enumerate(self._rounds, start=1)
+            Entry(place, self._plan.run_id, self._plan.dataset, number, "", "committed", events, None, "")
+            for place, (number, events) in enumerate(self._taken, start=1)
         ]
 
     def spent(self, dataset: str, delta: float) -> float:
@@ -56,16 +59,13 @@ class ScratchAccount:
         """Return what a new run may get for certain, after this one."""
         return LifetimeFilter(lifetime).left([self._plan.allowance])
 
-    def _events(self) -> tuple[Event, ...]:
-        return self._plan.round_events()
-
 
 @lru_cache(maxsize=4096)
-def _allowed(plan: RunPlan, lifetime: Budget, rounds: int) -> bool:
-    """Return whether a fresh ledger grants `rounds` rounds of the plan (see `privacy.ledger.Ledger.reserve`)."""
-    if rounds > plan.rounds:
+def _allowed(plan: RunPlan, lifetime: Budget, costs: tuple[tuple[tuple[Event, ...], int], ...]) -> bool:
+    """Return whether a fresh ledger grants events so many times (see `privacy.ledger.Ledger.reserve`)."""
+    if not plan.listed and sum(times for _, times in costs) > plan.rounds:
         return False
-    events = plan.round_events() * rounds
+    events = [event for round_events, times in costs for event in round_events * times]
     if not plan.non_private and not within(run_epsilon_bound(plan, events, plan_bounds(plan)), plan):
         return False
     return LifetimeFilter(lifetime).allows([plan.allowance], events)

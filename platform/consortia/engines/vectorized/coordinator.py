@@ -12,7 +12,7 @@ from consortia.common.errors import RefusedError, RunFailedError, describe
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.rounds import Coordinator
 from consortia.engines.base import Job
-from consortia.engines.vectorized import receipts
+from consortia.engines.vectorized import blocks, receipts
 from consortia.engines.vectorized.participants import Place, Trainer, open_place, usable
 from consortia.terms.scopes import State
 from privacy.errors import BudgetExhaustedError
@@ -27,8 +27,10 @@ class CrowdCoordinator(Coordinator):
         super().__init__(job.scenario, job.run_id, job.folder, lambda *_: [])
         self.job = job
         self.places: dict[str, Place] = {}
+        stepped = self.contract.noisy_sums is None
         self.trainers = {
-            name: Trainer(self.contract, name) for name in {participant.industry for participant in job.scenario.roster}
+            name: Trainer(self.contract, name)
+            for name in {participant.industry for participant in job.scenario.roster if stepped}
         }
         torch.set_num_threads(1)
 
@@ -63,9 +65,17 @@ class CrowdCoordinator(Coordinator):
         """Train or evaluate the named participants together, in the place of messages."""
         places = [self.places[name] for name in sent if name in self.places]
         if kind == "evaluate":
-            receipts.write(self.job, places, sent)
+            receipts.write(self.job, places, sent, control)
             return {}
         accepted: dict[str, State] = {}
+        if self.contract.noisy_sums is not None:
+            for place in places:
+                name = place.participant.name
+                try:
+                    accepted[name] = blocks.released(self.contract, place, number, sent[name])
+                    self.participants[name].rounds_contributed += 1
+                except BudgetExhaustedError:
+                    self._out(name, "BUDGET_EXHAUSTED", number)
         for industry, trainer in self.trainers.items():
             asked = [place for place in places if place.participant.industry == industry]
             if charged := [place for place in asked if self._charge(place, number)]:

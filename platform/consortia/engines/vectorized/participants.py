@@ -18,6 +18,7 @@ from consortia.engines.vectorized.accounts import ScratchAccount
 from consortia.engines.vectorized.network import Layer, by_name, dense_layers, stacked
 from consortia.messages.envelope import message_key
 from consortia.participant.data import load_partitions
+from consortia.participant.own_sums import Sent
 from consortia.participant.partitions import Partitions
 from consortia.participant.training import make_plan
 from consortia.terms.contract import Contract
@@ -49,6 +50,8 @@ class Place:
     plan: RunPlan
     account: ScratchAccount
     steps: PlainPlan
+    #: Its part of the last message of noisy sums, exactly as it was sent.
+    sent: list[Sent] = dataclasses.field(default_factory=list)
 
     @property
     def header(self) -> dict[str, str]:
@@ -76,9 +79,7 @@ def check(scenario: Scenario) -> None:
         raise InputError('--engine vectorized: wanted contract.mode = "horizontal", got "vertical"')
     strategy = contract.strategy.strategy()
     excluded = {
-        f'contract.learner: wanted "gradient", whose steps are batched, got "{contract.learner}"': (
-            contract.learner != "gradient"
-        ),
+        'contract.learner: wanted one with a model, got "statistics"': contract.statistics is not None,
         "contract.by_industry: wanted one learner and one trust for all": bool(contract.by_industry),
         "contract.trust: wanted no secure sums": contract.trust == "aggregate",
         "contract.compression: wanted none": contract.compression is not None,
@@ -94,6 +95,8 @@ def check(scenario: Scenario) -> None:
         f"--engine vectorized: {text}; take --engine embedded" for text, wrong in excluded.items() if wrong
     ]:
         raise InputError(*problems)
+    if contract.noisy_sums is not None:  # blocks are summed one participant after the other, whatever the network
+        return
     for industry in sorted({participant.industry for participant in scenario.roster}):
         dense_layers(build_module(contract, industry), industry)
 
@@ -116,9 +119,11 @@ def open_place(job: Job, participant: RosterParticipant) -> Place:
     life = Budget(math.inf, life.delta) if participant.non_private else life
     plan = make_plan(contract, terms, participant.dataset, job.run_id, effective_budget(policy, proposal, life))
     parts = load_partitions(home, terms, participant.dataset, contract, job.run_id)
-    if not plan.non_private and (parts.train.n_units != len(parts.train) or policy.secure_noise(simulation=True)):
+    stepped = not plan.non_private and contract.noisy_sums is None
+    if stepped and (parts.train.n_units != len(parts.train) or policy.secure_noise(simulation=True)):
         raise RefusedError(
-            "CONTRACT_NOT_ALLOWED", "the vectorised engine knows units of one row and floating-point noise only"
+            "CONTRACT_NOT_ALLOWED",
+            "the vectorised engine trains networks with units of one row and floating-point noise only",
         )
     return Place(participant, policy, terms, parts, plan, ScratchAccount(plan, life), _steps(plan))
 

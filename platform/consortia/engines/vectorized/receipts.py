@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from consortia.engines.base import Job
+from consortia.engines.vectorized.blocks import at_home
 from consortia.engines.vectorized.participants import Place
 from consortia.participant import joined
 from consortia.participant.baseline import baseline
@@ -28,8 +29,13 @@ LOCAL, LOCAL_ROWS = 100, 5_000
 _KINDS = ("majority", "local", "federated", "personal", "kept", "control", "joined")
 
 
-def write(job: Job, places: Sequence[Place], models: Mapping[str, State]) -> None:
-    """Write one receipt a participant, from its untouched test rows."""
+def write(job: Job, places: Sequence[Place], models: Mapping[str, State], beside: Mapping[str, State]) -> None:
+    """Write one receipt a participant, from its untouched test rows.
+
+    Parameters
+    ----------
+    beside : what comes with the last model of the learner `sums`, by participant.
+    """
     contract = job.scenario.contract
     modules = {name: build_module(contract, name) for name in {place.participant.industry for place in places}}
     rows = 0
@@ -41,6 +47,8 @@ def write(job: Job, places: Sequence[Place], models: Mapping[str, State]) -> Non
         load_state(module, models[name])
         rows += len(parts.train)
         scorers = {"federated": module_scorer(module)}
+        if contract.sums is not None and name in beside:
+            scorers["federated"] = at_home(contract, place, models[name], beside[name]).fit(parts.train)
         if number < LOCAL and (number == 0 or rows <= LOCAL_ROWS):
             base = baseline(contract, place.participant.industry, parts.train, name, client)
             stacked = joined.joined(client, base, scorers["federated"], parts.validation)

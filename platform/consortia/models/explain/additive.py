@@ -16,7 +16,7 @@ from consortia.models.explain.effects import Curve, Effect, Explanation
 from consortia.models.shapes import cell_names
 from privacy.randomness import numpy_generator
 
-__all__ = ["cell_parts", "explain_additive"]
+__all__ = ["cell_parts", "explain_additive", "score_names"]
 
 Array = NDArray[np.float64]
 #: Standard normal quantile of a band of LEVEL.
@@ -53,7 +53,7 @@ def explain_additive(
     for number, (term, place) in enumerate(zip(rule.cells.terms, rule.cells.slices, strict=True)):
         names, middles = cell_names(schema, term)
         measure = known[term.name].measure if term.name in known else ""
-        for output, name in enumerate(_outputs(schema.target)):
+        for output, name in enumerate(score_names(schema.target)):
             values, room = unit * shapes[place, output], unit * band[place, output]
             lows, highs = (tuple(end.tolist()) for end in (values - room, values + room))
             curve = Curve(names, middles, tuple(values.tolist()), lows, highs)
@@ -64,7 +64,7 @@ def explain_additive(
     return Explanation(industry, "additive", tuple(_SAYS.splitlines()), tuple(found))
 
 
-def _outputs(target: Target) -> list[str]:
+def score_names(target: Target) -> list[str]:
     """Return what the scores are called: the log-odds of a class, or the target's name for a regression."""
     if target.kind == "regression":
         return [target.name]
