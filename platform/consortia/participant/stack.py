@@ -93,8 +93,7 @@ def fit(target: Target, labels: Array, first: Array, second: Array) -> Stack:
     if target.kind == "multiclass":  # logits of several classes are centred row by row
         middle = np.zeros(2)
     if target.kind == "anomaly":
-        parts = [torch.tensor(part) for part in (middle, spread, np.full(2, 0.5), np.zeros(1))]
-        return Stack(target, *parts)
+        return Stack(target, *(torch.tensor(part) for part in (middle, spread, np.full(2, 0.5), np.zeros(1))))
     z = np.stack([(part - m) / s for part, m, s in zip(parts, middle, spread, strict=True)])
     outputs = target.outputs
     centre, unit = 0.0, 1.0
