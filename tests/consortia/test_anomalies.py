@@ -12,7 +12,7 @@ import torch
 
 from clients import registry
 from clients.dataset import Table, prepare
-from clients.errors import ModelError, SchemaError
+from clients.errors import MetricError, ModelError, SchemaError
 from clients.models import Autoencoder, build, loss_for, predict
 from clients.schema import Target
 from clients.sources import numpy_generator
@@ -20,12 +20,15 @@ from clients.spec import ModelSpec
 from consortia.audit import step_games
 from consortia.audit.networks import FEATURES, HUGE, NETWORKS
 from consortia.common.errors import InputError
+from consortia.engines.options import Options
+from consortia.engines.vectorized.network import dense_layers
 from consortia.metrics import score_bins
 from consortia.metrics.from_histograms import from_histogram
 from consortia.participant import stack
 from consortia.participant.data import load_partitions
 from consortia.participant.own_candidates import isolation
 from consortia.planning.plan import make_plans
+from consortia.studies import placebo
 from consortia.terms.policy import load_policy
 from consortia.terms.scenario import load_scenario, scenario_from_json
 from privacy._engines import engine_for
@@ -135,6 +138,14 @@ def test_what_does_not_go_without_labels_is_refused_by_name() -> None:
         build(CLIENT, ModelSpec(kind="mlp", hidden=(4,)), 54, torch.Generator())
     with pytest.raises(ModelError, match="wanted another kind than autoencoder for a target of kind binary"):
         build(registry.get("telecom"), SPEC, 54, torch.Generator())
+    with pytest.raises(InputError, match="--engine vectorized: industry traffic: .*got Autoencoder"):
+        dense_layers(_module(), "traffic")
+    with pytest.raises(MetricError, match="wanted a metric of anomaly targets, such as auc, auprc, got 'brier'"):
+        CLIENT.measuring(("brier",))
+    data = json.loads(load_scenario("intrusions-unlabelled").to_json())
+    data["contract"]["scopes"]["trunk"] = "consortium"
+    with pytest.raises(InputError, match="--placebo: wanted industries that learn labels, got traffic"):
+        placebo.check(scenario_from_json(json.dumps(data)), Options(scenario="intrusions-unlabelled"))
     for name, industry, learner in (("banks", "bank", "sums"), ("factories", "factory", "additive")):
         data = json.loads(load_scenario(name).to_json().replace(f'"{industry}"', '"traffic"')) | {"expect": {}}
         data["roster"] = [one | {"site": "core/1"} for one in data["roster"]]
