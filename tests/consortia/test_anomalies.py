@@ -138,7 +138,7 @@ def test_what_does_not_go_without_labels_is_refused_by_name() -> None:
         build(CLIENT, ModelSpec(kind="mlp", hidden=(4,)), 54, torch.Generator())
     with pytest.raises(ModelError, match="wanted another kind than autoencoder for a target of kind binary"):
         build(registry.get("telecom"), SPEC, 54, torch.Generator())
-    with pytest.raises(InputError, match="--engine vectorized: industry traffic: .*got Autoencoder"):
+    with pytest.raises(InputError, match=r"--engine vectorized: industry traffic: .*got Autoencoder"):
         dense_layers(_module(), "traffic")
     with pytest.raises(MetricError, match="wanted a metric of anomaly targets, such as auc, auprc, got 'brier'"):
         CLIENT.measuring(("brier",))
