@@ -74,7 +74,8 @@ def _column(name: str) -> Column:
 
 def _log(name: str, high: int) -> Derived:
     def logarithm(frame: pd.DataFrame) -> pd.Series[Any]:
-        return pd.Series(np.log1p(frame[name]), index=frame.index)
+        found: pd.Series[Any] = np.log(frame[name] + 1)
+        return found
 
     return Derived(name=f"log {name}", low=0, high=float(np.log1p(high)), function=logarithm)
 
@@ -157,10 +158,9 @@ def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataF
     frame["duration"] = np.where(generator.random(rows) < 0.1, generator.exponential(300, rows), 0).astype(np.int64)
     frame["logged_in"] = np.where(odd, 0, typical[8])
     guessing = kind == "guess"
-    frame["num_failed_logins"] = guessing * (generator.random(rows) < 0.5)
+    frame["num_failed_logins"] = (guessing & (generator.random(rows) < 0.5)).astype(int)
     frame["hot"] = np.where(guessing | (kind == "upload"), generator.integers(0, 4, rows), 0)
-    frame["is_guest_login"] = (kind == "transfer") & (generator.random(rows) < 0.1)
-    frame["is_guest_login"] = frame["is_guest_login"].astype(int)
+    frame["is_guest_login"] = ((kind == "transfer") & (generator.random(rows) < 0.1)).astype(int)
     frame["count"] = np.clip(1 + size(4), 1, 511)
     same = rate(typical[5].to_numpy(np.float64))
     frame["srv_count"] = np.clip((frame["count"] * same).round(), 1, 511).astype(np.int64)
