@@ -84,7 +84,7 @@ def _target(target: Target, score: NDArray[np.float64], generator: np.random.Gen
         middle, half = target.scale
         return np.array([float(f"{each:.5g}") for each in middle + half * value])
     prior = np.array(target.prior or np.full(len(target.classes), 1 / len(target.classes)))
-    if target.kind == "binary":
+    if target.kind in {"binary", "anomaly"}:
         chance = 1 / (1 + np.exp(-(score[:, 0] + np.log(prior[1] / prior[0]))))
         codes = (generator.random(rows) < chance).astype(int)
     else:

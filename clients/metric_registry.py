@@ -72,7 +72,7 @@ def of_kind(name: str, kind: str, where: str = "") -> Metric:
     Parameters
     ----------
     kind : str
-        "binary", "multiclass" or "regression".
+        "binary", "multiclass", "regression" or "anomaly".
 
     Raises
     ------

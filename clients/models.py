@@ -23,9 +23,20 @@ from clients.spec import FLAT, ModelSpec
 if TYPE_CHECKING:
     from clients.industry import IndustryClient
 
-__all__ = ["FederatedModule", "build", "default_encoder", "default_head", "loss_for", "predict", "predictions"]
+__all__ = [
+    "Autoencoder",
+    "FederatedModule",
+    "build",
+    "default_encoder",
+    "default_head",
+    "loss_for",
+    "predict",
+    "predictions",
+]
 
 _building = threading.Lock()
+#: The mean squared error at which an anomaly's score is one half: every feature is off by a tenth of its range.
+_HALF = 0.04
 
 
 class FederatedModule(nn.Module):
@@ -44,8 +55,28 @@ class FederatedModule(nn.Module):
         return output
 
 
+class Autoencoder(FederatedModule):
+    """A network that restores its own input: `forward` gives each row's mean squared error (n_rows, 1).
+
+    What it was trained on it restores well; a row unlike that has a large error (Hinton and Salakhutdinov 2006,
+    *Reducing the Dimensionality of Data with Neural Networks*; Sakurada and Yairi 2014, *Anomaly Detection Using
+    Autoencoders*). The head gives as many numbers as there are features.
+    """
+
+    def __init__(self, encoder: nn.Module, trunk: nn.Module, head: nn.Module, target: Target) -> None:
+        super().__init__(encoder, trunk, head, target)
+        self.mean = nn.AdaptiveAvgPool1d(1)  # of (n_rows, n_features), row by row
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Mean squared error of each row's features."""
+        features = inputs["features"]
+        away = self.head(self.trunk(self.encoder(features))) - features
+        error: Tensor = self.mean(away * away)
+        return error
+
+
 def default_encoder(n_features: int, spec: ModelSpec) -> nn.Module:
-    """One dense layer with tanh for an mlp, the identity for a linear model.
+    """One dense layer with tanh for an mlp and an autoencoder, the identity for a linear model.
 
     tanh because bounded activations keep per-row gradients small, which is what clipping and noise reward
     (Papernot et al. 2021, *Tempered Sigmoid Activations for Deep Learning with Differential Privacy*).
@@ -64,10 +95,25 @@ def default_head(width: int, spec: ModelSpec, target: Target) -> nn.Module:
     torch's random start, which breaks the symmetry between hidden units.
     """
     del spec
-    head = nn.Linear(width, target.outputs)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    return head
+    return _zero(width, target.outputs)
+
+
+def _zero(before: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(before, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _decoder(n_features: int, spec: ModelSpec) -> nn.Module:
+    """The encoder's and the trunk's widths backwards, then the features; it restores the middle of the bounds at first.
+
+    That start is `default_head`'s: a public constant.
+    """
+    widths = spec.hidden[::-1]
+    stack = _stack(widths[0], widths[1:], spec)
+    stack.add_module("restored", _zero(widths[-1], n_features))
+    return stack
 
 
 def _trunk(spec: ModelSpec) -> nn.Module:
@@ -122,8 +168,15 @@ def build(client: IndustryClient, spec: ModelSpec, n_features: int, generator: t
     Raises
     ------
     ModelError
-        An encoder or head gives another shape than promised; the message names wanted and got.
+        An encoder or head gives another shape than promised; the kind of network does not fit the target. The
+        message names wanted and got.
     """
+    if (spec.kind == "autoencoder") != (client.schema.target.kind == "anomaly"):
+        wanted = "autoencoder" if client.schema.target.kind == "anomaly" else "another kind than autoencoder"
+        raise ModelError(
+            f"client {client.name!r}: model: wanted {wanted} for a target of kind {client.schema.target.kind}, got "
+            f"{spec.kind}"
+        )
     seed = int(torch.randint(2**62, (1,), generator=generator).item())
     width = spec.width(n_features)
     last = spec.hidden[-1] if spec.hidden else n_features
@@ -132,10 +185,11 @@ def build(client: IndustryClient, spec: ModelSpec, n_features: int, generator: t
         before = torch.default_generator.get_state()
         torch.default_generator.manual_seed(seed)
         try:
-            module = FederatedModule(
+            restores = spec.kind == "autoencoder"
+            module = (Autoencoder if restores else FederatedModule)(
                 _encoder(client, spec, n_features),
                 _trunk(spec),
-                client.head(last, spec, client.schema.target),
+                _decoder(n_features, spec) if restores else client.head(last, spec, client.schema.target),
                 client.schema.target,
             )
         finally:
@@ -166,7 +220,7 @@ def _probe(client: IndustryClient, module: FederatedModule, n_features: int, wid
                     f"client {client.name!r}: encoder: wanted {width} outputs a row, got shape "
                     f"{tuple(encoded.shape)} for 2 rows of {n_features} features"
                 )
-            output = module.head(module.trunk(encoded))
+            output = module({"features": torch.zeros(2, n_features)})
             if output.shape != (2, module.target.outputs):
                 raise ModelError(
                     f"client {client.name!r}: head: wanted {module.target.outputs} outputs a row, got shape "
@@ -179,8 +233,11 @@ def _probe(client: IndustryClient, module: FederatedModule, n_features: int, wid
 def loss_for(target: Target) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of each row: (output (n, k), target (n,)) -> (n,).
 
-    Logistic loss, cross entropy, or the squared error on the target's public scale.
+    Logistic loss, cross entropy, or the squared error on the target's public scale; of an anomaly the error with which
+    a row's features are restored, whatever its label says.
     """
+    if target.kind == "anomaly":
+        return lambda output, y: output.squeeze(-1)
     if target.kind == "binary":
         return lambda output, y: functional.binary_cross_entropy_with_logits(
             output.squeeze(-1), y.to(output.dtype), reduction="none"
@@ -192,7 +249,10 @@ def loss_for(target: Target) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def predict(module: FederatedModule, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Probabilities of the positive class (n,) or of every class (n, k); values in the target's unit (n,)."""
+    """Probabilities of the positive class (n,) or of every class (n, k); values in the target's unit (n,).
+
+    Of an anomaly scores in [0, 1) whose order is that of the errors (n,).
+    """
     training = module.training
     module.eval()
     try:
@@ -204,7 +264,14 @@ def predict(module: FederatedModule, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def predictions(target: Target, output: Tensor) -> Tensor:
-    """What outputs (n, k) of a network predict: probabilities (n,) or (n, k), or values in the target's unit (n,)."""
+    """What outputs (n, k) of a network predict: probabilities (n,) or (n, k), or values in the target's unit (n,).
+
+    Of an anomaly e / (e + .04) of the mean squared error e (n,): a half where every feature is off by a tenth of its
+    range.
+    """
+    if target.kind == "anomaly":
+        error = output.squeeze(-1)
+        return error / (error + _HALF)
     if target.kind == "binary":
         return torch.sigmoid(output.squeeze(-1))
     if target.kind == "multiclass":

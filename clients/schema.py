@@ -134,8 +134,9 @@ class Target:
     ----------
     name : str
         Its column.
-    kind : {"binary", "multiclass", "regression"}
-        Of a binary target the second class is the positive one.
+    kind : {"binary", "multiclass", "regression", "anomaly"}
+        Of a binary target the second class is the positive one. Of an anomaly, too: there, rows of the first class
+        alone train a network that restores them, no label is learned, and those of other rows only measure it.
     classes : tuple of str
         In the order of their codes.
     mapping : mapping
@@ -149,7 +150,7 @@ class Target:
     """
 
     name: str
-    kind: Literal["binary", "multiclass", "regression"]
+    kind: Literal["binary", "multiclass", "regression", "anomaly"]
     classes: tuple[str, ...] = ()
     mapping: Mapping[str, str] = field(default_factory=dict)
     low: float | None = None
@@ -164,10 +165,11 @@ class Target:
             raise SchemaError(
                 f"target {self.name!r}: prior: wanted a share for each class, one in sum, got {self.prior}"
             )
-        wanted = {"binary": len(self.classes) == 2, "multiclass": len(self.classes) >= 3}
+        two = len(self.classes) == 2
+        wanted = {"binary": two, "anomaly": two, "multiclass": len(self.classes) >= 3}
         if not wanted.get(self.kind, not self.classes):
             raise SchemaError(
-                f"target {self.name!r}: wanted 2 classes for binary, 3 or more for multiclass, none for "
+                f"target {self.name!r}: wanted 2 classes for binary and anomaly, 3 or more for multiclass, none for "
                 f"regression; got {len(self.classes)} for {self.kind}"
             )
         if lost := [each for each in (*self.classes, *self.mapping) if _values.text(each) is None]:

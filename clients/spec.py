@@ -10,7 +10,7 @@ from clients.errors import ModelError
 from clients.networks import registry
 
 #: Kinds that take any row as a flat table; the others put it into its shape (`clients.networks`).
-FLAT = ("linear", "mlp")
+FLAT = ("linear", "mlp", "autoencoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,9 @@ class ModelSpec:
     Parameters
     ----------
     kind : str
-        `linear` is a generalised linear model: encoder and trunk are the identity. `mlp` is dense. The others are kinds
-        of `clients.networks`: their network is the encoder.
+        `linear` is a generalised linear model: encoder and trunk are the identity. `mlp` is dense. `autoencoder` is
+        dense, too, for targets of kind "anomaly": its head restores the features. The others are kinds of
+        `clients.networks`: their network is the encoder.
     hidden : tuple of int
         Widths: what the encoder gives, then the trunk's. None for `linear`.
     norm : {"none", "layer"}

@@ -161,8 +161,8 @@ def _smaller(name: str, label: str, rule: Callable[[Array, Array], Array], *kind
     return Metric(name=name, label=label, better="lower", kinds=kinds, weighted=by_row(rule))  # type: ignore[arg-type]
 
 
-AUC = Metric(name="auc", label="AUC", better="higher", kinds=("binary",), weighted=_auc)
-AUPRC = Metric(name="auprc", label="AUPRC", better="higher", kinds=("binary",), weighted=_auprc)
+AUC = Metric(name="auc", label="AUC", better="higher", kinds=("binary", "anomaly"), weighted=_auc)
+AUPRC = Metric(name="auprc", label="AUPRC", better="higher", kinds=("binary", "anomaly"), weighted=_auprc)
 ACCURACY = Metric(
     name="accuracy", label="accuracy", better="higher", kinds=("binary", "multiclass"), weighted=by_row(_right)
 )

@@ -19,7 +19,7 @@ __all__ = ["MINIMUM_UNITS", "Interval", "Metric", "by_row", "by_sample", "paired
 log = logging.getLogger("clients.metrics")
 
 Array = NDArray[np.float64]
-Kind = Literal["binary", "multiclass", "regression"]
+Kind = Literal["binary", "multiclass", "regression", "anomaly"]
 Weighted = Callable[[Array, Array, Array], Array]
 
 #: Units that a 95 % interval needs; with fewer there is none.
@@ -136,11 +136,12 @@ class Metric:
     better : "higher" or "lower"
         The direction.
     kinds : tuple of str
-        The kinds of targets that it measures: "binary", "multiclass", "regression".
+        The kinds of targets that it measures: "binary", "multiclass", "regression", "anomaly".
     weighted : callable
         (scores (n,) or (n, n_classes), target (n,), weights (m, n)) -> (m,): the value of each of m samples in which
         row i counts as `weights[:, i]` rows (0 = it is not there), NaN where it is not defined. Scores of binary
-        targets are probabilities of class 1, targets are 0/1, class codes or values. `by_row` and `by_sample` make
+        targets are probabilities of class 1, those of anomalies lie in [0, 1) and mean their order alone; targets are
+        0/1, class codes or values. `by_row` and `by_sample` make
         such a function.
     interval : callable
         (metric, left, right, target, units (n,), generator) -> `Interval` of left minus right, or None. Units, not

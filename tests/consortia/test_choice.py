@@ -127,7 +127,8 @@ def test_terms_of_the_network_that_was_not_chosen_are_left_out() -> None:
     assert scenario.contract.sha256() == load_scenario("secure-banks").contract.sha256()
 
 
-def test_images_and_a_trusted_coordinator_need_a_network() -> None:
+def test_images_anomalies_and_a_trusted_coordinator_need_a_network() -> None:
+    assert _choice(_auto("intrusions-unlabelled")).learner == "gradient"
     assert _choice(_auto("digits")).learner == "gradient"
     assert _auto("digits").contract.sha256() == load_scenario("digits").contract.sha256()
     home = _auto("smart-home")

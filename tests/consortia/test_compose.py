@@ -32,6 +32,8 @@ COMMITTED = (
     "shared-customers",
     "shared-trunk",
     "digits",
+    "intrusions",
+    "intrusions-unlabelled",
 )
 STEPS = {"keys", "homes"}  # start as root to hand files to their owner, without a network
 

@@ -280,7 +280,7 @@ def test_every_key_of_a_file_is_in_its_reference() -> None:
     assert "| `epsilon` | number > 0 | required |" in site_pages().policy()
     assert "## `[[roster]]`" in site_pages().scenario()
     assert "| `fedprox` | `mu` |" in site_pages().strategies()
-    assert "| `auc` | AUC | higher | binary | yes |" in site_pages().metrics()
+    assert "| `auc` | AUC | higher | binary, anomaly | yes |" in site_pages().metrics()
     assert "| `csv` | `csv:PATH?separator=;&decimal=,&encoding=latin-1` | CSV files:" in site_pages().sources()
     assert "| `excel` | `excel:PATH?sheet=NAME&header=1` | One sheet of a workbook" in site_pages().sources()
     assert "| `mlflow` | MLflow: " in site_pages().trackers()

@@ -201,8 +201,8 @@ class Run:
         """
         found = self.model(participant, **which)
         target = found.model.target
-        if target.kind == "regression":
-            raise ArgumentError("predict_proba: wanted a model of classes, got a regression; take `predict`")
+        if target.kind in {"regression", "anomaly"}:
+            raise ArgumentError(f"predict_proba: wanted a model of classes, got one of {target.kind}; take `predict`")
         with as_arguments():
             scores, _ = predict(found.model, found.about, frame, "frame")
         if target.kind == "binary":
@@ -210,12 +210,15 @@ class Run:
         return scores.set_axis(self._labels(target.classes), axis=1)
 
     def predict(self, frame: pd.DataFrame, participant: str | None = None, **which: Any) -> pd.Series[Any]:
-        """Return the most probable class of each row, or the number that is predicted; see `predict_proba`."""
+        """Return the most probable class of each row, or the number or anomaly score that is predicted.
+
+        See `predict_proba`.
+        """
         found = self.model(participant, **which)
         target = found.model.target
-        if target.kind == "regression":
+        if target.kind in {"regression", "anomaly"}:
             with as_arguments():
-                return predict(found.model, found.about, frame, "frame")[0][target.name]
+                return predict(found.model, found.about, frame, "frame")[0][outputs_of(target)[0]]
         shares = self.predict_proba(frame, participant, **which)
         known = shares.notna().all(axis=1)
         return shares[known].idxmax(axis=1).reindex(shares.index).rename(target.name)

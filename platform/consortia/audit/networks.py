@@ -177,6 +177,18 @@ def _kind(kind: str, shape: Shape, **options: Any) -> Network:
     return Network(make, shape.sizes)
 
 
+def _autoencoder() -> nn.Module:
+    """Return a network that restores its rows, and gives how far off it is."""
+    layers = nn.Sequential(nn.Linear(8, 3), nn.Tanh(), nn.Linear(3, 8))
+
+    def error(net: Any, x: Tensor) -> Tensor:
+        away = net.layers(x) - x
+        out: Tensor = net.mean(away * away)
+        return out
+
+    return net(error, layers=layers, mean=nn.AdaptiveAvgPool1d(1))
+
+
 _IMAGE, _STEPS = Image(channels=2, height=2, width=2), Sequence(length=4, channels=2, mask=True)
 
 #: By name.
@@ -200,6 +212,7 @@ NETWORKS: Mapping[str, Network] = {
     "kind gru": _kind("gru", _STEPS, state=3),
     "kind lstm": _kind("lstm", _STEPS, state=3),
     "kind transformer": _kind("transformer", _STEPS, state=4, hidden=4),
+    "kind autoencoder": Network(_autoencoder),
     "a layer called twice": _dense(_twice),
     "lag": _mixing(_lag),
     "cumulative sum": _mixing(lambda _, x: x.cumsum(0)),

@@ -26,11 +26,19 @@ def public_sources(scenario: Scenario, data: Path | None) -> dict[str, str]:
     if scenario.contract.vertical is not None:  # a case's public data lie with several industries
         return {participant.name: f"public:{below}" for participant in scenario.roster}
     clients = {participant.industry: registry.get(participant.industry) for participant in scenario.roster}
-    lacking = [
-        f"{industry}/{client.dataset}"
-        for industry, client in clients.items()
-        if public_folder(parse_source(f"public:{below / industry}"), client) is None
-    ]
+    found, lacking = {}, []
+    for industry, client in clients.items():
+        # Its own folder, or below another industry's: then the client says whose.
+        found[industry] = next(
+            (
+                one
+                for folder in (below / industry, below)
+                if public_folder(parse_source(one := f"public:{folder}"), client)
+            ),
+            "",
+        )
+        if not found[industry]:
+            lacking.append(client.dataset if "/" in client.dataset else f"{industry}/{client.dataset}")
     if lacking:
         raise InputError(f"--data {data}: wanted {', '.join(lacking)} in it, got no such folder; check the path")
-    return {participant.name: f"public:{below / participant.industry}" for participant in scenario.roster}
+    return {participant.name: found[participant.industry] for participant in scenario.roster}

@@ -61,6 +61,7 @@ HISTOGRAM_METRICS = {
     "binary": ("auc", "auprc", "accuracy", "balanced_accuracy", "brier"),
     "multiclass": ("accuracy",),
     "regression": ("rmse", "mae"),
+    "anomaly": ("auc", "auprc"),
 }
 
 
@@ -99,11 +100,16 @@ def from_histogram(
         accuracy = _ratio(counts, right, deviation, rows_per_unit, (0.0, 1.0))
         return {"accuracy": _scaled(accuracy, lambda a: a, enough)}
     enough = float(counts[1].sum()) >= minimum
+    order = {
+        "auc": auc(counts, deviation, rows_per_unit),
+        "auprc": average_precision(counts, deviation, rows_per_unit),
+    }
+    if target.kind == "anomaly":  # its score is no probability
+        return {name: _scaled(estimate, lambda a: a, enough) for name, estimate in order.items()}
     correct = np.vstack([middle < 0.5, middle >= 0.5]).astype(np.float64)
     squares = np.vstack([middle**2, (1 - middle) ** 2])
     found = {
-        "auc": auc(counts, deviation, rows_per_unit),
-        "auprc": average_precision(counts, deviation, rows_per_unit),
+        **order,
         "accuracy": _ratio(counts, correct, deviation, rows_per_unit, (0.0, 1.0)),
         "balanced_accuracy": balanced_accuracy(counts, deviation, rows_per_unit),
         "brier": _ratio(counts, squares, deviation, rows_per_unit, (0.0, 1.0)),
@@ -114,7 +120,7 @@ def from_histogram(
 def calibration(target: Target, counts: Array, deviation: float, rows_per_unit: int = 1) -> list[CalibrationPoint]:
     """Return the calibration curve: the share of the second line of a histogram, by groups of score bins."""
     counts = np.asarray(counts, dtype=np.float64)
-    if target.kind == "regression":
+    if target.kind in {"regression", "anomaly"}:
         return []
     from consortia.metrics.score_bins import edges
 

@@ -1,6 +1,6 @@
 """Finds the cell of a released histogram for a row, by public edges.
 
-* binary: class by score bin. Edges are equally spaced in the log-odds, since scores of a rare class crowd near 0.
+* binary, anomaly: class by score bin. Edges are equally spaced in the log-odds: scores of a rare class crowd near 0.
 * multiclass: whether the most probable class is right, by that probability.
 * regression: the absolute error as a share of the target's public range; edges are denser near 0.
 """
@@ -16,6 +16,8 @@ from clients.schema import Target
 HISTOGRAM = "metrics.histogram"
 #: Log-odds beyond which a score lies in the first or last bin.
 _WIDEST = 6.0
+#: Kinds of targets of two classes with one score.
+TWO = ("binary", "anomaly")
 Array = NDArray[np.float64]
 
 
@@ -31,7 +33,7 @@ def n_rows(target: Target) -> int:
 
 def edges(target: Target, bins: int) -> Array:
     """Return the public edges of the score, shape (bins + 1,)."""
-    if target.kind == "binary":
+    if target.kind in TWO:
         inner = 1 / (1 + np.exp(-np.linspace(-_WIDEST, _WIDEST, bins - 1)))
         return np.concatenate([[0.0], inner, [1.0]])
     if target.kind == "multiclass":
@@ -41,7 +43,7 @@ def edges(target: Target, bins: int) -> Array:
 
 def centres(target: Target, bins: int) -> Array:
     """Return the score that stands for each bin, shape (bins,)."""
-    if target.kind == "binary":
+    if target.kind in TWO:
         width = 2 * _WIDEST / (bins - 2)
         return np.asarray(1 / (1 + np.exp(-np.linspace(-_WIDEST - width / 2, _WIDEST + width / 2, bins))))
     found = edges(target, bins)
@@ -54,7 +56,7 @@ def cells(target: Target, scores: Array, labels: Array, bins: int) -> NDArray[np
     A score that is no finite number goes into the first bin: it must not show as a missing row or an error.
     """
     labels = np.asarray(labels, dtype=np.float64)
-    if target.kind == "binary":
+    if target.kind in TWO:
         value, row = np.asarray(scores, dtype=np.float64), (labels == 1).astype(np.int64)
     elif target.kind == "multiclass":
         table = np.nan_to_num(np.asarray(scores, dtype=np.float64).reshape(len(labels), len(target.classes)))

@@ -13,6 +13,9 @@ folds. Candidates that are within half a standard error of the best (paired over
 one with the lowest log loss (squared error of a regression) on all rows is taken. The search sees `SEARCH_ROWS` rows at
 most, a public constant; the model that is kept is fitted to all training rows.
 
+Of anomalies no label may choose, so there is no search: the model of one's own is the contract's network, the second
+one an isolation forest. Their scores of the training rows are not out of fold; they only standardise others.
+
 The second model is the best of another kind. Stacked with the first it is the control of every gain: what a
 participant gets from a second opinion without anybody else.
 """
@@ -33,7 +36,7 @@ from clients.industry import IndustryClient
 from clients.metrics import get
 from consortia.common.latest import Latest
 from consortia.participant.evaluation import Scores, headline, row_losses
-from consortia.participant.own_candidates import Candidate, Fit, candidates, majority, ridge
+from consortia.participant.own_candidates import Candidate, Fit, candidates, majority, ridge, unlabelled
 from consortia.participant.own_model import Scorer
 from consortia.terms.contract import Contract
 from privacy.randomness import numpy_generator
@@ -127,6 +130,12 @@ def _searched(contract: Contract, client: IndustryClient, train: Table, particip
     constant = majority(client, train)
     places = _drawn(train, participant)
     rows = train.take(places)
+    if client.schema.target.kind == "anomaly":
+        alone, another = (
+            Own(one.kind, one.detail, scorer := one.fit(train), one.fit, scorer(rows))
+            for one in unlabelled(contract, client, participant)
+        )
+        return Baseline(constant, alone, another, places, rows, np.zeros(len(places), dtype=np.int64), ())
     fold = _folds(client, rows, participant)
     if fold is None:
         nowhere = np.zeros(0, dtype=np.int64)

@@ -95,6 +95,8 @@ def _read(
     masks = split_masks(table, client, terms.site, contract, split_key)
     if source.placebo is not None:  # after the split, which may read labels
         table = with_placebo_labels(table, client.schema.target, home.participant, source.placebo)
+    if client.schema.target.kind == "anomaly":  # each row by its own label: what is not ordinary is never trained on
+        masks["train"] = masks["train"] & (table.target.numpy() == 0)
     parts = {part: table.take(mask) for part, mask in masks.items()}
     return Partitions(
         parts["train"],

@@ -46,7 +46,7 @@ class Stacked:
     Attributes
     ----------
     stack : Stack
-    rows : "validation", or "validation and training"
+    rows : "validation", "validation and training", or "training" (anomalies)
         What it was fitted on.
     """
 
@@ -77,6 +77,9 @@ def control(client: IndustryClient, base: Baseline, validation: Table) -> Stacke
 
 
 def _stacked(client: IndustryClient, base: Baseline, other: Scorer, seen: Scores, validation: Table) -> Stacked:
+    if client.schema.target.kind == "anomaly":  # scaled by ordinary rows: the training rows are nothing else
+        fitted = stack.fit(client.schema.target, np.zeros(len(seen)), base.alone.out_of_fold, seen)
+        return Stacked(base.alone.scorer, other, fitted, "training")
     pairs = [(validation, base.alone.scorer(validation), other(validation))]
     enough = _enough(client, validation)
     if not enough:

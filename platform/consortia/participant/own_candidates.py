@@ -29,7 +29,7 @@ from consortia.terms.contract import Contract
 from consortia.terms.scopes import build_module
 from privacy.randomness import numpy_generator, seeded_generator
 
-__all__ = ["Candidate", "Fit", "boosting", "candidates", "forest", "majority", "network", "ridge"]
+__all__ = ["Candidate", "Fit", "boosting", "candidates", "forest", "majority", "network", "ridge", "unlabelled"]
 
 Fit = Callable[[Table], Scorer]
 
@@ -74,6 +74,45 @@ def candidates(contract: Contract, industry: str, participant: str) -> list[Cand
     return found
 
 
+def unlabelled(contract: Contract, client: IndustryClient, participant: str) -> tuple[Candidate, Candidate]:
+    """Return the two models of a participant that has no labels: the contract's network, and an isolation forest."""
+    return (
+        Candidate("same network", "", lambda rows: network(contract, client.name, rows, participant)),
+        Candidate("isolation forest", "", lambda rows: isolation(client, rows, participant)),
+    )
+
+
+def isolation(client: IndustryClient, train: Table, participant: str) -> Scorer:
+    """Fit an isolation forest (Liu, Ting and Zhou 2008): rows that few random cuts set apart are anomalies.
+
+    The score's log-odds are less the mean path through the trees, in units of that of an ordinary row.
+    """
+    from sklearn.ensemble import IsolationForest
+
+    target, x = client.schema.target, _features(train)
+    if len(x) < 2:
+        return majority(client, train)
+    model = IsolationForest(n_estimators=_TREES, random_state=_seed("isolation", participant)).fit(x)
+    usual = float(_paths(np.array([model.max_samples_]))[0])
+    fitted = [one.tree_ for one in model.estimators_]
+    values = []
+    for tree in fitted:
+        depth = np.zeros(tree.node_count)
+        for node in range(tree.node_count):  # a node comes before its children
+            if tree.children_left[node] >= 0:
+                depth[[tree.children_left[node], tree.children_right[node]]] = depth[node] + 1
+        path = depth + _paths(tree.n_node_samples)
+        values.append(-path[:, None] / (_TREES * usual))
+    return _of_trees(target, of_fitted(fitted, values, np.zeros(1), shares=False))
+
+
+def _paths(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean path to a row of a random tree of so many rows (Liu, Ting and Zhou 2008, equation 1)."""
+    n = np.maximum(rows, 2).astype(np.float64)
+    found = 2 * (np.log(np.maximum(n - 1, 1)) + np.euler_gamma) - 2 * (n - 1) / n
+    return np.select([rows < 2, rows == 2], [0.0, 1.0], found)
+
+
 def majority(client: IndustryClient, train: Table) -> Scorer:
     """Return the constant prediction: base rate, class shares or mean of the training rows."""
     target, width = train.target, train.inputs["features"].shape[1]
@@ -83,7 +122,8 @@ def majority(client: IndustryClient, train: Table) -> Scorer:
         return Scorer(
             lambda table: np.tile(shares, (len(table.target), 1)), lambda: constant(client.schema.target, width, shares)
         )
-    value = float(target.double().mean()) if len(target) else 0.5
+    labelled = len(target) and client.schema.target.kind != "anomaly"
+    value = float(target.double().mean()) if labelled else 0.5
     return Scorer(
         lambda table: np.full(len(table.target), value),
         lambda: constant(client.schema.target, width, np.array([value])),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.dataset import Table
-from clients.models import FederatedModule
+from clients.models import FederatedModule, predictions
 from clients.schema import Target
 from consortia.common.errors import InputError
 from consortia.participant.stack import Stack
@@ -91,7 +91,9 @@ class OwnModel(nn.Module):
             output = output + self.trees(features)
         if self.target.kind == "multiclass":
             return torch.softmax(output, dim=-1).float()
-        if self.target.kind == "binary":
+        if self.target.kind == "anomaly" and self.network is not None:  # an error, not log-odds
+            return predictions(self.target, output).float()
+        if self.target.kind in {"binary", "anomaly"}:
             return torch.sigmoid(output.squeeze(-1)).float()
         middle, half = self.target.scale
         return (output.squeeze(-1) * half + middle).float()
@@ -162,7 +164,7 @@ def constant(target: Target, n_features: int, value: NDArray[np.float64]) -> Own
         logits = (value - middle) / half
     else:
         with np.errstate(divide="ignore"):
-            logits = np.log(value) - (np.log1p(-value) if target.kind == "binary" else 0)
+            logits = np.log(value) - (np.log1p(-value) if target.kind in {"binary", "anomaly"} else 0)
         logits = np.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT)
     return linear(target, np.zeros((n_features, len(logits))), logits)
 

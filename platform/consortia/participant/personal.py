@@ -99,6 +99,12 @@ def of_sums(alone: Own, fit: Fit, fitted: Scorer) -> list[Candidate]:
     return [Candidate("local", alone.name, alone.fit, alone.scorer), Candidate(AT_HOME, "", fit, fitted)]
 
 
+def without_labels(module: FederatedModule, industry: str, train: Table, participant: str) -> Kept:
+    """Return the federated model of an anomaly as kept, and it fine-tuned as personal: no label may choose."""
+    tuned = Candidate("fine-tuned", "lambda 1", _fine_tuned(registry.get(industry), module, 1.0, participant))
+    return Kept(FEDERATED, "", module_scorer(module), tuned.fit(train), _label(tuned))
+
+
 def keep(offered: list[Candidate], client: IndustryClient, train: Table, validation: Table, participant: str) -> Kept:
     """Choose among `offered`, the local model first, as the module's docstring says; test rows never come here."""
     fitted = [candidate.ready or candidate.fit(train) for candidate in offered]

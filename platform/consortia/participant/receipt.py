@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from consortia.terms.policy import Policy
 
 RECEIPT_SCHEMA = 1
+#: Kinds of targets whose training rows have no classes to tell apart.
+_NO_CLASSES = ("regression", "anomaly")
 _DUMPED = ("local", "federated", "control", "joined")
 log = logging.getLogger("consortia.participant")
 
@@ -98,15 +100,18 @@ def write(
         _write_predictions(home.run_folder(request.run_id) / "predictions.csv", parts, same)
         return
     base = baseline.of_run(request.contract, client, parts.train, home.participant)
-    kept = personal.keep(
-        personal.candidates(module, request.industry, base.alone, home.participant)
-        if sums is None
-        else personal.of_sums(base.alone, sums.fit, federated),
-        client,
-        parts.train,
-        parts.validation,
-        home.participant,
-    )
+    if client.schema.target.kind == "anomaly":
+        kept = personal.without_labels(module, request.industry, parts.train, home.participant)
+    else:
+        kept = personal.keep(
+            personal.candidates(module, request.industry, base.alone, home.participant)
+            if sums is None
+            else personal.of_sums(base.alone, sums.fit, federated),
+            client,
+            parts.train,
+            parts.validation,
+            home.participant,
+        )
     stacked = joined.joined(client, base, federated, parts.validation)
     models = {
         "majority": base.majority,
@@ -143,7 +148,7 @@ def write(
             "reasons": dict(parts.quarantine.reasons),
             **({"bias": list(parts.bias)} if parts.bias else {}),
         },
-        "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
+        "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind not in _NO_CLASSES else None,
         **found,
         **forecast.beside(home, request.run_id, found["net_gains"]),
         "local_model": base.alone.kind,

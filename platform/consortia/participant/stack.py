@@ -5,6 +5,8 @@ scores as logits (values of a regression), centred and divided by their spread o
 First one slope s for the mean of a' and b' is fitted; then u and v, each held to s / 2 by ``5 (u - s / 2)^2``. With few
 rows both scores weigh alike; what one of them knows more shows with about fifty rows. Wolpert 1992, *Stacked
 generalization*; slopes >= 0: Breiman 1996, *Stacked regressions*.
+
+Of anomalies there is no label to fit to: u = v = 1/2 and no bias, which is the mean of both scores, each standardised.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ Array = NDArray[np.float64]
 _EQUAL, _BIAS, _COMMON = 10.0, 0.01, 1.0
 #: Probabilities are drawn in by a hundredth: a forest that says 0 of a row does not know it.
 _SOFTER = 0.01
+#: The order of the largest and the least errors is what finds anomalies: these are hardly drawn in.
+_SOFTEST = 1e-9
 
 
 class Stack(nn.Module):
@@ -58,7 +62,7 @@ class Stack(nn.Module):
         for place, scores in enumerate((first, second)):
             centred = (_logits(self.target, scores.double()) - self.middle[place]) / self.spread[place]
             total = total + self.slopes[place] * centred
-        return predictions(self.target, total)
+        return torch.sigmoid(total.squeeze(-1)) if self.target.kind == "anomaly" else predictions(self.target, total)
 
     @property
     def share(self) -> float:
@@ -88,6 +92,8 @@ def fit(target: Target, labels: Array, first: Array, second: Array) -> Stack:
     spread = np.array([part.std() if part.size and part.std() > 1e-9 else 1.0 for part in parts])
     if target.kind == "multiclass":  # logits of several classes are centred row by row
         middle = np.zeros(2)
+    if target.kind == "anomaly":
+        return Stack(target, *(torch.tensor(part) for part in (middle, spread, np.full(2, 0.5), np.zeros(1))))
     z = np.stack([(part - m) / s for part, m, s in zip(parts, middle, spread, strict=True)])
     outputs = target.outputs
     centre, unit = 0.0, 1.0
@@ -127,6 +133,8 @@ def _logits(target: Target, scores: Tensor) -> Tensor:
     if target.kind == "regression":
         middle, half = target.scale
         return ((scores - middle) / half).unsqueeze(-1)
+    if target.kind == "anomaly":
+        return torch.logit(scores, eps=_SOFTEST).unsqueeze(-1)
     softer = (scores.clamp(0.0, 1.0) + _SOFTER) / (1 + max(2, target.outputs) * _SOFTER)
     if target.kind == "binary":
         return torch.logit(softer).unsqueeze(-1)

@@ -19,6 +19,25 @@ from privacy.errors import PlanError
 _ROWS = 16
 
 
+def check_targets(scenario: Scenario) -> None:
+    """Refuse a learner that needs labels for an industry that learns none.
+
+    Raises
+    ------
+    InputError
+        Naming learner and industry.
+    """
+    contract = scenario.contract
+    if contract.noisy_sums is None:
+        return
+    for industry in sorted(contract.industries):
+        if registry.get(industry).schema.target.kind == "anomaly":
+            raise InputError(
+                f"contract.learner: wanted 'gradient' with industry {industry}, whose target is an anomaly (no label "
+                f"is learned), got {contract.learner!r}, which learns labels"
+            )
+
+
 def check_networks(scenario: Scenario) -> None:
     """Refuse a scenario in whose first round a private participant could not train its network.
 

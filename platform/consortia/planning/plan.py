@@ -15,6 +15,7 @@ from consortia.messages.size_release import once_events, solve_sigma
 from consortia.planning.compatibility import check_fit
 from consortia.planning.known import known
 from consortia.planning.metrics import check_metrics
+from consortia.planning.networks import check_targets
 from consortia.terms.contract import Contract, planned_rounds
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.terms.costs import noise_plan, plan_event
@@ -82,6 +83,7 @@ def make_plans(scenario: Scenario) -> list[ParticipantPlan]:
     if scenario.contract.by_industry:
         found = {plan.name: plan for part in scenario.parts() for plan in make_plans(part)}
         return [found[participant.name] for participant in scenario.roster]
+    check_targets(scenario)
     check_fit(scenario)
     check_metrics(scenario)
     plans = []

@@ -46,6 +46,8 @@ def check(scenario: Scenario, options: Options) -> None:
             "--placebo: wanted a part shared with the whole consortium (contract.scopes, trunk = 'consortium' say), "
             "got none; without one the labels of other industries reach nobody"
         )
+    if unlabelled := [one for one in scenario.contract.industries if registry.get(one).schema.target.kind == "anomaly"]:
+        raise InputError(f"--placebo: wanted industries that learn labels, got {unlabelled[0]}, which learns none")
     if len({participant.industry for participant in scenario.roster}) < 2:
         raise InputError("--placebo: wanted participants of at least two industries, got one")
 

@@ -180,7 +180,7 @@ def knobs(scenario: Scenario, participant: RosterParticipant) -> list[Knob]:
     halved = outcome(step=rules.learning_rate / 2)
     note = "noise and steps shrink together; lower it where a run diverges"
     add("learning_rate", f"{rules.learning_rate:g}", f"{rules.learning_rate / 2:g}", halved, note)
-    if rules.model.kind != "linear":
+    if rules.model.kind not in {"linear", "autoencoder"}:
         smaller = _size(_linear(scenario, participant.industry), participant)
         add("model", f"{size} numbers", f"linear, {smaller} numbers", outcome(numbers=smaller))
     if "metrics" in contract.releases:

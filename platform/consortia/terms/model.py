@@ -17,6 +17,7 @@ Scope = Literal["consortium", "industry", "private"]
 class Model(StrictModel):
     """The network of one industry: `linear` is a generalised linear model, `mlp` has hidden layers.
 
+    `autoencoder` restores the features; it is for a target of kind "anomaly", and nothing else is.
     `cnn`, `tcn`, `gru`, `lstm` and `transformer` take images or sequences, with `options` of their own; `torch:NAME` is
     a kind that a package brings. `hidden` are the widths: the first is what the encoder gives, then the trunk's.
     `norm = "layer"` puts a LayerNorm before every activation of an mlp.

@@ -138,6 +138,8 @@ def _chosen(
     split = parse(Split, contract.get("split", {}), f"{where}: contract.split")
     units = sum(_units(participant, split) for participant in members)
     only = ""
+    if schema.target.kind == "anomaly":
+        only = "it learns no label, which only a network can do without"
     if schema.shape is not None:
         only = "its rows are images or sequences, which only a network reads as such"
     if terms.get("trust") == "coordinator":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -30,10 +30,15 @@ class Case:
     rows: int
     _frames: dict[str, pd.DataFrame] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.client.schema.target.kind == "anomaly" and self.spec.kind == "mlp":
+            self.spec = replace(self.spec, kind="autoencoder")
+
     @property
     def specs(self) -> tuple[ModelSpec, ...]:
-        """The network asked for, and the linear model where the encoder is the platform's own."""
-        return (self.spec, LINEAR) if self.client.encoder is default_encoder else (self.spec,)
+        """The network asked for, and the linear one where the encoder is the platform's own and there are labels."""
+        own = self.client.encoder is not default_encoder or self.spec.kind == "autoencoder"
+        return (self.spec,) if own else (self.spec, LINEAR)
 
     def frame(self, site: str | None = None) -> pd.DataFrame:
         """A fresh copy of a site's synthetic rows (the first site's by default)."""

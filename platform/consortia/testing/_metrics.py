@@ -44,7 +44,7 @@ def sample(kind: str, rows: int, seed: int) -> Sample:
         y = rng.normal(size=rows)
         good, poor = (y + spread * rng.normal(size=rows) for spread in (0.3, 1.5))
         return Sample(kind, y, y.copy(), good.round(1), poor.round(1), y.mean() - 3 * (y - y.mean()))
-    if kind == "binary":
+    if kind in {"binary", "anomaly"}:
         y = (rng.random(rows) < 0.4).astype(np.float64)
         good, poor = (np.clip(y * pull + rng.random(rows) * (1 - pull), 0, 1) for pull in (0.4, 0.1))
         return Sample(kind, y, y.copy(), good.round(2), poor.round(2), 1 - y)

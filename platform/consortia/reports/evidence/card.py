@@ -14,6 +14,7 @@ _TASKS: Final = {
     "binary": "tabular-classification",
     "multiclass": "tabular-classification",
     "regression": "tabular-regression",
+    "anomaly": "other",  # there is no such task among theirs
 }
 
 
