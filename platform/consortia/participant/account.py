@@ -228,6 +228,8 @@ def history(ledger: Ledger) -> list[dict[str, Any]]:
                 line |= {"what": "one lifetime", "detail": f"{both} share one lifetime"}
             elif told.get("what") == "passport":
                 line |= {"what": "passport signed", "detail": f"run {told['run']}, SHA-256 {told['sha256'][:12]}"}
+            elif told.get("what") == "agreement":
+                line |= {"what": f"agreement {told['state']}", "detail": f"contract sha256:{told['contract'][:12]}"}
             elif told.get("what") == "restored":
                 line |= {"what": "restored", "detail": f"a backup of {told['backup']}"}
             else:
