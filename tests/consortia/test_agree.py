@@ -15,6 +15,7 @@ from own_homes import own_homes
 from typer.testing import CliRunner, Result
 
 from consortia.cli import build_app
+from consortia.cli.budget import allow
 from consortia.common.errors import RefusedError
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
@@ -292,11 +293,13 @@ def test_on_flower_the_launcher_takes_a_run_only_with_its_own_signature(
     agree(first)
     agree(second)
     assert call(second, "--withdraw").exit_code == 0
+    allow(["line-b", "linear"], rounds=ROUNDS)  # listed again, and not signed
     options = Options(scenario="linear", rounds=ROUNDS, engine="flower", out=tmp_path / "runs")
     done = execute(prepare(options), options)
     lines = done.result["participants"]
     assert lines["line-a"]["rounds_contributed"] == ROUNDS
     assert lines["line-b"]["rounds_contributed"] == 0
     assert {failure["code"] for failure in lines["line-b"]["failures"]} == {"CONTRACT_NOT_ALLOWED"}
+    assert "wanted a signed agreement, got none" in second.log.read_text(encoding="utf-8")
     with Ledger.open(second.ledger, "line-b") as ledger:
         assert ledger.entries() == []
