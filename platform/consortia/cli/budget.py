@@ -123,6 +123,9 @@ def allow(
     policies = [policy_or_input_error(place.policy, simulation=True) for place in places]  # all, before one is written
     for place, policy in zip(places, policies, strict=True):
         _accept(place, policy, entry)
+        if policy.allow.signed:
+            told = f"{place.participant} counts signed contracts only: `consortia agree {place.participant} {scenario}`"
+            out.print(told, highlight=False, soft_wrap=True, markup=False)
         industries = {terms.industry for terms in policy.dataset.values()} & contract.industries.keys()
         metrics = {contract.of(industry).evaluation.metrics for industry in industries}
         if "dp" in metrics and policy.budget.evaluation is None:

@@ -13,6 +13,7 @@ from consortia.common.errors import ConsortiaError, InputError, RefusedError
 from consortia.common.words import number
 from consortia.coordinator.readiness import lacking
 from consortia.participant.account import runs_left
+from consortia.participant.agreement import check_signed
 from consortia.participant.home import Home
 from consortia.participant.lifetimes import check_sources, sharing
 from consortia.terms.policy import Proposal, check_contract, effective_budget, load_policy
@@ -71,6 +72,7 @@ def _standing(scenario: Scenario, participant: RosterParticipant, root: Path) ->
             shared = sharing(ledger, policy, participant.dataset)
         known = {"left": left.epsilon, "lifetime": life.epsilon}
         terms = check_contract(policy, scenario.contract, participant.industry, proposal, scenario.name)
+        check_signed(home, policy, scenario.contract, proposal)
         check_sources(policy, participant.dataset, terms.source, shared)
         known |= {"unit": terms.unit, "declared_units": terms.declared_units}
         allowed = effective_budget(policy, proposal, left, policy.budget.of(scenario.contract))

@@ -157,6 +157,11 @@ COMMANDS: Final = {
         "Test whether the training code keeps what the ledger claims. Exit 0: it does; 1: a violation was found.",
         "audit banks --quick",
     ),
+    "agree": Entry(
+        "agree:agree",
+        "Sign what a run may take of this participant: what leaves, to whom, for what, until when, for which ε.",
+        'agree hospital-a hospitals --purpose "find heart disease early" --until 2027-12-31',
+    ),
     "run": Entry(
         "run:run",
         "Run a scenario and print the receipt of each participant.",

@@ -132,6 +132,11 @@ def _print(verdict: Verdict) -> None:
                 f"  {account.account}: {cost}, δ {account.delta:g}, unit {account.unit}, {account.relation}, this run; "
                 f"left: {left}; abandoned: {account.abandoned}"
             )
+        if part.agreement is not None:
+            last = f"until {part.agreement.until}" if part.agreement.until else "until withdrawn"
+            _say(f"  agreed {last}, for: {part.agreement.purpose} (SHA-256 {part.agreement.sha256[:12]})")
+        else:
+            _say("  no signed agreement: its policy's list alone accepted the contract")
     for name in verdict.certificates:
         _say(f"{Path(name).stem} left this run: {name}; what the passport says of releases stays as it was")
     if verdict.left is not None:

@@ -30,6 +30,7 @@ from consortia.messages import flower_pace
 from consortia.messages.bundle import check_announced, check_bundle
 from consortia.messages.envelope import Envelope, encode
 from consortia.messages.flower import pack, unpack
+from consortia.participant.agreement import check_signed
 from consortia.participant.home import Home
 from consortia.participant.node_config import home_of, log_at_home, source_of
 from consortia.terms.policy import load_policy
@@ -187,7 +188,7 @@ def admit(message: Message, context: Context, fab: Fab, home: Home) -> bytes:
         policy = load_policy(home.policy, simulation=home.simulation)
     except InputError as error:
         raise RefusedError("BAD_POLICY", str(error)) from None
-    check_announced(context.run_config, policy)
+    check_signed(home, policy, check_announced(context.run_config, policy))
     try:
         return unpack(message.content)
     except ValueError as error:

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from consortia.common.errors import InputError, RefusedError
+from consortia.terms.contract import Contract
 from consortia.terms.policy import Policy, check_listed
 from consortia.terms.scenario import scenario_from_json
 
@@ -57,8 +58,8 @@ def check_bundle(content: bytes) -> None:
         raise _refused(f"wanted a readable bundle, got {type(error).__name__} while reading it") from None
 
 
-def check_announced(run_config: Mapping[str, Any], policy: Policy) -> None:
-    """Check that the contract of the run config is one that the policy lists.
+def check_announced(run_config: Mapping[str, Any], policy: Policy) -> Contract:
+    """Return the contract of the run config, which is one that the policy lists.
 
     Raises
     ------
@@ -73,6 +74,7 @@ def check_announced(run_config: Mapping[str, Any], policy: Policy) -> None:
     except (InputError, ValueError, TypeError, KeyError) as error:
         raise _refused(f"run config: wanted a scenario, got {type(error).__name__} while reading it") from None
     check_listed(policy, contract)
+    return contract
 
 
 def _read(content: bytes) -> dict[str, bytes]:

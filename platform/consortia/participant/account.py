@@ -231,6 +231,8 @@ def history(ledger: Ledger) -> list[dict[str, Any]]:
             elif told.get("what") == "left":
                 detail = f"{told['participant']} left run {told['run']}, certificate {told['sha256'][:12]}; no charge"
                 line |= {"what": "left", "detail": detail}
+            elif told.get("what") == "agreement":
+                line |= {"what": f"agreement {told['state']}", "detail": f"contract sha256:{told['contract'][:12]}"}
             elif told.get("what") == "restored":
                 line |= {"what": "restored", "detail": f"a backup of {told['backup']}"}
             else:

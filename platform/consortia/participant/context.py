@@ -18,6 +18,7 @@ from consortia.messages.envelope import Envelope, encode, message_key
 from consortia.messages.ledger_anchor import to_header
 from consortia.messages.request import Request
 from consortia.participant import forecast, ledger_witness, lifetimes, metrics_release, own_sums, receipt
+from consortia.participant.agreement import check_signed
 from consortia.participant.compressed_update import compressed
 from consortia.participant.data import declared_training_units, load_partitions
 from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
@@ -71,6 +72,7 @@ class Work:
         # A run is called SCENARIO-TIME-RANDOM; only in a simulation is that name the owner's own word.
         scenario = request.run_id.rsplit("-", 2)[0] if home.simulation else ""
         terms = check_contract(self.policy, request.contract, request.industry, request.proposal, scenario)
+        check_signed(home, self.policy, request.contract, request.proposal)
         self.terms: DatasetTerms = terms.model_copy(update={"source": SourceText(source)}) if source else terms
         self.dataset = request.proposal.dataset
         try:

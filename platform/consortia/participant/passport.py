@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from consortia.common.errors import InputError, RefusedError
 from consortia.participant.account import run_account
+from consortia.participant.agreement import agreed
 from consortia.participant.home import Home
 from consortia.participant.identity import load_identity
 from consortia.trust.passport import statement as words
@@ -68,6 +69,7 @@ def _part(home: Home, ledger: Ledger, run_id: str) -> words.Part:
     contracts = {run["contract_sha256"] for run in data["runs"] if run["run_id"] in ours}
     if len(contracts) != 1:
         raise InputError(f"{home.ledger}: wanted one contract of run {run_id}, got {len(contracts)}")
+    contract = contracts.pop()
     accounts = []
     for one in sorted(ours & {entry.run_id for entry in entries}):
         mine = [entry for entry in entries if entry.run_id == one]
@@ -87,11 +89,12 @@ def _part(home: Home, ledger: Ledger, run_id: str) -> words.Part:
     return words.Part(
         participant=home.participant,
         run_id=run_id,
-        contract_sha256=contracts.pop(),
+        contract_sha256=contract,
         code=words.code(),
         rows=_rows(home, accounts[0].account),
         accounts=tuple(accounts),
         ledger=words.LedgerHeads(before=chain[places[0] - 1], after=chain[places[-1]]),
+        agreement=agreed(home, contract),
     )
 
 

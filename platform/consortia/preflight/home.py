@@ -17,6 +17,7 @@ from clients.industry import IndustryClient
 from consortia.common.errors import ConsortiaError, InputError, RefusedError
 from consortia.common.words import public_count
 from consortia.participant import lifetimes
+from consortia.participant.agreement import check_signed
 from consortia.participant.data import OWN_FILES, idle_files, own_files
 from consortia.participant.evaluation import client_for
 from consortia.participant.home import Home
@@ -64,6 +65,7 @@ def check_home(home: Home, scenario: Scenario) -> list[Finding]:
     try:
         name = scenario.name if home.simulation else ""
         terms = check_contract(policy, scenario.contract, participant.industry, proposal, name)
+        check_signed(home, policy, scenario.contract, proposal)
         scenario = scenario.of(participant.industry)
         contract = scenario.contract
         chain.ok(f"sha256:{contract.sha256()[:12]}… is allowed: learner {contract.learner}, trust {contract.trust}")

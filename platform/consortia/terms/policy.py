@@ -124,6 +124,7 @@ class AllowTerms(StrictModel):
     `non_private` too, for that is what the update is towards the coordinator. `sweeps` allows repeated runs on these
     rows to choose a budget, each of them charged in full. `contracts` lists hashes (`sha256:…`). An entry
     `name:SCENARIO` accepts that scenario however it is changed: in simulations only, where its owner is the operator.
+    With `signed` a listed contract counts only with this participant's signed agreement (`consortia agree`).
     """
 
     releases: tuple[ReleaseKind, ...] = ()
@@ -132,6 +133,7 @@ class AllowTerms(StrictModel):
     trusted_coordinator: bool = False
     sweeps: bool = False
     contracts: tuple[str, ...] | Literal["any"] = ()
+    signed: bool = False
 
 
 class LimitTerms(StrictModel):

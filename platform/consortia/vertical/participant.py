@@ -34,6 +34,7 @@ from consortia.common.errors import InputError, RefusedError
 from consortia.messages.envelope import Envelope, encode, message_key
 from consortia.messages.ledger_anchor import to_header
 from consortia.participant import ledger_witness, lifetimes, unpaid_requests
+from consortia.participant.agreement import check_signed
 from consortia.participant.home import Home
 from consortia.terms.policy import DatasetTerms, Policy, check_contract, load_policy
 from consortia.terms.vertical_policy import VerticalPolicy
@@ -75,6 +76,7 @@ class Work:
         if self.policy.participant != home.participant:
             raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
         terms = check_contract(self.policy, step.contract, step.industry, step.proposal)
+        check_signed(home, self.policy, step.contract, step.proposal)
         self.terms: DatasetTerms = terms.model_copy(update={"source": SourceText(source)}) if source else terms
         if terms.unit != RECORD:
             # A unit of several rows has several labels and scores, and events of this mode count one.

@@ -17,6 +17,7 @@ from consortia.engines.base import Job
 from consortia.engines.vectorized.accounts import ScratchAccount
 from consortia.engines.vectorized.network import Layer, by_name, dense_layers, stacked
 from consortia.messages.envelope import message_key
+from consortia.participant.agreement import check_signed
 from consortia.participant.data import load_partitions
 from consortia.participant.own_sums import Sent
 from consortia.participant.partitions import Partitions
@@ -113,6 +114,7 @@ def open_place(job: Job, participant: RosterParticipant) -> Place:
     policy = load_policy(home.policy, simulation=True)
     proposal = Proposal.to(participant)
     terms = check_contract(policy, contract, participant.industry, proposal, job.scenario.name)
+    check_signed(home, policy, contract, proposal)
     if (source := job.sources.get(participant.name)) is not None:
         terms = terms.model_copy(update={"source": source})
     life = policy.budget.lifetime.budget()

@@ -47,7 +47,7 @@ SOURCES: Final = {
     "table-of-tests": Source(f"{_GUARANTEES}, Which test shows it", "The test of every promise."),
     "sharp-edges": Source(_SHARP, "What is easy to get wrong."),
     "policy": Source("docs/how_to/policy.md", "The file in which a participant says what may leave and for which ε."),
-    "agree": Source("docs/how_to/policy.md, What the keys decide", "A contract has to be listed by its hash."),
+    "agree": Source("docs/how_to/agree.md", "Contracts are accepted by hash, and by a signed agreement."),
     "passport": Source("docs/how_to/passport.md", "The signed statement of a run, and how anybody checks it offline."),
     "export": Source("docs/reference/cli.md, budget export", "A participant's ledger as JSON, for an auditor."),
     "leave": Source("docs/how_to/leave.md", "How a participant leaves a run, and what of it stays."),

@@ -6,6 +6,7 @@ are strict: an unknown field is refused. No field has a place for a row, a count
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,11 +19,15 @@ from pydantic import Field, model_validator
 from consortia.common.strict import StrictModel
 
 __all__ = [
+    "AGREEMENT_TYPE",
     "PART_TYPE",
     "PASSPORT_TYPE",
     "PAYLOAD_TYPE",
     "STATEMENT_TYPE",
     "Account",
+    "Agreed",
+    "Agreement",
+    "AgreementStatement",
     "Code",
     "Cost",
     "InTotoStatement",
@@ -43,6 +48,7 @@ PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PASSPORT_TYPE: Final = "urn:consortia:run-passport:v1"
 PART_TYPE: Final = "urn:consortia:run-passport:participant:v1"
+AGREEMENT_TYPE: Final = "urn:consortia:agreement:v1"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 #: No control, format or line separator characters: what is shown on a terminal cannot steer it.
@@ -123,8 +129,33 @@ class LedgerHeads(StrictModel):
     after: Head
 
 
+class Agreement(StrictModel):
+    """What a participant agrees to before a run; `epsilon` None promises nothing, `until` None has no end."""
+
+    participant: Text
+    scenario: Text
+    contract_sha256: Sha256
+    purpose: Text
+    until: datetime.date | None
+    dataset: Text
+    unit: Text
+    epsilon: Cost | None
+    delta: Cost
+    releases: Annotated[tuple[Text, ...], Field(min_length=1)]
+    trust: Text
+    others: tuple[Text, ...]
+
+
+class Agreed(StrictModel):
+    """The agreement under which a participant took part: the SHA-256 of what it signed, its purpose, its last day."""
+
+    sha256: Sha256
+    purpose: Text
+    until: datetime.date | None
+
+
 class Part(StrictModel):
-    """What a participant states about a run, from its own ledger."""
+    """What a participant states about a run, from its own ledger. `agreement` is None where it signed none."""
 
     participant: Text
     run_id: Text
@@ -133,6 +164,7 @@ class Part(StrictModel):
     rows: Literal["real", "synthetic"] | None
     accounts: Annotated[tuple[Account, ...], Field(min_length=1)]
     ledger: LedgerHeads
+    agreement: Annotated[Agreed | None, Field(exclude_if=lambda agreed: agreed is None)] = None
 
 
 class Metric(StrictModel):
@@ -190,6 +222,13 @@ class InTotoStatement(StrictModel):
         if len(set(names)) != len(names):
             raise ValueError("each subject once")
         return self
+
+
+class AgreementStatement(InTotoStatement):
+    """The in-toto statement that a participant signs before a run; its subject is the contract."""
+
+    predicate_type: Annotated[Literal["urn:consortia:agreement:v1"], Field(alias="predicateType")]
+    predicate: Agreement
 
 
 class PartStatement(InTotoStatement):
