@@ -1,4 +1,4 @@
-"""Keeps one participant's account of a simulated run in memory, by the rules and events of a ledger."""
+"""Keeps one participant's account of a simulated run in memory, with the rules and events of a ledger."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from privacy.ledger import Budget, Entry, RunPlan
 
 
 class ScratchAccount:
-    """What `privacy.ledger.Ledger` would hold of one run on a fresh data set.
+    """The account that `privacy.ledger.Ledger` would hold for one run on a new data set.
 
-    Check, then charge: `charge` asks what the ledger's reservation asks (the run's bound and the filter of the
-    lifetime), once for every plan and number of rounds, so that a thousand equal plans cost one.
+    Check, then charge. `charge` checks what the ledger's reservation checks: the run's bound and the filter of the
+    lifetime. It does so once for every plan and number of rounds, so a thousand equal plans cost as much as one.
     """
 
     def __init__(self, plan: RunPlan, lifetime: Budget) -> None:
@@ -24,12 +24,12 @@ class ScratchAccount:
         self._rounds: list[int] = []
 
     def charge(self, round_number: int) -> None:
-        """Take the cost of one round.
+        """Charge one round.
 
         Raises
         ------
         BudgetExhaustedError
-            The run's allowance, its rounds or the lifetime would be exceeded; nothing was taken.
+            The run's allowance, its rounds or the lifetime would be exceeded. Nothing was charged.
         """
         if not _allowed(self._plan, self._lifetime, len(self._rounds) + 1):
             raise BudgetExhaustedError(f"run {self._plan.run_id!r}, round {round_number}: receive only")
@@ -40,7 +40,7 @@ class ScratchAccount:
         return self._plan if run_id == self._plan.run_id else None
 
     def entries(self, run_id: str | None = None) -> list[Entry]:
-        """Return one entry for each round that was taken."""
+        """Return one entry for each charged round."""
         if run_id not in {None, self._plan.run_id}:
             return []
         return [
@@ -49,11 +49,11 @@ class ScratchAccount:
         ]
 
     def spent(self, dataset: str, delta: float) -> float:
-        """Return the PLD epsilon of everything taken."""
+        """Return the PLD epsilon of everything charged."""
         return epsilon([event for entry in self.entries() for event in entry.events], delta)
 
     def lifetime_left(self, dataset: str, lifetime: Budget) -> Budget:
-        """Return what a new run may get for certain, after this one."""
+        """Return what a new run after this one is certain to get."""
         return LifetimeFilter(lifetime).left([self._plan.allowance])
 
     def _events(self) -> tuple[Event, ...]:
