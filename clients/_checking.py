@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -158,17 +159,18 @@ def named(schema: Schema, frame: pd.DataFrame) -> pd.DataFrame:
     ours = [column.name for column in schema.columns] + [schema.target.name]
     alike: dict[str, list[str]] = {}
     for name in frame.columns:
-        alike.setdefault(_plain(str(name)), []).append(name)
+        alike.setdefault(plain_name(str(name)), []).append(name)
     here = set(frame.columns)
     renamed = {}
     for name in ours:
-        found = alike.get(_plain(name), [])
+        found = alike.get(plain_name(name), [])
         if name not in here and len(found) == 1 and found[0] not in ours:
             renamed[found[0]] = name
     return frame.rename(columns=renamed) if renamed else frame
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a column's name without case, white space at its ends and Unicode form."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
@@ -183,6 +185,13 @@ def _refuse_wrong_columns(schema: Schema, frame: pd.DataFrame, where: str) -> No
         twice = {str(c) for c in frame.columns[frame.columns.duplicated()]}
         named = ", ".join(repr(name) for name in sorted(twice & ours)) or f"{len(twice)} column(s) of other names"
         raise SchemaError(f"{where}: wanted each column once, got {named} more than once; rename or drop it")
+    names = [column.name for column in schema.columns] + [schema.target.name]
+    there, known = (Counter(plain_name(str(name)) for name in each) for each in (frame.columns, names))
+    if alike := [name for name in names if there[plain_name(name)] > known[plain_name(name)]]:
+        raise SchemaError(
+            f"{where}: wanted column {alike[0]!r} once, got it {there[plain_name(alike[0])]} times in upper and lower "
+            f"case; rename one, or name yours in the mapping: {alike[0]}.column"
+        )
     wanted = [c.name for c in schema.columns if c.required] + [schema.target.name]
     absent = [name for name in wanted if name not in frame]
     if not absent:
@@ -207,12 +216,12 @@ def _refuse_wrong_columns(schema: Schema, frame: pd.DataFrame, where: str) -> No
 
 def _by_letters(frame: pd.DataFrame) -> dict[str, str]:
     """Return the columns by their names without case and white space."""
-    return {_plain(str(name)): str(name) for name in reversed(frame.columns)}
+    return {plain_name(str(name)): str(name) for name in reversed(frame.columns)}
 
 
 def _near(name: str, got: Mapping[str, str]) -> str | None:
     """Return the column that was probably meant: the same letters in another case, or nearly the same."""
-    if (same := got.get(_plain(name))) is not None:
+    if (same := got.get(plain_name(name))) is not None:
         return same
     return next(iter(difflib.get_close_matches(name, got.values(), 1)), None)
 

@@ -164,3 +164,13 @@ def test_what_numbers_the_rows_is_no_feature():
     assert [note.split(":")[0] for note in made.notes if "different whole number" in note] == ["Block ID", "line"]
     assert made.text.count('identifier = "drop"') == 3
     assert '[columns.weight]\ndtype = "number"' in made.text
+
+
+def test_a_file_with_other_names_makes_no_column_nullable(tmp_path):
+    frame = rows()
+    other = frame.rename(columns={"dose": "Dosis", "grade": "Stufe"}).assign(**{"temp [degC]": ""})
+    file = tmp_path / "ward.toml"
+    file.write_text(propose([frame, other], "ward", "grade", identifiers=["id"]).text)
+    schema = load(file).schema
+    assert not schema.column("dose").nullable
+    assert schema.column("temp [degC]").nullable
