@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -95,21 +96,24 @@ SAID = {
 }
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, list[str]]]:
-    """What each command of `SAID` did in one process: exit status, and packages loaded for it."""
-    folder = tmp_path_factory.mktemp("commands")
+def _run(words: list[str], folder: Path, **further: str) -> dict[str, tuple[int, list[str]]]:
+    """What each command did, one after the other in one process: exit status, and packages loaded for it."""
     done = subprocess.run(
         [sys.executable, "-c", CODE],
-        input=json.dumps(list(SAID)),
+        input=json.dumps(words),
         capture_output=True,
         text=True,
         check=True,
         cwd=folder,
-        env={"CONSORTIA_HOME": str(folder), "PATH": "", "PYTHONPATH": ":".join(sys.path)},
+        env={"CONSORTIA_HOME": str(folder), "PATH": "", "PYTHONPATH": ":".join(sys.path), **further},
     )
     lines = [json.loads(line[3:]) for line in done.stdout.splitlines() if line.startswith("@@ ")]
     return {words: (status, loaded) for words, status, loaded in lines}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, list[str]]]:
+    return _run(list(SAID), tmp_path_factory.mktemp("commands"))
 
 
 @pytest.mark.parametrize("words", SAID)
@@ -117,6 +121,50 @@ def test_no_heavy_library_is_loaded(words: str, found: dict[str, tuple[int, list
     status, loaded = found[words]
     assert (status, sorted({*loaded} & {*HEAVY})) == (SAID[words], [])
     assert len(loaded) < 200
+
+
+@pytest.mark.parametrize("words", [["--help"], ["budget", "--help"]])
+def test_help_says_what_the_commands_say(words: list[str]) -> None:
+    # Without words every command is imported, and speaks for itself.
+    short = CliRunner().invoke(build_app(words), words).output
+    assert short == CliRunner().invoke(build_app(), words).output
+    assert all(name in short for name in (COMMANDS if words == ["--help"] else COMMANDS["budget"].inside))
+
+
+def test_only_the_command_that_is_named_is_there() -> None:
+    named = build_app(["budget", "show", "--help"])
+    assert "--json" in CliRunner().invoke(named, ["budget", "show", "--help"]).output
+    assert "--json" not in CliRunner().invoke(named, ["run", "--help"]).output
+
+
+def test_importing_consortia_loads_nothing_heavy() -> None:
+    code = "import sys, consortia; dir(consortia); consortia.ArgumentError; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {name.partition(".")[0] for name in done.stdout.split()} & set(HEAVY)
+
+
+def test_a_launcher_that_waits_has_loaded_nothing_that_trains() -> None:
+    code = "import sys, consortia.deploy.launcher, consortia.deploy.courier; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {name.partition(".")[0] for name in done.stdout.split()} & {"torch", "opacus", "pandas", "sklearn"}
+
+
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        ("check banks", {"torch", "numpy"}),
+        pytest.param("check secure-banks", {"torch", "numpy"}, marks=pytest.mark.end_to_end),
+        pytest.param("check banks-network", {"torch", "numpy"}, marks=pytest.mark.end_to_end),
+        pytest.param("check shared-heart", {"torch", "numpy"}, marks=pytest.mark.end_to_end),
+    ],
+)
+def test_a_plan_that_was_shown_before_needs_no_accountant_no_frames_and_no_opacus(
+    words: str, most: set[str], tmp_path: Path
+) -> None:
+    made = CliRunner().invoke(build_app(words.split()), words.split(), env={"XDG_CACHE_HOME": str(tmp_path)})
+    assert made.exit_code == 0
+    status, loaded = _run([words], tmp_path, XDG_CACHE_HOME=str(tmp_path))[words]
+    assert (status, {*loaded} & {*HEAVY}) == (0, most)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["budget", "--help"]])
