@@ -165,29 +165,3 @@ def test_a_plan_that_was_shown_before_needs_no_accountant_no_frames_and_no_opacu
     assert made.exit_code == 0
     status, loaded = _run([words], tmp_path, XDG_CACHE_HOME=str(tmp_path))[words]
     assert (status, {*loaded} & {*HEAVY}) == (0, most)
-
-
-@pytest.mark.parametrize("words", [["--help"], ["budget", "--help"]])
-def test_help_says_what_the_commands_say(words: list[str]) -> None:
-    # Without words every command is imported, and speaks for itself.
-    short = CliRunner().invoke(build_app(words), words).output
-    assert short == CliRunner().invoke(build_app(), words).output
-    assert all(name in short for name in (COMMANDS if words == ["--help"] else COMMANDS["budget"].inside))
-
-
-def test_only_the_command_that_is_named_is_there() -> None:
-    named = build_app(["budget", "show", "--help"])
-    assert "--json" in CliRunner().invoke(named, ["budget", "show", "--help"]).output
-    assert "--json" not in CliRunner().invoke(named, ["run", "--help"]).output
-
-
-def test_importing_consortia_loads_nothing_heavy() -> None:
-    code = "import sys, consortia; dir(consortia); consortia.ArgumentError; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {name.partition(".")[0] for name in done.stdout.split()} & set(HEAVY)
-
-
-def test_a_launcher_that_waits_has_loaded_nothing_that_trains() -> None:
-    code = "import sys, consortia.deploy.launcher, consortia.deploy.courier; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {name.partition(".")[0] for name in done.stdout.split()} & {"torch", "opacus", "pandas", "sklearn"}

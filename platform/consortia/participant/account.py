@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from consortia.terms.policy import Policy
@@ -22,6 +22,8 @@ _EVALUATION = "/evaluation"
 #: The accounts of vertical mode, each with its neighbour relation. Accounts are never composed with each other.
 _VERTICAL = {"labels": CHANGE_LABEL, "scores": REPLACE_ROW, "intersection": RELATION}
 LIFETIME = "lifetime (PLD estimate)"
+#: Counts the ε of events at a δ, as `privacy.accounting.epsilon` does.
+Count = Callable[[Sequence[Event], float], float]
 
 
 def what(event: Event) -> str:
@@ -29,7 +31,7 @@ def what(event: Event) -> str:
     return f"{event.describe()} ({event.partition})"
 
 
-def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str, Any]:
+def summary(ledger: Ledger, policy: Policy | None, participant: str, count: Count = epsilon) -> dict[str, Any]:
     """Return every account of the ledger: one for each run, and one for the lifetime of each data set.
 
     `left` of a lifetime is what the filter is certain to grant a new run; `epsilon` is an estimate (PLD). Data sets of
@@ -42,11 +44,11 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str
     for dataset in sorted({entry.dataset for entry in entries} | offered):
         mine = [entry for entry in entries if entry.dataset == dataset]
         for run in dict.fromkeys(entry.run_id for entry in mine):
-            account = run_account(ledger, run, [entry for entry in mine if entry.run_id == run])
+            account = run_account(ledger, run, [entry for entry in mine if entry.run_id == run], count)
             accounts.append({**account, "left": _left(account)})
         shared = ledger.sharing(dataset)
         spent = mine if len(shared) == 1 else [entry for entry in entries if entry.dataset in shared]
-        accounts.append(_lifetime(ledger, policy, dataset, spent))
+        accounts.append(_lifetime(ledger, policy, dataset, spent, count))
         if len(shared) > 1:
             accounts[-1]["shares_with"] = [name for name in shared if name != dataset]
     anchor = ledger.anchor()
@@ -60,11 +62,11 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str
     }
 
 
-def run_account(ledger: Ledger, run_id: str, entries: Sequence[Entry]) -> dict[str, Any]:
+def run_account(ledger: Ledger, run_id: str, entries: Sequence[Entry], count: Count = epsilon) -> dict[str, Any]:
     """Return what one run cost the units of one data set. `entries` are all entries of that run, at least one."""
     plan = ledger.plan(run_id)
     budget = plan.allowance if plan else Budget(math.inf, _DEFAULT_DELTA)
-    return _account(entries[0].dataset, f"run {run_id}", plan.unit if plan else None, entries, budget)
+    return _account(entries[0].dataset, f"run {run_id}", plan.unit if plan else None, entries, budget, count)
 
 
 def runs_left(left: Budget, asked: Budget) -> int:
@@ -110,12 +112,14 @@ def _budget_of(policy: Policy, dataset: str) -> Budget:
     return terms.lifetime.budget() if terms else Budget(math.inf, policy.budget.lifetime.delta)
 
 
-def _lifetime(ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequence[Entry]) -> dict[str, Any]:
+def _lifetime(
+    ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequence[Entry], count: Count
+) -> dict[str, Any]:
     terms = policy.dataset.get(dataset.partition("/")[0]) if policy else None
     first = ledger.plan(mine[0].run_id) if mine else None
     life = _budget_of(policy, dataset) if policy else Budget(math.inf, _DEFAULT_DELTA)
     unit = first.unit if first else (terms.unit if terms else None)
-    account = _account(dataset, LIFETIME, unit, mine, life)
+    account = _account(dataset, LIFETIME, unit, mine, life, count)
     bounded = policy is not None and not account["non_private"] and not math.isinf(life.epsilon)
     left = ledger.lifetime_left(dataset, life) if bounded else None
     asked = plan.allowance if (plan := ledger.plan(mine[-1].run_id) if mine else None) else _asked(policy)
@@ -142,10 +146,12 @@ def _left(account: dict[str, Any]) -> float | None:
     return max(0.0, float(account["budget"]) - float(account["epsilon"]))
 
 
-def _account(dataset: str, horizon: str, unit: str | None, entries: Sequence[Entry], budget: Budget) -> dict[str, Any]:
+def _account(
+    dataset: str, horizon: str, unit: str | None, entries: Sequence[Entry], budget: Budget, count: Count
+) -> dict[str, Any]:
     events = [event for entry in entries for event in entry.events]
     delta = _delta(budget, events, dataset)
-    spent = epsilon(events, delta)
+    spent = count(events, delta)
     return {
         "dataset": dataset,
         "horizon": horizon,
@@ -157,7 +163,7 @@ def _account(dataset: str, horizon: str, unit: str | None, entries: Sequence[Ent
         "non_private": math.isinf(spent),
         "releases": len(entries),
         "abandoned": sum(entry.state == "reserved" for entry in entries),
-        "by": _by(events, delta, spent),
+        "by": _by(events, delta, spent, count),
     }
 
 
@@ -168,17 +174,17 @@ def _delta(budget: Budget, events: Sequence[Event], dataset: str) -> float:
     return budget.delta or (0.0 if pure else _DEFAULT_DELTA)
 
 
-def _by(events: Iterable[Event], delta: float, spent: float) -> list[dict[str, Any]]:
+def _by(events: Iterable[Event], delta: float, spent: float, count: Count) -> list[dict[str, Any]]:
     """Return what each mechanism would have cost alone. Together they cost less than the sum."""
     merged = merge(events)
-    alone = [spent] if len(merged) == 1 else [epsilon([event], delta) for event in merged]
+    alone = [spent] if len(merged) == 1 else [count([event], delta) for event in merged]
     return [
         {"what": what(event), "times": event_size(event), "epsilon_alone": None if math.isinf(value) else value}
         for event, value in zip(merged, alone, strict=True)
     ]
 
 
-def history(ledger: Ledger) -> list[dict[str, Any]]:
+def history(ledger: Ledger, count: Count = epsilon) -> list[dict[str, Any]]:
     """Check the chain, and return one line for each link that an owner wants to see, oldest first.
 
     Raises
@@ -208,7 +214,7 @@ def history(ledger: Ledger) -> list[dict[str, Any]]:
             entry = entries[link["ref"]]
             plan = ledger.plan(entry.run_id)
             delta = _delta(plan.allowance if plan else Budget(math.inf, 0.0), entry.events, entry.dataset)
-            cost = costs.setdefault(entry.events, epsilon(entry.events, delta))
+            cost = costs.setdefault(entry.events, count(entry.events, delta))
             line |= {
                 "time": entry.created,
                 "what": "released" if entry.state == "committed" else "charged, abandoned",
