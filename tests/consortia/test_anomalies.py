@@ -28,7 +28,7 @@ from consortia.participant import stack
 from consortia.participant.data import load_partitions
 from consortia.participant.own_candidates import isolation
 from consortia.planning.plan import make_plans
-from consortia.studies import placebo
+from consortia.studies.controls import check_controls
 from consortia.terms.policy import load_policy
 from consortia.terms.scenario import load_scenario, scenario_from_json
 from privacy._engines import engine_for
@@ -145,7 +145,7 @@ def test_what_does_not_go_without_labels_is_refused_by_name() -> None:
     data = json.loads(load_scenario("intrusions-unlabelled").to_json())
     data["contract"]["scopes"]["trunk"] = "consortium"
     with pytest.raises(InputError, match="--placebo: wanted industries that learn labels, got traffic"):
-        placebo.check(scenario_from_json(json.dumps(data)), Options(scenario="intrusions-unlabelled"))
+        check_controls(scenario_from_json(json.dumps(data)), Options(scenario="intrusions-unlabelled", placebo=True))
     for name, industry, learner in (("banks", "bank", "sums"), ("factories", "factory", "additive")):
         data = json.loads(load_scenario(name).to_json().replace(f'"{industry}"', '"traffic"')) | {"expect": {}}
         data["roster"] = [one | {"site": "core/1"} for one in data["roster"]]

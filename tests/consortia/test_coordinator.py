@@ -97,7 +97,7 @@ def _header(key: str, value: str) -> Change:
         (_header("noise_multiplier", "nan"), "noise_multiplier"),
         (_header("noise_multiplier", "-1"), "noise_multiplier"),
         (_header("noise_multiplier", "0"), "noise_multiplier"),
-        (_header("status", "REFUSED"), "carries something"),
+        (_header("status", "REFUSED"), "carries content"),
         (_header("delta", "x"), "delta"),
         (_header("delta", "nan"), "delta"),
         (_header("epsilon_budget", "abc"), "epsilon_budget"),

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from clients.sources import public_data
-from clients.sources.public_data import DATA_SETS, PublicData
+from clients import public_data
+from clients.public_data import DATA_SETS, PublicData
 from consortia.cli import build_app, data_get
 from consortia.common import download as downloading
 from consortia.common.errors import ConsortiaError, InputError

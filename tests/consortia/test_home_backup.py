@@ -145,13 +145,13 @@ def test_a_backup_is_closed_to_others(site: Any, tmp_path: Path) -> None:
     assert (site.home.folder / "split.key").read_bytes() not in data
     assert b"SQLite" not in data
     home = Home(tmp_path / "elsewhere", "bank-a")
-    with pytest.raises(InputError, match="wanted its own passphrase"):
+    with pytest.raises(InputError, match="wanted its passphrase and an unchanged file"):
         restore(home, target, WORDS + "!", nothing_left_since=True)
     for place in (20, len(data) // 2, len(data) - 1):
         changed = bytearray(data)
         changed[place] ^= 1
         (tmp_path / "changed").write_bytes(changed)
-        with pytest.raises(InputError, match="wanted its own passphrase"):
+        with pytest.raises(InputError, match="wanted its passphrase and an unchanged file"):
             restore(home, tmp_path / "changed", WORDS, nothing_left_since=True)
     assert not home.folder.exists()
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from consortia.cli import budget_accounts
 from consortia.planning import known as module
 from consortia.planning.plan import make_plans
 from consortia.terms.scenario import load_scenario
 from consortia.terms.settle import sigma_of
 from privacy import accounting
+from privacy.events import NonPrivate, PoissonGaussian
 
 
 @pytest.fixture
@@ -67,11 +70,17 @@ def test_a_broken_file_or_no_folder_costs_time_only(folder: Path, solved: list[o
 
 
 def test_participants_never_read_it() -> None:
-    """A changed file must not lower anybody's noise: only planning imports it."""
+    """A changed file must not lower anybody's noise: only planning and commands that show import it."""
     root = Path(module.__file__).parents[1]
     users = [file for file in root.rglob("*.py") if "planning.known" in file.read_text()]
     names = sorted(file.relative_to(root).as_posix() for file in users)
-    assert names == ["cli/check.py", "planning/plan.py", "planning/secure_sum.py", "terms/costs.py"]
+    assert names == [
+        "cli/budget_accounts.py",
+        "cli/check.py",
+        "planning/plan.py",
+        "planning/secure_sum.py",
+        "terms/costs.py",
+    ]
     # Of these, `terms/costs.py` names it in a comment, and looks up where `check` says so alone.
     setters = [f for f in root.rglob("*.py") if any(call in f.read_text() for call in ("remembered.set(", "shown()"))]
     assert sorted(f.relative_to(root).as_posix() for f in setters) == ["cli/check.py", "planning/known.py"]
@@ -107,3 +116,18 @@ def test_the_file_holds_no_more_than_numbers(folder: Path) -> None:
         rows = link.execute("SELECT plan FROM plans").fetchall()
     assert rows
     assert not any("hospital" in plan for (plan,) in rows)
+
+
+def test_an_account_that_was_shown_before_is_not_counted_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = PoissonGaussian(noise_multiplier=1.0, sampling_rate=0.1, steps=20, partition="train", unit="patient_id")
+    first = budget_accounts._count([event, event], 1e-5)
+    assert first == accounting.epsilon([event, event], 1e-5)
+    monkeypatch.setattr(budget_accounts, "epsilon", lambda events, delta: 9.0)
+    assert budget_accounts._count([replace(event, steps=40)], 1e-5) == first  # the same mechanism, added up
+    assert budget_accounts._count([event], 1e-5) == 9.0
+    assert budget_accounts._count([event, event], 1e-6) == 9.0
+    assert b"patient_id" not in (folder / "plans.db").read_bytes()
+    without_noise = NonPrivate(what="update", partition="train", unit="record")
+    assert budget_accounts._count([without_noise], 1e-5) == 9.0  # infinite numbers are never kept
+    monkeypatch.undo()
+    assert budget_accounts._count([without_noise], 1e-5) == float("inf")

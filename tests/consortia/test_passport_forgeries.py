@@ -171,7 +171,7 @@ FORGERIES: dict[str, tuple[Callable[[Json], Json], str]] = {
     ),
     "a participant is left out": (of_participants(lambda people: people.pop("clinic-a")), "clinic-a: is pinned"),
     "a participant is added": (of_participants(_stranger), "stranger: is in the passport"),
-    "a participant is called coordinator": (of_participants(_renamed), "coordinator: a participant of this name"),
+    "a participant is called coordinator": (of_participants(_renamed), "this one is the coordinator's"),
     "two state one ledger": (of_participants(_same_ledger), "states the ledger of"),
     "a part as the passport": (_part_as_passport, "coordinator: the passport is not of its format"),
     "no signature": (whole(lambda envelope: envelope.update(signatures=[])), "coordinator: the passport is not signed"),

@@ -93,7 +93,7 @@ def test_what_cannot_be_tracked_is_refused_before_a_run_starts(tmp_path: Path, m
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.delitem(sys.modules, "consortia.reports.trackers.mlflow", raising=False)
     with pytest.raises(InputError, match=r"consortia\[track\]"):
-        tracking.chosen("tensorboard,mlflow")
+        trackers.chosen("tensorboard,mlflow")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,7 +115,7 @@ def test_a_package_brings_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Packages(tmp_path / "site", monkeypatch).install("partner", POINTS, partner_lines=LINES)
     assert "partner_lines" not in sys.modules
     folder = write_run(tmp_path)
-    with Tracking(folder, tracking.chosen("lines,lines"), print):
+    with Tracking(folder, trackers.chosen("lines,lines"), print):
         pass
     *lines, status = (folder / "lines.txt").read_text().splitlines()
     assert status == "running"
@@ -141,7 +141,7 @@ def test_a_broken_package_is_refused_before_a_run_starts(
     assert result.exit_code == 2
     assert re.search(told, result.output.replace("\n", ""))
     assert not (tmp_path / "runs").exists()
-    assert tracking.chosen("") == []
+    assert trackers.chosen("") == []
 
 
 def test_a_package_that_fails_in_a_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

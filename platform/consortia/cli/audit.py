@@ -32,12 +32,12 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Test whether the training code keeps what the ledger claims. Exit 0: it does; 1: a violation was found."""
+    loaded = load_scenario(scenario)
     from consortia.audit.result import ALPHA, Findings
     from consortia.audit.run import INSTRUMENTS, run
 
     if unknown := sorted(set(only or ()) - set(INSTRUMENTS)):
         raise InputError(f"--only {', '.join(unknown)}: wanted some of {', '.join(INSTRUMENTS)}")
-    loaded = load_scenario(scenario)
     found: list[Findings] = []
     with err.status("") as status:
 

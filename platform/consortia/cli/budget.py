@@ -17,7 +17,6 @@ from consortia.participant.home import Home
 from consortia.participant.identity import pin_each_other
 from consortia.terms.policy import BY_NAME, Policy, parse_policy, policy_or_input_error
 from consortia.terms.scenario import load_scenario
-from consortia.vertical.setup import introduce
 from privacy.errors import PrivacyError
 from privacy.ledger import LEDGER_SCHEMA, migrate_file
 
@@ -40,6 +39,8 @@ def init(
         raise InputError("budget init: wanted either a participant or --scenario; give exactly one")
     if scenario:
         loaded = load_scenario(scenario)
+        from consortia.vertical.setup import introduce  # it loads scikit-learn and torch
+
         for listed in loaded.roster:
             place = home_of(listed.name, home)
             # A policy that its owner put there already is the owner's word.

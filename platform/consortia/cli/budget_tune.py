@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,15 +17,12 @@ from consortia.common.console import err, out
 from consortia.common.errors import InputError, RunFailedError
 from consortia.common.strict import listed
 from consortia.common.words import epsilon_text, interval, number
-from consortia.participant.forecast_at_home import at_home
 from consortia.participant.home import Home
-from consortia.reports.fit import print_fitting
-from consortia.reports.forecasts import FOR_SUMS_ONLY, MEANS, OWN_ROWS, sentence
-from consortia.studies import sweep as sweeps
-from consortia.studies.sweep import Point, Sweep
-from consortia.studies.tuning import answer
 from consortia.terms.scenario import load_scenario
 from privacy.errors import PrivacyError
+
+if TYPE_CHECKING:
+    from consortia.studies.sweep import Point, Sweep
 
 _GRID = "0.5,1,2,4,8"
 Scenario = Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")]
@@ -47,6 +44,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _run(sweep: Sweep, folder: Path, *, quiet: bool) -> list[dict[str, Any]]:
     """Run the cells with a bar in a terminal, plain lines without one; Ctrl-C keeps what is finished."""
+    from consortia.studies import sweep as sweeps
+
     console = err if quiet else out
     progress = Progress(
         TextColumn("{task.description}"),
@@ -91,10 +90,15 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Run a scenario under several budgets, and show how a participant's ε changes everybody's metric."""
-    asked = Sweep(
+    values = _numbers(epsilon)
+    load_scenario(scenario)
+    # From here on it takes everything: what is refused above costs no second.
+    from consortia.studies import sweep as sweeps
+
+    asked = sweeps.Sweep(
         scenario=scenario,
         participant=participant,
-        epsilons=_numbers(epsilon),
+        epsilons=values,
         seeds=seeds,
         rounds=rounds,
         data=data,
@@ -129,6 +133,8 @@ def _plain(table: list[Point]) -> list[dict[str, Any]]:
 
 
 def _print_sweep(asked: Sweep, table: list[Point], cells: list[dict[str, Any]]) -> None:
+    from consortia.studies import sweep as sweeps
+
     names = list(dict.fromkeys(point.participant for point in table))
     shown = Table(title=f"{Path(asked.scenario).stem}: ε of {asked.participant or 'everybody'}, everybody's metric")
     shown.add_column(f"ε of {asked.participant or 'all'}", justify="right")
@@ -167,6 +173,11 @@ def plan(
         raise InputError(f"--participant: wanted one of {names}, got {participant!r}")
     if own_rows and not (participant and home):
         raise InputError("--own-rows: wanted --participant NAME and --home DIR, whose rows are read; give both")
+    from consortia.participant.forecast_at_home import at_home
+    from consortia.reports.forecasts import FOR_SUMS_ONLY, MEANS
+    from consortia.studies import sweep as sweeps
+    from consortia.studies.tuning import answer
+
     try:
         data = answer(loaded, scenario, [value for value in values if math.isfinite(value)], home, participant)
         if own_rows and home:
@@ -176,7 +187,7 @@ def plan(
         raise InputError(str(error)) from None
     band: dict[tuple[float | None, str], Point] = {}
     if seeds:
-        asked = Sweep(scenario=scenario, participant="", epsilons=values, seeds=seeds, rounds=rounds)
+        asked = sweeps.Sweep(scenario=scenario, participant="", epsilons=values, seeds=seeds, rounds=rounds)
         folder = out_folder or Path("sweeps") / f"{Path(scenario).stem}-plan"
         band = {
             (point.epsilon, point.participant): point for point in sweeps.points(_run(asked, folder, quiet=as_json))
@@ -212,6 +223,9 @@ def plan(
 
 
 def _print_plan(name: str, participant: dict[str, Any]) -> None:
+    from consortia.reports.fit import print_fitting
+    from consortia.reports.forecasts import OWN_ROWS, sentence
+
     proposed = "∞ (non-private)" if participant["proposed_epsilon"] is None else f"{participant['proposed_epsilon']:g}"
     units, unit = participant["training_units"], participant["unit"]
     title = f"{name}: {units} training units, proposed ε {proposed} (add/remove one {unit})"

@@ -19,12 +19,13 @@ def check(name: _Name, rows: Annotated[int, typer.Option(help="Synthetic rows fo
     """Hold an industry to the conformance suite (`check_client`), on its own synthetic rows."""
     from clients import registry
     from clients.errors import ClientError
-    from consortia.testing import ClientCheckError, check_client
 
     try:
         client = registry.get(name)
     except ClientError as error:
         raise InputError(str(error)) from None
+    from consortia.testing import ClientCheckError, check_client
+
     try:
         passed = check_client(client, rows=rows, tell=lambda line: out.print(line, highlight=False))
     except ClientCheckError as error:
@@ -41,13 +42,14 @@ def confirm(
 ) -> None:
     """Confirm that bounds and categories read from rows are public knowledge. They are listed, and counted."""
     from clients import registry
-    from clients.declared import load
     from clients.errors import ClientError
 
     try:
         file = registry.file_of(name)
         if file is None:
             raise InputError(f"client confirm: wanted an industry with a file clients/{name}.toml, got none")
+        from clients.declared import load
+
         load(file)
     except ClientError as error:
         raise InputError(str(error)) from None
@@ -81,9 +83,10 @@ def diff(
     new: Annotated[str, typer.Argument(help="Another one.")],
 ) -> None:
     """Show what differs between two versions of an industry's file. Exit 1 when something does."""
+    files = _file(old), _file(new)
     from clients.declared import read_file, shown
 
-    before, after = read_file(_file(old)), read_file(_file(new))
+    before, after = (read_file(file) for file in files)
     first, second = shown(before), shown(after)
     lines = [f"- {key} = {_short(value)}" for key, value in first.items() if key not in second]
     lines += [f"+ {key} = {_short(value)}" for key, value in second.items() if key not in first]

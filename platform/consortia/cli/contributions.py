@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from consortia.common.console import out
+from consortia.common.run_folders import check_finished
 
 
 def contributions(
@@ -17,6 +18,7 @@ def contributions(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what each participant is worth to the others: Shapley values of released sums. It costs nothing."""
+    check_finished(run, "scenario.json")
     from consortia.models.contributions import contributions_of_run
     from consortia.reports.contributions import print_contributions
 

@@ -56,10 +56,10 @@ def dashboard(
 
 def _view(runs: Path, home: Path | None, pki: Path) -> tuple[View, str | None]:
     if home is None:
-        from consortia.dashboard.coordinator import CoordinatorView
-
         if not runs.is_dir():
             raise InputError(f"--runs {runs}: wanted a folder of runs, got nothing there; `consortia run` makes it")
+        from consortia.dashboard.coordinator import CoordinatorView
+
         return CoordinatorView(runs, pki), None
     from consortia.dashboard.owner import OwnerView
 

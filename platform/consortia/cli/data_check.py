@@ -27,11 +27,8 @@ def check(
     """Check whether rows are ready: missing, bounds, classes, leaks, duplicates, identifiers. Nothing is sent."""
     from clients import registry
     from clients.errors import ClientError
-    from clients.sources import parse_source, read
     from consortia.common.environment import default_root
     from consortia.participant.home import Home
-    from consortia.participant.rows import read_rows
-    from consortia.preflight.rows import as_data, look_at
     from consortia.terms.policy import policy_or_input_error
 
     names = tuple(name.strip() for name in quasi.split(",") if name.strip())
@@ -42,6 +39,8 @@ def check(
             if not client:
                 raise InputError("--client: wanted the industry of --rows, got none")
             industry = registry.get(client)
+            from clients.sources import parse_source, read
+
             source = rows if ":" in rows.partition("/")[0] else source_of(Path(rows))
             frame = read(parse_source(source, key="--rows"), industry, industry.sites[0], key="--rows")
             terms: dict[str, Any] = {"unit": unit or "record", "where": "--rows"}
@@ -55,9 +54,13 @@ def check(
                 raise InputError(f"--dataset: wanted one of {', '.join(policy.dataset)}, got another name")
             found = policy.dataset[chosen]
             industry = registry.get(found.industry)
+            from consortia.participant.rows import read_rows
+
             frame = read_rows(found, industry, key=f"dataset.{chosen}")
             terms = {"unit": found.unit, "max_rows_per_unit": found.max_rows_per_unit, "where": f"dataset.{chosen}"}
             terms["key"] = place.split_key()
+        from consortia.preflight.rows import as_data, look_at
+
         looked = look_at(industry, frame, quasi=names, **terms)
     except ClientError as error:
         raise InputError(str(error)) from None

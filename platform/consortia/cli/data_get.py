@@ -14,7 +14,7 @@ from consortia.common.download import MOST_BYTES, DownloadError, download
 from consortia.common.errors import InputError
 
 if TYPE_CHECKING:
-    from clients.sources.public_data import PublicData
+    from clients.public_data import PublicData
 
 LICENCE = "LICENCE.txt"
 
@@ -25,7 +25,7 @@ def get(
     mirror: Annotated[str, typer.Option(metavar="URL", help="A server with the same paths as the publisher.")] = "",
 ) -> None:
     """Download public data sets from their publisher, with licence; each file is checked against its known SHA-256."""
-    from clients.sources.public_data import DATA_SETS
+    from clients.public_data import DATA_SETS
 
     wanted = list(DATA_SETS) if names == ["all"] else names
     if strange := [name for name in wanted if name not in DATA_SETS]:

@@ -24,11 +24,11 @@ def map_rows(
     dataset: Annotated[str, typer.Option(help="The policy's name for the data set; the industry's without it.")] = "",
 ) -> None:
     """Propose how a file's columns become the schema's, and show it. It reads at home and sends nothing."""
-    from clients.proposing import propose_mapping, to_toml
-
     found = client_named(client)
     if not file.is_file():
         raise InputError(f"{file}: wanted a CSV or Parquet file, got nothing there; check the path")
+    from clients.proposing import propose_mapping, to_toml
+
     frame, source = read_rows(file)
     lines = propose_mapping(frame, found.schema)
     print_lines(lines, frame)

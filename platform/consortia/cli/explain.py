@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from consortia.common.console import out
+from consortia.common.run_folders import check_finished
 
 
 def explain(
@@ -20,6 +21,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show which columns a run's released model goes by, and how, with what noise leaves open. It costs nothing."""
+    check_finished(run, "scenario.json")
     from consortia.common.disk import write_text
     from consortia.models.explain.run import explain_run
     from consortia.reports.explain import explain_sections, print_explanations

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 import typer
 
 from consortia.common.console import err, out
 from consortia.common.errors import InputError
+from consortia.common.run_folders import check_finished, run_folder
+from consortia.models.choice import check_choice
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: (rows, what errors call them) -> predictions and what the schema's check says.
-Predict = Callable[[pd.DataFrame, str], tuple[pd.DataFrame, Any]]
+Predict = Callable[["pd.DataFrame", str], tuple["pd.DataFrame", Any]]
 _Participant = Annotated[str, typer.Option(help="Whose model: its own run folder is read (its own side only).")]
 _Model = Annotated[
     str,
@@ -43,6 +47,11 @@ def predict(
     ] = False,
 ) -> None:
     """Predict raw rows. Missing values are allowed; a row that breaks the schema gets no prediction."""
+    check_choice(model)
+    if not (Path(source) / "manifest.json").is_file():
+        _whose(source, participant)
+    if not rows.is_file():
+        raise InputError(f"{rows}: wanted a CSV file, got nothing there; check the path")
     from clients.errors import ClientError
     from clients.sources import WrongRowsError, read_csv
 
@@ -50,8 +59,6 @@ def predict(
     try:
         frame = read_csv(rows)
         predictions, report = predict_rows(frame, str(rows))
-    except FileNotFoundError:
-        raise InputError(f"{rows}: wanted a CSV file, got nothing there") from None
     except WrongRowsError as error:
         raise InputError(f"{rows}: {error}") from None
     except ClientError as error:
@@ -68,19 +75,23 @@ def predict(
         err.print(f"no prediction where a row breaks the schema: {report}", markup=False, highlight=False)
 
 
+def _whose(run: str, participant: str) -> None:
+    """Refuse a run without a participant, or without its receipt."""
+    if not participant:
+        raise InputError("--participant: wanted whose model of the run, got none")
+    run_folder(run, participant)
+
+
 def _model_of(source: str, participant: str, model: str, *, explain: bool) -> tuple[Predict, str]:
     """Return what predicts rows, and its name in a sentence."""
     from consortia.models import registry
     from consortia.models.explain.row import explain_rows
     from consortia.models.rows import predict as predict_rows
-    from consortia.models.source import check_choice, label_owner_folder, of_participant
+    from consortia.models.source import label_owner_folder, of_participant
     from consortia.vertical.offline import predict_alone
 
-    check_choice(model)
     if (Path(source) / registry.MANIFEST).is_file():
         loaded, about, _ = registry.load(Path(source))
-    elif not participant:
-        raise InputError("--participant: wanted whose model of the run, got none")
     elif folder := label_owner_folder(source, participant):
         if model != "kept":
             raise InputError(
@@ -153,15 +164,19 @@ def export(
 
     Where ONNX cannot be written the safetensors are, the reason is said, and the exit status is 1.
     """
-    from consortia.models import registry
-    from consortia.models.onnx_file import to_onnx
-    from consortia.models.source import check_leaves, of_coordinator, of_participant
-
     if bool(participant) == bool(industry):
         got = "both" if participant else "neither"
         raise InputError(f"wanted --participant (on its own side) or --industry (at the coordinator), got {got}")
     if participant and without:
         raise InputError("--without: wanted none with --participant, whose side has no other's sums")
+    if participant:
+        run_folder(run, participant)
+    else:
+        check_finished(Path(run), "scenario.json", "result.json")
+    from consortia.models import registry
+    from consortia.models.onnx_file import to_onnx
+    from consortia.models.source import check_leaves, of_coordinator, of_participant
+
     found = of_participant(run, participant, model) if participant else of_coordinator(run, industry, without or ())
     check_leaves(found)
     translated, lacking = None, ""
@@ -184,10 +199,10 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifests.")] = False,
 ) -> None:
     """List the exported models with their guarantees, and check all hashes."""
-    from consortia.models import registry
-
     if not folder.is_dir():
         raise InputError(f"{folder}: wanted a folder of models, got nothing there; `consortia export` makes one")
+    from consortia.models import registry
+
     found = list(registry.entries(folder))
     if as_json:
         typer.echo(json.dumps([{**each.manifest, "problem": each.problem} for each in found], indent=1))

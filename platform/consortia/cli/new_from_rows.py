@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import pandas as pd
 import tomli_w
 
 from consortia.common.console import out
@@ -17,6 +16,8 @@ from consortia.terms.proposed_policy import proposed_policy
 from consortia.terms.roster import RosterParticipant
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from clients.inferring import Kind
 
 __all__ = ["files_of", "participant_name", "read_rows", "source_of", "write_client"]
@@ -103,7 +104,6 @@ def write_client(
     """
     from clients import registry
     from clients.errors import ClientError
-    from clients.inferring import propose
 
     if not re.fullmatch(r"[a-z][a-z0-9_-]{1,29}", name):
         raise InputError(f"new client: wanted a name of 2 to 30 small letters, digits, - and _, got {name!r}")
@@ -112,6 +112,8 @@ def write_client(
     if not target:
         raise InputError("new client --from: wanted --target COLUMN (what is predicted), got none")
     files = files_of(places)
+    from clients.inferring import propose
+
     frames = [read_rows(file)[0] for file in files]
     try:
         made = propose(

@@ -38,11 +38,10 @@ def preflight(
 
         findings += check_link(superlink, root_certificates, key)
     if scenario:
+        loaded = load_scenario(scenario)
         from consortia.preflight.home import check_home
 
-        findings += check_home(
-            Home(((home or default_root()) / participant).resolve(), participant), load_scenario(scenario)
-        )
+        findings += check_home(Home(((home or default_root()) / participant).resolve(), participant), loaded)
     failed = [finding for finding in findings if finding.status == "failed"]
     if as_json:
         typer.echo(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from consortia.common.console import out
+from consortia.common.run_folders import check_finished
 
 
 def report(
@@ -18,6 +19,7 @@ def report(
     target: Annotated[Path | None, typer.Option("--out", help="Write into this folder instead of the run's.")] = None,
 ) -> None:
     """Write a report of a finished run (report.html, report.md): guarantees, gains and costs."""
+    check_finished(run, "result.json", "scenario.json")
     from consortia.reports.page.facts import gather
     from consortia.reports.page.render import write
 

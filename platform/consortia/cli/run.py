@@ -12,6 +12,8 @@ from consortia.cli.outcome import exit_if_missed, watch_on
 from consortia.common.console import err, out
 from consortia.engines.options import Options, check_options
 from consortia.engines.own_home import own_home
+from consortia.reports import trackers
+from consortia.studies.controls import check_controls
 from consortia.terms.scenario import load_scenario
 
 if TYPE_CHECKING:
@@ -83,27 +85,28 @@ def run(
         draws=draws,
     )
     check_options(options)
+    tracked = trackers.chosen(track)
     if scenario:
         loaded = load_scenario(scenario)
         if resume is None:
             loaded = loaded.with_overrides(rounds=rounds, seed=seed, epsilon=options.epsilon)
+            check_controls(loaded, options)
             for participant in loaded.roster if engine == "flower" else ():
                 own_home(participant.name)
     # From here on it takes everything: what is refused above costs no second.
     from consortia.engines.causes import causes
     from consortia.engines.runner import execute, unconfirmed_clients
-    from consortia.reports import tracking
     from consortia.reports.tables import refusal_hint
+    from consortia.reports.tracking import Tracking
     from consortia.reports.watch import wait_hint
     from consortia.studies.controlled_run import control, prepare
 
-    tracked = tracking.chosen(track)
     job = prepare(options)
     for sentence in unconfirmed_clients(job.scenario) if engine != "flower" else ():
         err.print(f"warning: {sentence}; a deployed run refuses this", markup=False, highlight=False, soft_wrap=True)
 
     try:
-        with tracking.Tracking(job.folder, tracked, lambda line: err.print(line, markup=False, highlight=False)):
+        with Tracking(job.folder, tracked, lambda line: err.print(line, markup=False, highlight=False)):
             outcome = execute(job, options, watch_on(engine, as_json=as_json))
         result = outcome.result
         if (placebo or uncompressed) and result["status"] == "completed":

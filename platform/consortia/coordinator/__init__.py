@@ -1,1 +1,1 @@
-"""The coordinator's side: rounds, mailbox, aggregation, what it keeps of each participant."""
+"""The coordinator's side: rounds, mailbox, aggregation, and its state of each participant."""

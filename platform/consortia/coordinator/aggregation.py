@@ -1,8 +1,8 @@
-"""Makes the next shared parameters from validated replies and public numbers.
+"""Computes the next shared parameters from validated replies and public numbers.
 
-Weights, bounds and steps come from the contract and the roster. The numbers of a reply that count are a declared sigma
-under `weighting = "information"` and a released size under `weighting = "noised"`: each can only lower a weight, and a
-claim of 1e12 rows is worth what the roster declares.
+Weights, bounds and steps come from the contract and the roster. Two numbers of a reply have an influence: a declared
+sigma under `weighting = "information"`, and a released size under `weighting = "noised"`. Each can only lower a weight.
+A claim of 1e12 rows counts as much as the roster declares.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from strategies.norm_bound import honest_norm
 
 
 def weights_of(contract: Contract, participants: Iterable[RosterParticipant]) -> list[float]:
-    """Return the capped weights of the participants of one group, as far as they are known before a run."""
+    """Return the capped weights of the participants of one group, if they are known before a run."""
     participants = list(participants)
     terms = contract.strategy
     if terms.weighting == "information":
@@ -74,8 +74,9 @@ def _variances(
 ) -> list[float]:
     """Return the noise variance of every participant's update, per coordinate.
 
-    sigma is what the reply declares, but at least the one that the participant's proposal needs: one whose policy
-    allows less says so and is believed; one that understates its noise weighs what its proposal is worth.
+    sigma is the declared value, but at least the one that the participant's proposal needs. A participant whose policy
+    allows less declares more noise and is believed. A participant that declares too little noise gets the weight of its
+    proposal.
     """
     gradient = contract.strategy.strategy().fit.gradient
     variances = []
@@ -96,20 +97,20 @@ def _variances(
 
 
 def _proposed_sigma(contract: Contract, participant: RosterParticipant) -> float:
-    """Return the noise multiplier that the participant's proposal needs for the whole run; 0 when non-private."""
+    """Return the noise multiplier that the participant's proposal needs for the whole run; 0 if it is non-private."""
     if participant.non_private:
         return 0.0
     return solve_sigma(contract, contract.industries[participant.industry], participant.epsilon, participant.delta)
 
 
 def outweighed(strategy: Strategy, weights: Sequence[float]) -> bool:
-    """Return whether as many of the heaviest as may attack weigh half or more, where that matters."""
+    """Return whether the possible attackers can have half of the weight or more, if the strategy depends on that."""
     heaviest = sorted(weights, reverse=True)[: attackers_of(strategy)]
     return strategy.fit.weights == "minority" and sum(heaviest) >= 0.5 - 1e-9
 
 
 def attackers_of(strategy: Strategy) -> int:
-    """Return how many attackers a robust strategy counts on, 0 for the others."""
+    """Return how many attackers a robust strategy tolerates; 0 for other strategies."""
     return int(getattr(strategy, "attackers", 0))
 
 
@@ -121,24 +122,24 @@ def aggregate(
     declared: Mapping[str, float] = MappingProxyType({}),
     sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[dict[str, State], dict[str, State], list[str]]:
-    """Aggregate group by group.
+    """Aggregate each group.
 
-    Participants are taken in the order of their names, so that the order of arrival changes no bit.
+    Participants are sorted by name, so the order of arrival does not change the result.
 
     Parameters
     ----------
     accepted : dict of str to State
         Validated replies by participant.
     declared : dict of str to float
-        Noise multipliers that the replies declared; they can only lower a weight.
+        Noise multipliers that the replies declared. They can only lower a weight.
     sizes : dict of str to int
-        Training units that were released with noise; likewise.
+        Numbers of training units that were released with noise. They can only lower a weight.
 
     Returns
     -------
     groups, memory : dict of str to State
     kept : list of str
-        Groups that keep their parameters since fewer answered than the strategy needs.
+        Groups that keep their parameters, because fewer answered than the strategy needs.
     """
     contract = scenario.contract
     groups: dict[str, State] = {}
@@ -180,7 +181,7 @@ def aggregate(
 
 
 def members_of(scenario: Scenario, group: str, parameters: Iterable[str]) -> list[RosterParticipant]:
-    """Return the participants whose parameters are averaged in `group`, in the order of their names."""
+    """Return the participants that share the parameters of `group`, sorted by name."""
     names = list(parameters)
     return sorted(
         (s for s in scenario.roster if all(group_of(p, s.industry, scenario.contract) == group for p in names)),
@@ -189,9 +190,10 @@ def members_of(scenario: Scenario, group: str, parameters: Iterable[str]) -> lis
 
 
 def controls(scenario: Scenario, strategy: Strategy, state: Checkpoint) -> dict[str, State]:
-    """Return what each participant gets beside the model, by name; empty where the strategy sends nothing.
+    """Return what each participant receives besides the model, by name; empty if the strategy sends nothing.
 
-    Shortened to what a participant accepts: one absurd reply must not make every next message unacceptable.
+    The values are clipped to what a participant accepts. Otherwise one absurd reply would make every later message
+    invalid.
     """
     out: dict[str, State] = {}
     if isinstance(strategy, Controlled):
@@ -204,9 +206,10 @@ def controls(scenario: Scenario, strategy: Strategy, state: Checkpoint) -> dict[
 
 
 def turns(scenario: Scenario, strategy: Strategy, number: int, names: Collection[str]) -> list[list[str]]:
-    """Return who is asked in round `number`: lists of which one participant each must answer.
+    """Return whom to ask in round `number`: lists of names. One participant of each list must answer.
 
-    Where parts are shared with the whole consortium the model makes one tour of it, otherwise one in each industry.
+    If parts are shared with the whole consortium, the model visits all participants in turn; otherwise it does so in
+    each industry.
     """
     if not isinstance(strategy, TakesTurns):
         return []
@@ -226,10 +229,10 @@ def _steps(contract: Contract, participant: RosterParticipant) -> float:
 def honest_bound(
     contract: Contract, participant: RosterParticipant, current: Mapping[str, Tensor], number: int = 1
 ) -> float:
-    """Return how long an honest change of `current` can be in round `number`; infinite when non-private.
+    """Return the largest norm that an honest change of `current` can have in round `number`; infinite if non-private.
 
-    sigma is the proposal's, solved for the whole run. A participant whose policy allows less adds more noise than
-    that and is shortened; a sigma that a reply declares would let an attacker choose its own bound.
+    sigma is that of the proposal, solved for the whole run. A participant whose policy allows less adds more noise than
+    that, and its change is clipped. A declared sigma is not used here: an attacker could choose its own bound with it.
     """
     if participant.non_private:
         return math.inf

@@ -1,19 +1,20 @@
-"""The asynchronous loop: whoever is free trains, and a reply is weighed by its staleness.
+"""The asynchronous loop: each participant trains when it is free, and staleness lowers the weight of a reply.
 
-Every group of parameters (an industry, or the whole consortium) has a version and a buffer of replies; the strategy
-says when a group steps (`strategies.base.Asynchronous`). A participant's messages are numbered by its own
-participations, never more than the contract says: that many its noise was solved for. Who took part how often is no
-secret and amplifies nothing.
+Every group of parameters (an industry, or the whole consortium) has a version and a buffer of replies. The strategy
+decides when a group makes a step (`strategies.base.Asynchronous`). A participant's messages are numbered by its own
+participations. There are never more of them than the contract says, because its noise was solved for that number. It is
+public who took part how often, so privacy is not amplified by it.
 
 Guarantees
 ----------
-* A message waits at most `deadline_seconds`, and is sent at most `attempts` times: again, it is the same participation
-  with the same model, which the outbox answers with the same bytes. A participant that lost two participations in a row
-  is not asked again. Too few left is a failed run (invariant 13).
-* An answer to anything but a participant's latest message is LATE_REPLY, one from more than `max_staleness` versions
-  ago TOO_STALE: dropped, and attributed by name.
-* The checkpoint holds buffers, versions and what everybody has in hand, and is written before the next message goes.
-  A resumed run asks for the same again; given the same order of replies it is identical to the bit where training is.
+* A message waits at most `deadline_seconds`, and is sent at most `attempts` times. A repeated message is the same
+  participation with the same model, and the outbox answers it with the same bytes. A participant that lost two
+  participations in a row is not asked again. If too few participants are left, the run fails (invariant 13).
+* An answer to an older message of the participant is LATE_REPLY. An answer to a model that is more than `max_staleness`
+  versions old is TOO_STALE. Both are dropped and recorded with the participant's name.
+* The checkpoint holds the buffers, the versions and the open participations. It is written before the next message is
+  sent. A resumed run sends the same requests again. With the same order of replies its result is identical to the bit,
+  if training itself is.
 """
 
 from __future__ import annotations
@@ -33,30 +34,30 @@ from consortia.messages.reply import FINAL
 from consortia.terms.scopes import State, for_participant
 from strategies.base import Asynchronous, Update
 
-#: Participations on end without a valid reply after which a participant is not asked again.
+#: After so many participations in a row without a valid reply a participant is not asked again.
 _LOST = 2
-#: Seconds between two looks at windows and deadlines.
+#: Seconds between two checks of windows and deadlines.
 _LOOK = 0.1
-#: Seconds before a message that failed at once is sent again, times the attempts so far.
+#: Seconds before a message that failed at once is sent again; multiplied by the number of attempts.
 _PAUSE = 0.5
 
 
 @runtime_checkable
 class Channel(Protocol):
-    """What the loop asks of a transport (see `consortia.messages.flower.GridExchange`)."""
+    """What the loop needs from a transport (see `consortia.messages.flower.GridExchange`)."""
 
     def send(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> tuple[dict[str, str], list[Answer]]:
-        """Send each envelope; return a ticket for each that went, by name, and why the others did not go."""
+        """Send each envelope. Return the tickets of the sent ones by name, and the reasons for the others."""
         ...
 
     def receive(self, seconds: float) -> list[tuple[str, Answer]]:
-        """Return what came, each with its ticket, within `seconds`."""
+        """Return the answers that came within `seconds`, each with its ticket."""
         ...
 
 
 @dataclass
 class _Work:
-    """What one participant has in hand: one participation, and the model and versions that it started from."""
+    """The open participation of one participant, and the model and versions that it started from."""
 
     number: int
     start: State
@@ -85,7 +86,7 @@ class AsynchronousLoop:
     ----------
     desk : its transport is a `Channel` too.
     quorum : int
-        Participants that must have contributed or still be able to.
+        So many participants must have contributed or still be able to contribute.
     """
 
     def __init__(self, desk: Correspondence, strategy: Asynchronous, quorum: int) -> None:
@@ -104,12 +105,12 @@ class AsynchronousLoop:
         self._since: dict[str, float] = {}
 
     def steps(self, state: Checkpoint) -> Iterator[Checkpoint]:
-        """Play to the end; yield a checkpoint after each change, to be stored before the next message goes.
+        """Run to the end. Yield a checkpoint after each change; the caller stores it before the next message is sent.
 
         Raises
         ------
         RunFailedError
-            When fewer participants than the quorum are left, or nothing was ever learned.
+            Fewer participants than the quorum are left, or no group made a step.
         """
         self._restore(state)
         self._assign()
@@ -117,7 +118,7 @@ class AsynchronousLoop:
         while self._work:
             self._send()
             for ticket, answer in self._channel.receive(_LOOK):
-                if self._take(ticket, answer):  # one by one: what came together changes nothing
+                if self._take(ticket, answer):  # one by one: answers that come together give the same result
                     self._step()
                     self._assign()
                     yield self._checkpoint()
@@ -139,7 +140,7 @@ class AsynchronousLoop:
         return any(version < self._contract.rounds for version in versions)
 
     def _groups(self, name: str) -> list[str]:
-        """Return the groups that the participant shares in and that are not done."""
+        """Return the unfinished groups that the participant shares."""
         return [
             g
             for g, participants in self._participants.items()
@@ -147,7 +148,7 @@ class AsynchronousLoop:
         ]
 
     def _assign(self) -> None:
-        """Give everybody who is free its next participation."""
+        """Start the next participation of every free participant."""
         for name, view in self._desk.participants.items():
             waits = self._strategy.waits_for_step and any(
                 held.participant == name for group in self._groups(name) for held in self._buffers[group]
@@ -179,7 +180,7 @@ class AsynchronousLoop:
                 self._again(name, work)
 
     def _take(self, ticket: str, answer: Answer) -> bool:
-        """Put a valid reply into the buffers; return whether anything changed."""
+        """Put a valid reply into the buffers. Return whether anything changed."""
         name = answer.participant
         work = self._work.get(name)
         if work is None or work.ticket != ticket:
@@ -201,7 +202,7 @@ class AsynchronousLoop:
         return True
 
     def _again(self, name: str, work: _Work) -> None:
-        """Ask for the same participation again, or count it as lost."""
+        """Request the same participation again, or count it as lost."""
         behind = [self._versions[group] - work.versions[group] for group in self._groups(name)]
         final = self._desk.participants[name].state in FINAL
         stale = not behind or min(behind) > self._strategy.max_staleness
@@ -225,7 +226,7 @@ class AsynchronousLoop:
             )
 
     def _expire(self) -> bool:
-        """Ask again, or give up, where a deadline has passed."""
+        """Request again or give up every participation whose deadline has passed."""
         now = time.monotonic()
         late = [(name, work) for name, work in self._work.items() if work.ticket and now > work.until]
         for name, work in late:
@@ -236,7 +237,7 @@ class AsynchronousLoop:
     # Steps
 
     def _step(self) -> bool:
-        """Step every group that the strategy calls ready."""
+        """Make a step with every group that the strategy calls ready."""
         ready = [group for group in self._models if self._is_ready(group)]
         for group in ready:
             self._step_group(group)
@@ -249,7 +250,7 @@ class AsynchronousLoop:
         return bool(held) and self._is_open(group) and self._strategy.ready(len(held), working, seconds)
 
     def _step_group(self, group: str) -> None:
-        # In the order of names and numbers: within a buffer the order of arrival changes no bit.
+        # Sorted by name and number, so the order of arrival within a buffer does not change the result.
         held = sorted(self._buffers[group], key=lambda one: (one.participant, one.number))
         current, participants = self._models[group], self._participants[group]
         shares = dict(zip((s.name for s in participants), weights_of(self._contract, participants), strict=True))

@@ -1,6 +1,6 @@
-"""The coordinator's half of learners whose model follows from released sums: `additive`, and what packages bring.
+"""The coordinator's half of learners whose model follows from released sums: `additive` and the learners of packages.
 
-Everything here is post-processing. The model holds all that the next message needs, so a run goes on from any
+Everything here is post-processing. The model holds everything that the next message needs, so a run can resume from any
 checkpoint.
 """
 
@@ -26,8 +26,8 @@ __all__ = ["after_parts", "after_sum"]
 def after_parts(rule: LearnedRecipe, current: State, message: int, parts: Sequence[Part]) -> State:
     """Return the group after a message in which each participant added its own noise.
 
-    A participant has one weight for all blocks of a message: noise and scatter are added up over them, each in parts of
-    its block's sensitivity.
+    A participant has one weight for all blocks of a message. For it, noise and scatter are added over the blocks, each
+    divided by its block's sensitivity.
     """
     numbers = list(zip(rule.lengths(message), rule.sensitivities(message), rule.scatter(message), strict=True))
     noise = [deviations(rule, message, part.multiplier) if part.multiplier else (0.0,) * len(numbers) for part in parts]
@@ -48,11 +48,11 @@ def after_parts(rule: LearnedRecipe, current: State, message: int, parts: Sequen
 def after_sum(
     rule: LearnedRecipe, current: State, message: int, one: OpenSum, code: FixedPoint, units: Mapping[str, float]
 ) -> State:
-    """Return the group after a secure sum of its members' blocks opened.
+    """Return the group after a secure sum of its members' blocks was opened.
 
     Parameters
     ----------
-    units : public units of each member in the sum, times its weight.
+    units : public number of units of each member in the sum, times its weight.
     """
     noise = block_noise(rule, message, code.share_std(one.asked) * code.step * math.sqrt(len(one.names)))
     opened = Opened(tuple(unscaled(rule, message, one.total)), noise, math.fsum(units.values()))

@@ -1,4 +1,4 @@
-"""Writes checkpoints: one safetensors file per committed round, whole or not at all."""
+"""Writes checkpoints: one safetensors file for each committed round. A file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TENSORS = ("groups", "memory", "average", "pending")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The coordinator after a committed round.
+    """The state of the coordinator after a committed round.
 
     Attributes
     ----------
@@ -33,11 +33,11 @@ class Checkpoint:
     history : list
         One line per round.
     heads : dict of str to Anchor
-        The newest link of each participant's ledger that came with a reply.
+        The newest ledger link of each participant that came with a reply.
     pending : dict of str to State
-        Without rounds: what participants have in hand and what the buffers hold.
+        Asynchronous runs: the models of open participations and the replies in the buffers.
     progress : dict
-        Without rounds: versions, staleness and participations, JSON-able.
+        Asynchronous runs: versions, staleness and participations, JSON-able.
     """
 
     round: int
@@ -51,12 +51,12 @@ class Checkpoint:
 
 
 def save(folder: Path, state: Checkpoint, *, final: Mapping[str, State] | None = None) -> None:
-    """Write the checkpoint durably; with `final`, also the model of the run, one file per group.
+    """Write the checkpoint durably. With `final` also write the model of the run, one file for each group.
 
     Raises
     ------
     RunFailedError
-        When the disk has no room for it; the checkpoint before stays.
+        The disk has no room for it. The previous checkpoint stays.
     """
     target = folder / "checkpoints"
     with disk.kept(folder):
@@ -75,7 +75,7 @@ def to_bytes(state: Checkpoint) -> bytes:
     tensors = {
         f"{kind}/{group}/{name}": tensor.clone(
             memory_format=torch.contiguous_format
-        )  # safetensors wants that, and no shared memory
+        )  # safetensors needs contiguous tensors without shared memory
         for kind, groups in ((kind, getattr(state, kind)) for kind in _TENSORS)
         for group, named in groups.items()
         for name, tensor in named.items()
@@ -97,7 +97,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint, or None when there is none."""
+    """Return the newest checkpoint, None if there is none."""
     files = files_of(folder)
     return load(files[-1]) if files else None
 

@@ -1,7 +1,7 @@
 """Chooses the model of each participant: its group's, or its cluster's.
 
-Everything here is made of released updates, so it is post-processing. Who is in which cluster stands in the
-coordinator's record; a participant learns its own model only.
+Everything here is computed from released updates, so it is post-processing. The coordinator's record names the members
+of each cluster. A participant only receives its own model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def models(
 def membership(
     scenario: Scenario, strategy: Strategy, groups: Mapping[str, State], memory: Mapping[str, State]
 ) -> dict[str, dict[str, int]]:
-    """Return each participant's cluster by group; empty where the strategy has none."""
+    """Return each participant's cluster by group; empty if the strategy has no clusters."""
     if not isinstance(strategy, Clusters):
         return {}
     return {
@@ -43,7 +43,7 @@ def membership(
 def final_models(
     scenario: Scenario, strategy: Strategy, groups: Mapping[str, State], memory: Mapping[str, State]
 ) -> dict[str, State]:
-    """Return what a run leaves behind: the model of every group, and of every cluster where there are several."""
+    """Return the final models of a run: one for every group, or one for every cluster of it if there are several."""
     out = dict(groups)
     if isinstance(strategy, Clusters):
         for group, numbers in membership(scenario, strategy, groups, memory).items():

@@ -1,8 +1,8 @@
-"""Models of the released sums that nobody is charged for: other strengths, fewer columns, fewer participants.
+"""Other models of the released sums, at no charge: another strength, fewer columns or fewer participants.
 
-All of it is post-processing of what the coordinator holds anyway. The centre and the radius stay those of everybody's
-message 1. With secure sums the coordinator holds one sum, so no participant can be left out; each can leave itself out
-at home.
+All of it is post-processing of data that the coordinator already has. The centre and the radius stay those of message 1
+of all participants. With secure sums the coordinator has only the total, so it cannot leave a participant out. Each
+participant can leave itself out at home.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def coalition(folder: Path, scenario: Scenario, industry: str, without: Collecti
     Raises
     ------
     InputError
-        No such run, learner or participant; a secure sum; or nobody left.
+        There is no such run, learner or participant; the run used a secure sum; or nobody is left.
     """
     scenario = scenario.of(industry)
     kept = _kept(folder, scenario, industry)
@@ -54,12 +54,12 @@ def coalition(folder: Path, scenario: Scenario, industry: str, without: Collecti
 
 
 def parts_of_run(folder: Path, scenario: Scenario, industry: str) -> dict[str, Part]:
-    """Return what each participant released in the last message, with noise of its own, by name.
+    """Return what each participant released in the last message with its own noise, by name.
 
     Raises
     ------
     InputError
-        No such run or learner; or a secure sum.
+        There is no such run or learner, or the run used a secure sum.
     """
     if scenario.contract.sums is not None and scenario.contract.trust == "aggregate":
         raise InputError(
@@ -83,9 +83,9 @@ def of_run(
     Parameters
     ----------
     strength : float
-        Of the ridge; the run's own model has 10.
+        Strength of the ridge penalty; the run's own model uses 10.
     columns : sequence of bool, optional
-        Which columns may have a weight, in the order of `Columns.expand`; the intercept always has one.
+        Which columns may have a weight, in the order of `Columns.expand`. The intercept always has one.
     """
     rule, found = recipe(scenario.contract, industry), coalition(folder, scenario, industry, without)
     if not strength > 0:

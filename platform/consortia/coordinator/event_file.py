@@ -1,7 +1,7 @@
-"""Writes the public event file of a run, one JSON object a line, while the run goes on.
+"""Writes the public event file during a run, one JSON object in each line.
 
-Every line has `event`, `time` (seconds since 1970), `run`, `round` and `participant` (null where a line is about none).
-It holds released and public values only; whoever may read the record may read it.
+Every line has `event`, `time` (seconds since 1970), `run`, `round` and `participant` (null if the line is about
+nobody). The file holds released and public values only. Everybody who may read the record may read it.
 
     joining  absent: names of who has not joined yet
     start    rounds, done           heard    kind, bytes: an answer came (not yet believed)
@@ -27,8 +27,8 @@ FILE = "events.jsonl"
 class EventFile:
     """Appends to the event file of one run.
 
-    A line is written whole or, by a crash, without its end: such an end is cut off before the next line. On a disk
-    without room nothing of it stays.
+    A crash can leave an incomplete last line; it is removed before the next line is written. If the disk has no room,
+    nothing of the line stays.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -37,10 +37,10 @@ class EventFile:
         self._open = -1
 
     def __call__(self, event: str, *, round: int | None = None, participant: str | None = None, **values: Any) -> None:
-        """Append one line; `RunFailedError` when there is no room for it."""
+        """Append one line; `RunFailedError` if the disk has no room for it."""
         line = {"event": event, "time": time.time(), "run": self._run, "round": round, "participant": participant}
         with disk.kept(self._file.parent):
-            if self._open < 0:  # opening costs ten times as much as writing
+            if self._open < 0:  # the file stays open, because opening it takes ten times as long as writing
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 whole = len(_whole_lines(self._file))
                 self._open = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -49,12 +49,12 @@ class EventFile:
             disk.append(self._open, (json.dumps({**line, **values}) + "\n").encode())
 
     def last_round(self) -> int:
-        """Return the last round that the file tells of; 0 when of none."""
+        """Return the last round in the file; 0 if it has none."""
         return max((line["round"] for line in told(self._file.parent) if line["event"] == "round"), default=0)
 
 
 def told(folder: Path) -> list[dict[str, Any]]:
-    """Return what the event file in `folder` tells, line by line; nothing where there is none."""
+    """Return the lines of the event file in `folder`; none if there is no file."""
     return [json.loads(line) for line in _whole_lines(folder / FILE).splitlines()]
 
 

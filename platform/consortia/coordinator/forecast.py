@@ -1,4 +1,5 @@
-"""What each participant can expect of a run: written down before the first message, and told in every one."""
+"""What each participant can expect from a run. It is written down before the first message and sent with every
+message."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ __all__ = ["announced"]
 
 
 def announced(scenario: Scenario, folder: Path) -> Mapping[str, dict[str, Any]]:
-    """Return the forecasts by participant, written to the run's folder; those of a run that goes on stay as they were.
+    """Return the forecasts by participant, and write them to the run's folder. A resumed run keeps its forecasts.
 
-    Nobody has any where the learner is not `sums`.
+    Only the learner `sums` has forecasts.
     """
     file = folder / FILE
     if file.is_file():

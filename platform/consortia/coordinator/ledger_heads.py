@@ -1,4 +1,4 @@
-"""Keeps the newest (counter, head) of each participant's ledger, as replies brought it."""
+"""Keeps the newest (counter, head) of each participant's ledger, taken from its replies."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from privacy.ledger import Anchor
 
 
 class Heads:
-    """The pairs by participant; within a run they lie in its checkpoints, across runs in `heads.json`.
+    """The pairs by participant. A run's checkpoints hold them within the run, and `heads.json` holds them across runs.
 
     Parameters
     ----------
     file : Path or None
-        In the coordinator's state folder, beside its runs. None where every run has scratch ledgers.
+        In the coordinator's state folder, beside its runs. None if every run has scratch ledgers.
     """
 
     def __init__(self, file: Path | None) -> None:
@@ -40,7 +40,7 @@ class Heads:
             ) from None
 
     def header(self, name: str) -> dict[str, str]:
-        """Return what a message to `name` carries."""
+        """Return the header fields of a message to `name`."""
         return to_header(self.known.get(name))
 
     def learn(self, pairs: Mapping[str, Anchor]) -> None:
@@ -50,13 +50,13 @@ class Heads:
                 self.known[name] = anchor
 
     def take(self, name: str, header: Mapping[str, str]) -> None:
-        """Learn from a reply's header, which `anchor_from` has read before."""
+        """Take the pair of a reply's header, which `anchor_from` has checked before."""
         anchor = anchor_from(dict(header))
         if anchor is not None:
             self.learn({name: anchor})
 
     def save(self) -> None:
-        """Merge with what other runs of this coordinator wrote meanwhile, and store durably."""
+        """Merge with the heads that other runs of this coordinator wrote meanwhile, and store durably."""
         if self._file is None or not self.known:
             return
         with disk.kept(self._file.parent), self._file.with_suffix(".lock").open("a") as lock:

@@ -1,7 +1,7 @@
-"""Writes messages to participants, sends them, tries again, and checks the replies: for every mode of a run.
+"""Writes messages to participants, sends them, repeats them, and checks the replies. Every mode of a run uses it.
 
-It trusts no reply (invariant 12): names, shapes, dtypes, finiteness, declared noise and the number are checked;
-whatever fails is attributed to a participant by name and dropped.
+It trusts no reply (invariant 12). Names, shapes, dtypes, finiteness, declared noise and the round are checked. A reply
+that fails a check is dropped, and the failure is recorded with the participant's name.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ RECORD_SCHEMA = 1
 def header_to(
     participant: RosterParticipant, kind: str, run_id: str, contract: Contract, heads: Heads
 ) -> dict[str, str]:
-    """Return what the header of every message to a participant says: the contract, the proposal to it, its head."""
+    """Return the header fields of every message to a participant: the contract, the proposal, the head of its
+    ledger."""
     proposal = {
         "dataset": participant.dataset,
         "epsilon": None if participant.non_private else participant.epsilon,
@@ -63,19 +64,21 @@ def header_to(
 
 
 def is_refusal(envelope: Envelope, name: str) -> bool:
-    """Return whether a reply says that there is nothing; ValueError when it is another's, or carries something yet."""
+    """Return whether a reply has a status without content. ValueError if it names another participant, or carries
+    content anyway."""
     if envelope.header.get("participant") != name:
         raise ValueError("the reply names another participant than the key that sent it")
     status = envelope.header.get("status")
     if status not in FINAL and status != "FAILED":
         return False
     if envelope.tensors:
-        raise ValueError(f"status {status} carries something")
+        raise ValueError(f"status {status} carries content")
     return True
 
 
 def check_answers(header: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-    """Raise ValueError unless a reply's header answers the message that was sent and says where its ledger stands."""
+    """Raise ValueError unless a reply's header matches the sent message and names the state of the participant's
+    ledger."""
     for key, value in wanted.items():
         if header.get(key) != value:
             raise ValueError(f"{key}: wanted {value!r}, got {str(header.get(key))[:80]!r}")
@@ -83,16 +86,16 @@ def check_answers(header: Mapping[str, str], wanted: Mapping[str, str]) -> None:
 
 
 class Mailbox:
-    """What goes out and comes in during one run: attempts, deadlines, counts of bytes, failures by name, the record.
+    """The messages of one run: attempts, deadlines, counts of bytes, failures by name, and the record.
 
     Parameters
     ----------
     folder : Path
-        Where the run's public event file and its record go.
+        Folder of the run's public event file and its record.
     exchange : Exchange
-        The transport: the engines differ here and nowhere else.
+        The transport. It is the only difference between the engines.
     heads : Path or None
-        Where the heads of the participants' ledgers are kept across runs.
+        File of the ledgers' heads across runs.
     """
 
     def __init__(self, scenario: Scenario, run_id: str, folder: Path, exchange: Exchange, heads: Path | None) -> None:
@@ -106,10 +109,10 @@ class Mailbox:
         self.event = EventFile(folder, run_id)
 
     def attempts(self, open_names: Callable[[], Iterable[str]]) -> Iterator[tuple[int, list[str]]]:
-        """Yield the number of each attempt and whom it asks, while somebody is left to ask: `round.attempts` at most.
+        """Yield the number of each attempt and whom it asks, at most `round.attempts`, while somebody is left to ask.
 
-        Between two attempts it waits as long as an attempt took, doubled each time, within the attempt's deadline: what
-        fails at once (a full disk, a killed process) may take a while to mend.
+        After an attempt it waits as long as that attempt took, times 1, 2, 4 and so on, within the attempt's deadline.
+        A failure that comes at once (a full disk, a killed process) may need some time to be repaired.
         """
         terms, pause = self.contract.round, 0.0
         for attempt in range(1, terms.attempts + 1):
@@ -123,14 +126,14 @@ class Mailbox:
             pause = max(0.0, min(took * 2 ** (attempt - 1), terms.deadline_seconds - took))
 
     def post(self, kind: str, number: int, attempt: int, envelopes: Mapping[str, bytes]) -> Iterator[Answer]:
-        """Send one envelope to each named participant; yield each answer that comes within `round.deadline_seconds`.
+        """Send one envelope to each named participant. Yield each answer that comes within `round.deadline_seconds`.
 
-        Whoever gave none by then fails with NO_REPLY; an answer to an older message is none.
+        A participant without an answer by then fails with NO_REPLY. An answer to an older message does not count.
 
         Parameters
         ----------
         kind : str
-            Of the transport's messages.
+            Kind of the transport's messages.
         """
         for name, data in envelopes.items():
             self.participants[name].bytes_received += len(data)
@@ -144,18 +147,18 @@ class Mailbox:
             self.fail(name, number, attempt, "NO_REPLY")
 
     def heard(self, name: str, data: bytes, kind: str, number: int) -> None:
-        """Count the bytes of an answer, whatever is in it."""
+        """Count the bytes of an answer, valid or not."""
         self.participants[name].bytes_sent += len(data)
         self.event("heard", round=number, participant=name, kind=kind, bytes=len(data))
 
     def fail(self, name: str, number: int, attempt: int, code: str, detail: str = "") -> None:
-        """Record a failure, by name."""
+        """Record a failure of a participant."""
         failure: dict[str, Any] = {"round": number, "attempt": attempt, "code": code, "detail": detail[:200]}
         self.participants[name].failures.append(failure)
         self.event("failure", participant=name, **failure)
 
     def last_codes(self, names: Iterable[str] | None = None) -> list[str]:
-        """Return the codes of the last failures of everybody, or of those named, sorted."""
+        """Return the sorted codes of the last failures, of everybody or of `names`."""
         views = self.participants.values() if names is None else [self.participants[name] for name in names]
         return sorted({view.failures[-1]["code"] for view in views if view.failures})
 
@@ -173,7 +176,7 @@ class Mailbox:
         Parameters
         ----------
         started : float
-            When the run started, of `time.perf_counter`.
+            Start of the run, from `time.perf_counter`.
         """
         record = {
             "schema": RECORD_SCHEMA,
@@ -196,7 +199,7 @@ class Mailbox:
 
 
 class Correspondence(Mailbox):
-    """The messages of a horizontal run, and what its replies may hold; parameters as `Mailbox`."""
+    """The messages of a horizontal run, and the allowed content of its replies. Parameters are those of `Mailbox`."""
 
     def __init__(self, scenario: Scenario, run_id: str, folder: Path, exchange: Exchange, heads: Path | None) -> None:
         super().__init__(scenario, run_id, folder, exchange, heads)
@@ -221,22 +224,23 @@ class Correspondence(Mailbox):
         return data
 
     def tell_rounds(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Tell of every round of the history, and where everybody stands, that the event file does not have yet.
+        """Write every round of the history that the event file lacks, with the state of every participant.
 
-        The history is that of a checkpoint on disk: so a coordinator that is killed between the two tells of the round
-        when it goes on, and of none twice.
+        The history is that of a checkpoint on disk. If a coordinator is killed between the checkpoint and this call,
+        the resumed one writes the round. No round is written twice.
         """
         for line in history[bisect.bisect(history, self._told, key=itemgetter("round")) :]:
             self.event("round", **line, members=standings(self.participants))
             self._told = line["round"]
 
     def accept(self, answer: Answer, kind: str, number: int, attempt: int, sent: State) -> State | None:
-        """Return the tensors of a valid reply; None when there is none, which is then attributed by name.
+        """Return the tensors of a valid reply. Otherwise record the failure with the participant's name and return
+        None.
 
         Parameters
         ----------
         number : int
-            Of the message: a round, or the participant's own count.
+            Number of the message: the round, or the participant's own count.
         sent : State
             The model that the message carried.
         """

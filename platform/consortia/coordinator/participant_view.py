@@ -32,7 +32,7 @@ def sizes_of(participants: Mapping[str, ParticipantView]) -> dict[str, int]:
 
 
 def recall(participants: Mapping[str, ParticipantView], history: Sequence[Mapping[str, Any]]) -> None:
-    """Take the released sizes, and how often everybody contributed, out of the rounds of a run that goes on."""
+    """Read the released sizes and the numbers of contributions from the rounds of a resumed run."""
     for name, size in (history[-1].get("sizes", {}) if history else {}).items():
         participants[name].size = int(size)
     for line in history:
@@ -41,7 +41,7 @@ def recall(participants: Mapping[str, ParticipantView], history: Sequence[Mappin
 
 
 def standing(view: ParticipantView) -> dict[str, Any]:
-    """Return where one participant stands: its state, what it declared, what was counted so far."""
+    """Return the state of one participant: its status, its declarations and the counters."""
     header = view.header
     budget = header.get("epsilon_budget", "null")
     return {
@@ -61,7 +61,7 @@ def standing(view: ParticipantView) -> dict[str, Any]:
 
 
 def restore(view: ParticipantView, stood: Mapping[str, Any]) -> None:
-    """Take back where a participant stood when a run was interrupted: what it declared, what was counted."""
+    """Restore the state that a participant had when the run was interrupted: its declarations and the counters."""
     view.rounds_contributed = stood["rounds_contributed"]
     view.bytes_sent, view.bytes_received = stood["bytes"]["sent"], stood["bytes"]["received"]
     if stood["non_private"] is not None:
@@ -76,12 +76,12 @@ def restore(view: ParticipantView, stood: Mapping[str, Any]) -> None:
 
 
 def standings(participants: Mapping[str, ParticipantView]) -> dict[str, dict[str, Any]]:
-    """Return where everybody stands, by name."""
+    """Return the state of every participant, by name."""
     return {name: standing(view) for name, view in participants.items()}
 
 
 def describe(view: ParticipantView) -> dict[str, Any]:
-    """Return what the record says of one participant."""
+    """Return the record's entry of one participant."""
     final = next((one for one in view.released.values() if one.partition == "evaluation"), None)
     return {
         "industry": view.participant.industry,

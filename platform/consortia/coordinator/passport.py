@@ -1,7 +1,7 @@
-"""The coordinator's half of a run's passport: what it saw, the hashes of the run's files, and the participants' parts.
+"""The coordinator's half of a run's passport: its view, the hashes of the run's files, and the participants' parts.
 
-Guarantee: of a participant it states what was released, and nothing that a simulation's record holds beside it (exact
-metrics, receipts, counts of rows).
+Guarantee: about a participant it states released values only. It leaves out what a simulation's record holds besides
+(exact metrics, receipts, counts of rows).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def make_passport(
     folder : Path
         The coordinator's folder of the run.
     parts : Path
-        Folder of the participants' parts, NAME.json each; whoever sent none stands in the passport without one.
+        Folder of the participants' parts, one NAME.json each. A participant without a file is listed without a part.
     key : EllipticCurvePrivateKey, optional
-        The coordinator's; without it the passport is not signed.
+        The coordinator's key. Without it the passport is not signed.
     image : str
         Digest of the container image that the run used.
     audit : Path, optional
@@ -45,7 +45,8 @@ def make_passport(
     Raises
     ------
     InputError
-        No finished run there, files that its record does not name so, a part or an audit of something else.
+        There is no finished run, a file does not match the record's hash, or a part or the audit belongs to something
+        else.
     """
     check_whole(folder)
     record = read_record(folder / "result.json")
@@ -84,7 +85,7 @@ def _seen(seen: Mapping[str, Any], file: Path, name: str, record: Mapping[str, A
 
 
 def _part(file: Path, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a part that is of this participant, run and contract; whether its signature holds, `verify` says."""
+    """Return a part after checking its participant, run and contract. `verify` checks its signature."""
     try:
         found = strict_json(file.read_bytes())
         envelope = parse(words.SignedStatement, found if isinstance(found, dict) else {}, str(file))

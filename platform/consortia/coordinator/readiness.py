@@ -1,4 +1,4 @@
-"""Asks, before the first round, who can take part, and refuses a run that cannot succeed: nobody is charged for it."""
+"""Asks before the first round who can take part, and refuses a run that cannot succeed. Nobody is charged for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State
 from strategies.base import TakesTurns
 
-#: How often a participant is asked that failed: what is wrong with data or policy is the same the next time.
+#: How often a participant is asked after a failure. A problem with data or policy does not go away by asking again.
 _FAILED_TRIES = 2
 _WHY = {
     "BUDGET_EXHAUSTED": "its budget is spent; its owner raises budget.lifetime, or the roster goes on without it",
@@ -33,17 +33,18 @@ _WHY = {
 
 
 def ask(desk: Correspondence, groups: Mapping[str, State]) -> None:
-    """Ask everybody whether it can take part; who refuses is not asked again in this run.
+    """Ask every participant whether it can take part. A participant that refuses is not asked again in this run.
 
     Parameters
     ----------
     groups : dict of str to State
-        What is shared, by group: each needs as many participants as strategy and trust want.
+        The shared parameters by group. Each group needs as many participants as the strategy and the trust mode
+        require.
 
     Raises
     ------
     RunRefusedError
-        Where too few can: names and reasons, one line for each participant.
+        Too few can take part. There is one line with the reason for each participant.
     """
     able: set[str] = set()
     tries = dict.fromkeys(desk.participants, 0)
@@ -69,16 +70,16 @@ def ask(desk: Correspondence, groups: Mapping[str, State]) -> None:
 
 
 def lacking(scenario: Scenario, able: set[str], groups: Mapping[str, State]) -> list[str]:
-    """Return what a run of these participants lacks: a quorum, or the minimum of a group; nothing when it can succeed.
+    """Return what a run of these participants lacks: a quorum, or the minimum of a group; empty if it can succeed.
 
-    `groups` holds what is shared, by group.
+    `groups` holds the shared parameters by group.
     """
-    if scenario.contract.by_industry:  # each industry plays its own rounds, and the run goes on with all of them
+    if scenario.contract.by_industry:  # each industry has its own rounds, and the run needs all of them
         return [line for part in scenario.parts() for line in _lacking_in_part(part, able, groups)]
     contract, everybody = scenario.contract, len(scenario.roster)
     strategy = contract.strategy.strategy()
     names = ", ".join(sorted(able)) or "nobody"
-    # With turns, sums of cohorts or a trusted coordinator a round may go on with fewer than the quorum.
+    # With turns, sums of cohorts or a trusted coordinator a round can continue with fewer than the quorum.
     counted = contract.trust == "local" and not isinstance(strategy, TakesTurns)
     wanted = scenario.quorum if counted else 1
     if len(able) < wanted:
@@ -89,7 +90,7 @@ def lacking(scenario: Scenario, able: set[str], groups: Mapping[str, State]) -> 
         here = [participant for participant in participants if participant.name in able]
         where = "the consortium" if group == "*" else group
         least = contract.secure_terms.least if contract.trust == "aggregate" else strategy.minimum_participants
-        # A group of which nobody can take part costs nobody anything, but a secure sum opens with no group missing.
+        # A group without participants costs nothing. But a secure sum opens only if no group is missing.
         if len(here) < least and (here or contract.trust == "aggregate"):
             found.append(f"{where}: wanted at least {least} participants that can take part, got {_names(here)}")
         elif here and len(here) < len(participants) and outweighed(strategy, weights_of(contract, here)):

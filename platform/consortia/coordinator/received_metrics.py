@@ -21,7 +21,7 @@ from consortia.terms.scopes import State
 from privacy.egress import KINDS
 from privacy.histogram import HistogramNoise
 
-#: No honest count is larger.
+#: Largest count that an honest participant can send.
 _MOST_ROWS = 10**12
 
 
@@ -34,11 +34,11 @@ class Received:
     partition : str
         "evaluation" (test rows, the final model) or "validation" (a model between rounds).
     estimates : dict of str to Estimate
-        Points with intervals; exact numbers have no interval of their own.
+        Values with intervals. Exact values have no interval.
     histogram : array (n_lines, n_bins) or None
-        As released; None where metrics left exactly.
+        The released histogram; None if the metrics left exactly.
     deviation : float
-        Of the noise in one cell.
+        Standard deviation of the noise in one cell.
     """
 
     industry: str
@@ -52,7 +52,7 @@ class Received:
 
     @property
     def exact(self) -> bool:
-        """Whether it left without noise."""
+        """Whether the metrics left without noise."""
         return self.histogram is None
 
     def to_json(self) -> dict[str, Any]:
@@ -76,12 +76,12 @@ def split(tensors: State) -> tuple[State, State]:
 def read(
     header: Mapping[str, str], metrics: State, contract: Contract, industry: str, partition: str | None
 ) -> Received | None:
-    """Check the metrics of a reply against what is due and return them; None when none are due.
+    """Check the metrics of a reply against the expected ones and return them; None if none are expected.
 
     Raises
     ------
     ValueError
-        For metrics that nobody asked for, that are missing, or that are not of the kind the contract says.
+        The metrics were not requested, are missing, or have another kind than the contract says.
     """
     if partition is None:
         if metrics:

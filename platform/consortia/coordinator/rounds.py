@@ -1,8 +1,8 @@
 """The coordinator's loop: send, wait up to a deadline, validate, aggregate, checkpoint, record.
 
-It trusts no reply (invariant 12): names, shapes, dtypes, finiteness, declared noise and the round are
-checked, whatever fails is attributed to a participant by name and dropped, and one bad reply never ends a
-run. Waits are bounded (invariant 13): a deadline and a number of attempts per round, and always a status.
+It trusts no reply (invariant 12). Names, shapes, dtypes, finiteness, declared noise and the round are checked. A reply
+that fails a check is dropped and recorded with the participant's name. One bad reply never ends a run. All waits are
+bounded (invariant 13): a round has a deadline and a number of attempts, and a run always ends with a status.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from strategies.base import Asynchronous, Strategy
 
 __all__ = ["Answer", "Coordinator", "Exchange"]
 
-#: What a round made: the next groups, the strategy's memory, who replied, and groups that kept their model.
+#: Result of a round: the next groups, the strategy's memory, who replied, and the groups that kept their model.
 Played = tuple[dict[str, State], dict[str, State], list[str], list[str]]
 
 
 class Coordinator:
     """One run of one scenario.
 
-    Where industries have training terms of their own, each is a part with its own strategy, quorum and sums. A round of
-    the run is one round of every part that has any left; one message file, checkpoint and record hold all of them.
+    If industries have their own training terms, each industry is a part with its own strategy, quorum and sums. A round
+    of the run is one round of every unfinished part. The event file, the checkpoint and the record hold all parts.
 
     Parameters
     ----------
@@ -55,13 +55,13 @@ class Coordinator:
         The effective scenario.
     run_id : str
     folder : Path
-        Where checkpoints, events and the record go.
+        Folder of checkpoints, events and the record.
     exchange : Exchange
-        The transport: the engines differ here and nowhere else.
+        The transport. It is the only difference between the engines.
     heads : Path, optional
-        Where the heads of the participants' ledgers are kept across runs.
+        File of the ledgers' heads across runs.
     desk : Correspondence, optional
-        The whole run's, of a part of it.
+        The mailbox of the whole run, if this is one part of it.
     """
 
     def __init__(
@@ -89,25 +89,25 @@ class Coordinator:
         self._play = plays[self.contract.trust]
         if self.contract.noisy_sums is not None and self.contract.trust == "local":
             self._play = self._noisy_sums
-        #: The one industry of a part of a run; empty of a whole run.
+        #: The industry of a part of a run; empty for a whole run.
         self._industry = "" if desk is None else next(iter(self.contract.industries))
         self._parts = [self]
         if self.contract.by_industry:
             self._parts = [Coordinator(one, run_id, folder, exchange, desk=self.desk) for one in scenario.parts()]
 
     def ask_who_can(self, *, resume: bool = False) -> None:
-        """Ask everybody, before the first round, whether it can take part (`consortia.coordinator.readiness`).
+        """Ask every participant before the first round whether it can take part (`consortia.coordinator.readiness`).
 
         Raises
         ------
         RunRefusedError
-            When the run cannot succeed. The record says so; nobody was charged.
+            The run cannot succeed. The record says so, and nobody was charged.
         """
         record = self.folder / "coordinator.json"
         if resume and not (record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("refused")):
-            return  # it goes on: something may have been paid for
+            return  # a resumed run: something may have been charged
         if self.contract.trust == "coordinator":
-            return  # a round asks a few of many, and no ledger but the coordinator's account pays
+            return  # a round asks a few of many participants, and only the coordinator's account is charged
         started = time.perf_counter()
         groups = initial_groups(self.contract, [participant.industry for participant in self.scenario.roster])
         try:
@@ -117,12 +117,12 @@ class Coordinator:
             raise
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
-        """Play every round and the closing evaluation; return (and write) the record.
+        """Run every round and the final evaluation. Write and return the record.
 
         Raises
         ------
         RunFailedError
-            When a round misses its quorum in every attempt. The record and the last checkpoint stay.
+            A round missed its quorum in every attempt. The record and the last checkpoint stay.
         """
         started = time.perf_counter()
         state = load_latest(self.folder) if resume else None
@@ -210,7 +210,7 @@ class Coordinator:
         return Checkpoint(number, groups, memory, mean, self.history, dict(self.heads.known))
 
     def _own(self, state: Checkpoint) -> Checkpoint:
-        """Return a checkpoint without what belongs to other parts of the run."""
+        """Return a checkpoint without the state of the other parts of the run."""
         if not self._industry:
             return state
         name = self._industry
@@ -229,11 +229,11 @@ class Coordinator:
         return SecureRounds(self.scenario, self.desk, self._industry)
 
     def _summed_round(self, state: Checkpoint, number: int) -> Played:
-        """Play a round of which the coordinator sees a sum."""
+        """Run a round of which the coordinator sees only a sum."""
         return *self._sums.round(self.strategy, state, number), []
 
     def _trusted_round(self, state: Checkpoint, number: int) -> Played:
-        """Play a round of those whom the coordinator draws; it adds the noise."""
+        """Run a round with the participants that the coordinator draws. The coordinator adds the noise."""
 
         def ask(sent: Mapping[str, State]) -> dict[str, State]:
             open_ = {name: model for name, model in sent.items() if self.participants[name].state not in _FINAL}
@@ -242,12 +242,12 @@ class Coordinator:
         return *CentralRounds(self.scenario, self.run_id).round(self.strategy, state, ask), []
 
     def _noisy_sums(self, state: Checkpoint, number: int) -> Played:
-        """Play a message of noisy sums, each participant's with noise of its own."""
+        """Run a message of noisy sums. Each participant adds its own noise."""
         open_ = {name: view for name, view in self.participants.items() if view.state not in _FINAL}
         return sums.local_round(self.scenario, open_, state, number, lambda sent: self._ask("train", number, sent))
 
     def _open_round(self, state: Checkpoint, number: int) -> Played:
-        """Play a round of updates that the coordinator sees one by one."""
+        """Run a round in which the coordinator sees each update."""
         models = clusters.models(self.scenario, self.strategy, state.groups, state.memory)
         sent = {name: models[name] for name, view in self.participants.items() if view.state not in _FINAL}
         accepted = self._train(number, sent, controls(self.scenario, self.strategy, state))
@@ -257,7 +257,7 @@ class Coordinator:
         return groups, memory, list(accepted), kept
 
     def _train(self, number: int, sent: Mapping[str, State], control: Mapping[str, State]) -> dict[str, State]:
-        """Ask everybody, or those whose turn it is and then the next ones; return validated replies by name."""
+        """Ask everybody, or those whose turn it is and then the next ones. Return validated replies by name."""
         tours = turns(self.scenario, self.strategy, number, sent)
         if not tours:
             return self._ask("train", number, sent, control)
@@ -279,9 +279,9 @@ class Coordinator:
         control: Mapping[str, State] = MappingProxyType({}),
         quorum: int | None = None,
     ) -> dict[str, State]:
-        """Send, validate, and try again until the quorum is there; return validated replies by name.
+        """Send, validate, and repeat until the quorum answered. Return validated replies by name.
 
-        With a `quorum` of its own a round that misses it is the caller's affair.
+        If the caller passes a `quorum`, it also handles a round that misses it.
         """
         accepted: dict[str, State] = {}
         wanted = self.quorum if quorum is None else quorum
@@ -306,7 +306,7 @@ class Coordinator:
         return accepted
 
     def _running_mean(self, state: Checkpoint, number: int, groups: Mapping[str, State]) -> dict[str, State]:
-        """Return the mean of the last `average_last` models so far: post-processing of what was released."""
+        """Return the mean of the last `average_last` models: post-processing of released models."""
         last = self.contract.strategy.average_last
         first = max(1, self.contract.rounds - last + 1)
         if last == 1 or number < first:
@@ -323,7 +323,7 @@ class Coordinator:
         number = last_number(self.contract) + 1
         for view in self.participants.values():
             if view.state == "RECEIVE_ONLY":
-                view.state = "ACTIVE"  # it gets the model; all it can answer is the code again
+                view.state = "ACTIVE"  # it receives the model; it can only answer with the same code again
         sent = {name: models[name] for name, view in self.participants.items() if view.state != "REFUSED"}
         besides = {"sums": sums.beside, "statistics": statistics.beside}
         told = besides.get(self.contract.learner)

@@ -1,4 +1,4 @@
-"""One coordinator at a time per run folder; a second one is refused, and what a killed one left is said."""
+"""Only one coordinator at a time may use a run's folder. A second one is refused, with the name of the first."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ FILE = "coordinator.lock"
 
 @contextlib.contextmanager
 def only_coordinator(folder: Path) -> Iterator[None]:
-    """Hold a run's folder: two coordinators would overwrite each other's checkpoints and record.
+    """Lock a run's folder. Two coordinators would overwrite each other's checkpoints and record.
 
-    The kernel frees the lock when its process ends in any way. The file stays, since removing it would let two in.
-    On a network file system the lock counts only where that passes `flock` on.
+    The kernel frees the lock when its process ends, in any way. The file stays, because removing it would let a second
+    coordinator in. On a network file system the lock works only if that system supports `flock`.
 
     Raises
     ------
     RunFailedError
-        Another process, which is named, holds the folder. Nothing in it was changed.
+        Another process holds the lock; the error names it. Nothing in the folder was changed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / FILE).open("ab", buffering=0) as file:
@@ -58,7 +58,7 @@ def only_coordinator(folder: Path) -> Iterator[None]:
 
 
 def _who(path: Path) -> str:
-    """Return who wrote the lock's file, or nothing when its run was closed."""
+    """Return who wrote the lock file; nothing if its run was closed."""
     text = path.read_text(encoding="utf-8")
     if not text:
         return ""

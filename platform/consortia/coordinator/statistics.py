@@ -1,4 +1,4 @@
-"""The coordinator's half of statistics before training: what was released, by site and together, with error bars.
+"""The coordinator's half of statistics before training: released numbers by site and in total, with error bars.
 
 Everything here is post-processing of what participants released.
 """
@@ -29,8 +29,8 @@ __all__ = ["beside", "found"]
 def found(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, Any]:
     """Return the statistics of each industry as JSON-able data.
 
-    With noise of their own, `sites` has those of each participant and `differ` the verdict on each column; of a secure
-    sum there is `together` alone, and each participant compares itself with the rest at home.
+    If participants add their own noise, `sites` has the numbers of each one, and `differ` has the verdict on each
+    column. A secure sum gives only `together`; each participant compares itself with the rest at home.
     """
     out = {}
     for industry in sorted(memory):
@@ -39,7 +39,7 @@ def found(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, Any]:
             continue
         sites = _sites(scenario, industry, memory[industry])
         pairs = {name: (one, _sum([other for n, other in sites.items() if n != name])) for name, one in sites.items()}
-        if len(pairs) == 2:  # the second says what the first said
+        if len(pairs) == 2:  # the second message repeats the first
             pairs.popitem()
         verdicts = sites_differ(together.released.layout, pairs) if len(sites) > 1 else {}
         out[industry] = {
@@ -52,7 +52,7 @@ def found(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, Any]:
 
 
 def beside(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, State]:
-    """Return what each participant gets with the last message."""
+    """Return what each participant receives with the last message."""
     out: dict[str, State] = {}
     for participant in scenario.roster:
         kept = memory.get(participant.industry, {})
@@ -69,7 +69,7 @@ def beside(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, State]
 
 
 def _together(scenario: Scenario, industry: str, kept: Memory) -> Together | None:
-    """Return everybody's numbers; None where nothing was released."""
+    """Return the numbers of all participants together; None if nothing was released."""
     rule = layout(scenario.contract, industry)
     context, _, noise = kept_sum(kept)
     if context:
@@ -101,6 +101,6 @@ def _weights(kept: Memory) -> Iterator[float]:
 
 
 def _unequal(kept: Memory) -> bool:
-    """Return whether members of a secure sum counted with different weights, as different budgets make them."""
+    """Return whether members of a secure sum had different weights. Different budgets cause that."""
     weights = list(_weights(kept))
     return bool(weights) and not math.isclose(min(weights), max(weights), rel_tol=1e-6)

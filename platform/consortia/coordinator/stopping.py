@@ -1,4 +1,4 @@
-"""Stops early by released metrics, one round late. It reads no row and costs nothing more."""
+"""Stops a run early by released metrics, one round late. It reads no row and costs no additional budget."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from consortia.coordinator.received_metrics import Received
 from consortia.metrics.from_histograms import from_histogram
 from consortia.terms.evaluation import StoppingTerms
 
-#: Positives in the sum that a value for stopping needs: patience, not an interval, deals with its error.
+#: The sum must have so many positives before its metric counts for stopping. `patience` covers the error of the metric.
 _MINIMUM = 20
 
 
 def watched(terms: StoppingTerms, received: Iterable[Received]) -> float | None:
-    """Return the metric that decides, from what participants released about one model.
+    """Return the metric that decides, computed from the participants' releases about one model.
 
-    Histograms of one industry are added, and their noise with them: the sum has enough positives where no participant
-    has. Exact metrics and several industries are averaged. None when nobody's releases give a point.
+    Histograms of one industry are added, together with their noise. The sum can have enough positives even if no single
+    participant has. Exact metrics and several industries are averaged. None if the releases give no value.
     """
     by_industry: dict[str, list[Received]] = {}
     for one in received:
@@ -49,7 +49,7 @@ def should_stop(terms: StoppingTerms, values: Sequence[float | None]) -> bool:
     Parameters
     ----------
     values : sequence of float or None
-        One per release, oldest first; None is no evidence and is left out.
+        One value for each release, oldest first. None is left out.
     """
     sign = metrics.get(terms.metric).sign
     known = [sign * value for value in values if value is not None]
@@ -59,5 +59,5 @@ def should_stop(terms: StoppingTerms, values: Sequence[float | None]) -> bool:
 
 
 def stopped(terms: StoppingTerms | None, history: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether the rounds so far are the last."""
+    """Return whether the run should stop after these rounds."""
     return terms is not None and should_stop(terms, [line["watched"] for line in history if "watched" in line])

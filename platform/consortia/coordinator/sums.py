@@ -1,7 +1,7 @@
-"""The coordinator's half of noisy sums: their messages and, of the learner `sums`, the model that anybody can have.
+"""The coordinator's half of noisy sums: their messages, and the public model of the learner `sums`.
 
-Everything here is post-processing of what participants released. What it keeps of them (`Checkpoint.memory`) is enough
-to go on after any round, and for models of fewer participants later (`coalition`).
+Everything here is post-processing of what participants released. The kept state (`Checkpoint.memory`) is enough to
+resume after any round. It is also enough for later models of fewer participants (`coalition`).
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ __all__ = ["Memory", "beside", "honest_norms", "kept_sum", "local_round", "parts
 
 Array = NDArray[np.float64]
 Ask = Callable[[Mapping[str, State]], Mapping[str, State]]
-#: What the coordinator keeps of one industry: tensors by name.
+#: The kept state of one industry: tensors by name.
 Memory = State
-#: A participant's z, and what is kept of a secure sum.
+#: Names of a participant's z and of the kept values of a secure sum.
 _MULTIPLIER, _SUM, _UNITS, _WEIGHT, _NOISE, _CONTEXT = "multiplier", "sum", "units", "weight", "noise", "context"
 _NONE = OwnPart(NO_PART, 0.0, 0.0)
 
 
 def honest_norms(contract: Contract, participant: RosterParticipant, message: int, multiplier: float) -> list[float]:
-    """Return the largest norm of each block that an honest participant can send, twice its declared units allowed."""
+    """Return the largest norm of each block that an honest participant can send. It allows twice the declared units."""
     rule = blocks_of(contract, participant.industry)
     noise = deviations(rule, message, multiplier) if multiplier else (0.0,) * len(rule.names(message))
     return [
@@ -59,9 +59,9 @@ def honest_norms(contract: Contract, participant: RosterParticipant, message: in
 def local_round(
     scenario: Scenario, participants: Mapping[str, ParticipantView], state: Checkpoint, message: int, ask: Ask
 ) -> tuple[dict[str, State], dict[str, State], list[str], list[str]]:
-    """Play a message in which each participant adds its own noise; return groups, memory, who answered, who did not.
+    """Run a message in which each participant adds its own noise. Return groups, memory, who answered and who did not.
 
-    An industry of which nobody answered keeps its model.
+    An industry without answers keeps its model.
     """
     accepted = ask(
         {name: for_participant(state.groups, view.participant.industry) for name, view in participants.items()}
@@ -105,12 +105,12 @@ def secure_step(
     weights: Mapping[str, float],
     units: Mapping[str, float],
 ) -> tuple[State, State]:
-    """Return an industry's group and memory after a secure sum of its members' blocks opened.
+    """Return an industry's group and memory after a secure sum of its members' blocks was opened.
 
     Parameters
     ----------
-    weights : by which each member's blocks were multiplied.
-    units : public units of each member in the sum.
+    weights : factors that each member's blocks were multiplied with.
+    units : public number of units of each member in the sum.
     """
     rule, current = blocks_of(contract, industry), state.groups[industry]
     counted = {name: weights[name] * units[name] for name in one.names}
@@ -136,7 +136,7 @@ def secure_step(
 
 
 def kept_sum(kept: Memory) -> tuple[bytes, dict[str, float], list[float]]:
-    """Return context, weighted units by name and noise of a secure sum; nothing of each where none opened."""
+    """Return context, weighted units by name and noise of a secure sum; empty values if no sum was opened."""
     if f"{_SUM}/{_CONTEXT}" not in kept:
         return b"", {}, []
     return kept[f"{_SUM}/{_CONTEXT}"].numpy().tobytes(), _secure_units(kept), kept[f"{_SUM}/{_NOISE}"].tolist()
@@ -155,9 +155,9 @@ def _secure_units(kept: Memory) -> dict[str, float]:
 
 
 def _multiplier(contract: Contract, view: ParticipantView) -> float:
-    """Return a participant's z: what its reply declares, but at least what its proposal needs.
+    """Return a participant's z: the declared value, but at least the one that its proposal needs.
 
-    So a claim of less noise buys no weight; one of more noise only lowers it.
+    So a claim of less noise does not raise the weight, and a claim of more noise lowers it.
     """
     participant, declared_z = view.participant, float(view.header["noise_multiplier"])
     if participant.non_private:
@@ -177,7 +177,7 @@ def _part(
 def parts_of(
     scenario: Scenario, industry: str, kept: Memory, message: int, names: Iterable[str] | None = None
 ) -> dict[str, Part]:
-    """Return what participants released in a message, by name; of all of them, or of those named."""
+    """Return what participants released in a message, by name: all of them, or those in `names`."""
     participants = {
         participant.name: participant for participant in scenario.roster if participant.industry == industry
     }
@@ -192,7 +192,7 @@ def parts_of(
 
 
 def centred(rule: Recipe, current: State, sums: Array, units: float) -> State:
-    """Return the group with the centre and the radius that message 1 gives."""
+    """Return the group with the centre and the radius from message 1."""
     largest = min(rule.columns.first_bound, rule.largest_radius)
     centre, radius = centre_and_radius(sums, units, np.asarray(rule.columns.squared), largest)
     return {**current, CENTRE: torch.from_numpy(centre), RADIUS: torch.tensor([radius], dtype=torch.float64)}
@@ -206,7 +206,7 @@ def with_model(rule: Recipe, current: State, released: Released) -> State:
 def released_sums(
     scenario: Scenario, industry: str, kept: Memory, names: Iterable[str] | None = None
 ) -> Released | None:
-    """Return an industry's released sums, of all or of those named; None where nothing was released."""
+    """Return an industry's released sums, of all participants or of those in `names`; None if nothing was released."""
     rule = recipe(scenario.contract, industry)
     if f"{_SUM}/{_CONTEXT}" in kept:
         return _secure_released(rule, kept)
@@ -215,7 +215,7 @@ def released_sums(
 
 
 def beside(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, State]:
-    """Return what each participant gets with the last message: the released sums, and which part of them is its own."""
+    """Return what each participant receives with the last message: the released sums, and its own part of them."""
     out: dict[str, State] = {}
     for industry in {participant.industry for participant in scenario.roster}:
         kept = memory.get(industry, {})

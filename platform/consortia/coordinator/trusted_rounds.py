@@ -1,4 +1,4 @@
-"""Rounds of a trusted coordinator: it draws who is asked, clips each change again, adds the noise once."""
+"""Rounds of a trusted coordinator. It draws the participants, clips each change again, and adds the noise once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from privacy.noise_context import NoiseContext
 from privacy.randomness import fresh_generator
 from strategies.base import Strategy, Update
 
-#: Asks the named participants with the model they get; returns the validated replies that came.
+#: Sends the model to the named participants; returns their validated replies.
 Ask = Callable[[Mapping[str, State]], Mapping[str, State]]
 
 
@@ -30,16 +30,16 @@ class CentralRounds:
     def round(
         self, strategy: Strategy, state: Checkpoint, ask: Ask
     ) -> tuple[dict[str, State], dict[str, State], list[str]]:
-        """Play a round; return the next groups and memory, and who answered.
+        """Run a round. Return the next groups and memory, and who answered.
 
-        The noisy mean is what the strategy gets, as one update: whatever it makes of it is post-processing.
+        The strategy receives the noisy mean as one update, so everything that it computes is post-processing.
         """
         ((group, current),) = state.groups.items()
         noise = self._context(state, current)
         places = draw(len(self._names), self.plan, fresh_generator(noise.to("who is asked"))).tolist()
         drawn = [self._names[place] for place in places]
         accepted = ask(dict.fromkeys(drawn, current)) if drawn else {}
-        # In the order of names, so that the order of arrival changes no bit.
+        # Sorted by name, so the order of arrival does not change the result.
         changes = [flat_change(current, accepted[name]) for name in drawn if name in accepted]
         coordinates = sum(tensor.numel() for tensor in current.values())
         mean = moved(current, noisy_mean(changes, coordinates, self.plan, fresh_generator(noise.to("sum"))))
@@ -47,6 +47,6 @@ class CentralRounds:
         return {group: after}, {group: memory}, list(accepted)
 
     def _context(self, state: Checkpoint, current: State) -> NoiseContext:
-        """Bind the noise to run, round and model. A coordinator has no ledger, and an attempt is not numbered."""
+        """Bind the noise to run, round and model. A coordinator has no ledger, and its attempts have no numbers."""
         message = message_key(current, self.run_id, str(state.round), self.scenario.contract.sha256())
         return NoiseContext(purpose="central", message=message, attempt=0, ledger="")

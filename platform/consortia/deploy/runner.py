@@ -30,8 +30,8 @@ from consortia.engines.base import Job
 from consortia.engines.control import Control, longest_run, read_status
 from consortia.engines.runner import with_batches
 from consortia.participant.home import Home
-from consortia.reports import tracking
 from consortia.reports.tables import conditional_split_note, print_result, refusal_hint
+from consortia.reports.trackers import chosen
 from consortia.reports.tracking import Tracking
 from consortia.reports.watch import Watch
 from consortia.terms.scenario import Scenario, scenario_from_json
@@ -139,7 +139,7 @@ def main(arguments: list[str]) -> int:
     )
     asked = parser.parse_args(arguments)
     try:
-        trackers = tracking.chosen(asked.track)
+        trackers = chosen(asked.track)
         return run(with_members(asked.scenario), RUNS, asked.resume, asked.batches, trackers)
     except (ConsortiaError, json.JSONDecodeError) as error:
         err.print(f"failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

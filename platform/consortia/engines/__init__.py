@@ -1,1 +1,2 @@
-"""Where a run happens: in this process, in Flower's processes, vectorised; its options and its record."""
+"""The engines that execute a run: in this process, in Flower's processes, or vectorised; also its options and its
+record."""

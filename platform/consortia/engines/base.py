@@ -1,4 +1,4 @@
-"""Defines what an engine gets and returns."""
+"""Defines the input and the output of an engine."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Job:
     Attributes
     ----------
     scenario : Scenario
-        Effective, all overrides applied.
+        The effective scenario, with all overrides.
     run_id : str
     folder : Path
         The coordinator's folder of this run.
     homes : dict of str to Home
         By participant.
     sources : dict of str to str
-        Sources that replace a policy's own, set on the participant's side (`--data`).
+        Sources that replace those of the policies, set on the participant's side (`--data`).
     resume : bool
-        Go on from the last committed round.
+        Continue after the last committed round.
     batches : int, optional
         Batches of new persons to score by the end of this run (vertical); all of the contract's by default.
     """
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def heads(self) -> Path | None:
-        """Where the coordinator keeps the heads of the ledgers across runs; None for scratch ledgers."""
+        """File of the ledgers' heads across runs; None for scratch ledgers."""
         home = next(iter(self.homes.values()))
         if home.ledger_folder is not None:
             return home.ledger_folder.resolve().parent / "heads.json"
@@ -80,5 +80,5 @@ class Engine(Protocol):
     """Runs the ServerApp and one ClientApp per participant to the end."""
 
     def __call__(self, job: Job) -> None:
-        """Run `job`; `RunFailedError` for a named failure. The record lies in `job.folder` afterwards."""
+        """Run `job`; `RunFailedError` for a named failure. Afterwards `job.folder` holds the record."""
         ...

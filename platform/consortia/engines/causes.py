@@ -1,4 +1,4 @@
-"""Tells one operator, whose machine all homes lie on, why participants of a simulation refused or failed."""
+"""Tells the operator of a simulation, whose machine holds all homes, why participants refused or failed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PLACE = re.compile(r" at [\w.<> :]+$")
 
 
 def causes(job: Job) -> list[str]:
-    """Return a sentence for each cause in a participant's own log of this run, in a simulation; nothing elsewhere.
+    """Return a sentence for each cause in the participants' own logs of this run; nothing outside a simulation.
 
-    A cause that several participants share is told once, with their names.
+    A cause that several participants share is listed once, with their names.
     """
     found: dict[str, list[str]] = {}
     for name, home in job.homes.items():

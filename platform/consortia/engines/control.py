@@ -25,7 +25,7 @@ _COMMAND_SECONDS = 120.0
 
 
 class _CommandError(RunFailedError):
-    """The `flwr` command said no; `output` is what it printed."""
+    """The `flwr` command failed; `output` is what it printed."""
 
     def __init__(self, sentence: str, output: str) -> None:
         self.output = output
@@ -38,11 +38,11 @@ class Control:
     Parameters
     ----------
     folder : Path
-        For the command's own files and its log.
+        Folder of the command's own files and its log.
     address : str
         host:port of the SuperLink.
     authority : Path
-        The certificate that signs the SuperLink's.
+        The certificate of the authority that signed the SuperLink's certificate.
     """
 
     def __init__(self, folder: Path, address: str, authority: Path) -> None:
@@ -55,7 +55,7 @@ class Control:
         (self._home / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
 
     def register(self, name: str, public_key: Path) -> bool:
-        """Register a participant's key under its name; False when this key is registered already."""
+        """Register a participant's key under its name; False if this key is already registered."""
         try:
             self._flwr("supernode", "register", str(public_key), _CONNECTION, "--name", name, "--format", "json")
         except _CommandError as error:
@@ -65,7 +65,7 @@ class Control:
         return True
 
     def submit(self, job: Job) -> str:
-        """Hand a run to the SuperLink as a bundle that holds a pyproject.toml and nothing else; return Flower's id."""
+        """Submit a run to the SuperLink as a bundle that holds only a pyproject.toml. Return Flower's id."""
         app = self.folder / "consortia-run"
         app.mkdir(exist_ok=True)
         project = {
@@ -87,7 +87,7 @@ class Control:
         return str(answer["run-id"])
 
     def status(self, flower_run_id: str) -> str:
-        """Return Flower's word for the run, such as `finished:failed`; `unknown` when it cannot be asked."""
+        """Return Flower's status of the run, such as `finished:failed`; `unknown` if Flower does not answer."""
         try:
             runs = self._flwr("ls", _CONNECTION, "--format", "json").get("runs", [])
         except RunFailedError:
@@ -118,21 +118,21 @@ class Control:
             with (
                 contextlib.suppress(OSError),
                 self.log.open("a", encoding="utf-8") as file,
-            ):  # what failed is named below
+            ):  # the failure is named below
                 file.write(f"$ flwr {' '.join(arguments)}\n{done.stdout}\n{done.stderr}\n")
             raise _CommandError(f"`flwr {arguments[0]}` failed; see {self.log}", done.stdout + done.stderr)
         return answer
 
 
 def longest_run(job: Job) -> float:
-    """Return a bound on the seconds that a run can take when every wait passes its deadline."""
+    """Return an upper bound on the seconds of a run, if every wait takes its whole deadline."""
     terms = job.scenario.contract.round
     rounds = max(total_steps(job.scenario), *(part.contract.participations for part in job.scenario.parts())) + 1
     return JOIN_SECONDS + rounds * terms.attempts * (terms.deadline_seconds + 60)
 
 
 def read_status(record: Path, before: int) -> dict[str, Any] | None:
-    """Return the coordinator's record once it was written anew since the time stamp `before` (0: never)."""
+    """Return the coordinator's record if it was written after the time stamp `before` (0: no record before)."""
     if not record.is_file() or record.stat().st_mtime_ns == before:
         return None
     found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
@@ -140,10 +140,10 @@ def read_status(record: Path, before: int) -> dict[str, Any] | None:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """Return the environment of a Flower process whose own files lie in `home`."""
+    """Return the environment of a Flower process that keeps its files in `home`."""
     return {
         **os.environ,
-        # Flower starts its helpers from PATH; they must come from this installation.
+        # Flower starts its helpers from PATH. They must be those of this installation.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -151,9 +151,9 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
-        # These processes work elsewhere: they find the clients' files that this one found.
+        # These processes have another working directory, but must find the same clients' files.
         registry.FOLDERS: os.pathsep.join(str(folder) for folder in registry.folders()),
-        # The working directory is never a place to import from.
+        # Never import from the working directory.
         "PYTHONSAFEPATH": "1",
     }
 

@@ -1,4 +1,4 @@
-"""Checks what `--data` must hold before anything runs."""
+"""Checks the folder of `--data` before anything runs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from consortia.terms.scenario import Scenario
 
 
 def public_sources(scenario: Scenario, data: Path | None) -> dict[str, str]:
-    """Return each participant's source in the folder of public data sets; none without a folder.
+    """Return each participant's source in the folder of public data sets; empty without a folder.
 
     Raises
     ------
     InputError
-        The folder is not there, or lacks the data set of an industry on the roster.
+        The folder lacks the data set of an industry on the roster.
     """
     if data is None:
         return {}
-    if not data.is_dir():
-        raise InputError(f"--data {data}: wanted a folder, got nothing there; check the path")
     below = data.resolve()
-    if scenario.contract.vertical is not None:  # a case's public data lie with several industries
+    if scenario.contract.vertical is not None:  # the public data of a vertical scenario belong to several industries
         return {participant.name: f"public:{below}" for participant in scenario.roster}
     clients = {participant.industry: registry.get(participant.industry) for participant in scenario.roster}
     found, lacking = {}, []

@@ -25,16 +25,17 @@ def demo_policy_file(scenario: str, participant: str) -> Path:
 def demo_policy(
     name: str, scenario: Scenario, participant: RosterParticipant, *, proposed: bool
 ) -> tuple[dict[str, Any], Policy]:
-    """Return the demonstration policy of one participant of the scenario `name`: its data, and what they say.
+    """Return the demonstration policy of one participant of the scenario `name`, as data and parsed.
 
     Parameters
     ----------
-    proposed : makes it of what the roster proposes where there is no file: synthetic rows, an operator's own trial.
+    proposed : makes the policy from the roster's proposal if there is no file. It uses synthetic rows, for an
+        operator's own trial.
 
     Raises
     ------
     InputError
-        When there is none, or its file is malformed.
+        There is no policy, or its file is malformed.
     """
     file = demo_policy_file(name, participant.name)
     if file.is_file():

@@ -1,8 +1,8 @@
 """The embedded engine: a Flower Grid in this process, with a serialisation round trip for every message.
 
-The ServerApp and ClientApp are those of a deployment, unchanged. Each message is written to protobuf bytes
-and read back, so that no object is shared between participants and a type that could not cross a wire fails
-here too. One message at a time per participant, as on a SuperNode.
+The ServerApp and ClientApp are those of a deployment, unchanged. Each message is written to protobuf bytes and read
+back. So participants share no object, and a type that cannot be sent fails here, too. Each participant handles one
+message at a time, as on a SuperNode.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from consortia.engines.base import Job
 
 _RUN = 1
-# Small models spend their time in Python, which runs one thread at a time: a second worker only adds switching.
+# Small models spend their time in Python, which runs one thread at a time. A second worker would only add switching.
 _WORKERS = 1
 
 
@@ -35,9 +35,9 @@ class EmbeddedGrid(Grid):
     ----------
     client_app : ClientApp
     node_configs : dict of str to dict
-        By participant name, as its SuperNode would have it.
+        The node config of each participant's SuperNode, by name.
     workers : int
-        Participants that work at the same time.
+        Number of participants that work at the same time.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class EmbeddedGrid(Grid):
         node_configs: dict[str, dict[str, str | bool]],
         workers: int = _WORKERS,
     ) -> None:
-        # Message() reads these; outside Flower's own processes nobody else sets them.
+        # Message() reads these values. Outside Flower's own processes nobody else sets them.
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = _RUN
         self._app = client_app
         self._names = dict(enumerate(node_configs, start=2))
@@ -64,7 +64,7 @@ class EmbeddedGrid(Grid):
         self._run = Run.create_empty(run_id=_RUN)
 
     def close(self) -> None:
-        """Stop taking messages; work that nobody waits for any more is dropped."""
+        """Stop taking messages. Work that nobody waits for is dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def set_run(self, run: Run) -> None:
@@ -87,7 +87,7 @@ class EmbeddedGrid(Grid):
         return list(self._names)
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        """See Grid; the name is what a deployment registers with the node's key."""
+        """See Grid. The name is the one that a deployment registers with the node's key."""
         return [NodeInfo(node_id=number, name=name) for number, name in self._names.items()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -103,12 +103,12 @@ class EmbeddedGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """See Grid; returns what is ready."""
+        """See Grid. Returns the replies that are ready."""
         ready = [i for i in message_ids if i in self._pending and self._pending[i].done()]
         return [message_from_proto(ProtoMessage.FromString(self._pending.pop(i).result())) for i in ready]
 
     def wait(self, seconds: float) -> None:
-        """Wait until a reply is ready, at most `seconds`: what a remote Grid needs polling for."""
+        """Wait until a reply is ready, at most `seconds`. A remote Grid must be polled instead."""
         self._replied.wait(seconds)
         self._replied.clear()
 

@@ -1,7 +1,7 @@
 """The Flower engine: a real SuperLink and one SuperNode per participant, child processes on loopback.
 
-TLS and node keys are made for this run and thrown away with it. A participant's name is the name under which
-its key is registered. The command starts, watches and ends every process.
+TLS keys and node keys are made for this run and deleted after it. Each participant's key is registered under the
+participant's name. The command starts, watches and ends every process.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from consortia.engines.control import Control, flower_environment, longest_run, 
 _STARTUP_SECONDS = 60.0
 _STATUS_EVERY_SECONDS = 5.0
 _DAYS = 2
-#: How often a participant's process is started again within a run, 2, 4, 8, then 10 seconds apart: longer than the
-#: minute in which Flower refuses a SuperNode whose predecessor was killed.
+#: How often a participant's process is restarted within a run, after 2, 4, 8 and then 10 seconds each. Together this is
+#: longer than the minute in which Flower refuses a SuperNode whose predecessor was killed.
 _MOST_RESTARTS = 10
 _SLOWEST_RESTART = 10.0
 _HERE = ("localhost", "127.0.0.1")
@@ -67,7 +67,7 @@ class Federation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End every process; keys and certificates go with them, logs stay."""
+        """End every process. Delete keys and certificates; logs stay."""
         for process in self.processes.values():
             _signal_group(process, signal.SIGTERM)
         end = time.monotonic() + 10
@@ -103,7 +103,7 @@ class Federation:
         (self.folder / "processes.json").write_text(json.dumps({"port": self.port, "pids": pids}))
 
     def _start_participant(self, name: str, key: Path) -> None:
-        """Start a SuperNode and its launcher; the wire and the secret between them are the participant's own."""
+        """Start a SuperNode and its launcher. Their connection and their secret are the participant's own."""
         own, port = self.folder / "pki" / f"{name}-own", _free_port()
         write_server(own, make_authority(name, _DAYS), _HERE, _DAYS)
         write_secret(own / "superexec.secret", secrets.token_bytes(32))
@@ -128,11 +128,11 @@ class Federation:
         )
 
     def submit(self) -> None:
-        """Hand the run to the SuperLink."""
+        """Submit the run to the SuperLink."""
         self.flower_run_id = self.control.submit(self.job)
 
     def wait(self) -> None:
-        """Wait for the record; a process that dies or a run that Flower ended is a named failure."""
+        """Wait for the record. If a process ends or Flower ends the run, raise a named failure."""
         record = self.job.folder / "coordinator.json"
         before = record.stat().st_mtime_ns if record.is_file() else 0
         end = time.monotonic() + longest_run(self.job)
@@ -159,10 +159,10 @@ class Federation:
         raise RunFailedError("the run passed every deadline; its last checkpoint is kept")
 
     def _restart_participants(self) -> None:
-        """Start a participant's SuperNode or launcher again when it ended: nobody has to touch it by hand.
+        """Restart a participant's SuperNode or launcher if it ended, so that nobody has to do it by hand.
 
-        Containers have `restart: unless-stopped` for that. After `_MOST_RESTARTS` within a
-        run it stays away, and the run goes on as long as one launcher is there.
+        Containers use `restart: unless-stopped` for this. After `_MOST_RESTARTS` restarts within a run the process
+        stays down. The run continues as long as one launcher is running.
         """
         now = time.monotonic()
         gone: list[str] = []
@@ -212,7 +212,7 @@ class Federation:
 
 
 def spawn(command: list[str], environment: dict[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Start a child that ends when this process does, however that ends."""
+    """Start a child process that ends when this process ends, for whatever reason."""
     with log.open("ab") as out:
         return subprocess.Popen(  # noqa: S603 - our own arguments
             command,
@@ -234,7 +234,7 @@ def _end_with_parent() -> None:
 
 
 def tomli_inline(values: dict[str, str | bool]) -> str:
-    """Return `key="text" flag=true` as Flower's `--node-config` reads it."""
+    """Return `key="text" flag=true`, the format of Flower's `--node-config`."""
     return " ".join(line.replace(" = ", "=", 1) for line in tomli_w.dumps(values).splitlines())
 
 
@@ -245,7 +245,7 @@ def _free_port() -> int:
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    """Signal a process and everything that it started."""
+    """Send a signal to a process and to all processes that it started."""
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

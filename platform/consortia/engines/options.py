@@ -14,7 +14,7 @@ ENGINES = ("embedded", "flower", "vectorized")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `consortia run` was asked for."""
+    """The options of `consortia run`."""
 
     scenario: str
     data: Path | None = None
@@ -33,11 +33,11 @@ class Options:
     uncompressed: bool = False
     draws: int = 3
     compressed: bool = True
-    proposed_policies: bool = False  # of a participant without a demonstration policy: made of the roster's proposal
+    proposed_policies: bool = False  # without a demonstration policy, take the roster's proposal
 
 
 def check_options(options: Options) -> None:
-    """Refuse options that exclude each other, whatever the scenario is.
+    """Refuse options that exclude each other or name nothing, independent of the scenario.
 
     Raises
     ------
@@ -60,3 +60,7 @@ def check_options(options: Options) -> None:
         raise InputError("--split-seed: wanted none with --ledger, whose data sets have a split of their own")
     if options.resume is not None and (options.placebo or options.uncompressed):
         raise InputError("--placebo and --uncompressed: wanted a run from its start, got --resume")
+    if options.data is not None and not options.data.is_dir():
+        raise InputError(f"--data {options.data}: wanted a folder, got nothing there; check the path")
+    if options.resume is not None and not (options.resume / "job.json").is_file():
+        raise InputError(f"--resume {options.resume}: wanted the folder of a run, got none; it holds job.json")

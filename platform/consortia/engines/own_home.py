@@ -1,4 +1,4 @@
-"""Finds the home of a participant that runs on this machine as its own, not as a simulation."""
+"""Finds the home of a participant that runs deployed on this machine, not simulated."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["own_home"]
 
 
 def own_home(name: str) -> Home:
-    """Return the participant's home, with a policy that may be deployed and a ledger.
+    """Return the participant's home after checking that it has a ledger and a policy that may be deployed.
 
     Raises
     ------
     InputError
-        When policy or ledger is missing, or the policy is refused.
+        The policy or the ledger is missing, or the policy is refused.
     """
     home = Home((default_root() / name).resolve(), name)
     policy_or_input_error(home.policy, simulation=False)

@@ -1,4 +1,4 @@
-"""Writes `result.json`: the coordinator's record, and in a simulation what each participant saw itself."""
+"""Writes `result.json`: the coordinator's record. In a simulation it also holds what each participant saw itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 
 RESULT_SCHEMA = 1
-#: What the record of a vectorised run says of itself.
+#: The engine's description in the record of a vectorised run.
 TOGETHER = (
     "simulation only: participants trained together in one process, no message was sent, accounts were kept in memory"
 )
@@ -26,11 +26,12 @@ _ACCOUNT = (
     *("run", "lifetime", "budget", "delta", "lifetime_delta", "unit"),
     *("non_private", "metrics_non_private", "metrics"),
 )
-#: What compares models at home: the participants' own (invariant 17), so null in a deployed coordinator's record.
+#: Comparisons of models at home. They belong to the participants (invariant 17), so a deployed coordinator's record has
+#: null.
 _COMPARED = ("majority", "local", "control", "joined")
-#: What a vertical receipt has beside the others.
+#: Additional fields of a vertical receipt.
 _VERTICAL = ("role", "label", "purpose", "matched", "hide_membership", "decision")
-#: What a simulation's record adds from the receipts.
+#: Fields that a simulation's record takes from the receipts.
 _SIMULATED = (
     *("units", "classes", "headline", "keeps", "gain", "local_model", "personal_model", "synthetic"),
     *("net_gains", "verdict", "joining", "forecast"),
@@ -40,10 +41,10 @@ _SIMULATED = (
 
 
 def build(job: Job, engine: str) -> dict[str, Any]:
-    """Join coordinator.json with the receipts of a simulation and write `result.json`.
+    """Merge coordinator.json with the receipts of a simulation, and write `result.json`.
 
-    Deployed, the coordinator holds released values only, and what was not released is null. A simulation
-    is run by one operator who holds all rows: it may hold both and says `observer: "simulation"`.
+    A deployed coordinator has released values only; values that were not released are null. One operator runs a
+    simulation and holds all rows, so its record may hold both. It says `observer: "simulation"`.
     """
     record = json.loads((job.folder / "coordinator.json").read_text(encoding="utf-8"))
     announced = job.folder / FORECAST
@@ -83,13 +84,13 @@ def build(job: Job, engine: str) -> dict[str, Any]:
 
 
 def _statistics(job: Job) -> dict[str, Any]:
-    """Return what a run of statistics released; nothing of any other."""
+    """Return what a run of statistics released; nothing for other runs."""
     file = job.folder / STATISTICS
     return {"statistics": json.loads(file.read_text(encoding="utf-8"))} if file.is_file() else {}
 
 
 def _noise(participants: dict[str, dict[str, Any]], central: dict[str, Any] | None) -> str:
-    """Return where the noise came from; nothing seeds the noise of a private participant."""
+    """Return the source of the noise. The noise of a private participant has no seed."""
     if central is not None and central["noise_multiplier"]:
         return "operating system entropy, once a round at the coordinator"
     kinds = {participant["epsilon"]["non_private"] for participant in participants.values()} - {None}
@@ -97,7 +98,7 @@ def _noise(participants: dict[str, dict[str, Any]], central: dict[str, Any] | No
 
 
 def read_receipt(job: Job, name: str) -> dict[str, Any] | None:
-    """Return a participant's receipt of this run, or what it wrote of its statistics; None when it wrote none."""
+    """Return a participant's receipt of this run, or its own statistics; None if it wrote neither."""
     folder = job.homes[name].folder / "runs" / job.run_id
     for file in ("receipt.json", STATISTICS):
         if (folder / file).is_file():
@@ -107,7 +108,7 @@ def read_receipt(job: Job, name: str) -> dict[str, Any] | None:
 
 
 def any_synthetic(job: Job) -> bool:
-    """Return whether any participant's rows were made up."""
+    """Return whether any participant's rows are synthetic."""
     receipts = [read_receipt(job, participant.name) for participant in job.scenario.roster]
     return any(receipt["synthetic"] for receipt in receipts if receipt)
 
@@ -121,7 +122,7 @@ def _participant(
         account = receipt["epsilon"]
         spent = {**{key: account[key] for key in _ACCOUNT}, "runs_left": account.get("runs_left")}
     else:
-        # What the coordinator can tell from public constants: the rounds that it got, at the declared noise.
+        # The coordinator's own view from public constants: the rounds that it received, at the declared noise.
         metrics = {
             kind: {**dict.fromkeys(_COMPARED), "federated": value, "released": True} for kind, value in released.items()
         }
@@ -162,7 +163,7 @@ def _participant(
 
 
 def _metrics_account(seen: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what the metrics of this run may cost the evaluation units, as the participant declared it."""
+    """Return what the metrics of this run may cost the evaluation units, as declared by the participant."""
     released = seen["released"]
     if released is None or released["exact"]:
         return None
@@ -171,7 +172,7 @@ def _metrics_account(seen: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _as_released(seen: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return how a metric left: None, "exact" or "dp", with the released point and its 95 % interval."""
+    """Return how a metric left (None, "exact" or "dp"), with the released value and its 95 % interval."""
     released = seen["released"]
     estimate = (released or {}).get("estimates", {}).get(kind)
     if released is None or estimate is None:
@@ -186,7 +187,7 @@ def _as_released(seen: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _epsilon_seen(seen: dict[str, Any], scenario: Scenario, name: str) -> float | None:
-    """Return epsilon of the rounds that the coordinator received; the participant's ledger may hold more."""
+    """Return epsilon of the rounds that the coordinator received. The participant's ledger may hold more."""
     if seen["non_private"] is not False or not seen["rounds_contributed"]:
         return None
     if scenario.contract.vertical is not None:
@@ -197,9 +198,9 @@ def _epsilon_seen(seen: dict[str, Any], scenario: Scenario, name: str) -> float 
 def event_seen(
     scenario: Scenario, name: str, declared: Mapping[str, Any], rounds: int, messages: Sequence[int] = ()
 ) -> PoissonGaussian:
-    """Return what `rounds` updates of a participant cost at the noise and the unit that it declared.
+    """Return what `rounds` updates of a participant cost, at its declared noise and unit.
 
-    `messages` says which rounds these were, where it is known.
+    `messages` are the numbers of these rounds, if they are known.
     """
     industry = scenario.participant(name).industry
     contract = scenario.contract.of(industry)
@@ -215,14 +216,14 @@ def _train_seconds(job: Job, name: str) -> float:
 
 
 def missed_expectations(scenario: Scenario, result: dict[str, Any], folder: Path) -> list[str]:
-    """Return one sentence for everything that the run did not reach; empty when all is well."""
+    """Return one sentence for each expectation that the run missed; empty if it met all."""
     missed = []
     if result["status"] != "completed":
         missed.append(f"the run ended {result['status']}: {result['reason']}")
     for name, participant in result["participants"].items():
         if result["observer"] == "simulation" and result["status"] == "completed" and participant["rows"] is None:
             code = participant["failures"][-1]["code"] if participant["failures"] else "NO_RECEIPT"
-            if not code.endswith(("_ALLOWED", "_OFFERED")):  # a refusal is the participant's right
+            if not code.endswith(("_ALLOWED", "_OFFERED")):  # a participant may always refuse
                 missed.append(f"{name}: wrote no receipt ({code}); its own log says why")
         account = participant["epsilon"]
         if None not in (account["run"], account["budget"]) and account["run"] > account["budget"] + 1e-6:

@@ -1,4 +1,4 @@
-"""Runs a scenario by name: homes, engine, record."""
+"""Runs a scenario by name: makes the homes, starts the engine, writes the record."""
 
 from __future__ import annotations
 
@@ -55,24 +55,24 @@ def prepare(
     check: Callable[[Scenario, Options], None] | None = None,
     change: Callable[[Scenario], Scenario] | None = None,
 ) -> Job:
-    """Check everything that can be checked before the first message and lay out the run's folders.
+    """Check everything that can be checked before the first message, and make the run's folders.
 
     Parameters
     ----------
     change : callable, optional
-        What is run instead of the scenario as it is written; overrides count for what it returns.
+        Returns a changed scenario that is run instead. Overrides apply to the changed scenario.
     check : callable, optional
-        Refuses what else the command cannot do with this scenario, before anything is written.
+        Additional checks of the command. They run before anything is written.
 
     Raises
     ------
     InputError
-        For anything the user can put right; nothing was started.
+        A mistake that the user can correct. Nothing was started.
     """
     check_options(options)
     simulation = options.engine != "flower"
     if options.resume is not None:
-        return with_batches(_resumed(options), options.batches)
+        return with_batches(_resumed(options, options.resume), options.batches)
     written = load_scenario(options.scenario)
     scenario = (written if change is None else change(written)).with_overrides(
         rounds=options.rounds, seed=options.seed, epsilon=options.epsilon, compressed=options.compressed
@@ -86,7 +86,7 @@ def prepare(
     if check is not None:
         check(scenario, options)
     if options.dump is not None:
-        options.dump.mkdir(parents=True, exist_ok=True)  # what it cannot take would be noticed after the run
+        options.dump.mkdir(parents=True, exist_ok=True)  # an unusable folder must not be noticed after the run
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
     run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(2)}"
     folder = options.out / run_id
@@ -109,19 +109,19 @@ def prepare(
 
 
 def unconfirmed_clients(scenario: Scenario) -> list[str]:
-    """Return a sentence for each industry whose bounds or categories were read from rows and are not confirmed."""
+    """Return a sentence for each industry with bounds or categories that were read from rows and are not confirmed."""
     clients = [registry.get(name) for name in scenario.contract.industries]
     return [unconfirmed(client) for client in clients if client.unconfirmed]
 
 
 def refuse_unconfirmed(scenario: Scenario) -> None:
-    """Refuse a deployed run of such a client (InputError)."""
+    """Refuse a deployed run of an unconfirmed industry (InputError)."""
     if problems := unconfirmed_clients(scenario):
         raise InputError(*problems)
 
 
 def with_batches(job: Job, batches: int | None) -> Job:
-    """Return the job with the number of batches of new persons that was asked for, None being all of the contract's."""
+    """Return the job with the given number of batches of new persons; None means all batches of the contract."""
     terms = job.scenario.contract.vertical
     if batches is not None and (terms is None or not 0 <= batches <= terms.batches):
         most = "no such option, since the contract is horizontal" if terms is None else f"0 to {terms.batches}"
@@ -135,7 +135,7 @@ def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = Non
     Parameters
     ----------
     watch : callable, optional
-        Called with the job; a context manager that shows progress.
+        Called with the job. It returns a context manager that shows progress.
     """
     engine = _engine(options.engine)
     handlers = _participant_logs(job)
@@ -146,7 +146,7 @@ def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = Non
     except RunRefusedError as error:
         raise RunRefusedError(*error.problems, *causes(job)) from None
     except RunFailedError:
-        if _recorded(job) == before:  # what lies there, if anything, is of an earlier command
+        if _recorded(job) == before:  # a record in the folder comes from an earlier command
             raise
     finally:
         for handler in handlers:
@@ -160,7 +160,7 @@ def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = Non
 
 
 def _recorded(job: Job) -> int:
-    """Return the time stamp of the coordinator's record; 0 when there is none."""
+    """Return the time stamp of the coordinator's record; 0 if there is none."""
     file = job.folder / "coordinator.json"
     return file.stat().st_mtime_ns if file.is_file() else 0
 
@@ -185,7 +185,7 @@ class _nothing:  # noqa: N801 - reads as a word in `with`
 
 
 def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: str) -> Home:
-    """Lay out a scratch home: the demonstration policy with overrides, a fresh ledger, a split key."""
+    """Make a scratch home: the demonstration policy with overrides, an empty ledger, a split key."""
     folder = (folder / "participants" / name).resolve()
     seed = options.split_seed if options.split_seed is not None else scenario.contract.seed
     if options.ledger is not None:
@@ -203,13 +203,14 @@ def _simulated_home(options: Options, scenario: Scenario, folder: Path, name: st
     home.policy.write_text(
         "# Written for one simulation from the demonstration policy.\n" + tomli_w.dumps(data), encoding="utf-8"
     )
-    if options.engine != "vectorized":  # its accounts are in memory
+    if options.engine != "vectorized":  # it keeps its accounts in memory
         Ledger.create(home.ledger, name).close()
     return home
 
 
 def _charged_home(root: Path, folder: Path, name: str) -> Home:
-    """Return a home whose policy, split and ledger are the owner's: what a simulation charges, its owner bounds."""
+    """Return a home with the owner's policy, split and ledger. The owner's policy limits what the simulation may
+    charge."""
     owner = (root / name).resolve()
     for file, what in (("ledger.db", "the ledger"), ("policy.toml", "the policy")):
         if not (owner / file).is_file():
@@ -223,7 +224,7 @@ def _charged_home(root: Path, folder: Path, name: str) -> Home:
 
 
 def _refuse_idle_files(scenario: Scenario, homes: dict[str, Home]) -> None:
-    """Refuse a run that charges somebody for synthetic rows while its own files lie in `data/NAME`."""
+    """Refuse a run that would charge a participant for synthetic rows although its own files are in `data/NAME`."""
     problems = []
     for participant in scenario.roster:
         terms = policy_or_input_error(homes[participant.name].policy, simulation=True).dataset.get(participant.dataset)
@@ -236,7 +237,7 @@ def _refuse_idle_files(scenario: Scenario, homes: dict[str, Home]) -> None:
 
 
 def _override_budget(data: dict[str, Any], policy: Policy, epsilon: float) -> None:
-    """Let a simulation try another budget: the owner of a demonstration policy is the operator."""
+    """Change the budget for a simulation. The operator owns the demonstration policies."""
     if math.isinf(epsilon):
         data["allow"]["non_private"] = True
         return
@@ -245,7 +246,8 @@ def _override_budget(data: dict[str, Any], policy: Policy, epsilon: float) -> No
 
 
 def _allow_statistics(data: dict[str, Any], policy: Policy, participant: RosterParticipant) -> None:
-    """Let a simulation have statistics under a demonstration policy that names no budget for them: what is proposed."""
+    """Allow statistics in a simulation whose demonstration policy has no budget for them. The proposed budget is
+    used."""
     data["allow"]["releases"] = sorted({*policy.allow.releases, "statistics"})
     if policy.budget.statistics is None and not participant.non_private:
         data["budget"]["statistics"] = {"epsilon": participant.epsilon, "delta": participant.delta}
@@ -257,7 +259,7 @@ def _allow_statistics(data: dict[str, Any], policy: Policy, participant: RosterP
 
 
 def _write_job(job: Job, options: Options) -> None:
-    """Write what a resumed run needs to know."""
+    """Write what a resumed run needs."""
     write_text(job.folder / "scenario.json", job.scenario.to_json())
     write_json(
         job.folder / "job.json",
@@ -270,10 +272,7 @@ def _write_job(job: Job, options: Options) -> None:
     )
 
 
-def _resumed(options: Options) -> Job:
-    folder = options.resume
-    if folder is None or not (folder / "job.json").is_file():
-        raise InputError(f"--resume {folder}: wanted the folder of a run, got none; it holds job.json")
+def _resumed(options: Options, folder: Path) -> Job:
     try:
         saved = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     except ValueError:
@@ -301,7 +300,7 @@ def _resumed(options: Options) -> Job:
 
 
 def _check_unchanged(options: Options, saved: Scenario) -> None:
-    """Refuse what a run that goes on cannot take up: it has its contract, its rows and its ledgers."""
+    """Refuse changes of a resumed run: its contract, rows and ledgers are fixed."""
     changes = ("data", "rounds", "seed", "split_seed", "epsilon", "secure_noise", "ledger")
     if given := [f"--{name.replace('_', '-')}" for name in changes if getattr(options, name) not in (None, (), False)]:
         raise InputError(
@@ -316,7 +315,7 @@ def _check_unchanged(options: Options, saved: Scenario) -> None:
 
 
 def _participant_logs(job: Job) -> Iterable[logging.Handler]:
-    """Give each participant its own log file in this process; nothing of it reaches the console."""
+    """Give each participant its own log file in this process. Nothing of it is shown on the console."""
     logger = logging.getLogger("consortia.participant")
     logger.propagate = False
     handlers = []
@@ -331,19 +330,19 @@ def _participant_logs(job: Job) -> Iterable[logging.Handler]:
 
 
 class _Only(logging.Filter):
-    """Lets through what one participant says: its name is the first argument of every line."""
+    """Passes the lines of one participant: its name is the first argument of every line."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self._mine = name
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the line is this participant's."""
+        """Return whether the line belongs to this participant."""
         return isinstance(record.args, tuple) and record.args[:1] == (self._mine,)
 
 
 def _receipts_at_home(job: Job) -> None:
-    """Copy each receipt to the home whose ledger was charged: its owner looks for it there, in `runs/RUN`."""
+    """Copy each receipt into `runs/RUN` of the home whose ledger was charged. Its owner looks for it there."""
     for home in job.homes.values():
         receipt = home.folder / "runs" / job.run_id / "receipt.json"
         if home.ledger_folder is None or not receipt.is_file():
@@ -354,7 +353,7 @@ def _receipts_at_home(job: Job) -> None:
 
 
 def _dump(job: Job, target: Path) -> None:
-    """Copy each participant's predictions and events, so that anyone can recount every number."""
+    """Copy each participant's predictions and events, so that anybody can recompute every number."""
     for name, home in job.homes.items():
         folder = target / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
-"""What a code means that stands where an answer should be: one sentence each, for whoever waits for the run.
+"""The meaning of each code that comes in place of an answer, in one sentence for the operator of the run.
 
-Flower's own codes are numbers (`flwr.common.constant.ErrorCode`; a test compares), here `FLOWER_ERROR_<number>`.
+Flower's own codes are numbers (`flwr.common.constant.ErrorCode`); here they are `FLOWER_ERROR_<number>`. A test
+compares the two.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _FLOWER: Final = {
 
 
 def meaning(code: str) -> str:
-    """Return the sentence of a code; nothing for a code that says itself what it is."""
+    """Return the sentence of a code; an empty text for a code that explains itself."""
     number = code.removeprefix(PREFIX)
     if number != code and number.isdecimal():
         return _FLOWER.get(int(number), "an error of Flower that has no name here; its SuperNode's log says more")

@@ -1,4 +1,5 @@
-"""What crosses in a run of a learner of noisy sums: blocks by name, checked, and as one vector of a secure sum."""
+"""The messages of a learner of noisy sums: blocks by name with their checks, and the same blocks as one vector of a
+secure sum."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from consortia.terms.scopes import State
 __all__ = ["block_noise", "check_blocks", "contribution", "in_state", "scaled", "unscaled"]
 
 Array = NDArray[np.float64]
-#: Room for the rounding of a scaled sum: of 2^20 rows, each number is off by 2^-32 of its scale at most.
+#: Tolerance for the rounding of a scaled sum. For 2^20 rows each number is wrong by at most 2^-32 of its scale.
 _SHORT: Final = 1 - 2.0**-20
 
 
@@ -28,7 +29,7 @@ def in_state(recipe: BlockRecipe, message: int, blocks: Sequence[Array]) -> Stat
 
 
 def contribution(blocks: Mapping[str, Tensor]) -> bytes:
-    """Return a hash by which both sides know one contribution again."""
+    """Return a hash that identifies one contribution on both sides."""
     digest = hashlib.sha256()
     for name in sorted(blocks):
         digest.update(name.encode() + blocks[name].numpy().astype("<f8").tobytes())
@@ -36,7 +37,7 @@ def contribution(blocks: Mapping[str, Tensor]) -> bytes:
 
 
 def check_blocks(recipe: BlockRecipe, message: int, blocks: Mapping[str, Tensor], longest: Sequence[float]) -> None:
-    """Raise ValueError unless these are the blocks of a message, finite and no longer than honest ones can be.
+    """Raise ValueError unless these are the blocks of a message: finite, and not longer than honest blocks can be.
 
     Parameters
     ----------
@@ -57,8 +58,9 @@ def check_blocks(recipe: BlockRecipe, message: int, blocks: Mapping[str, Tensor]
 def scaled(recipe: BlockRecipe, message: int, blocks: Sequence[Array], weight: float) -> Array:
     """Return the blocks as one vector of a secure sum: block i times ``weight sqrt(f_i) / sensitivity_i``.
 
-    One unit then moves block i by at most ``weight sqrt(f_i)``. Noise of one standard deviation S in every number gives
-    each block the multiplier ``S / (weight sqrt(f_i))``: what is charged, where the weight is S / z.
+    One unit then changes block i by at most ``weight sqrt(f_i)``. If every number has noise of standard deviation S,
+    block i has the noise multiplier ``S / (weight sqrt(f_i))``. With the weight S / z this is the multiplier that is
+    charged.
     """
     shares, sensitivities = recipe.shares.of(message), recipe.sensitivities(message)
     factors = [weight * _SHORT * math.sqrt(f) / s for f, s in zip(shares, sensitivities, strict=True)]
@@ -75,6 +77,6 @@ def unscaled(recipe: BlockRecipe, message: int, vector: Array) -> list[Array]:
 
 
 def block_noise(recipe: BlockRecipe, message: int, deviation: float) -> tuple[float, ...]:
-    """Return the deviation of the noise in each block of `unscaled`, for that of the vector's numbers."""
+    """Return the standard deviation of the noise in each block of `unscaled`, given the deviation in the vector."""
     shares, sensitivities = recipe.shares.of(message), recipe.sensitivities(message)
     return tuple(deviation * s / math.sqrt(f) for f, s in zip(shares, sensitivities, strict=True))

@@ -1,14 +1,15 @@
 """Limits what a coordinator may send as a Flower app bundle: names and numbers, never code.
 
-A bundle (FAB) is a zip file. Stock Flower unpacks it and puts its folder first on the path of the process that holds
-the rows. Here it is read in memory and checked; nothing of it is written to disk, imported or put on a path.
+A bundle (FAB) is a zip file. Stock Flower unpacks it and puts its folder first on the import path of the process that
+holds the rows. Here the bundle is read in memory and checked. Nothing in it is written to disk, imported or added to a
+path.
 
 Guarantees
 ----------
-* A bundle holds pyproject.toml, Flower's own manifest and `scenarios/NAME.toml`, each listed in the manifest under its
-  SHA-256, and nothing else; whatever cannot be checked is refused.
+* A bundle holds pyproject.toml, Flower's own manifest and `scenarios/NAME.toml`, and nothing else. The manifest lists
+  each file with its SHA-256. A file that cannot be checked is refused.
 * pyproject.toml names this package's two components and no other.
-* The contract that the run is announced with is one that the owner's policy lists.
+* The owner's policy lists the contract that the run is announced with.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from consortia.terms.contract import Contract
 from consortia.terms.policy import Policy, check_listed
 from consortia.terms.scenario import scenario_from_json
 
-#: The only code that a run names; it is installed at the participant, and comes from nowhere else.
+#: The only code that a run may name. It is installed at the participant and never comes with a message.
 COMPONENTS: Final = {"serverapp": "consortia.server_app:app", "clientapp": "consortia.client_app:app"}
 
 _PROJECT: Final = "pyproject.toml"
@@ -42,7 +43,7 @@ def check_bundle(content: bytes) -> None:
     Raises
     ------
     RefusedError
-        With code BUNDLE_REFUSED; the sentence names the first thing that is wrong.
+        The code is BUNDLE_REFUSED. The sentence names the first mistake.
     """
     try:
         files = _read(content)
@@ -59,7 +60,7 @@ def check_bundle(content: bytes) -> None:
 
 
 def check_announced(run_config: Mapping[str, Any], policy: Policy) -> Contract:
-    """Return the contract of the run config, which is one that the policy lists.
+    """Return the contract of the run config after checking that the policy lists it.
 
     Raises
     ------
@@ -85,7 +86,7 @@ def _read(content: bytes) -> dict[str, bytes]:
             raise _refused(f"wanted at most {_MOST_FILES} files, got {len(entries)}")
         left = _MOST_BYTES
         for entry in entries:
-            # The name as it stands in the archive; nothing is normalised into something allowed.
+            # Use the name exactly as the archive has it. A normalised name could look allowed.
             if entry.orig_filename != entry.filename or not _ALLOWED.fullmatch(entry.filename):
                 raise _refused(f"it holds {entry.orig_filename!r}; wanted pyproject.toml and scenarios/NAME.toml only")
             if entry.filename in files:

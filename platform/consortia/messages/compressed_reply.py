@@ -14,21 +14,21 @@ from consortia.terms.contract import Contract
 def lengthened(
     contract: Contract, kind: str, tensors: Mapping[str, Tensor], received: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the update that travelled compressed; ValueError when the bytes are not what the contract says."""
+    """Return the decompressed update; ValueError if the bytes do not match the contract."""
     if contract.compression is None or kind != "train":
         return dict(tensors)
     return expand(tensors, base(contract, received), contract.compression)
 
 
 def saved_bytes(came: Mapping[str, Tensor], update: Mapping[str, Tensor]) -> int:
-    """Return how many bytes an update would have been more."""
+    """Return how many bytes the compression of an update saved."""
     return sum(t.nbytes for t in update.values()) - sum(
         t.nbytes for n, t in came.items() if not n.startswith("metrics")
     )
 
 
 def base(contract: Contract, received: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return what an update is compressed against: the model that came, or zero for a gradient."""
+    """Return the reference that an update is compressed against: the received model, or zero for a gradient."""
     if contract.strategy.strategy().fit.gradient:
         return {name: torch.zeros_like(tensor) for name, tensor in received.items()}
     return received

@@ -1,10 +1,10 @@
 """Compresses updates with `trust = "local"`: quantised or top-k changes, then Zstandard.
 
-What is compressed is the noised update's difference to the model that came, after the release gate: a function of what
-may leave anyway, so it costs no budget. Quantisation rounds at random around the value (Alistarh et al. 2017, *QSGD*),
-so that the mean stays right; top-k keeps what it leaves out for the next round (Stich et al. 2018, *Sparsified SGD with
-Memory*). The memory is made of noised updates only, and stays at home. A private budget is spent either way: whether
-a metric suffers is a question for `benchmarks/compression.py`.
+The difference between the noised update and the received model is compressed, after the release gate. It is a function
+of data that may leave anyway, so it costs no budget. Quantisation rounds at random (Alistarh et al. 2017, *QSGD*), so
+the mean stays unbiased. Top-k keeps the omitted numbers for the next round (Stich et al. 2018, *Sparsified SGD with
+Memory*). This memory is made of noised updates only, and stays at home. `benchmarks/compression.py` measures whether a
+metric gets worse.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from consortia.terms.compression import CompressionTerms
 PACKED = "packed-update"
 _MAGIC = b"CPU1"
 _LEVEL = 3
-#: A received blob may not unpack to more than that many bytes a number.
+#: A received blob may unpack to at most so many bytes for each number.
 _MOST = 16
 _LEVELS = {"int8": 127, "int4": 7}
 
@@ -51,9 +51,9 @@ def compress(
 
     Parameters
     ----------
-    update, received : parameters by name; whole numbers and other names of the update travel as they are.
-    generator : for the rounding. It decides nothing about privacy.
-    memory : what top-k left out so far.
+    update, received : parameters by name. Integers, and names that only the update has, are sent unchanged.
+    generator : for the rounding. It has no influence on privacy.
+    memory : what top-k has left out so far.
     """
     change = _flat(update, received)
     rest = {name: tensor for name, tensor in update.items() if name not in _names(received)}
@@ -80,12 +80,12 @@ def compress(
 
 
 def expand(tensors: State, received: State, terms: CompressionTerms) -> dict[str, Tensor]:
-    """Return the update that `compress` made smaller.
+    """Return the update that `compress` packed.
 
     Raises
     ------
     ValueError
-        When the bytes are not what the contract says: another length, another size, numbers that are not finite.
+        The bytes do not match the contract: wrong length, wrong size, or numbers that are not finite.
     """
     if PACKED not in tensors:
         raise ValueError(f"{PACKED}: wanted the compressed update that the contract asks for, got none")

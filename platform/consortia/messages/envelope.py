@@ -1,8 +1,8 @@
 """Envelopes: one block of bytes in safetensors format for each message (no pickle).
 
-The header is the safetensors metadata (text only), the body its tensors. Names, dtypes, shapes and integer
-buffers survive exactly. In a Flower message the envelope is one bytes value of a ConfigRecord, so that a
-round costs few objects and a repeated reply is identical to the byte.
+The header is the safetensors metadata (text only); the body holds the tensors. Names, dtypes, shapes and integer
+buffers are kept exactly. In a Flower message the envelope is one bytes value of a ConfigRecord. So a round needs few
+objects, and a repeated reply is identical to the byte.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import safetensors
 from consortia.common.errors import WireError
 from consortia.terms.contract_fields import WIRE_VERSION
 
-if TYPE_CHECKING:  # a launcher that waits refuses bundles without torch, which is loaded with the first tensor
+if TYPE_CHECKING:  # a waiting launcher must not load torch; the first tensor loads it
     from torch import Tensor
 
-#: Statuses of a reply. OK carries an update; the others carry nothing from any row.
+#: Statuses of a reply. OK carries an update; no other status carries anything that depends on a row.
 STATUSES = ("OK", "READY", "EVALUATED", "GREETED", "DONE", "RECEIVE_ONLY", "REFUSED", "FAILED")
 
-#: Why a participant refuses. The code crosses, the sentence stays in its own log.
+#: Why a participant refuses. The code is sent; the sentence stays in the participant's own log.
 REFUSALS = (
     "NO_POLICY",
     "HOME_UNREADABLE",
@@ -97,8 +97,8 @@ class Envelope:
 def encode(envelope: Envelope) -> bytes:
     """Return the envelope's bytes; the wire version is added to the header.
 
-    The same envelope gives the same bytes in every process: safetensors orders tensors itself, the
-    metadata is one sorted JSON text (its own map is written in hash order, which changes by process).
+    The same envelope gives the same bytes in every process. safetensors orders the tensors itself. The metadata is one
+    sorted JSON text, because safetensors writes its own metadata map in hash order, which differs between processes.
     """
     header = {"wire": str(WIRE_VERSION), **envelope.header}
     text = json.dumps(header, sort_keys=True, separators=(",", ":"))
@@ -119,7 +119,7 @@ def decode(data: bytes) -> Envelope:
     Raises
     ------
     WireError
-        When the bytes are not an envelope, or one of another wire version (naming both).
+        The bytes are not an envelope, or have another wire version (both are named).
     """
     if len(data) > MAX_ENVELOPE_BYTES:
         raise WireError(f"envelope: wanted at most {MAX_ENVELOPE_BYTES} bytes, got {len(data)}")
@@ -140,7 +140,7 @@ def decode(data: bytes) -> Envelope:
 
 
 def kind_of(data: bytes) -> str:
-    """Return what kind of message an envelope is, without its tensors; "" when it cannot be read."""
+    """Return the kind of message, without reading the tensors; "" if the envelope cannot be read."""
     try:
         return str(_header(data)["kind"])
     except (struct.error, ValueError, KeyError, TypeError, RecursionError):

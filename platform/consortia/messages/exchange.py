@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one message: bytes, or the code of why there are none."""
+    """The answer to one message: bytes, or a code that says why there are none."""
 
     participant: str
     data: bytes | None
     code: str = ""
 
 
-#: Sends one envelope to each named participant, waits up to the deadline, gives each answer when it comes. An answer to
-#: an older attempt has the code LATE_REPLY.
+#: Sends one envelope to each named participant, waits up to the deadline, and yields each answer when it comes. An
+#: answer to an older attempt has the code LATE_REPLY.
 Exchange = Callable[[str, Mapping[str, bytes], float], Iterable[Answer]]

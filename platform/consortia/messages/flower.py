@@ -1,7 +1,7 @@
 """Sends envelopes as Flower messages: the coordinator's side of Flower's Message API.
 
-Own push and pull instead of `send_and_receive`, whose poll of three seconds is fixed, and so that a late
-reply to an older attempt is recognised instead of mistaken.
+It uses push and pull directly instead of `send_and_receive`, for two reasons. That method polls every three seconds,
+which cannot be changed. And a late reply to an older attempt must not be taken for a reply to this one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ FIELD = "envelope"
 _UNAVAILABLE = f"{PREFIX}{ErrorCode.NODE_UNAVAILABLE}"
 
 _FIRST_POLL, _SLOWEST_POLL = 0.01, 0.1
-#: Seconds by which a heartbeat may be late before its SuperNode counts as gone.
+#: A SuperNode counts as gone when its heartbeat is more than so many seconds late.
 _LATE = 10.0
-#: How long a round waits for a SuperNode that went away. Flower lets one that was killed come back only when its last
-#: heartbeat is 60 s old, and says that it is unavailable at the same moment.
+#: How long a round waits for a SuperNode that went away. Flower lets a killed SuperNode come back only when its last
+#: heartbeat is 60 s old. At the same moment Flower reports it as unavailable.
 _REJOIN_SECONDS = 30.0
 _LOOK_SECONDS = 0.5
 
@@ -61,7 +61,7 @@ class GridExchange:
     join_seconds : float
         How long to wait for everybody to join.
     absent : callable, optional
-        Told who has not joined yet, whenever that changes.
+        Called with the names of those who have not joined yet, whenever the list changes.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class GridExchange:
         self._names = {node: name for name, node in self._nodes.items()}
         self._open: dict[str, str] = {}
         self._given_up = set(names) - set(self._nodes)
-        # A Grid in this process can tell when something came; a remote one is asked again and again.
+        # A Grid in this process can wait for an answer; a remote one must be polled.
         self._wait: Callable[[float], None] = getattr(grid, "wait", time.sleep)
         self._rhythm = Rhythm(_FIRST_POLL, _SLOWEST_POLL, 0.1, known=0.8)
 
@@ -101,16 +101,17 @@ class GridExchange:
         return found
 
     def _online(self, names: Collection[str]) -> dict[str, int]:
-        """Return the nodes of those who are there.
+        """Return the nodes of the participants that are online.
 
-        A SuperLink calls a SuperNode online for up to two of its heartbeat intervals after the last one. Here one that
-        missed a heartbeat is not there: waiting for it now is cheaper than a round that waits for its answer.
+        A SuperLink reports a SuperNode as online for up to two heartbeat intervals after the last heartbeat. Here a
+        SuperNode that missed a heartbeat is offline. Waiting for it now is cheaper than a round that waits for its
+        answer.
         """
         now = time.time()
         return {
             node.name: node.node_id
             for node in self._grid.get_nodes()
-            # A grid in this process has no status: everybody is there.
+            # A grid in this process has no status: everybody is online.
             if node.name in names
             and (
                 not node.status
@@ -119,10 +120,11 @@ class GridExchange:
         }
 
     def __call__(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> Iterator[Answer]:
-        """Send each envelope and give what comes within `deadline` seconds, when it comes.
+        """Send each envelope, and yield each answer that comes within `deadline` seconds.
 
-        Who is away is waited for a while, and sent the same envelope again when it is back: an answer that it gave
-        before costs it nothing. Who stayed away once is waited for only while nobody else is asked.
+        If a participant is away, this waits for it for a while, and sends the same envelope again when it is back. If
+        the participant had answered before, the second answer costs it nothing. A participant that stayed away once is
+        waited for only if nobody else is asked.
         """
         tickets, failed = self.send(kind, envelopes, deadline)
         current = set(tickets.values())
@@ -161,9 +163,9 @@ class GridExchange:
         yield from (Answer(name, None, code) for name, code in away.items())
 
     def send(self, kind: str, envelopes: Mapping[str, bytes], deadline: float) -> tuple[dict[str, str], list[Answer]]:
-        """Send each envelope; return a ticket for each that went, by name, and why the others did not go.
+        """Send each envelope. Return the tickets of the sent ones by name, and the reasons for the others.
 
-        The answer to it is told for `deadline` seconds and a minute more.
+        An answer is accepted for `deadline` seconds and one more minute.
         """
         if late := [name for name in envelopes if name not in self._nodes]:
             self._nodes |= self._online(late)
@@ -185,7 +187,7 @@ class GridExchange:
         return tickets, failed
 
     def receive(self, seconds: float) -> list[tuple[str, Answer]]:
-        """Return what came, each with its ticket, as soon as anything did; nothing after `seconds`."""
+        """Return the answers with their tickets as soon as any came; nothing after `seconds`."""
         end = time.monotonic() + seconds
         self._rhythm.restart()
         while not (came := self._pull()) and time.monotonic() < end:

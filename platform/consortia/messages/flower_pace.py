@@ -1,12 +1,12 @@
-"""Shortens Flower's fixed waits. Everything of Flower that is replaced in place is here.
+"""Shortens Flower's fixed waits. This file holds everything in Flower that is replaced at run time.
 
-Flower 1.41 waits by the clock where it could wait for an event: a SuperNode looks for a message every 3 s and for its
-answer every .5 s, a SuperExec asks for a task every second, and whoever pulls an object too early sleeps 1 s.
-None of it can be set. What is replaced is named in `_REPLACED` with the hash of its source; when Flower is another
-version, or a hash differs, nothing is replaced, the log says so, and rounds take their stock time. So it does with
-`CONSORTIA_STOCK_PACE=1`.
+Flower 1.41 polls where it could wait for an event. A SuperNode looks for a message every 3 s and for its answer every
+.5 s. A SuperExec asks for a task every second. A pull that comes too early sleeps 1 s. None of these times can be set.
+`_REPLACED` names what is replaced, with the hash of its source. If Flower has another version or a hash differs,
+nothing is replaced, the log says so, and rounds take the time of stock Flower. `CONSORTIA_STOCK_PACE=1` has the same
+effect.
 
-With the waits goes what a SuperNode takes for an answer (`AtHand`).
+`AtHand` also changes which message a SuperNode accepts as an answer.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ log = logging.getLogger("consortia.pace")
 SWITCH: Final = "CONSORTIA_STOCK_PACE"
 FLOWER: Final = "1.41.0"
 
-#: How long a SuperNode holds a launcher's question while there is nothing to do.
+#: How long a SuperNode keeps a launcher's request open while it has no work.
 HELD_SECONDS: Final = 5.0
 
-#: Ended waits without which nothing is expected.
+#: So many waits must have ended before their length is used as a forecast.
 _REMEMBERED: Final = 3
 
 _BACKOFF: Final = {"initial_backoff": 0.01, "backoff_cap": 0.5}
@@ -43,7 +43,7 @@ _NODE: Final = "flwr.supernode.start_client_internal"
 _STATE: Final = "flwr.supernode.nodestate.in_memory_nodestate"
 _TASKS: Final = "flwr.supercore.servicer.runtime.runtime_handlers"
 
-#: What is replaced or relied on, and the SHA-256 of its source in Flower 1.41.0.
+#: The replaced functions and those that this file relies on, with the SHA-256 of their source in Flower 1.41.0.
 _REPLACED: Final = {
     (_UTILS, "pull_objects"): "31bb2de46b450e6acfadb7a8bb15e3f2074bb112199826a40a5eaa648bad5b2b",
     (_UTILS, "pull_and_inflate_object_from_tree"): "139811483a15e4a6c1f8523614c12f28dd3049194e5713816be0931387adb1cf",
@@ -56,7 +56,7 @@ _REPLACED: Final = {
 
 
 def differences() -> list[str]:
-    """Return what is not as it was when this file was written; empty when all may be replaced."""
+    """Return what differs from the Flower that this file was written for; empty if all may be replaced."""
     found = []
     if (installed := version("flwr")) != FLOWER:
         found.append(f"flwr: wanted {FLOWER}, got {installed}")
@@ -69,7 +69,7 @@ def differences() -> list[str]:
 
 
 def speed_up(*, supernode: bool = False) -> bool:
-    """Shorten the waits in this process; return whether it was done.
+    """Shorten the waits in this process. Return whether this was done.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def speed_up(*, supernode: bool = False) -> bool:
 
 
 class Rhythm:
-    """Waits that follow what they wait for: a share of the time waited so far, between two bounds.
+    """Polling waits that grow with the time waited so far: a share of it, between two bounds.
 
     Parameters
     ----------
@@ -99,8 +99,8 @@ class Rhythm:
     share : float
         Of the time waited so far.
     known : float
-        The first wait is this share of the shortest of the last three waits that ended: rounds are of a kind, and every
-        question in vain costs whoever is asked.
+        The first wait is this share of the shortest of the last three waits. Rounds take similar times, and each poll
+        that comes too early costs the other side time.
     """
 
     def __init__(self, first: float, slowest: float, share: float, known: float = 0.0) -> None:
@@ -109,11 +109,11 @@ class Rhythm:
         self._ended: collections.deque[float] = collections.deque(maxlen=_REMEMBERED)
 
     def restart(self) -> None:
-        """Begin to wait for something else."""
+        """Begin a new wait."""
         self._since = time.monotonic()
 
     def end(self) -> None:
-        """What was waited for is there: remember how long it took."""
+        """End a wait, and remember how long it took."""
         self._ended.append(time.monotonic() - self._since)
 
     def next(self) -> float:
@@ -124,11 +124,11 @@ class Rhythm:
 
 
 class AtHand:
-    """The message that a SuperNode works on: it takes no other before the answer to this one is away.
+    """The message that a SuperNode works on. It takes no other message before the answer to this one is sent.
 
-    Flower's loop sends whatever answer is there. One that is left of an earlier message, whose run was over or whose
-    process died, makes every later answer one message late, for ever; and for a message that gets none it waits for
-    ever. Here it waits for as long as the message is wanted.
+    Flower's loop sends any answer that it finds. An answer can be left over from an earlier message, whose run was over
+    or whose process died. Then every later answer is one message late. And Flower waits without end for a message that
+    gets no answer. Here the wait ends when nobody wants the answer any more.
     """
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class AtHand:
         self._until = math.inf
 
     def noting(self, receive: Callable[[], Any]) -> Callable[[], Any]:
-        """Return a function that receives, and takes what it received in hand."""
+        """Return a function that receives a message and makes it the current one."""
 
         def noted() -> Any:
             received = receive()
@@ -148,12 +148,12 @@ class AtHand:
         return noted
 
     def check(self) -> None:
-        """Raise TimeoutError when nobody wants an answer to the message any more."""
+        """Raise TimeoutError if nobody wants an answer to the message any more."""
         if time.monotonic() > self._until:
             raise TimeoutError
 
     def answer(self, push: Callable[..., None], *, state: Any, **options: Any) -> None:
-        """Push answers until that to the message is among them, or nobody wants it any more."""
+        """Push answers until the one to this message is among them, or nobody wants it any more."""
         try:
             while True:
                 push(state=state, **options)
@@ -167,13 +167,13 @@ class AtHand:
 
 def _speed_up_supernode() -> None:
     node, tasks = importlib.import_module(_NODE), importlib.import_module(_TASKS)
-    message = Rhythm(0.05, 1.0, 0.1, known=0.7)  # a question to the SuperLink
-    answer = Rhythm(0.005, 0.05, 0.05)  # a look into this process's own memory
+    message = Rhythm(0.05, 1.0, 0.1, known=0.7)  # asks the SuperLink
+    answer = Rhythm(0.005, 0.05, 0.05)  # reads this process's own memory
     ready = threading.Event()
     hand = AtHand()
 
     def sleep(seconds: float) -> None:
-        """Stand in for `time.sleep` in the SuperNode's loop: 3 s for a message, .5 s for an answer."""
+        """Replace `time.sleep` in the SuperNode's loop: 3 s for a message, .5 s for an answer."""
         if seconds >= 1:
             time.sleep(min(seconds, message.next()))
         else:
@@ -190,7 +190,7 @@ def _speed_up_supernode() -> None:
         return run_id
 
     def acquire(request: Any, state: Any) -> Any:
-        # A token's expiry is checked while somebody asks; five seconds are well below it.
+        # A token's expiry is checked when somebody asks. Five seconds are much less than its lifetime.
         ready.wait(HELD_SECONDS)
         ready.clear()
         return original_acquire(request, state)

@@ -1,4 +1,4 @@
-"""Writes and reads where a participant's ledger stands (number and head of its chain) in a header."""
+"""Writes the state of a participant's ledger (number and head of its chain) into a header, and reads it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ COUNTER, HEAD = "ledger_counter", "ledger_head"
 
 
 def anchor_from(header: dict[str, str]) -> Anchor | None:
-    """Read the pair of a message; None when it has none, ValueError when it is malformed."""
+    """Return the pair of a message; None if it has none. ValueError if it is malformed."""
     counter, head = header.get(COUNTER), header.get(HEAD)
     if counter is None and head is None:
         return None

@@ -10,12 +10,12 @@ from torch import Tensor
 from consortia.terms.scopes import LOSS
 from strategies.base import Strategy, loss_bound
 
-#: A participant that answered with one of these is not asked to train again in this run.
+#: A participant with one of these answers is not asked to train again in this run.
 FINAL = {"REFUSED", "RECEIVE_ONLY"}
 
 
 def check_account(header: Mapping[str, str]) -> None:
-    """Raise ValueError unless the declared noise, budget, delta and unit are what they can be."""
+    """Raise ValueError unless the declared noise, budget, delta and unit are possible values."""
     check_budget(header)
     sigma = _number(header, "noise_multiplier")
     if sigma < 0 or (header["non_private"] == "false" and sigma == 0):
@@ -23,7 +23,7 @@ def check_account(header: Mapping[str, str]) -> None:
 
 
 def check_budget(header: Mapping[str, str], *, pure: bool = False) -> None:
-    """Raise ValueError unless the declared budget, delta (0 where the account is `pure`) and unit can be those."""
+    """Raise ValueError unless the declared budget, delta (0 if the account is `pure`) and unit are possible values."""
     private = header.get("non_private")
     if private not in {"true", "false"}:
         raise ValueError("non_private: wanted 'true' or 'false'")
@@ -50,7 +50,8 @@ def _number(header: Mapping[str, str], key: str) -> float:
 
 
 def check_loss(strategy: Strategy, loss: Tensor | None) -> None:
-    """Raise ValueError unless a training loss came exactly where the strategy asks for one, within its public bound."""
+    """Raise ValueError unless a training loss came if and only if the strategy asks for one, within its public
+    bound."""
     if not strategy.fit.loss:
         if loss is not None:
             raise ValueError(f"{LOSS}: nobody asked for a loss")

@@ -19,9 +19,9 @@ from consortia.terms.policy import Proposal
 from consortia.terms.scopes import CONTROL
 from privacy.ledger import Anchor
 
-#: What opens a secure sum of mode two: no row is read for it.
+#: Messages that open a secure sum of mode two. No row is read for them.
 OPENING = frozenset({"confirm", "unmask"})
-#: Asks, before the first round, whether a participant can take part. It charges nothing and carries no model.
+#: Asks a participant before the first round whether it can take part. The message charges nothing and carries no model.
 READY = "ready"
 
 
@@ -45,12 +45,12 @@ class Request:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that came, for the outbox key: another control is another release."""
+        """All received tensors, for the outbox key: a different control means a different release."""
         return {**self.model, **{CONTROL + name: tensor for name, tensor in self.control.items()}}
 
     @classmethod
     def parse(cls, data: bytes) -> Request:
-        """Parse an envelope; anything unexpected is a `RefusedError` with code BAD_MESSAGE."""
+        """Parse an envelope. Raise `RefusedError` with code BAD_MESSAGE for anything unexpected."""
         try:
             envelope = decode(data)
             header = envelope.header
@@ -74,12 +74,12 @@ class Request:
 
 
 def common_fields(header: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the header of every message says, by the name of its field here.
+    """Return the header fields that every message has, by the name of their attribute here.
 
     Raises
     ------
     InputError, KeyError, ValueError, TypeError
-        Where something is missing or unreadable.
+        A field is missing or cannot be read.
     """
     contract = contract_from_json(header["contract"]).of(header["industry"])
     offer = json.loads(header["proposal"])
@@ -102,7 +102,7 @@ def common_fields(header: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_terms(proposal: Proposal, run_id: str, industry: str) -> None:
-    """Raise RefusedError unless the proposal is a budget and the names are names."""
+    """Raise RefusedError unless the proposal is a valid budget and the names are valid."""
     if proposal.epsilon is not None and not (0 < proposal.epsilon < math.inf and 0 < proposal.delta < 1):
         raise RefusedError("BAD_MESSAGE", "the proposal is not a budget")
     if not all(is_name(name) for name in (run_id, proposal.dataset, industry)):

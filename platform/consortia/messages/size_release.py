@@ -1,12 +1,12 @@
-"""`weighting = "noised"`: releases the noised number of training units once a run, as a weight.
+"""`weighting = "noised"`: releases the number of training units with noise, once in a run, as a weight.
 
 Guarantees
 ----------
 * One Laplace release (sensitivity: one unit) of the training partition, from the training account. Its epsilon is a
-  public share of what the run may spend and is set aside before sigma is solved: both together cost the allowance.
-* It is charged with the first reservation of a run and leaves with that reply alone. When that attempt is abandoned
-  the charge stays and no size leaves in this run: the coordinator then takes the declared one.
-* A claim buys nothing: the coordinator takes no more than the roster declares.
+  public share of the run's allowance. It is set aside before sigma is solved, so both together cost the allowance.
+* It is charged with the first reservation of a run, and leaves only with that reply. If that attempt is abandoned, the
+  charge stays and no size leaves in this run. The coordinator then uses the declared size.
+* A false claim gains nothing: the coordinator never uses more than the roster declares.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 #: Name of the tensor: int64, shape (1,).
 SIZE = "size.units"
-#: Of the run's epsilon: what knowing sizes is worth. At epsilon = 3 the deviation is 4.7 units.
+#: Share of the run's epsilon that is spent on the size. At epsilon = 3 the standard deviation is 4.7 units.
 SHARE = 0.1
 
 
 def once_events(contract: Contract, epsilon: float | None, unit: str) -> tuple[Event, ...]:
-    """Return what the size costs; nothing where the contract wants none.
+    """Return the events of the size's release; none if the contract wants no size.
 
     Parameters
     ----------
     epsilon : float or None
-        What the run may spend; None for a non-private one.
+        What the run may spend; None for a non-private run.
     """
     if contract.strategy.weighting != "noised":
         return ()
@@ -59,12 +59,12 @@ def solve_sigma(contract: Contract, rules: IndustryTerms, epsilon: float, delta:
 
 
 def due(ledger: Ledger, plan: RunPlan) -> tuple[Event, ...]:
-    """Return what is still to be released once: all of it before anything of the run was reserved, then nothing."""
+    """Return the release that is still due: all of it before the run's first reservation, nothing afterwards."""
     return () if ledger.entries(plan.run_id) else plan.once_events
 
 
 def release(events: tuple[Event, ...], train: Table, context: NoiseContext) -> list[Release]:
-    """Return the size with noise for the charged attempt, at least 1 (post-processing); nothing where none is due."""
+    """Return the size with noise for the charged attempt, at least 1 (post-processing); nothing if none is due."""
     return [Release("size", {SIZE: _noised(event, train.n_units, context)}, event) for event in events]
 
 
@@ -85,12 +85,12 @@ def declared(contract: Contract, participant: RosterParticipant) -> int:
 
 
 def take(tensors: Mapping[str, Tensor], contract: Contract, kind: str) -> tuple[dict[str, Tensor], int | None]:
-    """Return a reply without its size, and that size, None where it has none.
+    """Split a reply into its other tensors and its size; None if it has no size.
 
     Raises
     ------
     ValueError
-        For a size that nobody asked for, or that is none.
+        Nobody asked for a size, or its value is not one.
     """
     sizes = {name: tensor for name, tensor in tensors.items() if name.startswith(KINDS["size"].prefix)}
     rest = {name: tensor for name, tensor in tensors.items() if name not in sizes}

@@ -1,4 +1,4 @@
-"""What the last message of statistics before training brings home: the released numbers of everybody together."""
+"""The last message of statistics before training: the released numbers of all participants together."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Together:
     Attributes
     ----------
     released : their sum.
-    scale : what a participant divides its own part by: the largest weight in a secure sum, else 1.
-    key : 32 bytes that the participant knows its contribution by; `NO_PART` where it has none.
+    scale : the divisor of a participant's own part: the largest weight in a secure sum, otherwise 1.
+    key : 32 bytes that identify the participant's contribution; `NO_PART` if it has none.
     """
 
     released: Released
@@ -34,7 +34,7 @@ class Together:
     key: bytes
 
     def to_tensors(self) -> State:
-        """Return it as tensors of a message."""
+        """Return the numbers as tensors of a message."""
         return {
             _CELLS: torch.from_numpy(self.released.vector),
             _ABOUT: torch.tensor([self.released.deviation, self.scale], dtype=torch.float64),

@@ -1,4 +1,4 @@
-"""What the last message of a run of the learner `sums` brings beside the model."""
+"""What the last message of the learner `sums` carries besides the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from consortia.terms.scopes import State
 __all__ = ["NO_PART", "OwnPart", "ToHome", "split"]
 
 Array = NDArray[np.float64]
-#: The key of no contribution.
+#: The key of a participant without a contribution.
 NO_PART: Final = bytes(32)
 _GRAM, _SLOPE, _ABOUT, _OWN = "sums/gram", "sums/slope", "sums/about", "sums/own"
 
@@ -32,13 +32,13 @@ def split(recipe: Recipe, blocks: Sequence[Array]) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class OwnPart:
-    """One participant's part of the sums, as the coordinator counted it.
+    """One participant's part of the released sums.
 
     Attributes
     ----------
-    key : 32 bytes that the participant knows its contribution by; `NO_PART` where it has none.
-    weight : by which its contribution was multiplied after it was sent; 1 in a secure sum.
-    units : public units of it in the sum.
+    key : 32 bytes that identify the participant's contribution; `NO_PART` if it has none.
+    weight : factor that the coordinator applied to the contribution; 1 in a secure sum.
+    units : public number of its units in the sum.
     """
 
     key: bytes
@@ -48,13 +48,13 @@ class OwnPart:
 
 @dataclass(frozen=True)
 class ToHome:
-    """What the last message brings beside the model: the released sums, and which part of them is one's own."""
+    """What the last message carries besides the model: the released sums, and the receiver's own part of them."""
 
     released: Released
     own: OwnPart
 
     def to_tensors(self) -> State:
-        """Return it as tensors of a message."""
+        """Return the sums as tensors of a message."""
         r, own = self.released, self.own
         about = [r.gram_deviation, r.slope_deviation, r.units, own.weight, own.units]
         return {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from consortia.common.errors import InputError
+from consortia.common.run_folders import check_finished
 from consortia.coordinator.coalitions import parts_of_run
 from consortia.learners.sums.contributions import Contributions, contributions
 from consortia.terms.recipe import recipe
@@ -76,10 +77,8 @@ def contributions_of_run(folder: Path, industries: Sequence[str] = ()) -> list[S
         There is no such run or industry; its learner is another; a secure sum, of which only the total is known; or
         fewer than two participants, so that nobody else could judge.
     """
-    file = folder / "scenario.json"
-    if not file.is_file():
-        raise InputError(f"{folder}: wanted the folder of a finished run, got none; it holds scenario.json")
-    scenario = scenario_from_json(file.read_text(encoding="utf-8"))
+    check_finished(folder, "scenario.json")
+    scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
     found = []
     for industry in industries or scenario.contract.industries:
         parts = parts_of_run(folder, scenario, industry)

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from clients import registry
 from consortia.common.disk import write_json
 from consortia.common.errors import InputError
+from consortia.common.run_folders import run_folder
 from consortia.common.strict import SUPPORTED_SCHEMA
 from consortia.learners.additive.model import SHAPES, START, Recipe
 from consortia.models.explain.additive import score_names
 from consortia.models.shapes import cell_names
-from consortia.models.source import EDITED_MANIFEST, Found, of_participant, run_folder
+from consortia.models.source import EDITED_MANIFEST, Found, of_participant
 from consortia.participant.own_model import EDITED, FEDERATED, OwnModel, keep
 from consortia.terms.recipe import additive_recipe
 

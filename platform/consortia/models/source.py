@@ -12,10 +12,11 @@ import safetensors.torch
 
 from clients import registry as industries
 from clients.tables import known_from
-from consortia.common.environment import default_root
 from consortia.common.errors import InputError
+from consortia.common.run_folders import check_finished, run_folder
 from consortia.common.strict import read_record
 from consortia.coordinator import coalitions
+from consortia.models.choice import check_choice
 from consortia.participant.own_model import EDITED, FEDERATED, About, OwnModel, from_bytes, to_bytes
 from consortia.terms.scenario import scenario_from_json
 from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
@@ -24,20 +25,13 @@ from consortia.trust.passport.leave import check_whole, departures, withdrawn
 from privacy.events import RELATION
 
 __all__ = [
-    "CHOICES",
     "Found",
-    "check_choice",
     "check_leaves",
     "label_owner_folder",
     "of_coordinator",
     "of_participant",
-    "run_folder",
 ]
 
-#: "joined" is one's own best model stacked with the federated one; "released" that of released sums alone (the learner
-#: `sums`), which the federated one adds own rows to; "edited" one whose shapes its participant edited
-#: (`consortia.models.edited`), which the file beside it names.
-CHOICES = ("kept", "federated", "joined", "released", "edited")
 EDITED_MANIFEST = "edited.json"
 
 
@@ -51,12 +45,6 @@ class Found:
     guarantee: dict[str, Any]
     passport: dict[str, str] = field(default_factory=dict)
     withdrawn: str = ""
-
-
-def check_choice(choice: str) -> None:
-    """Refuse what is not one of `CHOICES`."""
-    if choice not in CHOICES:
-        raise InputError(f"--model: wanted one of {', '.join(CHOICES)}, got {choice!r}")
 
 
 def of_participant(run: str, participant: str, choice: str) -> Found:
@@ -149,10 +137,7 @@ def of_coordinator(run: str, industry: str, without: Sequence[str] = ()) -> Foun
     """
     folder = Path(run)
     check_whole(folder)
-    if not (folder / "scenario.json").is_file() or not (folder / "result.json").is_file():
-        raise InputError(
-            f"{run}: wanted the folder of a finished run, got none; it holds scenario.json and result.json"
-        )
+    check_finished(folder, "scenario.json", "result.json")
     known_from(folder)
     scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
     contract = scenario.contract if industry not in scenario.contract.industries else scenario.contract.of(industry)
@@ -186,21 +171,6 @@ def of_coordinator(run: str, industry: str, without: Sequence[str] = ()) -> Foun
     else:
         guarantee = {"participants": {name: _account(participant["epsilon"]) for name, participant in members.items()}}
     return Found(model, about, to_bytes(model, about), guarantee, known_passport(folder))
-
-
-def run_folder(run: str, participant: str) -> Path:
-    """Return where a participant keeps what is its own of a run; InputError when no receipt lies there."""
-    name = Path(run).name
-    if name != run and not Path(run).is_dir():  # a path, not the id of a run
-        raise InputError(f"{run}: wanted the folder of a run, got nothing there; check the path")
-    places = [Path(run) / "participants" / participant / "runs" / name, default_root() / participant / "runs" / name]
-    for place in places:
-        if (place / "receipt.json").is_file():
-            return place
-    raise InputError(
-        f"{run}: wanted a run with a receipt of {participant!r}, got none in {places[0]} nor in {places[1]}; check the "
-        "run, the participant's name and $CONSORTIA_HOME"
-    )
 
 
 def _account(epsilon: dict[str, Any]) -> dict[str, Any]:

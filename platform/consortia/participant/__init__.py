@@ -1,1 +1,1 @@
-"""The participant's side: one message handled, training, metrics, receipt."""
+"""The participant's side: it handles one message, trains, measures, and writes the receipt."""

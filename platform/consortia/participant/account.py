@@ -1,9 +1,9 @@
-"""Describes a ledger for its owner: what was spent, on what, and what is left."""
+"""Describes a ledger for its owner: what was spent, on which data set, and what is left."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from consortia.terms.policy import Policy
@@ -19,22 +19,24 @@ from privacy.ledger import Budget, Entry, Ledger
 
 _DEFAULT_DELTA = 1e-5
 _EVALUATION = "/evaluation"
-#: The accounts of vertical mode, with what two neighbours differ in; no account is composed with another.
+#: The accounts of vertical mode, each with its neighbour relation. Accounts are never composed with each other.
 _VERTICAL = {"labels": CHANGE_LABEL, "scores": REPLACE_ROW, "intersection": RELATION}
 LIFETIME = "lifetime (PLD estimate)"
+#: Counts the ε of events at a δ, as `privacy.accounting.epsilon` does.
+Count = Callable[[Sequence[Event], float], float]
 
 
 def what(event: Event) -> str:
-    """Return an event in a person's words."""
+    """Return a description of an event for people."""
     return f"{event.describe()} ({event.partition})"
 
 
-def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str, Any]:
-    """Return every account of the ledger: each run's, and each data set's lifetime.
+def summary(ledger: Ledger, policy: Policy | None, participant: str, count: Count = epsilon) -> dict[str, Any]:
+    """Return every account of the ledger: one for each run, and one for the lifetime of each data set.
 
-    A lifetime's `left` is what the filter grants a new run for certain; its `epsilon` is an estimate (PLD).
-    Data sets that the policy offers and nothing was spent on stand there too, with the account of their evaluation
-    units where the policy has a budget for it.
+    `left` of a lifetime is what the filter is certain to grant a new run; `epsilon` is an estimate (PLD). Data sets of
+    the policy without any spending are listed, too. So is the account of their evaluation units, if the policy has a
+    budget for it.
     """
     entries = ledger.entries()
     offered = _offered(policy) if policy else set()
@@ -42,11 +44,11 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str
     for dataset in sorted({entry.dataset for entry in entries} | offered):
         mine = [entry for entry in entries if entry.dataset == dataset]
         for run in dict.fromkeys(entry.run_id for entry in mine):
-            account = run_account(ledger, run, [entry for entry in mine if entry.run_id == run])
+            account = run_account(ledger, run, [entry for entry in mine if entry.run_id == run], count)
             accounts.append({**account, "left": _left(account)})
         shared = ledger.sharing(dataset)
         spent = mine if len(shared) == 1 else [entry for entry in entries if entry.dataset in shared]
-        accounts.append(_lifetime(ledger, policy, dataset, spent))
+        accounts.append(_lifetime(ledger, policy, dataset, spent, count))
         if len(shared) > 1:
             accounts[-1]["shares_with"] = [name for name in shared if name != dataset]
     anchor = ledger.anchor()
@@ -60,15 +62,15 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str) -> dict[str
     }
 
 
-def run_account(ledger: Ledger, run_id: str, entries: Sequence[Entry]) -> dict[str, Any]:
-    """Return what one run cost the units of one data set; `entries` are all of that run, at least one."""
+def run_account(ledger: Ledger, run_id: str, entries: Sequence[Entry], count: Count = epsilon) -> dict[str, Any]:
+    """Return what one run cost the units of one data set. `entries` are all entries of that run, at least one."""
     plan = ledger.plan(run_id)
     budget = plan.allowance if plan else Budget(math.inf, _DEFAULT_DELTA)
-    return _account(entries[0].dataset, f"run {run_id}", plan.unit if plan else None, entries, budget)
+    return _account(entries[0].dataset, f"run {run_id}", plan.unit if plan else None, entries, budget, count)
 
 
 def runs_left(left: Budget, asked: Budget) -> int:
-    """Return how many runs of `asked`, whose ε and δ are above 0, fit into what is left for certain."""
+    """Return how many runs with the budget `asked` (ε and δ above 0) are certain to fit into what is left."""
     slack = 1 + 1e-9
     return min(math.floor(left.epsilon / asked.epsilon * slack), math.floor(left.delta / asked.delta * slack))
 
@@ -79,7 +81,7 @@ def evaluation_account(dataset: str) -> str:
 
 
 def _offered(policy: Policy) -> set[str]:
-    """Return the accounts of what the policy lets out: labels and scores have one of their own, training another."""
+    """Return the accounts of the allowed releases. Labels and scores have one account each, training has another."""
     vertical = [name for name in _VERTICAL if name in policy.allow.releases]
     trains = "update" in policy.allow.releases or not vertical
     offered = {f"{name}/{account}" for name in policy.dataset for account in vertical}
@@ -90,15 +92,16 @@ def _offered(policy: Policy) -> set[str]:
 
 
 def _vertical(dataset: str) -> str:
-    """Return which account of vertical mode this is, or nothing."""
+    """Return the account's name in vertical mode; an empty text for other accounts."""
     account = dataset.rpartition("/")[2]
     return account if account in _VERTICAL and "/" in dataset else ""
 
 
 def _budget_of(policy: Policy, dataset: str) -> Budget:
-    """Return the lifetime budget of an account; infinite where the owner gave the evaluation units none.
+    """Return the lifetime budget of an account; infinite if the owner set none for the evaluation units.
 
-    Labels are pure, so their lifetime has no δ; intersections disclose and are bounded by their number instead.
+    Labels have pure DP, so their lifetime has no δ. Intersections disclose membership; the policy limits their number
+    instead.
     """
     life = policy.budget.lifetime.budget()
     if account := _vertical(dataset):
@@ -109,23 +112,25 @@ def _budget_of(policy: Policy, dataset: str) -> Budget:
     return terms.lifetime.budget() if terms else Budget(math.inf, policy.budget.lifetime.delta)
 
 
-def _lifetime(ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequence[Entry]) -> dict[str, Any]:
+def _lifetime(
+    ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequence[Entry], count: Count
+) -> dict[str, Any]:
     terms = policy.dataset.get(dataset.partition("/")[0]) if policy else None
     first = ledger.plan(mine[0].run_id) if mine else None
     life = _budget_of(policy, dataset) if policy else Budget(math.inf, _DEFAULT_DELTA)
     unit = first.unit if first else (terms.unit if terms else None)
-    account = _account(dataset, LIFETIME, unit, mine, life)
+    account = _account(dataset, LIFETIME, unit, mine, life, count)
     bounded = policy is not None and not account["non_private"] and not math.isinf(life.epsilon)
     left = ledger.lifetime_left(dataset, life) if bounded else None
     asked = plan.allowance if (plan := ledger.plan(mine[-1].run_id) if mine else None) else _asked(policy)
     like = asked is not None and left is not None and 0 < asked.epsilon < math.inf and asked.delta > 0
     return {
         **account,
-        # What one more run like the last costs: its whole allowance, which the filter sets aside.
+        # The cost of one more run like the last: its whole allowance, which the filter reserves.
         "runs_left": runs_left(left, asked) if like and left and asked else None,
         "like": {"epsilon": asked.epsilon, "delta": asked.delta} if like and asked else None,
         "reserved": max(0.0, life.epsilon - left.epsilon) if left else None,
-        # Intersections have no budget to be used up: the policy bounds their number.
+        # Intersections have no ε budget: the policy limits their number.
         "left": left.epsilon if left else (0.0 if policy and _vertical(dataset) != "intersection" else None),
         "left_delta": left.delta if left else None,
     }
@@ -141,10 +146,12 @@ def _left(account: dict[str, Any]) -> float | None:
     return max(0.0, float(account["budget"]) - float(account["epsilon"]))
 
 
-def _account(dataset: str, horizon: str, unit: str | None, entries: Sequence[Entry], budget: Budget) -> dict[str, Any]:
+def _account(
+    dataset: str, horizon: str, unit: str | None, entries: Sequence[Entry], budget: Budget, count: Count
+) -> dict[str, Any]:
     events = [event for entry in entries for event in entry.events]
     delta = _delta(budget, events, dataset)
-    spent = epsilon(events, delta)
+    spent = count(events, delta)
     return {
         "dataset": dataset,
         "horizon": horizon,
@@ -156,34 +163,34 @@ def _account(dataset: str, horizon: str, unit: str | None, entries: Sequence[Ent
         "non_private": math.isinf(spent),
         "releases": len(entries),
         "abandoned": sum(entry.state == "reserved" for entry in entries),
-        "by": _by(events, delta, spent),
+        "by": _by(events, delta, spent, count),
     }
 
 
 def _delta(budget: Budget, events: Sequence[Event], dataset: str) -> float:
-    """Return the budget's δ; where it has none: 0 for labels and whatever else is pure, else a usual one."""
+    """Return the budget's δ. Without one: 0 for labels and other pure events, otherwise a common default."""
     counted_purely = all(event.pure_epsilon() is not None and not event.non_private for event in events)
     pure = _vertical(dataset) == "labels" or (events and counted_purely)
     return budget.delta or (0.0 if pure else _DEFAULT_DELTA)
 
 
-def _by(events: Iterable[Event], delta: float, spent: float) -> list[dict[str, Any]]:
-    """Return what each mechanism would have cost alone; together they cost less than the sum."""
+def _by(events: Iterable[Event], delta: float, spent: float, count: Count) -> list[dict[str, Any]]:
+    """Return what each mechanism would have cost alone. Together they cost less than the sum."""
     merged = merge(events)
-    alone = [spent] if len(merged) == 1 else [epsilon([event], delta) for event in merged]
+    alone = [spent] if len(merged) == 1 else [count([event], delta) for event in merged]
     return [
         {"what": what(event), "times": event_size(event), "epsilon_alone": None if math.isinf(value) else value}
         for event, value in zip(merged, alone, strict=True)
     ]
 
 
-def history(ledger: Ledger) -> list[dict[str, Any]]:
-    """Return one line per link of the chain that says something, oldest first; the chain is recounted before.
+def history(ledger: Ledger, count: Count = epsilon) -> list[dict[str, Any]]:
+    """Check the chain, and return one line for each link that an owner wants to see, oldest first.
 
     Raises
     ------
     LedgerBrokenError
-        When it does not add up.
+        The chain does not match the entries.
     """
     data = ledger.export()
     runs = {run["run_id"]: run for run in data["runs"]}
@@ -207,7 +214,7 @@ def history(ledger: Ledger) -> list[dict[str, Any]]:
             entry = entries[link["ref"]]
             plan = ledger.plan(entry.run_id)
             delta = _delta(plan.allowance if plan else Budget(math.inf, 0.0), entry.events, entry.dataset)
-            cost = costs.setdefault(entry.events, epsilon(entry.events, delta))
+            cost = costs.setdefault(entry.events, count(entry.events, delta))
             line |= {
                 "time": entry.created,
                 "what": "released" if entry.state == "committed" else "charged, abandoned",
@@ -239,7 +246,7 @@ def history(ledger: Ledger) -> list[dict[str, Any]]:
                 line |= {"what": "budget set", "detail": _change(before, told)}
                 before = told
         else:
-            continue  # the ledger's making; a commit, which its reservation's line tells
+            continue  # the creation of the ledger, or a commit: the line of its reservation covers it
         lines.append(line)
     return lines
 

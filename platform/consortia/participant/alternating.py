@@ -1,15 +1,17 @@
-"""Chooses which parameters the local steps of a round move: all, or first the private and then the shared.
+"""Chooses which parameters the local steps of a round train: all of them, or first the private and then the shared
+ones.
 
-FedPer (Arivazhagan et al. 2019, *Federated Learning with Personalization Layers*) moves all at once, private parts
-included. FedRep (Collins et al. 2021, *Exploiting Shared Representations for Personalized Federated Learning*,
-Algorithm 1) moves the head first, with the representation as it came, then the representation with the new head.
+FedPer (Arivazhagan et al. 2019, *Federated Learning with Personalization Layers*) trains all parameters together,
+private parts included. FedRep (Collins et al. 2021, *Exploiting Shared Representations for Personalized Federated
+Learning*, Algorithm 1) first trains the head with the received representation, and then the representation with the new
+head.
 
 Formal guarantee
 ----------------
-Every phase is DP-SGD on the parameters that it moves, clipped jointly, with the noise multiplier that was solved for
-*all* local steps of all rounds, and every step is charged. The head of the first phase has so been released to the
-second one: that one is an adaptive composition, which the accountant counts. A head fitted without DP in between would
-break this (the shared update reads it); `train_round` has no other way to move a parameter.
+Every phase is DP-SGD on its parameters, clipped jointly. The noise multiplier was solved for *all* local steps of all
+rounds, and every step is charged. So the second phase may use the head of the first phase: this is an adaptive
+composition, which the accountant counts. A head that is fitted without DP in between would break the guarantee, because
+the shared update depends on it. `train_round` has no other way to change a parameter.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from privacy.dp_sgd import StepReport
 
 
 def phases(module: nn.Module, shared: Collection[str], steps: int, private_steps: int) -> Iterator[int]:
-    """Yield the number of steps of each phase, while only what the phase moves wants gradients.
+    """Yield the number of steps of each phase. During a phase only its parameters require gradients.
 
     Parameters
     ----------
     shared : names of the parameters that are not private.
-    steps, private_steps : local steps of a round, and how many of them move private parameters alone.
+    steps, private_steps : local steps of a round, and how many of them train only private parameters.
     """
     if not private_steps:
         yield steps
@@ -44,7 +46,7 @@ def phases(module: nn.Module, shared: Collection[str], steps: int, private_steps
 
 
 def joined(reports: Sequence[StepReport]) -> StepReport:
-    """Return one report of phases that followed each other."""
+    """Merge the reports of consecutive phases into one."""
     draws = tuple(units for report in reports for units in report.draws)
     shortened = sum(report.mean_clip_fraction * sum(report.draws) for report in reports)
     return StepReport(

@@ -1,19 +1,20 @@
-"""Writes a participant's home as one encrypted file, and puts it back without forgetting a charge.
+"""Writes a participant's home to one encrypted file, and restores it without losing a charge.
 
 Guarantees
 ----------
-* A backup may be made while the participant runs. The ledger is copied last, in one step, by SQLite's own backup:
-  nothing else in the file is newer than the ledger in it.
-* No secret is in it whose deletion is promised: the keys of a run of secure sums, and what one's own masked part hid.
-  So a home that comes back takes no further part in a sum that was under way. It has forgotten which set of members it
-  voted for or opened, which is no link of the ledger's chain.
-* The file is AES-256-GCM under a key from the passphrase (scrypt). A changed byte or another passphrase opens nothing.
-* A restore never replaces a ledger, a policy or a key that lies there, and is refused where a log of the lost ledger
-  lies: SQLite would write that into the restored one. It is refused when a witness holds a link that
-  the ledger of the backup lacks: it was charged for a reply after that backup.
-* Without any witness nobody can tell. Then a restore is refused unless the owner declares that no reply has left since;
-  the declaration is a note in the ledger's chain, which `consortia budget export` shows to an auditor. A coordinator
-  that holds a newer link still refuses the ledger (`consortia.participant.ledger_witness`).
+* A backup may be made while the participant runs. SQLite's own backup copies the ledger last, in one step. So nothing
+  in the file is newer than its ledger.
+* It holds no secret that the platform promises to delete: the keys of a run of secure sums, and the content of the
+  participant's own masked part. So a restored home takes no further part in a sum that was under way. It no longer
+  knows which set of members it signed or opened, because the ledger's chain does not record that.
+* The file is encrypted with AES-256-GCM. The key comes from the passphrase (scrypt). With a changed byte or another
+  passphrase the file cannot be opened.
+* A restore never replaces an existing ledger, policy or key. It is refused if a log of the lost ledger exists, because
+  SQLite would write that log into the restored ledger. It is also refused if a witness holds a link that the ledger of
+  the backup lacks: that link was charged for a reply after the backup.
+* Without any witness nobody can know this. Then a restore is refused unless the owner declares that no reply has left
+  since. The declaration is a note in the ledger's chain, and `consortia budget export` shows it to an auditor. A
+  coordinator that holds a newer link still causes a refusal (`consortia.participant.ledger_witness`).
 """
 
 from __future__ import annotations
@@ -35,28 +36,28 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from consortia.common import disk
 from consortia.common.errors import InputError
-from consortia.participant import ledger_witness, own_sums
-from consortia.participant.home import Home
+from consortia.participant import ledger_witness
+from consortia.participant.home import OWN_SUMS, Home
 from privacy.errors import PrivacyError
 from privacy.ledger import Ledger
 from privacy.secure_sum.store import KeyStore
 
 _MAGIC = b"consortia home 1\n"
 _MANIFEST = "backup.json"
-#: Scrypt's cost: 128 MiB of memory for each guess of a passphrase.
+#: Scrypt's cost parameter: each guess of a passphrase needs 128 MiB of memory.
 _LOG_N = 17
 _SALT, _NONCE = 16, 12
 _SHORTEST = 12
-#: One message of the cipher, in memory.
+#: Largest size of a home: the cipher takes it as one message in memory.
 _MOST_BYTES = 2**30
-#: What SQLite keeps beside a ledger.
+#: The files that SQLite keeps beside a ledger.
 _LOGS = ("-wal", "-shm", "-journal")
-_LEFT_OUT = (".lock", ".tmp", *_LOGS, own_sums.FILE)
+_LEFT_OUT = (".lock", ".tmp", *_LOGS, OWN_SUMS)
 
 
 @dataclass(frozen=True)
 class Backup:
-    """What a backup says of itself.
+    """The description of a backup.
 
     Attributes
     ----------
@@ -75,22 +76,22 @@ class Backup:
 
 
 def check_passphrase(passphrase: str) -> bytes:
-    """Return the bytes of a passphrase; InputError when it is too short to resist guessing."""
+    """Return the bytes of a passphrase; InputError if it is too short to resist guessing."""
     if len(passphrase) < _SHORTEST:
         raise InputError(
             f"passphrase: wanted at least {_SHORTEST} characters, got {len(passphrase)}; whoever has the file can "
-            "guess without limit"
+            "try passphrases without limit"
         )
     return passphrase.encode()
 
 
 def write_backup(home: Home, target: Path, passphrase: str) -> Backup:
-    """Write the home to a new file, durably and readable by its owner alone.
+    """Write the home to a new file, durably and readable only by its owner.
 
     Raises
     ------
     InputError
-        No ledger there, or a broken one; the target exists; the home is larger than 1 GiB.
+        There is no ledger or a broken one, the target exists, or the home is larger than 1 GiB.
     """
     secret = check_passphrase(passphrase)
     if target.exists():
@@ -106,7 +107,7 @@ def write_backup(home: Home, target: Path, passphrase: str) -> Backup:
         try:
             files[path.relative_to(home.folder).as_posix()] = path.read_bytes()
         except FileNotFoundError:
-            continue  # a draft that moved to its place meanwhile
+            continue  # a temporary file that was renamed meanwhile
     for path in sorted(databases, key=lambda found: found == home.ledger):  # the ledger last
         files[path.relative_to(home.folder).as_posix()] = _copy_of(path)
     with tempfile.TemporaryDirectory() as scratch:
@@ -136,18 +137,18 @@ def write_backup(home: Home, target: Path, passphrase: str) -> Backup:
 
 
 def restore(home: Home, source: Path, passphrase: str, *, nothing_left_since: bool = False) -> Backup:
-    """Put a backup's files into a home that has no ledger; files that lie there stay as they are.
+    """Put a backup's files into a home that has no ledger. Existing files stay as they are.
 
     Parameters
     ----------
     nothing_left_since : bool
-        The owner declares that no reply has left after the backup was made. Counts only where no witness is left.
+        The owner declares that no reply has left since the backup. It matters only if there is no witness.
 
     Raises
     ------
     InputError
-        The file cannot be opened or is another participant's; there is a ledger; the split key differs; no witness is
-        left and the owner declares nothing. Nothing was written.
+        The file cannot be opened or belongs to another participant; there is a ledger; the split key differs; or there
+        is neither a witness nor a declaration. Nothing was written.
     RefusedError
         LEDGER_BEHIND or LEDGER_FORKED: a witness knows of a later charge. Nothing was written.
     """
@@ -171,7 +172,7 @@ def restore(home: Home, source: Path, passphrase: str, *, nothing_left_since: bo
     if key.exists() and key.read_bytes() != files["split.key"]:
         raise InputError(f"{key}: wanted the key of the backup, got another; units would change their partition")
     settled = _settled(home, files.pop(home.ledger.name), found, nothing_left_since)
-    files.pop("witness.json", None)  # older than the end of the ledger, which is written below
+    files.pop("witness.json", None)  # not the newest; the ledger's end, written below, is newer
     home.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, content in files.items():
         path = home.folder / name
@@ -179,7 +180,7 @@ def restore(home: Home, source: Path, passphrase: str, *, nothing_left_since: bo
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             disk.write_secret(path, content)
     draft = home.ledger.with_name(f".{home.ledger.name}.{os.getpid()}")
-    with disk.settled(draft, home.ledger):  # last: before it every message is refused for want of a ledger
+    with disk.settled(draft, home.ledger):  # last: without a ledger every message is refused
         disk.write_secret(draft, settled)
         with draft.open("rb") as written:
             os.fsync(written.fileno())
@@ -189,7 +190,7 @@ def restore(home: Home, source: Path, passphrase: str, *, nothing_left_since: bo
 
 
 def _settled(home: Home, data: bytes, found: Backup, nothing_left_since: bool) -> bytes:
-    """Return the ledger of a backup with a note of its restore, once a witness or the owner's word speaks for it."""
+    """Return the ledger of a backup with a note of its restore, after a witness or the owner confirmed it."""
     witness = ledger_witness.witness_file(home)
     witnessed = witness.exists()
     if not witnessed and not nothing_left_since:
@@ -210,7 +211,7 @@ def _settled(home: Home, data: bytes, found: Backup, nothing_left_since: bool) -
 
 
 def _copy_of(path: Path) -> bytes:
-    """Return a database as it is at one moment, while others write."""
+    """Return a consistent copy of a database while others write to it."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "copy.db"
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
@@ -220,14 +221,14 @@ def _copy_of(path: Path) -> bytes:
 
 
 def _without_keys(path: Path) -> bytes:
-    """Return a copy of a ledger in which no run of secure sums is under way; its attempts and votes stay."""
+    """Return a copy of a ledger without the keys of secure sums under way. Attempts and votes stay."""
     with closing(KeyStore.open(path)) as keys:
         keys.end_all()
     return _copy_of(path)
 
 
 def _verified(path: Path, participant: str) -> int:
-    """Return the number of links of a ledger whose chain was recounted; InputError when it does not hold."""
+    """Check a ledger's chain, and return its number of links; InputError if the chain is broken."""
     try:
         with Ledger.open(path, participant) as ledger:
             return ledger.verify().counter
@@ -247,7 +248,8 @@ def _tar(files: dict[str, bytes]) -> bytes:
 
 
 def _opened(source: Path, passphrase: str) -> dict[str, bytes]:
-    """Return the files of a backup; InputError, without naming which, for a wrong passphrase or a changed file."""
+    """Return the files of a backup. InputError for a wrong passphrase or a changed file; the two cannot be told
+    apart."""
     try:
         data = source.read_bytes()
     except OSError as error:
@@ -260,7 +262,7 @@ def _opened(source: Path, passphrase: str) -> dict[str, bytes]:
     try:
         plain = AESGCM(_key(check_passphrase(passphrase), salt, log_n[0])).decrypt(nonce, data[end:], head)
     except InvalidTag:
-        raise InputError(f"{source}: wanted its own passphrase and every byte as it was written, got another") from None
+        raise InputError(f"{source}: wanted its passphrase and an unchanged file, got others") from None
     files = {}
     with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
         for entry in archive:

@@ -1,23 +1,23 @@
-"""The best that a participant has alone: several kinds of models, chosen by its own cross-validation.
+"""The best model that a participant can train alone. Its own cross-validation chooses among several kinds.
 
 Guarantees
 ----------
-* Training rows only: neither validation nor test rows come here.
-* Nothing of it leaves (invariant 17): only `receipt`, `personal` and `joined` use it, and none of them makes a reply.
+* It uses training rows only, never validation or test rows.
+* Nothing of it leaves (invariant 17). Only `receipt`, `personal` and `joined` use it, and they make no reply.
 
 How the choice is made
 ----------------------
-Every candidate of `consortia.participant.own_candidates` is fitted on four of five folds and scores the fifth; folds
-are of whole units, alike in their labels, from a fixed seed. The metric that receipts lead with decides, averaged over
-folds. Candidates that are within half a standard error of the best (paired over folds) count as equal; of these, the
-one with the lowest log loss (squared error of a regression) on all rows is taken. The search sees `SEARCH_ROWS` rows at
-most, a public constant; the model that is kept is fitted to all training rows.
+Every candidate of `consortia.participant.own_candidates` is fitted on four of five folds and scores the fifth. Folds
+consist of whole units with similar labels, and come from a fixed seed. The receipt's first metric decides, averaged
+over the folds. Candidates within half a standard error of the best (paired over folds) count as equal. Among these the
+search takes the one with the lowest log loss (squared error for a regression) on all rows. The search uses at most
+`SEARCH_ROWS` rows, a public constant. The chosen model is then fitted to all training rows.
 
 Of anomalies no label may choose, so there is no search: the model of one's own is the contract's network, the second
 one an isolation forest. Their scores of the training rows are not out of fold; they only standardise others.
 
-The second model is the best of another kind. Stacked with the first it is the control of every gain: what a
-participant gets from a second opinion without anybody else.
+The second model is the best one of another kind. The two stacked are the control of every gain: the value of a second
+model without any partner.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from privacy.randomness import numpy_generator
 __all__ = ["FOLDS", "SEARCH_ROWS", "Baseline", "Own", "baseline", "of_run"]
 
 FOLDS = 5
-#: Rows that the search sees at most.
+#: Largest number of rows that the search uses.
 SEARCH_ROWS = 1000
 #: Candidates within this many standard errors of the best count as equal.
 _NEAR = 0.5
@@ -53,7 +53,7 @@ _CACHED = 16
 
 @dataclass(frozen=True)
 class Own:
-    """A model of one's own.
+    """One of the participant's own models.
 
     Attributes
     ----------
@@ -62,9 +62,9 @@ class Own:
     scorer : Scorer
         Fitted to all training rows.
     fit : callable
-        From other rows to a model of the same kind and settings.
+        Fits a model of the same kind and settings to other rows.
     out_of_fold : array (n_rows,) or (n_rows, n_classes)
-        Scores of `Baseline.rows`, each from a model that did not see the row's unit; empty without folds.
+        Scores of `Baseline.rows`. Each comes from a model that was not fitted to the row's unit. Empty without folds.
     """
 
     kind: str
@@ -81,24 +81,24 @@ class Own:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A participant's alternatives to what others know.
+    """A participant's alternatives to the federated model.
 
     Attributes
     ----------
     majority : Scorer
         The constant prediction.
     alone : Own
-        The best model of one's own.
+        The best own model.
     second : Own or None
-        The best of another kind; None where too few rows allow a search.
+        The best model of another kind; None if there are too few rows for a search.
     places : array of int64 (n_rows,)
-        Which training rows the search saw; none where there was none.
+        The training rows that the search used; empty without a search.
     rows : Table
         These rows.
     fold : array of int64 (n_rows,)
-        In which fold each of them was held out.
+        The fold in which each of these rows was held out.
     tried : tuple of (kind, detail, value)
-        The metric that decided, of each candidate, averaged over folds; NaN where undefined.
+        The deciding metric of each candidate, averaged over folds; NaN if undefined.
     """
 
     majority: Scorer
@@ -113,12 +113,12 @@ class Baseline:
 def baseline(
     contract: Contract, industry: str, train: Table, participant: str, client: IndustryClient | None = None
 ) -> Baseline:
-    """Search among the candidates, as the module's docstring says; one thread.
+    """Search among the candidates, as the module's docstring says. It uses one thread.
 
     Parameters
     ----------
     client : IndustryClient, optional
-        The industry with the metrics that the owner of the rows asks for in front.
+        The industry. The metrics that the rows' owner wants come first.
     """
     from threadpoolctl import threadpool_limits
 
@@ -161,7 +161,7 @@ def _searched(contract: Contract, client: IndustryClient, train: Table, particip
 
 
 def _drawn(train: Table, participant: str) -> NDArray[np.int64]:
-    """Return the places of whole units' rows, units in an order of their own, until there are `SEARCH_ROWS` rows."""
+    """Return the indices of rows of whole units, in a fixed order of units, up to `SEARCH_ROWS` rows."""
     if len(train) <= SEARCH_ROWS:
         return np.arange(len(train))
     order = numpy_generator("search", participant).permutation(train.n_units)
@@ -172,7 +172,7 @@ def _drawn(train: Table, participant: str) -> NDArray[np.int64]:
 
 
 def _folds(client: IndustryClient, rows: Table, participant: str) -> NDArray[np.int64] | None:
-    """Return each row's fold, or None where units, or units of a second class, are too few for folds."""
+    """Return each row's fold; None if there are too few units, or too few units of a second class."""
     units, n_units = np.asarray(rows.unit_index), rows.n_units
     if n_units < 2 * FOLDS:
         return None
@@ -184,7 +184,7 @@ def _folds(client: IndustryClient, rows: Table, participant: str) -> NDArray[np.
         counts = np.sort(np.bincount(label.astype(int)))
         if len(counts) < 2 or counts[-2] < FOLDS:
             return None
-    # Dealt in the order of their labels, so that folds are alike; ties at random.
+    # Units are distributed in the order of their labels, so that folds are similar. Ties are broken at random.
     order = np.lexsort((numpy_generator("folds", participant).permutation(n_units), label))
     fold = np.empty(n_units, dtype=np.int64)
     fold[order] = np.arange(n_units) % FOLDS
@@ -203,7 +203,7 @@ def _out_of_fold(candidate: Candidate, rows: Table, fold: NDArray[np.int64]) -> 
 
 
 def _by_fold(client: IndustryClient, scores: Scores, rows: Table, fold: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the leading metric of each fold, turned so that larger is better; NaN where it is undefined."""
+    """Return the first metric of each fold, with the sign such that larger is better; NaN if undefined."""
     metric, target = get(headline(client, rows.target)), np.asarray(rows.target)
     values = [metric.value(scores[fold == number], target[fold == number]) for number in range(FOLDS)]
     return np.array([math.nan if value is None else metric.sign * value for value in values])
@@ -212,7 +212,7 @@ def _by_fold(client: IndustryClient, scores: Scores, rows: Table, fold: NDArray[
 def _best(
     client: IndustryClient, by_fold: NDArray[np.float64], held: Sequence[Scores], rows: Table, places: Sequence[int]
 ) -> int:
-    """Return the place of the best candidate among `places`."""
+    """Return the index of the best candidate among `places`."""
     known = np.isfinite(by_fold[list(places)]).all(0)
     near = list(places)
     if known.any():
@@ -224,13 +224,13 @@ def _best(
     return min(near, key=lambda place: float(row_losses(client, held[place], rows).mean()))
 
 
-#: The last baselines: a run that measures several models searches once, and so do runs that differ only in what the
-#: search does not see: budgets, and where the model is linear all of the contract.
+#: The last baselines. A run that measures several models searches once. Runs that differ only in what the search does
+#: not use share one search, too: budgets, and for a linear model the whole contract.
 _cache: Latest[Baseline] = Latest(_CACHED)
 
 
 def of_run(contract: Contract, client: IndustryClient, train: Table, name: str) -> Baseline:
-    """Return `baseline` of the participant `name`, searched once for a name, network, metrics and rows."""
+    """Return `baseline` of the participant `name`. It is computed once for the same name, network, metrics and rows."""
     key = (name, _network(contract, client.name), client.name, repr(client.schema), *client.metrics, _digest(train))
     found = _cache.get(key)
     if found is None:
@@ -240,7 +240,7 @@ def of_run(contract: Contract, client: IndustryClient, train: Table, name: str) 
 
 
 def _network(contract: Contract, industry: str) -> str:
-    """Return what the search sees of a contract: the network where it is a candidate, else nothing."""
+    """Return the part of a contract that the search uses: the network if it is a candidate, otherwise nothing."""
     return "" if contract.industries[industry].model.kind == "linear" else contract.sha256()
 
 

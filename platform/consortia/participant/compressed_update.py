@@ -1,4 +1,4 @@
-"""Compresses an update behind the release gate, as the contract says."""
+"""Compresses an update after the release gate, as the contract says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from consortia.participant.home import Home
 
 
 def compressed(request: Request, home: Home, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return what travels instead of an update that passed the release gate; top-k's memory stays at home."""
+    """Return what is sent instead of an update that passed the release gate. The memory of top-k stays at home."""
     terms = request.contract.compression
     if terms is None or request.kind != "train":
         return tensors

@@ -50,14 +50,14 @@ class Work:
     Attributes
     ----------
     key : str
-        Under which the outbox keeps the reply to this message.
+        The outbox keeps the reply to this message under this key.
     charged : list of Event
-        What was reserved for it so far; the release gate lets nothing else out.
+        The events reserved for the message so far. The release gate allows nothing else.
 
     Raises
     ------
     RefusedError
-        When policy and contract do not allow the request.
+        The policy or the contract does not allow the request.
     """
 
     def __init__(self, request: Request, home: Home, source: str | None) -> None:
@@ -69,7 +69,7 @@ class Work:
             raise RefusedError("BAD_POLICY", str(error)) from None
         if self.policy.participant != home.participant:
             raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
-        # A run is called SCENARIO-TIME-RANDOM; only in a simulation is that name the owner's own word.
+        # A run's name is SCENARIO-TIME-RANDOM. Only in a simulation does the owner choose that name.
         scenario = request.run_id.rsplit("-", 2)[0] if home.simulation else ""
         terms = check_contract(self.policy, request.contract, request.industry, request.proposal, scenario)
         check_signed(home, self.policy, request.contract, request.proposal)
@@ -97,14 +97,14 @@ class Work:
     def lifetime(self, non_private: bool) -> Budget:
         """Return the data set's lifetime budget for a run of that kind.
 
-        The owner allows a non-private run by name; from then on the data set's lifetime epsilon is infinite, and
-        every private run on it is refused.
+        The owner allows a non-private run by name. After it the data set's lifetime epsilon is infinite, and every
+        private run on it is refused.
         """
         life = self.policy.budget.lifetime.budget()
         return Budget(math.inf, life.delta) if non_private else life
 
     def plan(self, ledger: Ledger) -> RunPlan:
-        """Return the plan fixed at the first message of the run; later proposals change nothing."""
+        """Return the plan that the first message of the run fixed. Later proposals change nothing."""
         stored = ledger.plan(self.request.run_id)
         if stored is None:
             return self._new_plan(ledger)
@@ -124,12 +124,12 @@ class Work:
         return stored
 
     def affordable(self, ledger: Ledger) -> RunPlan:
-        """Return the plan that the run has, or would be opened with; nothing is written.
+        """Return the run's plan, or the plan that it would be opened with. Nothing is written.
 
         Raises
         ------
         RefusedError
-            Where the run, or its metrics, cannot be paid for.
+            The budget does not suffice for the run or its metrics.
         """
         stored = ledger.plan(self.request.run_id)
         plan = self.plan(ledger) if stored is not None else self._solved(ledger)
@@ -151,7 +151,7 @@ class Work:
     def _new_plan(self, ledger: Ledger) -> RunPlan:
         plan = self._solved(ledger)
         try:
-            self.open_metrics(ledger, plan)  # first: a run whose metrics cannot be paid for does not start
+            self.open_metrics(ledger, plan)  # first: a run without budget for its metrics must not start
             return ledger.open_run(plan, self.lifetime(self.request.proposal.epsilon is None))
         except (ContractMismatchError, InputError) as error:
             raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
@@ -187,7 +187,7 @@ class Work:
         return [Release(due.kind, tensors, due.event)]
 
     def sealed(self, header: dict[str, str], releases: list[Release]) -> bytes:
-        """Return the bytes of a reply, everything in it having passed the release gate."""
+        """Pass everything through the release gate, and return the bytes of the reply."""
         tensors = gate(
             releases,
             header,
@@ -199,7 +199,7 @@ class Work:
         return encode(Envelope(header, compressed(self.request, self.home, tensors)))
 
     def sent(self, ledger: Ledger, run_id: str) -> bytes:
-        """Return the committed reply: the only place that a release is sent from."""
+        """Return the committed reply. Every release is sent from here."""
         sent = ledger.reply(run_id, self.request.round, self.key)
         if sent is None:
             raise PrivacyError("the outbox lost a committed reply; nothing is sent")
@@ -208,7 +208,7 @@ class Work:
     def write_receipt(
         self, ledger: Ledger, plan: RunPlan | None, parts: Partitions, module: FederatedModule, once: Measurement
     ) -> None:
-        """Write the receipt; a line in the log at home when that fails, which depends on rows and must not show."""
+        """Write the receipt. A failure depends on rows and must not show outside, so it is only logged at home."""
         if not once.due:
             return
         try:
@@ -237,7 +237,7 @@ class Work:
         }
 
     def private_state(self) -> State:
-        """Return the private parameters as they were before this round; empty where none are private."""
+        """Return the private parameters as they were before this round; empty if none are private."""
         if "private" not in self.request.contract.scopes.named:
             return {}
         folder = self.home.run_folder(self.request.run_id)

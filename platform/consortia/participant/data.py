@@ -1,4 +1,4 @@
-"""A participant's rows: read, checked, encoded and split. Nothing here sends anything."""
+"""Reads, checks, encodes and splits a participant's rows. Nothing here sends anything."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from consortia.terms.contract import Contract
 from consortia.terms.policy import DatasetTerms
 
 _CACHED_TABLES = 64
-#: Names the folder of a participant's own files, as a container's compose file mounts it.
+#: Environment variable with the folder of a participant's own files, which a container's compose file mounts.
 OWN_FILES = "CONSORTIA_OWN_FILES"
 log = logging.getLogger("consortia.participant")
 
@@ -41,9 +41,9 @@ def load_partitions(home: Home, terms: DatasetTerms, dataset: str, contract: Con
     Raises
     ------
     QuarantineError
-        When a larger share of the rows breaks the schema than the policy tolerates.
+        A larger share of the rows breaks the schema than the policy allows.
     SourceError
-        When the source cannot be read; the message names the policy's key.
+        The source cannot be read. The message names the policy's key.
     """
     key = (str(home.folder), run_id, contract.sha256(), terms.model_dump_json())
     cached = _cache.get(key)
@@ -88,12 +88,12 @@ def _read(
     table = checked(frame, terms, client, contract, key=split_key, where=where_from)
     bias: tuple[str, ...] = ()
     if table.quarantine.rows_kept < table.quarantine.rows_read:
-        log.warning("%s: %s", home.participant, table.quarantine)  # counts by column and rule, no value
+        log.warning("%s: %s", home.participant, table.quarantine)  # counts by column and rule, never a value
         bias = tuple(set_apart(client.schema, frame, table.quarantine).bias)
         for sentence in bias:
             log.warning("%s: rows set apart: %s", home.participant, sentence)
     masks = split_masks(table, client, terms.site, contract, split_key)
-    if source.placebo is not None:  # after the split, which may read labels
+    if source.placebo is not None:  # after the split, which may use labels
         table = with_placebo_labels(table, client.schema.target, home.participant, source.placebo)
     if client.schema.target.kind == "anomaly":  # each row by its own label: what is not ordinary is never trained on
         masks["train"] = masks["train"] & (table.target.numpy() == 0)
@@ -112,7 +112,7 @@ def _read(
 def split_masks(
     table: Table, client: IndustryClient, site: str, contract: Contract, split_key: bytes
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return by partition which rows (n_rows,) are in it: a function of each row, the key and the contract."""
+    """Return a mask (n_rows,) for each partition. It is a function of each row, the key and the contract."""
     shares, rule = contract.split, contract.industries[client.name].split
     if rule == "hash":
         where = assign(
@@ -121,7 +121,7 @@ def split_masks(
             {"train": shares.train, "validation": shares.validation, "test": shares.test},
         )
         return {part: where == part for part in ("train", "validation", "test")}
-    # A published split fixes who is tested; validation rows are then taken from its training part.
+    # A published split fixes the test rows. Validation rows are taken from its training part.
     in_train = client.splits[rule](table.target.numpy(), site) == "train"
     inner = shares.validation / (shares.train + shares.validation)
     where = assign(table.split_keys, split_key, {"train": 1 - inner, "validation": inner})
@@ -138,7 +138,7 @@ def own_files() -> Path:
 
 
 def idle_files(policy: Path, dataset: str, folder: Path) -> str | None:
-    """Return what is wrong when files lie where the owner's rows are looked for, and the policy says synthetic."""
+    """Return a problem if the folder of the owner's rows holds files, but the policy uses synthetic rows."""
     if not folder.is_dir() or not (found := [each for each in sorted(folder.iterdir()) if each.name[0] != "."]):
         return None
     return (
@@ -149,5 +149,5 @@ def idle_files(policy: Path, dataset: str, folder: Path) -> str | None:
 
 
 def declared_training_units(terms: DatasetTerms, contract: Contract) -> int:
-    """Return the public number of training units: a function of the policy and the contract alone."""
+    """Return the public number of training units. It depends on the policy and the contract alone."""
     return max(1, round(terms.declared_units * contract.split.train))

@@ -1,7 +1,8 @@
-"""Drift of a participant's rows since its last run: the population stability index of each column, at home only.
+"""Measures the drift of a participant's rows since its last run: the population stability index of each column. It
+stays at home.
 
-The counts of public cells (`consortia.learners.statistics.layout`) of all rows stay in the home, for its owner's eyes
-only; nothing of them is released, and nothing that is released goes by them.
+The home keeps the counts of public cells (`consortia.learners.statistics.layout`) over all rows, for its owner only.
+They are not released, and no release depends on them.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from consortia.participant.partitions import Partitions
 
 __all__ = ["STALE", "psi", "since_last_run"]
 
-#: An index above which a model that was made of the earlier rows is likely stale (the usual rule of thumb).
+#: Above this index a model of the earlier rows is probably out of date (a common rule of thumb).
 STALE: Final = 0.25
 _BINS: Final = 10
-#: Units that each cell is given, so that an empty one has a logarithm.
+#: Units added to each cell, so that the logarithm of an empty cell exists.
 _PRIOR: Final = 0.5
 _FEWEST: Final = 50
 log = logging.getLogger("consortia.participant")
@@ -38,9 +39,9 @@ Array = NDArray[np.float64]
 
 
 def psi(before: Array, now: Array) -> float:
-    """Return the population stability index of two counts of the same cells, each cell half a unit fuller.
+    """Return the population stability index of two counts of the same cells. Half a unit is added to each cell.
 
-    With few units it is above 0 by chance alone, by about (cells - 1) (1/n + 1/m): that much is taken off.
+    With few units the index is above 0 by chance, by about (cells - 1) (1/n + 1/m). This is subtracted.
     """
     shares = [(counts + _PRIOR) / (counts.sum() + _PRIOR * len(counts)) for counts in (before, now)]
     found = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
@@ -49,9 +50,9 @@ def psi(before: Array, now: Array) -> float:
 
 
 def since_last_run(home: Home, dataset: str, industry: str, filter_name: str, parts: Partitions) -> dict[str, Any]:
-    """Return the index of each column against the rows of the last run, and keep today's counts; {} the first time.
+    """Return the index of each column against the rows of the last run, and keep the new counts; {} the first time.
 
-    Whatever fails costs the line and nothing else.
+    If anything fails, only this line of the receipt is missing.
     """
     try:
         schema = effective_schema(registry.get(industry), filter=filter_name)

@@ -1,4 +1,4 @@
-"""Trains a network at home until the loss of some of the training rows stops falling."""
+"""Trains a network at home until the loss on held-out training rows stops falling."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from clients.dataset import Table
 
 __all__ = ["mean_loss", "set_aside", "train_until_it_stops"]
 
-#: Share of the training units that say when to stop.
+#: Share of the training units that decide when to stop.
 _ASIDE = 0.15
 _LEAST_FALL = 1e-5
 
 
 def set_aside(train: Table, generator: torch.Generator) -> tuple[Table, Table]:
-    """Return the rows to train on, and those of 15 % of the units, which say when to stop; either may be empty."""
+    """Return the rows to train on, and the rows of 15 % of the units, which decide when to stop. Either may be
+    empty."""
     aside = torch.rand(train.n_units, generator=generator)[train.unit_index] < _ASIDE
     return train.take((~aside).nonzero().flatten()), train.take(aside.nonzero().flatten())
 
@@ -39,13 +40,13 @@ def train_until_it_stops(
     patience: int,
     best: float = math.inf,
 ) -> None:
-    """Train, and leave the parameters in `module` that measured best.
+    """Train, and leave the parameters with the lowest measured loss in `module`.
 
     Parameters
     ----------
-    epoch : trains once; measure : the loss after it.
-    patience : epochs without a fall after which it stops.
-    best : the loss before the first epoch, where that may be the best one.
+    epoch : trains one epoch; measure : the loss after it.
+    patience : stop after so many epochs without a lower loss.
+    best : the loss before the first epoch, if the initial parameters count, too.
     """
     state, waited = copy.deepcopy(module.state_dict()), 0
     for _ in range(epochs):

@@ -1,4 +1,4 @@
-"""What a participant measures at home: scores, the metric that counts, intervals of a gain."""
+"""Measurements at home: scores, the receipt's first metric, intervals of a gain."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from consortia.participant.own_model import OwnModel, Scorer
 from consortia.terms.policy import DatasetTerms
 from privacy.randomness import numpy_generator
 
-#: A model whose mean loss is so many times that of a constant learned nothing: it diverged.
+#: A model has diverged if its mean loss is so many times the loss of a constant.
 _FAR = 2.0
 Scores = NDArray[np.float64]
 Metrics = dict[str, float | None]
 
 
 def client_for(terms: DatasetTerms) -> IndustryClient:
-    """Return a data set's industry, with the metrics that its owner asks for in front.
+    """Return a data set's industry. The metrics that the owner wants come first.
 
     Raises
     ------
     MetricError
-        Nobody knows one of them, or it does not fit the industry's target.
+        A metric is unknown, or does not fit the industry's target.
     """
     return registry.get(terms.industry).measuring(terms.metrics, "dataset.metrics")
 
 
 def headline(client: IndustryClient, target: torch.Tensor) -> str:
-    """Return the metric that a receipt leads with: the first of the industry's that these rows define.
+    """Return the receipt's first metric: the first metric of the industry that is defined on these rows.
 
-    One class alone has no AUC. A metric is defined where perfect scores have a value.
+    For example, one class alone has no AUC. A metric is defined if it has a value for perfect scores.
     """
     y = np.asarray(target, dtype=np.float64)
     kind = client.schema.target.kind
@@ -47,7 +47,7 @@ def headline(client: IndustryClient, target: torch.Tensor) -> str:
 def row_losses(client: IndustryClient, scores: Scores, table: Table) -> Scores:
     """Return a proper score of each row (n_rows,): log loss in nats, or the squared error of a regression.
 
-    Probabilities are taken to lie between .005 and .995, so that no single row decides.
+    Probabilities are clipped to .005 and .995, so that no single row decides.
     """
     wanted = np.asarray(table.target)
     if client.schema.target.kind == "regression":
@@ -59,9 +59,9 @@ def row_losses(client: IndustryClient, scores: Scores, table: Table) -> Scores:
 
 
 def far_worse(client: IndustryClient, scores: Scores, constant: Scores, table: Table) -> dict[str, float] | None:
-    """Return the mean losses of a model and of a constant where the model's is at least twice as large; None if not.
+    """Return the mean losses of a model and of a constant if the model's is at least twice as large; otherwise None.
 
-    Nobody's data make a trained model so bad: its steps were too large, or noise was.
+    Data alone do not make a trained model so bad: its steps or its noise were too large.
     """
     if not len(table.target) or client.schema.target.kind == "anomaly":  # an anomaly's score is held to no scale
         return None
@@ -87,15 +87,15 @@ def module_scorer(module: FederatedModule) -> Scorer:
 
 
 def score_metrics(client: IndustryClient, scores: Scores, table: Table) -> Metrics:
-    """Return every metric of the industry on one table; None where it is undefined."""
+    """Return every metric of the industry on one table; None for an undefined one."""
     return compute(client.metrics, client.schema.target.kind, scores, np.asarray(table.target))
 
 
 def gain_interval(metric: str, federated: Scores, local: Scores, table: Table, participant: str) -> Interval | None:
-    """Return what `federated` gains over `local` in `metric`, or None where undefined.
+    """Return the gain of `federated` over `local` in `metric`; None if undefined.
 
-    Positive is better in every metric. The interval is the metric's own, over the units of the rows
-    (`clients.metrics.paired_bootstrap` for most).
+    Positive is better in every metric. Each metric defines its interval over the units of the rows (most use
+    `clients.metrics.paired_bootstrap`).
     """
     generator = numpy_generator("bootstrap", participant)
     return metrics.get(metric).gain(federated, local, table.target, table.unit_index, generator)

@@ -1,7 +1,7 @@
-"""What a participant was told to expect of a run, kept as the first message that it answered said it.
+"""Keeps what a participant was told to expect from a run, from the first message that it answered.
 
-It came from the coordinator and is made of public numbers. It is kept to be compared with what the receipt measures,
-and decides nothing. A later message that says something else changes nothing.
+The forecast comes from the coordinator and is computed from public numbers. It is only compared with the receipt, and
+decides nothing. A different forecast in a later message is ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger("consortia.participant")
 
 
 def keep(home: Home, run_id: str, told: Forecast | None) -> None:
-    """Keep the first forecast of a run; a line in the log where that fails, since a reply must not depend on it."""
+    """Keep the first forecast of a run. A failure is only logged, because a reply must not depend on it."""
     file = _file(home, run_id)
     if told is None or file.is_file():
         return
@@ -32,13 +32,12 @@ def keep(home: Home, run_id: str, told: Forecast | None) -> None:
 
 
 def beside(home: Home, run_id: str, net_gains: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of a receipt that says what was expected, and whether the measured net gain lies within it.
+    """Return the part of a receipt with the forecast, and whether the measured net gain lies in its interval.
 
     Returns
     -------
     dict
-        `forecast`, with `held`: None where the metric was not measured or nothing was expected of it. Empty where the
-        participant was told nothing.
+        `forecast`, with `held`: None if the metric was not measured or has no forecast. Empty without a forecast.
     """
     file = _file(home, run_id)
     if not file.is_file():

@@ -1,9 +1,9 @@
-"""The verdict before joining, sharpened at home with one's own rows.
+"""Improves the forecast before joining, at home, with the participant's own rows.
 
-**It stays at home.** It reads own rows without noise: their number, their share of the positive class, how their
-columns vary together, and what the best own model reaches in cross-validation. Nothing of it is charged, since nothing
-is released: it is printed for the owner and stands in no message, header or file. But a choice made by it shows.
-Whoever joins or stays away on its strength tells that much about the rows, and no budget pays for that.
+**It stays at home.** It reads own rows without noise: their number, the share of the positive class, the covariance of
+their columns, and the cross-validated result of the best own model. It is not charged, because it is not released: it
+is printed for the owner and is in no message, header or file. But the owner's decision is visible. A participant that
+joins or stays away because of this forecast reveals that much about its rows, and no budget pays for it.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ OWN = "public numbers and own rows; stays at home"
 
 @dataclass(frozen=True)
 class OwnNumbers:
-    """What a participant's own training rows say.
+    """Numbers from a participant's own training rows.
 
     Attributes
     ----------
     units : training units.
     columns : d of its rows, see `consortia.learners.sums.forecast`.
-    variance : of a row's deviation from the public expectation; of a binary target p (1 - p).
-    best : the best own model's AUC in cross-validation; None where that is undefined.
+    variance : variance of a row's deviation from the public expectation; p (1 - p) for a binary target.
+    best : the best own model's AUC in cross-validation; None if undefined.
     """
 
     units: int
@@ -60,10 +60,10 @@ class OwnNumbers:
 
 
 def own_numbers(contract: Contract, industry: str, train: Table, base: Baseline) -> OwnNumbers:
-    """Return what own rows say; `base` is the search among own models on them."""
+    """Compute the numbers from own rows; `base` is the search among own models on them."""
     rule = recipe(contract, industry)
     if rule.outcome.kind == "binary":
-        # One row of each class more: a sample without a positive row does not say that there are none.
+        # One row of each class is added: a sample without a positive row does not prove that there are none.
         share = (float(train.target.double().sum()) + 1) / (len(train.target) + 2)
         variance = share * (1 - share)
     else:
@@ -75,9 +75,9 @@ def own_numbers(contract: Contract, industry: str, train: Table, base: Baseline)
 
 
 def forecast(own: OwnNumbers, others: Others, *, gain: bool) -> Forecast:
-    """Return the forecast from the others' public numbers and one's own rows.
+    """Return the forecast from the others' public numbers and the own rows.
 
-    A model whose AUC is .99 alone cannot gain more than .01: what further rows can give is cut off there.
+    A model with an AUC of .99 alone cannot gain more than .01, so the forecast is limited to that.
     """
     rows = effective_rows(others, own.variance / own.columns)
     most = 0.5 if own.best is None else 1 - own.best
@@ -86,12 +86,12 @@ def forecast(own: OwnNumbers, others: Others, *, gain: bool) -> Forecast:
 
 
 def at_home(home: Home, scenario: Scenario) -> Forecast:
-    """Return the forecast of a home's participant, its training rows read for it. Nothing is pinned or charged.
+    """Read the training rows of a home's participant and return its forecast. Nothing is pinned or charged.
 
     Raises
     ------
     InputError
-        Where the scenario has another learner or no participant for it, or its rows cannot be read.
+        The scenario has another learner or lacks the participant, or the rows cannot be read.
     """
     name = home.participant
     if name not in [participant.name for participant in scenario.roster]:

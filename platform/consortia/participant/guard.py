@@ -14,9 +14,10 @@ log = logging.getLogger("consortia.participant")
 
 
 def guarded(participant: str, work: Callable[[], bytes]) -> bytes:
-    """Return what `work` returns; a refusal crosses as its code, any other failure as an incident id.
+    """Return what `work` returns. A refusal is sent as its code, any other failure as an incident id.
 
-    The log at home names the kind of error and where it happened, never its text, which may hold a value of a row.
+    The log at home has the type of the error and its place in the code, never its text: a text may hold a value of a
+    row.
     """
     with one_message():
         try:

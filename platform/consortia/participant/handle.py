@@ -1,15 +1,16 @@
-"""One message at a participant: check, charge, train, store, release. No Flower in here.
+"""Handles one message at a participant: check, charge, train, store, release. It does not use Flower.
 
 Guarantees (the design's invariants 1 to 3, 5 and 11)
 -----------------------------------------------------
-* No policy, no ledger or a contract that the policy does not allow: a refusal with a code, nothing else.
-* A reply that carries an update was reserved before training and committed together with its bytes; what
-  is sent is read back from the outbox. Asked again, the bytes are identical and cost nothing.
-* An exhausted budget means receive-only.
-* A round that failed after its charge in a way that repeats (training diverged) is not trained and charged again: asked
-  again for the same round of the same model, the participant fails at once.
-* Any other failure crosses as PARTICIPANT_ERROR and an incident id. The log at home names the kind of error
-  and where it happened, never its text, which may hold a value of a row.
+* Without a policy or a ledger, or with a contract that the policy does not allow, the reply is a refusal code and
+  nothing else.
+* The update of a reply was reserved before training and committed together with its bytes. The sent bytes are read back
+  from the outbox. A repeated request gets the same bytes and costs nothing.
+* A participant with an exhausted budget only receives.
+* Some failures after the charge would repeat (training diverged). Such a round is not trained and charged again: for
+  the same round and model the participant then fails at once.
+* Any other failure is sent as PARTICIPANT_ERROR with an incident id. The log at home has the type of the error and its
+  place in the code, never its text: a text may hold a value of a row.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
     home : Home
         The participant's folder.
     source : str, optional
-        Overrides the policy's source; set by whoever starts the participant, never by a message.
+        Overrides the policy's source. Whoever starts the participant sets it, never a message.
 
     Returns
     -------
@@ -90,10 +91,10 @@ def _answer(work: Work) -> bytes:
 
 
 def _evaluate(work: Work, ledger: Ledger, measurement: Measurement) -> bytes:
-    """Measure at home; answer with constants, or with metrics where contract and policy agree on them.
+    """Measure at home. Answer with constants, or with metrics if contract and policy agree on them.
 
-    What is answered is settled, and paid for, before anything is measured: whether a metric can be computed
-    depends on the rows, and must not show.
+    The form of the answer is fixed and paid for before anything is measured. Whether a metric can be computed depends
+    on the rows, and must not show.
     """
     request, parts = work.request, work.partitions(ledger)
     plan = work.plan(ledger) if ledger.plan(request.run_id) is not None else None
@@ -105,7 +106,7 @@ def _evaluate(work: Work, ledger: Ledger, measurement: Measurement) -> bytes:
     if plan is None:
         work.write_receipt(ledger, plan, parts, module, measurement)
         left = ledger.lifetime_left(work.dataset, work.lifetime(request.proposal.epsilon is None))
-        effective_budget(work.policy, request.proposal, left)  # refuses with BUDGET_EXHAUSTED: receive-only
+        effective_budget(work.policy, request.proposal, left)  # refuses with BUDGET_EXHAUSTED
         raise RefusedError("NOT_TRAINED", "an evaluation of a run that never trained here")
     due = metrics_release.metrics_due(request, work.open_metrics(ledger, plan), work.policy)
     reservation = work.reserve_aside(ledger, due)

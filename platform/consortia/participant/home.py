@@ -1,4 +1,4 @@
-"""The folder of a participant, which only its owner may read."""
+"""The folder of a participant. Only its owner may read it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ from consortia.common.errors import InputError, RefusedError
 from privacy.errors import LedgerBrokenError, LedgerMissingError
 from privacy.ledger import Ledger
 
+#: File in a run's folder with the participant's last message of noisy sums (`consortia.participant.own_sums`). It is
+#: secret.
+OWN_SUMS = "own-sums.safetensors"
+
 
 @dataclass(frozen=True)
 class Home:
@@ -33,9 +37,9 @@ class Home:
     simulation : bool
         One operator holds all rows: demonstration policies are accepted, the ledger is scratch.
     ledger_folder : Path
-        Where ledger.db lies; differs from `folder` only under `--ledger`.
+        Folder of ledger.db; it differs from `folder` only under `--ledger`.
     control : bool
-        A control run of a simulation: at its end only predictions are written, no receipt.
+        Whether this is a control run of a simulation. Such a run writes predictions and no receipt.
     """
 
     folder: Path
@@ -46,12 +50,12 @@ class Home:
 
     @property
     def kept(self) -> Path:
-        """Folder of what outlives a run also under `--ledger`: policy, ledger and keys."""
+        """Folder of the files that outlive a run, also under `--ledger`: policy, ledger and keys."""
         return self.ledger_folder or self.folder
 
     @property
     def policy(self) -> Path:
-        """The owner's policy file; it lies beside the ledger that it governs."""
+        """The owner's policy file, beside the ledger that it governs."""
         return self.kept / "policy.toml"
 
     @property
@@ -76,7 +80,7 @@ class Home:
         Raises
         ------
         InputError
-            Where the file is mounted by itself, as it is in a participant's container.
+            The file is mounted as a single file, as in a participant's container.
         """
         try:
             write_text(self.policy, text)
@@ -91,8 +95,8 @@ class Home:
     def create(self, *, split_seed: int | None = None) -> None:
         """Make the folder and the split key.
 
-        The key decides which unit is in which partition, once per data set. It is random; a simulation
-        derives it from `--split-seed`, so that a result can be repeated.
+        The key decides which unit is in which partition, once for each data set. It is random. A simulation derives it
+        from `--split-seed`, so that its result can be repeated.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key_file = self.folder / "split.key"
@@ -114,19 +118,19 @@ class Home:
             raise RefusedError("NO_LEDGER", f"{self.folder} has no split.key; run `consortia budget init`") from None
 
     def pin_split(self, dataset: str, split: str) -> None:
-        """Fix how the data set is split, once and for all its runs.
+        """Fix the split of a data set for all its runs.
 
-        With other shares a training unit of one run would be a test unit of another, and the two partitions' accounts
-        would no longer compose in parallel.
+        With different shares a training unit of one run could be a test unit of another. Then the accounts of the two
+        partitions would not compose in parallel.
         """
         pinned = self._pinned(f"split-{dataset}.json", split)
         if pinned != split:
             raise RefusedError("CONTRACT_NOT_ALLOWED", f"data set {dataset} is split as {pinned}, not as {split}")
 
     def pin_rows(self, dataset: str, *, synthetic: bool) -> None:
-        """Fix whether a data set's account counts real rows or is a demonstration's, with its first rows.
+        """Fix with the first rows whether a data set's account counts real or synthetic rows.
 
-        Synthetic rows never take anything from a budget of real ones, nor do real rows begin with a spent one.
+        Synthetic rows must not spend the budget of real rows, and real rows must not start with a spent budget.
         """
         kind = "synthetic" if synthetic else "real"
         if (pinned := self._pinned(f"rows-{dataset}", kind)) != kind:
@@ -142,7 +146,7 @@ class Home:
             )
 
     def _pinned(self, name: str, text: str) -> str:
-        """Return the text of a file beside the ledger, which is `text` if there was none; whoever was first decides."""
+        """Return the text of a file beside the ledger. If the file is missing it is written with `text` first."""
         file = self.kept / name
         try:
             return file.read_text(encoding="utf-8")
@@ -158,7 +162,7 @@ class Home:
 
     @contextlib.contextmanager
     def exclusive(self, seconds: float) -> Iterator[None]:
-        """Hold the participant's lock: one message at a time, over threads and processes, with a bounded wait."""
+        """Hold the participant's lock: one message at a time across threads and processes, with a bounded wait."""
         end = time.monotonic() + seconds
         with (self.folder / "participant.lock").open("a") as file:
             while True:
@@ -172,9 +176,9 @@ class Home:
             yield
 
     def open_ledger(self) -> Ledger:
-        """Return the ledger's handle; a missing ledger is a refusal, never a fresh start.
+        """Return the ledger's handle. A missing ledger is refused; no new one is made.
 
-        This process keeps the handle for the next message, as long as the same file lies at that path.
+        This process keeps the handle for the next message, as long as the path has the same file.
         """
         try:
             return _handles.get(self.ledger, self.participant)
@@ -185,7 +189,7 @@ class Home:
 
 
 class _Handles:
-    """Open ledgers of this process: opening one costs more than using it."""
+    """The open ledgers of this process. Opening a ledger takes longer than using it."""
 
     def __init__(self, most: int = 64) -> None:
         self._lock = threading.Lock()
@@ -193,8 +197,8 @@ class _Handles:
         self._open: OrderedDict[tuple[int, Path, str], tuple[tuple[int, int], Ledger]] = OrderedDict()
 
     def get(self, path: Path, participant: str) -> Ledger:
-        """Return an open handle on the file that lies at `path` now."""
-        key = (os.getpid(), path, participant)  # a handle never crosses a fork
+        """Return an open handle for the file that is at `path` now."""
+        key = (os.getpid(), path, participant)  # a handle must not be used after a fork
         with self._lock:
             try:
                 found = path.stat()

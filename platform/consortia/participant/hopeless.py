@@ -1,7 +1,7 @@
-"""Remembers at home which message failed after its charge in a way that would repeat, so that it is charged once.
+"""Remembers at home which message failed after its charge and would fail again, so that it is charged only once.
 
-The reply stays what it was, PARTICIPANT_ERROR with an incident id, since such a failure depends on rows. A fault that
-passes (a full disk, a killed process, a late partner) is not among them and may be tried again.
+The reply is still PARTICIPANT_ERROR with an incident id, because such a failure depends on rows. A temporary failure (a
+full disk, a killed process, a late partner) is not remembered and may be tried again.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["REPEATS", "check", "note"]
 
-#: What the release gate refuses (training diverged, say), and what rows and schema cannot be.
+#: What the release gate refuses (for example after divergence), and errors of rows or schema.
 REPEATS = (ReleaseRefusedError, ClientError)
 _FILE = "hopeless"
 
 
 def check(work: Work) -> None:
-    """Raise ConsortiaError where this very message failed before after its charge."""
+    """Raise ConsortiaError if this same message failed before, after its charge."""
     file = work.home.run_folder(work.request.run_id) / _FILE
     if file.is_file() and file.read_text(encoding="utf-8") == work.key:
         raise ConsortiaError(
@@ -34,6 +34,6 @@ def check(work: Work) -> None:
 
 
 def note(work: Work) -> None:
-    """Remember the message, where it was charged."""
+    """Remember the message if it was charged."""
     if work.charged:
         write_text(work.home.run_folder(work.request.run_id) / _FILE, work.key)

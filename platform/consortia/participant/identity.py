@@ -1,6 +1,6 @@
 """A participant's identity for secure sums: an elliptic-curve key that its peers pin.
 
-Apart from the SuperNode's key, so that a key which lies beside Flower's processes signs nothing here.
+It differs from the SuperNode's key, because that key lies beside Flower's processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAME = "identity.pem"
 
 
 def make_identity(home: Home) -> str:
-    """Make the key unless there is one; return the public key as a policy pins it, hex of DER."""
+    """Make the key if there is none. Return the public key in the form that a policy pins: hex of DER."""
     file = home.kept / _NAME
     if not file.exists():
         key = ec.generate_private_key(ec.SECP384R1())
@@ -30,7 +30,7 @@ def make_identity(home: Home) -> str:
 
 
 def load_identity(home: Home) -> ec.EllipticCurvePrivateKey:
-    """Return the participant's key; NO_IDENTITY when there is none."""
+    """Return the participant's key; NO_IDENTITY if there is none."""
     try:
         key = serialization.load_pem_private_key((home.kept / _NAME).read_bytes(), None)
     except (OSError, ValueError, TypeError):
@@ -47,7 +47,7 @@ def public_hex(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def pin_each_other(homes: Mapping[str, Home]) -> None:
-    """Let every home of one operator's own pin all others: a simulation, or a scenario laid out on one machine."""
+    """Let every home of one operator pin all others: in a simulation, or for a scenario on one machine."""
     public = {name: make_identity(home) for name, home in homes.items()}
     for name, home in homes.items():
         data = read_toml(home.policy)

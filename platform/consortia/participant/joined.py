@@ -1,22 +1,22 @@
-"""What a participant really uses: its own best model stacked with what the others know, and the control beside it.
+"""The model that a participant would use: its own best model stacked with the federated score. Also its control.
 
 * `alone`: the best model of its own (`consortia.participant.baseline`).
-* `control`: that one stacked with a second model of its own.
-* `joined`: that one stacked with the federated score.
+* `control`: `alone` stacked with a second model of its own.
+* `joined`: `alone` stacked with the federated score.
 
-The net gain of joining is (joined - alone) - (control - alone): what others add beyond a second opinion of one's own.
+The net gain of joining is (joined - alone) - (control - alone): the gain beyond that of a second own model.
 
 On which rows a stack is fitted
 -------------------------------
-On scores of rows that the scored models did not see, as far as that is possible. Validation rows are such rows. Where
-these are of fewer than `ENOUGH` units, or of fewer than `OF_A_CLASS` units of the rarer class, training rows are added,
-with own scores out of fold. The federated score of a training row is, where the learner uses own rows at home without
-noise, that of a model that did not see its unit (`Scorer.held_out`). Else it is the model's as it came: that one has
-seen the row, under its noise. On public data that raises the federated score's weight by about .08, and changes the
-AUC by less than a thousandth either way (docs/design/0024-joined.md).
+The scores should come from models that did not see the row. For validation rows this holds. If there are fewer than
+`ENOUGH` validation units, or fewer than `OF_A_CLASS` units of the rarer class, training rows are added with out-of-fold
+own scores. If the learner uses own rows at home without noise, the federated score of a training row comes from a model
+that did not see its unit (`Scorer.held_out`). Otherwise it is the score of the received model, which has seen the row,
+under its noise. On public data that raises the weight of the federated score by about .08, and changes the AUC by less
+than .001 (docs/design/0024-joined.md).
 
-All of it saw own rows without DP, so none of it ever leaves (invariant 17): no file but the participant's own receipt
-and models has it, and `consortia export` refuses it.
+These models saw own rows without DP, so they never leave (invariant 17). Only the participant's own receipt and model
+files hold them, and `consortia export` refuses them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Stacked:
     ----------
     stack : Stack
     rows : "validation", "validation and training", or "training" (anomalies)
-        What it was fitted on.
+        The rows that the stack was fitted on.
     """
 
     own: Scorer
@@ -57,7 +57,7 @@ class Stacked:
 
     @property
     def scorer(self) -> Scorer:
-        """The stack as the receipt's other models are."""
+        """The stack as a scorer, like the receipt's other models."""
         return Scorer(
             lambda table: np.asarray(self.stack(*(torch.from_numpy(one(table)) for one in (self.own, self.other)))),
             lambda: JoinedModel(self.own.model(), self.other.model(), self.stack),
@@ -71,7 +71,7 @@ def joined(client: IndustryClient, base: Baseline, federated: Scorer, validation
 
 
 def control(client: IndustryClient, base: Baseline, validation: Table) -> Stacked:
-    """Stack the best own model with the best of another kind; with itself where there is no other."""
+    """Stack the best own model with the best one of another kind; with itself if there is no other."""
     second = base.second or base.alone
     return _stacked(client, base, second.scorer, second.out_of_fold, validation)
 

@@ -1,17 +1,19 @@
-"""Keeps a participant's rows, read and checked, from one message's process to the next one's of the same run.
+"""Keeps a participant's checked rows between the processes of two messages of the same run.
 
-Each message has a process of its own (`consortia.deploy.forks`), which would read the source again. Where a launcher
-lends a place (`use`), what was read lies there as bytes, in memory alone.
+Each message has its own process (`consortia.deploy.forks`), which would have to read the source again. A launcher can
+lend a place (`use`). It holds the rows as bytes, in memory only.
 
 Guarantees
 ----------
-* What is kept is found again only for the same run, participant, policy file, contract, split key and source, all of
-  whose files have the inode, size and times that they had before they were read. Anything else reads again.
-* A file that changed less than two seconds ago is not kept: its times could not tell one more change. A source without
-  files (a database) is read once a run.
-* The bytes are tensors and JSON (safetensors). Reading them runs nothing, so one message cannot leave code to the next.
-* The name under which they lie is keyed by the home's split key: it tells nothing of policy or files.
-* Whatever goes wrong on the way only costs the time to read again.
+* Kept rows are used only for the same run, participant, policy file, contract, split key and source. All files of the
+  source must have the inode, size and times that they had before they were read. In all other cases the source is read
+  again.
+* A file that changed less than two seconds ago is not kept, because its times might not show a further change. A source
+  without files (a database) is read once in a run.
+* The bytes are tensors and JSON (safetensors). Reading them executes nothing, so one message cannot pass code to the
+  next.
+* Their name is a keyed hash with the home's split key. It reveals nothing about policy or files.
+* If anything fails, the source is read again; nothing else is lost.
 """
 
 from __future__ import annotations
@@ -45,24 +47,24 @@ if TYPE_CHECKING:
 __all__ = ["Key", "Place", "find", "keep", "key_of", "use"]
 
 log = logging.getLogger("consortia.participant")
-#: File systems tell times apart by at most this much.
+#: Time resolution of file systems.
 _UNSETTLED_SECONDS = 2.0
 _PARTS = ("train", "validation", "test")
 
 
 class Place(Protocol):
-    """Where bytes outlive a process. A slot holds one thing at a time; `key` says which."""
+    """A place where bytes outlive a process. A slot holds one item at a time, with its `key`."""
 
     def find(self, slot: bytes, key: bytes) -> str | None:
-        """Return the path of a file in memory that holds what was put there, or None."""
+        """Return the path of a file in memory with the item; None if there is none."""
 
     def put(self, slot: bytes, key: bytes, data: bytes) -> None:
-        """Put bytes there, in place of what the slot held; nothing where they are too many."""
+        """Replace the slot's item by these bytes; do nothing if there are too many."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """Where rows lie (`slot`, 32 bytes: the data set of a home) and which they are (`key`, 32 bytes)."""
+    """The place of rows (`slot`, 32 bytes: the data set of a home) and their version (`key`, 32 bytes)."""
 
     slot: bytes
     key: bytes
@@ -72,7 +74,7 @@ _place: Place | None = None
 
 
 def use(place: Place | None) -> None:
-    """Keep rows there from now on, in this process; None keeps none."""
+    """Keep rows at this place from now on, in this process. None keeps no rows."""
     global _place  # noqa: PLW0603 - a process has one launcher
     _place = place
 
@@ -80,7 +82,7 @@ def use(place: Place | None) -> None:
 def key_of(
     home: Home, terms: DatasetTerms, dataset: str, contract: Contract, run_id: str, split_key: bytes
 ) -> Key | None:
-    """Return under what rows are kept as their files are now, or None where nothing may be kept."""
+    """Return the key of rows for the current state of their files; None if they must not be kept."""
     if _place is None:
         return None
     try:
@@ -92,13 +94,13 @@ def key_of(
     if None in files:
         return None
     where = [str(home.folder), str(home.ledger_folder), home.participant, dataset]
-    # The text that was masked hides a password; two sources that differ in it alone are two.
+    # The key uses the unmasked text: two sources that differ only in the password are different.
     what = [*where, home.simulation, run_id, contract.sha256(), terms.model_dump_json(), str.__str__(terms.source)]
     return Key(_digest(split_key, "slot", where), _digest(split_key, "rows", [*what, policy, files]))
 
 
 def find(key: Key | None) -> Partitions | None:
-    """Return the rows that are kept under a key, or None."""
+    """Return the rows that are kept under a key; None if there are none."""
     if key is None or _place is None:
         return None
     try:
@@ -110,7 +112,7 @@ def find(key: Key | None) -> Partitions | None:
 
 
 def keep(key: Key | None, rows: Partitions) -> None:
-    """Keep rows under the key that was taken before they were read: a file that changed since has another one."""
+    """Keep rows under the key that was computed before they were read. A file that changed since gives another key."""
     if key is None or _place is None:
         return
     try:

@@ -2,14 +2,15 @@
 
 Guarantees
 ----------
-* Every reply that was charged carries the link of its reservation (`privacy/_chain.py`). The coordinator returns the
-  newest it holds; a ledger that lacks it (truncated, restored from a backup, deleted and made anew, gone another way)
-  refuses with LEDGER_BEHIND or LEDGER_FORKED before it reads a row or charges anything.
-* A coordinator that forgets the pair, or is another one, is no help. So the participant writes the newest link into
-  `witness.json` after every reservation, in its home or in the folder `$CONSORTIA_WITNESS`, which its owner puts
-  where a backup of the home does not reach. `budget init` makes no new ledger while a witness speaks of an old one.
-* A pair only ever leads to a refusal: a coordinator that returns a wrong one loses this participant's reply, and
-  nothing is charged, released or written.
+* Every charged reply carries the link of its reservation (`privacy/_chain.py`). The coordinator sends back the newest
+  link that it has. If the ledger lacks this link (it was truncated, restored from a backup, deleted and made again, or
+  continued differently), the participant refuses with LEDGER_BEHIND or LEDGER_FORKED before it reads a row or charges
+  anything.
+* The coordinator may lose the link, or a different coordinator may ask. So the participant also writes the newest link
+  into `witness.json` after every reservation. The file is in its home or in the folder `$CONSORTIA_WITNESS`, which
+  should not be part of a backup of the home. `budget init` makes no new ledger while a witness of an old one exists.
+* A link can only cause a refusal. A coordinator that sends a wrong one loses this participant's reply; nothing is
+  charged, released or written.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _ADVICE = (
 
 
 def witness_file(home: Home) -> Path:
-    """Where the participant's own witness lies."""
+    """Return the path of the participant's own witness."""
     folder = os.environ.get("CONSORTIA_WITNESS")
     return Path(folder) / f"{home.participant}.json" if folder else home.ledger.with_name("witness.json")
 
@@ -43,12 +44,12 @@ def _scratch(home: Home) -> bool:
 
 
 def check(home: Home, ledger: Ledger, returned: Anchor | None) -> None:
-    """Refuse when either witness knows of a link that the ledger lacks.
+    """Refuse if either witness has a link that the ledger lacks.
 
     Raises
     ------
     RefusedError
-        LEDGER_BEHIND or LEDGER_FORKED; the log at home says what to do.
+        LEDGER_BEHIND or LEDGER_FORKED. The log at home says what to do.
     """
     for who, known in (("the coordinator", returned), ("witness.json", None if _scratch(home) else _read(home))):
         if known is None:
@@ -89,12 +90,12 @@ def _read(home: Home) -> Anchor | None:
 
 
 def check_new(home: Home) -> None:
-    """Refuse to make a ledger where a witness speaks of one that is gone.
+    """Refuse to make a ledger if a witness of a lost one exists.
 
     Raises
     ------
     InputError
-        Naming the file, and what its owner can do.
+        The error names the file and what its owner can do.
     """
     path = witness_file(home)
     if path.exists():
@@ -105,5 +106,5 @@ def check_new(home: Home) -> None:
 
 
 def note_budget(ledger: Ledger, policy: Policy) -> None:
-    """Record the owner's budget in the chain whenever it is not the one of last time; it costs nothing."""
+    """Record the owner's budget in the chain if it has changed. This costs nothing."""
     ledger.note({"what": "budget", **policy.budget.model_dump(mode="json")})

@@ -1,22 +1,24 @@
-"""One person, one lifetime: two data sets of a participant with the same rows share a budget, or the second is refused.
+"""One person has one lifetime budget. Two data sets of a participant with the same rows share it, or the second is
+refused.
 
 Guarantees
 ----------
-* Two data sets of one policy that name the same source (the same file by path, link or content; the same folder, site
-  and industry of public data; the same query of the same database) take no part until one of them says
-  `lifetime = "<the other>"`. That is found before a row is read.
-* Two data sets that hold one row or one unit together, whatever their sources are, are found before a row leaves:
-  beside the ledger lies a file of keyed 64-bit hashes of what each data set trained or was measured on. The data set
-  that comes second is refused until it names the first. The first may have left the policy meanwhile.
-* A named lifetime is a link in the ledger's chain, for good. What either data set took counts for both
-  (`Ledger.share`). A unit that one of them trains on and the other measures on is refused: the accounts of the two
-  partitions compose in parallel only while no unit is in both.
+* Two data sets of one policy can name the same source: the same file by path, link or content; the same folder, site
+  and industry of public data; or the same query of the same database. Then neither takes part until one of them says
+  `lifetime = "<the other>"`. This is found before a row is read.
+* Two data sets that share a row or a unit are found before anything leaves, whatever their sources are. A file beside
+  the ledger holds keyed 64-bit hashes of the rows and units that each data set trained on or was measured on. The
+  second data set is refused until it names the first, even if the policy no longer has the first.
+* A named lifetime is a permanent link in the ledger's chain. Everything that either data set spent counts for both
+  (`Ledger.share`). If one trains on a unit and the other measures on it, the data set is refused: the accounts of the
+  two partitions compose in parallel only if no unit is in both.
 
-The comparison fails closed, since a shared lifetime can only cost too much: one equal row is enough. Rows of few
-distinct values repeat by chance; then two data sets of different persons have to share. Equal identifiers are one
-person: give the persons of one source a prefix where they are others. Not found: rows that were changed in more than
-the sixth digit and have no common identifier; data sets at two participants; vertical data sets against horizontal
-ones, whose accounts count under other relations anyway. The hashes stay at home; the key is that of the split.
+The comparison fails closed: one equal row is enough, because a shared lifetime can only cost too much. Rows with few
+distinct values can be equal by chance; then data sets of different persons have to share, too. Equal identifiers count
+as one person. If they are different persons, give the identifiers of one source a prefix. Three cases are not found:
+rows that differ in the first six digits and have no common identifier; data sets of two participants; and a vertical
+against a horizontal data set, whose accounts use different relations anyway. The hashes stay at home. Their key is the
+split key.
 """
 
 from __future__ import annotations
@@ -47,17 +49,17 @@ from privacy.ledger import Ledger
 __all__ = ["check_persons", "check_rows", "check_sources", "marks_of", "overlap", "settle"]
 
 Marks = NDArray[np.uint64]
-#: The lowest bits of a stored mark: a unit that is measured on, not trained on; a unit, not the row of one.
+#: The lowest bits of a stored mark: whether it is measured on (not trained on), and whether it is a unit (not a row).
 _MEASURED, _UNIT, _BITS = np.uint64(1), np.uint64(2), np.uint64(2)
 
 
 def settle(ledger: Ledger, policy: Policy, dataset: str, source: str) -> None:
-    """Write the policy's shared lifetimes into the ledger; refuse a data set whose source another one has, too.
+    """Write the policy's shared lifetimes into the ledger. Refuse a data set with the same source as another one.
 
     Raises
     ------
     RefusedError
-        BAD_POLICY; the sentence names both data sets and what to write.
+        BAD_POLICY. The sentence names both data sets and what to write.
     """
     for name, terms in policy.dataset.items():
         if terms.lifetime is not None and terms.lifetime not in ledger.sharing(name):
@@ -69,12 +71,13 @@ def settle(ledger: Ledger, policy: Policy, dataset: str, source: str) -> None:
 
 
 def sharing(ledger: Ledger, policy: Policy, dataset: str) -> tuple[str, ...]:
-    """Return what shares the data set's lifetime by the ledger or, from the next message on, by the policy."""
+    """Return the data sets that share the lifetime, according to the ledger or (from the next message on) the
+    policy."""
     return ledger.sharing(dataset, [(name, terms.lifetime) for name, terms in policy.dataset.items() if terms.lifetime])
 
 
 def check_sources(policy: Policy, dataset: str, source: str, shared: Iterable[str]) -> None:
-    """Raise RefusedError when a data set of the policy has this source without sharing the lifetime."""
+    """Raise RefusedError if another data set of the policy has this source without sharing the lifetime."""
     others = {name: terms for name, terms in policy.dataset.items() if name not in {*shared, dataset}}
     mine = _identities(policy.dataset[dataset], source) if others else frozenset()
     for name, terms in others.items():
@@ -87,12 +90,12 @@ def check_sources(policy: Policy, dataset: str, source: str, shared: Iterable[st
 
 
 def check_rows(home: Home, ledger: Ledger, policy: Policy, dataset: str, parts: Partitions) -> None:
-    """Compare the rows of a run with those of all other data sets that took anything, and keep their marks.
+    """Compare the rows of a run with those of all other data sets that spent anything, and keep their marks.
 
     Raises
     ------
     SharedUnitsError
-        Whether rows overlap depends on the rows, so it crosses as PARTICIPANT_ERROR; the log names the data sets.
+        Whether rows overlap depends on the rows, so PARTICIPANT_ERROR is sent. The log at home names the data sets.
     """
     tables = ((parts.train, False), (parts.validation, True), (parts.test, True))
     known = [_tagged(table.marks, measured=measured) for table, measured in tables if table.marks is not None]
@@ -115,16 +118,16 @@ def check_persons(home: Home, ledger: Ledger, policy: Policy, dataset: str, ids:
 
 
 def marks_of(marks: Marks | None) -> Marks:
-    """Return the marks of rows that are not split yet, as `overlap` takes them."""
+    """Return the marks of rows that are not split yet, in the form that `overlap` takes."""
     return np.unique(_tagged(marks, measured=False)) if marks is not None else np.array([], dtype=np.uint64)
 
 
 def overlap(
     home: Home, ledger: Ledger, policy: Policy, dataset: str, mine: Marks, kind: str = "units", *, split: bool = True
 ) -> str | None:
-    """Return what is wrong with these rows beside those of the other data sets; None when nothing is.
+    """Return the conflict of these rows with the other data sets; None if there is none.
 
-    Without `split` the marks do not say yet who is trained on and who is measured on.
+    Without `split` the marks do not distinguish training from measuring.
     """
     shared = sharing(ledger, policy, dataset)
     taken = {name.partition("/")[0] for name in ledger.datasets()} - {dataset}
@@ -134,7 +137,7 @@ def overlap(
         if theirs is None:
             terms = policy.dataset.get(name)
             if name in shared or terms is None or kind != "units" or name not in ledger.datasets():
-                continue  # a data set that this version has never seen, and whose rows cannot be looked up
+                continue  # a data set without marks, whose rows cannot be read again
             theirs = _of_source(home, terms, name)
         if name not in shared and len(_both(mine, theirs)):
             return (
@@ -154,13 +157,13 @@ def _both(one: Marks, other: Marks) -> Marks:
 
 
 def _crossed(one: Marks, other: Marks) -> bool:
-    """Return whether a unit of both is trained on in one and measured on in the other."""
+    """Return whether one data set trains on a unit that the other measures on."""
     one, other = one[(one & _UNIT) > 0], other[(other & _UNIT) > 0]
     return any(len(_both(one[(one & _MEASURED) == side], other[(other & _MEASURED) != side])) for side in (0, 1))
 
 
 def _tagged(marks: Marks, *, measured: bool) -> Marks:
-    """Return marks (n, 2) of rows and units as they are stored (m,): where a row is the unit, once."""
+    """Return the stored form (m,) of marks (n, 2) of rows and units. If a row is the unit, it is stored once."""
     rows, units = (marks >> _BITS << _BITS).T
     tagged = units | _UNIT | (_MEASURED if measured else np.uint64(0))
     return tagged if np.array_equal(rows, units) else np.concatenate([rows, tagged])
@@ -183,7 +186,8 @@ def _load(file: Path) -> Marks | None:
 
 
 def _keep(file: Path, mine: Marks) -> None:
-    """Add marks to what was there, durably and for the owner only: a row that was there once has been charged."""
+    """Add marks to the stored ones, durably and readable only by the owner. Marks are never removed, because their rows
+    were charged."""
     before = _load(file)
     whole = mine if before is None else np.union1d(before, mine)
     if before is not None and len(whole) == len(before):
@@ -197,7 +201,7 @@ def _keep(file: Path, mine: Marks) -> None:
 
 
 def _of_source(home: Home, terms: DatasetTerms, name: str) -> Marks:
-    """Read a data set that was charged before there were marks."""
+    """Read a data set that was charged before marks existed."""
     client = registry.get(terms.industry)
     frame = read_rows(terms, client, key=f"dataset.{name}")
     table = prepare(client, frame, unit=terms.unit, key=home.split_key(), quarantine_threshold=1.0, where=name)
@@ -205,10 +209,11 @@ def _of_source(home: Home, terms: DatasetTerms, name: str) -> Marks:
 
 
 def _identities(terms: DatasetTerms, text: str) -> frozenset[tuple[str, ...]]:
-    """Return what two sources have in common when they are one; empty for synthetic rows and what is not there.
+    """Return the identities of a source; two sources that are the same share one. Empty for synthetic rows and missing
+    files.
 
-    A source that cannot be looked at is known by its text alone: the package that reads another data set may be broken,
-    which stops no run on this one. Rows that two data sets share are found all the same (`check_rows`).
+    A source that cannot be inspected is identified by its text alone. The package that reads another data set may be
+    broken, and that must not stop a run on this one. `check_rows` still finds shared rows.
     """
     try:
         source = parse_source(text)
@@ -226,7 +231,7 @@ def _identities(terms: DatasetTerms, text: str) -> frozenset[tuple[str, ...]]:
 
 
 def _of_file(path: Path) -> tuple[tuple[str, ...], ...]:
-    """Return where a file is, whatever it is called, and what is in it."""
+    """Return the identity of a file by place (independent of its name) and by content."""
     found = path.stat()
     content = _digest(str(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns)
     return ("file", str(found.st_dev), str(found.st_ino)), ("content", content)
@@ -234,7 +239,7 @@ def _of_file(path: Path) -> tuple[tuple[str, ...], ...]:
 
 @lru_cache(maxsize=64)
 def _digest(path: str, inode: int, size: int, changed: int) -> str:
-    """Return the SHA-256 of a file; it is read again when anything else about it has changed."""
+    """Return the SHA-256 of a file. The file is read again only if its inode, size or times have changed."""
     del inode, size, changed
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

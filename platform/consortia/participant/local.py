@@ -1,4 +1,4 @@
-"""Answers where the participant adds the noise itself, or none: an update of its own steps."""
+"""Answers with an update of the participant's own steps, with its own noise or without noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from privacy.ledger import Ledger, RunPlan
 
 
 def train(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
-    """Check, charge, train, release; return the reply as the outbox keeps it."""
+    """Check, charge, train and release. Return the reply from the outbox."""
     request = work.request
     taken = {entry.round for entry in ledger.entries(request.run_id)} - {request.round}
     if request.contract.max_participations and len(taken) >= request.contract.max_participations:
@@ -34,7 +34,7 @@ def train(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes
     aside = work.reserve_aside(ledger, due)
     events = (*plan.round_events(), *once)
     reservation = work.reserve(ledger, request.run_id, events, work.lifetime(plan.non_private))
-    beside = work.measured(due, aside, module, parts)  # of the model as it came in
+    beside = work.measured(due, aside, module, parts)  # of the received model
     outcome = train_round(
         module,
         request.contract,
@@ -55,7 +55,7 @@ def train(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes
         releases.append(Release("loss", {LOSS: outcome.loss}, plan.other_events[0]))
     reply = work.sealed(work.header(plan, "OK", due), releases)
     ledger.commit(reservation, reply)
-    if aside is not None:  # killed in between, it stays charged as abandoned; the reply is in the outbox already
+    if aside is not None:  # if killed here, the round stays charged and its reply is already in the outbox
         ledger.commit(aside, reply)
     work.log_round(outcome.report, outcome.seconds)
     return work.sent(ledger, request.run_id)

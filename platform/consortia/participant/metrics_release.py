@@ -1,12 +1,12 @@
-"""Releases metrics beside the update, each from its own account, fixed before the first reply.
+"""Releases metrics besides the update. Their account is separate and fixed before the first reply.
 
 Guarantees
 ----------
-* Whether something is due, its noise, its shape and its dtype follow from contract, policy and ledger alone. What
-  cannot be measured is an empty histogram, with the same noise: a failure must not show.
-* The account is opened, and its budget checked, with the run's first message (set aside first, invariant 3): a run
-  whose metrics cannot be paid for does not start.
-* Test and validation units are others than the training units and have their own account, `<data set>/evaluation`.
+* Contract, policy and ledger alone decide whether a release is due, its noise, its shape and its dtype. If a metric
+  cannot be measured, an empty histogram with the same noise is released: a failure must not show.
+* The run's first message opens the account and checks its budget (invariant 3). A run without budget for its metrics
+  does not start.
+* Test and validation units differ from the training units, and have their own account, `<data set>/evaluation`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Array = NDArray[np.float64]
 
 
 def metrics_run(run_id: str) -> str:
-    """Return the name of the metrics' account of a run; no message can name it, for a run id has no slash."""
+    """Return the name of the metrics' account of a run. No message can name it, because a run id has no slash."""
     return f"{run_id}/metrics"
 
 
@@ -54,9 +54,9 @@ class Due:
     Attributes
     ----------
     account : RunPlan
-        The plan that pays for it.
+        The plan that pays for the release.
     event : Event
-        What it costs.
+        The cost of the release.
     lifetime : Budget
         The owner's budget for the partition's lifetime.
     """
@@ -70,15 +70,15 @@ class Due:
 def open_metrics(
     ledger: Ledger, request: Request, plan: RunPlan, policy: Policy, terms: DatasetTerms
 ) -> RunPlan | None:
-    """Open the metrics' account of a run, or return the one that is open; None where the contract wants no metrics.
+    """Return the metrics' account of a run; open it if needed. None if the contract wants no metrics.
 
     Raises
     ------
     RefusedError
-        CONTRACT_NOT_ALLOWED when the target has no public bins; BUDGET_EXHAUSTED when the evaluation units' budget is
+        CONTRACT_NOT_ALLOWED if the target has no public bins. BUDGET_EXHAUSTED if the evaluation units' budget is
         spent, or was lowered below what the account was opened with.
     BudgetExhaustedError
-        When the ledger refuses.
+        The ledger refuses.
     """
     if request.contract.evaluation.metrics == "none":
         return None
@@ -92,7 +92,7 @@ def open_metrics(
 
 
 def account_of(ledger: Ledger, request: Request, plan: RunPlan, policy: Policy, terms: DatasetTerms) -> RunPlan | None:
-    """Return the metrics' account as it would be opened, None without metrics; nothing is written.
+    """Return the metrics' account as it would be opened; None without metrics. Nothing is written.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def account_of(ledger: Ledger, request: Request, plan: RunPlan, policy: Policy, 
 
 
 def metrics_lifetime(request: Request, policy: Policy) -> Budget:
-    """Return the lifetime budget of the evaluation units; infinite where the owner lets metrics leave exactly."""
+    """Return the lifetime budget of the evaluation units; infinite if the owner allows exact metrics."""
     if request.contract.evaluation.metrics == "exact" or policy.budget.evaluation is None:
         return Budget(math.inf, policy.budget.lifetime.delta)
     return policy.budget.evaluation.lifetime.budget()
@@ -161,7 +161,7 @@ def _check_still_allowed(account: RunPlan, policy: Policy) -> None:
 
 
 def metrics_due(request: Request, account: RunPlan | None, policy: Policy) -> Due | None:
-    """Return the metrics release that the answer to a message carries, or None."""
+    """Return the metrics release that belongs to the answer to a message; None if there is none."""
     partition = request.contract.evaluation.due(request.kind, request.round)
     if partition is None or account is None:
         return None
@@ -170,7 +170,7 @@ def metrics_due(request: Request, account: RunPlan | None, policy: Policy) -> Du
 
 
 def names(client: IndustryClient) -> set[str]:
-    """Return the names that a metric can leave by: the histogram, or an exact metric of the industry."""
+    """Return the names of possible metric tensors: the histogram, or an exact metric of the industry."""
     return {score_bins.HISTOGRAM, *(f"metrics.{name}" for name in client.metrics)}
 
 
@@ -213,7 +213,7 @@ def measure(
 
 
 def _scores(module: FederatedModule, table: Table) -> Array:
-    """Scores of which each goes by its own row alone: one unit less moves no other unit to another cell."""
+    """Scores that each depend on their own row alone. Removing one unit moves no other unit to another cell."""
     if not len(table.target):
         return np.zeros((0, len(module.target.classes)) if module.target.kind == "multiclass" else 0)
     scores = outputs(module, table.inputs, functools.partial(predictions, module.target))
@@ -221,12 +221,12 @@ def _scores(module: FederatedModule, table: Table) -> Array:
 
 
 def rows_per_unit(terms: DatasetTerms) -> int:
-    """Return how many rows of a unit count at most."""
+    """Return how many rows of a unit are counted at most."""
     return 1 if terms.unit == "record" else terms.max_rows_per_unit or 1
 
 
 def noise_of(event: Event) -> HistogramNoise:
-    """Return the noise that an event states."""
+    """Return the noise of an event."""
     if isinstance(event, LaplaceRelease):
         return HistogramNoise("laplace", event.noise_multiplier)
     if isinstance(event, GaussianRelease):
@@ -235,7 +235,7 @@ def noise_of(event: Event) -> HistogramNoise:
 
 
 def header(due: Due, terms: DatasetTerms) -> dict[str, str]:
-    """Return what the reply says about its metrics: functions of contract and policy."""
+    """Return the reply's header fields about metrics. They depend on contract and policy only."""
     if isinstance(due.event, NonPrivate):
         return {"metrics_non_private": "true", "metrics_partition": due.event.partition}
     noise = noise_of(due.event)

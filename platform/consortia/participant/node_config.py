@@ -1,4 +1,5 @@
-"""Reads what a participant says about itself in its node config. Loads nothing large: a launcher waits with it."""
+"""Reads the node config, which the participant itself sets. It loads nothing large, because a waiting launcher uses
+it."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ def home_of(context: Context) -> Home:
     return Home(
         Path(_text(context, "home")),
         _text(context, "participant"),
-        # Flower may hand a flag over as text; "false" must not count as true.
+        # Flower may pass a flag as text; "false" must not count as true.
         simulation=context.node_config.get("simulation", False) is True,
         ledger_folder=Path(ledger) if ledger else None,
         control=context.node_config.get("control", False) is True,

@@ -1,7 +1,8 @@
 """What a participant can train alone: ridge, a random forest, gradient boosting, the contract's network.
 
-None of them leaves or feeds a release, so they train without DP (invariants 6, 7 and 17). Each is a function from
-rows to a `Scorer`, which comes as data, too. They use one thread. Random draws are seeded by the participant's name.
+None of these models leaves or influences a release, so they train without DP (invariants 6, 7 and 17). Each is a
+function from rows to a `Scorer`, which can also be returned as data. They use one thread. The participant's name seeds
+random draws.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ _SOLVES, _ITERATIONS, _PATIENCE, _DECAY = 30, 5, 4, 1e-4
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to a model at home; candidates of one `kind` differ in their settings (`detail`).
+    """A way to train a model at home. Candidates of one `kind` differ in their settings (`detail`).
 
-    `fit` takes training rows; `ready` is it fitted to all of them, where it is at hand.
+    `fit` takes training rows. `ready` is the model fitted to all of them, if it exists already.
     """
 
     kind: str
@@ -56,7 +57,7 @@ class Candidate:
 
 
 def candidates(contract: Contract, industry: str, participant: str) -> list[Candidate]:
-    """Return what a participant tries: the network only where it is no linear model, which ridge fits better."""
+    """Return the candidates of a participant. A linear network is left out, because ridge fits it better."""
     client = registry.get(industry)
     regression = client.schema.target.kind == "regression"
 
@@ -131,12 +132,13 @@ def majority(client: IndustryClient, train: Table) -> Scorer:
 
 
 def ridge(client: IndustryClient, train: Table, participant: str, strength: float | None = None) -> Scorer:
-    """Fit a ridge model; the majority where one class is there.
+    """Fit a ridge model; with only one class, the majority.
 
     Parameters
     ----------
     strength : float, optional
-        C of a logistic regression, alpha of a linear one; cross-validated on the training rows where it is not given.
+        C of a logistic regression, or alpha of a linear one. By default cross-validation on the training rows chooses
+        it.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge, RidgeCV
@@ -153,7 +155,7 @@ def ridge(client: IndustryClient, train: Table, participant: str, strength: floa
         fitted = solver.fit(x, y.astype(float))
         middle, half = client.schema.target.scale
         slope, intercept = fitted.coef_.ravel(), float(fitted.intercept_)
-        return Scorer(  # not `predict`, which refuses a partition without rows
+        return Scorer(  # not `predict`, because it refuses a partition without rows
             lambda table: np.asarray(table.inputs["features"], dtype=np.float64) @ slope + intercept,
             lambda: linear(
                 client.schema.target,
@@ -174,8 +176,8 @@ def ridge(client: IndustryClient, train: Table, participant: str, strength: floa
         )
     else:
         model = LogisticRegression(C=strength or 0.1, solver="newton-cholesky")
-    # One thread: several participants share this machine, and small matrices lose more than they gain. A search sets
-    # this once for all its fits, since asking takes as long as one of them.
+    # One thread: several participants share this machine, and small matrices are slower with more threads. A search
+    # sets this once for all its fits, because the call takes as long as one fit.
     with threadpool_limits(1) if strength is None else contextlib.nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", FutureWarning)
@@ -194,11 +196,11 @@ def ridge(client: IndustryClient, train: Table, participant: str, strength: floa
 
 
 def _as_linear(target: Target, model: Any, classes: int) -> OwnModel:
-    """Return a fitted logistic regression as data; a class that it never saw has the least logit there is."""
+    """Return a fitted logistic regression as data. A class that it never saw gets the smallest possible logit."""
     slope, intercept = np.asarray(model.coef_).T, np.asarray(model.intercept_)
     if target.kind == "binary":
         return linear(target, slope, intercept)
-    if slope.shape[1] == 1:  # two classes of several: one logit, the second's against the first
+    if slope.shape[1] == 1:  # only two of several classes: one logit, of the second class against the first
         slope, intercept = np.column_stack([np.zeros_like(slope), slope]), np.r_[0.0, intercept]
     seen = model.classes_.astype(int)
     full, start = np.zeros((len(slope), classes)), np.full(classes, -1e3)
@@ -207,10 +209,10 @@ def _as_linear(target: Target, model: Any, classes: int) -> OwnModel:
 
 
 def forest(client: IndustryClient, train: Table, participant: str) -> Scorer:
-    """Fit a random forest (Breiman 2001): 60 trees, each on units drawn anew, a random few columns at each node.
+    """Fit a random forest (Breiman 2001): 60 trees, each on a new bootstrap of units, with random columns at each node.
 
-    The trees are regression trees on the classes' indicators: splits by squared error are those by Gini's index. Units,
-    not rows, are drawn, so that a patient's rows stay together.
+    The trees are regression trees on the indicators of the classes. Their splits by squared error are the same as
+    splits by Gini's index. Units are drawn, not rows, so that a patient's rows stay together.
     """
     import sklearn
     from sklearn.tree import DecisionTreeRegressor
@@ -264,7 +266,7 @@ def boosting(client: IndustryClient, train: Table, participant: str) -> Scorer:
             adds[:, place] = tree.tree_.value[:, 0, 0] * terms["learning_rate"]
             fitted.append(tree.tree_)
             values.append(adds)
-    # A class that is not there has the least logit there is; of two classes the first one's is zero.
+    # A missing class gets the smallest possible logit. Of two classes the first has the logit zero.
     start = np.full(target.outputs, -1e3 if target.kind == "multiclass" else 0.0)
     start[seen if target.kind == "multiclass" else 0] = 0.0
     sums = of_fitted(fitted, values, np.zeros(target.outputs), shares=False)

@@ -1,6 +1,6 @@
-"""A participant's models as data: a network, a linear part, trees, or two of these stacked.
+"""A participant's models as data: a network, a linear model, trees, or a stack of two of these.
 
-It lies in the participant's own run folder as safetensors and leaves it only when its owner exports it.
+A model is stored as safetensors in the participant's own run folder. It leaves only if its owner exports it.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ __all__ = [
 ]
 
 FILE_SCHEMA = "1"
-#: `About.kind` of a federated model as it came, of one that was finished on own rows, of a stack with one's own model,
-#: and of one whose shapes were edited by hand. Only the first may leave.
+#: `About.kind` of a received federated model, of one that was finished on own rows, of a stack with an own model, and
+#: of one whose shapes were edited by hand. Only the first may leave.
 FEDERATED, AT_HOME, JOINED, EDITED = "federated", "sums at home", "joined", "edited by hand"
 
 
 class OwnModel(nn.Module):
-    """Scores from features: the outputs of its parts added up, through the target's link.
+    """Computes scores from features: the sum of its parts' outputs, passed through the target's link.
 
     Parameters
     ----------
     target : Target
     network : FederatedModule, optional
-        It is copied.
+        The network; it is copied.
     slope, intercept : Tensor (n_features, outputs) and (outputs,), optional
-        float64; logits, or for a regression values on the target's public scale: ``features @ slope + intercept``.
+        float64. ``features @ slope + intercept`` gives logits, or for a regression values on the target's public scale.
     trees : Trees, optional
     """
 
@@ -100,7 +100,7 @@ class OwnModel(nn.Module):
 
 
 class JoinedModel(OwnModel):
-    """A participant's own model and the federated one, stacked. It saw own rows without DP, so it never leaves."""
+    """A stack of a participant's own model and the federated one. It saw own rows without DP, so it never leaves."""
 
     def __init__(self, own: OwnModel, federated: OwnModel, stack: Stack) -> None:
         super().__init__(own.target)
@@ -116,17 +116,17 @@ class JoinedModel(OwnModel):
 
 @dataclass(frozen=True)
 class Scorer:
-    """A fitted model, of one's own or federated, as whatever compares or stacks models asks for it.
+    """A fitted model, own or federated, in the form that comparisons and stacks use.
 
     Attributes
     ----------
     scores : callable
-        From a table to probabilities (n_rows,) or (n_rows, n_classes), or values in the target's unit (n_rows,).
+        Takes a table; returns probabilities (n_rows,) or (n_rows, n_classes), or values in the target's unit (n_rows,).
     model : callable
         Returns the same model as data.
     held_out : array (n_training_rows,) or (n_training_rows, n_classes), optional
-        A federated model's scores of one's own training rows by models that did not see their unit; None where it did
-        not see own rows without noise, so that `scores` serves for them, too.
+        The federated scores of own training rows, from models that did not see the row's unit. None if the federated
+        model did not see own rows without noise; then `scores` is used for training rows, too.
     """
 
     scores: Callable[[Table], NDArray[np.float64]]
@@ -140,7 +140,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class About:
-    """Whose model this is, and of what: what has to be known to build and to judge it."""
+    """The origin of a model: everything that is needed to build it and to judge it."""
 
     participant: str
     run_id: str
@@ -158,7 +158,8 @@ def linear(target: Target, slope: NDArray[np.float64], intercept: NDArray[np.flo
 
 
 def constant(target: Target, n_features: int, value: NDArray[np.float64]) -> OwnModel:
-    """Return the model that predicts `value` for every row: a probability, one for each class, or a number."""
+    """Return the model that predicts `value` for every row: a probability, one probability for each class, or a
+    number."""
     if target.kind == "regression":
         middle, half = target.scale
         logits = (value - middle) / half
@@ -185,12 +186,12 @@ def to_bytes(model: OwnModel, about: About) -> bytes:
 
 
 def from_bytes(data: bytes, where: str) -> tuple[OwnModel, About]:
-    """Read what `to_bytes` wrote; names, shapes and dtypes must be those of the contract's network.
+    """Read the result of `to_bytes`. Names, shapes and dtypes must be those of the contract's network.
 
     Raises
     ------
     InputError
-        It is no such file, of another schema, or does not fit its contract.
+        The file has another format or schema, or does not fit its contract.
     """
     try:
         size = int.from_bytes(data[:8], "little")
@@ -232,7 +233,7 @@ def _of_tensors(tensors: Mapping[str, Tensor], about: About) -> OwnModel:
 
 
 def keep(folder: Path, models: Mapping[str, tuple[OwnModel, About]]) -> dict[str, str]:
-    """Write each model as `<name>.safetensors`, whole or not at all; return the SHA-256 by name."""
+    """Write each model as `<name>.safetensors`, completely or not at all. Return the SHA-256 by name."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     hashes = {}
     for name, (model, about) in models.items():

@@ -1,7 +1,7 @@
-"""What a participant sent in the last message of noisy sums, exactly as it was sent: kept at home until the run ends.
+"""Keeps a participant's last message of noisy sums at home, exactly as it was sent, until the run ends.
 
-With it the participant takes its own part off the released sums. In a secure sum it is a secret (the words before the
-masks): it is written for its owner's eyes only, dumped nowhere, and deleted once the receipt is written.
+With it the participant subtracts its own part from the released sums. In a secure sum it is secret (the words before
+the masks). Only its owner can read it, no dump includes it, and it is deleted after the receipt is written.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from numpy.typing import NDArray
 from clients.dataset import Table
 from consortia.common import disk
 from consortia.learners.blocks.rows import Rows
-from consortia.participant.home import Home
+from consortia.participant.home import OWN_SUMS, Home
 
 __all__ = ["FILE", "Sent", "forget", "keep", "rows_of", "sent"]
 
 Array = NDArray[np.float64]
-FILE: Final = "own-sums.safetensors"
+FILE: Final = OWN_SUMS
 
 
 def rows_of(table: Table) -> Rows:
-    """Return the rows of a table as a learner of noisy sums sees them."""
+    """Return the rows of a table in the form that a learner of noisy sums takes."""
     return Rows(table.inputs["features"], table.target, table.unit_index)
 
 
 @dataclass(frozen=True)
 class Sent:
-    """This participant's part of the last message exactly as it was sent, noise and rounding included.
+    """This participant's part of the last message exactly as it was sent, with noise and rounding.
 
     Attributes
     ----------
-    key : 32 bytes by which the coordinator names it: a hash of the blocks, or the context of a secure sum.
-    blocks : of the message, in its order.
-    deviations : of the noise in each.
+    key : 32 bytes that identify it for the coordinator: a hash of the blocks, or the context of a secure sum.
+    blocks : blocks of the message, in its order.
+    deviations : standard deviation of the noise in each block.
     """
 
     key: bytes
@@ -47,7 +47,7 @@ class Sent:
 
 
 def keep(home: Home, run_id: str, part: Sent) -> None:
-    """Keep one's own part at home, for its owner's eyes only; the next one replaces it."""
+    """Keep the own part at home, readable only by its owner. The next one replaces it."""
     numbers = {
         "key": torch.frombuffer(bytearray(part.key), dtype=torch.uint8),
         **{f"block-{place}": torch.from_numpy(block) for place, block in enumerate(part.blocks)},
@@ -59,7 +59,7 @@ def keep(home: Home, run_id: str, part: Sent) -> None:
 
 
 def sent(home: Home, run_id: str) -> Sent | None:
-    """Return one's own part, None where none was sent or the run is over."""
+    """Return the own part; None if none was sent or the run is over."""
     file = home.run_folder(run_id) / FILE
     if not file.is_file():
         return None
@@ -70,5 +70,5 @@ def sent(home: Home, run_id: str) -> Sent | None:
 
 
 def forget(home: Home, run_id: str) -> None:
-    """Delete one's own part: the run is over."""
+    """Delete the own part at the end of the run."""
     (home.run_folder(run_id) / FILE).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from clients.dataset import QuarantineReport, Table
 
 @dataclass(frozen=True)
 class Partitions:
-    """A participant's rows: to train on, to choose by, to report on; `bias` says how the rows set apart are others."""
+    """A participant's rows for training, choosing and reporting. `bias` describes how quarantined rows differ."""
 
     train: Table
     validation: Table

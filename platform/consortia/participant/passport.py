@@ -2,10 +2,10 @@
 
 Guarantees
 ----------
-* Everything in it is of this run: its accounts, what left by kind, and where the ledger stood before and after. The
-  lifetime's ε and other runs are not in it. Neither are rows, counts of rows, metrics measured at home, or hashes of
-  files that stay at home; the ledger's salt never leaves, so the heads tell nothing.
-* A note in the ledger with the hash of what is signed comes first: without it nothing is returned.
+* Everything in it belongs to this run: its accounts, the number of releases by kind, and the ledger's head before and
+  after. It does not contain the lifetime's ε, other runs, rows, counts of rows, metrics measured at home, or hashes of
+  files that stay at home. The ledger's salt never leaves, so the heads reveal nothing.
+* A note in the ledger with the hash of the signed text is written first. Without it nothing is returned.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _TAKEN = ("relation", "epsilon", "delta", "budget", "non_private", "abandoned")
 
 
 def make_part(home: Home, ledger: Ledger, run_id: str) -> dict[str, Any]:
-    """Return the signed part of a run; without an identity its envelope has no signature.
+    """Return the signed part of a run. Without an identity its envelope has no signature.
 
     Raises
     ------
     InputError
-        The ledger knows no such run, or nothing was charged in it.
+        The ledger has no such run, or the run charged nothing.
     LedgerBrokenError
-        The ledger's chain does not follow from its rows.
+        The ledger's chain does not match its entries.
     """
     part = _part(home, ledger, run_id)
     subjects = {"contract": part.contract_sha256}
@@ -99,7 +99,7 @@ def _part(home: Home, ledger: Ledger, run_id: str) -> words.Part:
 
 
 def _rows(home: Home, account: str) -> Literal["real", "synthetic"] | None:
-    """Return whether the account counts real rows, as its first run fixed it (`Home.pin_rows`)."""
+    """Return whether the account counts real rows. Its first run fixed that (`Home.pin_rows`)."""
     file = home.ledger.with_name(f"rows-{account.partition('/')[0]}")
     if not file.is_file():
         return None

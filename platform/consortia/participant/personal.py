@@ -1,9 +1,9 @@
-"""Personal models: built at home from the federated model and own rows, and chosen on held-out rows.
+"""Personal models. They are built at home from the federated model and own rows, and chosen on held-out rows.
 
 Candidates
 ----------
-* `local`: nothing of anybody else (`consortia.participant.baseline`).
-* `federated`: the model as it came.
+* `local`: uses nothing from other participants (`consortia.participant.baseline`).
+* `federated`: the received model.
 * `centred`: the federated model's own score as an offset, corrected by a ridge model on the participant's features,
   ``score(x) = federated(x) + b + u . x`` with penalty ``strength x |u|^2``. For a linear model this is the local
   model centred on the federated one; strength 0 is the local model, infinity the federated one.
@@ -14,13 +14,13 @@ None of them feeds a release, so they train without DP (invariant 7), and the ch
 
 How the choice is made
 ----------------------
-By the log loss (the squared error of a regression) of each row, on rows that the candidate was not fitted on: the
-validation rows and, where these are of fewer than 200 units, the training rows, cross-fitted in folds of whole
-units. Another model than `local` is kept only if it is better by more than one standard error of the paired
-difference, units being what varies, on 30 units at least (on eight some model always is), and if the metric that the
-receipt leads with is no worse there (a correction may mend the scale of a score and spoil its order); among those the
-best. The federated model has seen the training rows. They count only while that shows in nothing: while its loss on
-them is not below its loss on the validation rows by more than a standard error. The test rows only report.
+The choice uses the log loss (the squared error for a regression) on rows that the candidate was not fitted to. These
+are the validation rows. If they have fewer than 200 units, the training rows are added, cross-fitted in folds of whole
+units. The participant keeps `local` unless another model passes two tests on at least 30 units. Its loss must be lower
+by more than one standard error of the paired difference, clustered by unit. And the receipt's first metric must not be
+worse, because a correction may improve the scale of a score and damage its order. Among the models that pass, the best
+is kept. The federated model has seen the training rows. They count only if this has no visible effect: its loss on them
+may be lower than on the validation rows by at most one standard error. The test rows only report.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ _PATIENCE = 6
 
 @dataclass(frozen=True)
 class Kept:
-    """What was chosen.
+    """The chosen model.
 
     Attributes
     ----------
     kind : "local", "federated", "centred" or "fine-tuned".
     detail : the candidate's settings.
     scorer : the kept model.
-    personal, personal_kind : the best of `centred` and `fine-tuned`, whether kept or not.
+    personal, personal_kind : the best of `centred` and `fine-tuned`, even if it is not kept.
     """
 
     kind: str
@@ -95,7 +95,7 @@ def candidates(module: FederatedModule, industry: str, alone: Own, participant: 
 
 
 def of_sums(alone: Own, fit: Fit, fitted: Scorer) -> list[Candidate]:
-    """Return the candidates where the learner is `sums`: `local`, and the others' sums finished on own rows."""
+    """Return the candidates for the learner `sums`: `local`, and the others' sums finished on own rows."""
     return [Candidate("local", alone.name, alone.fit, alone.scorer), Candidate(AT_HOME, "", fit, fitted)]
 
 
@@ -106,7 +106,7 @@ def without_labels(module: FederatedModule, industry: str, train: Table, partici
 
 
 def keep(offered: list[Candidate], client: IndustryClient, train: Table, validation: Table, participant: str) -> Kept:
-    """Choose among `offered`, the local model first, as the module's docstring says; test rows never come here."""
+    """Choose among `offered`, the local model first, as the module's docstring says. Test rows are never used."""
     fitted = [candidate.ready or candidate.fit(train) for candidate in offered]
     tables, scores = [validation], [[scorer(validation)] for scorer in fitted]
     held = _losses(client, scores, tables)
@@ -134,19 +134,19 @@ def keep(offered: list[Candidate], client: IndustryClient, train: Table, validat
 
 
 def _losses(client: IndustryClient, scores: list[list[Scores]], tables: list[Table]) -> list[Scores]:
-    """Return each candidate's losses of all rows of the tables, one after the other."""
+    """Return each candidate's losses on the rows of all tables, in sequence."""
     return [np.concatenate([row_losses(client, *pair) for pair in zip(found, tables, strict=True)]) for found in scores]
 
 
 def _led(client: IndustryClient, scores: list[list[Scores]], tables: list[Table]) -> tuple[str, list[float | None]]:
-    """Return the metric that the receipt leads with, and each candidate's on the rows of all tables."""
+    """Return the receipt's first metric, and its value for each candidate on the rows of all tables."""
     target = torch.cat([table.target for table in tables])
     name, kind = headline(client, target), client.schema.target.kind
     return name, [compute([name], kind, np.concatenate(found), np.asarray(target))[name] for found in scores]
 
 
 def _pays(gain: Scores, units: NDArray[np.int64]) -> bool:
-    """Return whether the mean of `gain` by row is above one standard error, clustered by unit."""
+    """Return whether the mean of `gain` over rows is above one standard error, clustered by unit."""
     if len(gain) < 2:
         return False
     sums = np.bincount(units, weights=gain - gain.mean())
@@ -156,14 +156,14 @@ def _pays(gain: Scores, units: NDArray[np.int64]) -> bool:
 
 
 def _flattered(client: IndustryClient, offered: list[Candidate], train: Table, held: list[Scores]) -> bool:
-    """Return whether the federated model does better on the rows it was trained on than on others."""
+    """Return whether the federated model is better on the rows that it was trained on than on others."""
     for candidate, losses in zip(offered, held, strict=True):
         if candidate.kind == FEDERATED and candidate.ready is not None:
             if len(losses) < 2:
                 return True
             error = float(losses.std(ddof=1)) / np.sqrt(len(losses))
             return bool(row_losses(client, candidate.ready(train), train).mean() < losses.mean() - error)
-    return False  # all are fitted anew to each fold
+    return False  # all candidates are fitted to each fold again
 
 
 def _label(candidate: Candidate) -> str:
@@ -171,7 +171,7 @@ def _label(candidate: Candidate) -> str:
 
 
 def _folds(train: Table, participant: str) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Return (rows inside, rows outside) of each fold; a unit's rows stay together."""
+    """Return (rows inside, rows outside) of each fold. A unit's rows stay together."""
     if train.n_units < 2 * _FOLDS:
         return []
     fold = numpy_generator("folds", participant).permutation(train.n_units) % _FOLDS
@@ -232,13 +232,13 @@ def _probabilities(client: IndustryClient, logits: torch.Tensor) -> Scores:
 
 
 def _fine_tuned(client: IndustryClient, module: FederatedModule, lam: float, participant: str) -> Fit:
-    """Return the fit of the federated network to local rows, held to it by ``lam / 2 |w - w0|^2``."""
+    """Return the federated network fitted to local rows, with the proximal term ``lam / 2 |w - w0|^2``."""
     loss = loss_for(client.schema.target)
 
     def fit(train: Table) -> Scorer:
         tuned: Any = copy.deepcopy(module)
         generator = seeded_generator("fine-tuning", participant, str(lam))
-        # A part of the training rows says when to stop; the rows that choose a model are others.
+        # A part of the training rows decides when to stop. Other rows choose the model.
         rows, watched = set_aside(train, generator)
         if not len(rows.target) or not len(watched.target):
             return module_scorer(tuned)

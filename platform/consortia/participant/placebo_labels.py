@@ -15,12 +15,12 @@ from privacy.randomness import numpy_generator
 def with_placebo_labels(table: Table, target: Target, participant: str, seed: int) -> Table:
     """Return the same rows with labels drawn i.i.d. from `target.prior`, or evenly from the classes or bounds.
 
-    Nothing of the table's own labels enters, their base rate neither.
+    The table's own labels have no influence, not even their base rate.
 
     Raises
     ------
     SchemaError
-        For a regression target without bounds: there is no public law to draw from.
+        A regression target has no bounds, so there is no public distribution to draw from.
     """
     rng = numpy_generator("placebo", participant, seed)
     n = len(table.target)

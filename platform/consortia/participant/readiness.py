@@ -2,10 +2,10 @@
 
 Guarantees
 ----------
-* Nothing is reserved, no run is opened and nothing of a row leaves: the answer is a constant, a refusal's code or an
-  incident id. Whoever would fail in the first round because of its rows fails here, with the same code.
-* A run whose budget is spent is refused before a row is read. Once `limits.unpaid_runs` is reached no row is read for
-  it, and the answer goes by budget and policy alone: asking costs a participant no more than that.
+* Nothing is reserved, no run is opened and nothing about a row leaves. The answer is a constant, a refusal code or an
+  incident id. A participant that would fail in the first round because of its rows fails here, with the same code.
+* A run with a spent budget is refused before a row is read. When `limits.unpaid_runs` is reached, no row is read any
+  more, and the answer depends on budget and policy alone. So requests cannot make a participant work without limit.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 def answer(work: Work, ledger: Ledger) -> bytes:
-    """Return READY when budget, keys, rows and network allow the first round.
+    """Return READY if budget, keys, rows and network allow the first round.
 
     Raises
     ------
     RefusedError, ClientError, PrivacyError
-        As the first round would.
+        The same errors as in the first round.
     """
     request = work.request
     contract = request.contract
@@ -54,7 +54,7 @@ def answer(work: Work, ledger: Ledger) -> bytes:
 
 
 def _admitted(work: Work, ledger: Ledger) -> bool:
-    """Return whether rows may be read for a run that took nothing yet; noted in its folder."""
+    """Return whether rows may be read for a run without charges, and note it in the run's folder."""
     try:
         unpaid_requests.run_folder(work.home, ledger, work.request.run_id, work.policy.limits)
     except RefusedError:

@@ -1,8 +1,8 @@
 """The receipt: a participant's own record of whether joining paid. It stays with the participant.
 
-It compares, on untouched test rows: `local`, the best model of one's own; `control`, that one stacked with a second own
-model; `federated`, the shared model as it came; `joined`, the best own model stacked with the federated score. The
-net gain is (joined - local) - (control - local). Every gain is positive where joining paid, in every metric.
+It compares four models on untouched test rows: `local`, the best own model; `control`, that model stacked with a second
+own model; `federated`, the received shared model; `joined`, the best own model stacked with the federated score. The
+net gain is (joined - local) - (control - local). In every metric a gain is positive if joining paid.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ log = logging.getLogger("consortia.participant")
 
 
 class Account(Protocol):
-    """What a receipt asks a ledger."""
+    """What a receipt needs from a ledger."""
 
     def plan(self, run_id: str) -> RunPlan | None:
         """Return the plan of a run, or None."""
 
     def entries(self, run_id: str | None = None) -> list[Entry]:
-        """Return everything taken (by a run)."""
+        """Return all entries (of a run)."""
 
     def spent(self, dataset: str, delta: float) -> float:
         """Return the epsilon of a data set's lifetime."""
 
     def lifetime_left(self, dataset: str, lifetime: Budget) -> Budget:
-        """Return what a new run may get for certain."""
+        """Return what a new run is certain to get."""
 
 
 def write(
@@ -86,9 +86,9 @@ def write(
     ledger: Ledger,
     policy: Policy,
 ) -> None:
-    """Measure the final model beside the baselines on untouched test rows and write `receipt.json`.
+    """Measure the final model and the baselines on untouched test rows, and write `receipt.json`.
 
-    The model to keep is chosen by `consortia.participant.personal`; the test rows only report (invariant 14).
+    `consortia.participant.personal` chooses the model to keep. The test rows only report (invariant 14).
     """
     started = time.perf_counter()
     client = client_for(policy.dataset[request.proposal.dataset])
@@ -169,7 +169,7 @@ def write(
 
 
 def _drift(home: Home, request: Request, parts: Partitions) -> dict[str, Any]:
-    """Return the line about drift since the last run, where there was one."""
+    """Return the line about drift since the last run, if there was one."""
     terms = request.contract.industries[request.industry]
     found = drift.since_last_run(home, request.proposal.dataset, request.industry, terms.filter, parts)
     return {"drift": found} if found else {}
@@ -183,8 +183,8 @@ def compared(client: IndustryClient, models: Mapping[str, Scorer], test: Table, 
     dict
         `headline`, `metrics` (by metric and model), `gain` (federated over local), `net_gain` (joined over control, in
         the headline) with its `verdict`, `net_gains` (by metric: the headline and, of several classes, the macro AUC).
-        A gain is {value, low, high}, or None where it is undefined. `diverged` (losses) stands there only where the
-        federated model is far worse than a constant.
+        A gain is {value, low, high}, or None if undefined. `diverged` (losses) is present only if the federated model
+        is far worse than a constant.
     """
     metric = headline(client, test.target)
     scores = {name: model(test) for name, model in models.items()}
@@ -203,7 +203,7 @@ def compared(client: IndustryClient, models: Mapping[str, Scorer], test: Table, 
 
 
 def how(base: Baseline, stacked: Stacked) -> dict[str, Any]:
-    """Return how `local`, `control` and `joined` came about, for the participant's own eyes."""
+    """Return how `local`, `control` and `joined` were made, for the participant only."""
     return {
         "alone": base.alone.name,
         "second": base.second.name if base.second else None,
@@ -221,7 +221,8 @@ def _interval(gain: Interval | None) -> dict[str, float] | None:
 
 
 def _sums_at_home(home: Home, request: Request) -> SumsAtHome | None:
-    """Return what finishes the learner `sums` at home; None for other learners, and where the sums do not fit."""
+    """Return the object that finishes the learner `sums` at home; None for other learners, or if the sums do not
+    fit."""
     contract = request.contract
     if contract.sums is None:
         return None
@@ -262,14 +263,14 @@ def spent(
         "unit": plan.unit if plan else policy.dataset[dataset].unit,
         "relation": RELATION,
         "non_private": non_private,
-        # Metrics are another account, on other units; where they leave exactly, its epsilon is infinite.
+        # Metrics have another account, on other units. Its epsilon is infinite if exact metrics left.
         "metrics_non_private": contract.evaluation.metrics == "exact",
         "metrics": _metrics_account(ledger, run_id),
     }
 
 
 def _metrics_account(ledger: Account, run_id: str) -> dict[str, Any] | None:
-    """Return what the metrics of a run cost the evaluation units; None when none left or they left exactly."""
+    """Return what the metrics of a run cost the evaluation units; None if none left or exact ones left."""
     from privacy.accounting import epsilon
 
     account = ledger.plan(metrics_run(run_id))
@@ -281,7 +282,7 @@ def _metrics_account(ledger: Account, run_id: str) -> dict[str, Any] | None:
 
 
 def _write_predictions(path: Path, parts: Partitions, models: Mapping[str, Scorer]) -> None:
-    """Write one line per row for a recount; a score of several classes is written as their list."""
+    """Write one line for each row, for a recount. Scores of several classes are written as a list."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row_id", "split", "label", *(f"score_{name}" for name in _DUMPED)])

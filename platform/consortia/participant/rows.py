@@ -1,4 +1,4 @@
-"""Reads a data set as its owner's policy says: the source, then the mapping onto the schema."""
+"""Reads a data set as its owner's policy says: first the source, then the mapping to the schema."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["checked", "read_rows"]
 
 
 def read_rows(terms: DatasetTerms, client: IndustryClient, seed: int = 0, *, key: str = "dataset") -> pd.DataFrame:
-    """Return the rows (n_rows, any columns) with the schema's names where the policy maps them.
+    """Return the rows (n_rows, any columns), with the schema's names for mapped columns.
 
-    Public and synthetic rows have the schema's columns already, so no mapping touches them.
+    Public and synthetic rows already have the schema's columns, so they are not mapped.
 
     Parameters
     ----------
@@ -39,14 +39,14 @@ def read_rows(terms: DatasetTerms, client: IndustryClient, seed: int = 0, *, key
 def checked(
     frame: pd.DataFrame, terms: DatasetTerms, client: IndustryClient, contract: Contract, *, key: bytes, where: str
 ) -> Table:
-    """Return what `read_rows` gave as a participant trains on it, by its policy and the contract's filter.
+    """Check the rows of `read_rows` and apply the policy and the contract's filter. A participant trains on the result.
 
     Parameters
     ----------
     key : bytes
         The home's split key.
     where : str
-        Whose rows they are, for errors.
+        Name of the rows, for errors.
 
     Raises
     ------

@@ -47,7 +47,7 @@ _KIND = "masked"
 
 
 def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
-    """Answer `run-key` with a signed run key, `train` with this participant's masked part."""
+    """Answer `run-key` with a signed run key, and `train` with this participant's masked part."""
     request = work.request
     with _member(work, ledger) as member:
         if request.kind == "run-key":
@@ -76,7 +76,8 @@ def _blocks(
     asked: SumRequest,
     rules: Rules,
 ) -> bytes:
-    """Answer a message of noisy sums with its blocks as one scaled vector; keep one's own words where wanted."""
+    """Answer a message of noisy sums with its blocks as one scaled vector. Keep the own words if they are needed
+    later."""
     request = work.request
     sums.check_received(work)
     rule = blocks_of(request.contract, request.industry)
@@ -98,7 +99,7 @@ def _blocks(
 
 
 def opening(work: Work, ledger: Ledger, plan: RunPlan) -> bytes:
-    """Answer `confirm` with a signature of who is alive, `unmask` with shares."""
+    """Answer `confirm` with a signature of the set of the living, and `unmask` with shares."""
     with _member(work, ledger) as member:
         asked = OpenRequest.from_json(work.request.secure)
         _check_round(work, asked.sum)
@@ -139,7 +140,7 @@ def _rules(work: Work) -> Rules:
 
 
 def end(work: Work, ledger: Ledger) -> None:
-    """Delete the run key: the closing evaluation came, so the run is over."""
+    """Delete the run key after the final evaluation, when the run is over."""
     with closing(KeyStore.open(ledger.path)) as store:
         store.end(work.request.run_id)
 
@@ -152,7 +153,7 @@ def _code(contract: Contract) -> FixedPoint:
 
 
 def _check_models(asked: SumRequest, model: Mapping[str, Tensor], contract: Contract, industry: str) -> None:
-    """Refuse unless the hashes that all members agree on are those of the parameters that came here."""
+    """Refuse unless the received parameters have the hashes that all members agree on."""
     groups: dict[str, State] = {}
     for name, tensor in model.items():
         groups.setdefault(group_of(name, industry, contract), {})[name] = tensor
@@ -162,7 +163,7 @@ def _check_models(asked: SumRequest, model: Mapping[str, Tensor], contract: Cont
 
 
 class _Book:
-    """The participant's ledger, as the protocol asks of it."""
+    """The participant's ledger, as the protocol's outbox."""
 
     def __init__(self, work: Work, ledger: Ledger, plan: RunPlan, events: tuple[Event, ...]) -> None:
         self._work = work
@@ -184,7 +185,7 @@ class _Book:
         return self._reservation.noise("secure sum")
 
     def commit(self, round_number: int, context: str, data: bytes) -> bytes:
-        """See `consortia.trust.secure_sum.protocol.Outbox`; the ledger's anchor goes along, 40 bytes."""
+        """See `consortia.trust.secure_sum.protocol.Outbox`. The ledger's anchor (40 bytes) is added."""
         reservation = self._reservation
         if reservation is None:
             raise RefusedError("BAD_MESSAGE", "nothing was reserved")
@@ -192,7 +193,7 @@ class _Book:
         terms = self._work.request.contract.noisy_sums
         kind, name = ("update", _KIND) if terms is None else (terms.shares.what, f"{terms.shares.what}.{_KIND}")
         gate(
-            # One vector holds all that the events paid for.
+            # One vector holds everything that the events paid for.
             [Release(kind, {f"{name}{place or ''}": masked}, event) for place, event in enumerate(self._events)],
             {},
             allowed=self._work.policy.allow.releases,
@@ -209,7 +210,7 @@ class _Book:
 def _sums(
     work: Work, plan: RunPlan, parts: Partitions, module: FederatedModule, noise: NoiseContext
 ) -> dict[str, NDArray[np.float64]]:
-    """Draw afresh; return the clipped sum by group, and take the private parameters' step with noise of their own."""
+    """Make new draws. Return the clipped sum by group, and make the private parameters' step with its own noise."""
     started = time.perf_counter()
     request, train = work.request, parts.train
     generator = fresh_generator(noise.to("train"))
@@ -236,10 +237,10 @@ def _sums(
 def _private_step(
     work: Work, plan: RunPlan, module: FederatedModule, made: ClippedSum, generator: torch.Generator
 ) -> State:
-    """Return the private parameters after one DP-SGD step at full sigma: nobody else adds noise to them.
+    """Return the private parameters after one DP-SGD step with full sigma, because nobody else adds noise to them.
 
-    They were clipped jointly with what is summed, and get noise of sigma C in every coordinate, so shared and private
-    parts together are one Gaussian mechanism.
+    They were clipped jointly with the summed parameters, and get noise of sigma C in every coordinate. So shared and
+    private parts together are one Gaussian mechanism.
     """
     request = work.request
     rate = request.contract.industries[request.industry].learning_rate

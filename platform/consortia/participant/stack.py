@@ -1,9 +1,10 @@
-"""Two scores into one: a stack that is shrunk towards equal weights and never turns a score around.
+"""Combines two scores into one: a stack that is shrunk towards equal weights and never reverses a score.
 
 For a row with scores a and b the stack predicts ``link(bias + u a' + v b')`` with u, v >= 0. Here a' and b' are the
 scores as logits (values of a regression), centred and divided by their spread on the rows that the stack was fitted to.
-First one slope s for the mean of a' and b' is fitted; then u and v, each held to s / 2 by ``5 (u - s / 2)^2``. With few
-rows both scores weigh alike; what one of them knows more shows with about fifty rows. Wolpert 1992, *Stacked
+First one slope s for the mean of a' and b' is fitted. Then u and v are fitted, each with the penalty ``5 (u - s /
+2)^2``. With few rows both scores have nearly equal weights; with about fifty rows the better one gets more. Wolpert
+1992, *Stacked
 generalization*; slopes >= 0: Breiman 1996, *Stacked regressions*.
 
 Of anomalies there is no label to fit to: u = v = 1/2 and no bias, which is the mean of both scores, each standardised.
@@ -25,9 +26,9 @@ __all__ = ["Stack", "fit"]
 
 Array = NDArray[np.float64]
 
-#: How strongly both slopes are held to equal ones, and biases and the common slope to zero.
+#: Strength of the penalties that pull both slopes together, and biases and the common slope to zero.
 _EQUAL, _BIAS, _COMMON = 10.0, 0.01, 1.0
-#: Probabilities are drawn in by a hundredth: a forest that says 0 of a row does not know it.
+#: Probabilities are moved towards one half by a hundredth: a forest's 0 is not certainty.
 _SOFTER = 0.01
 #: The order of the largest and the least errors is what finds anomalies: these are hardly drawn in.
 _SOFTEST = 1e-9
@@ -66,13 +67,13 @@ class Stack(nn.Module):
 
     @property
     def share(self) -> float:
-        """How much of the weight the second score has, from 0 to 1."""
+        """Share of the weight of the second score, from 0 to 1."""
         both = float(self.slopes.sum())
         return float(self.slopes[1]) / both if both > 0 else 0.5
 
 
 def fit(target: Target, labels: Array, first: Array, second: Array) -> Stack:
-    """Fit a stack to rows that neither score was fitted to, as far as possible.
+    """Fit a stack, if possible to rows that neither score was fitted to.
 
     Parameters
     ----------
@@ -90,14 +91,14 @@ def fit(target: Target, labels: Array, first: Array, second: Array) -> Stack:
     parts = [_logits(target, torch.tensor(scores, dtype=torch.float64)).numpy() for scores in (first, second)]
     middle = np.array([part.mean() if part.size else 0.0 for part in parts])
     spread = np.array([part.std() if part.size and part.std() > 1e-9 else 1.0 for part in parts])
-    if target.kind == "multiclass":  # logits of several classes are centred row by row
+    if target.kind == "multiclass":  # logits of several classes are centred in each row
         middle = np.zeros(2)
     if target.kind == "anomaly":
         return Stack(target, *(torch.tensor(part) for part in (middle, spread, np.full(2, 0.5), np.zeros(1))))
     z = np.stack([(part - m) / s for part, m, s in zip(parts, middle, spread, strict=True)])
     outputs = target.outputs
     centre, unit = 0.0, 1.0
-    if target.kind == "regression":  # in units of its own spread, so that the penalties mean the same for every target
+    if target.kind == "regression":  # in units of its spread, so that penalties mean the same for every target
         labels = _logits(target, torch.tensor(labels, dtype=torch.float64)).numpy()[:, 0]
         centre, unit = (float(labels.mean()), float(labels.std()) or 1.0) if len(labels) else (0.0, 1.0)
         labels = (labels - centre) / unit
@@ -122,14 +123,14 @@ def fit(target: Target, labels: Array, first: Array, second: Array) -> Stack:
     common = solved(z.mean(0)[None], np.zeros(1), _COMMON)[-1] if len(labels) else 1.0
     found = solved(z, np.full(2, common / 2), _EQUAL)
     slopes = found[outputs:]
-    if slopes.sum() < 1e-9:  # neither score says anything here: the order of their mean stands
+    if slopes.sum() < 1e-9:  # neither score is informative here, so keep the order of their mean
         slopes = np.full(2, 0.5e-3)
     bias = found[:outputs] * unit + centre
     return Stack(target, *(torch.tensor(part) for part in (middle, spread, slopes * unit, bias)))
 
 
 def _logits(target: Target, scores: Tensor) -> Tensor:
-    """Return scores as (n_rows, outputs): logits, centred by row where there are several classes, or scaled values."""
+    """Return scores as (n_rows, outputs): logits (centred in each row for several classes) or scaled values."""
     if target.kind == "regression":
         middle, half = target.scale
         return ((scores - middle) / half).unsqueeze(-1)
@@ -144,7 +145,7 @@ def _logits(target: Target, scores: Tensor) -> Tensor:
 def _loss(target: Target, labels: Array, typical: Array) -> Callable[[Array], tuple[float, Array]]:
     """Return the log loss of all rows (a regression's squared error in units of what `typical` leaves), with gradient.
 
-    The function takes outputs (n_rows, outputs) and returns (value, gradient (n_rows, outputs)).
+    The returned function takes outputs (n_rows, outputs) and returns (value, gradient (n_rows, outputs)).
     """
     if target.kind == "regression":
         wanted = labels[:, None]

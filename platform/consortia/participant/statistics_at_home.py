@@ -1,7 +1,7 @@
-"""Statistics before training at home: one's own rows against the rest, when the last message has come.
+"""Statistics before training, at home: compares the own rows with the rest after the last message.
 
-**What is written here saw own rows without noise, so it never leaves**: `statistics.json` of the run's folder stays
-with the participant. It is not charged, for nothing of it is released. The reply to the last message is constant.
+**The result saw own rows without noise, so it never leaves**: `statistics.json` in the run's folder stays with the
+participant. It is not charged, because it is not released. The reply to the last message is constant.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger("consortia.participant")
 
 
 def close(work: Work, ledger: Ledger, once: Measurement) -> bytes:
-    """Compare one's own rows with the rest, write it at home, and answer with constants."""
+    """Compare the own rows with the rest, write the result at home, and answer with constants."""
     request = work.request
     plan = ledger.plan(request.run_id)
     if plan is None:
@@ -44,7 +44,7 @@ def close(work: Work, ledger: Ledger, once: Measurement) -> bytes:
 
 
 def _compared(work: Work, ledger: Ledger, plan: RunPlan) -> dict[str, Any]:
-    """Return one's own exact statistics, those of the rest, and the verdict on each column."""
+    """Return the own exact statistics, those of the rest, and the verdict on each column."""
     request, parts = work.request, work.partitions(ledger)
     rule = layout(request.contract, request.industry)
     came = Together.from_tensors(rule, request.control)

@@ -1,17 +1,18 @@
-"""One message of noisy sums at a participant: sum, charge, noise, release. Its own part stays for the end.
+"""Handles one message of noisy sums at a participant: charge, sum, add noise, release. Its own part is kept for the end
+of the run.
 
 Guarantees
 ----------
-* A message is answered within the walls of `consortia.participant.handle`; each block has an event of its own, which is
+* A message is answered under the guarantees of `consortia.participant.handle`. Each block has its own event, which is
   reserved before a row is summed.
-* How far one unit moves a block is proved in `consortia.learners.sums.statistics`,
-  `consortia.learners.additive.histograms` and `consortia.learners.statistics.layout`; it does not depend on the model
-  that a coordinator sent. Only that its numbers are finite, and a radius > 0, is checked. What a package's learner adds
-  is clipped to what it says (`consortia.learners.blocks.clipped`).
+* `consortia.learners.sums.statistics`, `consortia.learners.additive.histograms` and
+  `consortia.learners.statistics.layout` prove how far one unit can change a block. This does not depend on the received
+  model; the participant only checks that its numbers are finite and its radius is > 0. The contribution of a package's
+  learner is clipped to its declared sensitivity (`consortia.learners.blocks.clipped`).
 * Noise is on the public grid of `privacy.secure_noise`, in simulations too.
-* What it sent of the learners `sums` and `statistics`, exactly as it was sent, lies in the run's folder until the
-  closing evaluation took it off the sum (`consortia.participant.sums_at_home`,
-  `consortia.participant.statistics_at_home`). In a secure sum that is a secret: the words before the masks.
+* For the learners `sums` and `statistics` the run's folder keeps the sent blocks, exactly as they were sent. The final
+  evaluation subtracts them from the sum (`consortia.participant.sums_at_home`,
+  `consortia.participant.statistics_at_home`). In a secure sum they are secret: the words before the masks.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Array = NDArray[np.float64]
 
 
 def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes:
-    """Answer a message with blocks that have noise of one's own; return the reply as the outbox keeps it."""
+    """Answer a message with blocks that have the participant's own noise. Return the reply from the outbox."""
     request, started = work.request, time.perf_counter()
     rule = blocks_of(request.contract, request.industry)
     check_received(work)
@@ -67,7 +68,7 @@ def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> byte
 
 
 def check_received(work: Work) -> None:
-    """Refuse a message whose model nothing can be summed with: asked before the reservation, so it costs nothing."""
+    """Refuse a message with an unusable model. The check comes before the reservation, so it costs nothing."""
     request = work.request
     trained = request.contract.statistics is None
     own = build_module(request.contract, request.industry).state_dict() if trained else {}
@@ -81,7 +82,7 @@ def check_received(work: Work) -> None:
 
 
 def events_of(work: Work, plan: RunPlan) -> tuple[Event, ...]:
-    """Return what the message costs: the events of its blocks, as the plan lists them."""
+    """Return the cost of the message: the events of its blocks, as the plan lists them."""
     terms = work.request.contract.noisy_sums
     if terms is None:
         raise PrivacyError("noisy sums: wanted a contract of such a learner; nothing is released")
@@ -89,7 +90,8 @@ def events_of(work: Work, plan: RunPlan) -> tuple[Event, ...]:
 
 
 def kept_at_home(work: Work) -> bool:
-    """Return whether one's own part of the message is taken off the sum at the end: the last, of some learners."""
+    """Return whether the own part of the message is subtracted from the sum at the end: the last message of some
+    learners."""
     contract = work.request.contract
     terms = contract.noisy_sums
     return terms is not None and contract.finished_at_home and work.request.round == terms.shares.messages
@@ -98,7 +100,7 @@ def kept_at_home(work: Work) -> bool:
 def releases_of(
     rule: BlockRecipe, message: int, events: Sequence[Event], tensors: Mapping[str, Tensor]
 ) -> list[Release]:
-    """Return each block with the event that pays for it; without noise one event pays for the message."""
+    """Return each block with the event that pays for it. Without noise one event pays for the whole message."""
     kind = rule.shares.what
     if len(events) == 1:
         return [Release(kind, tensors, events[0])]
@@ -108,7 +110,7 @@ def releases_of(
 
 
 def exact_blocks(work: Work, parts: Partitions) -> list[Array]:
-    """Return the exact blocks of the message: the training partition's, in this call alone."""
+    """Return the exact blocks of the message, computed from the training partition in this call."""
     request = work.request
     rule = blocks_of(request.contract, request.industry)
     torch.set_num_threads(1)

@@ -1,8 +1,7 @@
-"""The federated model of the learner `sums` at home: the others' sums and one's own rows, finished where the rows are.
+"""The federated model of the learner `sums` at home: fitted to the others' sums and the own rows.
 
 **It saw own rows without noise, so it never leaves**: neither its weights, nor its scores, nor their metrics. It is not
-charged, for nothing of it is released. What anybody may have is the model of the released sums alone, which came with
-the last message.
+charged, because it is not released. Only the model of the released sums alone is public; it came with the last message.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class SumsAtHome:
 
     Attributes
     ----------
-    received : the model of the released sums alone, as it came.
+    received : the received model of the released sums alone.
     others : the other participants' sums.
     """
 
@@ -60,7 +59,7 @@ class SumsAtHome:
         model: Mapping[str, Tensor],
         beside: Mapping[str, Tensor],
     ) -> SumsAtHome:
-        """Take one's own part, exactly as it was sent, off the sums of the last message.
+        """Subtract the own part, exactly as it was sent, from the sums of the last message.
 
         Parameters
         ----------
@@ -70,7 +69,7 @@ class SumsAtHome:
         Raises
         ------
         ValueError
-            When what came beside the model is not that, or one's own part is not the one that was counted.
+            The received sums are not valid, or the coordinator counted another part than the one that was sent.
         """
         rule = recipe(contract, industry)
         came = ToHome.from_tensors(rule, beside)
@@ -82,7 +81,7 @@ class SumsAtHome:
         return cls(contract, industry, participant, model, others)
 
     def fit(self, train: Table) -> Scorer:
-        """Return the model fitted to the others' sums and these rows; `held_out` scores each row without its unit."""
+        """Return the model fitted to the others' sums and these rows. `held_out` scores each row without its unit."""
         torch.set_num_threads(1)
         rule, rows = self._recipe, rows_of(train)
         centre, radius = self.received[CENTRE], self.received[RADIUS]
@@ -103,7 +102,7 @@ class SumsAtHome:
 
 
 def _weighted(rule: Recipe, part: Sent, came: ToHome) -> Released:
-    """Return one's own part of the sums: what was sent, times the weight that it was counted with."""
+    """Return the own part of the sums: the sent blocks times the weight that the coordinator applied."""
     weight = came.own.weight
     gram, slope = split(rule, [block * weight for block in part.blocks])
     of_gram, of_slope = (deviation * weight for deviation in part.deviations)

@@ -1,4 +1,4 @@
-"""Trains one round at home: solves the noise, checks the model, takes the steps. Nothing here sends anything."""
+"""Trains one round at home: solves the noise, checks the model, makes the steps. Nothing here sends anything."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _other_events(contract: Contract, unit: str) -> tuple[Event, ...]:
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """What one round of training made. Everything but `update` stays at home."""
+    """The result of one round of training. Everything except `update` stays at home."""
 
     update: State
     private: State
@@ -105,18 +105,17 @@ def ready_module(
     *,
     control: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> FederatedModule:
-    """Return the module with the received model in it, after every check that needs no row.
+    """Return the module with the received model, after every check that needs no row.
 
-    Asked before the reservation: a message that cannot be trained on costs nothing.
+    It is called before the reservation, so a message that cannot be trained on costs nothing.
 
     Raises
     ------
     RefusedError
-        With code RELEASE_NOT_ALLOWED when the strategy wants a loss and the participant is private.
-        With code BAD_MESSAGE when names, shapes, dtypes or sizes of the received parameters, or of what came
-        beside them, do not fit.
+        With code RELEASE_NOT_ALLOWED if the strategy wants a loss and the participant is private. With code BAD_MESSAGE
+        if names, shapes, dtypes or sizes of the received parameters or controls do not fit.
     PlanError
-        When per-unit clipping cannot bound what the module does.
+        Per-unit clipping cannot bound the influence of a unit on this module.
     """
     torch.set_num_threads(1)
     if contract.strategy.strategy().fit.loss and not plan.non_private:
@@ -132,7 +131,7 @@ def ready_module(
     load_state(module, {**received, **private})
     known = (contract.sha256(), industry)
     if not plan.non_private and known not in _checked:
-        # It asks about the network's structure only, so once per contract; training asks again.
+        # The check depends on the network's structure only, so it runs once for each contract. Training checks again.
         check_module(module, train.inputs, train.target, loss_for(registry.get(industry).schema.target))
         _checked.add(known)
     return module
@@ -154,15 +153,15 @@ def train_round(
 ) -> RoundOutcome:
     """Run the local steps of one round on a ready module (see `ready_module`).
 
-    Every parameter, private ones included, is trained by DP steps that clip all that they move jointly
-    (invariant 7): all parameters at once, or first the private and then the shared ones (`alternating`). The
-    noise generator is made here, from fresh entropy and `noise`, for this attempt alone (invariant 8), by
-    default with `privacy.secure_noise`; a non-private run claims no epsilon and draws from the contract's seed
-    instead, so that it can be repeated.
+    DP steps train every parameter, private ones included. Each step clips all parameters that it changes jointly
+    (invariant 7): all of them at once, or first the private and then the shared ones (`alternating`). The noise
+    generator is made here from new entropy and `noise`, for this attempt only (invariant 8), by default with
+    `privacy.secure_noise`. A non-private run claims no epsilon and draws from the contract's seed, so that it can be
+    repeated.
 
     Parameters
     ----------
-    noise : the charged attempt that the noise is for.
+    noise : the charged attempt that the noise belongs to.
 
     Returns
     -------
@@ -178,7 +177,7 @@ def train_round(
     rate = 1.0 if gradient_only else rules.rate(round_number, contract.rounds)
 
     def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        # Moments, momentum and weight decay act on the noisy gradient inside step(): post-processing.
+        # Moments, momentum and weight decay use the noisy gradient inside step(), so they are post-processing.
         optimizer = local_optimizer(
             rules.optimizer,
             parameters,
@@ -226,7 +225,7 @@ def train_round(
 
 
 def _mean_loss(module: FederatedModule, train: Table, target: Target, bound: float) -> Tensor:
-    """Return the received model's mean loss over the training rows, each clipped to the public bound."""
+    """Return the received model's mean loss over the training rows. Each loss is clipped to the public bound."""
     if not len(train.target):
         return torch.tensor(0.0)
     with torch.no_grad():

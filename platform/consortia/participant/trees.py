@@ -1,4 +1,4 @@
-"""Trees as tensors: a forest or a boosted model that lies in a safetensors file and needs no pickle to predict."""
+"""Trees as tensors: a forest or a boosted model in a safetensors file. It needs no pickle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 __all__ = ["LARGEST_LOGIT", "Trees", "of_fitted"]
 
-#: A probability of 0 or 1 as a logit: its sigmoid differs from it by 4e-18.
+#: The logit that stands for a probability of 0 or 1; its sigmoid differs by 4e-18.
 LARGEST_LOGIT = 40.0
 _ROWS_AT_ONCE = 4096
 
@@ -23,14 +23,14 @@ class Trees(nn.Module):
     Parameters
     ----------
     feature, left, right : Tensor of int64 (n_trees, n_nodes)
-        The column that a node asks for, and the node to go to; at a leaf both are the node itself.
+        The column that a node tests, and its two children. At a leaf both children are the node itself.
     threshold : Tensor of float64 (n_trees, n_nodes)
-        A row goes left where its feature is not above it.
+        A row goes left if its feature is not above the threshold.
     value : Tensor of float64 (n_trees, n_nodes, outputs)
     start : Tensor of float64 (outputs,)
     shares : Tensor of bool ()
-        Whether the sum is a share of the positive class (outputs = 1) or of each class, which `forward` turns into
-        logits; else it is a logit, or a value on the target's public scale.
+        Whether the sum is a share of the positive class (outputs = 1) or of each class; `forward` turns shares into
+        logits. Otherwise the sum is a logit, or a value on the target's public scale.
     steps : Tensor of int64 ()
         The depth of the deepest tree.
 
@@ -91,7 +91,7 @@ def of_fitted(
     ----------
     fitted : sequence of sklearn.tree trees (their `tree_`)
     values : sequence of arrays (n_nodes, outputs)
-        What each node of each tree adds.
+        The value that each node of each tree adds.
     start : array (outputs,)
     """
     nodes = max(tree.node_count for tree in fitted)

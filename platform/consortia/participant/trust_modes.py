@@ -1,7 +1,7 @@
-"""Says what a participant does by learner and trust of a contract: one table, one entry for each pair.
+"""Defines what a participant does for each pair of learner and trust mode: a table with one entry for each pair.
 
-A mode answers within the walls that `consortia.participant.handle` put up before: policy, ledger witness, lifetime,
-outbox. Whatever it sends was charged (`Work.reserve`) and passed the release gate.
+A mode is called after the checks of `consortia.participant.handle`: policy, ledger witness, lifetime, outbox.
+Everything that it sends was charged (`Work.reserve`) and passed the release gate.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class TrustMode:
 
     Attributes
     ----------
-    answer : a message that needs rows: train, or what comes before it.
-    opening : a message that needs keys only.
-    end : what the closing evaluation ends.
-    close : answers the closing evaluation; None where a model is measured.
+    answer : answers a message that needs rows: train, or a message before it.
+    opening : answers a message that needs only keys.
+    end : called by the final evaluation, at the end of a run.
+    close : answers the final evaluation; None if a model is measured.
     """
 
     answer: Callable[[Work, Ledger, RunPlan, Partitions], bytes]
@@ -69,6 +69,6 @@ MODES: Mapping[tuple[str, str], TrustMode] = MappingProxyType(
 
 
 def mode_of(contract: Contract) -> TrustMode:
-    """Return what a participant does under a contract."""
+    """Return the participant's half of a contract's trust mode."""
     terms = contract.noisy_sums
     return MODES[contract.learner if terms is None else terms.shares.what, contract.trust]

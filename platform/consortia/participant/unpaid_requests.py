@@ -1,13 +1,13 @@
-"""Limits the requests that charge nothing.
+"""Limits requests that charge nothing.
 
 Guarantees
 ----------
-* A run that is new here is refused with RUNS_EXHAUSTED once `limits.unpaid_runs` runs have folders here and took
-  nothing from the ledger: an exhausted participant still measures what it gets, but not ever more of it.
-* Of one run, `limits.evaluations` models are measured, each once (three times where measuring was cut short); another
-  is refused with EVALUATIONS_EXHAUSTED. A message that is repeated is answered as before, without measuring again.
-* Every start is noted in the run's folder before a row is measured; where it cannot be noted, nothing is measured.
-* What is refused depends on messages and policy alone, never on rows.
+* A new run is refused with RUNS_EXHAUSTED if `limits.unpaid_runs` runs have folders here and charged nothing. A
+  participant with an exhausted budget still measures models, but only a limited number.
+* A run may have `limits.evaluations` models measured, each once (up to three times if measuring was interrupted).
+  Further ones are refused with EVALUATIONS_EXHAUSTED. A repeated message gets the same answer, without measuring again.
+* Every start is noted in the run's folder before a row is measured. If it cannot be noted, nothing is measured.
+* Refusals depend on messages and policy alone, never on rows.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _TRIES = 3
 
 
 def run_folder(home: Home, ledger: Ledger, run_id: str, limits: LimitTerms) -> Path:
-    """Return (and make) the folder of a run, unless it is new here and too many others took nothing.
+    """Return (and make) the folder of a run, unless it is new here and too many other runs charged nothing.
 
     Raises
     ------
     RefusedError
-        RUNS_EXHAUSTED; the log at home says what its owner can do.
+        RUNS_EXHAUSTED. The log at home says what the owner can do.
     """
     runs = home.folder / "runs"
     folders = {folder.name for folder in runs.iterdir()} if runs.is_dir() else set()
@@ -59,23 +59,23 @@ def _check_unpaid(folders: set[str], ledger: Ledger, run_id: str, limits: LimitT
 
 @dataclass(frozen=True)
 class Measurement:
-    """The evaluation of one model of one run: whether it is measured, and the note that it was."""
+    """The evaluation of one model of one run: whether it is measured, and its note in the run's folder."""
 
     notes: Path
     key: str
     due: bool
 
     def done(self) -> None:
-        """Note that everything was measured and written."""
+        """Note that the measurement is complete and written."""
         _note(self.notes, self.key, "measured")
 
 
 def admit(home: Home, ledger: Ledger, run_id: str, key: str, limits: LimitTerms) -> Measurement:
-    """Note that a model is about to be measured, or return that it is not.
+    """Note that a model is about to be measured, or return that it must not be.
 
     Parameters
     ----------
-    key : hex SHA-256 of run, round, contract and model.
+    key : SHA-256 (hex) of run, round, contract and model.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def admit(home: Home, ledger: Ledger, run_id: str, key: str, limits: LimitTerms)
 
 
 def _read(notes: Path) -> list[dict[str, str]]:
-    """Return the notes; a line that a kill cut short counts as a model of its own."""
+    """Return the notes. An incomplete line (after a kill) counts as a separate model."""
     if not notes.is_file():
         return []
     lines = []

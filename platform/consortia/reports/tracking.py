@@ -18,18 +18,10 @@ from consortia.reports.live_runs import Run
 from consortia.reports.spent_by_round import curve
 from consortia.reports.trackers import TrackedRun, Tracker, Value
 
-__all__ = ["Tracking", "chosen", "values"]
+__all__ = ["Tracking", "values"]
 
 _EVERY_SECONDS = 5.0
 _LAST_EVENT_SECONDS = 2.0
-
-
-def chosen(text: str) -> list[str]:
-    """Return the trackers that `NAME,…` names, each once; InputError for one that cannot be used."""
-    names = list(dict.fromkeys(name for name in text.split(",") if name))
-    for name in names:
-        trackers.get(name)
-    return names
 
 
 def tracked(run: Run) -> TrackedRun:

@@ -12,31 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from consortia.common.disk import write_json
-from consortia.common.errors import InputError
 from consortia.engines.base import Job
 from consortia.participant.evaluation import Scores
 from consortia.studies import repeated_runs
-from consortia.terms.scenario import Scenario
 
 if TYPE_CHECKING:
     from consortia.engines.options import Options
 
 COST_SCHEMA = 1
-
-
-def check(scenario: Scenario, options: Options) -> None:
-    """Refuse what has nothing to compare, before anything runs.
-
-    Raises
-    ------
-    InputError
-        Naming the option or the key of the contract.
-    """
-    repeated_runs.check_simulation("--uncompressed", options)
-    if scenario.contract.compression is None:
-        raise InputError(
-            "--uncompressed: wanted a contract whose updates are compressed ([contract.compression]), got none"
-        )
 
 
 def run(

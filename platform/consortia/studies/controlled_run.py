@@ -12,20 +12,14 @@ from consortia.engines import runner
 from consortia.engines.base import Job
 from consortia.engines.options import Options
 from consortia.studies import compression_cost, placebo
-from consortia.terms.scenario import Scenario
+from consortia.studies.controls import check_controls
 
 __all__ = ["control", "prepare"]
 
 
 def prepare(options: Options) -> Job:
     """Prepare a run as `consortia.engines.runner` does, and refuse the controls that the scenario cannot have."""
-    return runner.prepare(options, _check)
-
-
-def _check(scenario: Scenario, options: Options) -> None:
-    for wanted, module in ((options.placebo, placebo), (options.uncompressed, compression_cost)):
-        if wanted:
-            module.check(scenario, options)
+    return runner.prepare(options, check_controls)
 
 
 def control(job: Job, options: Options, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -35,7 +29,7 @@ def control(job: Job, options: Options, progress: Callable[[str], None]) -> dict
     """
 
     def rerun(again: Options, sources: dict[str, str]) -> Job:
-        prepared = runner.prepare(again, _check)
+        prepared = runner.prepare(again, check_controls)
         homes = {name: replace(home, control=True) for name, home in prepared.homes.items()}
         return runner.execute(replace(prepared, homes=homes, sources=prepared.sources | sources), again).job
 

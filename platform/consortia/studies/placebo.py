@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from clients import registry
 from consortia.common.disk import write_json
-from consortia.common.errors import InputError
 from consortia.engines.base import Job
 from consortia.participant.evaluation import Scores
 from consortia.participant.own_candidates import ridge
@@ -30,26 +29,6 @@ if TYPE_CHECKING:
     from consortia.engines.options import Options
 
 PLACEBO_SCHEMA = 1
-
-
-def check(scenario: Scenario, options: Options) -> None:
-    """Refuse what has no placebo, before anything runs.
-
-    Raises
-    ------
-    InputError
-        Naming the option or the key of the contract.
-    """
-    repeated_runs.check_simulation("--placebo", options)
-    if scenario.contract.mode != "horizontal" or "consortium" not in scenario.contract.scopes.named:
-        raise InputError(
-            "--placebo: wanted a part shared with the whole consortium (contract.scopes, trunk = 'consortium' say), "
-            "got none; without one the labels of other industries reach nobody"
-        )
-    if unlabelled := [one for one in scenario.contract.industries if registry.get(one).schema.target.kind == "anomaly"]:
-        raise InputError(f"--placebo: wanted industries that learn labels, got {unlabelled[0]}, which learns none")
-    if len({participant.industry for participant in scenario.roster}) < 2:
-        raise InputError("--placebo: wanted participants of at least two industries, got one")
 
 
 def owed(scenario: Scenario) -> str | None:

@@ -35,23 +35,6 @@ Rerun = Callable[["Options", dict[str, str]], Job]
 _Z = 1.96
 
 
-def check_simulation(option: str, options: Options) -> None:
-    """Refuse to repeat what is no simulation on scratch ledgers, or fewer than two times.
-
-    Raises
-    ------
-    InputError
-        Naming the option.
-    """
-    if options.engine != "embedded" or options.ledger is not None or options.resume is not None:
-        raise InputError(
-            f"{option}: wanted a simulation (--engine embedded, no --ledger, no --resume), since it repeats the run on "
-            "synthetic or public rows; nobody's budget is spent on a control"
-        )
-    if options.draws < 2:
-        raise InputError(f"--draws: wanted at least 2, got {options.draws}; one run cannot show its own noise")
-
-
 def source(option: str, job: Job, name: str) -> str:
     """Return where a participant's rows come from; InputError unless they are public or synthetic."""
     home, participant = job.homes[name], job.scenario.participant(name)

@@ -1,7 +1,7 @@
-"""The mechanism of a trusted coordinator: clipped changes, one noise.
+"""The mechanism of a trusted coordinator: clipped changes, and noise that is added once.
 
-The mechanism and what it guarantees to whom is `privacy.central`. The draw of a round stays with the coordinator: its
-record and event file say who took part, so they are its own, and what may be published is the model.
+`privacy.central` holds the mechanism and says what it guarantees to whom. The draw of a round stays with the
+coordinator. Its record and event file say who took part, so they must stay private; only the model may be published.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from privacy.events import RELATION
 
 
 def plan_of(contract: Contract) -> CentralPlan:
-    """Return the plan of a run, its noise solved for all rounds from the contract alone."""
+    """Return the plan of a run. Its noise is solved for all rounds, from the contract alone."""
     terms = contract.central
     if terms is None:
         raise ValueError("contract.central: wanted terms, got none")
@@ -34,7 +34,7 @@ def plan_of(contract: Contract) -> CentralPlan:
 
 
 def models_only(contract: Contract, rounds: int) -> float | None:
-    """Return epsilon of `rounds` rounds towards those who see the models only; None is infinite."""
+    """Return epsilon of `rounds` rounds against those who see only the models; None is infinite."""
     terms, plan = contract.central, plan_of(contract)
     if terms is None or not plan.noise_multiplier:
         return None
@@ -42,10 +42,10 @@ def models_only(contract: Contract, rounds: int) -> float | None:
 
 
 def account(contract: Contract, rounds: int) -> dict[str, Any]:
-    """Return what `rounds` rounds cost a participant, towards whom: data for records, receipts and tables.
+    """Return what `rounds` rounds cost a participant, by observer: data for records, receipts and tables.
 
-    An epsilon of None is infinite: not protected. The one of whose rounds are known is of as many as there were; on a
-    coarse grid, which can only be too large, since it is large anyway.
+    An epsilon of None is infinite: no protection. The epsilon against an observer who knows the participant's rounds
+    counts these rounds. It is computed on a coarse grid, which can only give too large a value.
     """
     terms, plan = contract.central, plan_of(contract)
     if terms is None:
@@ -87,12 +87,13 @@ def _text(value: float | None) -> str:
 
 
 def central_part(contract: Contract) -> dict[str, Any]:
-    """Return what a receipt says of a run with a trusted coordinator: its account after all rounds, else nothing."""
+    """Return what a receipt says about a trusted coordinator: the account after all rounds; nothing in other trust
+    modes."""
     return {} if contract.central is None else {"central": account(contract, contract.rounds)}
 
 
 def shortened(contract: Contract, received: Mapping[str, Tensor], update: State) -> State:
-    """Return an update whose whole change has the contract's norm at most: the participant's own half."""
+    """Clip an update so that its whole change has at most the contract's norm. The participant does this itself."""
     if contract.central is None:
         return update
     change = clipped(flat_change(received, update).view(1, -1), contract.central.clip)[0]

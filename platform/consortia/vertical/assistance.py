@@ -34,7 +34,7 @@ _LARGEST_LOGIT: Final = 12.0
 
 
 class Classifier(Protocol):
-    """What a partner's model has to do: scikit-learn's two methods. It may be anything behind them."""
+    """The interface of a partner's model: two methods of scikit-learn."""
 
     def fit(self, x: Any, y: Any) -> Any:
         """Fit on features (n, d) and codes (n,)."""
@@ -112,9 +112,9 @@ MODELS: Mapping[str, Callable[[], Classifier]] = {
 
 
 def fit_quietly(model: Classifier, x: Any, y: Any) -> Classifier:
-    """Fit; warnings about convergence and of floating point depend on rows and are dropped.
+    """Fit a model. Warnings about convergence and floating point depend on rows, so they are dropped.
 
-    NumPy's matrix product warned of finite numbers, too, now and then in a process that had done other work.
+    NumPy's matrix product sometimes warns although all numbers are finite.
     """
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -124,16 +124,16 @@ def fit_quietly(model: Classifier, x: Any, y: Any) -> Classifier:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Assistance:
-    """What a partner has after fitting. All of it stays at home; only codes of `logits` leave.
+    """The result of a partner's fit. All of it stays at home; only codes of `logits` leave.
 
     Attributes
     ----------
     logits : (n,)
         Out of fold on labelled rows, mean of the fold models elsewhere.
     model : str
-        The candidate that was chosen on out-of-fold log loss against the noisy labels.
+        The candidate with the lowest out-of-fold log loss against the noisy labels.
     models : tuple
-        Its fold models, for persons who come later.
+        Its fold models, for persons of later batches.
     """
 
     logits: Floats
@@ -141,7 +141,7 @@ class Assistance:
     models: tuple[Classifier, ...]
 
     def score(self, x: NDArray[Any]) -> Floats:
-        """Return the mean logit of the fold models for rows that nobody trained on; there may be none."""
+        """Return the mean logit of the fold models for rows that no model was fitted to. There may be no rows."""
         if not len(x):
             return np.empty(0)
         return np.asarray(np.mean([_logit(model, x) for model in self.models], axis=0))
@@ -155,14 +155,14 @@ def assist(
     fold_of: NDArray[Any] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Assistance:
-    """Fit every candidate cross-fitted and keep the one whose out-of-fold log loss is lowest.
+    """Cross-fit every candidate, and keep the one with the lowest out-of-fold log loss.
 
     Parameters
     ----------
     x : (n, d)
         The partner's features of the matched rows.
     labels : (n,)
-        0 or 1 as received; -1 where the label owner sent none.
+        0 or 1 as received; -1 if the label owner sent none.
     candidates : sequence of str
         Names of `MODELS`.
     fold_of : (n,), optional
@@ -202,7 +202,7 @@ def assist(
 
 
 class _Constant:
-    """The rate of rows that hold one class only."""
+    """Predicts the rate of rows with only one class."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
@@ -217,7 +217,7 @@ class _Constant:
 
 
 def fitted(make: Callable[[], Classifier], x: NDArray[Any], y: NDArray[Any]) -> Classifier:
-    """Return a model fitted on the rows; where they hold one class only, their rate."""
+    """Return a model fitted to the rows. With only one class it predicts their rate."""
     if len(np.unique(y)) < 2:
         return _Constant((float(np.sum(y)) + 0.5) / (len(y) + 1))
     return fit_quietly(make(), x, y)

@@ -1,15 +1,13 @@
 """Seals messages between two participants. The coordinator relays bytes that it cannot read.
 
-A participant has one long-lived Ed25519 identity key; the others pin its public half in their own policies, out of
-band.
-For each contract run and batch it makes a fresh X25519 key and signs it together with the contract, run, batch and
-its name. Two
-participants derive a key from X25519 and seal with ChaCha20-Poly1305; the additional data name contract, run, batch,
-step, sender and receiver, so that a message cannot be replayed elsewhere.
+A participant has one long-lived Ed25519 identity key. The others receive its public half out of band and pin it in
+their own policies. For each run and batch the participant makes a new X25519 key, and signs it together with contract,
+run, batch and its name. Two participants derive a key from X25519 and seal with ChaCha20-Poly1305. The additional data
+name contract, run, batch, step, sender and receiver, so a message cannot be replayed elsewhere.
 
-Formal guarantees: secrecy and integrity against the coordinator and the network, with pinned keys. Not hidden:
-sizes, times,
-who takes part. Without pinning, whoever relays could sit in the middle: an unpinned or wrongly signed key is refused.
+Formal guarantees: secrecy and integrity against the coordinator and the network, with pinned keys. Sizes, times and the
+names of the participants are not hidden. Without pinning the coordinator could be a man in the middle, so an unpinned
+or wrongly signed key is refused.
 """
 
 from __future__ import annotations
@@ -38,20 +36,20 @@ _SIGNATURE: Final = 64
 
 @dataclass(frozen=True)
 class Session:
-    """What a message is bound to: contract, run and batch."""
+    """The session of a message: contract, run and batch."""
 
     contract_sha256: str
     run_id: str
     batch: int
 
     def bytes(self, *parts: str) -> bytes:
-        """Return an unambiguous text of the session and further parts."""
+        """Return an unambiguous encoding of the session and further parts."""
         fields = ("consortia vertical 1", self.contract_sha256, self.run_id, str(self.batch), *parts)
         return b"".join(len(f.encode()).to_bytes(4, "big") + f.encode() for f in fields)
 
 
 def identity(folder: Path) -> Ed25519PrivateKey:
-    """Return the participant's identity key; made on first use, readable by its owner only."""
+    """Return the participant's identity key. It is made on first use, and only its owner can read it."""
     raw = keep_once(folder / "identity.key", lambda: Ed25519PrivateKey.generate().private_bytes_raw())
     return Ed25519PrivateKey.from_private_bytes(raw)
 
@@ -62,14 +60,14 @@ def public_text(folder: Path) -> str:
 
 
 class Greeting:
-    """One participant's fresh key of a session, and what it seals and opens with it.
+    """One participant's new key for a session. It seals and opens messages with it.
 
     Parameters
     ----------
     folder : Path
         The participant's home, with its identity key.
     keep : Path
-        Where the fresh key lies until the run is over; asked again, the greeting is the same to the byte.
+        File of the new key until the run is over. A repeated greeting is the same to the byte.
     """
 
     def __init__(self, folder: Path, keep: Path, session: Session, name: str) -> None:
@@ -90,7 +88,7 @@ class Greeting:
         Raises
         ------
         RefusedError
-            With code PEER_NOT_PINNED when the greeting is not signed by the pinned key for this session.
+            With code PEER_NOT_PINNED if the pinned key did not sign the greeting for this session.
         """
         key, signature = greeting[:_LENGTH], greeting[_LENGTH:]
         try:
@@ -106,7 +104,7 @@ class Greeting:
         return HKDF(SHA256(), 32, salt=None, info=self.session.bytes("key", purpose, *pair)).derive(shared)
 
     def seal(self, key: bytes, step: str, receiver: str, data: bytes) -> bytes:
-        """Return nonce and ciphertext; only the named receiver can open it, as that step of that session."""
+        """Return nonce and ciphertext. Only the named receiver can open it, and only for this step and session."""
         nonce = os.urandom(12)
         return nonce + ChaCha20Poly1305(key).encrypt(nonce, data, self._bound(step, self.name, receiver))
 

@@ -1,8 +1,9 @@
 """The coordinator of a vertical run: six steps, every message between participants sealed.
 
-It relays bytes that it cannot read, bounds every wait, and records who did what: sizes, times, codes. A partner that
-fails is left out from then on; without the label owner, or without any partner, the run ends. In a masked sum a
-partner that drops out after the masks were agreed starts another attempt with new masks among those who are left.
+It relays bytes that it cannot read, limits every wait, and records sizes, times and codes of every participant. A
+partner that fails is left out from then on. Without the label owner, or without any partner, the run ends. If a partner
+of a masked sum drops out after the masks were agreed, another attempt starts with new masks among the remaining
+partners.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ __all__ = ["MESSAGE_TYPES", "VerticalCoordinator"]
 
 #: Flower's message types, one for each step.
 MESSAGE_TYPES = {step: f"query.{step}" for step in STEPS}
-#: Whose answers a message to the label owner carries.
+#: Steps whose answers a message to the label owner carries.
 _CARRIES = {"blind": "hello", "label": "match", "stack": "assist"}
-#: What the history says of a step.
+#: The history's name of each step.
 _TOLD = ("round", "step", "batch", "seconds", "replies", "failures")
 _GREETING = 96
 _SEAL = 28  # nonce and tag
@@ -50,21 +51,21 @@ class VerticalCoordinator(Mailbox):
         self._answered: dict[tuple[str, int], set[str]] = {}
 
     def run(self, *, resume: bool = False, batches: int | None = None) -> dict[str, Any]:
-        """Play every step; return (and write) the record. Asked again, participants answer from their outboxes.
+        """Run every step. Write and return the record. Participants answer repeated messages from their outboxes.
 
         Parameters
         ----------
         resume : bool
-            Go on with this run, after the batches that were finished. Once the label owner was sent what some partners
-            answered, nobody else is asked for it: another circle would be another release of the labels, and of a
-            masked sum.
+            Continue this run after the finished batches. If the label owner already received the answers of some
+            partners, only these partners are asked again. Another set of partners would be another release of the
+            labels and of a masked sum.
         batches : int, optional
-            How many batches of new persons to score by the end; all of the contract's by default.
+            Number of batches of new persons to score; by default all batches of the contract.
 
         Raises
         ------
         RunFailedError
-            When the label owner refuses or fails, or no partner is left. The record stays.
+            The label owner refused or failed, or no partner is left. The record stays.
         """
         finished = 0
         if resume:
@@ -103,7 +104,7 @@ class VerticalCoordinator(Mailbox):
         self._ask("stack", batch, {owner: _keyed(known) | scores_by(scores, owner)})
 
     def _assist(self, batch: int, keys: Tensors, labels: Tensors, present: list[str]) -> dict[str, Tensors]:
-        """Ask for scores; in a masked sum start anew without whoever fails, until everybody who is left answers."""
+        """Request scores. In a masked sum start again without the failed partners, until all remaining ones answer."""
         owner = self.terms.label_owner
         sent = self._answered.get(("assist", batch))
         present = [name for name in present if sent is None or name in sent]
@@ -123,7 +124,7 @@ class VerticalCoordinator(Mailbox):
         )
 
     def _ask(self, kind: str, batch: int, sent: Mapping[str, Tensors], attempt: int = 1) -> dict[str, Tensors]:
-        """Send one step, try again within the bounds, and return validated replies by name."""
+        """Send one step, repeat it within the limits, and return validated replies by name."""
         started = time.perf_counter()
         accepted: dict[str, Tensors] = {}
         known = self._answered.get((kind, batch))
@@ -160,10 +161,11 @@ class VerticalCoordinator(Mailbox):
         return accepted
 
     def _needed(self, kind: str, batch: int) -> set[str]:
-        """Return the partners without whose answer to a step the batch cannot go on.
+        """Return the partners whose answers to a step are necessary for the batch.
 
-        The label owner answers the same message as before, or charges it again. A masked sum has the circle of the
-        training in all batches: a person may be in two of them, and two circles' sums show who is in one alone.
+        The label owner answers the same message as before, or charges it again. A masked sum has the same partners in
+        all batches as in training. A person may be in two batches, and two sums over different partners would show the
+        scores of those who are in only one of them.
         """
         needed: set[str] = set()
         if kind in {"hello", "match"} and ("match", batch) in self._answered:
@@ -199,7 +201,7 @@ class VerticalCoordinator(Mailbox):
                 view.rounds_contributed = 1
 
     def _validate(self, envelope: Envelope, kind: str, batch: int, name: str, sent: Tensors) -> dict[str, torch.Tensor]:
-        """Raise ValueError unless the reply is of this step and holds bytes of a size that it can have."""
+        """Raise ValueError unless the reply belongs to this step and its bytes have a possible size."""
         header, tensors = envelope.header, dict(envelope.tensors)
         if is_refusal(envelope, name):
             return {}
@@ -216,7 +218,7 @@ class VerticalCoordinator(Mailbox):
         allowed = {f"greeting/{name}"} if kind in {"hello", "blind"} else set()
         receivers = self.terms.partners if name == owner else (owner,)
         allowed |= {f"sealed/{receiver}" for receiver in receivers}
-        # The longest sealed message: a list of points, or a list and a label for each row.
+        # The longest sealed message: a list of points, with or without a label for each row.
         most = 33 * self.terms.largest_set + _SEAL + 1000
         for key, tensor in tensors.items():
             if key not in allowed or tensor.dtype != torch.uint8 or tensor.dim() != 1 or tensor.numel() > most:
@@ -241,10 +243,10 @@ class VerticalCoordinator(Mailbox):
 
 
 def answered_before(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], set[str]]:
-    """Return who answered each step whose answers went to the label owner, by step and batch.
+    """Return the partners whose answers the label owner received, by step and batch.
 
-    In a masked sum, two sums over other circles would show the scores of those who are in one of them. The event file
-    has every message before it goes, so it knows what a coordinator that was killed has sent.
+    Two masked sums over different sets of partners would show the scores of those who are in only one of them. The
+    event file has every message before it is sent, so it also covers the messages of a killed coordinator.
     """
     latest: dict[tuple[str, int], set[str]] = {}
     sent: dict[tuple[str, int], set[str]] = {}
@@ -254,15 +256,15 @@ def answered_before(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int],
         elif line["event"] == "asked" and line["kind"] in _CARRIES:
             key = (_CARRIES[line["kind"]], line["round"] - 1)
             if line["kind"] == "blind" and ("match", key[1]) not in sent:
-                sent[key] = latest[key]  # only an intersection would be charged again
-            sent.setdefault(key, latest[key])  # the first labels and the first sum count
+                sent[key] = latest[key]  # then only an intersection would be charged again
+            sent.setdefault(key, latest[key])  # the first labels and the first sum are decisive
     return sent
 
 
 def finished_before(
     lines: Iterable[dict[str, Any]], participants: Mapping[str, ParticipantView]
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Return how many batches were finished, and their history; what everybody said of itself is its again."""
+    """Return the number of finished batches and their history. Restore the declarations of every participant."""
     steps: dict[int, list[dict[str, Any]]] = {}
     finished: list[dict[str, Any]] = []
     batches = 0
@@ -285,7 +287,7 @@ def _keyed(greetings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _for(name: str, owner: str, keys: Tensors, message: Tensors) -> dict[str, torch.Tensor]:
-    """Return what one partner gets: everybody's keys but its own, and what the label owner sealed for it."""
+    """Return the content for one partner: the keys of all others, and what the label owner sealed for it."""
     others: Iterable[tuple[str, torch.Tensor]] = ((k, v) for k, v in keys.items() if k != f"greeting/{name}")
     return {**dict(others), f"sealed/{owner}": message[f"sealed/{name}"]}
 

@@ -14,7 +14,8 @@ __all__ = ["handle"]
 
 
 def handle(data: bytes, home: Home, source: str | None = None) -> bytes:
-    """Answer one message of a vertical run; parameters and promises as `consortia.participant.handle.handle`."""
+    """Answer one message of a vertical run. Parameters and guarantees are those of
+    `consortia.participant.handle.handle`."""
 
     def work() -> bytes:
         step = Step.parse(data)

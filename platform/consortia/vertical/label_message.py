@@ -17,7 +17,7 @@ __all__ = ["pack", "unpack"]
 
 
 def pack(epsilon: float, points: bytes, labels: bytes = b"") -> bytes:
-    """Return the message: a length, what it says of itself, points, labels (none in a batch of new persons)."""
+    """Return the message: a length, its header, points, and labels (none in a batch of new persons)."""
     told = {"epsilon": None if math.isinf(epsilon) else epsilon, "points": len(points), "relation": CHANGE_LABEL}
     text = json.dumps(told, sort_keys=True).encode()
     return len(text).to_bytes(4, "big") + text + points + labels
@@ -29,7 +29,7 @@ def unpack(message: bytes) -> tuple[float, bytes, NDArray[np.uint8]]:
     Raises
     ------
     RefusedError
-        With code BAD_MESSAGE for anything else: a third value would be a third class of the partner's model.
+        With code BAD_MESSAGE for any other content. A third value would become a third class of the partner's model.
     """
     length = int.from_bytes(message[:4], "big")
     try:

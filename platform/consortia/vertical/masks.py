@@ -1,14 +1,13 @@
 """The masked sum: the label owner gets the sum of the partners' scores of a row, not each partner's (Bonawitz et al.
 2017).
 
-Each pair of partners shares a key; from it comes one word of 32 bits for each row, which one adds and the other
-subtracts,
-modulo 2^32. All masks cancel in the sum over all partners and in no smaller sum. A word holds the score's code in
-its low 16 bits and "I know this row" in the high ones, so that the sum tells how many know it.
+Each pair of partners shares a key. It gives one word of 32 bits for each row; one partner adds it and the other
+subtracts it, modulo 2^32. All masks cancel in the sum over all partners, and in no smaller sum. A word holds the
+score's code in its low 16 bits and "I know this row" in its high bits, so the sum tells how many partners know the row.
 
-A key is bound to the session, the attempt and the set of partners, and is used once. With one partner a sum hides
-nothing and is
-refused; a row that one partner alone knows shows that partner's score (and all of it if the others collude).
+A key is bound to the session, the attempt and the set of partners, and is used once. A sum of one partner hides nothing
+and is refused. If only one partner knows a row, the sum shows that partner's score. If the other partners collude, it
+shows the score of every row.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _KNOWN = 1 << 16
 
 
 def masked(codes: NDArray[np.uint8], me: str, keys: Mapping[str, bytes]) -> Words:
-    """Return my words with every other partner's mask on them.
+    """Return this partner's words with the masks of every other partner.
 
     Parameters
     ----------
@@ -38,7 +37,7 @@ def masked(codes: NDArray[np.uint8], me: str, keys: Mapping[str, bytes]) -> Word
         Scores, `MISSING` where the row is not known.
     me : str
     keys : mapping
-        The other partners' names to the 32-byte key shared with each for this very attempt.
+        The 32-byte key shared with each other partner for this attempt, by name.
     """
     if not keys:
         raise ArgumentError("masked sum: wanted two or more partners, got one; a sum of one hides nothing")
@@ -50,9 +49,9 @@ def masked(codes: NDArray[np.uint8], me: str, keys: Mapping[str, bytes]) -> Word
 
 
 def add_up(parts: Mapping[str, Words]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return sum of codes and number of partners that know the row, (n,) each; all partners are needed.
+    """Return the sum of codes and the number of partners that know the row, (n,) each. All partners are needed.
 
-    ArgumentError when they have no words, or not as many as each other.
+    ArgumentError if there are no words, or different numbers of them.
     """
     if len({words.shape for words in parts.values()}) != 1:
         raise ArgumentError("parts: wanted as many words of each partner, got none or different numbers")
@@ -61,6 +60,6 @@ def add_up(parts: Mapping[str, Words]) -> tuple[NDArray[np.int64], NDArray[np.in
 
 
 def _stream(key: bytes, count: int) -> Words:
-    # The key is fresh for this use, so the nonce may be fixed.
+    # The key is used only once, so the nonce may be fixed.
     encryptor = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
     return np.frombuffer(encryptor.update(bytes(4 * count)), dtype="<u4").astype(np.uint32)

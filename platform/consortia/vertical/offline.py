@@ -19,7 +19,7 @@ __all__ = ["predict_alone"]
 
 
 def predict_alone(folder: Path, frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, QuarantineReport]:
-    """Predict each row from the label owner's own columns, by the model that was fitted without any partner.
+    """Predict each row from the label owner's own columns, with the model that was fitted without any partner.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def predict_alone(folder: Path, frame: pd.DataFrame, where: str) -> tuple[pd.Dat
     frame : DataFrame (n_rows, any columns)
         The holding's columns; identifiers and labels are not needed.
     where : str
-        What errors call the source.
+        Name of the source in errors.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def predict_alone(folder: Path, frame: pd.DataFrame, where: str) -> tuple[pd.Dat
     Raises
     ------
     InputError
-        The model at home is not one that this version wrote.
+        This version did not write the model at home.
     """
     receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
     holding = holdings.get(receipt["case"]).holding(receipt["industry"])

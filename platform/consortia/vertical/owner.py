@@ -37,7 +37,7 @@ class Owner(Work):
     """See `Work`."""
 
     def blind(self, ledger: Ledger) -> bytes:
-        """Send every partner our identifiers, blinded, in a secret order of our rows."""
+        """Send every partner the own identifiers, blinded, in a secret order of the rows."""
         partners = self._present()
         order = self.order()
         if self.step.batch == 0:
@@ -49,7 +49,8 @@ class Owner(Work):
         return self.send(ledger, reservation, plan, "intersection", tensors, greet=True)
 
     def label(self, ledger: Ledger) -> bytes:
-        """Send each partner its own points raised to our power, and everybody the same noisy labels, once."""
+        """Send each partner its own points raised to this participant's power, and all partners the same noisy labels,
+        once."""
         partners = self._present()
         power = self.store.read("power")
         cap = self.step.terms.largest_set
@@ -78,7 +79,7 @@ class Owner(Work):
         labels[labelled] = respond(
             self._labels[labelled], 2, epsilon, entropy=KeyStream(reservation.noise("labels")).bytes
         )
-        # Whoever crafts on: from here the true labels have touched nothing that leaves but these bits.
+        # Note for changes: of everything that leaves, only these bits depend on the true labels.
         self.store.once("epsilon", lambda: repr(epsilon).encode())
         tensors = {
             f"sealed/{name}": self.sealed(name, label_message.pack(epsilon, points, labels.tobytes()))
@@ -87,7 +88,7 @@ class Owner(Work):
         return self.send(ledger, reservation, plan, "labels", tensors)
 
     def stack(self, ledger: Ledger) -> bytes:
-        """Stack at home, once: later the rows may be others; answer only that it is done."""
+        """Stack at home, once, because the rows may change later. The answer only says that it is done."""
         if self.store.has("stacked"):
             return encode(Envelope(self.header("DONE", None)))
         started = time.perf_counter()
@@ -110,7 +111,7 @@ class Owner(Work):
         return encode(Envelope(self.header("DONE", None)))
 
     def _points_only(self, ledger: Ledger, raised: dict[str, bytes]) -> bytes:
-        """Answer a batch of new persons: no label is in it, and it is part of the intersection's account."""
+        """Answer a batch of new persons. It holds no label, and belongs to the intersection's account."""
         plan = self.plan("intersection", (self.disclosed(SECOND_HALF),))
         reservation = self.reserve(ledger, plan, Budget(math.inf, 0.0))
         epsilon = float(self.trained.read("epsilon"))
@@ -120,7 +121,7 @@ class Owner(Work):
         return self.send(ledger, reservation, plan, "intersection", tensors)
 
     def _check_labelled(self) -> None:
-        """Refuse, before anything is charged, when no partner could have enough labelled rows."""
+        """Refuse before anything is charged if no partner can have enough labelled rows."""
         fewest, labelled = self.step.terms.minimum_rows, int((self._parts() == "train").sum())
         if labelled < fewest:
             raise RefusedError(
@@ -141,7 +142,7 @@ class Owner(Work):
         return self.rows.labels[self.order()]
 
     def _parts(self) -> NDArray[Any]:
-        """Return "train", "test" or "" (no label) of each row: a keyed hash of the identifier decides, never the
+        """Return "train", "test" or "" (no label) for each row. A keyed hash of the identifier decides, never the
         label."""
         shares = self.step.contract.split
         ids = [self.rows.ids[int(i)] for i in self.order()]
@@ -149,7 +150,8 @@ class Owner(Work):
         return np.where(self._labels >= 0, part, "")
 
     def _allowance(self, ledger: Ledger) -> tuple[Budget | None, float]:
-        """Return what the labels may cost: the least of proposal, run and what the lifetime leaves; pure, delta = 0."""
+        """Return what the labels may cost: the least of proposal, run budget and what the lifetime leaves. It is pure:
+        delta = 0."""
         proposal, budget = self.step.proposal, self.policy.budget
         if proposal.epsilon is None:
             return None, math.inf
@@ -163,9 +165,10 @@ class Owner(Work):
         return Budget(epsilon, 0.0), epsilon
 
     def _scores(self, grid: Grid) -> tuple[NDArray[np.float64], dict[str, int]]:
-        """Return one column of scores for each partner of the training (or their sum), and how many rows each knows.
+        """Return one column of scores for each partner of the training (or their sum), and how many rows each partner
+        knows.
 
-        Who does not take part in a later batch knows none of its rows.
+        A partner that is absent in a later batch knows none of its rows.
         """
         n = len(self.rows)
         width = 4 if self.step.terms.secure_sum else 1
@@ -191,7 +194,7 @@ class Owner(Work):
         return np.where(count > 0, values, np.nan)[:, None], {"sum": int((count > 0).sum())}
 
     def _write_predictions(self, own: NDArray[np.float64], scores: NDArray[np.float64]) -> None:
-        """Score new persons by whichever model the decision keeps; their file stays at home."""
+        """Score new persons with the model that the decision keeps. Their file stays at home."""
         decision: Decision = self.trained.objects("stack", _never)
         alone = decision.alone.predict(own, np.empty((len(own), 0)))
         assisted = decision.assisted.predict(own, scores)
@@ -207,4 +210,4 @@ class Owner(Work):
 
 
 def _never() -> Any:
-    raise RefusedError("NOT_TRAINED", "new persons were asked about before training")
+    raise RefusedError("NOT_TRAINED", "scores of new persons were requested before training")

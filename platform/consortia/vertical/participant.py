@@ -2,13 +2,12 @@
 
 Guarantees
 ----------
-* The invariants of `consortia.participant.handle`: no policy, no ledger or a contract that the policy does not allow is
-  a refusal
-  with a code. What leaves was reserved before and is sent from the outbox; asked again, the bytes are the same and
-  cost nothing.
-* Three accounts per data set, never mixed: `/intersection` (who is in the set), `/labels` (change one label), `/scores`
-  (replace one row). The owner's policy bounds intersections and label messages for the data set's life.
-* Only what is sealed for a pinned key leaves: the coordinator sees sizes, times and who takes part.
+* The invariants of `consortia.participant.handle` hold. Without a policy or a ledger, or with a contract that the
+  policy does not allow, the reply is a refusal code. Everything that leaves was reserved before and is sent from the
+  outbox. A repeated request gets the same bytes and costs nothing.
+* Each data set has three separate accounts: `/intersection` (who is in the set), `/labels` (change one label),
+  `/scores` (replace one row). The owner's policy limits intersections and label messages for the life of the data set.
+* Everything that leaves is sealed for a pinned key. The coordinator sees sizes, times and who takes part.
 """
 
 from __future__ import annotations
@@ -57,14 +56,15 @@ __all__ = ["SECOND_HALF", "Work", "as_tensor"]
 
 log = logging.getLogger("consortia.participant")
 
-#: The label owner's second message of a batch of new persons: an event of its own in an intersection that is counted.
+#: The label owner's second message of a batch of new persons. It is a separate event of an intersection that is already
+#: counted.
 SECOND_HALF = "which new persons are asked about"
-#: Bytes: with fewer, whoever has the hashes could try out keys.
+#: Minimum length in bytes. With a shorter key somebody who has the hashes could try all keys.
 SHORTEST_KEY = 16
 
 
 class Work:
-    """The work on one step; `Owner` and `Partner` have the steps themselves."""
+    """The work on one step. `Owner` and `Partner` implement the steps."""
 
     def __init__(self, step: Step, home: Home, source: str | None) -> None:
         self.step = step
@@ -79,7 +79,7 @@ class Work:
         check_signed(home, self.policy, step.contract, step.proposal)
         self.terms: DatasetTerms = terms.model_copy(update={"source": SourceText(source)}) if source else terms
         if terms.unit != RECORD:
-            # A unit of several rows has several labels and scores, and events of this mode count one.
+            # A unit with several rows has several labels and scores, but the events of this mode count one.
             raise RefusedError(
                 "BAD_POLICY",
                 f"dataset.{step.proposal.dataset}.unit: wanted {RECORD!r} in vertical mode, got {terms.unit!r}",
@@ -112,7 +112,7 @@ class Work:
         return own
 
     def answer(self) -> bytes:
-        """Return the reply: from the outbox when there is one, else the work of the step."""
+        """Return the reply from the outbox if there is one; otherwise do the step."""
         ledger = self.home.open_ledger()
         ledger_witness.check(self.home, ledger, self.step.anchor)
         ledger_witness.note_budget(ledger, self.policy)
@@ -126,7 +126,7 @@ class Work:
         return reply
 
     def account(self, name: str) -> str:
-        """Return the run id of an account; no message can name it, for a run id has no slash."""
+        """Return the run id of an account. No message can name it, because a run id has no slash."""
         return f"{self.step.run_id}/{name}"
 
     @property
@@ -138,7 +138,7 @@ class Work:
 
     @cached_property
     def rows(self) -> holdings.Encoded:
-        """The rows of this batch, checked and encoded."""
+        """The checked and encoded rows of this batch."""
         if self.terms.mapping:
             raise RefusedError("BAD_POLICY", f"dataset.{self.dataset}.mapping: wanted none in a vertical run")
         source = parse_source(self.terms.source)
@@ -172,7 +172,7 @@ class Work:
         return encoded
 
     def _bound_quarantine(self, report: QuarantineReport, new: bool) -> None:
-        """Note what is set apart; refuse to train where it is more than the policy allows."""
+        """Note the quarantined rows. Refuse to train if there are more than the policy allows."""
         if report.reasons:
             log.warning("%s: %s", self.home.participant, report)
         if report.share > self.terms.quarantine_threshold and not new:
@@ -182,11 +182,11 @@ class Work:
             )
 
     def order(self) -> NDArray[np.int64]:
-        """Return the secret order of this batch's rows: every place once, for as long as the rows are the same."""
+        """Return the secret order of this batch's rows: every index once. It is the same as long as the rows are."""
         return self.store.places("order", lambda: np.array(psi.shuffled(len(self.rows)), dtype=np.int64))
 
     def identifiers(self, places: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[str]:
-        """Return identifiers as they go into the intersection, under the authority's key where there is one."""
+        """Return the identifiers for the intersection, hashed with the authority's key if there is one."""
         ids = [self.rows.ids[int(i)] for i in places]
         if not self.step.terms.keyed_ids:
             return ids
@@ -201,13 +201,13 @@ class Work:
 
     @property
     def context(self) -> bytes:
-        """What the hash to the curve is bound to."""
+        """The context that the hash to the curve is bound to."""
         return self.session.bytes("intersection")
 
     # Sealing
 
     def pinned(self, name: str) -> str:
-        """Return the pinned key of a participant; without one it is refused."""
+        """Return the pinned key of a participant; refuse without one."""
         if name not in self.own.peers:
             raise RefusedError("PEER_NOT_PINNED", f"vertical.peers: no key of {name}; get it out of band and pin it")
         return self.own.peers[name]
@@ -220,7 +220,7 @@ class Work:
         return self.greeting.key_with(name, greeting, self.pinned(name), purpose)
 
     def opened(self, name: str, step: str) -> bytes:
-        """Return what `name` sealed for us at that step."""
+        """Return what `name` sealed for this participant at that step."""
         sealed = self.step.sealed.get(name)
         if sealed is None:
             raise RefusedError("BAD_MESSAGE", f"nothing of {name} in the message")
@@ -233,8 +233,8 @@ class Work:
     # Account and release
 
     def reserve(self, ledger: Ledger, plan: RunPlan, lifetime: Budget, *, once: bool = True) -> Reservation:
-        """Open the account and charge this step, before anything that could leave is made; `once`: its single events,
-        too."""
+        """Open the account and charge this step before anything that could leave is computed. `once`: also charge its
+        one-time events."""
         events = plan.other_events + (plan.once_events if once else ())
         try:
             ledger.open_run(plan, lifetime)
@@ -273,20 +273,21 @@ class Work:
         )
 
     def disclosed(self, what: str) -> NonPrivate:
-        """Return the event of something that leaves as it is."""
+        """Return the event of a value that leaves without noise."""
         return NonPrivate(what=what, partition="train", unit=self.terms.unit)
 
     def charge_intersection(self, ledger: Ledger) -> tuple[Reservation, RunPlan]:
-        """Charge one intersection; the policy bounds how many a data set takes part in, ever."""
+        """Charge one intersection. The policy limits the number of intersections for the life of a data set."""
         self.bound_uses(ledger, "intersection", self.own.intersections, "INTERSECTIONS_EXHAUSTED")
         event = self.disclosed("size of the set, and to those who hold a person that it is in the set")
         plan = self.plan("intersection", (event,))
         return self.reserve(ledger, plan, Budget(math.inf, 0.0)), plan
 
     def bound_uses(self, ledger: Ledger, account: str, most: int, code: str) -> None:
-        """Refuse when the data set has been used as often as its owner allows, whoever asked and in whatever run.
+        """Refuse if the data set was used as often as its owner allows, over all coordinators and runs.
 
-        An entry of another key counts as another use, abandoned ones too; the second half of an intersection does not.
+        Each entry with another key counts as another use, abandoned ones too. The second half of an intersection does
+        not count.
         """
         accounts = ledger.sharing(f"{self.dataset}/{account}")
         entries = [entry for name in accounts for entry in ledger.entries(dataset=name)]
@@ -304,9 +305,9 @@ class Work:
         *,
         greet: bool = False,
     ) -> bytes:
-        """Store the reply behind the release gate; what is sent is read back from the outbox.
+        """Pass the reply through the release gate and store it. The sent bytes are read back from the outbox.
 
-        `greet` adds our fresh public key, which is a function of random bits alone.
+        `greet` adds a new public key, which depends on random bits alone.
         """
         header = self.header("OK", plan)
         release = Release(kind, dict(tensors), plan.other_events[0])
@@ -334,12 +335,12 @@ class Work:
             "delta": repr(plan.allowance.delta) if plan is not None else "0.0",
             "unit": self.terms.unit,
             "non_private": str(not private).lower(),
-            # A free reply is not stored; it must be the same whenever it is asked for.
+            # A reply without charge is not stored, so it must be the same for every request.
             **(to_header(self.anchor) if plan is not None else {}),
         }
 
     def note(self, name: str, data: object) -> None:
-        """Write a file of this participant's own about the run."""
+        """Write a private file of this participant about the run."""
         from consortia.common.disk import write_json
 
         write_json(self.home.run_folder(self.step.run_id) / name, json.loads(json.dumps(data)))

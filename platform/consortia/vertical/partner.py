@@ -27,7 +27,7 @@ from privacy.randomness import KeyStream
 
 __all__ = ["Partner"]
 
-#: Values that a score is made coarse to before local noise: more values would need more noise.
+#: Number of values that a score is rounded to before local noise. More values would need more noise.
 BINS = 4
 
 
@@ -35,17 +35,18 @@ class Partner(Work):
     """See `Work`."""
 
     def hello(self, ledger: Ledger) -> bytes:
-        """Send a fresh key, signed: no row is read."""
+        """Send a new signed key. No row is read."""
         del ledger
         header = self.header("GREETED", None)
         return encode(Envelope(header, {f"greeting/{self.home.participant}": as_tensor(self.greeting.public())}))
 
     def match(self, ledger: Ledger) -> bytes:
-        """Keep the label owner's list raised to our power; send our own, blinded and shuffled."""
+        """Keep the label owner's list raised to this partner's power. Send the own list, blinded and shuffled."""
         owner = self.step.terms.label_owner
         theirs = self.opened(owner, "blind")
         if not psi.distinct(theirs):
-            # One person as many rows would pass `minimum_rows` alone, and DP training counts a person as one row.
+            # One person repeated in many rows would pass `minimum_rows` alone, and DP training counts a person as one
+            # row.
             raise RefusedError("BAD_MESSAGE", "points: wanted every point once, got one twice")
         order = self.order()
         power = self.store.once("power", psi.new_power)
@@ -61,18 +62,18 @@ class Partner(Work):
         return self.send(ledger, reservation, plan, "intersection", {f"sealed/{owner}": self.sealed(owner, mine)})
 
     def assist(self, ledger: Ledger) -> bytes:
-        """Fit on the noisy labels (batch 0) or use the stored model, and send one coarse score a row."""
+        """Fit a model to the noisy labels (batch 0) or use the stored one. Send one coarse score for each row."""
         step, owner = self.step, self.step.terms.label_owner
         if step.batch and not self.trained.has("model"):
-            raise RefusedError("NOT_TRAINED", "new persons were asked about before training")
+            raise RefusedError("NOT_TRAINED", "scores of new persons were requested before training")
         epsilon, twice, labels = label_message.unpack(self.opened(owner, "label"))
         matched = self._matched(twice)
         if step.batch == 0 and len(labels) != len(matched):
             raise RefusedError("BAD_MESSAGE", "wanted a label or 'none' for each row")
         said = repr(epsilon).encode()
         if self.trained.once("epsilon", lambda: said) != said:
-            # Another grid for each batch would tell more than six bits of a person.
-            raise RefusedError("BAD_MESSAGE", "epsilon: wanted that of the labels of the training")
+            # A different grid in each batch would reveal more than six bits about a person.
+            raise RefusedError("BAD_MESSAGE", "epsilon: wanted the value of the training's labels")
         others = [name for name in step.greetings if name in step.terms.partners and name != self.home.participant]
         if step.terms.secure_sum and not others:
             raise RefusedError("TOO_FEW_PARTNERS", "a sum of one partner's scores is its scores")
@@ -87,15 +88,15 @@ class Partner(Work):
             raise RefusedError("TOO_FEW_ROWS", f"minimum_rows = {fewest}")
         plan = self._scores_plan()
         life = Budget(math.inf, 0.0) if plan.non_private else self.policy.budget.lifetime.budget()
-        # The model is charged once: it stays for the run, and one that a crash lost never left.
+        # The model is charged once and kept for the run. A model that a crash lost never left.
         reservation = self.reserve(ledger, plan, life, once=not ledger.entries(self.account("scores")))
-        # The first attempt's models and codes stay: a repeated attempt sends the same scores under other masks.
+        # Keep the first attempt's models and codes: a repeated attempt sends the same scores under other masks.
         fitted: Assistance = self.trained.objects("model", lambda: self._fit(x, sent, epsilon, reservation))
         grid = Grid.for_epsilon(epsilon)
         made = self.store.once("codes", lambda: self._codes(grid, fitted, x, matched, known, reservation).tobytes())
         codes = np.frombuffer(made, dtype=np.uint8)
         if step.terms.secure_sum:
-            # Both sides of a pair must spell the purpose alike: the attempt and everybody in the sum.
+            # Both sides of a pair must use the same purpose text: the attempt and all partners of the sum.
             purpose = f"mask {step.attempt} {','.join(sorted([*others, self.home.participant]))}"
             keys = {name: self.key_with(name, purpose) for name in others}
             payload = masked(codes, self.home.participant, keys).astype("<u4").tobytes()
@@ -105,7 +106,7 @@ class Partner(Work):
         return self.send(ledger, reservation, plan, "scores", {f"sealed/{owner}": self.sealed(owner, payload)})
 
     def _matched(self, twice_mine: bytes) -> NDArray[np.int64]:
-        """Return for each row of the label owner our row, or -1."""
+        """Return this partner's row for each row of the label owner, or -1."""
         order = self.order()
         if len(twice_mine) != len(order) * psi.POINT:
             raise RefusedError("BAD_MESSAGE", "wanted our own list back, got another length")
@@ -118,13 +119,14 @@ class Partner(Work):
         return self.store.places("matched", match)
 
     def _same_label_message(self, ledger: Ledger, labels: bytes) -> None:
-        """Take one label message per run, and as many in the data set's life as its owner allows."""
+        """Accept one label message in each run, and as many in the data set's life as its owner allows."""
         self._bound_label_messages(ledger)
         if self.store.once("labels", lambda: labels) != labels:
             raise RefusedError("LABEL_MESSAGES_EXHAUSTED", "another label message in the same run")
 
     def _bound_label_messages(self, ledger: Ledger) -> None:
-        """Refuse when other runs have used up the label messages; attempts of this run have the same labels."""
+        """Refuse if other runs have used up the label messages. Attempts of this run have the same labels and do not
+        count."""
         accounts = ledger.sharing(f"{self.dataset}/scores")
         runs = {entry.run_id for name in accounts for entry in ledger.entries(dataset=name)}
         most = self.own.label_messages
@@ -132,11 +134,11 @@ class Partner(Work):
             raise RefusedError("LABEL_MESSAGES_EXHAUSTED", f"the policy allows {most} for the life of this data set")
 
     def _scores_plan(self) -> RunPlan:
-        """Return what the scores cost: the model once, noisy scores for each batch.
+        """Return the cost of the scores: the model once, and noisy scores for each batch.
 
-        Local noise covers a row's own score, DP training its influence on the others' scores. Only both together are
-        a guarantee; with one of them, or none, the scores are disclosed as they are and the event says so. A person's
-        noise is drawn once, so that charging each batch is more than the truth.
+        Local noise protects a row's own score. DP training limits the row's influence on other scores. Only both
+        together give a guarantee. Otherwise the scores count as disclosed, and the event says so. A person's noise is
+        drawn once, so charging each batch overestimates the cost.
         """
         terms = self.step.terms
         if (total := terms.scores_epsilon) is None:
@@ -174,7 +176,7 @@ class Partner(Work):
         known: NDArray[Any],
         charged: Reservation,
     ) -> NDArray[np.uint8]:
-        """Return one code for each row of the label owner; noise is drawn once a person and kept."""
+        """Return one code for each row of the label owner. Noise is drawn once for each person and kept."""
         terms = self.step.terms
         logits = fitted.logits if self.step.batch == 0 else fitted.score(x)
         codes = grid.encode(logits)
@@ -183,7 +185,7 @@ class Partner(Work):
         out = np.full(len(matched), MISSING, dtype=np.uint8)
         out[known] = codes
         if terms.hide_membership:
-            # Unknown rows get a fixed draw from the known rows' scores: nobody can tell who is known.
+            # Unknown rows get a fixed draw from the known rows' scores, so nobody can tell which rows are known.
             rest = np.flatnonzero(out == MISSING)
             if len(codes):
                 out[rest] = codes[[secrets.randbelow(len(codes)) for _ in rest]]
@@ -192,9 +194,10 @@ class Partner(Work):
     def _with_noise(
         self, grid: Grid, codes: NDArray[np.uint8], rows: NDArray[Any], charged: Reservation
     ) -> NDArray[np.uint8]:
-        """Make scores coarse and pass them through randomised response; asked for a person again: the same answer.
+        """Round scores and pass them through randomised response. A repeated request for a person gets the same answer.
 
-        Fresh noise for each question would average out: 16 draws at epsilon 4 correlate .97 with the exact score.
+        New noise for each request could be averaged out: the mean of 16 draws at epsilon 4 has correlation .97 with the
+        exact score.
         """
         assert self.step.terms.score_epsilon is not None
         stream = KeyStream(charged.noise("scores"))
@@ -213,7 +216,7 @@ class Partner(Work):
         return middle.astype(np.uint8)
 
     def _receipt(self, plan: Any, fitted: Assistance, sent: NDArray[Any], known: NDArray[Any]) -> None:
-        """Write the partner's own record: what it gave, to whom, for what."""
+        """Write the partner's own record: what it sent, to whom and for which purpose."""
         if self.step.batch:
             self.note(f"receipt-{self.step.batch}.json", {"scored": len(known)})
             return

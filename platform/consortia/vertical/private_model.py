@@ -1,6 +1,6 @@
-"""DP training of a partner's model: what one row's columns say about *other* rows' scores is bounded.
+"""DP training of a partner's model. It limits the influence of one row's columns on the scores of *other* rows.
 
-Features are scaled by public bounds (the holding's schema); a row is used in all but one of the fold models, whose
+Features are scaled by public bounds (the holding's schema). A row is used in all fold models except one, and their
 steps compose.
 """
 
@@ -23,13 +23,13 @@ __all__ = ["Linear", "assist_privately", "model_event"]
 
 
 class Linear:
-    """Given weights behind scikit-learn's method."""
+    """A linear model with given weights and scikit-learn's interface."""
 
     def __init__(self, weights: NDArray[np.float64]) -> None:
         self.weights = weights
 
     def fit(self, x: Any, y: Any) -> Linear:
-        """Nothing to do: the weights were trained with noise."""
+        """Do nothing: the weights were trained with noise before."""
         del x, y
         return self
 
@@ -39,7 +39,7 @@ class Linear:
         return np.column_stack([1 - positive, positive])
 
     def logits(self, x: Any) -> NDArray[np.float64]:
-        """Return the linear scores (n,); a row that is not finite gets the intercept, as if it had no columns."""
+        """Return the linear scores (n,). A row with a non-finite value gets the intercept, as if it had no columns."""
         rows = np.asarray(x, dtype=np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             scores = np.asarray(np.where(np.isfinite(rows), rows, 0.0) @ self.weights[:-1] + self.weights[-1])
@@ -53,18 +53,19 @@ def _noise(epsilon: float, delta: float, releases: int) -> float:
 
 
 def model_event(terms: ModelPrivacy, unit: str) -> ReplaceGaussian:
-    """Return what training costs: the steps of the fold models that a row is in."""
+    """Return the cost of training: the steps of the fold models that use a row."""
     releases = terms.steps * (FOLDS - 1)
     noise = _noise(terms.epsilon, terms.delta, releases)
     return ReplaceGaussian(noise_multiplier=noise, count=releases, partition="train", unit=unit)
 
 
 def assist_privately(x: NDArray[Any], labels: NDArray[Any], terms: ModelPrivacy, noise: NoiseContext) -> Assistance:
-    """Fit logistic regression with DP, cross-fitted; nothing is chosen, for a choice would be a release of its own.
+    """Fit logistic regression with DP, cross-fitted. There is no choice among models, because a choice would be another
+    release.
 
     Parameters
     ----------
-    noise : the charged attempt; each fold's model has a purpose of its own in it.
+    noise : the charged attempt. Each fold's model has its own purpose in it.
     """
     event = model_event(terms, "record")
     fold = np.arange(len(x)) % FOLDS

@@ -1,24 +1,25 @@
 """Private set intersection by blinded points of P-256, x coordinates only (Huberman, Franklin & Hogg 1999; Meadows
 1986).
 
-Each side raises a hash of every identifier to a secret power a, b; (H^a)^b = (H^b)^a. The label owner sends its list
-blinded,
-in the order of its rows; a partner sends its own blinded and shuffled; the label owner raises that to its power, in the
-same order; the partner raises the label owner's list to its own and compares. The partner learns "row number j is my
-record" and nothing of rows that it does not know; the label owner learns the length of the partner's list.
+Each side raises a hash of every identifier to its secret power, a or b; (H^a)^b = (H^b)^a. The label owner sends its
+blinded list in the order of its rows. A partner sends its own list blinded and shuffled. The label owner raises that
+list to its power, in the same order. The partner raises the label owner's list to its own power and compares. The
+partner learns "row number j is my record", and nothing about rows that it does not know. The label owner learns the
+length of the partner's list.
 
-P-256 has prime order and OpenSSL refuses points that are not on it, so that there are no small subgroups and no twist
-(X25519 leaks one bit of every raw hash that way). Powers and decompression are those of the `cryptography` package.
+P-256 has prime order, and OpenSSL refuses points that are not on it. So there are no small subgroups and no twist
+(X25519 leaks one bit of every raw hash that way). The `cryptography` package computes powers and decompresses points.
 
 Formal guarantees (decisional Diffie-Hellman in the random oracle model, semi-honest)
 -------------------------------------------------------------------------------------
-* Powers are fresh for each contract and batch, and the hash is bound to the context: lists of two runs cannot be
+* Powers are new for each contract and batch, and the hash is bound to the context. So lists of two runs cannot be
   joined.
-* A received list has at most `cap` points and each is on the curve, or the whole list is refused.
-* An identifier is exactly one point, whatever text it is: line breaks, null characters and lone surrogates too. Two
-  texts that differ are two points.
+* A received list must have at most `cap` points, and each must be on the curve. Otherwise the whole list is refused.
+* Every identifier is exactly one point, also with line breaks, null characters or lone surrogates. Two different texts
+  are two points.
 
-Not guaranteed: whoever puts guessed identifiers into its own list learns which of them are there; the cap is the brake.
+Not guaranteed: a side that puts guessed identifiers into its list learns which of them the other side has. The cap
+limits this.
 """
 
 from __future__ import annotations
@@ -55,19 +56,19 @@ POINT: Final = 32
 _CURVE: Final = ec.SECP256R1()
 _ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _DH: Final = ec.ECDH()
-#: From here on other processes help: a thread cannot, OpenSSL is called under the interpreter's lock.
+#: From this size on other processes help. Threads cannot, because OpenSSL is called under the interpreter's lock.
 _MANY: Final = 20_000
 _CHUNK: Final = 10_000
 Progress = Callable[[int, int], None]
 
 
 def new_power() -> bytes:
-    """Return a fresh secret power: 32 bytes, uniform in 1..order-1."""
+    """Return a new secret power: 32 bytes, uniform in 1..order-1."""
     return (secrets.randbelow(_ORDER - 1) + 1).to_bytes(32, "big")
 
 
 def keyed(identifier: str, key: bytes) -> str:
-    """Return the identifier under a key of a trusted authority, so that nobody without it can guess identifiers."""
+    """Return the identifier hashed with a trusted authority's key. Without the key nobody can guess identifiers."""
     return hmac.new(key, _bytes(identifier), hashlib.sha256).hexdigest()
 
 
@@ -75,13 +76,13 @@ def hash_to_curve(context: bytes, identifier: str) -> bytes:
     """Return the x coordinate of the identifier's point: the first of SHA-256(context, counter, identifier) on the
     curve.
 
-    Its time varies with the identifier (two tries on average); it is computed at home and only a power of it leaves.
+    Its time depends on the identifier (two tries on average). It is computed at home, and only a power of it leaves.
     """
     return _hashed(context, identifier)[0]
 
 
 def _bytes(identifier: str) -> bytes:
-    """Return the identifier in UTF-8; a lone surrogate, which UTF-8 does not have, is encoded as if it did."""
+    """Return the identifier in UTF-8. A lone surrogate, which UTF-8 does not allow, is encoded anyway."""
     if not isinstance(identifier, str):
         raise PointsError(f"identifier: wanted text, got {type(identifier).__name__}")
     return identifier.encode("utf-8", "surrogatepass")
@@ -99,33 +100,33 @@ def _hashed(context: bytes, identifier: str) -> tuple[bytes, ec.EllipticCurvePub
 
 
 def blind(context: bytes, identifiers: Sequence[str], power: bytes, progress: Progress | None = None) -> bytes:
-    """Return the identifiers' points to the power, in their order, `POINT` bytes each.
+    """Return the identifiers' points raised to the power, in their order, `POINT` bytes each.
 
     Raises
     ------
     PointsError
-        When an identifier is no text, or the power is not one of `new_power`.
+        An identifier is not a text, or the power is not valid (`new_power`).
     """
     _check_power(power)
     for identifier in identifiers:
-        if not isinstance(identifier, str):  # before another process is started for it
+        if not isinstance(identifier, str):  # checked here, before another process is started
             raise PointsError(f"identifier: wanted text, got {type(identifier).__name__}")
     chunks = [list(identifiers[i : i + _CHUNK]) for i in range(0, len(identifiers), _CHUNK)]
     if len(identifiers) < _MANY:
         return b"".join(_blind_chunk(context, chunk, power) for chunk in chunks)
-    # JSON in ASCII keeps any text apart from its neighbours.
+    # JSON in ASCII separates any texts unambiguously.
     jobs = (("blind", context.hex(), json.dumps(chunk).encode("ascii")) for chunk in chunks)
     return b"".join(_in_processes(jobs, power, len(chunks), progress))
 
 
 def raise_points(points: bytes, power: bytes, cap: int, progress: Progress | None = None) -> bytes:
-    """Return received points to the power, in their order.
+    """Return received points raised to the power, in their order.
 
     Raises
     ------
     PointsError
-        When there are more than `cap`, the length is no multiple of `POINT`, one is not on the curve, or the power is
-        not one of `new_power`.
+        There are more than `cap` points, the length is not a multiple of `POINT`, a point is not on the curve, or the
+        power is not valid (`new_power`).
     """
     _check_power(power)
     count, rest = divmod(len(points), POINT)
@@ -138,27 +139,27 @@ def raise_points(points: bytes, power: bytes, cap: int, progress: Progress | Non
 
 
 def distinct(points: bytes) -> bool:
-    """Return whether every point of a list is there once: who sends a person twice counts it as two."""
+    """Return whether every point is in the list only once. A repeated person would count as two."""
     places = range(0, len(points), POINT)
     return len({points[i : i + POINT] for i in places}) == len(places)
 
 
 def shuffled(count: int) -> list[int]:
-    """Return a secret order of `count` places, from the operating system's entropy."""
+    """Return a secret random order of `count` items, from the operating system's entropy."""
     order = list(range(count))
     secrets.SystemRandom().shuffle(order)
     return order
 
 
 def match(theirs: bytes, mine: bytes) -> list[int]:
-    """Return for each row of the other side's twice-raised list my place in my own, or -1.
+    """Return for each row of the other side's list its index in the own list, or -1.
 
     Parameters
     ----------
     theirs : bytes
-        The label owner's list, raised by both, in its row order.
+        The label owner's list, raised by both sides, in its row order.
     mine : bytes
-        My list, raised by both, in the order in which I sent it.
+        The own list, raised by both sides, in the order in which it was sent.
     """
     place = {mine[i : i + POINT]: i // POINT for i in range(0, len(mine), POINT)}
     return [place.get(theirs[i : i + POINT], -1) for i in range(0, len(theirs), POINT)]
@@ -193,7 +194,8 @@ def _raise_chunk(points: bytes, power: bytes) -> bytes:
 def _in_processes(
     jobs: Iterable[tuple[str, str, bytes]], power: bytes, total: int, progress: Progress | None
 ) -> list[bytes]:
-    """Do the chunks in a process per core; the secret power goes through a pipe, never over a command line."""
+    """Process the chunks in one process for each core. The secret power goes through a pipe, never through a command
+    line."""
 
     def one(job: tuple[str, str, bytes]) -> bytes:
         what, context, body = job

@@ -1,5 +1,5 @@
-"""The label owner's receipt: alone against assisted on untouched test rows, the decision, what the labels cost. It
-stays home."""
+"""The label owner's receipt: alone and assisted on untouched test rows, the decision, and the cost of the labels. It
+stays at home."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_receipt(
 ) -> None:
     """Write `receipt.json` (and, in a simulation, `predictions.csv` and `events.json`) into the run's folder at home.
 
-    The keys are those of the horizontal receipt, so that one record and one table show both modes: `local` is alone,
+    The keys are those of the horizontal receipt, so one record and one table show both modes. `local` is alone,
     `federated` is assisted.
     """
     test, train = parts == "test", parts == "train"
@@ -117,7 +117,7 @@ def gain_of(
 ) -> dict[str, float] | None:
     """Return assisted minus alone in AUC with a 95 % paired bootstrap interval.
 
-    None where that is undefined, or of fewer than ten rows.
+    None if undefined or with fewer than ten rows.
     """
     generator = numpy_generator("bootstrap", participant)
     found = get(METRICS[0]).gain(assisted, alone, labels, np.arange(len(labels)), generator)

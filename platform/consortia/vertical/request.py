@@ -19,7 +19,7 @@ from privacy.ledger import Anchor
 
 __all__ = ["STEPS", "Step", "total_steps"]
 
-#: The steps in their order, with who is asked.
+#: The steps in their order, with their receivers.
 STEPS: Final = {
     "hello": "partner",
     "blind": "label owner",
@@ -31,7 +31,7 @@ STEPS: Final = {
 
 
 def total_steps(scenario: Scenario) -> int:
-    """Return how many lines of progress a run has: rounds, or the steps of a vertical run."""
+    """Return the number of progress lines of a run: rounds, or the steps of a vertical run."""
     terms = scenario.contract.vertical
     return scenario.rounds if terms is None else (terms.batches + 1) * len(STEPS)
 
@@ -43,11 +43,11 @@ class Step:
     Attributes
     ----------
     greetings, sealed : mapping
-        By sender: fresh signed keys, and what only we can open.
+        By sender: new signed keys, and content sealed for this participant.
     batch : int
         0 trains; 1 and more score new persons.
     attempt : int
-        Of the assist step: a masked sum whose partner dropped out starts anew with new masks.
+        Attempt of the assist step. If a partner drops out, a masked sum starts again with new masks.
     """
 
     kind: str
@@ -72,7 +72,7 @@ class Step:
 
     @classmethod
     def parse(cls, data: bytes) -> Step:
-        """Parse an envelope; anything unexpected is a `RefusedError` with code BAD_MESSAGE."""
+        """Parse an envelope. Raise `RefusedError` with code BAD_MESSAGE for anything unexpected."""
         try:
             envelope = decode(data)
             header = envelope.header

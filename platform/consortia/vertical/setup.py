@@ -1,5 +1,4 @@
-"""Before a vertical run: what can be checked without a row, and how participants of a demonstration get to know each
-other."""
+"""Setup of a vertical run: checks that need no row, and the exchange of keys in a demonstration."""
 
 from __future__ import annotations
 
@@ -26,10 +25,10 @@ __all__ = ["describe", "introduce", "print_plan"]
 
 
 def introduce(scenario: Scenario, homes: Mapping[str, Home]) -> None:
-    """Make identity keys and pin them in everybody's policy: one operator's way, in a demonstration.
+    """Make identity keys and pin them in everybody's policy. One operator can do this in a demonstration.
 
-    Between real organisations each sends its public key out of band (`consortia participant` shows it) and pins the
-    others' in its own policy. Keys that are pinned already stay.
+    Real organisations send their public keys out of band (`consortia participant` shows them), and each pins the
+    others' keys in its own policy. Pinned keys are not changed.
     """
     terms = scenario.contract.vertical
     if terms is None:
@@ -52,12 +51,12 @@ def introduce(scenario: Scenario, homes: Mapping[str, Home]) -> None:
 
 
 def describe(scenario: Scenario) -> list[dict[str, Any]]:
-    """Return one line for each participant: role, what leaves, what protects it.
+    """Return one line for each participant: its role, what leaves, and what protects it.
 
     Raises
     ------
     InputError
-        For a label owner whose proposal is no budget.
+        The label owner's proposal is not a budget.
     """
     terms = scenario.contract.vertical
     assert terms is not None
@@ -96,7 +95,7 @@ def describe(scenario: Scenario) -> list[dict[str, Any]]:
 
 
 def print_plan(console: Console, scenario: Scenario) -> None:
-    """Print who takes part in which role, what leaves whom and what protects it."""
+    """Print each participant's role, what leaves it, and what protects that."""
     contract, terms = scenario.contract, scenario.contract.vertical
     assert terms is not None
     console.print(f"[bold]{scenario.name}[/]: {escape(scenario.title)}")

@@ -1,7 +1,7 @@
-"""Stacks own columns and scores with true labels at the label owner, and joins only where it pays.
+"""Stacks own columns and scores with true labels at the label owner. It uses the partners only if that pays.
 
-Nothing here is released. The choice between "alone" and "assisted" is by cross-validation on the labelled rows; the
-test rows only report.
+Nothing here is released. Cross-validation on the labelled rows chooses between "alone" and "assisted". The test rows
+only report.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["MARGIN", "Decision", "Stack", "auc", "decide", "linear_features", "s
 
 Floats = NDArray[np.float64]
 Gaps = NDArray[np.bool_]
-#: What the mean gain must exceed on top of one standard error: a gain below it is not worth a partner.
+#: The mean gain must exceed one standard error plus this margin. A smaller gain is not worth a partner.
 MARGIN: Final = 0.002
 FOLDS: Final = 5
 
 
 def linear_features(own: Floats, scores: Floats, gaps: Gaps) -> Floats:
-    """Return own columns, scores (0 where missing), and where anything is missing: indicators and own x unmatched.
+    """Return own columns, scores (0 if missing), and for missing scores: indicators and own columns times unmatched.
 
-    Without the last two a linear stack could not weigh its own columns differently where there is no score. Only score
-    columns with `gaps` (partners,) have them: what the rows of the fit lacked, whatever the rows at hand lack.
+    Without the last two a linear stack could not use other weights for its own columns if there is no score. Only score
+    columns with `gaps` (partners,) have them. `gaps` depends on the rows of the fit, not on the current rows.
     """
     missing = np.isnan(scores)
     parts = [own, np.where(missing, 0.0, scores)]
@@ -42,12 +42,12 @@ def linear_features(own: Floats, scores: Floats, gaps: Gaps) -> Floats:
 
 
 def tree_features(own: Floats, scores: Floats, gaps: Gaps) -> Floats:
-    """Return own columns and scores with NaN where missing."""
+    """Return own columns and scores, with NaN for missing scores."""
     del gaps
     return np.column_stack([own, scores])
 
 
-#: From simple to complex. `stumps` is for few positives and few matched rows, where larger trees overfit.
+#: From simple to complex. `stumps` is for few positives and few matched rows, because larger trees would overfit.
 _STACKERS: Mapping[str, tuple[Callable[[], Classifier], Callable[[Floats, Floats, Gaps], Floats]]] = {
     "logistic": (MODELS["logistic"], linear_features),
     "stumps": (MODELS["stumps"], tree_features),
@@ -57,16 +57,17 @@ _STACKERS: Mapping[str, tuple[Callable[[], Classifier], Callable[[Floats, Floats
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Stack:
-    """A fitted model of own columns and scores; without scores it is the model alone.
+    """A fitted model of own columns and scores; without scores it is the own model.
 
     Attributes
     ----------
     known : (partners,)
-        Of whom some row of the fit had a score; the others' scores are no features.
+        Partners with a score in some row of the fit. The scores of the others are not features.
     gaps : (known partners,)
-        Whose scores some rows of the fit lacked.
+        Partners without a score in some row of the fit.
     usual : (known partners,)
-        The mean score of the fit, for rows at hand that lack what no row of the fit did: 0 would be even odds.
+        The mean score of the fit. It replaces a score that is missing now but was never missing in the fit; 0 would
+        mean even odds.
     """
 
     name: str
@@ -86,14 +87,14 @@ class Stack:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Decision:
-    """What cross-validation says.
+    """The result of cross-validation.
 
     Attributes
     ----------
     joins : bool
         Mean gain of the folds > one standard error + `MARGIN`.
     gain, standard_error : float or None
-        Of the folds' AUC, assisted minus alone; None where a class has too few rows for the folds.
+        Mean and standard error of the folds' AUC, assisted minus alone; None if a class has too few rows for the folds.
     alone, assisted : Stack
         Fitted on all labelled rows.
     """
@@ -113,16 +114,16 @@ def decide(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Decision:
-    """Choose the kind of model by cross-validation, once alone and once with scores, on the same folds.
+    """Choose the kind of model by cross-validation, both alone and with scores, on the same folds.
 
-    With fewer than `FOLDS` rows of a class there is nothing to choose by: the simplest kind, alone. It is no error, for
-    one would tell the coordinator something of the true labels.
+    With fewer than `FOLDS` rows of a class no choice is possible, so the simplest kind without scores is used. It is
+    not an error, because an error would tell the coordinator something about the true labels.
 
     Parameters
     ----------
     own : (n, d)
     scores : (n, partners)
-        NaN where a partner does not know the row.
+        NaN if a partner does not know the row.
     labels : (n,)
         True labels, 0 or 1.
     progress : callable
@@ -150,7 +151,7 @@ def decide(
 def _best(
     own: Floats, scores: Floats, labels: NDArray[Any], folds: Any, progress: Callable[[int], None]
 ) -> tuple[str, Floats]:
-    """Return the simplest kind that is within one standard error of the best, and its AUC of each fold."""
+    """Return the simplest kind within one standard error of the best, and its AUC in each fold."""
     found: dict[str, Floats] = {}
     for place, name in enumerate(_STACKERS):
         values = []
@@ -165,13 +166,13 @@ def _best(
 def simplest(found: Mapping[str, Floats]) -> tuple[str, Floats]:
     """Return the first candidate whose mean shortfall from the best is within its standard error over the folds.
 
-    The one-standard-error rule (Breiman et al. 1984, section 3.4.3): with few rows and noisy scores trees can win a
-    cross-validation by chance.
+    This is the one-standard-error rule (Breiman et al. 1984, section 3.4.3). With few rows and noisy scores trees can
+    win a cross-validation by chance.
 
     Parameters
     ----------
     found : mapping
-        Candidates from simple to complex, each with its values (folds,), larger being better.
+        Candidates from simple to complex, each with its values (folds,). Larger is better.
     """
     if not found:
         raise ArgumentError("found: wanted one candidate or more, got none")
@@ -193,6 +194,6 @@ def _fit(name: str, own: Floats, scores: Floats, labels: NDArray[Any]) -> Stack:
 
 
 def auc(scores: Floats, labels: NDArray[Any]) -> float:
-    """Return the area under the ROC curve; NaN when a class is absent."""
+    """Return the area under the ROC curve; NaN if a class is absent."""
     value = compute(["auc"], "binary", scores, labels)["auc"]
     return math.nan if value is None else value

@@ -1,4 +1,4 @@
-"""Keeps secrets, order and models of a vertical run at home. Nothing of it is sent."""
+"""Keeps secrets, row order and models of a vertical run at home. None of it is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from consortia.common.errors import RefusedError
 
 __all__ = ["TRUSTED", "Store", "keep_once"]
 
-#: What a kept model may consist of, beside scikit-learn's estimators and numpy's arrays.
+#: Types that a kept model may contain, besides scikit-learn's estimators and NumPy's arrays.
 TRUSTED: Final = (
     "consortia.vertical.assistance.Assistance",
     "consortia.vertical.assistance.Network",
@@ -30,7 +30,7 @@ TRUSTED: Final = (
 
 
 def keep_once(file: Path, make: Callable[[], bytes]) -> bytes:
-    """Return what lies in `file`, made and synced first (mode 0600) if it is missing; whoever is first decides."""
+    """Return the content of `file`. If it is missing, make and sync it first (mode 0600); the first writer decides."""
     if not file.is_file():
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = file.with_name(f".{file.name}.{os.getpid()}.{os.urandom(4).hex()}")
@@ -51,8 +51,8 @@ def keep_once(file: Path, make: Callable[[], bytes]) -> bytes:
 class Store:
     """A folder of one run and batch.
 
-    Whatever a later step builds on is written durably before the step that used it replies, and never replaced: asked
-    again after a crash, a participant goes on with the same secrets.
+    Everything that a later step needs is written durably before the current step replies, and is never replaced. After
+    a crash a participant continues with the same secrets.
     """
 
     def __init__(self, folder: Path, progress: Path) -> None:
@@ -61,11 +61,11 @@ class Store:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def once(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """Return what was kept under the name; the first caller's bytes stay."""
+        """Return the bytes kept under the name. The first caller's bytes stay."""
         return keep_once(self.folder / name, make)
 
     def read(self, name: str) -> bytes:
-        """Return what an earlier step kept; RefusedError with code BAD_MESSAGE when that step never came."""
+        """Return what an earlier step kept; RefusedError with code BAD_MESSAGE if that step never came."""
         try:
             return (self.folder / name).read_bytes()
         except FileNotFoundError:
@@ -76,12 +76,13 @@ class Store:
         return np.frombuffer(self.once(name, lambda: make().astype("<i8").tobytes()), dtype="<i8")
 
     def objects(self, name: str, make: Callable[[], Any]) -> Any:
-        """Keep fitted models, as skops does: arrays and named types, of which only scikit-learn's and `TRUSTED` load.
+        """Keep fitted models in the format of skops: arrays and named types. Only scikit-learn's types and `TRUSTED`
+        are loaded.
 
         Raises
         ------
         RefusedError
-            With code NOT_TRAINED when the file was altered, names another type, or is of an older version.
+            With code NOT_TRAINED if the file was altered, names another type, or comes from an older version.
         """
         import skops.io
         from skops.io.exceptions import UntrustedTypesFoundException
@@ -97,7 +98,7 @@ class Store:
         return (self.folder / name).is_file()
 
     def progress(self, step: str) -> Callable[[int, int], None]:
-        """Return a function that notes how far a long step is, for whoever watches at home."""
+        """Return a function that notes the progress of a long step, for somebody who watches at home."""
 
         def note(done: int, total: int) -> None:
             line = {"step": step, "done": done, "total": total, "time": time.time()}

@@ -1,4 +1,4 @@
-"""Opens a secure sum of mode `two` at the coordinator, although members dropped out."""
+"""Opens a secure sum of mode `two` at the coordinator, even if members dropped out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Opened = dict[str, tuple[tuple[str, ...], Word]]
 
 @dataclass(frozen=True)
 class Part:
-    """What one member sent: words by label, and its boxes one after the other (mode `two`)."""
+    """The message of one member: words by label, and its boxes in sequence (mode `two`)."""
 
     words: Mapping[str, Word]
     boxes: bytes = b""
@@ -25,11 +25,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of one attempt.
+    """The state of one attempt.
 
     Attributes
     ----------
-    parts : by the name of whoever is alive.
+    parts : by the name of each living member.
     members : of the run's roster.
     """
 
@@ -41,12 +41,12 @@ class Attempt:
 
     @property
     def alive(self) -> tuple[str, ...]:
-        """Whose words came, sorted."""
+        """The members whose words came, sorted."""
         return tuple(sorted(self.parts))
 
     @property
     def quorum(self) -> int:
-        """How many must agree on what is opened."""
+        """How many members must sign before the sum is opened."""
         return threshold(self.members, self.code.colluders)
 
     def living(self, label: str) -> tuple[str, ...]:
@@ -61,16 +61,18 @@ class Attempt:
 
 
 def open_two(attempt: Attempt, ask: Callable[[str, Mapping[str, OpenRequest]], dict[str, bytes]]) -> Opened:
-    """Return members and sum of every cohort; nothing when more are lost than the noise covers: the attempt is.
+    """Return members and sum of every cohort; nothing if more members are lost than the noise covers. Then the attempt
+    is lost.
 
     Parameters
     ----------
-    ask : (`confirm` or `unmask`, requests by name) -> signatures or shares, by the name of who gave them.
+    ask : (`confirm` or `unmask`, requests by name) -> signatures or shares, by the name of the sender.
 
     Raises
     ------
     RunFailedError
-        When too few signed or told. Nobody opens another sum in this round; a resumed run asks for this one again.
+        Too few members sent signatures or shares. Nobody opens another sum in this round; a resumed run requests this
+        one again.
     """
     alive, cohorts = attempt.alive, attempt.request.cohorts
     most = max(len(names) - len(attempt.living(label)) for label, names in cohorts.items())
@@ -97,7 +99,7 @@ def _enough(attempt: Attempt, what: str, got: Mapping[str, bytes]) -> None:
 
 
 def _unmasked(attempt: Attempt, shares: Mapping[str, bytes]) -> Opened:
-    """Return the sums of the living, with their own masks and those that they had with the dead taken off."""
+    """Return the sums of the living members. Their own masks and their masks with missing members are removed."""
     everybody, alive = attempt.request.everybody, attempt.alive
     dead = [name for name in everybody if name not in alive]
     holders = {name: everybody.index(name) + 1 for name in shares}

@@ -1,9 +1,9 @@
-"""The coordinator's half of secure sums: one message a round, a fixed cohort, all or nothing.
+"""The coordinator's half of secure sums: one message in each round, a fixed cohort, all or nothing.
 
-It sees masked words and their sum. A reply that is lost or refused closes the attempt (in mode `two` only when more are
-lost than the noise covers, see `consortia.coordinator.secure_sum.opening`): the next one goes without that
-member, with fresh draws and fresh noise, and every member is charged for it. What it can still check is public: that
-everybody answered under one context, and that the sum is not longer than honest members can make it.
+The coordinator sees masked words and their sum. A lost or refused reply ends the attempt. In mode `two` this happens
+only if more members are lost than the noise covers (see `consortia.coordinator.secure_sum.opening`). The next attempt
+runs without that member, with new draws and new noise, and every member is charged for it. The coordinator can check
+two public facts: everybody answered under one context, and the sum is not longer than the sum of honest members can be.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from privacy.secure_sum.masks import sum_words
 from privacy.secure_sum.sharing import box_bytes, threshold
 from strategies.base import Strategy
 
-#: A member that was lost in so many rounds on end is not asked again: each loss is a charge for everybody.
+#: A member that was lost in so many rounds in a row is not asked again: each loss is a charge for everybody.
 _LOST = 2
-#: Refusals of one attempt: who gives them can take part in the next.
+#: Refusals that concern one attempt only. The member can take part in the next attempt.
 _OF_THE_ATTEMPT = {"REPLAY", "UNKNOWN_ATTEMPT", "ALREADY_VOTED", "ALREADY_UNMASKED", "VIEW_CHANGED", "NO_AGREEMENT"}
 
 
@@ -47,9 +47,9 @@ class SecureRounds:
 
     Parameters
     ----------
-    scenario : the run's, or the part's of one industry.
-    desk : the whole run's.
-    industry : the one that has these sums for itself, with keys of its own; empty where all of the run share them.
+    scenario : that of the run, or of one industry's part of it.
+    desk : the mailbox of the whole run.
+    industry : the industry that has these sums, with its own keys; empty if the whole run shares them.
     """
 
     def __init__(self, scenario: Scenario, desk: Correspondence, industry: str = "") -> None:
@@ -70,14 +70,14 @@ class SecureRounds:
     # Keys
 
     def enrol(self) -> None:
-        """Ask everybody for a signed run key, once a run; who has none by then is no member of it.
+        """Ask every participant for a signed run key, once in a run. A participant without a key is not a member.
 
         Raises
         ------
         RunFailedError
-            When too few for one cohort answered.
+            Too few participants for one cohort answered.
         """
-        if self._file.is_file():  # a resumed run: the keys are bound to it
+        if self._file.is_file():  # a resumed run is bound to its keys
             for name, kept in json.loads(self._file.read_text(encoding="utf-8")).items():
                 self._roster[name] = (bytes.fromhex(kept["key"]), bytes.fromhex(kept["signature"]))
                 self._participants[name].header = kept["header"]
@@ -128,12 +128,12 @@ class SecureRounds:
     def round(
         self, strategy: Strategy, state: Checkpoint, number: int
     ) -> tuple[dict[str, State], dict[str, State], list[str]]:
-        """Play one round; return the next groups, the strategy's memory and who contributed.
+        """Run one round. Return the next groups, the strategy's memory and who contributed.
 
         Raises
         ------
         RunFailedError
-            When a sum does not open in any attempt, or is longer than honest members can make it.
+            A sum did not open in any attempt, or is longer than the sum of honest members can be.
         """
         models = {group: hash_of(named) for group, named in state.groups.items()}
         opened: dict[str, OpenSum] = {}
@@ -162,7 +162,7 @@ class SecureRounds:
         return groups, memory, done
 
     def _cohorts(self, state: Checkpoint) -> dict[str, tuple[str, ...]]:
-        """Return who sums what: every group's members, in `cohorts` parts where there are enough."""
+        """Return the cohorts: the members of every group, split into `cohorts` parts if there are enough."""
         out: dict[str, tuple[str, ...]] = {}
         for group in state.groups:
             names = sorted(
@@ -185,7 +185,7 @@ class SecureRounds:
     def _opened(
         self, request: SumRequest, parts: Mapping[str, Part], context: bytes
     ) -> dict[str, tuple[tuple[str, ...], Word]]:
-        """Return members and sum of every cohort whose sum opens."""
+        """Return members and sum of every cohort whose sum was opened."""
         if self._code.drops:
             return open_two(Attempt(request, context, parts, self._code, len(self._roster)), self._tell)
         return {
@@ -195,7 +195,7 @@ class SecureRounds:
         }
 
     def _tell(self, kind: str, asked: Mapping[str, OpenRequest]) -> dict[str, bytes]:
-        """Ask for what opens a sum; return the signatures or shares that came."""
+        """Request the signatures or shares that open a sum. Return those that came."""
         field = "signature" if kind == "confirm" else "shares"
         told: dict[str, bytes] = {}
         number = next(iter(asked.values())).sum.round
@@ -216,7 +216,8 @@ class SecureRounds:
         return told
 
     def _parts(self, request: SumRequest, state: Checkpoint) -> tuple[dict[str, Part], set[str], bytes]:
-        """Send one attempt; return each member's words, who is out of the next attempt, and this one's context."""
+        """Send one attempt. Return each member's words, the members that the next attempt leaves out, and this
+        attempt's context."""
         names = request.everybody
         first = SumRequest(request.round, request.attempt, request.cohorts, request.models, self._roster)
         envelopes = {
@@ -242,13 +243,13 @@ class SecureRounds:
                 self._stored.add(name)
                 gone.discard(name)
             elif self._participants[name].failures and self._participants[name].failures[-1]["code"] == "REPLAY":
-                gone.discard(name)  # it lost this attempt, say by a restart, and can make the next
+                gone.discard(name)  # it lost this attempt, for example by a restart, and can make the next one
         for name in gone:
             self._lost[name] = self._lost.get(name, 0) + 1
         return parts, gone, context
 
     def _read(self, name: str, data: bytes, request: SumRequest, context: bytes, bits: int) -> Part | None:
-        """Return one member's words and boxes; None, and a failure by name, for anything else."""
+        """Return one member's words and boxes. Otherwise record a failure of the member and return None."""
         number, attempt = request.round, request.attempt + 1
         found = unpack(data)
         if found is None:
@@ -275,7 +276,7 @@ class SecureRounds:
     def _step(
         self, strategy: Strategy, state: Checkpoint, group: str, totals: Mapping[str, OpenSum], number: int
     ) -> tuple[State, State]:
-        """Return a group's next parameters and memory: a step by the mean gradient, or what sums of statistics give."""
+        """Return a group's next parameters and memory, by a step with the mean gradient or from sums of statistics."""
         if self.contract.noisy_sums is None:
             return step(
                 self.contract, strategy, state, group, totals, {n: m.participant for n, m in self._participants.items()}
@@ -286,7 +287,7 @@ class SecureRounds:
         return secure_step(self.contract, state, group, number, one, self._code, weights, units)
 
     def _checked(self, opened: Mapping[str, OpenSum], number: int) -> dict[str, OpenSum]:
-        """Return the sums that honest members can have made; the others are left out and recorded."""
+        """Return the sums that honest members can have made. The others are left out and recorded."""
         good = {}
         for label, one in opened.items():
             clipped = sum(self._units(name) * self._clip(name) for name in one.names)
@@ -304,7 +305,7 @@ class SecureRounds:
         return [name for name in names if name not in done and self._participants[name].state not in FINAL]
 
     def _ask(self, envelopes: Mapping[str, bytes], number: int, attempt: int) -> dict[str, bytes]:
-        """Send and wait within the deadline; return what came for this attempt."""
+        """Send, and wait within the deadline. Return the answers to this attempt."""
         came: dict[str, bytes] = {}
         for answer in self._desk.post("train", number, attempt, envelopes):
             if answer.data is None:
@@ -315,7 +316,7 @@ class SecureRounds:
         return came
 
     def _refused(self, name: str, data: bytes, number: int, attempt: int) -> Mapping[str, str] | None:
-        """Return the header of a reply that is no refusal; None, with the failure recorded, for one that is."""
+        """Return the header of a reply that is not a refusal. For a refusal record the failure and return None."""
         envelope = decode(data)
         header = envelope.header
         if not is_refusal(envelope, name):
@@ -336,7 +337,7 @@ class SecureRounds:
         return units_drawn(self.contract, self._participants[name].participant)
 
     def _clip(self, name: str) -> float:
-        """Return C_i = S / sigma_i for the declared sigma_i, at most what the contract allows anybody."""
+        """Return C_i = S / sigma_i for the declared sigma_i, at most the largest clip of the contract."""
         return min(self._code.clip, self._code.noise / float(self._participants[name].header["noise_multiplier"]))
 
     def _reasons(self) -> str:

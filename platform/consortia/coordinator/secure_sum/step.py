@@ -1,4 +1,4 @@
-"""Makes the next model from opened sums: one step by the mean gradient."""
+"""Computes the next model from opened sums: one step with the mean gradient."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from strategies.base import Strategy, Update
 
 @dataclass(frozen=True)
 class OpenSum:
-    """A sum that opened.
+    """An opened sum.
 
     Attributes
     ----------
-    names : whose words are in it.
-    total : as decoded.
-    asked : how many members were asked: shares of noise are sized for all of them.
+    names : members whose words are in the sum.
+    total : the decoded sum.
+    asked : how many members were asked. The shares of noise are sized for all of them.
     context : of the attempt.
     """
 
@@ -52,7 +52,7 @@ def step(
     Parameters
     ----------
     totals : sums of the group's cohorts, by label.
-    participants : of all members, by name.
+    participants : all members, by name.
     """
     members = [participants[name] for one in totals.values() for name in one.names]
     expected = math.fsum(contract.industries[s.industry].sampling_rate * declared(contract, s) for s in members)
@@ -76,7 +76,7 @@ def _moved(
     mean: Tensor,
     learning_rate: float,
 ) -> State:
-    """Return what one participant with all the rows would send: the mean gradient, or one step by it."""
+    """Return what one participant with all rows would send: the mean gradient, or one step with it."""
     moved = {}
     gradients = torch.split(mean, [math.prod(shape) for _, shape in parts])
     by_name = {name: flat.reshape(shape) for (name, shape), flat in zip(parts, gradients, strict=True)}

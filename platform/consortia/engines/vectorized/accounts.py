@@ -1,4 +1,4 @@
-"""Keeps one participant's account of a simulated run in memory, by the rules and events of a ledger."""
+"""Keeps one participant's account of a simulated run in memory, with the rules and events of a ledger."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from privacy.ledger import Budget, Entry, RunPlan
 
 
 class ScratchAccount:
-    """What `privacy.ledger.Ledger` would hold of one run on a fresh data set.
+    """The account that `privacy.ledger.Ledger` would hold for one run on a new data set.
 
-    Check, then charge: `charge` asks what the ledger's reservation asks (the run's bound and the filter of the
-    lifetime), once for every plan and number of rounds, so that a thousand equal plans cost one.
+    Check, then charge. `charge` checks what the ledger's reservation checks: the run's bound and the filter of the
+    lifetime. It does so once for every plan and number of rounds, so a thousand equal plans cost as much as one.
     """
 
     def __init__(self, plan: RunPlan, lifetime: Budget) -> None:
@@ -25,12 +25,12 @@ class ScratchAccount:
         self._taken: list[tuple[int, tuple[Event, ...]]] = []
 
     def charge(self, round_number: int, events: tuple[Event, ...] = ()) -> None:
-        """Take the cost of one round: `events`, or without them what the plan says of every round.
+        """Charge one round: `events`, or without them what the plan says of every round.
 
         Raises
         ------
         BudgetExhaustedError
-            The run's allowance, its rounds or the lifetime would be exceeded; nothing was taken.
+            The run's allowance, its rounds or the lifetime would be exceeded. Nothing was charged.
         """
         costs = [*self._taken, (round_number, events or self._plan.round_events())]
         times = Counter(events for _, events in costs)
@@ -43,7 +43,7 @@ class ScratchAccount:
         return self._plan if run_id == self._plan.run_id else None
 
     def entries(self, run_id: str | None = None) -> list[Entry]:
-        """Return one entry for each round that was taken."""
+        """Return one entry for each charged round."""
         if run_id not in {None, self._plan.run_id}:
             return []
         return [
@@ -52,11 +52,11 @@ class ScratchAccount:
         ]
 
     def spent(self, dataset: str, delta: float) -> float:
-        """Return the PLD epsilon of everything taken."""
+        """Return the PLD epsilon of everything charged."""
         return epsilon([event for entry in self.entries() for event in entry.events], delta)
 
     def lifetime_left(self, dataset: str, lifetime: Budget) -> Budget:
-        """Return what a new run may get for certain, after this one."""
+        """Return what a new run after this one is certain to get."""
         return LifetimeFilter(lifetime).left([self._plan.allowance])
 
 

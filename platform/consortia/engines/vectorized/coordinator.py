@@ -1,4 +1,4 @@
-"""The coordinator of a vectorised simulation: the common loop, with batches instead of messages."""
+"""The coordinator of a vectorised simulation: the usual loop, with batches instead of messages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class CrowdCoordinator(Coordinator):
         torch.set_num_threads(1)
 
     def open(self) -> None:
-        """Ask everybody's policy; who refuses or fails is out, with its code, and its own log says why."""
+        """Check every participant's policy. One that refuses or fails is left out with its code; its own log has the
+        reason."""
         for participant in self.scenario.roster:
             try:
                 place = self.places[participant.name] = open_place(self.job, participant)
@@ -52,7 +53,7 @@ class CrowdCoordinator(Coordinator):
         self.desk.fail(name, number, 1, code)
 
     def _keep(self, state: Checkpoint) -> None:
-        self.history = list(state.history)  # nothing goes on from the middle of a simulation
+        self.history = list(state.history)  # a simulation cannot be resumed
 
     def _ask(
         self,
@@ -62,7 +63,7 @@ class CrowdCoordinator(Coordinator):
         control: Mapping[str, State] = MappingProxyType({}),
         quorum: int | None = None,
     ) -> dict[str, State]:
-        """Train or evaluate the named participants together, in the place of messages."""
+        """Train or evaluate the named participants together, instead of sending messages."""
         places = [self.places[name] for name in sent if name in self.places]
         if kind == "evaluate":
             receipts.write(self.job, places, sent, control)

@@ -1,4 +1,4 @@
-"""Says which networks the batched products support, and stacks a shared state for them."""
+"""Decides which networks the batched products support, and stacks a shared state for them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dense_layers(module: FederatedModule, industry: str) -> list[Layer]:
     Raises
     ------
     InputError
-        Naming the industry and the layer that is something else.
+        The error names the industry and the unsupported layer.
     """
     found: list[Layer] = []
     for name, layer in module.named_modules():
@@ -49,7 +49,7 @@ def dense_layers(module: FederatedModule, industry: str) -> list[Layer]:
 
 
 def _check(module: FederatedModule, layers: Sequence[Layer], industry: str) -> None:
-    """Refuse a network that does something else with its layers, on made-up numbers and rows."""
+    """Refuse a network that uses its layers in another way. It is tested with random parameters and rows."""
     probe, generator = copy.deepcopy(module), seeded_generator("probe")
     state = probe.state_dict()
     names = {f"{layer.name}.{part}" for layer in layers for part in ("weight", "bias")}
@@ -81,7 +81,7 @@ def stacked(layers: Sequence[Layer], state: Mapping[str, Tensor], participants: 
 
 
 def by_name(layers: Sequence[Layer], dense: Sequence[Dense]) -> State:
-    """Return the stacks (n_participants, ...) by parameter."""
+    """Return the stacks, shape (n_participants, ...), by parameter."""
     out: State = {}
     for layer, one in zip(layers, dense, strict=True):
         out[f"{layer.name}.weight"] = one.weight

@@ -36,7 +36,7 @@ from privacy.randomness import fresh_generator, seeded_generator
 from privacy.stacked import OneGenerator, Randomness, SeededDraws, StackedRows, train_stacked
 from strategies.base import Asynchronous, Clusters, Controlled, LocalHalf, TakesTurns
 
-#: Participants in one batched product: their activations stay in the cache, and memory is bounded.
+#: Number of participants in one batched product. It keeps the activations in the cache and limits the memory.
 CHUNK = 64
 
 
@@ -56,7 +56,7 @@ class Place:
 
     @property
     def header(self) -> dict[str, str]:
-        """What its replies would declare."""
+        """The declarations of its replies."""
         plan = self.plan
         return {
             "noise_multiplier": repr(plan.noise_multiplier),
@@ -68,12 +68,12 @@ class Place:
 
 
 def check(scenario: Scenario) -> None:
-    """Refuse what batched products cannot express, by the contract's key.
+    """Refuse a contract that batched products cannot express. The error names the contract's key.
 
     Raises
     ------
     InputError
-        With one line for each.
+        It has one line for each key.
     """
     contract = scenario.contract
     if contract.vertical is not None:
@@ -103,12 +103,13 @@ def check(scenario: Scenario) -> None:
 
 
 def open_place(job: Job, participant: RosterParticipant) -> Place:
-    """Do what a participant does with the first message of a run: policy, budget, plan, rows.
+    """Do what a participant does with the first message of a run: check policy and budget, make the plan, read the
+    rows.
 
     Raises
     ------
     RefusedError
-        As the participant would refuse.
+        The participant would refuse with the same code.
     """
     contract, home = job.scenario.contract, job.homes[participant.name]
     policy = load_policy(home.policy, simulation=True)
@@ -140,7 +141,7 @@ def _steps(plan: RunPlan) -> PlainPlan:
 
 
 class Trainer:
-    """Local training of the participants of one industry, a chunk at a time.
+    """Local training of the participants of one industry, in chunks.
 
     Parameters
     ----------
@@ -160,11 +161,11 @@ class Trainer:
     ) -> Iterator[tuple[Sequence[Place], State]]:
         """Yield participants with their updates, each parameter stacked (n_participants, ...).
 
-        Private participants never share a chunk with others: their steps are another law.
+        Private and non-private participants never share a chunk, because their steps differ.
         """
         for private in (False, True):
             chosen = [place for place in places if place.plan.non_private != private]
-            # Tables of one length waste no padding.
+            # Tables of equal length need no padding.
             chosen.sort(key=lambda place: len(place.parts.train))
             for first in range(0, len(chosen), CHUNK):
                 chunk = chosen[first : first + CHUNK]
@@ -202,7 +203,7 @@ class Trainer:
         return {name: start[name] - tensor for name, tensor in after.items()} if gradient else after
 
     def _randomness(self, chunk: Sequence[Place], number: int, start: State) -> Randomness:
-        """Return fresh entropy for private participants; otherwise the draws of `training.train_round`."""
+        """Return new entropy for private participants; otherwise the draws of `training.train_round`."""
         if not chunk[0].plan.non_private:
             return noise_source(chunk, number, start)
         seeds = chunk if self.rules.sampling_rate < 1 else []
@@ -213,7 +214,7 @@ class Trainer:
 
 
 def noise_source(chunk: Sequence[Place], number: int, start: State) -> Randomness:
-    """Return the source of draws and noise of private participants: fresh entropy, for this round, model and chunk."""
+    """Return the source of draws and noise of private participants: new entropy for this round, model and chunk."""
     names = ",".join(place.participant.name for place in chunk)
     message = message_key(start, chunk[0].plan.run_id, str(number), names)
     return OneGenerator(fresh_generator(NoiseContext(purpose="train", message=message, attempt=0, ledger="")))
@@ -236,6 +237,6 @@ def _shortened(start: State, after: State, clip: float) -> State:
 
 
 def usable(update: State) -> Tensor:
-    """Return bool (n_participants,): whose update the coordinator would accept."""
+    """Return, shape (n_participants,), whether the coordinator would accept each update."""
     sizes = [tensor.flatten(1).abs().amax(1) for tensor in update.values() if tensor[0].numel()]
     return (torch.stack(sizes) <= LARGEST).all(0)  # NaN is not

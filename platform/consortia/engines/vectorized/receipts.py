@@ -1,8 +1,8 @@
-"""Makes the receipts of a vectorised simulation, as far as they are measured.
+"""Writes the receipts of a vectorised simulation, with the numbers that are measured.
 
-The majority and the federated model are measured at everybody. What one has alone, the control, the joined model and
-the net gain are measured at the first participants of the roster, since fitting them takes longer than training with
-all of them. No personal model is chosen: that is the embedded engine's.
+The majority and the federated model are measured for every participant. The own best model, the control, the joined
+model and the net gain are measured only for the first participants of the roster, because fitting them takes longer
+than the whole training. No personal model is chosen; only the embedded engine does that.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from consortia.participant.receipt import RECEIPT_SCHEMA, compared, how, spent
 from consortia.terms.scopes import State, build_module, load_state
 from consortia.trust.trusted_coordinator import central_part
 
-#: Own models are fitted at this many participants at most, while they have no more training rows than this together.
+#: Own models are fitted for at most so many participants, with at most so many training rows together.
 LOCAL, LOCAL_ROWS = 100, 5_000
 _KINDS = ("majority", "local", "federated", "personal", "kept", "control", "joined")
 
 
 def write(job: Job, places: Sequence[Place], models: Mapping[str, State], beside: Mapping[str, State]) -> None:
-    """Write one receipt a participant, from its untouched test rows.
+    """Write one receipt for each participant, from its untouched test rows.
 
     Parameters
     ----------

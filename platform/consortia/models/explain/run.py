@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from consortia.common.errors import InputError
+from consortia.common.run_folders import check_finished
 from consortia.coordinator.coalitions import coalition
 from consortia.messages.size_release import declared as training_units
 from consortia.models.explain.additive import explain_additive
@@ -38,10 +39,8 @@ def explain_run(folder: Path, industries: Sequence[str] = ()) -> list[Explanatio
     InputError
         There is no such run or industry, a named industry's model has private parts, or no model was released.
     """
-    file = folder / "scenario.json"
-    if not file.is_file():
-        raise InputError(f"{folder}: wanted the folder of a finished run, got none; it holds scenario.json")
-    scenario = scenario_from_json(file.read_text(encoding="utf-8"))
+    check_finished(folder, "scenario.json")
+    scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
     contract = scenario.contract
     if contract.statistics is not None or contract.vertical is not None:
         what = (

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from consortia.common.errors import InputError
+from consortia.common.run_folders import check_finished, run_folder
 from consortia.common.strict import read_record
-from consortia.models.source import run_folder
 from consortia.reports.live_runs import Point, Run
 from consortia.reports.many_participants import first
 from consortia.reports.spent_by_round import curve
@@ -95,8 +94,7 @@ def gather(folder: Path, whose: str = "") -> Facts:
     InputError
         There is no finished run, no such receipt, or somebody's leaving was interrupted.
     """
-    if not (folder / "result.json").is_file() or not (folder / "scenario.json").is_file():
-        raise InputError(f"{folder}: wanted the folder of a finished run with result.json, got none")
+    check_finished(folder, "result.json", "scenario.json")
     check_whole(folder)
     result = read_record(folder / "result.json")
     run = Run(folder)

@@ -97,6 +97,14 @@ def get(name: str) -> MakeTracker:
         raise InputError(f"--track {name}: wanted its package, got none; pip install 'consortia[track]'") from None
 
 
+def chosen(text: str) -> list[str]:
+    """Return the trackers that `NAME,…` names, each once; InputError for one that cannot be used."""
+    found = list(dict.fromkeys(name for name in text.split(",") if name))
+    for name in found:
+        get(name)
+    return found
+
+
 def package(name: str) -> str | None:
     """Return the installed package that brings a tracker; None for a built-in one."""
     return _trackers.package(name)

@@ -1,4 +1,4 @@
-"""A run's passport: what coordinator and participants state about a finished run, signed, to be checked offline."""
+"""A run's passport: signed statements of the coordinator and the participants about a finished run, checked offline."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ FILE: Final = "passport.json"
 
 
 def known_passport(folder: Path) -> dict[str, str]:
-    """Return `passport_sha256` of a run's folder, for what names its run; nothing where there is no passport yet."""
+    """Return `passport_sha256` of a run's folder; an empty mapping while the run has no passport."""
     file = folder / FILE
     return {"passport_sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file.is_file() else {}

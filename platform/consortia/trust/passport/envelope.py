@@ -1,7 +1,7 @@
 """Signs and opens DSSE envelopes (https://github.com/secure-systems-lab/dsse) with `securesystemslib`.
 
-Guarantee: `opened` returns a payload only where the envelope has exactly one signature and the pinned key made it over
-these bytes and this type. An envelope has one spelling: other base64 of the same bytes is refused.
+Guarantee: `opened` returns a payload only if the envelope has exactly one signature, and the pinned key made it over
+these bytes and this type. Each envelope has exactly one spelling: another base64 encoding of the same bytes is refused.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["ForgedError", "opened", "signed", "strict_json"]
 
 
 class ForgedError(Exception):
-    """A passport, or a part of it, is not what its signer signed; the text says how."""
+    """A passport, or a part of it, differs from what its signer signed. The text says how."""
 
 
 def signed(statement: Mapping[str, Any], key: ec.EllipticCurvePrivateKey | None) -> dict[str, Any]:
-    """Return the envelope of a statement; without a key it has no signature, which `opened` refuses."""
+    """Return the envelope of a statement. Without a key it has no signature, and `opened` refuses it."""
     text = json.dumps(statement, sort_keys=True, separators=(",", ":"), allow_nan=False)
     envelope = Envelope(text.encode(), PAYLOAD_TYPE, {})
     if key is not None:
@@ -41,7 +41,8 @@ def opened(envelope: SignedStatement, key: SSlibKey) -> Any:
     Raises
     ------
     ForgedError
-        No signature, several, one of another key, or one that does not fit the payload.
+        The envelope has no signature, several signatures, a signature of another key, or one that does not match the
+        payload.
     """
     if len(envelope.signatures) != 1:
         raise ForgedError(
@@ -65,7 +66,7 @@ def opened(envelope: SignedStatement, key: SSlibKey) -> Any:
 
 
 def strict_json(data: bytes) -> Any:
-    """Return JSON that every reader reads alike: UTF-8, no key twice, no NaN; ForgedError otherwise."""
+    """Return the parsed JSON. ForgedError unless every parser reads it the same way: UTF-8, no key twice, no NaN."""
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

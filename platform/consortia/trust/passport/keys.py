@@ -15,7 +15,7 @@ from consortia.common.strict import listed, read_toml
 
 __all__ = ["COORDINATOR", "private_key", "public_keys"]
 
-#: The name under which the coordinator's key is pinned; no participant may be called so.
+#: The coordinator's key is pinned under this name. No participant may have it.
 COORDINATOR = "coordinator"
 _WANTED = "wanted a public key or a certificate on the curve P-384"
 
@@ -32,7 +32,7 @@ def public_keys(place: Path) -> dict[str, SSlibKey]:
     Raises
     ------
     InputError
-        Nothing there, something that is no public key, no key of the coordinator, or one key under two names.
+        The file is missing or holds no public key, the coordinator has no key, or two names have the same key.
     """
     if place.is_dir():
         keys = {file.stem: _from_pem(file.read_bytes(), file) for file in sorted(place.glob("*.pem"))}
@@ -62,7 +62,7 @@ def private_key(file: Path) -> ec.EllipticCurvePrivateKey:
 
 def _from_pem(data: bytes, file: Path) -> SSlibKey:
     if b"PRIVATE KEY" in data:
-        raise InputError(f"{file}: {_WANTED}, got a private key; whoever checks needs the public half only")
+        raise InputError(f"{file}: {_WANTED}, got a private key; a check needs only the public half")
     try:
         if b"BEGIN CERTIFICATE" in data:
             return _pinned(x509.load_pem_x509_certificate(data).public_key(), str(file))

@@ -1,7 +1,7 @@
-"""The words of a passport: in-toto statements (v1) of a participant and of the coordinator.
+"""The data types of a passport: in-toto statements (v1) of a participant and of the coordinator.
 
-A participant's part is an envelope of its own inside the coordinator's statement, so that neither can change it. Both
-are strict: an unknown field is refused. No field has a place for a row, a count of rows, a lifetime or another run.
+A participant's part is a separate envelope inside the coordinator's statement, so neither side can change the other's.
+Both types are strict: an unknown field is refused. No field can hold a row, a count of rows, a lifetime or another run.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PART_TYPE: Final = "urn:consortia:run-passport:participant:v1"
 AGREEMENT_TYPE: Final = "urn:consortia:agreement:v1"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-#: No control, format or line separator characters: what is shown on a terminal cannot steer it.
+#: No control, format or line separator characters: a text on a terminal must not change how the terminal behaves.
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")]
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -176,7 +176,7 @@ class Metric(StrictModel):
 
 
 class Seen(StrictModel):
-    """A participant as the coordinator saw it, with the part that it handed over."""
+    """A participant as the coordinator saw it, with the part that the participant sent."""
 
     industry: Text
     state: Text

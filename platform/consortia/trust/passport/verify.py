@@ -1,9 +1,9 @@
-"""Checks a passport, or a certificate of leaving, with pinned keys alone: no network, no run, no ledger.
+"""Checks a passport, or a certificate of leaving. It needs only the pinned keys: no network, no run and no ledger.
 
-Guarantee: `check` finds no problem only where the coordinator's pinned key signed the statement, the pinned key of
-every participant in it signed that participant's part, all speak of the same run and contract, and nobody is missing:
-whoever is pinned is in the passport, and whoever is in it is pinned. That what was signed is true, the signers vouch
-for; the ledgers' heads are where an auditor holds a ledger's export against it.
+Guarantee: `check` finds no problem only if all of this holds. The coordinator's pinned key signed the statement. The
+pinned key of every participant signed that participant's part. All statements name the same run and contract. Nobody is
+missing: the pinned names are exactly the names in the passport. The check does not show that the statements are true;
+their signers are responsible for that. An auditor can compare the ledgers' heads with an exported ledger.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from consortia.trust.passport.verify_leave import leave_problems
 
 __all__ = ["Verdict", "check"]
 
-#: Bytes beyond which a file is no passport: checking costs time, and a passport of 1,000 participants has 3 MB.
+#: Largest size of a passport in bytes. A check takes time, and a passport of 1,000 participants has only 3 MB.
 _LARGEST: Final = 2**24
 _SLACK: Final = 1 + 1e-6
 M = TypeVar("M", bound=StrictModel)
@@ -46,11 +46,11 @@ class Verdict:
     Attributes
     ----------
     problems : list of str
-        What is missing or forged, a sentence for each; empty where all is well.
+        One sentence for each part that is missing or forged; empty if the passport is valid.
     passport : Passport, optional
-        What the coordinator signed, as far as its signature holds.
+        What the coordinator signed; None if its signature is not valid.
     parts : dict of str to Part
-        What each participant signed, as far as its signature holds.
+        What each participant signed; only those with a valid signature.
     left : LeaveCertificate, optional
         What the coordinator signed where the file is a certificate of leaving.
     certificates : tuple of str
@@ -74,7 +74,7 @@ def check(data: bytes, keys: Mapping[str, SSlibKey], folder: Path | None = None)
     keys : mapping of str to SSlibKey
         From `consortia.trust.passport.keys.public_keys`.
     folder : Path, optional
-        Where the run's files lie, to hold them against their hashes.
+        The run's folder; its files are compared with their hashes.
     """
     verdict = Verdict()
     try:
@@ -112,7 +112,7 @@ def check(data: bytes, keys: Mapping[str, SSlibKey], folder: Path | None = None)
 
 def _part(name: str, seen: Seen, keys: Mapping[str, SSlibKey]) -> Part:
     if name == COORDINATOR:
-        raise ForgedError("a participant of this name would be taken for the coordinator")
+        raise ForgedError("wanted another name for a participant: this one is the coordinator's")
     if name not in keys:
         raise ForgedError("is in the passport, but no key of it is pinned")
     if seen.part is None:
@@ -130,7 +130,7 @@ def _part(name: str, seen: Seen, keys: Mapping[str, SSlibKey]) -> Part:
 
 
 def _disagreements(part: Part, passport: Passport) -> list[str]:
-    """Return what one of the two statements contradicts."""
+    """Return the contradictions between the two statements."""
     found = []
     if part.run_id != passport.run_id:
         found.append(f"its part is of run {part.run_id}, the passport of run {passport.run_id}")
@@ -151,7 +151,8 @@ def _disagreements(part: Part, passport: Passport) -> list[str]:
 
 
 def _shared_ledgers(parts: Mapping[str, Part]) -> list[str]:
-    """Return who states the ledger of another: a head hides 32 random bytes, so no two ledgers share one."""
+    """Return the participants that state another one's ledger. A head depends on 32 random bytes, so no two ledgers
+    share one."""
     first: dict[str, str] = {}
     return [
         f"{name}: states the ledger of {other}"

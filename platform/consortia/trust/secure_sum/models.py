@@ -9,7 +9,7 @@ from torch import Tensor
 
 from consortia.trust.secure_sum.protocol import model_hash
 
-#: Counter and head of the ledger's chain, behind the masked words.
+#: Size of the counter and the head of the ledger's chain, which follow the masked words.
 ANCHOR_BYTES = 40
 
 

@@ -1,22 +1,23 @@
 """The member's half of a secure sum: one message a round, a cohort fixed before the noise (mode `one`).
 
-With `code.drops` > 0 (mode `two`) the words carry a mask of the member's own too, and boxes with shares of its keys go
-along; what opens such a sum although members dropped out is in `consortia.trust.secure_sum.recovery`.
+With `code.drops` > 0 (mode `two`) the member also adds a mask of its own to the words, and sends boxes with shares of
+its keys. `consortia.trust.secure_sum.recovery` opens such a sum even if members dropped out.
 
-No Flower, no torch, no files: what is decided here is decided on bytes and names.
+This module uses no Flower, no torch and no files. It decides on bytes and names alone.
 
 Formal guarantees
 -----------------
-Against a coordinator that lies, drops, replays and splits, together with at most t of the other members, a member
-releases per charged attempt one sum over at least `min_cohort` members with Gaussian noise of at least sigma:
+The coordinator may lie, drop messages, replay them and send different ones to different members. It may collude with at
+most t of the other members. Even then a member releases, for each charged attempt, one sum over at least `min_cohort`
+members with Gaussian noise of at least sigma:
 
-* every peer of the cohort is pinned in the owner's policy file, and its run key is signed for this run and contract;
-* a cohort leaves at least two shares of noise beside the colluders', and its noise is that of the checked contract;
-* a mask context covers run, contract, roster, round, attempt, models, cohorts and encoding, and is used once: the
-  attempt is used up durably before anything is computed, and charged before the draw;
-* the same request gives the same bytes again, free of charge; everything else is a new attempt or a refusal.
+* The owner's policy file pins every peer of the cohort, and each peer's run key is signed for this run and contract.
+* A cohort keeps at least two shares of noise besides those of the colluders. Its noise is that of the checked contract.
+* A mask context covers run, contract, roster, round, attempt, models, cohorts and encoding. It is used once: the
+  attempt is marked as used on disk before anything is computed, and it is charged before the draw.
+* The same request gives the same bytes again, free of charge. Every other request is a new attempt or is refused.
 
-It says nothing about wrong results: the coordinator may publish any model.
+The guarantee does not cover wrong results: the coordinator may publish any model.
 """
 
 import hashlib
@@ -52,11 +53,11 @@ class Outbox(Protocol):
         ...
 
     def reserve(self, round_number: int, context: str) -> NoiseContext:
-        """Charge the attempt, or raise; return what its draw and noise are bound to."""
+        """Charge the attempt, or raise. Return the context that its draw and noise are bound to."""
         ...
 
     def commit(self, round_number: int, context: str, data: bytes) -> bytes:
-        """Store the bytes and return what may be sent."""
+        """Store the bytes and return those that may be sent."""
         ...
 
 
@@ -69,7 +70,7 @@ class SumRequest:
     attempt : 0 for the first of a round.
     cohorts : members by label. A label is a group of parameters, or `group#number` where a group has several cohorts.
     models : hash of every group's parameters, by group; hex.
-    roster : signed run keys by name, or None when the member has stored them already.
+    roster : signed run keys by name; None if the member stored them before.
     """
 
     round: int
@@ -84,7 +85,7 @@ class SumRequest:
         return tuple(sorted({name for names in self.cohorts.values() for name in names}))
 
     def to_json(self) -> str:
-        """Return the text that crosses."""
+        """Return the text that is sent."""
         roster = None
         if self.roster is not None:
             roster = {name: [key.hex(), signature.hex()] for name, (key, signature) in self.roster.items()}
@@ -113,14 +114,14 @@ class SumRequest:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the owner and the checked contract ask of a cohort; nothing of it comes from a message.
+    """The requirements of the owner and of the checked contract for a cohort. No value comes from a message.
 
     Attributes
     ----------
     peers : public identity key of every peer that the owner pinned (DER), by name.
-    min_cohort, colluders : the owner's; `code.colluders` is the contract's.
+    min_cohort, colluders : from the owner; `code.colluders` is from the contract.
     max_attempts : per round.
-    groups : groups of parameters that this member has a part in.
+    groups : groups of parameters that this member shares.
     """
 
     peers: Mapping[str, bytes]
@@ -158,7 +159,7 @@ def roster_hash(roster: Mapping[str, tuple[bytes, bytes]]) -> str:
 
 
 def context_of(run: str, contract: str, roster: str, request: SumRequest, code: FixedPoint, bits: int) -> bytes:
-    """Return what the masks of one attempt are bound to: everything that members must agree on."""
+    """Return the hash that binds the masks of one attempt. It covers everything that members must agree on."""
     parts: list[str | int | bytes] = ["round", run, contract, roster, request.round, request.attempt]
     parts += ["models", *[part for group in sorted(request.models) for part in (group, request.models[group])]]
     for label in sorted(request.cohorts):
@@ -194,7 +195,7 @@ class Member:
         known = self.store.run(self.run)
         if known is None:
             if self.store.last(self.run) != (0, -1):
-                raise RefusedError("REPLAY", "this run's key is deleted, the run is over")
+                raise RefusedError("REPLAY", "the run is over: its key was deleted")
             key = X25519PrivateKey.generate()
             self.store.begin(self.run, self.contract, key.private_bytes_raw())
             known = RunKeys(self.contract, key.private_bytes_raw(), "", {})
@@ -216,14 +217,15 @@ class Member:
 
         Parameters
         ----------
-        sums : draws afresh for the attempt and returns the clipped sum by group; called once, after the charge.
+        sums : makes new draws for the attempt and returns the clipped sum by group. It is called once, after the
+            charge.
         keep : gets the context, the words of each cohort before any mask is added, and the cohort's size. The words are
-            a secret: whoever has them knows this member's share of the noise.
+            secret: they reveal this member's share of the noise.
 
         Raises
         ------
         RefusedError
-            With a code that names the reason; nothing was charged, unless `sums` itself raises.
+            The code names the reason. Nothing was charged, unless `sums` itself raises.
         """
         keys, mine, context, bits = self.bound(request, rules)
         sent = outbox.reply(request.round, context.hex())
@@ -231,7 +233,7 @@ class Member:
             return sent
         last_round, last_attempt = self.store.last(self.run)
         if request.round < last_round or (request.round == last_round and request.attempt <= last_attempt):
-            raise RefusedError("REPLAY", "this attempt was made already, or a later round was")
+            raise RefusedError("REPLAY", "this attempt, or a later round, was made before")
         if request.attempt >= rules.max_attempts:
             raise RefusedError("TOO_MANY_ATTEMPTS", f"secure.max_attempts = {rules.max_attempts} a round")
         self.store.burn(self.run, request.round, request.attempt, context.hex())
@@ -256,7 +258,7 @@ class Member:
         return outbox.commit(request.round, context.hex(), pack(context, bytes(body)))
 
     def bound(self, request: SumRequest, rules: Rules) -> tuple[RunKeys, list[str], bytes, int]:
-        """Return the run's secrets, the labels of this member, the context and the bits of an attempt that may be."""
+        """Check an attempt; return the run's secrets, the labels of this member, the context and the number of bits."""
         keys = self._enrolled(request, rules)
         mine = self._labels(request, rules, keys)
         bits = max(rules.code.bits(len(request.cohorts[label])) for label in request.cohorts)
@@ -269,9 +271,10 @@ class Member:
     def _boxes(
         self, own: bytes, seeds: Mapping[str, bytes], keys: RunKeys, rules: Rules, context: bytes, stream: KeyStream
     ) -> bytes:
-        """Return a box for every member of the attempt, itself included, in the order of names.
+        """Return a box for every member of the attempt, this one included, in the order of names.
 
-        Each holds the holder's shares of the own mask's key and of the keys with all others, in the order of names.
+        Each box holds its receiver's shares of this member's own mask key and of its keys with all others, in the order
+        of names.
         """
         everybody = sorted([*seeds, self.name])
         least = threshold(len(keys.pairs) + 1, rules.code.colluders)
@@ -283,10 +286,10 @@ class Member:
         )
 
     def _enrolled(self, request: SumRequest, rules: Rules) -> RunKeys:
-        """Return the run's secrets, bound to its roster; check the roster where it comes the first time."""
+        """Return the run's secrets, bound to its roster. Check the roster when it comes for the first time."""
         keys = self.store.run(self.run)
         if keys is None or keys.contract != self.contract:
-            raise RefusedError("NO_RUN_KEY", "a sum was asked for before the run key was, or after the run's end")
+            raise RefusedError("NO_RUN_KEY", "a sum was requested before the run key, or after the end of the run")
         if request.roster is None:
             if not keys.roster:
                 raise RefusedError("NO_ROSTER", "the first request of a run must carry the roster")
@@ -322,14 +325,16 @@ class Member:
         if not set(request.everybody) <= {*keys.pairs, self.name}:
             raise RefusedError("BAD_COHORT", "a cohort names somebody who is not on the roster")
         if not mine or len({group_of(label) for label in mine}) != len(mine):
-            # Twice in one group would release one gradient twice.
-            raise RefusedError("BAD_COHORT", "wanted this participant in one cohort of each group, and in one at all")
+            # A member in two cohorts of one group would release its gradient twice.
+            raise RefusedError(
+                "BAD_COHORT", "wanted this participant in one cohort of each group, and in at least one group"
+            )
         if not {group_of(label) for label in mine} <= rules.groups:
             raise RefusedError("BAD_COHORT", "a cohort sums parameters that this participant does not share")
         if rules.code.colluders < rules.colluders:
             raise RefusedError(
                 "COHORT_TOO_SMALL",
-                f"secure.colluders = {rules.colluders}, the contract's noise counts on {rules.code.colluders} only",
+                f"secure.colluders = {rules.colluders}, but the contract's noise covers only {rules.code.colluders}",
             )
         for label in mine:
             names = request.cohorts[label]
@@ -342,25 +347,25 @@ class Member:
                     f"colluders and {rules.code.drops} drop-outs must leave two shares of noise",
                 )
         if rules.code.drops and len(request.everybody) < threshold(len(keys.pairs) + 1, rules.code.colluders):
-            raise RefusedError("COHORT_TOO_SMALL", "fewer members than must agree on what is opened")
+            raise RefusedError("COHORT_TOO_SMALL", "the cohort has fewer members than must sign before it is opened")
         if not set(request.everybody) - {self.name} <= rules.peers.keys():
             raise RefusedError("UNKNOWN_PEER", "a member of a cohort is no longer pinned")
         return mine
 
 
 def box_key(keys: RunKeys, context: bytes, sealer: str, holder: str, name: str) -> bytes:
-    """Return the key of one member's box for another, or for itself, as the member `name` of the two derives it."""
+    """Return the key of one member's box for another or for itself. The member `name`, one of the two, derives it."""
     peer = sealer if holder == name else holder
     return derive(keys.private if peer == name else keys.pairs[peer], "box", context, sealer, holder)
 
 
 def pack(context: bytes, body: bytes) -> bytes:
-    """Return a masked part as it crosses: four bytes, half of the context's hash, the words."""
+    """Return a masked part as it is sent: four bytes, half of the context's hash, the words."""
     return _MAGIC + context[:_CONTEXT] + body
 
 
 def unpack(data: bytes) -> tuple[bytes, bytes] | None:
-    """Return context and words of a masked part, None when the bytes are something else."""
+    """Return context and words of a masked part; None for any other bytes."""
     if data[: len(_MAGIC)] != _MAGIC or len(data) < len(_MAGIC) + _CONTEXT:
         return None
     return data[len(_MAGIC) : len(_MAGIC) + _CONTEXT], data[len(_MAGIC) + _CONTEXT :]

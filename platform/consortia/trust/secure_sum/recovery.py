@@ -2,16 +2,20 @@
 
 Formal guarantees
 -----------------
-Beside those of `consortia.trust.secure_sum.protocol`, against the same coordinator and the same t colluding members:
+In addition to those of `consortia.trust.secure_sum.protocol`, against the same coordinator and the same t colluding
+members:
 
-* A member opens at most one sum a round, and only of the attempt that it made last, which its ledger charged.
-* It tells shares of the own mask's key of who is alive and of the keys between the living and the dead, never both for
-  one member, and no key that outlives the attempt.
-* Where somebody is missing, a quorum of T members must have signed the same set of the living; every member signs one
-  set a round. T is counted on the run's whole roster, so no two sets, cohorts or attempts can both reach it.
-* Of every cohort at most d members are missing, so at least sigma C of noise is left besides the colluders' shares.
+* A member opens at most one sum in each round: the sum of its last attempt, which its ledger charged.
+* For a member that is alive it reveals shares of that member's own mask key. For a member that dropped out it reveals
+  shares of its keys with the living. It never reveals both for one member, and never a key that is used after the
+  attempt.
+* If somebody is missing, a quorum of T members must have signed the same set of the living. Every member signs one set
+  in a round. T is computed from the run's whole roster, so two different sets, cohorts or attempts cannot both reach
+  it.
+* At most d members of a cohort may be missing, so noise of at least sigma C remains besides the colluders' shares.
 
-A member that is called dead although its words came keeps its own mask: they tell nothing.
+The coordinator may claim that a member dropped out although its words came. Then nobody opens that member's own mask,
+and its words reveal nothing.
 """
 
 from __future__ import annotations
@@ -35,14 +39,14 @@ from privacy.secure_sum.store import RunKeys
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """What the coordinator asks for once the words of an attempt came.
+    """What the coordinator requests after the words of an attempt came.
 
     Attributes
     ----------
-    sum : the attempt, as it was asked for.
+    sum : the request of the attempt.
     alive : members whose words came.
-    votes : signatures of `alive` by name; needed where somebody is missing.
-    boxes : shares that the living sealed for this member, by the sealer's name.
+    votes : signatures of `alive` by name; needed if somebody is missing.
+    boxes : shares that the living members sealed for this member, by the name of the sealer.
     """
 
     sum: SumRequest
@@ -51,7 +55,7 @@ class OpenRequest:
     boxes: Mapping[str, bytes]
 
     def to_json(self) -> str:
-        """Return the text that crosses."""
+        """Return the text that is sent."""
         data = {
             "sum": replace(self.sum, roster=None).to_json(),
             "alive": self.alive,
@@ -76,12 +80,12 @@ class OpenRequest:
 
 
 def statement(context: bytes, alive: tuple[str, ...]) -> bytes:
-    """Return the bytes that a member signs: this attempt is opened over these members."""
+    """Return the bytes that a member signs. They say that this attempt is opened over these members."""
     return fields(PROTOCOL, "alive", context, *sorted(alive))
 
 
 def confirm(member: Member, request: OpenRequest, rules: Rules, outbox: Outbox) -> bytes:
-    """Return the signature of a set of the living: this member's only one in the round.
+    """Sign a set of the living. A member signs one set in a round.
 
     Raises
     ------
@@ -98,7 +102,8 @@ def confirm(member: Member, request: OpenRequest, rules: Rules, outbox: Outbox) 
 
 
 def unmask(member: Member, request: OpenRequest, rules: Rules, outbox: Outbox) -> bytes:
-    """Return this member's shares: of the own mask's key of each living, then of its keys with each dead, by names.
+    """Return this member's shares: of each living member's own mask key, then of its keys with each missing member, in
+    the order of names.
 
     Raises
     ------
@@ -113,7 +118,7 @@ def unmask(member: Member, request: OpenRequest, rules: Rules, outbox: Outbox) -
     if len(alive) < len(everybody):
         agreed = [name for name in alive if _signed(member, rules, name, request.votes.get(name, b""), view)]
         if len(agreed) < quorum(keys, rules):
-            raise RefusedError("NO_AGREEMENT", f"{len(agreed)} valid signatures of who is alive")
+            raise RefusedError("NO_AGREEMENT", f"{len(agreed)} valid signatures of the set of the living, too few")
     out = b""
     for name in alive:
         others = [name, *(other for other in everybody if other != name)]
@@ -130,21 +135,21 @@ def unmask(member: Member, request: OpenRequest, rules: Rules, outbox: Outbox) -
 
 
 def quorum(keys: RunKeys, rules: Rules) -> int:
-    """Return T, counted on everybody of the run's roster."""
+    """Return T, computed from the run's whole roster."""
     return threshold(len(keys.pairs) + 1, rules.code.colluders)
 
 
 def _checked(member: Member, request: OpenRequest, rules: Rules, outbox: Outbox) -> tuple[RunKeys, bytes]:
-    """Return secrets and context of an attempt that may be opened over `request.alive`."""
+    """Check that an attempt may be opened over `request.alive`; return its secrets and context."""
     asked, alive = request.sum, set(request.alive)
     if not rules.code.drops:
         raise RefusedError("BAD_MESSAGE", "a sum of mode one opens by itself")
     keys, mine, context, _ = member.bound(replace(asked, roster=None), rules)
     made = member.store.last(member.run) == (asked.round, asked.attempt)
     if not made or outbox.reply(asked.round, context.hex()) is None:
-        raise RefusedError("UNKNOWN_ATTEMPT", "the last attempt of this member is another one")
+        raise RefusedError("UNKNOWN_ATTEMPT", "this member's last attempt is a different one")
     if member.name not in alive or len(alive) != len(request.alive) or not alive <= set(asked.everybody):
-        raise RefusedError("BAD_COHORT", "the living are no part of the cohort with this member in it")
+        raise RefusedError("BAD_COHORT", "the set of the living is not a part of the cohort that holds this member")
     if len(alive) < quorum(keys, rules):
         raise RefusedError("COHORT_TOO_SMALL", f"{len(alive)} are alive, {quorum(keys, rules)} must be")
     for label, names in asked.cohorts.items():
@@ -157,7 +162,8 @@ def _checked(member: Member, request: OpenRequest, rules: Rules, outbox: Outbox)
 
 
 def _signed(member: Member, rules: Rules, name: str, vote: bytes, view: bytes) -> bool:
-    """Return whether a member signed the view, by the key that the owner pinned (its own for itself)."""
+    """Return whether a member signed the view. The key is the one that the owner pinned, or this member's own for
+    itself."""
     own = member.identity.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     try:
         verify(own if name == member.name else rules.peers[name], vote, view)

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def secure_part(contract: Contract, plan: RunPlan | None) -> dict[str, Any]:
-    """Return what the run's epsilon is charged at: against the coordinator and how many colluding members.
+    """Return the assumption behind the run's epsilon: the coordinator and how many members may collude.
 
-    With n members in a sum, sigma sqrt((n - c) / (n - t)) is left against c of them; with all others it is
-    sigma / sqrt(n - t), for which `consortia check` prints the epsilon. In mode `two` n counts without the drops that
+    With n members in a sum, noise of sigma sqrt((n - c) / (n - t)) remains against c of them. If all others collude it
+    is sigma / sqrt(n - t); `consortia check` prints the epsilon of that. In mode `two` n excludes the drop-outs that
     the noise covers.
     """
     if contract.trust != "aggregate" or plan is None:
