@@ -19,6 +19,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
+from consortia.deploy.launcher import warm
 from consortia.messages.envelope import decode
 from consortia.messages.request import Request
 from consortia.participant.data import load_partitions
@@ -50,7 +51,8 @@ def last_round(received: Path) -> int:
 
 
 def warm_up(message: bytes, home: Home) -> None:
-    """Solve sigma and read the rows once, so that the kills hit training and storing. No training in the parent."""
+    """Import all, solve sigma and read the rows once: kills hit training and storing. The parent trains nothing."""
+    warm()
     request = Request.parse(message)
     policy = load_policy(home.policy, simulation=True)
     terms = check_contract(policy, request.contract, request.industry, request.proposal)

@@ -21,6 +21,7 @@ import tomli_w
 import torch
 from torch import Tensor
 
+import privacy._optimizer  # noqa: F401 - Opacus is here before a fork: a child that is killed dies at its work
 from consortia.common.errors import RunFailedError
 from consortia.learners.blocks.shares import OWN_KIND
 from consortia.messages.envelope import Envelope, decode, encode
