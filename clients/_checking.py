@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -10,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from clients import _values
+from clients._pandas import pd
 from clients.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ NUMERIC = ("number", "integer", "flag")
 #: Fewer rows with one unknown spelling are broken rows; from here on they are a code that nobody mapped.
 FEW = 5
 NEARLY_ALL = 0.9
+_COMMA = re.compile(r"[+-]?\d*(?:,\d+)+")
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:[ '.\u00a0\u202f\u2019]\d{3})+(?:[.,]\d*)?")
 LARGEST = float(np.finfo(np.float32).max)
 WANTED = {
     "number": "a number",
@@ -85,7 +88,7 @@ def check_rows(schema: Schema, frame: pd.DataFrame, *, key: bytes, where: str) -
     target = schema.target
     found[target.name] = _found(schema, target.name, _target_dtype(target), _read_target(target, frame[target.name]))
     for name, one in found.items():
-        _refuse_foreign_column(schema, name, one, str(frame[name].dtype), where)
+        _refuse_foreign_column(schema, name, one, frame[name], where)
     broken, reasons = _broken_rows(schema, columns, found)
     index = frame.index[~broken]
     typed: dict[str, pd.Series[Any]] = {}
@@ -261,7 +264,7 @@ def _read_target(target: Target, raw: pd.Series[Any]) -> _Coded:
     return codes, [None if v is None else target.mapping.get(v, _values.UNREADABLE) for v in texts]
 
 
-def _refuse_foreign_column(schema: Schema, name: str, found: _Found, got: str, where: str) -> None:
+def _refuse_foreign_column(schema: Schema, name: str, found: _Found, raw: pd.Series[Any], where: str) -> None:
     """A column without one usable value is a wrong column, not a heap of broken rows."""
     if not found.present.any() or (found.fits & found.present).any():
         return
@@ -273,9 +276,19 @@ def _refuse_foreign_column(schema: Schema, name: str, found: _Found, got: str, w
     else:
         wanted = WANTED[dtype]
     raise SchemaError(
-        f"{where}: column {name!r}: wanted {wanted} (schema {schema.name!r}), got a column of type {got} "
-        "without a single such value. Is it the right column, in the right coding?"
+        f"{where}: column {name!r}: wanted {wanted} (schema {schema.name!r}), got a column of type {raw.dtype} "
+        f"without a single such value. Name the right column, or {_way_out(schema, name, dtype, found, raw)}"
     )
+
+
+def _way_out(schema: Schema, name: str, dtype: str, found: _Found, raw: pd.Series[Any]) -> str:
+    """Say which option or rule would mend a column without a usable value; its first row is named, not repeated."""
+    row = int(found.present.argmax())
+    if dtype in {"number", "integer"} and _COMMA.fullmatch(_values.text(raw.iloc[row]) or ""):
+        return f"add decimal=, (or thousands=,) to the source: data row {row + 1} has a comma"
+    if dtype in {"number", "integer"} and _GROUPED.fullmatch(_values.text(raw.iloc[row]) or ""):
+        return f"add thousands= to the source: data row {row + 1} has groups of digits"
+    return _mending(schema, name, dtype, row + 1)
 
 
 def _one_spelling(schema: Schema, frame: pd.DataFrame, found: Mapping[str, _Found]) -> dict[str, Spelling]:

@@ -130,8 +130,18 @@ def propose(
             columns[column] = _Part({"dtype": "text", "identifier": "drop", "nullable": True, "required": False})
         else:
             columns[column] = _column(column, texts[column], made)
+            codes = columns[column].keys.get("categories", ())
+            if codes and all(re.fullmatch("[A-Z]{2}", code) for code in codes) and _says_na(named, column):
+                made.notes.append(
+                    f"{column}: NA is read as missing; where it is a code (Namibia), name another one for it here, and "
+                    'map it in each policy: values = { NA = "…" }'
+                )
     made.text = _document(name, unit, sites, goal, columns, made.kind)
     return made
+
+
+def _says_na(frames: Sequence[pd.DataFrame], column: str) -> bool:
+    return any(bool((frame[column].astype(str).str.strip() == "NA").any()) for frame in frames if column in frame)
 
 
 def _document(name: str, unit: str, sites: Sequence[str], goal: _Part, columns: dict[str, _Part], kind: str) -> str:

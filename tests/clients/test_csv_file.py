@@ -324,3 +324,21 @@ def test_a_column_twice_in_other_letters_is_refused_by_name(tmp_path, names):
     column = "num" if "AGE" not in names else "age"
     with pytest.raises(SchemaError, match=f"wanted column '{column}' once, got it 2 times in upper and lower case"):
         table(tmp_path, text_of([[*row, "0"] for row in good()], names))
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "said"),
+    [
+        ("sex", {"0": "F", "1": "M"}.get, r'mapping\.sex\]: values = \{ "<what data row 1 says>" = "<one of 0, 1>" \}'),
+        ("chol", lambda cell: f"{cell},5", "add decimal=, .* data row 1 has a comma"),
+        ("chol", lambda cell: f"1\u00a0{cell}", "add thousands= to the source: data row 1 has groups of digits"),
+        ("chol", lambda cell: "secret", r"mapping\.chol\]: missing ="),
+    ],
+)
+def test_a_column_without_a_usable_value_is_refused_with_the_remedy(tmp_path, column, change, said):
+    rows = changed(good(), column, {row[NAMES.index(column)]: change(row[NAMES.index(column)]) for row in good()})
+    with pytest.raises(
+        SchemaError, match=f"column '{column}': wanted .* without a single such value.*{said}"
+    ) as caught:
+        table(tmp_path, text_of(rows, separator=";"), "?separator=;")
+    assert "secret" not in str(caught.value)

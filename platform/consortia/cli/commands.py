@@ -239,7 +239,7 @@ COMMANDS: Final = {
     ),
     "dashboard": Entry(
         "dashboard:dashboard",
-        "Serve live pages, read-only. A token is printed once; $CONSORTIA_DASHBOARD_TOKEN sets it.",
+        "Serve live pages, read-only by default. A token is printed once; $CONSORTIA_DASHBOARD_TOKEN sets it.",
         "dashboard --runs runs; at a participant: consortia dashboard --home homes/hospital-a",
     ),
     "preflight": Entry(

@@ -27,17 +27,30 @@ DEMO = ("north", "south")
 
 
 def files_of(places: list[str]) -> list[Path]:
-    """Return the files that are named, or that lie in named folders, or that fit patterns."""
+    """Return the files that are named, or that lie in named folders, or that fit patterns.
+
+    Of a folder without files those of its folders count, one in each, as containers want them: data/NAME/FILE.
+    """
     found: list[Path] = []
     for place in places:
         path = Path(place)
         if path.is_dir():
-            found += sorted(each for each in path.iterdir() if re.search(_ENDINGS, each.name))
+            within = _within(path)
+            found += within or [files[0] for each in sorted(path.iterdir()) if len(files := _within(each)) == 1]
         else:
             found += [path] if path.is_file() else [Path(each) for each in sorted(glob.glob(place))]
     if not found:
         raise InputError(f"--from: wanted CSV, Parquet or Excel files, got none at {', '.join(places)}; check the path")
     return found
+
+
+def _within(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if re.search(_ENDINGS, each.name)) if folder.is_dir() else []
+
+
+def _called(file: Path, places: list[str]) -> Path:
+    """Return what names the file's participant: its folder where that is data/NAME/FILE of data, else the file."""
+    return file.parent if file.parent.parent in {Path(place) for place in places} else file
 
 
 def source_of(file: Path) -> str:
@@ -111,7 +124,9 @@ def write_client(
         )
     except ClientError as error:
         raise InputError(str(error)) from None
-    participants = {participant_name(file): _units(frame, unit) for file, frame in zip(files, frames, strict=True)}
+    participants = {
+        participant_name(_called(file, places)): _units(frame, unit) for file, frame in zip(files, frames, strict=True)
+    }
     if len(participants) < len(files):
         raise InputError("--from: wanted files with different names, for each is one participant; rename them")
     if len(participants) == 1:
