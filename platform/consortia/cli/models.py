@@ -72,13 +72,14 @@ def _model_of(source: str, participant: str, model: str, *, explain: bool) -> tu
     from consortia.models import registry
     from consortia.models.explain.row import explain_rows
     from consortia.models.rows import predict as predict_rows
-    from consortia.models.source import check_choice, label_owner_folder, of_participant
+    from consortia.models.source import check_choice, check_there, label_owner_folder, of_participant
     from consortia.vertical.offline import predict_alone
 
     check_choice(model)
     if (Path(source) / registry.MANIFEST).is_file():
         loaded, about, _ = registry.load(Path(source))
     elif not participant:
+        check_there(source)
         raise InputError("--participant: wanted whose model of the run, got none")
     elif folder := label_owner_folder(source, participant):
         if model != "kept":

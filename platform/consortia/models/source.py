@@ -26,6 +26,7 @@ __all__ = [
     "CHOICES",
     "Found",
     "check_choice",
+    "check_there",
     "check_leaves",
     "label_owner_folder",
     "of_coordinator",
@@ -170,11 +171,16 @@ def of_coordinator(run: str, industry: str, without: Sequence[str] = ()) -> Foun
     return Found(model, about, to_bytes(model, about), guarantee, known_passport(folder))
 
 
+def check_there(run: str) -> None:
+    """InputError for a path with no folder; the id of a run is no path."""
+    if Path(run).name != run and not Path(run).is_dir():
+        raise InputError(f"{run}: wanted the folder of a run, got nothing there; check the path")
+
+
 def run_folder(run: str, participant: str) -> Path:
     """Return where a participant keeps what is its own of a run; InputError when no receipt lies there."""
+    check_there(run)
     name = Path(run).name
-    if name != run and not Path(run).is_dir():  # a path, not the id of a run
-        raise InputError(f"{run}: wanted the folder of a run, got nothing there; check the path")
     places = [Path(run) / "participants" / participant / "runs" / name, default_root() / participant / "runs" / name]
     for place in places:
         if (place / "receipt.json").is_file():
