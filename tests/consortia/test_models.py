@@ -211,7 +211,8 @@ def test_a_deployed_participant_names_its_run(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["predict", "NOWHERE", "rows.csv"], "--participant"),
+        (["predict", "NOWHERE", "rows.csv"], "wanted the folder of a run, got nothing"),
+        (["predict", "run-1", "rows.csv"], "--participant"),
         (["predict", "NOWHERE", "rows.csv", "--participant", "bank-a"], "wanted the folder of a run, got nothing"),
         (["predict", "NOWHERE", "rows.csv", "--participant", "bank-a", "--model", "best"], "kept, federated"),
         (["export", "NOWHERE"], "got neither"),
