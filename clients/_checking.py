@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from clients import _values
+from clients._pandas import pd
 from clients.errors import SchemaError
 
 if TYPE_CHECKING:

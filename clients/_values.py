@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+from clients._pandas import pd
 
 # For simulation and tests. A participant passes its own: whoever knows the key can try out identifiers.
 DEMO_KEY = b"consortia: a public key, for simulation only"
@@ -80,7 +81,7 @@ def _objects(values: list[Any]) -> NDArray[np.object_]:
 
 def text(value: Any, missing: tuple[str, ...] = (), kept: Collection[str] = ()) -> str | None:
     """One value as `texts` has it."""
-    if (
+    if not isinstance(value, str) and (
         value is None
         or value is pd.NA
         or (isinstance(value, (float, np.floating)) and np.isnan(value))
