@@ -188,6 +188,9 @@ def test_models_are_listed_with_their_guarantee_and_predict(tmp_path: Path) -> N
     wanted = _model("linear", "linear")[0](torch.tensor([[0.5], [-0.25]]))
     assert np.allclose(table["y"].dropna(), wanted, atol=1e-6)
     assert bool(table["y"].isna()[1])
+    result = _call("predict", tmp_path / "none" / "run-1", rows)
+    assert result.exit_code == 2
+    assert "wanted the folder of a run, got nothing there" in result.output
 
 
 def test_a_deployed_participant_names_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +211,8 @@ def test_a_deployed_participant_names_its_run(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["predict", "NOWHERE", "rows.csv"], "--participant"),
+        (["predict", "NOWHERE", "rows.csv"], "wanted the folder of a run, got nothing"),
+        (["predict", "run-1", "rows.csv"], "--participant"),
         (["predict", "NOWHERE", "rows.csv", "--participant", "bank-a"], "wanted the folder of a run, got nothing"),
         (["predict", "NOWHERE", "rows.csv", "--participant", "bank-a", "--model", "best"], "kept, federated"),
         (["export", "NOWHERE"], "got neither"),

@@ -28,6 +28,7 @@ from consortia.participant.rows import read_rows
 from consortia.terms.industries import check_agreed, check_confirmed
 from consortia.terms.policy import DatasetTerms
 from consortia.terms.scenario import load_scenario
+from consortia.terms.statistics_scenario import statistics_scenario
 
 CLIENT = """
 schema = 1
@@ -189,6 +190,19 @@ def test_a_contract_fixes_the_clients_columns_and_takes_its_recipe(place):
     with pytest.raises(RefusedError, match="wanted the file with sha256"):
         check_agreed(registry.get("clinic"), terms)
     assert load_scenario(str(scenario(place))).contract.sha256() != loaded.contract.sha256()
+
+
+@pytest.mark.parametrize("learner", ["sums", "additive", "auto", "statistics"])
+def test_other_learners_than_networks_take_no_recipe_of_an_industrys_file(place, learner):
+    file = scenario(place)
+    if learner == "statistics":
+        contract = statistics_scenario(load_scenario(str(file))).contract
+    else:
+        text = tomli_w.dumps({**SCENARIO, "contract": {**SCENARIO["contract"], "learner": learner}})
+        file.write_text(text.replace("rounds = 2\n", ""))
+        contract = load_scenario(str(file)).contract
+    assert contract.industries["clinic"].client == registry.get("clinic").digest
+    assert contract.industries["clinic"].learning_rate != 0.5
 
 
 def test_a_deployed_run_refuses_what_is_not_confirmed_naming_it(place):

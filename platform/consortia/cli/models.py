@@ -76,7 +76,8 @@ def predict(
 
 
 def _whose(run: str, participant: str) -> None:
-    """Refuse a run without a participant, or without its receipt."""
+    """Refuse a path with no folder, a run without a participant, or without its receipt."""
+    check_there(run)
     if not participant:
         raise InputError("--participant: wanted whose model of the run, got none")
     run_folder(run, participant)

@@ -7,7 +7,7 @@ from pathlib import Path
 from consortia.common.environment import default_root
 from consortia.common.errors import InputError
 
-__all__ = ["check_finished", "run_folder"]
+__all__ = ["check_finished", "check_there", "run_folder"]
 
 
 def check_finished(folder: Path, *files: str) -> None:
@@ -16,11 +16,16 @@ def check_finished(folder: Path, *files: str) -> None:
         raise InputError(f"{folder}: wanted the folder of a finished run with {', '.join(lacking)}, got none")
 
 
+def check_there(run: str) -> None:
+    """Refuse a path with no folder; the id of a run is no path."""
+    if Path(run).name != run and not Path(run).is_dir():
+        raise InputError(f"{run}: wanted the folder of a run, got nothing there; check the path")
+
+
 def run_folder(run: str, participant: str) -> Path:
     """Return where a participant keeps what is its own of a run; InputError when no receipt lies there."""
+    check_there(run)
     name = Path(run).name
-    if name != run and not Path(run).is_dir():  # a path, not the id of a run
-        raise InputError(f"{run}: wanted the folder of a run, got nothing there; check the path")
     places = [Path(run) / "participants" / participant / "runs" / name, default_root() / participant / "runs" / name]
     for place in places:
         if (place / "receipt.json").is_file():

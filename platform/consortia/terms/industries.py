@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from clients import registry
 from clients.errors import ClientError
 from consortia.common.errors import InputError, RefusedError
+from consortia.terms.choice import AUTO
 from consortia.terms.contract_fields import IndustryTerms
+from consortia.terms.learners import GRADIENT
 
 if TYPE_CHECKING:
     from clients.industry import IndustryClient
@@ -20,6 +22,8 @@ OF_CONTRACT = ("rounds",)
 
 def with_recipes(contract: dict[str, Any], where: str) -> dict[str, Any]:
     """Return the contract with the recipe and the hash of every industry that is a file; others are left alone.
+
+    A recipe is how a network is trained: with another learner (statistics, sums, …) only the hash is filled in.
 
     Raises
     ------
@@ -40,15 +44,25 @@ def with_recipes(contract: dict[str, Any], where: str) -> dict[str, Any]:
             raise InputError(str(error)) from None
         if client is None:
             continue
-        recipe = {key: value for key, value in client.recipe.items() if key not in OF_CONTRACT}
+        trained = _trained(contract, name)
+        recipe = {key: value for key, value in client.recipe.items() if trained and key not in OF_CONTRACT}
         filled["industries"][name] = {**recipe, **terms, "client": terms.get("client", client.digest)}
         if terms.get("client", client.digest) != client.digest:
             raise InputError(
                 f"{where}: contract.industries.{name}.client: wanted sha256 {client.digest}, that of "
                 f"{registry.file_of(name)}, got another; take the file that was agreed, or leave the key out"
             )
-        filled.setdefault("rounds", client.recipe.get("rounds", 10))
+        if trained:
+            filled.setdefault("rounds", client.recipe.get("rounds", 10))
     return filled
+
+
+def _trained(contract: dict[str, Any], industry: str) -> bool:
+    """Whether an industry's learner may take steps: its own terms below `by_industry` come before the contract's."""
+    tables = contract.get("by_industry")
+    own = tables.get(industry) if isinstance(tables, dict) else None
+    terms = own if isinstance(own, dict) else contract
+    return terms.get("learner", GRADIENT) in (GRADIENT, AUTO)  # "auto" takes away what its choice does not need
 
 
 def check_agreed(client: IndustryClient, terms: IndustryTerms) -> None:
