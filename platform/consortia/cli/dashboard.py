@@ -30,15 +30,15 @@ def dashboard(
     ] = False,
 ) -> None:
     """Serve live pages, read-only by default. A token is printed once; $CONSORTIA_DASHBOARD_TOKEN sets it."""
-    from consortia.dashboard.security import CHANGE_VARIABLE, TOKEN_VARIABLE, token_from_environment
-    from consortia.dashboard.serve import listen, serve
-
     if runs is not None and home is not None:
         raise InputError(
             "--runs and --home: wanted one of them, got both; what is a participant's own is never served beside the "
             "coordinator's view: start two"
         )
     view, participant = _view(runs or Path("runs"), home, pki)
+    from consortia.dashboard.security import CHANGE_VARIABLE, TOKEN_VARIABLE, token_from_environment
+    from consortia.dashboard.serve import listen, serve
+
     token, made = token_from_environment()
     change_token, change_made = token_from_environment(CHANGE_VARIABLE) if allow_changes else ("", False)
     if token == change_token:

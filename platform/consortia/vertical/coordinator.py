@@ -81,8 +81,9 @@ class VerticalCoordinator(Mailbox):
         except RunFailedError as error:
             self.finish("failed", str(error), len(self.history), started, self.history)
             raise
-        finally:
+        except BaseException:  # `finish` saves the heads in all other cases
             self.heads.save()
+            raise
         return self.finish("completed", "", len(self.history), started, self.history)
 
     def _batch(self, batch: int) -> None:
