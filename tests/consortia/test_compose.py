@@ -31,6 +31,10 @@ COMMITTED = (
     "shared-customers",
     "shared-trunk",
     "digits",
+    "heartbeats",
+    "imaging",
+    "turbofans",
+    "turbofans-life",
 )
 STEPS = {"keys", "homes"}  # start as root to hand files to their owner, without a network
 
