@@ -46,7 +46,7 @@ from consortia.participant.data import load_partitions
 from consortia.participant.evaluation import module_scorer, score_metrics
 from consortia.participant.own_candidates import majority
 from consortia.participant.partitions import Partitions
-from consortia.terms.optimizer import local_optimizer
+from consortia.terms.optimizer import make_optimizer
 from consortia.terms.policy import load_policy
 from consortia.terms.scopes import build_module
 from privacy.dp_sgd import PlainPlan, train_plain
@@ -91,7 +91,7 @@ def pooled(job: Job) -> float:
         train_plain(
             module,
             *rows,
-            lambda parameters, rate=rate: local_optimizer(  # type: ignore[misc]
+            lambda parameters, rate=rate: make_optimizer(  # type: ignore[misc]
                 rules.optimizer,
                 parameters,
                 learning_rate=rate,

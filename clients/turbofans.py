@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,6 +72,8 @@ SCHEMA = Schema(
     shape=SHAPE,
 )
 
+REMAINING: Final = Target(name="remaining", kind="regression", low=0, high=CAP, measure="cycles")
+
 
 def _rows(readings: NDArray[np.float64], left: int, engine: str) -> pd.DataFrame:
     """One engine's rows; readings (n_cycles, n_sensors), and how many cycles it had left after the last one."""
@@ -88,14 +91,14 @@ def _rows(readings: NDArray[np.float64], left: int, engine: str) -> pd.DataFrame
 
 
 def _frame(values: NDArray[np.float64], remaining: NDArray[Any], engines: NDArray[Any]) -> pd.DataFrame:
-    """Rows with both targets; each schema takes its own."""
+    """Rows with both targets."""
     fails = np.where(remaining <= SOON, "soon", "later")
     columns = {"engine": engines, "fails": fails, "remaining": np.minimum(remaining, CAP)}
     return array_frame(SHAPE, "sensor", values, **columns)
 
 
-def read(folder: Path, site: str) -> pd.DataFrame:
-    """A factory's engines, those of the training file first."""
+def read(folder: Path, site: str, target: str = SCHEMA.target.name) -> pd.DataFrame:
+    """A factory's engines, those of the training file first, with that target."""
     first = sum(list(FACTORIES.values())[: list(FACTORIES).index(site)])
     left = np.loadtxt(folder / "RUL_FD001.txt", dtype=int, ndmin=1)
     found = []
@@ -104,7 +107,12 @@ def read(folder: Path, site: str) -> pd.DataFrame:
         for engine in range(first + 1, first + FACTORIES[site] + 1):
             readings = lines[lines[:, 0] == engine][:, [4 + sensor for sensor in SENSORS]]
             found.append(_rows(readings, int(left[engine - 1]) if part == "test" else 0, f"{part} {engine}"))
-    return pd.concat(found, ignore_index=True)
+    return _with(target, pd.concat(found, ignore_index=True))
+
+
+def _with(target: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `_frame` with one of the two targets."""
+    return frame.drop(columns=[name for name in (SCHEMA.target.name, REMAINING.name) if name != target])
 
 
 #: A sensor's value in a new engine, how far wear takes it until the engine fails, and the noise of one cycle.
@@ -126,7 +134,7 @@ _WEAR: Final[Mapping[int, tuple[float, float, float]]] = {
 }
 
 
-def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataFrame:
+def synthesise(generator: np.random.Generator, rows: int, site: str, target: str = SCHEMA.target.name) -> pd.DataFrame:
     """Engines that wear out exponentially, each in its own time; half of them are seen to the end.
 
     Every factory's engines are a little better or worse when new.
@@ -141,7 +149,7 @@ def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataF
         way = worn * generator.normal(1, 0.08, len(worn))
         readings = new + wear[:, np.newaxis] * way + generator.normal(0, 1, (seen, len(new))) * noise
         found.append(_rows(readings, life - seen, f"{site} {generator.integers(10**9)}"))
-    return pd.concat(found, ignore_index=True).iloc[:rows]
+    return _with(target, pd.concat(found, ignore_index=True).iloc[:rows])
 
 
 CLIENT = IndustryClient(
@@ -159,10 +167,8 @@ LIFE = dataclasses.replace(
     CLIENT,
     name="turbofan_life",
     title="Turbofans' remaining life",
-    schema=dataclasses.replace(
-        SCHEMA,
-        name="turbofan_life",
-        target=Target(name="remaining", kind="regression", low=0, high=CAP, measure="cycles"),
-    ),
+    schema=dataclasses.replace(SCHEMA, name="turbofan_life", target=REMAINING),
+    read=partial(read, target=REMAINING.name),
+    synthesise=partial(synthesise, target=REMAINING.name),
     metrics=("rmse", "mae", "r2"),
 )
