@@ -31,7 +31,7 @@ from privacy.noise_context import NoiseContext
 NOISE = NoiseContext(purpose="benchmark", message="benchmark", attempt=0, ledger="")
 TARGET = Target(name="y", kind="binary", classes=("no", "yes"))
 DELTA = 1e-5
-METRICS = ("auc", "auprc", "accuracy", "brier")
+METRICS = ("auc", "auprc", "accuracy", "balanced_accuracy", "brier")
 #: rows, share of positives, shift between the classes in log-odds
 CASES = (
     (60, 0.3, 1.5),

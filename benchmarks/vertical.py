@@ -26,7 +26,8 @@ from scipy import stats
 
 from clients.holdings import get
 from clients.sources import parse_source
-from consortia.vertical.assistance import MISSING, Grid, assist
+from consortia.vertical.assistance import assist
+from consortia.vertical.grid import MISSING, Grid
 from consortia.vertical.stacking import auc, decide
 from privacy.randomized_response import respond
 

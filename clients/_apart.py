@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 
 from clients import _values
 from clients._checking import QuarantineReport
+from clients._pandas import pd
 from clients.schema import Schema
 
 __all__ = ["Apart", "reasons_in_words", "set_apart"]

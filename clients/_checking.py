@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from clients import _values
+from clients._pandas import pd
 from clients.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ NUMERIC = ("number", "integer", "flag")
 #: Fewer rows with one unknown spelling are broken rows; from here on they are a code that nobody mapped.
 FEW = 5
 NEARLY_ALL = 0.9
+_COMMA = re.compile(r"[+-]?\d*(?:,\d+)+")
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:[ '.\u00a0\u202f\u2019]\d{3})+(?:[.,]\d*)?")
 LARGEST = float(np.finfo(np.float32).max)
 WANTED = {
     "number": "a number",
@@ -84,7 +88,7 @@ def check_rows(schema: Schema, frame: pd.DataFrame, *, key: bytes, where: str) -
     target = schema.target
     found[target.name] = _found(schema, target.name, _target_dtype(target), _read_target(target, frame[target.name]))
     for name, one in found.items():
-        _refuse_foreign_column(schema, name, one, str(frame[name].dtype), where)
+        _refuse_foreign_column(schema, name, one, frame[name], where)
     broken, reasons = _broken_rows(schema, columns, found)
     index = frame.index[~broken]
     typed: dict[str, pd.Series[Any]] = {}
@@ -158,17 +162,18 @@ def named(schema: Schema, frame: pd.DataFrame) -> pd.DataFrame:
     ours = [column.name for column in schema.columns] + [schema.target.name]
     alike: dict[str, list[str]] = {}
     for name in frame.columns:
-        alike.setdefault(_plain(str(name)), []).append(name)
+        alike.setdefault(plain_name(str(name)), []).append(name)
     here = set(frame.columns)
     renamed = {}
     for name in ours:
-        found = alike.get(_plain(name), [])
+        found = alike.get(plain_name(name), [])
         if name not in here and len(found) == 1 and found[0] not in ours:
             renamed[found[0]] = name
     return frame.rename(columns=renamed) if renamed else frame
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a column's name without case, white space at its ends and Unicode form."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
@@ -183,6 +188,13 @@ def _refuse_wrong_columns(schema: Schema, frame: pd.DataFrame, where: str) -> No
         twice = {str(c) for c in frame.columns[frame.columns.duplicated()]}
         named = ", ".join(repr(name) for name in sorted(twice & ours)) or f"{len(twice)} column(s) of other names"
         raise SchemaError(f"{where}: wanted each column once, got {named} more than once; rename or drop it")
+    names = [column.name for column in schema.columns] + [schema.target.name]
+    there, known = (Counter(plain_name(str(name)) for name in each) for each in (frame.columns, names))
+    if alike := [name for name in names if there[plain_name(name)] > known[plain_name(name)]]:
+        raise SchemaError(
+            f"{where}: wanted column {alike[0]!r} once, got it {there[plain_name(alike[0])]} times in upper and lower "
+            f"case; rename one, or name yours in the mapping: {alike[0]}.column"
+        )
     wanted = [c.name for c in schema.columns if c.required] + [schema.target.name]
     absent = [name for name in wanted if name not in frame]
     if not absent:
@@ -207,12 +219,12 @@ def _refuse_wrong_columns(schema: Schema, frame: pd.DataFrame, where: str) -> No
 
 def _by_letters(frame: pd.DataFrame) -> dict[str, str]:
     """Return the columns by their names without case and white space."""
-    return {_plain(str(name)): str(name) for name in reversed(frame.columns)}
+    return {plain_name(str(name)): str(name) for name in reversed(frame.columns)}
 
 
 def _near(name: str, got: Mapping[str, str]) -> str | None:
     """Return the column that was probably meant: the same letters in another case, or nearly the same."""
-    if (same := got.get(_plain(name))) is not None:
+    if (same := got.get(plain_name(name))) is not None:
         return same
     return next(iter(difflib.get_close_matches(name, got.values(), 1)), None)
 
@@ -252,7 +264,7 @@ def _read_target(target: Target, raw: pd.Series[Any]) -> _Coded:
     return codes, [None if v is None else target.mapping.get(v, _values.UNREADABLE) for v in texts]
 
 
-def _refuse_foreign_column(schema: Schema, name: str, found: _Found, got: str, where: str) -> None:
+def _refuse_foreign_column(schema: Schema, name: str, found: _Found, raw: pd.Series[Any], where: str) -> None:
     """A column without one usable value is a wrong column, not a heap of broken rows."""
     if not found.present.any() or (found.fits & found.present).any():
         return
@@ -264,9 +276,19 @@ def _refuse_foreign_column(schema: Schema, name: str, found: _Found, got: str, w
     else:
         wanted = WANTED[dtype]
     raise SchemaError(
-        f"{where}: column {name!r}: wanted {wanted} (schema {schema.name!r}), got a column of type {got} "
-        "without a single such value. Is it the right column, in the right coding?"
+        f"{where}: column {name!r}: wanted {wanted} (schema {schema.name!r}), got a column of type {raw.dtype} "
+        f"without a single such value. Name the right column, or {_way_out(schema, name, dtype, found, raw)}"
     )
+
+
+def _way_out(schema: Schema, name: str, dtype: str, found: _Found, raw: pd.Series[Any]) -> str:
+    """Say which option or rule would mend a column without a usable value; its first row is named, not repeated."""
+    row = int(found.present.argmax())
+    if dtype in {"number", "integer"} and _COMMA.fullmatch(_values.text(raw.iloc[row]) or ""):
+        return f"add decimal=, (or thousands=,) to the source: data row {row + 1} has a comma"
+    if dtype in {"number", "integer"} and _GROUPED.fullmatch(_values.text(raw.iloc[row]) or ""):
+        return f"add thousands= to the source: data row {row + 1} has groups of digits"
+    return _mending(schema, name, dtype, row + 1)
 
 
 def _one_spelling(schema: Schema, frame: pd.DataFrame, found: Mapping[str, _Found]) -> dict[str, Spelling]:

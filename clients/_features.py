@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+from clients._pandas import pd
 
 if TYPE_CHECKING:
     from clients.schema import Column, Derived
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 NUMERIC = ("number", "integer")
 
 # (visible frame, derived columns by name) -> one feature (n_rows,)
-Compute = Callable[[pd.DataFrame, Mapping[str, "pd.Series[Any]"]], NDArray[np.float64]]
+Compute = Callable[["pd.DataFrame", Mapping[str, "pd.Series[Any]"]], NDArray[np.float64]]
 
 
 def _scaled(values: NDArray[np.float64], low: float, high: float, impute: float | None) -> NDArray[np.float64]:

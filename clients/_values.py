@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+from clients._pandas import pd
 
 # For simulation and tests. A participant passes its own: whoever knows the key can try out identifiers.
 DEMO_KEY = b"consortia: a public key, for simulation only"
@@ -27,13 +28,13 @@ FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 _WHOLE = re.compile(r"^(-?\d+)\.0+$")
 
 
-def texts(values: pd.Series[Any], missing: tuple[str, ...] = ()) -> pd.Series[Any]:
-    """Each value as stripped text, whole numbers without ".0", None where missing.
+def texts(values: pd.Series[Any], missing: tuple[str, ...] = (), kept: Collection[str] = ()) -> pd.Series[Any]:
+    """Each value as stripped text, whole numbers without ".0", None where missing; `kept` are texts all the same.
 
     A file, a Parquet column and a database give the same number as text, float, int or Decimal; from here on
     they are one.
     """
-    return pd.Series(by_value(values, lambda value: text(value, missing)), index=values.index, dtype=object)
+    return pd.Series(by_value(values, lambda value: text(value, missing, kept)), index=values.index, dtype=object)
 
 
 def coded(values: pd.Series[Any], missing: tuple[str, ...] = ()) -> tuple[NDArray[np.int64], list[str | None]]:
@@ -78,9 +79,9 @@ def _objects(values: list[Any]) -> NDArray[np.object_]:
     return out
 
 
-def text(value: Any, missing: tuple[str, ...] = ()) -> str | None:
+def text(value: Any, missing: tuple[str, ...] = (), kept: Collection[str] = ()) -> str | None:
     """One value as `texts` has it."""
-    if (
+    if not isinstance(value, str) and (
         value is None
         or value is pd.NA
         or (isinstance(value, (float, np.floating)) and np.isnan(value))
@@ -90,7 +91,7 @@ def text(value: Any, missing: tuple[str, ...] = ()) -> str | None:
     if isinstance(value, (bool, np.bool_)):
         return "1" if value else "0"
     read = repr(float(value)) if isinstance(value, (float, np.floating)) else str(value).strip()
-    if read in BLANK:
+    if read in BLANK and (not read or read not in kept):
         return None
     whole = _WHOLE.match(read) if read[-1] == "0" else None
     read = whole.group(1) if whole else read

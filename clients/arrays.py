@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from clients._pandas import pd
 from clients.errors import SchemaError
 from clients.schema import Column
 from clients.shapes import Shape

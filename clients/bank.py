@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from clients._pandas import pd
 from clients.industry import IndustryClient
 from clients.schema import Column, Derived, Schema, Target
 

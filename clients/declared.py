@@ -39,9 +39,9 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from clients._pandas import pd
 from clients.errors import ClientLoadError, SchemaError, SourceError
 from clients.expressions import parse
 from clients.industry import IndustryClient

@@ -14,9 +14,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 import simpleeval
 
+from clients._pandas import pd
 from clients.errors import SchemaError
 
 __all__ = ["FUNCTIONS", "Expression", "parse"]
@@ -42,6 +42,10 @@ def _round(value: Any, digits: float = 0) -> Any:
     return np.round(value, int(digits))
 
 
+def _missing(value: Any) -> Any:
+    return pd.isna(value)
+
+
 #: What an expression may call.
 FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "abs": np.abs,
@@ -54,7 +58,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "max": np.maximum,
     "round": _round,
     "where": _where,
-    "missing": pd.isna,
+    "missing": _missing,
 }
 _OPERATORS: Final[dict[type[ast.AST], Callable[..., Any]]] = {
     ast.Add: _arithmetic(operator.add),

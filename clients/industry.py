@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
 from clients import metrics as _metrics
+from clients._pandas import pd
 from clients.errors import SchemaError
 from clients.invented import inventor
 from clients.models import default_encoder, default_head

@@ -87,7 +87,8 @@ def propose(
     Parameters
     ----------
     frames : sequence of DataFrame (n_rows, any columns)
-        As the source `csv:` reads them, one or more participants'; names may differ in case alone.
+        As the source `csv:` reads them, one or more participants'; names may differ in case alone. The columns are
+        those of the first; others say of each what they have under its name.
     target : str
         The column that is predicted: text, flags and at most 20 distinct whole numbers are classes.
     kind : {"binary", "multiclass", "regression"}, optional
@@ -104,17 +105,20 @@ def propose(
     """
     first = list(frames[0].columns)
     spelled = {str(each).casefold(): str(each) for each in first}
-    joined = pd.concat(
-        [f.rename(columns={c: spelled.get(str(c).casefold(), c) for c in f.columns}) for f in frames], ignore_index=True
-    )
-    if not joined.columns.is_unique:
+    named = [f.rename(columns={c: spelled.get(str(c).casefold(), c) for c in f.columns}) for f in frames]
+    if not all(each.columns.is_unique for each in named):
         raise TableError("wanted each column once, got one twice; rename or drop it")
+    columns_there = {column for each in named for column in each.columns}
     target = spelled.get(target.casefold(), target)
     for wanted, what in ((target, "target"), (unit, "unit"), *((each, "identifier") for each in identifiers)):
-        if wanted not in joined and (what, wanted) != ("unit", "record"):
+        if wanted not in columns_there and (what, wanted) != ("unit", "record"):
             raise TableError(f"{what}: wanted a column of the rows, got {wanted!r}; correct the name")
     made = Proposal("", "")
-    texts = {column: _values.texts(joined[column]) for column in joined.columns}
+    # Of the files that have the column: one that calls it otherwise says nothing of it, not that it is missing.
+    texts = {
+        column: _values.texts(pd.concat([each[column] for each in named if column in each], ignore_index=True))
+        for column in {*first, target}
+    }
     goal = _target(target, texts[target], kind, made)
     columns = {}
     for column in first:
@@ -126,8 +130,18 @@ def propose(
             columns[column] = _Part({"dtype": "text", "identifier": "drop", "nullable": True, "required": False})
         else:
             columns[column] = _column(column, texts[column], made)
+            codes = columns[column].keys.get("categories", ())
+            if codes and all(re.fullmatch("[A-Z]{2}", code) for code in codes) and _says_na(named, column):
+                made.notes.append(
+                    f"{column}: NA is read as missing; where it is a code (Namibia), name another one for it here, and "
+                    'map it in each policy: values = { NA = "…" }'
+                )
     made.text = _document(name, unit, sites, goal, columns, made.kind)
     return made
+
+
+def _says_na(frames: Sequence[pd.DataFrame], column: str) -> bool:
+    return any(bool((frame[column].astype(str).str.strip() == "NA").any()) for frame in frames if column in frame)
 
 
 def _document(name: str, unit: str, sites: Sequence[str], goal: _Part, columns: dict[str, _Part], kind: str) -> str:

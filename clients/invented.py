@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from clients._pandas import pd
 from clients._seeded import numpy_generator
 from clients.schema import Column, Schema, Target
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from clients._pandas import pd
 from clients.industry import IndustryClient
 from clients.schema import Column, Schema, Target
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from clients import _values
+from clients._checking import plain_name
 from clients.errors import SchemaError
 from clients.expressions import parse
 from clients.mapping_rules import ColumnMap
@@ -57,7 +58,10 @@ def apply(mapping: Mapping[str, ColumnMap], frame: pd.DataFrame, schema: Schema,
             hint = f"did you mean {near[0]!r}?" if near else f"wanted one of {', '.join([*known, schema.target.name])}"
             raise SchemaError(f"{where}.{name}: no column of schema {schema.name!r}; {hint}")
         made[name] = _mapped(name, rule, known.get(name), schema, source)
-    kept = frame[[column for column in frame.columns if column not in made]]
+    # A column that differs from a mapped one in case alone is another's: the rule said which one is meant.
+    ours = {plain_name(name) for name in made}
+    others = {*known, schema.target.name} - set(made)
+    kept = frame[[column for column in frame.columns if column in others or plain_name(str(column)) not in ours]]
     result = pd.concat([kept, pd.DataFrame(made, index=frame.index)], axis=1)
     result.attrs = dict(frame.attrs)
     return result
@@ -72,7 +76,7 @@ class _Source:
         for place, name in enumerate(frame.columns):
             self._names.setdefault(str(name).strip().casefold(), []).append(place)
 
-    def texts(self, name: str, key: str, missing: tuple[str, ...] = ()) -> pd.Series[Any]:
+    def texts(self, name: str, key: str, missing: tuple[str, ...] = (), kept: Collection[str] = ()) -> pd.Series[Any]:
         places = self._names.get(name.strip().casefold(), [])
         exact = [place for place in places if self.frame.columns[place] == name]
         if len(places) > 1 and len(exact) != 1:
@@ -83,7 +87,7 @@ class _Source:
             near = difflib.get_close_matches(name, [str(each) for each in self.frame.columns], 1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {self.frame.shape[1]} columns of other names"
             raise SchemaError(f"{key}: wanted column {name!r} in the source, got none; {hint}")
-        return _values.texts(self.frame.iloc[:, (exact or places)[0]], missing)
+        return _values.texts(self.frame.iloc[:, (exact or places)[0]], missing, kept)
 
 
 def _mapped(name: str, rule: ColumnMap, column: Column | None, schema: Schema, source: _Source) -> pd.Series[Any]:
@@ -93,7 +97,8 @@ def _mapped(name: str, rule: ColumnMap, column: Column | None, schema: Schema, s
         return pd.Series([_legal(rule.constant, column, schema, f"{key}.constant")] * len(index), index, dtype=object)
     if rule.expression:
         return _computed(rule.expression, source, f"{key}.expression")
-    texts = source.texts(rule.column or name, f"{key}.column", rule.missing)
+    # A code that the owner names is a code, even where it is spelled as a missing value: NA is Namibia, too.
+    texts = source.texts(rule.column or name, f"{key}.column", rule.missing, rule.values)
     if rule.values or rule.prefixes:
         return _each(texts, _decoder(rule, column, schema, key))
     if rule.measure:

@@ -28,13 +28,16 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
         "auc": "clients.metrics.built_in:AUC",
         "auprc": "clients.metrics.built_in:AUPRC",
         "accuracy": "clients.metrics.built_in:ACCURACY",
+        "balanced_accuracy": "clients.metrics.built_in:BALANCED_ACCURACY",
         "brier": "clients.metrics.built_in:BRIER",
         "ece": "clients.metrics.built_in:ECE",
         "log_loss": "clients.metrics.built_in:LOG_LOSS",
         "macro_auc": "clients.metrics.built_in:MACRO_AUC",
+        "macro_f1": "clients.metrics.built_in:MACRO_F1",
         "rmse": "clients.metrics.built_in:RMSE",
         "mae": "clients.metrics.built_in:MAE",
         "r2": "clients.metrics.built_in:R2",
+        "concordance": "clients.metrics.built_in:CONCORDANCE",
         # `consortia new metric` adds its line above this one.
     }
 )

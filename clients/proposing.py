@@ -18,7 +18,7 @@ from clients.mapping import ColumnMap
 from clients.measures import conversion
 from clients.schema import Column, Schema
 
-__all__ = ["FILL_IN", "Line", "propose_mapping", "rules_of", "to_toml"]
+__all__ = ["FILL_IN", "Line", "left_over", "propose_mapping", "rules_of", "to_toml"]
 
 #: Stands where a person must say what is meant; a mapping that still holds it is refused.
 FILL_IN: Final = "FILL IN"
@@ -76,9 +76,17 @@ def rules_of(lines: Sequence[Line]) -> dict[str, ColumnMap]:
     return {line.name: ColumnMap.model_validate_json(json.dumps(dict(line.rule))) for line in lines if line.rule}
 
 
-def to_toml(lines: Sequence[Line], dataset: str) -> str:
-    """Return the rules as text for a policy."""
+def left_over(lines: Sequence[Line], frame: pd.DataFrame) -> list[str]:
+    """Return the columns of the file that no rule takes."""
+    taken = {line.source for line in lines}
+    return [str(name) for name in frame.columns if str(name) not in taken]
+
+
+def to_toml(lines: Sequence[Line], dataset: str, rest: Sequence[str] = ()) -> str:
+    """Return the rules as text for a policy; where something is to be filled in, `rest` says what nobody took."""
     text = []
+    if rest and any(FILL_IN in str(line.rule) for line in lines):
+        text += [f"# columns of the file that no rule takes: {json.dumps(rest, ensure_ascii=False)[1:-1]}", ""]
     for line in lines:
         if line.rule:
             text.append(f"[dataset.{dataset}.mapping.{tomlkit.key(line.name).as_string()}]")
@@ -178,25 +186,39 @@ def _measured(column: Column | None, source: str, texts: pd.Series[Any], schema:
     if len(spelled) and len(spelled) <= 3 and int(spelled.iloc[0]) > 1:
         rule["missing"] = [str(text) for text in spelled.index]
         said.append("texts among numbers are taken for missing")
-    if (unit := _unit(source)) and wanted and unit != wanted:
-        try:
-            conversion(unit, wanted, None, "measure")
+    if (unit := _unit(source, wanted)) and wanted and unit != wanted:
+        if _converts(unit, wanted, None):
             rule["measure"] = unit
             said.append(f"{unit} becomes {wanted}")
-        except SchemaError:
-            rule |= {"measure": unit, "molar_mass": 1.0}
-            said.append(f"{unit} to {wanted}: put in the molar mass in g/mol")
+        else:
+            rule["measure"] = FILL_IN
+            amount = _converts(unit, wanted, 1.0)
+            said.append(f"{unit} to {wanted}: wanted " + ("the molar mass in g/mol, too" if amount else "another unit"))
     return rule, "; ".join(said)
 
 
-def _unit(source: str) -> str:
+def _unit(source: str, wanted: str) -> str:
+    """The unit of measure that a name says; one that differs from what is wanted in case alone is that."""
     found = _MEASURE.search(source)
     if not found:
         return ""
     unit = found[1] or {"f": "degF", "c": "degC", "mmhg": "mmHg", "kpa": "kPa"}.get(
         found[2].lower(), found[2].lower().replace("_", "/")
     )
-    return unit if measures.known(unit) else ""
+    if unit.casefold() == wanted.casefold():
+        return wanted
+    # A header in capitals: MG/L are megagrams to pint, and nobody's measure.
+    spelled = [unit, unit.lower()] if measures.known(unit) else [unit.lower()]
+    fits = [each for each in spelled if _converts(each, wanted, None) or _converts(each, wanted, 1.0)]
+    return fits[0] if fits else unit if measures.known(unit) else ""
+
+
+def _converts(unit: str, wanted: str, molar_mass: float | None) -> bool:
+    try:
+        conversion(unit, wanted, molar_mass, "measure")
+    except SchemaError:
+        return False
+    return True
 
 
 def _dates(texts: pd.Series[Any], form: str) -> bool:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from clients import _values, shapes
 from clients._checking import QuarantineReport, check_rows, named
 from clients._declaring import column_problem
 from clients._features import Compute, column_features, column_kinds, derived_feature
+from clients._pandas import pd
 from clients.errors import SchemaError
 from consortia_plugins.arguments import named_arguments
 

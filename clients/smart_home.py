@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from clients._pandas import pd
 from clients.industry import IndustryClient
 from clients.schema import Column, Schema, Target
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from clients import _values, registry
+from clients._pandas import pd
 from clients.errors import SourceError, TableError
 from clients.industry import IndustryClient
 from clients.schema import Column, Schema, Target

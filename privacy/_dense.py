@@ -65,7 +65,8 @@ class DenseStack:
         with torch.enable_grad():
             last = value.detach().requires_grad_()
             found = losses(self.tail(last))
-            (delta,) = torch.autograd.grad(found, last, torch.ones_like(found))
+            # Of the sum: autograd loads sympy (half a second of CPU) to compare the shape of a gradient it is given.
+            (delta,) = torch.autograd.grad(found.sum(), last)
         seen: list[Seen] = []
         with torch.no_grad():
             for place in range(len(self.stack) - 1, self._lowest - 1, -1):

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
-from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from privacy._one_row import made_up_rows, same_bits
@@ -14,7 +13,14 @@ from privacy._units import Units, unit_squares
 _BLOCK: Final = 1024  # terms in one product of a sum
 _KERNEL: Final = 16  # widths that matrix kernels like: multiples of float32s in a register
 _NOTHING: Final = torch.empty(0)
-_SAMPLERS: Final[Mapping[type[nn.Module], Any]] = GradSampleModule.GRAD_SAMPLERS
+
+
+def samplers() -> dict[type[nn.Module], Any]:
+    """Return Opacus' rules for the gradients of single rows, by layer; a stack of dense layers asks for none."""
+    from opacus.grad_sample import GradSampleModule
+
+    rules: dict[type[nn.Module], Any] = GradSampleModule.GRAD_SAMPLERS
+    return rules
 
 
 class Memory:
@@ -126,7 +132,7 @@ class Layer:
             delta = delta * (self.inputs != self.layer.padding_idx).unsqueeze(-1)
         # As many rows as a pass has, in which each was found to get the same bits at every place: what else was drawn
         # decides on no kernel.
-        size, sampler = self.together or len(delta), _SAMPLERS[type(self.layer)]
+        size, sampler = self.together or len(delta), samplers()[type(self.layer)]
         cut = zip(torch.split(self.inputs, size), torch.split(delta, size), strict=True)
         pieces: list[dict[nn.Parameter, Tensor]] = [sampler(self.layer, [inputs], part) for inputs, part in cut]
         whole = {p: [piece[p] for piece in pieces] for p in pieces[0] if p.requires_grad}
@@ -193,7 +199,7 @@ def steady_layer(layer: nn.Module, inputs: Tensor) -> bool:
         with torch.enable_grad():
             rows = tables["rows"].clone().requires_grad_()
             output: Tensor = type(layer).forward(layer, rows)
-            (back,) = torch.autograd.grad(output, rows, tables["gradient"])
+            (back,) = torch.autograd.grad((output * tables["gradient"]).sum(), rows)
         return [output.detach(), back]
 
     shapes = {"rows": inputs, "gradient": type(layer).forward(layer, inputs).detach()}

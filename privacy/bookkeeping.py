@@ -176,7 +176,7 @@ class BookKeeping:
             return
         losses = row_losses(self.module, inputs, target, loss)
         outputs = [layer.output for layer in layers]
-        deltas = torch.autograd.grad(losses, outputs, torch.ones_like(losses), allow_unused=True)
+        deltas = torch.autograd.grad(losses.sum(), outputs, allow_unused=True)
         for layer, delta in zip(layers, deltas, strict=True):
             layer.receive(delta)
 

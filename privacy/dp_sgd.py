@@ -25,7 +25,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +33,16 @@ from torch import Tensor, nn
 from consortia_plugins.arguments import named_arguments
 from privacy._composition import Composition, known
 from privacy._conditions import check_buffers, check_layers, check_rows_stay_apart
-from privacy._engines import Engine, NoisyOptimizer, check_sums, engine_for
+from privacy._engines import Engine, check_sums, engine_for
 from privacy._rows import Loss, MakeOptimizer, Rows, one_thread, row_losses
 from privacy.errors import PlanError
 from privacy.events import PoissonGaussian
 from privacy.randomness import check_usable
 from privacy.sampling import poisson_draws
 from privacy.secure_noise import MAX_ROWS
+
+if TYPE_CHECKING:
+    from privacy._optimizer import NoisyOptimizer
 
 __all__ = ["DpSgdPlan", "PlainPlan", "StepReport", "check_module", "train_plain", "train_private"]
 
@@ -200,6 +203,8 @@ def train_private(
         Before the first step: layers that mix rows, a parameter without per-row gradients, rows that
         influence each other, a generator inherited over a fork. After the last: a buffer that changed.
     """
+    from privacy._optimizer import NoisyOptimizer
+
     check_usable(generator)
     rows = Rows(inputs, target, unit_index, n_units, single, plan.expected_batch)
     mode = module.training
@@ -258,7 +263,7 @@ def _steps(
     sums: Engine,
     rows: Rows,
     loss: Loss,
-    optimizer: NoisyOptimizer,
+    optimizer: "NoisyOptimizer",
     plan: DpSgdPlan,
     generator: torch.Generator,
     twin: Twin | None,

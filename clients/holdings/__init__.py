@@ -14,17 +14,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from clients import _values
+from clients._pandas import pd
+from clients._seeded import numpy_generator
 from clients.errors import SchemaError, SourceError, UnknownClientError
 from clients.schema import Column, QuarantineReport, Schema, Target
-from clients.sources import Source, numpy_generator
-from clients.sources import read_table as _read_table
+
+if TYPE_CHECKING:
+    from clients.sources import Source
 
 __all__ = ["CASES", "NEW", "Case", "Encoded", "Holding", "get", "normalise"]
 
@@ -209,7 +211,9 @@ class Case:
                     f"{Path(error.filename or '').name}"
                 ) from None
         else:
-            frame = _read_table(source)
+            from clients.sources import read_table
+
+            frame = read_table(source)
         frame.attrs["synthetic"] = source.synthetic
         return frame
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from clients._pandas import pd
 from clients.holdings import Case, Holding
 from clients.schema import Column, Target
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 
+from clients._pandas import pd
 from clients.holdings import NEW, Case, Holding
 from clients.schema import Column, Target
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from clients import hospital
+from clients._pandas import pd
 from clients.holdings import Case, Holding
 
 __all__ = ["CASE"]

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from clients import factory
+from clients._pandas import pd
 from clients.factory import AIR, PROCESS, SPEED, TORQUE, WEAR
 from clients.holdings import Case, Holding
 

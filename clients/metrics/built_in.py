@@ -13,7 +13,21 @@ from numpy.typing import NDArray
 
 from clients.metrics.metric import Metric, by_row
 
-__all__ = ["ACCURACY", "AUC", "AUPRC", "BRIER", "ECE", "LOG_LOSS", "MACRO_AUC", "MAE", "R2", "RMSE"]
+__all__ = [
+    "ACCURACY",
+    "AUC",
+    "AUPRC",
+    "BALANCED_ACCURACY",
+    "BRIER",
+    "CONCORDANCE",
+    "ECE",
+    "LOG_LOSS",
+    "MACRO_AUC",
+    "MACRO_F1",
+    "MAE",
+    "R2",
+    "RMSE",
+]
 
 Array = NDArray[np.float64]
 CALIBRATION_BINS = 10
@@ -51,6 +65,63 @@ def _auprc(scores: Array, target: Array, weights: Array) -> Array:
 def _right(scores: Array, target: Array) -> Array:
     found = scores.argmax(axis=1) == target if scores.ndim == 2 else (scores >= 0.5) == (target == 1)
     return np.asarray(found, dtype=np.float64)
+
+
+def _by_class(scores: Array, target: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Return by class how many rows there are, how many are called so, and how many rightly: each (m, n_classes)."""
+    called = scores.argmax(axis=1) if scores.ndim == 2 else scores >= 0.5
+    classes = np.arange(scores.shape[1] if scores.ndim == 2 else 2)
+    there, said = (np.asarray(codes[:, None] == classes, dtype=np.float64) for codes in (target, called))
+    return weights @ there, weights @ said, weights @ (there * said)
+
+
+def _balanced_accuracy(scores: Array, target: Array, weights: Array) -> Array:
+    """Mean share of the rows of a class that are called so, over the classes there are; one class has none."""
+    there, _, right = _by_class(scores, target, weights)
+    present = there > 0
+    recall = np.divide(right, there, out=np.zeros_like(right), where=present)
+    return np.where(present.sum(1) > 1, recall.sum(1) / present.sum(1), np.nan)
+
+
+def _macro_f1(scores: Array, target: Array, weights: Array) -> Array:
+    """Mean F1 of the classes that are there or that a row is called."""
+    there, said, right = _by_class(scores, target, weights)
+    known = there + said > 0
+    each = np.divide(2 * right, there + said, out=np.zeros_like(right), where=known)
+    return np.asarray(each.sum(1) / known.sum(1))
+
+
+def _concordance(scores: Array, target: Array, weights: Array) -> Array:
+    """Share of the pairs of different values that the scores put in order, ties at one half (Harrell et al. 1982).
+
+    Two rows whose scores have ranks a < b differ in a highest bit. At the turn of that bit, and at no other, both are
+    among the rows of equal higher bits, and b is on the upper side: so n log n steps count all pairs.
+    """
+    rank = np.unique(scores, return_inverse=True)[1].reshape(-1)
+    value = np.unique(target, return_inverse=True)[1].reshape(-1)
+    total = np.zeros((len(weights), int(value.max()) + 1))
+    np.add.at(total.T, value, weights.T)
+    comparable = (weights.sum(1) ** 2 - (total**2).sum(1)) / 2
+    balance = np.zeros(len(weights))
+    for bit in range(int(rank.max()).bit_length()):
+        among = rank >> (bit + 1)
+        order = np.lexsort((value, among))
+        w, pool, y = weights[:, order], among[order], value[order]
+        upper = (rank[order] >> bit) & 1
+        lower = np.pad(np.cumsum(w * (1 - upper), axis=1), ((0, 0), (1, 0)))
+        new_pool = np.r_[True, pool[1:] != pool[:-1]]
+        starts, ends = _runs(new_pool)
+        first, last = _runs(new_pool | np.r_[True, y[1:] != y[:-1]])
+        below, above = lower[:, first] - lower[:, starts], lower[:, ends] - lower[:, last]
+        balance += (w * upper * (below - above)).sum(1)
+    return np.where(comparable > 0, (1 + balance / comparable) / 2, np.nan)
+
+
+def _runs(begins: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each place where its run starts, and where the next one does."""
+    starts = np.flatnonzero(begins)
+    run = np.cumsum(begins) - 1
+    return starts[run], np.r_[starts[1:], len(begins)][run]
 
 
 def _surprise(scores: Array, target: Array) -> Array:
@@ -95,10 +166,23 @@ AUPRC = Metric(name="auprc", label="AUPRC", better="higher", kinds=("binary",), 
 ACCURACY = Metric(
     name="accuracy", label="accuracy", better="higher", kinds=("binary", "multiclass"), weighted=by_row(_right)
 )
+BALANCED_ACCURACY = Metric(
+    name="balanced_accuracy",
+    label="balanced accuracy",
+    better="higher",
+    kinds=("binary", "multiclass"),
+    weighted=_balanced_accuracy,
+)
 BRIER = _smaller("brier", "Brier score", _square, "binary")
 ECE = Metric(name="ece", label="ECE", better="lower", kinds=("binary",), weighted=_ece)
 LOG_LOSS = _smaller("log_loss", "log loss", _surprise, "binary", "multiclass")
 MACRO_AUC = Metric(name="macro_auc", label="macro AUC", better="higher", kinds=("multiclass",), weighted=_macro_auc)
+MACRO_F1 = Metric(
+    name="macro_f1", label="macro F1", better="higher", kinds=("binary", "multiclass"), weighted=_macro_f1
+)
 RMSE = Metric(name="rmse", label="RMSE", better="lower", kinds=("regression",), weighted=by_row(_square, np.sqrt))
 MAE = _smaller("mae", "MAE", _distance, "regression")
 R2 = Metric(name="r2", label="R²", better="higher", kinds=("regression",), weighted=_r2)
+CONCORDANCE = Metric(
+    name="concordance", label="concordance", better="higher", kinds=("regression",), weighted=_concordance
+)

@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,29 @@ from clients.sources.table import WrongRowsError
 
 __all__ = ["Dialect", "read_csv", "sniffed"]
 
-_NAMED: Final = {"tab": "\t", "space": " ", "semicolon": ";", "comma": ",", "pipe": "|", "none": "", "dot": "."}
-_MARKS: Final = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_NAMED: Final = {
+    "tab": "\t",
+    "space": " ",
+    "semicolon": ";",
+    "comma": ",",
+    "pipe": "|",
+    "none": "",
+    "dot": ".",
+    "nbsp": "\u00a0",
+}
+_MARKS: Final = (
+    *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
+)
+_GZIP: Final = b"\x1f\x8b"
+#: A zip archive, hence also a workbook; an old workbook.
+_NO_TEXT: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+#: How Excel says the separator, in a line of its own above the names.
+_SEP: Final = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 _SAMPLE: Final = 200
+_LONGEST: Final = 100_000
+#: Between groups of digits, where nothing else stands between digits: no-break spaces and apostrophes.
+_GROUPS: Final = ("\u00a0", "\u202f", "'", "\u2019")
 _PLAIN: Final = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
@@ -36,7 +57,8 @@ class Dialect:
     Parameters
     ----------
     separator, decimal, thousands, quote : str
-        One character, or its name: tab, space, semicolon, comma, pipe, dot; `thousands` and `quote` may be none.
+        One character, or its name: tab, space, semicolon, comma, pipe, dot, nbsp (a no-break space); `thousands` and
+        `quote` may be none.
     encoding : str
         As Python calls it: utf-8, latin-1, cp1252, utf-16.
     comment : str
@@ -76,7 +98,16 @@ class Dialect:
 
     def options(self) -> str:
         """Return what differs from the defaults as a source has it, such as `?separator=;&decimal=,`."""
-        spelled = {"\t": "tab", " ": "space", "&": "%26", "#": "%23", "%": "%25", "?": "%3F"}
+        spelled = {
+            "\t": "tab",
+            " ": "space",
+            "\u00a0": "nbsp",
+            "\u202f": "%E2%80%AF",
+            "&": "%26",
+            "#": "%23",
+            "%": "%25",
+            "?": "%3F",
+        }
         default = Dialect()
         given = []
         for name in self.__dataclass_fields__:
@@ -92,7 +123,7 @@ def read_csv(path: Path, dialect: Dialect | None = None) -> pd.DataFrame:
     Parameters
     ----------
     path : Path
-        The file; one that ends in `.gz` is unpacked.
+        The file; what gzip packed is unpacked, whatever its name.
 
     Raises
     ------
@@ -122,10 +153,24 @@ def read_csv(path: Path, dialect: Dialect | None = None) -> pd.DataFrame:
 
 
 def _bytes(path: Path) -> bytes:
-    if path.suffix == ".gz":
-        with gzip.open(path) as stream:
-            return stream.read()
-    return path.read_bytes()
+    data = path.read_bytes()
+    if data.startswith(_NO_TEXT):
+        raise WrongRowsError("wanted text, got an archive or a workbook; unpack it, or read a workbook by excel:")
+    if not data.startswith(_GZIP):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error):
+        raise WrongRowsError("wanted a whole file of gzip, got one that is cut or broken; copy it again") from None
+
+
+def _wide(data: bytes) -> str:
+    """UTF-16 without a mark, by the zero bytes of plain letters; empty for anything else."""
+    head = data[:200]
+    odd, even = head[1::2].count(0), head[::2].count(0)
+    if max(odd, even) * 3 < len(head):
+        return ""
+    return "utf-16-le" if odd > even else "utf-16-be"
 
 
 def _decoded(data: bytes, dialect: Dialect) -> str:
@@ -136,10 +181,14 @@ def _decoded(data: bytes, dialect: Dialect) -> str:
         text = data.decode(dialect.encoding)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise WrongRowsError(
-            f"wanted text in {dialect.encoding}, got other bytes in line {line}; add encoding=latin-1 (or cp1252, as "
-            "Excel saves it) to the source"
-        ) from None
+        told = "add encoding=latin-1 (or cp1252, as Excel saves it) to the source"
+        if codecs.lookup(dialect.encoding).name != "utf-8" and _decodes(data, "utf-8"):
+            told = "take encoding= out of the source, for it is utf-8"
+        raise WrongRowsError(f"wanted text in {dialect.encoding}, got other bytes in line {line}; {told}") from None
+    if (place := text.find("\0")) >= 0:
+        wide = _wide(data)
+        told = f"add encoding={wide} to the source" if wide else "copy the file again, or take it out"
+        raise WrongRowsError(f"wanted text, got a zero byte in line {text.count(chr(10), 0, place) + 1}; {told}")
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -152,7 +201,14 @@ def _header(text: str, dialect: Dialect) -> tuple[list[str], str, int]:
         if number >= dialect.header and line.strip():
             break
     else:
-        raise WrongRowsError("wanted a line with the names of the columns, got none (the file is empty)")
+        raise WrongRowsError(
+            "wanted a line with the names of the columns, got none (the file is empty, or ends before header=)"
+        )
+    if _SEP.fullmatch(line):
+        raise WrongRowsError(
+            f"wanted the names of the columns in line {number}, got Excel's line of the separator; add "
+            f"header={number + 1} to the source"
+        )
     quoting: Any = csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE
     try:
         names = next(csv.reader([line], delimiter=dialect.separator, quotechar=dialect.quote or None, quoting=quoting))
@@ -276,25 +332,49 @@ def _separator(line: str) -> str | None:
 def sniffed(path: Path) -> Dialect:
     """Guess how a CSV file is written, from its bytes and first lines; for a person to look at."""
     data = _bytes(path)
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "")
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "") or _wide(data)
     if not encoding:
         try:
             data.decode("utf-8")
             encoding = "utf-8"
         except UnicodeDecodeError:
             encoding = "cp1252" if _decodes(data, "cp1252") else "latin-1"
-    lines = [line for line in data.decode(encoding).removeprefix("\ufeff").splitlines() if line.strip()][:_SAMPLE]
+    text = data.decode(encoding, "replace").removeprefix("\ufeff")
+    lines = [line for line in text.splitlines() if line.strip() and len(line) <= _LONGEST][:_SAMPLE]
+    said = _SEP.fullmatch(lines[0]) if lines else None
+    lines = lines[1:] if said else lines
     comment = "#" if lines and lines[0].startswith("#") else ""
     rows = [line for line in lines if not comment or not line.startswith(comment)]
-    separator = (_separator(rows[0]) if rows else None) or ","
-    cells = [cell.strip().strip('"') for line in rows[1:] for cell in line.split(separator)]
-    points = sum(bool(re.fullmatch(r"[+-]?\d+\.\d+", cell)) for cell in cells)
-    commas = sum(bool(re.fullmatch(r"[+-]?\d+,\d+", cell)) for cell in cells)
-    both = sum(bool(re.fullmatch(r"[+-]?\d{1,3}(?:\.\d{3})+,\d+", cell)) for cell in cells)
-    decimal = "," if separator != "," and commas + both > points and not points else "."
+    separator = said[1] if said else (_separator(rows[0]) if rows else None) or ","
+    decimal, thousands = _style(rows[1:], separator)
     return Dialect(
-        separator=separator, encoding=encoding, comment=comment, decimal=decimal, thousands="." if both else ""
+        separator=separator,
+        encoding=encoding,
+        comment=comment,
+        decimal=decimal,
+        thousands=thousands,
+        header=2 if said else 1,
     )
+
+
+def _style(lines: list[str], separator: str) -> tuple[str, str]:
+    """Guess decimal and thousands. 12,345 alone may be either number, so it makes no comma a decimal."""
+    cells = [cell.strip() for row in csv.reader(lines, delimiter=separator) for cell in row]
+
+    marks = [mark for mark in _GROUPS if any(re.match(rf"[+-]?\d{{1,3}}{mark}\d{{3}}(?!\d)", cell) for cell in cells)]
+    if len(marks) == 1:
+        cells = [cell.replace(marks[0], "") for cell in cells]
+
+    def some(pattern: str) -> bool:
+        return any(re.fullmatch(pattern, cell) for cell in cells)
+
+    points = some(r"[+-]?\d+\.\d+")
+    grouped = some(r"[+-]?\d{1,3}(?:\.\d{3})+,\d+")
+    commas = some(r"[+-]?(?:\d*,(?!\d{3}$)\d+|0\d*,\d+|\d{4,},\d+)")
+    decimal = "," if grouped or (commas and not points) else "."
+    if grouped or some(r"[+-]?\d{1,3}(?:,\d{3})+\.\d+"):
+        return decimal, "." if grouped else ","
+    return decimal, marks[0] if len(marks) == 1 else ""
 
 
 def _decodes(data: bytes, encoding: str) -> bool:

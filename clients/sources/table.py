@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
@@ -30,6 +31,11 @@ from clients.masking import masked
 
 __all__ = ["FileSource", "ManyFiles", "TableSource", "WrongRowsError"]
 
+#: What files of rows are called.
+_ROWS = (
+    *(".csv", ".tsv", ".txt", ".dat", ".data", ".gz", ".bz2", ".xz", ".zst", ".zip", ".parquet", ".parq", ".pq"),
+    *(".xlsx", ".xlsm", ".xls", ".ods", ".ndjson"),
+)
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -145,13 +151,34 @@ class ManyFiles(FileSource):
         """Return the files in alphabetical order; FileNotFoundError without one."""
         if not (found := self.files()):
             raise FileNotFoundError(self.location)
+        self.refuse_others(Path(self.location).expanduser().glob("*"))
         return found
+
+    def refuse_others(self, there: Iterable[Path]) -> None:
+        """WrongRowsError where a folder has another file that may hold rows: they would be left out unseen."""
+        if not Path(self.location).expanduser().is_dir():
+            return
+        others = sorted(
+            each.name
+            for each in there
+            if each.name.lower().endswith(_ROWS)
+            and not each.name.lower().endswith(self.endings)
+            and not each.name.startswith((".", "~"))
+            and each.is_file()
+        )
+        if others:
+            raise WrongRowsError(
+                f"wanted files *{', *'.join(self.endings)} alone in the folder, got {len(others)} that are not read "
+                f"({others[0]}); move them away, or name a pattern such as *{self.endings[0]}"
+            )
 
     def files(self) -> tuple[Path, ...]:
         """See `TableSource.files`."""
         place = Path(self.location).expanduser()
         if place.is_dir():
-            return tuple(sorted(each for end in self.endings for each in place.glob(f"*{end}") if each.is_file()))
+            return tuple(
+                sorted(each for each in place.iterdir() if each.name.lower().endswith(self.endings) and each.is_file())
+            )
         if place.exists() or not set("*?[") & set(place.name):
             return (place,) if place.is_file() else ()
         return tuple(sorted(each for each in place.parent.glob(place.name) if each.is_file()))

@@ -26,7 +26,7 @@ class Csv(ManyFiles, Dialect):
 
     form = "csv:PATH?separator=;&decimal=,&encoding=latin-1"
     wanted = "a CSV file with a header line"
-    endings = (".csv", ".csv.gz", ".tsv", ".txt")
+    endings = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
     def read(self) -> pd.DataFrame:
         """See `TableSource.read`."""
@@ -48,6 +48,7 @@ class Parquet(ManyFiles):
 
         place = Path(self.location).expanduser()
         if place.is_dir():
+            self._refuse_what_is_left_out(place)
             return _without_index(parquet.read_table(place))
         # `read_table` gives up on a name that is there twice; whose column it is must be said.
         return together([(path, _without_index(parquet.ParquetFile(path).read())) for path in self.paths()])
@@ -55,7 +56,29 @@ class Parquet(ManyFiles):
     def files(self) -> tuple[Path, ...]:
         """See `TableSource.files`; of a folder those of its partitions, too."""
         place = Path(self.location).expanduser()
-        return tuple(sorted(place.rglob("*.parquet"))) if place.is_dir() else super().files()
+        if not place.is_dir():
+            return super().files()
+        return tuple(sorted(each for each in place.rglob("*") if each.suffix.lower() == ".parquet" and each.is_file()))
+
+    def _refuse_what_is_left_out(self, place: Path) -> None:
+        """WrongRowsError where pyarrow would leave files or columns of a folder out, or read what `files` lacks."""
+        from pyarrow import parquet
+
+        self.refuse_others(place.rglob("*"))
+        files = self.paths()
+        hidden = [path for path in files if any(part[0] in "._" for part in path.relative_to(place).parts)]
+        if hidden or (place / "_delta_log").exists():
+            raise WrongRowsError(
+                "wanted a folder whose Parquet files are all rows, got names that begin with _ or . (a table of Delta, "
+                "an unfinished write?); export the rows into a folder of their own"
+            )
+        names = {path: parquet.read_schema(path).names for path in files}
+        twice = [path.name for path, columns in names.items() if len(set(columns)) < len(columns)]
+        if twice:
+            raise WrongRowsError(f"wanted each column once, got one twice in {twice[0]}; rename or drop it")
+        other = [path.name for path, columns in names.items() if set(columns) != set(names[files[0]])]
+        if other:
+            raise WrongRowsError(f"wanted the columns of {files[0].name} in each file, got others in {other[0]}")
 
 
 def _without_index(table: Any) -> pd.DataFrame:

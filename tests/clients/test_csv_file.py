@@ -224,3 +224,121 @@ def test_a_number_keeps_its_digits_whatever_the_style(tmp_path):
     (tmp_path / "l.csv").write_text("x;y\n1.234.567,5;-0,25\n")
     frame = read(parse_source(f"csv:{tmp_path}/l.csv?separator=;&decimal=,&thousands=."), LINEAR, "a")
     assert frame.to_numpy().tolist() == [["1234567.5", "-0.25"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "cells"),
+    [
+        ("a;b\n1\u00a0234;0,5\n", "?separator=;&decimal=,&thousands=nbsp", ["1234", "0.5"]),
+        ("a;b\n1\u202f234,5;x\n", "?separator=;&decimal=,&thousands=%E2%80%AF", ["1234.5", "x"]),
+        ("a;b\n1'234.50;3\n", "?separator=;&thousands='", ["1234.50", "3"]),
+        ('a,b\n"1,234.5",2\n', "?thousands=,", ["1234.5", "2"]),
+        ("a;b\n0,532;7\n", "?separator=;&decimal=,", ["0.532", "7"]),
+        # One thousand or one: nobody can tell, so it stays a text that is no number.
+        ("a\tb\n12,345\t1,000\n", "?separator=tab", ["12,345", "1,000"]),
+        ("a;b\n1.5;2,5\n", "?separator=;", ["1.5", "2,5"]),
+        ("a;b\n030 123 456;O'Neill\n", "?separator=;", ["030 123 456", "O'Neill"]),
+    ],
+)
+def test_groups_of_digits_are_proposed_where_they_are_no_other_number(tmp_path, text, options, cells):
+    file = tmp_path / "rows.csv"
+    file.write_text(text, encoding="utf-8")
+    assert sniffed(file).options() == options
+    frame = read(parse_source(f"csv:{file}{options}"), LINEAR, "a")
+    assert frame.to_numpy().tolist() == [cells]
+
+
+def test_what_is_no_text_and_what_is_cut_is_said_as_such(tmp_path):
+    text = text_of(good())
+    packed = gzip.compress(text.encode())
+    for data, said in (
+        (text.encode("utf-16-le"), "zero byte in line 1; add encoding=utf-16-le"),
+        (text.encode("utf-16-be"), "zero byte in line 1; add encoding=utf-16-be"),
+        (text.encode("utf-32"), "got utf-32; add encoding=utf-32"),
+        (text.encode() + b"\0" * 9, "zero byte in line 62; copy the file again"),
+        (b"PK\x03\x04" + b"\0" * 99, "got an archive or a workbook"),
+        (packed[:-9], "a whole file of gzip, got one that is cut"),
+        (b"sep=,\n" + text.encode(), "in line 1, got Excel's line of the separator; add header=2"),
+    ):
+        with pytest.raises(SourceError, match=said):
+            table(tmp_path, data)
+    with pytest.raises(SourceError, match="take encoding= out of the source, for it is utf-8"):
+        table(tmp_path, text, "?encoding=utf-16")
+    (tmp_path / "rows.csv").write_bytes(b"sep=;\r\na;b\r\n1,5;2\r\n")
+    assert sniffed(tmp_path / "rows.csv").options() == "?separator=;&decimal=,&header=2"
+    (tmp_path / "rows.csv").write_bytes("a;ü\n1;2\n".encode("utf-16-le"))
+    assert sniffed(tmp_path / "rows.csv").encoding == "utf-16-le"
+
+
+def test_gzip_is_known_by_its_bytes_not_by_the_name(tmp_path, plain):
+    text = text_of(good())
+    for name, data in (
+        ("a.csv", gzip.compress(text.encode())),
+        ("b.csv.gz", text),
+        ("C.CSV.GZ", gzip.compress(text.encode())),
+    ):
+        assert table(tmp_path, data, name=name).row_ids == plain.row_ids
+
+
+def test_no_file_of_a_folder_is_left_out_unseen(tmp_path, plain):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = good()
+    (tmp_path / "one.csv").write_text(text_of(rows[:20]))
+    (tmp_path / "TWO.CSV").write_text(text_of(rows[20:]))
+    assert sorted(prepare(HOSPITAL, read(parse_source(f"csv:{tmp_path}"), HOSPITAL, "va")).row_ids) == sorted(
+        plain.row_ids
+    )
+    (tmp_path / "three.parq").write_bytes(b"")
+    (tmp_path / "README.md").write_text("of nobody")
+    with pytest.raises(SourceError, match=r"alone in the folder, got 1 that are not read \(three\.parq\); .*\*\.csv"):
+        read(parse_source(f"csv:{tmp_path}"), HOSPITAL, "va")
+    assert len(read(parse_source(f"csv:{tmp_path}/*.csv"), HOSPITAL, "va")) == 20
+
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    whole = pa.Table.from_pandas(pd.DataFrame(rows, columns=NAMES))
+    parquet.write_table(whole.slice(0, 30), folder / "a.parquet")
+    for name, part, said in (
+        # pyarrow would read it, and no lifetime budget would know of it.
+        ("b.parq", whole, r"got 1 that are not read \(b\.parq\)"),
+        ("_b.parquet", whole, "names that begin with _ or"),
+        ("b.parquet", whole.drop(["ca"]), r"the columns of a\.parquet in each file, got others in b\.parquet"),
+        ("b.parquet", whole.append_column("more", whole["ca"]), "others in b"),
+        ("b.parquet", whole.append_column("ca", whole["ca"]), r"wanted each column once, got one twice in b\.parquet"),
+    ):
+        parquet.write_table(part, folder / name)
+        with pytest.raises(SourceError, match=said):
+            read(parse_source(f"parquet:{folder}"), HOSPITAL, "va")
+        (folder / name).unlink()
+    parquet.write_table(whole.slice(30).select(NAMES[::-1]), folder / "B.PARQUET")
+    source = parse_source(f"parquet:{folder}")
+    assert source.table is not None
+    assert len(source.table.files()) == 2
+    assert sorted(prepare(HOSPITAL, read(source, HOSPITAL, "va")).row_ids) == sorted(plain.row_ids)
+
+
+@pytest.mark.parametrize("names", [[*NAMES, "AGE"], ["Age", *NAMES[1:], "AGE"], [*NAMES, " Num "]])
+def test_a_column_twice_in_other_letters_is_refused_by_name(tmp_path, names):
+    column = "num" if "AGE" not in names else "age"
+    with pytest.raises(SchemaError, match=f"wanted column '{column}' once, got it 2 times in upper and lower case"):
+        table(tmp_path, text_of([[*row, "0"] for row in good()], names))
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "said"),
+    [
+        ("sex", {"0": "F", "1": "M"}.get, r'mapping\.sex\]: values = \{ "<what data row 1 says>" = "<one of 0, 1>" \}'),
+        ("chol", lambda cell: f"{cell},5", "add decimal=, .* data row 1 has a comma"),
+        ("chol", lambda cell: f"1\u00a0{cell}", "add thousands= to the source: data row 1 has groups of digits"),
+        ("chol", lambda cell: "secret", r"mapping\.chol\]: missing ="),
+    ],
+)
+def test_a_column_without_a_usable_value_is_refused_with_the_remedy(tmp_path, column, change, said):
+    rows = changed(good(), column, {row[NAMES.index(column)]: change(row[NAMES.index(column)]) for row in good()})
+    with pytest.raises(
+        SchemaError, match=f"column '{column}': wanted .* without a single such value.*{said}"
+    ) as caught:
+        table(tmp_path, text_of(rows, separator=";"), "?separator=;")
+    assert "secret" not in str(caught.value)

@@ -164,3 +164,22 @@ def test_what_numbers_the_rows_is_no_feature():
     assert [note.split(":")[0] for note in made.notes if "different whole number" in note] == ["Block ID", "line"]
     assert made.text.count('identifier = "drop"') == 3
     assert '[columns.weight]\ndtype = "number"' in made.text
+
+
+def test_a_file_with_other_names_makes_no_column_nullable(tmp_path):
+    frame = rows()
+    other = frame.rename(columns={"dose": "Dosis", "grade": "Stufe"}).assign(**{"temp [degC]": ""})
+    file = tmp_path / "ward.toml"
+    file.write_text(propose([frame, other], "ward", "grade", identifiers=["id"]).text)
+    schema = load(file).schema
+    assert not schema.column("dose").nullable
+    assert schema.column("temp [degC]").nullable
+
+
+def test_na_among_country_codes_is_noted():
+    frame = rows()
+    frame["country"] = ["NA" if number % 5 == 0 else "ZA" if number % 2 else "BW" for number in range(len(frame))]
+    made = propose([frame], "ward", "grade", identifiers=["id"])
+    assert [note for note in made.notes if note.startswith("country: NA is read as missing")]
+    frame["country"] = frame["country"].replace("ZA", "unknown")
+    assert not [note for note in propose([frame], "ward", "grade", identifiers=["id"]).notes if "NA is read" in note]

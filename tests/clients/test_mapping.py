@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from clients.errors import SchemaError
 from clients.mapping import ColumnMap, apply
 from clients.measures import conversion
-from clients.proposing import propose_mapping, rules_of
+from clients.proposing import FILL_IN, left_over, propose_mapping, rules_of, to_toml
 from clients.schema import Column, Schema, Target
 
 SCHEMA = Schema(
@@ -128,3 +128,50 @@ def test_a_proposal_makes_the_rows_fit():
     assert report.rows_kept == 4
     assert good["height"].tolist()[:2] == [1.7, 1.8]
     assert good["ill"].tolist() == ["yes", "no", "no", "no"]
+
+
+def test_a_header_in_capitals_has_the_schemas_unit_and_an_unknown_conversion_is_to_fill_in():
+    schema = Schema(
+        name="soil",
+        version=1,
+        columns=(
+            Column(name="nitrogen (mg/l)", dtype="number", measure="mg/l", low=0, high=90),
+            Column(name="chol", dtype="number", measure="mmol/l", low=0, high=20),
+            Column(name="trunk", dtype="number", measure="cm", low=0, high=90),
+        ),
+        target=Target(name="ill", kind="binary", classes=("no", "yes")),
+    )
+    cells = {"NITROGEN (MG/L)": ["1"], "CHOL (MG/DL)": ["2"], "TRUNK (MM)": ["30"], "ILL": ["no"], "other": ["x"]}
+    frame = pd.DataFrame(cells)
+    lines = propose_mapping(frame, schema)
+    rules = {line.name: line.rule for line in lines}
+    assert rules["nitrogen (mg/l)"] == rules["ill"] == {}
+    # Never a made-up molar mass, which would make other numbers of the rows unseen.
+    assert rules["chol"] == {"column": "CHOL (MG/DL)", "measure": FILL_IN}
+    assert rules["trunk"] == {"column": "TRUNK (MM)", "measure": "mm"}
+    with pytest.raises(SchemaError, match="FILL IN"):
+        apply(rules_of(lines), frame, schema, "mapping")
+    text = to_toml(lines, "soil", left_over(lines, frame))
+    assert '# columns of the file that no rule takes: "other"' in text
+    assert "mg/dl to mmol/l: wanted the molar mass in g/mol, too" in text
+
+
+def test_a_rule_says_which_of_two_columns_that_differ_in_case_is_meant():
+    schema = Schema(
+        name="s",
+        version=1,
+        columns=(Column(name="age", dtype="number", low=0, high=99),),
+        target=Target(name="ill", kind="binary", classes=("no", "yes")),
+    )
+    frame = pd.DataFrame({"age": ["1"], "AGE": ["2"], "ill": ["no"]})
+    with pytest.raises(SchemaError, match="once, got it 2 times"):
+        schema.check(frame)
+    made = apply({"age": ColumnMap(column="AGE")}, frame, schema, "mapping")
+    assert schema.check(made)[0]["age"].tolist() == [2.0]
+
+
+def test_a_code_spelled_as_a_missing_value_is_a_code_where_the_owner_says_so():
+    rule = {"column": "X", "values": {"NA": "heart", "ZA": "lung"}}
+    assert mapped(rule, "NA", "ZA", "n/a", "", None, name="cause") == ["heart", "lung", None, None, None]
+    # Without a rule it is missing, as pandas has it.
+    assert mapped({"column": "X"}, "NA", name="cause") == [None]

@@ -33,6 +33,8 @@ def test_binary_metrics_are_scikit_learns(seed, ties):
         "auc": metrics.roc_auc_score(y, s),
         "auprc": metrics.average_precision_score(y, s),
         "accuracy": metrics.accuracy_score(y, s >= 0.5),
+        "balanced_accuracy": metrics.balanced_accuracy_score(y, s >= 0.5),
+        "macro_f1": metrics.f1_score(y, s >= 0.5, average="macro"),
         "brier": metrics.brier_score_loss(y, s),
         "log_loss": metrics.log_loss(y, s),
     }
@@ -57,6 +59,8 @@ def test_multiclass_metrics_are_scikit_learns():
     assert ours["accuracy"] == pytest.approx(metrics.accuracy_score(y, s.argmax(1)))
     assert ours["macro_auc"] == pytest.approx(metrics.roc_auc_score(y, s, multi_class="ovr"))
     assert ours["log_loss"] == pytest.approx(metrics.log_loss(y, s))
+    assert ours["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(y, s.argmax(1)))
+    assert ours["macro_f1"] == pytest.approx(metrics.f1_score(y, s.argmax(1), average="macro"))
     assert compute(["macro_auc"], "multiclass", s, np.minimum(y, 1))["macro_auc"] is None
 
 
@@ -98,6 +102,8 @@ THEIRS = {
     "auc": lambda m, y, s, w: m.roc_auc_score(y, s, sample_weight=w),
     "auprc": lambda m, y, s, w: m.average_precision_score(y, s, sample_weight=w),
     "accuracy": lambda m, y, s, w: m.accuracy_score(y, s >= 0.5, sample_weight=w),
+    "balanced_accuracy": lambda m, y, s, w: m.balanced_accuracy_score(y, s >= 0.5, sample_weight=w),
+    "macro_f1": lambda m, y, s, w: m.f1_score(y, s >= 0.5, average="macro", sample_weight=w),
     "brier": lambda m, y, s, w: m.brier_score_loss(y, s, sample_weight=w),
     "log_loss": lambda m, y, s, w: m.log_loss(y, s, sample_weight=w),
 }
@@ -126,6 +132,34 @@ def test_weighted_metrics_of_values_are_scikit_learns():
     ):
         wanted = [function(y, s, sample_weight=one) for one in weights]
         assert get(name).values(s, y, weights) == pytest.approx(np.array(wanted)), name
+
+
+def test_a_class_that_is_not_there_counts_in_neither_mean():
+    # Codes 0 and 2 of four: recalls 1 and 1/2; 1 is called once, 3 never. F1: 2/2, 0, 2/3.
+    scores, codes = np.eye(4)[[0, 2, 1]], np.array([0, 2, 2])
+    got = compute(["balanced_accuracy", "macro_f1"], "multiclass", scores, codes)
+    assert got["balanced_accuracy"] == pytest.approx(3 / 4)
+    assert got["macro_f1"] == pytest.approx((1 + 0 + 2 / 3) / 3)
+    assert compute(["balanced_accuracy"], "binary", [0.2, 0.9], [1, 1])["balanced_accuracy"] is None
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_concordance_counts_every_pair(ties):
+    generator = np.random.default_rng(6)
+    y = generator.normal(size=70).round(1 if ties else 9)
+    s = (y + generator.normal(size=70)).round(0 if ties else 9)
+    weights = generator.integers(0, 4, (3, 70)).astype(float)
+    found = get("concordance").values(s, y, weights)
+    for one, value in zip(weights, found, strict=True):
+        pairs = np.outer(one, one) * (y[:, None] > y)
+        right = (s[:, None] > s) + 0.5 * (s[:, None] == s)
+        assert value == pytest.approx((pairs * right).sum() / pairs.sum(), abs=1e-12)
+
+
+def test_concordance_of_two_values_is_the_auc_and_of_one_there_is_none():
+    s, y = rows(7, ties=True)
+    assert get("concordance").value(s, y) == pytest.approx(get("auc").value(s, y), abs=1e-12)
+    assert get("concordance").value([1.0, 2.0], [3.0, 3.0]) is None
 
 
 def test_a_sample_of_one_class_has_no_auc_beside_one_that_has():

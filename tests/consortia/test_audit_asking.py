@@ -19,7 +19,7 @@ from consortia.messages.envelope import Envelope, decode, encode
 from consortia.participant import readiness, secure_sum
 from consortia.terms.contract import contract_from_json
 from consortia.terms.scenario import scenario_from_toml
-from privacy import _engines
+from privacy import _optimizer
 
 pytestmark = [pytest.mark.usefixtures("quiet_participants"), pytest.mark.end_to_end]
 
@@ -112,5 +112,5 @@ def test_an_adaptive_optimizer_sees_noise(
         self.scale_grad()
         return self.original_optimizer.step()
 
-    monkeypatch.setattr(_engines.NoisyOptimizer, "step", exact)
+    monkeypatch.setattr(_optimizer.NoisyOptimizer, "step", exact)
     assert adaptive.checks(audit, participant)[0].p < 1e-6

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from consortia.deploy import prepare
 from consortia.deploy.compose import compose_text
 from consortia.deploy.prepare import make_homes
 from consortia.participant.home import Home
@@ -108,3 +109,23 @@ def test_make_up_passes_the_run_status_on(tmp_path: Path) -> None:
 
     assert [up(status) for status in ("0", "1", "2", "137")] == [0, 1, 2, 1]
     assert up("0", "nowhere") == 2
+
+
+def test_homes_that_root_made_go_to_the_user_of_the_containers_and_others_stay(tmp_path, monkeypatch) -> None:
+    names = [participant.name for participant in load_scenario("banks").roster]
+    for folder, constant in (("homes", "HOMES"), ("runs", "RUNS"), ("members", "MEMBERS")):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setattr(prepare, constant, tmp_path / folder)
+    monkeypatch.setenv("CONSORTIA_UID", "1234")
+    monkeypatch.setenv("CONSORTIA_GID", "1235")
+    given: dict[str, tuple[int, int]] = {}
+    monkeypatch.setattr(prepare.os, "chown", lambda path, uid, gid, **_: given.update({str(path): (uid, gid)}))
+    # Who made them on the host: `stat` says root of all but one, whose owner somebody chose.
+    monkeypatch.setattr(prepare, "_made_by_root", lambda home: home.name != names[1])
+    assert prepare.main(["homes", "banks"]) == 0
+    for name in names:
+        home = tmp_path / "homes" / name
+        wanted = set() if name == names[1] else {str(path) for path in (home, *home.rglob("*"))}
+        assert {path for path in given if path == str(home) or path.startswith(f"{home}/")} == wanted
+    assert set(given.values()) == {(1234, 1235)}
+    assert {str(tmp_path / "runs"), str(tmp_path / "members")} <= set(given)

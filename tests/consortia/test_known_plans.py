@@ -10,6 +10,7 @@ import pytest
 from consortia.planning import known as module
 from consortia.planning.plan import make_plans
 from consortia.terms.scenario import load_scenario
+from consortia.terms.settle import sigma_of
 from privacy import accounting
 
 
@@ -57,9 +58,9 @@ def test_other_code_solves_again(folder: Path, solved: list[object], monkeypatch
 def test_a_broken_file_or_no_folder_costs_time_only(folder: Path, solved: list[object]) -> None:
     scenario = load_scenario("hospitals-network")
     folder.mkdir(parents=True)
-    (folder / "noise.db").write_bytes(b"no database" * 100)
+    (folder / "plans.db").write_bytes(b"no database" * 100)
     plans = make_plans(scenario)
-    (folder / "noise.db").unlink()
+    (folder / "plans.db").unlink()
     folder.rmdir()
     folder.write_text("a file where the folder should be")
     assert make_plans(scenario) == plans
@@ -69,12 +70,40 @@ def test_participants_never_read_it() -> None:
     """A changed file must not lower anybody's noise: only planning imports it."""
     root = Path(module.__file__).parents[1]
     users = [file for file in root.rglob("*.py") if "planning.known" in file.read_text()]
-    assert [file.relative_to(root).as_posix() for file in users] == ["planning/plan.py"]
+    names = sorted(file.relative_to(root).as_posix() for file in users)
+    assert names == ["cli/check.py", "planning/plan.py", "planning/secure_sum.py", "terms/costs.py"]
+    # Of these, `terms/costs.py` names it in a comment, and looks up where `check` says so alone.
+    setters = [f for f in root.rglob("*.py") if any(call in f.read_text() for call in ("remembered.set(", "shown()"))]
+    assert sorted(f.relative_to(root).as_posix() for f in setters) == ["cli/check.py", "planning/known.py"]
+
+
+@pytest.mark.parametrize("numbers", ["no list", "[1.0]", '["a", 2]', "[NaN, 1.0]", "[-1.0, 1.0]", "{}", "null"])
+def test_a_damaged_entry_is_solved_again(folder: Path, numbers: str) -> None:
+    solve = lambda: (1.5, 2.5)  # noqa: E731
+    assert module.known(["plan"], solve, 2) == (1.5, 2.5)
+    with sqlite3.connect(folder / "plans.db") as link:
+        link.execute("UPDATE plans SET numbers = ?", (numbers,))
+    assert module.known(["plan"], solve, 2) == (1.5, 2.5)
+    assert module.known(["plan"], lambda: (9.0, 9.0), 2) == (1.5, 2.5)  # and kept
+
+
+def test_what_is_shown_may_be_remembered_and_what_runs_never_is(folder: Path) -> None:
+    """A file with a tenth of the noise changes what `check` prints; a run and a participant solve their own."""
+    truth = load_scenario("secure-banks")
+    participant = truth.roster[0]
+    sigma = sigma_of(truth.contract, participant)
+    with module.shown():
+        assert sigma_of(truth.contract, participant) == sigma
+        with sqlite3.connect(folder / "plans.db") as link:
+            link.execute("UPDATE plans SET numbers = '[0.25]'")
+        assert sigma_of(truth.contract, participant) == 0.25
+    assert sigma_of(truth.contract, participant) == sigma
+    assert load_scenario("secure-banks").contract == truth.contract
 
 
 def test_the_file_holds_no_more_than_numbers(folder: Path) -> None:
     make_plans(load_scenario("hospitals-network"))
-    with sqlite3.connect(folder / "noise.db") as link:
-        rows = link.execute("SELECT plan FROM noise").fetchall()
+    with sqlite3.connect(folder / "plans.db") as link:
+        rows = link.execute("SELECT plan FROM plans").fetchall()
     assert rows
     assert not any("hospital" in plan for (plan,) in rows)

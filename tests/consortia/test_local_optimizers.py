@@ -22,7 +22,7 @@ from consortia.terms.optimizer import OptimizerTerms, ScheduleTerms, make_optimi
 from consortia.terms.policy import load_policy
 from consortia.terms.scenario import Scenario, scenario_from_toml
 from consortia.terms.scopes import State, build_module, for_participant, initial_groups
-from privacy._engines import NoisyOptimizer
+from privacy._optimizer import NoisyOptimizer
 from privacy.randomness import seeded_generator
 
 ROOT = Path(__file__).resolve().parents[2]

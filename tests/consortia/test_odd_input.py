@@ -153,10 +153,13 @@ def _scenario(name: str, **contract: Any) -> Scenario:
 def test_stopping_wants_a_metric_that_comes() -> None:
     dp: dict[str, Any] = {"releases": ["update", "metrics"], "evaluation": {"metrics": "dp", "every": 1}}
     make_plans(_scenario("banks-network", **dp, stopping={"metric": "brier"}))
-    with pytest.raises(InputError, match=r"stopping.metric: .*\(accuracy, auc, auprc, brier\), got 'rmse'"):
+    with pytest.raises(
+        InputError, match=r"stopping.metric: .*\(accuracy, auc, auprc, balanced_accuracy, brier\), got 'rmse'"
+    ):
         make_plans(_scenario("banks-network", **dp, stopping={"metric": "rmse"}))
-    with pytest.raises(InputError, match=r"got 'ece', which no histogram gives; the run would never stop early"):
-        make_plans(_scenario("banks-network", **dp, stopping={"metric": "ece"}))
+    for metric in ("ece", "macro_f1", "concordance"):
+        with pytest.raises(InputError, match=rf"got '{metric}', which no histogram gives; the run would never stop"):
+            make_plans(_scenario("banks-network", **dp, stopping={"metric": metric}))
     (caution,) = cautions(_scenario("banks-network", **dp))
     assert caution.startswith("industry bank: ece cannot be had from a histogram and stays in the receipts; what ")
     split = {"train": 0.7, "validation": 0.0, "test": 0.3}

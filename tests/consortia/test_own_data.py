@@ -3,6 +3,7 @@ in different files train the same model, and synthetic rows charge no budget of 
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -278,6 +279,14 @@ def test_the_steps_to_containers_are_printed_and_policies_see_what_a_container_s
     made = call(*words)
     assert made.exit_code == 0, made.output
     assert "ward-a-app:" in (place / "scenarios" / "ward.compose.yml").read_text()
+    first = (place / "scenarios" / "ward.toml").read_text()
+    for written in ("clients/ward.toml", "scenarios/ward.toml", "scenarios/ward.compose.yml"):
+        (place / written).unlink()
+    shutil.rmtree(place / "scenarios" / "policies")
+    # The files where containers want them name the same participants.
+    again = call("new", "client", "ward", "--from", "data", "--target", "ill", "--compose")
+    assert again.exit_code == 0, again.output
+    assert (place / "scenarios" / "ward.toml").read_text() == first
     init = "consortia home init --scenario ward --data data --home homes --containers"
     assert f"{init} && make up SCENARIO=ward" in made.output
     wrong = call("home", "init", "--scenario", "ward", "--data", "given", "--home", "homes", "--containers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,27 @@ def test_no_policy_no_ledger_and_demo_outside_a_simulation_are_refusals(site: An
     assert not site.home.ledger.exists()
     site.home.policy.unlink()
     assert site.ask(1).header["code"] == "NO_POLICY"
+
+
+def test_a_home_of_another_user_is_named_as_such(site: Any) -> None:
+    from consortia.common.errors import RefusedError
+    from consortia.messages.answer_codes import meaning
+    from consortia.terms.policy import load_policy
+
+    site.home.folder.chmod(0)
+    user = os.geteuid()
+    os.seteuid(65534 if user == 0 else user)  # root may read everything
+    try:
+        with pytest.raises(
+            RefusedError, match=r"policy\.toml: wanted a home that this process \(user \d+\) may read"
+        ) as caught:
+            load_policy(site.home.policy, simulation=False)
+    finally:
+        os.seteuid(user)
+        site.home.folder.chmod(0o700)
+    reply = decode(encode(Envelope({"status": "REFUSED", "code": caught.value.code, "participant": site.name})))
+    assert reply.header["code"] == "HOME_UNREADABLE"
+    assert "chown -R" in meaning("HOME_UNREADABLE")
 
 
 def test_non_private_needs_the_owners_word(make_site: Make) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, average_precision_score, brier_score_loss, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    roc_auc_score,
+)
 
 from clients.schema import Target
 from consortia.coordinator.stopping import should_stop
@@ -34,6 +40,8 @@ def test_without_noise_and_with_many_bins_it_is_scikit_learn() -> None:
     assert found["auc"].value == pytest.approx(roc_auc_score(label, scores), abs=1e-3)
     assert found["auprc"].value == pytest.approx(average_precision_score(label, scores), abs=5e-3)
     assert found["accuracy"].value == pytest.approx(accuracy_score(label, scores >= 0.5), abs=1e-9)
+    balanced = balanced_accuracy_score(label, scores >= 0.5)
+    assert found["balanced_accuracy"].value == pytest.approx(balanced, abs=1e-9)
     assert found["brier"].value == pytest.approx(brier_score_loss(label, scores), abs=1e-3)
     assert all(e.low <= (e.value or 0) <= e.high and e.high - e.low < 0.06 for e in found.values())
 
@@ -46,6 +54,9 @@ def test_auc_by_hand() -> None:
     assert from_histogram(BINARY, counts, 0.0)["auc"].value == pytest.approx(0.675)
     # Accuracy: 60 + 75 of 200 right.
     assert from_histogram(BINARY, counts, 0.0)["accuracy"].value == pytest.approx(135 / 200)
+    # Each class has 100 rows here. With the negatives ten times, the positives count as before.
+    counts[0] *= 10
+    assert from_histogram(BINARY, counts, 0.0)["balanced_accuracy"].value == pytest.approx((0.6 + 0.75) / 2)
 
 
 def test_few_positives_give_an_interval_and_no_point() -> None:

@@ -23,13 +23,13 @@ except SystemExit as end:
 """
 
 
-def _run(*arguments: str, home: Path) -> tuple[int, set[str], int]:
+def _run(*arguments: str, home: Path, **further: str) -> tuple[int, set[str], int]:
     done = subprocess.run(
         [sys.executable, "-c", CODE, *arguments],
         capture_output=True,
         text=True,
         check=True,
-        env={"CONSORTIA_HOME": str(home), "PATH": "", "PYTHONPATH": ":".join(sys.path)},
+        env={"CONSORTIA_HOME": str(home), "PATH": "", "PYTHONPATH": ":".join(sys.path), **further},
     )
     _, status, _, *loaded = done.stderr.splitlines()[-1].split()
     return int(status), set(loaded) & set(HEAVY), len(loaded)
@@ -66,6 +66,24 @@ def test_no_heavy_library_is_loaded(words: str, status: int, tmp_path: Path) -> 
     got, heavy, packages = _run(*words.split(), home=tmp_path)
     assert (got, heavy) == (status, set())
     assert packages < 200
+
+
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        ("check banks", {"torch", "numpy"}),
+        pytest.param("check secure-banks", {"torch", "numpy"}, marks=pytest.mark.end_to_end),
+        pytest.param("check banks-network", {"torch", "numpy"}, marks=pytest.mark.end_to_end),
+        pytest.param("check shared-heart", {"torch", "numpy"}, marks=pytest.mark.end_to_end),
+    ],
+)
+def test_a_plan_that_was_shown_before_needs_no_accountant_no_frames_and_no_opacus(
+    words: str, most: set[str], tmp_path: Path
+) -> None:
+    made = CliRunner().invoke(build_app(words.split()), words.split(), env={"XDG_CACHE_HOME": str(tmp_path)})
+    assert made.exit_code == 0
+    status, heavy, _ = _run(*words.split(), home=tmp_path, XDG_CACHE_HOME=str(tmp_path))
+    assert (status, heavy) == (0, most)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["budget", "--help"]])

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from consortia.vertical import stacking
-from consortia.vertical.assistance import MISSING, MODELS, Grid, assist
+from consortia.vertical.assistance import MODELS, assist
+from consortia.vertical.grid import MISSING, Grid
 from consortia.vertical.masks import add_up, masked
 from consortia.vertical.stacking import MARGIN, auc, decide, linear_features, simplest
 from privacy.randomized_response import respond

@@ -23,7 +23,8 @@ from consortia.messages.exchange import Answer
 from consortia.participant.home import Home
 from consortia.terms.scenario import load_scenario
 from consortia.vertical import label_message, stacking
-from consortia.vertical.assistance import MISSING, assist
+from consortia.vertical.assistance import assist
+from consortia.vertical.grid import MISSING
 from consortia.vertical.handle import handle
 from consortia.vertical.owner import Owner
 from consortia.vertical.partner import Partner

@@ -23,7 +23,7 @@ from consortia.common.errors import InputError, RunFailedError
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.terms.scenario import load_scenario
 from consortia.vertical import stacking
-from consortia.vertical.assistance import MISSING
+from consortia.vertical.grid import MISSING
 from consortia.vertical.handle import handle
 from consortia.vertical.request import STEPS
 from privacy.events import NonPrivate, RandomizedResponse, ReplaceGaussian

@@ -19,7 +19,7 @@ from audited_scenario import SCENARIO
 ROOT = Path(__file__).resolve().parents[2]
 
 DP_SGD = "privacy/dp_sgd.py"
-ENGINES = "privacy/_engines.py"
+OPTIMIZER = "privacy/_optimizer.py"
 HISTOGRAM = "privacy/histogram.py"
 SIDE = "platform/consortia/participant/metrics_release.py"
 TRAINING = "platform/consortia/participant/training.py"
@@ -289,7 +289,7 @@ FURTHER = (
     ),
     one(
         "noise on the first half of the parameters",
-        ENGINES,
+        OPTIMIZER,
         "    def scale_grad(self) -> None:\n",
         "    def scale_grad(self) -> None:\n"
         "        half = (len(self._noisy) + 1) // 2\n"
@@ -303,19 +303,19 @@ FURTHER = (
     ),
     one(
         "secure noise / 10",
-        ENGINES,
+        OPTIMIZER,
         "self.noise_multiplier, self.generator.stream)",
         "self.noise_multiplier / 10, self.generator.stream)",
     ),
     one(
         "secure noise for another clip",
-        ENGINES,
+        OPTIMIZER,
         "Grid(self.max_grad_norm, len(self.total))",
         "Grid(1.0, len(self.total))",
     ),
     one(
         "floating-point noise / 10",
-        ENGINES,
+        OPTIMIZER,
         "fill_normal(noise, deviation, self.generator)",
         "fill_normal(noise, deviation / 10, self.generator)",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from audit_mutants import ENGINES, Mutant, one
+from audit_mutants import OPTIMIZER, Mutant, one
 
 _ADDITIVE = "platform/consortia/learners/additive"
 _MODEL = f"{_ADDITIVE}/model.py"
@@ -123,7 +123,7 @@ LEARNERS: tuple[tuple[Mutant, str, str, str], ...] = (
     (
         one(
             "an adaptive optimizer sees the sum before noise",
-            ENGINES,
+            OPTIMIZER,
             _ADAPTIVE,
             "            self.pre_step()\n            self._noisy.copy_(self.total)\n            self.scale_grad()\n"
             "            return self.original_optimizer.step()\n",

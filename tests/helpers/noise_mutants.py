@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from audit_mutants import DP_SGD, ENGINES, ROOT, Mutant, audit, one, tree
+from audit_mutants import DP_SGD, OPTIMIZER, ROOT, Mutant, audit, one, tree
 
 RANDOM = "privacy/randomness.py"
 SECURE = "privacy/secure_noise.py"
@@ -98,7 +98,7 @@ NOISE = (
     one("nothing is bound", RANDOM, "info=context.encoded()", "info=b''"),
     one(
         "the second step has the noise of the first",
-        ENGINES,
+        OPTIMIZER,
         "    def scale_grad(self) -> None:\n",
         "    def _nothing(self) -> None:\n        pass\n\n    def scale_grad(self) -> None:\n"
         "        noise = self._noisy - self.total.to(self._noisy)\n"

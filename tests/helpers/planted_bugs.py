@@ -56,7 +56,7 @@ class Planted:
 
 _NEAR = {
     DP_SGD: "tests/privacy/test_dp_sgd.py",
-    "privacy/_engines.py": "tests/privacy/test_dp_sgd.py",
+    "privacy/_optimizer.py": "tests/privacy/test_dp_sgd.py",
     BOOKS: "tests/privacy/test_bookkeeping.py",
     HISTOGRAM: "tests/privacy/test_histogram.py",
     "privacy/ledger.py": "tests/privacy/test_ledger.py",

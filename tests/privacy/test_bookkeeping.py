@@ -13,7 +13,8 @@ from noise_contexts import TEST
 from opacus import GradSampleModule
 from torch import Tensor, nn
 
-from privacy._engines import NoisyOptimizer, RowEngine, check_sums, engine_for
+from privacy._engines import RowEngine, check_sums, engine_for
+from privacy._optimizer import NoisyOptimizer
 from privacy._rows import Draw, Rows
 from privacy.bookkeeping import TERMS, BookKeeping, supports
 from privacy.dp_sgd import DpSgdPlan, train_private

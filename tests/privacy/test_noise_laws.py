@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from consortia.audit import statistics
-from privacy._engines import NoisyOptimizer
+from privacy._optimizer import NoisyOptimizer
 from privacy.central import CentralPlan, noisy_mean
 from privacy.dp_logistic import train_logistic
 from privacy.histogram import HistogramNoise, noisy_histogram

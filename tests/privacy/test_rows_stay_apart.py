@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from privacy import _layer
 from privacy._composition import known
+from privacy._conditions import PLAIN
 from privacy._engines import RowEngine, engine_for
 from privacy._layer import steady_layer
 from privacy._one_row import OneRow
@@ -180,7 +181,7 @@ def test_every_pass_has_one_number_of_rows_whatever_was_drawn() -> None:
 def test_a_sampler_sees_as_many_rows_as_a_pass_has(drawn: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels go by shapes: if all drawn rows were one batch, one unit less could round all others in another way."""
     seen: set[int] = set()
-    sampler = _layer._SAMPLERS[nn.Conv1d]
+    sampler = _layer.samplers()[nn.Conv1d]
 
     def listening(layer: nn.Conv1d, inputs: list[Tensor], delta: Tensor) -> Any:
         seen.add(len(delta))
@@ -193,7 +194,15 @@ def test_a_sampler_sees_as_many_rows_as_a_pass_has(drawn: int, monkeypatch: pyte
     (piece,) = rows.draws(torch.arange(drawn), 8192)
     with engine.attached():
         engine.add(piece, squared, 1.0)  # finds out how many rows a pass has
-        monkeypatch.setitem(_layer._SAMPLERS, nn.Conv1d, listening)
+        monkeypatch.setitem(_layer.samplers(), nn.Conv1d, listening)
         engine.add(piece, squared, 1.0)
     assert len(seen) == 1
     assert seen.pop() <= piece.together < len(piece.target)
+
+
+def test_opacus_has_no_word_against_the_layers_that_it_is_not_asked_about() -> None:
+    """`check_layers` then need not load it; it is still asked about any other type, and each subclass."""
+    from opacus.validators import ModuleValidator
+
+    assert not PLAIN & set(ModuleValidator.VALIDATORS)
+    assert {nn.LSTM, nn.GRU, nn.MultiheadAttention, nn.InstanceNorm1d} <= set(ModuleValidator.VALIDATORS)

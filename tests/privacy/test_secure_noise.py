@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from privacy import dp_sgd
-from privacy._engines import NoisyOptimizer
+from privacy._optimizer import NoisyOptimizer
 from privacy.errors import PlanError
 from privacy.randomness import KeyStream, fresh_generator, seeded_generator
 from privacy.secure_noise import MAX_ROWS, SLACK, Grid, discrete_gaussian

@@ -39,8 +39,9 @@ from consortia.common.strict import parse
 from consortia.coordinator.rounds import Answer
 from consortia.participant.home import Home
 from consortia.terms.scenario import Scenario
-from consortia.vertical.assistance import FOLDS, MISSING, Grid
+from consortia.vertical.assistance import FOLDS
 from consortia.vertical.coordinator import VerticalCoordinator
+from consortia.vertical.grid import MISSING, Grid
 from consortia.vertical.handle import handle
 from consortia.vertical.partner import BINS
 from consortia.vertical.setup import introduce

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import tomlkit
 import typer
 
 from consortia.common.console import out
 from consortia.common.environment import default_root
 from consortia.common.errors import InputError
-from consortia.participant import ledger_witness
+from consortia.participant import budget_change
 from consortia.participant.account import history, summary
 from consortia.participant.home import Home
 from consortia.reports.accounts import print_accounts, print_history
-from consortia.terms.policy import Policy, parse_policy, policy_or_input_error
+from consortia.terms.policy import Policy, policy_or_input_error
 from privacy.errors import PrivacyError
 from privacy.ledger import Ledger
 
@@ -91,88 +90,40 @@ def set_budget(
     The evaluation units are others than the training units and have a budget of their own; without one, no metric
     leaves under DP. Its δ is the training units' unless it is given.
     """
-    trained = {
-        ("run", "epsilon"): run,
-        ("lifetime", "epsilon"): lifetime,
-        ("run", "delta"): run_delta,
-        ("lifetime", "delta"): lifetime_delta,
+    named = {
+        "run": run,
+        "lifetime": lifetime,
+        "run_delta": run_delta,
+        "lifetime_delta": lifetime_delta,
+        "evaluation_run": evaluation_run,
+        "evaluation_lifetime": evaluation_lifetime,
+        "evaluation_run_delta": evaluation_run_delta,
+        "evaluation_lifetime_delta": evaluation_lifetime_delta,
     }
-    evaluated = {
-        ("run", "epsilon"): evaluation_run,
-        ("lifetime", "epsilon"): evaluation_lifetime,
-        ("run", "delta"): evaluation_run_delta,
-        ("lifetime", "delta"): evaluation_lifetime_delta,
-    }
-    if all(value is None for value in [*trained.values(), *evaluated.values()]):
+    wanted = {name: value for name, value in named.items() if value is not None}
+    if not wanted:
         raise InputError(
             "budget set: wanted --run, --lifetime, --evaluation-run, --evaluation-lifetime or the -delta of one of "
             "them, got none"
         )
     place = home_of(participant, home)
-    before = policy_or_input_error(place.policy, simulation=True)
-    document: Any = tomlkit.parse(place.policy.read_text(encoding="utf-8-sig"))
-    _change(document["budget"], trained)
-    if any(value is not None for value in evaluated.values()):
-        if before.budget.evaluation is None:
-            document["budget"]["evaluation"] = _new_evaluation(document["budget"], evaluated)
-        _change(document["budget"]["evaluation"], evaluated)
-    text = tomlkit.dumps(document)
-    after = parse_policy(text, f"{place.policy} with the new budget")  # refused before anything is written
-    with open_ledger(place) as ledger:
-        ledger_witness.note_budget(ledger, before)
-        place.write_policy(text)
-        ledger_witness.note_budget(ledger, after)
-    data: dict[str, Any] = {
-        "schema": 1,
-        "participant": participant,
-        "policy": str(place.policy),
-        "before": before.budget.model_dump(mode="json"),
-        "after": after.budget.model_dump(mode="json"),
-        "units": {name: terms.unit for name, terms in after.dataset.items()},
-    }
+    policy_or_input_error(place.policy, simulation=True)
+    change = budget_change.check(place, wanted)
+    change.make()
     if as_json:
+        data = {
+            "schema": 1,
+            "participant": participant,
+            "policy": str(place.policy),
+            "before": change.before.budget.model_dump(mode="json"),
+            "after": change.after.budget.model_dump(mode="json"),
+            "units": {name: terms.unit for name, terms in change.after.dataset.items()},
+        }
         typer.echo(json.dumps(data, indent=1))
         return
-    _print_change(data)
+    for line in change.in_words():
+        out.print(line, highlight=False)
     out.print(f"{place.policy}: the next message honours it; recorded in the ledger.", highlight=False, soft_wrap=True)
-
-
-def _change(account: Any, wanted: dict[tuple[str, str], float | None]) -> None:
-    for (horizon, name), value in wanted.items():
-        if value is not None:
-            account[horizon][name] = value
-
-
-def _new_evaluation(budget: Any, wanted: dict[tuple[str, str], float | None]) -> Any:
-    """Return a first budget of the evaluation units; what it costs has no default."""
-    if wanted["run", "epsilon"] is None or wanted["lifetime", "epsilon"] is None:
-        raise InputError(
-            "budget set: the policy has no budget.evaluation yet: wanted --evaluation-run and --evaluation-lifetime, "
-            "got one of them"
-        )
-    account = tomlkit.table()
-    for horizon in ("run", "lifetime"):
-        line = tomlkit.inline_table()
-        line.update({"epsilon": wanted[horizon, "epsilon"], "delta": budget[horizon]["delta"]})
-        account[horizon] = line
-    return account
-
-
-def _print_change(data: dict[str, Any]) -> None:
-    units = ", ".join(sorted(set(data["units"].values())))
-    before, after = data["before"], data["after"]
-    raised = False
-    for name, old, new in (("", before, after), ("evaluation ", before["evaluation"], after["evaluation"])):
-        for horizon in ("run", "lifetime") if new is not None else ():
-            was = f"ε {old[horizon]['epsilon']:g} at δ {old[horizon]['delta']:g}" if old else "nothing"
-            out.print(
-                f"{name}{horizon}: {was} -> ε {new[horizon]['epsilon']:g} at δ {new[horizon]['delta']:g} "
-                f"(add/remove one unit: {units})",
-                highlight=False,
-            )
-        raised |= old is not None and new["lifetime"]["epsilon"] > old["lifetime"]["epsilon"]
-    if raised:
-        out.print("Raised: what was promised for this data before no longer holds; the ledger says so from now on.")
 
 
 def export(participant: Participant, home: HomeOption = None) -> None:

@@ -6,13 +6,16 @@ import dataclasses
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from consortia.common.console import out
 from consortia.common.errors import InputError, RefusedError
 from consortia.terms.scenario import Scenario, load_scenario
+
+if TYPE_CHECKING:
+    from consortia.cli.check_homes import Standing
 
 
 def check(
@@ -35,9 +38,15 @@ def check(
 
     With --ledger the participants' own policies and ledgers decide; exit 2 where too few can take part.
     """
+    from consortia.planning.known import shown
+
+    with shown():
+        _show(scenario, rounds, epsilon, home, as_json)
+
+
+def _show(scenario: str, rounds: int | None, epsilon: list[str] | None, home: Path | None, as_json: bool) -> None:
     loaded = load_scenario(scenario).with_overrides(rounds=rounds, epsilon=epsilon or ())
     # From here on it takes networks and privacy accounting: a scenario that is refused costs no second.
-    from consortia.cli.check_homes import effective, print_standings, refuse_hopeless, standings
     from consortia.planning.compatibility import cautions
     from consortia.planning.networks import check_networks
     from consortia.planning.plan import make_plans
@@ -45,10 +54,15 @@ def check(
     from consortia.reports.secure_sum import print_exposure
     from consortia.reports.tables import print_plan
 
+    found: list[Standing] = []
     if home is None:
         _check_demonstrations(scenario, loaded)
-    found = [] if home is None or loaded.contract.vertical is not None else standings(loaded, home)
-    plans = make_plans(effective(loaded, found) if found else loaded)
+        plans = make_plans(loaded)
+    else:
+        from consortia.cli.check_homes import effective, print_standings, refuse_hopeless, standings
+
+        found = [] if loaded.contract.vertical is not None else standings(loaded, home)
+        plans = make_plans(effective(loaded, found) if found else loaded)
     check_networks(loaded)
     if as_json:
         data = {

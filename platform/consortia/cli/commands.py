@@ -202,6 +202,11 @@ COMMANDS: Final = {
         "Show what each participant is worth to the others: Shapley values of released sums. It costs nothing.",
         "contributions runs/RUN",
     ),
+    "evidence": Entry(
+        "evidence:evidence",
+        "Write a run's evidence pack: model card, data sheet, Croissant, DPIA annex, EU AI Act and HIPAA. It is free.",
+        "evidence runs/RUN --out evidence",
+    ),
     "passport": Entry(
         "passport:passport",
         "Sign what a run cost and released: a participant its own part, the coordinator the passport around them.",
@@ -229,7 +234,7 @@ COMMANDS: Final = {
     ),
     "dashboard": Entry(
         "dashboard:dashboard",
-        "Serve live pages, read-only. A token is printed once; $CONSORTIA_DASHBOARD_TOKEN sets it.",
+        "Serve live pages, read-only by default. A token is printed once; $CONSORTIA_DASHBOARD_TOKEN sets it.",
         "dashboard --runs runs; at a participant: consortia dashboard --home homes/hospital-a",
     ),
     "preflight": Entry(

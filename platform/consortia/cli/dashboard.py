@@ -21,9 +21,16 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8050,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     pki: Annotated[Path, typer.Option(help="Folder of certificates whose expiry is shown.")] = Path("pki"),
+    allow_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changes",
+            help="Whoever signs in with the second token may change: an owner its budget; the coordinator starts runs.",
+        ),
+    ] = False,
 ) -> None:
-    """Serve live pages, read-only. A token is printed once; $CONSORTIA_DASHBOARD_TOKEN sets it."""
-    from consortia.dashboard.security import TOKEN_VARIABLE, token_from_environment
+    """Serve live pages, read-only by default. A token is printed once; $CONSORTIA_DASHBOARD_TOKEN sets it."""
+    from consortia.dashboard.security import CHANGE_VARIABLE, TOKEN_VARIABLE, token_from_environment
     from consortia.dashboard.serve import listen, serve
 
     if runs is not None and home is not None:
@@ -33,12 +40,18 @@ def dashboard(
         )
     view, participant = _view(runs or Path("runs"), home, pki)
     token, made = token_from_environment()
+    change_token, change_made = token_from_environment(CHANGE_VARIABLE) if allow_changes else ("", False)
+    if token == change_token:
+        raise InputError(f"${CHANGE_VARIABLE}: wanted another token than ${TOKEN_VARIABLE}, got the same")
     listener = listen(host, port)
     out.print(f"http://{host}:{listener.getsockname()[1]}/", highlight=False, soft_wrap=True)
     out.print(f"token: {token}" if made else f"token: ${TOKEN_VARIABLE}", highlight=False, soft_wrap=True)
+    if allow_changes:
+        told = change_token if change_made else f"${CHANGE_VARIABLE}"
+        out.print(f"token for changes: {told}", highlight=False, soft_wrap=True)
     if home is not None and not _is_loopback(host):
         err.print(f"{host} can be called from elsewhere: this view is {participant}'s own", style="yellow")
-    serve(view, token, listener, participant)
+    serve(view, token, listener, participant, change_token)
 
 
 def _view(runs: Path, home: Path | None, pki: Path) -> tuple[View, str | None]:

@@ -54,15 +54,17 @@ def print_lines(lines: list[Line], frame: pd.DataFrame) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from clients.proposing import left_over
+
     table = Table(title="The schema's columns and the file's")
     for heading in ("schema", "file", "rule", "look at"):
         table.add_column(heading, overflow="fold")
     for line in lines:
         rule = ", ".join(f"{key} {value}" for key, value in line.rule.items() if key != "column")
-        table.add_row(*(Text(each) for each in (line.name, line.source or "–", rule or "as it is", line.why)))
+        rule = rule or ("as it is" if line.source else "–")
+        table.add_row(*(Text(each) for each in (line.name, line.source or "–", rule, line.why)))
     out.print(table)
-    taken = {line.source for line in lines}
-    if rest := [str(name) for name in frame.columns if str(name) not in taken]:
+    if rest := left_over(lines, frame):
         out.print(f"not taken: {', '.join(rest)}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -30,16 +28,14 @@ def demo(
     listener = listen("127.0.0.1", port)
     token, _ = token_from_environment()
     link = f"http://127.0.0.1:{listener.getsockname()[1]}/sign-in#token={token}"
-    command = [sys.executable, "-m", "consortia.cli", "run", scenario, "--out", str(folder)]
-    with (folder / "demo.log").open("w", encoding="utf-8") as log:
-        run = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 - our own command
+    view = CoordinatorView(folder, None)
+    view.starter.start(scenario)
     out.print(f"{scenario} runs on synthetic rows, and is written to {folder}.", highlight=False, soft_wrap=True)
     out.print(link, highlight=False, soft_wrap=True)
     out.print("Ctrl-C ends the run and the page.", highlight=False)
     try:
         if browser:
             webbrowser.open(link)
-        serve(CoordinatorView(folder, None), token, listener, None)
+        serve(view, token, listener, None)
     finally:
-        run.terminate()
-        run.wait(10)
+        view.starter.end()

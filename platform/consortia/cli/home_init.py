@@ -108,7 +108,7 @@ def _policy(
     containers: bool,
 ) -> tuple[str, str]:
     """Return a policy's text and what to say of it; nothing is written yet."""
-    from clients.proposing import propose_mapping, to_toml
+    from clients.proposing import left_over, propose_mapping, to_toml
 
     if home.ledger.exists() or home.policy.exists():
         raise InputError(f"{home.folder}: wanted no home there yet, got one; a ledger is never replaced")
@@ -143,7 +143,7 @@ def _policy(
     )
     policy = proposed_policy(line, contract, source=source)
     lines = propose_mapping(frame, found.schema)
-    mapping = to_toml(lines, dataset)
+    mapping = to_toml(lines, dataset, left_over(lines, frame))
     text = (
         f"# The policy of {name}, for rows of its own: written by `consortia home init`, and yours to change.\n"
         "# declared_units is public: the number of units, rounded. A mapping is a proposal: check each line.\n"

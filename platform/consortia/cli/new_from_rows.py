@@ -21,18 +21,22 @@ if TYPE_CHECKING:
 
 __all__ = ["files_of", "participant_name", "read_rows", "source_of", "write_client"]
 
-_ENDINGS = r"\.(csv|csv\.gz|tsv|parquet|xlsx|xlsm)$"
+_ENDINGS = r"(?i)\.(csv|csv\.gz|tsv|tsv\.gz|parquet|xlsx|xlsm)$"
 #: Of the participants of a scenario that nobody's files name.
 DEMO = ("north", "south")
 
 
 def files_of(places: list[str]) -> list[Path]:
-    """Return the files that are named, or that lie in named folders, or that fit patterns."""
+    """Return the files that are named, or that lie in named folders, or that fit patterns.
+
+    Of a folder without files those of its folders count, one in each, as containers want them: data/NAME/FILE.
+    """
     found: list[Path] = []
     for place in places:
         path = Path(place)
         if path.is_dir():
-            found += sorted(each for each in path.iterdir() if re.search(_ENDINGS, each.name))
+            within = _within(path)
+            found += within or [files[0] for each in sorted(path.iterdir()) if len(files := _within(each)) == 1]
         else:
             found += [path] if path.is_file() else [Path(each) for each in sorted(glob.glob(place))]
     if not found:
@@ -40,14 +44,28 @@ def files_of(places: list[str]) -> list[Path]:
     return found
 
 
+def _within(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if re.search(_ENDINGS, each.name)) if folder.is_dir() else []
+
+
+def _called(file: Path, places: list[str]) -> Path:
+    """Return what names the file's participant: its folder where that is data/NAME/FILE of data, else the file."""
+    return file.parent if file.parent.parent in {Path(place) for place in places} else file
+
+
 def source_of(file: Path) -> str:
     """Return the source that reads a file by its ending: Parquet, Excel, or CSV as it is written."""
     from clients.sources.csv_file import sniffed
+    from clients.sources.table import WrongRowsError
 
-    kind = {".parquet": "parquet", ".xlsx": "excel", ".xlsm": "excel"}.get(file.suffix)
+    kind = {".parquet": "parquet", ".xlsx": "excel", ".xlsm": "excel"}.get(file.suffix.lower())
     if kind is not None:
         return f"{kind}:{file.resolve()}"
-    return f"csv:{file.resolve()}{sniffed(file).options() if file.is_file() else ''}"
+    try:
+        options = sniffed(file).options() if file.is_file() else ""
+    except (OSError, WrongRowsError):
+        options = ""  # the reader says what is wrong with it
+    return f"csv:{file.resolve()}{options}"
 
 
 def read_rows(file: Path) -> tuple[pd.DataFrame, str]:
@@ -106,7 +124,9 @@ def write_client(
         )
     except ClientError as error:
         raise InputError(str(error)) from None
-    participants = {participant_name(file): _units(frame, unit) for file, frame in zip(files, frames, strict=True)}
+    participants = {
+        participant_name(_called(file, places)): _units(frame, unit) for file, frame in zip(files, frames, strict=True)
+    }
     if len(participants) < len(files):
         raise InputError("--from: wanted files with different names, for each is one participant; rename them")
     if len(participants) == 1:
@@ -134,7 +154,7 @@ def write_client(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
         out.print(f"wrote {file}", highlight=False, soft_wrap=True, markup=False)
-    for note in made.notes:
+    for note in [*made.notes, *_other_names(files, frames)]:
         out.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     told = ", ".join(f"{each['name']} ε {each['epsilon']:g}" for each in roster)
     out.print(f"proposed budgets, in the order of the files: {told}", highlight=False, soft_wrap=True, markup=False)
@@ -146,6 +166,21 @@ def write_client(
         soft_wrap=True,
         markup=False,
     )
+
+
+def _other_names(files: list[Path], frames: list[pd.DataFrame]) -> list[str]:
+    """Say which files lack columns of the first one: their bounds and codes are not in what was read."""
+    wanted = {str(name).casefold() for name in frames[0].columns}
+    lacking = {
+        file.name: len(wanted - {str(name).casefold() for name in frame.columns})
+        for file, frame in zip(files, frames, strict=True)
+    }
+    return [
+        f"{name}: {count} of {len(wanted)} columns of {files[0].name} are not there under these names, so nothing was "
+        "read from them: set bounds and categories for these rows, too; `home init` proposes the mapping"
+        for name, count in lacking.items()
+        if count
+    ]
 
 
 def _units(frame: pd.DataFrame, unit: str) -> int:

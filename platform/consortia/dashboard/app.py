@@ -37,7 +37,7 @@ class Pages:
 
     def __call__(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """Return a page. `live` is the address of its updates, `version` what it shows, `say` what is read aloud."""
-        defaults = {"live": "", "version": "", "say": "", "here": ""}
+        defaults = {"live": "", "version": "", "say": "", "here": "", "may_change": False}
         return HTMLResponse(self._templates.get_template(template).render(**{**defaults, **values}), status)
 
 
@@ -68,10 +68,10 @@ class View(Protocol):
         ...
 
 
-def build(view: View, token: str) -> FastAPI:
-    """Return the application of one view."""
+def build(view: View, token: str, change_token: str = "") -> FastAPI:
+    """Return the application of one view; without `change_token` it only reads."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    key = Key(token, view.name)
+    key = Key(token, view.name, change_token)
     app.add_middleware(Guard, key=key)
     app.mount("/assets", StaticFiles(directory=_HERE / "assets"))
     registry = CollectorRegistry()
@@ -83,17 +83,12 @@ def build(view: View, token: str) -> FastAPI:
 
     @app.post("/sign-in")
     async def sign_in(request: Request) -> Response:
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _LONGEST_FORM:
-                break
-        given = parse_qs(body[:_LONGEST_FORM].decode("utf-8", "replace")).get("token", [""])[0]
-        if not key.opens(given.strip()):
+        session = key.session((await form(request)).get("token", "").strip())
+        if session is None:
             return view.pages("sign_in.html", status=403, failed=True)
         answer = RedirectResponse("/", 303)
         secure = request.url.scheme == "https"
-        answer.set_cookie(key.cookie, key.session, httponly=True, samesite="strict", secure=secure)
+        answer.set_cookie(key.cookie, session, httponly=True, samesite="strict", secure=secure)
         return answer
 
     @app.post("/sign-out")
@@ -116,6 +111,17 @@ def build(view: View, token: str) -> FastAPI:
 
     view.add_pages(app)
     return app
+
+
+async def form(request: Request) -> dict[str, str]:
+    """Return the fields of a short form, the first value of each; what is longer than any of ours is cut off."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LONGEST_FORM:
+            break
+    fields = parse_qs(body[:_LONGEST_FORM].decode("utf-8", "replace"))
+    return {name: values[0] for name, values in fields.items()}
 
 
 async def _changes(view: View, request: Request, about: str) -> AsyncIterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Query
+from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import Response
 from markupsafe import Markup
 
@@ -16,6 +16,7 @@ from consortia.coordinator.event_file import FILE
 from consortia.dashboard.app import Pages
 from consortia.dashboard.background import Background
 from consortia.dashboard.certificates import certificates
+from consortia.dashboard.changes import Changes
 from consortia.dashboard.coordinator_metrics import CoordinatorCollector
 from consortia.dashboard.run_page import (
     metric_chart,
@@ -26,6 +27,7 @@ from consortia.dashboard.run_page import (
     verdict_counts,
 )
 from consortia.dashboard.spending import Spending
+from consortia.dashboard.starting import Starter
 from consortia.reports.charts import Level, Line, gauge, line_chart
 from consortia.reports.decision import decide
 from consortia.reports.gain_chart import gain_chart
@@ -56,6 +58,7 @@ class CoordinatorView:
         self._root = root
         self._pki = pki
         self._runs = Runs(root)
+        self.starter = Starter(root)
         self._background = Background()
         self._records: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}
         self._spending = Spending(self._background)
@@ -71,8 +74,10 @@ class CoordinatorView:
     def add_pages(self, app: FastAPI) -> None:
         """Add the pages."""
 
+        Changes(app, self.pages).offer("run", "/", self.starter.propose)
+
         @app.get("/")
-        async def index() -> Response:
+        async def index(request: Request) -> Response:
             version = self.version("")
             runs = self._runs.refresh()
             running = [run for run in runs if run.status == "running"]
@@ -80,6 +85,7 @@ class CoordinatorView:
             return self._page(
                 "runs.html", "/", version, "", say, runs=runs, unreadable=self._runs.unreadable,
                 paid={run.id: verdict_counts(self._told(run)) for run in runs},
+                may_change=request.state.may_change, scenarios=self.starter.names if request.state.may_change else (),
             )  # fmt: skip
 
         @app.get("/runs/{run_id}")

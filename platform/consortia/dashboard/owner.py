@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response
 from markupsafe import Markup
 
 from clients.metrics import sign
 from consortia.common.words import epsilon_text
+from consortia.dashboard import owner_changes
 from consortia.dashboard.app import Pages
 from consortia.dashboard.background import Background
 from consortia.dashboard.certificates import certificates
+from consortia.dashboard.changes import Changes
 from consortia.dashboard.own import Own, OwnRun, lifetimes, open_home
 from consortia.dashboard.owner_metrics import OwnerCollector
 from consortia.reports.accounts import left_in_words, state_of
@@ -107,12 +109,18 @@ class OwnerView:
             )  # fmt: skip
 
         @app.get("/policy")
-        async def policy() -> Response:
+        async def policy(request: Request) -> Response:
             version = self.version("")
             terms, text = self._own.policy()
             return self._page(
-                "policy.html", "/policy", version, "", policy=terms, text=text, certificates=certificates(self._pki)
-            )
+                "policy.html", "/policy", version, "", policy=terms, text=text, certificates=certificates(self._pki),
+                may_change=request.state.may_change, fields=owner_changes.fields(terms),
+            )  # fmt: skip
+
+        changes = Changes(app, self.pages)
+        changes.offer(
+            "budget", "/policy", lambda given: owner_changes.budget(self._own.home, self._own.policy()[0], given)
+        )
 
     def _sentences(self, run: OwnRun | None) -> list[str]:
         if run is None or not run.receipt:

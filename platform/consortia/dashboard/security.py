@@ -1,8 +1,10 @@
 """Decides who may look, and limits what a browser may do.
 
 Guarantees: nothing but the sign-in page and the style is served without the token (cookie or `Authorization: Bearer`),
-compared in constant time; nothing but sign-in and sign-out takes a POST; no page runs or loads anything from elsewhere,
-is framed, or is kept in a cache.
+compared in constant time; no page runs or loads anything from elsewhere, is framed, or is kept in a cache. Nothing but
+sign-in and sign-out takes a POST, unless the server was started with `--allow-changes`: then a POST below `/change/` is
+taken from a browser that signed in with the token for changes, and from a page of this server only (`Origin`, and
+`Sec-Fetch-Site` where the browser sends it). A change takes effect by its ticket alone, once (`Tickets`).
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-from collections.abc import MutableMapping
+import time
+from collections.abc import Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse
@@ -21,8 +25,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from consortia.common.errors import InputError
 
 TOKEN_VARIABLE = "CONSORTIA_DASHBOARD_TOKEN"  # noqa: S105 - its name
+CHANGE_VARIABLE: Final = "CONSORTIA_DASHBOARD_CHANGE_TOKEN"
 _SHORTEST = 20
 _OPEN = ("/sign-in", "/assets/")
+_CHANGE = "/change/"
+_TICKET_SECONDS = 600.0
+_MOST_TICKETS = 100
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -36,47 +44,80 @@ _HEADERS = {
 
 
 class Key:
-    """The token of one server, and the cookie that stands for it.
+    """The tokens of one server, and the cookies that stand for them.
 
     Parameters
     ----------
+    token : str
+        Lets look.
     view : str
         In the cookie's name: browsers share cookies between ports of one host.
+    change_token : str
+        Lets look and change; empty where nothing can be changed.
     """
 
-    def __init__(self, token: str, view: str) -> None:
-        self._token = token.encode()
+    def __init__(self, token: str, view: str, change_token: str = "") -> None:
+        self._tokens = [given.encode() for given in (token, change_token) if given]
         # Not the token: a cookie that leaks opens neither another view nor this one after its next start.
-        self.session = secrets.token_urlsafe(32)
+        self._sessions = [secrets.token_urlsafe(32).encode() for _ in self._tokens]
+        self.takes_changes = bool(change_token)
         self.cookie = f"consortia-{view}"
 
-    def opens(self, token: str) -> bool:
-        """Return whether this is the token."""
-        return hmac.compare_digest(token.encode(), self._token)
+    def session(self, token: str) -> str | None:
+        """Return the session that a token opens, None for a wrong one."""
+        opened = [hmac.compare_digest(token.encode(), known) for known in self._tokens]
+        return self._sessions[opened.index(True)].decode() if any(opened) else None
 
     def admits(self, headers: Headers) -> bool:
-        """Return whether a request carries the token or the session."""
+        """Return whether a request carries a token or a session."""
         kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and self.opens(given.strip()):
-            return True
+        return (kind.lower() == "bearer" and self.session(given.strip()) is not None) or any(self._held(headers))
+
+    def may_change(self, headers: Headers) -> bool:
+        """Return whether a request is of a browser that signed in with the token for changes."""
+        return self.takes_changes and self._held(headers)[-1]
+
+    def _held(self, headers: Headers) -> list[bool]:
         try:
             morsel = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
         except CookieError:
-            return False
-        return morsel is not None and hmac.compare_digest(morsel.value.encode(), self.session.encode())
+            morsel = None
+        given = morsel.value.encode() if morsel is not None else b""
+        return [hmac.compare_digest(given, session) for session in self._sessions]
 
 
-def token_from_environment() -> tuple[str, bool]:
-    """Return the token and whether it was made up here.
+class Tickets:
+    """Changes that were shown and wait for their confirmation: each is taken once, within ten minutes."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._waiting: dict[str, tuple[float, Any]] = {}
+
+    def give(self, change: Any) -> str:
+        """Return the ticket of a change. Of more than a hundred the oldest is dropped."""
+        ticket = secrets.token_urlsafe(32)
+        self._waiting[ticket] = (self._clock() + _TICKET_SECONDS, change)
+        while len(self._waiting) > _MOST_TICKETS:
+            del self._waiting[next(iter(self._waiting))]
+        return ticket
+
+    def take(self, ticket: str) -> Any:
+        """Return the change of a ticket and forget it; None when it is unknown, was taken before, or is too old."""
+        until, change = self._waiting.pop(ticket, (0.0, None))
+        return change if self._clock() < until else None
+
+
+def token_from_environment(variable: str = TOKEN_VARIABLE) -> tuple[str, bool]:
+    """Return a token and whether it was made up here.
 
     Raises
     ------
     InputError
         When the environment's is short enough to be guessed.
     """
-    given = os.environ.get(TOKEN_VARIABLE, "")
+    given = os.environ.get(variable, "")
     if given and len(given) < _SHORTEST:
-        raise InputError(f"${TOKEN_VARIABLE}: wanted {_SHORTEST} characters or more, got {len(given)}")
+        raise InputError(f"${variable}: wanted {_SHORTEST} characters or more, got {len(given)}")
     return (given, False) if given else (secrets.token_urlsafe(32), True)
 
 
@@ -99,15 +140,27 @@ class Guard:
                     headers[name] = value
             await send(message)
 
+        # Pages ask for it: what cannot be changed is not offered.
+        scope.setdefault("state", {})["may_change"] = self._key.may_change(Headers(scope=scope))
         answer = self._refusal(scope) or self._app
         await answer(scope, receive, sealed)
 
     def _refusal(self, scope: MutableMapping[str, Any]) -> ASGIApp | None:
-        path, method = scope["path"], scope["method"]
+        path, method, headers = scope["path"], scope["method"], Headers(scope=scope)
         if method not in {"GET", "HEAD"} and (method, path) not in {("POST", "/sign-in"), ("POST", "/sign-out")}:
-            return PlainTextResponse("this dashboard only reads", 405, {"Allow": "GET, HEAD"})
-        if path.startswith(_OPEN) or self._key.admits(Headers(scope=scope)):
+            return self._change_refusal(method, path, headers)
+        if path.startswith(_OPEN) or self._key.admits(headers):
             return None
         if path in {"/metrics", "/live"}:
             return PlainTextResponse("sign in, or send the token as `Authorization: Bearer`", 401)
         return RedirectResponse("/sign-in", 303)
+
+    def _change_refusal(self, method: str, path: str, headers: Headers) -> ASGIApp | None:
+        if method != "POST" or not path.startswith(_CHANGE) or not self._key.takes_changes:
+            return PlainTextResponse("this dashboard only reads", 405, {"Allow": "GET, HEAD"})
+        if not self._key.may_change(headers):
+            return PlainTextResponse("sign in with the token for changes", 403)
+        host, origin = headers.get("host", ""), urlsplit(headers.get("origin", ""))
+        if not host or origin.netloc != host or headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            return PlainTextResponse("a change is taken from a page of this dashboard only", 403)
+        return None

@@ -12,18 +12,18 @@ from consortia.common.logs import JsonLines
 from consortia.dashboard.app import View, build
 
 
-def serve(view: View, token: str, listener: socket.socket, participant: str | None) -> None:
+def serve(view: View, token: str, listener: socket.socket, participant: str | None, change_token: str = "") -> None:
     """Serve a view on a socket that listens already. Logs are JSON lines; no address that was called is in them."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines(participant))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    server(view, token).run(sockets=[listener])
+    server(view, token, change_token).run(sockets=[listener])
 
 
-def server(view: View, token: str) -> uvicorn.Server:
+def server(view: View, token: str, change_token: str = "") -> uvicorn.Server:
     """Return the server of one view, which does not listen yet."""
     config = uvicorn.Config(
-        build(view, token), log_config=None, access_log=False, server_header=False, ws="none",
+        build(view, token, change_token), log_config=None, access_log=False, server_header=False, ws="none",
         timeout_graceful_shutdown=1,
     )  # fmt: skip
     return uvicorn.Server(config)

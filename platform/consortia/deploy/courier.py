@@ -138,8 +138,9 @@ class Courier:
         try:
             reply = self._reply(message, context, fab)
         except Exception as error:  # noqa: BLE001 - only a code may cross; the log says what happened, never with a value
-            log.error("no reply could be made: %s", type(error).__name__)
-            reply = _failed("")
+            incident = secrets.token_hex(8)
+            log.error("incident %s: no reply could be made: %s", incident, type(error).__name__)
+            reply = _failed(_name_of(context), incident)
         push_message(self._client, Message(pack(reply), reply_to=message), context)
         push_task_output(self._client, None, SubStatus.COMPLETED, "")
 
@@ -197,6 +198,13 @@ def admit(message: Message, context: Context, fab: Fab, home: Home) -> bytes:
 def check_bundle_once(content: bytes) -> None:
     """Check a bundle; one that passed is remembered, since every message of a run comes with it."""
     check_bundle(content)
+
+
+def _name_of(context: Context) -> str:
+    try:
+        return home_of(context).participant
+    except TypeError:
+        return ""
 
 
 def _failed(participant: str, incident: str = "launcher") -> bytes:

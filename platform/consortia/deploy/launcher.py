@@ -38,7 +38,7 @@ from consortia.deploy.shelf import Shelf
 #: Imported by the zygote before its first message, or inside functions on the way of one.
 _LAZY = (
     "consortia.client_app",
-    "opacus",
+    "privacy._optimizer",
     "privacy.accounting",
     "sklearn.exceptions",
     "sklearn.linear_model",

@@ -238,6 +238,10 @@ def _hand_over(*folders: Path) -> None:
             os.chown(path, *_owner(), follow_symlinks=False)
 
 
+def _made_by_root(home: Path) -> bool:
+    return home.is_dir() and home.stat().st_uid == 0
+
+
 def _owner() -> tuple[int, int]:
     return int(os.environ.get("CONSORTIA_UID", os.getuid())), int(os.environ.get("CONSORTIA_GID", os.getgid()))
 
@@ -262,7 +266,7 @@ def main(arguments: list[str]) -> int:
             done = make_homes(name, scenario, HOMES)
             homes = [HOMES / participant.name for participant in scenario.roster]
             # Also those that root made on the host (`home init`, `budget init`): the containers run as somebody else.
-            _hand_over(*(home for home in homes if home.is_dir() and home.stat().st_uid == 0))
+            _hand_over(*(home for home in homes if _made_by_root(home)))
             for folder in (RUNS, MEMBERS):
                 os.chown(folder, *_owner())
         elif step == "kit":

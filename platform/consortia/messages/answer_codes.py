@@ -15,6 +15,7 @@ _MEANINGS: Final = {
     "NOT_JOINED": "it is not connected; it is waited for, and asked when it is back",
     "NOT_PUSHED": "the SuperLink did not take its message",
     "BAD_REPLY": "its answer is not what was asked for; it is dropped",
+    "HOME_UNREADABLE": "its home belongs to another user than its app runs as; `chown -R` it there",
     "PARTICIPANT_ERROR": "it failed by itself; `consortia home log` names the incident there",
 }
 

@@ -28,6 +28,7 @@ STATUSES = ("OK", "READY", "EVALUATED", "GREETED", "DONE", "RECEIVE_ONLY", "REFU
 #: Why a participant refuses. The code crosses, the sentence stays in its own log.
 REFUSALS = (
     "NO_POLICY",
+    "HOME_UNREADABLE",
     "NO_LEDGER",
     "LEDGER_BEHIND",
     "LEDGER_FORKED",

@@ -12,12 +12,12 @@ Guarantees
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clients.dataset import Table
 from consortia.terms.contract import Contract
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.terms.costs import noise_multiplier
@@ -28,6 +28,9 @@ from privacy.events import Event, LaplaceRelease, NonPrivate
 from privacy.histogram import HistogramNoise, noisy_histogram
 from privacy.ledger import Ledger, RunPlan
 from privacy.noise_context import NoiseContext
+
+if TYPE_CHECKING:
+    from clients.dataset import Table
 
 #: Name of the tensor: int64, shape (1,).
 SIZE = "size.units"

@@ -17,7 +17,7 @@ from consortia.planning.known import known
 from consortia.planning.metrics import check_metrics
 from consortia.terms.contract import Contract, planned_rounds
 from consortia.terms.contract_fields import IndustryTerms
-from consortia.terms.costs import plan_event
+from consortia.terms.costs import noise_plan, plan_event
 from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
@@ -133,7 +133,9 @@ def _noise(contract: Contract, rules: IndustryTerms, budget: float, delta: float
         sigma = solve_sigma(contract, rules, budget, delta)
         return sigma, epsilon([plan_event(contract, rules, sigma), *once], delta)
 
-    return known(contract, rules, (budget, delta), once, solve)
+    plan = ["plan", *noise_plan(contract, rules, budget, delta, once)]
+    sigma, spent = known(plan, solve, 2)
+    return sigma, spent
 
 
 def _plan(scenario: Scenario, participant: RosterParticipant) -> ParticipantPlan:

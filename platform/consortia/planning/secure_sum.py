@@ -6,11 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from consortia.coordinator.aggregation import weights_of
+from consortia.planning.known import known
 from consortia.terms.costs import updates_event
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.settle import sigma_of
-from privacy.secure_sum.accounting import exposure
+from privacy.events import PoissonGaussian
+from privacy.secure_sum.accounting import Exposure, exposure
 from privacy.secure_sum.sharing import threshold
 
 
@@ -74,9 +76,18 @@ def exposures(scenario: Scenario) -> dict[str, dict[str, Any]]:
         rules = contract.industries[participant.industry]
         event = updates_event(contract, rules, sigma, contract.rounds)
         out[participant.name] = asdict(
-            exposure(event, min(sizes) // count - terms.drops, terms.colluders, participant.delta)
+            _exposure(event, min(sizes) // count - terms.drops, terms.colluders, participant.delta)
         )
     return out
+
+
+def _exposure(event: PoissonGaussian, cohort: int, colluders: int, delta: float) -> Exposure:
+    def counted() -> tuple[float, ...]:
+        found = exposure(event, cohort, colluders, delta)
+        return found.nobody, found.promised, found.all_others
+
+    nobody, promised, all_others = known(["exposure", event.to_json(), cohort, colluders, delta], counted, 3)
+    return Exposure(nobody, promised, all_others, colluders, cohort, delta)
 
 
 def sentence(scenario: Scenario) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 from consortia.learners.blocks.noise import solve
 from consortia.terms.contract import Contract, planned_rounds, spare
@@ -10,7 +11,21 @@ from consortia.terms.contract_fields import IndustryTerms
 from privacy.accounting import solve_noise_multiplier
 from privacy.events import Event, PoissonGaussian
 
-__all__ = ["noise_multiplier", "plan_event", "updates_event"]
+__all__ = ["noise_multiplier", "noise_plan", "plan_event", "remembered", "updates_event"]
+
+Solve = Callable[[], float]
+#: Where a command that only shows a plan looks noise up first (`consortia.planning.known.shown`). It is None in every
+#: run and at every participant: there noise is solved.
+remembered: ContextVar[Callable[[Sequence[object], Solve], float] | None] = ContextVar("remembered", default=None)
+
+
+def noise_plan(
+    contract: Contract, rules: IndustryTerms, epsilon: float, delta: float, besides: tuple[Event, ...] = ()
+) -> list[object]:
+    """Return all that decides the noise multiplier besides the code, as JSON has it."""
+    numbers = [epsilon, delta, rules.sampling_rate, rules.local_steps, planned_rounds(contract), spare(contract)]
+    sums = contract.noisy_sums
+    return ["noise", numbers, None if sums is None else repr(sums.shares), [event.to_json() for event in besides]]
 
 
 def noise_multiplier(
@@ -20,15 +35,20 @@ def noise_multiplier(
 
     Of a learner of noisy sums it is z, that of its blocks together (`consortia.learners.blocks.noise`).
     """
-    if contract.noisy_sums is not None:
-        return solve(contract.noisy_sums.shares, epsilon, delta, spare(contract))
-    return solve_noise_multiplier(
-        epsilon=epsilon,
-        delta=delta,
-        sampling_rate=rules.sampling_rate,
-        steps=rules.local_steps * planned_rounds(contract),
-        besides=besides,
-    )
+
+    def solved() -> float:
+        if contract.noisy_sums is not None:
+            return solve(contract.noisy_sums.shares, epsilon, delta, spare(contract))
+        return solve_noise_multiplier(
+            epsilon=epsilon,
+            delta=delta,
+            sampling_rate=rules.sampling_rate,
+            steps=rules.local_steps * planned_rounds(contract),
+            besides=besides,
+        )
+
+    look_up = remembered.get()
+    return solved() if look_up is None else look_up(noise_plan(contract, rules, epsilon, delta, besides), solved)
 
 
 def plan_event(contract: Contract, rules: IndustryTerms, multiplier: float) -> PoissonGaussian:

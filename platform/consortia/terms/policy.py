@@ -5,6 +5,7 @@ No policy file means refusal. A demonstration policy says `demo = true` and is a
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -215,11 +216,20 @@ def load_policy(path: Path, *, simulation: bool) -> Policy:
     Raises
     ------
     RefusedError
-        With code NO_POLICY when there is none, or DEMO_POLICY outside a simulation.
+        With code NO_POLICY when there is none, HOME_UNREADABLE where this process may not look, or DEMO_POLICY outside
+        a simulation.
     InputError
         When the file is malformed: every mistake by path.
     """
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:  # a folder that somebody else owns
+        raise RefusedError(
+            "HOME_UNREADABLE",
+            f"{path}: wanted a home that this process (user {os.geteuid()}) may read, got {type(error).__name__}; give "
+            "the folder and its files to that user (chown -R)",
+        ) from None
+    if not there:
         raise RefusedError("NO_POLICY", f"no policy file at {path}; without one nothing leaves")
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte-order mark in front

@@ -25,12 +25,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from consortia.common.errors import ArgumentError
+from consortia.vertical.grid import Floats
 
-__all__ = ["MISSING", "MODELS", "Assistance", "Grid", "assist", "fit_quietly", "fitted"]
+__all__ = ["MODELS", "Assistance", "assist", "fit_quietly", "fitted"]
 
-Floats = NDArray[np.float64]
-#: The code of a row that the partner does not know.
-MISSING: Final = 255
 FOLDS: Final = 5
 _LARGEST_LOGIT: Final = 12.0
 
@@ -43,33 +41,6 @@ class Classifier(Protocol):
 
     def predict_proba(self, x: Any) -> Any:
         """Return probabilities (n, 2)."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The public grid of a score: 64 values evenly over [-bound, bound] (6 bits)."""
-
-    bound: float
-    levels: int = 64
-
-    @classmethod
-    def for_epsilon(cls, epsilon: float) -> Grid:
-        """Return the grid for labels under randomised response with `epsilon` (infinite: without noise)."""
-        return cls(6.0 if math.isinf(epsilon) else epsilon + 0.5)
-
-    @property
-    def step(self) -> float:
-        """Distance of neighbouring values."""
-        return 2 * self.bound / (self.levels - 1)
-
-    def encode(self, logits: Floats) -> NDArray[np.uint8]:
-        """Return the nearest codes; what lies outside is clipped."""
-        return np.round((np.clip(logits, -self.bound, self.bound) + self.bound) / self.step).astype(np.uint8)
-
-    def decode(self, codes: NDArray[np.uint8]) -> Floats:
-        """Return the values; NaN for `MISSING`."""
-        values = codes.astype(np.float64) * self.step - self.bound
-        return np.where(codes == MISSING, np.nan, values)
 
 
 class Network:

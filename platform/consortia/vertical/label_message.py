@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consortia.common.errors import RefusedError
-from consortia.vertical.assistance import MISSING
+from consortia.vertical.grid import MISSING
 from privacy.events import CHANGE_LABEL
 
 __all__ = ["pack", "unpack"]

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
 from consortia.common.errors import ArgumentError
-from consortia.vertical.assistance import MISSING
+from consortia.vertical.grid import MISSING
 
 __all__ = ["add_up", "masked"]
 

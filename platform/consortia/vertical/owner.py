@@ -18,7 +18,7 @@ from clients.dataset import assign
 from consortia.common.errors import RefusedError
 from consortia.messages.envelope import Envelope, encode
 from consortia.vertical import label_message, psi
-from consortia.vertical.assistance import MISSING, Grid
+from consortia.vertical.grid import MISSING, Grid
 from consortia.vertical.masks import add_up
 from consortia.vertical.participant import SECOND_HALF, Work
 from consortia.vertical.receipt import write_receipt

@@ -15,7 +15,8 @@ from consortia.common.errors import RefusedError
 from consortia.messages.envelope import Envelope, encode
 from consortia.participant.receipt import RECEIPT_SCHEMA
 from consortia.vertical import label_message, psi
-from consortia.vertical.assistance import MISSING, Assistance, Grid, assist
+from consortia.vertical.assistance import Assistance, assist
+from consortia.vertical.grid import MISSING, Grid
 from consortia.vertical.masks import masked
 from consortia.vertical.participant import Work, as_tensor
 from consortia.vertical.private_model import assist_privately, model_event

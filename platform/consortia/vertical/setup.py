@@ -17,8 +17,8 @@ from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
 from consortia.participant.home import Home
 from consortia.terms.scenario import Scenario
-from consortia.vertical.assistance import Grid
 from consortia.vertical.channel import public_text
+from consortia.vertical.grid import Grid
 from consortia.vertical.notes import HIDDEN
 from privacy.randomized_response import keep_probability
 

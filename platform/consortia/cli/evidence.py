@@ -1,0 +1,22 @@
+"""`consortia evidence`: writes what a board, a data protection officer or a regulator asks for after a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortia.common.console import out
+
+
+def evidence(
+    run: Annotated[Path, typer.Argument(help="The coordinator's folder of a finished run.")],
+    target: Annotated[Path, typer.Option("--out", help="Write the pack into this folder.")],
+) -> None:
+    """Write a run's evidence pack: model card, data sheet, Croissant, DPIA annex, EU AI Act and HIPAA. It is free."""
+    from consortia.reports.evidence.facts import collect
+    from consortia.reports.evidence.render import write
+
+    for file in write(collect(run), target):
+        out.print(str(file), markup=False, highlight=False, soft_wrap=True)

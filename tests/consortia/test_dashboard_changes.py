@@ -1,0 +1,216 @@
+"""Changes from the dashboard's pages: who may, what they leave in the ledger, what changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from dashboard_pages import TOKEN, crawl, get
+from fastapi import FastAPI
+from typer.testing import CliRunner
+
+from consortia.cli import build_app
+from consortia.dashboard.app import build
+from consortia.dashboard.coordinator import CoordinatorView
+from consortia.dashboard.owner import OwnerView
+from consortia.dashboard.security import Tickets
+from privacy.ledger import Ledger
+
+CHANGE_TOKEN = "a-token-for-changes-of-this-test"
+ORIGIN = {"Origin": "http://127.0.0.1"}
+APP = build_app()
+
+
+@pytest.fixture
+def homes(tmp_path: Path) -> Path:
+    """Two equal homes in two folders: one for the page, one for the command."""
+    call("budget", "init", "--scenario", "linear", "--home", str(tmp_path / "page"))
+    shutil.copytree(tmp_path / "page", tmp_path / "command")
+    return tmp_path
+
+
+@pytest.fixture
+def app(homes: Path) -> FastAPI:
+    return build(OwnerView.of(homes / "page" / "line-a", None), TOKEN, CHANGE_TOKEN)
+
+
+def call(*arguments: str) -> str:
+    result = CliRunner().invoke(APP, list(arguments), env={"COLUMNS": "250"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def signed_in(app: FastAPI, token: str) -> dict[str, str]:
+    answer = get(app, "/sign-in", "POST", data={"token": token})
+    assert answer.status_code == 303
+    return {"Cookie": answer.headers["set-cookie"].split(";")[0]}
+
+
+def post(app: FastAPI, path: str, who: dict[str, str], headers: dict[str, str] | None = None, **data: str) -> Any:
+    return get(app, path, "POST", data=data, headers={**who, **(ORIGIN if headers is None else headers)})
+
+
+def ticket_of(answer: httpx.Response) -> str:
+    found = re.search(r'name="ticket" value="([^"]+)"', answer.text)
+    assert found, answer.text
+    return found[1]
+
+
+def lines(home: Path) -> list[dict[str, Any]]:
+    """The ledger's lines and the policy, without times and hashes."""
+    with Ledger.open(home / "line-a" / "ledger.db", "line-a") as ledger:
+        assert ledger.anchor() is not None
+    told = json.loads(call("budget", "history", "line-a", "--home", str(home), "--json"))["history"]
+    return [*({"what": one["what"], "detail": one["detail"]} for one in told), policy(home)]
+
+
+def policy(home: Path) -> dict[str, Any]:
+    return {"policy": (home / "line-a" / "policy.toml").read_text()}
+
+
+def test_a_changed_budget_leaves_what_the_command_leaves(app: FastAPI, homes: Path) -> None:
+    owner = signed_in(app, CHANGE_TOKEN)
+    before = lines(homes / "page")
+    shown = post(app, "/change/budget", owner, run="0.5", lifetime="9", lifetime_delta="")
+    assert "lifetime: ε 4 at δ 4e-05 -&gt; ε 9 at δ 4e-05 (add/remove one unit: record)" in shown.text
+    assert "Raised" in shown.text
+    assert lines(homes / "page") == before  # it was shown, not made
+    made = post(app, "/change/confirm", owner, ticket=ticket_of(shown))
+    assert (made.status_code, made.headers["location"]) == (303, "/policy")
+    call("budget", "set", "line-a", "--run", "0.5", "--lifetime", "9", "--home", str(homes / "command"))
+    assert lines(homes / "page") == lines(homes / "command") != before
+
+
+def test_a_change_is_made_once(app: FastAPI, homes: Path) -> None:
+    owner = signed_in(app, CHANGE_TOKEN)
+    ticket = ticket_of(post(app, "/change/budget", owner, lifetime="9"))
+    assert post(app, "/change/confirm", owner, ticket=ticket).status_code == 303
+    call("budget", "set", "line-a", "--lifetime", "5", "--home", str(homes / "page"))
+    after = lines(homes / "page")
+    again = post(app, "/change/confirm", owner, ticket=ticket)
+    assert again.status_code == 409
+    assert "made already" in again.text
+    assert lines(homes / "page") == after
+
+
+def test_a_change_that_was_shown_of_another_policy_is_not_made(app: FastAPI, homes: Path) -> None:
+    owner = signed_in(app, CHANGE_TOKEN)
+    ticket = ticket_of(post(app, "/change/budget", owner, lifetime="9"))
+    call("budget", "set", "line-a", "--lifetime", "2", "--home", str(homes / "page"))
+    after = lines(homes / "page")
+    answer = post(app, "/change/confirm", owner, ticket=ticket)
+    assert answer.status_code == 422
+    assert "nothing was changed" in answer.text
+    assert lines(homes / "page") == after
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "null"},
+        {"Origin": "http://elsewhere.example"},
+        {"Origin": "http://127.0.0.1.elsewhere.example"},
+        {"Origin": "http://127.0.0.1:8051"},
+        {**ORIGIN, "Sec-Fetch-Site": "cross-site"},
+        {**ORIGIN, "Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_a_request_from_another_page_changes_nothing(app: FastAPI, homes: Path, headers: dict[str, str]) -> None:
+    owner = signed_in(app, CHANGE_TOKEN)
+    before = lines(homes / "page")
+    assert post(app, "/change/budget", owner, headers, lifetime="9").status_code == 403
+    ticket = ticket_of(post(app, "/change/budget", owner, lifetime="9"))
+    assert post(app, "/change/confirm", owner, headers, ticket=ticket).status_code == 403
+    assert lines(homes / "page") == before
+
+
+def test_who_may_only_look_changes_nothing(app: FastAPI, homes: Path) -> None:
+    owner, viewer = signed_in(app, CHANGE_TOKEN), signed_in(app, TOKEN)
+    ticket = ticket_of(post(app, "/change/budget", owner, lifetime="9"))
+    before = lines(homes / "page")
+    for who in (viewer, {}, {"Authorization": f"Bearer {TOKEN}"}, {"Authorization": f"Bearer {CHANGE_TOKEN}"}):
+        assert post(app, "/change/budget", who, lifetime="9").status_code == 403
+        assert post(app, "/change/confirm", who, ticket=ticket).status_code == 403
+    assert lines(homes / "page") == before
+    assert "Change the budget" not in get(app, "/policy", headers=viewer).text
+    assert "Change the budget" in get(app, "/policy", headers=owner).text
+
+
+def test_without_allow_changes_nobody_may(homes: Path) -> None:
+    app = build(OwnerView.of(homes / "page" / "line-a", None), TOKEN)
+    viewer = signed_in(app, TOKEN)
+    before = lines(homes / "page")
+    for path in ("/change/budget", "/change/confirm"):
+        assert post(app, path, viewer, lifetime="9", ticket="x").status_code == 405
+    assert get(app, "/sign-in", "POST", data={"token": ""}).status_code == 403
+    assert lines(homes / "page") == before
+    assert not any("/change/" in text for text in crawl(app).values())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "got the same"),
+        ({"lifetime": "4"}, "got the same"),
+        ({"lifetime": "much"}, "wanted a number"),
+        ({"run": "nan"}, "finite"),
+        ({"run": "9"}, "lifetime epsilon and delta at least as large"),
+        ({"evaluation_run": "1"}, "--evaluation-lifetime"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused_in_words(
+    app: FastAPI, homes: Path, given: dict[str, str], words: str
+) -> None:
+    before = lines(homes / "page")
+    answer = post(app, "/change/budget", signed_in(app, CHANGE_TOKEN), **given)
+    assert answer.status_code == 422
+    assert words in answer.text
+    assert "ticket" not in answer.text
+    assert lines(homes / "page") == before
+
+
+def test_a_ticket_ends_after_ten_minutes_and_the_oldest_of_many_is_dropped() -> None:
+    now = iter([0.0, 599.0, 700.0, 1301.0, *range(2000, 2200)])
+    tickets = Tickets(lambda: next(now))
+    assert tickets.take(tickets.give("in time")) == "in time"
+    assert tickets.take(tickets.give("too late")) is None
+    many = [tickets.give(number) for number in range(101)]
+    assert tickets.take(many[0]) is None
+    assert tickets.take(many[1]) == 1
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[tuple[FastAPI, CoordinatorView]]:
+    view = CoordinatorView(tmp_path, None)
+    yield build(view, TOKEN, CHANGE_TOKEN), view
+    view.starter.end()
+
+
+@pytest.mark.parametrize("name", ["", "../banks", "/etc/passwd", "banks; ls", "scenarios/banks.toml"])
+def test_only_a_scenario_of_the_platform_is_started(runs: tuple[FastAPI, CoordinatorView], name: str) -> None:
+    answer = post(runs[0], "/change/run", signed_in(runs[0], CHANGE_TOKEN), scenario=name)
+    assert answer.status_code == 422
+    assert "one of the list" in answer.text
+
+
+@pytest.mark.end_to_end
+def test_the_coordinator_starts_a_scenario_and_sees_it(runs: tuple[FastAPI, CoordinatorView], tmp_path: Path) -> None:
+    app, view = runs
+    coordinator = signed_in(app, CHANGE_TOKEN)
+    shown = post(app, "/change/run", coordinator, scenario="banks")
+    assert "ε 3 at δ 1e-05" in shown.text
+    assert not list(tmp_path.iterdir())
+    second = ticket_of(post(app, "/change/run", coordinator, scenario="banks"))
+    assert post(app, "/change/confirm", coordinator, ticket=ticket_of(shown)).status_code == 303
+    busy = post(app, "/change/confirm", coordinator, ticket=second)
+    assert (busy.status_code, "one that goes on" in busy.text) == (422, True)
+    assert view.starter._run is not None
+    assert view.starter._run.wait(300) == 0, (tmp_path / "started.log").read_text()
+    assert "completed" in get(app, "/", headers=coordinator).text
