@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from clients._dealing import dealt
+from clients._pandas import pd
 from clients.arrays import array_columns, array_frame
 from clients.industry import IndustryClient
 from clients.schema import Schema, Target

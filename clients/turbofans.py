@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from clients._pandas import pd
 from clients.arrays import array_columns, array_frame
 from clients.industry import IndustryClient
 from clients.schema import Column, Schema, Target
