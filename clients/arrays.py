@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,13 @@ __all__ = ["array_columns", "array_frame"]
 
 
 def array_columns(
-    shape: Shape, prefix: str, *, low: float, high: float, measure: str = "", sensitive: bool = False
+    shape: Shape,
+    prefix: str,
+    *,
+    low: float | Sequence[float],
+    high: float | Sequence[float],
+    measure: str | Sequence[str] = "",
+    sensitive: bool = False,
 ) -> tuple[Column, ...]:
     """One number column for each number of the shape, in its order.
 
@@ -24,14 +31,37 @@ def array_columns(
     ----------
     prefix : str
         Of the columns' names, such as "pixel".
-    low, high : float
-        Public bounds of every number; a mask is 0 or 1 whatever these are.
+    low, high : float, or one for each channel
+        Public bounds of every number; a mask is 0 or 1 whatever these are and is no channel here.
+    measure : str, or one for each channel
+
+    Raises
+    ------
+    SchemaError
+        Another number of bounds or measures than of channels.
     """
     names = shape.names(prefix)
     mask = shape.sizes[-1] if getattr(shape, "mask", False) else 0
-    terms: dict[str, Any] = {"measure": measure, "sensitive": sensitive}
-    numbers = [Column(name=name, dtype="number", low=low, high=high, **terms) for name in names[: len(names) - mask]]
+    channels = shape.sizes[0] - (mask > 0)
+    each = (len(names) - mask) // channels
+    terms = zip(
+        *(_of_channels(what, given, channels) for what, given in (("low", low), ("high", high), ("measure", measure))),
+        strict=True,
+    )
+    repeated = [term for term in terms for _ in range(each)]
+    numbers = [
+        Column(name=name, dtype="number", low=least, high=most, measure=unit, sensitive=sensitive)
+        for name, (least, most, unit) in zip(names, repeated, strict=False)  # the names of a mask come last
+    ]
     return (*numbers, *(Column(name=name, dtype="flag") for name in names[len(names) - mask :]))
+
+
+def _of_channels(what: str, given: Any, channels: int) -> tuple[Any, ...]:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        return (given,) * channels
+    if len(given) != channels:
+        raise SchemaError(f"array: {what}: wanted one for each of {channels} channels, got {len(given)}")
+    return tuple(given)
 
 
 def array_frame(shape: Shape, prefix: str, values: NDArray[Any], **columns: Any) -> pd.DataFrame:

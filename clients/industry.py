@@ -65,7 +65,8 @@ class IndustryClient:
     sites : tuple of str
         The parts that the public data set falls into.
     dataset : str
-        Sub-folder of the public data, such as "heart".
+        Sub-folder of the public data, such as "heart"; with a slash, such as "hospital/ecg5000", of the whole folder
+        that `--data` names, where the data set lies in another industry's.
     installed : str
         The package in which the public data set lies, where one brings it: then `public:installed` reads it.
     synthesise : callable, optional

@@ -34,6 +34,10 @@ COMMITTED = (
     "digits",
     "intrusions",
     "intrusions-unlabelled",
+    "heartbeats",
+    "imaging",
+    "turbofans",
+    "turbofans-life",
 )
 STEPS = {"keys", "homes"}  # start as root to hand files to their owner, without a network
 

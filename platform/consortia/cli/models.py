@@ -11,7 +11,7 @@ import typer
 
 from consortia.common.console import err, out
 from consortia.common.errors import InputError
-from consortia.common.run_folders import check_finished, run_folder
+from consortia.common.run_folders import check_finished, check_there, run_folder
 from consortia.models.choice import check_choice
 
 if TYPE_CHECKING:

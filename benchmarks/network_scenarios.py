@@ -1,0 +1,221 @@
+"""What networks on images and sequences reach: federated beside pooled, alone and joined, with privacy and without.
+
+    python benchmarks/network_scenarios.py --data DATA [--scenarios heartbeats ...] [--epsilon inf 8 ...] [--seeds 5]
+                                           [--released-only] [--out FILE.jsonl]
+    python benchmarks/network_scenarios.py --table FILE.jsonl
+
+Each run is a whole simulation with the committed settings; `--epsilon` replaces all budgets. A seed is that of
+the contract and of the split. The metric is the first of the industry. A number is the mean over participants, each on
+its own test rows, then over seeds, with the 95 % interval of Student's t over seeds. `pooled` is the same network from
+the same start, trained without privacy on all participants' training rows at once: as many steps, the same optimizer,
+rate and schedule. `alone`, `control` and `joined` are those of receipts; `--released-only` measures none of them, which
+takes a small part of the time. `gain` is joined less alone, positive where joining is better. Call it again to go on:
+what the file has is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from scipy.stats import t
+
+from clients import registry
+from clients.dataset import Table
+from clients.metrics import get
+from clients.models import loss_for
+from consortia.common.errors import InputError
+from consortia.engines.base import Job
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
+from consortia.participant import baseline
+from consortia.participant.baseline import Baseline, Own
+from consortia.participant.data import load_partitions
+from consortia.participant.evaluation import module_scorer, score_metrics
+from consortia.participant.own_candidates import majority
+from consortia.participant.partitions import Partitions
+from consortia.terms.optimizer import make_optimizer
+from consortia.terms.policy import load_policy
+from consortia.terms.scopes import build_module
+from privacy.dp_sgd import PlainPlan, train_plain
+from privacy.randomness import seeded_generator
+
+SCENARIOS = ("heartbeats", "imaging", "turbofans", "turbofans-life")
+SHOWN = ("pooled", "federated", "local", "control", "joined")
+
+
+def partitions(job: Job) -> dict[str, Partitions]:
+    """Return each participant's rows as the run divided them."""
+    found = {}
+    for line in job.scenario.roster:
+        home = job.homes[line.name]
+        terms = load_policy(home.policy, simulation=True).dataset[line.dataset]
+        if line.name in job.sources:
+            terms = terms.model_copy(update={"source": job.sources[line.name]})
+        found[line.name] = load_partitions(home, terms, line.dataset, job.scenario.contract, job.run_id)
+    return found
+
+
+def pooled(job: Job) -> float:
+    """Train the network on everybody's training rows at once; return the mean of the metric over the participants."""
+    contract = job.scenario.contract
+    (industry,) = contract.industries
+    client, rules = registry.get(industry), contract.industries[industry]
+    parts = partitions(job)
+    tables = [part.train for part in parts.values()]
+    starts = np.cumsum([0, *(table.n_units for table in tables)])
+    rows = (
+        {"features": torch.cat([table.inputs["features"] for table in tables])},
+        torch.cat([table.target for table in tables]),
+        torch.cat([table.unit_index + int(start) for table, start in zip(tables, starts, strict=False)]),
+        int(starts[-1]),
+        loss_for(client.schema.target),
+    )
+    module = build_module(contract, industry)
+    generator = seeded_generator("pooled", contract.seed)
+    for number in range(1, contract.rounds + 1):
+        plan = PlainPlan(sampling_rate=rules.sampling_rate, declared_units=rows[3], steps=rules.local_steps)
+        rate = rules.rate(number, contract.rounds)
+        train_plain(
+            module,
+            *rows,
+            lambda parameters, rate=rate: make_optimizer(  # type: ignore[misc]
+                rules.optimizer,
+                parameters,
+                learning_rate=rate,
+                momentum=rules.momentum,
+                weight_decay=rules.weight_decay,
+            ),
+            plan,
+            generator,
+        )
+    scores = module_scorer(module)
+    values = [score_metrics(client, scores(part.test), part.test)[client.metrics[0]] for part in parts.values()]
+    return statistics.fmean(value for value in values if value is not None)
+
+
+def _no_search(contract: Any, client: Any, train: Table, name: str) -> Baseline:
+    """Stand in for the search for a best own model, which takes most of a run's time."""
+    del contract, name
+    nowhere = np.zeros(0, dtype=np.int64)
+    none, constant = train.take(nowhere), majority(client, train)
+    own = Own("majority", "", constant, lambda rows: majority(client, rows), constant(none))
+    return Baseline(constant, own, None, nowhere, none, nowhere, ())
+
+
+def measure(scenario: str, epsilon: str, seed: int, data: Path | None, released_only: bool) -> dict[str, Any]:
+    """Run the scenario once; return the means over its participants."""
+    started = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        options = Options(
+            scenario=scenario, data=data, out=Path(folder), seed=seed, split_seed=seed, epsilon=(epsilon,)
+        )
+        job = prepare(options)
+        searched = mock.patch.object(baseline, "of_run", _no_search) if released_only else mock.MagicMock()
+        with searched:
+            participants = execute(job, options).result["participants"]
+        metric = registry.get(next(iter(job.scenario.contract.industries))).metrics[0]
+        found = {
+            "scenario": scenario,
+            "epsilon": epsilon,
+            "seed": seed,
+            "metric": metric,
+            "released_only": released_only,
+        }
+        lines = [participant["metrics"][metric] for participant in participants.values()]
+        wanted = ("federated",) if released_only else SHOWN[1:]
+        for model in wanted:
+            found[model] = statistics.fmean(line[model] for line in lines if line[model] is not None)
+        if not released_only:
+            known = [line for line in lines if line["joined"] is not None]
+            found["gain"] = get(metric).sign * statistics.fmean(line["joined"] - line["local"] for line in known)
+        if epsilon == "inf":
+            found["pooled"] = pooled(job)
+    return found | {"cpu_seconds": time.process_time() - started}
+
+
+def _cell(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "–"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    if len(values) < 2:
+        return mean
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean} ± {half:.{digits}f}"
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The runs of a file as a Markdown table: one line a scenario and budget."""
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for line in lines:
+        groups[line["scenario"], line["metric"], line["epsilon"]].append(line)
+    heads = ("scenario", "metric", "ε", "seeds", *SHOWN, "gain", "CPU s")
+    text = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for (scenario, metric, epsilon), found in groups.items():
+        digits = 3 if metric != "rmse" else 1
+        by_seed: dict[str, dict[int, float]] = defaultdict(dict)
+        for line in found:
+            for name in (*SHOWN, "gain"):
+                if name in line:
+                    by_seed[name][line["seed"]] = line[name]
+        cells = [_cell(list(by_seed[name].values()), digits) for name in (*SHOWN, "gain")]
+        cpu = f"{statistics.fmean(line['cpu_seconds'] for line in found):.0f}"
+        seeds = str(len({line["seed"] for line in found}))
+        text.append(f"| {' | '.join((scenario, metric, epsilon, seeds, *cells, cpu))} |")
+    return "\n".join(text)
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+
+def main() -> int:
+    """Measure; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the folder of the public data sets; synthetic rows without it")
+    parser.add_argument("--scenarios", nargs="*", default=SCENARIOS)
+    parser.add_argument("--epsilon", nargs="*", default=["inf", "8"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--released-only", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("network_scenarios.jsonl"))
+    parser.add_argument("--table", type=Path, help="print the table of a file and end")
+    options = parser.parse_args()
+    if options.table is not None:
+        print(table(_lines(options.table)))
+        return 0
+    torch.set_num_threads(1)
+    keys = ("scenario", "epsilon", "seed", "released_only")
+    there = {tuple(line[key] for key in keys) for line in _lines(options.out)}
+    try:
+        for seed in range(options.seeds):
+            for scenario in options.scenarios:
+                for epsilon in options.epsilon:
+                    if (scenario, epsilon, seed, options.released_only) in there:
+                        continue
+                    line = measure(scenario, epsilon, seed, options.data, options.released_only)
+                    with options.out.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(line) + "\n")
+                    print(json.dumps(line), file=sys.stderr, flush=True)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(table(_lines(options.out)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
