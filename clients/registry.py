@@ -49,6 +49,7 @@ SEAM = frozenset(
         "models",
         "networks",
         "proposing",
+        "public_data",
         "registry",
         "schema",
         "shapes",
