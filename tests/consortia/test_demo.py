@@ -10,7 +10,7 @@ from dashboard_pages import TOKEN, get
 from typer.testing import CliRunner
 
 from consortia.cli import build_app, demo
-from consortia.dashboard import serve
+from consortia.dashboard import serve, starting
 from consortia.dashboard.app import build
 from consortia.dashboard.coordinator import CoordinatorView
 
@@ -18,6 +18,9 @@ from consortia.dashboard.coordinator import CoordinatorView
 class _Process:
     def __init__(self, command: list[str], **_: Any) -> None:
         self.command, self.ended = command, False
+
+    def poll(self) -> int | None:
+        return 0 if self.ended else None
 
     def terminate(self) -> None:
         self.ended = True
@@ -38,7 +41,7 @@ def test_the_run_the_page_and_the_end(tmp_path: Path, monkeypatch: pytest.Monkey
         listener.close()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo.subprocess, "Popen", popen)
+    monkeypatch.setattr(starting.subprocess, "Popen", popen)
     monkeypatch.setattr(demo.webbrowser, "open", lambda link: seen.update(link=link))
     monkeypatch.setattr(serve, "serve", until_interrupted)
     monkeypatch.delenv("CONSORTIA_DASHBOARD_TOKEN", raising=False)
@@ -51,7 +54,7 @@ def test_the_run_the_page_and_the_end(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_unknown_scenario_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo.subprocess, "Popen", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(starting.subprocess, "Popen", lambda *_: pytest.fail("started"))
     assert CliRunner().invoke(build_app(), ["demo", "--scenario", "none-such"]).exit_code == 2
 
 

@@ -93,7 +93,8 @@ def scores(seed: int) -> list[Game]:
     industry = str(random.choice([name for name in registry.names() if has_bins(registry.get(name).schema.target)]))
     client, widths = registry.get(industry), DEEP[int(random.integers(len(DEEP)))]
     width = effective_schema(client, filter="").width
-    module = build(client, ModelSpec(kind="mlp", hidden=widths), width, seeded_generator("game"))
+    kind = "autoencoder" if client.schema.target.kind == "anomaly" else "mlp"
+    module = build(client, ModelSpec(kind=kind, hidden=widths), width, seeded_generator("game"))
     kind = str(random.choice(AMPLIFYING))
     module.load_state_dict(model_of(kind, module.state_dict(), random))
     n = int(random.integers(2, 6))
