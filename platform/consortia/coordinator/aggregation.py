@@ -29,7 +29,7 @@ from strategies.norm_bound import honest_norm
 
 
 def weights_of(contract: Contract, participants: Iterable[RosterParticipant]) -> list[float]:
-    """Return the capped weights of the participants of one group, if they are known before a run."""
+    """Return the capped weights of the participants of one group, as far as they are known before a run."""
     participants = list(participants)
     terms = contract.strategy
     if terms.weighting == "information":

@@ -1,4 +1,4 @@
-"""Only one coordinator at a time may use a run's folder. A second one is refused, with the name of the first."""
+"""Lets only one coordinator at a time use a run's folder. A second one is refused, and a killed one is logged."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def found(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, Any]:
             continue
         sites = _sites(scenario, industry, memory[industry])
         pairs = {name: (one, _sum([other for n, other in sites.items() if n != name])) for name, one in sites.items()}
-        if len(pairs) == 2:  # the second message repeats the first
+        if len(pairs) == 2:  # of two sites the second comparison repeats the first
             pairs.popitem()
         verdicts = sites_differ(together.released.layout, pairs) if len(sites) > 1 else {}
         out[industry] = {

@@ -7,7 +7,7 @@ path.
 Guarantees
 ----------
 * A bundle holds pyproject.toml, Flower's own manifest and `scenarios/NAME.toml`, and nothing else. The manifest lists
-  each file with its SHA-256. A file that cannot be checked is refused.
+  each file with its SHA-256. A bundle with anything that cannot be checked is refused.
 * pyproject.toml names this package's two components and no other.
 * The owner's policy lists the contract that the run is announced with.
 """

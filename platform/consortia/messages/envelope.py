@@ -22,7 +22,8 @@ from consortia.terms.contract_fields import WIRE_VERSION
 if TYPE_CHECKING:  # a waiting launcher must not load torch; the first tensor loads it
     from torch import Tensor
 
-#: Statuses of a reply. OK carries an update; no other status carries anything that depends on a row.
+#: Statuses of a reply. OK carries an update or another message of the run, EVALUATED may carry released metrics, and
+#: GREETED carries a new public key. No other status carries a tensor. Which status comes can depend on rows (FAILED).
 STATUSES = ("OK", "READY", "EVALUATED", "GREETED", "DONE", "RECEIVE_ONLY", "REFUSED", "FAILED")
 
 #: Why a participant refuses. The code is sent; the sentence stays in the participant's own log.

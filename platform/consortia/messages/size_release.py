@@ -90,7 +90,7 @@ def take(tensors: Mapping[str, Tensor], contract: Contract, kind: str) -> tuple[
     Raises
     ------
     ValueError
-        Nobody asked for a size, or its value is not one.
+        Nobody asked for a size, or it is not a valid size.
     """
     sizes = {name: tensor for name, tensor in tensors.items() if name.startswith(KINDS["size"].prefix)}
     rest = {name: tensor for name, tensor in tensors.items() if name not in sizes}

@@ -1,4 +1,4 @@
-"""Describes a ledger for its owner: what was spent, on which data set, and what is left."""
+"""Describes a ledger for its owner: what was spent, on which releases and data sets, and what is left."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ Guarantees
 * A backup may be made while the participant runs. SQLite's own backup copies the ledger last, in one step. So nothing
   in the file is newer than its ledger.
 * It holds no secret that the platform promises to delete: the keys of a run of secure sums, and the content of the
-  participant's own masked part. So a restored home takes no further part in a sum that was under way. It no longer
-  knows which set of members it signed or opened, because the ledger's chain does not record that.
+  participant's own masked part. So a restored home takes no further part in a sum that was under way. It does not know
+  which set of members it signed or opened after the backup, because the ledger's chain does not record that.
 * The file is encrypted with AES-256-GCM. The key comes from the passphrase (scrypt). With a changed byte or another
   passphrase the file cannot be opened.
 * A restore never replaces an existing ledger, policy or key. It is refused if a log of the lost ledger exists, because
@@ -262,7 +262,9 @@ def _opened(source: Path, passphrase: str) -> dict[str, bytes]:
     try:
         plain = AESGCM(_key(check_passphrase(passphrase), salt, log_n[0])).decrypt(nonce, data[end:], head)
     except InvalidTag:
-        raise InputError(f"{source}: wanted its passphrase and an unchanged file, got others") from None
+        raise InputError(
+            f"{source}: wanted its passphrase and an unchanged file, got another passphrase or a changed file"
+        ) from None
     files = {}
     with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
         for entry in archive:

@@ -8,10 +8,10 @@ Guarantees
 How the choice is made
 ----------------------
 Every candidate of `consortia.participant.own_candidates` is fitted on four of five folds and scores the fifth. Folds
-consist of whole units with similar labels, and come from a fixed seed. The receipt's first metric decides, averaged
-over the folds. Candidates within half a standard error of the best (paired over folds) count as equal. Among these the
-search takes the one with the lowest log loss (squared error for a regression) on all rows. The search uses at most
-`SEARCH_ROWS` rows, a public constant. The chosen model is then fitted to all training rows.
+consist of whole units, have similar shares of each label, and come from a fixed seed. The receipt's first metric
+decides, averaged over the folds. Candidates within half a standard error of the best (paired over folds) count as
+equal. Among these the search takes the one with the lowest log loss (squared error for a regression) on all rows. The
+search uses at most `SEARCH_ROWS` rows, a public constant. The chosen model is then fitted to all training rows.
 
 Of anomalies no label may choose, so there is no search: the model of one's own is the contract's network, the second
 one an isolation forest. Their scores of the training rows are not out of fold; they only standardise others.

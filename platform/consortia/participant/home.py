@@ -146,7 +146,7 @@ class Home:
             )
 
     def _pinned(self, name: str, text: str) -> str:
-        """Return the text of a file beside the ledger. If the file is missing it is written with `text` first."""
+        """Return the text of a file beside the ledger. If it is missing, write `text`; the first writer decides."""
         file = self.kept / name
         try:
             return file.read_text(encoding="utf-8")

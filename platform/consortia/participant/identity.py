@@ -1,6 +1,6 @@
 """A participant's identity for secure sums: an elliptic-curve key that its peers pin.
 
-It differs from the SuperNode's key, because that key lies beside Flower's processes.
+It is not the SuperNode's key: that key lies beside Flower's processes, so it must not sign anything here.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Key", "Place", "find", "keep", "key_of", "use"]
 
 log = logging.getLogger("consortia.participant")
-#: Time resolution of file systems.
+#: File systems distinguish times that are at least this far apart.
 _UNSETTLED_SECONDS = 2.0
 _PARTS = ("train", "validation", "test")
 

@@ -7,8 +7,9 @@ Guarantees
   continued differently), the participant refuses with LEDGER_BEHIND or LEDGER_FORKED before it reads a row or charges
   anything.
 * The coordinator may lose the link, or a different coordinator may ask. So the participant also writes the newest link
-  into `witness.json` after every reservation. The file is in its home or in the folder `$CONSORTIA_WITNESS`, which
-  should not be part of a backup of the home. `budget init` makes no new ledger while a witness of an old one exists.
+  into `witness.json` after every reservation. The file is in its home or in the folder `$CONSORTIA_WITNESS`, which its
+  owner puts where a backup of the home does not reach. `budget init` makes no new ledger while a witness of an old one
+  exists.
 * A link can only cause a refusal. A coordinator that sends a wrong one loses this participant's reply; nothing is
   charged, released or written.
 """

@@ -6,9 +6,9 @@ Guarantees
 * Two data sets of one policy can name the same source: the same file by path, link or content; the same folder, site
   and industry of public data; or the same query of the same database. Then neither takes part until one of them says
   `lifetime = "<the other>"`. This is found before a row is read.
-* Two data sets that share a row or a unit are found before anything leaves, whatever their sources are. A file beside
-  the ledger holds keyed 64-bit hashes of the rows and units that each data set trained on or was measured on. The
-  second data set is refused until it names the first, even if the policy no longer has the first.
+* Two data sets that share a row or a unit are found before any number computed from their rows leaves, whatever their
+  sources are. A file beside the ledger holds keyed 64-bit hashes of the rows and units that each data set trained on or
+  was measured on. The second data set is refused until it names the first, even if the policy no longer has the first.
 * A named lifetime is a permanent link in the ledger's chain. Everything that either data set spent counts for both
   (`Ledger.share`). If one trains on a unit and the other measures on it, the data set is refused: the accounts of the
   two partitions compose in parallel only if no unit is in both.
@@ -16,9 +16,9 @@ Guarantees
 The comparison fails closed: one equal row is enough, because a shared lifetime can only cost too much. Rows with few
 distinct values can be equal by chance; then data sets of different persons have to share, too. Equal identifiers count
 as one person. If they are different persons, give the identifiers of one source a prefix. Three cases are not found:
-rows that differ in the first six digits and have no common identifier; data sets of two participants; and a vertical
-against a horizontal data set, whose accounts use different relations anyway. The hashes stay at home. Their key is the
-split key.
+rows whose numbers differ when rounded to six digits and that have no common identifier; data sets of two participants;
+and a vertical against a horizontal data set, whose accounts use different relations anyway. The hashes stay at home.
+Their key is the split key.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def overlap(
         if theirs is None:
             terms = policy.dataset.get(name)
             if name in shared or terms is None or kind != "units" or name not in ledger.datasets():
-                continue  # a data set without marks, whose rows cannot be read again
+                continue  # no marks and nothing to compare: shared already, or its rows cannot be read from here
             theirs = _of_source(home, terms, name)
         if name not in shared and len(_both(mine, theirs)):
             return (

@@ -55,7 +55,7 @@ def train(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes
         releases.append(Release("loss", {LOSS: outcome.loss}, plan.other_events[0]))
     reply = work.sealed(work.header(plan, "OK", due), releases)
     ledger.commit(reservation, reply)
-    if aside is not None:  # if killed here, the round stays charged and its reply is already in the outbox
+    if aside is not None:  # if killed here, the metrics stay charged as abandoned; the reply is in the outbox
         ledger.commit(aside, reply)
     work.log_round(outcome.report, outcome.seconds)
     return work.sent(ledger, request.run_id)

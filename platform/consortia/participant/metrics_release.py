@@ -4,8 +4,8 @@ Guarantees
 ----------
 * Contract, policy and ledger alone decide whether a release is due, its noise, its shape and its dtype. If a metric
   cannot be measured, an empty histogram with the same noise is released: a failure must not show.
-* The run's first message opens the account and checks its budget (invariant 3). A run without budget for its metrics
-  does not start.
+* The run's first message opens the account, and checks and sets aside its budget before anything else (invariant 3). A
+  run without budget for its metrics does not start.
 * Test and validation units differ from the training units, and have their own account, `<data set>/evaluation`.
 """
 

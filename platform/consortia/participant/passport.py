@@ -2,7 +2,7 @@
 
 Guarantees
 ----------
-* Everything in it belongs to this run: its accounts, the number of releases by kind, and the ledger's head before and
+* Everything in it belongs to this run: its accounts, what was released by kind, and the ledger's head before and
   after. It does not contain the lifetime's ε, other runs, rows, counts of rows, metrics measured at home, or hashes of
   files that stay at home. The ledger's salt never leaves, so the heads reveal nothing.
 * A note in the ledger with the hash of the signed text is written first. Without it nothing is returned.

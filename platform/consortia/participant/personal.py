@@ -232,7 +232,7 @@ def _probabilities(client: IndustryClient, logits: torch.Tensor) -> Scores:
 
 
 def _fine_tuned(client: IndustryClient, module: FederatedModule, lam: float, participant: str) -> Fit:
-    """Return the federated network fitted to local rows, with the proximal term ``lam / 2 |w - w0|^2``."""
+    """Return the fit of the federated network to local rows, with the proximal term ``lam / 2 |w - w0|^2``."""
     loss = loss_for(client.schema.target)
 
     def fit(train: Table) -> Scorer:

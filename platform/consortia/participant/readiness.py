@@ -2,10 +2,12 @@
 
 Guarantees
 ----------
-* Nothing is reserved, no run is opened and nothing about a row leaves. The answer is a constant, a refusal code or an
-  incident id. A participant that would fail in the first round because of its rows fails here, with the same code.
-* A run with a spent budget is refused before a row is read. When `limits.unpaid_runs` is reached, no row is read any
-  more, and the answer depends on budget and policy alone. So requests cannot make a participant work without limit.
+* Nothing is reserved, no run is opened and no number computed from rows leaves. The answer is a constant, a refusal
+  code or an incident id. A participant that would fail in the first round because of its rows fails here, with the same
+  code.
+* A run with a spent budget is refused before a row is read. When `limits.unpaid_runs` is reached, no row is read for a
+  further run that has charged nothing, and its answer depends on budget and policy alone. So requests cannot make a
+  participant work without limit.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def _rules(work: Work) -> Rules:
 
 
 def end(work: Work, ledger: Ledger) -> None:
-    """Delete the run key after the final evaluation, when the run is over."""
+    """Delete the run key when the final evaluation is requested: the run is over."""
     with closing(KeyStore.open(ledger.path)) as store:
         store.end(work.request.run_id)
 

@@ -2,10 +2,9 @@
 
 For a row with scores a and b the stack predicts ``link(bias + u a' + v b')`` with u, v >= 0. Here a' and b' are the
 scores as logits (values of a regression), centred and divided by their spread on the rows that the stack was fitted to.
-First one slope s for the mean of a' and b' is fitted. Then u and v are fitted, each with the penalty ``5 (u - s /
-2)^2``. With few rows both scores have nearly equal weights; with about fifty rows the better one gets more. Wolpert
-1992, *Stacked
-generalization*; slopes >= 0: Breiman 1996, *Stacked regressions*.
+First one slope s for the mean of a' and b' is fitted. Then u and v are fitted, each with a penalty, for u
+``5 (u - s / 2)^2``. With few rows both scores have nearly equal weights. From about fifty rows on, a better score gets
+more weight. Wolpert 1992, *Stacked generalization*; slopes >= 0: Breiman 1996, *Stacked regressions*.
 
 Of anomalies there is no label to fit to: u = v = 1/2 and no bias, which is the mean of both scores, each standardised.
 """

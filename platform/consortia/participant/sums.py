@@ -10,8 +10,8 @@ Guarantees
   model; the participant only checks that its numbers are finite and its radius is > 0. The contribution of a package's
   learner is clipped to its declared sensitivity (`consortia.learners.blocks.clipped`).
 * Noise is on the public grid of `privacy.secure_noise`, in simulations too.
-* For the learners `sums` and `statistics` the run's folder keeps the sent blocks, exactly as they were sent. The final
-  evaluation subtracts them from the sum (`consortia.participant.sums_at_home`,
+* For the learners `sums` and `statistics` the run's folder keeps the sent blocks, exactly as they were sent, until the
+  final evaluation has subtracted them from the sum. Then they are deleted (`consortia.participant.sums_at_home`,
   `consortia.participant.statistics_at_home`). In a secure sum they are secret: the words before the masks.
 """
 

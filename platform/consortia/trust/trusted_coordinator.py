@@ -44,8 +44,8 @@ def models_only(contract: Contract, rounds: int) -> float | None:
 def account(contract: Contract, rounds: int) -> dict[str, Any]:
     """Return what `rounds` rounds cost a participant, by observer: data for records, receipts and tables.
 
-    An epsilon of None is infinite: no protection. The epsilon against an observer who knows the participant's rounds
-    counts these rounds. It is computed on a coarse grid, which can only give too large a value.
+    An epsilon of None is infinite: no protection. `who_took_part_known` is against those who also know who took part in
+    which round. It counts all `rounds`, without amplification, on a coarse grid, which can only give too large a value.
     """
     terms, plan = contract.central, plan_of(contract)
     if terms is None:

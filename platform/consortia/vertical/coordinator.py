@@ -56,8 +56,8 @@ class VerticalCoordinator(Mailbox):
         Parameters
         ----------
         resume : bool
-            Continue this run after the finished batches. If the label owner already received the answers of some
-            partners, only these partners are asked again. Another set of partners would be another release of the
+            Continue this run after the finished batches. If answers of some partners were already sent to the label
+            owner, only these partners are asked again. Another set of partners would be another release of the
             labels and of a masked sum.
         batches : int, optional
             Number of batches of new persons to score; by default all batches of the contract.
@@ -244,7 +244,7 @@ class VerticalCoordinator(Mailbox):
 
 
 def answered_before(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], set[str]]:
-    """Return the partners whose answers the label owner received, by step and batch.
+    """Return the partners whose answers were sent to the label owner, by step and batch.
 
     Two masked sums over different sets of partners would show the scores of those who are in only one of them. The
     event file has every message before it is sent, so it also covers the messages of a killed coordinator.

@@ -7,7 +7,8 @@ Guarantees
   outbox. A repeated request gets the same bytes and costs nothing.
 * Each data set has three separate accounts: `/intersection` (who is in the set), `/labels` (change one label),
   `/scores` (replace one row). The owner's policy limits intersections and label messages for the life of the data set.
-* Everything that leaves is sealed for a pinned key. The coordinator sees sizes, times and who takes part.
+* All content that leaves is sealed for a pinned key. The coordinator sees new public keys, the fields of `Work.header`,
+  sizes, times and who takes part.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def shuffled(count: int) -> list[int]:
 
 
 def match(theirs: bytes, mine: bytes) -> list[int]:
-    """Return for each row of the other side's list its index in the own list, or -1.
+    """Return for each row of the other side's twice-raised list its index in the own list, or -1.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ FOLDS: Final = 5
 
 
 def linear_features(own: Floats, scores: Floats, gaps: Gaps) -> Floats:
-    """Return own columns, scores (0 if missing), and for missing scores: indicators and own columns times unmatched.
+    """Return own columns, scores (0 if missing), and for missing scores indicators and own columns times these.
 
     Without the last two a linear stack could not use other weights for its own columns if there is no score. Only score
     columns with `gaps` (partners,) have them. `gaps` depends on the rows of the fit, not on the current rows.

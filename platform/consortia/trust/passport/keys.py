@@ -32,7 +32,8 @@ def public_keys(place: Path) -> dict[str, SSlibKey]:
     Raises
     ------
     InputError
-        The file is missing or holds no public key, the coordinator has no key, or two names have the same key.
+        There is nothing at `place`, something there is not a public key, the coordinator has no key, or two names have
+        the same key.
     """
     if place.is_dir():
         keys = {file.stem: _from_pem(file.read_bytes(), file) for file in sorted(place.glob("*.pem"))}

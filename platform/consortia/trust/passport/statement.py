@@ -1,7 +1,8 @@
 """The data types of a passport: in-toto statements (v1) of a participant and of the coordinator.
 
 A participant's part is a separate envelope inside the coordinator's statement, so neither side can change the other's.
-Both types are strict: an unknown field is refused. No field can hold a row, a count of rows, a lifetime or another run.
+Both types are strict: an unknown field is refused. There is no field for a row, a count of rows, a lifetime or another
+run.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ class Verdict:
     problems : list of str
         One sentence for each part that is missing or forged; empty if the passport is valid.
     passport : Passport, optional
-        What the coordinator signed; None if its signature is not valid.
+        What the coordinator signed; None unless its signature is valid and the file is a passport.
     parts : dict of str to Part
-        What each participant signed; only those with a valid signature.
+        What each participant signed; only parts with a valid signature, the participant's own name and its contract.
     left : LeaveCertificate, optional
         What the coordinator signed where the file is a certificate of leaving.
     certificates : tuple of str

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from consortia.trust.secure_sum.protocol import model_hash
 
-#: Size of the counter and the head of the ledger's chain, which follow the masked words.
+#: Size in bytes of the counter and the head of the ledger's chain, which follow the masked words.
 ANCHOR_BYTES = 40
 
 

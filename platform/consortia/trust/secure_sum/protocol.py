@@ -347,7 +347,7 @@ class Member:
                     f"colluders and {rules.code.drops} drop-outs must leave two shares of noise",
                 )
         if rules.code.drops and len(request.everybody) < threshold(len(keys.pairs) + 1, rules.code.colluders):
-            raise RefusedError("COHORT_TOO_SMALL", "the cohort has fewer members than must sign before it is opened")
+            raise RefusedError("COHORT_TOO_SMALL", "the attempt has fewer members than must sign before it is opened")
         if not set(request.everybody) - {self.name} <= rules.peers.keys():
             raise RefusedError("UNKNOWN_PEER", "a member of a cohort is no longer pinned")
         return mine

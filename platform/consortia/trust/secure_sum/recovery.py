@@ -14,8 +14,8 @@ members:
   it.
 * At most d members of a cohort may be missing, so noise of at least sigma C remains besides the colluders' shares.
 
-The coordinator may claim that a member dropped out although its words came. Then nobody opens that member's own mask,
-and its words reveal nothing.
+The coordinator may claim that a member dropped out although its words came. Then no honest member reveals a share of
+that member's own mask key. The mask stays on the words, and they reveal nothing.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ def _checked(member: Member, request: OpenRequest, rules: Rules, outbox: Outbox)
     if not made or outbox.reply(asked.round, context.hex()) is None:
         raise RefusedError("UNKNOWN_ATTEMPT", "this member's last attempt is a different one")
     if member.name not in alive or len(alive) != len(request.alive) or not alive <= set(asked.everybody):
-        raise RefusedError("BAD_COHORT", "the set of the living is not a part of the cohort that holds this member")
+        raise RefusedError(
+            "BAD_COHORT", "wanted each living member once, this member among them, and only members of the attempt"
+        )
     if len(alive) < quorum(keys, rules):
         raise RefusedError("COHORT_TOO_SMALL", f"{len(alive)} are alive, {quorum(keys, rules)} must be")
     for label, names in asked.cohorts.items():
