@@ -206,7 +206,9 @@ def test_a_split_that_is_none_and_a_metric_that_is_none_are_refused():
     from dataclasses import replace
 
     client = registry.get("linear")
-    with pytest.raises(MetricError, match="metrics: wanted a metric of regression targets, such as rmse, mae, r2, concordance, got"):
+    with pytest.raises(
+        MetricError, match="metrics: wanted a metric of regression targets, such as rmse, mae, r2, concordance, got"
+    ):
         replace(client, metrics=("auc",))
     with pytest.raises(SchemaError, match="distinct sites"):
         replace(client, sites=("a", "a"))

@@ -62,13 +62,14 @@ def test_more_than_a_range_holds_is_refused() -> None:
 
 
 def _config(subnet: str = OWN) -> dict[str, Any]:
-    return {"name": "consortia-x", "networks": {"va-fleet": {"ipam": {"config": [{"subnet": subnet}]}}, "plain": {}}}
+    fleet = {"name": "consortia-x_va-fleet", "ipam": {"config": [{"subnet": subnet}]}}
+    return {"name": "consortia-x", "networks": {"va-fleet": fleet, "plain": {}}}
 
 
 def _network(project: str, subnet: str = OWN, **more: Any) -> dict[str, Any]:
     labels = {"com.docker.compose.project": project}
     parts = [{"Subnet": "fd00::/64"}, {"Subnet": subnet}]
-    return {"Id": "c0ffee" * 10, "Name": f"{project}_net", "Labels": labels, "IPAM": {"Config": parts}, **more}
+    return {"Id": "c0ffee" * 10, "Name": f"{project}_net", "Labels": labels, "IPAM": {"Config": parts}} | more
 
 
 @pytest.mark.parametrize(
@@ -92,12 +93,29 @@ def test_a_taken_subnet_names_who_has_it_and_a_free_range(
 def test_a_project_may_have_its_own_networks_already() -> None:
     """Their bridges are routes of the host, too: `make up` a second time is no collision."""
     existing = [
-        _network("consortia-x"),
+        _network("consortia-x", Name="consortia-x_va-fleet"),
+        _network("consortia-x", "10.213.4.32/28", Name="consortia-x_va-left"),  # of a former roster, in nobody's way
         _network("bridge", "172.17.0.0/16", Options={"com.docker.network.bridge.name": "docker0"}),
         {"Id": "0" * 64, "Name": "host", "Labels": None, "IPAM": {"Config": None}, "Options": None},
     ]
     routes = [(f"br-{existing[0]['Id'][:12]}", OWN), ("docker0", "172.17.0.0/16"), ("eth0", "10.213.4.0/28")]
     assert check(_config(), existing, [(name, ipaddress.IPv4Network(text)) for name, text in routes]) == 1
+
+
+def test_networks_of_another_roster_are_named_with_what_removes_them() -> None:
+    """`docker compose down` by the file leaves them: it removes the networks that the file names, and no other."""
+    existing = [
+        _network("consortia-x", Name="consortia-x_va-second"),
+        _network("consortia-x", "10.213.4.0/28", Name="consortia-x_va-far"),
+        _network("consortia-x", "10.213.4.16/29", Name="consortia-x_va-first"),
+    ]
+    with pytest.raises(InputError) as caught:
+        check(_config(), existing, [])
+    said = str(caught.value)
+    assert "project consortia-x" in said
+    assert "consortia-x_va-first (10.213.4.16/29), consortia-x_va-second (10.213.4.16/28)" in said
+    assert "va-far" not in said
+    assert said.endswith("docker compose --project-name consortia-x down --remove-orphans")
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ def check(config: dict[str, Any], existing: Iterable[dict[str, Any]], routes: It
     Raises
     ------
     InputError
-        When a subnet is malformed, not private, or taken; it names by whom, and the setting to change.
+        When a subnet is malformed, not private, or taken; it names by whom, and the setting to change. Where networks
+        of the project itself have it, from another roster, it names them and the command that removes them.
     """
     project = config["name"]
     wanted = {
@@ -84,10 +85,13 @@ def check(config: dict[str, Any], existing: Iterable[dict[str, Any]], routes: It
         for subnet in [_private(asked["subnet"])]
     }
     others: list[tuple[str, Subnet]] = []
+    own: dict[str, list[Subnet]] = {}
     bridges = set()  # of the engine's networks: their routes say the same once more, or are the project's own
     for network in existing:
         bridges.add((network.get("Options") or {}).get("com.docker.network.bridge.name", f"br-{network['Id'][:12]}"))
-        if (network.get("Labels") or {}).get(_PROJECT) != project:
+        if (network.get("Labels") or {}).get(_PROJECT) == project:
+            own[network["Name"]] = _subnets_of(network)
+        else:
             others += [(f"the network {network['Name']}", subnet) for subnet in _subnets_of(network)]
     others += [(f"the host's route by {name}", subnet) for name, subnet in routes if name not in bridges]
     for subnet, name in wanted.items():
@@ -98,7 +102,28 @@ def check(config: dict[str, Any], existing: Iterable[dict[str, Any]], routes: It
                     f"got {subnet} (network {name}), which {who} has as {taken}; choose another private range by its "
                     f"first two numbers, such as {VARIABLE}={_free(others)}"
                 )
+    _check_former(config, wanted, own)
     return len(wanted)
+
+
+def _check_former(config: dict[str, Any], wanted: dict[Subnet, str], own: dict[str, list[Subnet]]) -> None:
+    """Refuse where networks that the project made for another roster have a subnet of one that it wants now."""
+    project = config["name"]
+    names = {key: network.get("name") or f"{project}_{key}" for key, network in config["networks"].items()}
+    former = {
+        name: taken
+        for name, each in own.items()
+        for taken in each
+        if any(taken.overlaps(subnet) and names[key] != name for subnet, key in wanted.items())
+    }
+    if former:
+        # `make down` alone removes the networks that the file names. Without a file, compose goes by the labels.
+        raise InputError(
+            f"project {project}: wanted the subnets of the present roster free, got networks that the project made for "
+            f"another roster: {', '.join(f'{name} ({taken})' for name, taken in sorted(former.items()))}; remove the "
+            f"project's containers and networks (volumes stay) and try again: "
+            f"docker compose --project-name {project} down --remove-orphans"
+        )
 
 
 def read_routes(file: Path = _ROUTES) -> list[tuple[str, Subnet]]:
