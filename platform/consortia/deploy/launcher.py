@@ -75,8 +75,9 @@ def warm() -> None:
     from clients.sources import parse_source, read
 
     for name in registry.names():
-        client = registry.get(name)
-        with contextlib.suppress(ClientError):  # a client without synthetic rows is only slower the first time
+        # A client without synthetic rows is only slower the first time; a broken one is named when a message wants it.
+        with contextlib.suppress(ClientError):
+            client = registry.get(name)
             prepare(client, read(parse_source("synthetic:40"), client, client.sites[0], 0), quarantine_threshold=1.0)
     for module in _LAZY:
         importlib.import_module(module)
