@@ -113,6 +113,20 @@ def test_who_says_no_has_signed_nothing(own: Any) -> None:
     refused(own)
 
 
+def test_what_the_owner_changed_while_the_question_waited_stays(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signing lists its own contract, and none that was taken off the list meanwhile."""
+    own.policy(lambda p: p["allow"].update(contracts=["sha256:" + "0" * 64]))
+
+    def confirm(_: str) -> bool:
+        own.policy(lambda p: p["allow"].update(contracts=[]))
+        return True
+
+    monkeypatch.setattr("consortia.cli.agree.typer.confirm", confirm)
+    assert call(own.home, "--purpose", "fit a line").exit_code == 0
+    listed = load_policy(own.home.policy, simulation=True).allow.contracts
+    assert listed == (f"sha256:{own.scenario.contract.sha256()}",)
+
+
 def test_a_listed_contract_without_an_agreement_is_refused(own: Any) -> None:
     own.policy(lambda p: p["allow"].update(contracts=[f"sha256:{own.scenario.contract.sha256()}"]))
     refused(own, "wanted a signed agreement, got none")
@@ -223,6 +237,27 @@ def test_a_run_that_may_take_more_than_was_agreed_is_refused(private: Any) -> No
             refused(private, "may take more than was agreed")
     allow(0.25)
     assert private.ask(1).header["status"] == "OK"
+
+
+def test_an_open_run_goes_on_only_under_an_agreement_that_covers_it(private: Any) -> None:
+    """Signed anew for less, what the run was opened with counts, whatever the next message proposes."""
+
+    def allow(epsilon: float) -> None:
+        private.policy(lambda p: p["budget"].update(run={"epsilon": epsilon, "delta": 1e-5}))
+
+    allow(0.5)
+    agree(private.home)
+    assert private.ask(1).header["status"] == "OK"
+    allow(0.25)
+    agree(private.home)
+    allow(0.5)
+    line = private.scenario.participant(private.name)
+    less = json.dumps({"dataset": line.dataset, "epsilon": 0.25, "delta": 1e-6})
+    assert private.ask(2, proposal=less).header["code"] == "CONTRACT_NOT_ALLOWED"
+    with private.ledger() as ledger:
+        assert len(ledger.entries()) == 1
+    agree(private.home)
+    assert private.ask(2, proposal=less).header["status"] == "OK"
 
 
 def test_a_lost_identity_is_a_refusal(own: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,15 @@ from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from consortia.cli import build_app
+from consortia.common.errors import InputError
 from consortia.dashboard.app import build
 from consortia.dashboard.coordinator import CoordinatorView
 from consortia.dashboard.owner import OwnerView
 from consortia.dashboard.security import Tickets
+from consortia.participant import budget_change, ledger_witness
+from consortia.participant.home import Home
+from consortia.terms.policy import load_policy
+from privacy.errors import LedgerBusyError
 from privacy.ledger import Ledger
 
 CHANGE_TOKEN = "a-token-for-changes-of-this-test"
@@ -108,6 +114,61 @@ def test_a_change_that_was_shown_of_another_policy_is_not_made(app: FastAPI, hom
     assert answer.status_code == 422
     assert "nothing was changed" in answer.text
     assert lines(homes / "page") == after
+
+
+def test_of_two_changes_at_once_one_is_made(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both were checked on the same policy: the later one is refused, and ledger and policy say the same."""
+    home = Home(homes / "page" / "line-a", "line-a")
+    one, other = (budget_change.check(home, {"lifetime": value}) for value in (9.0, 7.0))
+    refused: list[str] = []
+    note = ledger_witness.note_budget
+
+    def second() -> None:
+        try:
+            other.make()
+        except InputError as error:
+            refused.append(str(error))
+
+    thread = threading.Thread(target=second)
+
+    def first_notes(*given: Any) -> None:
+        monkeypatch.setattr(ledger_witness, "note_budget", note)
+        thread.start()
+        thread.join(0.2)  # time for the other one to come between, where nothing holds it back
+        note(*given)
+
+    monkeypatch.setattr(ledger_witness, "note_budget", first_notes)
+    one.make()
+    thread.join()
+    assert len(refused) == 1
+    assert "nothing was changed" in refused[0]
+    after = load_policy(home.policy, simulation=True)
+    assert after.budget.lifetime.epsilon == 9.0
+    with Ledger.open(home.ledger, "line-a") as ledger:
+        assert ledger.notes()[-1][1] == {"what": "budget", **after.budget.model_dump(mode="json")}
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_note_that_fails_leaves_a_change_whole_or_not_made(
+    homes: Path, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    home = Home(homes / "page" / "line-a", "line-a")
+    change = budget_change.check(home, {"lifetime": 9.0})
+    before, note, calls = home.policy.read_text(), ledger_witness.note_budget, iter((1, 2))
+
+    def noted(*given: Any) -> None:
+        if next(calls) == fails:
+            raise LedgerBusyError("ledger: busy")
+        note(*given)
+
+    monkeypatch.setattr(ledger_witness, "note_budget", noted)
+    if fails == 1:
+        with pytest.raises(InputError, match="nothing was changed"):
+            change.make()
+        assert home.policy.read_text() == before
+    else:
+        change.make()  # the next message notes the policy as it is (`consortia.participant.handle`)
+        assert home.policy.read_text() == change.text
 
 
 @pytest.mark.parametrize(

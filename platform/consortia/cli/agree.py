@@ -48,7 +48,7 @@ def agree(
             "contract by itself, in simulations only"
         )
     if withdrawn:
-        _list(place, policy, entry, listed=False)  # first: from here on nothing is accepted
+        _list(place, entry, listed=False)  # first: from here on nothing is accepted
         with open_ledger(place) as ledger:
             withdraw(place, ledger, loaded.contract.sha256())
         _say(f"{participant} withdrew its agreement to {entry}. What was released before cannot be called back.")
@@ -61,7 +61,7 @@ def agree(
     make_identity(place)
     with open_ledger(place) as ledger:
         digest = sign(place, ledger, agreement)
-    _list(place, policy, entry, listed=True)  # last: without it the contract is not accepted
+    _list(place, entry, listed=True)  # last: without it the contract is not accepted
     _say(f"signed by {participant}: SHA-256 {digest}")
 
 
@@ -134,18 +134,23 @@ def _words(agreement: Agreement, policy: Policy, loaded: Scenario) -> list[str]:
     ]
 
 
-def _list(place: Home, policy: Policy, entry: str, *, listed: bool) -> None:
-    """Put the contract into the policy's list, which counts signed ones from then on, or take it out."""
-    document = tomlkit.parse(place.policy.read_text(encoding="utf-8-sig"))
-    array = tomlkit.array()
-    array.extend([*(one for one in policy.allow.contracts if one != entry), *([entry] if listed else [])])
-    allow = document.setdefault("allow", tomlkit.table())
-    allow["contracts"] = array.multiline(True)
-    if listed:
-        allow["signed"] = True
-    text = tomlkit.dumps(document)
-    parse_policy(text, str(place.policy))
-    place.write_policy(text)
+def _list(place: Home, entry: str, *, listed: bool) -> None:
+    """Put the contract into the policy's list, which counts signed ones from then on, or take it out.
+
+    The rest is the policy's of now: its owner may have changed it while the question waited for an answer.
+    """
+    with place.policy_held():
+        text = place.policy.read_text(encoding="utf-8-sig")
+        policy, document = parse_policy(text, str(place.policy)), tomlkit.parse(text)
+        array = tomlkit.array()
+        array.extend([*(one for one in policy.allow.contracts if one != entry), *([entry] if listed else [])])
+        allow = document.setdefault("allow", tomlkit.table())
+        allow["contracts"] = array.multiline(True)
+        if listed:
+            allow["signed"] = True
+        text = tomlkit.dumps(document)
+        parse_policy(text, str(place.policy))
+        place.write_policy(text)
 
 
 def _say(sentence: str) -> None:

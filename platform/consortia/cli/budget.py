@@ -139,11 +139,12 @@ def _accept(place: Home, policy: Policy, entry: str) -> None:
     if policy.allow.contracts == "any" or entry in policy.allow.contracts:
         out.print(f"{told} already", highlight=False, soft_wrap=True)
         return
-    document = tomlkit.parse(place.policy.read_text(encoding="utf-8-sig"))
-    listed = tomlkit.array()
-    listed.extend([*policy.allow.contracts, entry])
-    document.setdefault("allow", tomlkit.table())["contracts"] = listed.multiline(True)
-    text = tomlkit.dumps(document)
-    parse_policy(text, str(place.policy))
-    place.write_policy(text)
+    with place.policy_held():
+        text = place.policy.read_text(encoding="utf-8-sig")
+        document, listed = tomlkit.parse(text), tomlkit.array()
+        listed.extend([*parse_policy(text, str(place.policy)).allow.contracts, entry])
+        document.setdefault("allow", tomlkit.table())["contracts"] = listed.multiline(True)
+        text = tomlkit.dumps(document)
+        parse_policy(text, str(place.policy))
+        place.write_policy(text)
     out.print(f"{told} now", highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from consortia.common.errors import InputError
@@ -25,6 +26,7 @@ class Starter:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._one = threading.Lock()
         self._run: subprocess.Popen[bytes] | None = None
 
     @property
@@ -68,11 +70,12 @@ class Starter:
         InputError
             While a run that was started here goes on.
         """
-        self._check_idle()
         command = [sys.executable, "-P", "-m", "consortia.cli", "run", scenario, "--out", str(self._root)]
-        with (self._root / _LOG).open("wb") as log:
-            self._run = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 - our own command
-        return self._run
+        with self._one:  # two confirmations are taken at once
+            self._check_idle()
+            with (self._root / _LOG).open("wb") as log:
+                self._run = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 - our own command
+            return self._run
 
     def end(self) -> None:
         """End the run that was started last, if it goes on."""

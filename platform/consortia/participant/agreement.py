@@ -33,9 +33,9 @@ from consortia.trust.passport.statement import (
     SignedStatement,
     statement,
 )
-from privacy.ledger import Ledger
+from privacy.ledger import Budget, Ledger, RunPlan
 
-__all__ = ["agreed", "check_signed", "read", "sign", "withdraw"]
+__all__ = ["agreed", "check_opened", "check_signed", "read", "sign", "withdraw"]
 
 _AGREE = "read it and sign it with `consortia agree`"
 
@@ -88,14 +88,25 @@ def check_signed(home: Home, policy: Policy, contract: Contract, proposal: Propo
     terms = policy.dataset.get(proposal.dataset)
     if terms is None or (agreement.dataset, agreement.unit) != (proposal.dataset, terms.unit):
         raise _refused(home, contract.sha256(), f"it is about another data set or unit; {_AGREE} anew")
-    if proposal.epsilon is None:
-        covered = agreement.epsilon is None
-    else:
+    asked = None
+    if proposal.epsilon is not None:
         allowed = policy.budget.of(contract)
-        asked = min(proposal.epsilon, allowed.epsilon), min(proposal.delta, allowed.delta)
-        covered = agreement.epsilon is None or (asked[0] <= agreement.epsilon and asked[1] <= agreement.delta)
-    if not covered:
-        raise _refused(home, contract.sha256(), f"the run may take more than was agreed; {_AGREE} anew")
+        asked = Budget(min(proposal.epsilon, allowed.epsilon), min(proposal.delta, allowed.delta))
+    _check_covered(home, agreement, asked)
+
+
+def check_opened(home: Home, policy: Policy, contract: Contract, plan: RunPlan) -> None:
+    """Raise `RefusedError` (CONTRACT_NOT_ALLOWED) where a run was opened with more than the agreement covers today.
+
+    What a run takes goes by the plan that its first message fixed, whatever a later message proposes; the agreement may
+    have been signed anew since, for less.
+    """
+    if not policy.allow.signed:
+        return
+    agreement = read(home, contract.sha256())
+    if agreement is None:
+        raise _refused(home, contract.sha256(), f"wanted a signed agreement, got none; {_AGREE}")
+    _check_covered(home, agreement, None if plan.non_private else plan.allowance)
 
 
 def read(home: Home, contract_sha256: str) -> Agreement | None:
@@ -131,6 +142,14 @@ def agreed(home: Home, contract_sha256: str) -> Agreed | None:
         return None
     envelope = json.loads(_file(home, contract_sha256).read_text(encoding="utf-8"))
     return Agreed(sha256=_digest(envelope), purpose=found.purpose, until=found.until)
+
+
+def _check_covered(home: Home, agreement: Agreement, taken: Budget | None) -> None:
+    """Refuse what is not covered: `taken` is what a run may take, None for a non-private one."""
+    if agreement.epsilon is None:
+        return
+    if taken is None or taken.epsilon > agreement.epsilon or taken.delta > agreement.delta:
+        raise _refused(home, agreement.contract_sha256, f"the run may take more than was agreed; {_AGREE} anew")
 
 
 def _file(home: Home, contract_sha256: str) -> Path:

@@ -6,6 +6,7 @@ the same lines.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -56,19 +57,24 @@ class BudgetChange:
         InputError
             When the policy changed since this was checked, or cannot be written; when the ledger cannot be opened.
         """
-        if self.home.policy.read_text(encoding="utf-8-sig") != self.read:
-            raise InputError(
-                f"{self.home.policy}: wanted the policy as it was when the change was checked, got another; "
-                "nothing was changed: look at it and try again"
-            )
-        try:
-            ledger = Ledger.open(self.home.ledger, self.home.participant)
-        except PrivacyError as error:
-            raise InputError(str(error)) from None
-        with ledger:
-            ledger_witness.note_budget(ledger, self.before)
-            self.home.write_policy(self.text)
-            ledger_witness.note_budget(ledger, self.after)
+        with self.home.policy_held():
+            if self.home.policy.read_text(encoding="utf-8-sig") != self.read:
+                raise InputError(
+                    f"{self.home.policy}: wanted the policy as it was when the change was checked, got another; "
+                    "nothing was changed: look at it and try again"
+                )
+            try:
+                ledger = Ledger.open(self.home.ledger, self.home.participant)
+            except PrivacyError as error:
+                raise InputError(str(error)) from None
+            with ledger:
+                try:
+                    ledger_witness.note_budget(ledger, self.before)
+                except PrivacyError as error:
+                    raise InputError(f"{error}; nothing was changed") from None
+                self.home.write_policy(self.text)
+                with contextlib.suppress(PrivacyError):  # the change counts; the next message notes it first of all
+                    ledger_witness.note_budget(ledger, self.after)
 
     def in_words(self) -> list[str]:
         """Return a line for each budget: what it was, what it becomes; and what raising it means."""

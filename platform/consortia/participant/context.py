@@ -18,7 +18,7 @@ from consortia.messages.envelope import Envelope, encode, message_key
 from consortia.messages.ledger_anchor import to_header
 from consortia.messages.request import Request
 from consortia.participant import forecast, ledger_witness, lifetimes, metrics_release, own_sums, receipt
-from consortia.participant.agreement import check_signed
+from consortia.participant.agreement import check_opened, check_signed
 from consortia.participant.compressed_update import compressed
 from consortia.participant.data import declared_training_units, load_partitions
 from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
@@ -112,6 +112,7 @@ class Work:
         units = declared_training_units(self.terms, self.request.contract)
         if fixed != (self.request.contract.sha256(), self.dataset, self.terms.unit, units):
             raise RefusedError("CONTRACT_NOT_ALLOWED", "this run was opened for another contract, data set or unit")
+        check_opened(self.home, self.policy, self.request.contract, stored)
         if stored.non_private:
             if not self.policy.allow.non_private:
                 raise RefusedError("NON_PRIVATE_NOT_ALLOWED", "the owner withdrew allow.non_private")

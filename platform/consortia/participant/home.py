@@ -74,6 +74,16 @@ class Home:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
+    @contextlib.contextmanager
+    def policy_held(self) -> Iterator[None]:
+        """Hold the policy while it is read and written anew: one change at a time across threads and processes."""
+        descriptor = os.open(self.kept, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
     def write_policy(self, text: str) -> None:
         """Write the policy durably.
 

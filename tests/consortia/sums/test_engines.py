@@ -21,6 +21,7 @@ from consortia.coordinator.checkpoint import load_latest
 from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare
 from consortia.engines.vectorized import blocks, participants
+from consortia.engines.vectorized.coordinator import CrowdCoordinator
 from consortia.learners.blocks.release import deviations
 from consortia.messages.blocks import contribution
 from consortia.messages.envelope import Envelope, decode, encode
@@ -174,6 +175,29 @@ def test_a_vectorised_message_is_charged_block_by_block_before_a_row_is_summed(
     assert not places[0].sent
     blocks.released(contract, places[1], 2, model)
     assert [len(part.blocks) for part in places[1].sent] == [2]
+
+
+def test_a_vectorised_participant_whose_sums_break_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(Options(scenario="banks", engine="vectorized", out=tmp_path))
+    crowd = CrowdCoordinator(job)
+    model = initial_groups(crowd.contract, ["bank"])["bank"]
+    broken, fine = job.scenario.roster[:2]
+    for someone in (broken, fine):
+        crowd.places[someone.name] = participants.open_place(job, someone)
+    rows = crowd.places[broken.name].parts.train
+
+    def rows_of(table: Any) -> Any:
+        if table is rows:
+            raise ValueError("4711 is a value of a row")
+        return own_sums.rows_of(table)
+
+    monkeypatch.setattr(blocks, "rows_of", rows_of)
+    found = crowd._ask("train", 1, {broken.name: model, fine.name: model}, quorum=1)
+    assert found.keys() == {fine.name}
+    assert [failure["code"] for failure in crowd.participants[broken.name].failures] == ["PARTICIPANT_ERROR"]
+    assert len(crowd.places[broken.name].account.entries()) == 1  # it was charged before
 
 
 def test_the_vectorised_engine_refuses_statistics_by_name(tmp_path: Path) -> None:

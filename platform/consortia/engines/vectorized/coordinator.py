@@ -77,6 +77,9 @@ class CrowdCoordinator(Coordinator):
                     self.participants[name].rounds_contributed += 1
                 except BudgetExhaustedError:
                     self._out(name, "BUDGET_EXHAUSTED", number)
+                except Exception as error:  # noqa: BLE001 - whatever its rows made of it, the others go on
+                    log.error("%s: %s", name, describe(error))
+                    self.desk.fail(name, number, 1, "PARTICIPANT_ERROR")
         for industry, trainer in self.trainers.items():
             asked = [place for place in places if place.participant.industry == industry]
             if charged := [place for place in asked if self._charge(place, number)]:
