@@ -24,7 +24,7 @@ from consortia_plugins import Seam
 if TYPE_CHECKING:
     from clients.industry import IndustryClient
 
-__all__ = ["FOLDERS", "GROUP", "file_of", "folders", "get", "hold", "names"]
+__all__ = ["FOLDERS", "GROUP", "built_in", "file_of", "folders", "get", "hold", "names"]
 
 GROUP = "consortia.clients"
 #: Names further folders with clients' files, separated as in PATH.
@@ -65,6 +65,11 @@ _held: dict[str, IndustryClient] = {}
 def names() -> tuple[str, ...]:
     """Every known industry in alphabetical order; nothing is imported for it."""
     return tuple(sorted({*_clients.names(), *_held, *_files()}))
+
+
+def built_in() -> frozenset[str]:
+    """The industries of this package that are in Python; nothing is imported for it."""
+    return frozenset(_clients.built_in())
 
 
 def hold(client: IndustryClient) -> None:

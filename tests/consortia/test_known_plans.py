@@ -77,11 +77,12 @@ def test_participants_never_read_it() -> None:
     assert names == [
         "cli/budget_accounts.py",
         "cli/check.py",
+        "planning/networks.py",
         "planning/plan.py",
         "planning/secure_sum.py",
         "terms/costs.py",
     ]
-    # Of these, `terms/costs.py` names it in a comment, and looks up where `check` says so alone.
+    # Of these, `terms/costs.py` names it in a comment; it and `planning/networks.py` look up where `check` says so.
     setters = [f for f in root.rglob("*.py") if any(call in f.read_text() for call in ("remembered.set(", "shown()"))]
     assert sorted(f.relative_to(root).as_posix() for f in setters) == ["cli/check.py", "planning/known.py"]
 
@@ -131,3 +132,13 @@ def test_an_account_that_was_shown_before_is_not_counted_again(folder: Path, mon
     assert budget_accounts._count([without_noise], 1e-5) == 9.0  # infinite numbers are never kept
     monkeypatch.undo()
     assert budget_accounts._count([without_noise], 1e-5) == float("inf")
+
+
+def test_a_file_that_changes_changes_the_digest_of_its_folder(tmp_path: Path) -> None:
+    inside = tmp_path / "inner" / "code.py"
+    inside.parent.mkdir()
+    inside.write_text("a = 1")
+    before = module.digest([tmp_path])
+    assert module.digest([tmp_path]) == before
+    inside.write_text("a = 2")
+    assert module.digest([tmp_path]) != before

@@ -155,6 +155,7 @@ def test_a_launcher_that_waits_has_loaded_nothing_that_trains() -> None:
         ("check banks", {"torch", "numpy"}),
         pytest.param("check secure-banks", {"torch", "numpy"}, marks=pytest.mark.end_to_end),
         pytest.param("check banks-network", {"torch", "numpy"}, marks=pytest.mark.end_to_end),
+        pytest.param("check digits", {"torch", "numpy"}, marks=pytest.mark.end_to_end),
         pytest.param("check shared-heart", {"torch", "numpy"}, marks=pytest.mark.end_to_end),
     ],
 )

@@ -1,8 +1,8 @@
-"""Keeps what planning found out about the noise of a budget: solving it takes seconds, reading it back milliseconds.
+"""Keeps what planning found out about noise and networks: finding it takes seconds, reading it back milliseconds.
 
-What is kept is only shown. A participant solves its own noise when it trains, and a run settles its own secure sums, so
-that a file that somebody changed makes nobody add less of it. The file lies in the user's cache folder; without such a
-folder, or with a damaged file or entry, everything is solved again.
+What is kept is only shown. A participant solves its own noise and checks its own network when it trains, and a run
+settles its own secure sums, so that a file that somebody changed makes nobody add less noise or train what is refused.
+The file lies in the user's cache folder; without such a folder, or with a damaged file or entry, all is found again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -23,7 +23,7 @@ import privacy
 from consortia.learners import blocks
 from consortia.terms import costs
 
-__all__ = ["known", "shown"]
+__all__ = ["digest", "known", "passed", "shown"]
 
 
 def known(plan: Sequence[object], solve: Callable[[], tuple[float, ...]], count: int) -> tuple[float, ...]:
@@ -44,6 +44,26 @@ def known(plan: Sequence[object], solve: Callable[[], tuple[float, ...]], count:
     return found
 
 
+def passed(plan: Sequence[object], check: Callable[[], None]) -> None:
+    """Make a check that raises where it refuses, unless it passed in an earlier command with the same plan.
+
+    Only a command that shows (`shown`) spares it: everywhere else it is made. A refusal is never kept.
+
+    Parameters
+    ----------
+    plan : everything that decides whether it passes, the code included, as JSON has it.
+    """
+
+    def made() -> tuple[float, ...]:
+        check()
+        return (1.0,)
+
+    if costs.remembered.get() is None:
+        check()
+    elif known(plan, made, 1) != (1.0,):
+        check()  # a damaged entry: no other number says that it passed
+
+
 @contextmanager
 def shown() -> Iterator[None]:
     """Take the noise that scenarios are settled with from here, too: for a command that only shows, never for a run."""
@@ -57,10 +77,14 @@ def shown() -> Iterator[None]:
 @cache
 def _code() -> str:
     """What decides the numbers besides the plan: the accountant's version and the code that calls it."""
-    folders = (Path(privacy.__file__).parent, Path(blocks.__file__).parent)
-    sources = [*sorted(file for folder in folders for file in folder.rglob("*.py")), Path(costs.__file__)]
-    digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources))
-    return f"{version('dp-accounting')} {digest.hexdigest()}"
+    places = (Path(privacy.__file__).parent, Path(blocks.__file__).parent, Path(costs.__file__))
+    return f"{version('dp-accounting')} {digest(places)}"
+
+
+def digest(places: Iterable[Path]) -> str:
+    """Return the SHA-256 of files, and of all Python files below folders."""
+    sources = [file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def _read(file: Path, key: str, count: int) -> tuple[float, ...] | None:
