@@ -25,6 +25,7 @@ from consortia.participant.home import Home
 from consortia.participant.passport import make_part
 from consortia.terms.policy import Proposal, load_policy
 from consortia.trust.passport.envelope import signed
+from privacy.errors import LedgerBusyError
 from privacy.ledger import Ledger
 
 ROUNDS = 2
@@ -163,6 +164,17 @@ def test_withdrawn_in_the_middle_of_a_run(own: Any) -> None:
     assert call(own.home, "--withdraw").exit_code == 2
     agree(own.home)
     assert own.ask(2).header["status"] == "OK"
+
+
+def test_withdrawing_goes_on_where_the_ledger_could_not_be_written(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    agree(own.home)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "note", lambda *_: (_ for _ in ()).throw(LedgerBusyError("ledger: busy")))
+        assert call(own.home, "--withdraw").exit_code != 0
+    refused(own)
+    assert call(own.home, "--withdraw").exit_code == 0
+    with own.ledger() as ledger:
+        assert ledger.notes()[-1][1]["state"] == "withdrawn"
 
 
 def test_an_agreement_that_is_over_is_none(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:

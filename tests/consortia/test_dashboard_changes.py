@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +25,7 @@ from consortia.dashboard.app import build
 from consortia.dashboard.coordinator import CoordinatorView
 from consortia.dashboard.owner import OwnerView
 from consortia.dashboard.security import Tickets
+from consortia.dashboard.starting import Starter
 from consortia.participant import budget_change, ledger_witness
 from consortia.participant.home import Home
 from consortia.terms.policy import load_policy
@@ -259,6 +263,33 @@ def test_only_a_scenario_of_the_platform_is_started(runs: tuple[FastAPI, Coordin
     answer = post(runs[0], "/change/run", signed_in(runs[0], CHANGE_TOKEN), scenario=name)
     assert answer.status_code == 422
     assert "one of the list" in answer.text
+
+
+def test_of_two_confirmations_at_once_one_run_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starter, both, begun, refused = Starter(tmp_path), threading.Barrier(2), [], []
+    popen = subprocess.Popen
+
+    def slowly(*_: object, **given: Any) -> Any:
+        begun.append(popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, **given))
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.2)  # for another one that begins, too
+        return begun[-1]
+
+    def confirm() -> None:
+        try:
+            starter.start("banks")
+        except InputError as error:
+            refused.append(str(error))
+
+    monkeypatch.setattr("consortia.dashboard.starting.subprocess.Popen", slowly)
+    threads = [threading.Thread(target=confirm) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for process in begun:
+        process.communicate(b"\n")
+    assert (len(begun), len(refused)) == (1, 1)
 
 
 @pytest.mark.end_to_end

@@ -60,12 +60,12 @@ def sign(home: Home, ledger: Ledger, agreement: Agreement) -> str:
 
 
 def withdraw(home: Home, ledger: Ledger, contract_sha256: str) -> None:
-    """Remove the agreement and note it in the ledger; InputError where there is none."""
+    """Note in the ledger that the agreement ended, and remove it; InputError where there is none."""
     file = _file(home, contract_sha256)
     if not file.is_file():
         raise InputError(f"{file}: wanted an agreement to withdraw, got none; check participant and scenario")
-    file.unlink()
     ledger.note(_note(contract_sha256, "withdrawn"))
+    file.unlink()  # last: whoever withdraws again after a failure completes it
 
 
 def check_signed(home: Home, policy: Policy, contract: Contract, proposal: Proposal | None = None) -> None:
