@@ -183,6 +183,7 @@ def test_a_note_that_fails_leaves_a_change_whole_or_not_made(
         {"Origin": "http://elsewhere.example"},
         {"Origin": "http://127.0.0.1.elsewhere.example"},
         {"Origin": "http://127.0.0.1:8051"},
+        {"Origin": "http://["},
         {**ORIGIN, "Sec-Fetch-Site": "cross-site"},
         {**ORIGIN, "Sec-Fetch-Site": "same-site"},
     ],
