@@ -5,17 +5,17 @@ from __future__ import annotations
 import datetime
 from typing import Annotated
 
-import tomlkit
 import typer
 
 from consortia.cli.budget_accounts import HomeOption, home_of, open_ledger
 from consortia.common.console import out
 from consortia.common.errors import InputError, RefusedError
 from consortia.common.strict import parse
+from consortia.participant import contract_list
 from consortia.participant.agreement import sign, withdraw
 from consortia.participant.home import Home
 from consortia.participant.identity import make_identity
-from consortia.terms.policy import Policy, Proposal, check_unit, parse_policy, policy_or_input_error
+from consortia.terms.policy import Policy, Proposal, check_unit, policy_or_input_error
 from consortia.terms.scenario import Scenario, load_scenario
 from consortia.trust.passport.statement import Agreement
 
@@ -48,7 +48,7 @@ def agree(
             "contract by itself, in simulations only"
         )
     if withdrawn:
-        _list(place, entry, listed=False)  # first: from here on nothing is accepted
+        contract_list.rewrite(place, entry, listed=False)  # first: from here on nothing is accepted
         with open_ledger(place) as ledger:
             withdraw(place, ledger, loaded.contract.sha256())
         _say(f"{participant} withdrew its agreement to {entry}. What was released before cannot be called back.")
@@ -61,7 +61,7 @@ def agree(
     make_identity(place)
     with open_ledger(place) as ledger:
         digest = sign(place, ledger, agreement)
-    _list(place, entry, listed=True)  # last: without it the contract is not accepted
+    contract_list.rewrite(place, entry, listed=True, signed=True)  # last: without it the contract is not accepted
     _say(f"signed by {participant}: SHA-256 {digest}")
 
 
@@ -132,25 +132,6 @@ def _words(agreement: Agreement, policy: Policy, loaded: Scenario) -> list[str]:
         f"  for which ε:  {epsilon}, δ {agreement.delta:g}, unit {agreement.unit}, horizon: each run of this contract",
         f"  all together: ε {life.epsilon:g} at most, δ {life.delta:g}, horizon: lifetime of the data set (policy)",
     ]
-
-
-def _list(place: Home, entry: str, *, listed: bool) -> None:
-    """Put the contract into the policy's list, which counts signed ones from then on, or take it out.
-
-    The rest is the policy's of now: its owner may have changed it while the question waited for an answer.
-    """
-    with place.policy_held():
-        text = place.policy.read_text(encoding="utf-8-sig")
-        policy, document = parse_policy(text, str(place.policy)), tomlkit.parse(text)
-        array = tomlkit.array()
-        array.extend([*(one for one in policy.allow.contracts if one != entry), *([entry] if listed else [])])
-        allow = document.setdefault("allow", tomlkit.table())
-        allow["contracts"] = array.multiline(True)
-        if listed:
-            allow["signed"] = True
-        text = tomlkit.dumps(document)
-        parse_policy(text, str(place.policy))
-        place.write_policy(text)
 
 
 def _say(sentence: str) -> None:

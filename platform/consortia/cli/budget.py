@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import tomlkit
 import typer
 
 from consortia.cli.budget_accounts import HomeOption, home_of
@@ -13,9 +12,10 @@ from consortia.common.console import friendly, out
 from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
 from consortia.deploy.homes import make_home, owned_policy
+from consortia.participant import contract_list
 from consortia.participant.home import Home
 from consortia.participant.identity import pin_each_other
-from consortia.terms.policy import BY_NAME, Policy, parse_policy, policy_or_input_error
+from consortia.terms.policy import BY_NAME, Policy, policy_or_input_error
 from consortia.terms.scenario import load_scenario
 from privacy.errors import PrivacyError
 from privacy.ledger import LEDGER_SCHEMA, migrate_file
@@ -139,12 +139,5 @@ def _accept(place: Home, policy: Policy, entry: str) -> None:
     if policy.allow.contracts == "any" or entry in policy.allow.contracts:
         out.print(f"{told} already", highlight=False, soft_wrap=True)
         return
-    with place.policy_held():
-        text = place.policy.read_text(encoding="utf-8-sig")
-        document, listed = tomlkit.parse(text), tomlkit.array()
-        listed.extend([*parse_policy(text, str(place.policy)).allow.contracts, entry])
-        document.setdefault("allow", tomlkit.table())["contracts"] = listed.multiline(True)
-        text = tomlkit.dumps(document)
-        parse_policy(text, str(place.policy))
-        place.write_policy(text)
+    contract_list.rewrite(place, entry, listed=True)
     out.print(f"{told} now", highlight=False, soft_wrap=True)
