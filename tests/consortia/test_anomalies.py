@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clipped_sums import check_network
 
 from clients import registry
 from clients.dataset import Table, prepare
@@ -31,8 +32,6 @@ from consortia.planning.plan import make_plans
 from consortia.studies.controls import check_controls
 from consortia.terms.policy import load_policy
 from consortia.terms.scenario import load_scenario, scenario_from_json
-from privacy._engines import engine_for
-from privacy._rows import Rows
 from privacy.bookkeeping import BookKeeping
 from privacy.dp_sgd import check_module
 from privacy.errors import PlanError
@@ -69,22 +68,7 @@ def test_a_row_s_output_is_how_far_its_features_are_from_what_comes_back() -> No
 
 
 def test_clipped_sums_are_those_of_brute_force() -> None:
-    module, table, loss = _module(), _rows(), loss_for(TARGET)
-    steps = check_module(module, table.inputs, table.target, loss)
-    parameters = list(module.parameters())
-    engine = engine_for(module, parameters, steps)
-    assert isinstance(engine, BookKeeping)
-    (piece,) = Rows(table.inputs, table.target, torch.arange(40), 40, single=True).draws(torch.arange(40), 100)
-    each = []
-    for row in range(40):
-        losses = loss(module({"features": table.inputs["features"][row : row + 1]}), table.target[row : row + 1])
-        each.append(torch.cat([one.flatten() for one in torch.autograd.grad(losses.sum(), parameters)]))
-    norms = torch.stack(each).norm(dim=1)
-    clip = float(norms.median())
-    with engine.attached():
-        assert torch.allclose(engine.add(piece, loss, clip), norms, rtol=1e-4)
-        wanted = (torch.stack(each) * (clip / norms).clamp(max=1).unsqueeze(1)).sum(0)
-        assert torch.allclose(engine.take(), wanted, atol=1e-5)
+    check_network(_module(), _rows(), loss_for(TARGET), BookKeeping, atol=1e-5)
 
 
 def test_a_first_model_restores_the_middle_of_the_bounds_whatever_the_seed() -> None:

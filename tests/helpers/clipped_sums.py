@@ -7,8 +7,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from privacy._engines import Engine
-from privacy._rows import Draw
+from clients.dataset import Table
+from privacy._engines import Engine, engine_for
+from privacy._rows import Draw, Loss, Rows
+from privacy.dp_sgd import check_module
 from privacy.randomness import seeded_generator
 
 
@@ -82,6 +84,25 @@ def brute(module: nn.Module, parameters: list[nn.Parameter], draw: Draw, clip: f
         norms.append(float(whole.norm()) + terms * sum(float(g.norm()) for g in own))
         total += whole * min(1.0, clip / (norms[-1] + 1e-6))
     return [total.float(), torch.tensor(norms)]
+
+
+def check_network(module: nn.Module, table: Table, loss: Loss, wanted_engine: type, atol: float) -> None:
+    """Hold the clipped sum and the norms of 40 rows, a unit each, against one backward pass a row."""
+    steps = check_module(module, table.inputs, table.target, loss)
+    parameters = list(module.parameters())
+    engine = engine_for(module, parameters, steps)
+    assert isinstance(engine, wanted_engine)
+    (piece,) = Rows(table.inputs, table.target, torch.arange(40), 40, single=True).draws(torch.arange(40), 100)
+    each = []
+    for row in range(40):
+        losses = loss(module({"features": table.inputs["features"][row : row + 1]}), table.target[row : row + 1])
+        each.append(torch.cat([one.flatten() for one in torch.autograd.grad(losses.sum(), parameters)]))
+    norms = torch.stack(each).norm(dim=1)
+    clip = float(norms.median())
+    with engine.attached():
+        assert torch.allclose(engine.add(piece, loss, clip), norms, rtol=1e-4)
+        wanted = (torch.stack(each) * (clip / norms).clamp(max=1).unsqueeze(1)).sum(0)
+        assert torch.allclose(engine.take(), wanted, atol=atol)
 
 
 def draw_of(name: str, units: list[int], scale: float = 1.0) -> Draw:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from noise_contexts import TEST
 
@@ -34,6 +35,16 @@ RUN = "banks-1"
 def banks() -> Scenario:
     """Return the scenario of five banks."""
     return load_scenario("banks")
+
+
+NAMES = tuple(one.name for one in banks().roster)
+LEAVER = "used-car"
+STAY = tuple(name for name in NAMES if name != LEAVER)
+
+
+def model_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the released model of a run."""
+    return safetensors.torch.load((folder / "model" / f"{BANK}.safetensors").read_bytes())
 
 
 @cache

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from left_runs import BANK, RUN, banks, everybody, finished, multiplier, played
+from left_runs import BANK, LEAVER, NAMES, RUN, STAY, banks, everybody, finished, model_of, multiplier, played
 from passports import home_with_run, key_of, payload, pins, private_pem, public_hex
 from typer.testing import CliRunner
 
@@ -36,19 +36,12 @@ from consortia.terms.scenario import load_scenario
 from consortia.trust.passport.verify import check
 from privacy.ledger import Ledger
 
-NAMES = tuple(one.name for one in banks().roster)
-LEAVER = "used-car"
-STAY = tuple(name for name in NAMES if name != LEAVER)
 KEY = key_of("coordinator")
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return finished(tmp_path / "runs" / RUN, banks(), everybody())
-
-
-def _model(folder: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load((folder / "model" / f"{BANK}.safetensors").read_bytes())
 
 
 def _all_bytes(folder: Path) -> bytes:
@@ -60,7 +53,7 @@ def test_without_noise_the_model_is_that_of_a_run_without_it(tmp_path: Path) -> 
     folder = finished(tmp_path / RUN, banks(), together)
     leave(folder, LEAVER, KEY)
     never = played(banks(), STAY, noise=False, under=together[-1].groups[BANK])[-1].groups[BANK]
-    left = _model(folder)
+    left = model_of(folder)
     assert left.keys() == never.keys()
     for name in left:
         assert torch.allclose(left[name], never[name], rtol=1e-12, atol=1e-13), name
@@ -76,7 +69,7 @@ def test_with_noise_it_is_distributed_as_in_a_run_without_it(tmp_path: Path) -> 
     for number in range(120):
         folder = finished(tmp_path / str(number), banks(), played(banks(), NAMES, under=under))
         leave(folder, LEAVER, KEY)
-        left.append(_model(folder)["head.weights"].numpy().ravel())
+        left.append(model_of(folder)["head.weights"].numpy().ravel())
         never.append(played(banks(), STAY, under=under)[-1].groups[BANK]["head.weights"].numpy().ravel())
     one, other = np.array(left), np.array(never)
     away = (one.mean(0) - other.mean(0)) / np.sqrt((one.var(0) + other.var(0)) / len(one))
@@ -110,7 +103,7 @@ def test_nothing_that_it_sent_is_left_in_the_files(run: Path) -> None:
     assert now is not None
     assert all(torch.equal(now.memory[BANK][name], one) for name, one in state.memory[BANK].items() if name not in sent)
     assert torch.equal(now.groups[BANK]["encoder.centre"], state.groups[BANK]["encoder.centre"])
-    assert torch.equal(now.groups[BANK]["head.weights"], _model(run)["head.weights"])
+    assert torch.equal(now.groups[BANK]["head.weights"], model_of(run)["head.weights"])
 
 
 def test_two_may_leave_one_after_the_other(run: Path) -> None:
@@ -122,7 +115,7 @@ def test_two_may_leave_one_after_the_other(run: Path) -> None:
     assert state is not None
     assert {name.partition("/")[0] for name in state.memory[BANK]} == {"new-car", "furniture", "radio-tv"}
     alone = coalitions.of_run(run, banks(), BANK)["head.weights"]
-    assert torch.equal(alone, _model(run)["head.weights"])
+    assert torch.equal(alone, model_of(run)["head.weights"])
 
 
 class _Died(BaseException):
@@ -173,7 +166,7 @@ def test_interrupted_anywhere_it_is_completed_by_the_same_command(
             with pytest.raises(InputError, match="interrupted"):
                 use()
     else:
-        assert _model(run)["head.weights"].numpy().tobytes() in untouched
+        assert model_of(run)["head.weights"].numpy().tobytes() in untouched
     leave(run, LEAVER, KEY)
     assert check((run / "left" / f"{LEAVER}.json").read_bytes(), pins(), run).problems == []
     left = sorted(str(file.relative_to(run)) for file in run.rglob("*") if file.is_file())
@@ -249,11 +242,11 @@ def test_exact_sums_are_not_subtracted(tmp_path: Path) -> None:
     assert multiplier() > 0
 
 
-def test_what_is_made_after_it_uses_the_new_model(run: Path, tmp_path: Path) -> None:
+def test_what_is_made_after_it_uses_the_newmodel_of(run: Path, tmp_path: Path) -> None:
     leave(run, LEAVER, KEY)
     found = of_coordinator(str(run), BANK)
     assert found.about.detail == f"without {LEAVER}"
-    assert torch.equal(found.model.state_dict()["network.head.weights"], _model(run)["head.weights"])
+    assert torch.equal(found.model.state_dict()["network.head.weights"], model_of(run)["head.weights"])
     stale = Found(found.model, found.about, found.data, {}, withdrawn="used-car left this run")
     with pytest.raises(InputError, match="withdrawn"):
         registry.register(tmp_path / "models", "bank", stale, None)

@@ -8,18 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
-import torch
-from left_runs import BANK, RUN, banks, everybody, finished
+from left_runs import BANK, LEAVER, NAMES, RUN, STAY, banks, everybody, finished, model_of
 from passports import key_of, payload, pins
 
 from consortia.coordinator.leaving import leave
 from consortia.trust.passport.envelope import signed
 from consortia.trust.passport.verify import check
 
-NAMES = tuple(one.name for one in banks().roster)
-LEAVER = "used-car"
-STAY = tuple(name for name in NAMES if name != LEAVER)
 KEY = key_of("coordinator")
 
 
@@ -28,12 +23,8 @@ def run(tmp_path: Path) -> Path:
     return finished(tmp_path / "runs" / RUN, banks(), everybody())
 
 
-def _model(folder: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load((folder / "model" / f"{BANK}.safetensors").read_bytes())
-
-
 def test_the_certificate_says_what_was_deleted_and_what_stays(run: Path) -> None:
-    old = _model(run)["head.weights"]
+    old = model_of(run)["head.weights"]
     made = leave(run, LEAVER, KEY)
     verdict = check((run / "left" / f"{LEAVER}.json").read_bytes(), pins(), run)
     assert verdict.problems == []
@@ -51,7 +42,7 @@ def test_the_certificate_says_what_was_deleted_and_what_stays(run: Path) -> None
         False,
     )
     assert said.withdrawn_metrics == dict.fromkeys(NAMES, ("auc",))
-    new = _model(run)["head.weights"]
+    new = model_of(run)["head.weights"]
     assert said.change.distance == pytest.approx(float((new - old).norm()))
     assert said.change.norm_before == pytest.approx(float(old.norm()))
     text = json.dumps(payload(json.loads((run / "left" / f"{LEAVER}.json").read_text())))
