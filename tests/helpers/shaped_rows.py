@@ -70,7 +70,9 @@ def rows_of(client: IndustryClient, rows: int = 40) -> Table:
 
 
 def network(client: IndustryClient, kind: str, **spec: Any) -> FederatedModule:
-    chosen = ModelSpec(kind=kind, **{"hidden": (6 if kind == "two-tower" else 5,), "options": OPTIONS.get(kind, {}), **spec})
+    chosen = ModelSpec(
+        kind=kind, **{"hidden": (6 if kind == "two-tower" else 5,), "options": OPTIONS.get(kind, {}), **spec}
+    )
     module = build(client, chosen, client.schema.width, torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():  # a head of zeros would hide what is below it
