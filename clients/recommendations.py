@@ -96,6 +96,6 @@ CLIENT = IndustryClient(
     sites=tuple(PROVIDERS),
     dataset="media/movielens_100k",
     synthesise=synthesise,
-    metrics=("rmse", "mae", "concordance"),
+    metrics=("rmse", "mae", "ndcg_at_10", "recall_at_10"),
     default_rows=600,
 )
