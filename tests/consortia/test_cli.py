@@ -12,14 +12,12 @@ from typing import Any
 
 import pytest
 import tomli_w
+from command_line import APP
 from typer.testing import CliRunner, Result
 
 import privacy
-from consortia.cli import build_app
 from consortia.common.strict import read_toml
 from consortia.terms.scenario import find_scenario
-
-APP = build_app()
 
 
 def call(*arguments: str) -> Result:

@@ -16,6 +16,7 @@ from typing import Any
 import click
 import pytest
 import typer
+from command_line import APP
 from doc_blocks import MISSES, NOT_RUN, PAGES, ROOT, blocks, commands, missing, script, why_not_run, words
 from markdown.extensions.toc import slugify
 from own_learners import centres
@@ -25,7 +26,6 @@ from clients import metric_registry, registry, source_registry
 from clients.declared import ClientFile
 from clients.networks import registry as networks
 from clients.spec import ModelSpec
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.common.strict import parse
 from consortia.reports import trackers
@@ -53,7 +53,7 @@ def page_id(page: Path) -> str:
 
 @cache
 def command_line() -> click.Group:
-    group: Any = typer.main.get_command(build_app())
+    group: Any = typer.main.get_command(APP)
     return group
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import APP
 from typer.testing import CliRunner
 
 from clients import registry
@@ -19,7 +20,6 @@ from clients.dataset import prepare
 from clients.errors import QuarantineError, SchemaError, SourceError
 from clients.schema import Target
 from clients.sources import parse_source, read
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.common.words import number, signed
 from consortia.engines.options import Options
@@ -35,7 +35,6 @@ from consortia.terms.scenario import Scenario, find_scenario, load_scenario, sce
 from privacy.accounting import solve_noise_multiplier
 from privacy.errors import PlanError
 
-APP = build_app()
 LINEAR = registry.get("linear")
 
 

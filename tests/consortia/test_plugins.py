@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import APP
 from packages import Packages
 from typer.testing import CliRunner, Result
 
-from consortia.cli import build_app
 from consortia.terms.scenario import find_scenario
 from consortia_plugins import Seam, rescan
 
@@ -163,7 +163,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _call(*words: object) -> Result:
-    return CliRunner().invoke(build_app(), [str(word) for word in words], env={"COLUMNS": "200"})
+    return CliRunner().invoke(APP, [str(word) for word in words], env={"COLUMNS": "200"})
 
 
 @pytest.mark.usefixtures("broken")

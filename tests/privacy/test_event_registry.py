@@ -131,7 +131,9 @@ def test_a_registered_event_is_counted_everywhere() -> None:
         "noise_multiplier": 5.0, "count": 1,
     }  # fmt: skip
     assert merge([event, event]) == (resized(event, 2),)
-    assert epsilon([event], 1e-5) == epsilon([GaussianRelease(noise_multiplier=5.0, **TRAIN)], 1e-5)
+    # A law of its own is counted on a grid, that of a Gaussian release in closed form.
+    counted, gaussian = epsilon([event], 1e-5), epsilon([GaussianRelease(noise_multiplier=5.0, **TRAIN)], 1e-5)
+    assert gaussian <= counted < gaussian + 1e-6
     assert "staircase" in kinds()
 
 
