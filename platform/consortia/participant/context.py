@@ -28,7 +28,7 @@ from consortia.participant.partitions import Partitions
 from consortia.participant.training import make_plan
 from consortia.participant.unpaid_requests import Measurement
 from consortia.terms.industries import check_agreed, check_confirmed
-from consortia.terms.policy import DatasetTerms, Policy, check_contract, effective_budget, load_policy
+from consortia.terms.policy import DatasetTerms, check_contract, effective_budget
 from consortia.terms.scopes import LOSS, State, shared_names
 from privacy.egress import Release, gate
 from privacy.errors import (
@@ -63,12 +63,7 @@ class Work:
     def __init__(self, request: Request, home: Home, source: str | None) -> None:
         self.request = request
         self.home = home
-        try:
-            self.policy: Policy = load_policy(home.policy, simulation=home.simulation)
-        except InputError as error:
-            raise RefusedError("BAD_POLICY", str(error)) from None
-        if self.policy.participant != home.participant:
-            raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
+        self.policy = home.read_policy()
         # A run's name is SCENARIO-TIME-RANDOM. Only in a simulation does the owner choose that name.
         scenario = request.run_id.rsplit("-", 2)[0] if home.simulation else ""
         terms = check_contract(self.policy, request.contract, request.industry, request.proposal, scenario)
