@@ -34,7 +34,6 @@ from consortia.audit.scenes import HOSTILE, TAME, Deck, model_of
 from consortia.audit.settings import Audit
 from consortia.coordinator.rounds import Answer, Coordinator
 from consortia.messages.envelope import decode
-from consortia.messages.size_release import declared
 from consortia.participant.handle import handle
 from consortia.participant.identity import pin_each_other
 from consortia.terms.contract import Contract
@@ -183,7 +182,7 @@ def _law(
     industry = participants[0].industry
     rules = audit.contract.industries[industry]
     rounds = _QUICK_ROUNDS if audit.quick else _ROUNDS
-    expected = math.fsum(declared(audit.contract, participant) for participant in participants)
+    expected = math.fsum(audit.contract.split.training_units(participant.units) for participant in participants)
     rate = _MOVE * expected / rules.clip
     # Many numbers a round: a share that is a little too small shows in few rounds.
     made = town(audit, mode, participants, rounds, step=rate, model={"kind": "mlp", "hidden": [12]})

@@ -20,7 +20,7 @@ from consortia.messages.request import Request
 from consortia.participant import forecast, ledger_witness, lifetimes, metrics_release, own_sums, receipt
 from consortia.participant.agreement import check_opened, check_signed
 from consortia.participant.compressed_update import compressed
-from consortia.participant.data import declared_training_units, load_partitions
+from consortia.participant.data import load_partitions
 from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
 from consortia.participant.home import Home
 from consortia.participant.metrics_release import Due
@@ -104,7 +104,7 @@ class Work:
         if stored is None:
             return self._new_plan(ledger)
         fixed = (stored.contract_sha256, stored.dataset, stored.unit, stored.declared_units)
-        units = declared_training_units(self.terms, self.request.contract)
+        units = self.request.contract.split.training_units(self.terms.declared_units)
         if fixed != (self.request.contract.sha256(), self.dataset, self.terms.unit, units):
             raise RefusedError("CONTRACT_NOT_ALLOWED", "this run was opened for another contract, data set or unit")
         check_opened(self.home, self.policy, self.request.contract, stored)

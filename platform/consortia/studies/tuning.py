@@ -133,7 +133,7 @@ def knobs(scenario: Scenario, participant: RosterParticipant) -> list[Knob]:
     scenario = scenario.of(participant.industry)
     contract = scenario.contract
     rules = contract.industries[participant.industry]
-    n = max(1, round(participant.units * contract.split.train))
+    n = contract.split.training_units(participant.units)
     steps = rules.local_steps * planned_rounds(contract)
     size = _size(scenario, participant)
 
