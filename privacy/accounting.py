@@ -9,7 +9,6 @@ theorem under-counts (3.72 where the answer is 5.80).
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -26,9 +25,9 @@ __all__ = [
     "check_delta",
     "epsilon",
     "merge",
-    "prv_epsilon",
     "rdp",
     "rdp_to_epsilon",
+    "rounded_up",
     "solve_noise_multiplier",
 ]
 
@@ -172,38 +171,6 @@ def _pld(event: Event, grid: float) -> Any:
 
 
 @named_arguments(PlanError)
-def prv_epsilon(events: Iterable[Event], delta: float) -> float:
-    """Opacus PRV upper bound for Gaussian events (cross-check only; it adds its error of 0.01 on purpose).
-
-    Raises
-    ------
-    UnknownEventError
-        For other events, such as Laplace ones, which PRV cannot count.
-    """
-    _check(delta)
-    worst, parts = 0.0, _by_partition(events)
-
-    import numpy as np
-    from opacus.accountants import PRVAccountant
-
-    for part in parts:
-        if any(event.non_private for event in part):
-            return math.inf
-        accountant = PRVAccountant()
-        for event in part:
-            law = event.sampled_gaussian()
-            if law is None:
-                raise UnknownEventError(f"Opacus PRV counts Gaussian events only, got {event.describe()}")
-            accountant.history.append(law)
-        # At q = 1 Opacus takes log(1 - q) = -inf, which is the limit it needs.
-        with warnings.catch_warnings(), np.errstate(divide="ignore"):
-            # Opacus sizes its grid with RDP and warns when that bound could be tighter: it changes no result.
-            warnings.filterwarnings("ignore", message="Optimal order is the (largest|smallest) alpha")
-            worst = max(worst, float(accountant.get_epsilon(delta)))
-    return worst
-
-
-@named_arguments(PlanError)
 def rdp(events: Iterable[Event], orders: tuple[int, ...]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Renyi divergence bound of the composition at each order, shape (n_orders,), largest over partitions.
 
@@ -295,18 +262,18 @@ def solve_noise_multiplier(
                 slope = min(max((gap - last[1]) / math.log(sigma / last[0]), 0.3), 10.0)
             last = (sigma, gap)
             factor = math.exp((slope * _TOLERANCE / 2 - gap) / slope)
-            sigma = _round_up(min(max(sigma * min(max(factor, 0.5), 2.0), _SIGMA_RANGE[0]), _SIGMA_RANGE[1]))
+            sigma = rounded_up(min(max(sigma * min(max(factor, 0.5), 2.0), _SIGMA_RANGE[0]), _SIGMA_RANGE[1]))
     for _ in range(100):
         if spent(sigma, 1e-4) <= epsilon:
             return sigma
-        sigma = _round_up(sigma * (1 + _TOLERANCE / 2))
+        sigma = rounded_up(sigma * (1 + _TOLERANCE / 2))
     raise PlanError(
         f"epsilon: no noise multiplier up to {_SIGMA_RANGE[1]:g} gives {epsilon!r} at delta {delta!r} over "
         f"{steps} steps; take fewer steps or a larger budget"
     )
 
 
-def _round_up(sigma: float) -> float:
+def rounded_up(sigma: float) -> float:
     """Round up to six significant digits: the plan that is printed is the plan that runs."""
     unit = 10.0 ** (math.floor(math.log10(sigma)) - 5)
     return round(math.ceil(sigma / unit) * unit, 12)
