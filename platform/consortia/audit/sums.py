@@ -26,6 +26,7 @@ import safetensors.torch
 from consortia.audit import games, statistics
 from consortia.audit.games import Game
 from consortia.audit.message_games import STILL
+from consortia.audit.noise_laws import noise_laws
 from consortia.audit.probe import Bench, shared_start
 from consortia.audit.recount import recounted
 from consortia.audit.reference import Array, clipped, flat, parameter_names, unit_gradients
@@ -223,21 +224,11 @@ def _law(
         told = np.sum([note.noised + note.noise for note in notes if note.noise is not None], axis=0)
         apart = max(apart, float((np.abs(told - total) / (np.sqrt(12 * rounding) + 1e-9 * deviation)).max()))
         shares += [note.noise / note.deviation for note in notes if note.noise is not None]
-    noise = np.array(rest)
-    found = f"mean square {np.square(noise).mean():.4g} over {noise.size} numbers"
+    law = "what opens is the clipped units of all members, plus noise of the promised size"
     complete = len(made.models) == rounds + 1
     findings.checks += [
         fact("every sum of an honest cohort opens", subject, complete, wanted=rounds + 1, got=len(made.models)),
-        Check(
-            "what opens is the clipped units of all members, plus noise of the promised size",
-            subject,
-            "a rest of standard normal numbers",
-            found,
-            statistics.size_p(noise),
-        ),
-        Check("the rest of a sum is centred", subject, "mean 0", found, statistics.mean_p(noise)),
-        Check("the rest of a sum is Gaussian", subject, "standard normal numbers", found, statistics.shape_p(noise)),
-        Check("no two sums share noise", subject, "independent noise", found, statistics.alike_p(noise)),
+        *noise_laws(np.array(rest), subject, law, "the rest of a sum", "sums"),
         fact("what opens is what the members added", subject, apart <= 1, wanted="float32's rounding", got=apart),
     ]
     findings.checks += _share_laws(np.array(shares), subject)
