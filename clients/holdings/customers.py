@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from clients._pandas import pd
-from clients.holdings import NEW, Case, Holding
+from clients.holdings import NEW, Case, holdings_of
 from clients.schema import Column, Target
 
 __all__ = ["CASE"]
@@ -100,20 +100,15 @@ def synthesise(generator: np.random.Generator, persons: int) -> Mapping[str, pd.
 CASE = Case(
     name="customers",
     title="A bank, a hospital and a factory that know some of the same persons",
-    holdings={
-        name: Holding(
-            name=name,
-            title=_TITLES[name],
-            columns=columns,
-            ids=("national_id",),
-            target=Target(
-                name="default", kind="binary", classes=("pays", "defaults"), mapping={"0": "pays", "1": "defaults"}
-            )
-            if name == "bank"
-            else None,
-        )
-        for name, columns in _COLUMNS.items()
-    },
+    holdings=holdings_of(
+        _TITLES,
+        _COLUMNS,
+        ids=("national_id",),
+        owner="bank",
+        target=Target(
+            name="default", kind="binary", classes=("pays", "defaults"), mapping={"0": "pays", "1": "defaults"}
+        ),
+    ),
     synthesise=synthesise,
     default_rows=4000,
 )

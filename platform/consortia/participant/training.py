@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,9 +29,6 @@ from privacy.ledger import Budget, RunPlan
 from privacy.noise_context import NoiseContext
 from privacy.randomness import fresh_generator, seeded_generator
 from strategies.base import Controlled, LocalHalf, loss_bound
-
-log = logging.getLogger("consortia.participant")
-
 
 _checked: set[tuple[str, str]] = set()
 
