@@ -141,9 +141,9 @@ def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataF
     typical = pd.DataFrame([_KINDS[name] for name in kind], columns=range(11)).reindex(range(rows))
     odd = generator.random(rows) < 0.04  # nothing answers now and then, whatever was asked
 
-    def size(place: int, spread: float = 0.8) -> Any:
+    def size(place: int) -> Any:
         middle = typical[place].to_numpy(np.float64)
-        return np.round(middle * np.exp(generator.normal(0, spread, rows))).astype(np.int64)
+        return np.round(middle * np.exp(generator.normal(0, 0.8, rows))).astype(np.int64)
 
     def rate(values: Any, spread: float = 12.0) -> Any:
         middle = np.clip(values, 0.004, 0.996)

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 from consortia.common.errors import InputError
 from consortia_plugins import Seam
 
-__all__ = ["GROUP", "NAMES", "MakeTracker", "TrackedRun", "Tracker", "Value", "get", "package"]
+__all__ = ["GROUP", "NAMES", "MakeTracker", "TrackedRun", "Tracker", "Value", "get", "names", "package"]
 
 GROUP: Final = "consortia.trackers"
 _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
@@ -76,6 +76,11 @@ class Tracker(Protocol):
 
 
 MakeTracker = Callable[[TrackedRun], Tracker]
+
+
+def names() -> tuple[str, ...]:
+    """Return every known tracker, built in or installed; nothing is imported for it."""
+    return _trackers.names()
 
 
 def get(name: str) -> MakeTracker:
