@@ -26,12 +26,12 @@ MOST_CATEGORIES: Final = 50
 MOST_CLASSES: Final = 20
 #: Numbers that often stand for "missing", where they lie far from all others.
 CODES: Final = (-9.0, -99.0, -999.0, -9999.0, -1.0, 99.0, 999.0, 9999.0, 99999.0)
-#: What a column is called that numbers rows; from so many rows on; the share of its steps that are 1.
+#: A column that numbers rows: its usual names, the fewest rows for such a guess, the share of its steps that are 1.
 _NUMBERING: Final = re.compile(r"(?:^|[^a-z])(?:id|key|nr|no|uuid|index|idx|rowid)$|[a-z]Id$|ID$")
 _FEW: Final = 20
 _COUNTING: Final = 0.9
 _MEASURE: Final = re.compile(r"[\[(]([^\])]+)[\])]\s*$")
-#: Learning rate of a linear model by kind of target: a run of it does not diverge (see docs/design/0026).
+#: Learning rate of a linear model by kind of target; with it a run does not diverge (see docs/design/0026).
 RECIPES: Final[dict[str, dict[str, float]]] = {
     "binary": {"learning_rate": 1.0},
     "multiclass": {"learning_rate": 1.0},

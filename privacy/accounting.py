@@ -31,7 +31,7 @@ __all__ = [
     "solve_noise_multiplier",
 ]
 
-# More grid points than this cost seconds and gigabytes; tiny noise then gets a coarser, still sound, grid.
+# More grid points than this cost seconds and gigabytes. Tiny noise then gets a coarser grid, which is still sound.
 _MAX_POINTS: Final = 2e6
 _SIGMA_RANGE: Final = (0.05, 1e5)
 _TOLERANCE: Final = 8e-4
@@ -75,7 +75,7 @@ def merge(events: Iterable[Event]) -> tuple[Event, ...]:
 
 
 def _by_partition(events: Iterable[Event]) -> list[tuple[Event, ...]]:
-    """Return the mechanisms of each partition, freed of partition and unit, so that results are kept across these."""
+    """Return the mechanisms of each partition, without partition and unit, so that one result serves all of them."""
     parts: dict[str, list[Event]] = {}
     for event in merge(events):
         parts.setdefault(event.partition, []).append(_canonical(event))
@@ -93,7 +93,7 @@ def _canonical(event: Event) -> Event:
 
 @lru_cache(maxsize=4096)
 def _place(event: Event) -> tuple[Any, ...]:
-    """An order of mechanisms by kind and numbers: sums of floats are the same whoever comes first."""
+    """Order mechanisms by kind and numbers, so that sums of floats do not depend on which came first."""
     values = [value for name, value in event.to_json().items() if name != "relation"]
     return tuple((isinstance(value, str), value) for value in values)
 
@@ -159,7 +159,7 @@ def _is_pure(event: Event) -> bool:
 
 
 def _number(event: Event, law: str, value: float | None) -> float:
-    """Refuse a law that is no number >= 0: a NaN would make every comparison with a budget come out as it likes."""
+    """Refuse a law that is no number >= 0: with a NaN every comparison with a budget would be meaningless."""
     if value is None or not value >= 0:
         raise UnknownEventError(f"event {event.kind}: {law}: wanted a number >= 0, got {value!r}")
     return float(value)
@@ -174,7 +174,7 @@ def _pld(event: Event, grid: float) -> Any:
 def rdp(events: Iterable[Event], orders: tuple[int, ...]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Renyi divergence bound of the composition at each order, shape (n_orders,), largest over partitions.
 
-    Bounds of one release are added up as often as it was made (Mironov 2017, *Renyi DP*, Prop. 1).
+    The bound of one release counts once for each time that it was made (Mironov 2017, *Renyi DP*, Prop. 1).
     """
     import numpy as np
 

@@ -98,7 +98,7 @@ def plan_noise(*, epsilon: float, delta: float, releases: int) -> HistogramNoise
 def _gaussian_multiplier(epsilon: float, delta: float) -> float:
     """Return the smallest sigma / sensitivity that is (epsilon, delta)-DP: Balle & Wang 2018, theorem 8."""
 
-    # Half a second of every command that shows a plan, otherwise.
+    # At the top it would cost every command that shows a plan half a second.
     from scipy.optimize import brentq
     from scipy.special import log_ndtr, ndtr
 

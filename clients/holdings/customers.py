@@ -1,10 +1,9 @@
 """A bank, a hospital and a factory that know some of the same persons (all made up).
 
 The bank wants to know who will default. What the hospital knows (long illness) and what the factory knows (short-time
-work, garnished wages) tells more than its own columns. Not everybody banks, is ill and works there: the hospital
-knows about
-70 % and the factory about 60 % of the bank's customers, and each knows others, too. Identifiers are spelled in each
-house's own way, 1 % are missing and 2 % mistyped.
+work, garnished wages) tells more than its own columns. The hospital knows about 70 % and the factory about 60 % of the
+bank's customers, and each knows other persons, too. Each organisation spells identifiers in its own way; 1 % are
+missing and 2 % are mistyped.
 """
 
 from __future__ import annotations

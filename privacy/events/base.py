@@ -140,7 +140,7 @@ class Event(ABC):
         return type(self)(**{**values, "partition": "train", "unit": "record"})
 
     def sampled_gaussian(self) -> tuple[float, float, int] | None:
-        """Return (noise multiplier, sampling rate, number) of a Gaussian mechanism, which joins with others; or None."""
+        """Return (noise multiplier, sampling rate, number) of a Gaussian mechanism; None for any other."""
         return None
 
     @final
