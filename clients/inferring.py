@@ -114,7 +114,7 @@ def propose(
         if wanted not in columns_there and (what, wanted) != ("unit", "record"):
             raise TableError(f"{what}: wanted a column of the rows, got {wanted!r}; correct the name")
     made = Proposal("", "")
-    # Of the files that have the column: one that calls it otherwise says nothing of it, not that it is missing.
+    # Only files that have the column count. Another name for it in a file does not mean that its values are missing.
     texts = {
         column: _values.texts(pd.concat([each[column] for each in named if column in each], ignore_index=True))
         for column in {*first, target}

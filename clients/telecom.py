@@ -42,7 +42,7 @@ SERVICES: Final = {
 SITES: Final = ("core", *SERVICES)
 PARTS: Final = 4
 STATES: Final = ("SF", "S0", "S1", "S2", "S3", "REJ", "RSTR", "RSTO", "RSTOS0", "SH", "OTH")
-#: Upper bounds of counts: those of KDD's windows (two seconds, hundred connections), else what hardly a row exceeds.
+#: Upper bounds of counts: those of KDD's windows (two seconds, hundred connections), or a number that few rows exceed.
 _COUNTS: Final = {
     "wrong_fragment": 3, "urgent": 3, "hot": 30, "num_failed_logins": 5, "num_compromised": 10, "su_attempted": 2,
     "num_root": 10, "num_file_creations": 10, "num_shells": 2, "num_access_files": 4, "count": 511, "srv_count": 511,
