@@ -9,7 +9,6 @@ feeds the lifetime filter. Gaussian DP's limit theorem is never used: it under-c
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -26,13 +25,13 @@ __all__ = [
     "check_delta",
     "epsilon",
     "merge",
-    "prv_epsilon",
     "rdp",
     "rdp_to_epsilon",
+    "rounded_up",
     "solve_noise_multiplier",
 ]
 
-# More grid points than this cost seconds and gigabytes; tiny noise then gets a coarser, still sound, grid.
+# More grid points than this cost seconds and gigabytes. Tiny noise then gets a coarser grid, which is still sound.
 _MAX_POINTS: Final = 2e6
 _SIGMA_RANGE: Final = (0.05, 1e5)
 _TOLERANCE: Final = 8e-4
@@ -78,7 +77,7 @@ def merge(events: Iterable[Event]) -> tuple[Event, ...]:
 
 
 def _by_partition(events: Iterable[Event]) -> list[tuple[Event, ...]]:
-    """Return the mechanisms of each partition, freed of partition and unit, so that results are kept across these."""
+    """Return the mechanisms of each partition, without partition and unit, so that one result serves all of them."""
     parts: dict[str, list[Event]] = {}
     for event in merge(events):
         parts.setdefault(event.partition, []).append(_canonical(event))
@@ -96,7 +95,7 @@ def _canonical(event: Event) -> Event:
 
 @lru_cache(maxsize=4096)
 def _place(event: Event) -> tuple[Any, ...]:
-    """An order of mechanisms by kind and numbers: sums of floats are the same whoever comes first."""
+    """Order mechanisms by kind and numbers, so that sums of floats do not depend on which came first."""
     values = [value for name, value in event.to_json().items() if name != "relation"]
     return tuple((isinstance(value, str), value) for value in values)
 
@@ -187,7 +186,7 @@ def _is_pure(event: Event) -> bool:
 
 
 def _number(event: Event, law: str, value: float | None) -> float:
-    """Refuse a law that is no number >= 0: a NaN would make every comparison with a budget come out as it likes."""
+    """Refuse a law that is no number >= 0: with a NaN every comparison with a budget would be meaningless."""
     if value is None or not value >= 0:
         raise UnknownEventError(f"event {event.kind}: {law}: wanted a number >= 0, got {value!r}")
     return float(value)
@@ -199,42 +198,10 @@ def _pld(event: Event, grid: float) -> Any:
 
 
 @named_arguments(PlanError)
-def prv_epsilon(events: Iterable[Event], delta: float) -> float:
-    """Opacus PRV upper bound for Gaussian events (cross-check only; it adds its error of 0.01 on purpose).
-
-    Raises
-    ------
-    UnknownEventError
-        For other events, such as Laplace ones, which PRV cannot count.
-    """
-    _check(delta)
-    worst, parts = 0.0, _by_partition(events)
-
-    import numpy as np
-    from opacus.accountants import PRVAccountant
-
-    for part in parts:
-        if any(event.non_private for event in part):
-            return math.inf
-        accountant = PRVAccountant()
-        for event in part:
-            law = event.sampled_gaussian()
-            if law is None:
-                raise UnknownEventError(f"Opacus PRV counts Gaussian events only, got {event.describe()}")
-            accountant.history.append(law)
-        # At q = 1 Opacus takes log(1 - q) = -inf, which is the limit it needs.
-        with warnings.catch_warnings(), np.errstate(divide="ignore"):
-            # Opacus sizes its grid with RDP and warns when that bound could be tighter: it changes no result.
-            warnings.filterwarnings("ignore", message="Optimal order is the (largest|smallest) alpha")
-            worst = max(worst, float(accountant.get_epsilon(delta)))
-    return worst
-
-
-@named_arguments(PlanError)
 def rdp(events: Iterable[Event], orders: tuple[int, ...]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Renyi divergence bound of the composition at each order, shape (n_orders,), largest over partitions.
 
-    Bounds of one release are added up as often as it was made (Mironov 2017, *Renyi DP*, Prop. 1).
+    The bound of one release counts once for each time that it was made (Mironov 2017, *Renyi DP*, Prop. 1).
     """
     import numpy as np
 
@@ -322,18 +289,18 @@ def solve_noise_multiplier(
                 slope = min(max((gap - last[1]) / math.log(sigma / last[0]), 0.3), 10.0)
             last = (sigma, gap)
             factor = math.exp((slope * _TOLERANCE / 2 - gap) / slope)
-            sigma = _round_up(min(max(sigma * min(max(factor, 0.5), 2.0), _SIGMA_RANGE[0]), _SIGMA_RANGE[1]))
+            sigma = rounded_up(min(max(sigma * min(max(factor, 0.5), 2.0), _SIGMA_RANGE[0]), _SIGMA_RANGE[1]))
     for _ in range(100):
         if spent(sigma, _AUTHORITY) <= epsilon:
             return sigma
-        sigma = _round_up(sigma * (1 + _TOLERANCE / 2))
+        sigma = rounded_up(sigma * (1 + _TOLERANCE / 2))
     raise PlanError(
         f"epsilon: no noise multiplier up to {_SIGMA_RANGE[1]:g} gives {epsilon!r} at delta {delta!r} over "
         f"{steps} steps; take fewer steps or a larger budget"
     )
 
 
-def _round_up(sigma: float) -> float:
+def rounded_up(sigma: float) -> float:
     """Round up to six significant digits: the plan that is printed is the plan that runs."""
     unit = 10.0 ** (math.floor(math.log10(sigma)) - 5)
     return round(math.ceil(sigma / unit) * unit, 12)
