@@ -16,6 +16,8 @@ import hypothesis
 import pytest
 import typer.testing
 
+# As the command line has it: matrices are small, and threads that wait for each other on two cores cost more than that.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Rewritten test modules, and the modules of the processes that tests start, are compiled once and then read.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

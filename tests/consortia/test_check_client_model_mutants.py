@@ -272,6 +272,7 @@ def test_a_module_that_imports_what_it_must_not_is_rejected(statement, tmp_path,
         sys.modules.pop(module, None)
 
 
+@pytest.mark.end_to_end
 def test_all_failed_checks_are_listed_together():
     client = replace(needs_two_classes(), encoder=batch_norm().encoder)
     with pytest.raises(ClientCheckError) as caught:

@@ -219,6 +219,7 @@ SEAM_PAGES = {
 }
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", SEAM_PAGES)
 def test_the_python_of_a_seams_page_passes_its_conformance_suite(name: str) -> None:
     names: dict[str, Any] = {"__name__": f"page_{name}"}

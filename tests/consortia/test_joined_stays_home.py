@@ -70,6 +70,7 @@ def test_the_gate_has_no_name_for_it(site: Any, name: str) -> None:
     assert work.sealed({}, [Release("metrics", {"metrics.auc": torch.tensor(0.81)}, event)])  # what may leave, does
 
 
+@pytest.mark.end_to_end
 def test_only_receipts_see_it() -> None:
     found = set()
     for file in PACKAGE.rglob("*.py"):

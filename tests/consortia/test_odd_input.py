@@ -176,6 +176,7 @@ def test_the_metrics_of_a_histogram_are_as_listed() -> None:
         assert tuple(from_histogram(target, counts, 1.0)) == HISTOGRAM_METRICS[kind]
 
 
+@pytest.mark.end_to_end
 def test_the_vectorized_engine_logs_at_home_why_somebody_failed(tmp_path: Path) -> None:
     policies = tmp_path / "policies" / "linear"
     policies.mkdir(parents=True)

@@ -166,6 +166,7 @@ def _call(*words: object) -> Result:
     return CliRunner().invoke(APP, [str(word) for word in words], env={"COLUMNS": "200"})
 
 
+@pytest.mark.end_to_end
 @pytest.mark.usefixtures("broken")
 def test_commands_that_do_not_need_a_broken_package_run(tmp_path: Path) -> None:
     assert _call("--help").exit_code == 0

@@ -105,6 +105,7 @@ def test_a_message_that_broke_after_the_charge_is_spent(
         assert [entry.state for entry in ledger.entries()] == ["reserved"]
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_coordinator_that_dies_goes_on(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is charged again, and the model is that of the undisturbed run."""

@@ -27,6 +27,7 @@ def _run(scenario: str, out: Path, **options: Any) -> Outcome:
     return execute(prepare(chosen, change=statistics_scenario), chosen)
 
 
+@pytest.mark.end_to_end
 def test_local_noise_is_charged_once_and_says_where_sites_differ(tmp_path: Path) -> None:
     outcome = _run("hospitals-network", tmp_path, epsilon=("4",))
     result = outcome.result
