@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from audit_mutants import Mutant
+from mutant_texts import check_text
 from noise_contexts import TEST
 from noise_mutants import MUTANTS
 
@@ -180,7 +181,7 @@ def test_every_key_on_the_deployed_path_is_bound_to_a_reservation_or_a_model() -
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_the_text_that_a_mistake_replaces_stands_there_once(mutant: Mutant) -> None:
-    mutant.check(ROOT)
+    check_text(mutant, ROOT)
 
 
 @pytest.mark.end_to_end

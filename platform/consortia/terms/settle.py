@@ -134,6 +134,6 @@ def fixed_point(contract: Contract) -> FixedPoint:
             for number in (range(1, contract.rounds + 1) if contract.noisy_sums is not None else (1,))
         ),
         rows=terms.rows,
-        colluders=terms.colluders,
-        drops=terms.drops,
+        colluders=contract.secure_terms.colluders,
+        drops=contract.secure_terms.drops,
     )
