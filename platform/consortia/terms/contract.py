@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from pydantic import PrivateAttr, ValidationError, model_validator
 
@@ -172,6 +173,25 @@ def spare(contract: Contract) -> int:
     return contract.secure_terms.spare if contract.trust == "aggregate" else 0
 
 
+class Settled(NamedTuple):
+    """The numbers of a secure sum once noise and clips are settled; see `SecureTerms`."""
+
+    noise: float
+    largest_clip: float
+    smallest_clip: float
+    rows: int
+
+
+def settled(contract: Contract) -> Settled:
+    """Return the settled numbers of a contract with secure sums; InputError where they are open still."""
+    terms = contract.secure_terms
+    if terms.noise is None or terms.smallest_clip is None or terms.largest_clip is None or terms.rows is None:
+        raise InputError(
+            "contract.secure: wanted noise, largest_clip, smallest_clip and rows, got a scenario as written"
+        )
+    return Settled(terms.noise, terms.largest_clip, terms.smallest_clip, terms.rows)
+
+
 def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -> float:
     """Return the norm bound of one unit: the industry's, or C_i = S / sigma_i where noise is shared.
 
@@ -182,11 +202,7 @@ def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -
     """
     if contract.trust != "aggregate":
         return rules.clip
-    terms = contract.secure_terms
-    if terms.noise is None or terms.smallest_clip is None or terms.largest_clip is None or terms.rows is None:
-        raise InputError(
-            "contract.secure: wanted noise, largest_clip, smallest_clip and rows, got a scenario as written"
-        )
+    terms = settled(contract)
     if noise_multiplier <= 0:
         raise InputError("epsilon: wanted a finite one with trust = 'aggregate', got a non-private proposal")
     clip = terms.noise / noise_multiplier
