@@ -160,7 +160,7 @@ def test_a_ledger_without_a_chain_is_refused_and_migrated(ledger_path: Path, mak
         "UPDATE meta SET value = '1' WHERE name = 'schema';"
     )
     connection.close()
-    with pytest.raises(LedgerSchemaError, match=r"wanted 2, got 1.*budget migrate"):
+    with pytest.raises(LedgerSchemaError, match=r"wanted 3, got 1.*budget migrate"):
         Ledger.open(ledger_path, "hospital-a")
     with pytest.raises(LedgerSchemaError, match="'bank-a'"):
         migrate_file(ledger_path, "bank-a")

@@ -254,7 +254,7 @@ def test_another_schema_is_refused_naming_both(ledger_path: Path) -> None:
     connection.execute("UPDATE meta SET value = '7' WHERE name = 'schema'")
     connection.commit()
     connection.close()
-    with pytest.raises(LedgerSchemaError, match="wanted 2, got 7"):
+    with pytest.raises(LedgerSchemaError, match="wanted 3, got 7"):
         Ledger.open(ledger_path, "hospital-a")
 
 
