@@ -38,10 +38,12 @@ from privacy.plans import Budget, RunPlan
 if TYPE_CHECKING:
     from privacy.ledger import Ledger
 
-__all__ = ["MARK_BYTES", "Claims", "World", "begun", "claimed", "cohort", "taken_up", "worlds"]
+__all__ = ["MARK_BYTES", "SCHEMA", "Claims", "World", "begun", "claimed", "cohort", "schema", "taken_up", "worlds"]
 
 #: All of a keyed hash. With fewer bytes two units could have one mark, and one would stay out because of the other.
 MARK_BYTES: Final = 32
+#: The first schema of ledgers that has them.
+SCHEMA: Final = 3
 #: What one kind of unit is charged for: the allowances of runs that took anything, and all their events.
 World = tuple[list[Budget], list[Event]]
 
@@ -80,6 +82,17 @@ def begun(ledger: Ledger, dataset: str) -> dict[str, str] | None:
     """The note of a data set's first claim: `key` and `first`; None where nothing was claimed."""
     with ledger._use() as connection:
         return _chain.noted(connection, _what(dataset))
+
+
+def schema(ledger: Ledger) -> int:
+    """The schema of a ledger's file."""
+    with ledger._use() as connection:
+        return _schema(connection)
+
+
+def _schema(connection: sqlite3.Connection) -> int:
+    (value,) = connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
+    return int(value)
 
 
 def cohort(ledger: Ledger, run_id: str) -> frozenset[bytes] | None:
@@ -122,11 +135,10 @@ def check(connection: sqlite3.Connection, plan: RunPlan, claims: Claims | None) 
         )
     if claims is None:
         return
-    (schema,) = connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-    if int(schema) < 3:
+    if (found := _schema(connection)) < SCHEMA:
         raise LedgerSchemaError(
-            f"ledger schema: wanted 3, which has claims, got {schema}; run `consortia budget migrate`, which keeps "
-            "every row"
+            f"ledger schema: wanted {SCHEMA}, which has claims, got {found}; run `consortia budget migrate`, which "
+            "keeps every row"
         )
     known = _chain.noted(connection, _what(plan.dataset))
     for name, wanted in claims.note(plan.dataset).items():

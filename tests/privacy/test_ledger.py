@@ -294,7 +294,7 @@ def test_the_export_is_json_and_complete(ledger: Ledger, make_plan: Any) -> None
     ledger.commit(take(ledger, plan, 1), b"reply")
     take(ledger, plan, 2)
     exported = json.loads(json.dumps(ledger.export(), allow_nan=False))
-    assert exported["schema"] == 2
+    assert exported["schema"] == 3
     assert exported["participant"] == "hospital-a"
     assert exported["units"] == {"heart": "record"}
     assert [entry["state"] for entry in exported["entries"]] == ["committed", "reserved"]
