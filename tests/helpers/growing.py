@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tomli_w
+import torch
+from numpy.typing import NDArray
 
 from clients.bank import synthesise
 from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare
+from consortia.learners.sums.model import CENTRE, RADIUS, frozen
+from consortia.messages.envelope import Envelope, decode, encode
+from consortia.participant.handle import handle
 from consortia.participant.home import Home
+from consortia.terms.contract import contract_from_json
 from consortia.terms.scenario import load_scenario
+from consortia.terms.scopes import for_participant, initial_groups
 from privacy.ledger import Ledger
+from privacy.observation import observing
 
+Array = NDArray[np.float64]
+BANK = "bank"
 NAMES = ("new-car", "used-car")
 
 
@@ -109,6 +121,48 @@ class Banks:
         """Make a further release on top of a run."""
         folder = before if isinstance(before, Path) else before.job.folder
         return self._run(Options(scenario="", top_up=folder, out=self.folder / "runs", **options))
+
+    def message(self, name: str, run_id: str, number: int, release: int = 1) -> bytes:
+        """Return a coordinator's message of one release, under a centre and a radius that never change."""
+        contract = load_scenario(str(self.scenario)).contract
+        model = for_participant(initial_groups(contract, [BANK]), BANK)
+        if number == 2 or release > 1:
+            model = {**model, CENTRE: torch.full_like(model[CENTRE], 0.1), RADIUS: torch.full_like(model[RADIUS], 2.0)}
+        if release > 1:
+            data = json.loads(contract.canonical())
+            first = {"run": "growing-1", "contract": contract.sha256(), "frozen": {BANK: frozen(model)}}
+            data["sums"]["builds_on"] = {**first, "release": release}
+            contract = contract_from_json(json.dumps(data))
+        proposal = {"dataset": "credit", "epsilon": self.epsilon, "delta": 1e-5}
+        header = {
+            "kind": "train",
+            "participant": name,
+            "industry": BANK,
+            "run": run_id,
+            "round": str(number),
+            "contract": contract.canonical(),
+            "proposal": json.dumps(proposal),
+        }
+        return encode(Envelope(header, dict(model)))
+
+    def ask(self, name: str, run_id: str, number: int, release: int = 1) -> tuple[dict[str, str], list[Array]]:
+        """Ask a bank for a message; return its answer's header and the blocks before noise."""
+        with observing() as notes:
+            reply = handle(self.message(name, run_id, number, release), self.home(name))
+        return dict(decode(reply).header), [np.asarray(note.exact) for note in notes]
+
+    def months(self, name: str, files: Sequence[pd.DataFrame]) -> list[Array]:
+        """Play one release for each file; return what each summed, as one vector. Everything has to be answered."""
+        found = []
+        for release, frame in enumerate(files, start=1):
+            frame.to_csv(self.folder / f"{name}.csv", index=False)
+            blocks: list[Array] = []
+            for number in (1, 2) if release == 1 else (2,):
+                header, exact = self.ask(name, f"growing-{release}", number, release)
+                assert header["status"] == "OK", header
+                blocks += exact
+            found.append(np.concatenate([block.ravel() for block in blocks]))
+        return found
 
     @staticmethod
     def _run(options: Options) -> Outcome:

@@ -88,7 +88,7 @@ def _advise(participant: str) -> None:
 def migrate(
     participant: Annotated[str, typer.Argument(help="Name of the participant.")], home: HomeOption = None
 ) -> None:
-    """Give a ledger of schema 1 its hash chain. Every row stays."""
+    """Give a ledger of schema 1 or 2 what it lacks: the hash chain, the table of claims. Every row stays."""
     place = home_of(participant, home)
     try:
         migrate_file(place.ledger, participant)
