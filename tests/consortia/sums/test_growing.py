@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import json
 import os
 import random
+import runpy
 import signal
 import time
 from collections.abc import Iterator
@@ -14,18 +16,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from doc_blocks import ROOT
 from growing import Array, Banks, customers
 
 from clients._values import pseudonym
 from clients.dataset import assign
 from consortia.common.latest import Latest
-from consortia.participant import cohort, data
+from consortia.participant import account, cohort, data
 from privacy import claims
 from privacy.failpoints import listening
 from privacy.ledger import Ledger
 
 pytestmark = pytest.mark.usefixtures("quiet_participants")
 NAME = "new-car"
+RECOUNT: Any = runpy.run_path(str(ROOT / "benchmarks" / "recount_ledger.py"))["main"]
 
 
 @pytest.fixture
@@ -95,6 +99,14 @@ def test_what_is_charged_does_not_move_with_arrivals(banks: Banks) -> None:
         assert [entry.cohort for entry in ledger.entries()] == [True, True, True]
         assert claims.cohort(ledger, "growing-2") == frozenset()
         assert ledger.spent("credit", 1e-5) == pytest.approx(3.0, abs=1e-3)
+        told = account.summary(ledger, None, NAME)
+        *runs, lifetime = told["accounts"]
+        assert (len(runs), lifetime["cohorts"], lifetime["releases"]) == (2, 2, 2)
+        assert lifetime["epsilon"] == max(run["epsilon"] for run in runs)
+        assert [line["what"] for line in account.history(ledger)].count("claims begun") == 1
+        file = banks.folder / "ledger.json"
+        file.write_text(json.dumps({**ledger.export(), "accounts": told["accounts"]}), encoding="utf-8")
+        assert RECOUNT([str(file)]) == 0
     header, (gram, slope) = banks.ask(NAME, "growing-3", 2, 3)
     assert (header["status"], np.abs(gram).max(), np.abs(slope).max()) == ("OK", 0.0, 0.0)
 
