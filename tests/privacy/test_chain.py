@@ -156,6 +156,7 @@ def test_a_ledger_without_a_chain_is_refused_and_migrated(ledger_path: Path, mak
         spent = ledger.spent("heart", 1e-5)
     connection = sqlite3.connect(ledger_path)  # as schema 1 was
     connection.executescript(
+        "DROP TABLE claims; DROP TABLE cohorts;"
         "DROP TABLE chain; DROP TABLE notes; ALTER TABLE runs DROP COLUMN bounds; DELETE FROM meta WHERE name = 'salt';"
         "UPDATE meta SET value = '1' WHERE name = 'schema';"
     )

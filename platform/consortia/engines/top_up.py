@@ -156,12 +156,21 @@ def releases(folder: Path) -> list[dict[str, Any]]:
 
 
 def _line(scenario: Scenario, record: dict[str, Any]) -> dict[str, Any]:
-    """Return what later records say of a release: run, contract, and by participant its public terms."""
+    """Return what later records say of a release: run, contract, and everybody's public terms and released metrics."""
     return {
         "run_id": record["run_id"],
         "contract_sha256": record["contract_sha256"],
         "participants": {
-            one.name: {"units": one.units, "epsilon": None if one.non_private else one.epsilon}
+            one.name: {
+                "units": one.units,
+                "epsilon": None if one.non_private else one.epsilon,
+                "released": _released(record["participants"][one.name]),
+            }
             for one in scenario.roster
         },
     }
+
+
+def _released(participant: dict[str, Any]) -> dict[str, float]:
+    found = {kind: line.get("released_value") for kind, line in participant["metrics"].items() if line.get("release")}
+    return {kind: value for kind, value in found.items() if value is not None}

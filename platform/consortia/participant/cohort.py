@@ -19,25 +19,34 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from clients.dataset import RECORD
 from consortia.common.errors import RefusedError
 from consortia.learners.sums.model import frozen
+from consortia.messages.request import Request
+from consortia.participant.home import Home
 from consortia.participant.partitions import Partitions
+from consortia.terms.policy import DatasetTerms
 from privacy import claims
 from privacy.claims import Claims
 from privacy.ledger import Ledger
 
-if TYPE_CHECKING:
-    from consortia.participant.context import Work
-
 __all__ = ["check", "check_message", "chosen", "mark_of"]
 
 
-def check(work: Work, ledger: Ledger) -> None:
+class Asked(Protocol):
+    """What is read of the work on a message (`consortia.participant.context.Work`)."""
+
+    request: Request
+    home: Home
+    terms: DatasetTerms
+    dataset: str
+
+
+def check(work: Asked, ledger: Ledger) -> None:
     """Refuse a growing run that this data set cannot take part in; no row is read.
 
     Raises
@@ -80,7 +89,7 @@ def check(work: Work, ledger: Ledger) -> None:
         )
 
 
-def check_message(work: Work) -> None:
+def check_message(work: Asked) -> None:
     """Refuse a message that a further release does not have, or one made under another centre or radius."""
     terms = work.request.contract.sums
     built_on = None if terms is None else terms.builds_on
@@ -94,7 +103,7 @@ def check_message(work: Work) -> None:
         raise RefusedError("BAD_MESSAGE", "centre and radius: wanted those that the contract names, got others")
 
 
-def chosen(work: Work, ledger: Ledger, parts: Partitions) -> tuple[Partitions, Claims | None]:
+def chosen(work: Asked, ledger: Ledger, parts: Partitions) -> tuple[Partitions, Claims | None]:
     """Return the rows that this release uses, and what its reservation claims; all rows and None where nothing grows.
 
     A run's first message fixes its units. Later messages use those of them that are still in the source.
@@ -116,11 +125,11 @@ def mark_of(key: bytes, unit: str) -> bytes:
     return hmac.digest(key, b"unit\n" + unit.encode(), "sha256")
 
 
-def _key(work: Work) -> bytes:
+def _key(work: Asked) -> bytes:
     return hmac.digest(work.home.split_key(), b"claims\n" + work.dataset.encode(), "sha256")
 
 
-def _claims(work: Work, marks: frozenset[bytes]) -> Claims:
+def _claims(work: Asked, marks: frozenset[bytes]) -> Claims:
     terms = work.request.contract.sums
     built_on = None if terms is None else terms.builds_on
     first = work.request.run_id if built_on is None else built_on.run

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from consortia.learners.blocks.rows import Rows
 from consortia.learners.sums.model import CENTRE, RADIUS, frozen
 from consortia.messages.blocks import in_state
 from consortia.messages.sums import NO_PART, ToHome
+from consortia.reports.page.releases import releases
 from consortia.terms.contract import contract_from_json
 from consortia.terms.recipe import recipe
 from consortia.terms.scenario import Scenario, load_scenario
@@ -203,6 +205,24 @@ def test_nobody_leaves_a_run_that_grows(tmp_path: Path) -> None:
         leave(a_run(tmp_path / "grown", growing()), "new-car", ec.generate_private_key(ec.SECP384R1()))
 
 
+def test_a_report_shows_released_metrics_by_release() -> None:
+    def line(run: str, units: int, auc: float) -> dict[str, Any]:
+        one = {"units": units, "epsilon": 3.0, "released": {"auc": auc}}
+        return {"run_id": run, "participants": {"new-car": one, "used-car": {**one, "released": {}}}}
+
+    metrics = {"auc": {"release": "dp", "released_value": 0.73, "federated": 0.9}}
+    seen = {one.name: {"metrics": metrics if one.name == "new-car" else {}} for one in growing().roster}
+    result = {"run_id": "third", "releases": [line("first", 100, 0.7), line("second", 20, 0.71)], "participants": seen}
+    facts: Any = SimpleNamespace(result=result, run=SimpleNamespace(scenario=growing()))
+    section = releases(facts)
+    assert section is not None
+    (table,) = section.tables
+    assert [row[4] for row in table.rows] == ["AUC 0.700", "AUC 0.710", "AUC 0.730"]  # none that only a receipt has
+    assert (table.rows[0][2:4], table.rows[2][2]) == (("200", "3"), f"{sum(one.units for one in growing().roster):,}")
+    assert len(section.charts) == 1
+    assert releases(SimpleNamespace(result={"run_id": "first"})) is None  # type: ignore[arg-type]
+
+
 @pytest.mark.end_to_end
 def test_two_top_ups_on_ledgers_of_their_own(tmp_path: Path) -> None:
     """What an old unit paid does not move, new units pay once, and the model is that of all releases."""
@@ -226,7 +246,7 @@ def test_two_top_ups_on_ledgers_of_their_own(tmp_path: Path) -> None:
         assert receipt["epsilon"]["lifetime"] == pytest.approx(3.0, abs=1e-3)
         assert not list(banks.home(name).folder.rglob("own-sums*"))
     assert [line["run_id"] for line in third.result["releases"]] == [first.job.run_id, second.job.run_id]
-    assert third.result["releases"][1]["participants"]["used-car"] == {"units": 80, "epsilon": 3.0}
+    assert third.result["releases"][1]["participants"]["used-car"] == {"units": 80, "epsilon": 3.0, "released": {}}
     states = [top_up.load_latest(outcome.job.folder) for outcome in (first, second, third)]
     assert all(state is not None for state in states)
     one, two, three = (state for state in states if state is not None)
