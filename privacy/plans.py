@@ -148,7 +148,10 @@ class Reservation:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the ledger. `state` is "reserved" (abandoned, if its process is gone) or "committed"."""
+    """One line of the ledger. `state` is "reserved" (abandoned, if its process is gone) or "committed".
+
+    With `cohort` it is charged to the units that its run claimed (`privacy.claims`), otherwise to every unit.
+    """
 
     seq: int
     run_id: str
@@ -159,6 +162,7 @@ class Entry:
     events: tuple[Event, ...]
     reply_sha256: str | None
     created: str
+    cohort: bool = False
 
 
 @named_arguments(PlanError)

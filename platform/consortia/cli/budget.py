@@ -84,7 +84,7 @@ def _advise(participant: str) -> None:
 
 @friendly
 def migrate(participant: ParticipantName, home: HomeFolder = None) -> None:
-    """Give a ledger of schema 1 its hash chain. Every row stays."""
+    """Give a ledger of schema 1 or 2 what it lacks: the hash chain, the table of claims. Every row stays."""
     place = home_of(participant, home)
     try:
         migrate_file(place.ledger, participant)

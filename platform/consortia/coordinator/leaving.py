@@ -189,6 +189,11 @@ def _check_terms(folder: Path, scenario: Scenario, record: dict[str, Any], name:
             f'{folder}: wanted learner = "sums" with trust = "local", got {_kind(contract)}, whose updates the '
             f"coordinator does not keep, so nothing can be replayed; {retrain}"
         )
+    if contract.grows:
+        raise InputError(
+            f"{folder}: wanted a run that does not grow, got one of several releases: what {name} sent lies in the "
+            f"folder of each of them, and taking it out of all is not built; {fresh}, and delete these folders"
+        )
     if record["status"] != "completed":
         raise InputError(f"{folder}: wanted a completed run, got one that {record['status']}; go on with --resume")
     if environment.hashes(folder) != record["files"]:

@@ -10,6 +10,7 @@ from typing import Any
 from consortia.common import environment
 from consortia.common.disk import write_json
 from consortia.engines.base import Job
+from consortia.engines.top_up import releases
 from consortia.participant.statistics_at_home import FILE as STATISTICS
 from consortia.terms.costs import updates_event
 from consortia.terms.forecast import FILE as FORECAST
@@ -78,6 +79,7 @@ def build(job: Job, engine: str) -> dict[str, Any]:
         **({"central": record["central"]} if "central" in record else {}),
         **({} if job.scenario.chosen is None else {"chosen": job.scenario.chosen.to_json()}),
         **_statistics(job),
+        **({"releases": before} if (before := releases(job.folder)) else {}),
     }
     write_json(job.folder / "result.json", result)
     return result

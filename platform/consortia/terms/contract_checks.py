@@ -107,6 +107,11 @@ def check_sums(contract: ContractFields) -> None:
             contract.finished_at_home and contract.secure is not None and contract.secure.colluders < 1
         ),
     }
+    if contract.sums is not None and contract.sums.grows:
+        excluded[
+            'trust = "local" with sums.grows: who takes part may differ from release to release, and the difference '
+            "of two totals would show a participant under its own share of the noise"
+        ] = contract.trust != "local"
     for name, rules in contract.industries.items():
         plain = (rules.model, rules.private_steps, rules.momentum, rules.weight_decay)
         added = (rules.init, rules.optimizer, rules.schedule)
@@ -132,6 +137,7 @@ def check_by_industry(contract: ContractFields) -> None:
             "rounds (no asynchronous strategy)": isinstance(terms.strategy.strategy(), Asynchronous),
             "no [stopping]: each industry ends after its rounds": terms.stopping is not None,
             'a learner that trains, not "statistics"': terms.statistics is not None,
+            "no sums.grows: a run that grows has one contract": terms.sums is not None and terms.sums.grows,
         }
         if problems := [text for text, wrong in excluded.items() if wrong]:
             raise ValueError(f"{'; '.join(problems)}, with [contract.by_industry], in {name}")
