@@ -22,6 +22,7 @@ from consortia.audit.games import Game
 from consortia.audit.scenes import AMPLIFYING, DEEP, model_of
 from consortia.metrics.score_bins import has_bins
 from consortia.participant.metrics_release import measure
+from consortia.terms.evaluation import EvaluationTerms
 from consortia.terms.vertical import ModelPrivacy
 from consortia.vertical.assistance import FOLDS
 from consortia.vertical.private_model import assist_privately, model_event
@@ -103,7 +104,8 @@ def scores(seed: int) -> list[Game]:
     due: Any = SimpleNamespace(event=event)
     terms: Any = SimpleNamespace(unit=event.unit, max_rows_per_unit=None)
     request: Any = SimpleNamespace(
-        industry=industry, contract=SimpleNamespace(evaluation=SimpleNamespace(bins=int(random.choice([8, 24]))))
+        industry=industry,
+        contract=SimpleNamespace(evaluation=EvaluationTerms(metrics="dp", bins=int(random.choice([8, 24])))),
     )
 
     def notes(keep: Tensor) -> list[Note]:

@@ -15,6 +15,7 @@ from consortia.common.disk import write_text
 from consortia.common.words import coded
 from consortia.reports.contributions import contribution_sections
 from consortia.reports.explain import sections_of_run
+from consortia.reports.fairness import fairness_sections
 from consortia.reports.page.board import Board, board
 from consortia.reports.page.content import WORDS, Section, sections
 from consortia.reports.page.facts import Facts
@@ -66,6 +67,7 @@ def _all(facts: Facts) -> list[Section]:
         *made[:last],
         *sections_of_run(facts.run.folder),
         *shared,
+        *fairness_sections(facts.result),
         *made[last:],
     ]
 
