@@ -21,7 +21,7 @@ def fairness(
     threshold: Annotated[float, typer.Option(help="A row is called positive from this score on.")] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show how the released model treats groups, from noisy histograms: AUC, positive rates, calibration. It is free."""
+    """Show how the released model treats groups, from noisy histograms: AUC, positive rates, calibration."""
     check_finished(run, "result.json", "scenario.json")
     from consortia.models.fairness import fairness_of_run
     from consortia.reports.fairness import print_fairness

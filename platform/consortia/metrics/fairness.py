@@ -1,8 +1,9 @@
 """How a released model treats groups: post-processing of noisy histograms of score by class and group, at no cost.
 
-Every interval is a 95 % one and counts the noise and the sampling (`from_histograms`). A comparison is of one group with
-all others together, whose cells are other ones, so that both sides are independent: MOVER (Zou & Donner, "Construction
-of confidence limits about effect measures", Stat. Med. 2008). Comparisons are corrected for their number (Bonferroni):
+Every interval is a 95 % one and counts the noise and the sampling (`from_histograms`). A comparison is of one group
+with all others together, whose noise is other noise: MOVER (Zou & Donner, "Construction of confidence limits about
+effect measures", Stat. Med. 2008). A unit with rows on both sides ties them; the intervals of both sides take each of
+its rows as often as a unit may have rows, which covers that. Comparisons are corrected for their number (Bonferroni):
 they hold all together at 95 %.
 
 Guarantee: which groups are shown follows from the noisy counts alone (`shown`).

@@ -7,8 +7,8 @@ Guarantees
 * The run's first message opens the account, and checks and sets aside its budget before anything else (invariant 3). A
   run without budget for its metrics does not start.
 * Test and validation units differ from the training units, and have their own account, `<data set>/evaluation`.
-* By group (`evaluation.groups`) the final histogram has more cells and the same event: a row is in one cell, and a unit's
-  rows count as often as without groups, whichever groups they are in.
+* By group (`evaluation.groups`) the final histogram has more cells and the same event: a row is in one cell, and as
+  many rows of a unit count as without groups, whichever groups they are in.
 """
 
 from __future__ import annotations

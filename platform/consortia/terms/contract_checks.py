@@ -126,8 +126,8 @@ def check_groups(contract: ContractFields) -> None:
         raise ValueError(f"evaluation.groups of the contract's industries, not of {', '.join(strange)}")
     if groups and "private" in contract.scopes.named:
         raise ValueError(
-            "no private scope with evaluation.groups: each participant would measure its own parts, and only a released "
-            "model is measured by group"
+            "no private scope with evaluation.groups: each participant would measure its own parts, and only a "
+            "released model is measured by group"
         )
 
 
