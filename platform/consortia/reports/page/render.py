@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def as_markdown(facts: Facts) -> str:
 def write(facts: Facts, folder: Path) -> list[Path]:
     """Write `report.html` and `report.md`, or `report-NAME` of a participant, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
+    facts = replace(facts, beside=folder.resolve() == facts.run.folder.resolve())
     name = f"report-{facts.whose}" if facts.whose else "report"
     files = {folder / f"{name}.html": as_html(facts), folder / f"{name}.md": as_markdown(facts)}
     for file, text in files.items():
