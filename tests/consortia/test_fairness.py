@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
+from finished_run import write_result, write_run
+from typer.testing import CliRunner
 
 from clients import registry
 from clients._groups import MISSING, Grouping
@@ -19,17 +24,25 @@ from clients._pandas import pd
 from clients.errors import SchemaError
 from clients.schema import Column, Schema, Target
 from consortia.audit import mechanism_games
+from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.coordinator.received_metrics import read
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
 from consortia.metrics import groups, score_bins
 from consortia.metrics.fairness import MEASURES, fairness, shown
 from consortia.metrics.from_histograms import from_histogram
-from consortia.models.fairness import fairness_of_record
+from consortia.models.fairness import fairness_of_record, fairness_of_run
 from consortia.participant import metrics_release, receipt
 from consortia.planning.metrics import check_metrics
+from consortia.reports.evidence.facts import collect
+from consortia.reports.evidence.render import write
 from consortia.reports.fairness import fairness_sections
+from consortia.reports.page.facts import gather
+from consortia.reports.page.render import as_html
+from consortia.reports.page.render import write as write_report
 from consortia.terms.contract import contract_from_json
-from consortia.terms.scenario import load_scenario
+from consortia.terms.scenario import find_scenario, load_scenario
 from privacy.histogram import noisy_histogram
 
 BINARY = Target(name="y", kind="binary", classes=("no", "yes"))
@@ -38,9 +51,10 @@ TERMS = {"run": {"epsilon": 3.0, "delta": 1e-5}, "lifetime": {"epsilon": 6.0, "d
 
 
 @pytest.fixture(autouse=True)
-def _no_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_receipts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written at home takes seconds, and no reply depends on it."""
-    monkeypatch.setattr(receipt, "write", lambda *_: None)
+    if "end_to_end" not in request.keywords:
+        monkeypatch.setattr(receipt, "write", lambda *_: None)
 
 
 def _contract(site: Any, told: dict[str, Any], **more: Any) -> Any:
@@ -254,6 +268,76 @@ def test_counts_of_a_withdrawn_model_say_nothing() -> None:
     assert not fairness_of_record(_record(counts, left={"bank-1": {"industry": "bank"}}))
 
 
+def _measured_run(root: Path) -> Path:
+    """Write a finished run in which used-car released counts by group."""
+    folder = write_run(root)
+    write_result(folder)
+    result = json.loads((folder / "result.json").read_text())
+    told = _record(_counts((60, 40, 20, 80), (90, 10, 50, 50), (1, 0, 1, 0)))["participants"]["bank-0"]["groups"]
+    result["participants"]["used-car"]["groups"] = {**told, "names": ["young", "old", "missing"], "deviation": 0.5}
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def test_the_evidence_pack_says_it_in_place_of_the_open_question(tmp_path: Path) -> None:
+    folder = _measured_run(tmp_path)
+    write(collect(folder), tmp_path / "pack")
+    card = (tmp_path / "pack" / "model_card-bank.md").read_text(encoding="utf-8")
+    law = (tmp_path / "pack" / "ai_act.md").read_text(encoding="utf-8")
+    assert "young: of positives, called so 0.800, 95 % interval" in card
+    assert "missing: not shown, since its noisy rows are too few" in card
+    assert "young differs from all other groups together in of positives, called so by 0.300" in card
+    assert "bank: the released model was measured by age" in law
+    assert "No group was measured in this run" not in card + law
+    (folder / "result.json").write_text(
+        json.dumps(
+            {**json.loads((folder / "result.json").read_text()), "left": {"other": {"industry": "bank", "made": "x"}}}
+        )
+    )
+    assert collect(folder)["industries"]["bank"]["fairness"] is None
+
+
+def test_the_command_reads_the_record_and_says_why_there_is_nothing(tmp_path: Path) -> None:
+    def call(*more: str) -> Any:
+        return CliRunner().invoke(build_app(), ["fairness", str(folder), *more], env={"COLUMNS": "200"})
+
+    folder = _measured_run(tmp_path)
+    found = json.loads(call("--json", "--threshold", "0.9").stdout)
+    assert found[0]["participants"] == ["used-car"]
+    assert found[0]["threshold"] > 0.5
+    assert "too few: not shown" in call().stdout
+    for more, words in (
+        (("--participant", "nobody"), "--participant nobody: wanted one of"),
+        (("--participant", "other"), "contract.evaluation.groups before a run"),
+        (("--industry", "shop"), "--industry shop: wanted one of bank"),
+        (("--threshold", "1"), "--threshold: wanted a number between 0 and 1"),
+    ):
+        result = call(*more)
+        assert result.exit_code == 2
+        assert words in " ".join(result.output.split())
+
+
+def test_the_report_shows_groups_and_names_passport_and_evidence(tmp_path: Path) -> None:
+    folder = _measured_run(tmp_path)
+    facts = gather(folder)
+    assert "<h2" in as_html(facts)
+    assert "Proof" not in as_html(facts)
+    (folder / "passport.json").write_text("{}")
+    write(collect(folder), folder / "evidence")
+    for file in write_report(facts, folder):
+        text = file.read_text(encoding="utf-8")
+        assert "Fairness: bank by age" in text
+        assert "Proof" in text
+        linked = file.suffix == ".html"
+        assert ('<a href="passport.json">passport.json</a>' in text) == linked
+        assert ('<a href="evidence/README.md">' in text) == linked
+    (elsewhere, _) = write_report(facts, tmp_path / "other")
+    assert "passport.json of the run&#39;s folder" in elsewhere.read_text(encoding="utf-8")
+    facts_file = folder / "evidence" / "facts.json"
+    facts_file.write_text(facts_file.read_text().replace(folder.name, "another-run"))
+    assert "evidence/README.md" not in as_html(facts)
+
+
 def _benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(BENCHMARK.parent))
     spec = importlib.util.spec_from_file_location("fairness_coverage", BENCHMARK)
@@ -275,3 +359,33 @@ def test_intervals_hold_and_equal_groups_are_seldom_called_different(monkeypatch
     other = benchmark.measure(benchmark.CASES[2][1], 3.0, 100, truth_rows=200_000)
     assert min(*other["coverage"].values(), other["together"]) >= 0.88
     assert other["found"] > 0.9
+
+
+@pytest.mark.end_to_end
+def test_a_run_measures_its_final_model_by_group_and_pays_once(tmp_path: Path) -> None:
+    source = find_scenario("secure-banks")
+    data = tomllib.loads(source.read_text(encoding="utf-8"))
+    data["contract"] |= {
+        "releases": ["sums", "metrics"],
+        "evaluation": {"metrics": "dp", "groups": {"bank": {"column": "age", "cuts": [35.0]}}},
+    }
+    (tmp_path / source.name).write_text(tomli_w.dumps(data), encoding="utf-8")
+    target = tmp_path / "policies" / source.stem
+    shutil.copytree(source.parent / "policies" / source.stem, target)
+    for file in target.glob("*.toml"):
+        policy = tomllib.loads(file.read_text(encoding="utf-8"))
+        policy["budget"]["evaluation"] = {key: {"epsilon": 3.0, "delta": 1e-5} for key in ("run", "lifetime")}
+        policy["allow"]["releases"] = ["sums", "metrics"]
+        policy["allow"]["contracts"] = "any"
+        file.write_text(tomli_w.dumps(policy), encoding="utf-8")
+    options = Options(scenario=str(tmp_path / source.name), seed=1, out=tmp_path / "runs")
+    done = execute(prepare(options), options)
+    (told,) = done.result["fairness"]
+    assert told["column"] == "age"
+    assert [group["name"] for group in told["groups"]] == ["age < 35", "age >= 35"]
+    for line in done.result["participants"].values():
+        assert np.shape(line["groups"]["counts"]) == (2, 2, 24)
+        assert 0 < line["epsilon"]["metrics"]["run"] <= 3
+        assert line["metrics"]["auc"]["release"] == "dp"
+    (found,) = fairness_of_run(done.folder)
+    assert found.as_json() == json.loads(json.dumps(told))

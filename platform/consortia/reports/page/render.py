@@ -74,10 +74,16 @@ def _all(facts: Facts) -> list[Section]:
     ]
 
 
+def _cell(text: object) -> str:
+    """Return text as a cell of Markdown; of a link its words."""
+    plain = text.striptags() if isinstance(text, Markup) else str(text)
+    return html.escape(plain, quote=False).replace("|", "\\|").replace("\n", " ")
+
+
 def _environment(*, escape: bool) -> Environment:
     loader = PackageLoader("consortia.reports.page", "pages")
     made = Environment(loader=loader, autoescape=escape, undefined=StrictUndefined, trim_blocks=False)  # noqa: S701
-    made.filters["cell"] = lambda text: html.escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")
+    made.filters["cell"] = _cell
     made.filters["coded"] = coded
     made.tests["one_value"] = lambda cell: _ONE_VALUE.fullmatch(str(cell)) is not None
     return made
