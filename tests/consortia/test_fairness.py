@@ -387,5 +387,5 @@ def test_a_run_measures_its_final_model_by_group_and_pays_once(tmp_path: Path) -
         assert np.shape(line["groups"]["counts"]) == (2, 2, 24)
         assert 0 < line["epsilon"]["metrics"]["run"] <= 3
         assert line["metrics"]["auc"]["release"] == "dp"
-    (found,) = fairness_of_run(done.folder)
+    (found,) = fairness_of_run(tmp_path / "runs" / done.result["run_id"])
     assert found.as_json() == json.loads(json.dumps(told))
