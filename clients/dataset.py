@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients._checking import QuarantineReport, blank_to_none
+from clients._groups import Grouping
 from clients._values import DEMO_KEY, digests, pseudonym, text
 from clients.errors import QuarantineError, SchemaError
 from clients.industry import IndustryClient, effective_schema
@@ -46,6 +47,8 @@ class Table:
     marks : ndarray of uint64 (n_rows, 2), optional
         Keyed hashes of each row's content and of its unit, by which two data sets are compared at home; None for
         synthetic rows, which are nobody's.
+    groups : ndarray of int64 (n_rows,), optional
+        The public group of each row, where a run measures by group; -1 for none.
     """
 
     inputs: dict[str, Tensor]
@@ -59,6 +62,7 @@ class Table:
     synthetic: bool = False
     rows_capped: int = 0
     marks: NDArray[np.uint64] | None = None
+    groups: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -96,6 +100,7 @@ class Table:
             row_ids=tuple(self.row_ids[i] for i in chosen),
             split_keys=tuple(self.split_keys[i] for i in chosen),
             marks=None if self.marks is None else self.marks[chosen],
+            groups=None if self.groups is None else self.groups[chosen],
         )
 
 
@@ -107,6 +112,7 @@ def prepare(
     max_rows_per_unit: int | None = None,
     filter: str | None = None,
     columns: Sequence[str] = (),
+    grouping: Grouping | None = None,
     key: bytes = DEMO_KEY,
     quarantine_threshold: float = 0.2,
     where: str = "the source",
@@ -123,6 +129,8 @@ def prepare(
         A unit with more rows keeps those whose hashes are smallest: a choice that no other unit can change.
     filter, columns
         See `effective_schema`. They choose rows and features, never the split: keys come from the whole row.
+    grouping : Grouping, optional
+        By which public groups the rows will be measured.
     key : bytes
         The participant's secret for hashed identifiers and row ids. The default is public.
     quarantine_threshold : float
@@ -177,6 +185,7 @@ def prepare(
         synthetic=synthetic,
         rows_capped=len(rows) - len(kept),
         marks=None if synthetic else _marks(client.schema, good, key, None if unit == RECORD else frame[unit]),
+        groups=None if grouping is None else grouping.codes(client.schema, good),
     )
 
 

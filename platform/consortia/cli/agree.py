@@ -13,12 +13,14 @@ from consortia.common.console import tell
 from consortia.common.errors import InputError, RefusedError
 from consortia.common.strict import parse
 from consortia.participant import contract_list
-from consortia.participant.agreement import sign, withdraw
+from consortia.participant.agreement import measured, sign, taken, withdraw
 from consortia.participant.home import Home
 from consortia.participant.identity import make_identity
+from consortia.terms.contract import Contract
 from consortia.terms.policy import Policy, Proposal, check_unit, policy_or_input_error
 from consortia.terms.scenario import Scenario, load_scenario
-from consortia.trust.passport.statement import Agreement
+from consortia.trust.passport.statement import Agreement, Measured
+from privacy.ledger import Budget
 
 _SEES = {
     "local": "the coordinator sees each noisy release by name; the other participants see the model made of them",
@@ -77,7 +79,7 @@ def _agreement(place: Home, policy: Policy, loaded: Scenario, purpose: str, unti
     terms = policy.dataset[proposal.dataset]
     try:
         check_unit(terms, proposal)
-        allowed = policy.budget.of(contract)
+        cost = _cost(policy, contract, proposal)
     except RefusedError as error:
         raise InputError(error.detail) from None
     stated = purpose or (contract.vertical.purpose if contract.vertical else "")
@@ -92,13 +94,29 @@ def _agreement(place: Home, policy: Policy, loaded: Scenario, purpose: str, unti
         "until": _day(until),
         "dataset": proposal.dataset,
         "unit": terms.unit,
-        "epsilon": None if proposal.epsilon is None else min(proposal.epsilon, allowed.epsilon),
-        "delta": min(proposal.delta, allowed.delta),
+        "epsilon": None if cost is None else cost.epsilon,
+        "delta": proposal.delta if cost is None else cost.delta,
         "releases": part.vertical.releases_of(place.participant) if part.vertical else part.releases,
         "trust": part.trust,
         "others": [each.name for each in loaded.roster if each.name != place.participant],
     }
+    try:
+        metrics = None if part.vertical else measured(policy, part, line.industry)
+    except RefusedError as error:
+        raise InputError(f"{place.policy}: {error.detail}") from None
+    if metrics is not None:
+        stated_terms["metrics"] = metrics.model_dump()
     return parse(Agreement, stated_terms, "agreement")
+
+
+def _cost(policy: Policy, contract: Contract, proposal: Proposal) -> Budget | None:
+    """Return what is signed of the training units; None where something leaves without noise.
+
+    A partner of a vertical run signs what its own policy allows a run: nobody proposes it an ε.
+    """
+    wanted = taken(policy, contract, proposal)
+    partner = contract.vertical is not None and policy.participant in contract.vertical.partners
+    return policy.budget.of(contract).budget() if partner and wanted is not None else wanted
 
 
 def _day(text: str) -> str | None:
@@ -119,7 +137,11 @@ def _words(agreement: Agreement, policy: Policy, loaded: Scenario) -> list[str]:
     vertical = loaded.contract.vertical
     if vertical and agreement.participant in vertical.partners:
         scores = vertical.scores_epsilon
-        epsilon = "∞: scores are disclosed as they are" if scores is None else f"{scores:g} at most, of its scores"
+        epsilon = (
+            "∞: scores are disclosed as they are"
+            if scores is None
+            else f"{epsilon} (policy); its scores cost {scores:g} under this contract"
+        )
     life, others = policy.budget.lifetime, ", ".join(agreement.others[:10])
     more = len(agreement.others) - 10
     seen = "see docs/guarantees.md, Vertical mode" if vertical else _SEES[agreement.trust]
@@ -131,5 +153,20 @@ def _words(agreement: Agreement, policy: Policy, loaded: Scenario) -> list[str]:
         f"  for what:     {agreement.purpose}",
         f"  until when:   {agreement.until or 'withdrawn'}{'' if agreement.until is None else ', that day included'}",
         f"  for which ε:  {epsilon}, δ {agreement.delta:g}, unit {agreement.unit}, horizon: each run of this contract",
+        *_metrics_words(agreement.metrics, agreement.unit, policy),
         f"  all together: ε {life.epsilon:g} at most, δ {life.delta:g}, horizon: lifetime of the data set (policy)",
+    ]
+
+
+def _metrics_words(metrics: Measured | None, unit: str, policy: Policy) -> list[str]:
+    """Return what released metrics may cost the evaluation units, in a line or two; nothing where none leaves."""
+    if metrics is None:
+        return []
+    by = "" if metrics.by is None else f", told apart by {metrics.by}"
+    if metrics.epsilon is None or policy.budget.evaluation is None:
+        return [f"  of metrics:   ε ∞: metrics leave without noise{by}"]
+    life = policy.budget.evaluation.lifetime
+    return [
+        f"  of metrics:   ε {metrics.epsilon:g} at most, δ {metrics.delta:g}, unit {unit} of the evaluation rows{by}",
+        f"  all metrics:  ε {life.epsilon:g} at most, δ {life.delta:g}, horizon: lifetime of these rows (policy)",
     ]

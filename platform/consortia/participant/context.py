@@ -73,6 +73,7 @@ class Work:
         self.dataset = request.proposal.dataset
         try:
             self.client = client_for(self.terms)
+            metrics_release.check_groups(request, self.client.schema)
             if request.contract.vertical is None:
                 check_agreed(self.client, request.contract.industries[request.industry])
                 if not home.simulation:

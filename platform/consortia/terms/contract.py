@@ -14,6 +14,7 @@ from consortia.common.errors import InputError
 from consortia.common.strict import check_schema, parse
 from consortia.terms.contract_checks import (
     check_by_industry,
+    check_groups,
     check_optimizers,
     check_participations,
     check_secure_sum,
@@ -45,11 +46,14 @@ class Contract(ContractFields):
         if self.wire != WIRE_VERSION:
             raise ValueError(f"wire = {WIRE_VERSION} (what this version speaks)")
         if check_mode(self.mode, self.vertical, self.rounds, self.industries, self.releases):
+            if self.evaluation.groups:
+                raise ValueError("no evaluation.groups for mode 'vertical': no released model is measured")
             return self
         if self.by_industry:
             check_by_industry(self)
             self.group_contracts()
             return self
+        check_groups(self)
         check_sums(self)
         if self.learner == "gradient" and "update" not in self.releases:
             raise ValueError("releases that include 'update'")
@@ -111,6 +115,7 @@ class Contract(ContractFields):
         for learner in ("sums", "additive"):
             if data[learner] is not None:
                 data[learner] = data[learner].only(industries)
+        data["evaluation"] = data["evaluation"].only(industries)
         data["industries"] = {name: data["industries"][name] for name in industries}
         try:
             return Contract.model_validate(data)
