@@ -52,7 +52,7 @@ from consortia.terms.scopes import build_module
 from privacy.dp_sgd import PlainPlan, train_plain
 from privacy.randomness import seeded_generator
 
-SCENARIOS = ("heartbeats", "imaging", "turbofans", "turbofans-life")
+SCENARIOS = ("heartbeats", "imaging", "recommendations", "turbofans", "turbofans-life")
 SHOWN = ("pooled", "federated", "local", "control", "joined")
 
 
