@@ -33,7 +33,7 @@ def compute(metrics: Iterable[str], kind: str, scores: Any, target: Any) -> dict
         Names of metrics for targets of that kind; MetricError otherwise.
     scores : array (n,) or (n, n_classes)
         What `clients.models.predict` gives.
-    target : array (n,)
-        0/1, class codes, or values.
+    target : array (n,) or (n, 2)
+        0/1, class codes, or values; with strata beside it as `clients.dataset.Table.measured` gives it.
     """
     return {name: of_kind(name, kind).value(scores, target) for name in metrics}

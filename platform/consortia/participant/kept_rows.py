@@ -148,6 +148,8 @@ def _encoded(rows: Partitions) -> bytes:
             tensors[f"{part}/{name}"] = _letters(getattr(table, name))
         tensors |= {f"{part}/inputs/{name}": tensor.contiguous() for name, tensor in table.inputs.items()}
         tensors |= {f"{part}/target": table.target.contiguous(), f"{part}/unit_index": table.unit_index.contiguous()}
+        if table.strata is not None:
+            tensors[f"{part}/strata"] = table.strata.contiguous()
         if table.marks is not None:
             tensors[f"{part}/marks"] = torch.from_numpy(np.ascontiguousarray(table.marks).view(np.int64))
         names = {"feature_names": table.feature_names, "rows_capped": table.rows_capped, "synthetic": table.synthetic}
@@ -191,6 +193,7 @@ def _table(part: str, head: dict[str, Any], tensors: dict[str, Tensor], report: 
         synthetic=head["synthetic"],
         rows_capped=head["rows_capped"],
         marks=None if marks is None else marks.numpy().view(np.uint64),
+        strata=tensors.get(f"{part}/strata"),
     )
 
 
