@@ -36,6 +36,7 @@ COMMITTED = (
     "intrusions-unlabelled",
     "heartbeats",
     "imaging",
+    "survival",
     "turbofans",
     "turbofans-life",
 )
