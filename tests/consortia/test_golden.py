@@ -31,6 +31,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "banks": {"seed": 1, "epsilon": ("inf",)},
     "banks-network": {"rounds": 4, "seed": 1, "epsilon": ("inf",)},
     "hospitals-network": {"rounds": 4, "seed": 1, "epsilon": ("inf",)},
+    "survival": {"rounds": 6, "seed": 1, "epsilon": ("inf",)},
     **{
         name: {"rounds": 2, "seed": 1, "epsilon": ("inf",)}
         for name in (
@@ -39,7 +40,6 @@ RUNS: dict[str, dict[str, Any]] = {
             "imaging",
             "intrusions",
             "intrusions-unlabelled",
-            "survival",
             "turbofans",
             "turbofans-life",
         )
