@@ -168,7 +168,7 @@ def prepare(
     content = _content(client.schema, good, key)
     rows = _distinct(content)
     if unit == RECORD:
-        # Equal rows are different units with one split key: a copy more adds a unit and moves none.
+        # Equal rows are different units with one split key: one more copy adds a unit and moves no other unit.
         units, split_keys = rows, content
     else:
         units = split_keys = [pseudonym(key, "unit", unit, str(value)) for value in good[unit]]
@@ -252,7 +252,7 @@ def _content(schema: Schema, good: pd.DataFrame, key: bytes) -> list[str]:
 def _canonical(value: object) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return "-"
-    # Zero has two signs and one meaning.
+    # Zero has two signs, and both mean the same.
     return f"={value + 0.0!r}" if isinstance(value, float) else f"={value}"
 
 

@@ -82,7 +82,7 @@ class Fit:
     gradient : bool
         Participants send a gradient of one step instead of parameters.
     plain_steps : bool
-        It reckons with learning rate and momentum of gradient descent, so local optimizers must be `sgd`.
+        Its formula uses the learning rate and momentum of gradient descent, so local optimizers must be `sgd`.
     server_learning_rate, server_momentum : bool
         Whether it takes these keys.
     proximal : float or None
@@ -177,9 +177,9 @@ class Clusters(Protocol):
     """A strategy that finds clusters among the members of a group and gives each cluster its own parameters."""
 
     def model(self, current: State, memory: State, participant: str) -> dict[str, Tensor]:
-        """Return the parameters that a participant gets; its next update is a change of these.
+        """Return the parameters that a participant gets. Its next update says how it changed these.
 
-        Names, shapes and dtypes are those of `current`, which it is as long as there is one cluster.
+        Names, shapes and dtypes are those of `current`. With one cluster the parameters are `current` itself.
         """
         ...
 
@@ -193,7 +193,7 @@ class TakesTurns(Protocol):
     """A strategy that asks one participant a round."""
 
     def order(self, number: int, names: Sequence[str]) -> list[str]:
-        """Return all `names`, the one whose turn round `number` is first, then who is asked if it does not answer."""
+        """Return all `names`: first whose turn it is in round `number`, then who is asked if it does not answer."""
         ...
 
 

@@ -86,7 +86,8 @@ class Clustered(Simple):
 
         The memory is round; member/<participant>, the cluster's number; pull/<participant>, the decayed sum of changes
         (n_coordinates,); and, once there are several, cluster/<number>/<parameter>. The group's parameters are then
-        the mean of the members' models, which nobody gets: of whom nothing is known belongs to the first cluster.
+        the mean of the members' models, which nobody gets. A participant that is not yet known belongs to the first
+        cluster.
         """
         import torch
 
@@ -108,7 +109,7 @@ class Clustered(Simple):
             for k in sorted(set(member.values()))
             if (mine := [u for u in updates if member[u.participant] == k])
         }
-        for name, k in member.items():  # nobody of it answered: it stays where its members were
+        for name, k in member.items():  # nobody of this cluster answered, so its model stays as it was
             models.setdefault(k, self.model(current, memory, name))
         kept = {"round": torch.tensor(number)} | {f"pull/{name}": tensor.clone() for name, tensor in pulls.items()}
         kept |= {f"member/{name}": torch.tensor(k) for name, k in member.items()}

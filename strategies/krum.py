@@ -4,8 +4,9 @@ Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradien
 (Krum) and section 6 (Multi-Krum, the mean of the m best).
 
 Meaningful for n >= 2f + 3 participants with f attackers (proposition 1), and for m <= n - f - 2 selected ones.
-One vote each. Squared distances are taken in float64, of changes of the current model: of the parameters themselves
-(Flower's way) an expanded square loses all digits once they are large (`strategies.streaming.squared_distances`).
+Each participant has one vote. Squared distances are taken in float64, of changes of the current model: of the
+parameters themselves (Flower's way) an expanded square loses all digits once they are large
+(`strategies.streaming.squared_distances`).
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def _r2(scores: Array, target: Array, weights: Array) -> Array:
     y = target - target.mean()
     total = weights.sum(1)
     spread = (weights * (y - (weights @ y / total)[:, None]) ** 2).sum(1)
-    # What rounding leaves of no spread is no spread.
+    # So small a spread is rounding: there is none.
     alike = spread <= 1e-24 * (weights @ y**2)
     return np.where(alike, np.nan, 1 - weights @ _square(scores, target) / spread)
 

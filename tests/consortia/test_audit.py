@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from audit_mutants import LISTED, ROOT, Mutant, audit, tree
 from audited_scenario import SCENARIOS
+from command_line import APP
 from planted_bugs import PLANTED, Planted
 from typer.testing import CliRunner
 
 from consortia.audit.run import INSTRUMENTS
-from consortia.cli import build_app
 
 
 @pytest.mark.end_to_end
@@ -66,4 +66,4 @@ def test_no_instrument_names_a_mistake() -> None:
 def test_bad_input_is_a_sentence_and_status_2() -> None:
     runner = CliRunner()
     for arguments in (["audit", "no-such-scenario"], ["audit", "banks-network", "--only", "luck"]):
-        assert runner.invoke(build_app(), arguments).exit_code == 2
+        assert runner.invoke(APP, arguments).exit_code == 2

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import tomli_w
+from command_line import APP
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.deploy.kit import write_kit
 from consortia.engines.demonstration import demo_policy_file
@@ -157,12 +157,12 @@ def test_a_wrong_contract_is_refused_by_name(contract: dict[str, Any], wanted: s
 def test_check_says_what_was_chosen_and_why(tmp_path: Path) -> None:
     file = tmp_path / "auto.toml"
     file.write_text(tomli_w.dumps(_data("banks")), encoding="utf-8")
-    shown = CliRunner().invoke(build_app(), ["check", str(file)]).stdout.replace("\n", " ")
+    shown = CliRunner().invoke(APP, ["check", str(file)]).stdout.replace("\n", " ")
     assert 'bank: learner "sums", chosen by the rule: 600 training units in all, fewer than the 700' in shown
-    told = json.loads(CliRunner().invoke(build_app(), ["check", str(file), "--json"]).stdout)
+    told = json.loads(CliRunner().invoke(APP, ["check", str(file), "--json"]).stdout)
     assert told["chosen"]["bank"]["learner"] == "sums"
     assert told["contract_sha256"] == load_scenario("banks").contract.sha256()
-    assert "chosen" not in json.loads(CliRunner().invoke(build_app(), ["check", "linear", "--json"]).stdout)
+    assert "chosen" not in json.loads(CliRunner().invoke(APP, ["check", "linear", "--json"]).stdout)
 
 
 def test_a_kit_says_nothing_of_others(tmp_path: Path) -> None:

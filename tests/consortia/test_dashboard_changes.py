@@ -15,11 +15,11 @@ from typing import Any
 
 import httpx
 import pytest
+from command_line import APP
 from dashboard_pages import TOKEN, crawl, get
 from fastapi import FastAPI
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.dashboard.app import build
 from consortia.dashboard.coordinator import CoordinatorView
@@ -34,7 +34,6 @@ from privacy.ledger import Ledger
 
 CHANGE_TOKEN = "a-token-for-changes-of-this-test"
 ORIGIN = {"Origin": "http://127.0.0.1"}
-APP = build_app()
 
 
 @pytest.fixture

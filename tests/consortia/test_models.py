@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import APP
 from typer.testing import CliRunner, Result
 
 from clients import registry as industries
 from clients.dataset import prepare
 from clients.industry import IndustryClient
 from clients.schema import Column, Derived, Schema, Target
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.models import onnx_file, registry
 from consortia.models.onnx_file import TOLERANCE, largest_difference, predicted_range, run_onnx, to_onnx
@@ -31,7 +31,6 @@ from consortia.participant.personal import candidates
 from consortia.terms.scenario import committed_scenarios, load_scenario
 from consortia.terms.scopes import build_module
 
-APP = build_app()
 ROOT = Path(__file__).resolve().parents[2]
 GUARANTEE = {
     "epsilon": 1.0,

@@ -126,6 +126,7 @@ def test_with_seeded_noise_a_private_run_equals_the_embedded_one(
         assert participant["noise_multiplier"] == embedded.result["participants"][name]["noise_multiplier"]
 
 
+@pytest.mark.end_to_end
 def test_noise_is_fresh_and_the_record_says_what_it_is(tmp_path: Path) -> None:
     runs = [_run(tmp_path, "vectorized", scenario="linear", rounds=2, epsilon=("3",)) for _ in range(2)]
     assert not _equal(*runs)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from consortia.cli.budget_accounts import HomeOption, home_of, open_ledger
-from consortia.common.console import out
+from consortia.cli.budget_accounts import open_ledger
+from consortia.cli.options import HomeFolder, ParticipantName, home_of
+from consortia.common.console import tell
 from consortia.common.errors import InputError, RefusedError
 from consortia.common.strict import parse
 from consortia.participant import contract_list
@@ -27,7 +28,7 @@ _SEES = {
 
 
 def agree(
-    participant: Annotated[str, typer.Argument(help="Name of the participant.")],
+    participant: ParticipantName,
     scenario: Annotated[str, typer.Argument(help="Name or path of the scenario whose contract is agreed to.")],
     purpose: Annotated[str, typer.Option(help="For what the result may be used, in a sentence.")] = "",
     until: Annotated[str, typer.Option(help="Last day, YYYY-MM-DD (UTC); without it until withdrawn.")] = "",
@@ -35,7 +36,7 @@ def agree(
     withdrawn: Annotated[bool, typer.Option("--withdraw", help="Withdraw the agreement instead.")] = False,
     rounds: Annotated[int | None, typer.Option(help="The contract with another number of rounds.")] = None,
     seed: Annotated[int | None, typer.Option(help="The contract with another seed.")] = None,
-    home: HomeOption = None,
+    home: HomeFolder = None,
 ) -> None:
     """Sign what a run may take of this participant: what leaves, to whom, for what, until when, for which ε."""
     place = home_of(participant, home)
@@ -51,18 +52,18 @@ def agree(
         contract_list.rewrite(place, entry, listed=False)  # first: from here on nothing is accepted
         with open_ledger(place) as ledger:
             withdraw(place, ledger, loaded.contract.sha256())
-        _say(f"{participant} withdrew its agreement to {entry}. What was released before cannot be called back.")
+        tell(f"{participant} withdrew its agreement to {entry}. What was released before cannot be called back.")
         return
     agreement = _agreement(place, policy, loaded, purpose, until)
     for line in _words(agreement, policy, loaded):
-        _say(line)
+        tell(line)
     if not yes and not typer.confirm("Sign this?"):
         raise InputError("agree: wanted yes, got no; nothing was signed")
     make_identity(place)
     with open_ledger(place) as ledger:
         digest = sign(place, ledger, agreement)
     contract_list.rewrite(place, entry, listed=True, signed=True)  # last: without it the contract is not accepted
-    _say(f"signed by {participant}: SHA-256 {digest}")
+    tell(f"signed by {participant}: SHA-256 {digest}")
 
 
 def _agreement(place: Home, policy: Policy, loaded: Scenario, purpose: str, until: str) -> Agreement:
@@ -132,7 +133,3 @@ def _words(agreement: Agreement, policy: Policy, loaded: Scenario) -> list[str]:
         f"  for which ε:  {epsilon}, δ {agreement.delta:g}, unit {agreement.unit}, horizon: each run of this contract",
         f"  all together: ε {life.epsilon:g} at most, δ {life.delta:g}, horizon: lifetime of the data set (policy)",
     ]
-
-
-def _say(sentence: str) -> None:
-    out.print(sentence, markup=False, highlight=False, soft_wrap=True)

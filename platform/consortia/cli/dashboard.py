@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consortia.common.console import err, out
+from consortia.common.console import err, tell
 from consortia.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def dashboard(
     if token == change_token:
         raise InputError(f"${CHANGE_VARIABLE}: wanted another token than ${TOKEN_VARIABLE}, got the same")
     listener = listen(host, port)
-    out.print(f"http://{host}:{listener.getsockname()[1]}/", highlight=False, soft_wrap=True)
-    out.print(f"token: {token}" if made else f"token: ${TOKEN_VARIABLE}", highlight=False, soft_wrap=True)
+    tell(f"http://{host}:{listener.getsockname()[1]}/")
+    tell(f"token: {token}" if made else f"token: ${TOKEN_VARIABLE}")
     if allow_changes:
         told = change_token if change_made else f"${CHANGE_VARIABLE}"
-        out.print(f"token for changes: {told}", highlight=False, soft_wrap=True)
+        tell(f"token for changes: {told}")
     if home is not None and not _is_loopback(host):
         err.print(f"{host} can be called from elsewhere: this view is {participant}'s own", style="yellow")
     serve(view, token, listener, participant, change_token)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from consortia.common.console import out
+from consortia.cli.options import FinishedRun
+from consortia.common.console import tell
 
 
 def evidence(
-    run: Annotated[Path, typer.Argument(help="The coordinator's folder of a finished run.")],
+    run: FinishedRun,
     target: Annotated[Path, typer.Option("--out", help="Write the pack into this folder.")],
 ) -> None:
     """Write a run's evidence pack: model card, data sheet, Croissant, DPIA annex, EU AI Act and HIPAA. It is free."""
@@ -19,4 +20,4 @@ def evidence(
     from consortia.reports.evidence.render import write
 
     for file in write(collect(run), target):
-        out.print(str(file), markup=False, highlight=False, soft_wrap=True)
+        tell(str(file))

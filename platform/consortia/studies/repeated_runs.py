@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 #: (options, sources that replace the run's own by participant) -> the finished repetition.
 Rerun = Callable[["Options", dict[str, str]], Job]
-#: Normal quantile that a 95 % bootstrap interval is twice of.
+#: A 95 % interval reaches so many standard errors to either side (a normal quantile).
 _Z = 1.96
 
 

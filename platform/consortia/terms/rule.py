@@ -81,16 +81,12 @@ def rows_left(contract: Contract, industry: str, members: Sequence[RosterPartici
     members : all participants of the industry, one at least.
     """
     rule = additive_recipe(contract, industry)
-    units = tuple(float(_units(participant, contract.split)) for participant in members)
+    units = tuple(float(contract.split.training_units(participant.units)) for participant in members)
     multipliers = [sigma_of(contract, participant) or 0.0 for participant in members]
     row = float(curvatures(rule.outcome).mean()) * len(rule.cells.terms) / rule.cells.size
     weights, noise = _noise(contract, rule, industry, units, multipliers, row)
     rounds = rule.shares.messages - 1
     return effective_rows(Others(units, weights, noise / rounds), row)
-
-
-def _units(participant: RosterParticipant, split: Split) -> int:
-    return max(1, round(participant.units * split.train))
 
 
 def _noise(
@@ -136,7 +132,7 @@ def _chosen(
     alone["additive"] = _only(alone["additive"], industry)
     networked = network_terms(contract, industry)
     split = parse(Split, contract.get("split", {}), f"{where}: contract.split")
-    units = sum(_units(participant, split) for participant in members)
+    units = sum(split.training_units(participant.units) for participant in members)
     only = ""
     if schema.target.kind == "anomaly":
         only = "it learns no label, which only a network can do without"

@@ -85,7 +85,7 @@ def sigma_of(contract: Contract, participant: RosterParticipant) -> float | None
 def units_drawn(contract: Contract, participant: RosterParticipant) -> int:
     """Return how many units one draw holds at most, but for a tail of six standard deviations."""
     rate = contract.industries[participant.industry].sampling_rate
-    units = max(1, round(participant.units * contract.split.train))
+    units = contract.split.training_units(participant.units)
     return min(units, math.ceil(rate * units + 6 * math.sqrt(rate * (1 - rate) * units)))
 
 

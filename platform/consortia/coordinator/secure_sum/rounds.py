@@ -23,7 +23,6 @@ from consortia.coordinator.secure_sum.step import OpenSum, by_group, step
 from consortia.coordinator.sums import secure_step
 from consortia.messages.envelope import decode
 from consortia.messages.reply import FINAL, check_account
-from consortia.messages.size_release import declared
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, for_participant
 from consortia.terms.settle import fixed_point, sizes, units_drawn
@@ -283,7 +282,10 @@ class SecureRounds:
             )
         ((_, one),) = totals.items()
         weights = {name: self._clip(name) for name in one.names}
-        units = {name: float(declared(self.contract, self._participants[name].participant)) for name in one.names}
+        units = {
+            name: float(self.contract.split.training_units(self._participants[name].participant.units))
+            for name in one.names
+        }
         return secure_step(self.contract, state, group, number, one, self._code, weights, units)
 
     def _checked(self, opened: Mapping[str, OpenSum], number: int) -> dict[str, OpenSum]:

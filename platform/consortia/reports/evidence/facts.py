@@ -19,6 +19,7 @@ from clients.tables import known_from
 from consortia.common.errors import InputError
 from consortia.common.strict import read_record
 from consortia.reports.evidence.schema import schema_of
+from consortia.reports.page.closing import model_words
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.terms.scenario import Scenario, scenario_from_json
 from consortia.trust.passport import known_passport
@@ -111,16 +112,11 @@ def _industry(scenario: Scenario, name: str, result: Mapping[str, Any]) -> dict[
         "split": terms.split,
         "client_sha256": terms.client or None,
         "private_parts": sorted(part for part, scope in contract.scopes.model_dump().items() if scope == "private"),
-        "model": _model_words(terms),
+        "model": model_words(terms),
         "model_files": models,
         "schema": schema_of(client.schema),
         "participants": [each.name for each in scenario.roster if each.industry == name],
     }
-
-
-def _model_words(terms: IndustryTerms) -> str:
-    hidden = ", ".join(str(width) for width in terms.model.hidden)
-    return f"{terms.model.kind}, hidden widths {hidden}" if hidden else terms.model.kind
 
 
 def _participant(
