@@ -49,6 +49,8 @@ class Table:
         synthetic rows, which are nobody's.
     groups : ndarray of int64 (n_rows,), optional
         The public group of each row, where a run measures by group; -1 for none.
+    strata : LongTensor (n_rows,), optional
+        Which value of `Target.within` each row has; None where all rows are compared with one another.
     """
 
     inputs: dict[str, Tensor]
@@ -63,6 +65,7 @@ class Table:
     rows_capped: int = 0
     marks: NDArray[np.uint64] | None = None
     groups: NDArray[np.int64] | None = None
+    strata: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -80,6 +83,12 @@ class Table:
     def n_units(self) -> int:
         """Number of privacy units that hold these rows."""
         return len(self.unit_ids)
+
+    @property
+    def measured(self) -> NDArray[Any]:
+        """What a metric compares scores with: the target (n_rows,), or beside its strata (n_rows, 2)."""
+        target = np.asarray(self.target)
+        return target if self.strata is None else np.column_stack([target, np.asarray(self.strata)])
 
     def take(self, rows: NDArray[Any] | Sequence[int] | Tensor) -> Table:
         """These rows (a mask (n_rows,) or positions), in their order; units are numbered anew."""
@@ -101,6 +110,7 @@ class Table:
             split_keys=tuple(self.split_keys[i] for i in chosen),
             marks=None if self.marks is None else self.marks[chosen],
             groups=None if self.groups is None else self.groups[chosen],
+            strata=None if self.strata is None else self.strata[index],
         )
 
 
@@ -173,6 +183,7 @@ def prepare(
     kept = _within_cap(units, rows, max_rows_per_unit)
     unit_ids, unit_index = _number([units[i] for i in kept])
     good = good.iloc[kept]
+    strata = client.schema.strata(good)
     return Table(
         inputs={"features": torch.from_numpy(view.features(good))},
         target=torch.from_numpy(client.schema.labels(good)),
@@ -186,6 +197,7 @@ def prepare(
         rows_capped=len(rows) - len(kept),
         marks=None if synthetic else _marks(client.schema, good, key, None if unit == RECORD else frame[unit]),
         groups=None if grouping is None else grouping.codes(client.schema, good),
+        strata=None if strata is None else torch.from_numpy(strata),
     )
 
 

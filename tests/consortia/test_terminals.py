@@ -68,7 +68,7 @@ def test_few_units_have_no_interval(metric: str) -> None:
     target = np.arange(40) % 2.0
 
     def interval(units: int) -> Any:
-        table: Any = SimpleNamespace(target=target, unit_index=np.arange(40) % units, n_units=units)
+        table: Any = SimpleNamespace(measured=target, unit_index=np.arange(40) % units, n_units=units)
         return gain_interval(metric, scores, other, table, "p")
 
     assert interval(1) is None

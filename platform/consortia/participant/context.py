@@ -268,7 +268,7 @@ class Work:
         """Write the incoming model's validation metric to the participant's own progress file."""
         table = parts.validation
         try:
-            metric = headline(self.client, table.target)
+            metric = headline(self.client, table.measured)
             value = None
             if len(table.target):
                 value = score_metrics(self.client, module_scorer(module)(table), table).get(metric)

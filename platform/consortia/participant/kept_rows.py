@@ -148,6 +148,8 @@ def _encoded(rows: Partitions) -> bytes:
             tensors[f"{part}/{name}"] = _letters(getattr(table, name))
         tensors |= {f"{part}/inputs/{name}": tensor.contiguous() for name, tensor in table.inputs.items()}
         tensors |= {f"{part}/target": table.target.contiguous(), f"{part}/unit_index": table.unit_index.contiguous()}
+        if table.strata is not None:
+            tensors[f"{part}/strata"] = table.strata.contiguous()
         if table.marks is not None:
             tensors[f"{part}/marks"] = torch.from_numpy(np.ascontiguousarray(table.marks).view(np.int64))
         if table.groups is not None:
@@ -194,6 +196,7 @@ def _table(part: str, head: dict[str, Any], tensors: dict[str, Tensor], report: 
         rows_capped=head["rows_capped"],
         marks=None if marks is None else marks.numpy().view(np.uint64),
         groups=None if groups is None else groups.numpy(),
+        strata=tensors.get(f"{part}/strata"),
     )
 
 

@@ -143,9 +143,9 @@ def _losses(client: IndustryClient, scores: list[list[Scores]], tables: list[Tab
 
 def _led(client: IndustryClient, scores: list[list[Scores]], tables: list[Table]) -> tuple[str, list[float | None]]:
     """Return the receipt's first metric, and its value for each candidate on the rows of all tables."""
-    target = torch.cat([table.target for table in tables])
-    name, kind = headline(client, target), client.schema.target.kind
-    return name, [compute([name], kind, np.concatenate(found), np.asarray(target))[name] for found in scores]
+    target, kind = np.concatenate([table.measured for table in tables]), client.schema.target.kind
+    name = headline(client, target)
+    return name, [compute([name], kind, np.concatenate(found), target)[name] for found in scores]
 
 
 def _pays(gain: Scores, units: NDArray[np.int64]) -> bool:

@@ -78,7 +78,7 @@ def interval(values: Sequence[float], rows_error: float) -> dict[str, Any]:
 
 def value(metric: str, scores: Scores, parts: Partitions) -> float | None:
     """Return a metric of the test rows."""
-    return metrics.get(metric).value(scores, parts.test.target)
+    return metrics.get(metric).value(scores, parts.test.measured)
 
 
 def mean(values: Sequence[float | None]) -> float | None:
