@@ -240,6 +240,8 @@ def history(ledger: Ledger, count: Count = epsilon) -> list[dict[str, Any]]:
                 line |= {"what": "left", "detail": detail}
             elif told.get("what") == "agreement":
                 line |= {"what": f"agreement {told['state']}", "detail": f"contract sha256:{told['contract'][:12]}"}
+            elif told.get("what") == "contract":
+                line |= {"what": f"contract {told['state']}", "detail": told["contract"][:19]}
             elif told.get("what") == "restored":
                 line |= {"what": "restored", "detail": f"a backup of {told['backup']}"}
             else:
