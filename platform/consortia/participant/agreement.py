@@ -38,7 +38,17 @@ from consortia.trust.passport.statement import (
 )
 from privacy.ledger import Budget, Ledger, RunPlan
 
-__all__ = ["agreed", "check_opened", "check_signed", "measured", "read", "sign", "taken", "withdraw"]
+__all__ = [
+    "agreed",
+    "agreed_contracts",
+    "check_opened",
+    "check_signed",
+    "measured",
+    "read",
+    "sign",
+    "taken",
+    "withdraw",
+]
 
 _AGREE = "read it and sign it with `consortia agree`"
 
@@ -73,6 +83,11 @@ def withdraw(home: Home, ledger: Ledger, contract_sha256: str) -> None:
         raise InputError(f"{file}: wanted an agreement to withdraw, got none; check participant and scenario")
     ledger.note(_note(contract_sha256, "withdrawn"))
     file.unlink()  # last: whoever withdraws again after a failure completes it
+
+
+def agreed_contracts(home: Home) -> list[str]:
+    """Return the SHA-256 of every contract with an agreement here, valid or not."""
+    return sorted(file.stem for file in _file(home, "").parent.glob("*.json"))
 
 
 def check_signed(home: Home, policy: Policy, contract: Contract, proposal: Proposal | None = None) -> None:
