@@ -112,7 +112,9 @@ def test_rows_of_strata_are_kept_with_them(tmp_path: Path) -> None:
     table = prepare(client, client.synthesise(np.random.default_rng(1), 20, "city"), unit="patient")
     assert table.strata is not None
     file = tmp_path / "rows.safetensors"
-    rows = Partitions(table, table.take([3]), table.take([0]), table.quarantine, synthetic=True, conditional_on_split=False)
+    rows = Partitions(
+        table, table.take([3]), table.take([0]), table.quarantine, synthetic=True, conditional_on_split=False
+    )
     file.write_bytes(kept_rows._encoded(rows))
     found = kept_rows._decoded(str(file))
     assert same(found.train, table)
