@@ -54,7 +54,7 @@ from consortia.terms.scopes import build_module
 from privacy.dp_sgd import PlainPlan, train_plain
 from privacy.randomness import seeded_generator
 
-SCENARIOS = ("digits", "heartbeats", "imaging", "survival", "turbofans", "turbofans-life")
+SCENARIOS = ("digits", "heartbeats", "imaging", "recommendations", "survival", "turbofans", "turbofans-life")
 SHOWN = ("pooled", "federated", "local", "control", "joined")
 #: The pooled network's rates, as parts of the contract's.
 RATES = (1.0, 0.5, 0.25)

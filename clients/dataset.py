@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients._checking import QuarantineReport, blank_to_none
+from clients._groups import Grouping
 from clients._values import DEMO_KEY, digests, pseudonym, text
 from clients.errors import QuarantineError, SchemaError
 from clients.industry import IndustryClient, effective_schema
@@ -46,6 +47,8 @@ class Table:
     marks : ndarray of uint64 (n_rows, 2), optional
         Keyed hashes of each row's content and of its unit, by which two data sets are compared at home; None for
         synthetic rows, which are nobody's.
+    groups : ndarray of int64 (n_rows,), optional
+        The public group of each row, where a run measures by group; -1 for none.
     strata : LongTensor (n_rows,), optional
         Which value of `Target.within` each row has; None where all rows are compared with one another.
     """
@@ -61,6 +64,7 @@ class Table:
     synthetic: bool = False
     rows_capped: int = 0
     marks: NDArray[np.uint64] | None = None
+    groups: NDArray[np.int64] | None = None
     strata: Tensor | None = None
 
     def __len__(self) -> int:
@@ -105,6 +109,7 @@ class Table:
             row_ids=tuple(self.row_ids[i] for i in chosen),
             split_keys=tuple(self.split_keys[i] for i in chosen),
             marks=None if self.marks is None else self.marks[chosen],
+            groups=None if self.groups is None else self.groups[chosen],
             strata=None if self.strata is None else self.strata[index],
         )
 
@@ -117,6 +122,7 @@ def prepare(
     max_rows_per_unit: int | None = None,
     filter: str | None = None,
     columns: Sequence[str] = (),
+    grouping: Grouping | None = None,
     key: bytes = DEMO_KEY,
     quarantine_threshold: float = 0.2,
     where: str = "the source",
@@ -133,6 +139,8 @@ def prepare(
         A unit with more rows keeps those whose hashes are smallest: a choice that no other unit can change.
     filter, columns
         See `effective_schema`. They choose rows and features, never the split: keys come from the whole row.
+    grouping : Grouping, optional
+        By which public groups the rows will be measured.
     key : bytes
         The participant's secret for hashed identifiers and row ids. The default is public.
     quarantine_threshold : float
@@ -188,6 +196,7 @@ def prepare(
         synthetic=synthetic,
         rows_capped=len(rows) - len(kept),
         marks=None if synthetic else _marks(client.schema, good, key, None if unit == RECORD else frame[unit]),
+        groups=None if grouping is None else grouping.codes(client.schema, good),
         strata=None if strata is None else torch.from_numpy(strata),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -248,6 +249,20 @@ class Simple:
         return 1
 
 
+def number(name: str, value: float, *, least: float = 0.0, most: float = math.inf, above: bool = False) -> None:
+    """Raise ValueError unless `value` is finite and between the bounds (above the lower one with `above`)."""
+    fits = math.isfinite(value) and (value > least if above else value >= least) and value <= most
+    if isinstance(value, bool) or not fits:
+        upper = "" if math.isinf(most) else f" and <= {most:g}"
+        raise ValueError(f"{name}: wanted a finite number {'>' if above else '>='} {least:g}{upper}, got {value!r}")
+
+
+def whole(name: str, value: int, *, least: int) -> None:
+    """Raise ValueError unless `value` is a whole number that is large enough."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: wanted a whole number >= {least}, got {value!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Robust:
     """What robust algorithms share.
@@ -261,8 +276,7 @@ class Robust:
     attackers: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.attackers, bool) or not isinstance(self.attackers, int) or self.attackers < 1:
-            raise ValueError(f"attackers: wanted a whole number >= 1, got {self.attackers!r}")
+        whole("attackers", self.attackers, least=1)
 
     @property
     def fit(self) -> Fit:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, weighted_mean
-from strategies.base import Fit, Simple, Update
+from strategies.base import Fit, Simple, Update, number, whole
 from strategies.vectors import centred
 
 if TYPE_CHECKING:
@@ -56,14 +56,11 @@ class Clustered(Simple):
     separation: float = 1.5
 
     def __post_init__(self) -> None:
-        for name in ("least", "after"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: wanted a whole number >= 1, got {value!r}")
+        whole("least", self.least, least=1)
+        whole("after", self.after, least=1)
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay: wanted 0 <= decay < 1, got {self.decay!r}")
-        if not 0 <= self.separation < math.inf:
-            raise ValueError(f"separation: wanted a finite number >= 0, got {self.separation!r}")
+        number("separation", self.separation)
 
     @property
     def fit(self) -> Fit:

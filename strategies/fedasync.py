@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, difference
-from strategies.base import Fit, Update
+from strategies.base import Fit, Update, number
 from strategies.fedprox import FedProx
-from strategies.staleness import Stale, moved, number
+from strategies.staleness import Stale, moved
 
 if TYPE_CHECKING:
     import torch

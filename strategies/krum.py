@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State
-from strategies.base import Fit, Robust, Update
+from strategies.base import Fit, Robust, Update, whole
 from strategies.streaming import squared_distances
 from strategies.vectors import check_same, float_names, mean_and_votes
 
@@ -90,8 +90,7 @@ class MultiKrum(Krum):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.select, bool) or not isinstance(self.select, int) or self.select < 0:
-            raise ValueError(f"select: wanted a whole number >= 0, got {self.select!r}")
+        whole("select", self.select, least=0)
 
     @property
     def minimum_participants(self) -> int:

@@ -299,7 +299,7 @@ def test_the_passport_names_the_agreement(own: Any) -> None:
     agreement(own.home).unlink()
     with own.ledger() as ledger:
         part = json.loads(base64.b64decode(make_part(own.home, ledger, "run-1")["payload"]))["predicate"]
-    assert "agreement" not in part  # as parts of before
+    assert part["agreement"]["sha256"] == digest  # what was in force then
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ COMMITTED = (
     "intrusions-unlabelled",
     "heartbeats",
     "imaging",
+    "recommendations",
     "survival",
     "turbofans",
     "turbofans-life",

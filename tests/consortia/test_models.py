@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from command_line import APP
+from targets import lettered
 from typer.testing import CliRunner, Result
 
 from clients import registry as industries
@@ -78,11 +79,7 @@ def test_a_model_comes_back_from_its_file_as_it_was() -> None:
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "one class of three missing", "one class", "regression"])
 def test_the_local_model_as_data_predicts_what_the_local_model_predicts(kind: str) -> None:
     client = industries.get("linear")
-    target = Target(name="y", kind="multiclass", classes=("a", "b", "c"))
-    if kind == "binary":
-        target = Target(name="y", kind="binary", classes=("a", "b"))
-    if kind == "regression":
-        target = Target(name="y", kind="regression", low=-10, high=30)
+    target = lettered(kind)
     client = replace(
         client, schema=replace(client.schema, target=target), metrics=("accuracy",) if target.classes else ("rmse",)
     )

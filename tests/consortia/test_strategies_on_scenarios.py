@@ -41,7 +41,7 @@ SCENARIOS = [
     if "vertical" not in (contract := read_toml(find_scenario(name))["contract"])
     and contract.get("learner", "gradient") == "gradient"
     and contract.get("trust") != "coordinator"
-    and name not in {"imaging", "turbofans", "turbofans-life"}
+    and name not in {"imaging", "recommendations", "turbofans", "turbofans-life"}
 ]
 
 

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import tomli_w
 import torch
+from each_generator import EachGenerator
 from torch import Tensor, nn
 
 from consortia.common.errors import InputError
@@ -25,7 +26,6 @@ from consortia.terms.scopes import build_module
 from privacy.errors import BudgetExhaustedError
 from privacy.ledger import Budget, Ledger
 from privacy.randomness import seeded_generator
-from privacy.stacked import EachGenerator
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,6 +13,7 @@ from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
 from consortia.deploy.homes import make_home, owned_policy
 from consortia.participant import contract_list
+from consortia.participant.agreeing import wants_metrics_budget
 from consortia.participant.home import Home
 from consortia.participant.identity import pin_each_other
 from consortia.terms.policy import BY_NAME, Policy, policy_or_input_error
@@ -84,7 +85,7 @@ def _advise(participant: str) -> None:
 
 @friendly
 def migrate(participant: ParticipantName, home: HomeFolder = None) -> None:
-    """Give a ledger of schema 1 its hash chain. Every row stays."""
+    """Give a ledger of schema 1 or 2 what it lacks: the hash chain, the table of claims. Every row stays."""
     place = home_of(participant, home)
     try:
         migrate_file(place.ledger, participant)
@@ -107,9 +108,12 @@ def allow(
         bool,
         typer.Option("--by-name", help="Accept the scenario by its name, however it changes: in simulations only."),
     ] = False,
+    withdrawn: Annotated[
+        bool, typer.Option("--withdraw", help="Take the contract off the list instead; `agree --withdraw` if signed.")
+    ] = False,
     home: HomeFolder = None,
 ) -> None:
-    """Accept a contract: add its hash to the list in each participant's policy."""
+    """Accept a contract: add its hash to the list in each participant's policy. The ledger notes it."""
     if len(names) < 2:
         raise InputError(f"budget allow: wanted participants and then a scenario, got {' '.join(names)} alone")
     *participants, scenario = names
@@ -118,14 +122,16 @@ def allow(
     entry = f"{BY_NAME}{loaded.name}" if by_name else f"sha256:{contract.sha256()}"
     places = [home_of(name, home) for name in participants]
     policies = [policy_or_input_error(place.policy, simulation=True) for place in places]  # all, before one is written
+    if withdrawn:
+        for place, policy in zip(places, policies, strict=True):
+            _take_off(place, policy, entry)
+        return
     for place, policy in zip(places, policies, strict=True):
         _accept(place, policy, entry)
         if policy.allow.signed:
             told = f"{place.participant} counts signed contracts only: `consortia agree {place.participant} {scenario}`"
             tell(told)
-        industries = {terms.industry for terms in policy.dataset.values()} & contract.industries.keys()
-        metrics = {contract.of(industry).evaluation.metrics for industry in industries}
-        if "dp" in metrics and policy.budget.evaluation is None:
+        if wants_metrics_budget(policy, contract):
             _advise(place.participant)
 
 
@@ -135,5 +141,13 @@ def _accept(place: Home, policy: Policy, entry: str) -> None:
     if policy.allow.contracts == "any" or entry in policy.allow.contracts:
         tell(f"{told} already")
         return
-    contract_list.rewrite(place, entry, listed=True)
+    contract_list.accept(place, entry)
     tell(f"{told} now")
+
+
+def _take_off(place: Home, policy: Policy, entry: str) -> None:
+    if policy.allow.contracts == "any" or entry not in policy.allow.contracts:
+        got = "all of them" if policy.allow.contracts == "any" else "a list without it"
+        raise InputError(f"{place.policy}: allow.contracts: wanted {entry} in the list, got {got}")
+    contract_list.remove(place, entry)
+    tell(f"{place.participant} accepts {entry} no longer")

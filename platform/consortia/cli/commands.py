@@ -213,6 +213,11 @@ COMMANDS: Final = {
         "Show what each participant is worth to the others: Shapley values of released sums. It costs nothing.",
         "contributions runs/RUN",
     ),
+    "fairness": Entry(
+        "fairness:fairness",
+        "Show how a run's released model treats groups, from noisy histograms by score, class and group. It is free.",
+        "fairness runs/RUN",
+    ),
     "evidence": Entry(
         "evidence:evidence",
         "Write a run's evidence pack: model card, data sheet, Croissant, DPIA annex, EU AI Act and HIPAA. It is free.",

@@ -13,11 +13,14 @@ from consortia.common.console import tell
 
 def evidence(
     run: FinishedRun,
-    target: Annotated[Path, typer.Option("--out", help="Write the pack into this folder.")],
+    target: Annotated[
+        Path | None, typer.Option("--out", help="Write the pack into this folder instead of RUN/evidence.")
+    ] = None,
 ) -> None:
     """Write a run's evidence pack: model card, data sheet, Croissant, DPIA annex, EU AI Act and HIPAA. It is free."""
+    from consortia.reports.evidence import PACK
     from consortia.reports.evidence.facts import collect
     from consortia.reports.evidence.render import write
 
-    for file in write(collect(run), target):
+    for file in write(collect(run), target or run / PACK):
         tell(str(file))

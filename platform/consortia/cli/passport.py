@@ -131,7 +131,9 @@ def _print(verdict: Verdict) -> None:
             )
         if part.agreement is not None:
             last = f"until {part.agreement.until}" if part.agreement.until else "until withdrawn"
-            tell(f"  agreed {last}, for: {part.agreement.purpose} (SHA-256 {part.agreement.sha256[:12]})")
+            purpose = f"for: {part.agreement.purpose}" if part.agreement.purpose else "what was signed is not kept"
+            last = last if part.agreement.purpose else "before the run"
+            tell(f"  agreed {last}, {purpose} (SHA-256 {part.agreement.sha256[:12]})")
         else:
             tell("  no signed agreement: its policy's list alone accepted the contract")
     for name in verdict.certificates:

@@ -44,6 +44,12 @@ def run(
         Path | None, typer.Option(help="Write predictions and events of each participant (simulation).")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    top_up: Annotated[
+        Path | None, typer.Option("--top-up", metavar="RUN", help="Add a release of new units alone to the run there.")
+    ] = None,
+    units: Annotated[
+        list[str] | None, typer.Option(metavar="N|NAME=N", help="Public number of new units of a --top-up.")
+    ] = None,
     batches: Annotated[
         int | None,
         typer.Option(
@@ -63,7 +69,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> None:
     """Run a scenario and print the receipt of each participant."""
-    if not scenario and resume is None:
+    if not scenario and resume is None and top_up is None:
         raise typer.BadParameter("wanted the name or path of a scenario, got nothing; try cross-industry")
     options = Options(
         scenario=scenario,
@@ -78,6 +84,8 @@ def run(
         out=out_folder,
         dump=dump,
         resume=resume,
+        top_up=top_up,
+        units=tuple(units or ()),
         batches=batches,
         placebo=placebo,
         uncompressed=uncompressed,

@@ -17,7 +17,7 @@ from consortia.common.errors import InputError, RefusedError, describe
 from consortia.messages.envelope import Envelope, encode, message_key
 from consortia.messages.ledger_anchor import to_header
 from consortia.messages.request import Request
-from consortia.participant import forecast, ledger_witness, lifetimes, metrics_release, own_sums, receipt
+from consortia.participant import cohort, forecast, ledger_witness, lifetimes, metrics_release, own_sums, receipt
 from consortia.participant.agreement import check_opened, check_signed
 from consortia.participant.compressed_update import compressed
 from consortia.participant.data import load_partitions
@@ -30,6 +30,7 @@ from consortia.participant.unpaid_requests import Measurement
 from consortia.terms.industries import check_agreed, check_confirmed
 from consortia.terms.policy import DatasetTerms, check_contract, effective_budget
 from consortia.terms.scopes import LOSS, State, shared_names
+from privacy.claims import Claims
 from privacy.egress import Release, gate
 from privacy.errors import (
     BudgetExhaustedError,
@@ -72,6 +73,7 @@ class Work:
         self.dataset = request.proposal.dataset
         try:
             self.client = client_for(self.terms)
+            metrics_release.check_groups(request, self.client.schema)
             if request.contract.vertical is None:
                 check_agreed(self.client, request.contract.industries[request.industry])
                 if not home.simulation:
@@ -100,6 +102,7 @@ class Work:
 
     def plan(self, ledger: Ledger) -> RunPlan:
         """Return the plan that the first message of the run fixed. Later proposals change nothing."""
+        cohort.check(self, ledger)
         stored = ledger.plan(self.request.run_id)
         if stored is None:
             return self._new_plan(ledger)
@@ -127,6 +130,7 @@ class Work:
         RefusedError
             The budget does not suffice for the run or its metrics.
         """
+        cohort.check(self, ledger)
         stored = ledger.plan(self.request.run_id)
         plan = self.plan(ledger) if stored is not None else self._solved(ledger)
         if ledger.plan(metrics_release.metrics_run(self.request.run_id)) is None:
@@ -135,7 +139,8 @@ class Work:
 
     def _solved(self, ledger: Ledger) -> RunPlan:
         request = self.request
-        left = ledger.lifetime_left(self.dataset, self.lifetime(request.proposal.epsilon is None))
+        life = self.lifetime(request.proposal.epsilon is None)
+        left = ledger.lifetime_left(self.dataset, life, claims=request.contract.grows)
         allowance = effective_budget(self.policy, request.proposal, left, self.policy.budget.of(request.contract))
         try:
             return make_plan(request.contract, self.terms, self.dataset, request.run_id, allowance)
@@ -157,9 +162,17 @@ class Work:
     def open_metrics(self, ledger: Ledger, plan: RunPlan) -> RunPlan | None:
         return metrics_release.open_metrics(ledger, self.request, plan, self.policy, self.terms)
 
-    def reserve(self, ledger: Ledger, run_id: str, events: tuple[Event, ...], lifetime: Budget) -> Reservation:
+    def reserve(
+        self,
+        ledger: Ledger,
+        run_id: str,
+        events: tuple[Event, ...],
+        lifetime: Budget,
+        claims: Claims | None = None,
+    ) -> Reservation:
         try:
-            reservation = ledger.reserve(run_id, self.request.round, self.key, events, lifetime=lifetime)
+            number, key = self.request.round, self.key
+            reservation = ledger.reserve(run_id, number, key, events, lifetime=lifetime, claims=claims)
         except BudgetExhaustedError as error:
             raise RefusedError("BUDGET_EXHAUSTED", str(error)) from None
         except RetriesExhaustedError as error:

@@ -92,7 +92,7 @@ def module_scorer(module: FederatedModule) -> Scorer:
 
 def score_metrics(client: IndustryClient, scores: Scores, table: Table) -> Metrics:
     """Return every metric of the industry on one table; None for an undefined one."""
-    return compute(client.metrics, client.schema.target.kind, scores, table.measured)
+    return compute(client.metrics, client.schema.target.kind, scores, table.measured, table.unit_index)
 
 
 def gain_interval(metric: str, federated: Scores, local: Scores, table: Table, participant: str) -> Interval | None:

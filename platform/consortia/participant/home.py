@@ -14,7 +14,9 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
 
 from consortia.common.disk import write_text
 from consortia.common.errors import InputError, RefusedError
@@ -61,6 +63,12 @@ class Home:
     def policy(self) -> Path:
         """The owner's policy file, beside the ledger that it governs."""
         return self.kept / "policy.toml"
+
+    def change_policy(self, data: dict[str, Any]) -> None:
+        """Write the policy anew; a comment in its first line stays."""
+        head = self.policy.read_text(encoding="utf-8").partition("\n")[0]
+        comment = head + "\n" if head.startswith("#") else ""
+        self.policy.write_text(comment + tomli_w.dumps(data), encoding="utf-8")
 
     def read_policy(self) -> Policy:
         """Return the owner's policy.

@@ -152,6 +152,8 @@ def _encoded(rows: Partitions) -> bytes:
             tensors[f"{part}/strata"] = table.strata.contiguous()
         if table.marks is not None:
             tensors[f"{part}/marks"] = torch.from_numpy(np.ascontiguousarray(table.marks).view(np.int64))
+        if table.groups is not None:
+            tensors[f"{part}/groups"] = torch.from_numpy(np.ascontiguousarray(table.groups))
         names = {"feature_names": table.feature_names, "rows_capped": table.rows_capped, "synthetic": table.synthetic}
         head[part] = {**names, "units": table.n_units, "rows": table.n_rows, "inputs": sorted(table.inputs)}
     return safetensors.torch.save(tensors, {"head": json.dumps(head)})
@@ -180,7 +182,7 @@ def _decoded(file: str) -> Partitions:
 
 
 def _table(part: str, head: dict[str, Any], tensors: dict[str, Tensor], report: QuarantineReport) -> Table:
-    marks = tensors.get(f"{part}/marks")
+    marks, groups = tensors.get(f"{part}/marks"), tensors.get(f"{part}/groups")
     return Table(
         inputs={name: tensors[f"{part}/inputs/{name}"] for name in head["inputs"]},
         target=tensors[f"{part}/target"],
@@ -193,6 +195,7 @@ def _table(part: str, head: dict[str, Any], tensors: dict[str, Tensor], report: 
         synthetic=head["synthetic"],
         rows_capped=head["rows_capped"],
         marks=None if marks is None else marks.numpy().view(np.uint64),
+        groups=None if groups is None else groups.numpy(),
         strata=tensors.get(f"{part}/strata"),
     )
 

@@ -165,6 +165,11 @@ class TrainingTerms(StrictModel):
         return self.sums is not None or self.statistics is not None
 
     @property
+    def grows(self) -> bool:
+        """Whether participants claim the units that they use, so that a further release may use new ones alone."""
+        return self.sums is not None and self.sums.grows
+
+    @property
     def secure_terms(self) -> SecureTerms:
         """The terms of secure sums, as written or by default."""
         return self.secure or SecureTerms()

@@ -14,10 +14,11 @@ import safetensors.torch
 import torch
 from command_line import APP
 from numpy.typing import NDArray
+from targets import TARGETS
 from typer.testing import CliRunner
 
 from clients import registry as industries
-from clients.schema import Column, Schema, Target
+from clients.schema import Column, Schema
 from consortia.learners.additive.attribution import margins, norms, scatter
 from consortia.learners.additive.model import NOISE, PART, SHAPES, START, Recipe, recipe_of
 from consortia.learners.blocks.noise import solve
@@ -38,11 +39,6 @@ from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import State, build_module, state_of
 
 Array = NDArray[np.float64]
-TARGETS = {
-    "binary": Target(name="y", kind="binary", classes=("no", "yes")),
-    "multiclass": Target(name="y", kind="multiclass", classes=("a", "b", "c")),
-    "regression": Target(name="y", kind="regression", low=-10, high=30),
-}
 PAIRED = {"pairs": (("shuffled", "idle"),), "monotone": {"planted": "up", "shuffled": "up"}}
 CHANCE = {"shuffled", "idle", "colour", "flag", "shuffled x idle"}
 

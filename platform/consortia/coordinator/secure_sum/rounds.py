@@ -17,7 +17,7 @@ from consortia.common import disk
 from consortia.common.disk import write_json
 from consortia.common.errors import RunFailedError, WireError
 from consortia.coordinator.checkpoint import Checkpoint
-from consortia.coordinator.mailbox import Correspondence, is_refusal
+from consortia.coordinator.mailbox import Correspondence, check_same, is_refusal
 from consortia.coordinator.secure_sum.opening import Attempt, Part, open_two
 from consortia.coordinator.secure_sum.step import OpenSum, by_group, step
 from consortia.coordinator.sums import secure_step
@@ -106,9 +106,7 @@ class SecureRounds:
             if header is None:
                 return
             wanted = {"status": "OK", "kind": "run-key", "run": self.run_id, "contract": self.contract.sha256()}
-            for field, value in wanted.items():
-                if header.get(field) != value:
-                    raise ValueError(f"{field}: wanted {value!r}, got {str(header.get(field))[:80]!r}")
+            check_same(header, wanted)
             check_account(header)
             if header["non_private"] != "false":
                 raise ValueError("non_private: wanted 'false' in a secure sum")

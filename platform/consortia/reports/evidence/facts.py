@@ -18,6 +18,7 @@ from clients import registry
 from clients.tables import known_from
 from consortia.common.errors import InputError
 from consortia.common.strict import read_record
+from consortia.models.fairness import fairness_of_record
 from consortia.reports.evidence.schema import schema_of
 from consortia.reports.page.closing import model_words
 from consortia.terms.contract_fields import IndustryTerms
@@ -61,6 +62,7 @@ def collect(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: wanted the contract that result.json names in scenario.json, got another one")
     left = result.get("left", {})
     withdrawn = {one["industry"] for one in left.values()}
+    treated = {one.industry: one.as_json() for one in fairness_of_record(result)}
     return {
         "schema": 1,
         "run": {
@@ -73,7 +75,10 @@ def collect(folder: Path) -> dict[str, Any]:
         "passport": known_passport(folder).get("passport_sha256"),
         "left": left,
         "contract": json.loads(scenario.contract.canonical()),
-        "industries": {name: _industry(scenario, name, result) for name in sorted(scenario.contract.industries)},
+        "industries": {
+            name: {**_industry(scenario, name, result), "fairness": treated.get(name)}
+            for name in sorted(scenario.contract.industries)
+        },
         "participants": {
             name: _participant(scenario, name, line, withdrawn) for name, line in result["participants"].items()
         },
