@@ -49,6 +49,7 @@ from consortia.participant.own_candidates import majority
 from consortia.participant.partitions import Partitions
 from consortia.terms.optimizer import make_optimizer
 from consortia.terms.policy import load_policy
+from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import build_module
 from privacy.dp_sgd import PlainPlan, train_plain
 from privacy.randomness import seeded_generator
@@ -145,6 +146,8 @@ def _no_search(contract: Any, client: Any, train: Table, name: str) -> Baseline:
 def measure(scenario: str, epsilon: str, seed: int, data: Path | None, released_only: bool) -> dict[str, Any]:
     """Run the scenario once; return the means over its participants."""
     started = time.process_time()
+    named = load_scenario(scenario).contract.industries
+    data = None if any(registry.get(industry).installed for industry in named) else data  # its rows need no folder
     with tempfile.TemporaryDirectory() as folder:
         options = Options(
             scenario=scenario, data=data, out=Path(folder), seed=seed, split_seed=seed, epsilon=(epsilon,)
@@ -161,6 +164,11 @@ def measure(scenario: str, epsilon: str, seed: int, data: Path | None, released_
             "metric": metric,
             "released_only": released_only,
         }
+        if silent := [name for name, one in participants.items() if metric not in one["metrics"]]:
+            raise InputError(
+                f"{scenario}, seed {seed}: wanted metrics of everybody, got none of {', '.join(silent)}; a busy "
+                "machine misses deadlines: call it again"
+            )
         lines = [participant["metrics"][metric] for participant in participants.values()]
         wanted = ("federated",) if released_only else SHOWN[1:]
         for model in wanted:

@@ -350,7 +350,7 @@ class Schema:
         column = self.column(self.target.within)
         if column.categories:
             place = {name: number for number, name in enumerate(column.categories)}
-            return frame[column.name].map(place).fillna(len(place)).to_numpy(np.int64, copy=True)
+            return np.array(frame[column.name].map(place).fillna(len(place)), dtype=np.int64)
         return np.unique(frame[column.name].to_numpy(np.float64), return_inverse=True)[1].astype(np.int64)
 
     def describe(self) -> dict[str, Any]:
