@@ -119,7 +119,7 @@ def test_an_agreement_of_before_says_nothing_of_metrics_and_covers_none(
     measured: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("consortia.cli.agree.measured", lambda *_: None)
+        patch.setattr("consortia.participant.agreement.measured", lambda *_: None)
         sign(measured)
     assert "metrics" not in predicate(measured.home)
     assert measured.ask(1).header["code"] == "CONTRACT_NOT_ALLOWED"

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from clients.errors import ClientError
 from clients.masking import SourceText, masked
 from clients.sources import parse_source, read_table
-from consortia.cli.preflight import Home
+from consortia.participant.home import Home
 from consortia.common import console
 from consortia.common.errors import InputError, RefusedError
 from consortia.common.logs import OwnFile
