@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from dashboard_pages import TOKEN, signed
 
 from consortia.dashboard.app import build
 from consortia.dashboard.coordinator import CoordinatorView
+from consortia.dashboard.run_page import share_chart
 from consortia.dashboard.share_map import ShareMap, share_map
-from consortia.reports.live_runs import Run
+from consortia.reports.live_runs import LiveParticipant, Run
 from consortia.terms.scenario import load_scenario
 
 
@@ -90,3 +92,24 @@ def test_the_overview_draws_the_run_that_goes_on(tmp_path: Path, monkeypatch: py
     text = signed(build(CoordinatorView(tmp_path, None), TOKEN), "/").text
     assert 'href="/runs/on/line-a"' in text
     assert 'href="/runs/over/new-car"' not in text
+
+
+def test_shares_that_lie_over_each_other_are_one_line_with_a_name_for_all() -> None:
+    """Nine lines on one another told nothing, and some had the same colour."""
+
+    class Alike:
+        def curve(self, run: Run, participant: LiveParticipant) -> list[Any]:
+            least = 0.5 if participant.roster.industry == "hospital" else 0.2
+            return [(n, (participant.budget or 0) * part, None, None) for n, part in ((1, least), (2, 1.0))]
+
+        def complete(self, *_: Any) -> bool:
+            return True
+
+    scenario = load_scenario("cross-industry", settle=False)
+    people = {one.name: LiveParticipant(one) for one in scenario.roster}
+    run: Any = SimpleNamespace(participants=people)
+    caption, drawn = share_chart(run, Alike())  # type: ignore[arg-type]
+    assert re.findall(r'class="end-name[^>]*>([^<]+)<', str(drawn)) == ["hospital", "bank, factory"]
+    assert "each of its own run budget" in caption
+    run.participants = {name: one for name, one in people.items() if one.roster.industry == "bank"}
+    assert "everybody alike" in share_chart(run, Alike())[0]  # type: ignore[arg-type]

@@ -140,7 +140,7 @@ class CoordinatorView:
             ]
             return self.pages(
                 "compare.html", here="/compare", runs=runs, chosen=lines, charts=_compared_charts(chosen),
-                most=_MOST_COMPARED,
+                most=_MOST_COMPARED, paid={one.id: verdict_counts(self._told(one)) for one in chosen},
             )  # fmt: skip
 
     def _page(self, template: str, here: str, version: str, about: str, say: str, **values: Any) -> Response:
