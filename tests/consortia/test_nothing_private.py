@@ -25,7 +25,6 @@ from typer.testing import CliRunner
 from clients.errors import ClientError
 from clients.masking import SourceText, masked
 from clients.sources import parse_source, read_table
-from consortia.participant.home import Home
 from consortia.common import console
 from consortia.common.errors import InputError, RefusedError
 from consortia.common.logs import OwnFile
@@ -34,6 +33,7 @@ from consortia.dashboard.background import Background
 from consortia.dashboard.own import Own
 from consortia.engines.demonstration import demo_policy_file
 from consortia.participant.handle import handle
+from consortia.participant.home import Home
 from consortia.terms.policy import parse_policy
 from consortia.terms.scenario import find_scenario, load_scenario
 from privacy.ledger import Ledger
