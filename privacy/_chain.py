@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from privacy._claim_links import link_fields
 from privacy.errors import LedgerBehindError, LedgerBrokenError, LedgerForkedError
 
 __all__ = ["Anchor", "verify_export"]
@@ -108,12 +109,14 @@ def _tables(connection: sqlite3.Connection) -> dict[tuple[str, str], tuple[Any, 
     for row in connection.execute(query):
         wanted["run", row[0]] = tuple(row)
     query = "SELECT seq, run_id, dataset, round, key, events, reply_sha256 FROM entries ORDER BY seq"
+    claims = link_fields(connection)
     for *row, reply in connection.execute(query):
-        wanted["reserved", str(row[0])] = tuple(row)
+        wanted["reserved", str(row[0])] = (*row, *claims.pop(row[0], ()))
         if reply is not None:
             wanted["committed", str(row[0])] = (row[0], reply)
     for number, text in connection.execute("SELECT id, text FROM notes ORDER BY id"):
         wanted["note", str(number)] = (number, text)
+    wanted |= {("claims", str(entry)): fields for entry, fields in claims.items()}  # of no entry: no link has them
     return wanted
 
 
@@ -207,6 +210,7 @@ def verify_export(data: Mapping[str, Any]) -> Anchor:
             wanted["reserved", str(entry["seq"])] = (
                 *(entry[name] for name in ("seq", "run_id", "dataset", "round", "key")),
                 events,
+                *([entry["claims"]] if "claims" in entry else []),
             )
             if entry["state"] == "committed":
                 wanted["committed", str(entry["seq"])] = (entry["seq"], entry["reply_sha256"])

@@ -25,7 +25,8 @@ from privacy.errors import (
 )
 from privacy.failpoints import failpoint
 
-LEDGER_SCHEMA = 2
+#: What a new ledger has. One of schema 2 opens too, as it is: it has no claims, and takes none before it is migrated.
+LEDGER_SCHEMA = 3
 BUSY_SECONDS = 30.0
 #: Bytes of disk without which nothing is charged, beside those of a reply.
 _LEAST_ROOM = 2**18
@@ -39,6 +40,23 @@ CREATE TRIGGER notes_stay BEFORE DELETE ON notes BEGIN SELECT RAISE(ABORT, 'a no
 CREATE TRIGGER notes_keep BEFORE UPDATE ON notes BEGIN SELECT RAISE(ABORT, 'a note is never rewritten'); END;
 CREATE TRIGGER chain_stays BEFORE DELETE ON chain BEGIN SELECT RAISE(ABORT, 'a link is never deleted'); END;
 CREATE TRIGGER chain_keeps BEFORE UPDATE ON chain BEGIN SELECT RAISE(ABORT, 'a link is never rewritten'); END;
+"""
+_CLAIMS = """
+CREATE TABLE cohorts (entry INTEGER PRIMARY KEY REFERENCES entries, claims TEXT NOT NULL) STRICT;
+CREATE TABLE claims (
+    dataset TEXT NOT NULL, mark BLOB NOT NULL CHECK (LENGTH(mark) = 32), run_id TEXT NOT NULL REFERENCES runs,
+    entry INTEGER NOT NULL REFERENCES cohorts, PRIMARY KEY (dataset, mark)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX claims_of_run ON claims (run_id);
+CREATE TRIGGER cohorts_stay BEFORE DELETE ON cohorts BEGIN SELECT RAISE(ABORT, 'a cohort is never deleted'); END;
+CREATE TRIGGER cohorts_keep BEFORE UPDATE ON cohorts BEGIN SELECT RAISE(ABORT, 'a cohort is never rewritten'); END;
+CREATE TRIGGER claims_stay BEFORE DELETE ON claims BEGIN SELECT RAISE(ABORT, 'a claim is never deleted'); END;
+CREATE TRIGGER claims_keep BEFORE UPDATE ON claims BEGIN SELECT RAISE(ABORT, 'a claim is never rewritten'); END;
+"""
+#: In memory, beside a file of schema 2: what is asked of claims then finds none.
+_NO_CLAIMS = """
+CREATE TEMP TABLE cohorts (entry INTEGER PRIMARY KEY, claims TEXT NOT NULL);
+CREATE TEMP TABLE claims (dataset TEXT, mark BLOB, run_id TEXT, entry INTEGER);
 """
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -96,7 +114,7 @@ def create_file(path: Path, participant: str) -> None:
         connection = _connect(draft)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(f"BEGIN; {_SCHEMA} {_CHAIN} COMMIT;")
+            connection.executescript(f"BEGIN; {_SCHEMA} {_CHAIN} {_CLAIMS} COMMIT;")
             # Complete or not at all is the link's work below: nobody reads the draft.
             rows = {"schema": str(LEDGER_SCHEMA), "participant": participant, "salt": secrets.token_hex(32)}
             connection.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
@@ -137,7 +155,7 @@ def open_file(path: Path, participant: str) -> sqlite3.Connection:
         raise _not_a_ledger(path, error) from error
     try:
         meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
-        if meta.get("schema") != str(LEDGER_SCHEMA):
+        if meta.get("schema") not in {"2", str(LEDGER_SCHEMA)}:
             what = (
                 "run `consortia budget migrate`, which keeps every row"
                 if meta.get("schema") == "1"
@@ -148,6 +166,8 @@ def open_file(path: Path, participant: str) -> sqlite3.Connection:
             raise LedgerSchemaError(
                 f"ledger participant: wanted {participant!r}, got {meta.get('participant')!r} in {path}"
             )
+        if meta["schema"] == "2":
+            connection.executescript(f"PRAGMA temp_store = MEMORY; {_NO_CLAIMS}")
         _chain.verify(connection)
     except sqlite3.Error as error:
         connection.close()
@@ -159,12 +179,16 @@ def open_file(path: Path, participant: str) -> sqlite3.Connection:
 
 
 def migrate_file(path: Path, participant: str) -> None:
-    """Give a ledger of schema 1, which had no chain, its chain; one transaction, nothing else changes.
+    """Give a ledger of schema 1 its chain, and one of schema 1 or 2 its table of claims, which is empty.
+
+    One transaction; nothing else changes. What was charged before has no claims, so it counts for every unit.
 
     Raises
     ------
     LedgerSchemaError
-        The file is no ledger of `participant` with schema 1.
+        The file is no ledger of `participant` with schema 1 or 2.
+    LedgerBrokenError
+        Its rows and its chain do not agree.
     """
     if not path.is_file():
         raise LedgerMissingError(f"ledger: none at {path}")
@@ -172,17 +196,20 @@ def migrate_file(path: Path, participant: str) -> None:
     try:
         connection.execute("BEGIN IMMEDIATE")
         meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
-        if (meta.get("schema"), meta.get("participant")) != ("1", participant):
+        schema = meta.get("schema")
+        if schema not in {"1", "2"} or meta.get("participant") != participant:
             raise LedgerSchemaError(
-                f"ledger: wanted one of {participant!r} with schema 1 at {path}, got {meta.get('participant')!r} with "
-                f"schema {meta.get('schema')}; there is nothing to migrate"
+                f"ledger: wanted one of {participant!r} with schema 1 or 2 at {path}, got {meta.get('participant')!r} "
+                f"with schema {schema}; there is nothing to migrate"
             )
-        for statement in re.split(r";\n(?=CREATE|$)", _CHAIN.strip() + "\n"):  # executescript would commit
+        for statement in _statements((_CHAIN if schema == "1" else "") + _CLAIMS):
             connection.execute(statement)
-        connection.execute("ALTER TABLE runs ADD COLUMN bounds TEXT NOT NULL DEFAULT '{}'")
+        if schema == "1":
+            connection.execute("ALTER TABLE runs ADD COLUMN bounds TEXT NOT NULL DEFAULT '{}'")
+            connection.execute("INSERT INTO meta VALUES ('salt', ?)", (secrets.token_hex(32),))
+            _chain.rebuild(connection)
+        _chain.verify(connection)
         connection.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (str(LEDGER_SCHEMA),))
-        connection.execute("INSERT INTO meta VALUES ('salt', ?)", (secrets.token_hex(32),))
-        _chain.rebuild(connection)
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise _not_a_ledger(path, error) from error
@@ -190,9 +217,14 @@ def migrate_file(path: Path, participant: str) -> None:
         connection.close()
 
 
+def _statements(script: str) -> list[str]:
+    """The statements of a script one by one: `executescript` would commit."""
+    return [one for one in re.split(r";\n(?=CREATE|$)", script.replace("\n\n", "\n").strip() + "\n") if one.strip()]
+
+
 def _of_the_disk(error: sqlite3.Error) -> LedgerBusyError | LedgerDiskError | None:
     """Return the named refusal for an error of the file or its disk; None for any other."""
-    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the rest of the number says more of the same kind
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the higher bits only refine this code
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LedgerBusyError(f"ledger: another process held it for {BUSY_SECONDS:g} s; try again")
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):

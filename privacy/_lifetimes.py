@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from privacy.errors import ContractMismatchError, PlanError
 from privacy.events import Event, event_from_json, event_size, resized
-from privacy.plans import Budget, RunPlan, plan_from_json
+from privacy.plans import Entry, RunPlan, plan_from_json
 
-__all__ = ["allowances", "check_unit", "check_units", "joined", "link", "read_events", "read_plan", "sharing", "taken"]
+__all__ = ["check_unit", "check_units", "entries", "joined", "link", "read_events", "read_plan", "sharing", "taken"]
 
 _WHAT: Final = "one lifetime"
 
@@ -81,17 +81,22 @@ def check_units(connection: sqlite3.Connection, dataset: str) -> None:
             check_unit(connection, account, unit)
 
 
-def taken(connection: sqlite3.Connection, column: str, values: Sequence[str]) -> list[Event]:
-    """Events of all entries, abandoned ones included; equal entries are counted in SQL, not read one by one."""
-    places = ", ".join("?" * len(values))
-    query = f"SELECT events, COUNT(*) FROM entries WHERE {column} IN ({places}) GROUP BY events"  # noqa: S608 (own names)
-    rows = connection.execute(query, tuple(values)).fetchall()
+def taken(connection: sqlite3.Connection, run_id: str) -> list[Event]:
+    """Events of all entries of a run, abandoned ones included; equal ones are counted in SQL, not read one by one."""
+    rows = connection.execute("SELECT events, COUNT(*) FROM entries WHERE run_id = ? GROUP BY events", (run_id,))
     return [resized(event, event_size(event) * times) for text, times in rows for event in read_events(text)]
 
 
-def allowances(connection: sqlite3.Connection, datasets: Sequence[str], besides: str | None) -> list[Budget]:
-    """Allowances of the runs that took anything: one that was opened only cost nothing."""
-    places = ", ".join("?" * len(datasets))
-    query = f"SELECT plan FROM runs WHERE run_id IN (SELECT run_id FROM entries WHERE dataset IN ({places}))"  # noqa: S608
-    plans = [read_plan(text) for (text,) in connection.execute(query, tuple(datasets))]
-    return [plan.allowance for plan in plans if plan.run_id != besides]
+def entries(connection: sqlite3.Connection, run_id: str | None, dataset: str | None) -> list[Entry]:
+    """Entries (of a run, of a data set), oldest first; `cohort` where their units were claimed."""
+    query = (
+        "SELECT seq, run_id, dataset, round, key, state, events, reply_sha256, created, cohorts.entry IS NOT NULL "
+        "FROM entries LEFT JOIN cohorts ON cohorts.entry = seq "
+        "WHERE (?1 IS NULL OR run_id = ?1) AND (?2 IS NULL OR dataset = ?2) ORDER BY seq"
+    )
+    return [
+        Entry(seq, run, data, round_, sha, state, read_events(events), reply, created, bool(cohort))
+        for seq, run, data, round_, sha, state, events, reply, created, cohort in connection.execute(
+            query, (run_id, dataset)
+        )
+    ]

@@ -10,7 +10,7 @@ Formal guarantees
 * Runs, threads and processes that reserve at once never exceed a budget together.
 * A run keeps the plan it was opened with; a data set keeps its privacy unit for life, for budgets under
   different units cannot be composed.
-* Data sets that were put under one lifetime (`share`) stay so: what any of them took counts against it.
+* Data sets under one lifetime (`share`) stay so. Units that a reservation claims pay for its run (`privacy.claims`).
 * Every change is a link of a hash chain (`privacy/_chain.py`). A reply carries the link of its reservation; a ledger
   that lacks it later is refused by `check_anchor`, one whose rows were edited does not open.
 """
@@ -28,12 +28,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from privacy import _chain, _lifetimes
+from privacy import claims as _claims
 from privacy._chain import Anchor
 from privacy._export import export
 from privacy._ledger_sql import LEDGER_SCHEMA, check_room, create_file, migrate_file, open_file, transaction
-from privacy._lifetimes import read_events as _events
 from privacy._lifetimes import read_plan as _plan
 from privacy.accounting import epsilon
+from privacy.claims import Claims
 from privacy.errors import (
     BudgetExhaustedError,
     ContractMismatchError,
@@ -45,7 +46,7 @@ from privacy.errors import (
 )
 from privacy.events import Event, event_to_json
 from privacy.failpoints import failpoint
-from privacy.filters import LifetimeFilter, plan_bounds, run_epsilon_bound, within
+from privacy.filters import plan_bounds, run_epsilon_bound, within
 from privacy.plans import Budget, Entry, Reservation, RunPlan, plan_to_json
 
 __all__ = ["LEDGER_SCHEMA", "Anchor", "Budget", "Entry", "Ledger", "Reservation", "RunPlan", "migrate_file"]
@@ -212,6 +213,7 @@ class Ledger:
         *,
         lifetime: Budget,
         max_attempts_per_round: int = 3,
+        claims: Claims | None = None,
     ) -> Reservation:
         """Check and charge one attempt of one round, before its noise is drawn.
 
@@ -221,13 +223,14 @@ class Ledger:
         events : everything the attempt may release.
         lifetime : the owner's budget for the data set.
         max_attempts_per_round : reservations of this run and round, whatever their keys.
+        claims : the units that it uses, written with it; None counts for every unit of the data set.
 
         Raises
         ------
         BudgetExhaustedError, RetriesExhaustedError, LedgerDiskError
             The allowance, the lifetime, the attempts or the disk's room would be exceeded; nothing was written.
         ReleaseRefusedError
-            Unknown run, events that its plan does not list, or a key that was released already.
+            Unknown run, events that its plan does not list, a key that was released already, or claims that do not fit.
         """
         if isinstance(round, bool) or not isinstance(round, int) or round < 0:
             raise PlanError(f"round: wanted a whole number >= 0, got {round!r}")
@@ -238,26 +241,41 @@ class Ledger:
             # Counting can take a second: do it (into the accountant's cache) before holding everybody up. Spending
             # only ever grows, so a refusal here is final; an approval is checked again under the lock.
             # Once a run: then the count of its whole plan is in the cache.
+            asked = (run_id, round, key, events, lifetime, max_attempts_per_round, claims)
             if run_id not in self._counted:
-                self._check(run_id, round, key, events, lifetime, max_attempts_per_round)
+                self._check(*asked)
                 self._counted.add(run_id)
             check_room(connection, self.path.parent, run_id)
             with transaction(connection, "reserve"):
-                plan = self._check(run_id, round, key, events, lifetime, max_attempts_per_round)
+                plan = self._check(*asked)
+                _claims.write_note(connection, plan, claims, _now())
                 cursor = connection.execute(
                     "INSERT INTO entries (run_id, dataset, round, key, state, events, created) "
                     "VALUES (?, ?, ?, ?, 'reserved', ?, ?)",
                     (run_id, plan.dataset, round, key, text, _now()),
                 )
-                entry = cursor.lastrowid
-                if entry is None:  # pragma: no cover (sqlite always sets it after an insert)
-                    raise ReleaseRefusedError("ledger: the entry got no number")
-                fields = (entry, run_id, plan.dataset, round, key, text)
+                entry = int(cursor.lastrowid or 0)  # sqlite always sets it after an insert
+                fields = (
+                    entry,
+                    run_id,
+                    plan.dataset,
+                    round,
+                    key,
+                    text,
+                    *_claims.write(connection, plan, entry, claims),
+                )
                 anchor = _chain.append(connection, "reserved", str(entry), fields)
         return Reservation(entry, run_id, round, key, anchor)
 
     def _check(
-        self, run_id: str, round_: int, key: str, events: Sequence[Event], lifetime: Budget, attempts: int
+        self,
+        run_id: str,
+        round_: int,
+        key: str,
+        events: Sequence[Event],
+        lifetime: Budget,
+        attempts: int,
+        claims: Claims | None,
     ) -> RunPlan:
         plan = self._find_plan(run_id)
         if plan is None:
@@ -275,26 +293,16 @@ class Ledger:
             )
         if not plan.non_private:
             (bounds,) = self._connection.execute("SELECT bounds FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-            bound = run_epsilon_bound(plan, [*self._taken("run_id", run_id), *events], json.loads(bounds))
+            taken = _lifetimes.taken(self._connection, run_id)
+            bound = run_epsilon_bound(plan, [*taken, *events], json.loads(bounds))
             if not within(bound, plan):
                 raise BudgetExhaustedError(
                     f"run {run_id!r}, round {round_}: would spend epsilon {bound:.4g} at delta "
                     f"{plan.allowance.delta:g}, the run's allowance is {plan.allowance.epsilon:g}; receive only"
                 )
-        runs = [*self._allowances(plan.dataset, besides=run_id), plan.allowance]
-        if not LifetimeFilter(lifetime).allows(runs, [*self._taken("dataset", plan.dataset), *events]):
-            raise BudgetExhaustedError(
-                f"data set {plan.dataset!r}: its lifetime budget (epsilon {lifetime.epsilon:g}, delta "
-                f"{lifetime.delta:g}) does not allow another release of run {run_id!r}; receive only"
-            )
+        _claims.check(self._connection, plan, claims)
+        _claims.check_lifetime(self._connection, plan, events, lifetime, claims=claims is not None)
         return plan
-
-    def _taken(self, column: str, value: str) -> list[Event]:
-        values = (value,) if column == "run_id" else _lifetimes.sharing(self._connection, value)
-        return _lifetimes.taken(self._connection, column, values)
-
-    def _allowances(self, dataset: str, besides: str | None = None) -> list[Budget]:
-        return _lifetimes.allowances(self._connection, _lifetimes.sharing(self._connection, dataset), besides)
 
     # Store, then release
 
@@ -342,26 +350,18 @@ class Ledger:
 
     def entries(self, run_id: str | None = None, dataset: str | None = None) -> list[Entry]:
         """All entries (of a run, of a data set), oldest first."""
-        query = (
-            "SELECT seq, run_id, dataset, round, key, state, events, reply_sha256, created FROM entries "
-            "WHERE (?1 IS NULL OR run_id = ?1) AND (?2 IS NULL OR dataset = ?2) ORDER BY seq"
-        )
         with self._use() as connection:
-            rows = connection.execute(query, (run_id, dataset)).fetchall()
-        return [
-            Entry(seq, run, data, round_, sha, state, _events(events), reply, created)
-            for seq, run, data, round_, sha, state, events, reply, created in rows
-        ]
+            return _lifetimes.entries(connection, run_id, dataset)
 
     def spent(self, dataset: str, delta: float) -> float:
-        """PLD estimate of the lifetime's epsilon at `delta`: for display, the filter decides."""
-        with self._use():
-            return epsilon(self._taken("dataset", dataset), delta)
+        """PLD estimate of the lifetime's epsilon at `delta`, of the unit that paid most: for display only."""
+        with self._use() as connection:
+            return max(epsilon(events, delta) for _, events in _claims.worlds(connection, dataset))
 
-    def lifetime_left(self, dataset: str, lifetime: Budget) -> Budget:
-        """What a new run may get for certain: the lifetime less the allowances of the runs so far (rule A)."""
-        with self._use():
-            return LifetimeFilter(lifetime).left(self._allowances(dataset))
+    def lifetime_left(self, dataset: str, lifetime: Budget, *, claims: bool = False) -> Budget:
+        """What a new run (with `claims`: of new units) may get for certain: the lifetime less allowances (rule A)."""
+        with self._use() as connection:
+            return _claims.left(connection, dataset, lifetime, claims=claims)
 
     # The chain
 

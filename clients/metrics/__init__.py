@@ -33,8 +33,8 @@ def compute(metrics: Iterable[str], kind: str, scores: Any, target: Any, units: 
         Names of metrics for targets of that kind; MetricError otherwise.
     scores : array (n,) or (n, n_classes)
         What `clients.models.predict` gives.
-    target : array (n,)
-        0/1, class codes, or values.
+    target : array (n,) or (n, 2)
+        0/1, class codes, or values; with strata beside it as `clients.dataset.Table.measured` gives it.
     units : array (n,), optional
         Whose each row is, for metrics by unit.
     """

@@ -148,6 +148,9 @@ class Metric:
     by_unit : bool
         Whether `weighted` measures the rows of one unit, as a ranking of what a user rated: the value of several units
         is the mean over those for which it is defined. Rows of unknown units count as one unit's.
+    within : bool
+        Whether rows are compared with others of their stratum only (`clients.schema.Target.within`). Where a target
+        has strata, the function gets them beside it, (n, 2); elsewhere the target (n,) as any other metric.
     interval : callable
         (metric, left, right, target, units (n,), generator) -> `Interval` of left minus right, or None. Units, not
         rows, are what a sample is drawn from.
@@ -158,6 +161,7 @@ class Metric:
     better: Literal["higher", "lower"]
     kinds: tuple[Kind, ...]
     weighted: Weighted
+    within: bool = False
     interval: Callable[[Metric, Array, Array, Array, NDArray[np.int64], np.random.Generator], Interval | None] = (
         paired_bootstrap
     )
@@ -180,7 +184,7 @@ class Metric:
 
         A function that fails or gives another shape counts as not defined; the log says so, without any value.
         """
-        s, y = np.asarray(scores, dtype=np.float64), np.asarray(target, dtype=np.float64)
+        s, y = np.asarray(scores, dtype=np.float64), self._seen(target)
         nothing = np.full(len(weights), np.nan)
         if not len(y) or not np.isfinite(s).all():
             return nothing
@@ -196,6 +200,11 @@ class Metric:
             log.error("metric %s has no value: wanted shape %s, got %s", self.name, nothing.shape, found.shape)
             return nothing
         return np.where(np.isfinite(found), found, np.nan)
+
+    def _seen(self, target: Any) -> Array:
+        """Return the target (n,), or (n, 2) with its strata where they count."""
+        y = np.asarray(target, dtype=np.float64)
+        return y[:, 0] if y.ndim == 2 and not self.within else y
 
     def _over_units(self, scores: Array, target: Array, weights: Array, units: NDArray[Any]) -> Array:
         order = np.argsort(units, kind="stable")
@@ -226,7 +235,7 @@ class Metric:
         generator : Generator
             The only source of chance.
         """
-        a, b, y = (np.asarray(each, dtype=np.float64) for each in (left, right, target))
+        a, b, y = (*(np.asarray(each, dtype=np.float64) for each in (left, right)), self._seen(target))
         try:
             found = self.interval(self, a, b, y, np.asarray(units, dtype=np.int64), generator)
         except Exception as error:  # noqa: BLE001 - as in `values`

@@ -246,6 +246,7 @@ def test_another_file_is_refused_without_a_value(name: str, tmp_path: Path) -> N
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", ROWS)
 def test_made_up_rows_can_be_learned_from_and_not_too_easily(name: str) -> None:
     client = registry.get(name)

@@ -37,6 +37,7 @@ COMMITTED = (
     "heartbeats",
     "imaging",
     "recommendations",
+    "survival",
     "turbofans",
     "turbofans-life",
 )

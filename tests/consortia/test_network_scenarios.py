@@ -1,4 +1,4 @@
-"""The scenarios of images and sequences: rosters that fit their clients, receipts, Flower's processes."""
+"""The scenarios of images, sequences and survival: rosters that fit their clients, receipts, Flower's processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
 from consortia.terms.scenario import find_scenario, load_scenario, scenario_folder
 
-NAMES = ("heartbeats", "imaging", "recommendations", "turbofans", "turbofans-life")
+NAMES = ("heartbeats", "imaging", "recommendations", "survival", "turbofans", "turbofans-life")
 
 
 def _smaller(folder: Path, name: str, kept: int = 2) -> str:

@@ -29,6 +29,7 @@ LOCAL = "platform/consortia/participant/local.py"
 WORK = "platform/consortia/participant/context.py"
 LEDGER = "privacy/ledger.py"
 LIFETIMES = "privacy/_lifetimes.py"
+CLAIMS = "privacy/claims.py"
 PLANS = "privacy/plans.py"
 RANDOM = "privacy/randomness.py"
 
@@ -96,7 +97,7 @@ LISTED = (
     ),
     Mutant(
         "a fresh accountant each round",
-        ((LEDGER, '[*self._taken("run_id", run_id), *events]', "list(events)"),),
+        ((LEDGER, "[*taken, *events]", "list(events)"),),
     ),
     Mutant(
         "reused noise after a fork",
@@ -215,21 +216,22 @@ FURTHER = (
     Mutant(  # a run is refused when it is planned, and a release when it is reserved
         "no lifetime",
         (
-            (LEDGER, "if not LifetimeFilter(lifetime).allows(", "if False and LifetimeFilter(lifetime).allows("),
-            (LEDGER, "return LifetimeFilter(lifetime).left(self._allowances(dataset))", "return lifetime"),
+            (CLAIMS, "if not rule.allows(", "if False and rule.allows("),
+            (LEDGER, "return _claims.left(connection, dataset, lifetime, claims=claims)", "return lifetime"),
         ),
     ),
-    one(
+    Mutant(
         "abandoned reservations forgiven",
-        LIFETIMES,
-        'FROM entries WHERE {column} IN ({places}) GROUP BY events"',
-        "FROM entries WHERE {column} IN ({places}) AND state = 'committed' GROUP BY events\"",
+        (
+            (LIFETIMES, "WHERE run_id = ? GROUP BY events", "WHERE run_id = ? AND state = 'committed' GROUP BY events"),
+            (CLAIMS, "GROUP BY events, cohort", "AND state = 'committed' GROUP BY events, cohort"),
+        ),
     ),
     one(
         "the ledger reports the last round",
         LEDGER,
-        'return epsilon(self._taken("dataset", dataset), delta)',
-        'return epsilon(self._taken("dataset", dataset)[:1], delta) / 2',
+        "max(epsilon(events, delta) for",
+        "max(epsilon(events[:1], delta) / 2 for",
     ),
     one(
         "the sampler sees the first half of the units",

@@ -28,7 +28,7 @@ _PLANTED = "tests/consortia/test_audited_paths.py"
 _NEW = "tests/consortia/test_planted.py"
 
 _SHARE = "        whole += noise\n"
-_CHARGE = "reservation = ledger.reserve(run_id, self.request.round, self.key, events, lifetime=lifetime)"
+_CHARGE = "reservation = ledger.reserve(run_id, number, key, events, lifetime=lifetime, claims=claims)"
 _SENT = "        if sent is not None:\n            return sent\n        last_round"
 _OLDER = "if request.round < last_round or ("
 _MASKS = 'return {part: where == part for part in ("train", "validation", "test")}'

@@ -53,7 +53,7 @@ def of(shape: Shape, **terms: Any) -> IndustryClient:
         return array_frame(shape, "v", values, y=np.array(target.classes)[label])
 
     return IndustryClient(
-        name="beat",
+        name=terms.pop("name", "beat"),
         title="Beat",
         schema=schema,
         read=lambda folder, site: None,  # type: ignore[arg-type, return-value]

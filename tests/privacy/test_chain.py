@@ -156,11 +156,12 @@ def test_a_ledger_without_a_chain_is_refused_and_migrated(ledger_path: Path, mak
         spent = ledger.spent("heart", 1e-5)
     connection = sqlite3.connect(ledger_path)  # as schema 1 was
     connection.executescript(
+        "DROP TABLE claims; DROP TABLE cohorts;"
         "DROP TABLE chain; DROP TABLE notes; ALTER TABLE runs DROP COLUMN bounds; DELETE FROM meta WHERE name = 'salt';"
         "UPDATE meta SET value = '1' WHERE name = 'schema';"
     )
     connection.close()
-    with pytest.raises(LedgerSchemaError, match=r"wanted 2, got 1.*budget migrate"):
+    with pytest.raises(LedgerSchemaError, match=r"wanted 3, got 1.*budget migrate"):
         Ledger.open(ledger_path, "hospital-a")
     with pytest.raises(LedgerSchemaError, match="'bank-a'"):
         migrate_file(ledger_path, "bank-a")

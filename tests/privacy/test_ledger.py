@@ -254,7 +254,7 @@ def test_another_schema_is_refused_naming_both(ledger_path: Path) -> None:
     connection.execute("UPDATE meta SET value = '7' WHERE name = 'schema'")
     connection.commit()
     connection.close()
-    with pytest.raises(LedgerSchemaError, match="wanted 2, got 7"):
+    with pytest.raises(LedgerSchemaError, match="wanted 3, got 7"):
         Ledger.open(ledger_path, "hospital-a")
 
 
@@ -294,7 +294,7 @@ def test_the_export_is_json_and_complete(ledger: Ledger, make_plan: Any) -> None
     ledger.commit(take(ledger, plan, 1), b"reply")
     take(ledger, plan, 2)
     exported = json.loads(json.dumps(ledger.export(), allow_nan=False))
-    assert exported["schema"] == 2
+    assert exported["schema"] == 3
     assert exported["participant"] == "hospital-a"
     assert exported["units"] == {"heart": "record"}
     assert [entry["state"] for entry in exported["entries"]] == ["committed", "reserved"]

@@ -58,6 +58,8 @@ def stated(contract: Contract, industry: str) -> Contract:
     data.pop("secure", None)
     data["industries"] = {industry: {**data["industries"][industry], "split": "hash"}}
     terms = data.get(contract.learner, {})  # of a package's learner all options count everywhere
+    for key in ("grows", "builds_on"):  # each game is a first release on a ledger of its own
+        terms.pop(key, None)
     by_industry = {key: value for key, value in terms.items() if isinstance(value, dict)}
     terms |= {key: {n: v for n, v in value.items() if n == industry} for key, value in by_industry.items()}
     return contract_from_json(json.dumps(data))

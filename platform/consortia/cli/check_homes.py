@@ -66,9 +66,8 @@ def _standing(scenario: Scenario, participant: RosterParticipant, root: Path) ->
         policy = load_policy(home.policy, simulation=True)
         life = policy.budget.lifetime.budget()
         with Ledger.open(home.ledger, participant.name) as ledger:
-            left = ledger.lifetime_left(
-                participant.dataset, Budget(math.inf, life.delta) if participant.non_private else life
-            )
+            whole = Budget(math.inf, life.delta) if participant.non_private else life
+            left = ledger.lifetime_left(participant.dataset, whole, claims=scenario.contract.grows)
             shared = sharing(ledger, policy, participant.dataset)
         known = {"left": left.epsilon, "lifetime": life.epsilon}
         terms = check_contract(policy, scenario.contract, participant.industry, proposal, scenario.name)

@@ -189,6 +189,11 @@ def _check_terms(folder: Path, scenario: Scenario, record: dict[str, Any], name:
             f'{folder}: wanted learner = "sums" with trust = "local", got {_kind(contract)}, whose updates the '
             f"coordinator does not keep, so nothing can be replayed; {retrain}"
         )
+    if contract.grows:
+        raise InputError(
+            f"{folder}: wanted a run that does not grow, got one of several releases: what {name} sent lies in the "
+            f"folder of each of them, and taking it out of all is not built; {fresh}, and delete these folders"
+        )
     if record["status"] != "completed":
         raise InputError(f"{folder}: wanted a completed run, got one that {record['status']}; go on with --resume")
     if environment.hashes(folder) != record["files"]:
@@ -263,7 +268,14 @@ def _change(old: torch.Tensor, new: torch.Tensor) -> words.Change:
 def _metrics(record: dict[str, Any], industry: str) -> dict[str, tuple[str, ...]]:
     """Return which metrics were released of the withdrawn model, by participant."""
     found = {
-        name: tuple(sorted(kind for kind, line in seen["metrics"].items() if line.get("release")))
+        name: tuple(
+            sorted(
+                [
+                    *(kind for kind, line in seen["metrics"].items() if line.get("release")),
+                    *(("groups",) if seen.get("groups") else ()),
+                ]
+            )
+        )
         for name, seen in record["participants"].items()
         if seen["industry"] == industry
     }
@@ -313,6 +325,8 @@ def _certify(folder: Path, planned: words.LeaveCertificate, key: ec.EllipticCurv
         }
         for one in words.departures(folder)
     }
+    if "fairness" in record:  # of the withdrawn model
+        record["fairness"] = [one for one in record["fairness"] if one["industry"] != planned.industry]
     record["files"] = environment.hashes(folder)
     disk.write_json(folder / "result.json", record)
 

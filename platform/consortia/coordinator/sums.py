@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -23,7 +24,6 @@ from consortia.learners.sums.combine import combined, precision_weights
 from consortia.learners.sums.model import CENTRE, RADIUS, WEIGHTS, Recipe
 from consortia.learners.sums.solution import Released, centre_and_radius, everybodys
 from consortia.messages.blocks import block_noise, contribution, in_state, unscaled
-from consortia.messages.size_release import declared
 from consortia.messages.sums import NO_PART, OwnPart, ToHome, split
 from consortia.terms.contract import Contract
 from consortia.terms.costs import noise_multiplier
@@ -33,7 +33,17 @@ from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, for_participant
 from privacy.secure_sum.fixed_point import FixedPoint
 
-__all__ = ["Memory", "beside", "honest_norms", "kept_sum", "local_round", "parts_of", "released_sums", "secure_step"]
+__all__ = [
+    "Memory",
+    "before_top_up",
+    "beside",
+    "honest_norms",
+    "kept_sum",
+    "local_round",
+    "parts_of",
+    "released_sums",
+    "secure_step",
+]
 
 Array = NDArray[np.float64]
 Ask = Callable[[Mapping[str, State]], Mapping[str, State]]
@@ -41,6 +51,8 @@ Ask = Callable[[Mapping[str, State]], Mapping[str, State]]
 Memory = State
 #: Names of a participant's z and of the kept values of a secure sum.
 _MULTIPLIER, _SUM, _UNITS, _WEIGHT, _NOISE, _CONTEXT = "multiplier", "sum", "units", "weight", "noise", "context"
+#: Of a growing run: what a participant released before, as one part; `z` of its message 2 alone, and its units.
+_EARLIER: Final = "earlier"
 _NONE = OwnPart(NO_PART, 0.0, 0.0)
 
 
@@ -49,7 +61,7 @@ def honest_norms(contract: Contract, participant: RosterParticipant, message: in
     rule = blocks_of(contract, participant.industry)
     noise = deviations(rule, message, multiplier) if multiplier else (0.0,) * len(rule.names(message))
     return [
-        2 * declared(contract, participant) * sensitivity + deviation * (length**0.5 + 4)
+        2 * contract.split.training_units(participant.units) * sensitivity + deviation * (length**0.5 + 4)
         for sensitivity, deviation, length in zip(
             rule.sensitivities(message), noise, rule.lengths(message), strict=True
         )
@@ -171,13 +183,20 @@ def _multiplier(contract: Contract, view: ParticipantView) -> float:
 def _part(
     contract: Contract, participant: RosterParticipant, multiplier: float, blocks: State, names: Sequence[str]
 ) -> Part:
-    return Part(tuple(blocks[name].numpy() for name in names), multiplier, float(declared(contract, participant)))
+    return Part(
+        tuple(blocks[name].numpy() for name in names),
+        multiplier,
+        float(contract.split.training_units(participant.units)),
+    )
 
 
 def parts_of(
     scenario: Scenario, industry: str, kept: Memory, message: int, names: Iterable[str] | None = None
 ) -> dict[str, Part]:
-    """Return what participants released in a message, by name: all of them, or those in `names`."""
+    """Return what participants released in a message, by name: all of them, or those in `names`.
+
+    In a growing run the last message is the sum over all releases so far: blocks, units and variances of noise add up.
+    """
     participants = {
         participant.name: participant for participant in scenario.roster if participant.industry == industry
     }
@@ -188,7 +207,38 @@ def parts_of(
             blocks = {block: kept[f"{name}/{block}"] for block in blocks_in}
             multiplier = float(kept[f"{name}/{_MULTIPLIER}"])
             found[name] = _part(scenario.contract, participants[name], multiplier, blocks, blocks_in)
+        before = f"{name}/{_EARLIER}"
+        if message == 2 and f"{before}/{_MULTIPLIER}" in kept:
+            blocks = tuple(kept[f"{before}/{block}"].numpy() for block in blocks_in)
+            numbers = (float(kept[f"{before}/{what}"]) for what in (_MULTIPLIER, _UNITS))
+            found[name] = _with(Part(blocks, *numbers), found.get(name))
     return found
+
+
+def _with(one: Part, other: Part | None) -> Part:
+    """Return the sum of two parts of one participant, whose noise is independent and shared out alike."""
+    if other is None:
+        return one
+    blocks = tuple(a + b for a, b in zip(one.blocks, other.blocks, strict=True))
+    return Part(blocks, math.hypot(one.multiplier, other.multiplier), one.units + other.units)
+
+
+def before_top_up(scenario: Scenario, industry: str, kept: Memory) -> Memory:
+    """Return the memory with which a further release begins: what each participant released so far, as one part.
+
+    A further release gives message 2 all of the budget, so the multiplier of a first one is restated: the same noise is
+    ``z / sqrt(kept_share)`` there.
+    """
+    terms = scenario.contract.sums
+    assert terms is not None
+    scale = 1.0 if terms.builds_on is not None else 1 / math.sqrt(terms.kept_share)
+    names, out = blocks_of(scenario.contract, industry).names(2), {}
+    for name, part in parts_of(scenario, industry, kept, 2).items():
+        numbers = {_MULTIPLIER: part.multiplier * scale, _UNITS: part.units}
+        before = f"{name}/{_EARLIER}"
+        out |= {f"{before}/{block}": torch.from_numpy(a) for block, a in zip(names, part.blocks, strict=True)}
+        out |= {f"{before}/{what}": torch.tensor([n], dtype=torch.float64) for what, n in numbers.items()}
+    return out
 
 
 def centred(rule: Recipe, current: State, sums: Array, units: float) -> State:
@@ -215,17 +265,38 @@ def released_sums(
 
 
 def beside(scenario: Scenario, memory: Mapping[str, Memory]) -> dict[str, State]:
-    """Return what each participant receives with the last message: the released sums, and its own part of them."""
+    """Return what each participant receives with the last message: the released sums, and its own part of them.
+
+    In a growing run it receives the sums of the others alone, since its own part comes from several releases.
+    """
     out: dict[str, State] = {}
     for industry in {participant.industry for participant in scenario.roster}:
         kept = memory.get(industry, {})
         released = released_sums(scenario, industry, kept)
         if released is None:
             continue
+        if scenario.contract.grows:
+            out |= _others(scenario, industry, kept)
+            continue
         own = _own_parts(scenario, industry, kept)
         for participant in scenario.roster:
             if participant.industry == industry:
                 out[participant.name] = ToHome(released, own.get(participant.name, _NONE)).to_tensors()
+    return out
+
+
+def _others(scenario: Scenario, industry: str, kept: Memory) -> dict[str, State]:
+    """Return to each participant the sums without its own part, under the weights that everybody's have."""
+    rule, parts = recipe(scenario.contract, industry), parts_of(scenario, industry, kept, 2)
+    weights = dict(zip(parts, precision_weights(rule, list(parts.values())), strict=True))
+    out: dict[str, State] = {}
+    for one in (participant.name for participant in scenario.roster if participant.industry == industry):
+        rest = [name for name in parts if name != one]
+        blocks = tuple(np.zeros(length) for length in rule.lengths(2))
+        found = combined(
+            rule, [parts[n] for n in rest] or [Part(blocks, 0.0, 0.0)], [weights[n] for n in rest] or [0.0]
+        )
+        out[one] = ToHome(found, _NONE).to_tensors()
     return out
 
 

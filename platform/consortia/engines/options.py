@@ -28,6 +28,8 @@ class Options:
     out: Path = Path("runs")
     dump: Path | None = None
     resume: Path | None = None
+    top_up: Path | None = None
+    units: tuple[str, ...] = ()
     batches: int | None = None
     placebo: bool = False
     uncompressed: bool = False
@@ -60,7 +62,37 @@ def check_options(options: Options) -> None:
         raise InputError("--split-seed: wanted none with --ledger, whose data sets have a split of their own")
     if options.resume is not None and (options.placebo or options.uncompressed):
         raise InputError("--placebo and --uncompressed: wanted a run from its start, got --resume")
+    if options.top_up is not None:
+        _check_top_up(options)
+    elif options.units:
+        raise InputError("--units: wanted --top-up RUN, whose new units it counts, got a run from its start")
     if options.data is not None and not options.data.is_dir():
         raise InputError(f"--data {options.data}: wanted a folder, got nothing there; check the path")
     if options.resume is not None and not (options.resume / "job.json").is_file():
         raise InputError(f"--resume {options.resume}: wanted the folder of a run, got none; it holds job.json")
+
+
+def _check_top_up(options: Options) -> None:
+    """Refuse what a further release of a growing run cannot have (InputError)."""
+    given = {
+        "SCENARIO": options.scenario,
+        "--resume": options.resume,
+        "--rounds": options.rounds,
+        "--seed": options.seed,
+        "--split-seed": options.split_seed,
+        "--placebo": options.placebo,
+        "--uncompressed": options.uncompressed,
+        "--batches": options.batches,
+        "--secure-noise": options.secure_noise,
+    }
+    if wrong := [name for name, value in given.items() if value not in (None, "", False)]:
+        raise InputError(
+            f"--top-up: wanted none of {', '.join(wrong)}, since contract, split and homes are those of the run; leave "
+            "it out"
+        )
+    if options.engine == "vectorized":
+        raise InputError(
+            "--top-up: wanted --engine embedded or flower, got vectorized, whose accounts end with its run"
+        )
+    if not (options.top_up and (options.top_up / "job.json").is_file()):
+        raise InputError(f"--top-up {options.top_up}: wanted the folder of a finished run, got none; it holds job.json")

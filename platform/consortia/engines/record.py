@@ -10,6 +10,8 @@ from typing import Any
 from consortia.common import environment
 from consortia.common.disk import write_json
 from consortia.engines.base import Job
+from consortia.engines.top_up import releases
+from consortia.models.fairness import fairness_of_record
 from consortia.participant.statistics_at_home import FILE as STATISTICS
 from consortia.terms.costs import updates_event
 from consortia.terms.forecast import FILE as FORECAST
@@ -78,7 +80,10 @@ def build(job: Job, engine: str) -> dict[str, Any]:
         **({"central": record["central"]} if "central" in record else {}),
         **({} if job.scenario.chosen is None else {"chosen": job.scenario.chosen.to_json()}),
         **_statistics(job),
+        **({"releases": before} if (before := releases(job.folder)) else {}),
     }
+    if told := fairness_of_record(result):
+        result["fairness"] = [one.as_json() for one in told]
     write_json(job.folder / "result.json", result)
     return result
 
@@ -158,6 +163,7 @@ def _participant(
         },
         "failures": seen["failures"],
         "net_gain": receipt.get("net_gain") if receipt else None,
+        **({"groups": groups} if (groups := (seen["released"] or {}).get("groups")) else {}),
         **extra,
     }
 

@@ -17,14 +17,14 @@ import tomli_w
 
 from clients import registry
 from clients.tables import known_from
-from consortia.common.disk import write_json, write_text
 from consortia.common.errors import InputError, RunFailedError, RunRefusedError
 from consortia.common.logs import OwnFile
-from consortia.engines import record
+from consortia.engines import record, top_up
 from consortia.engines.base import Engine, Job
 from consortia.engines.causes import causes
 from consortia.engines.data_folder import public_sources
 from consortia.engines.demonstration import demo_policy
+from consortia.engines.job_file import write_job
 from consortia.engines.options import Options, check_options
 from consortia.engines.own_home import own_home
 from consortia.engines.vectorized import participants
@@ -71,6 +71,8 @@ def prepare(
     """
     check_options(options)
     simulation = options.engine != "flower"
+    if options.top_up is not None:
+        return top_up.prepare(options, options.top_up, _charged_home)
     if options.resume is not None:
         return with_batches(_resumed(options, options.resume), options.batches)
     written = load_scenario(options.scenario)
@@ -83,6 +85,7 @@ def prepare(
     make_plans(scenario)
     if options.engine == "vectorized":
         participants.check(scenario)
+    top_up.check_start(scenario, options)
     if check is not None:
         check(scenario, options)
     if options.dump is not None:
@@ -104,7 +107,7 @@ def prepare(
         introduce(scenario, homes)
     folder.mkdir(parents=True, exist_ok=True)
     job = with_batches(Job(scenario, run_id, folder, homes, sources), options.batches)
-    _write_job(job, options)
+    write_job(job, options)
     return job
 
 
@@ -256,20 +259,6 @@ def _allow_statistics(data: dict[str, Any], policy: Policy, participant: RosterP
     elif policy.budget.statistics is None:
         data["budget"]["statistics"] = dict(data["budget"]["run"])
         data["allow"]["non_private"] = True
-
-
-def _write_job(job: Job, options: Options) -> None:
-    """Write what a resumed run needs."""
-    write_text(job.folder / "scenario.json", job.scenario.to_json())
-    write_json(
-        job.folder / "job.json",
-        {
-            "run_id": job.run_id,
-            "engine": options.engine,
-            "sources": job.sources,
-            "ledger": str(options.ledger.resolve()) if options.ledger else None,
-        },
-    )
 
 
 def _resumed(options: Options, folder: Path) -> Job:

@@ -49,6 +49,8 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str, count: Coun
         shared = ledger.sharing(dataset)
         spent = mine if len(shared) == 1 else [entry for entry in entries if entry.dataset in shared]
         accounts.append(_lifetime(ledger, policy, dataset, spent, count))
+        if len(shared) == 1 and (cohorts := {entry.run_id for entry in mine if entry.cohort}):
+            accounts[-1]["cohorts"] = len(cohorts)
         if len(shared) > 1:
             accounts[-1]["shares_with"] = [name for name in shared if name != dataset]
     anchor = ledger.anchor()
@@ -112,6 +114,15 @@ def _budget_of(policy: Policy, dataset: str) -> Budget:
     return terms.lifetime.budget() if terms else Budget(math.inf, policy.budget.lifetime.delta)
 
 
+def _worst(mine: Sequence[Entry], delta: float, count: Count) -> Sequence[Entry]:
+    """Return the entries that the units which paid most are charged for: all without claims, and one run's cohort."""
+    cohorts = {entry.run_id for entry in mine if entry.cohort}
+    if not cohorts or len({entry.dataset for entry in mine}) > 1:  # data sets of one lifetime add up
+        return mine
+    worlds = [[e for e in mine if not e.cohort or e.run_id == run] for run in sorted(cohorts)]
+    return max(worlds, key=lambda world: count([event for entry in world for event in entry.events], delta))
+
+
 def _lifetime(
     ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequence[Entry], count: Count
 ) -> dict[str, Any]:
@@ -119,7 +130,7 @@ def _lifetime(
     first = ledger.plan(mine[0].run_id) if mine else None
     life = _budget_of(policy, dataset) if policy else Budget(math.inf, _DEFAULT_DELTA)
     unit = first.unit if first else (terms.unit if terms else None)
-    account = _account(dataset, LIFETIME, unit, mine, life, count)
+    account = _account(dataset, LIFETIME, unit, _worst(mine, life.delta or _DEFAULT_DELTA, count), life, count)
     bounded = policy is not None and not account["non_private"] and not math.isinf(life.epsilon)
     left = ledger.lifetime_left(dataset, life) if bounded else None
     asked = plan.allowance if (plan := ledger.plan(mine[-1].run_id) if mine else None) else _asked(policy)
@@ -230,18 +241,8 @@ def history(ledger: Ledger, count: Count = epsilon) -> list[dict[str, Any]]:
             note = notes[link["ref"]]
             told = note["note"]
             line["time"] = note["created"]
-            if "datasets" in told:
-                both = " and ".join(told["datasets"])
-                line |= {"what": "one lifetime", "detail": f"{both} share one lifetime"}
-            elif told.get("what") == "passport":
-                line |= {"what": "passport signed", "detail": f"run {told['run']}, SHA-256 {told['sha256'][:12]}"}
-            elif told.get("what") == "left":
-                detail = f"{told['participant']} left run {told['run']}, certificate {told['sha256'][:12]}; no charge"
-                line |= {"what": "left", "detail": detail}
-            elif told.get("what") == "agreement":
-                line |= {"what": f"agreement {told['state']}", "detail": f"contract sha256:{told['contract'][:12]}"}
-            elif told.get("what") == "restored":
-                line |= {"what": "restored", "detail": f"a backup of {told['backup']}"}
+            if (noted := _noted(told)) is not None:
+                line |= noted
             else:
                 line |= {"what": "budget set", "detail": _change(before, told)}
                 before = told
@@ -249,6 +250,28 @@ def history(ledger: Ledger, count: Count = epsilon) -> list[dict[str, Any]]:
             continue  # the creation of the ledger, or a commit: the line of its reservation covers it
         lines.append(line)
     return lines
+
+
+def _noted(told: dict[str, Any]) -> dict[str, str] | None:
+    """Return what a note says; None for a budget, of which only the change counts."""
+    what = str(told.get("what", ""))
+    if "datasets" in told:
+        return {"what": "one lifetime", "detail": f"{' and '.join(told['datasets'])} share one lifetime"}
+    if what == "passport":
+        return {"what": "passport signed", "detail": f"run {told['run']}, SHA-256 {told['sha256'][:12]}"}
+    if what == "left":
+        detail = f"{told['participant']} left run {told['run']}, certificate {told['sha256'][:12]}; no charge"
+        return {"what": "left", "detail": detail}
+    if what == "agreement":
+        return {"what": f"agreement {told['state']}", "detail": f"contract sha256:{told['contract'][:12]}"}
+    if what.startswith("claims of "):
+        detail = f"units of {what[10:]} are marked; a release on top of {told['first']} uses new ones"
+        return {"what": "claims begun", "detail": detail}
+    if what == "contract":
+        return {"what": f"contract {told['state']}", "detail": told["contract"][:19]}
+    if what == "restored":
+        return {"what": "restored", "detail": f"a backup of {told['backup']}"}
+    return None if "run" in told and "lifetime" in told else {"what": "note", "detail": what or "of a newer version"}
 
 
 def _change(before: dict[str, Any] | None, now: dict[str, Any]) -> str:

@@ -105,7 +105,8 @@ def _evaluate(work: Work, ledger: Ledger, measurement: Measurement) -> bytes:
         raise RefusedError("BAD_MESSAGE", str(error)) from None
     if plan is None:
         work.write_receipt(ledger, plan, parts, module, measurement)
-        left = ledger.lifetime_left(work.dataset, work.lifetime(request.proposal.epsilon is None))
+        life = work.lifetime(request.proposal.epsilon is None)
+        left = ledger.lifetime_left(work.dataset, life, claims=request.contract.grows)
         effective_budget(work.policy, request.proposal, left)  # refuses with BUDGET_EXHAUSTED
         raise RefusedError("NOT_TRAINED", "an evaluation of a run that never trained here")
     due = metrics_release.metrics_due(request, work.open_metrics(ledger, plan), work.policy)

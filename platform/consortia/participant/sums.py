@@ -10,6 +10,7 @@ Guarantees
   model; the participant only checks that its numbers are finite and its radius is > 0. The contribution of a package's
   learner is clipped to its declared sensitivity (`consortia.learners.blocks.clipped`).
 * Noise is on the public grid of `privacy.secure_noise`, in simulations too.
+* In a growing run the rows are those of the units that this release claims (`consortia.participant.cohort`).
 * For the learners `sums` and `statistics` the run's folder keeps the sent blocks, exactly as they were sent, until the
   final evaluation has subtracted them from the sum. Then they are deleted (`consortia.participant.sums_at_home`,
   `consortia.participant.statistics_at_home`). In a secure sum they are secret: the words before the masks.
@@ -29,6 +30,7 @@ from consortia.common.errors import RefusedError
 from consortia.learners.blocks.recipe import BlockRecipe
 from consortia.learners.blocks.release import deviations, noised
 from consortia.messages.blocks import contribution, in_state
+from consortia.participant import cohort
 from consortia.participant.context import Work
 from consortia.participant.own_sums import Sent, keep, rows_of
 from consortia.participant.partitions import Partitions
@@ -49,8 +51,10 @@ def answer(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> byte
     request, started = work.request, time.perf_counter()
     rule = blocks_of(request.contract, request.industry)
     check_received(work)
+    cohort.check_message(work)
+    parts, claims = cohort.chosen(work, ledger, parts)
     events = events_of(work, plan)
-    reservation = work.reserve(ledger, request.run_id, events, work.lifetime(plan.non_private))
+    reservation = work.reserve(ledger, request.run_id, events, work.lifetime(plan.non_private), claims)
     blocks = exact_blocks(work, parts)
     if not plan.non_private:
         multipliers = [event.noise_multiplier for event in events if isinstance(event, GaussianRelease)]
@@ -91,10 +95,11 @@ def events_of(work: Work, plan: RunPlan) -> tuple[Event, ...]:
 
 def kept_at_home(work: Work) -> bool:
     """Return whether the own part of the message is subtracted from the sum at the end: the last message of some
-    learners."""
+    learners. In a growing run the coordinator leaves it out instead, with those of earlier releases."""
     contract = work.request.contract
     terms = contract.noisy_sums
-    return terms is not None and contract.finished_at_home and work.request.round == terms.shares.messages
+    last = terms is not None and work.request.round == terms.shares.messages
+    return last and contract.finished_at_home and not contract.grows
 
 
 def releases_of(

@@ -204,7 +204,8 @@ def _budget(
     try:
         runs = len(ledger.runs())
         life = policy.budget.lifetime.budget()
-        left = ledger.lifetime_left(dataset, Budget(math.inf, life.delta) if proposal.epsilon is None else life)
+        life = Budget(math.inf, life.delta) if proposal.epsilon is None else life
+        left = ledger.lifetime_left(dataset, life, claims=scenario.contract.grows)
     finally:
         ledger.close()
     chain.ok(f"{runs} runs so far")

@@ -107,6 +107,11 @@ def check_sums(contract: ContractFields) -> None:
             contract.finished_at_home and contract.secure is not None and contract.secure.colluders < 1
         ),
     }
+    if contract.sums is not None and contract.sums.grows:
+        excluded[
+            'trust = "local" with sums.grows: who takes part may differ from release to release, and the difference '
+            "of two totals would show a participant under its own share of the noise"
+        ] = contract.trust != "local"
     for name, rules in contract.industries.items():
         plain = (rules.model, rules.private_steps, rules.momentum, rules.weight_decay)
         added = (rules.init, rules.optimizer, rules.schedule)
@@ -119,12 +124,29 @@ def check_sums(contract: ContractFields) -> None:
         raise ValueError(f"{learner}: terms of the contract's industries, not of {', '.join(strange)}")
 
 
+def check_groups(contract: ContractFields) -> None:
+    """Raise ValueError, naming what was wanted, where the final model cannot be measured by group."""
+    groups = contract.evaluation.groups
+    if strange := sorted(groups.keys() - contract.industries.keys()):
+        raise ValueError(f"evaluation.groups of the contract's industries, not of {', '.join(strange)}")
+    if groups and "private" in contract.scopes.named:
+        raise ValueError(
+            "no private scope with evaluation.groups: each participant would measure its own parts, and only a "
+            "released model is measured by group"
+        )
+
+
 def check_by_industry(contract: ContractFields) -> None:
     """Raise ValueError, naming what was wanted, where training terms of single industries cannot be kept apart."""
     if strange := sorted(contract.by_industry.keys() - contract.industries.keys()):
         raise ValueError(f"by_industry tables of the contract's industries, not of {', '.join(strange)}")
     if not contract.industries.keys() - contract.by_industry.keys():
         raise ValueError("an industry without a by_industry table: the contract's own terms are for it")
+    for name, terms in contract.by_industry.items():
+        if strange := sorted(terms.evaluation.groups.keys() - {name}):
+            raise ValueError(f"by_industry.{name}.evaluation.groups: of {name} alone, not of {', '.join(strange)}")
+    if strange := sorted(contract.evaluation.groups.keys() - contract.industries.keys()):
+        raise ValueError(f"evaluation.groups of the contract's industries, not of {', '.join(strange)}")
     for name, terms in (("the contract", contract), *contract.by_industry.items()):
         excluded = {
             "nothing shared with the whole consortium": "consortium" in terms.scopes.named,
@@ -132,6 +154,7 @@ def check_by_industry(contract: ContractFields) -> None:
             "rounds (no asynchronous strategy)": isinstance(terms.strategy.strategy(), Asynchronous),
             "no [stopping]: each industry ends after its rounds": terms.stopping is not None,
             'a learner that trains, not "statistics"': terms.statistics is not None,
+            "no sums.grows: a run that grows has one contract": terms.sums is not None and terms.sums.grows,
         }
         if problems := [text for text, wrong in excluded.items() if wrong]:
             raise ValueError(f"{'; '.join(problems)}, with [contract.by_industry], in {name}")

@@ -87,6 +87,10 @@ class Split(StrictModel):
             raise ValueError("train + validation + test = 1")
         return self
 
+    def training_units(self, declared: int) -> int:
+        """Return how many of `declared` units train: a public number, the same for everybody."""
+        return max(1, round(declared * self.train))
+
 
 class RoundTerms(StrictModel):
     """Bounds of one round: replies needed (share of the roster), seconds to wait, tries."""
@@ -159,6 +163,11 @@ class TrainingTerms(StrictModel):
     def finished_at_home(self) -> bool:
         """Whether a participant takes its own part off the last message's sums, and goes on with its own rows."""
         return self.sums is not None or self.statistics is not None
+
+    @property
+    def grows(self) -> bool:
+        """Whether participants claim the units that they use, so that a further release may use new ones alone."""
+        return self.sums is not None and self.sums.grows
 
     @property
     def secure_terms(self) -> SecureTerms:

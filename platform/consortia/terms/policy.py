@@ -101,7 +101,9 @@ class DatasetTerms(StrictModel):
     persons (`consortia.participant.lifetimes`). `synthetic` says that the source's rows are made up, which every output
     then says, too. `metrics` names metrics that the receipt leads with, built in or installed, before those of the
     industry; they stay at home. `mapping` says which of the source's columns each column of the schema comes from, and
-    how (`clients.mapping`).
+    how (`clients.mapping`). `arrivals_by_themselves` is the owner's statement for runs that grow
+    (`consortia.participant.cohort`): no model that saw the source's rows without noise decides who is in it, from when
+    on and with which label.
     """
 
     industry: Industry
@@ -114,6 +116,7 @@ class DatasetTerms(StrictModel):
     quarantine_threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
     lifetime: Name | None = None
     synthetic: bool = False
+    arrivals_by_themselves: bool = False
     mapping: dict[str, ColumnMap] = Field(default_factory=dict)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Collection
 from typing import Annotated
 
@@ -16,6 +17,19 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
+class BuiltOn(StrictModel):
+    """The release that a further release of a growing run builds on: message 1 is not repeated.
+
+    `run` and `contract` (SHA-256) are those of the first release. `frozen` has by industry the SHA-256 of its centre
+    and radius (`consortia.learners.sums.model.frozen`). `release` counts from 2 on.
+    """
+
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,199}$")]
+    contract: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    frozen: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+    release: Annotated[int, Field(ge=2, le=10_000)]
+
+
 class SumsTerms(StrictModel):
     """How the budget is shared among the blocks, and what is publicly expected of the target.
 
@@ -23,7 +37,8 @@ class SumsTerms(StrictModel):
     public share of the positive class, of every class in their order, or of a regression the usual value in its own
     unit; without it the schema's published shares count, equal ones, or the middle of the bounds. `residual` is a
     public guess of a regression's residual variance in its unit squared, for the model that anybody can have.
-    `largest_radius` caps the radius that message 1 suggests.
+    `largest_radius` caps the radius that message 1 suggests. With `grows`, participants claim the units that they use,
+    so that `consortia run --top-up` may later add a release of new units alone; such a release has `builds_on`.
     """
 
     centre_share: _Share = 0.10
@@ -32,16 +47,27 @@ class SumsTerms(StrictModel):
     largest_radius: _Positive = 8.0
     prevalence: dict[str, _Number | tuple[_Number, ...]] = Field(default_factory=dict)
     residual: dict[str, _Positive] = Field(default_factory=dict)
+    grows: Annotated[bool, Field(exclude_if=operator.not_)] = False
+    builds_on: Annotated[BuiltOn | None, Field(exclude_if=lambda terms: terms is None)] = None
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> SumsTerms:
         if not math.isclose(self.centre_share + self.gram_share + self.slope_share, 1.0, abs_tol=1e-9):
             raise ValueError("centre_share + gram_share + slope_share = 1")
+        if self.builds_on is not None and not self.grows:
+            raise ValueError("grows = true with builds_on")
         return self
 
     @property
+    def kept_share(self) -> float:
+        """The part of mu^2 that message 2 of a first release has; of a further release message 2 has all."""
+        return self.gram_share + self.slope_share
+
+    @property
     def shares(self) -> Shares:
-        """The shares as the learner has them."""
+        """The shares as the learner has them; a further release has no message 1."""
+        if self.builds_on is not None:
+            return Shares("sums", ((), (self.gram_share / self.kept_share, self.slope_share / self.kept_share)))
         return Shares("sums", ((self.centre_share,), (self.gram_share, self.slope_share)))
 
     def named_industries(self) -> set[str]:

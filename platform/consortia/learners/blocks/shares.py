@@ -36,7 +36,7 @@ class Shares:
     @property
     def least_part(self) -> float:
         """By which part of a member's weight one unit moves the smallest block of a secure sum."""
-        return math.sqrt(min(min(part) for part in self.parts))
+        return math.sqrt(min(min(part) for part in self.parts if part))
 
     def of(self, message: int) -> tuple[float, ...]:
         """Return the shares of a message's blocks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +20,7 @@ from consortia.learners.sums.columns import Columns, columns_of
 from consortia.learners.sums.outcome import Outcome, outcome_of
 from consortia.learners.sums.statistics import first_message, gram_size, second_message
 
-__all__ = ["CENTRE", "RADIUS", "WEIGHTS", "Recipe", "build", "recipe_of"]
+__all__ = ["CENTRE", "RADIUS", "WEIGHTS", "Recipe", "build", "frozen", "recipe_of"]
 
 #: Names of what a module holds.
 CENTRE: Final = "encoder.centre"
@@ -65,6 +66,12 @@ class Recipe:
         """Raise ValueError for a model whose radius nothing can be divided by."""
         if not float(model[RADIUS]) > 0:
             raise ValueError(f"{RADIUS}: wanted a number > 0, got another")
+
+
+def frozen(group: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a group's centre and radius: what a further release of a growing run is made under."""
+    numbers = [group[name].to(torch.float64).contiguous().numpy().tobytes() for name in (CENTRE, RADIUS)]
+    return hashlib.sha256(b"".join(numbers)).hexdigest()
 
 
 def recipe_of(
