@@ -281,12 +281,13 @@ def _call(node: fx.Node, modules: dict[str, nn.Module]) -> str | Callable[..., A
         if len(node.args) != 2 or node.kwargs:
             return None
         if constants:
-            return _WITH_NUMBER[node.target] if type(constants[0]) in {int, float} else None
-        return _TWO_ROWS[node.target]
+            return _WITH_NUMBER.get(node.target) if type(constants[0]) in {int, float} else None
+        return _TWO_ROWS.get(node.target)
     if node.target is operator.getitem:  # one of the named tables, or a part of every row
         source, key = node.args
         if isinstance(key, tuple) and len(key) > 1 and key[0] == slice(None):
-            return operator.getitem if all(type(one) in {int, slice} for one in key[1:]) else None
+            plain = all(type(one) in {int, slice} for one in key[1:])
+            return operator.getitem if plain else None
         named = isinstance(source, fx.Node) and source.op == "placeholder" and isinstance(key, str)
         return operator.getitem if named else None
     if node.target in {torch.flatten, "flatten"}:

@@ -131,7 +131,7 @@ class Layer:
         """
         at, delta = self.inputs[:rows].reshape(rows, -1), self.delta[:rows].reshape(rows, -1, self.delta.shape[-1])
         if self.layer.padding_idx is not None:
-            delta = delta * (at != self.layer.padding_idx).unsqueeze(-1)
+            delta = delta * torch.ne(at, self.layer.padding_idx).unsqueeze(-1)
         table = self.layer.weight
         assert isinstance(table, nn.Parameter)
         sums = delta.new_zeros(units.count * len(table), table.shape[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,7 +208,8 @@ def test_ids_outside_the_vocabulary_break_their_row_and_the_network_finds_the_ot
     assert table.quarantine.rows_kept == 3
     features = table.inputs["features"]
     spec = ModelSpec(kind="two-tower", hidden=(4,))
-    items = build(client, spec, 5, torch.Generator().manual_seed(0)).encoder[1]
+    encoder: Any = build(client, spec, 5, torch.Generator().manual_seed(0)).encoder
+    items = encoder[1]
     seen: list[torch.Tensor] = []
     items.items.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     items(features)

@@ -82,4 +82,5 @@ def network(client: IndustryClient, kind: str, **spec: Any) -> FederatedModule:
 
 
 def shape_of(kind: str) -> Shape:
-    return {"cnn": IMAGE, "two-tower": ITEMS}.get(kind, STEPS)
+    shapes: dict[str, Shape] = {"cnn": IMAGE, "two-tower": ITEMS}
+    return shapes.get(kind, STEPS)
