@@ -24,7 +24,6 @@ from consortia.learners.sums.combine import combined, precision_weights
 from consortia.learners.sums.model import CENTRE, RADIUS, WEIGHTS, Recipe
 from consortia.learners.sums.solution import Released, centre_and_radius, everybodys
 from consortia.messages.blocks import block_noise, contribution, in_state, unscaled
-from consortia.messages.size_release import declared
 from consortia.messages.sums import NO_PART, OwnPart, ToHome, split
 from consortia.terms.contract import Contract
 from consortia.terms.costs import noise_multiplier
@@ -62,7 +61,7 @@ def honest_norms(contract: Contract, participant: RosterParticipant, message: in
     rule = blocks_of(contract, participant.industry)
     noise = deviations(rule, message, multiplier) if multiplier else (0.0,) * len(rule.names(message))
     return [
-        2 * declared(contract, participant) * sensitivity + deviation * (length**0.5 + 4)
+        2 * contract.split.training_units(participant.units) * sensitivity + deviation * (length**0.5 + 4)
         for sensitivity, deviation, length in zip(
             rule.sensitivities(message), noise, rule.lengths(message), strict=True
         )
@@ -184,7 +183,11 @@ def _multiplier(contract: Contract, view: ParticipantView) -> float:
 def _part(
     contract: Contract, participant: RosterParticipant, multiplier: float, blocks: State, names: Sequence[str]
 ) -> Part:
-    return Part(tuple(blocks[name].numpy() for name in names), multiplier, float(declared(contract, participant)))
+    return Part(
+        tuple(blocks[name].numpy() for name in names),
+        multiplier,
+        float(contract.split.training_units(participant.units)),
+    )
 
 
 def parts_of(
