@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -85,7 +85,7 @@ def _agreement(place: Home, policy: Policy, loaded: Scenario, purpose: str, unti
     if not stated:
         raise InputError("--purpose: wanted a sentence that says for what the result may be used, got none")
     part = contract if contract.vertical else contract.of(line.industry)
-    stated_terms = {
+    stated_terms: dict[str, Any] = {
         "participant": place.participant,
         "scenario": loaded.name,
         "contract_sha256": contract.sha256(),
