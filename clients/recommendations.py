@@ -76,8 +76,10 @@ def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataF
     """Users with a mood and a taste each rate some 12 films; every provider's users like other kinds a little more."""
     often, good, kinds = _films()
     turn = 2 * np.pi * list(PROVIDERS).index(site) / len(PROVIDERS)
-    users, films, ratings = [], [], []
-    while sum(map(len, films)) < rows:
+    users: list[NDArray[Any]] = []
+    films: list[NDArray[Any]] = []
+    ratings: list[NDArray[Any]] = []
+    while sum(len(one) for one in films) < rows:
         many = int(generator.integers(8, 17))
         taste = generator.normal(0, 0.45, 2) + 0.2 * np.array([np.cos(turn), np.sin(turn)])
         chosen = generator.choice(SHAPE.vocabulary, many, replace=False, p=often)
@@ -85,7 +87,7 @@ def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataF
         users.append(np.repeat(f"{site} {generator.integers(10**9)}", many))
         films.append(chosen + 1)
         ratings.append(np.clip(np.round(liked + generator.normal(0, 0.7, many)), LOW, HIGH))
-    return _rows(*map(np.concatenate, (users, films, ratings))).iloc[:rows]  # type: ignore[arg-type]
+    return _rows(*(np.concatenate(part) for part in (users, films, ratings))).iloc[:rows]
 
 
 CLIENT = IndustryClient(
