@@ -45,7 +45,8 @@ def drawn(rng: np.random.Generator, groups: Any) -> tuple[Array, Array, NDArray[
         scores, label = draw(rng, rows, share, shift)
         said = scores / (scores + (1 - scores) * np.exp(lacking))
         parts.append((said, label, np.full(rows, number)))
-    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))  # type: ignore[return-value]
+    scores, label, code = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return scores, label, code
 
 
 def truth(rng: np.random.Generator, groups: Any, rows: int) -> list[dict[str, dict[str, float]]]:

@@ -77,9 +77,9 @@ def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataF
     often, good, kinds = _films()
     turn = 2 * np.pi * list(PROVIDERS).index(site) / len(PROVIDERS)
     users: list[NDArray[Any]] = []
-    films: list[NDArray[np.int64]] = []
-    ratings: list[NDArray[np.float64]] = []
-    while sum(len(each) for each in films) < rows:
+    films: list[NDArray[Any]] = []
+    ratings: list[NDArray[Any]] = []
+    while sum(len(one) for one in films) < rows:
         many = int(generator.integers(8, 17))
         taste = generator.normal(0, 0.45, 2) + 0.2 * np.array([np.cos(turn), np.sin(turn)])
         chosen = generator.choice(SHAPE.vocabulary, many, replace=False, p=often)
@@ -87,7 +87,7 @@ def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataF
         users.append(np.repeat(f"{site} {generator.integers(10**9)}", many))
         films.append(chosen + 1)
         ratings.append(np.clip(np.round(liked + generator.normal(0, 0.7, many)), LOW, HIGH))
-    return _rows(np.concatenate(users), np.concatenate(films), np.concatenate(ratings)).iloc[:rows]
+    return _rows(*(np.concatenate(part) for part in (users, films, ratings))).iloc[:rows]
 
 
 CLIENT = IndustryClient(

@@ -50,7 +50,7 @@ def _alike(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, T
     return both
 
 
-_TWO_ROWS: Final[dict[Any, Any]] = {
+_TWO_ROWS: Final[dict[Any, Callable[..., Any]]] = {
     **dict.fromkeys((operator.add, torch.add), _alike(torch.add)),
     **dict.fromkeys((operator.sub, torch.sub), _alike(torch.sub)),
     **dict.fromkeys((operator.mul, torch.mul), _alike(torch.mul)),
@@ -64,7 +64,7 @@ _PARTS: Final[dict[str, Callable[..., Any]]] = {
     "unsqueeze": torch.unsqueeze,
 }
 #: What a tensor and a number make, number by number.
-_WITH_NUMBER: Final[dict[Any, Any]] = {
+_WITH_NUMBER: Final[dict[Any, Callable[..., Any]]] = {
     **dict.fromkeys((operator.add, torch.add), operator.add),
     **dict.fromkeys((operator.sub, torch.sub), operator.sub),
     **dict.fromkeys((operator.mul, torch.mul), operator.mul),

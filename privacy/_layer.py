@@ -130,8 +130,9 @@ class Layer:
         are added in their own order, whoever else is there.
         """
         at, delta = self.inputs[:rows].reshape(rows, -1), self.delta[:rows].reshape(rows, -1, self.delta.shape[-1])
-        if self.layer.padding_idx is not None:
-            delta = delta * torch.ne(at, self.layer.padding_idx).unsqueeze(-1)
+        padding = self.layer.padding_idx
+        if isinstance(padding, int):
+            delta = delta * torch.ne(at, padding).unsqueeze(-1)
         table = self.layer.weight
         assert isinstance(table, nn.Parameter)
         sums = delta.new_zeros(units.count * len(table), table.shape[1])

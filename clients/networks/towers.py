@@ -35,7 +35,7 @@ class _ItemPart(nn.Module):
 
     def __init__(self, shape: Items, width: int) -> None:
         super().__init__()
-        self.cut, self.places, self.largest = width // 2, 1 + shape.earlier, shape.vocabulary
+        self.middle, self.places, self.largest = width // 2, 1 + shape.earlier, shape.vocabulary
         self.items = nn.Embedding(shape.vocabulary + 1, width - 1, padding_idx=0)
         self.mean = nn.AdaptiveAvgPool1d(1)  # of (n_rows, n_places), row by row
         with torch.no_grad():
@@ -46,8 +46,8 @@ class _ItemPart(nn.Module):
         ids = ((x[:, : self.places] + 1) * (self.largest / 2) + 0.5).long().clamp(0, self.largest)
         values = x[:, self.places :]
         numbers = self.items(ids)
-        thought = (numbers[:, 1:, self.cut :] * values.unsqueeze(2)).mean(1)
-        return torch.cat((numbers[:, 0, : self.cut], thought, self.mean(values)), 1)
+        thought = (numbers[:, 1:, self.middle :] * values.unsqueeze(2)).mean(1)
+        return torch.cat((numbers[:, 0, : self.middle], thought, self.mean(values)), 1)
 
 
 class _UserPart(nn.Module):
@@ -55,17 +55,17 @@ class _UserPart(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.cut = width // 2
-        self.tower = nn.Linear(self.cut, self.cut)
-        self.level = nn.Linear(self.cut, 1)
+        self.middle = width // 2
+        self.tower = nn.Linear(self.middle, self.middle)
+        self.level = nn.Linear(self.middle, 1)
         self.mean = nn.AdaptiveAvgPool1d(1)
         with torch.no_grad():
             self.level.weight.zero_()
             self.level.bias.zero_()
 
     def forward(self, encoded: Tensor) -> Tensor:
-        user = encoded[:, self.cut :]
-        product = self.mean(encoded[:, : self.cut] * self.tower(user))
+        user = encoded[:, self.middle :]
+        product = self.mean(encoded[:, : self.middle] * self.tower(user))
         score: Tensor = product + self.level(user)
         return score
 

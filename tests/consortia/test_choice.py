@@ -83,14 +83,14 @@ def test_another_budget_chooses_anew(epsilon: str, learner: str) -> None:
 def test_few_rows_under_much_noise_get_few_steps_with_the_recipe_and_nothing_of_the_contracts_network() -> None:
     network = {"model": {"kind": "mlp", "hidden": [4]}, "local_steps": 30, "sampling_rate": 0.2, "clip": 3.0}
     more = {"rounds": 50, "strategy": {"name": "fedadam"}, "releases": ["sums"], "secure": {"colluders": 1}}
-    scenario = _auto(**more, industries={"bank": {**network, "learning_rate": 9.0}}).with_overrides(epsilon=["0.5"])
+    scenario = _auto(**more, industries={"bank": {**network, "learning_rate": 9.0}}).with_overrides(epsilon=["0.3"])
     assert _choice(scenario).few_steps
-    assert "the worth of 69, fewer than a quarter" in _choice(scenario).why
+    assert "fewer than a tenth: a linear model by few steps" in _choice(scenario).why
     written = _data(**{key: value for key, value in more.items() if key == "secure"})
     del written["contract"]["learner"], written["contract"]["sums"]
     written["contract"]["industries"] = {"bank": few_steps.industry()}
     written["contract"] = few_steps.with_training(written["contract"])
-    by_hand = scenario_from_toml(tomli_w.dumps(written)).with_overrides(epsilon=["0.5"])
+    by_hand = scenario_from_toml(tomli_w.dumps(written)).with_overrides(epsilon=["0.3"])
     assert scenario.contract.sha256() == by_hand.contract.sha256()
     assert (scenario.contract.learner, scenario.contract.releases) == ("gradient", ("update",))
     again = scenario_from_json(scenario.to_json())
@@ -113,12 +113,12 @@ def test_what_noise_leaves_to_sums_by_hand() -> None:
 
 def test_all_steps_together_cost_what_was_agreed() -> None:
     """Ten steps and a spare one on all rows are Gaussian mechanisms, so squared ratios add up: by hand, not by us."""
-    scenario = _auto().with_overrides(epsilon=["0.5"])
+    scenario = _auto().with_overrides(epsilon=["0.3"])
     participant = scenario.roster[0]
     z = settle.sigma_of(scenario.contract, participant)
     assert z is not None
-    assert z >= math.sqrt(few_steps.ROUNDS + 1) / mu_of(0.5, participant.delta)
-    assert z == pytest.approx(math.sqrt(few_steps.ROUNDS + 1) / mu_of(0.5, participant.delta), rel=1e-3)
+    assert z >= math.sqrt(few_steps.ROUNDS + 1) / mu_of(0.3, participant.delta)
+    assert z == pytest.approx(math.sqrt(few_steps.ROUNDS + 1) / mu_of(0.3, participant.delta), rel=1e-3)
 
 
 def test_what_noise_leaves_by_hand() -> None:

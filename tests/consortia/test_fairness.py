@@ -388,4 +388,4 @@ def test_a_run_measures_its_final_model_by_group_and_pays_once(tmp_path: Path) -
         assert 0 < line["epsilon"]["metrics"]["run"] <= 3
         assert line["metrics"]["auc"]["release"] == "dp"
     (found,) = fairness_of_run(tmp_path / "runs" / done.result["run_id"])
-    assert found.as_json() == json.loads(json.dumps(told))
+    assert json.loads(json.dumps(found.as_json())) == json.loads(json.dumps(told))

@@ -209,9 +209,9 @@ def parts_of(
             found[name] = _part(scenario.contract, participants[name], multiplier, blocks, blocks_in)
         before = f"{name}/{_EARLIER}"
         if message == 2 and f"{before}/{_MULTIPLIER}" in kept:
-            blocks = tuple(kept[f"{before}/{block}"].numpy() for block in blocks_in)
+            earlier = tuple(kept[f"{before}/{block}"].numpy() for block in blocks_in)
             numbers = (float(kept[f"{before}/{what}"]) for what in (_MULTIPLIER, _UNITS))
-            found[name] = _with(Part(blocks, *numbers), found.get(name))
+            found[name] = _with(Part(earlier, *numbers), found.get(name))
     return found
 
 
@@ -232,7 +232,8 @@ def before_top_up(scenario: Scenario, industry: str, kept: Memory) -> Memory:
     terms = scenario.contract.sums
     assert terms is not None
     scale = 1.0 if terms.builds_on is not None else 1 / math.sqrt(terms.kept_share)
-    names, out = blocks_of(scenario.contract, industry).names(2), {}
+    names = blocks_of(scenario.contract, industry).names(2)
+    out: Memory = {}
     for name, part in parts_of(scenario, industry, kept, 2).items():
         numbers = {_MULTIPLIER: part.multiplier * scale, _UNITS: part.units}
         before = f"{name}/{_EARLIER}"

@@ -82,7 +82,7 @@ class CoordinatorView:
             version = self.version("")
             runs = self._runs.refresh()
             running = [run for run in runs if run.status == "running"]
-            now = (running or runs or [None])[0]
+            now = next(iter(running or runs), None)
             say = "; ".join(f"{run.id}: round {run.done} of {run.total}" for run in running) or "no run is going on"
             return self._page(
                 "runs.html", "/", version, "", say, runs=runs, unreadable=self._runs.unreadable,

@@ -102,7 +102,8 @@ class Contracts:
             terms = terms_of(home, policy, loaded)
 
             def make() -> object:
-                return contract_list.accept(home, entry, shown=text)
+                contract_list.accept(home, entry, shown=text)
+                return None
 
         if wants_metrics_budget(policy, loaded.contract):
             more.append("It wants metrics with noise, and the policy has no budget for them: change the budget first.")
@@ -129,10 +130,11 @@ class Contracts:
         if found is None:
             raise InputError("contract: wanted one of the list, got another")
 
-        def make() -> object:
+        def make() -> None:
             if found.signed:
-                return take_back(home, found.entry.removeprefix(_PREFIX), shown=text)
-            return contract_list.remove(home, found.entry, shown=text)
+                take_back(home, found.entry.removeprefix(_PREFIX), shown=text)
+            else:
+                contract_list.remove(home, found.entry, shown=text)
 
         return Proposal(
             heading="Take the contract back?",

@@ -65,7 +65,8 @@ def share_chart(run: Run, spending: Spending) -> tuple[str, Markup]:
         else:
             alike.append(([participant], points))
     lines = [Line(_called(members, run), points) for members, points in alike]
-    who = "everybody alike" if [len(members) for members, _ in alike] == [len(run.participants)] else "each"
+    drawn = [_called(members, run) for members, points in alike if points]
+    who = f"{drawn[0]}{' alike' if drawn == ['everybody'] else ''}" if len(drawn) == 1 else "each"  # one has no label
     caption = f"ε spent by round, {who} of its own run budget; all of it at the end is the plan"
     caption += "" if complete else "; some rounds are still being counted"
     label = "ε spent, % of the run budget"

@@ -82,8 +82,8 @@ def build(job: Job, engine: str) -> dict[str, Any]:
         **_statistics(job),
         **({"releases": before} if (before := releases(job.folder)) else {}),
     }
-    if told := fairness_of_record(result):
-        result["fairness"] = [one.as_json() for one in told]
+    if by_group := fairness_of_record(result):
+        result["fairness"] = [one.as_json() for one in by_group]
     write_json(job.folder / "result.json", result)
     return result
 

@@ -45,4 +45,5 @@ def possible(schema: Schema) -> list[Grouping]:
 
 def by_group(cells: NDArray[np.int64], groups: NDArray[np.int64], n_cells: int) -> NDArray[np.int64]:
     """Return the cells (n_rows,) told apart by group: group x n_cells + cell; -1 where either is missing."""
-    return np.where((cells < 0) | (groups < 0), -1, groups * n_cells + cells)
+    found: NDArray[np.int64] = np.where((cells < 0) | (groups < 0), -1, groups * n_cells + cells)
+    return found

@@ -205,7 +205,7 @@ def measure(
         }
     bins = request.contract.evaluation.bins
     target = client.schema.target
-    shape = (score_bins.n_rows(target), bins)
+    shape: tuple[int, ...] = (score_bins.n_rows(target), bins)
     grouping = request.contract.evaluation.grouping(request.industry) if due.event.partition == "evaluation" else None
     if grouping is not None:
         shape = (len(grouping.names(client.schema)), *shape)

@@ -71,7 +71,7 @@ def _tables(one: Treated) -> list[Table]:
 def _group(group: Group) -> list[tuple[str, ...]]:
     if not group.measures:
         return [(group.name, "rows, noisy", "too few: not shown")]
-    rows = f"{group.rows.value:.0f} [{group.rows.low:.0f}, {group.rows.high:.0f}]"
+    rows = f"{group.rows.value or 0.0:.0f} [{group.rows.low:.0f}, {group.rows.high:.0f}]"
     measured = [(group.name, WORDS[name], _estimate(one)) for name, one in group.measures.items()]
     return [(group.name, "rows, noisy", rows), *measured]
 

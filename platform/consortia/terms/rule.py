@@ -11,7 +11,7 @@ numbers. With N rows and noise of variance v in a cell's gradient, averaged over
 
 (c: variance of the target by its public expectation, d: columns): N_eff of the forecast, of all participants together
 and for cells instead of directions. Where rows are few, N_eff of the sums' own directions decides between sums and a
-linear model by few gradients of all rows (`few_steps`): below a quarter of the rows, noise weighs three times what they
+linear model by few gradients of all rows (`few_steps`): below a tenth of the rows, noise weighs nine times what they
 do, and the sums' many columns (polynomials, products of pairs) only carry it. docs/design/0030-a-rule-that-chooses.md
 and 0050-few-steps.md say what was measured, and what the rule does not know.
 """
@@ -44,12 +44,12 @@ from consortia.terms.roster import RosterParticipant
 from consortia.terms.settle import settle, sigma_of
 from privacy.secure_sum.fixed_point import INFLATION
 
-__all__ = ["ENOUGH", "QUARTER", "rows_left", "rows_left_by_sums", "with_choice"]
+__all__ = ["ENOUGH", "TENTH", "rows_left", "rows_left_by_sums", "with_choice"]
 
 #: From how many rows' worth on histograms are better than sums.
 ENOUGH: Final = 700
 #: Which share of the rows noise must leave to sums; below it a linear model by few steps is better.
-QUARTER: Final = 0.25
+TENTH: Final = 0.1
 
 
 def with_choice(data: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -202,9 +202,9 @@ def _chosen(
         except InputError:
             return sums  # refused where it is read, which names the key
         left = rows_left_by_sums(candidate, industry, members)
-        if left >= QUARTER * units:
+        if left >= TENTH * units:
             return sums
-        why += f"; noise leaves sums the worth of {left:.0f}, fewer than a quarter: a linear model by few steps"
+        why += f"; noise leaves sums the worth of {left:.0f}, fewer than a tenth: a linear model by few steps"
         return Choice(learner="gradient", why=why, units=units, few_steps=True)
     candidate = _candidate(contract, terms, industry, members, "additive", where)
     left = rows_left(candidate, industry, members)
