@@ -24,7 +24,7 @@ from privacy.ledger import Ledger
 
 SHA256 = load_scenario("linear").with_overrides(rounds=3).contract.sha256()
 ENTRY = f"sha256:{SHA256}"
-ACCEPT = {"scenario": "linear", "rounds": "3"}
+ACCEPT: Any = {"scenario": "linear", "rounds": "3"}
 NAMED = ("line-a", "linear", "--rounds", "3")
 
 
@@ -58,7 +58,7 @@ def accepted(home: Path) -> Any:
     return load_policy(home / "line-a" / "policy.toml", simulation=True).allow.contracts
 
 
-def made(app: FastAPI, owner: dict[str, str], path: str, **given: str) -> Any:
+def made(app: FastAPI, owner: dict[str, str], path: str, **given: Any) -> Any:
     """Propose and confirm; return the page that asked."""
     shown = post(app, path, owner, **given)
     answer = post(app, "/change/confirm", owner, ticket=ticket_of(shown))
@@ -189,7 +189,7 @@ def test_what_was_shown_of_another_policy_is_not_made(
     ],
 )
 def test_what_cannot_be_is_refused_in_words(
-    app: FastAPI, homes: Path, owner: dict[str, str], path: str, given: dict[str, str], words: str
+    app: FastAPI, homes: Path, owner: dict[str, str], path: str, given: Any, words: str
 ) -> None:
     before = lines(homes / "page")
     answer = post(app, path, owner, **given)
