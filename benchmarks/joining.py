@@ -1,7 +1,7 @@
 """Whether joining pays: alone, control, federated, joined, by learner and budget, with the mechanism as deployed.
 
     python benchmarks/joining.py --data DATA [--sets german,heart,cards,ai4i] [--seeds 10] [--epsilons 1,3,8]
-                                 [--noise shared,local] [--learner sums|additive|network|auto,…] [--out FILE.jsonl]
+                                 [--noise shared,local] [--learner sums|additive|steps|network|auto,…] [--out FILE]
     python benchmarks/joining.py --table FILE.jsonl
 
 Each line of the file is one run of real participants: policies, ledgers, messages, secure noise, and for `shared` real
@@ -10,7 +10,8 @@ heart to its four centres, AI4I to three factories (1500, 1500, 700 training row
 2,000 training rows each; `cards-5x200`, `cards-5x1000` and `cards-5x4000` are five banks with as many rows each.
 `cleveland` is the 297 complete rows of that centre, 208 of them dealt to three; its ε, at δ 1e-6, is that of replacing
 a record (`joining_sets.added_or_removed`). The learner `network` is gradients of the model that `joining_sets` names;
-with shared noise one step a round. Call it again to go on: what the file has is not run again.
+with shared noise one step a round; `steps` is the recipe `consortia.terms.few_steps`. Call it again to go on: what the
+file has is not run again.
 
 All training rows train; test rows are others. `released` is the shared model as anybody can have it. `alone`, `control`
 and `joined` are those of a receipt (`consortia.participant.baseline`, `.joined`), with stacks that see own rows out of

@@ -19,6 +19,7 @@ from scipy.stats import norm
 from clients import registry
 from clients.dataset import Table, prepare
 from consortia.participant.home import Home
+from consortia.terms import few_steps
 from consortia.terms.scenario import Scenario, scenario_from_toml
 from consortia.terms.sums import SumsTerms
 from privacy.ledger import Ledger
@@ -155,9 +156,11 @@ def scenario_of(
     deal = SETS[name]
     split = {"train": 0.98, "validation": 0.0, "test": 0.02}
     contract: dict[str, Any] = {"schema": 1, "wire": 1, "split": split, "industries": {deal.industry: {}}}
-    if learner != "network":
+    if learner == "steps":
+        contract["industries"] = {deal.industry: few_steps.industry()}
+    elif learner != "network":
         contract["learner"] = learner
-    if learner != "network":  # the rule takes what is expected of the target from any table
+        # The rule takes what is expected of the target from any table.
         contract["additive" if learner == "additive" else "sums"] = {"prevalence": {deal.industry: deal.prevalence}}
     elif shared:
         contract |= {"rounds": 8, "strategy": {"name": "fedsgd", "server_learning_rate": 4.0}}
@@ -166,6 +169,8 @@ def scenario_of(
         contract |= {"rounds": 20, "industries": {deal.industry: dict(deal.network)}}
     if shared:
         contract |= {"trust": "aggregate", "secure": {"colluders": 1, "min_cohort": 3}}
+    if learner == "steps":
+        contract = few_steps.with_training(contract)
     roster = [
         {
             "name": who,

@@ -1,6 +1,6 @@
 """The rows that were set apart: reasons with shares, the one spelling behind them, and whether they are other rows.
 
-It stays at home. Spellings are told by the first line that has one, never by their text.
+All of this stays at home. A spelling is named by the first line that has it, never by its text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from clients.schema import Schema
 
 __all__ = ["Apart", "reasons_in_words", "set_apart"]
 
-#: Chance below which a difference is said, over all columns together.
+#: A difference is reported if its chance is below this, over all columns together.
 _LEVEL: Final = 0.05
 _FEWEST: Final = 10
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: A number for each row, and the text of each number.
 _Coded = tuple[NDArray[np.int64], list[str | None]]
 NUMERIC = ("number", "integer", "flag")
-#: Fewer rows with one unknown spelling are broken rows; from here on they are a code that nobody mapped.
+#: From this many rows on, an unknown spelling counts as a code that nobody mapped. Fewer rows are broken rows.
 FEW = 5
 NEARLY_ALL = 0.9
 _COMMA = re.compile(r"[+-]?\d*(?:,\d+)+")
@@ -136,7 +136,7 @@ class _Found:
 
 def _found(schema: Schema, name: str, dtype: str, read: _Coded) -> _Found:
     codes, texts = read
-    each = pd.Series(texts, dtype=object)  # by number: what is asked of a text is asked once
+    each = pd.Series(texts, dtype=object)  # by number: each text is looked at once
     there = each.notna().to_numpy()
     numbers: NDArray[np.float64] | None = None
     if dtype in NUMERIC:

@@ -87,7 +87,7 @@ def column_kinds(column: Column, indicators: bool, drop_first: bool) -> list[str
     else:
         kind = "number" if column.dtype in NUMERIC else "flag"
     names = [name for name, _ in column_features(column, indicators, drop_first)]
-    # A category of its own for what is missing belongs to the one-hot; elsewhere it stands beside the value.
+    # A missing category is one more place of the one-hot. Other columns have a flag beside the value for that.
     return [kind if name == column.name or kind == "category" else "missing" for name in names]
 
 

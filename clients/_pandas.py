@@ -1,4 +1,4 @@
-"""Loads pandas when rows are first touched: who asks for schemas alone, as `consortia check` does, waits for none."""
+"""Loads pandas when rows are first touched: what needs schemas only, such as `consortia check`, does without."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ BLANK = frozenset(
     )
 )
 UNREADABLE = "\0"  # no text of a source: pandas and databases do not give it
-#: "f" and "t" are not among them: beside "m" the first is a woman, not a no.
+#: "f" and "t" are not among them: beside "m", "f" means female, not false.
 FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 _WHOLE = re.compile(r"^(-?\d+)\.0+$")
 

@@ -1,4 +1,4 @@
-"""Columns of a client whose rows are images or sequences, and frames made of arrays."""
+"""Columns of a client whose rows are images, sequences or items, and frames made of arrays."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from clients._pandas import pd
 from clients.errors import SchemaError
 from clients.schema import Column
-from clients.shapes import Shape
+from clients.shapes import Items, Shape
 
-__all__ = ["array_columns", "array_frame"]
+__all__ = ["array_columns", "array_frame", "item_columns"]
 
 
 def array_columns(
@@ -54,6 +54,26 @@ def array_columns(
         for name, (least, most, unit) in zip(names, repeated, strict=False)  # the names of a mask come last
     ]
     return (*numbers, *(Column(name=name, dtype="flag") for name in names[len(names) - mask :]))
+
+
+def item_columns(shape: Items, prefix: str, *, low: float, high: float, measure: str = "") -> tuple[Column, ...]:
+    """Columns of ids and values in the order of the shape; an id that is not in the vocabulary breaks its row.
+
+    Parameters
+    ----------
+    low, high : float
+        Public bounds of the values.
+    """
+    item, *rest = shape.names(prefix)
+    many = shape.vocabulary
+    return (
+        Column(name=item, dtype="integer", low=0, high=many, valid_low=1, valid_high=many),
+        *(
+            Column(name=name, dtype="integer", low=0, high=many, valid_low=0, valid_high=many)
+            for name in rest[: shape.earlier]
+        ),
+        *(Column(name=name, dtype="number", low=low, high=high, measure=measure) for name in rest[shape.earlier :]),
+    )
 
 
 def _of_channels(what: str, given: Any, channels: int) -> tuple[Any, ...]:

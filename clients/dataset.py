@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients._checking import QuarantineReport, blank_to_none
+from clients._groups import Grouping
 from clients._values import DEMO_KEY, digests, pseudonym, text
 from clients.errors import QuarantineError, SchemaError
 from clients.industry import IndustryClient, effective_schema
@@ -46,6 +47,10 @@ class Table:
     marks : ndarray of uint64 (n_rows, 2), optional
         Keyed hashes of each row's content and of its unit, by which two data sets are compared at home; None for
         synthetic rows, which are nobody's.
+    groups : ndarray of int64 (n_rows,), optional
+        The public group of each row, where a run measures by group; -1 for none.
+    strata : LongTensor (n_rows,), optional
+        Which value of `Target.within` each row has; None where all rows are compared with one another.
     """
 
     inputs: dict[str, Tensor]
@@ -59,6 +64,8 @@ class Table:
     synthetic: bool = False
     rows_capped: int = 0
     marks: NDArray[np.uint64] | None = None
+    groups: NDArray[np.int64] | None = None
+    strata: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -76,6 +83,12 @@ class Table:
     def n_units(self) -> int:
         """Number of privacy units that hold these rows."""
         return len(self.unit_ids)
+
+    @property
+    def measured(self) -> NDArray[Any]:
+        """What a metric compares scores with: the target (n_rows,), or beside its strata (n_rows, 2)."""
+        target = np.asarray(self.target)
+        return target if self.strata is None else np.column_stack([target, np.asarray(self.strata)])
 
     def take(self, rows: NDArray[Any] | Sequence[int] | Tensor) -> Table:
         """These rows (a mask (n_rows,) or positions), in their order; units are numbered anew."""
@@ -96,6 +109,8 @@ class Table:
             row_ids=tuple(self.row_ids[i] for i in chosen),
             split_keys=tuple(self.split_keys[i] for i in chosen),
             marks=None if self.marks is None else self.marks[chosen],
+            groups=None if self.groups is None else self.groups[chosen],
+            strata=None if self.strata is None else self.strata[index],
         )
 
 
@@ -107,6 +122,7 @@ def prepare(
     max_rows_per_unit: int | None = None,
     filter: str | None = None,
     columns: Sequence[str] = (),
+    grouping: Grouping | None = None,
     key: bytes = DEMO_KEY,
     quarantine_threshold: float = 0.2,
     where: str = "the source",
@@ -123,6 +139,8 @@ def prepare(
         A unit with more rows keeps those whose hashes are smallest: a choice that no other unit can change.
     filter, columns
         See `effective_schema`. They choose rows and features, never the split: keys come from the whole row.
+    grouping : Grouping, optional
+        By which public groups the rows will be measured.
     key : bytes
         The participant's secret for hashed identifiers and row ids. The default is public.
     quarantine_threshold : float
@@ -158,13 +176,14 @@ def prepare(
     content = _content(client.schema, good, key)
     rows = _distinct(content)
     if unit == RECORD:
-        # Equal rows are different units with one split key: a copy more adds a unit and moves none.
+        # Equal rows are different units with one split key: one more copy adds a unit and moves no other unit.
         units, split_keys = rows, content
     else:
         units = split_keys = [pseudonym(key, "unit", unit, str(value)) for value in good[unit]]
     kept = _within_cap(units, rows, max_rows_per_unit)
     unit_ids, unit_index = _number([units[i] for i in kept])
     good = good.iloc[kept]
+    strata = client.schema.strata(good)
     return Table(
         inputs={"features": torch.from_numpy(view.features(good))},
         target=torch.from_numpy(client.schema.labels(good)),
@@ -177,6 +196,8 @@ def prepare(
         synthetic=synthetic,
         rows_capped=len(rows) - len(kept),
         marks=None if synthetic else _marks(client.schema, good, key, None if unit == RECORD else frame[unit]),
+        groups=None if grouping is None else grouping.codes(client.schema, good),
+        strata=None if strata is None else torch.from_numpy(strata),
     )
 
 
@@ -240,7 +261,7 @@ def _content(schema: Schema, good: pd.DataFrame, key: bytes) -> list[str]:
 def _canonical(value: object) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return "-"
-    # Zero has two signs and one meaning.
+    # Zero has two signs, and both mean the same.
     return f"={value + 0.0!r}" if isinstance(value, float) else f"={value}"
 
 

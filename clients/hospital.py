@@ -144,7 +144,7 @@ def _flamby_view(schema: Schema) -> Schema:
 
 
 def _flamby_split(labels: NDArray[Any], site: str) -> NDArray[Any]:
-    """Two thirds train, one third test, by position: what it says of ε is conditional on this split."""
+    """Two thirds train, one third test, by position: every statement about ε is conditional on this split."""
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(labels))

@@ -93,7 +93,7 @@ class IndustryClient:
         What was read from somebody's rows and is not confirmed as public knowledge, such as "age (low, high)": a
         deployed run refuses it.
     recipe : mapping
-        What a contract says of the industry unless it says otherwise: model, steps, rate, clip. Of a client's file.
+        From a client's file: model, steps, rate and clip of the industry, for a contract that does not say them.
     """
 
     name: str

@@ -26,12 +26,12 @@ MOST_CATEGORIES: Final = 50
 MOST_CLASSES: Final = 20
 #: Numbers that often stand for "missing", where they lie far from all others.
 CODES: Final = (-9.0, -99.0, -999.0, -9999.0, -1.0, 99.0, 999.0, 9999.0, 99999.0)
-#: What a column is called that numbers rows; from so many rows on; the share of its steps that are 1.
+#: A column that numbers rows: its usual names, the fewest rows for such a guess, the share of its steps that are 1.
 _NUMBERING: Final = re.compile(r"(?:^|[^a-z])(?:id|key|nr|no|uuid|index|idx|rowid)$|[a-z]Id$|ID$")
 _FEW: Final = 20
 _COUNTING: Final = 0.9
 _MEASURE: Final = re.compile(r"[\[(]([^\])]+)[\])]\s*$")
-#: Learning rate of a linear model by kind of target: a run of it does not diverge (see docs/design/0026).
+#: Learning rate of a linear model by kind of target; with it a run does not diverge (see docs/design/0026).
 RECIPES: Final[dict[str, dict[str, float]]] = {
     "binary": {"learning_rate": 1.0},
     "multiclass": {"learning_rate": 1.0},
@@ -114,7 +114,7 @@ def propose(
         if wanted not in columns_there and (what, wanted) != ("unit", "record"):
             raise TableError(f"{what}: wanted a column of the rows, got {wanted!r}; correct the name")
     made = Proposal("", "")
-    # Of the files that have the column: one that calls it otherwise says nothing of it, not that it is missing.
+    # Only files that have the column count. Another name for it in a file does not mean that its values are missing.
     texts = {
         column: _values.texts(pd.concat([each[column] for each in named if column in each], ignore_index=True))
         for column in {*first, target}

@@ -25,7 +25,7 @@ def inventor(schema: Schema) -> Callable[[np.random.Generator, int, str], pd.Dat
     """Return a generator of rows (`IndustryClient.synthesise`) of a schema."""
 
     def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataFrame:
-        # What a target depends on is the industry's, and how values lie is the site's: neither is the draw's.
+        # The industry decides what a target depends on, the site how values are spread. The draw decides neither.
         lean = numpy_generator(schema.name, "site", site)
         weights = numpy_generator(schema.name, "weights")
         frame = pd.DataFrame({c.name: _values(c, generator, lean, rows) for c in schema.columns})

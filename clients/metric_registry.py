@@ -38,6 +38,8 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
         "mae": "clients.metrics.built_in:MAE",
         "r2": "clients.metrics.built_in:R2",
         "concordance": "clients.metrics.built_in:CONCORDANCE",
+        "recall_at_10": "clients.metrics.ranking:RECALL",
+        "ndcg_at_10": "clients.metrics.ranking:NDCG",
         # `consortia new metric` adds its line above this one.
     }
 )

@@ -189,7 +189,7 @@ def build(client: IndustryClient, spec: ModelSpec, n_features: int, generator: t
             module = (Autoencoder if restores else FederatedModule)(
                 _encoder(client, spec, n_features),
                 _trunk(spec),
-                _decoder(n_features, spec) if restores else client.head(last, spec, client.schema.target),
+                _decoder(n_features, spec) if restores else _head(client, spec, last),
                 client.schema.target,
             )
         finally:
@@ -206,6 +206,16 @@ def _encoder(client: IndustryClient, spec: ModelSpec, n_features: int) -> nn.Mod
         return networks.encoder(spec.kind, spec.options, client.schema.shape, spec.width(n_features))
     except ModelError as error:
         raise ModelError(f"client {client.name!r}: {error}") from None
+
+
+def _head(client: IndustryClient, spec: ModelSpec, width: int) -> nn.Module:
+    """The client's own head, or that of the kind, where it brings one."""
+    target = client.schema.target
+    try:
+        own = None if spec.kind in FLAT else networks.head(spec.kind, spec.options, width, target.outputs)
+    except ModelError as error:
+        raise ModelError(f"client {client.name!r}: {error}") from None
+    return client.head(width, spec, target) if own is None else own
 
 
 def _probe(client: IndustryClient, module: FederatedModule, n_features: int, width: int) -> None:

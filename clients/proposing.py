@@ -198,7 +198,7 @@ def _measured(column: Column | None, source: str, texts: pd.Series[Any], schema:
 
 
 def _unit(source: str, wanted: str) -> str:
-    """The unit of measure that a name says; one that differs from what is wanted in case alone is that."""
+    """The unit of measure in a name. One that differs from the wanted unit in case alone counts as the wanted one."""
     found = _MEASURE.search(source)
     if not found:
         return ""
@@ -207,7 +207,7 @@ def _unit(source: str, wanted: str) -> str:
     )
     if unit.casefold() == wanted.casefold():
         return wanted
-    # A header in capitals: MG/L are megagrams to pint, and nobody's measure.
+    # A header in capitals: pint reads MG/L as megagrams, and nobody measures in these.
     spelled = [unit, unit.lower()] if measures.known(unit) else [unit.lower()]
     fits = [each for each in spelled if _converts(each, wanted, None) or _converts(each, wanted, 1.0)]
     return fits[0] if fits else unit if measures.known(unit) else ""

@@ -147,6 +147,9 @@ class Target:
     prior : tuple of float
         Published share of each class, of nobody's rows in particular: what placebo labels are drawn from. Empty: equal
         shares.
+    within : str
+        A column of the schema: metrics of order, such as `concordance`, compare only rows with one value of it. Empty:
+        all rows with one another.
     """
 
     name: str
@@ -157,6 +160,7 @@ class Target:
     high: float | None = None
     measure: str = ""
     prior: tuple[float, ...] = ()
+    within: str = ""
 
     def __post_init__(self) -> None:
         if self.prior and (
@@ -222,6 +226,10 @@ class Schema:
             raise SchemaError(f"schema {self.name!r}: names used twice: {twice}")
         if self.unit != "record" and self.unit not in [c.name for c in self.columns]:
             raise SchemaError(f"schema {self.name!r}: unit {self.unit!r} is neither 'record' nor a column")
+        if self.target.within and self.target.within not in [c.name for c in self.columns if c.is_feature]:
+            raise SchemaError(
+                f"schema {self.name!r}: target.within: wanted a column that is a feature, got {self.target.within!r}"
+            )
         for name in self.selected:
             if name not in self.feature_columns:
                 close = difflib.get_close_matches(name, self.feature_columns, 1)
@@ -331,6 +339,19 @@ class Schema:
             return values.to_numpy(np.float32, copy=True)
         codes = values.map({name: code for code, name in enumerate(self.target.classes)}).to_numpy(np.int64, copy=True)
         return codes if self.target.kind == "multiclass" else codes.astype(np.float32)
+
+    def strata(self, frame: pd.DataFrame) -> NDArray[np.int64] | None:
+        """A number (n_rows,) for the value of `target.within` in each row; None where all rows are compared.
+
+        The numbers stand for values and not for an order: those of two frames do not agree.
+        """
+        if not self.target.within:
+            return None
+        column = self.column(self.target.within)
+        if column.categories:
+            place = {name: number for number, name in enumerate(column.categories)}
+            return np.array(frame[column.name].map(place).fillna(len(place)), dtype=np.int64)
+        return np.unique(frame[column.name].to_numpy(np.float64), return_inverse=True)[1].astype(np.int64)
 
     def describe(self) -> dict[str, Any]:
         """The schema as JSON-able data, for a person and for the record."""

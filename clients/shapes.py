@@ -1,4 +1,4 @@
-"""The shape of a row whose numbers belong together: an image or a sequence.
+"""The shape of a row whose numbers belong together: an image, a sequence, or an item beside earlier ones.
 
 Such a row is a table's row with one column a number, in the order of the shape. So public bounds, quarantine,
 hashes, splits and the models of one's own treat it as they treat any row; the network alone puts it into its shape.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from clients.errors import SchemaError
 from consortia_plugins.arguments import named_arguments
 
-__all__ = ["Image", "Sequence", "Shape"]
+__all__ = ["Image", "Items", "Sequence", "Shape"]
 
 
 @named_arguments(SchemaError)
@@ -73,7 +73,42 @@ class Sequence:
         return tuple(f"{c}_{t}" for c in channels for t in range(self.length))
 
 
-Shape = Image | Sequence
+@named_arguments(SchemaError)
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """An item, and a set of earlier items with a value each: what somebody thought of others before.
+
+    The columns are the item, the earlier items, then their values. An item is a whole number from 1 to `vocabulary`.
+    A place without an earlier item holds 0, and the middle of the values' bounds.
+
+    Parameters
+    ----------
+    vocabulary : int
+        How many items there are: a public number. An id above 2^20 would be rounded on its way through float32.
+    earlier : int
+        Places for earlier items.
+    """
+
+    vocabulary: int
+    earlier: int
+
+    def __post_init__(self) -> None:
+        _check_positive((self.vocabulary, self.earlier), "vocabulary and earlier")
+        if self.vocabulary > 2**20:
+            raise SchemaError(f"items: vocabulary: wanted at most {2**20}, got {self.vocabulary}; keep frequent items")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of the tensor of one row."""
+        return (1 + 2 * self.earlier,)
+
+    def names(self, prefix: str) -> tuple[str, ...]:
+        """Return names of the columns, such as "item", "item_3" (the third earlier one), "item_3_value"."""
+        places = range(1, self.earlier + 1)
+        return (prefix, *(f"{prefix}_{place}" for place in places), *(f"{prefix}_{place}_value" for place in places))
+
+
+Shape = Image | Items | Sequence
 
 
 def _check_positive(sizes: tuple[int, ...], what: str) -> None:

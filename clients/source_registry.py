@@ -58,7 +58,7 @@ def get(name: str) -> type[TableSource]:
 
 
 def forms() -> str:
-    """How the sources are written; of an installed one the name alone, since nothing is imported to say more."""
+    """How each source is written. An installed one has its name only: to say more, its package would be imported."""
     ours = [get(name).form for name in NAMES]
     return ", ".join([*ours, "public:FOLDER", "synthetic:ROWS?seed=N", *(f"{n}:…" for n in names() if n not in NAMES)])
 

@@ -44,6 +44,8 @@ class ModelSpec:
                 raise ModelError(f"model: {error}") from None
         elif self.options:
             raise ModelError(f"model: options: wanted none for {self.kind}, got {', '.join(self.options)}")
+        if self.kind == "two-tower" and (len(self.hidden) != 1 or self.hidden[0] < 4 or self.hidden[0] % 2):
+            raise ModelError(f"model: hidden: wanted one even width >= 4 for two-tower, got {self.hidden}")
         if (self.kind == "linear") == bool(self.hidden) or any(w < 1 for w in self.hidden):
             raise ModelError(
                 f"model: hidden: wanted positive widths and none for linear; got {self.hidden} for {self.kind}"

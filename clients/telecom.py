@@ -42,7 +42,7 @@ SERVICES: Final = {
 SITES: Final = ("core", *SERVICES)
 PARTS: Final = 4
 STATES: Final = ("SF", "S0", "S1", "S2", "S3", "REJ", "RSTR", "RSTO", "RSTOS0", "SH", "OTH")
-#: Upper bounds of counts: those of KDD's windows (two seconds, hundred connections), else what hardly a row exceeds.
+#: Upper bounds of counts: those of KDD's windows (two seconds, hundred connections), or a number that few rows exceed.
 _COUNTS: Final = {
     "wrong_fragment": 3, "urgent": 3, "hot": 30, "num_failed_logins": 5, "num_compromised": 10, "su_attempted": 2,
     "num_root": 10, "num_file_creations": 10, "num_shells": 2, "num_access_files": 4, "count": 511, "srv_count": 511,
@@ -141,9 +141,9 @@ def synthesise(generator: np.random.Generator, rows: int, site: str) -> pd.DataF
     typical = pd.DataFrame([_KINDS[name] for name in kind], columns=range(11)).reindex(range(rows))
     odd = generator.random(rows) < 0.04  # nothing answers now and then, whatever was asked
 
-    def size(place: int, spread: float = 0.8) -> Any:
+    def size(place: int) -> Any:
         middle = typical[place].to_numpy(np.float64)
-        return np.round(middle * np.exp(generator.normal(0, spread, rows))).astype(np.int64)
+        return np.round(middle * np.exp(generator.normal(0, 0.8, rows))).astype(np.int64)
 
     def rate(values: Any, spread: float = 12.0) -> Any:
         middle = np.clip(values, 0.004, 0.996)

@@ -1,4 +1,4 @@
-"""The connections of `clients.telecom`, of which ordinary ones alone are learned: attacks are what looks otherwise."""
+"""The connections of `clients.telecom`. Only ordinary ones are learned; what looks different is called an attack."""
 
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ _FUNCTIONS: Final[frozenset[Callable[..., Any]]] = frozenset(
 
 def _alike(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     def both(first: Tensor, second: Tensor) -> Tensor:
-        if first.shape != second.shape:  # broadcasting (n, 1) and (n,) would give each row all others
+        # Broadcasting (n, 1) and (n,) would give each row all others; with rows first in both, it stays in a row.
+        if first.dim() != second.dim() or first.shape[0] != second.shape[0]:
             raise PlanError("module: wanted two tensors of one shape in a sum or product, got two; give them one shape")
         return operation(first, second)
 
@@ -54,6 +55,26 @@ _TWO_ROWS: Final[dict[Any, Any]] = {
     **dict.fromkeys((operator.sub, torch.sub), _alike(torch.sub)),
     **dict.fromkeys((operator.mul, torch.mul), _alike(torch.mul)),
 }
+
+
+#: Methods that change each number by itself, or the form of every row.
+_PARTS: Final[dict[str, Callable[..., Any]]] = {
+    "long": Tensor.long,
+    "clamp": torch.clamp,
+    "unsqueeze": torch.unsqueeze,
+}
+#: What a tensor and a number make, number by number.
+_WITH_NUMBER: Final[dict[Any, Any]] = {
+    **dict.fromkeys((operator.add, torch.add), operator.add),
+    **dict.fromkeys((operator.sub, torch.sub), operator.sub),
+    **dict.fromkeys((operator.mul, torch.mul), operator.mul),
+}
+
+
+def _side_by_side(*tensors: Tensor, dim: int) -> Tensor:
+    if len({tensor.shape[0] for tensor in tensors}) > 1:
+        raise PlanError("module: wanted tensors with the rows first in torch.cat, got others; leave the rows alone")
+    return torch.cat(tensors, dim)
 
 
 _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -200,14 +221,28 @@ def _composed(module: nn.Module, graph: fx.Graph) -> Composition | str:
             if not isinstance(node.args[0], fx.Node) or places[node.args[0]] != len(steps):
                 return "its forward returns something else than its last step"
             return Composition(module, tuple(steps))
-        tensors = [one for one in node.args if isinstance(one, fx.Node)]
-        call = _call(node, modules)
-        rest = node.args[len(tensors) :]
-        if call is None or tuple(node.args[: len(tensors)]) != tuple(tensors) or any(map(_holds_nodes, rest)):
+        if node.target is torch.cat:
+            tensors, rest, options = _joined(node)
+            call: str | Callable[..., Any] | None = _side_by_side if tensors else None
+        else:
+            tensors, options = [one for one in node.args if isinstance(one, fx.Node)], dict(node.kwargs)
+            call, rest = _call(node, modules), node.args[len(tensors) :]
+            call = call if tuple(node.args[: len(tensors)]) == tuple(tensors) else None
+        if call is None or any(map(_holds_nodes, rest)):
             return f"its forward holds a step without a rule ({node.op} {node.target})"
-        steps.append(Step(call, tuple(places[one] for one in tensors), tuple(rest), dict(node.kwargs)))
+        steps.append(Step(call, tuple(places[one] for one in tensors), tuple(rest), options))
         places[node] = len(steps)
     return "its forward returns nothing"
+
+
+def _joined(node: fx.Node) -> tuple[list[fx.Node], tuple[Any, ...], dict[str, Any]]:
+    """Return the tensors that `torch.cat` puts side by side in each row, and how; none where it does anything else."""
+    given = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
+    tensors, dim = given.pop("tensors", ()), given.pop("dim", 0)
+    parts = list(tensors) if isinstance(tensors, list | tuple) else []
+    if given or type(dim) is not int or dim < 1 or not all(isinstance(one, fx.Node) for one in parts):
+        return [], (), {}
+    return parts, (), {"dim": dim}
 
 
 def _holds_nodes(value: Any) -> bool:
@@ -243,9 +278,15 @@ def _call(node: fx.Node, modules: dict[str, nn.Module]) -> str | Callable[..., A
     constants = [one for one in (*node.args, *node.kwargs.values()) if not isinstance(one, fx.Node)]
     others = len(node.args) + len(node.kwargs) - 1
     if node.target in _TWO_ROWS:
-        return None if constants or len(node.args) != 2 else _TWO_ROWS[node.target]
-    if node.target is operator.getitem:  # one of the named tables
+        if len(node.args) != 2 or node.kwargs:
+            return None
+        if constants:
+            return _WITH_NUMBER[node.target] if type(constants[0]) in {int, float} else None
+        return _TWO_ROWS[node.target]
+    if node.target is operator.getitem:  # one of the named tables, or a part of every row
         source, key = node.args
+        if isinstance(key, tuple) and len(key) > 1 and key[0] == slice(None):
+            return operator.getitem if all(type(one) in {int, slice} for one in key[1:]) else None
         named = isinstance(source, fx.Node) and source.op == "placeholder" and isinstance(key, str)
         return operator.getitem if named else None
     if node.target in {torch.flatten, "flatten"}:
@@ -255,6 +296,10 @@ def _call(node: fx.Node, modules: dict[str, nn.Module]) -> str | Callable[..., A
         named = not node.kwargs or set(node.kwargs) == {"dim"}
         beyond = others == 1 and named and len(constants) == 1 and type(constants[0]) is int and constants[0] >= 1
         return {"sum": torch.sum, "mean": torch.mean}.get(str(node.target), node.target) if beyond else None
+    if node.op == "call_method" and node.target in _PARTS:
+        beyond = node.target != "unsqueeze" or (len(constants) == 1 and type(constants[0]) is int and constants[0] >= 1)
+        numbers = all(type(one) in {int, float} for one in constants)
+        return _PARTS[str(node.target)] if beyond and numbers and not node.kwargs else None
     if node.op == "call_method":
         return getattr(torch, str(node.target)) if node.target in {"tanh", "sigmoid", "relu"} and not others else None
     if node.target in _FUNCTIONS and len(node.args) - len(constants) == 1 and True not in constants:

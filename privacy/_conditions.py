@@ -18,7 +18,7 @@ from privacy.errors import PlanError
 
 _LARGE: Final = 1e4
 _ROW_BY_ROW: Final = (nn.RNNBase, nn.MultiheadAttention)
-#: Types that Opacus has no word against while they train, exactly these and no subclass: a test asks its registry.
+#: Layers that Opacus accepts in training mode: exactly these types, no subclass. A test asks its registry.
 PLAIN: Final = frozenset(
     {
         *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
@@ -59,7 +59,7 @@ def check_layers(module: nn.Module) -> None:
 
 
 def _opacus_errors(layers: list[nn.Module]) -> list[Any]:
-    """Return what Opacus says against these layers; it is not loaded where there is none to ask about."""
+    """Return what Opacus objects to in these layers. Without layers it is not loaded."""
     if not layers:
         return []
     from opacus.validators import ModuleValidator
@@ -101,8 +101,9 @@ def with_made_up_parameters(module: nn.Module) -> nn.Module:
 def check_rows_stay_apart(module: nn.Module, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> None:
     """Refuse a module or a loss in which one row changes another's loss, or that keeps state of the rows.
 
-    An early and friendly error, on examples: each row alone, in reverse order, among other neighbours, among large
-    ones. What no example shows cannot mix rows either: training takes an unknown module one row at a time.
+    The error comes early and is friendly. It rests on examples: each row alone, in reverse order, among other
+    neighbours, among large ones. A module that these examples do not catch cannot mix rows either, since training takes
+    an unknown module one row at a time.
     """
     rows, wanted = made_up(inputs, target, module, rows=5)
     # Made-up parameters too: a head of zeros, say, would hide an encoder that mixes rows, until it is trained.

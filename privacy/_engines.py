@@ -95,11 +95,13 @@ def check_sums(
     loss: Loss,
     steps: Composition | str | None = None,
 ) -> None:
-    """Refuse a module whose sums are not what autograd says, on made-up rows: whatever a rule did not foresee.
+    """Refuse a module whose sums differ from those of autograd on made-up rows, whatever the cause.
 
-    A parameter used outside its layer, say, has a gradient that no rule sees; training would go astray in silence.
+    An example: a parameter that is used outside its layer has a gradient that no rule sees. Training would go wrong in
+    silence.
     """
-    # Made-up parameters, too: with hostile ones all is rounding, and what is asked is how the module is built.
+    # The parameters are made up, too. With hostile ones every difference could be rounding, and the question here is
+    # how the module is built.
     module = with_made_up_parameters(module)
     steps = steps.of(module) if isinstance(steps, Composition) else steps
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

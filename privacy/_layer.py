@@ -92,6 +92,8 @@ class Layer:
         `units` is None where each of the `rows` rows is a unit.
         """
         if not self.linear:
+            if units is not None and isinstance(self.layer, nn.Embedding):
+                return self._add_looked_up(squares, rows, units)
             self.samples = {p: sample[:rows] for p, sample in self._row_gradients().items()}
             if units is not None:
                 terms = units.sum(_norms(self.samples))
@@ -120,6 +122,23 @@ class Layer:
             squares.index_add_(0, group.units, found[:many].clamp_(min=0).to(squares))
             terms.index_add_(0, group.units, sums[:many].to(terms))
         return terms
+
+    def _add_looked_up(self, squares: Tensor, rows: int, units: Units) -> Tensor:
+        """`add_squares` of an embedding: what its unit's rows looked up is added up where it was looked up.
+
+        No gradient of a row is made: a unit's is as large as the table, and a row's would be, too. Each unit's terms
+        are added in their own order, whoever else is there.
+        """
+        at, delta = self.inputs[:rows].reshape(rows, -1), self.delta[:rows].reshape(rows, -1, self.delta.shape[-1])
+        if self.layer.padding_idx is not None:
+            delta = delta * (at != self.layer.padding_idx).unsqueeze(-1)
+        table = self.layer.weight
+        assert isinstance(table, nn.Parameter)
+        sums = delta.new_zeros(units.count * len(table), table.shape[1])
+        sums.index_add_(0, (units.place.unsqueeze(1) * len(table) + at).flatten(), delta.flatten(0, 1))
+        self.samples = {table: sums.view(units.count, *table.shape)}
+        squares.add_(_norms(self.samples).square_())
+        return units.sum(torch.linalg.vector_norm(delta, dim=2).sum(1))
 
     def _squares(self, rows: Tensor) -> Tensor:
         """(n, width) -> (n,), the squared norm of each row."""

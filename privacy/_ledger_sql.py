@@ -243,7 +243,7 @@ def _statements(script: str) -> list[str]:
 
 def _of_the_disk(error: sqlite3.Error) -> LedgerBusyError | LedgerDiskError | None:
     """Return the named refusal for an error of the file or its disk; None for any other."""
-    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the rest of the number says more of the same kind
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the higher bits only refine this code
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LedgerBusyError(f"ledger: another process held it for {BUSY_SECONDS:g} s; try again")
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):

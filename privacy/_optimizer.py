@@ -1,4 +1,4 @@
-"""The one way to noise a clipped sum. Only who trains imports this module: Opacus takes 1.5 seconds of CPU to load."""
+"""The one way to add noise to a clipped sum. Import it only to train: Opacus takes 1.5 seconds of CPU to load."""
 
 from typing import Any
 

@@ -15,7 +15,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
-#: Rows of a pass are a multiple of this, so that no row meets the kernels that matrix libraries keep for a remainder.
+#: The rows of a pass are a multiple of this number, so that no row meets the kernels that matrix libraries keep for a
+#: remainder.
 MULTIPLE: Final = 32
 
 
@@ -27,14 +28,14 @@ def pass_rows(expected: float) -> int:
 
 
 def filled(tensor: Tensor, rows: int) -> Tensor:
-    """Return `tensor` with `rows` rows: what is missing repeats the first one, which the module takes for sure."""
+    """Return `tensor` with `rows` rows: missing rows repeat the first one, which the module is sure to accept."""
     missing = rows - tensor.shape[0]
     return torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) if missing else tensor
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread: kernels split rows among threads at places that go by their number."""
+    """Let torch use one thread: where kernels split the rows among threads depends on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

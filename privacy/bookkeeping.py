@@ -47,7 +47,7 @@ from privacy.errors import PlanError
 
 __all__ = ["SHORTER", "TERMS", "BookKeeping", "supports"]
 
-#: The two constants of the formula.
+#: The two constants of the formula for c.
 SHORTER: Final = 1 - 2.0**-22
 TERMS: Final = 2.0**-10
 _TARGET: Final = "\0target"

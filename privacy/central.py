@@ -28,7 +28,7 @@ from torch import Tensor
 
 from consortia_plugins.arguments import named_arguments
 from privacy.errors import PlanError
-from privacy.events import GaussianRelease, PoissonGaussian
+from privacy.events import GaussianRelease, PoissonGaussian, check_positive
 from privacy.observation import tell
 from privacy.randomness import FreshNoise, check_usable
 from privacy.sampling import poisson_sample
@@ -56,8 +56,7 @@ class CentralPlan:
     units: int
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.clip) and self.clip > 0):
-            raise PlanError(f"clip: wanted a finite number > 0, got {self.clip!r}")
+        check_positive("clip", self.clip)
         if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0):
             raise PlanError(f"noise_multiplier: wanted a finite number >= 0, got {self.noise_multiplier!r}")
         if not 0 < self.sampling_rate <= 1:

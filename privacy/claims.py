@@ -154,7 +154,8 @@ def check(connection: sqlite3.Connection, plan: RunPlan, claims: Claims | None) 
         strange = claims.marks - (_cohort(connection, plan.run_id) or frozenset())
     else:
         query = "SELECT 1 FROM claims WHERE dataset = ? AND mark = ?"
-        strange = {m for m in claims.marks if connection.execute(query, (plan.dataset, m)).fetchone() is not None}
+        taken = (m for m in claims.marks if connection.execute(query, (plan.dataset, m)).fetchone() is not None)
+        strange = frozenset(taken)
     if strange:
         raise ReleaseRefusedError(
             f"run {plan.run_id!r}: wanted units of its own cohort, got some that are not; nothing was charged"

@@ -22,7 +22,6 @@ float64 and the noise is that of `privacy.secure_noise`.
 """
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -36,7 +35,7 @@ from privacy._conditions import check_buffers, check_layers, check_rows_stay_apa
 from privacy._engines import Engine, check_sums, engine_for
 from privacy._rows import Loss, MakeOptimizer, Rows, one_thread, row_losses
 from privacy.errors import PlanError
-from privacy.events import PoissonGaussian
+from privacy.events import PoissonGaussian, check_count, check_positive
 from privacy.randomness import check_usable
 from privacy.sampling import poisson_draws
 from privacy.secure_noise import MAX_ROWS
@@ -69,10 +68,8 @@ class PlainPlan:
     def __post_init__(self) -> None:
         if not 0 < self.sampling_rate <= 1:
             raise PlanError(f"sampling_rate: wanted a number in (0, 1], got {self.sampling_rate!r}")
-        for name in ("declared_units", "steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise PlanError(f"{name}: wanted a whole number >= 1, got {value!r}")
+        check_count("declared_units", self.declared_units)
+        check_count("steps", self.steps)
 
     @property
     def expected_batch(self) -> float:
@@ -96,10 +93,8 @@ class DpSgdPlan(PlainPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("noise_multiplier", "clip"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise PlanError(f"{name}: wanted a finite number > 0, got {value!r}")
+        check_positive("noise_multiplier", self.noise_multiplier)
+        check_positive("clip", self.clip)
 
     def event(self, *, unit: str, partition: str = "train") -> PoissonGaussian:
         """What carrying out this plan costs."""

@@ -66,7 +66,7 @@ PUBLIC_CONSTANTS = frozenset(
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind of release may be. Which events can back it, these say themselves (`Event.releases`).
+    """What a kind of release may be. The events say which kinds they can pay for (`Event.releases`).
 
     Attributes
     ----------

@@ -20,7 +20,7 @@ __all__ = [
 
 
 class PrivacyError(Exception):
-    """Base of every refusal here: whatever raises it has released and charged nothing it does not say."""
+    """Base of every refusal here: whatever raises it has released nothing and charged nothing, unless it says so."""
 
 
 class PlanError(PrivacyError, ValueError):

@@ -105,7 +105,7 @@ def _sizes(events: Iterable[Event], partition: str) -> dict[Event, int]:
 
 
 def _spent(plan: RunPlan, partition: str, times: int) -> float:
-    """Epsilon of `times` rounds and of what is released once, whether it was or not: it is set aside."""
+    """Epsilon of `times` rounds and of the releases that are made once. These count before they are made: set aside."""
     rounds = [resized(kind, size * times) for kind, size in _sizes(plan.round_events(), partition).items()]
     once = [event for event in plan.once_events if event.partition == partition]
     return epsilon([*rounds, *once], plan.allowance.delta)

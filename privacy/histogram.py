@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from consortia_plugins.arguments import named_arguments
 from privacy.accounting import epsilon as epsilon_of
+from privacy.accounting import rounded_up
 from privacy.errors import PlanError
 from privacy.events import GaussianRelease, LaplaceRelease
 from privacy.integer_noise import rounded_gaussian, rounded_laplace
@@ -82,22 +83,22 @@ def plan_noise(*, epsilon: float, delta: float, releases: int) -> HistogramNoise
 
     # Laplace by basic composition, which is exact for one release; Gaussian releases are one with sigma / sqrt(n).
     found: tuple[HistogramNoise, ...] = (
-        HistogramNoise("laplace", _rounded_up(releases / epsilon)),
-        HistogramNoise("gaussian", _rounded_up(_gaussian_multiplier(epsilon, delta) * math.sqrt(releases))),
+        HistogramNoise("laplace", rounded_up(releases / epsilon)),
+        HistogramNoise("gaussian", rounded_up(_gaussian_multiplier(epsilon, delta) * math.sqrt(releases))),
     )
     noise = min(found, key=lambda one: one.deviation(1))
     for _ in range(100):
         # The ledger counts by discretised privacy losses, which lie a little above the closed forms.
         if epsilon_of([noise.event(partition="evaluation", unit="record", count=releases)], delta) <= epsilon:
             return noise
-        noise = HistogramNoise(noise.mechanism, _rounded_up(noise.multiplier * 1.001))
+        noise = HistogramNoise(noise.mechanism, rounded_up(noise.multiplier * 1.001))
     raise PlanError(f"evaluation budget: no noise meets epsilon {epsilon!r} at delta {delta!r}; raise it")
 
 
 def _gaussian_multiplier(epsilon: float, delta: float) -> float:
     """Return the smallest sigma / sensitivity that is (epsilon, delta)-DP: Balle & Wang 2018, theorem 8."""
 
-    # Half a second of every command that shows a plan, otherwise.
+    # At the top it would cost every command that shows a plan half a second.
     from scipy.optimize import brentq
     from scipy.special import log_ndtr, ndtr
 
@@ -106,11 +107,6 @@ def _gaussian_multiplier(epsilon: float, delta: float) -> float:
         return float(ndtr(low) - math.exp(epsilon + log_ndtr(high))) - delta
 
     return float(brentq(excess, 1e-3, 1e6, xtol=1e-9))
-
-
-def _rounded_up(value: float) -> float:
-    unit = 10.0 ** (math.floor(math.log10(value)) - 5)
-    return round(math.ceil(value / unit) * unit, 12)
 
 
 @named_arguments(PlanError)

@@ -8,7 +8,16 @@ from consortia_plugins.arguments import named_arguments
 from privacy._chain import Anchor
 from privacy.accounting import check_delta
 from privacy.errors import LedgerSchemaError, PlanError, PrivacyError
-from privacy.events import Event, NonPrivate, PoissonGaussian, event_from_json, event_to_json, resized
+from privacy.events import (
+    Event,
+    NonPrivate,
+    PoissonGaussian,
+    check_count,
+    check_positive,
+    event_from_json,
+    event_to_json,
+    resized,
+)
 from privacy.noise_context import NoiseContext
 
 __all__ = ["Budget", "Entry", "Reservation", "RunPlan", "plan_from_json", "plan_to_json"]
@@ -69,8 +78,7 @@ class RunPlan:
         for name in ("run_id", "dataset", "contract_sha256", "unit"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise PlanError(f"{name}: wanted a non-empty text, got {getattr(self, name)!r}")
-        if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
-            raise PlanError(f"rounds: wanted a whole number >= 1, got {self.rounds!r}")
+        check_count("rounds", self.rounds)
         noisy = self.noise_multiplier != 0
         wrong = noisy and self.non_private if self.listed else noisy == self.non_private
         if math.isinf(self.allowance.epsilon) != self.non_private or wrong:
@@ -86,8 +94,7 @@ class RunPlan:
             if self.allowance.delta:
                 check_delta(self.allowance.delta, self.declared_units)
         elif not self.non_private:
-            if not (math.isfinite(self.clip) and self.clip > 0):
-                raise PlanError(f"clip: wanted a finite number > 0, got {self.clip!r}")
+            check_positive("clip", self.clip)
             check_delta(self.allowance.delta, self.declared_units)
         self._check_events()
 

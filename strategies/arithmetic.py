@@ -1,7 +1,7 @@
 """Aggregation arithmetic: pure functions on named tensors, without Flower.
 
-A state is a mapping from parameter names to tensors. Whatever picks runs in float64, since float32 picks by rounding
-noise when updates are close; results have the dtype of the inputs.
+A state is a mapping from parameter names to tensors. An algorithm that picks updates runs in float64: in float32
+rounding would decide when updates are close. Results have the dtype of the inputs.
 """
 
 from __future__ import annotations

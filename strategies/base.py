@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -82,7 +83,7 @@ class Fit:
     gradient : bool
         Participants send a gradient of one step instead of parameters.
     plain_steps : bool
-        It reckons with learning rate and momentum of gradient descent, so local optimizers must be `sgd`.
+        Its formula uses the learning rate and momentum of gradient descent, so local optimizers must be `sgd`.
     server_learning_rate, server_momentum : bool
         Whether it takes these keys.
     proximal : float or None
@@ -177,9 +178,9 @@ class Clusters(Protocol):
     """A strategy that finds clusters among the members of a group and gives each cluster its own parameters."""
 
     def model(self, current: State, memory: State, participant: str) -> dict[str, Tensor]:
-        """Return the parameters that a participant gets; its next update is a change of these.
+        """Return the parameters that a participant gets. Its next update says how it changed these.
 
-        Names, shapes and dtypes are those of `current`, which it is as long as there is one cluster.
+        Names, shapes and dtypes are those of `current`. With one cluster the parameters are `current` itself.
         """
         ...
 
@@ -193,7 +194,7 @@ class TakesTurns(Protocol):
     """A strategy that asks one participant a round."""
 
     def order(self, number: int, names: Sequence[str]) -> list[str]:
-        """Return all `names`, the one whose turn round `number` is first, then who is asked if it does not answer."""
+        """Return all `names`: first whose turn it is in round `number`, then who is asked if it does not answer."""
         ...
 
 
@@ -248,6 +249,20 @@ class Simple:
         return 1
 
 
+def number(name: str, value: float, *, least: float = 0.0, most: float = math.inf, above: bool = False) -> None:
+    """Raise ValueError unless `value` is finite and between the bounds (above the lower one with `above`)."""
+    fits = math.isfinite(value) and (value > least if above else value >= least) and value <= most
+    if isinstance(value, bool) or not fits:
+        upper = "" if math.isinf(most) else f" and <= {most:g}"
+        raise ValueError(f"{name}: wanted a finite number {'>' if above else '>='} {least:g}{upper}, got {value!r}")
+
+
+def whole(name: str, value: int, *, least: int) -> None:
+    """Raise ValueError unless `value` is a whole number that is large enough."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: wanted a whole number >= {least}, got {value!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Robust:
     """What robust algorithms share.
@@ -261,8 +276,7 @@ class Robust:
     attackers: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.attackers, bool) or not isinstance(self.attackers, int) or self.attackers < 1:
-            raise ValueError(f"attackers: wanted a whole number >= 1, got {self.attackers!r}")
+        whole("attackers", self.attackers, least=1)
 
     @property
     def fit(self) -> Fit:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, weighted_mean
-from strategies.base import Fit, Simple, Update
+from strategies.base import Fit, Simple, Update, number, whole
 from strategies.vectors import centred
 
 if TYPE_CHECKING:
@@ -56,14 +56,11 @@ class Clustered(Simple):
     separation: float = 1.5
 
     def __post_init__(self) -> None:
-        for name in ("least", "after"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: wanted a whole number >= 1, got {value!r}")
+        whole("least", self.least, least=1)
+        whole("after", self.after, least=1)
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay: wanted 0 <= decay < 1, got {self.decay!r}")
-        if not 0 <= self.separation < math.inf:
-            raise ValueError(f"separation: wanted a finite number >= 0, got {self.separation!r}")
+        number("separation", self.separation)
 
     @property
     def fit(self) -> Fit:
@@ -86,7 +83,8 @@ class Clustered(Simple):
 
         The memory is round; member/<participant>, the cluster's number; pull/<participant>, the decayed sum of changes
         (n_coordinates,); and, once there are several, cluster/<number>/<parameter>. The group's parameters are then
-        the mean of the members' models, which nobody gets: of whom nothing is known belongs to the first cluster.
+        the mean of the members' models, which nobody gets. A participant that is not yet known belongs to the first
+        cluster.
         """
         import torch
 
@@ -108,7 +106,7 @@ class Clustered(Simple):
             for k in sorted(set(member.values()))
             if (mine := [u for u in updates if member[u.participant] == k])
         }
-        for name, k in member.items():  # nobody of it answered: it stays where its members were
+        for name, k in member.items():  # nobody of this cluster answered, so its model stays as it was
             models.setdefault(k, self.model(current, memory, name))
         kept = {"round": torch.tensor(number)} | {f"pull/{name}": tensor.clone() for name, tensor in pulls.items()}
         kept |= {f"member/{name}": torch.tensor(k) for name, k in member.items()}

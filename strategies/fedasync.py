@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, difference
-from strategies.base import Fit, Update
+from strategies.base import Fit, Update, number
 from strategies.fedprox import FedProx
-from strategies.staleness import Stale, moved, number
+from strategies.staleness import Stale, moved
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ class FedAsync(Stale):
     def aggregate(
         self, current: State, updates: Sequence[Update], memory: State
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """See `strategies.base.Strategy.aggregate`; of several replies their mean is mixed in. It keeps no memory."""
+        """See `strategies.base.Strategy.aggregate`; of several replies it mixes in the mean. It keeps no memory."""
         scales = [self.alpha * self.staleness_weight(u.staleness) / len(updates) for u in updates]
         return dict(moved(current, [difference(u.state, current) for u in updates], updates, scales)), {}
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State
-from strategies.base import Fit, Update
-from strategies.staleness import Stale, moved, number, own_change, whole
+from strategies.base import Fit, Update, number, whole
+from strategies.staleness import Stale, moved, own_change
 
 if TYPE_CHECKING:
     from torch import Tensor

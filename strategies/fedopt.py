@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from strategies.arithmetic import State, mean_change
-from strategies.base import Fit, Simple, Update
+from strategies.base import Fit, Simple, Update, number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,8 +67,7 @@ class FedOpt(Simple):
         for name in ("beta_1", "beta_2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: wanted a number in [0, 1), got {getattr(self, name)!r}")
-        if not 0 < self.tau < math.inf:
-            raise ValueError(f"tau: wanted a finite number > 0, got {self.tau!r}")
+        number("tau", self.tau, above=True)
         if not self.initial < math.inf:
             raise ValueError(f"initial: wanted a finite number, got {self.initial!r}")
 

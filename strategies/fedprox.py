@@ -10,12 +10,11 @@ steps: after clipping and noise, so it is post-processing of what DP-SGD release
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from strategies.base import Fit
+from strategies.base import Fit, number
 from strategies.fedavg import FedAvg
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ class FedProx(FedAvg):
     mu: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.mu, bool) or not 0 <= self.mu < math.inf:
-            raise ValueError(f"mu: wanted a finite number >= 0, got {self.mu!r}")
+        number("mu", self.mu)
 
     @property
     def fit(self) -> Fit:

@@ -4,8 +4,9 @@ Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradien
 (Krum) and section 6 (Multi-Krum, the mean of the m best).
 
 Meaningful for n >= 2f + 3 participants with f attackers (proposition 1), and for m <= n - f - 2 selected ones.
-One vote each. Squared distances are taken in float64, of changes of the current model: of the parameters themselves
-(Flower's way) an expanded square loses all digits once they are large (`strategies.streaming.squared_distances`).
+Each participant has one vote. Squared distances are taken in float64, of changes of the current model: of the
+parameters themselves (Flower's way) an expanded square loses all digits once they are large
+(`strategies.streaming.squared_distances`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State
-from strategies.base import Fit, Robust, Update
+from strategies.base import Fit, Robust, Update, whole
 from strategies.streaming import squared_distances
 from strategies.vectors import check_same, float_names, mean_and_votes
 
@@ -89,8 +90,7 @@ class MultiKrum(Krum):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.select, bool) or not isinstance(self.select, int) or self.select < 0:
-            raise ValueError(f"select: wanted a whole number >= 0, got {self.select!r}")
+        whole("select", self.select, least=0)
 
     @property
     def minimum_participants(self) -> int:

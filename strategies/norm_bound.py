@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State
-from strategies.base import Fit, Robust, Update
+from strategies.base import Fit, Robust, Update, number
 from strategies.vectors import centred, moved
 
 if TYPE_CHECKING:
@@ -113,10 +113,8 @@ class NormBound(Robust):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.norm, bool) or not 0 <= self.norm < math.inf:
-            raise ValueError(f"norm: wanted a finite number >= 0, got {self.norm!r}")
-        if isinstance(self.relative, bool) or not 0 <= self.relative < math.inf:
-            raise ValueError(f"relative: wanted a finite number >= 0, got {self.relative!r}")
+        number("norm", self.norm)
+        number("relative", self.relative)
 
     @property
     def fit(self) -> Fit:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, weighted_mean
-from strategies.base import Fit, Simple, Update
+from strategies.base import Fit, Simple, Update, number
 from strategies.vectors import centred, float_names
 
 if TYPE_CHECKING:
@@ -45,10 +45,8 @@ class QFedAvg(Simple):
     loss_bound: float = 10.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.q, bool) or not 0 <= self.q < math.inf:
-            raise ValueError(f"q: wanted a finite number >= 0, got {self.q!r}")
-        if isinstance(self.loss_bound, bool) or not 0 < self.loss_bound < math.inf:
-            raise ValueError(f"loss_bound: wanted a finite number > 0, got {self.loss_bound!r}")
+        number("q", self.q)
+        number("loss_bound", self.loss_bound, above=True)
 
     @property
     def fit(self) -> Fit:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from consortia_plugins import Seam, frozen_dataclass, near
-from consortia_plugins.options import fields_of, needs_value, read
+from consortia_plugins.options import check_needed, fields_of, read
 
 if TYPE_CHECKING:
     from strategies.base import Strategy
@@ -128,9 +128,7 @@ def make(
             rest.append((key, value))
         else:
             raise ValueError(f"options: wanted {', '.join(own) or 'none'} for {name}, got {key!r}{near(key, own)}")
-    for key, field in fields.items():
-        if key not in given and needs_value(field):
-            raise ValueError(f"options.{key}: wanted a value for {name}, got none")
+    check_needed(kind, given, name)
     if rest:
         given["arguments"] = tuple(sorted(rest))
     try:

@@ -38,7 +38,7 @@ OPTIMIZERS: dict[str, str] = {
     "rprop": "Rprop",
     "sgd": "SGD",
 }
-#: How torch executes a step, not what it computes; and what would change a sign or need a graph.
+#: Not allowed: arguments that say how torch executes a step, change a sign, or need a graph.
 _NOT_OURS = {"params", "lr", "foreach", "fused", "capturable", "differentiable", "maximize"}
 Value = bool | int | float | str | tuple[float, ...]
 

@@ -6,13 +6,12 @@ Xie et al., "Asynchronous Federated Optimization", 2019, section 5.2, for the th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strategies.arithmetic import State, difference, step, weighted_mean
-from strategies.base import Update
+from strategies.base import Update, number, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,20 +58,6 @@ class Stale:
         if self.discount == "hinge" and staleness > self.hinge:
             return 1.0 / (self.exponent * (staleness - self.hinge) + 1.0)
         return 1.0
-
-
-def number(name: str, value: float, *, least: float = 0.0, most: float = math.inf, above: bool = False) -> None:
-    """Raise ValueError unless `value` is finite and between the bounds (above the lower one with `above`)."""
-    fits = math.isfinite(value) and (value > least if above else value >= least) and value <= most
-    if isinstance(value, bool) or not fits:
-        upper = "" if math.isinf(most) else f" and <= {most:g}"
-        raise ValueError(f"{name}: wanted a finite number {'>' if above else '>='} {least:g}{upper}, got {value!r}")
-
-
-def whole(name: str, value: int, *, least: int) -> None:
-    """Raise ValueError unless `value` is a whole number that is large enough."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: wanted a whole number >= {least}, got {value!r}")
 
 
 def moved(current: State, changes: Sequence[State], updates: Sequence[Update], scales: Sequence[float]) -> State:

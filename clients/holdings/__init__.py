@@ -28,7 +28,7 @@ from clients.schema import Column, QuarantineReport, Schema, Target
 if TYPE_CHECKING:
     from clients.sources import Source
 
-__all__ = ["CASES", "NEW", "Case", "Encoded", "Holding", "get", "normalise"]
+__all__ = ["CASES", "NEW", "Case", "Encoded", "Holding", "get", "holdings_of", "normalise"]
 
 CASES = ("cards", "customers", "heart", "machines")
 CHUNK = 50_000
@@ -225,6 +225,21 @@ def get(name: str) -> Case:
     case = importlib.import_module(f"clients.holdings.{name}").CASE
     assert isinstance(case, Case)
     return case
+
+
+def holdings_of(
+    titles: Mapping[str, str],
+    columns: Mapping[str, tuple[Column, ...]],
+    *,
+    ids: tuple[str, ...],
+    owner: str,
+    target: Target,
+) -> dict[str, Holding]:
+    """Return the holdings of a case whose parts name persons alike; `owner` alone has the label."""
+    return {
+        name: Holding(name=name, title=titles[name], columns=known, ids=ids, target=target if name == owner else None)
+        for name, known in columns.items()
+    }
 
 
 def normalise(*values: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from clients._pandas import pd
-from clients.holdings import Case, Holding
+from clients.holdings import Case, holdings_of
 from clients.schema import Column, Target
 
 __all__ = ["CASE"]
@@ -80,20 +80,13 @@ def synthesise(generator: np.random.Generator, persons: int) -> Mapping[str, pd.
 CASE = Case(
     name="cards",
     title="An employer, a credit bureau and a bank that know the same card holders",
-    holdings={
-        name: Holding(
-            name=name,
-            title=TITLES[name],
-            columns=columns,
-            ids=("ID",),
-            target=Target(
-                name=LABEL, kind="binary", classes=("pays", "defaults"), mapping={"0": "pays", "1": "defaults"}
-            )
-            if name == "bank"
-            else None,
-        )
-        for name, columns in COLUMNS.items()
-    },
+    holdings=holdings_of(
+        TITLES,
+        COLUMNS,
+        ids=("ID",),
+        owner="bank",
+        target=Target(name=LABEL, kind="binary", classes=("pays", "defaults"), mapping={"0": "pays", "1": "defaults"}),
+    ),
     read=read,
     synthesise=synthesise,
     default_rows=4000,

@@ -1,10 +1,9 @@
 """A bank, a hospital and a factory that know some of the same persons (all made up).
 
 The bank wants to know who will default. What the hospital knows (long illness) and what the factory knows (short-time
-work, garnished wages) tells more than its own columns. Not everybody banks, is ill and works there: the hospital
-knows about
-70 % and the factory about 60 % of the bank's customers, and each knows others, too. Identifiers are spelled in each
-house's own way, 1 % are missing and 2 % mistyped.
+work, garnished wages) tells more than its own columns. The hospital knows about 70 % and the factory about 60 % of the
+bank's customers, and each knows other persons, too. Each organisation spells identifiers in its own way; 1 % are
+missing and 2 % are mistyped.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from clients._pandas import pd
-from clients.holdings import NEW, Case, Holding
+from clients.holdings import NEW, Case, holdings_of
 from clients.schema import Column, Target
 
 __all__ = ["CASE"]
@@ -100,20 +99,15 @@ def synthesise(generator: np.random.Generator, persons: int) -> Mapping[str, pd.
 CASE = Case(
     name="customers",
     title="A bank, a hospital and a factory that know some of the same persons",
-    holdings={
-        name: Holding(
-            name=name,
-            title=_TITLES[name],
-            columns=columns,
-            ids=("national_id",),
-            target=Target(
-                name="default", kind="binary", classes=("pays", "defaults"), mapping={"0": "pays", "1": "defaults"}
-            )
-            if name == "bank"
-            else None,
-        )
-        for name, columns in _COLUMNS.items()
-    },
+    holdings=holdings_of(
+        _TITLES,
+        _COLUMNS,
+        ids=("national_id",),
+        owner="bank",
+        target=Target(
+            name="default", kind="binary", classes=("pays", "defaults"), mapping={"0": "pays", "1": "defaults"}
+        ),
+    ),
     synthesise=synthesise,
     default_rows=4000,
 )

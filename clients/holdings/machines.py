@@ -12,7 +12,7 @@ import numpy as np
 from clients import factory
 from clients._pandas import pd
 from clients.factory import AIR, PROCESS, SPEED, TORQUE, WEAR
-from clients.holdings import Case, Holding
+from clients.holdings import Case, holdings_of
 
 __all__ = ["CASE"]
 
@@ -47,16 +47,13 @@ def synthesise(generator: np.random.Generator, persons: int) -> Mapping[str, pd.
 CASE = Case(
     name="machines",
     title="An order system, a machine and a building's climate control that know the same runs",
-    holdings={
-        name: Holding(
-            name=name,
-            title=TITLES[name],
-            columns=tuple(_BY_NAME[column] for column in columns),
-            ids=("UDI",),
-            target=factory.SCHEMA.target if name == "orders" else None,
-        )
-        for name, columns in CUTS.items()
-    },
+    holdings=holdings_of(
+        TITLES,
+        {name: tuple(_BY_NAME[column] for column in columns) for name, columns in CUTS.items()},
+        ids=("UDI",),
+        owner="orders",
+        target=factory.SCHEMA.target,
+    ),
     read=read,
     synthesise=synthesise,
     default_rows=4000,

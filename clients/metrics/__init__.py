@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-def compute(metrics: Iterable[str], kind: str, scores: Any, target: Any) -> dict[str, float | None]:
+def compute(metrics: Iterable[str], kind: str, scores: Any, target: Any, units: Any = None) -> dict[str, float | None]:
     """Every named metric of these rows.
 
     Parameters
@@ -33,7 +33,9 @@ def compute(metrics: Iterable[str], kind: str, scores: Any, target: Any) -> dict
         Names of metrics for targets of that kind; MetricError otherwise.
     scores : array (n,) or (n, n_classes)
         What `clients.models.predict` gives.
-    target : array (n,)
-        0/1, class codes, or values.
+    target : array (n,) or (n, 2)
+        0/1, class codes, or values; with strata beside it as `clients.dataset.Table.measured` gives it.
+    units : array (n,), optional
+        Whose each row is, for metrics by unit.
     """
-    return {name: of_kind(name, kind).value(scores, target) for name in metrics}
+    return {name: of_kind(name, kind).value(scores, target, units) for name in metrics}

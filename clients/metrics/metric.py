@@ -103,7 +103,9 @@ def paired_bootstrap(
 
     def gains(draws: NDArray[Any]) -> Array:
         weights = np.asarray(draws[:, units], dtype=np.float64)
-        return metric.sign * (metric.values(left, target, weights) - metric.values(right, target, weights))
+        return metric.sign * (
+            metric.values(left, target, weights, units) - metric.values(right, target, weights, units)
+        )
 
     value = float(gains(np.ones((1, n_units)))[0])
     if not np.isfinite(value):
@@ -143,6 +145,12 @@ class Metric:
         targets are probabilities of class 1, those of anomalies lie in [0, 1) and mean their order alone; targets are
         0/1, class codes or values. `by_row` and `by_sample` make
         such a function.
+    by_unit : bool
+        Whether `weighted` measures the rows of one unit, as a ranking of what a user rated: the value of several units
+        is the mean over those for which it is defined. Rows of unknown units count as one unit's.
+    within : bool
+        Whether rows are compared with others of their stratum only (`clients.schema.Target.within`). Where a target
+        has strata, the function gets them beside it, (n, 2); elsewhere the target (n,) as any other metric.
     interval : callable
         (metric, left, right, target, units (n,), generator) -> `Interval` of left minus right, or None. Units, not
         rows, are what a sample is drawn from.
@@ -153,9 +161,11 @@ class Metric:
     better: Literal["higher", "lower"]
     kinds: tuple[Kind, ...]
     weighted: Weighted
+    within: bool = False
     interval: Callable[[Metric, Array, Array, Array, NDArray[np.int64], np.random.Generator], Interval | None] = (
         paired_bootstrap
     )
+    by_unit: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", self.name):
@@ -167,18 +177,22 @@ class Metric:
         if not isinstance(self.kinds, tuple) or not self.kinds or not set(self.kinds) <= set(get_args(Kind)):
             raise ValueError(f"metric {self.name}: kinds: wanted some of {get_args(Kind)}, got {self.kinds!r}")
 
-    def values(self, scores: Any, target: Any, weights: Array) -> Array:
+    def values(self, scores: Any, target: Any, weights: Array, units: Any = None) -> Array:
         """Return the value of each weighted sample, shape (m,); NaN where it is not defined.
+
+        `units` (n,) says whose each row is; only a metric `by_unit` asks for it.
 
         A function that fails or gives another shape counts as not defined; the log says so, without any value.
         """
-        s, y = np.asarray(scores, dtype=np.float64), np.asarray(target, dtype=np.float64)
+        s, y = np.asarray(scores, dtype=np.float64), self._seen(target)
         nothing = np.full(len(weights), np.nan)
         if not len(y) or not np.isfinite(s).all():
             return nothing
         try:
             with np.errstate(all="ignore"):
-                found = np.asarray(self.weighted(s, y, weights), dtype=np.float64)
+                by_unit = self.by_unit and units is not None
+                whole = self._over_units(s, y, weights, np.asarray(units)) if by_unit else self.weighted(s, y, weights)
+                found = np.asarray(whole, dtype=np.float64)
         except Exception as error:  # noqa: BLE001 - a metric is a convenience, and the text may hold a row's value
             log.error("metric %s has no value: its function raised %s", self.name, type(error).__name__)
             return nothing
@@ -187,9 +201,22 @@ class Metric:
             return nothing
         return np.where(np.isfinite(found), found, np.nan)
 
-    def value(self, scores: Any, target: Any) -> float | None:
+    def _seen(self, target: Any) -> Array:
+        """Return the target (n,), or (n, 2) with its strata where they count."""
+        y = np.asarray(target, dtype=np.float64)
+        return y[:, 0] if y.ndim == 2 and not self.within else y
+
+    def _over_units(self, scores: Array, target: Array, weights: Array, units: NDArray[Any]) -> Array:
+        order = np.argsort(units, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(units[order])) + 1)
+        each = np.array([self.weighted(scores[g], target[g], np.ones((1, len(g))))[0] for g in groups])
+        there = np.isfinite(each)
+        shares = np.stack([weights[:, g].mean(1) for g in groups], axis=1)[:, there]
+        return np.asarray(shares @ each[there] / shares.sum(1))
+
+    def value(self, scores: Any, target: Any, units: Any = None) -> float | None:
         """Return the value on all rows, or None where it is not defined: never an exception, never NaN."""
-        found = float(self.values(scores, target, np.ones((1, len(target))))[0])
+        found = float(self.values(scores, target, np.ones((1, len(target))), units)[0])
         return found if np.isfinite(found) else None
 
     @property
@@ -208,7 +235,7 @@ class Metric:
         generator : Generator
             The only source of chance.
         """
-        a, b, y = (np.asarray(each, dtype=np.float64) for each in (left, right, target))
+        a, b, y = (*(np.asarray(each, dtype=np.float64) for each in (left, right)), self._seen(target))
         try:
             found = self.interval(self, a, b, y, np.asarray(units, dtype=np.int64), generator)
         except Exception as error:  # noqa: BLE001 - as in `values`

@@ -26,9 +26,13 @@ class NetworkKind:
         (shape, width, options) -> module from rows (n_rows, *shape.sizes) to (n_rows, width). It initialises itself in
         torch's way. Rows must not mix: no BatchNorm, no dropout.
     shapes : tuple of type
-        Shapes that it takes: `Image`, `Sequence` (`clients.shapes`).
+        Shapes that it takes: `Image`, `Items`, `Sequence` (`clients.shapes`).
+    head : callable, optional
+        (width, options) -> module from what `build`'s gives to one number a row, (n_rows, 1), instead of the client's
+        head. The network then has one width, and no trunk.
     """
 
     options: type[Any]
     build: Callable[[Shape, int, Any], nn.Module]
     shapes: tuple[type[Any], ...]
+    head: Callable[[int, Any], nn.Module] | None = None

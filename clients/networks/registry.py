@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from clients.shapes import Shape
 
-__all__ = ["GROUP", "NAMES", "OWN", "encoder", "get", "names", "read_options"]
+__all__ = ["GROUP", "NAMES", "OWN", "encoder", "get", "head", "names", "read_options"]
 
 GROUP: Final = "consortia.networks"
 #: How a contract begins the name of an installed kind.
@@ -29,6 +29,7 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
         "gru": "clients.networks.recurrent:GRU",
         "lstm": "clients.networks.recurrent:LSTM",
         "transformer": "clients.networks.attention:TRANSFORMER",
+        "two-tower": "clients.networks.towers:TWO_TOWER",
     }
 )
 #: The built-in ones.
@@ -100,3 +101,19 @@ def encoder(kind: str, options: Mapping[str, Any], shape: Shape | None, width: i
     except ValueError as error:
         raise ModelError(f"model: {error}") from None
     return nn.Sequential(nn.Unflatten(1, shape.sizes), found.build(shape, width, chosen))
+
+
+def head(kind: str, options: Mapping[str, Any], width: int, outputs: int) -> nn.Module | None:
+    """Return the kind's own head, from (n_rows, width) to (n_rows, 1); None where it takes the client's.
+
+    Raises
+    ------
+    ModelError
+        The target needs several numbers a row.
+    """
+    found = get(kind)
+    if found.head is None:
+        return None
+    if outputs != 1:
+        raise ModelError(f"model: kind {kind!r}: wanted a target of one number a row, got one of {outputs}; take mlp")
+    return found.head(width, read_options(kind, options))

@@ -41,7 +41,7 @@ _MARKS: Final = (
 _GZIP: Final = b"\x1f\x8b"
 #: A zip archive, hence also a workbook; an old workbook.
 _NO_TEXT: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-#: How Excel says the separator, in a line of its own above the names.
+#: Excel can name the separator in a line of its own above the names.
 _SEP: Final = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 _SAMPLE: Final = 200
 _LONGEST: Final = 100_000
@@ -316,7 +316,7 @@ def _rewriter(dialect: Dialect) -> Callable[[str], str]:
         if number.fullmatch(value):
             value = value.replace(dialect.thousands, "") if dialect.thousands else value
             return value.replace(dialect.decimal, ".")
-        # 1.5 where the decimal is a comma: whoever wrote it meant one and a half or fifteen.
+        # 1.5 where the decimal is a comma could mean one and a half or fifteen.
         return _values.UNREADABLE if dialect.decimal != "." and _PLAIN.fullmatch(value.strip()) else value
 
     return rewrite
@@ -358,7 +358,7 @@ def sniffed(path: Path) -> Dialect:
 
 
 def _style(lines: list[str], separator: str) -> tuple[str, str]:
-    """Guess decimal and thousands. 12,345 alone may be either number, so it makes no comma a decimal."""
+    """Guess decimal and thousands. 12,345 may be either number, so it alone does not make the comma a decimal."""
     cells = [cell.strip() for row in csv.reader(lines, delimiter=separator) for cell in row]
 
     marks = [mark for mark in _GROUPS if any(re.match(rf"[+-]?\d{{1,3}}{mark}\d{{3}}(?!\d)", cell) for cell in cells)]

@@ -20,9 +20,9 @@ __all__ = ["Fhir"]
 #: Names of columns that are of the patient; any other one is the code of an observation.
 _OF_PATIENT: Final = {"patient_id": "id", "gender": "gender", "birthDate": "birthDate"}
 _CONDITION: Final = "condition:"
-#: What was withdrawn, or never came about, tells nothing.
+#: An observation that was withdrawn or never made is not read.
 _VOID: Final = {"entered-in-error", "cancelled", "registered", "refuted"}
-#: Values that are one value. A range or a series is none.
+#: Kinds of results that are a single value; a range or a series is not.
 _SINGLE: Final = ("Integer", "Boolean", "String", "DateTime", "Time")
 
 
@@ -155,7 +155,7 @@ class _Export:
 
     def _by_patient(self, found: dict[str, Any]) -> dict[str, Any]:
         if any(named in self.patients and own != named for named, own in self.addresses.items()):
-            # Whose an observation is would go by who else is there.
+            # Otherwise it would depend on the other patients whose observation this is.
             raise WrongRowsError("wanted an address of its own for each Patient, got one that is another's id")
         by_patient = {who if who in self.patients else self.addresses.get(who): what for who, what in found.items()}
         if None in by_patient:

@@ -40,7 +40,7 @@ _EVENTS: Final = {
     ),
 }
 _COLUMN: Final = re.compile(r"^(measurement|observation|condition):(\d{1,12})(\+?)$")
-#: The operator of a measurement that says that its value is its value.
+#: With this operator the value of a measurement is exactly its value ("="), not a bound.
 _EQUALS: Final = 4172703
 
 

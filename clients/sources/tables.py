@@ -108,7 +108,7 @@ def from_arrow(table: Any) -> pd.DataFrame:
 
 
 def _exact(values: list[Any]) -> pd.Series[Any]:
-    """Return the values of a column as they are: floats as such, anything else by itself (see `from_arrow`)."""
+    """Return the values of a column unchanged: floats as floats, anything else as objects (see `from_arrow`)."""
     kinds = {type(value) for value in values}
     return pd.Series(values, dtype=np.float64 if kinds and kinds <= {float, type(None)} else object)
 

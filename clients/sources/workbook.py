@@ -16,7 +16,7 @@ from clients.sources.tables import together
 
 __all__ = ["Excel"]
 
-#: What a sheet may hold that its stored values do not tell; a workbook without either is read once.
+#: A sheet may hold these, and its stored values do not show them. A workbook without either is read once.
 _ODD: Final = re.compile(rb"<f[ >/]|<mergeCell ")
 
 
@@ -91,7 +91,7 @@ def _blank(cell: Any) -> bool:
 
 
 def _plain(cell: Any) -> Any:
-    """Return a cell by itself: a date without a time is a date, whatever the other cells of its column are."""
+    """Return one cell: a date without a time stays a date, whatever the other cells of its column are."""
     if isinstance(cell, datetime.datetime) and cell.time() == datetime.time():
         return cell.date()
     return cell

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
@@ -89,9 +89,12 @@ def fields_of(kind: type[Any]) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(kind) if field.init}
 
 
-def needs_value(field: dataclasses.Field[Any]) -> bool:
-    """Whether a field has neither a default nor a factory of one."""
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def check_needed(kind: type[Any], given: Collection[str], what: str) -> None:
+    """Raise ValueError unless every field that has neither a default nor a factory of one is given."""
+    for key, field in fields_of(kind).items():
+        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if needed and key not in given:
+            raise ValueError(f"options.{key}: wanted a value for {what}, got none")
 
 
 def make(kind: type[Any], options: Mapping[str, Any], what: str) -> Any:
@@ -113,7 +116,5 @@ def make(kind: type[Any], options: Mapping[str, Any], what: str) -> Any:
             raise ValueError(
                 f"options: wanted {', '.join(fields) or 'none'} for {what}, got {key!r}{near(key, fields)}"
             )
-    for key, field in fields.items():
-        if key not in options and needs_value(field):
-            raise ValueError(f"options.{key}: wanted a value for {what}, got none")
+    check_needed(kind, options, what)
     return kind(**{key: read(kind, key, value) for key, value in options.items()})

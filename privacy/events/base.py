@@ -20,6 +20,7 @@ __all__ = [
     "RELATION",
     "RELATIONS",
     "REPLACE_ROW",
+    "AddedNoise",
     "Event",
     "Repeated",
     "check_count",
@@ -139,7 +140,7 @@ class Event(ABC):
         return type(self)(**{**values, "partition": "train", "unit": "record"})
 
     def sampled_gaussian(self) -> tuple[float, float, int] | None:
-        """Return (noise multiplier, sampling rate, number) if it is a Gaussian mechanism, for the PRV cross-check."""
+        """Return (noise multiplier, sampling rate, number) of a Gaussian mechanism; None for any other."""
         return None
 
     @final
@@ -188,3 +189,16 @@ class Repeated(Event):
         """Return the same mechanism, released `size` times."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return cast(Event, type(self)(**{**values, "count": size}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedNoise(Repeated):
+    """A repeated kind with one parameter: `noise_multiplier`, the scale of its noise over the sensitivity."""
+
+    noise_multiplier: float
+    count: int = 1
+
+    def validate(self) -> None:
+        """Check the numbers."""
+        check_positive("noise_multiplier", self.noise_multiplier)
+        check_count("count", self.count)

@@ -4,25 +4,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from privacy.events.base import RELATION, Repeated, check_count, check_positive
+from privacy.events.base import RELATION, AddedNoise
 
 __all__ = ["GaussianRelease"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianRelease(Repeated):
+class GaussianRelease(AddedNoise):
     """``count`` releases with Gaussian noise; ``noise_multiplier`` is sigma / L2 sensitivity."""
 
     kind = "gaussian"
     releases = ("metrics", "loss", "sums", "additive", "statistics", "blocks")
-
-    noise_multiplier: float
-    count: int = 1
-
-    def validate(self) -> None:
-        """Check the numbers."""
-        check_positive("noise_multiplier", self.noise_multiplier)
-        check_count("count", self.count)
 
     @property
     def relation(self) -> str:

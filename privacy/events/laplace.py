@@ -4,25 +4,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from privacy.events.base import RELATION, Repeated, check_count, check_positive
+from privacy.events.base import RELATION, AddedNoise
 
 __all__ = ["LaplaceRelease"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaplaceRelease(Repeated):
+class LaplaceRelease(AddedNoise):
     """``count`` releases with Laplace noise; ``noise_multiplier`` is the scale b / L1 sensitivity."""
 
     kind = "laplace"
     releases = ("metrics", "size", "loss")
-
-    noise_multiplier: float
-    count: int = 1
-
-    def validate(self) -> None:
-        """Check the numbers."""
-        check_positive("noise_multiplier", self.noise_multiplier)
-        check_count("count", self.count)
 
     @property
     def relation(self) -> str:

@@ -3,28 +3,20 @@
 from dataclasses import dataclass
 from typing import Any
 
-from privacy.events.base import REPLACE_ROW, Event, Repeated, check_count, check_positive
+from privacy.events.base import REPLACE_ROW, AddedNoise, Event
 from privacy.events.gaussian import GaussianRelease
 
 __all__ = ["ReplaceGaussian"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplaceGaussian(Repeated):
+class ReplaceGaussian(AddedNoise):
     """``count`` Gaussian releases; ``noise_multiplier`` is sigma / L2 sensitivity under replacing one row.
 
     A sum of vectors clipped to C moves by at most 2C then: that is the sensitivity.
     """
 
     kind = "replace_gaussian"
-
-    noise_multiplier: float
-    count: int = 1
-
-    def validate(self) -> None:
-        """Check the numbers."""
-        check_positive("noise_multiplier", self.noise_multiplier)
-        check_count("count", self.count)
 
     @property
     def relation(self) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import PlanError
+from privacy.events.base import check_count, check_positive
 from privacy.noise_context import NoiseContext
 from privacy.observation import tell
 from privacy.secure_sum.noise import LEAST_STD, rounded_gaussian
@@ -62,15 +63,11 @@ class FixedPoint:
 
     def __post_init__(self) -> None:
         for name in ("noise", "clip", "smallest_clip"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise PlanError(f"{name}: wanted a finite number > 0, got {value!r}")
+            check_positive(name, getattr(self, name))
         if self.smallest_clip > self.clip:
             raise PlanError(f"smallest_clip: wanted at most clip = {self.clip:g}, got {self.smallest_clip!r}")
         for name, least in (("dimension", 1), ("rows", 1), ("colluders", 0), ("drops", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise PlanError(f"{name}: wanted a whole number >= {least}, got {value!r}")
+            check_count(name, getattr(self, name), least)
 
     @property
     def step(self) -> float:

@@ -207,7 +207,8 @@ def test_a_split_that_is_none_and_a_metric_that_is_none_are_refused():
 
     client = registry.get("linear")
     with pytest.raises(
-        MetricError, match="metrics: wanted a metric of regression targets, such as rmse, mae, r2, concordance, got"
+        MetricError,
+        match="metrics: wanted a metric of regression targets, such as rmse, mae, r2, concordance, recall_at_10, ndcg_at_10, got",
     ):
         replace(client, metrics=("auc",))
     with pytest.raises(SchemaError, match="distinct sites"):

@@ -1,20 +1,24 @@
-"""The clients of images and sequences: their public formats on small made files, dealing, windows, made-up rows."""
+"""The clients of images, sequences and items: public formats on small made files, dealing, windows, made-up rows."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from clients import heartbeats, imaging, registry, turbofans
+from clients import heartbeats, imaging, recommendations, registry, turbofans
 from clients._dealing import dealt
-from clients.arrays import array_columns
+from clients.arrays import array_columns, array_frame, item_columns
 from clients.dataset import Table, prepare
 from clients.errors import SchemaError, SourceError
-from clients.shapes import Sequence
+from clients.industry import ModelSpec
+from clients.models import build
+from clients.shapes import Items, Sequence
 from clients.sources import parse_source, read
 
 RNG = np.random.default_rng(0)
@@ -162,19 +166,87 @@ def test_an_engine_is_one_unit_at_one_factory(engines: Path) -> None:
     assert table.target.tolist() == frames[1]["remaining"].tolist()
 
 
-@pytest.mark.parametrize("name", ["heartbeats", "imaging", "turbofans"])
+@pytest.fixture
+def ratings(tmp_path: Path) -> Path:
+    folder = tmp_path / "media" / "movielens_100k"
+    folder.mkdir(parents=True)
+    lines = [(850, 7, 4, 30), (850, 1682, 1, 10), (943, 2, 5, 5), (850, 3, 2, 20), (1, 9, 3, 1), (850, 1, 5, 20)]
+    (folder / "u.data").write_text("\n".join("\t".join(map(str, line)) for line in lines), encoding="utf-8")
+    return tmp_path
+
+
+def test_a_rating_stands_beside_what_its_user_rated_before(ratings: Path) -> None:
+    frame = recommendations.read(ratings / "media/movielens_100k", "festival")
+    assert frame["user"].tolist() == ["850"] * 4 + ["943"]
+    assert frame[["film", "rating"]].to_numpy().tolist() == [[1682, 1], [1, 5], [3, 2], [7, 4], [2, 5]]
+    assert frame[["film_1", "film_2", "film_3", "film_4"]].to_numpy().tolist() == [
+        [0, 0, 0, 0],
+        [1682, 0, 0, 0],
+        [1, 1682, 0, 0],
+        [3, 1, 1682, 0],
+        [0, 0, 0, 0],  # another user's films are nobody's
+    ]
+    assert frame[["film_1_value", "film_3_value", "film_4_value"]].to_numpy()[3].tolist() == [2, 1, 3]
+    assert recommendations.read(ratings / "media/movielens_100k", "cinema")["film"].tolist() == [9]
+    table = _table("recommendations", ratings, "festival")
+    assert (table.n_units, len(table), table.quarantine.rows_kept) == (2, 5, 5)
+    assert sum(recommendations.PROVIDERS.values()) == 943
+
+
+def test_ids_outside_the_vocabulary_break_their_row_and_the_network_finds_the_others() -> None:
+    shape = Items(vocabulary=1682, earlier=2)
+    client = dataclasses.replace(
+        registry.get("recommendations"),
+        schema=dataclasses.replace(
+            recommendations.SCHEMA, columns=item_columns(shape, "film", low=1, high=5), shape=shape, unit="record"
+        ),
+    )
+    ids = np.array([[1, 0, 1682], [1682, 840, 841], [0, 1, 1], [1683, 1, 1], [5, 1683, 1], [1681, 3, 2]])
+    frame = array_frame(shape, "film", np.column_stack([ids, np.full((6, 2), 3)]), rating=4)
+    table = prepare(client, frame, quarantine_threshold=1)
+    assert table.quarantine.rows_kept == 3
+    features = table.inputs["features"]
+    spec = ModelSpec(kind="two-tower", hidden=(4,))
+    items = build(client, spec, 5, torch.Generator().manual_seed(0)).encoder[1]
+    seen: list[torch.Tensor] = []
+    items.items.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    items(features)
+    assert seen[0].tolist() == ids[[0, 1, 5]].tolist()
+    items(torch.tensor([[float("nan")] * 5, [9.0] * 5, [-9.0] * 5]))
+    assert seen[1].tolist() == [[0] * 3, [1682] * 3, [0] * 3]  # never one that is not there
+
+
+def test_made_up_ratings_can_be_learned_from_and_not_too_easily() -> None:
+    frames = [recommendations.synthesise(np.random.default_rng(seed), 2500, "club") for seed in (1, 2)]
+    assert [prepare(recommendations.CLIENT, frame, unit="user").quarantine.rows_kept for frame in frames] == [2500] * 2
+    y, y_new = (frame["rating"].to_numpy() for frame in frames)
+    mean = frames[0].groupby("film")["rating"].agg(["sum", "size"])
+    guess = ((mean["sum"] + 3 * y.mean()) / (mean["size"] + 3)).reindex(frames[1]["film"]).fillna(y.mean()).to_numpy()
+    error = [float(np.sqrt(((y_new - each) ** 2).mean())) for each in (y.mean(), guess)]
+    assert 0.8 * error[0] < error[1] < 0.99 * error[0]
+
+
+@pytest.mark.parametrize("name", ["heartbeats", "imaging", "recommendations", "turbofans"])
 def test_another_file_is_refused_without_a_value(name: str, tmp_path: Path) -> None:
     client = registry.get(name)
     (tmp_path / client.dataset).mkdir(parents=True)
     with pytest.raises(SourceError, match="wanted a file that exists"):
         read(parse_source(f"public:{tmp_path}"), client, client.sites[0])
-    for file in ("ECG5000_TRAIN.txt", "pneumoniamnist.npz", "train_FD001.txt", "test_FD001.txt", "RUL_FD001.txt"):
+    for file in (
+        "ECG5000_TRAIN.txt",
+        "pneumoniamnist.npz",
+        "train_FD001.txt",
+        "test_FD001.txt",
+        "RUL_FD001.txt",
+        "u.data",
+    ):
         (tmp_path / client.dataset / file).write_text("secret word\n")
     with pytest.raises(SourceError, match="own format; got") as caught:
         read(parse_source(f"public:{tmp_path}"), client, client.sites[0])
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", ROWS)
 def test_made_up_rows_can_be_learned_from_and_not_too_easily(name: str) -> None:
     client = registry.get(name)

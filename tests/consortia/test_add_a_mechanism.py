@@ -13,6 +13,7 @@ import pytest
 from consortia.participant import account as accounts
 from consortia.testing import check_mechanism
 from consortia.testing._mechanisms import _CHECKS
+from privacy import _lifetimes
 from privacy.accounting import epsilon
 from privacy.egress import Release, gate
 from privacy.errors import BudgetExhaustedError, LedgerSchemaError, UnknownEventError
@@ -105,6 +106,5 @@ def test_a_strangers_event_goes_the_whole_way_and_is_known_to_a_new_process(
 
 
 def _forget_read_events() -> None:
-    ledger = sys.modules["privacy.ledger"]
-    for kept in ("_events", "_plan"):
-        getattr(ledger, kept).cache_clear()
+    for read in (_lifetimes.read_events, _lifetimes.read_plan):
+        read.cache_clear()

@@ -82,6 +82,7 @@ def test_names_are_sorted_documented_and_all_there_is() -> None:
         _ = consortia.nonsense  # type: ignore[attr-defined]
 
 
+@pytest.mark.end_to_end
 def test_every_participant_pays_by_its_own_budget_from_its_own_home(run: consortia.Run, folder: Path) -> None:
     spent = {}
     for name, unit in (("first", "record"), ("second", "who")):

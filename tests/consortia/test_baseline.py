@@ -14,11 +14,11 @@ import pytest
 import torch
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
+from targets import lettered
 
 from clients import registry
 from clients.dataset import Table, prepare
 from clients.industry import IndustryClient
-from clients.schema import Target
 from consortia.participant import baseline as searching
 from consortia.participant import own_candidates
 from consortia.participant.baseline import FOLDS, baseline, of_run
@@ -35,11 +35,7 @@ CONTRACT = load_scenario("linear").contract
 def client_of(kind: str) -> IndustryClient:
     """The industry `linear` with another target."""
     found = registry.get("linear")
-    target = Target(name="y", kind="multiclass", classes=("a", "b", "c"))
-    if kind == "binary":
-        target = Target(name="y", kind="binary", classes=("a", "b"))
-    if kind == "regression":
-        target = Target(name="y", kind="regression", low=-10, high=30)
+    target = lettered(kind)
     metrics = {"regression": ("rmse",), "binary": ("auc", "accuracy")}.get(kind, ("accuracy", "macro_auc"))
     return replace(found, schema=replace(found.schema, target=target), metrics=metrics)
 

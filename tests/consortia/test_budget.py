@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import APP
 from typer.testing import CliRunner
 
-from consortia.cli import budget_accounts, build_app
+from consortia.cli import budget_accounts
 from consortia.common.strict import read_toml
 from privacy.accounting import epsilon
 from privacy.events import GaussianRelease, LaplaceRelease
 from privacy.ledger import Budget, Ledger, RunPlan
 
-APP = build_app()
 ROOT = Path(__file__).resolve().parents[2]
 RECOUNT: Any = runpy.run_path(str(ROOT / "benchmarks" / "recount_ledger.py"))["main"]
 

@@ -240,6 +240,7 @@ def test_each_industry_ends_after_its_own_rounds(tmp_path: Path, monkeypatch: py
         assert sorted(found.guarantee["participants"]) == sorted(members)
 
 
+@pytest.mark.end_to_end
 def test_an_interrupted_run_goes_on_in_every_industry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save = rounds.save
 

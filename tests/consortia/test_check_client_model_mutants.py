@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from spoiled_clients import as_class, each, only, rejected
 from torch import nn
 
 from clients.hospital import CLIENT
@@ -17,13 +18,6 @@ from clients.industry import IndustryClient
 from clients.schema import Schema
 from consortia.testing import ClientCheckError, SlowNetworkWarning, check_client
 from consortia.testing._clients import _CHECKS
-
-
-def as_class(cls: type[Schema]) -> IndustryClient:
-    """The hospital with a schema class of one's own: the only way round what the seam forbids by itself."""
-    schema = CLIENT.schema
-    fields = {name: getattr(schema, name) for name in schema.__dataclass_fields__}
-    return replace(CLIENT, schema=cls(**fields))
 
 
 def with_encoder(make: Callable[[int, int], nn.Module]) -> IndustryClient:
@@ -229,35 +223,17 @@ MUTANTS: dict[str, list[Callable[[], IndustryClient]]] = {
 }
 
 
-@pytest.fixture
-def only(monkeypatch):
-    """Run one check of the suite, so that a mutant costs what its own check costs."""
-
-    def choose(name: str) -> None:
-        monkeypatch.setattr("consortia.testing._clients._CHECKS", {name: _CHECKS[name]})
-
-    return choose
+@each(MUTANTS)
+def test_the_named_check_rejects_the_mutant(check, mutant, monkeypatch):
+    rejected(monkeypatch, check, mutant)
 
 
-@pytest.mark.parametrize(
-    ("check", "mutant"),
-    [(check, mutant) for check, mutants in MUTANTS.items() for mutant in mutants],
-    ids=lambda value: value if isinstance(value, str) else value.__name__,
-)
-def test_the_named_check_rejects_the_mutant(check, mutant, only):
-    only(check)
-    with pytest.raises(ClientCheckError) as caught:
-        check_client(mutant(), rows=60)
-    assert set(caught.value.failures) == {check}
-    assert f"  {check}: " in str(caught.value)
-
-
-def test_a_network_that_trains_row_by_row_passes_with_a_warning(only):
+def test_a_network_that_trains_row_by_row_passes_with_a_warning(monkeypatch):
     class Own(nn.Linear):
         def forward(self, x):
             return torch.as_tensor(super().forward(x) * (1 if x.shape else 2))
 
-    only("model_does_not_mix_rows")
+    only(monkeypatch, "model_does_not_mix_rows")
     with pytest.warns(SlowNetworkWarning, match="trains row by row, which is slower"):
         check_client(with_encoder(Own), rows=60)
 
@@ -278,7 +254,7 @@ def test_every_check_of_networks_has_a_mutant():
         "from consortia.terms import policy",
     ],
 )
-def test_a_module_that_imports_what_it_must_not_is_rejected(statement, tmp_path, monkeypatch, only):
+def test_a_module_that_imports_what_it_must_not_is_rejected(statement, tmp_path, monkeypatch):
     name = f"greedy_{abs(hash(statement))}"
     body = (
         "from clients.hospital import CLIENT as REAL\nfrom dataclasses import replace\n"
@@ -288,7 +264,7 @@ def test_a_module_that_imports_what_it_must_not_is_rejected(statement, tmp_path,
     (tmp_path / f"{name}.py").write_text(body)
     (tmp_path / f"{name}x.py").write_text(f"{statement}\n{body}")
     monkeypatch.syspath_prepend(tmp_path)
-    only("imports_nothing_forbidden")
+    only(monkeypatch, "imports_nothing_forbidden")
     check_client(importlib.import_module(name).CLIENT)
     with pytest.raises(ClientCheckError, match=f"module '{name}x' imports"):
         check_client(importlib.import_module(f"{name}x").CLIENT)
@@ -296,6 +272,7 @@ def test_a_module_that_imports_what_it_must_not_is_rejected(statement, tmp_path,
         sys.modules.pop(module, None)
 
 
+@pytest.mark.end_to_end
 def test_all_failed_checks_are_listed_together():
     client = replace(needs_two_classes(), encoder=batch_norm().encoder)
     with pytest.raises(ClientCheckError) as caught:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
+from command_line import APP
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.deploy.kit import write_kit
 from consortia.engines.demonstration import demo_policy_file
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
 from consortia.learners.blocks.noise import mu_of
-from consortia.terms import rule
-from consortia.terms.recipe import additive_recipe
+from consortia.learners.sums.forecast import effective_columns
+from consortia.terms import few_steps, rule, settle
+from consortia.terms.recipe import additive_recipe, recipe
 from consortia.terms.scenario import Scenario, find_scenario, load_scenario, scenario_from_json, scenario_from_toml
 
 NETWORK = {"local_steps": 2, "sampling_rate": 1.0, "clip": 1.0, "learning_rate": 0.5}
@@ -76,6 +78,47 @@ def test_another_budget_chooses_anew(epsilon: str, learner: str) -> None:
     assert again.contract.seed == 9
     assert scenario.with_overrides(epsilon=[epsilon]).contract.seed == 7
     assert scenario_from_json(again.to_json()) == again
+
+
+def test_few_rows_under_much_noise_get_few_steps_with_the_recipe_and_nothing_of_the_contracts_network() -> None:
+    network = {"model": {"kind": "mlp", "hidden": [4]}, "local_steps": 30, "sampling_rate": 0.2, "clip": 3.0}
+    more = {"rounds": 50, "strategy": {"name": "fedadam"}, "releases": ["sums"], "secure": {"colluders": 1}}
+    scenario = _auto(**more, industries={"bank": {**network, "learning_rate": 9.0}}).with_overrides(epsilon=["0.5"])
+    assert _choice(scenario).few_steps
+    assert "the worth of 69, fewer than a quarter" in _choice(scenario).why
+    written = _data(**{key: value for key, value in more.items() if key == "secure"})
+    del written["contract"]["learner"], written["contract"]["sums"]
+    written["contract"]["industries"] = {"bank": few_steps.industry()}
+    written["contract"] = few_steps.with_training(written["contract"])
+    by_hand = scenario_from_toml(tomli_w.dumps(written)).with_overrides(epsilon=["0.5"])
+    assert scenario.contract.sha256() == by_hand.contract.sha256()
+    assert (scenario.contract.learner, scenario.contract.releases) == ("gradient", ("update",))
+    again = scenario_from_json(scenario.to_json())
+    assert again == scenario
+    assert _choice(again.with_overrides(epsilon=["3"])).learner == "sums"
+
+
+def test_a_target_of_another_kind_gets_no_few_steps() -> None:
+    """They were measured for two classes."""
+    assert _choice(_auto("linear", trust="local").with_overrides(epsilon=["0.1"])).learner == "sums"
+
+
+def test_what_noise_leaves_to_sums_by_hand() -> None:
+    scenario = load_scenario("banks").with_overrides(epsilon=["1"])
+    left = rule.rows_left_by_sums(scenario.contract, "bank", scenario.roster)
+    # Five alike: v = 5 (.7 / mu)^2 / .63 of the products with the target, against c / d of a row.
+    noise, d = 5 * (0.7 / mu_of(1.0, 1e-5)) ** 2 / 0.63, effective_columns(recipe(scenario.contract, "bank").columns)
+    assert left == pytest.approx(600 / (1 + noise * d / (0.21 * 600)), rel=0.01)
+
+
+def test_all_steps_together_cost_what_was_agreed() -> None:
+    """Ten steps and a spare one on all rows are Gaussian mechanisms, so squared ratios add up: by hand, not by us."""
+    scenario = _auto().with_overrides(epsilon=["0.5"])
+    participant = scenario.roster[0]
+    z = settle.sigma_of(scenario.contract, participant)
+    assert z is not None
+    assert z >= math.sqrt(few_steps.ROUNDS + 1) / mu_of(0.5, participant.delta)
+    assert z == pytest.approx(math.sqrt(few_steps.ROUNDS + 1) / mu_of(0.5, participant.delta), rel=1e-3)
 
 
 def test_what_noise_leaves_by_hand() -> None:
@@ -157,12 +200,12 @@ def test_a_wrong_contract_is_refused_by_name(contract: dict[str, Any], wanted: s
 def test_check_says_what_was_chosen_and_why(tmp_path: Path) -> None:
     file = tmp_path / "auto.toml"
     file.write_text(tomli_w.dumps(_data("banks")), encoding="utf-8")
-    shown = CliRunner().invoke(build_app(), ["check", str(file)]).stdout.replace("\n", " ")
+    shown = CliRunner().invoke(APP, ["check", str(file)]).stdout.replace("\n", " ")
     assert 'bank: learner "sums", chosen by the rule: 600 training units in all, fewer than the 700' in shown
-    told = json.loads(CliRunner().invoke(build_app(), ["check", str(file), "--json"]).stdout)
+    told = json.loads(CliRunner().invoke(APP, ["check", str(file), "--json"]).stdout)
     assert told["chosen"]["bank"]["learner"] == "sums"
     assert told["contract_sha256"] == load_scenario("banks").contract.sha256()
-    assert "chosen" not in json.loads(CliRunner().invoke(build_app(), ["check", "linear", "--json"]).stdout)
+    assert "chosen" not in json.loads(CliRunner().invoke(APP, ["check", "linear", "--json"]).stdout)
 
 
 def test_a_kit_says_nothing_of_others(tmp_path: Path) -> None:

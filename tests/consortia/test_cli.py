@@ -12,14 +12,12 @@ from typing import Any
 
 import pytest
 import tomli_w
+from command_line import APP
 from typer.testing import CliRunner, Result
 
 import privacy
-from consortia.cli import build_app
 from consortia.common.strict import read_toml
 from consortia.terms.scenario import find_scenario
-
-APP = build_app()
 
 
 def call(*arguments: str) -> Result:
@@ -89,6 +87,7 @@ def test_receipts_are_read_in_the_homes(tmp_path: Path) -> None:
     assert call("receipt", homes[0], "--run", "another").exit_code == 2
 
 
+@pytest.mark.end_to_end
 def test_check_shows_the_plan_and_warns() -> None:
     result = call("check", "cross-industry-network")
     assert result.exit_code == 0
@@ -186,6 +185,7 @@ def test_bad_rows_are_a_named_bounded_failure_and_stay_at_home(change: Any, tmp_
     assert "1169" not in log
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "change",
     [
@@ -199,6 +199,7 @@ def test_few_rows_and_one_class_are_legal(change: Any, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.end_to_end
 def test_one_class_everywhere_is_a_named_failure(tmp_path: Path) -> None:
     data = _data(tmp_path, lambda lines: [x[:-1] + "1" for x in lines])
     result = call("run", "banks-network", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
@@ -206,6 +207,7 @@ def test_one_class_everywhere_is_a_named_failure(tmp_path: Path) -> None:
     assert "no participant has a second class" in result.output
 
 
+@pytest.mark.end_to_end
 def test_quarantined_rows_are_counted_at_home(tmp_path: Path) -> None:
     data = _data(tmp_path, lambda lines: [lines[0].replace(" 1169 ", " secret-amount "), *lines[1:]])
     result = call("run", "banks-network", "--rounds", "2", "--data", str(data), "--out", str(tmp_path / "runs"))
@@ -257,6 +259,7 @@ def test_a_policy_that_forbids_is_named(tmp_path: Path) -> None:
     assert "other: RELEASE_NOT_ALLOWED" in result.output
 
 
+@pytest.mark.end_to_end
 def test_budget_init_show_export(tmp_path: Path) -> None:
     made = call("budget", "init", "--scenario", "linear", "--home", str(tmp_path))
     assert made.exit_code == 0

@@ -36,6 +36,8 @@ COMMITTED = (
     "intrusions-unlabelled",
     "heartbeats",
     "imaging",
+    "recommendations",
+    "survival",
     "turbofans",
     "turbofans-life",
 )

@@ -128,6 +128,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
     return _ran(None, tmp_path_factory.mktemp("plain"))
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("kind", ["int8", "top-k"])
 def test_a_run_with_compressed_updates_ends_where_the_other_does(
     kind: str, plain: torch.Tensor, tmp_path: Path

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
+from command_line import APP
 from dashboard_pages import TOKEN, counted, crawl, get, reply, signed
 from fastapi import FastAPI
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common.errors import RunFailedError
 from consortia.coordinator.rounds import Coordinator
 from consortia.dashboard.app import build
@@ -100,7 +100,7 @@ def test_the_token_opens_and_a_session_is_not_the_token(app: FastAPI) -> None:
     pair = cookie.split(";")[0]
     assert get(app, "/", headers={"Cookie": pair}).status_code == 200
     assert get(app, "/", headers={"Cookie": pair + "x"}).status_code == 303
-    assert get(app, "/", headers={"Cookie": f"consortia-coordinator={TOKEN}"}).status_code == 303
+    assert get(app, "/", headers={"Cookie": f"{pair.split('=')[0]}={TOKEN}"}).status_code == 303
     other = build(CoordinatorView(Path(), None), TOKEN)  # the next start of the same server
     assert get(other, "/", headers={"Cookie": pair}).status_code == 303
 
@@ -247,7 +247,7 @@ def test_a_source_with_a_password_is_shown_without_it(own: tuple[FastAPI, Any]) 
     ],
 )
 def test_bad_input_is_named(arguments: list[str], sentence: str) -> None:
-    result = CliRunner().invoke(build_app(), ["dashboard", *arguments], env={"COLUMNS": "500"})
+    result = CliRunner().invoke(APP, ["dashboard", *arguments], env={"COLUMNS": "500"})
     assert result.exit_code == 2
     assert sentence in result.output
 
@@ -255,15 +255,13 @@ def test_bad_input_is_named(arguments: list[str], sentence: str) -> None:
 def test_a_port_that_is_taken_is_named(runs: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        result = CliRunner().invoke(build_app(), ["dashboard", "--runs", str(runs), "--port", port])
+        result = CliRunner().invoke(APP, ["dashboard", "--runs", str(runs), "--port", port])
     assert result.exit_code == 2
     assert "try another port" in " ".join(result.output.split())
 
 
 def test_a_short_token_is_refused(runs: Path) -> None:
-    result = CliRunner().invoke(
-        build_app(), ["dashboard", "--runs", str(runs)], env={"CONSORTIA_DASHBOARD_TOKEN": "short"}
-    )
+    result = CliRunner().invoke(APP, ["dashboard", "--runs", str(runs)], env={"CONSORTIA_DASHBOARD_TOKEN": "short"})
     assert result.exit_code == 2
     assert "got 5" in result.output
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import APP
 from dashboard_pages import TOKEN, crawl
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.dashboard.app import build
 from consortia.dashboard.coordinator import CoordinatorView
 from consortia.dashboard.owner import OwnerView
@@ -54,7 +54,7 @@ def test_what_is_planted_at_a_participant_is_seen_nowhere_else(
         "--out",
         str(tmp_path / "runs"),
     ]
-    result = CliRunner().invoke(build_app(), arguments)
+    result = CliRunner().invoke(APP, arguments)
     assert planted not in result.output
     assert planted not in caplog.text
     (run,) = (tmp_path / "runs").iterdir()

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import tomli_w
+from command_line import APP
 from typer.testing import CliRunner
 
 from clients import registry
 from clients._apart import set_apart
 from clients.dataset import prepare
 from clients.errors import QuarantineError
-from consortia.cli import build_app
 from consortia.participant.drift import psi, since_last_run
 from consortia.participant.home import Home
 from consortia.participant.partitions import Partitions
@@ -160,15 +160,15 @@ def test_the_command_says_what_to_mend_and_prints_no_value(tmp_path: Path, rows:
     file, page = tmp_path / "rows.csv", tmp_path / "report.html"
     bad.to_csv(file, index=False)
     told = CliRunner().invoke(
-        build_app(), ["data", "check", "--rows", str(file), "--client", "hospital", "--report", str(page)]
+        APP, ["data", "check", "--rows", str(file), "--client", "hospital", "--report", str(page)]
     )
     assert told.exit_code == 1, told.output
     assert "one spelling makes up its failures" in told.output
     assert "e-mail; not read" in told.output
     for text in (told.output, page.read_text(encoding="utf-8")):
         assert _SECRET not in text
-    assert CliRunner().invoke(build_app(), ["data", "check"]).exit_code == 2
-    none = CliRunner().invoke(build_app(), ["data", "check", "--rows", f"{file}.no", "--client", "hospital"])
+    assert CliRunner().invoke(APP, ["data", "check"]).exit_code == 2
+    none = CliRunner().invoke(APP, ["data", "check", "--rows", f"{file}.no", "--client", "hospital"])
     assert none.exit_code == 2
     assert "wanted a file that exists" in none.output
 
@@ -194,11 +194,11 @@ def test_the_command_reads_rows_through_the_policys_mapping(tmp_path: Path, rows
     }
     home.policy.write_text(tomli_w.dumps(policy))
     call = ["data", "check", "clinic", "--home", str(tmp_path / "homes"), "--json"]
-    told = CliRunner().invoke(build_app(), call)
+    told = CliRunner().invoke(APP, call)
     assert told.exit_code == 0, told.output
     assert json.loads(told.output)["kept"] == 300
     policy["dataset"]["heart"]["mapping"]["sex"]["values"] = {"m": "1"}
     home.policy.write_text(tomli_w.dumps(policy))
-    told = CliRunner().invoke(build_app(), call)
+    told = CliRunner().invoke(APP, call)
     assert told.exit_code == 1
     assert {"sex"} == {look["about"] for look in json.loads(told.output)["looks"] if "one spelling" in look["found"]}

@@ -15,11 +15,12 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from command_line import APP
 from typer.testing import CliRunner
 
 from clients import public_data
 from clients.public_data import DATA_SETS, PublicData
-from consortia.cli import build_app, data_get
+from consortia.cli import data_get
 from consortia.common import download as downloading
 from consortia.common.errors import ConsortiaError, InputError
 
@@ -204,7 +205,7 @@ def test_a_file_that_is_too_large_is_given_up(
 def test_no_network_is_one_sentence_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloading, "_TRIES", 1)
     call = ["data", "get", "heart", "--data", str(tmp_path), "--mirror", "http://127.0.0.1:9"]
-    told = CliRunner().invoke(build_app(), call)
+    told = CliRunner().invoke(APP, call)
     assert told.exit_code == 1
     assert "wanted an answer, got ConnectError; is there a network" in " ".join(told.output.split())
     assert "processed.va.data into" in " ".join(told.output.split())
@@ -215,13 +216,13 @@ def test_the_command_brings_all_and_never_replaces_a_file(
 ) -> None:
     monkeypatch.setattr(public_data, "DATA_SETS", MappingProxyType({"made-up": FOUND}))
     call = ["data", "get", "all", "--data", str(tmp_path), "--mirror", publisher.url]
-    assert CliRunner().invoke(build_app(), call).exit_code == 0
+    assert CliRunner().invoke(APP, call).exit_code == 0
     assert kept(tmp_path) == CONTENTS
     (tmp_path / FOUND.folder / "b.data").write_text("mine")
-    told = CliRunner().invoke(build_app(), call)
+    told = CliRunner().invoke(APP, call)
     assert told.exit_code == 2
     assert "wanted no file of other content there, got b.data" in " ".join(told.output.split())
-    assert CliRunner().invoke(build_app(), ["data", "get", "hart"]).exit_code == 2
+    assert CliRunner().invoke(APP, ["data", "get", "hart"]).exit_code == 2
 
 
 def test_the_pinned_files_are_those_that_the_industries_read() -> None:

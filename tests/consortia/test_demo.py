@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import APP
 from dashboard_pages import TOKEN, get
 from typer.testing import CliRunner
 
-from consortia.cli import build_app, demo
+from consortia.cli import demo
 from consortia.dashboard import serve, starting
 from consortia.dashboard.app import build
 from consortia.dashboard.coordinator import CoordinatorView
@@ -45,7 +46,7 @@ def test_the_run_the_page_and_the_end(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(demo.webbrowser, "open", lambda link: seen.update(link=link))
     monkeypatch.setattr(serve, "serve", until_interrupted)
     monkeypatch.delenv("CONSORTIA_DASHBOARD_TOKEN", raising=False)
-    said = CliRunner().invoke(build_app(), ["demo", "--out", str(tmp_path / "runs")])
+    said = CliRunner().invoke(APP, ["demo", "--out", str(tmp_path / "runs")])
     assert said.exit_code == 1  # interrupted
     assert seen["run"].command[-4:] == ["run", "cross-industry", "--out", str(tmp_path / "runs")]
     assert seen["run"].ended
@@ -55,7 +56,7 @@ def test_the_run_the_page_and_the_end(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_an_unknown_scenario_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting.subprocess, "Popen", lambda *_: pytest.fail("started"))
-    assert CliRunner().invoke(build_app(), ["demo", "--scenario", "none-such"]).exit_code == 2
+    assert CliRunner().invoke(APP, ["demo", "--scenario", "none-such"]).exit_code == 2
 
 
 def test_the_sign_in_page_reads_the_token_behind_the_hash_and_takes_none_from_the_address(tmp_path: Path) -> None:

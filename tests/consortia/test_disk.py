@@ -102,6 +102,7 @@ def test_a_run_whose_disk_fills_is_a_named_failure_and_resumes(tmp_path: Path) -
     assert [event["round"] for event in events if event["event"] == "round"] == [1, 2]
 
 
+@pytest.mark.end_to_end
 def test_a_command_without_a_record_of_its_own_does_not_tell_an_earlier_ones(tmp_path: Path) -> None:
     options = Options(scenario="linear", rounds=2, out=tmp_path)
     first = execute(prepare(options), options)

@@ -16,6 +16,7 @@ from typing import Any
 import click
 import pytest
 import typer
+from command_line import APP
 from doc_blocks import MISSES, NOT_RUN, PAGES, ROOT, blocks, commands, missing, script, why_not_run, words
 from markdown.extensions.toc import slugify
 from own_learners import centres
@@ -25,7 +26,6 @@ from clients import metric_registry, registry, source_registry
 from clients.declared import ClientFile
 from clients.networks import registry as networks
 from clients.spec import ModelSpec
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.common.strict import parse
 from consortia.reports import trackers
@@ -53,7 +53,7 @@ def page_id(page: Path) -> str:
 
 @cache
 def command_line() -> click.Group:
-    group: Any = typer.main.get_command(build_app())
+    group: Any = typer.main.get_command(APP)
     return group
 
 
@@ -219,6 +219,7 @@ SEAM_PAGES = {
 }
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", SEAM_PAGES)
 def test_the_python_of_a_seams_page_passes_its_conformance_suite(name: str) -> None:
     names: dict[str, Any] = {"__name__": f"page_{name}"}

@@ -108,6 +108,7 @@ def test_resume_goes_on_and_equals_the_undisturbed_run(tmp_path: Path, monkeypat
     assert whole["status"] == "completed"
 
 
+@pytest.mark.end_to_end
 def test_simulations_charge_a_given_ledger_and_stop(tmp_path: Path) -> None:
     ledgers = tmp_path / "ledgers"
     options = {"scenario": "linear", "rounds": 2, "epsilon": ("1",), "ledger": ledgers}

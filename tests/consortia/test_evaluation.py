@@ -46,7 +46,7 @@ def test_the_gain_of_each_metric_is_that_metrics_own(kind: str, metric: str) -> 
         np.clip(target * 0.5 + rng.random(300) * 0.5, 0, 1) if kind == "binary" else target + 0.1 * rng.normal(size=300)
     )
     poor = np.clip(target * 0.1 + rng.random(300) * 0.6, 0, 1) if kind == "binary" else target + rng.normal(size=300)
-    table: Any = SimpleNamespace(target=target, unit_index=np.arange(300), n_units=300)
+    table: Any = SimpleNamespace(measured=target, unit_index=np.arange(300), n_units=300)
     gain = gain_interval(metric, good, poor, table, "one")
     assert gain is not None
     values = [compute([metric], kind, scores, target)[metric] for scores in (good, poor)]
@@ -62,7 +62,7 @@ def test_several_classes_have_intervals(metric: str) -> None:
     target = rng.integers(0, 3, 200)
     good, poor = (np.eye(3)[target] * strength + rng.random((200, 3)) for strength in (1.5, 0.3))
     good, poor = good / good.sum(1, keepdims=True), poor / poor.sum(1, keepdims=True)
-    table: Any = SimpleNamespace(target=target, unit_index=np.arange(200), n_units=200)
+    table: Any = SimpleNamespace(measured=target, unit_index=np.arange(200), n_units=200)
     gain = gain_interval(metric, good, poor, table, "one")
     assert gain is not None
     assert 0 < gain.low < gain.value < gain.high

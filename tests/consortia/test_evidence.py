@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from command_line import APP
 from doc_blocks import ROOT
 from finished_run import write_result, write_run
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.reports.evidence.facts import collect
 from consortia.reports.evidence.render import Document, resolve, write
@@ -291,7 +291,7 @@ def test_texts_of_a_scenario_stay_texts(tmp_path: Path) -> None:
 def test_the_command_and_what_it_refuses(tmp_path: Path) -> None:
     def call(folder: Path) -> tuple[int, str]:
         arguments = ["evidence", str(folder), "--out", str(tmp_path / "pack")]
-        result = CliRunner().invoke(build_app(), arguments, env={"COLUMNS": "300"})
+        result = CliRunner().invoke(APP, arguments, env={"COLUMNS": "300"})
         return result.exit_code, result.output
 
     code, output = call(run_of("hospitals", tmp_path))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line import APP
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common import disk
 from consortia.common.errors import InputError
 from consortia.deploy import health
@@ -68,7 +68,7 @@ def test_a_participants_commands_need_no_folder_in_its_container(
 
 
 def _call(*words: str) -> tuple[int, str]:
-    done = CliRunner().invoke(build_app(words), words, env={"COLUMNS": "400"})
+    done = CliRunner().invoke(APP, words, env={"COLUMNS": "400"})
     return done.exit_code, " ".join(done.output.split())
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import APP
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError, RefusedError
 from consortia.messages.envelope import decode
 from consortia.participant import backup, own_sums
@@ -234,7 +234,7 @@ def test_the_commands(site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def call(*words: str) -> tuple[int, str]:
         whole = ["home", *words, "--home", str(root)]
-        done = CliRunner().invoke(build_app(whole), whole)
+        done = CliRunner().invoke(APP, whole)
         return done.exit_code, " ".join(done.output.split())
 
     monkeypatch.delenv("CONSORTIA_PASSPHRASE", raising=False)

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import APP
 from typer.testing import CliRunner
 
-from consortia.cli import audit, build_app
+from consortia.cli import audit
 from consortia.reports.watch import wait_hint
 
 
@@ -31,7 +32,7 @@ def test_any_command_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -
         raise KeyboardInterrupt
 
     monkeypatch.setattr(audit, "load_scenario", interrupted)
-    result = CliRunner().invoke(build_app(), ["audit", "banks-network", "--quick"])
+    result = CliRunner().invoke(APP, ["audit", "banks-network", "--quick"])
     assert result.exit_code == 1
     assert "interrupted; nothing that was committed is lost" in result.output
 

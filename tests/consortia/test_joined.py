@@ -212,7 +212,7 @@ def _shares(raw: Scores) -> Scores:
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_the_net_gain_is_positive_where_joining_paid_and_has_an_interval(kind: str) -> None:
     client, labels, scores = kinds()[kind]
-    table: Any = SimpleNamespace(target=torch.tensor(labels), unit_index=np.arange(300), n_units=300)
+    table: Any = SimpleNamespace(target=torch.tensor(labels), measured=labels, unit_index=np.arange(300), n_units=300)
     noise = {"majority": 5.0, "local": 2.0, "federated": 1.5, "control": 1.8, "joined": 0.4}
     made = {name: scores(size) for name, size in noise.items()}
     models = {name: of(lambda _, name=name: made[name]) for name in noise}

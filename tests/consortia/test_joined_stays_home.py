@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from captured_bank import captured_bank, unaccounted_in
+from command_line import APP
 from public_values import planted_in
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.engines import record
 from consortia.messages.envelope import decode
 from consortia.participant import context, metrics_release
@@ -70,6 +70,7 @@ def test_the_gate_has_no_name_for_it(site: Any, name: str) -> None:
     assert work.sealed({}, [Release("metrics", {"metrics.auc": torch.tensor(0.81)}, event)])  # what may leave, does
 
 
+@pytest.mark.end_to_end
 def test_only_receipts_see_it() -> None:
     found = set()
     for file in PACKAGE.rglob("*.py"):
@@ -241,7 +242,7 @@ def test_a_model_that_saw_own_rows_is_not_exported(tmp_path: Path, monkeypatch: 
     (tmp_path / "rows.csv").write_text("x\n0.5\n")
 
     def call(*arguments: object) -> Any:
-        return CliRunner().invoke(build_app(), [str(a) for a in arguments], env={"COLUMNS": "300"})
+        return CliRunner().invoke(APP, [str(a) for a in arguments], env={"COLUMNS": "300"})
 
     to = tmp_path / "models"
     for choice in ("kept", "joined"):

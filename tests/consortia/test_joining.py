@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line import APP
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common import pki
 from consortia.common.errors import InputError
 from consortia.common.strict import parse, read_toml
@@ -44,7 +44,7 @@ def coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _call(*arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(build_app(), ["participant", *arguments, "--scenario", "cross-industry-network"])
+    done = CliRunner().invoke(APP, ["participant", *arguments, "--scenario", "cross-industry-network"])
     return done.exit_code, done.output
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from clients.dataset import Table
+from clients import registry
+from clients.dataset import Table, prepare
 from consortia.deploy.shelf import Shelf
 from consortia.participant import data, kept_rows
 from consortia.participant.data import load_partitions
@@ -67,7 +68,6 @@ def shelf() -> Iterator[Shelf]:
 @pytest.fixture
 def reader(make_site: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shelf: Shelf) -> Reader:
     site = make_site("bank-a")
-    from clients import registry
     from clients.sources import parse_source, read
 
     client = registry.get("bank")
@@ -92,6 +92,7 @@ def same(one: Table, other: Table) -> bool:
         all(torch.equal(a, b) and a.dtype == b.dtype for a, b in tensors)
         and all(getattr(one, name) == getattr(other, name) for name in texts)
         and np.array_equal(one.marks, other.marks)
+        and np.array_equal(one.measured, other.measured)
     )
 
 
@@ -104,6 +105,20 @@ def test_the_next_message_finds_the_rows_as_they_were_read(reader: Reader) -> No
         assert np.array_equal(found.quarantine.broken, first.quarantine.broken)
     second.train.target.zero_()  # its own copy: what is kept stays as it was
     assert same(reader.message().train, first.train)
+
+
+def test_rows_of_strata_are_kept_with_them(tmp_path: Path) -> None:
+    client = registry.get("survival")
+    table = prepare(client, client.synthesise(np.random.default_rng(1), 20, "city"), unit="patient")
+    assert table.strata is not None
+    file = tmp_path / "rows.safetensors"
+    rows = Partitions(
+        table, table.take([3]), table.take([0]), table.quarantine, synthetic=True, conditional_on_split=False
+    )
+    file.write_bytes(kept_rows._encoded(rows))
+    found = kept_rows._decoded(str(file))
+    assert same(found.train, table)
+    assert found.validation.measured.tolist() == table.measured[[3]].tolist()
 
 
 def touch(reader: Reader) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from command_line import APP
 from kubernetes_validate import utils
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.deploy.compose import compose_text
 from consortia.deploy.kubernetes.cluster import Cluster, services_of
@@ -33,7 +33,7 @@ Documents = list[dict[str, Any]]
 
 
 def _call(*arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(build_app(["kubernetes"]), ["kubernetes", *arguments])
+    done = CliRunner().invoke(APP, ["kubernetes", *arguments])
     return done.exit_code, done.output
 
 
@@ -73,7 +73,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _participant_key(kit: Path) -> tuple[int, str]:
     words = ["participant", "key", "va", "--public-key", str(kit / "va.pub"), "--scenario", "hospitals"]
-    done = CliRunner().invoke(build_app(["participant"]), words)
+    done = CliRunner().invoke(APP, words)
     return done.exit_code, done.output
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import APP
+from targets import lettered
 from typer.testing import CliRunner, Result
 
 from clients import registry as industries
 from clients.dataset import prepare
 from clients.industry import IndustryClient
 from clients.schema import Column, Derived, Schema, Target
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.models import onnx_file, registry
 from consortia.models.onnx_file import TOLERANCE, largest_difference, predicted_range, run_onnx, to_onnx
@@ -31,7 +32,6 @@ from consortia.participant.personal import candidates
 from consortia.terms.scenario import committed_scenarios, load_scenario
 from consortia.terms.scopes import build_module
 
-APP = build_app()
 ROOT = Path(__file__).resolve().parents[2]
 GUARANTEE = {
     "epsilon": 1.0,
@@ -79,11 +79,7 @@ def test_a_model_comes_back_from_its_file_as_it_was() -> None:
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "one class of three missing", "one class", "regression"])
 def test_the_local_model_as_data_predicts_what_the_local_model_predicts(kind: str) -> None:
     client = industries.get("linear")
-    target = Target(name="y", kind="multiclass", classes=("a", "b", "c"))
-    if kind == "binary":
-        target = Target(name="y", kind="binary", classes=("a", "b"))
-    if kind == "regression":
-        target = Target(name="y", kind="regression", low=-10, high=30)
+    target = lettered(kind)
     client = replace(
         client, schema=replace(client.schema, target=target), metrics=("accuracy",) if target.classes else ("rmse",)
     )

@@ -217,7 +217,15 @@ def test_a_planted_mistake_loses_games(name: str, monkeypatch: pytest.MonkeyPatc
 
 def test_networks_of_known_layers_train_as_they_are_deployed() -> None:
     of_known_layers = {name for name, network in NETWORKS.items() if not isinstance(known(network.make()), str)}
-    assert {"linear", "deep mlp", "layer norm", "group norm", "convolution", "embedding"} <= of_known_layers
+    assert {
+        "linear",
+        "deep mlp",
+        "layer norm",
+        "group norm",
+        "convolution",
+        "embedding",
+        "kind two-tower",
+    } <= of_known_layers
 
 
 @pytest.mark.parametrize("name", HIDDEN)

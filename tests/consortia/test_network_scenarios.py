@@ -1,4 +1,4 @@
-"""The scenarios of images and sequences: rosters that fit their clients, receipts, Flower's processes."""
+"""The scenarios of images, sequences and survival: rosters that fit their clients, receipts, Flower's processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import tomli_w
 from own_homes import own_homes
 
-from clients import registry, turbofans
+from clients import recommendations, registry, turbofans
 from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
 from consortia.engines.data_folder import public_sources
@@ -18,7 +18,7 @@ from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
 from consortia.terms.scenario import find_scenario, load_scenario, scenario_folder
 
-NAMES = ("heartbeats", "imaging", "turbofans", "turbofans-life")
+NAMES = ("heartbeats", "imaging", "recommendations", "survival", "turbofans", "turbofans-life")
 
 
 def _smaller(folder: Path, name: str, kept: int = 2) -> str:
@@ -42,6 +42,8 @@ def test_the_unit_is_the_one_that_the_schema_names(name: str) -> None:
         assert (dataset["unit"], dataset["declared_units"]) == (client.schema.unit, line.units)
     if client.schema.unit == "engine":
         assert [line.units for line in scenario.roster] == [2 * number for number in turbofans.FACTORIES.values()]
+    if client.schema.unit == "user":
+        assert [line.units for line in scenario.roster] == list(recommendations.PROVIDERS.values())
 
 
 def test_data_of_another_industry_s_folder_are_found_below_the_whole_folder(tmp_path: Path) -> None:
@@ -66,7 +68,7 @@ def test_a_run_on_made_up_rows_ends_with_receipts(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.end_to_end
-@pytest.mark.parametrize("name", ["heartbeats", "turbofans"])
+@pytest.mark.parametrize("name", ["heartbeats", "recommendations", "turbofans"])
 def test_a_run_on_flower_s_processes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     homes, scenario = tmp_path / "homes", _smaller(tmp_path, name)
     names = own_homes(scenario, homes, monkeypatch)

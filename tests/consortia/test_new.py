@@ -8,16 +8,16 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from command_line import APP
 from typer.testing import CliRunner, Result
 
-from consortia.cli import build_app
 from consortia.cli.new import _SEAMS, _path
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def call(*words: str) -> Result:
-    return CliRunner().invoke(build_app(["new"]), ["new", *words], env={"COLUMNS": "200"})
+    return CliRunner().invoke(APP, ["new", *words], env={"COLUMNS": "200"})
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from consortia.engines.runner import execute, prepare
 from consortia.messages.envelope import decode
 from consortia.messages.size_release import SHARE, SIZE, release, take
 from consortia.participant import local
-from consortia.participant.data import declared_training_units
 from consortia.participant.handle import handle
 from consortia.participant.training import make_plan
 from consortia.terms.contract import contract_from_json
@@ -189,7 +188,7 @@ def test_declared_sizes_are_the_participants_normaliser(site: Any) -> None:
     """The released number weighs; the step is still normalised by the public one."""
     plan = _plan(site, Budget(3.0, 1e-5))
     terms = next(iter(load_policy(site.home.policy, simulation=True).dataset.values()))
-    assert plan.declared_units == declared_training_units(terms, site.scenario.contract)
+    assert plan.declared_units == site.scenario.contract.split.training_units(terms.declared_units)
 
 
 @pytest.mark.end_to_end

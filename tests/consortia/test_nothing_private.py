@@ -19,13 +19,13 @@ import pandas as pd
 import pytest
 import tomli_w
 import typer
+from command_line import APP
 from typer.testing import CliRunner
 
 from clients.errors import ClientError
 from clients.masking import SourceText, masked
 from clients.sources import parse_source, read_table
-from consortia.cli import build_app
-from consortia.cli.preflight import Home
+from consortia.participant.home import Home
 from consortia.common import console
 from consortia.common.errors import InputError, RefusedError
 from consortia.common.logs import OwnFile
@@ -38,7 +38,6 @@ from consortia.terms.policy import parse_policy
 from consortia.terms.scenario import find_scenario, load_scenario
 from privacy.ledger import Ledger
 
-APP = build_app()
 SECRET, ROW = "CANARYsecret7f3", "CANARYrow9b1"
 URL = f"postgresql+psycopg://ward:{SECRET}@db.local/clinic?table=heart"
 #: A short text in place of a name or a number may be repeated in an error about a scenario; what is longer, or in a

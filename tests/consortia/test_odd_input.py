@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import APP
 from typer.testing import CliRunner
 
 from clients import registry
@@ -19,7 +20,6 @@ from clients.dataset import prepare
 from clients.errors import QuarantineError, SchemaError, SourceError
 from clients.schema import Target
 from clients.sources import parse_source, read
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.common.words import number, signed
 from consortia.engines.options import Options
@@ -35,7 +35,6 @@ from consortia.terms.scenario import Scenario, find_scenario, load_scenario, sce
 from privacy.accounting import solve_noise_multiplier
 from privacy.errors import PlanError
 
-APP = build_app()
 LINEAR = registry.get("linear")
 
 
@@ -177,6 +176,7 @@ def test_the_metrics_of_a_histogram_are_as_listed() -> None:
         assert tuple(from_histogram(target, counts, 1.0)) == HISTOGRAM_METRICS[kind]
 
 
+@pytest.mark.end_to_end
 def test_the_vectorized_engine_logs_at_home_why_somebody_failed(tmp_path: Path) -> None:
     policies = tmp_path / "policies" / "linear"
     policies.mkdir(parents=True)

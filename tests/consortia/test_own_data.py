@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 import tomli_w
 import torch
+from command_line import APP
 from typer.testing import CliRunner, Result
 
 from clients import registry
 from clients.dataset import prepare
 from clients.mapping import ColumnMap
-from consortia.cli import build_app
 from consortia.common.errors import InputError, RefusedError
 from consortia.engines.options import Options
 from consortia.engines.runner import prepare as prepare_run
@@ -76,7 +76,7 @@ learning_rate = 0.5
 
 
 def call(*words: str) -> Result:
-    return CliRunner().invoke(build_app(list(words)), list(words), env={"COLUMNS": "200"})
+    return CliRunner().invoke(APP, list(words), env={"COLUMNS": "200"})
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ def _asks_for(site: Any, *names: str) -> None:
     site.policy(lambda p: p["dataset"][dataset].update(metrics=list(names)))
 
 
+@pytest.mark.end_to_end
 def test_an_installed_metric_leads_the_receipt_with_an_interval(site: Any, f1: Packages) -> None:
     _asks_for(site, "f1", "brier")
     site.ask(4, kind="evaluate")  # of a run that never trained here: the receipt is made all the same

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import APP
 from finished_run import write_result, write_run
 from passports import (
     CONTRACT,
@@ -27,7 +28,6 @@ from passports import (
 )
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.coordinator.passport import make_passport
 from consortia.participant.account import history
@@ -209,7 +209,7 @@ def test_bad_lines_are_refused(tmp_path: Path, text: str) -> None:
 
 
 def _invoke(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(build_app([str(arguments[0])]), [str(each) for each in arguments])
+    done = CliRunner().invoke(APP, [str(each) for each in arguments])
     return done.exit_code, done.output
 
 

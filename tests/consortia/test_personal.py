@@ -13,14 +13,15 @@ from sklearn.metrics import roc_auc_score
 
 from clients.bank import CLIENT as BANK
 from clients.dataset import Table, prepare
-from clients.models import FederatedModule
+from clients.models import FederatedModule, loss_for
+from clients.schema import Target
 from clients.sources import parse_source, read
 from consortia.participant import personal
 from consortia.participant.baseline import Own
 from consortia.participant.evaluation import module_scorer, row_losses
 from consortia.participant.own_candidates import Candidate, majority, ridge
 from consortia.participant.own_model import Scorer
-from consortia.participant.personal import _centred, _fine_tuned, _pays, candidates, keep
+from consortia.participant.personal import _centred, _fine_tuned, _loss_and_slope, _pays, candidates, keep
 from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import build_module
 
@@ -192,3 +193,23 @@ def test_losses_and_the_standard_error_by_hand() -> None:
 
 def test_test_rows_cannot_reach_the_choice() -> None:
     assert list(inspect.signature(keep).parameters) == ["offered", "client", "train", "validation", "participant"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        Target(name="t", kind="binary", classes=("a", "b")),
+        Target(name="t", kind="multiclass", classes=("a", "b", "c")),
+        Target(name="t", kind="regression", low=-2.0, high=6.0),
+    ],
+    ids=lambda target: target.kind,
+)
+def test_the_derivatives_of_the_centred_models_loss_are_those_of_the_loss(target: Target) -> None:
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(9, target.outputs, generator=generator, dtype=torch.float64).requires_grad_()
+    y = torch.arange(9) % (3 if target.kind == "multiclass" else 2)
+    total = loss_for(target)(logits, y).sum()
+    (slopes,) = torch.autograd.grad(total, logits)
+    value, found = _loss_and_slope(target, logits.detach().numpy(), y.numpy())
+    assert value == pytest.approx(float(total.detach()))
+    np.testing.assert_allclose(found, slopes.numpy(), atol=1e-12)

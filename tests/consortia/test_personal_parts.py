@@ -21,8 +21,8 @@ from consortia.common.errors import InputError
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
 from consortia.messages.envelope import Envelope, decode, encode
-from consortia.participant import data, local, training
 from consortia.participant import handle as participant
+from consortia.participant import local, training
 from consortia.participant.alternating import phases
 from consortia.participant.data import load_partitions
 from consortia.participant.training import RoundOutcome, make_plan, ready_module, train_round
@@ -169,7 +169,7 @@ def _check_every_phase_is_clipped(site: Any) -> None:
     """With clip C no step moves what it trains by more than rate x C x (units drawn) / (q n)."""
     rules, clip = site.scenario.contract.industries["factory"], 1e-4
     private, shared, out = _silent_round(site, clip)
-    declared = data.declared_training_units(_terms(site), site.scenario.contract)
+    declared = site.scenario.contract.split.training_units(_terms(site).declared_units)
     drawn = max(out.report.draws) / (rules.sampling_rate * declared)
     most = rules.learning_rate * clip * drawn / (1 - rules.momentum)
     assert private <= rules.private_steps * most * 1.01

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import APP
 from packages import Packages
 from typer.testing import CliRunner, Result
 
-from consortia.cli import build_app
 from consortia.terms.scenario import find_scenario
 from consortia_plugins import Seam, rescan
 
@@ -163,9 +163,10 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _call(*words: object) -> Result:
-    return CliRunner().invoke(build_app(), [str(word) for word in words], env={"COLUMNS": "200"})
+    return CliRunner().invoke(APP, [str(word) for word in words], env={"COLUMNS": "200"})
 
 
+@pytest.mark.end_to_end
 @pytest.mark.usefixtures("broken")
 def test_commands_that_do_not_need_a_broken_package_run(tmp_path: Path) -> None:
     assert _call("--help").exit_code == 0

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from command_line import APP
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common import pki
 from consortia.deploy.homes import make_home, owned_policy
 from consortia.participant.home import Home
@@ -265,13 +265,13 @@ def test_a_ledger_that_is_missing_and_a_lifetime_that_is_spent(tmp_path: Path) -
 def test_the_command(tmp_path: Path) -> None:
     home, _ = _ready(tmp_path)
     call = ["preflight", "hospital-a", "--home", str(tmp_path), "--scenario", "cross-industry-network", "--json"]
-    done = CliRunner().invoke(build_app(), call)
+    done = CliRunner().invoke(APP, call)
     assert done.exit_code == 0
     told = json.loads(done.stdout)
     assert told["ok"] is True
     assert {line["check"] for line in told["findings"]} >= {"policy", "schema", "noise"}
     shutil.rmtree(home.folder)
-    done = CliRunner().invoke(build_app(), call)
+    done = CliRunner().invoke(APP, call)
     assert done.exit_code == 1
     assert json.loads(done.stdout)["findings"][0]["status"] == "failed"
-    assert CliRunner().invoke(build_app(), ["preflight", "hospital-a"]).exit_code == 2
+    assert CliRunner().invoke(APP, ["preflight", "hospital-a"]).exit_code == 2

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import APP
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.coordinator.ledger_heads import Heads
 from consortia.coordinator.mailbox import header_to
@@ -59,12 +59,12 @@ def _with(tmp_path: Path, change: Callable[[str], str]) -> Path:
 def test_check_shows_the_unit_and_refuses_another_one(tmp_path: Path) -> None:
     file = _with(tmp_path, lambda text: text.replace("\nunits = ", '\nunit = "record"\nunits = '))
     words = ["check", str(file)]
-    told = CliRunner().invoke(build_app(words), words, env={"COLUMNS": "200"})
+    told = CliRunner().invoke(APP, words, env={"COLUMNS": "200"})
     assert told.exit_code == 0, told.output
     assert "record" in told.output
     assert "policy names" not in told.output
     file.write_text(file.read_text(encoding="utf-8").replace('unit = "record"', 'unit = "customer_id"', 1))
-    refused = CliRunner().invoke(build_app(words), words, env={"COLUMNS": "200"})
+    refused = CliRunner().invoke(APP, words, env={"COLUMNS": "200"})
     assert refused.exit_code == 2
     said = " ".join(refused.output.split())
     first = tomllib.loads(file.read_text(encoding="utf-8"))["roster"][0]["name"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import tomlkit
+from command_line import APP
 from typer.testing import CliRunner, Result
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.engines.options import Options
 from consortia.engines.runner import prepare
@@ -20,7 +20,7 @@ from consortia.terms.scenario import committed_scenarios, find_scenario, load_sc
 
 
 def call(*words: str) -> Result:
-    return CliRunner().invoke(build_app(list(words)), list(words), env={"COLUMNS": "200"})
+    return CliRunner().invoke(APP, list(words), env={"COLUMNS": "200"})
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import typer
+from command_line import APP
 from typer.testing import CliRunner
 
 from clients.errors import ClientError
-from consortia.cli import build_app
 from consortia.cli.budget import allow, init
 from consortia.common.errors import InputError, RunRefusedError
 from consortia.coordinator.rounds import Coordinator
@@ -25,7 +25,6 @@ from consortia.participant import context
 from consortia.terms.scenario import Scenario, find_scenario, load_scenario
 from privacy.ledger import Budget, Ledger, RunPlan
 
-APP = build_app()
 Say = Callable[[str, int], dict[str, str] | None]
 
 

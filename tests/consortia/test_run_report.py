@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import APP
 from finished_run import PLANTED, write_result, write_run
 from typer.testing import CliRunner, Result
 
-from consortia.cli import build_app
 from consortia.reports.live_runs import Run
 from consortia.reports.page.facts import gather
 from consortia.reports.page.render import as_html, as_markdown
@@ -101,7 +101,7 @@ def _is_one_of(token: str, numbers: set[float]) -> bool:
 
 
 def _call(*arguments: object) -> Result:
-    return CliRunner().invoke(build_app(), [str(a) for a in arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(APP, [str(a) for a in arguments], env={"COLUMNS": "200"})
 
 
 @pytest.mark.parametrize("simulation", [True, False])

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 from browser import DESKTOP, PHONE, inspect, open_browser, serious, window
+from command_line import APP
 from finished_run import write_result, write_run
 from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
-
-from consortia.cli import build_app
 
 pytestmark = pytest.mark.end_to_end
 #: A4 at 96 dpi less Chromium's own margins of 1 cm.
@@ -21,7 +20,7 @@ browser = pytest.fixture(scope="module")(open_browser)
 
 
 def _call(*arguments: object) -> str:
-    said = CliRunner().invoke(build_app(), [str(each) for each in arguments])
+    said = CliRunner().invoke(APP, [str(each) for each in arguments])
     assert said.exit_code == 0, said.output
     return said.output
 

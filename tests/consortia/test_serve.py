@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import APP
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError, RunFailedError
 from consortia.deploy import serve as module
 from consortia.deploy.kit import write_kit
@@ -67,7 +67,7 @@ def test_the_kit_gets_what_is_missing_and_commands_find_the_home(kit: Path) -> N
         policy = policy.replace(f'{what} = "FILL IN"', f"{what} = {filled}")
     (kit / "policy.toml").write_text(policy)
     assert (kit / "home" / "policy.toml").read_text() == policy
-    shown = CliRunner().invoke(build_app(["budget", "history"]), ["budget", "history", "va", "--home", str(kit)])
+    shown = CliRunner().invoke(APP, ["budget", "history", "va", "--home", str(kit)])
     assert shown.exit_code == 0, shown.output
 
 

@@ -55,6 +55,7 @@ SAID = {
     "report nowhere": 2,
     "explain nowhere": 2,
     "contributions nowhere": 2,
+    "fairness nowhere": 2,
     "passport nowhere --key nowhere": 2,
     "verify nothing.json --keys nowhere": 2,
     "compose nonsense": 2,

@@ -33,7 +33,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "server-optimizer": {"optimizer": "adam"},
 }
 #: Under a trusted coordinator with a thousand homes: `test_central.py` has that for few of them. Sums have no strategy.
-#: `digits` and `heartbeats` stand for the other networks of images and sequences, which take longer.
+#: `digits` and `heartbeats` stand for the other networks of images and sequences, which take longer;
+#: `test_kinds_of_models.py` runs every kind of network on a few rows.
 #: Read as plain TOML: this runs whenever tests are collected, and a contract's noise takes long to settle.
 SCENARIOS = [
     name
@@ -41,7 +42,7 @@ SCENARIOS = [
     if "vertical" not in (contract := read_toml(find_scenario(name))["contract"])
     and contract.get("learner", "gradient") == "gradient"
     and contract.get("trust") != "coordinator"
-    and name not in {"imaging", "turbofans", "turbofans-life"}
+    and name not in {"imaging", "recommendations", "turbofans", "turbofans-life"}
 ]
 
 

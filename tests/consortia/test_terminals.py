@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import APP
 from typer.testing import CliRunner
 
 from clients.metrics import MINIMUM_UNITS
-from consortia.cli import build_app
 from consortia.engines.demonstration import demo_policy_file
 from consortia.participant.evaluation import gain_interval
 from consortia.participant.home import Home
@@ -57,7 +57,7 @@ def test_a_byte_order_mark_is_read(tmp_path: Path) -> None:
         (["preflight", "cleveland", "--scenario", SCENARIO], "policy: ok"),
         (["budget", "set", "cleveland", "--run", "0.5"], "recorded in the ledger"),
     ):
-        result = CliRunner().invoke(build_app(), [*arguments, "--home", str(tmp_path)], env={"COLUMNS": "300"})
+        result = CliRunner().invoke(APP, [*arguments, "--home", str(tmp_path)], env={"COLUMNS": "300"})
         assert said in result.output
 
 
@@ -68,7 +68,7 @@ def test_few_units_have_no_interval(metric: str) -> None:
     target = np.arange(40) % 2.0
 
     def interval(units: int) -> Any:
-        table: Any = SimpleNamespace(target=target, unit_index=np.arange(40) % units, n_units=units)
+        table: Any = SimpleNamespace(measured=target, unit_index=np.arange(40) % units, n_units=units)
         return gain_interval(metric, scores, other, table, "p")
 
     assert interval(1) is None

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import APP
 from finished_run import write_run
 from packages import Packages
 from typer.testing import CliRunner, Result
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError, RunFailedError
 from consortia.coordinator.event_file import EventFile
 from consortia.deploy import runner
@@ -28,7 +28,7 @@ from consortia.terms.scenario import load_scenario
 
 
 def _call(*arguments: object) -> Result:
-    return CliRunner().invoke(build_app(), [str(a) for a in arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(APP, [str(a) for a in arguments], env={"COLUMNS": "200"})
 
 
 class _Recorder:

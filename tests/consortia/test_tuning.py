@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import APP
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
 from consortia.planning.plan import make_plans
@@ -24,7 +24,6 @@ from consortia.terms.scenario import load_scenario, scenario_from_json
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
 
-APP = build_app()
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import tomli_w
 import torch
+from each_generator import EachGenerator
 from torch import Tensor, nn
 
 from consortia.common.errors import InputError
@@ -25,7 +26,6 @@ from consortia.terms.scopes import build_module
 from privacy.errors import BudgetExhaustedError
 from privacy.ledger import Budget, Ledger
 from privacy.randomness import seeded_generator
-from privacy.stacked import EachGenerator
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,6 +126,7 @@ def test_with_seeded_noise_a_private_run_equals_the_embedded_one(
         assert participant["noise_multiplier"] == embedded.result["participants"][name]["noise_multiplier"]
 
 
+@pytest.mark.end_to_end
 def test_noise_is_fresh_and_the_record_says_what_it_is(tmp_path: Path) -> None:
     runs = [_run(tmp_path, "vectorized", scenario="linear", rounds=2, epsilon=("3",)) for _ in range(2)]
     assert not _equal(*runs)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import APP
 from federation import ROOT, Federation, engine
 from typer.testing import CliRunner
 
 from clients import holdings
 from clients.sources import parse_source
-from consortia.cli import build_app
 from consortia.vertical import stacking
 
 NAMES = ("bank", "hospital", "factory")
@@ -58,7 +58,7 @@ def test_a_vertical_run_embedded_to_its_table(tmp_path: Path, monkeypatch: pytes
         policy = (ROOT / "scenarios" / "policies" / "shared-heart" / f"{name}.toml").read_text(encoding="utf-8")
         policy = policy.replace("synthetic:920", "synthetic:400").replace('"boosting", "stumps"', '"logistic"')
         (policies / f"{name}.toml").write_text(policy, encoding="utf-8")
-    app, runner = build_app(), CliRunner()
+    app, runner = APP, CliRunner()
     checked = runner.invoke(app, ["check", str(small), "--json"])
     assert checked.exit_code == 0, checked.output
     assert [line["role"] for line in json.loads(checked.output)["participants"]] == ["label owner", "partner"]
@@ -77,7 +77,7 @@ def test_a_vertical_run_embedded_to_its_table(tmp_path: Path, monkeypatch: pytes
 def test_a_vertical_run_on_flower_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     homes = tmp_path / "homes"
     monkeypatch.setenv("CONSORTIA_HOME", str(homes))
-    app, runner = build_app(), CliRunner()
+    app, runner = APP, CliRunner()
     made = runner.invoke(app, ["budget", "init", "--scenario", "shared-customers"])
     assert made.exit_code == 0, made.output
     done = runner.invoke(

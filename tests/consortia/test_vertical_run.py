@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import APP
 from shared import Shared, make_shared
 from typer.testing import CliRunner
 
 from clients import holdings
 from clients.schema import Target
 from clients.sources import parse_source
-from consortia.cli import build_app
 from consortia.common.errors import InputError, RunFailedError
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.terms.scenario import load_scenario
@@ -107,7 +107,7 @@ def test_the_ledgers_hold_three_accounts_and_nothing_is_mixed(done: Shared) -> N
 def test_budget_show_keeps_the_labels_lifetime_apart(done: Shared) -> None:
     home = done.homes["bank"]
     command = ["budget", "show", "bank", "--home", str(home.folder.parent)]
-    said = CliRunner().invoke(build_app(), [*command, "--json"])
+    said = CliRunner().invoke(APP, [*command, "--json"])
     assert said.exit_code == 0, said.output
     accounts = {(line["dataset"], line["horizon"][:3]): line for line in json.loads(said.output)["accounts"]}
     assert {dataset for dataset, _ in accounts} == {"customers/labels", "customers/intersection"}
@@ -118,9 +118,9 @@ def test_budget_show_keeps_the_labels_lifetime_apart(done: Shared) -> None:
     seen = accounts["customers/intersection", "lif"]
     assert (seen["non_private"], seen["budget"], seen["left"], seen["releases"]) == (True, None, None, 3)
     history = ["budget", "history", "bank", "--home", str(home.folder.parent)]
-    assert "at δ 0, change" in CliRunner().invoke(build_app(), history).output
+    assert "at δ 0, change" in CliRunner().invoke(APP, history).output
     for words in (command, [*history, "--rounds"]):
-        text = CliRunner().invoke(build_app(), words).output
+        text = CliRunner().invoke(APP, words).output
         assert all(word in text for word in ("change", "label", "randomised", "values")), text
 
 
@@ -206,7 +206,7 @@ def test_offline_the_label_owner_has_its_own_model(
     new.loc[3, "age"] = "unknown"  # breaks the schema: no prediction
     new.drop(columns="national_id").to_csv(tmp_path / "rows.csv", index=False)
     command = ["predict", "run-1", str(tmp_path / "rows.csv"), "--participant", "bank", "--out"]
-    said = CliRunner().invoke(build_app(), [*command, str(tmp_path / "out.csv")])
+    said = CliRunner().invoke(APP, [*command, str(tmp_path / "out.csv")])
     assert said.exit_code == 0, said.output
     assert "without any partner" in " ".join(said.output.split())
     lines = (tmp_path / "out.csv").read_text().splitlines()
@@ -223,12 +223,10 @@ def test_offline_the_label_owner_has_its_own_model(
     ]
     assert len(same) > 100
     assert np.allclose(*zip(*same, strict=True))
-    refused = CliRunner().invoke(
-        build_app(), ["predict", "run-1", str(tmp_path / "rows.csv"), "--participant", "factory"]
-    )
+    refused = CliRunner().invoke(APP, ["predict", "run-1", str(tmp_path / "rows.csv"), "--participant", "factory"])
     assert refused.exit_code == 2
     assert "label owner's own model" in " ".join(refused.output.split())
-    refused = CliRunner().invoke(build_app(), [*command, str(tmp_path / "other.csv"), "--model", "federated"])
+    refused = CliRunner().invoke(APP, [*command, str(tmp_path / "other.csv"), "--model", "federated"])
     assert refused.exit_code == 2
     assert "wanted kept for the label owner" in " ".join(refused.output.split())
 

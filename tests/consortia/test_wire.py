@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import consortia
 from consortia.common.errors import WireError
-from consortia.messages.envelope import Envelope, decode, encode, message_key
+from consortia.messages.envelope import REFUSALS, Envelope, decode, encode, message_key
 
 TENSORS = {
     "head.weight": torch.tensor([[1.5, -2.0]]),
@@ -72,3 +75,12 @@ def test_the_key_depends_on_everything_that_came_in() -> None:
     assert key != message_key(model, "run", "1", "{ }")
     assert key != message_key(model, "run1", "", "{}")
     assert key != message_key(model, "run", "2", "{}")
+
+
+def test_every_code_that_a_participant_refuses_with_is_on_the_list() -> None:
+    files = Path(str(consortia.__file__)).parent.rglob("*.py")
+    codes = {
+        code for file in files for code in re.findall(r'RefusedError\(\s*"(\w+)"', file.read_text(encoding="utf-8"))
+    }
+    assert len(codes) > 30
+    assert codes <= set(REFUSALS)

@@ -7,7 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from clients import networks
 from clients.dataset import Table
+from clients.shapes import Items
 from privacy._engines import Engine, engine_for
 from privacy._rows import Draw, Loss, Rows
 from privacy.dp_sgd import check_module
@@ -32,12 +34,20 @@ def squared(output: Tensor, target: Tensor) -> Tensor:
     return 0.5 * (output - target) ** 2
 
 
+def two_towers() -> Named:
+    kind = networks.get("two-tower")
+    options = kind.options()
+    assert kind.head is not None
+    return Named(kind.build(Items(vocabulary=4, earlier=3), 6, options), kind.head(6, options))
+
+
 MODULES: dict[str, tuple[Callable[[], Named], tuple[int, ...], bool]] = {
     "linear": (lambda: Named(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2, bias=False)), (5,), False),
     "wide": (lambda: Named(nn.Linear(40, 50), nn.ReLU(), nn.Linear(50, 30)), (40,), False),
     "positions": (lambda: Named(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2)), (3, 5), False),
     "wide positions": (lambda: Named(nn.Linear(40, 50), nn.Tanh(), nn.Linear(50, 30)), (2, 40), False),
     "embedding": (lambda: Named(nn.Embedding(6, 4), nn.Linear(4, 3)), (3,), True),
+    "two towers": (two_towers, (7,), False),
     "layer norm": (lambda: Named(nn.Linear(5, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 1)), (5,), False),
     "group norm": (lambda: Named(nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(20, 1)), (4, 5), False),
     "conv1d": (lambda: Named(nn.Conv1d(2, 4, 3, padding=1, groups=2), nn.Tanh(), nn.Conv1d(4, 1, 2)), (2, 6), False),

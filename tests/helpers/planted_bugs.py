@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from audit_mutants import (
+    CLAIMS,
     DATA,
     DP_SGD,
     FURTHER,
@@ -60,7 +61,7 @@ _NEAR = {
     BOOKS: "tests/privacy/test_bookkeeping.py",
     HISTOGRAM: "tests/privacy/test_histogram.py",
     "privacy/ledger.py": "tests/privacy/test_ledger.py",
-    LIFETIMES: "tests/privacy/test_ledger.py",
+    **dict.fromkeys((LIFETIMES, CLAIMS), "tests/privacy/test_ledger.py"),
     "privacy/randomness.py": "tests/privacy/test_randomness.py",
     "privacy/sampling.py": "tests/privacy/test_dp_sgd.py",
     "privacy/plans.py": "tests/consortia/test_participant.py",

@@ -11,6 +11,7 @@ COMPOSED = "privacy/_composition.py"
 _GAME = "tests/consortia/test_neighbour_game.py"
 _MOVED = "tests/privacy/test_sensitivity.py"
 _NEW = "tests/consortia/test_planted.py"
+_GROUPS = "tests/consortia/test_fairness.py"
 
 _SINGLE = '        object.__setattr__(self, "_counts", counts)\n'
 _NO_LAYERS = """return f"its forward is not made of known layers alone ({type(error).__name__})"
@@ -102,5 +103,28 @@ APART = (
         "local",
         "neighbours",
         f"{_NEW}::test_the_score_of_a_row_in_metrics_goes_by_that_row",
+    ),
+    (
+        one(
+            "metrics by group: a limit of rows in each group",
+            SIDE,
+            "        np.asarray(table.unit_index, dtype=np.int64),\n        rows_per_unit",
+            "        np.asarray(table.unit_index, dtype=np.int64) * 10**6 + np.maximum(cells, 0) // (2 * bins),\n"
+            "        rows_per_unit",
+        ),
+        "local",
+        "neighbours",
+        f"{_GROUPS}::test_no_unit_moves_the_histograms_of_all_groups_by_more_than_its_rows",
+    ),
+    (
+        one(
+            "metrics by group: small groups are left out by true counts",
+            "platform/consortia/metrics/groups.py",
+            "np.where((cells < 0) | (groups < 0), -1, groups * n_cells + cells)",
+            "np.where((cells < 0) | (np.bincount(groups)[groups] < 3), -1, groups * n_cells + cells)",
+        ),
+        "local",
+        "neighbours",
+        f"{_GROUPS}::test_no_unit_moves_the_histograms_of_all_groups_by_more_than_its_rows",
     ),
 )

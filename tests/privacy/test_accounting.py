@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from prv import prv_epsilon
 from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.stats import norm
@@ -12,7 +13,6 @@ from privacy.accounting import (
     RDP_ORDERS,
     check_delta,
     epsilon,
-    prv_epsilon,
     rdp,
     rdp_to_epsilon,
     solve_noise_multiplier,

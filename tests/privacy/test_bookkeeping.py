@@ -50,7 +50,7 @@ def test_sums_and_norms_are_those_of_plain_autograd_row_by_row(name: str, units:
     truth, wanted = brute(module, list(module.parameters()), draw, clip, 0 if draw.single else TERMS)
     for mine, norms in both(name, draw, clip):
         # A layer at several positions counts the norms of these terms, too, and layers by the root of their squares.
-        room = 2e-5 if draw.single and name not in {"positions", "wide positions", "embedding"} else 3e-3
+        room = 2e-5 if draw.single and name not in {"positions", "wide positions", "embedding", "two towers"} else 3e-3
         assert torch.allclose(norms, wanted, rtol=room, atol=1e-6)
         assert float((mine - truth).norm()) <= room * float(truth.norm()) + 1e-6
 

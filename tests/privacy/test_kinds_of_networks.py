@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from clipped_sums import check_network
-from shaped_rows import network, of, rows_of, shape_of
+from shaped_rows import ITEMS, network, of, rows_of, shape_of
 
 from clients import networks
 from clients.models import check_norm_names, loss_for
 from privacy._engines import RowEngine
+from privacy._rows import Rows
 from privacy.bookkeeping import BookKeeping
 
 
@@ -17,4 +19,28 @@ def test_clipped_sums_of_every_kind_are_those_of_brute_force(kind: str) -> None:
     client = of(shape_of(kind))
     table, module, loss = rows_of(client), network(client, kind), loss_for(client.schema.target)
     check_norm_names(module, "beat")
-    check_network(module, table, loss, BookKeeping if kind in {"cnn", "tcn"} else RowEngine, atol=1e-4)
+    check_network(module, table, loss, BookKeeping if kind in {"cnn", "tcn", "two-tower"} else RowEngine, atol=1e-4)
+
+
+def test_users_of_several_rows_are_clipped_once_each_as_by_brute_force() -> None:
+    client = of(ITEMS)
+    table, module, loss = rows_of(client), network(client, "two-tower"), loss_for(client.schema.target)
+    parameters = list(module.parameters())
+    users = torch.arange(40) % 7
+    (piece,) = Rows(table.inputs, table.target, users, 7).draws(torch.arange(7), 100)
+    sums = []
+    for user in range(7):
+        rows = users == user
+        losses = loss(module({"features": table.inputs["features"][rows]}), table.target[rows])
+        sums.append(torch.cat([one.flatten() for one in torch.autograd.grad(losses.sum(), parameters)]))
+    norms = torch.stack(sums).norm(dim=1)
+    clip = float(norms.median())
+    engine = BookKeeping(module, parameters)
+    with engine.attached():
+        found = engine.add(piece, loss, clip)
+        total = engine.take()
+    assert bool((found >= norms * (1 - 1e-6)).all())  # never too short: what rows cancel is counted a little
+    assert torch.allclose(found, norms, rtol=0.02)
+    wanted = (torch.stack(sums) * (clip / norms).clamp(max=1).unsqueeze(1)).sum(0)
+    assert torch.allclose(total, wanted, rtol=0.02, atol=1e-2 * clip)
+    assert not engine.views[module.encoder[1].items.weight][0].any()  # the place of no item

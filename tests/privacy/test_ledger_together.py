@@ -15,6 +15,7 @@ from privacy.ledger import Budget, Ledger
 LIFETIME = Budget(4.0, 4e-5)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_runs_of_many_processes_share_one_lifetime(seed: int, ledger_path: Path, make_plan: Any) -> None:
     """Six runs race for a lifetime that holds four: whatever the order, no more is granted, and the chain adds up."""

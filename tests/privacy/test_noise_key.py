@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from audit_mutants import Mutant
+from mutant_texts import check_text
 from noise_contexts import TEST
 from noise_mutants import MUTANTS
 
@@ -180,10 +181,7 @@ def test_every_key_on_the_deployed_path_is_bound_to_a_reservation_or_a_model() -
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_the_text_that_a_mistake_replaces_stands_there_once(mutant: Mutant) -> None:
-    for file, old, new in mutant.edits:
-        text = (ROOT / file).read_text(encoding="utf-8")
-        assert text.count(old) == 1, f"{mutant.name}: rewrite it, {file} has changed"
-        compile(text.replace(old, new), file, "exec")
+    check_text(mutant, ROOT)
 
 
 @pytest.mark.end_to_end

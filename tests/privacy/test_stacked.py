@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from each_generator import EachGenerator
 from noise_contexts import TEST
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from privacy import stacked
 from privacy.dp_sgd import DpSgdPlan, PlainPlan, train_plain, train_private
 from privacy.errors import PlanError
 from privacy.randomness import fresh_generator, seeded_generator
-from privacy.stacked import Dense, EachGenerator, OneGenerator, SeededDraws, StackedRows, train_stacked
+from privacy.stacked import Dense, OneGenerator, SeededDraws, StackedRows, train_stacked
 
 WIDTHS = (5, 6, 3, 1)
 COUNTS = (9, 4, 1, 7)

@@ -180,9 +180,7 @@ class Run:
         with as_arguments():
             if participant is None and choice == "federated":
                 return of_coordinator(str(self.folder), self._industry(industry))
-            if participant not in self.participants:
-                raise ArgumentError(f"participant: wanted one of {', '.join(self.participants)}, got {participant!r}")
-            return of_participant(str(self.folder), str(participant), choice)
+            return of_participant(str(self.folder), self._known(participant), choice)
 
     def predict_proba(self, frame: pd.DataFrame, participant: str | None = None, **which: Any) -> pd.DataFrame:
         """Return the probability of every class.
@@ -264,9 +262,13 @@ class Run:
             return [int(each) if each.lstrip("-").isdigit() else float(each) for each in classes]
         return [each == "1" for each in classes] if kind == "flag" else list(classes)
 
-    def _home(self, participant: str) -> Home:
+    def _known(self, participant: str | None) -> str:
         if participant not in self.participants:
             raise ArgumentError(f"participant: wanted one of {', '.join(self.participants)}, got {participant!r}")
+        return str(participant)
+
+    def _home(self, participant: str) -> Home:
+        self._known(participant)
         if self.result["engine"] == "vectorized":
             raise ArgumentError("ledger: wanted a run with ledgers, got engine vectorized, which keeps none")
         if self.result["observer"] != "simulation":

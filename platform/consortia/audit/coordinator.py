@@ -18,6 +18,7 @@ import torch
 from scipy import stats
 
 from consortia.audit import entropy, statistics
+from consortia.audit.noise_laws import noise_laws
 from consortia.audit.probe import shared_start
 from consortia.audit.recount import recounted
 from consortia.audit.reference import Array, noise_deviation
@@ -99,18 +100,9 @@ def _law(audit: Audit, findings: Findings, *, answers: bool) -> None:
         rounding = (np.spacing(where.astype(np.float32)).astype(float) * plan.denominator) ** 2 / 12
         rest.append((change * plan.denominator - wanted) / np.sqrt(deviation**2 + rounding))
     noise = np.array(rest)
-    found = f"mean square {np.square(noise).mean():.4g} over {noise.size} numbers"
+    law = "the model moves by the mean of the clipped changes, plus the charged noise"
     findings.checks += [
-        Check(
-            "the model moves by the mean of the clipped changes, plus the charged noise",
-            subject,
-            "a rest of standard normal numbers",
-            found,
-            statistics.size_p(noise),
-        ),
-        Check("the rest of a round is centred", subject, "mean 0", found, statistics.mean_p(noise)),
-        Check("the rest of a round is Gaussian", subject, "standard normal", found, statistics.shape_p(noise)),
-        Check("no two rounds share noise", subject, "independent noise", found, statistics.alike_p(noise)),
+        *noise_laws(noise, subject, law, "the rest of a round", "rounds"),
         # One run and one round, each time another model.
         entropy.no_context_twice(bound, subject),
     ]

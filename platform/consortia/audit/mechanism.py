@@ -16,8 +16,9 @@ import pandas as pd
 from scipy import stats
 
 from consortia.audit import adaptive, statistics
+from consortia.audit.noise_laws import in_words, noise_laws
 from consortia.audit.probe import Bench, Sent, altered, random_model
-from consortia.audit.reference import Array, clipped, unit_gradients
+from consortia.audit.reference import clipped, unit_gradients
 from consortia.audit.release import observe
 from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.rows import Pool
@@ -128,26 +129,8 @@ def _whole(
     for one in seen:
         wanted = clipped(unit_gradients(contract, participant.industry, one.start, table), clip).sum(axis=0)
         left.append((one.total - wanted) / one.noise)
-    rest = np.array(left)
-    found = f"mean square {np.square(rest).mean():.4g} over {rest.size} numbers, means up to {_largest(rest):.3g}"
-    findings.checks += [
-        Check(
-            "a release is the clipped sum over the public normaliser, plus the charged noise",
-            subject,
-            "a rest of standard normal numbers",
-            found,
-            statistics.size_p(rest),
-        ),
-        Check("what a release adds to the clipped sum is centred", subject, "mean 0", found, statistics.mean_p(rest)),
-        Check(
-            "what a release adds to the clipped sum is Gaussian",
-            subject,
-            "standard normal numbers",
-            found,
-            statistics.shape_p(rest),
-        ),
-        Check("no two releases share noise", subject, "independent noise", found, statistics.alike_p(rest)),
-    ]
+    law = "a release is the clipped sum over the public normaliser, plus the charged noise"
+    findings.checks += noise_laws(np.array(left), subject, law, "what a release adds to the clipped sum", "releases")
 
 
 def _crowd(
@@ -170,20 +153,8 @@ def _crowd(
         wanted = copies * clipped(unit_gradients(contract, participant.industry, one.start, table), clip).sum(axis=0)
         left.append((one.total - wanted) / one.noise)
     rest = np.array(left)
-    found = f"mean square {np.square(rest).mean():.4g} over {rest.size} numbers, means up to {_largest(rest):.3g}"
-    findings.checks.append(
-        Check(
-            "every unit counts, however many there are",
-            subject,
-            "a rest of standard normal numbers",
-            found,
-            statistics.size_p(rest),
-        )
-    )
-
-
-def _largest(rest: Array) -> float:
-    return float(np.abs(rest.mean(axis=0)).max())
+    law, wanted = "every unit counts, however many there are", "a rest of standard normal numbers"
+    findings.checks.append(Check(law, subject, wanted, in_words(rest), statistics.size_p(rest)))
 
 
 def _one_unit(

@@ -20,8 +20,10 @@ from clients.spec import ModelSpec
 from consortia.audit import games
 from consortia.audit.games import Game
 from consortia.audit.scenes import AMPLIFYING, DEEP, model_of
+from consortia.metrics import groups
 from consortia.metrics.score_bins import has_bins
 from consortia.participant.metrics_release import measure
+from consortia.terms.evaluation import EvaluationTerms, GroupTerms
 from consortia.terms.vertical import ModelPrivacy
 from consortia.vertical.assistance import FOLDS
 from consortia.vertical.private_model import assist_privately, model_event
@@ -103,7 +105,8 @@ def scores(seed: int) -> list[Game]:
     due: Any = SimpleNamespace(event=event)
     terms: Any = SimpleNamespace(unit=event.unit, max_rows_per_unit=None)
     request: Any = SimpleNamespace(
-        industry=industry, contract=SimpleNamespace(evaluation=SimpleNamespace(bins=int(random.choice([8, 24]))))
+        industry=industry,
+        contract=SimpleNamespace(evaluation=EvaluationTerms(metrics="dp", bins=int(random.choice([8, 24])))),
     )
 
     def notes(keep: Tensor) -> list[Note]:
@@ -118,6 +121,38 @@ def scores(seed: int) -> list[Game]:
         ratio = games.moved(whole, notes(torch.arange(n) != left), event.noise_multiplier)
         recipe = f"step game scores, seed {seed}: {industry}, {kind} weights, widths {widths}, {n} rows, without {left}"
         out.append(Game("metrics, scores", recipe, ratio))
+    return out
+
+
+def grouped(seed: int) -> list[Game]:
+    """`metrics_release.measure` by group: units of many rows, which are in several groups."""
+    random = np.random.default_rng(seed)
+    schema = registry.get("bank").schema
+    grouping = groups.possible(schema)[int(random.integers(3))]
+    told = GroupTerms(column=grouping.column, cuts=grouping.cuts)
+    evaluation = EvaluationTerms(metrics="dp", bins=8, groups={"bank": told})
+    owner = np.repeat(np.arange(4), random.integers(1, 7, 4))
+    n, width, limit = len(owner), effective_schema(registry.get("bank"), filter="").width, int(random.integers(1, 4))
+    x, y = torch.from_numpy(random.normal(size=(n, width))).float(), torch.from_numpy(random.integers(0, 2, n))
+    code = random.integers(0, len(grouping.names(schema)), n)
+    module = build(registry.get("bank"), ModelSpec(kind="linear"), width, seeded_generator("game"))
+    event = LaplaceRelease(noise_multiplier=1.0, partition="evaluation", unit="customer")
+    due: Any = SimpleNamespace(event=event)
+    terms: Any = SimpleNamespace(unit=event.unit, max_rows_per_unit=limit)
+    request: Any = SimpleNamespace(industry="bank", contract=SimpleNamespace(evaluation=evaluation))
+
+    def notes(keep: Any) -> list[Note]:
+        table = SimpleNamespace(inputs={"features": x[keep]}, target=y[keep], unit_index=owner[keep], groups=code[keep])
+        parts: Any = SimpleNamespace(test=table)
+        with observing() as found:
+            measure(due, request, module, parts, terms, "game", games.CONTEXT)
+        return list(found)
+
+    whole, out = notes(owner >= 0), []
+    for left in range(4):
+        ratio = games.moved(whole, notes(owner != left), event.noise_multiplier)
+        recipe = f"step game grouped, seed {seed}: by {grouping.column}, {limit} rows a unit, without {left}"
+        out.append(Game("metrics, by group", recipe, ratio))
     return out
 
 

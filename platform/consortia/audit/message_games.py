@@ -27,7 +27,7 @@ from consortia.audit.probe import Bench, altered, first_private, shared_start
 from consortia.audit.reference import clipped, parameter_names, unit_gradients, unit_terms
 from consortia.audit.scenes import HOSTILE, MODELS, TAME, Deck, Units, model_of
 from consortia.audit.settings import Audit, Noise
-from consortia.metrics import score_bins
+from consortia.metrics import groups, score_bins
 from consortia.terms.contract import Contract
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.scopes import State
@@ -47,7 +47,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "FedRep": {"scopes": HEAD, "local_steps": 3, "private_steps": 1},
     "size": {"strategy": {"name": "fedavg", "weighting": "noised"}},
     "metrics": {"evaluation": {"metrics": "dp", "every": 1, "bins": 8}},
+    "groups": {"evaluation": {"metrics": "dp", "every": 1, "bins": 8}},
 }
+#: Those with a histogram of evaluation units; "groups" tells the final one apart by a column.
+_MEASURED = ("metrics", "groups")
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,15 @@ def draw(audit: Audit, participant: RosterParticipant, deck: Deck, kind: str, se
         terms |= {"local_steps": 1, **({"strategy": {"name": "fedavg"}} if kind == "FedRep" else {})}
     if kind == "FedRep":
         terms |= KINDS[kind]
+    if kind == "groups":
+        found = groups.possible(registry.get(participant.industry).schema)
+        one = found[int(random.integers(len(found)))]
+        told = {"column": one.column, **({"cuts": list(one.cuts)} if one.cuts else {})}
+        terms["evaluation"] = {**terms["evaluation"], "groups": {participant.industry: told}}
     contract = altered(audit.contract, participant.industry, **terms)
-    cap = _CAP if unit != RECORD and (kind == "metrics" or random.random() < 0.3) else None
+    cap = _CAP if unit != RECORD and (kind in _MEASURED or random.random() < 0.3) else None
     units = {"train": deck.units(random, unit, "train", int(random.choice([6, 12, 30])))}
-    if kind == "metrics":
+    if kind in _MEASURED:
         units |= {part: deck.units(random, unit, part, 6) for part in ("validation", "test")}
     model = model_of(weights, shared_start(contract, participant.industry), random)
     shape = f"{network['kind']} {network.get('hidden', '')}"
@@ -126,7 +134,7 @@ def play(audit: Audit, deck: Deck, scene: Scene, seed: int) -> list[Game]:
         delta=audit.probe_delta(scene.participant),
         noise=scene.noise,
         max_rows_per_unit=scene.cap,
-        evaluation=(_EPSILON, 1e6) if scene.kind == "metrics" else None,
+        evaluation=(_EPSILON, 1e6) if scene.kind in _MEASURED else None,
     )
     if scene.kind == "size":
         return _sizes(audit, bench, deck, scene)
@@ -142,13 +150,13 @@ def play(audit: Audit, deck: Deck, scene: Scene, seed: int) -> list[Game]:
         source = audit.pool(scene.participant).write(pd.concat([*parts, *_filler(deck, scene)]))
         return answer(bench, scene, f"run-{seed}", rounds, source, kind)
 
-    if scene.kind == "metrics":
+    if scene.kind in _MEASURED:
         ask(None)  # no metric of a model that nobody trained leaves in the first round
     whole = ask(None)
     out: list[Game] = _second_count(audit, scene, whole)
-    for part, unit in _left_out(scene, random, _ROUNDS - rounds - (1 if scene.kind == "metrics" else 0)):
+    for part, unit in _left_out(scene, random, _ROUNDS - rounds - (1 if scene.kind in _MEASURED else 0)):
         out += compare(scene, whole, ask((part, unit)), part, unit)
-    if scene.kind == "metrics":
+    if scene.kind in _MEASURED:
         out += _evaluations(audit, scene, bench, deck, seed, random)
     return out
 
@@ -160,7 +168,7 @@ def scene(audit: Audit, participant: RosterParticipant, deck: Deck, kind: str, s
 
 def _filler(deck: Deck, scene: Scene) -> list[pd.DataFrame]:
     if scene.unit == RECORD:
-        return [deck.filler()] if scene.kind != "metrics" else []
+        return [deck.filler()] if scene.kind not in _MEASURED else []
     row = deck.filler().copy()
     row[scene.unit] = deck.names(scene.unit, "test")[-1]
     return [row]
@@ -334,4 +342,6 @@ def playable(audit: Audit, participant: RosterParticipant) -> tuple[dict[str, st
     skipped = {}
     if not score_bins.has_bins(registry.get(participant.industry).schema.target):
         skipped["metrics"] = "the target has no public bounds, so no metric leaves under DP"
+    if not groups.possible(registry.get(participant.industry).schema):
+        skipped["groups"] = "the target or the columns of the schema give no public groups"
     return skipped, [kind for kind in KINDS if kind not in skipped]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clients import networks
-from clients.shapes import Image, Sequence, Shape
+from clients.shapes import Image, Items, Sequence, Shape
 
 #: Numbers that a row holds before it takes its shape.
 FEATURES = 8
@@ -189,6 +189,15 @@ def _autoencoder() -> nn.Module:
     return net(error, layers=layers, mean=nn.AdaptiveAvgPool1d(1))
 
 
+def _towers() -> nn.Module:
+    """Return a network of items and users; seven of a row's numbers make an item and three earlier ones."""
+    kind = networks.get("two-tower")
+    options = kind.options()
+    assert kind.head is not None
+    parts = {"items": kind.build(Items(vocabulary=5, earlier=3), 4, options), "user": kind.head(4, options)}
+    return net(lambda net, x: net.user(net.items(x[:, :7])), **parts)
+
+
 _IMAGE, _STEPS = Image(channels=2, height=2, width=2), Sequence(length=4, channels=2, mask=True)
 
 #: By name.
@@ -213,6 +222,7 @@ NETWORKS: Mapping[str, Network] = {
     "kind lstm": _kind("lstm", _STEPS, state=3),
     "kind transformer": _kind("transformer", _STEPS, state=4, hidden=4),
     "kind autoencoder": Network(_autoencoder),
+    "kind two-tower": Network(_towers),
     "a layer called twice": _dense(_twice),
     "lag": _mixing(_lag),
     "cumulative sum": _mixing(lambda _, x: x.cumsum(0)),

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from consortia.audit import statistics
 from consortia.audit.message_games import HEAD
+from consortia.audit.noise_laws import noise_laws
 from consortia.audit.probe import altered, first_private, random_model
 from consortia.audit.reference import Array, clipped, flat, noise_deviation, parameter_names, unit_gradients
-from consortia.audit.result import Check, Findings, Progress, fact
+from consortia.audit.result import Findings, Progress, fact
 from consortia.audit.settings import Audit, Noise
 from consortia.terms.roster import RosterParticipant
 
@@ -99,16 +99,5 @@ def _law(
     )
     for phase, found in rest.items():
         numbers = np.array(found)
-        told, where = f"mean square {np.square(numbers).mean():.4g} over {numbers.size} numbers", f"{subject}, {phase}"
-        findings.checks += [
-            Check(
-                "a phase is the clipped sum of what it moves, plus the charged noise",
-                where,
-                "a rest of standard normal numbers",
-                told,
-                statistics.size_p(numbers),
-            ),
-            Check("the rest of a phase is centred", where, "mean 0", told, statistics.mean_p(numbers)),
-            Check("the rest of a phase is Gaussian", where, "standard normal", told, statistics.shape_p(numbers)),
-            Check("no two phases share noise", where, "independent noise", told, statistics.alike_p(numbers)),
-        ]
+        law = "a phase is the clipped sum of what it moves, plus the charged noise"
+        findings.checks += noise_laws(numbers, f"{subject}, {phase}", law, "the rest of a phase", "phases")

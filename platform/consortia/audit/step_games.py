@@ -17,7 +17,17 @@ from torch import Tensor, nn
 
 from consortia.audit import games
 from consortia.audit.games import Game
-from consortia.audit.mechanism_games import SCALES, any_clip, central, folds, histogram, logistic, response, scores
+from consortia.audit.mechanism_games import (
+    SCALES,
+    any_clip,
+    central,
+    folds,
+    grouped,
+    histogram,
+    logistic,
+    response,
+    scores,
+)
 from consortia.audit.networks import FEATURES, HIDDEN, HUGE, LOSS, NETWORKS, stack
 from consortia.audit.scenes import AMPLIFYING, DEEP, HOSTILE, model_of
 from privacy.dp_sgd import DpSgdPlan, train_private
@@ -336,6 +346,7 @@ STEPS: Mapping[str, tuple[Callable[[int], list[Game]], int]] = {
     "central": (central, 8),
     "histogram": (histogram, 8),
     "scores": (scores, 8),
+    "grouped": (grouped, 4),
     "logistic": (logistic, 4),
     "folds": (folds, 1),
     "response": (response, 4),

@@ -26,6 +26,7 @@ import safetensors.torch
 from consortia.audit import games, statistics
 from consortia.audit.games import Game
 from consortia.audit.message_games import STILL
+from consortia.audit.noise_laws import noise_laws
 from consortia.audit.probe import Bench, shared_start
 from consortia.audit.recount import recounted
 from consortia.audit.reference import Array, clipped, flat, parameter_names, unit_gradients
@@ -34,7 +35,6 @@ from consortia.audit.scenes import HOSTILE, TAME, Deck, model_of
 from consortia.audit.settings import Audit
 from consortia.coordinator.rounds import Answer, Coordinator
 from consortia.messages.envelope import decode
-from consortia.messages.size_release import declared
 from consortia.participant.handle import handle
 from consortia.participant.identity import pin_each_other
 from consortia.terms.contract import Contract
@@ -183,7 +183,7 @@ def _law(
     industry = participants[0].industry
     rules = audit.contract.industries[industry]
     rounds = _QUICK_ROUNDS if audit.quick else _ROUNDS
-    expected = math.fsum(declared(audit.contract, participant) for participant in participants)
+    expected = math.fsum(audit.contract.split.training_units(participant.units) for participant in participants)
     rate = _MOVE * expected / rules.clip
     # Many numbers a round: a share that is a little too small shows in few rounds.
     made = town(audit, mode, participants, rounds, step=rate, model={"kind": "mlp", "hidden": [12]})
@@ -224,21 +224,11 @@ def _law(
         told = np.sum([note.noised + note.noise for note in notes if note.noise is not None], axis=0)
         apart = max(apart, float((np.abs(told - total) / (np.sqrt(12 * rounding) + 1e-9 * deviation)).max()))
         shares += [note.noise / note.deviation for note in notes if note.noise is not None]
-    noise = np.array(rest)
-    found = f"mean square {np.square(noise).mean():.4g} over {noise.size} numbers"
+    law = "what opens is the clipped units of all members, plus noise of the promised size"
     complete = len(made.models) == rounds + 1
     findings.checks += [
         fact("every sum of an honest cohort opens", subject, complete, wanted=rounds + 1, got=len(made.models)),
-        Check(
-            "what opens is the clipped units of all members, plus noise of the promised size",
-            subject,
-            "a rest of standard normal numbers",
-            found,
-            statistics.size_p(noise),
-        ),
-        Check("the rest of a sum is centred", subject, "mean 0", found, statistics.mean_p(noise)),
-        Check("the rest of a sum is Gaussian", subject, "standard normal numbers", found, statistics.shape_p(noise)),
-        Check("no two sums share noise", subject, "independent noise", found, statistics.alike_p(noise)),
+        *noise_laws(np.array(rest), subject, law, "the rest of a sum", "sums"),
         fact("what opens is what the members added", subject, apart <= 1, wanted="float32's rounding", got=apart),
     ]
     findings.checks += _share_laws(np.array(shares), subject)

@@ -19,6 +19,7 @@ import pandas as pd
 from consortia.audit import games, statistics
 from consortia.audit.games import Game
 from consortia.audit.message_games import STILL
+from consortia.audit.noise_laws import noise_laws
 from consortia.audit.probe import Bench, altered, random_model, shared_start
 from consortia.audit.recount import recounted
 from consortia.audit.reference import Array, clipped, flat, parameter_names, response, unit_gradients
@@ -136,19 +137,8 @@ def _law(audit: Audit, participant: RosterParticipant, findings: Findings) -> No
             spacing = np.spacing(np.abs(flat(after, names)).astype(np.float32)).astype(float)
             rest[name].append((moved - weight * wanted / normaliser) / np.sqrt(deviation**2 + spacing**2 / 12))
     for name, found in rest.items():
-        noise = np.array(found)
-        told = f"mean square {np.square(noise).mean():.4g} over {noise.size} numbers"
-        findings.checks += [
-            Check(
-                "an update is the clipped sum over the public normaliser, plus the charged noise",
-                name,
-                "a rest of standard normal numbers",
-                told,
-                statistics.size_p(noise),
-            ),
-            Check("the rest of an update is centred", name, "mean 0", told, statistics.mean_p(noise)),
-            Check("the rest of an update is Gaussian", name, "standard normal", told, statistics.shape_p(noise)),
-        ]
+        law = "an update is the clipped sum over the public normaliser, plus the charged noise"
+        findings.checks += noise_laws(np.array(found), name, law, "the rest of an update")
     everything = np.concatenate([np.array(found) for found in rest.values()])
     findings.checks.append(
         Check(

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from consortia.common.console import err, out
+from consortia.cli.options import AsJson, ScenarioName
+from consortia.common.console import err, out, tell
 from consortia.common.errors import InputError
 from consortia.terms.scenario import load_scenario
 
 
 def audit(
-    scenario: Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")],
+    scenario: ScenarioName,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -29,7 +30,7 @@ def audit(
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop after the first instrument, or neighbour game, that is violated.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Test whether the training code keeps what the ledger claims. Exit 0: it does; 1: a violation was found."""
     loaded = load_scenario(scenario)
@@ -87,13 +88,8 @@ def _print(found: list[Any]) -> None:
     out.print(table)
     for findings in found:
         if findings.skipped:
-            out.print(f"{findings.instrument}: skipped, {findings.skipped}", highlight=False, soft_wrap=True)
+            tell(f"{findings.instrument}: skipped, {findings.skipped}")
         for check in findings.violations:
-            out.print(
-                f"{findings.instrument}: {check.subject}: {check.law}: wanted {check.wanted}, got {check.got}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            tell(f"{findings.instrument}: {check.subject}: {check.law}: wanted {check.wanted}, got {check.got}")
         for note in findings.notes:
-            out.print(f"{findings.instrument}: {note}", markup=False, highlight=False, soft_wrap=True)
+            tell(f"{findings.instrument}: {note}")

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from consortia.cli.budget_accounts import HomeOption, home_of
-from consortia.common.console import friendly, out
+from consortia.cli.options import HomeFolder, ParticipantName, home_of
+from consortia.common.console import friendly, tell
 from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
 from consortia.deploy.homes import make_home, owned_policy
 from consortia.participant import contract_list
+from consortia.participant.agreeing import wants_metrics_budget
 from consortia.participant.home import Home
 from consortia.participant.identity import pin_each_other
 from consortia.terms.policy import BY_NAME, Policy, policy_or_input_error
@@ -24,7 +25,7 @@ from privacy.ledger import LEDGER_SCHEMA, migrate_file
 @friendly
 def init(
     participant: Annotated[str, typer.Argument(help="Name of the participant; omit with --scenario.")] = "",
-    home: HomeOption = None,
+    home: HomeFolder = None,
     policy: Annotated[Path | None, typer.Option(help="Policy file to start from.")] = None,
     scenario: Annotated[
         str,
@@ -52,7 +53,7 @@ def init(
                 told = (
                     f"{listed.name} keeps its own policy; `consortia budget allow {listed.name} {scenario}` accepts it"
                 )
-                out.print(told, highlight=False, soft_wrap=True, markup=False)
+                tell(told)
         if any(part.contract.trust == "aggregate" for part in loaded.parts()):
             pin_each_other({listed.name: home_of(listed.name, home) for listed in loaded.roster})
         introduce(loaded, {listed.name: home_of(listed.name, home) for listed in loaded.roster})
@@ -70,31 +71,27 @@ def init(
 
 def _make(home: Home, policy: dict[str, Any] | None, note: str, *, metrics: bool = False) -> None:
     make_home(home, policy, note)
-    out.print(f"made {home.ledger}", highlight=False, soft_wrap=True)
+    tell(f"made {home.ledger}")
     if metrics and policy_or_input_error(home.policy, simulation=True).budget.evaluation is None:
         _advise(home.participant)
 
 
 def _advise(participant: str) -> None:
-    out.print(
+    tell(
         "The contract wants metrics under DP, and the policy has no budget.evaluation to pay for them: every message "
-        f"is refused until `consortia budget set {participant} --evaluation-run E --evaluation-lifetime E`",
-        highlight=False,
-        soft_wrap=True,
+        f"is refused until `consortia budget set {participant} --evaluation-run E --evaluation-lifetime E`"
     )
 
 
 @friendly
-def migrate(
-    participant: Annotated[str, typer.Argument(help="Name of the participant.")], home: HomeOption = None
-) -> None:
+def migrate(participant: ParticipantName, home: HomeFolder = None) -> None:
     """Give a ledger of schema 1 or 2 what it lacks: the hash chain, the table of claims. Every row stays."""
     place = home_of(participant, home)
     try:
         migrate_file(place.ledger, participant)
     except PrivacyError as error:
         raise InputError(str(error)) from None
-    out.print(f"{place.ledger} has schema {LEDGER_SCHEMA} now", highlight=False, soft_wrap=True)
+    tell(f"{place.ledger} has schema {LEDGER_SCHEMA} now")
 
 
 @friendly
@@ -111,9 +108,12 @@ def allow(
         bool,
         typer.Option("--by-name", help="Accept the scenario by its name, however it changes: in simulations only."),
     ] = False,
-    home: HomeOption = None,
+    withdrawn: Annotated[
+        bool, typer.Option("--withdraw", help="Take the contract off the list instead; `agree --withdraw` if signed.")
+    ] = False,
+    home: HomeFolder = None,
 ) -> None:
-    """Accept a contract: add its hash to the list in each participant's policy."""
+    """Accept a contract: add its hash to the list in each participant's policy. The ledger notes it."""
     if len(names) < 2:
         raise InputError(f"budget allow: wanted participants and then a scenario, got {' '.join(names)} alone")
     *participants, scenario = names
@@ -122,14 +122,16 @@ def allow(
     entry = f"{BY_NAME}{loaded.name}" if by_name else f"sha256:{contract.sha256()}"
     places = [home_of(name, home) for name in participants]
     policies = [policy_or_input_error(place.policy, simulation=True) for place in places]  # all, before one is written
+    if withdrawn:
+        for place, policy in zip(places, policies, strict=True):
+            _take_off(place, policy, entry)
+        return
     for place, policy in zip(places, policies, strict=True):
         _accept(place, policy, entry)
         if policy.allow.signed:
             told = f"{place.participant} counts signed contracts only: `consortia agree {place.participant} {scenario}`"
-            out.print(told, highlight=False, soft_wrap=True, markup=False)
-        industries = {terms.industry for terms in policy.dataset.values()} & contract.industries.keys()
-        metrics = {contract.of(industry).evaluation.metrics for industry in industries}
-        if "dp" in metrics and policy.budget.evaluation is None:
+            tell(told)
+        if wants_metrics_budget(policy, contract):
             _advise(place.participant)
 
 
@@ -137,7 +139,15 @@ def _accept(place: Home, policy: Policy, entry: str) -> None:
     """Write the entry into allow.contracts, and the list where the policy has none; the rest stays as it is."""
     told = f"{place.participant} accepts {entry}"
     if policy.allow.contracts == "any" or entry in policy.allow.contracts:
-        out.print(f"{told} already", highlight=False, soft_wrap=True)
+        tell(f"{told} already")
         return
-    contract_list.rewrite(place, entry, listed=True)
-    out.print(f"{told} now", highlight=False, soft_wrap=True)
+    contract_list.accept(place, entry)
+    tell(f"{told} now")
+
+
+def _take_off(place: Home, policy: Policy, entry: str) -> None:
+    if policy.allow.contracts == "any" or entry not in policy.allow.contracts:
+        got = "all of them" if policy.allow.contracts == "any" else "a list without it"
+        raise InputError(f"{place.policy}: allow.contracts: wanted {entry} in the list, got {got}")
+    contract_list.remove(place, entry)
+    tell(f"{place.participant} accepts {entry} no longer")

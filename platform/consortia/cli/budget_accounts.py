@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from consortia.common.console import out
-from consortia.common.environment import default_root
+from consortia.cli.options import AsJson, HomeFolder, ParticipantName, home_of
+from consortia.common.console import out, tell
 from consortia.common.errors import InputError
 from consortia.participant import budget_change
 from consortia.participant.account import history, summary
@@ -23,17 +22,6 @@ from privacy.accounting import epsilon, merge
 from privacy.errors import PrivacyError
 from privacy.events import Event
 from privacy.ledger import Ledger
-
-HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Folder of the participants; $CONSORTIA_HOME or ~/.consortia.")
-]
-Participant = Annotated[str, typer.Argument(help="Name of the participant.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def home_of(name: str, root: Path | None) -> Home:
-    """Return a participant's home below `root`."""
-    return Home(((root or default_root()) / name).resolve(), name)
 
 
 def open_ledger(home: Home) -> Ledger:
@@ -57,7 +45,7 @@ def _count(events: Sequence[Event], delta: float) -> float:
     return known(["account", key], lambda: (epsilon(events, delta),), 1)[0]
 
 
-def show(participant: Participant, home: HomeOption = None, as_json: AsJson = False) -> None:
+def show(participant: ParticipantName, home: HomeFolder = None, as_json: AsJson = False) -> None:
     """Show what was spent on each data set, per run and over its lifetime, and what is left."""
     place = home_of(participant, home)
     with open_ledger(place) as ledger:
@@ -69,8 +57,8 @@ def show(participant: Participant, home: HomeOption = None, as_json: AsJson = Fa
 
 
 def show_history(
-    participant: Participant,
-    home: HomeOption = None,
+    participant: ParticipantName,
+    home: HomeFolder = None,
     last: Annotated[int, typer.Option(min=1, help="How many entries to print.")] = 30,
     rounds: Annotated[bool, typer.Option("--rounds", help="Each release of each round, not only each run.")] = False,
     as_json: AsJson = False,
@@ -87,7 +75,7 @@ def show_history(
 
 
 def set_budget(
-    participant: Participant,
+    participant: ParticipantName,
     run: Annotated[float | None, typer.Option(help="ε that one run may spend.")] = None,
     lifetime: Annotated[float | None, typer.Option(help="ε that all runs on a data set may spend.")] = None,
     run_delta: Annotated[float | None, typer.Option(help="δ of one run.")] = None,
@@ -96,7 +84,7 @@ def set_budget(
     evaluation_lifetime: Annotated[float | None, typer.Option(help="ε of all runs' metrics on a data set.")] = None,
     evaluation_run_delta: Annotated[float | None, typer.Option(help="δ of one run's metrics.")] = None,
     evaluation_lifetime_delta: Annotated[float | None, typer.Option(help="δ of the metrics' lifetime.")] = None,
-    home: HomeOption = None,
+    home: HomeFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Set the participant's own budget in its policy file; the change is recorded in the ledger and costs nothing.
@@ -137,10 +125,10 @@ def set_budget(
         return
     for line in change.in_words():
         out.print(line, highlight=False)
-    out.print(f"{place.policy}: the next message honours it; recorded in the ledger.", highlight=False, soft_wrap=True)
+    tell(f"{place.policy}: the next message honours it; recorded in the ledger.")
 
 
-def export(participant: Participant, home: HomeOption = None) -> None:
+def export(participant: ParticipantName, home: HomeFolder = None) -> None:
     """Print the ledger as JSON for an auditor, who recounts chain and ε. A broken chain is refused."""
     place = home_of(participant, home)
     with open_ledger(place) as ledger:

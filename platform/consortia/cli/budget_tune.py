@@ -13,7 +13,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from consortia.common.console import err, out
+from consortia.cli.options import AsJson, Rounds, ScenarioName
+from consortia.common.console import err, out, tell
 from consortia.common.errors import InputError, RunFailedError
 from consortia.common.strict import listed
 from consortia.common.words import epsilon_text, interval, number
@@ -25,11 +26,8 @@ if TYPE_CHECKING:
     from consortia.studies.sweep import Point, Sweep
 
 _GRID = "0.5,1,2,4,8"
-Scenario = Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")]
 Epsilons = Annotated[str, typer.Option("--epsilon", metavar="X,Y,…", help="The ε to try, separated by commas.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Where finished runs and tables are kept; go on from there.")]
-Rounds = Annotated[int | None, typer.Option(help="Other number of rounds.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -65,16 +63,16 @@ def _run(sweep: Sweep, folder: Path, *, quiet: bool) -> list[dict[str, Any]]:
 
 
 def _teller(progress: Progress, task: Any, console: Any) -> Callable[[int, int, str], None]:
-    def tell(finished: int, total: int, line: str) -> None:
+    def told(finished: int, total: int, line: str) -> None:
         progress.update(task, completed=finished, description=line)
         if not console.is_terminal:
             console.print(f"{finished}/{total}: {line}", highlight=False)
 
-    return tell
+    return told
 
 
 def sweep(
-    scenario: Scenario,
+    scenario: ScenarioName,
     participant: Annotated[str, typer.Option(help="Whose ε varies; everybody's without it.")] = "",
     epsilon: Epsilons = _GRID,
     seeds: Annotated[int, typer.Option(min=1, help="Runs for each ε.")] = 5,
@@ -121,7 +119,7 @@ def sweep(
         return
     _print_sweep(asked, table, cells)
     for file in (*files, *drawn):
-        out.print(f"wrote {file}", highlight=False, soft_wrap=True)
+        tell(f"wrote {file}")
     if not drawn:
         out.print("No plot: pip install 'consortia[plot]' for matplotlib.", markup=False, highlight=False)
 
@@ -149,7 +147,7 @@ def _print_sweep(asked: Sweep, table: list[Point], cells: list[dict[str, Any]]) 
 
 
 def plan(
-    scenario: Scenario,
+    scenario: ScenarioName,
     participant: Annotated[str, typer.Option(help="One participant only.")] = "",
     epsilon: Epsilons = _GRID,
     seeds: Annotated[int, typer.Option(min=0, help="Simulated runs for each ε; 0 leaves the utility out.")] = 2,
@@ -269,4 +267,4 @@ def _print_plan(name: str, participant: dict[str, Any]) -> None:
             f"coordinate {number(knob['update_noise'])}"
         )
         line = "; ".join(filter(None, (numbers, verdict, knob["note"])))
-        out.print(f"  {change}: {line}", highlight=False, soft_wrap=True)
+        tell(f"  {change}: {line}")

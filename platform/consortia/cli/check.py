@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consortia.cli.options import AsJson, Rounds, ScenarioName
 from consortia.common.console import out
 from consortia.common.errors import InputError, RefusedError
 from consortia.terms.scenario import Scenario, load_scenario
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def check(
-    scenario: Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")],
-    rounds: Annotated[int | None, typer.Option(help="Other number of rounds.")] = None,
+    scenario: ScenarioName,
+    rounds: Rounds = None,
     epsilon: Annotated[
         list[str] | None, typer.Option(metavar="X|NAME=X", help="Other proposals; inf is non-private.")
     ] = None,
@@ -32,7 +33,7 @@ def check(
             help="Plan with the policies of the homes in this folder, and what their ledgers leave.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the plan of a run: who takes part, what leaves whom, and the noise and ε of each participant.
 

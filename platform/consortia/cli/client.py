@@ -8,7 +8,7 @@ from typing import Annotated
 import tomlkit
 import typer
 
-from consortia.common.console import out
+from consortia.common.console import out, tell
 from consortia.common.disk import write_text
 from consortia.common.errors import InputError
 
@@ -29,11 +29,11 @@ def check(name: _Name, rows: Annotated[int, typer.Option(help="Synthetic rows fo
     try:
         passed = check_client(client, rows=rows, tell=lambda line: out.print(line, highlight=False))
     except ClientCheckError as error:
-        out.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        tell(str(error))
         raise typer.Exit(1) from None
-    out.print(f"{name}: {len(passed)} checks passed: {', '.join(passed)}", highlight=False, soft_wrap=True)
+    tell(f"{name}: {len(passed)} checks passed: {', '.join(passed)}")
     if client.unconfirmed:
-        out.print(f"to be confirmed: {'; '.join(client.unconfirmed)}", highlight=False, soft_wrap=True, markup=False)
+        tell(f"to be confirmed: {'; '.join(client.unconfirmed)}")
 
 
 def confirm(
@@ -63,18 +63,15 @@ def confirm(
         if "to_confirm" not in part or (columns and column not in columns):
             continue
         said = [f"{key} = {_short(part.get(key))}" for key in part["to_confirm"]]
-        out.print(f"confirmed {column}: {', '.join(said)}", markup=False, highlight=False, soft_wrap=True)
+        tell(f"confirmed {column}: {', '.join(said)}")
         del part["to_confirm"]
         confirmed += 1
     if confirmed:
         write_text(file, tomlkit.dumps(document))
     left = load(file).unconfirmed
-    out.print(
+    tell(
         f"{confirmed} confirmed, {len(left)} left in {file}. You say that these are public knowledge; they stand in "
-        "everybody's file, and no budget pays for them.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        "everybody's file, and no budget pays for them."
     )
 
 
@@ -98,7 +95,7 @@ def diff(
     if not lines and list(before.columns) != list(after.columns):
         lines = ["~ the order of the columns, which is that of the features"]
     for line in sorted(lines, key=lambda line: line[2:]):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        tell(line)
     if before.digest() == after.digest():
         out.print("The columns are alike: a contract takes either of them.", highlight=False)
     else:

@@ -48,11 +48,13 @@ _BUDGET: Final = {
         "init hospital-a --policy hospital-a.toml",
     ),
     "migrate": Entry(
-        "budget:migrate", "Give a ledger of schema 1 its hash chain. Every row stays.", "migrate hospital-a"
+        "budget:migrate",
+        "Give a ledger of schema 1 or 2 what it lacks: the hash chain, the table of claims. Every row stays.",
+        "migrate hospital-a",
     ),
     "allow": Entry(
         "budget:allow",
-        "Accept a contract: add its hash to the list in each participant's policy.",
+        "Accept a contract: add its hash to the list in each participant's policy. The ledger notes it.",
         "allow hospital-a cross-industry --rounds 10",
     ),
     "show": Entry(
@@ -212,6 +214,11 @@ COMMANDS: Final = {
         "contributions:contributions",
         "Show what each participant is worth to the others: Shapley values of released sums. It costs nothing.",
         "contributions runs/RUN",
+    ),
+    "fairness": Entry(
+        "fairness:fairness",
+        "Show how the released model treats groups, from noisy histograms: AUC, positive rates, calibration.",
+        "fairness runs/RUN",
     ),
     "evidence": Entry(
         "evidence:evidence",

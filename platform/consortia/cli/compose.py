@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from consortia.common.console import out
+from consortia.cli.options import ScenarioName
+from consortia.common.console import tell
 from consortia.common.errors import InputError, RunFailedError
 from consortia.deploy.compose import compose_text
 from consortia.terms.scenario import find_scenario, load_scenario
 
 
 def compose(
-    scenario: Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")],
+    scenario: ScenarioName,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit 1 when the file differs from what would be written.")
     ] = False,
@@ -27,10 +28,10 @@ def compose(
             raise InputError(f"{target}: wanted a compose file, got nothing there; `consortia compose {scenario}`")
         if target.read_text(encoding="utf-8") != text:
             raise RunFailedError(f"{target} differs from its scenario; write it with `consortia compose {scenario}`")
-        out.print(f"{target} is up to date", highlight=False, soft_wrap=True)
+        tell(f"{target} is up to date")
         return
     target.write_text(text, encoding="utf-8")
-    out.print(f"wrote {target}", highlight=False, soft_wrap=True)
+    tell(f"wrote {target}")
 
 
 def compose_file(scenario: str) -> Path:

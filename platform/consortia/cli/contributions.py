@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from consortia.cli.options import AsJson, FinishedRun
 from consortia.common.console import out
 from consortia.common.run_folders import check_finished
 
 
 def contributions(
-    run: Annotated[Path, typer.Argument(help="The coordinator's folder of a finished run.")],
+    run: FinishedRun,
     industry: Annotated[list[str] | None, typer.Option(help="Only this industry (again for more).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what each participant is worth to the others: Shapley values of released sums. It costs nothing."""
     check_finished(run, "scenario.json")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consortia.common.console import err, out
+from consortia.common.console import err, tell
 from consortia.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,9 +25,14 @@ def dashboard(
         bool,
         typer.Option(
             "--allow-changes",
-            help="Whoever signs in with the second token may change: an owner its budget; the coordinator starts runs.",
+            help="Whoever signs in with the second token may change: an owner its budget and contracts; the "
+            "coordinator starts runs.",
         ),
     ] = False,
+    scenario: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --home and --allow-changes: a scenario whose contract can be accepted; repeatable."),
+    ] = None,
 ) -> None:
     """Serve live pages, read-only by default. A token is printed once; $CONSORTIA_DASHBOARD_TOKEN sets it."""
     if runs is not None and home is not None:
@@ -35,7 +40,12 @@ def dashboard(
             "--runs and --home: wanted one of them, got both; what is a participant's own is never served beside the "
             "coordinator's view: start two"
         )
-    view, participant = _view(runs or Path("runs"), home, pki)
+    if scenario and (home is None or not allow_changes):
+        raise InputError("--scenario: wanted --home and --allow-changes with it, got it without")
+    for file in scenario or []:
+        if not file.is_file():
+            raise InputError(f"--scenario {file}: wanted a TOML file, got nothing there; check the path")
+    view, participant = _view(runs or Path("runs"), home, pki, scenario or [])
     from consortia.dashboard.security import CHANGE_VARIABLE, TOKEN_VARIABLE, token_from_environment
     from consortia.dashboard.serve import listen, serve
 
@@ -44,17 +54,17 @@ def dashboard(
     if token == change_token:
         raise InputError(f"${CHANGE_VARIABLE}: wanted another token than ${TOKEN_VARIABLE}, got the same")
     listener = listen(host, port)
-    out.print(f"http://{host}:{listener.getsockname()[1]}/", highlight=False, soft_wrap=True)
-    out.print(f"token: {token}" if made else f"token: ${TOKEN_VARIABLE}", highlight=False, soft_wrap=True)
+    tell(f"http://{host}:{listener.getsockname()[1]}/")
+    tell(f"token: {token}" if made else f"token: ${TOKEN_VARIABLE}")
     if allow_changes:
         told = change_token if change_made else f"${CHANGE_VARIABLE}"
-        out.print(f"token for changes: {told}", highlight=False, soft_wrap=True)
+        tell(f"token for changes: {told}")
     if home is not None and not _is_loopback(host):
         err.print(f"{host} can be called from elsewhere: this view is {participant}'s own", style="yellow")
     serve(view, token, listener, participant, change_token)
 
 
-def _view(runs: Path, home: Path | None, pki: Path) -> tuple[View, str | None]:
+def _view(runs: Path, home: Path | None, pki: Path, scenarios: list[Path]) -> tuple[View, str | None]:
     if home is None:
         if not runs.is_dir():
             raise InputError(f"--runs {runs}: wanted a folder of runs, got nothing there; `consortia run` makes it")
@@ -63,7 +73,7 @@ def _view(runs: Path, home: Path | None, pki: Path) -> tuple[View, str | None]:
         return CoordinatorView(runs, pki), None
     from consortia.dashboard.owner import OwnerView
 
-    view = OwnerView.of(home, pki)
+    view = OwnerView.of(home, pki, scenarios)
     return view, view.participant
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from consortia.cli.new_from_rows import source_of
-from consortia.common.console import out
+from consortia.cli.options import home_of
+from consortia.common.console import out, tell
 from consortia.common.errors import InputError
 
 
@@ -27,8 +28,6 @@ def check(
     """Check whether rows are ready: missing, bounds, classes, leaks, duplicates, identifiers. Nothing is sent."""
     from clients import registry
     from clients.errors import ClientError
-    from consortia.common.environment import default_root
-    from consortia.participant.home import Home
     from consortia.terms.policy import policy_or_input_error
 
     names = tuple(name.strip() for name in quasi.split(",") if name.strip())
@@ -45,7 +44,7 @@ def check(
             frame = read(parse_source(source, key="--rows"), industry, industry.sites[0], key="--rows")
             terms: dict[str, Any] = {"unit": unit or "record", "where": "--rows"}
         else:
-            place = Home(((home or default_root()) / participant).resolve(), participant)
+            place = home_of(participant, home)
             policy = policy_or_input_error(place.policy, simulation=True)
             if not dataset and len(policy.dataset) > 1:
                 raise InputError(f"--dataset: wanted one of {', '.join(policy.dataset)}, got none")
@@ -75,5 +74,5 @@ def check(
 
         print_rows(out, looked)
         if report is not None:
-            out.print(f"report: {report}", highlight=False, soft_wrap=True)
+            tell(f"report: {report}")
     raise typer.Exit(0 if looked.ready else 1)

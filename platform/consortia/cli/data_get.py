@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consortia.common.console import out
+from consortia.common.console import tell
 from consortia.common.download import MOST_BYTES, DownloadError, download
 from consortia.common.errors import InputError
 
@@ -32,8 +32,8 @@ def get(
         raise InputError(f"data get: wanted some of {', '.join(DATA_SETS)}, or all; got {', '.join(strange)}")
     for name in wanted:
         said = fetch(DATA_SETS[name], data, mirror)
-        out.print(f"{name}: {said}", highlight=False, soft_wrap=True, markup=False)
-    out.print(f"next: consortia run SCENARIO --data {data}", highlight=False, soft_wrap=True, markup=False)
+        tell(f"{name}: {said}")
+    tell(f"next: consortia run SCENARIO --data {data}")
 
 
 def fetch(found: PublicData, data: Path, mirror: str = "", *, pause: float = 1.0) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consortia.cli.new_from_rows import read_rows
-from consortia.common.console import out
+from consortia.common.console import out, tell
 from consortia.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def map_rows(
     print_lines(lines, frame)
     name = dataset or client.replace("_", "-")
     out.print(f"\nFor the policy, below [dataset.{name}]:\n", markup=False, highlight=False)
-    out.print(f'source = "{source}"\n\n{to_toml(lines, name)}', markup=False, highlight=False, soft_wrap=True)
-    out.print(fit(frame, found, lines), markup=False, highlight=False, soft_wrap=True)
+    tell(f'source = "{source}"\n\n{to_toml(lines, name)}')
+    tell(fit(frame, found, lines))
 
 
 def client_named(name: str) -> IndustryClient:
@@ -65,7 +65,7 @@ def print_lines(lines: list[Line], frame: pd.DataFrame) -> None:
         table.add_row(*(Text(each) for each in (line.name, line.source or "–", rule, line.why)))
     out.print(table)
     if rest := left_over(lines, frame):
-        out.print(f"not taken: {', '.join(rest)}", markup=False, highlight=False, soft_wrap=True)
+        tell(f"not taken: {', '.join(rest)}")
 
 
 def fit(frame: pd.DataFrame, client: IndustryClient, lines: list[Line]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from consortia.common.console import out
+from consortia.common.console import out, tell
 from consortia.terms.scenario import load_scenario
 
 
@@ -30,8 +30,8 @@ def demo(
     link = f"http://127.0.0.1:{listener.getsockname()[1]}/sign-in#token={token}"
     view = CoordinatorView(folder, None)
     view.starter.start(scenario)
-    out.print(f"{scenario} runs on synthetic rows, and is written to {folder}.", highlight=False, soft_wrap=True)
-    out.print(link, highlight=False, soft_wrap=True)
+    tell(f"{scenario} runs on synthetic rows, and is written to {folder}.")
+    tell(link)
     out.print("Ctrl-C ends the run and the page.", highlight=False)
     try:
         if browser:

@@ -7,16 +7,20 @@ from typing import Annotated
 
 import typer
 
-from consortia.common.console import out
+from consortia.cli.options import FinishedRun
+from consortia.common.console import tell
 
 
 def evidence(
-    run: Annotated[Path, typer.Argument(help="The coordinator's folder of a finished run.")],
-    target: Annotated[Path, typer.Option("--out", help="Write the pack into this folder.")],
+    run: FinishedRun,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="Write the pack into this folder instead of RUN/evidence.")
+    ] = None,
 ) -> None:
     """Write a run's evidence pack: model card, data sheet, Croissant, DPIA annex, EU AI Act and HIPAA. It is free."""
+    from consortia.reports.evidence import PACK
     from consortia.reports.evidence.facts import collect
     from consortia.reports.evidence.render import write
 
-    for file in write(collect(run), target):
-        out.print(str(file), markup=False, highlight=False, soft_wrap=True)
+    for file in write(collect(run), target or run / PACK):
+        tell(str(file))

@@ -8,17 +8,18 @@ from typing import Annotated
 
 import typer
 
-from consortia.common.console import out
+from consortia.cli.options import AsJson, FinishedRun
+from consortia.common.console import out, tell
 from consortia.common.run_folders import check_finished
 
 
 def explain(
-    run: Annotated[Path, typer.Argument(help="The coordinator's folder of a finished run.")],
+    run: FinishedRun,
     industry: Annotated[list[str] | None, typer.Option(help="Only this industry's model (again for more).")] = None,
     target: Annotated[
         Path | None, typer.Option("--out", help="Write a page with bars and curves, explain.html, into this folder.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show which columns a run's released model goes by, and how, with what noise leaves open. It costs nothing."""
     check_finished(run, "scenario.json")
@@ -35,4 +36,4 @@ def explain(
     if target is not None:
         target.mkdir(parents=True, exist_ok=True)
         write_text(target / "explain.html", page(f"Why: run {run.resolve().name}", explain_sections(found)))
-        out.print(str(target / "explain.html"), markup=False, highlight=False, soft_wrap=True)
+        tell(str(target / "explain.html"))

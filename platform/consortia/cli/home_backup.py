@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from consortia.cli.budget_accounts import HomeOption, Participant, home_of
-from consortia.common.console import out
+from consortia.cli.options import HomeFolder, ParticipantName, home_of
+from consortia.common.console import tell
 from consortia.common.errors import InputError, RefusedError
 from consortia.participant.backup import restore, write_backup
 
@@ -20,9 +20,9 @@ _PassphraseFile = Annotated[
 
 
 def backup(
-    participant: Participant,
+    participant: ParticipantName,
     to: Annotated[Path, typer.Option("--to", help="The file to write.")],
-    home: HomeOption = None,
+    home: HomeFolder = None,
     passphrase_file: _PassphraseFile = None,
 ) -> None:
     """Write a participant's home to one encrypted file, also while it runs."""
@@ -30,14 +30,14 @@ def backup(
     if not place.ledger.is_file():
         raise InputError(f"{place.ledger}: wanted a ledger, got nothing there; check the name and --home")
     made = write_backup(place, to, _passphrase(passphrase_file, confirm=True))
-    _say(f"wrote {to}: {made.files} files of {participant}, {made.entries} links in its ledger. Without the passphrase")
-    _say("nobody opens it. Keep it away from the home, and $CONSORTIA_WITNESS away from both")
+    tell(f"wrote {to}: {made.files} files of {participant}, {made.entries} links in its ledger. Without the passphrase")
+    tell("nobody opens it. Keep it away from the home, and $CONSORTIA_WITNESS away from both")
 
 
 def restore_home(
-    participant: Participant,
+    participant: ParticipantName,
     source: Annotated[Path, typer.Option("--from", help="The file that `home backup` wrote.")],
-    home: HomeOption = None,
+    home: HomeFolder = None,
     passphrase_file: _PassphraseFile = None,
     nothing_left_since: Annotated[
         bool,
@@ -55,8 +55,8 @@ def restore_home(
         )
     except RefusedError as error:
         raise InputError(f"{error.code}: {error}") from None
-    _say(f"restored {place.folder} as of {found.made}: {found.files} files, {found.entries} links in its ledger")
-    _say("a coordinator that holds a newer link still refuses it (LEDGER_BEHIND, LEDGER_FORKED)")
+    tell(f"restored {place.folder} as of {found.made}: {found.files} files, {found.entries} links in its ledger")
+    tell("a coordinator that holds a newer link still refuses it (LEDGER_BEHIND, LEDGER_FORKED)")
 
 
 def _passphrase(file: Path | None, *, confirm: bool) -> str:
@@ -71,7 +71,3 @@ def _passphrase(file: Path | None, *, confirm: bool) -> str:
         raise InputError("passphrase: wanted --passphrase-file or $CONSORTIA_PASSPHRASE, got neither and no terminal")
     answer: str = typer.prompt("passphrase", hide_input=True, confirmation_prompt=confirm)
     return answer
-
-
-def _say(line: str) -> None:
-    out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -9,10 +9,10 @@ from typing import Annotated
 import tomli_w
 import typer
 
-from consortia.cli.budget_accounts import HomeOption, home_of
 from consortia.cli.data_map import client_named, fit
 from consortia.cli.new_from_rows import files_of, participant_name, read_rows
-from consortia.common.console import out
+from consortia.cli.options import HomeFolder, home_of
+from consortia.common.console import out, tell
 from consortia.common.errors import InputError
 from consortia.common.words import public_count
 from consortia.participant.home import Home
@@ -36,7 +36,7 @@ def init(
     unit: Annotated[
         str, typer.Option(help="Whom one unit of privacy is: record, or a hashed column; as the roster says without.")
     ] = "",
-    home: HomeOption = None,
+    home: HomeFolder = None,
     containers: Annotated[
         bool, typer.Option("--containers", help="For containers: data/NAME/FILE here is /data/FILE in NAME's own.")
     ] = False,
@@ -62,14 +62,14 @@ def init(
     for name, (text, said) in policies.items():
         own = home_of(name, home)
         make_home_of_text(own, text)
-        out.print(f"made {own.policy}: {said}", markup=False, highlight=False, soft_wrap=True)
+        tell(f"made {own.policy}: {said}")
     if loaded is None:
         out.print(f"next: read the policy; consortia budget allow {participant} SCENARIO", highlight=False)
     else:
         _introduce(loaded, {name: home_of(name, home) for name in places}, everybody=not participant)
         root = f" --ledger {home}" if home else ""
         run = f"make up SCENARIO={loaded.name}" if containers else f"consortia run {scenario}{root}"
-        out.print(f"next: read the policies; {run}", highlight=False, soft_wrap=True)
+        tell(f"next: read the policies; {run}")
 
 
 def _introduce(scenario: Scenario, homes: dict[str, Home], *, everybody: bool) -> None:

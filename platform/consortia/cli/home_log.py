@@ -9,17 +9,17 @@ from typing import Annotated
 
 import typer
 
-from consortia.cli.budget_accounts import AsJson, HomeOption, Participant, home_of
-from consortia.common.console import out
+from consortia.cli.options import AsJson, HomeFolder, ParticipantName, home_of
+from consortia.common.console import out, tell
 from consortia.common.errors import InputError
 from consortia.common.own_log import troubles
 
 
 def log(
-    participant: Participant,
+    participant: ParticipantName,
     incident: Annotated[str, typer.Option(help="Only the incident of this id, as the coordinator got it.")] = "",
     last: Annotated[int, typer.Option(min=1, help="How many of the last ones.")] = 20,
-    home: HomeOption = None,
+    home: HomeFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Show why a participant refused or failed: the coordinator got a code or an incident id, the cause is here."""
@@ -36,6 +36,6 @@ def log(
     for trouble in found[-last:]:
         when = datetime.datetime.fromtimestamp(trouble.time).strftime("%Y-%m-%d %H:%M:%S")
         run = f"{trouble.run or '–'}, round {trouble.round or '–'}"
-        out.print(f"{when}  {run}  {trouble.text}", markup=False, highlight=False, soft_wrap=True)
+        tell(f"{when}  {run}  {trouble.text}")
     if not found:
         out.print("no refusal and no incident", highlight=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from consortia.common.console import out
+from consortia.common.console import tell
 from consortia.common.errors import InputError
 from consortia.deploy.members import MemberFolder
 from consortia.deploy.prepare import effective
@@ -40,9 +40,9 @@ def kubernetes(
         written = write_participant(
             kit or Path("kits") / participant, participant, service_ip, registry=registry, gpus=gpus
         )
-        _say(f"wrote {written}; install it: kubectl apply -f {written}")
-        _say(f"then send {written.parent / participant}.pub to the coordinator, and make the ledger once:")
-        _say(
+        tell(f"wrote {written}; install it: kubectl apply -f {written}")
+        tell(f"then send {written.parent / participant}.pub to the coordinator, and make the ledger once:")
+        tell(
             f"kubectl -n consortia-{participant} exec deploy/{participant}-app -- "
             f"consortia budget init {participant} --home /home"
         )
@@ -52,15 +52,11 @@ def kubernetes(
     missing = write_coordinator(
         target, loaded, MemberFolder(members, loaded.name), address, pki=pki, registry=registry, gpus=gpus
     )
-    _say(f"wrote {target}; install it: kubectl apply -f {target}")
+    tell(f"wrote {target}; install it: kubectl apply -f {target}")
     for name in missing:
-        _say(
+        tell(
             f"no key of {name} yet: hand over {target / 'kits' / name}; when {name}.pub has come: "
             f"consortia participant key {name} --public-key {name}.pub --scenario {scenario}, and write this again"
         )
-    _say(f"let participants in: kubectl create -f {target / 'jobs' / 'register.yaml'}")
-    _say(f"run: kubectl create -f {target / 'jobs' / 'runner.yaml'}")
-
-
-def _say(line: str) -> None:
-    out.print(line, markup=False, highlight=False, soft_wrap=True)
+    tell(f"let participants in: kubectl create -f {target / 'jobs' / 'register.yaml'}")
+    tell(f"run: kubectl create -f {target / 'jobs' / 'runner.yaml'}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consortia.common.console import out
+from consortia.cli.options import PkiKey, home_of
+from consortia.common.console import tell
 from consortia.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ _PKI_KEY = Path("pki") / "superlink.key"
 def leave(
     run: Annotated[str, typer.Argument(help="Folder of a finished run; with --certificate its id is enough.")],
     participant: Annotated[str, typer.Option(help="Who leaves; with --certificate, whose home it is.")],
-    key: Annotated[
-        Path | None, typer.Option(help="The coordinator's private key; pki/superlink.key where there is one.")
-    ] = None,
+    key: PkiKey = None,
     certificate: Annotated[
         Path | None, typer.Option(help="At a participant's home: enter this certificate into its ledger.")
     ] = None,
@@ -64,12 +63,12 @@ def _at_coordinator(run: Path, participant: str, key: Path | None) -> LeaveCerti
         raise InputError(f"--key: wanted the coordinator's private key, got none, and no {used} here; it signs")
     made = take_out(run, participant, private_key(used))
     file = run / FOLDER / f"{participant}.json"
-    out.print(f"{file}: SHA-256 {made.sha256}", markup=False, highlight=False, soft_wrap=True)
+    tell(f"{file}: SHA-256 {made.sha256}")
     return made.stated
 
 
 def _at_home(run: str, participant: str, certificate: Path, keys: Path, home: Path | None) -> LeaveCertificate:
-    from consortia.cli.budget_accounts import home_of, open_ledger
+    from consortia.cli.budget_accounts import open_ledger
     from consortia.participant.leaving import enter
     from consortia.trust.passport.keys import COORDINATOR, public_keys
 
@@ -82,29 +81,25 @@ def _at_home(run: str, participant: str, certificate: Path, keys: Path, home: Pa
 
 def say_left(said: LeaveCertificate) -> None:
     """Print what a certificate says, a sentence a line."""
-    _say(f"{said.participant} left run {said.run_id} ({said.made}), contract {said.contract_sha256}")
-    _say(f"the model of {said.industry} is now of {', '.join(said.remaining)} alone: {said.model.file}")
+    tell(f"{said.participant} left run {said.run_id} ({said.made}), contract {said.contract_sha256}")
+    tell(f"the model of {said.industry} is now of {', '.join(said.remaining)} alone: {said.model.file}")
     change = said.change
-    _say(
+    tell(
         f"its weights changed by {change.distance:.4g} (L2), the largest by {change.largest:.4g}; their norm was "
         f"{change.norm_before:.4g} and is {change.norm_after:.4g}"
     )
     for name, kinds in said.withdrawn_metrics.items():
-        _say(f"withdrawn, since measured on the old model: {', '.join(kinds)} of {name}")
+        tell(f"withdrawn, since measured on the old model: {', '.join(kinds)} of {name}")
     if said.withdrawn_passport is not None:
-        _say(f"withdrawn: the passport with SHA-256 {said.withdrawn_passport}")
+        tell(f"withdrawn: the passport with SHA-256 {said.withdrawn_passport}")
     for one in said.erased:
-        _say(f"deleted in {one.file}: {', '.join(one.tensors)} (SHA-256 was {one.before}, is {one.after})")
+        tell(f"deleted in {one.file}: {', '.join(one.tensors)} (SHA-256 was {one.before}, is {one.after})")
     for draft in said.removed:
-        _say(f"deleted: {draft.file} (SHA-256 was {draft.before})")
+        tell(f"deleted: {draft.file} (SHA-256 was {draft.before})")
     shaped = [name for name, did in said.shaped.model_dump().items() if did]
     free = [name for name, did in said.shaped.model_dump().items() if not did]
-    _say(f"stays though {said.participant} shaped it: {', '.join(shaped) or 'nothing'}; not shaped: {', '.join(free)}")
+    tell(f"stays though {said.participant} shaped it: {', '.join(shaped) or 'nothing'}; not shaped: {', '.join(free)}")
     for sentence in said.stays:
-        _say(f"stays in the records: {sentence}")
+        tell(f"stays in the records: {sentence}")
     for sentence in said.not_undone:
-        _say(f"cannot be undone: {sentence}")
-
-
-def _say(sentence: str) -> None:
-    out.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        tell(f"cannot be undone: {sentence}")

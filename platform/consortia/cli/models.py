@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consortia.common.console import err, out
+from consortia.common.console import err, tell
 from consortia.common.errors import InputError
 from consortia.common.run_folders import check_finished, check_there, run_folder
 from consortia.models.choice import check_choice
@@ -146,7 +146,7 @@ def edit(
         said = edited.edit(run, participant, edited.read_shapes(shapes))
         said.append(f"kept at home as `--model edited` of `consortia predict {run} ROWS --participant {participant}`")
     for line in said:
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        tell(line)
 
 
 def export(
@@ -188,8 +188,8 @@ def export(
             lacking = str(error)
     folder = registry.register(to, name or participant or industry, found, translated)
     manifest = json.loads((folder / registry.MANIFEST).read_text(encoding="utf-8"))
-    out.print(f"{folder}: {', '.join(manifest['files'])}", markup=False, highlight=False, soft_wrap=True)
-    out.print(_guarantee(found.guarantee), markup=False, highlight=False, soft_wrap=True)
+    tell(f"{folder}: {', '.join(manifest['files'])}")
+    tell(_guarantee(found.guarantee))
     if lacking:
         err.print(f"without ONNX: {lacking} (--no-onnx leaves it out)", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
@@ -212,7 +212,7 @@ def models(
             manifest = each.manifest
             line = f"{each.folder}: {manifest.get('model')} model of run {manifest.get('run_id')}"
             state = each.problem or _guarantee(manifest["guarantee"])
-            out.print(f"{line}\n  {state}", markup=False, highlight=False, soft_wrap=True)
+            tell(f"{line}\n  {state}")
     if any(each.problem for each in found):
         raise typer.Exit(1)
 

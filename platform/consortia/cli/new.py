@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from consortia.common.console import friendly, out
+from consortia.common.console import friendly, tell
 from consortia.common.errors import InputError
 from consortia.learners.blocks.shares import OWN_KIND
 
@@ -143,12 +143,9 @@ def _to_containers(name: str, *, from_rows: bool) -> None:
         f"make up SCENARIO={slug}",
         f"make receipts SCENARIO={slug}",
     ]
-    out.print(
+    tell(
         f"in containers: put each participant's file into data/PARTICIPANT/, then {' && '.join(steps)}   (on synthetic "
-        "rows without the home init)",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
+        "rows without the home init)"
     )
 
 
@@ -235,13 +232,13 @@ def _write(what: str, name: str, folder: Path, *, wheel: bool) -> None:
     for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-        out.print(f"wrote {file}", highlight=False, soft_wrap=True)
+        tell(f"wrote {file}")
     shown = {
         "source": f'a policy with source = "{name}:PATH"; python -m pytest {"tests" if wheel else seam.tests}',
         "tracker": f"consortia run linear --track {name}",
     }.get(what, f"consortia run {slug}")
     steps = [f"pip install -e {base}", f"cd {base}", shown] if wheel else [shown]
-    out.print("next: " + " && ".join(steps), highlight=False, soft_wrap=True, markup=False)
+    tell("next: " + " && ".join(steps))
 
 
 def _scenario(what: str, base: Path, values: dict[str, str]) -> dict[Path, str]:

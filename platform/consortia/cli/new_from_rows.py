@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import tomli_w
 
-from consortia.common.console import out
+from consortia.common.console import tell
 from consortia.common.errors import InputError
 from consortia.common.words import public_count
 from consortia.terms.proposed_policy import proposed_policy
@@ -155,18 +155,15 @@ def write_client(
     for file, text in written.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-        out.print(f"wrote {file}", highlight=False, soft_wrap=True, markup=False)
+        tell(f"wrote {file}")
     for note in [*made.notes, *_other_names(files, frames)]:
-        out.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+        tell(f"note: {note}")
     told = ", ".join(f"{each['name']} ε {each['epsilon']:g}" for each in roster)
-    out.print(f"proposed budgets, in the order of the files: {told}", highlight=False, soft_wrap=True, markup=False)
-    out.print(
+    tell(f"proposed budgets, in the order of the files: {told}")
+    tell(
         f"{made.kind} target. Bounds, categories and classes are read from rows: correct them in clients/{name}.toml.\n"
         f"next: consortia client confirm {name} && consortia home init --scenario {slug} --data FOLDER --home homes && "
-        f"consortia run {slug} --ledger homes   (on synthetic rows: consortia run {slug})",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
+        f"consortia run {slug} --ledger homes   (on synthetic rows: consortia run {slug})"
     )
 
 

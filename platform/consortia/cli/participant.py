@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from consortia.cli.options import ParticipantName
 from consortia.cli.participant_serve import serve, units
-from consortia.common.console import friendly, out
+from consortia.common.console import friendly, out, tell
 from consortia.common.errors import InputError
 from consortia.common.strict import listed, parse
 from consortia.deploy.members import MemberFolder, apply, read_public_key
@@ -41,7 +42,7 @@ def _register(scenario: str) -> str:
 )
 @friendly
 def add(
-    name: Annotated[str, typer.Argument(help="Name of the participant.")],
+    name: ParticipantName,
     industry: Annotated[str, typer.Option(help="Its industry.")],
     dataset: Annotated[str, typer.Option(help="Its own name for its data set.")],
     units: Annotated[int, typer.Option(help="Declared, public number of units.")],
@@ -94,15 +95,14 @@ def add(
             json.dumps({"added": name, "kit": str(target), "has_key": key is not None, "roster": _names(whole)})
         )
         return
-    out.print(f"{target}: the join kit ({', '.join(FILES)}); hand it to {name}", highlight=False, soft_wrap=True)
+    tell(f"{target}: the join kit ({', '.join(FILES)}); hand it to {name}")
     if key is None:
-        out.print(
+        tell(
             f"when {name} has sent {name}.pub: "
-            f"consortia participant key {name} --public-key {name}.pub --scenario {scenario}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            f"consortia participant key {name} --public-key {name}.pub --scenario {scenario}"
+        )
     else:
-        out.print(f"let it in: {_register(loaded.name)}", highlight=False, soft_wrap=True)
+        tell(f"let it in: {_register(loaded.name)}")
 
 
 @app.command(epilog="Example: consortia participant key factory-d --public-key factory-d.pub")
@@ -121,7 +121,7 @@ def key(
             f"{name}: wanted a participant of {loaded.name} ({listed(names)}); `consortia participant add`"
         )
     folder.put_key(name, read_public_key(public_key))
-    out.print(f"let it in: {_register(loaded.name)}", highlight=False, soft_wrap=True)
+    tell(f"let it in: {_register(loaded.name)}")
 
 
 @app.command(epilog="Example: consortia participant remove factory-d")
@@ -138,8 +138,8 @@ def remove(
     if as_json:
         typer.echo(json.dumps({"removed": name, "roster": _names(left)}))
         return
-    out.print(f"{name} is off the roster; revoke its key: {_register(loaded.name)}", highlight=False, soft_wrap=True)
-    out.print("its ledger stays where it is: what was spent stays spent", highlight=False, soft_wrap=True)
+    tell(f"{name} is off the roster; revoke its key: {_register(loaded.name)}")
+    tell("its ledger stays where it is: what was spent stays spent")
 
 
 @app.command("list", epilog="Example: consortia participant list --scenario hospitals")
@@ -161,9 +161,9 @@ def list_(scenario: _Scenario = "cross-industry", members: _Members = Path("memb
     for row in rows:
         note = " (joined)" if row["joined"] else ""
         note += "" if row["has_key"] else " no key yet"
-        out.print(f"{row['name']}: {row['industry']}{note}", highlight=False, soft_wrap=True)
+        tell(f"{row['name']}: {row['industry']}{note}")
     for name in changes.removed:
-        out.print(f"{name}: removed", highlight=False, soft_wrap=True)
+        tell(f"{name}: removed")
 
 
 def _names(scenario: Scenario) -> list[str]:

@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from consortia.common.console import friendly, out
+from consortia.cli.options import ParticipantName
+from consortia.common.console import friendly, tell
 from consortia.common.errors import InputError
 from consortia.deploy.serve import PARTS, prepare, unit_texts
 from consortia.deploy.serve import serve as run_parts
 
-Name = Annotated[str, typer.Argument(help="Name of the participant.")]
 Kit = Annotated[Path, typer.Option(help="Its join kit, filled in.")]
 
 
 @friendly
 def serve(
-    name: Name,
+    name: ParticipantName,
     kit: Kit = Path(),
     part: Annotated[str, typer.Option(help="supernode or launcher alone, as the units do; both without.")] = "",
     port: Annotated[int, typer.Option(min=1, max=65535, help="On which the two meet, on 127.0.0.1.")] = 9094,
@@ -34,7 +34,7 @@ def serve(
 
 @friendly
 def units(
-    name: Name,
+    name: ParticipantName,
     kit: Kit = Path(),
     user: Annotated[str, typer.Option(help="The user whom the kit belongs to, and who runs both.")] = "consortia",
     to: Annotated[Path, typer.Option("--out", help="Where the units are written.")] = Path(),
@@ -45,9 +45,9 @@ def units(
     _told(prepare(folder, name))
     for file, text in texts.items():
         (to / file).write_text(text, encoding="utf-8")
-        out.print(f"wrote {to / file}", highlight=False, soft_wrap=True)
+        tell(f"wrote {to / file}")
 
 
 def _told(made: list[str]) -> None:
     if made:
-        out.print(f"made in the kit: {', '.join(made)}", highlight=False, soft_wrap=True)
+        tell(f"made in the kit: {', '.join(made)}")

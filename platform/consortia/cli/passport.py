@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from consortia.cli.leave import say_left
-from consortia.common.console import err, out, say
+from consortia.cli.options import AsJson, HomeFolder, PkiKey, home_of
+from consortia.common.console import err, say, tell
 from consortia.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,12 +23,8 @@ _PKI_KEY = Path("pki") / "superlink.key"
 def passport(
     run: Annotated[str, typer.Argument(help="Folder of a finished run; with --participant its id is enough.")],
     participant: Annotated[str, typer.Option(help="Sign this participant's part, on its side.")] = "",
-    home: Annotated[
-        Path | None, typer.Option("--home", help="Folder of the participants; $CONSORTIA_HOME or ~/.consortia.")
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="The coordinator's private key; pki/superlink.key where there is one.")
-    ] = None,
+    home: HomeFolder = None,
+    key: PkiKey = None,
     parts: Annotated[
         Path | None, typer.Option(help="Folder of the participants' parts, NAME.json each; RUN/parts by default.")
     ] = None,
@@ -46,11 +43,11 @@ def passport(
         file, envelope = _whole(Path(run), key, parts, image, audit, target)
     write_json(file, envelope)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    out.print(f"{file}: SHA-256 {digest}", markup=False, highlight=False, soft_wrap=True)
+    tell(f"{file}: SHA-256 {digest}")
 
 
 def _part(run: str, participant: str, home: Path | None, target: Path | None) -> tuple[Path, dict[str, Any]]:
-    from consortia.cli.budget_accounts import home_of, open_ledger
+    from consortia.cli.budget_accounts import open_ledger
     from consortia.participant.passport import make_part
 
     place, run_id = home_of(participant, home), Path(run).name
@@ -84,7 +81,7 @@ def verify(
     files: Annotated[
         Path | None, typer.Option(help="The run's folder, to hold its files against their hashes.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a passport offline, with pinned keys. Exit 0: all is signed and agrees; 1: what is missing or forged.
 
@@ -121,34 +118,32 @@ def _as_json(data: bytes, verdict: Verdict) -> dict[str, Any]:
 def _print(verdict: Verdict) -> None:
     if verdict.passport is not None:
         about = verdict.passport
-        _say(f"run {about.run_id}, {about.status}, contract {about.contract_sha256}, seen by the {about.observer}")
+        tell(f"run {about.run_id}, {about.status}, contract {about.contract_sha256}, seen by the {about.observer}")
     for name, part in verdict.parts.items():
         rows = f", {part.rows} rows" if part.rows else ""
-        _say(f"{name}: signed{rows}; ledger {part.ledger.before.counter} to {part.ledger.after.counter} links")
+        tell(f"{name}: signed{rows}; ledger {part.ledger.before.counter} to {part.ledger.after.counter} links")
         for account in part.accounts:
             cost = "no guarantee (non-private)" if account.epsilon is None else f"ε {account.epsilon:.4g}"
             left = ", ".join(f"{times} {kind}" for kind, times in account.committed.items()) or "nothing"
-            _say(
+            tell(
                 f"  {account.account}: {cost}, δ {account.delta:g}, unit {account.unit}, {account.relation}, this run; "
                 f"left: {left}; abandoned: {account.abandoned}"
             )
         if part.agreement is not None:
             last = f"until {part.agreement.until}" if part.agreement.until else "until withdrawn"
-            _say(f"  agreed {last}, for: {part.agreement.purpose} (SHA-256 {part.agreement.sha256[:12]})")
+            purpose = f"for: {part.agreement.purpose}" if part.agreement.purpose else "what was signed is not kept"
+            last = last if part.agreement.purpose else "before the run"
+            tell(f"  agreed {last}, {purpose} (SHA-256 {part.agreement.sha256[:12]})")
         else:
-            _say("  no signed agreement: its policy's list alone accepted the contract")
+            tell("  no signed agreement: its policy's list alone accepted the contract")
     for name in verdict.certificates:
-        _say(f"{Path(name).stem} left this run: {name}; what the passport says of releases stays as it was")
+        tell(f"{Path(name).stem} left this run: {name}; what the passport says of releases stays as it was")
     if verdict.left is not None:
         say_left(verdict.left)
     for problem in verdict.problems:
         say(f"missing or forged: {problem}")
     if not verdict.problems:
-        _say(f"accepted: signed by {', '.join(('coordinator', *verdict.parts))}")
-
-
-def _say(sentence: str) -> None:
-    out.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        tell(f"accepted: signed by {', '.join(('coordinator', *verdict.parts))}")
 
 
 def _warn(sentence: str) -> None:

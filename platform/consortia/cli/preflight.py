@@ -9,15 +9,14 @@ from typing import Annotated
 
 import typer
 
+from consortia.cli.options import ParticipantName, home_of
 from consortia.common.console import err, out
-from consortia.common.environment import default_root
 from consortia.common.errors import InputError
-from consortia.participant.home import Home
 from consortia.terms.scenario import load_scenario
 
 
 def preflight(
-    participant: Annotated[str, typer.Argument(help="Name of the participant.")],
+    participant: ParticipantName,
     superlink: Annotated[str, typer.Option(help="HOST:PORT of the coordinator: checks the way to it.")] = "",
     root_certificates: Annotated[Path | None, typer.Option(help="The coordinator's ca.crt.")] = None,
     key: Annotated[Path | None, typer.Option(help="The private node key; it stays here.")] = None,
@@ -41,7 +40,7 @@ def preflight(
         loaded = load_scenario(scenario)
         from consortia.preflight.home import check_home
 
-        findings += check_home(Home(((home or default_root()) / participant).resolve(), participant), loaded)
+        findings += check_home(home_of(participant, home), loaded)
     failed = [finding for finding in findings if finding.status == "failed"]
     if as_json:
         typer.echo(

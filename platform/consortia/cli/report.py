@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from consortia.common.console import out
+from consortia.common.console import tell
 from consortia.common.run_folders import check_finished
 
 
@@ -25,4 +25,4 @@ def report(
 
     for whose in participant or [""]:
         for file in write(gather(run, whose), target or run):
-            out.print(str(file), markup=False, highlight=False, soft_wrap=True)
+            tell(str(file))

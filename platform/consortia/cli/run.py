@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consortia.cli.options import LedgerFolder, PublicData, Rounds, RunsFolder, ScenarioName
 from consortia.cli.outcome import exit_if_missed, watch_on
-from consortia.common.console import err, out
+from consortia.common.console import err, out, tell
 from consortia.engines.options import Options, check_options
 from consortia.engines.own_home import own_home
 from consortia.reports import trackers
@@ -21,11 +22,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    scenario: Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")] = "",
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with each industry's public data set; synthetic rows without it.")
-    ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Other number of rounds.")] = None,
+    scenario: ScenarioName = "",
+    data: PublicData = None,
+    rounds: Rounds = None,
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation, synthetic rows and splits.")] = None,
     split_seed: Annotated[int | None, typer.Option(help="Seed of the split alone (simulation).")] = None,
     epsilon: Annotated[
@@ -39,8 +38,8 @@ def run(
     secure_noise: Annotated[
         bool, typer.Option("--secure-noise", help="Noise as when deployed: cryptographic, on a grid (simulation).")
     ] = False,
-    ledger: Annotated[Path | None, typer.Option(help="Charge a simulation to the ledgers in this folder.")] = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="Where runs are written.")] = Path("runs"),
+    ledger: LedgerFolder = None,
+    out_folder: RunsFolder = Path("runs"),
     dump: Annotated[
         Path | None, typer.Option(help="Write predictions and events of each participant (simulation).")
     ] = None,
@@ -130,7 +129,7 @@ def run(
             out.print(hint, highlight=False)
         for cause in causes(job):
             err.print(cause, style="red", markup=False, highlight=False, soft_wrap=True)
-        out.print(f"record: {job.folder / 'result.json'}", highlight=False, soft_wrap=True)
+        tell(f"record: {job.folder / 'result.json'}")
     exit_if_missed(outcome)
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
+from consortia.cli.options import HomeFolder, ParticipantName, home_of
 from consortia.common.console import friendly
-from consortia.common.environment import default_root
 from consortia.common.errors import InputError
-from consortia.participant.home import Home
 from consortia.participant.identity import make_identity
 
 app = typer.Typer(help="Manage the key that identifies a participant in secure sums.", no_args_is_help=True)
@@ -24,16 +20,14 @@ def _group() -> None:
 @app.command(epilog="Example: consortia secure key hospital-a >> pins.toml")
 @friendly
 def key(
-    participant: Annotated[str, typer.Argument(help="Name of the participant.")],
-    home: Annotated[
-        Path | None, typer.Option("--home", help="Folder of the participants; $CONSORTIA_HOME or ~/.consortia.")
-    ] = None,
+    participant: ParticipantName,
+    home: HomeFolder = None,
 ) -> None:
     """Make the identity unless there is one; print the line that peers put under [secure.peers] of their policy.
 
     Hand the line over on a channel that the coordinator does not control: who swaps it can pose as this participant.
     """
-    place = Home(((home or default_root()) / participant).resolve(), participant)
+    place = home_of(participant, home)
     if not place.folder.is_dir():
         raise InputError(f"{place.folder}: wanted a home, got nothing there; `consortia budget init {participant}`")
     typer.echo(f'{participant} = "{make_identity(place)}"')

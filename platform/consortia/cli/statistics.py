@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consortia.cli.options import LedgerFolder, PublicData, RunsFolder, ScenarioName
 from consortia.cli.outcome import exit_if_missed, watch_on
-from consortia.common.console import out
+from consortia.common.console import out, tell
 from consortia.common.disk import write_text
 from consortia.engines.options import Options, check_options
 from consortia.terms.scenario import load_scenario
@@ -19,19 +20,17 @@ if TYPE_CHECKING:
 
 
 def statistics(
-    scenario: Annotated[str, typer.Argument(help="Name of a committed scenario or path of a TOML file.")],
+    scenario: ScenarioName,
     bins: Annotated[int | None, typer.Option(help="Equal bins between a number's public bounds (8).")] = None,
     epsilon: Annotated[
         list[str] | None,
         typer.Option(metavar="X|NAME=X", help="Proposed to all or one (0.5); budget.statistics of a policy caps it."),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with each industry's public data set; synthetic rows without it.")
-    ] = None,
+    data: PublicData = None,
     seed: Annotated[int | None, typer.Option(help="Seed of synthetic rows and splits.")] = None,
     engine: Annotated[str, typer.Option(help="embedded (in this process) or flower (real processes).")] = "embedded",
-    ledger: Annotated[Path | None, typer.Option(help="Charge a simulation to the ledgers in this folder.")] = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="Where runs are written.")] = Path("runs"),
+    ledger: LedgerFolder = None,
+    out_folder: RunsFolder = Path("runs"),
     write: Annotated[
         Path | None,
         typer.Option(help="Write the scenario of the statistics to this file and stop: check it, allow it, deploy it."),
@@ -72,6 +71,6 @@ def statistics(
         typer.echo(json.dumps(outcome.result.get("statistics", {}), indent=1))
     else:
         print_statistics(out, outcome.result)
-        out.print(f"picture: {page}", highlight=False, soft_wrap=True)
-        out.print(f"record: {job.folder / 'result.json'}", highlight=False, soft_wrap=True)
+        tell(f"picture: {page}")
+        tell(f"record: {job.folder / 'result.json'}")
     exit_if_missed(outcome)

@@ -18,7 +18,7 @@ from consortia.common.disk import no_room
 from consortia.common.errors import ConsortiaError, InputError, describe
 from privacy.errors import PrivacyError
 
-__all__ = ["err", "friendly", "out", "say"]
+__all__ = ["err", "friendly", "out", "say", "tell"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,6 +64,11 @@ def friendly(function: F) -> F:
             _unexpected(error)
 
     return wrapped  # type: ignore[return-value]
+
+
+def tell(text: str) -> None:
+    """Print a text to standard output as it is: no markup, no colours, no broken line."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def say(sentence: str) -> None:

@@ -65,12 +65,12 @@ def read_record(path: Path) -> dict[str, Any]:
     return data
 
 
-def check_schema(data: dict[str, Any], where: str, key: str = "schema") -> None:
+def check_schema(data: dict[str, Any], where: str) -> None:
     """Refuse a file of another schema version, naming both versions."""
-    got = data.get(key)
+    got = data.get("schema")
     if got != SUPPORTED_SCHEMA:
         raise InputError(
-            f"{where}: {key}: wanted {SUPPORTED_SCHEMA} (what this version reads), got {shown(got, private=True)}; "
+            f"{where}: schema: wanted {SUPPORTED_SCHEMA} (what this version reads), got {shown(got, private=True)}; "
             "use a matching version of consortia or rewrite the file"
         )
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from consortia.coordinator.checkpoint import Checkpoint
-from consortia.messages.size_release import declared as training_units
 from consortia.messages.size_release import solve_sigma
 from consortia.terms.contract import Contract
 from consortia.terms.roster import RosterParticipant
@@ -57,7 +56,7 @@ def _round_weights(
 ) -> list[float]:
     """Return the weights of one group's replies in round `number`."""
     if contract.strategy.weighting == "noised":
-        most = {participant.name: training_units(contract, participant) for participant in participants}
+        most = {participant.name: contract.split.training_units(participant.units) for participant in participants}
         counts = [float(min(sizes.get(name, units), units)) for name, units in most.items()]
         return capped_weights(counts, contract.strategy.weight_cap)
     if contract.strategy.weighting != "information":
@@ -89,7 +88,7 @@ def _variances(
                 learning_rate=1.0 if gradient else rules.rate(number, contract.rounds),
                 steps=rules.shared_steps,
                 sampling_rate=rules.sampling_rate,
-                units=training_units(contract, participant),
+                units=contract.split.training_units(participant.units),
                 momentum=rules.momentum,
             )
         )
@@ -245,7 +244,7 @@ def honest_bound(
         steps=rules.shared_steps,
         noise_multiplier=_proposed_sigma(contract, participant),
         sampling_rate=rules.sampling_rate,
-        units=training_units(contract, participant),
+        units=contract.split.training_units(participant.units),
         coordinates=flat.numel(),
         momentum=rules.momentum,
         weight_decay=rules.weight_decay,

@@ -268,7 +268,14 @@ def _change(old: torch.Tensor, new: torch.Tensor) -> words.Change:
 def _metrics(record: dict[str, Any], industry: str) -> dict[str, tuple[str, ...]]:
     """Return which metrics were released of the withdrawn model, by participant."""
     found = {
-        name: tuple(sorted(kind for kind, line in seen["metrics"].items() if line.get("release")))
+        name: tuple(
+            sorted(
+                [
+                    *(kind for kind, line in seen["metrics"].items() if line.get("release")),
+                    *(("groups",) if seen.get("groups") else ()),
+                ]
+            )
+        )
         for name, seen in record["participants"].items()
         if seen["industry"] == industry
     }
@@ -318,6 +325,8 @@ def _certify(folder: Path, planned: words.LeaveCertificate, key: ec.EllipticCurv
         }
         for one in words.departures(folder)
     }
+    if "fairness" in record:  # of the withdrawn model
+        record["fairness"] = [one for one in record["fairness"] if one["industry"] != planned.industry]
     record["files"] = environment.hashes(folder)
     disk.write_json(folder / "result.json", record)
 

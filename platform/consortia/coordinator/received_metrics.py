@@ -38,7 +38,9 @@ class Received:
     histogram : array (n_lines, n_bins) or None
         The released histogram; None if the metrics left exactly.
     deviation : float
-        Standard deviation of the noise in one cell.
+        Standard deviation of the noise in one cell of it.
+    groups : dict or None
+        The histogram by group, where the contract asks for it: names, counts, the noise in one of their cells.
     """
 
     industry: str
@@ -49,6 +51,7 @@ class Received:
     deviation: float
     rows_per_unit: int
     account: dict[str, Any]
+    groups: dict[str, Any] | None = None
 
     @property
     def exact(self) -> bool:
@@ -63,6 +66,7 @@ class Received:
             "account": self.account,
             "estimates": {name: asdict(estimate) for name, estimate in self.estimates.items()},
             "calibration": [asdict(point) for point in self.curve],
+            **({} if self.groups is None else {"groups": self.groups}),
         }
 
 
@@ -91,10 +95,23 @@ def read(
         raise ValueError(f"metrics_partition: wanted {partition!r}, got {header.get('metrics_partition', '')[:20]!r}")
     if contract.evaluation.metrics == "exact":
         return _exact(header, metrics, industry, partition)
-    target = registry.get(industry).schema.target
-    counts = _histogram(metrics, target, contract.evaluation.bins)
+    schema = registry.get(industry).schema
+    target = schema.target
+    grouping = contract.evaluation.grouping(industry) if partition == "evaluation" else None
+    names = () if grouping is None else grouping.names(schema)
+    counts = _histogram(metrics, target, contract.evaluation.bins, len(names))
     noise, rows_per_unit, account = _account(header)
     deviation = noise.deviation(rows_per_unit)
+    groups = None
+    if grouping is not None:
+        groups = {
+            "column": grouping.column,
+            "names": list(names),
+            "counts": counts.astype(int).tolist(),
+            "deviation": deviation,
+            "rows_per_unit": rows_per_unit,
+        }
+        counts, deviation = counts.sum(0), deviation * math.sqrt(len(names))
     return Received(
         industry,
         partition,
@@ -104,6 +121,7 @@ def read(
         deviation,
         rows_per_unit,
         account,
+        groups,
     )
 
 
@@ -124,8 +142,8 @@ def _exact(header: Mapping[str, str], metrics: Mapping[str, Tensor], industry: s
     return Received(industry, partition, estimates, [], None, 0.0, 1, account)
 
 
-def _histogram(metrics: Mapping[str, Tensor], target: Target, bins: int) -> NDArray[np.float64]:
-    wanted = (score_bins.n_rows(target), bins)
+def _histogram(metrics: Mapping[str, Tensor], target: Target, bins: int, n_groups: int) -> NDArray[np.float64]:
+    wanted = (*((n_groups,) if n_groups else ()), score_bins.n_rows(target), bins)
     if set(metrics) != {score_bins.HISTOGRAM}:
         raise ValueError(f"metrics: wanted {score_bins.HISTOGRAM} and nothing else")
     counts = metrics[score_bins.HISTOGRAM]

@@ -24,7 +24,6 @@ from consortia.learners.sums.combine import combined, precision_weights
 from consortia.learners.sums.model import CENTRE, RADIUS, WEIGHTS, Recipe
 from consortia.learners.sums.solution import Released, centre_and_radius, everybodys
 from consortia.messages.blocks import block_noise, contribution, in_state, unscaled
-from consortia.messages.size_release import declared
 from consortia.messages.sums import NO_PART, OwnPart, ToHome, split
 from consortia.terms.contract import Contract
 from consortia.terms.costs import noise_multiplier
@@ -62,7 +61,7 @@ def honest_norms(contract: Contract, participant: RosterParticipant, message: in
     rule = blocks_of(contract, participant.industry)
     noise = deviations(rule, message, multiplier) if multiplier else (0.0,) * len(rule.names(message))
     return [
-        2 * declared(contract, participant) * sensitivity + deviation * (length**0.5 + 4)
+        2 * contract.split.training_units(participant.units) * sensitivity + deviation * (length**0.5 + 4)
         for sensitivity, deviation, length in zip(
             rule.sensitivities(message), noise, rule.lengths(message), strict=True
         )
@@ -184,7 +183,11 @@ def _multiplier(contract: Contract, view: ParticipantView) -> float:
 def _part(
     contract: Contract, participant: RosterParticipant, multiplier: float, blocks: State, names: Sequence[str]
 ) -> Part:
-    return Part(tuple(blocks[name].numpy() for name in names), multiplier, float(declared(contract, participant)))
+    return Part(
+        tuple(blocks[name].numpy() for name in names),
+        multiplier,
+        float(contract.split.training_units(participant.units)),
+    )
 
 
 def parts_of(
@@ -206,9 +209,9 @@ def parts_of(
             found[name] = _part(scenario.contract, participants[name], multiplier, blocks, blocks_in)
         before = f"{name}/{_EARLIER}"
         if message == 2 and f"{before}/{_MULTIPLIER}" in kept:
-            blocks = tuple(kept[f"{before}/{block}"].numpy() for block in blocks_in)
+            earlier = tuple(kept[f"{before}/{block}"].numpy() for block in blocks_in)
             numbers = (float(kept[f"{before}/{what}"]) for what in (_MULTIPLIER, _UNITS))
-            found[name] = _with(Part(blocks, *numbers), found.get(name))
+            found[name] = _with(Part(earlier, *numbers), found.get(name))
     return found
 
 
@@ -229,7 +232,8 @@ def before_top_up(scenario: Scenario, industry: str, kept: Memory) -> Memory:
     terms = scenario.contract.sums
     assert terms is not None
     scale = 1.0 if terms.builds_on is not None else 1 / math.sqrt(terms.kept_share)
-    names, out = blocks_of(scenario.contract, industry).names(2), {}
+    names = blocks_of(scenario.contract, industry).names(2)
+    out: Memory = {}
     for name, part in parts_of(scenario, industry, kept, 2).items():
         numbers = {_MULTIPLIER: part.multiplier * scale, _UNITS: part.units}
         before = f"{name}/{_EARLIER}"

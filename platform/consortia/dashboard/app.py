@@ -23,7 +23,7 @@ from consortia.dashboard.security import Guard, Key
 _HERE = Path(str(resources.files("consortia"))) / "dashboard"
 _LOOK_SECONDS = 0.5
 _PING_SECONDS = 15.0
-_LONGEST_FORM = 1000
+_LONGEST_FORM = 4000
 
 
 class Pages:
@@ -83,7 +83,7 @@ def build(view: View, token: str, change_token: str = "") -> FastAPI:
 
     @app.post("/sign-in")
     async def sign_in(request: Request) -> Response:
-        session = key.session((await form(request)).get("token", "").strip())
+        session = key.sign_in((await form(request)).get("token", "").strip())
         if session is None:
             return view.pages("sign_in.html", status=403, failed=True)
         answer = RedirectResponse("/", 303)
@@ -92,14 +92,15 @@ def build(view: View, token: str, change_token: str = "") -> FastAPI:
         return answer
 
     @app.post("/sign-out")
-    async def sign_out() -> Response:
+    async def sign_out(request: Request) -> Response:
+        key.sign_out(request.headers)
         answer = RedirectResponse("/sign-in", 303)
         answer.delete_cookie(key.cookie, httponly=True, samesite="strict")
         return answer
 
     @app.get("/live")
     async def live(request: Request, about: str = "") -> Response:
-        return StreamingResponse(_changes(view, request, about), media_type="text/event-stream")
+        return StreamingResponse(_changes(view, key, request, about), media_type="text/event-stream")
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -124,10 +125,10 @@ async def form(request: Request) -> dict[str, str]:
     return {name: values[0] for name, values in fields.items()}
 
 
-async def _changes(view: View, request: Request, about: str) -> AsyncIterator[str]:
-    """Yield the version, first as it is and then whenever it changes."""
+async def _changes(view: View, key: Key, request: Request, about: str) -> AsyncIterator[str]:
+    """Yield the version, first as it is and then whenever it changes, until the session ends."""
     last, silent = "", 0.0
-    while not await request.is_disconnected():
+    while key.admits(request.headers) and not await request.is_disconnected():
         version = view.version(about)
         if version != last:
             last, silent = version, 0.0

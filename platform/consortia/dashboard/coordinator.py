@@ -26,6 +26,7 @@ from consortia.dashboard.run_page import (
     share_chart,
     verdict_counts,
 )
+from consortia.dashboard.share_map import share_map
 from consortia.dashboard.spending import Spending
 from consortia.dashboard.starting import Starter
 from consortia.reports.charts import Level, Line, gauge, line_chart
@@ -81,10 +82,11 @@ class CoordinatorView:
             version = self.version("")
             runs = self._runs.refresh()
             running = [run for run in runs if run.status == "running"]
+            now = (running or runs or [None])[0]
             say = "; ".join(f"{run.id}: round {run.done} of {run.total}" for run in running) or "no run is going on"
             return self._page(
                 "runs.html", "/", version, "", say, runs=runs, unreadable=self._runs.unreadable,
-                paid={run.id: verdict_counts(self._told(run)) for run in runs},
+                paid={run.id: verdict_counts(self._told(run)) for run in runs}, map=share_map(now) if now else None,
                 may_change=request.state.may_change, scenarios=self.starter.names if request.state.may_change else (),
             )  # fmt: skip
 
@@ -138,7 +140,7 @@ class CoordinatorView:
             ]
             return self.pages(
                 "compare.html", here="/compare", runs=runs, chosen=lines, charts=_compared_charts(chosen),
-                most=_MOST_COMPARED,
+                most=_MOST_COMPARED, paid={one.id: verdict_counts(self._told(one)) for one in chosen},
             )  # fmt: skip
 
     def _page(self, template: str, here: str, version: str, about: str, say: str, **values: Any) -> Response:

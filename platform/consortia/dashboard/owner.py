@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from consortia.dashboard.background import Background
 from consortia.dashboard.certificates import certificates
 from consortia.dashboard.changes import Changes
 from consortia.dashboard.own import Own, OwnRun, lifetimes, open_home
+from consortia.dashboard.owner_contracts import Contracts
 from consortia.dashboard.owner_metrics import OwnerCollector
 from consortia.reports.accounts import left_in_words, state_of
 from consortia.reports.charts import Level, Line, dot_chart, gauge, line_chart
@@ -42,8 +44,9 @@ _WORDS = {
 class OwnerView:
     """Pages over one home."""
 
-    def __init__(self, own: Own, pki: Path | None) -> None:
+    def __init__(self, own: Own, pki: Path | None, scenarios: Sequence[Path] = ()) -> None:
         self._own = own
+        self._contracts = Contracts(own.home, scenarios)
         self._pki = pki
         self.participant = own.home.participant
         self.name = self.participant
@@ -51,9 +54,9 @@ class OwnerView:
         self.collector = OwnerCollector(own, pki)
 
     @classmethod
-    def of(cls, folder: Path, pki: Path | None) -> OwnerView:
-        """Return the view of the home in `folder`."""
-        return cls(Own(open_home(folder), Background()), pki)
+    def of(cls, folder: Path, pki: Path | None, scenarios: Sequence[Path] = ()) -> OwnerView:
+        """Return the view of the home in `folder`; contracts of `scenarios` can be accepted from it, too."""
+        return cls(Own(open_home(folder), Background()), pki, scenarios)
 
     def version(self, about: str) -> str:
         """Return what changes with the home."""
@@ -109,18 +112,22 @@ class OwnerView:
             )  # fmt: skip
 
         @app.get("/policy")
-        async def policy(request: Request) -> Response:
+        def policy(request: Request) -> Response:  # in a thread: contracts are read
             version = self.version("")
             terms, text = self._own.policy()
+            change = request.state.may_change
             return self._page(
                 "policy.html", "/policy", version, "", policy=terms, text=text, certificates=certificates(self._pki),
-                may_change=request.state.may_change, fields=owner_changes.fields(terms),
+                may_change=change, fields=owner_changes.fields(terms), accepted=self._contracts.listed(terms),
+                scenarios=self._contracts.names if change else (),
             )  # fmt: skip
 
         changes = Changes(app, self.pages)
         changes.offer(
             "budget", "/policy", lambda given: owner_changes.budget(self._own.home, self._own.policy()[0], given)
         )
+        changes.offer("contract", "/policy", self._contracts.accept)
+        changes.offer("withdraw", "/policy", self._contracts.withdraw)
 
     def _sentences(self, run: OwnRun | None) -> list[str]:
         if run is None or not run.receipt:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from consortia.common import words
 from consortia.dashboard.spending import Spending
-from consortia.reports.charts import Level, Line, line_chart
+from consortia.reports.charts import Level, Line, Spot, line_chart
 from consortia.reports.decision import counts_of, listed
 from consortia.reports.explain import shape_charts
 from consortia.reports.live_runs import LiveParticipant, Run
@@ -17,6 +17,9 @@ from consortia.reports.many_participants import first
 from consortia.reports.round_times import without_setup
 
 __all__ = ["metric_chart", "progress_in_words", "run_charts", "seconds_chart", "share_chart", "verdict_counts"]
+
+#: Lines of shares no farther apart, in percentage points, are drawn as one.
+_NEAR = 4.0
 
 
 def progress_in_words(run: Run, waited: Sequence[str]) -> list[str]:
@@ -44,19 +47,48 @@ def verdict_counts(record: Mapping[str, Any] | None) -> str:
 
 
 def share_chart(run: Run, spending: Spending) -> tuple[str, Markup]:
-    """Return caption and plot of everybody's ε by round as a share of its own run budget, so all share a line."""
-    lines, complete = [], True
+    """Return caption and plot of everybody's ε by round as a share of its own run budget; equals share a line."""
+    alike: list[tuple[list[LiveParticipant], list[Spot]]] = []
+    complete = True
     for participant in first(list(run.participants.values())):
         budget = participant.budget
         if not budget or participant.non_private:
             continue
-        points = [(n, 100 * value / budget, None, None) for n, value, *_ in spending.curve(run, participant)]
-        lines.append(Line(participant.name, points))
+        points: list[Spot] = [
+            (n, 100 * value / budget, None, None) for n, value, *_ in spending.curve(run, participant)
+        ]
         complete &= spending.complete(run, participant)
-    caption = "ε spent by round, each of its own run budget; all of it at the end is the plan"
+        for members, line in alike:
+            if _near(points, line):
+                members.append(participant)
+                break
+        else:
+            alike.append(([participant], points))
+    lines = [Line(_called(members, run), points) for members, points in alike]
+    who = "everybody alike" if [len(members) for members, _ in alike] == [len(run.participants)] else "each"
+    caption = f"ε spent by round, {who} of its own run budget; all of it at the end is the plan"
     caption += "" if complete else "; some rounds are still being counted"
     label = "ε spent, % of the run budget"
     return caption, line_chart("ε by round", "round", label, lines, [Level("run budget", 100.0)], zero=True)
+
+
+def _near(one: Sequence[Spot], other: Sequence[Spot]) -> bool:
+    """Return whether two lines of shares lie over each other: they would hide one another."""
+    return [spot[0] for spot in one] == [spot[0] for spot in other] and all(
+        abs(spot[1] - beside[1]) <= _NEAR for spot, beside in zip(one, other, strict=True)
+    )
+
+
+def _called(members: Sequence[LiveParticipant], run: Run) -> str:
+    """Return the name of a line: everybody, whole industries, or participants."""
+    if 1 < len(members) == len(run.participants):
+        return "everybody"
+    if len(members) <= 2:
+        return ", ".join(member.name for member in members)
+    industries = list(dict.fromkeys(member.roster.industry for member in members))
+    if sum(one.roster.industry in industries for one in run.participants.values()) == len(members):
+        return ", ".join(industries)
+    return f"{members[0].name} and {len(members) - 1} more"
 
 
 def seconds_chart(runs: Sequence[Run]) -> tuple[str, Markup]:

@@ -1,14 +1,16 @@
 """Decides who may look, and limits what a browser may do.
 
 Guarantees: nothing but the sign-in page and the style is served without the token (cookie or `Authorization: Bearer`),
-compared in constant time; no page runs or loads anything from elsewhere, is framed, or is kept in a cache. Nothing but
-sign-in and sign-out takes a POST, unless the server was started with `--allow-changes`: then a POST below `/change/` is
-taken from a browser that signed in with the token for changes, and from a page of this server only (`Origin`, and
-`Sec-Fetch-Site` where the browser sends it). A change takes effect by its ticket alone, once (`Tickets`).
+compared in constant time; a session ends on this server with its sign-out, whoever kept its cookie; no page runs or
+loads anything from elsewhere, is framed, or is kept in a cache. Nothing but sign-in and sign-out takes a POST, unless
+the server was started with `--allow-changes`: then a POST below `/change/` is taken from a browser that signed in with
+the token for changes, and from a page of this server only (`Origin`, and `Sec-Fetch-Site` where the browser sends it).
+A change takes effect by its ticket alone, once (`Tickets`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import secrets
@@ -30,6 +32,7 @@ _OPEN = ("/sign-in", "/assets/")
 _CHANGE = "/change/"
 _TICKET_SECONDS = 600.0
 _MOST_TICKETS = 100
+_MOST_SESSIONS = 100
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -43,46 +46,70 @@ _HEADERS = {
 
 
 class Key:
-    """The tokens of one server, and the cookies that stand for them.
+    """The tokens of one server, and the sessions that they opened.
+
+    A session is known to this process alone: it ends with the sign-out, with the process, and as the oldest of more
+    than a hundred. The cookie's name is this process's own, so servers on other ports of one host, which browsers send
+    each other's cookies, replace none of it.
 
     Parameters
     ----------
     token : str
         Lets look.
     view : str
-        In the cookie's name: browsers share cookies between ports of one host.
+        Begins the cookie's name.
     change_token : str
         Lets look and change; empty where nothing can be changed.
     """
 
     def __init__(self, token: str, view: str, change_token: str = "") -> None:
         self._tokens = [given.encode() for given in (token, change_token) if given]
-        # Not the token: a cookie that leaks opens neither another view nor this one after its next start.
-        self._sessions = [secrets.token_urlsafe(32).encode() for _ in self._tokens]
+        # By the hash of what the cookie holds, with the place of its token: whoever reads this table opens nothing.
+        self._sessions: dict[bytes, int] = {}
         self.takes_changes = bool(change_token)
-        self.cookie = f"consortia-{view}"
+        self.cookie = f"consortia-{view}-{secrets.token_hex(4)}"
 
-    def session(self, token: str) -> str | None:
-        """Return the session that a token opens, None for a wrong one."""
-        opened = [hmac.compare_digest(token.encode(), known) for known in self._tokens]
-        return self._sessions[opened.index(True)].decode() if any(opened) else None
+    def sign_in(self, token: str) -> str | None:
+        """Return a new session of a token, None for a wrong one."""
+        place = self._place(token)
+        if place is None:
+            return None
+        session = secrets.token_urlsafe(32)
+        self._sessions[_digest(session)] = place
+        while len(self._sessions) > _MOST_SESSIONS:
+            del self._sessions[next(iter(self._sessions))]
+        return session
+
+    def sign_out(self, headers: Headers) -> None:
+        """End the session of a request: its cookie opens nothing from now on."""
+        self._sessions.pop(_digest(self._cookie(headers)), None)
 
     def admits(self, headers: Headers) -> bool:
         """Return whether a request carries a token or a session."""
         kind, _, given = headers.get("authorization", "").partition(" ")
-        return (kind.lower() == "bearer" and self.session(given.strip()) is not None) or any(self._held(headers))
+        return (kind.lower() == "bearer" and self._place(given.strip()) is not None) or self._held(headers) is not None
 
     def may_change(self, headers: Headers) -> bool:
         """Return whether a request is of a browser that signed in with the token for changes."""
-        return self.takes_changes and self._held(headers)[-1]
+        return self.takes_changes and self._held(headers) == len(self._tokens) - 1
 
-    def _held(self, headers: Headers) -> list[bool]:
+    def _place(self, token: str) -> int | None:
+        opened = [hmac.compare_digest(token.encode(), known) for known in self._tokens]
+        return opened.index(True) if any(opened) else None
+
+    def _held(self, headers: Headers) -> int | None:
+        return self._sessions.get(_digest(self._cookie(headers)))
+
+    def _cookie(self, headers: Headers) -> str:
         try:
             morsel = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
         except CookieError:
             morsel = None
-        given = morsel.value.encode() if morsel is not None else b""
-        return [hmac.compare_digest(given, session) for session in self._sessions]
+        return morsel.value if morsel is not None else ""
+
+
+def _digest(session: str) -> bytes:
+    return hashlib.sha256(session.encode("utf-8", "surrogateescape")).digest()
 
 
 class Tickets:

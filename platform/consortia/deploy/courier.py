@@ -23,7 +23,7 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from consortia.common.errors import InputError, RefusedError
+from consortia.common.errors import RefusedError
 from consortia.deploy.forks import Asker, ChildEndedError, Question
 from consortia.deploy.health import alive
 from consortia.messages import flower_pace
@@ -33,7 +33,6 @@ from consortia.messages.flower import pack, unpack
 from consortia.participant.agreement import check_signed
 from consortia.participant.home import Home
 from consortia.participant.node_config import home_of, log_at_home, source_of
-from consortia.terms.policy import load_policy
 
 log = logging.getLogger("consortia.courier")
 at_home = logging.getLogger("consortia.participant")
@@ -184,10 +183,7 @@ def admit(message: Message, context: Context, fab: Fab, home: Home) -> bytes:
         With the code that crosses.
     """
     check_bundle_once(fab.content)
-    try:
-        policy = load_policy(home.policy, simulation=home.simulation)
-    except InputError as error:
-        raise RefusedError("BAD_POLICY", str(error)) from None
+    policy = home.read_policy()
     check_signed(home, policy, check_announced(context.run_config, policy))
     try:
         return unpack(message.content)

@@ -94,16 +94,16 @@ class Zygote:
 
         The courier may start threads and open connections; this process and the zygote never do.
         """
-        _one_thread()
+        one_thread()
         gc.collect()
         gc.freeze()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         first = os.fork()
         if first == 0:
             ours.close()
-            _end_with_parent()
+            end_with_parent()
             # An exit status is what os._exit gets; the parent's clean-up is not the child's.
-            _leave(lambda: courier(Asker(theirs)))
+            leave(lambda: courier(Asker(theirs)))
         theirs.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os.kill(first, signal.SIGTERM))
@@ -152,18 +152,18 @@ class Zygote:
             os.close(childs)
 
     def _new_zygote(self, control: socket.socket, *not_its_own: int) -> socket.socket:
-        _one_thread()
+        one_thread()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             ours.close()
             control.close()
             for descriptor in not_its_own:
                 os.close(descriptor)
-            _end_with_parent()
+            end_with_parent()
             # Whoever ends a container asks every process; this one ends when its parent does.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
-            _leave(lambda: self._zygote(theirs))
+            leave(lambda: self._zygote(theirs))
         theirs.close()
         return ours
 
@@ -186,14 +186,14 @@ class Zygote:
             _collect_ended(0)
 
     def _fork(self, descriptor: int, control: socket.socket) -> None:
-        _one_thread()
+        one_thread()
         if os.fork() == 0:
             control.close()
-            _end_with_parent()
+            end_with_parent()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             gc.unfreeze()
-            _leave(lambda: self._child(socket.socket(fileno=descriptor)))
+            leave(lambda: self._child(socket.socket(fileno=descriptor)))
         os.close(descriptor)
 
     def _child(self, link: socket.socket) -> int:
@@ -256,12 +256,12 @@ def fresh_globals() -> None:
     torch.manual_seed(int.from_bytes(os.urandom(8), "little", signed=True))
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
     if (threads := len(os.listdir("/proc/self/task"))) != 1:
         raise RuntimeError(f"the zygote: wanted one thread before a fork, got {threads}: {threading.enumerate()}")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when its parent ends, however that ends."""
     parent = os.getppid()
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -269,7 +269,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _leave(work: Callable[[], int]) -> None:
+def leave(work: Callable[[], int]) -> None:
     """Do the work of a forked process and end it there: nothing of the parent's stack runs a second time."""
     status = 1
     try:

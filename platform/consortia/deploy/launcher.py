@@ -27,6 +27,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,16 @@ def answer_in_child(shelf: Shelf, question: bytes) -> bytes:
     return answer(data, home, where["source"])
 
 
-def warm() -> None:
-    """Import what the first message would import, and run what sets itself up at first use. Draws nothing random."""
+_warmed: set[str] = set()
+
+
+def warm(industries: Collection[str] | None = None) -> None:
+    """Import what the first message would import, and run what sets itself up at first use. Draws nothing random.
+
+    Parameters
+    ----------
+    industries : whose clients are loaded, by default all. A process that was forked from a warm one repeats nothing.
+    """
     import torch
 
     from clients import registry
@@ -74,7 +83,9 @@ def warm() -> None:
     from clients.errors import ClientError
     from clients.sources import parse_source, read
 
-    for name in registry.names():
+    if industries is None and _warmed:
+        return
+    for name in registry.names() if industries is None else industries:
         # A client without synthetic rows is only slower the first time; a broken one is named when a message wants it.
         with contextlib.suppress(ClientError):
             client = registry.get(name)
@@ -86,6 +97,16 @@ def warm() -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     weight.grad = torch.zeros(1)
     torch.optim.SGD([weight], 0.1).step()
+    _warmed.update(registry.names() if industries is None else industries)
+
+
+def command() -> int:
+    """Serve as the command line says; bad input exits with status 2."""
+    try:
+        return main(sys.argv[1:])
+    except ConsortiaError as problem:
+        sys.stderr.write(f"{problem}\n")
+        return 2
 
 
 def main(arguments: list[str]) -> int:
@@ -136,8 +157,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ConsortiaError as problem:
-        sys.stderr.write(f"{problem}\n")
-        sys.exit(2)
+    sys.exit(command())

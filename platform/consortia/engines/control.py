@@ -16,6 +16,7 @@ from flwr.common.constant import PUBLIC_KEY_ALREADY_IN_USE_MESSAGE
 from clients import registry
 from consortia.common.errors import RunFailedError
 from consortia.engines.base import Job
+from consortia.engines.nursery import Nursery
 from consortia.messages.bundle import COMPONENTS
 from consortia.vertical.request import total_steps
 
@@ -43,9 +44,12 @@ class Control:
         host:port of the SuperLink.
     authority : Path
         The certificate of the authority that signed the SuperLink's certificate.
+    nursery : Nursery, optional
+        Forks the command where there is one, since its imports take two seconds of CPU.
     """
 
-    def __init__(self, folder: Path, address: str, authority: Path) -> None:
+    def __init__(self, folder: Path, address: str, authority: Path, nursery: Nursery | None = None) -> None:
+        self._nursery = nursery
         self.folder = folder
         self.log = folder / "cli.log"
         self._home = folder / "home-cli"
@@ -99,15 +103,7 @@ class Control:
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         try:
-            done = subprocess.run(  # noqa: S603 - our own arguments
-                [tool("flwr"), *arguments],
-                env=flower_environment(self._home),
-                cwd=self.folder,
-                capture_output=True,
-                text=True,
-                timeout=_COMMAND_SECONDS,
-                check=False,
-            )
+            done = self._done(arguments, flower_environment(self._home))
         except subprocess.TimeoutExpired:
             raise RunFailedError(f"`flwr {arguments[0]}` did not end within {_COMMAND_SECONDS:.0f} s") from None
         try:
@@ -122,6 +118,21 @@ class Control:
                 file.write(f"$ flwr {' '.join(arguments)}\n{done.stdout}\n{done.stderr}\n")
             raise _CommandError(f"`flwr {arguments[0]}` failed; see {self.log}", done.stdout + done.stderr)
         return answer
+
+    def _done(self, arguments: tuple[str, ...], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        if self._nursery is not None:
+            done = self._nursery.run("flwr", arguments, environment, self.folder, _COMMAND_SECONDS)
+            if done is not None:
+                return done
+        return subprocess.run(  # noqa: S603 - our own arguments
+            [tool("flwr"), *arguments],
+            env=environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+        )
 
 
 def longest_run(job: Job) -> float:

@@ -7,7 +7,6 @@ participant's name. The command starts, watches and ends every process.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import secrets
@@ -28,6 +27,7 @@ from consortia.common.errors import RunFailedError, RunRefusedError
 from consortia.common.pki import make_authority, write_node_key, write_server
 from consortia.engines.base import Job
 from consortia.engines.control import Control, flower_environment, longest_run, read_status, tool
+from consortia.engines.nursery import Forked, Nursery, end_with_parent
 
 _STARTUP_SECONDS = 60.0
 _STATUS_EVERY_SECONDS = 5.0
@@ -37,7 +37,6 @@ _DAYS = 2
 _MOST_RESTARTS = 10
 _SLOWEST_RESTART = 10.0
 _HERE = ("localhost", "127.0.0.1")
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run(job: Job) -> None:
@@ -55,7 +54,8 @@ class Federation:
         self.job = job
         self.folder = (job.folder / "flower").resolve()
         self.port = _free_port()
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[bytes] | Forked] = {}
+        self.nursery: Nursery | None = None
         self.flower_run_id = ""
         self._commands: dict[str, tuple[str, ...]] = {}
         self._restarts: dict[str, list[float]] = {}
@@ -76,15 +76,21 @@ class Federation:
                 process.wait(max(0.1, end - time.monotonic()))
             _signal_group(process, signal.SIGKILL)
             process.wait()
+        if self.nursery is not None:
+            self.nursery.close()
         shutil.rmtree(self.folder / "pki", ignore_errors=True)
 
     def start(self) -> None:
         """Start the SuperLink, register every key under its participant's name, start the SuperNodes."""
         pki = self.folder / "pki"
+        industries = {participant.industry for participant in self.job.scenario.roster}
+        self.nursery = Nursery(
+            industries, flower_environment(self._home("nursery")), self.folder / "nursery.log"
+        )  # it imports while the SuperLink starts
         write_server(pki, make_authority("consortia run", _DAYS), _HERE, _DAYS)
         names = list(self.job.homes)
         keys = {name: write_node_key(pki, name) for name in names}
-        self.control = Control(self.folder, f"127.0.0.1:{self.port}", pki / "ca.crt")
+        self.control = Control(self.folder, f"127.0.0.1:{self.port}", pki / "ca.crt", self.nursery)
         self._spawn(
             "superlink",
             "flower-superlink",
@@ -194,6 +200,11 @@ class Federation:
         environment = flower_environment(self._home(who))
         log = self.folder / f"{who}.log"
         self._commands[who] = (command, *arguments)
+        if self.nursery is not None and command == "python" and arguments[:2] == ("-P", "-m"):
+            forked = self.nursery.start(arguments[2], arguments[3:], environment, self.folder, log)
+            if forked is not None:
+                self.processes[who] = forked
+                return
         self.processes[who] = spawn([tool(command), *arguments], environment, self.folder, log)
 
     def _wait_for_superlink(self) -> None:
@@ -222,15 +233,8 @@ def spawn(command: list[str], environment: dict[str, str], folder: Path, log: Pa
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, no lock is taken
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock is taken
         )
-
-
-_LIBC = ctypes.CDLL(None)
-
-
-def _end_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def tomli_inline(values: dict[str, str | bool]) -> str:
@@ -244,7 +248,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+def _signal_group(process: subprocess.Popen[bytes] | Forked, number: int) -> None:
     """Send a signal to a process and to all processes that it started."""
     try:
         os.killpg(process.pid, number)

@@ -11,6 +11,7 @@ from consortia.common import environment
 from consortia.common.disk import write_json
 from consortia.engines.base import Job
 from consortia.engines.top_up import releases
+from consortia.models.fairness import fairness_of_record
 from consortia.participant.statistics_at_home import FILE as STATISTICS
 from consortia.terms.costs import updates_event
 from consortia.terms.forecast import FILE as FORECAST
@@ -81,6 +82,8 @@ def build(job: Job, engine: str) -> dict[str, Any]:
         **_statistics(job),
         **({"releases": before} if (before := releases(job.folder)) else {}),
     }
+    if told := fairness_of_record(result):
+        result["fairness"] = [one.as_json() for one in told]
     write_json(job.folder / "result.json", result)
     return result
 
@@ -160,6 +163,7 @@ def _participant(
         },
         "failures": seen["failures"],
         "net_gain": receipt.get("net_gain") if receipt else None,
+        **({"groups": groups} if (groups := (seen["released"] or {}).get("groups")) else {}),
         **extra,
     }
 

@@ -1,4 +1,4 @@
 """What is trained: the mathematics of each learner, without contracts, messages or participants.
 
-Networks (`learner = "gradient"`) are built by `clients.models` and trained by `privacy.dp_sgd`; here is what is not.
+Networks (`learner = "gradient"`) are not here: `clients.models` builds them and `privacy.dp_sgd` trains them.
 """

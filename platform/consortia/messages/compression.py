@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consortia.terms.compression import CompressionTerms
+from strategies.vectors import float_names
 
 PACKED = "packed-update"
 _MAGIC = b"CPU1"
@@ -31,12 +32,8 @@ _LEVELS = {"int8": 127, "int4": 7}
 State = Mapping[str, Tensor]
 
 
-def _names(like: State) -> list[str]:
-    return sorted(name for name, tensor in like.items() if tensor.is_floating_point())
-
-
 def _flat(state: State, like: State) -> NDArray[np.float32]:
-    parts = [(state[n].double() - like[n].double()).flatten() for n in _names(like)]
+    parts = [(state[n].double() - like[n].double()).flatten() for n in float_names(like)]
     return torch.cat(parts or [torch.zeros(0)]).float().numpy()
 
 
@@ -56,7 +53,7 @@ def compress(
     memory : what top-k has left out so far.
     """
     change = _flat(update, received)
-    rest = {name: tensor for name, tensor in update.items() if name not in _names(received)}
+    rest = {name: tensor for name, tensor in update.items() if name not in float_names(received)}
     left = None
     if terms.kind == "top-k":
         wanted = change if memory is None else change + memory
@@ -90,7 +87,7 @@ def expand(tensors: State, received: State, terms: CompressionTerms) -> dict[str
     if PACKED not in tensors:
         raise ValueError(f"{PACKED}: wanted the compressed update that the contract asks for, got none")
     blob = tensors[PACKED].contiguous().numpy().tobytes() if tensors[PACKED].dtype == torch.uint8 else b""
-    total = sum(received[name].numel() for name in _names(received))
+    total = sum(received[name].numel() for name in float_names(received))
     head = len(_MAGIC) + 12
     if blob[: len(_MAGIC)] != _MAGIC or len(blob) < head:
         raise ValueError(f"{PACKED}: wanted the bytes of a compressed update")
@@ -106,7 +103,7 @@ def expand(tensors: State, received: State, terms: CompressionTerms) -> dict[str
         raise ValueError(f"{PACKED}: wanted finite numbers")
     out = {name: tensor for name, tensor in tensors.items() if name != PACKED}
     start = 0
-    for name in _names(received):
+    for name in float_names(received):
         tensor = received[name]
         part = torch.from_numpy(change[start : start + tensor.numel()].copy()).reshape(tensor.shape)
         out[name] = (tensor.double() + part.double()).to(tensor.dtype)

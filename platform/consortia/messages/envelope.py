@@ -47,6 +47,7 @@ REFUSALS = (
     "EVALUATIONS_EXHAUSTED",
     "WRONG_PARTICIPANT",
     "BAD_MESSAGE",
+    "BUNDLE_REFUSED",
     "NOT_TRAINED",
     "PARTICIPANT_ERROR",
     # Secure sums (`consortia.trust.secure_sum.protocol`).

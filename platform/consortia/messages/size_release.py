@@ -21,7 +21,6 @@ from torch import Tensor
 from consortia.terms.contract import Contract
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.terms.costs import noise_multiplier
-from consortia.terms.roster import RosterParticipant
 from privacy.egress import KINDS, Release
 from privacy.errors import UnknownEventError
 from privacy.events import Event, LaplaceRelease, NonPrivate
@@ -77,11 +76,6 @@ def _noised(event: Event, units: int, context: NoiseContext) -> Tensor:
     cells, index = np.zeros(units, dtype=np.int64), np.arange(units, dtype=np.int64)
     counts = noisy_histogram(cells, 1, index, rows_per_unit=1, noise=noise, context=context)
     return torch.from_numpy(counts).clamp(min=1)
-
-
-def declared(contract: Contract, participant: RosterParticipant) -> int:
-    """Return how many of a participant's declared units train."""
-    return max(1, round(participant.units * contract.split.train))
 
 
 def take(tensors: Mapping[str, Tensor], contract: Contract, kind: str) -> tuple[dict[str, Tensor], int | None]:

@@ -87,8 +87,8 @@ def from_histogram(
         if target.low is None or target.high is None:
             raise ValueError(f"target {target.name}: wanted public bounds low and high, got none")
         span = target.high - target.low
-        absolute = _ratio(counts, middle[None], deviation, rows_per_unit, (0.0, 1.0))
-        squared = _ratio(counts, middle[None] ** 2, deviation, rows_per_unit, (0.0, 1.0))
+        absolute = ratio(counts, middle[None], deviation, rows_per_unit, (0.0, 1.0))
+        squared = ratio(counts, middle[None] ** 2, deviation, rows_per_unit, (0.0, 1.0))
         enough = float(counts.sum()) >= minimum
         return {
             "rmse": _scaled(squared, lambda a: span * math.sqrt(a), enough),
@@ -97,7 +97,7 @@ def from_histogram(
     if target.kind == "multiclass":
         enough = float(counts.sum()) >= minimum
         right = np.vstack([np.zeros_like(middle), np.ones_like(middle)])
-        accuracy = _ratio(counts, right, deviation, rows_per_unit, (0.0, 1.0))
+        accuracy = ratio(counts, right, deviation, rows_per_unit, (0.0, 1.0))
         return {"accuracy": _scaled(accuracy, lambda a: a, enough)}
     enough = float(counts[1].sum()) >= minimum
     order = {
@@ -110,9 +110,9 @@ def from_histogram(
     squares = np.vstack([middle**2, (1 - middle) ** 2])
     found = {
         **order,
-        "accuracy": _ratio(counts, correct, deviation, rows_per_unit, (0.0, 1.0)),
+        "accuracy": ratio(counts, correct, deviation, rows_per_unit, (0.0, 1.0)),
         "balanced_accuracy": balanced_accuracy(counts, deviation, rows_per_unit),
-        "brier": _ratio(counts, squares, deviation, rows_per_unit, (0.0, 1.0)),
+        "brier": ratio(counts, squares, deviation, rows_per_unit, (0.0, 1.0)),
     }
     return {name: _scaled(estimate, lambda a: a, enough) for name, estimate in found.items()}
 
@@ -130,7 +130,7 @@ def calibration(target: Target, counts: Array, deviation: float, rows_per_unit: 
     for group in groups:
         part = counts[:, group]
         value = np.vstack([np.zeros(len(group)), np.ones(len(group))])
-        rate = _ratio(part, value, deviation, rows_per_unit, (0.0, 1.0))
+        rate = ratio(part, value, deviation, rows_per_unit, (0.0, 1.0))
         enough = float(part.sum()) >= MINIMUM_POSITIVES
         points.append(
             CalibrationPoint(float(bounds[group[0]]), float(bounds[group[-1] + 1]), _scaled(rate, lambda a: a, enough))
@@ -144,18 +144,20 @@ def _scaled(estimate: Estimate, change: Callable[[float], float], enough: bool) 
     return Estimate(value, float(change(estimate.low)), float(change(estimate.high)))
 
 
-def _ratio(counts: Array, values: Array, deviation: float, rows_per_unit: int, bounds: tuple[float, float]) -> Estimate:
-    """Return sum c g / sum c with the set of all a that a 5 % test of sum c (g - a) = 0 does not reject."""
+def ratio(
+    counts: Array, values: Array, deviation: float, rows_per_unit: int, bounds: tuple[float, float], z: float = _Z
+) -> Estimate:
+    """Return sum c g / sum c with the set of all a that a test of sum c (g - a) = 0 at `z` (5 %) does not reject."""
     c, g = counts.ravel(), np.broadcast_to(values, counts.shape).ravel()
     grid = np.linspace(*bounds, _GRID)
     gaps = g[:, None] - grid
     variance = deviation**2 * (gaps**2).sum(0) + rows_per_unit * np.maximum(c, 0) @ gaps**2
     total = float(c.sum())
-    return _inverted(grid, c @ gaps, variance, float(c @ g) / total if total > 0 else None)
+    return _inverted(grid, c @ gaps, variance, float(c @ g) / total if total > 0 else None, z)
 
 
-def _inverted(grid: Array, statistic: Array, variance: Array, value: float | None) -> Estimate:
-    kept = grid[np.abs(statistic) <= _Z * np.sqrt(variance)]
+def _inverted(grid: Array, statistic: Array, variance: Array, value: float | None, z: float) -> Estimate:
+    kept = grid[np.abs(statistic) <= z * np.sqrt(variance)]
     inside = value is not None and grid[0] <= value <= grid[-1]
     if value is not None:
         value = min(max(value, float(grid[0])), float(grid[-1]))
@@ -169,7 +171,7 @@ def _inverted(grid: Array, statistic: Array, variance: Array, value: float | Non
     return Estimate(value, max(float(grid[0]), low - step), min(float(grid[-1]), high + step))
 
 
-def auc(counts: Array, deviation: float, rows_per_unit: int = 1) -> Estimate:
+def auc(counts: Array, deviation: float, rows_per_unit: int = 1, z: float = _Z) -> Estimate:
     """Return the AUC, ties within a bin at one half, with its interval.
 
     The interval rests on the released counts, which are unbiased; the point on their projection onto non-negative
@@ -178,7 +180,7 @@ def auc(counts: Array, deviation: float, rows_per_unit: int = 1) -> Estimate:
     bins = counts.shape[1]
     # [i, j]: a positive of bin i against a negative of bin j
     above = np.tri(bins, k=-1) + 0.5 * np.eye(bins)
-    return _pairs(counts, above, _project(counts), deviation, rows_per_unit)
+    return _pairs(counts, above, _project(counts), deviation, rows_per_unit, z)
 
 
 def balanced_accuracy(counts: Array, deviation: float, rows_per_unit: int = 1) -> Estimate:
@@ -191,7 +193,7 @@ def balanced_accuracy(counts: Array, deviation: float, rows_per_unit: int = 1) -
     return _pairs(counts, above, whole, deviation, rows_per_unit)
 
 
-def _pairs(counts: Array, above: Array, likely: Array, deviation: float, rows_per_unit: int) -> Estimate:
+def _pairs(counts: Array, above: Array, likely: Array, deviation: float, rows_per_unit: int, z: float = _Z) -> Estimate:
     """Return sum p_i n_j h_ij / sum p_i n_j: the interval from `counts`, the point from the counts `likely`."""
     negative, positive = counts
     grid = np.linspace(0.0, 1.0, _GRID)
@@ -206,7 +208,7 @@ def _pairs(counts: Array, above: Array, likely: Array, deviation: float, rows_pe
         n, p = likely
         if n.sum() > 0 and p.sum() > 0:
             point = float(p @ above @ n) / float(p.sum() * n.sum())
-    return _inverted(grid, statistic, variance, point)
+    return _inverted(grid, statistic, variance, point, z)
 
 
 def average_precision(counts: Array, deviation: float, rows_per_unit: int = 1) -> Estimate:

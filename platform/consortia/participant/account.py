@@ -243,23 +243,8 @@ def history(ledger: Ledger, count: Count = epsilon) -> list[dict[str, Any]]:
             note = notes[link["ref"]]
             told = note["note"]
             line["time"] = note["created"]
-            if "datasets" in told:
-                both = " and ".join(told["datasets"])
-                line |= {"what": "one lifetime", "detail": f"{both} share one lifetime"}
-            elif told.get("what") == "passport":
-                line |= {"what": "passport signed", "detail": f"run {told['run']}, SHA-256 {told['sha256'][:12]}"}
-            elif told.get("what") == "left":
-                detail = f"{told['participant']} left run {told['run']}, certificate {told['sha256'][:12]}; no charge"
-                line |= {"what": "left", "detail": detail}
-            elif told.get("what") == "agreement":
-                line |= {"what": f"agreement {told['state']}", "detail": f"contract sha256:{told['contract'][:12]}"}
-            elif str(told.get("what")).startswith("claims of "):
-                detail = (
-                    f"units of {str(told['what'])[10:]} are marked; a release on top of {told['first']} uses new ones"
-                )
-                line |= {"what": "claims begun", "detail": detail}
-            elif told.get("what") == "restored":
-                line |= {"what": "restored", "detail": f"a backup of {told['backup']}"}
+            if (noted := _noted(told)) is not None:
+                line |= noted
             else:
                 line |= {"what": "budget set", "detail": _change(before, told)}
                 before = told
@@ -267,6 +252,28 @@ def history(ledger: Ledger, count: Count = epsilon) -> list[dict[str, Any]]:
             continue  # the creation of the ledger, or a commit: the line of its reservation covers it
         lines.append(line)
     return lines
+
+
+def _noted(told: dict[str, Any]) -> dict[str, str] | None:
+    """Return what a note says; None for a budget, of which only the change counts."""
+    what = str(told.get("what", ""))
+    if "datasets" in told:
+        return {"what": "one lifetime", "detail": f"{' and '.join(told['datasets'])} share one lifetime"}
+    if what == "passport":
+        return {"what": "passport signed", "detail": f"run {told['run']}, SHA-256 {told['sha256'][:12]}"}
+    if what == "left":
+        detail = f"{told['participant']} left run {told['run']}, certificate {told['sha256'][:12]}; no charge"
+        return {"what": "left", "detail": detail}
+    if what == "agreement":
+        return {"what": f"agreement {told['state']}", "detail": f"contract sha256:{told['contract'][:12]}"}
+    if what.startswith("claims of "):
+        detail = f"units of {what[10:]} are marked; a release on top of {told['first']} uses new ones"
+        return {"what": "claims begun", "detail": detail}
+    if what == "contract":
+        return {"what": f"contract {told['state']}", "detail": told["contract"][:19]}
+    if what == "restored":
+        return {"what": "restored", "detail": f"a backup of {told['backup']}"}
+    return None if "run" in told and "lifetime" in told else {"what": "note", "detail": what or "of a newer version"}
 
 
 def _change(before: dict[str, Any] | None, now: dict[str, Any]) -> str:

@@ -153,7 +153,7 @@ def _searched(contract: Contract, client: IndustryClient, train: Table, particip
         Own(offered[place].kind, offered[place].detail, offered[place].fit(train), offered[place].fit, held[place])
         for place in (best, second)
     )
-    sign = get(headline(client, rows.target)).sign
+    sign = get(headline(client, rows.measured)).sign
     known = np.isfinite(by_fold).all(0)
     values = sign * by_fold[:, known].mean(1) if known.any() else np.full(len(offered), math.nan)
     tried = tuple((c.kind, c.detail, float(v)) for c, v in zip(offered, values, strict=True))
@@ -204,7 +204,7 @@ def _out_of_fold(candidate: Candidate, rows: Table, fold: NDArray[np.int64]) -> 
 
 def _by_fold(client: IndustryClient, scores: Scores, rows: Table, fold: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the first metric of each fold, with the sign such that larger is better; NaN if undefined."""
-    metric, target = get(headline(client, rows.target)), np.asarray(rows.target)
+    metric, target = get(headline(client, rows.measured)), rows.measured
     values = [metric.value(scores[fold == number], target[fold == number]) for number in range(FOLDS)]
     return np.array([math.nan if value is None else metric.sign * value for value in values])
 

@@ -20,7 +20,7 @@ from consortia.messages.request import Request
 from consortia.participant import forecast, ledger_witness, lifetimes, metrics_release, own_sums, receipt
 from consortia.participant.agreement import check_opened, check_signed
 from consortia.participant.compressed_update import compressed
-from consortia.participant.data import declared_training_units, load_partitions
+from consortia.participant.data import load_partitions
 from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
 from consortia.participant.home import Home
 from consortia.participant.metrics_release import Due
@@ -28,7 +28,7 @@ from consortia.participant.partitions import Partitions
 from consortia.participant.training import make_plan
 from consortia.participant.unpaid_requests import Measurement
 from consortia.terms.industries import check_agreed, check_confirmed
-from consortia.terms.policy import DatasetTerms, Policy, check_contract, effective_budget, load_policy
+from consortia.terms.policy import DatasetTerms, check_contract, effective_budget
 from consortia.terms.scopes import LOSS, State, shared_names
 from privacy.claims import Claims
 from privacy.egress import Release, gate
@@ -64,12 +64,7 @@ class Work:
     def __init__(self, request: Request, home: Home, source: str | None) -> None:
         self.request = request
         self.home = home
-        try:
-            self.policy: Policy = load_policy(home.policy, simulation=home.simulation)
-        except InputError as error:
-            raise RefusedError("BAD_POLICY", str(error)) from None
-        if self.policy.participant != home.participant:
-            raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
+        self.policy = home.read_policy()
         # A run's name is SCENARIO-TIME-RANDOM. Only in a simulation does the owner choose that name.
         scenario = request.run_id.rsplit("-", 2)[0] if home.simulation else ""
         terms = check_contract(self.policy, request.contract, request.industry, request.proposal, scenario)
@@ -78,6 +73,7 @@ class Work:
         self.dataset = request.proposal.dataset
         try:
             self.client = client_for(self.terms)
+            metrics_release.check_groups(request, self.client.schema)
             if request.contract.vertical is None:
                 check_agreed(self.client, request.contract.industries[request.industry])
                 if not home.simulation:
@@ -110,7 +106,7 @@ class Work:
         if stored is None:
             return self._new_plan(ledger)
         fixed = (stored.contract_sha256, stored.dataset, stored.unit, stored.declared_units)
-        units = declared_training_units(self.terms, self.request.contract)
+        units = self.request.contract.split.training_units(self.terms.declared_units)
         if fixed != (self.request.contract.sha256(), self.dataset, self.terms.unit, units):
             raise RefusedError("CONTRACT_NOT_ALLOWED", "this run was opened for another contract, data set or unit")
         check_opened(self.home, self.policy, self.request.contract, stored)
@@ -270,7 +266,7 @@ class Work:
         """Write the incoming model's validation metric to the participant's own progress file."""
         table = parts.validation
         try:
-            metric = headline(self.client, table.target)
+            metric = headline(self.client, table.measured)
             value = None
             if len(table.target):
                 value = score_metrics(self.client, module_scorer(module)(table), table).get(metric)

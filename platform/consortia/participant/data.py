@@ -146,8 +146,3 @@ def idle_files(policy: Path, dataset: str, folder: Path) -> str | None:
         f"synthetic ones; change the line to source = 'csv:{folder}/{found[0].name}' (and declared_units), or "
         "move the files away"
     )
-
-
-def declared_training_units(terms: DatasetTerms, contract: Contract) -> int:
-    """Return the public number of training units. It depends on the policy and the contract alone."""
-    return max(1, round(terms.declared_units * contract.split.train))

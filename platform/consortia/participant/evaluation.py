@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,15 +34,17 @@ def client_for(terms: DatasetTerms) -> IndustryClient:
     return registry.get(terms.industry).measuring(terms.metrics, "dataset.metrics")
 
 
-def headline(client: IndustryClient, target: torch.Tensor) -> str:
+def headline(client: IndustryClient, measured: NDArray[Any] | torch.Tensor) -> str:
     """Return the receipt's first metric: the first metric of the industry that is defined on these rows.
 
     For example, one class alone has no AUC. A metric is defined if it has a value for perfect scores.
+    `measured` is `Table.measured`, or a target alone.
     """
-    y = np.asarray(target, dtype=np.float64)
+    rows = np.asarray(measured, dtype=np.float64)
+    y = rows[:, 0] if rows.ndim == 2 else rows
     kind = client.schema.target.kind
     perfect = np.eye(len(client.schema.target.classes))[y.astype(int)] if kind == "multiclass" else y
-    defined = (name for name in client.metrics if metrics.of_kind(name, kind).value(perfect, y) is not None)
+    defined = (name for name in client.metrics if metrics.of_kind(name, kind).value(perfect, rows) is not None)
     return next(defined, client.metrics[0])
 
 
@@ -88,7 +92,7 @@ def module_scorer(module: FederatedModule) -> Scorer:
 
 def score_metrics(client: IndustryClient, scores: Scores, table: Table) -> Metrics:
     """Return every metric of the industry on one table; None for an undefined one."""
-    return compute(client.metrics, client.schema.target.kind, scores, np.asarray(table.target))
+    return compute(client.metrics, client.schema.target.kind, scores, table.measured, table.unit_index)
 
 
 def gain_interval(metric: str, federated: Scores, local: Scores, table: Table, participant: str) -> Interval | None:
@@ -98,4 +102,4 @@ def gain_interval(metric: str, federated: Scores, local: Scores, table: Table, p
     `clients.metrics.paired_bootstrap`).
     """
     generator = numpy_generator("bootstrap", participant)
-    return metrics.get(metric).gain(federated, local, table.target, table.unit_index, generator)
+    return metrics.get(metric).gain(federated, local, table.measured, table.unit_index, generator)

@@ -68,7 +68,7 @@ def own_numbers(contract: Contract, industry: str, train: Table, base: Baseline)
         variance = share * (1 - share)
     else:
         variance = float(np.mean(rule.outcome.variances))
-    led_by = headline(registry.get(industry), base.rows.target) if base.tried else ""
+    led_by = headline(registry.get(industry), base.rows.measured) if base.tried else ""
     values = [value for *_, value in base.tried if math.isfinite(value)]
     best = max(values) if values and led_by == METRIC else None
     return OwnNumbers(train.n_units, own_effective_columns(rule.columns, train.inputs["features"]), variance, best)

@@ -14,11 +14,17 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
 
 from consortia.common.disk import write_text
 from consortia.common.errors import InputError, RefusedError
 from privacy.errors import LedgerBrokenError, LedgerMissingError
 from privacy.ledger import Ledger
+
+if TYPE_CHECKING:  # commands that need a folder only start faster
+    from consortia.terms.policy import Policy
 
 #: File in a run's folder with the participant's last message of noisy sums (`consortia.participant.own_sums`). It is
 #: secret.
@@ -57,6 +63,30 @@ class Home:
     def policy(self) -> Path:
         """The owner's policy file, beside the ledger that it governs."""
         return self.kept / "policy.toml"
+
+    def change_policy(self, data: dict[str, Any]) -> None:
+        """Write the policy anew; a comment in its first line stays."""
+        head = self.policy.read_text(encoding="utf-8").partition("\n")[0]
+        comment = head + "\n" if head.startswith("#") else ""
+        self.policy.write_text(comment + tomli_w.dumps(data), encoding="utf-8")
+
+    def read_policy(self) -> Policy:
+        """Return the owner's policy.
+
+        Raises
+        ------
+        RefusedError
+            There is none that can be used, or it is another participant's.
+        """
+        from consortia.terms.policy import load_policy
+
+        try:
+            policy = load_policy(self.policy, simulation=self.simulation)
+        except InputError as error:
+            raise RefusedError("BAD_POLICY", str(error)) from None
+        if policy.participant != self.participant:
+            raise RefusedError("WRONG_PARTICIPANT", f"{self.policy} belongs to {policy.participant}")
+        return policy
 
     @property
     def ledger(self) -> Path:

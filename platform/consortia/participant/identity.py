@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -53,6 +52,4 @@ def pin_each_other(homes: Mapping[str, Home]) -> None:
         data = read_toml(home.policy)
         terms = data.setdefault("secure", {})
         terms["peers"] = {**{peer: key for peer, key in public.items() if peer != name}, **terms.get("peers", {})}
-        head = home.policy.read_text(encoding="utf-8").partition("\n")[0]
-        comment = head + "\n" if head.startswith("#") else ""
-        home.policy.write_text(comment + tomli_w.dumps(data), encoding="utf-8")
+        home.change_policy(data)

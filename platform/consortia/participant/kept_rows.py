@@ -148,8 +148,12 @@ def _encoded(rows: Partitions) -> bytes:
             tensors[f"{part}/{name}"] = _letters(getattr(table, name))
         tensors |= {f"{part}/inputs/{name}": tensor.contiguous() for name, tensor in table.inputs.items()}
         tensors |= {f"{part}/target": table.target.contiguous(), f"{part}/unit_index": table.unit_index.contiguous()}
+        if table.strata is not None:
+            tensors[f"{part}/strata"] = table.strata.contiguous()
         if table.marks is not None:
             tensors[f"{part}/marks"] = torch.from_numpy(np.ascontiguousarray(table.marks).view(np.int64))
+        if table.groups is not None:
+            tensors[f"{part}/groups"] = torch.from_numpy(np.ascontiguousarray(table.groups))
         names = {"feature_names": table.feature_names, "rows_capped": table.rows_capped, "synthetic": table.synthetic}
         head[part] = {**names, "units": table.n_units, "rows": table.n_rows, "inputs": sorted(table.inputs)}
     return safetensors.torch.save(tensors, {"head": json.dumps(head)})
@@ -178,7 +182,7 @@ def _decoded(file: str) -> Partitions:
 
 
 def _table(part: str, head: dict[str, Any], tensors: dict[str, Tensor], report: QuarantineReport) -> Table:
-    marks = tensors.get(f"{part}/marks")
+    marks, groups = tensors.get(f"{part}/marks"), tensors.get(f"{part}/groups")
     return Table(
         inputs={name: tensors[f"{part}/inputs/{name}"] for name in head["inputs"]},
         target=tensors[f"{part}/target"],
@@ -191,6 +195,8 @@ def _table(part: str, head: dict[str, Any], tensors: dict[str, Tensor], report: 
         synthetic=head["synthetic"],
         rows_capped=head["rows_capped"],
         marks=None if marks is None else marks.numpy().view(np.uint64),
+        groups=None if groups is None else groups.numpy(),
+        strata=tensors.get(f"{part}/strata"),
     )
 
 

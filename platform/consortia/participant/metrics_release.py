@@ -7,6 +7,8 @@ Guarantees
 * The run's first message opens the account, and checks and sets aside its budget before anything else (invariant 3). A
   run without budget for its metrics does not start.
 * Test and validation units differ from the training units, and have their own account, `<data set>/evaluation`.
+* By group (`evaluation.groups`) the final histogram has more cells and the same event: a row is in one cell, and as
+  many rows of a unit count as without groups, whichever groups they are in.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ from clients import registry
 from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.models import FederatedModule, predictions
+from clients.schema import Schema
 from consortia.common.errors import RefusedError
 from consortia.messages.request import Request
-from consortia.metrics import score_bins
+from consortia.metrics import groups, score_bins
 from consortia.participant.evaluation import module_scorer, score_metrics
 from consortia.participant.partitions import Partitions
 from consortia.terms.policy import DatasetTerms, Policy
@@ -89,6 +92,13 @@ def open_metrics(
         return ledger.open_run(stored, lifetime)
     account = account_of(ledger, request, plan, policy, terms)
     return None if account is None else ledger.open_run(account, lifetime)
+
+
+def check_groups(request: Request, schema: Schema) -> None:
+    """Refuse (CONTRACT_NOT_ALLOWED) a contract whose groups the industry's schema does not have."""
+    grouping = request.contract.evaluation.grouping(request.industry)
+    if grouping and (wrong := groups.problem(schema, grouping)):
+        raise RefusedError("CONTRACT_NOT_ALLOWED", f"evaluation.groups: {wrong}")
 
 
 def account_of(ledger: Ledger, request: Request, plan: RunPlan, policy: Policy, terms: DatasetTerms) -> RunPlan | None:
@@ -195,21 +205,32 @@ def measure(
         }
     bins = request.contract.evaluation.bins
     target = client.schema.target
-    rows = score_bins.n_rows(target)
+    shape = (score_bins.n_rows(target), bins)
+    grouping = request.contract.evaluation.grouping(request.industry) if due.event.partition == "evaluation" else None
+    if grouping is not None:
+        shape = (len(grouping.names(client.schema)), *shape)
     try:
         cells = score_bins.cells(target, _scores(module, table), np.asarray(table.target), bins)
+        if grouping is not None:
+            cells = groups.by_group(cells, _groups(table), shape[-2] * bins)
     except Exception as error:  # noqa: BLE001 - it depends on rows, so it must not show
         log.error("%s: an empty histogram leaves: %s in the model", participant, type(error).__name__)
         cells = np.full(len(table.target), -1, dtype=np.int64)
     counts = noisy_histogram(
         cells,
-        rows * bins,
+        math.prod(shape),
         np.asarray(table.unit_index, dtype=np.int64),
         rows_per_unit=rows_per_unit(terms),
         noise=noise_of(due.event),
         context=noise,
     )
-    return {score_bins.HISTOGRAM: torch.from_numpy(counts.reshape(rows, bins))}
+    return {score_bins.HISTOGRAM: torch.from_numpy(counts.reshape(shape))}
+
+
+def _groups(table: Table) -> NDArray[np.int64]:
+    if table.groups is None:
+        raise PrivacyError("wanted the groups of the rows, got none")
+    return table.groups
 
 
 def _scores(module: FederatedModule, table: Table) -> Array:

@@ -94,7 +94,7 @@ def _part(home: Home, ledger: Ledger, run_id: str) -> words.Part:
         rows=_rows(home, accounts[0].account),
         accounts=tuple(accounts),
         ledger=words.LedgerHeads(before=chain[places[0] - 1], after=chain[places[-1]]),
-        agreement=agreed(home, contract),
+        agreement=agreed(home, data, contract, places[0]),
     )
 
 

@@ -32,6 +32,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax
 from torch import nn
 
 from clients import registry
@@ -39,6 +41,7 @@ from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.metrics import compute
 from clients.models import FederatedModule, loss_for
+from clients.schema import Target
 from consortia.participant.baseline import Own
 from consortia.participant.early_stopping import mean_loss, set_aside, train_until_it_stops
 from consortia.participant.evaluation import Scores, better, headline, module_scorer, row_losses
@@ -140,9 +143,9 @@ def _losses(client: IndustryClient, scores: list[list[Scores]], tables: list[Tab
 
 def _led(client: IndustryClient, scores: list[list[Scores]], tables: list[Table]) -> tuple[str, list[float | None]]:
     """Return the receipt's first metric, and its value for each candidate on the rows of all tables."""
-    target = torch.cat([table.target for table in tables])
-    name, kind = headline(client, target), client.schema.target.kind
-    return name, [compute([name], kind, np.concatenate(found), np.asarray(target))[name] for found in scores]
+    target, kind = np.concatenate([table.measured for table in tables]), client.schema.target.kind
+    name = headline(client, target)
+    return name, [compute([name], kind, np.concatenate(found), target)[name] for found in scores]
 
 
 def _pays(gain: Scores, units: NDArray[np.int64]) -> bool:
@@ -191,26 +194,27 @@ def _logits(module: FederatedModule, table: Table) -> torch.Tensor:
 
 def _centred(client: IndustryClient, module: FederatedModule, strength: float) -> Fit:
     """Return the fit of ``federated(x) + b + u . x``: a convex problem in (u, b), solved by L-BFGS."""
-    loss = loss_for(client.schema.target)
 
     def fit(train: Table) -> Scorer:
         outputs = client.schema.target.outputs
         features = train.inputs["features"].double()
         offset = _logits(module, train)
-        u = torch.zeros(features.shape[1], outputs, dtype=torch.float64, requires_grad=True)
-        b = torch.zeros(outputs, dtype=torch.float64, requires_grad=True)
-        if len(train.target):
-            solver = torch.optim.LBFGS([u, b], max_iter=100, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+        shape = (features.shape[1] + 1, outputs)  # u, and b below it
 
-            def objective() -> torch.Tensor:
-                solver.zero_grad()
-                total = loss(offset + features @ u + b, train.target).sum()
-                total = total + strength / 2 * (u.square().sum() + b.square().sum())
-                total.backward()  # type: ignore[no-untyped-call]
-                return total
+        x, at, y = np.asarray(features), np.asarray(offset), np.asarray(train.target)
 
-            solver.step(objective)  # type: ignore[no-untyped-call]
-        slope, intercept = u.detach(), b.detach()
+        def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            weights = flat.reshape(shape)
+            losses, slopes = _loss_and_slope(client.schema.target, at + x @ weights[:-1] + weights[-1], y)
+            gradient = np.vstack([x.T @ slopes, slopes.sum(0)]) + strength * weights
+            return losses + strength / 2 * float(np.square(weights).sum()), gradient.ravel()
+
+        start = np.zeros(shape[0] * shape[1])
+        found = minimize(
+            objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 100, "gtol": 1e-6, "ftol": 1e-13}
+        )
+        solved = torch.from_numpy(found.x.reshape(shape))
+        slope, intercept = solved[:-1], solved[-1]
 
         def scores(table: Table) -> Scores:
             logits = _logits(module, table) + table.inputs["features"].double() @ slope + intercept
@@ -219,6 +223,22 @@ def _centred(client: IndustryClient, module: FederatedModule, strength: float) -
         return Scorer(scores, lambda: OwnModel(module.target, module, slope, intercept))
 
     return fit
+
+
+def _loss_and_slope(target: Target, logits: Scores, y: Scores) -> tuple[float, Scores]:
+    """Return the sum of `loss_for`'s losses and their derivatives, shape (n, outputs), in closed form."""
+    if target.kind == "multiclass":
+        rows = np.arange(len(y))
+        shares = log_softmax(logits, axis=1)
+        slopes = np.exp(shares)
+        slopes[rows, y] -= 1
+        return -float(shares[rows, y].sum()), slopes
+    z = logits[:, 0]
+    if target.kind == "binary":
+        return float((np.logaddexp(0, z) - y * z).sum()), (expit(z) - y)[:, None]
+    middle, half = target.scale
+    error = z - (y - middle) / half
+    return float(np.square(error).sum()), 2 * error[:, None]
 
 
 def _probabilities(client: IndustryClient, logits: torch.Tensor) -> Scores:

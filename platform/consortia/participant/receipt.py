@@ -186,7 +186,7 @@ def compared(client: IndustryClient, models: Mapping[str, Scorer], test: Table, 
         A gain is {value, low, high}, or None if undefined. `diverged` (losses) is present only if the federated model
         is far worse than a constant.
     """
-    metric = headline(client, test.target)
+    metric = headline(client, test.measured)
     scores = {name: model(test) for name, model in models.items()}
     measured = {name: score_metrics(client, value, test) for name, value in scores.items()}
     shown = dict.fromkeys([metric, *({"macro_auc"} & set(client.metrics))])

@@ -59,6 +59,7 @@ def checked(
         unit=terms.unit,
         max_rows_per_unit=terms.max_rows_per_unit,
         filter=contract.industries[terms.industry].filter or None,
+        grouping=contract.of(terms.industry).evaluation.grouping(terms.industry),
         key=key,
         quarantine_threshold=terms.quarantine_threshold,
         where=where,

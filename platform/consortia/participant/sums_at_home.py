@@ -30,8 +30,6 @@ from privacy.randomness import numpy_generator
 
 __all__ = ["SumsAtHome"]
 
-Array = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class SumsAtHome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from clients.schema import Target
 from consortia.common.errors import RefusedError
 from consortia.messages.size_release import once_events, solve_sigma
 from consortia.participant.alternating import joined, phases
-from consortia.participant.data import declared_training_units
 from consortia.terms.contract import Contract, clip_of, planned_rounds, spare
 from consortia.terms.optimizer import make_optimizer as local_optimizer
 from consortia.terms.policy import DatasetTerms
@@ -31,9 +29,6 @@ from privacy.ledger import Budget, RunPlan
 from privacy.noise_context import NoiseContext
 from privacy.randomness import fresh_generator, seeded_generator
 from strategies.base import Controlled, LocalHalf, loss_bound
-
-log = logging.getLogger("consortia.participant")
-
 
 _checked: set[tuple[str, str]] = set()
 
@@ -63,7 +58,7 @@ def make_plan(
         dataset=dataset,
         contract_sha256=contract.sha256(),
         unit=terms.unit,
-        declared_units=declared_training_units(terms, contract),
+        declared_units=contract.split.training_units(terms.declared_units),
         allowance=allowance or Budget(float("inf"), 1e-5),
         noise_multiplier=sigma,
         sampling_rate=rules.sampling_rate,

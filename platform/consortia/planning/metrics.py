@@ -5,6 +5,7 @@ from __future__ import annotations
 from clients import registry
 from clients.industry import IndustryClient
 from consortia.common.errors import InputError
+from consortia.metrics import groups
 from consortia.metrics.from_histograms import HISTOGRAM_METRICS
 from consortia.metrics.score_bins import has_bins
 from consortia.terms.scenario import Scenario
@@ -27,6 +28,10 @@ def check_metrics(scenario: Scenario) -> None:
         for name, client in sorted(clients.items())
         if metrics == "dp" and not has_bins(client.schema.target)
     ]
+    for name, terms in sorted(contract.evaluation.groups.items()):
+        grouping = contract.evaluation.grouping(name)
+        if name in clients and grouping and (wrong := groups.problem(clients[name].schema, grouping)):
+            problems.append(f"contract.evaluation.groups.{name} ({terms.column}): {wrong}")
     if stopping is not None:
         known = {name for client in clients.values() for name in _released(client, metrics)}
         if stopping.metric not in known:

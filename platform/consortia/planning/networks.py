@@ -18,6 +18,7 @@ from clients.industry import IndustryClient, effective_schema
 from clients.models import loss_for
 from clients.networks.registry import NAMES
 from clients.schema import Target
+from clients.shapes import Items
 from clients.spec import FLAT
 from consortia.common.errors import InputError
 from consortia.planning.known import digest, passed
@@ -32,7 +33,7 @@ _ROWS = 16
 
 
 def check_targets(scenario: Scenario) -> None:
-    """Refuse a learner that needs labels for an industry that learns none.
+    """Refuse a learner that needs labels for an industry that learns none, and one that takes ids for quantities.
 
     Raises
     ------
@@ -43,6 +44,11 @@ def check_targets(scenario: Scenario) -> None:
     if contract.noisy_sums is None:
         return
     for industry in sorted(contract.industries):
+        if isinstance(registry.get(industry).schema.shape, Items):
+            raise InputError(
+                f"contract.learner: wanted 'gradient' with industry {industry}, whose rows are items (an id is no "
+                f"quantity), got {contract.learner!r}, which adds columns up"
+            )
         if registry.get(industry).schema.target.kind == "anomaly":
             raise InputError(
                 f"contract.learner: wanted 'gradient' with industry {industry}, whose target is an anomaly (no label "

@@ -156,7 +156,7 @@ def _plan(scenario: Scenario, participant: RosterParticipant) -> ParticipantPlan
             "since nothing of "
             "its network is private under contract.scopes"
         )
-    training = max(1, round(participant.units * contract.split.train))
+    training = contract.split.training_units(participant.units)
     steps = rules.local_steps * planned_rounds(contract)
     warnings = []
     sigma = spent = ratio = None

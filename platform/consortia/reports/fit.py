@@ -15,10 +15,8 @@ __all__ = ["groups", "print_fitting"]
 _WORDS = frozenset({"participant", "metric", "verdict", "rows", "data set", "run", "what", "unit", "state"})
 
 
-def groups(
-    width: int, headings: Sequence[str], rows: Sequence[Sequence[str]], keys: int = 1, gap: int = 2
-) -> list[list[int]]:
-    """Return which columns each table has, so that it is at most `width` wide; the first `keys` are in every one.
+def groups(width: int, headings: Sequence[str], rows: Sequence[Sequence[str]], gap: int = 2) -> list[list[int]]:
+    """Return which columns each table has, so that it is at most `width` wide; the first column is in every one.
 
     Parameters
     ----------
@@ -29,13 +27,12 @@ def groups(
         max([max(map(cell_len, heading.split())), *(cell_len(row[place]) for row in rows)]) + gap
         for place, heading in enumerate(headings)
     ]
-    lead = list(range(keys))
     found: list[list[int]] = [[]]
-    for place in range(keys, len(headings)):
-        if found[-1] and sum(wide[each] for each in [*lead, *found[-1], place]) + 1 > width:
+    for place in range(1, len(headings)):
+        if found[-1] and sum(wide[each] for each in [0, *found[-1], place]) + 1 > width:
             found.append([])
         found[-1].append(place)
-    return [[*lead, *group] for group in found]
+    return [[0, *group] for group in found]
 
 
 def print_fitting(
@@ -44,20 +41,10 @@ def print_fitting(
     rows: Sequence[Sequence[str]],
     *,
     title: str | None = None,
-    keys: int = 1,
-    styles: Sequence[str | None] = (),
 ) -> None:
-    """Print one table, or several below each other where it would be too wide.
-
-    Parameters
-    ----------
-    keys : int
-        Columns that stand in every table.
-    styles : sequence of str or None
-        Of the rows.
-    """
-    gap = 2 if len(groups(console.width, headings, rows, keys)) == 1 else 1
-    for number, places in enumerate(groups(console.width, headings, rows, keys, gap)):
+    """Print one table, or several below each other where it would be too wide."""
+    gap = 2 if len(groups(console.width, headings, rows)) == 1 else 1
+    for number, places in enumerate(groups(console.width, headings, rows, gap)):
         table = Table(
             box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), title=title if not number else None
         )
@@ -67,8 +54,8 @@ def print_fitting(
             table.add_column(
                 headings[place], justify="left" if left else "right", min_width=_widest(place, rows), vertical="bottom"
             )
-        for row, style in zip(rows, [*styles, *[None] * (len(rows) - len(styles))], strict=True):
-            table.add_row(*(row[place] for place in places), style=style)
+        for row in rows:
+            table.add_row(*(row[place] for place in places))
         console.print(table)
 
 

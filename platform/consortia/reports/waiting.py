@@ -10,7 +10,7 @@ from consortia.messages.answer_codes import meaning
 from consortia.terms.scenario import Scenario
 from consortia.vertical.request import total_steps
 
-#: A line at least so often while nothing else is printed.
+#: While nothing else is printed, a line comes at least this often (seconds).
 EVERY_SECONDS: Final = 60.0
 _NAMED: Final = 5
 _FAILURES_TOLD: Final = 20

@@ -1,7 +1,7 @@
 """`consortia run SCENARIO --uncompressed`: measures what compressed updates cost and save.
 
-The run is repeated without `[contract.compression]`; rows, splits and start stay. Rounding is random, and with DP the
-noise of two runs differs: so they are repeated (`draws`), and the interval covers that (see
+The run is repeated without `[contract.compression]`. Rows, splits and start stay the same. Rounding is random, and with
+DP the noise of two runs differs. So both are repeated (`draws`), and the interval covers that (see
 `consortia.studies.repeated_runs`).
 """
 

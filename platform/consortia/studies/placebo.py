@@ -2,8 +2,8 @@
 
 A trunk that is shared between industries may gain from partners who know nothing: it is averaged and regularised. So
 every industry in turn is the one in question: the run is repeated with the labels of all participants of *other*
-industries drawn i.i.d. from their schemas' public prior; rows, splits and start stay. What the real partners give
-beyond these placebo partners is transfer; nothing else may be called so.
+industries drawn i.i.d. from their schemas' public prior. Rows, splits and start stay the same. What the real partners
+give beyond these placebo partners is transfer. Nothing else may be called transfer.
 
 Noise and placebo labels differ from run to run, so real and placebo runs are repeated (`draws`).
 """
@@ -128,7 +128,8 @@ def _compare(job: Job, name: str, real: Sequence[Job], placebos: Sequence[Job]) 
 def verdicts(participants: Any) -> list[str]:
     """Return one sentence for each metric: whether the federated gain exceeds the placebo's.
 
-    The mean over participants is asked once, not each participant: of many intervals one excludes zero by chance.
+    The question is asked once, of the mean over participants. If it were asked of each participant, one of many
+    intervals would exclude zero by chance.
     Participants share a run's noise, so its spread is that of the draws' means over participants.
     """
     by_metric: dict[str, list[dict[str, Any]]] = {}

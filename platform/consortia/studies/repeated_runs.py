@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 #: (options, sources that replace the run's own by participant) -> the finished repetition.
 Rerun = Callable[["Options", dict[str, str]], Job]
-#: Normal quantile that a 95 % bootstrap interval is twice of.
+#: A 95 % interval reaches so many standard errors to either side (a normal quantile).
 _Z = 1.96
 
 
@@ -78,7 +78,7 @@ def interval(values: Sequence[float], rows_error: float) -> dict[str, Any]:
 
 def value(metric: str, scores: Scores, parts: Partitions) -> float | None:
     """Return a metric of the test rows."""
-    return metrics.get(metric).value(scores, parts.test.target)
+    return metrics.get(metric).value(scores, parts.test.measured)
 
 
 def mean(values: Sequence[float | None]) -> float | None:

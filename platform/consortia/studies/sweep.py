@@ -116,7 +116,7 @@ def _file(out: Path, value: float, seed: int) -> Path:
 
 
 def _claim(sweep: Sweep, scenario: Scenario, out: Path) -> None:
-    """Say what the folder is for; cells of another contract, roster or data set never mix with these."""
+    """Write into the folder what it is for: runs of another contract, roster or data set never mix with these."""
     what = {
         "schema": SWEEP_SCHEMA,
         "scenario": scenario.name,
@@ -192,8 +192,8 @@ class Point:
 def points(cells: Iterable[dict[str, Any]]) -> list[Point]:
     """Return the table of a sweep; participants without any number are left out.
 
-    A small test part may have both classes under one seed and one under another, and then leads with another metric:
-    the one that most seeds have counts, the other seeds are left out.
+    A small test part may have both classes under one seed and only one under another. Then another metric leads. The
+    metric of most seeds counts; the other seeds are left out.
     """
     groups: dict[tuple[float, str], list[dict[str, Any]]] = {}
     for cell in cells:

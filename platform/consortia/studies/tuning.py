@@ -104,7 +104,7 @@ def _solve(contract: Contract, value: float, delta: float, rate: float, steps: i
 
 
 def _affordable(value: float, plan: ParticipantPlan, local_steps: int, once: tuple[Event, ...]) -> int:
-    """Return the most rounds at the proposal's noise whose PLD ε is within `value`; the coarse grid only errs low."""
+    """Return how many rounds an ε of `value` pays for at the proposal's noise; the coarse grid may give too few."""
     grid = max(1e-3, 1e-4 * value)  # a large epsilon on a fine grid takes minutes
 
     def spent(rounds: int) -> float:
@@ -133,7 +133,7 @@ def knobs(scenario: Scenario, participant: RosterParticipant) -> list[Knob]:
     scenario = scenario.of(participant.industry)
     contract = scenario.contract
     rules = contract.industries[participant.industry]
-    n = max(1, round(participant.units * contract.split.train))
+    n = contract.split.training_units(participant.units)
     steps = rules.local_steps * planned_rounds(contract)
     size = _size(scenario, participant)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from consortia.common.strict import StrictModel
+from consortia.terms import few_steps
 from consortia.terms.contract_fields import TrainingTerms
 
 __all__ = ["AUTO", "Choice", "Chosen", "asks", "explicit", "network_terms", "rows_alone", "settled_terms"]
@@ -29,6 +30,8 @@ _TABLES: Final = ("sums", "additive")
 _RELEASES: Final = frozenset({"update", "sums", "additive"})
 
 Learner = Literal["sums", "additive", "gradient"]
+#: A learner, or the recipe of a linear model by few gradients (`consortia.terms.few_steps`).
+Kind = Literal["sums", "additive", "gradient", "few steps"]
 Table = dict[str, Any]
 
 
@@ -40,12 +43,20 @@ class Choice(StrictModel):
     why : in words.
     units : declared training units of all its participants.
     rows_left : how many rows' worth noise leaves to histograms of the columns; None where that was not asked.
+    few_steps : whether steps and model are those of `consortia.terms.few_steps`, whatever the contract says of a
+        network.
     """
 
     learner: Learner
     why: str
     units: int
     rows_left: float | None = None
+    few_steps: Annotated[bool, Field(exclude_if=lambda few: not few)] = False
+
+    @property
+    def kind(self) -> Kind:
+        """Whose terms the contract gets."""
+        return "few steps" if self.few_steps else self.learner
 
 
 class Chosen(StrictModel):
@@ -72,15 +83,17 @@ def network_terms(contract: Mapping[str, Any], industry: str) -> bool:
     return isinstance(terms, Mapping) and {"local_steps", "sampling_rate", "clip", "learning_rate"} <= terms.keys()
 
 
-def settled_terms(terms: Mapping[str, Any], learner: Learner) -> Table:
-    """Return training terms for this learner: what speaks of others is left out."""
+def settled_terms(terms: Mapping[str, Any], learner: Kind) -> Table:
+    """Return training terms for this learner or recipe: what speaks of others is left out."""
     out = {key: value for key, value in terms.items() if key not in _TABLES and key != "learner"}
     if "releases" in out and isinstance(out["releases"], list):
-        kind = "update" if learner == "gradient" else learner
+        kind = "update" if learner in ("gradient", "few steps") else learner
         out["releases"] = [kind, *(one for one in out["releases"] if one not in _RELEASES)]
     if learner == "gradient":
         return out
     out = {key: value for key, value in out.items() if key not in _OF_NETWORKS}
+    if learner == "few steps":
+        return few_steps.with_training(out)
     if isinstance(out.get("evaluation"), dict):
         out["evaluation"] = {key: value for key, value in out["evaluation"].items() if key != "every"}
     own, other = (terms.get(name, {}) for name in (learner, _TABLES[learner == "sums"]))
@@ -103,18 +116,24 @@ def explicit(contract: Mapping[str, Any], choose: Callable[[str], Choice]) -> tu
     found = {name: choose(name) for name in sorted(left)}
     data = dict(contract)
     data["industries"] = {
-        name: rows_alone(terms) if name in found and found[name].learner != "gradient" else terms
+        name: _industry_terms(terms, found[name].kind) if name in found else terms
         for name, terms in contract["industries"].items()
     }
-    own |= {name: settled_terms(own[name], one.learner) for name, one in found.items() if name in own}
+    own |= {name: settled_terms(own[name], one.kind) for name, one in found.items() if name in own}
     if contract.get("learner") == AUTO:
         written = {key: value for key, value in contract.items() if key in TrainingTerms.model_fields}
         # Which is the most frequent does not depend on the order of a file.
-        common = Counter(found[name].learner for name in sorted(rest)).most_common(1)[0][0]
+        common = Counter(found[name].kind for name in sorted(rest)).most_common(1)[0][0]
         data = {key: value for key, value in data.items() if key not in TrainingTerms.model_fields}
         data |= settled_terms(written, common)
-        own |= {name: settled_terms(written, found[name].learner) for name in rest if found[name].learner != common}
+        own |= {name: settled_terms(written, found[name].kind) for name in rest if found[name].kind != common}
     return ({**data, "by_industry": own} if own else data), found
+
+
+def _industry_terms(terms: Table, kind: Kind) -> Table:
+    if kind == "gradient":
+        return terms
+    return {**rows_alone(terms), **few_steps.industry()} if kind == "few steps" else rows_alone(terms)
 
 
 def rows_alone(terms: Mapping[str, Any]) -> Table:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from pydantic import PrivateAttr, ValidationError, model_validator
 
@@ -13,6 +14,7 @@ from consortia.common.errors import InputError
 from consortia.common.strict import check_schema, parse
 from consortia.terms.contract_checks import (
     check_by_industry,
+    check_groups,
     check_optimizers,
     check_participations,
     check_secure_sum,
@@ -44,11 +46,14 @@ class Contract(ContractFields):
         if self.wire != WIRE_VERSION:
             raise ValueError(f"wire = {WIRE_VERSION} (what this version speaks)")
         if check_mode(self.mode, self.vertical, self.rounds, self.industries, self.releases):
+            if self.evaluation.groups:
+                raise ValueError("no evaluation.groups for mode 'vertical': no released model is measured")
             return self
         if self.by_industry:
             check_by_industry(self)
             self.group_contracts()
             return self
+        check_groups(self)
         check_sums(self)
         if self.learner == "gradient" and "update" not in self.releases:
             raise ValueError("releases that include 'update'")
@@ -110,6 +115,7 @@ class Contract(ContractFields):
         for learner in ("sums", "additive"):
             if data[learner] is not None:
                 data[learner] = data[learner].only(industries)
+        data["evaluation"] = data["evaluation"].only(industries)
         data["industries"] = {name: data["industries"][name] for name in industries}
         try:
             return Contract.model_validate(data)
@@ -172,6 +178,25 @@ def spare(contract: Contract) -> int:
     return contract.secure_terms.spare if contract.trust == "aggregate" else 0
 
 
+class Settled(NamedTuple):
+    """The numbers of a secure sum once noise and clips are settled; see `SecureTerms`."""
+
+    noise: float
+    largest_clip: float
+    smallest_clip: float
+    rows: int
+
+
+def settled(contract: Contract) -> Settled:
+    """Return the settled numbers of a contract with secure sums; InputError where they are open still."""
+    terms = contract.secure_terms
+    if terms.noise is None or terms.smallest_clip is None or terms.largest_clip is None or terms.rows is None:
+        raise InputError(
+            "contract.secure: wanted noise, largest_clip, smallest_clip and rows, got a scenario as written"
+        )
+    return Settled(terms.noise, terms.largest_clip, terms.smallest_clip, terms.rows)
+
+
 def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -> float:
     """Return the norm bound of one unit: the industry's, or C_i = S / sigma_i where noise is shared.
 
@@ -182,11 +207,7 @@ def clip_of(contract: Contract, rules: IndustryTerms, noise_multiplier: float) -
     """
     if contract.trust != "aggregate":
         return rules.clip
-    terms = contract.secure_terms
-    if terms.noise is None or terms.smallest_clip is None or terms.largest_clip is None or terms.rows is None:
-        raise InputError(
-            "contract.secure: wanted noise, largest_clip, smallest_clip and rows, got a scenario as written"
-        )
+    terms = settled(contract)
     if noise_multiplier <= 0:
         raise InputError("epsilon: wanted a finite one with trust = 'aggregate', got a non-private proposal")
     clip = terms.noise / noise_multiplier

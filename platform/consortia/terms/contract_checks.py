@@ -124,12 +124,29 @@ def check_sums(contract: ContractFields) -> None:
         raise ValueError(f"{learner}: terms of the contract's industries, not of {', '.join(strange)}")
 
 
+def check_groups(contract: ContractFields) -> None:
+    """Raise ValueError, naming what was wanted, where the final model cannot be measured by group."""
+    groups = contract.evaluation.groups
+    if strange := sorted(groups.keys() - contract.industries.keys()):
+        raise ValueError(f"evaluation.groups of the contract's industries, not of {', '.join(strange)}")
+    if groups and "private" in contract.scopes.named:
+        raise ValueError(
+            "no private scope with evaluation.groups: each participant would measure its own parts, and only a "
+            "released model is measured by group"
+        )
+
+
 def check_by_industry(contract: ContractFields) -> None:
     """Raise ValueError, naming what was wanted, where training terms of single industries cannot be kept apart."""
     if strange := sorted(contract.by_industry.keys() - contract.industries.keys()):
         raise ValueError(f"by_industry tables of the contract's industries, not of {', '.join(strange)}")
     if not contract.industries.keys() - contract.by_industry.keys():
         raise ValueError("an industry without a by_industry table: the contract's own terms are for it")
+    for name, terms in contract.by_industry.items():
+        if strange := sorted(terms.evaluation.groups.keys() - {name}):
+            raise ValueError(f"by_industry.{name}.evaluation.groups: of {name} alone, not of {', '.join(strange)}")
+    if strange := sorted(contract.evaluation.groups.keys() - contract.industries.keys()):
+        raise ValueError(f"evaluation.groups of the contract's industries, not of {', '.join(strange)}")
     for name, terms in (("the contract", contract), *contract.by_industry.items()):
         excluded = {
             "nothing shared with the whole consortium": "consortium" in terms.scopes.named,

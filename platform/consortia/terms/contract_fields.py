@@ -87,6 +87,10 @@ class Split(StrictModel):
             raise ValueError("train + validation + test = 1")
         return self
 
+    def training_units(self, declared: int) -> int:
+        """Return how many of `declared` units train: a public number, the same for everybody."""
+        return max(1, round(declared * self.train))
+
 
 class RoundTerms(StrictModel):
     """Bounds of one round: replies needed (share of the roster), seconds to wait, tries."""

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from consortia.common.strict import StrictModel
+
+if TYPE_CHECKING:  # who reads a contract needs no pandas
+    from clients._groups import Grouping
+
+
+class GroupTerms(StrictModel):
+    """By which public column the final model is measured group by group; `cuts` are the borders of a number."""
+
+    column: Annotated[str, Field(min_length=1, max_length=200)]
+    cuts: Annotated[tuple[float, ...], Field(exclude_if=lambda cuts: not cuts)] = ()
 
 
 class EvaluationTerms(StrictModel):
@@ -17,12 +28,14 @@ class EvaluationTerms(StrictModel):
 
     The final model is measured on the test rows, once. With `every` = n > 0, the model after every n-th round is also
     measured on the validation rows; that release comes with the next round's update. `bins` are the score bins of a
-    histogram.
+    histogram. `groups` names, by industry, the column by whose public groups the final histogram is told apart
+    (`consortia fairness`).
     """
 
     metrics: Literal["none", "dp", "exact"] = "none"
     every: Annotated[int, Field(ge=0, le=100_000)] = 0
     bins: Annotated[int, Field(ge=8, le=256)] = 24
+    groups: Annotated[dict[str, GroupTerms], Field(exclude_if=lambda groups: not groups)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _bins_are_even(self) -> EvaluationTerms:
@@ -30,7 +43,22 @@ class EvaluationTerms(StrictModel):
             raise ValueError("an even number of bins, so that a score of one half is an edge")
         if self.every and self.metrics == "none":
             raise ValueError("every = 0 where metrics = 'none': nothing is measured for others")
+        if self.groups and self.metrics != "dp":
+            raise ValueError("groups with metrics = 'dp' only: by group nothing leaves but a noisy histogram")
         return self
+
+    def grouping(self, industry: str) -> Grouping | None:
+        """Return by which column an industry's final model is measured group by group; None where it is not."""
+        from clients._groups import Grouping
+
+        terms = self.groups.get(industry)
+        return None if terms is None else Grouping(terms.column, terms.cuts)
+
+    def only(self, industries: Collection[str]) -> EvaluationTerms:
+        """Return the terms for some industries."""
+        return self.model_copy(
+            update={"groups": {name: one for name, one in self.groups.items() if name in industries}}
+        )
 
     def releases_between(self, rounds: int) -> int:
         """Return how many rounds' models are measured before the final one."""

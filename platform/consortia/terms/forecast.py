@@ -31,7 +31,6 @@ from consortia.learners.sums.forecast import (
 from consortia.learners.sums.model import Recipe
 from consortia.terms.contract import Contract, clip_of
 from consortia.terms.recipe import recipe
-from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.settle import sigma_of
 from privacy.secure_sum.fixed_point import INFLATION
@@ -45,7 +44,6 @@ __all__ = [
     "forecasts",
     "others_of",
     "predicts_gain",
-    "training_units",
 ]
 
 #: The metric of expected net gains: the only one that they were measured in.
@@ -110,7 +108,7 @@ def forecasts(scenario: Scenario) -> dict[str, Forecast]:
         contract = part.contract
         for participant in part.roster if contract.sums is not None else ():
             others = others_of(part, participant.name)
-            rule, own = recipe(contract, participant.industry), training_units(contract, participant)
+            rule, own = recipe(contract, participant.industry), contract.split.training_units(participant.units)
             variance = float(np.mean(rule.outcome.variances))
             rows = effective_rows(others, variance / effective_columns(rule.columns))
             gain = expected_gain(own, rows, variance) if predicts_gain(participant.industry) else None
@@ -123,18 +121,13 @@ def predicts_gain(industry: str) -> bool:
     return registry.get(industry).schema.target.kind == "binary"
 
 
-def training_units(contract: Contract, participant: RosterParticipant) -> int:
-    """Return the declared number of units that train."""
-    return max(1, round(participant.units * contract.split.train))
-
-
 def others_of(scenario: Scenario, name: str) -> Others:
     """Return the other participants of the same industry, as the sums without one's own part count them."""
     industry = scenario.participant(name).industry
     contract = scenario.of(industry).contract
     participants = [participant for participant in scenario.roster if participant.industry == industry]
     others = [participant for participant in participants if participant.name != name]
-    units = tuple(float(training_units(contract, participant)) for participant in others)
+    units = tuple(float(contract.split.training_units(participant.units)) for participant in others)
     multipliers = [sigma_of(contract, participant) or 0.0 for participant in others]
     rule = recipe(contract, industry)
     if contract.trust == "aggregate":

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from consortia.common.errors import InputError
-from consortia.terms.contract import Contract, contract_from_json
+from consortia.terms.contract import Contract, contract_from_json, settled
 from consortia.terms.costs import noise_multiplier
 from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import RosterParticipant
@@ -85,7 +85,7 @@ def sigma_of(contract: Contract, participant: RosterParticipant) -> float | None
 def units_drawn(contract: Contract, participant: RosterParticipant) -> int:
     """Return how many units one draw holds at most, but for a tail of six standard deviations."""
     rate = contract.industries[participant.industry].sampling_rate
-    units = max(1, round(participant.units * contract.split.train))
+    units = contract.split.training_units(participant.units)
     return min(units, math.ceil(rate * units + 6 * math.sqrt(rate * (1 - rate) * units)))
 
 
@@ -123,11 +123,7 @@ def fixed_point(contract: Contract) -> FixedPoint:
     InputError
         When the contract's numbers are not settled.
     """
-    terms = contract.secure_terms
-    if terms.noise is None or terms.smallest_clip is None or terms.largest_clip is None or terms.rows is None:
-        raise InputError(
-            "contract.secure: wanted noise, largest_clip, smallest_clip and rows, got a scenario as written"
-        )
+    terms = settled(contract)
     return FixedPoint(
         noise=terms.noise,
         clip=terms.largest_clip,
@@ -138,6 +134,6 @@ def fixed_point(contract: Contract) -> FixedPoint:
             for number in (range(1, contract.rounds + 1) if contract.noisy_sums is not None else (1,))
         ),
         rows=terms.rows,
-        colluders=terms.colluders,
-        drops=terms.drops,
+        colluders=contract.secure_terms.colluders,
+        drops=contract.secure_terms.drops,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -125,6 +125,3 @@ def failing_with(what: str) -> Iterator[None]:
         raise AssertionError(f"{what}: {error}") from error
     except Exception as error:
         raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
-
-
-Check = Callable[[Case], None]

@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 _CLOSE = 1e-8
 _ROWS = 60
 _CLASSES = 3
+_OF_UNIT = 12
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,15 @@ class Case:
         """Two for each kind of target."""
         return [sample(kind, _ROWS, self.seed + n) for kind in self.metric.kinds for n in range(2)]
 
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """The rows of each unit (n_units, rows of one): one row, or twelve for a metric that ranks a unit's rows."""
+        return np.arange(_ROWS).reshape(-1, _OF_UNIT if self.metric.by_unit else 1)
+
     def values(self, scores: Array, target: Array, weights: Array) -> Array:
         """Return what the weighted function gives, its shape checked; AssertionError for another."""
+        if self.metric.by_unit:
+            return self.metric.values(scores, target, weights, np.arange(len(target)) // _OF_UNIT)
         with np.errstate(all="ignore"):
             found = np.asarray(self.metric.weighted(scores, target, weights), dtype=np.float64)
         require(
@@ -101,9 +109,11 @@ def a_weight_is_a_number_of_rows(case: Case) -> None:
     """A row of weight 3 is three rows, and one of weight 0 is not there."""
     rng = np.random.default_rng(case.seed)
     for one in case.samples:
-        counts = rng.integers(0, 4, _ROWS)
-        weighted = float(case.values(one.good, one.target, counts[None].astype(np.float64))[0])
-        repeated = case.value(np.repeat(one.good, counts, axis=0), np.repeat(one.target, counts))
+        counts = rng.integers(0, 4, len(case.blocks))
+        of_row = counts.repeat(case.blocks.shape[1])
+        weighted = float(case.values(one.good, one.target, of_row[None].astype(np.float64))[0])
+        rows = case.blocks.repeat(counts, axis=0).ravel()
+        repeated = case.value(one.good[rows], one.target[rows])
         require(
             _alike(weighted, repeated),
             f"{one.kind}: {weighted:.6g} with weights, {repeated:.6g} with the rows as often",
@@ -132,7 +142,7 @@ def a_sample_sees_its_own_weights_alone(case: Case) -> None:
 def order_of_rows_does_not_matter(case: Case) -> None:
     """It is a measure of a set of rows."""
     for one in case.samples:
-        order = np.random.default_rng(case.seed).permutation(_ROWS)
+        order = np.random.default_rng(case.seed).permutation(case.blocks).ravel()
         there, here = case.value(one.good, one.target), case.value(one.good[order], one.target[order])
         require(_alike(there, here), f"{one.kind}: {there:.6g}, and {here:.6g} in another order")
 

@@ -30,13 +30,13 @@ from clients.errors import QuarantineError
 from clients.masking import SourceText
 from clients.schema import QuarantineReport
 from clients.sources import parse_source
-from consortia.common.errors import InputError, RefusedError
+from consortia.common.errors import RefusedError
 from consortia.messages.envelope import Envelope, encode, message_key
 from consortia.messages.ledger_anchor import to_header
 from consortia.participant import ledger_witness, lifetimes, unpaid_requests
 from consortia.participant.agreement import check_signed
 from consortia.participant.home import Home
-from consortia.terms.policy import DatasetTerms, Policy, check_contract, load_policy
+from consortia.terms.policy import DatasetTerms, check_contract
 from consortia.terms.vertical_policy import VerticalPolicy
 from consortia.vertical import psi
 from consortia.vertical.channel import Greeting, Session
@@ -70,12 +70,7 @@ class Work:
     def __init__(self, step: Step, home: Home, source: str | None) -> None:
         self.step = step
         self.home = home
-        try:
-            self.policy: Policy = load_policy(home.policy, simulation=home.simulation)
-        except InputError as error:
-            raise RefusedError("BAD_POLICY", str(error)) from None
-        if self.policy.participant != home.participant:
-            raise RefusedError("WRONG_PARTICIPANT", f"{home.policy} belongs to {self.policy.participant}")
+        self.policy = home.read_policy()
         terms = check_contract(self.policy, step.contract, step.industry, step.proposal)
         check_signed(home, self.policy, step.contract, step.proposal)
         self.terms: DatasetTerms = terms.model_copy(update={"source": SourceText(source)}) if source else terms

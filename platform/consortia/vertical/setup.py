@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-import tomli_w
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -41,9 +40,7 @@ def introduce(scenario: Scenario, homes: Mapping[str, Home]) -> None:
         peers = {other: key for other, key in keys.items() if other != name}
         if table.get("peers") != peers | table.get("peers", {}):
             table["peers"] = peers | table.get("peers", {})
-            head = home.policy.read_text(encoding="utf-8").partition("\n")[0]
-            note = head + "\n" if head.startswith("#") else ""
-            home.policy.write_text(note + tomli_w.dumps(data), encoding="utf-8")
+            home.change_policy(data)
         file = home.kept / "ids.key"
         if terms.keyed_ids and not file.exists():
             file.write_bytes(authority)

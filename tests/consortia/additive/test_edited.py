@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from command_line import APP
 from typer.testing import CliRunner
 
 from clients import registry as industries
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.learners.additive.model import SHAPES, START
 from consortia.models import edited, registry
@@ -87,7 +87,7 @@ def test_an_edited_model_is_marked_and_never_leaves(run: str, tmp_path: Path) ->
     for leave in (check_leaves, lambda one: registry.register(tmp_path / "models", "high", one, None)):
         with pytest.raises(InputError, match="never leaves"):
             leave(found)
-    result = CliRunner().invoke(build_app(), ["export", run, "--participant", "high", "--model", "edited"])
+    result = CliRunner().invoke(APP, ["export", run, "--participant", "high", "--model", "edited"])
     assert result.exit_code == 2
     assert of_participant(run, "high", "").about.kind == FEDERATED  # what may leave is as it was
     file = Path(run) / "participants/high/runs/run-1/models/edited.safetensors"
@@ -97,7 +97,7 @@ def test_an_edited_model_is_marked_and_never_leaves(run: str, tmp_path: Path) ->
 
 
 def test_by_the_command_line_and_back(run: str, tmp_path: Path) -> None:
-    table, app = tmp_path / "shapes.csv", build_app()
+    table, app = tmp_path / "shapes.csv", APP
     common = ["edit", run, "--participant", "high"]
     assert CliRunner().invoke(app, [*common, "--out", str(table)]).exit_code == 0
     assert CliRunner().invoke(app, [*common, str(table)]).exit_code == 2  # as it came

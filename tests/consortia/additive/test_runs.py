@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from own_homes import own_homes
-from secure_town import Town, kind_of
+from secure_town import Town, lost
+from whole_runs import dies, model, run
 
-from consortia.common.errors import InputError, RunFailedError
-from consortia.coordinator import blocks, rounds
-from consortia.engines.options import Options
-from consortia.engines.runner import Outcome, execute, prepare
+from consortia.common.errors import InputError
+from consortia.coordinator import blocks
 from consortia.learners.blocks.noise import mu_of
 from consortia.participant.handle import handle
 from consortia.terms.contract import contract_from_json
@@ -45,15 +43,6 @@ def _short(folder: Path, rounds: int = 2, epsilon: str = "inf") -> str:
         terms = policy.read_text(encoding="utf-8").replace("non_private = false", "non_private = true")
         policy.write_text(terms.replace('releases = ["sums"]', 'releases = ["additive"]'))
     return str(file)
-
-
-def _run(**options: Any) -> Outcome:
-    chosen = Options(**options)
-    return execute(prepare(chosen), chosen)
-
-
-def _model(folder: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load((folder / "model" / "bank.safetensors").read_bytes())
 
 
 def test_a_written_contract_needs_the_learner_and_its_industries_only() -> None:
@@ -116,29 +105,21 @@ def test_a_message_that_broke_after_the_charge_is_spent(
         assert [entry.state for entry in ledger.entries()] == ["reserved"]
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_coordinator_that_dies_goes_on(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is charged again, and the model is that of the undisturbed run."""
     monkeypatch.setattr("consortia.participant.receipt.write", lambda *args: None)
     scenario = _short(tmp_path)
-    whole = _run(scenario=scenario, split_seed=1, out=tmp_path / "whole").job
-    genuine, saved = rounds.save, 0
-
-    def save(*args: Any, **kwargs: Any) -> None:
-        nonlocal saved
-        genuine(*args, **kwargs)
-        saved += 1
-        if saved == after:
-            raise RunFailedError("the coordinator died here")
-
-    monkeypatch.setattr(rounds, "save", save)
-    options = Options(scenario=scenario, split_seed=1, out=tmp_path / "runs")
-    job = prepare(options)
-    assert execute(job, options).result["status"] == "failed"
-    monkeypatch.setattr(rounds, "save", genuine)
-    assert _run(scenario="", resume=job.folder).result["status"] == "completed"
-    for name, tensor in _model(whole.folder).items():
-        assert torch.equal(tensor, _model(job.folder)[name])
+    whole = run(scenario=scenario, split_seed=1, out=tmp_path / "whole").job
+    with monkeypatch.context() as patch:
+        dies(patch, after)
+        outcome = run(scenario=scenario, split_seed=1, out=tmp_path / "runs")
+    assert outcome.result["status"] == "failed"
+    job = outcome.job
+    assert run(scenario="", resume=job.folder).result["status"] == "completed"
+    for name, tensor in model(whole.folder).items():
+        assert torch.equal(tensor, model(job.folder)[name])
     for name, home in job.homes.items():
         with Ledger.open(home.ledger, name) as ledger:
             assert [(entry.round, entry.state) for entry in ledger.entries()] == [(n, "committed") for n in (1, 2, 3)]
@@ -151,7 +132,7 @@ def test_the_vectorised_engine_gives_the_embedded_engines_model_to_the_bit(
     monkeypatch.setattr("consortia.participant.receipt.write", lambda *_: None)  # the models are compared
     scenario = _short(tmp_path)
     embedded, vectorized = (
-        _model(_run(scenario=scenario, split_seed=5, engine=engine, out=tmp_path / engine).job.folder)
+        model(run(scenario=scenario, split_seed=5, engine=engine, out=tmp_path / engine).job.folder)
         for engine in ("embedded", "vectorized")
     )
     assert embedded.keys() == vectorized.keys()
@@ -195,18 +176,9 @@ def test_what_opens_is_the_members_sum_and_noise_of_the_planned_size(
 
 
 def test_a_lost_reply_costs_one_message_of_a_spare_attempt(tmp_path: Path) -> None:
-    town, left = _town(tmp_path, spare=1), [("train", 2, "other")]
-
-    def hook(who: str, data: bytes, answer: Callable[[bytes], bytes]) -> bytes | None:
-        reply = answer(data)
-        if (*kind_of(data)[:2], who) in left:
-            left.clear()
-            return None
-        return reply
-
+    town = _town(tmp_path, spare=1)
     participants = [participant.name for participant in town.scenario.roster]
-    left[:] = [("train", 2, participants[0])]
-    town.hook = hook
+    town.hook = lost("train", 2, participants[0])
     assert town.run()["status"] == "completed"
     for name in participants[1:]:
         noise = [event.noise_multiplier for entry in town.entries(name) for event in entry.events]
@@ -218,9 +190,9 @@ def test_a_lost_reply_costs_one_message_of_a_spare_attempt(tmp_path: Path) -> No
 def test_real_processes_give_the_embedded_engines_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenario, homes = _short(tmp_path), tmp_path / "homes"
     own_homes(scenario, homes, monkeypatch, split_seed=5)
-    embedded = _run(scenario=scenario, split_seed=5, out=tmp_path / "embedded")
-    flower = _run(scenario=scenario, engine="flower", out=tmp_path / "flower")
+    embedded = run(scenario=scenario, split_seed=5, out=tmp_path / "embedded")
+    flower = run(scenario=scenario, engine="flower", out=tmp_path / "flower")
     assert flower.result["status"] == "completed"
-    left, right = _model(embedded.job.folder), _model(flower.job.folder)
+    left, right = model(embedded.job.folder), model(flower.job.folder)
     assert left.keys() == right.keys() == {"head.shapes", "head.start", "head.part", "head.noise"}
     assert all(torch.equal(left[name], right[name]) for name in left)

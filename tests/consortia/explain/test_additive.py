@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from command_line import APP
 from numpy.typing import NDArray
+from targets import TARGETS
 from typer.testing import CliRunner
 
 from clients import registry as industries
-from clients.schema import Column, Schema, Target
-from consortia.cli import build_app
+from clients.schema import Column, Schema
 from consortia.learners.additive.attribution import margins, norms, scatter
 from consortia.learners.additive.model import NOISE, PART, SHAPES, START, Recipe, recipe_of
 from consortia.learners.blocks.noise import solve
@@ -38,11 +39,6 @@ from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import State, build_module, state_of
 
 Array = NDArray[np.float64]
-TARGETS = {
-    "binary": Target(name="y", kind="binary", classes=("no", "yes")),
-    "multiclass": Target(name="y", kind="multiclass", classes=("a", "b", "c")),
-    "regression": Target(name="y", kind="regression", low=-10, high=30),
-}
 PAIRED = {"pairs": (("shuffled", "idle"),), "monotone": {"planted": "up", "shuffled": "up"}}
 CHANCE = {"shuffled", "idle", "colour", "flag", "shuffled x idle"}
 
@@ -208,7 +204,7 @@ def _finished(folder: Path) -> Path:
 
 def test_the_command_shows_shapes_and_intervals(tmp_path: Path) -> None:
     folder = _finished(tmp_path / "factories-1")
-    call = CliRunner().invoke(build_app(), ["explain", str(folder), "--json", "--out", str(tmp_path / "page")])
+    call = CliRunner().invoke(APP, ["explain", str(folder), "--json", "--out", str(tmp_path / "page")])
     assert call.exit_code == 0, call.output
     (found,) = json.loads(call.output[: call.output.rindex("]") + 1])
     assert found["learner"] == "additive"
@@ -238,7 +234,7 @@ def test_predict_explains_a_row_exactly_by_its_cells(tmp_path: Path) -> None:
     frame = industries.get("factory").synthesise(np.random.default_rng(1), 5, "L")
     frame.to_csv(tmp_path / "rows.csv", index=False)
     arguments = ["predict", str(folder), str(tmp_path / "rows.csv"), "--participant", name, "--model", "federated"]
-    call = CliRunner().invoke(build_app(), [*arguments, "--explain", "--out", str(tmp_path / "why.csv")])
+    call = CliRunner().invoke(APP, [*arguments, "--explain", "--out", str(tmp_path / "why.csv")])
     assert call.exit_code == 0, call.output
     assert "log-odds" in call.output
     table = pd.read_csv(tmp_path / "why.csv")

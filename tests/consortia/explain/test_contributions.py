@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import APP
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from clients.schema import Column, Schema, Target
-from consortia.cli import build_app
 from consortia.learners.blocks.noise import solve
 from consortia.learners.blocks.parts import Part
 from consortia.learners.blocks.release import deviations
@@ -209,13 +209,13 @@ def test_the_command_names_participants_in_order_and_the_page_is_safe(
     parts["<b>copy"] = parts["other"]
     monkeypatch.setattr("consortia.models.contributions.parts_of_run", lambda *_: parts)
     folder = _folder(tmp_path, "banks")
-    call = CliRunner().invoke(build_app(), ["contributions", str(folder), "--json"])
+    call = CliRunner().invoke(APP, ["contributions", str(folder), "--json"])
     assert call.exit_code == 0, call.output
     (found,) = json.loads(call.output)
     assert found["participants"][0]["participant"] == "new-car"
     assert math.fsum(line["value"] for line in found["participants"]) == pytest.approx(found["total"], abs=1e-9)
     assert {tuple(line["copies"]) for line in found["participants"]} == {("<b>copy",), ("other",), ()}
-    assert CliRunner().invoke(build_app(), ["contributions", str(folder)]).exit_code == 0
+    assert CliRunner().invoke(APP, ["contributions", str(folder)]).exit_code == 0
     text = page("Who", contribution_sections(folder))
     assert "same rows as" in text
     assert "<b>copy" not in text
@@ -226,7 +226,7 @@ def test_the_command_names_participants_in_order_and_the_page_is_safe(
 )
 def test_what_cannot_be_known_is_said(tmp_path: Path, scenario: str, words: str) -> None:
     folder = _folder(tmp_path, scenario) if scenario else tmp_path
-    call = CliRunner().invoke(build_app(), ["contributions", str(folder)])
+    call = CliRunner().invoke(APP, ["contributions", str(folder)])
     assert call.exit_code == 2
     assert words in " ".join(call.output.split())
     assert contribution_sections(folder) == []

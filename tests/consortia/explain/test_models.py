@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from command_line import APP
 from finished_run import write_result, write_run
 from typer.testing import CliRunner
 
 from clients import registry as industries
 from clients.schema import Target
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.models.explain import row
 from consortia.models.explain.effects import Curve, Effect, Explanation
@@ -110,7 +110,7 @@ def _finished(tmp_path: Path) -> Path:
 
 def test_the_command_prints_json_and_writes_a_page(tmp_path: Path) -> None:
     folder = _finished(tmp_path)
-    call = CliRunner().invoke(build_app(), ["explain", str(folder), "--json", "--out", str(tmp_path / "page")])
+    call = CliRunner().invoke(APP, ["explain", str(folder), "--json", "--out", str(tmp_path / "page")])
     assert call.exit_code == 0, call.output
     found = json.loads(call.output[: call.output.rindex("]") + 1])
     assert {effect["column"] for effect in found[0]["effects"]} == {one.column for one in POINTS}
@@ -137,7 +137,7 @@ def test_what_cannot_be_explained_is_refused_in_words(tmp_path: Path, case: str)
         del scenario["contract"]["sums"]
         (folder / "scenario.json").write_text(json.dumps(scenario), encoding="utf-8")
         arguments = ["explain", str(folder)]
-    call = CliRunner().invoke(build_app(), arguments)
+    call = CliRunner().invoke(APP, arguments)
     assert call.exit_code == 2
     assert "wanted" in call.output
     assert sections_of_run(tmp_path / "nowhere") == []
@@ -155,7 +155,7 @@ def test_predict_explains_at_home_and_says_how(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "rows.csv", index=False)
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     arguments = ["predict", str(folder), str(tmp_path / "rows.csv"), "--participant", "used-car", "--explain"]
-    call = CliRunner().invoke(build_app(), [*arguments, "--out", str(tmp_path / "why.csv")])
+    call = CliRunner().invoke(APP, [*arguments, "--out", str(tmp_path / "why.csv")])
     assert call.exit_code == 0, call.output
     assert "log-odds" in call.output
     table = pd.read_csv(tmp_path / "why.csv")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from targets import TARGETS
 
-from clients.schema import Column, Schema, Target
+from clients.schema import Column, Schema
 from consortia.learners.blocks.noise import solve
 from consortia.learners.blocks.shares import Shares
 from consortia.learners.sums.attribution import margins, moments, parts, redrawn, spreads
@@ -23,11 +24,6 @@ from consortia.models.explain.sums import explain_sums, row_parts
 Array = NDArray[np.float64]
 SHARES = Shares("sums", ((0.10,), (0.27, 0.63)))
 NUMBERS = ("planted", "helper", "shuffled", "idle")
-TARGETS = {
-    "binary": Target(name="y", kind="binary", classes=("no", "yes")),
-    "multiclass": Target(name="y", kind="multiclass", classes=("a", "b", "c")),
-    "regression": Target(name="y", kind="regression", low=-10, high=30),
-}
 
 
 def _schema(kind: str = "binary") -> Schema:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import tomli_w
+from command_line import APP
 from typer.testing import CliRunner
 
 from consortia.audit.recount import recounted
-from consortia.cli import build_app
 from consortia.common.errors import InputError, RefusedError
 from consortia.engines.options import Options
 from consortia.engines.runner import Outcome, execute, prepare
@@ -27,6 +27,7 @@ def _run(scenario: str, out: Path, **options: Any) -> Outcome:
     return execute(prepare(chosen, change=statistics_scenario), chosen)
 
 
+@pytest.mark.end_to_end
 def test_local_noise_is_charged_once_and_says_where_sites_differ(tmp_path: Path) -> None:
     outcome = _run("hospitals-network", tmp_path, epsilon=("4",))
     result = outcome.result
@@ -81,11 +82,11 @@ def test_a_policy_that_names_no_budget_for_them_refuses(tmp_path: Path) -> None:
 def test_the_scenario_can_be_written_checked_and_allowed(tmp_path: Path) -> None:
     file = tmp_path / "first-look.toml"
     runner = CliRunner()
-    told = runner.invoke(build_app(), ["statistics", "hospitals-network", "--write", str(file)])
+    told = runner.invoke(APP, ["statistics", "hospitals-network", "--write", str(file)])
     assert told.exit_code == 0, told.output
     assert load_scenario(str(file)).contract.statistics is not None
     assert load_scenario(str(file)).contract.sha256() in told.output.replace("\n", "")
-    planned = runner.invoke(build_app(), ["check", str(file)])
+    planned = runner.invoke(APP, ["check", str(file)])
     assert planned.exit_code == 0, planned.output
     assert "nothing is trained" in planned.output
 

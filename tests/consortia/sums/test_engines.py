@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from own_homes import own_homes
+from whole_runs import dies, model, run
 
-from consortia.common.errors import InputError, RunFailedError
-from consortia.coordinator import rounds
+from consortia.common.errors import InputError
 from consortia.coordinator.checkpoint import load_latest
 from consortia.engines.options import Options
-from consortia.engines.runner import Outcome, execute, prepare
+from consortia.engines.runner import prepare
 from consortia.engines.vectorized import blocks, participants
 from consortia.engines.vectorized.coordinator import CrowdCoordinator
 from consortia.learners.blocks.release import deviations
@@ -48,23 +47,14 @@ def _open(folder: Path, participants: int = 3) -> str:
     return str(file)
 
 
-def _run(**options: Any) -> Outcome:
-    chosen = Options(**options)
-    return execute(prepare(chosen), chosen)
-
-
-def _model(folder: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load((folder / "model" / "bank.safetensors").read_bytes())
-
-
 @pytest.mark.end_to_end
 def test_real_processes_give_the_embedded_engines_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenario, homes = _open(tmp_path), tmp_path / "homes"
     names = own_homes(scenario, homes, monkeypatch, split_seed=5)
-    embedded = _run(scenario=scenario, split_seed=5, out=tmp_path / "embedded")
-    flower = _run(scenario=scenario, engine="flower", out=tmp_path / "flower")
+    embedded = run(scenario=scenario, split_seed=5, out=tmp_path / "embedded")
+    flower = run(scenario=scenario, engine="flower", out=tmp_path / "flower")
     assert flower.result["status"] == "completed"
-    left, right = _model(embedded.job.folder), _model(flower.job.folder)
+    left, right = model(embedded.job.folder), model(flower.job.folder)
     assert left.keys() == right.keys() == {"encoder.centre", "encoder.radius", "head.weights"}
     assert all(torch.equal(left[name], right[name]) for name in left)
     for name in names:  # at home, too: the others' sums, finished on the same rows
@@ -89,7 +79,7 @@ def test_a_secure_sum_between_real_processes(tmp_path: Path, monkeypatch: pytest
     shutil.copytree(source.parent / "policies" / source.stem, tmp_path / "policies" / file.stem)
     homes = tmp_path / "homes"
     names = own_homes(str(file), homes, monkeypatch)
-    result = _run(scenario=str(file), engine="flower", out=tmp_path / "runs").result
+    result = run(scenario=str(file), engine="flower", out=tmp_path / "runs").result
     assert result["status"] == "completed"
     assert [line["replies"] for line in result["history"]] == [sorted(names)] * 2
     for name in names:
@@ -102,24 +92,13 @@ def test_a_secure_sum_between_real_processes(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_coordinator_that_dies_goes_on(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After message 1 or 2 was kept: nobody is charged again, and the model is that of the undisturbed run."""
-    genuine = rounds.save
-    saved = 0
-
-    def save(*args: Any, **kwargs: Any) -> None:
-        nonlocal saved
-        genuine(*args, **kwargs)
-        saved += 1
-        if saved == after:
-            raise RunFailedError("the coordinator died here")
-
-    monkeypatch.setattr(rounds, "save", save)
-    options = Options(scenario=_open(tmp_path, participants=2), split_seed=1, out=tmp_path / "runs")
-    job = prepare(options)
-    outcome = execute(job, options)
+    with monkeypatch.context() as patch:
+        dies(patch, after)
+        outcome = run(scenario=_open(tmp_path, participants=2), split_seed=1, out=tmp_path / "runs")
     assert outcome.result["status"] == "failed"
-    monkeypatch.setattr(rounds, "save", genuine)
+    job = outcome.job
     monkeypatch.setattr("consortia.participant.receipt.write", lambda *args: None)
-    assert _run(scenario="", resume=job.folder).result["status"] == "completed"
+    assert run(scenario="", resume=job.folder).result["status"] == "completed"
     state = load_latest(job.folder)
     assert state is not None
     assert state.round == 2
@@ -132,10 +111,10 @@ def test_a_coordinator_that_dies_goes_on(after: int, tmp_path: Path, monkeypatch
 def test_the_vectorised_engine_gives_the_embedded_engines_model_to_the_bit(tmp_path: Path) -> None:
     scenario = _open(tmp_path)
     embedded, vectorized = (
-        _run(scenario=scenario, split_seed=5, engine=engine, out=tmp_path / engine)
+        run(scenario=scenario, split_seed=5, engine=engine, out=tmp_path / engine)
         for engine in ("embedded", "vectorized")
     )
-    left, right = _model(embedded.job.folder), _model(vectorized.job.folder)
+    left, right = model(embedded.job.folder), model(vectorized.job.folder)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
     for name, participant in vectorized.result["participants"].items():  # at home, too

@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from command_line import APP
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import consortia
 from consortia import client_app
-from consortia.cli import build_app
 from consortia.coordinator.rounds import Coordinator
 from consortia.engines.options import Options
 from consortia.engines.runner import prepare
@@ -328,7 +328,7 @@ def test_own_rows_are_read_and_nothing_is_written(
 
 
 def call(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(build_app(), list(arguments), env={"COLUMNS": "200"})
+    result = CliRunner().invoke(APP, list(arguments), env={"COLUMNS": "200"})
     assert result.exit_code == code, result.output
     return result.output
 

@@ -129,7 +129,7 @@ def test_a_cohort_is_fixed_by_the_first_message(banks: Banks, monkeypatch: pytes
     """Who arrives between two messages of a release is in the next one; who is gone meanwhile is not summed."""
     _, january, february, _ = months(banks)
     february = february.drop(january.index, errors="ignore")
-    sums = []
+    sums: list[Array] = []
     for between in (january, pd.concat([january.iloc[3:], february])):
         ours = Banks(banks.folder / str(len(sums)), names=(NAME,))
         for number, frame in ((1, january), (2, between)):
@@ -285,7 +285,8 @@ def test_a_claim_after_the_reservation_loses_the_game(
 @pytest.mark.end_to_end
 def test_sixty_random_kills_use_no_unit_twice(banks: Banks) -> None:
     """A process dies anywhere in a message. Whatever was charged has its claims, and nobody is in two releases."""
-    draws, home, used = random.Random(19), banks.home(NAME), set()
+    draws, home = random.Random(19), banks.home(NAME)
+    used: frozenset[bytes] = frozenset()
     assert banks.months(NAME, [customers(NAME, 0, 30)])
     for kill in range(60):
         release = kill + 2

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from command_line import APP
 from left_runs import BANK, LEAVER, NAMES, RUN, STAY, banks, everybody, finished, model_of, multiplier, played
 from passports import home_with_run, key_of, payload, pins, private_pem, public_hex
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common import disk
 from consortia.common.errors import InputError
 from consortia.coordinator import coalitions
@@ -318,4 +318,4 @@ def test_the_command_wants_a_key_and_options_that_fit(run: Path) -> None:
 
 
 def _consortia(*words: str) -> Any:
-    return CliRunner().invoke(build_app(list(words)), list(words), env={"COLUMNS": "300"})
+    return CliRunner().invoke(APP, list(words), env={"COLUMNS": "300"})

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import APP
 from passports import pins, private_pem
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.coordinator.checkpoint import load_latest
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
@@ -20,7 +20,7 @@ from privacy.ledger import Ledger
 
 
 def _consortia(*words: str) -> Any:
-    return CliRunner().invoke(build_app(list(words)), list(words), env={"COLUMNS": "300"})
+    return CliRunner().invoke(APP, list(words), env={"COLUMNS": "300"})
 
 
 @pytest.mark.end_to_end

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
+from command_line import APP
 from doc_blocks import ROOT
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.coordinator import coalitions
 from consortia.coordinator.checkpoint import load_latest
@@ -179,7 +179,7 @@ def test_a_script_of_its_own_recounts_the_ledger(
     """Three Gaussian blocks and the metrics: chain and ε by a script that has nothing of consortia."""
     name = PARTICIPANTS[0]
     homes = str(run.job.homes[name].folder.parent)
-    text = CliRunner().invoke(build_app(), ["budget", "export", name, "--home", homes]).output
+    text = CliRunner().invoke(APP, ["budget", "export", name, "--home", homes]).output
     data, file = json.loads(text), tmp_path / "ledger.json"
     file.write_text(text, encoding="utf-8")
     assert RECOUNT([str(file)]) == 0

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from secure_town import Town, kind_of
+from secure_town import Town, lost
 
 from consortia.common.errors import RunFailedError
 from consortia.coordinator.checkpoint import load_latest
@@ -33,20 +32,6 @@ def _played(town: Town) -> tuple[dict[str, Any], list[Note]]:
     with observing() as notes:
         record = town.run()
     return record, [note for note in notes if note.where == "share"]
-
-
-def _lost(kind: str, number: int, name: str) -> Callable[..., bytes | None]:
-    """A transport that loses one answer of one participant; later attempts of the round reach it."""
-    left = [(kind, number, name)]
-
-    def hook(who: str, data: bytes, answer: Callable[[bytes], bytes]) -> bytes | None:
-        reply = answer(data)
-        if (*kind_of(data)[:2], who) in left:
-            left.clear()
-            return None
-        return reply
-
-    return hook
 
 
 def _coming_home(town: Town, name: str) -> ToHome:
@@ -161,7 +146,7 @@ def test_scaling_keeps_every_block_within_its_part(tmp_path: Path) -> None:
 @pytest.mark.end_to_end
 def test_a_drop_out_in_mode_two_costs_nobody_anything(tmp_path: Path) -> None:
     town = Town(tmp_path, base=BASE, secure=TWO)
-    town.hook = _lost("train", 2, "other")
+    town.hook = lost("train", 2, "other")
     record, notes = _played(town)
     assert record["status"] == "completed"
     assert record["history"][1]["replies"] == sorted(set(town.homes) - {"other"})
@@ -179,11 +164,11 @@ def test_a_drop_out_in_mode_two_costs_nobody_anything(tmp_path: Path) -> None:
 def test_a_drop_out_in_mode_one_takes_a_spare_attempt(tmp_path: Path) -> None:
     secure = {"colluders": 1, "min_cohort": 3}
     unpaid = Town(tmp_path / "none", base=BASE, secure={**secure, "spare": 0})
-    unpaid.hook = _lost("train", 2, "other")
+    unpaid.hook = lost("train", 2, "other")
     with pytest.raises(RunFailedError):
         unpaid.run()
     town = Town(tmp_path / "one", base=BASE, secure={**secure, "spare": 1})
-    town.hook = _lost("train", 2, "other")
+    town.hook = lost("train", 2, "other")
     record, notes = _played(town)
     assert record["status"] == "completed"
     members = len(town.homes)

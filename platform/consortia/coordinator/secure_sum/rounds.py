@@ -17,13 +17,12 @@ from consortia.common import disk
 from consortia.common.disk import write_json
 from consortia.common.errors import RunFailedError, WireError
 from consortia.coordinator.checkpoint import Checkpoint
-from consortia.coordinator.mailbox import Correspondence, is_refusal
+from consortia.coordinator.mailbox import Correspondence, check_same, is_refusal
 from consortia.coordinator.secure_sum.opening import Attempt, Part, open_two
 from consortia.coordinator.secure_sum.step import OpenSum, by_group, step
 from consortia.coordinator.sums import secure_step
 from consortia.messages.envelope import decode
 from consortia.messages.reply import FINAL, check_account
-from consortia.messages.size_release import declared
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, for_participant
 from consortia.terms.settle import fixed_point, sizes, units_drawn
@@ -107,9 +106,7 @@ class SecureRounds:
             if header is None:
                 return
             wanted = {"status": "OK", "kind": "run-key", "run": self.run_id, "contract": self.contract.sha256()}
-            for field, value in wanted.items():
-                if header.get(field) != value:
-                    raise ValueError(f"{field}: wanted {value!r}, got {str(header.get(field))[:80]!r}")
+            check_same(header, wanted)
             check_account(header)
             if header["non_private"] != "false":
                 raise ValueError("non_private: wanted 'false' in a secure sum")
@@ -283,7 +280,10 @@ class SecureRounds:
             )
         ((_, one),) = totals.items()
         weights = {name: self._clip(name) for name in one.names}
-        units = {name: float(declared(self.contract, self._participants[name].participant)) for name in one.names}
+        units = {
+            name: float(self.contract.split.training_units(self._participants[name].participant.units))
+            for name in one.names
+        }
         return secure_step(self.contract, state, group, number, one, self._code, weights, units)
 
     def _checked(self, opened: Mapping[str, OpenSum], number: int) -> dict[str, OpenSum]:

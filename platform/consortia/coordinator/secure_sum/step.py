@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consortia.coordinator.checkpoint import Checkpoint
-from consortia.messages.size_release import declared
 from consortia.terms.contract import Contract
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.scopes import State
@@ -55,7 +54,9 @@ def step(
     participants : all members, by name.
     """
     members = [participants[name] for one in totals.values() for name in one.names]
-    expected = math.fsum(contract.industries[s.industry].sampling_rate * declared(contract, s) for s in members)
+    expected = math.fsum(
+        contract.industries[s.industry].sampling_rate * contract.split.training_units(s.units) for s in members
+    )
     mean = torch.from_numpy(sum(one.total for one in totals.values()) / expected)
     industry = members[0].industry
     current = state.groups[group]

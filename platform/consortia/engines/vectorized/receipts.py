@@ -60,7 +60,7 @@ def write(job: Job, places: Sequence[Place], models: Mapping[str, State], beside
             scorers["majority"] = majority(client, parts.train)
             values = {kind: score_metrics(client, one(parts.test), parts.test) for kind, one in scorers.items()}
             by_metric = {one: {kind: values[kind].get(one) for kind in values} for one in client.metrics}
-            found = {"headline": headline(client, parts.test.target), "metrics": by_metric, "net_gain": None}
+            found = {"headline": headline(client, parts.test.measured), "metrics": by_metric, "net_gain": None}
         found["metrics"] = {one: {kind: line.get(kind) for kind in _KINDS} for one, line in found["metrics"].items()}
         data = {
             "schema": RECEIPT_SCHEMA,

@@ -22,12 +22,13 @@ from consortia.learners.sums.outcome import Outcome
 __all__ = ["LEAST", "Shapes", "boosted", "counted", "curvatures", "monotone", "mover"]
 
 Array = NDArray[np.float64]
-#: With so many cells smoothing equals damping; it grows with their square, so that finer cells make no rougher shape.
+#: With this number of cells, smoothing is as strong as damping. It grows with the square of the number of cells, so
+#: that finer cells do not make a rougher shape.
 _CELLS: Final = 4
 _STEP: Final = 2.0
 #: Damping without noise: that of one row.
 LEAST: Final = 1.0
-#: Of the variance of a rare class.
+#: A rare class counts with this variance at least.
 _LEAST_VARIANCE: Final = 0.01
 
 

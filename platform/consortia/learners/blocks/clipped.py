@@ -14,8 +14,8 @@ by at most its stated sensitivity s_i in L2, **whatever `adds` returns**: a wron
   there yet, and nothing that happens later changes them. The noise and its event go by these numbers.
 
 What it cannot know: whether `adds` remembers other units, or reads something else than it is given. `check_learner`
-plays neighbour games and asks in another order and company. It finds what such games show, and no code that hides: who
-installs a package trusts it with its rows, as it trusts a client.
+plays neighbour games and asks in another order and company. It finds what such games show. It does not find
+code that hides: whoever installs a package trusts it with the rows, as with a client.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from consortia.learners.blocks.parts import Part, weights_for
 from consortia.learners.blocks.release import deviations
@@ -17,7 +16,6 @@ from consortia.learners.sums.statistics import unpacked
 
 __all__ = ["combined", "precision_weights"]
 
-Array = NDArray[np.float64]
 #: What a row's squared norm is on average, about: the radius is chosen so.
 _ROW: Final = 1 / 1.15
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from consortia.common.errors import InputError
 from consortia.common.run_folders import check_finished
 from consortia.coordinator.coalitions import coalition
-from consortia.messages.size_release import declared as training_units
 from consortia.models.explain.additive import explain_additive
 from consortia.models.explain.effects import Explanation
 from consortia.models.explain.network import explain_network
@@ -80,4 +79,4 @@ def _units(scenario: Scenario, industry: str) -> float:
     """
     members = [participant for participant in scenario.roster if participant.industry == industry]
     most = max(participant.epsilon for participant in members)
-    return float(sum(training_units(scenario.contract, one) for one in members if one.epsilon == most))
+    return float(sum(scenario.contract.split.training_units(one.units) for one in members if one.epsilon == most))

@@ -18,7 +18,9 @@ from clients import registry
 from clients.tables import known_from
 from consortia.common.errors import InputError
 from consortia.common.strict import read_record
+from consortia.models.fairness import fairness_of_record
 from consortia.reports.evidence.schema import schema_of
+from consortia.reports.page.closing import model_words
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.terms.scenario import Scenario, scenario_from_json
 from consortia.trust.passport import known_passport
@@ -60,6 +62,7 @@ def collect(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: wanted the contract that result.json names in scenario.json, got another one")
     left = result.get("left", {})
     withdrawn = {one["industry"] for one in left.values()}
+    treated = {one.industry: one.as_json() for one in fairness_of_record(result)}
     return {
         "schema": 1,
         "run": {
@@ -72,7 +75,10 @@ def collect(folder: Path) -> dict[str, Any]:
         "passport": known_passport(folder).get("passport_sha256"),
         "left": left,
         "contract": json.loads(scenario.contract.canonical()),
-        "industries": {name: _industry(scenario, name, result) for name in sorted(scenario.contract.industries)},
+        "industries": {
+            name: {**_industry(scenario, name, result), "fairness": treated.get(name)}
+            for name in sorted(scenario.contract.industries)
+        },
         "participants": {
             name: _participant(scenario, name, line, withdrawn) for name, line in result["participants"].items()
         },
@@ -111,16 +117,11 @@ def _industry(scenario: Scenario, name: str, result: Mapping[str, Any]) -> dict[
         "split": terms.split,
         "client_sha256": terms.client or None,
         "private_parts": sorted(part for part, scope in contract.scopes.model_dump().items() if scope == "private"),
-        "model": _model_words(terms),
+        "model": model_words(terms),
         "model_files": models,
         "schema": schema_of(client.schema),
         "participants": [each.name for each in scenario.roster if each.industry == name],
     }
-
-
-def _model_words(terms: IndustryTerms) -> str:
-    hidden = ", ".join(str(width) for width in terms.model.hidden)
-    return f"{terms.model.kind}, hidden widths {hidden}" if hidden else terms.model.kind
 
 
 def _participant(

@@ -22,6 +22,7 @@ from consortia.reports.decision import listed
 from consortia.reports.evidence.card import front_matter
 from consortia.reports.evidence.schema import croissant
 from consortia.reports.evidence.sources import SOURCES
+from consortia.reports.fairness import WORDS as FAIRNESS
 from consortia.reports.many_participants import first, rest
 from consortia.trust.trusted_coordinator import sentence
 
@@ -165,6 +166,8 @@ def _environment() -> Environment:
         "central": sentence,
         "shown": lambda items: first(list(items)),
         "rest": rest,
+        "fairness_words": FAIRNESS,
+        "loop_index": lambda items, one: items.index(one),
         "leaving": lambda words: listed([_LEAVING.get(word, word) for word in words]),
     }
     return made

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from markupsafe import Markup
+
+from consortia.common.strict import read_record
+from consortia.models.fairness import fairness_of_record
+from consortia.reports.evidence import PACK
 from consortia.reports.glossary import lines as glossary
 from consortia.reports.many_participants import first
 from consortia.reports.page.facts import Facts
 from consortia.reports.page.parts import WORDS, Section, Table
 from consortia.reports.receipt_table import synthetic_for
 from consortia.terms.contract_fields import IndustryTerms
+from consortia.trust.passport import FILE as PASSPORT
 from consortia.trust.passport import known_passport
 
-__all__ = ["card_section", "model_words", "origin_section", "words_section"]
+__all__ = ["card_section", "model_words", "origin_section", "proof_section", "words_section"]
 
 
 def model_words(terms: IndustryTerms) -> str:
@@ -57,10 +63,43 @@ def card_section(facts: Facts) -> Section:
             "limitations",
             "a gain whose interval includes zero is no gain; in a small group members can infer each other's updates",
         ),
-        ("fairness", "differences between groups of persons were not measured"),
+        ("fairness", _fairness(facts)),
         ("how to use", "consortia predict and consortia export, whose manifest carries hashes and guarantee"),
     ]
     return section
+
+
+def _fairness(facts: Facts) -> str:
+    measured = fairness_of_record(facts.result)
+    if not measured:
+        return "differences between groups of persons were not measured"
+    return f"measured for {', '.join(f'{one.industry} by {one.column}' for one in measured)}; see above"
+
+
+def proof_section(facts: Facts) -> Section | None:
+    """Return where the run's passport and evidence pack are; nothing where there is neither."""
+    folder, section = facts.run.folder, Section("Proof")
+    for sha256 in known_passport(folder).values():
+        section.says.append(
+            f"A passport states what each participant released and at which ε, signed by those who took part: "
+            f"`consortia verify {PASSPORT} --keys keys` checks it offline."
+        )
+        section.facts.append(("passport", _linked(facts, PASSPORT, f", sha256:{sha256}")))
+    pack = folder / PACK / "facts.json"
+    if pack.is_file() and read_record(pack).get("run", {}).get("run_id") == facts.result["run_id"]:
+        section.says.append(
+            "An evidence pack answers what a board, a data protection officer or a regulator asks, each sentence with "
+            "what it rests on."
+        )
+        section.facts.append(("evidence", _linked(facts, f"{PACK}/README.md", "")))
+    return section if section.facts and not facts.whose else None
+
+
+def _linked(facts: Facts, file: str, more: str) -> str:
+    """Return a file of the run's folder, as a link where the report stands beside it."""
+    return (
+        Markup('<a href="{0}">{0}</a>{1}').format(file, more) if facts.beside else f"{file} of the run's folder{more}"
+    )
 
 
 def origin_section(facts: Facts) -> Section:

@@ -12,7 +12,7 @@ from consortia.reports.charts import Level, Line, line_chart
 from consortia.reports.decision import listed
 from consortia.reports.forecasts import told_and_measured
 from consortia.reports.many_participants import first, rest
-from consortia.reports.page.closing import card_section, model_words, origin_section, words_section
+from consortia.reports.page.closing import card_section, model_words, origin_section, proof_section, words_section
 from consortia.reports.page.facts import Facts
 from consortia.reports.page.parts import WORDS, Chart, Section, Table
 from consortia.reports.page.releases import releases
@@ -40,11 +40,11 @@ def sections(facts: Facts) -> list[Section]:
     # fmt: off
     made: tuple[Callable[[Facts], Section | None], ...] = (
         _left, _paid, releases, _guarantee, _spending, _cost, _trained, _convergence, _failures,
-        words_section, card_section, origin_section,
+        words_section, card_section, proof_section, origin_section,
     )
     # fmt: on
     if facts.run.scenario.contract.statistics is not None:  # no model
-        made = (_guarantee, _cost, _trained, _failures, words_section, origin_section)
+        made = (_guarantee, _cost, _trained, _failures, words_section, proof_section, origin_section)
     return [section for make in made if (section := make(facts)) is not None]
 
 

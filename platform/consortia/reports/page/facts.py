@@ -42,6 +42,8 @@ class Facts:
         (round, epsilon of the run so far), by participant.
     whose : str
         The participant whose own report it is; empty in a report of all.
+    beside : bool
+        Whether the report stands in the run's folder, so that it can link to its files.
     """
 
     run: Run
@@ -50,6 +52,7 @@ class Facts:
     progress: dict[str, tuple[str, list[tuple[int, float]]]] = field(default_factory=dict)
     epsilon: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     whose: str = ""
+    beside: bool = False
 
     @property
     def simulation(self) -> bool:

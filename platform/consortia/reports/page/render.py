@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from consortia.common.disk import write_text
 from consortia.common.words import coded
 from consortia.reports.contributions import contribution_sections
 from consortia.reports.explain import sections_of_run
+from consortia.reports.fairness import fairness_sections
 from consortia.reports.page.board import Board, board
 from consortia.reports.page.content import WORDS, Section, sections
 from consortia.reports.page.facts import Facts
@@ -49,6 +51,7 @@ def as_markdown(facts: Facts) -> str:
 def write(facts: Facts, folder: Path) -> list[Path]:
     """Write `report.html` and `report.md`, or `report-NAME` of a participant, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
+    facts = replace(facts, beside=folder.resolve() == facts.run.folder.resolve())
     name = f"report-{facts.whose}" if facts.whose else "report"
     files = {folder / f"{name}.html": as_html(facts), folder / f"{name}.md": as_markdown(facts)}
     for file, text in files.items():
@@ -66,14 +69,21 @@ def _all(facts: Facts) -> list[Section]:
         *made[:last],
         *sections_of_run(facts.run.folder),
         *shared,
+        *fairness_sections(facts.result),
         *made[last:],
     ]
+
+
+def _cell(text: object) -> str:
+    """Return text as a cell of Markdown; of a link its words."""
+    plain = text.striptags() if isinstance(text, Markup) else str(text)
+    return html.escape(plain, quote=False).replace("|", "\\|").replace("\n", " ")
 
 
 def _environment(*, escape: bool) -> Environment:
     loader = PackageLoader("consortia.reports.page", "pages")
     made = Environment(loader=loader, autoescape=escape, undefined=StrictUndefined, trim_blocks=False)  # noqa: S701
-    made.filters["cell"] = lambda text: html.escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")
+    made.filters["cell"] = _cell
     made.filters["coded"] = coded
     made.tests["one_value"] = lambda cell: _ONE_VALUE.fullmatch(str(cell)) is not None
     return made

@@ -18,7 +18,7 @@ from consortia.reports.trackers import TrackedRun, Value
 
 
 def named(name: str) -> str:
-    """Return a name that MLflow takes: another character is its bytes in hex behind a colon, which no name has."""
+    """Return a name that MLflow takes. Another character becomes its bytes in hex behind a colon, which no name has."""
     return quote(name, safe=" /").replace("~", "%7E").replace("%", ":")
 
 
@@ -27,7 +27,7 @@ class MLflow:
 
     def __init__(self, run: TrackedRun) -> None:
         store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.folder.resolve().parent / 'mlflow.db'}"
-        with quieter(logging.ERROR, "mlflow", "alembic"):  # a new database tells of each of its migrations
+        with quieter(logging.ERROR, "mlflow", "alembic"):  # for a new database MLflow logs each migration
             self._client = MlflowClient(tracking_uri=store)
             found = self._client.get_experiment_by_name(run.scenario)
             experiment = found.experiment_id if found else self._client.create_experiment(run.scenario)
@@ -38,7 +38,7 @@ class MLflow:
         """See `Tracker`."""
         now = int(time.time() * 1000)
         metrics = [Metric(named(each.name), each.value, now, each.round) for each in new]
-        for start in range(0, len(metrics), 1000):  # the most that a store takes at once
+        for start in range(0, len(metrics), 1000):  # an MLflow store takes at most so many at once
             self._client.log_batch(self._id, metrics=metrics[start : start + 1000])
 
     def close(self, status: str) -> None:

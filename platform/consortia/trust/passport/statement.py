@@ -32,6 +32,7 @@ __all__ = [
     "Code",
     "Cost",
     "InTotoStatement",
+    "Measured",
     "Number",
     "Part",
     "PartStatement",
@@ -130,8 +131,22 @@ class LedgerHeads(StrictModel):
     after: Head
 
 
+class Measured(StrictModel):
+    """What released metrics of a run may cost the evaluation units: `epsilon` None where they leave without noise.
+
+    `by` is the column by whose groups the final model is measured.
+    """
+
+    epsilon: Cost | None
+    delta: Cost
+    by: Text | None
+
+
 class Agreement(StrictModel):
-    """What a participant agrees to before a run; `epsilon` None promises nothing, `until` None has no end."""
+    """What a participant agrees to before a run; `epsilon` None promises nothing, `until` None has no end.
+
+    `epsilon` is about the training units, `metrics` about the evaluation units; None where no metric leaves.
+    """
 
     participant: Text
     scenario: Text
@@ -145,13 +160,17 @@ class Agreement(StrictModel):
     releases: Annotated[tuple[Text, ...], Field(min_length=1)]
     trust: Text
     others: tuple[Text, ...]
+    metrics: Annotated[Measured | None, Field(exclude_if=lambda metrics: metrics is None)] = None
 
 
 class Agreed(StrictModel):
-    """The agreement under which a participant took part: the SHA-256 of what it signed, its purpose, its last day."""
+    """The agreement in force when a run was opened: the SHA-256 of what was signed, its purpose, its last day.
+
+    `purpose` is None where the home no longer keeps what was signed.
+    """
 
     sha256: Sha256
-    purpose: Text
+    purpose: Text | None
     until: datetime.date | None
 
 

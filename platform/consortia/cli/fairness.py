@@ -1,0 +1,33 @@
+"""`consortia fairness`: how a released model treats groups."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consortia.common.console import out
+from consortia.common.run_folders import check_finished
+
+
+def fairness(
+    run: Annotated[Path, typer.Argument(help="The coordinator's folder of a finished run.")],
+    industry: Annotated[list[str] | None, typer.Option(help="Only this industry (again for more).")] = None,
+    participant: Annotated[
+        list[str] | None, typer.Option(help="Only this participant's rows (again for more).")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="A row is called positive from this score on.")] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how the released model treats groups, from noisy histograms: AUC, positive rates, calibration."""
+    check_finished(run, "result.json", "scenario.json")
+    from consortia.models.fairness import fairness_of_run
+    from consortia.reports.fairness import print_fairness
+
+    found = fairness_of_run(run, industry or (), participant or (), threshold)
+    if as_json:
+        typer.echo(json.dumps([one.as_json() for one in found], indent=1))
+    else:
+        print_fairness(out, found)

@@ -1,0 +1,168 @@
+"""The engine's end of `consortia.deploy.nursery`: programs that are forked instead of started one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["Forked", "Nursery", "end_with_parent"]
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LOST = -int(signal.SIGKILL)
+_END_SECONDS = 5.0
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, for whatever reason."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Forked:
+    """A forked program, with what the engine needs of `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._ended = threading.Event()
+        self._status = 0
+
+    def poll(self) -> int | None:
+        """Return the exit status; None while it runs."""
+        return self._status if self._ended.is_set() else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return its exit status; subprocess.TimeoutExpired when it takes longer."""
+        if not self._ended.wait(timeout):
+            raise subprocess.TimeoutExpired([str(self.pid)], timeout or 0.0)
+        return self._status
+
+    def kill(self) -> None:
+        """Kill it, if it runs."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def end(self, status: int) -> None:
+        """Note that it has ended."""
+        self._status = status
+        self._ended.set()
+
+
+class Nursery:
+    """A process that has imported what programs need, and forks them.
+
+    Parameters
+    ----------
+    industries : whose clients are loaded before the first fork.
+    environment : of the process.
+    log : takes what the process says when it fails.
+    """
+
+    def __init__(self, industries: Collection[str], environment: Mapping[str, str], log: Path) -> None:
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(  # noqa: S603 - our own arguments
+                [sys.executable, "-P", "-m", "consortia.deploy.nursery", *sorted(industries)],
+                env=dict(environment),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock is taken
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._asks, self._tells = self._process.stdin, self._process.stdout
+        self._forked: dict[int, Forked] = {}
+        self._last = 0
+        self._lost = False
+        self._asking = threading.Lock()  # one question at a time, so that the next process that starts is its own
+        self._known = threading.Condition()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def start(
+        self, program: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
+    ) -> Forked | None:
+        """Start a program with its output in `log`; None if this process has ended, so that it has to start itself."""
+        return self._start(program, arguments, environment, folder, (log, log))
+
+    def run(
+        self, program: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, timeout: float
+    ) -> subprocess.CompletedProcess[str] | None:
+        """Run a program to its end; None if this process has ended. `subprocess.TimeoutExpired` as in its `run`."""
+        place = folder / f"{program}-{threading.get_ident()}"
+        out, err = place.with_suffix(".out"), place.with_suffix(".err")
+        try:
+            forked = self._start(program, arguments, environment, folder, (out, err))
+            if forked is None:
+                return None
+            try:
+                status = forked.wait(timeout)
+            except subprocess.TimeoutExpired:
+                forked.kill()
+                raise
+            said = [file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "" for file in (out, err)]
+            return subprocess.CompletedProcess([program, *arguments], status, *said)
+        finally:
+            out.unlink(missing_ok=True)
+            err.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End the process, and with it all that it started."""
+        with contextlib.suppress(OSError):
+            self._asks.close()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._listener.join()
+
+    def _start(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        files: tuple[Path, Path],
+    ) -> Forked | None:
+        asked = {"program": program, "arguments": list(arguments), "environment": dict(environment)}
+        asked |= {"folder": str(folder), "out": str(files[0]), "err": str(files[1])}
+        with self._asking:
+            self._last = 0
+            try:
+                self._asks.write(json.dumps(asked).encode() + b"\n")
+                self._asks.flush()
+            except (OSError, ValueError):  # it has ended, or was closed
+                return None
+            with self._known:
+                self._known.wait_for(lambda: self._last or self._lost)
+            return self._forked[self._last] if self._last else None
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError, ValueError, KeyError), self._tells as told:
+            for line in told:
+                self._note(json.loads(line))
+        with self._known:
+            self._lost = True
+            for forked in self._forked.values():
+                if forked.poll() is None:
+                    forked.end(_LOST)
+            self._known.notify_all()
+
+    def _note(self, said: Mapping[str, int]) -> None:
+        with self._known:
+            if "started" in said:
+                self._forked[said["pid"]] = Forked(said["pid"])
+                self._last = said["pid"]
+                self._known.notify_all()
+            else:
+                self._forked[said["pid"]].end(said["status"])
