@@ -9,9 +9,12 @@ from collections.abc import Iterable
 __all__ = ["digest", "link_fields"]
 
 
-def digest(marks: Iterable[bytes]) -> str:
-    """The hash of a cohort, as a link of the chain and an export have it."""
-    return hashlib.sha256(b"".join(sorted(marks))).hexdigest()
+def digest(blind: bytes, marks: Iterable[bytes]) -> str:
+    """The hash of a cohort, as a link of the chain and an export have it.
+
+    `blind` is random and stays at home. Without it everybody would know the hash of a cohort of nobody.
+    """
+    return hashlib.sha256(blind + b"".join(sorted(marks))).hexdigest()
 
 
 def link_fields(connection: sqlite3.Connection) -> dict[int, tuple[str, ...]]:
@@ -27,10 +30,10 @@ def link_fields(connection: sqlite3.Connection) -> dict[int, tuple[str, ...]]:
         first.setdefault((dataset, run_id), set()).add(entry)
     fields: dict[int, tuple[str, ...]] = {}
     begins: dict[tuple[str, str], int] = {}
-    query = "SELECT cohorts.entry, dataset, run_id, claims FROM cohorts LEFT JOIN entries ON seq = cohorts.entry"
-    for entry, dataset, run_id, told in connection.execute(f"{query} ORDER BY cohorts.entry"):
+    query = "SELECT cohorts.entry, dataset, run_id, claims, blind FROM cohorts LEFT JOIN entries ON seq = cohorts.entry"
+    for entry, dataset, run_id, told, blind in connection.execute(f"{query} ORDER BY cohorts.entry"):
         begins.setdefault((dataset, run_id), entry)
-        fields[entry] = (told if digest(marks.get((dataset, run_id), ())) == told else "broken",)
+        fields[entry] = (told if digest(blind, marks.get((dataset, run_id), ())) == told else "broken",)
     for where, entries in first.items():
         if entries != {begins.get(where)}:
             fields |= dict.fromkeys(entries, ("broken",))

@@ -42,7 +42,9 @@ CREATE TRIGGER chain_stays BEFORE DELETE ON chain BEGIN SELECT RAISE(ABORT, 'a l
 CREATE TRIGGER chain_keeps BEFORE UPDATE ON chain BEGIN SELECT RAISE(ABORT, 'a link is never rewritten'); END;
 """
 _CLAIMS = """
-CREATE TABLE cohorts (entry INTEGER PRIMARY KEY REFERENCES entries, claims TEXT NOT NULL) STRICT;
+CREATE TABLE cohorts (
+    entry INTEGER PRIMARY KEY REFERENCES entries, claims TEXT NOT NULL, blind BLOB NOT NULL CHECK (LENGTH(blind) = 32)
+) STRICT;
 CREATE TABLE claims (
     dataset TEXT NOT NULL, mark BLOB NOT NULL CHECK (LENGTH(mark) = 32), run_id TEXT NOT NULL REFERENCES runs,
     entry INTEGER NOT NULL REFERENCES cohorts, PRIMARY KEY (dataset, mark)
@@ -55,7 +57,7 @@ CREATE TRIGGER claims_keep BEFORE UPDATE ON claims BEGIN SELECT RAISE(ABORT, 'a 
 """
 #: In memory, beside a file of schema 2: what is asked of claims then finds none.
 _NO_CLAIMS = """
-CREATE TEMP TABLE cohorts (entry INTEGER PRIMARY KEY, claims TEXT NOT NULL);
+CREATE TEMP TABLE cohorts (entry INTEGER PRIMARY KEY, claims TEXT NOT NULL, blind BLOB);
 CREATE TEMP TABLE claims (dataset TEXT, mark BLOB, run_id TEXT, entry INTEGER);
 """
 _SCHEMA = """
@@ -176,6 +178,23 @@ def open_file(path: Path, participant: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def stands_in(connection: sqlite3.Connection) -> bool:
+    """Whether empty tables in memory hide the file's claims: it was of schema 2 when this connection opened it."""
+    return connection.execute("SELECT 1 FROM temp.sqlite_master WHERE name = 'claims'").fetchone() is not None
+
+
+def see_claims(connection: sqlite3.Connection) -> bool:
+    """Drop the tables in memory once another process has migrated the file; return whether that was done.
+
+    Claims that were written to them would end with the process, and the ledger would never open again.
+    """
+    (schema,) = connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
+    if schema != str(LEDGER_SCHEMA) or connection.in_transaction:
+        return False
+    connection.executescript("DROP TABLE temp.claims; DROP TABLE temp.cohorts;")
+    return True
 
 
 def migrate_file(path: Path, participant: str) -> None:

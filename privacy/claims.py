@@ -8,8 +8,9 @@ Formal guarantees
   and a reservation that is abandoned keeps its claims.
 * *A run's cohort* is what its first reservation claimed. Its later reservations name units of the cohort and no others;
   a run that began with claims never reserves without them, nor the other way round.
-* *In the chain.* The link of a reservation with claims holds the SHA-256 of the cohort's sorted marks, and opening a
-  ledger recounts it. So a restored or edited table does not open.
+* *In the chain.* The link of a reservation with claims holds the SHA-256 of the cohort's sorted marks and 32 random
+  bytes that stay at home, and opening a ledger recounts it. So an edited table does not open, and the hash, which an
+  export shows, tells nobody that a cohort is empty.
 * *One key, one line.* The first claim of a data set notes a fingerprint of the marks' key and the run that began it.
   Another key would recognise nobody, and another beginning would be another line of releases: both are refused.
 
@@ -23,6 +24,7 @@ keyed hash of the unit, no content of rows) and of arrivals is the caller's: `co
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from typing import TYPE_CHECKING, Final
 
 from privacy import _chain, _lifetimes
 from privacy._claim_links import digest
+from privacy._ledger_sql import stands_in
 from privacy.errors import BudgetExhaustedError, LedgerSchemaError, PlanError, ReleaseRefusedError
 from privacy.events import Event, event_size, resized
 from privacy.filters import LifetimeFilter
@@ -92,7 +95,7 @@ def schema(ledger: Ledger) -> int:
 
 def _schema(connection: sqlite3.Connection) -> int:
     (value,) = connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-    return int(value)
+    return min(int(value), SCHEMA - 1) if stands_in(connection) else int(value)
 
 
 def cohort(ledger: Ledger, run_id: str) -> frozenset[bytes] | None:
@@ -171,8 +174,10 @@ def write(connection: sqlite3.Connection, plan: RunPlan, entry: int, claims: Cla
         return ()
     known = _cohort(connection, plan.run_id)
     marks = claims.marks if known is None else known
-    told = digest(marks)
-    connection.execute("INSERT INTO cohorts (entry, claims) VALUES (?, ?)", (entry, told))
+    query = "SELECT blind FROM cohorts JOIN entries ON seq = cohorts.entry WHERE run_id = ? LIMIT 1"
+    blind = secrets.token_bytes(32) if known is None else connection.execute(query, (plan.run_id,)).fetchone()[0]
+    told = digest(blind, marks)
+    connection.execute("INSERT INTO cohorts (entry, claims, blind) VALUES (?, ?, ?)", (entry, told, blind))
     if known is None:
         rows = ((plan.dataset, mark, plan.run_id, entry) for mark in sorted(marks))
         connection.executemany("INSERT INTO claims (dataset, mark, run_id, entry) VALUES (?, ?, ?, ?)", rows)

@@ -27,7 +27,7 @@ from threading import RLock
 from types import TracebackType
 from typing import Any, Self
 
-from privacy import _chain, _lifetimes
+from privacy import _chain, _ledger_sql, _lifetimes
 from privacy import claims as _claims
 from privacy._chain import Anchor
 from privacy._export import export
@@ -69,6 +69,7 @@ class Ledger:
         self._pid = os.getpid()
         self._lock = RLock()
         self._counted: set[str] = set()
+        self._before_claims = _ledger_sql.stands_in(connection)
 
     @classmethod
     def create(cls, path: Path | str, participant: str) -> Self:
@@ -115,6 +116,8 @@ class Ledger:
         if os.getpid() != self._pid:
             raise LedgerBusyError("ledger: this handle was made before a fork; open the ledger again in this process")
         with self._lock:
+            if self._before_claims and _ledger_sql.see_claims(self._connection):
+                self._before_claims = False
             yield self._connection
 
     # Runs
@@ -255,15 +258,8 @@ class Ledger:
                     (run_id, plan.dataset, round, key, text, _now()),
                 )
                 entry = int(cursor.lastrowid or 0)  # sqlite always sets it after an insert
-                fields = (
-                    entry,
-                    run_id,
-                    plan.dataset,
-                    round,
-                    key,
-                    text,
-                    *_claims.write(connection, plan, entry, claims),
-                )
+                told = _claims.write(connection, plan, entry, claims)
+                fields = (entry, run_id, plan.dataset, round, key, text, *told)
                 anchor = _chain.append(connection, "reserved", str(entry), fields)
         return Reservation(entry, run_id, round, key, anchor)
 

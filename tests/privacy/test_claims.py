@@ -1,5 +1,6 @@
 """Claims of units: each pays once, they are written with the charge, and an edited table does not open."""
 
+import hashlib
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from privacy import _ledger_sql
 from privacy import claims as claims_module
 from privacy._chain import verify_export
 from privacy._ledger_sql import migrate_file
@@ -173,7 +175,8 @@ def test_a_short_mark_is_refused(marks: Any) -> None:
         "INSERT INTO claims SELECT 'copy', zeroblob(32), '1', 1",
         "UPDATE cohorts SET claims = 'f' WHERE entry = 2",
         "DELETE FROM cohorts WHERE entry = 1",
-        "INSERT INTO cohorts SELECT 99, claims FROM cohorts WHERE entry = 1",
+        "UPDATE cohorts SET blind = zeroblob(32)",
+        "INSERT INTO cohorts SELECT 99, claims, blind FROM cohorts WHERE entry = 1",
         "UPDATE notes SET text = replace(text, 'k1', 'k2')",
     ],
 )
@@ -196,6 +199,15 @@ def test_an_edited_table_does_not_open(ledger_path: Path, make_plan: Any, statem
         Ledger.open(ledger_path, "hospital-a")
 
 
+def test_an_export_does_not_tell_that_a_cohort_is_empty(ledger: Ledger, make_plan: Any) -> None:
+    """Whether anybody arrived depends on rows; nobody's hash has to be another each time."""
+    for run in ("1", "2"):
+        release(ledger, make_plan, run, of(), rounds=2)
+    told = [entry["claims"] for entry in ledger.export()["entries"]]
+    assert (told[0], told[2]) == (told[1], told[3])
+    assert len({*told, hashlib.sha256(b"").hexdigest()}) == 3
+
+
 def test_an_edited_export_is_found(ledger: Ledger, make_plan: Any) -> None:
     release(ledger, make_plan, "1", of(1, 2), rounds=1)
     data = ledger.export()
@@ -211,6 +223,25 @@ def as_schema_2(path: Path) -> None:
         "DROP TABLE claims; DROP TABLE cohorts; UPDATE meta SET value = '2' WHERE name = 'schema';"
     )
     connection.close()
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_a_handle_of_before_the_migration_writes_its_claims_to_the_file(
+    ledger_path: Path, make_plan: Any, monkeypatch: pytest.MonkeyPatch, between: bool
+) -> None:
+    """The owner migrates while a participant runs. Claims in memory would end with it, and nothing would open."""
+    as_schema_2(ledger_path)
+    with Ledger.open(ledger_path, "hospital-a") as ledger:
+        migrate_file(ledger_path, "hospital-a")
+        if between:  # it was migrated after the handle looked and before it held the write lock: refused once
+            with monkeypatch.context() as patched:
+                patched.setattr(_ledger_sql, "see_claims", lambda _: False)
+                with pytest.raises(LedgerSchemaError, match="wanted 3"):
+                    release(ledger, make_plan, "1", of(1, 2))
+        release(ledger, make_plan, "2", of(1, 2))
+        assert ledger.export()["schema"] == 3
+    with Ledger.open(ledger_path, "hospital-a") as ledger:
+        assert cohort(ledger, "2") == units(1, 2)
 
 
 def test_a_ledger_of_schema_2_goes_on_as_it_is_and_claims_after_migration(ledger_path: Path, make_plan: Any) -> None:

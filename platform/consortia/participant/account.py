@@ -48,7 +48,7 @@ def summary(ledger: Ledger, policy: Policy | None, participant: str, count: Coun
             accounts.append({**account, "left": _left(account)})
         shared = ledger.sharing(dataset)
         spent = mine if len(shared) == 1 else [entry for entry in entries if entry.dataset in shared]
-        accounts.append(_lifetime(ledger, policy, dataset, spent, count))
+        accounts.append(_lifetime(ledger, policy, dataset, spent, count, cohorts=len(shared) == 1))
         if len(shared) == 1 and (cohorts := {entry.run_id for entry in mine if entry.cohort}):
             accounts[-1]["cohorts"] = len(cohorts)
         if len(shared) > 1:
@@ -117,20 +117,22 @@ def _budget_of(policy: Policy, dataset: str) -> Budget:
 def _worst(mine: Sequence[Entry], delta: float, count: Count) -> Sequence[Entry]:
     """Return the entries that the units which paid most are charged for: all without claims, and one run's cohort."""
     cohorts = {entry.run_id for entry in mine if entry.cohort}
-    if not cohorts or len({entry.dataset for entry in mine}) > 1:  # data sets of one lifetime add up
+    if not cohorts:
         return mine
     worlds = [[e for e in mine if not e.cohort or e.run_id == run] for run in sorted(cohorts)]
     return max(worlds, key=lambda world: count([event for entry in world for event in entry.events], delta))
 
 
 def _lifetime(
-    ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequence[Entry], count: Count
+    ledger: Ledger, policy: Policy | None, dataset: str, mine: Sequence[Entry], count: Count, *, cohorts: bool
 ) -> dict[str, Any]:
     terms = policy.dataset.get(dataset.partition("/")[0]) if policy else None
     first = ledger.plan(mine[0].run_id) if mine else None
     life = _budget_of(policy, dataset) if policy else Budget(math.inf, _DEFAULT_DELTA)
     unit = first.unit if first else (terms.unit if terms else None)
-    account = _account(dataset, LIFETIME, unit, _worst(mine, life.delta or _DEFAULT_DELTA, count), life, count)
+    # Data sets of one lifetime add up, as the ledger counts them.
+    charged = _worst(mine, life.delta or _DEFAULT_DELTA, count) if cohorts else mine
+    account = _account(dataset, LIFETIME, unit, charged, life, count)
     bounded = policy is not None and not account["non_private"] and not math.isinf(life.epsilon)
     left = ledger.lifetime_left(dataset, life) if bounded else None
     asked = plan.allowance if (plan := ledger.plan(mine[-1].run_id) if mine else None) else _asked(policy)

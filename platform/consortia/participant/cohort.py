@@ -10,6 +10,7 @@ Guarantees
 * That fails for a record as the unit, whose mark is its content: an equal record of an earlier month would keep another
   one out. So it is refused. It fails, too, where a model that saw rows without noise picks who arrives or labels them.
   Code cannot see that: the owner states it (`arrivals_by_themselves`), and without the statement the run is refused.
+* The contract is that of the first release, but for what it builds on; so split, columns and expectation are, too.
 * A refusal here depends on contract, policy and ledger alone, never on rows. How many units are new stays at home:
   a release of none is noise, and is charged.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from dataclasses import replace
 from typing import Protocol
 
@@ -74,6 +76,7 @@ def check(work: Asked, ledger: Ledger) -> None:
             "NO_LEDGER",
             f"{ledger.path}: wanted schema {claims.SCHEMA}, got {schema}; run `consortia budget migrate`, once",
         )
+    _check_first(work, ledger)
     known, ours = claims.begun(ledger, work.dataset), _claims(work, frozenset()).note(work.dataset)
     if known is not None and known["key"] != ours["key"]:
         raise RefusedError(
@@ -86,6 +89,27 @@ def check(work: Asked, ledger: Ledger) -> None:
             "CONTRACT_NOT_ALLOWED",
             f"{where}: wanted a release on top of run {known['first']}, whose units are claimed, got one of run "
             f"{ours['first']}; a data set grows one run",
+        )
+
+
+def _check_first(work: Asked, ledger: Ledger) -> None:
+    """Refuse a further release whose contract differs from the first one's in more than what it builds on.
+
+    Sums under another public expectation, split or set of columns cannot be added to those of before.
+    """
+    contract = work.request.contract
+    built_on = None if contract.sums is None else contract.sums.builds_on
+    if built_on is None:
+        return
+    data = json.loads(contract.canonical())
+    del data["sums"]["builds_on"]
+    first = hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    stored = ledger.plan(built_on.run)
+    if first != built_on.contract or (stored is not None and stored.contract_sha256 != first):
+        raise RefusedError(
+            "CONTRACT_NOT_ALLOWED",
+            f"contract.sums.builds_on: wanted the contract of run {built_on.run} and nothing changed but what it "
+            "builds on, got another; use `consortia run --top-up`",
         )
 
 

@@ -17,7 +17,7 @@ from consortia.common.errors import InputError, RefusedError, describe
 from consortia.messages.envelope import Envelope, encode, message_key
 from consortia.messages.ledger_anchor import to_header
 from consortia.messages.request import Request
-from consortia.participant import cohort, forecast, ledger_witness, lifetimes, metrics_release, own_sums, receipt
+from consortia.participant import forecast, ledger_witness, lifetimes, metrics_release, own_sums, receipt
 from consortia.participant.agreement import check_opened, check_signed
 from consortia.participant.compressed_update import compressed
 from consortia.participant.data import load_partitions
@@ -102,7 +102,6 @@ class Work:
 
     def plan(self, ledger: Ledger) -> RunPlan:
         """Return the plan that the first message of the run fixed. Later proposals change nothing."""
-        cohort.check(self, ledger)
         stored = ledger.plan(self.request.run_id)
         if stored is None:
             return self._new_plan(ledger)
@@ -130,7 +129,6 @@ class Work:
         RefusedError
             The budget does not suffice for the run or its metrics.
         """
-        cohort.check(self, ledger)
         stored = ledger.plan(self.request.run_id)
         plan = self.plan(ledger) if stored is not None else self._solved(ledger)
         if ledger.plan(metrics_release.metrics_run(self.request.run_id)) is None:

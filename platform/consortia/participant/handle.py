@@ -18,7 +18,15 @@ from __future__ import annotations
 from consortia.common.errors import RefusedError
 from consortia.common.logs import about
 from consortia.messages.request import OPENING, READY, Request
-from consortia.participant import hopeless, ledger_witness, lifetimes, metrics_release, readiness, unpaid_requests
+from consortia.participant import (
+    cohort,
+    hopeless,
+    ledger_witness,
+    lifetimes,
+    metrics_release,
+    readiness,
+    unpaid_requests,
+)
 from consortia.participant.context import Work
 from consortia.participant.guard import guarded
 from consortia.participant.home import Home
@@ -69,6 +77,7 @@ def _answer(work: Work) -> bytes:
         stored = ledger.reply(run_id, request.round, work.key)
         if stored is not None:
             return stored
+    cohort.check(work, ledger)  # before a row is read, and before its split is pinned
     if request.kind == READY:
         return readiness.answer(work, ledger)
     mode = mode_of(request.contract)

@@ -22,7 +22,10 @@ from growing import Array, Banks, customers
 from clients._values import pseudonym
 from clients.dataset import assign
 from consortia.common.latest import Latest
+from consortia.messages.envelope import Envelope, decode, encode
 from consortia.participant import account, cohort, data
+from consortia.participant.handle import handle
+from consortia.terms.contract import contract_from_json
 from privacy import claims
 from privacy.failpoints import listening
 from privacy.ledger import Ledger
@@ -107,6 +110,17 @@ def test_what_is_charged_does_not_move_with_arrivals(banks: Banks) -> None:
         file = banks.folder / "ledger.json"
         file.write_text(json.dumps({**ledger.export(), "accounts": told["accounts"]}), encoding="utf-8")
         assert RECOUNT([str(file)]) == 0
+        ledger.share("credit", "copy")  # from now on cohorts add up, and are shown as they are counted
+        told = account.summary(ledger, None, NAME)
+        assert told["accounts"][-1]["epsilon"] == pytest.approx(ledger.spent("credit", 1e-5))
+        assert told["accounts"][-1]["epsilon"] > 4
+        file.write_text(json.dumps({**ledger.export(), "accounts": told["accounts"]}), encoding="utf-8")
+        assert RECOUNT([str(file)]) == 0
+
+
+def test_nobody_new_is_noise_alone(banks: Banks) -> None:
+    _, january, _, _ = months(banks)
+    banks.months(NAME, [january, january])
     header, (gram, slope) = banks.ask(NAME, "growing-3", 2, 3)
     assert (header["status"], np.abs(gram).max(), np.abs(slope).max()) == ("OK", 0.0, 0.0)
 
@@ -171,6 +185,34 @@ def test_another_line_key_or_message_is_refused_without_a_charge(banks: Banks) -
         assert len(ledger.entries()) == 2
     header, _ = banks.ask(NAME, "growing-2", 2, 2)
     assert header["status"] == "OK"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda terms: terms["sums"].update(prevalence={"bank": 0.9}),
+        lambda terms: terms["split"].update(train=0.7, test=0.2),
+        lambda terms: terms["sums"]["builds_on"].update(contract="0" * 64),
+    ],
+)
+def test_a_coordinator_cannot_change_the_contract_of_a_line(banks: Banks, change: Any) -> None:
+    """Refused before a row is read: no split is pinned by it, and nothing is charged."""
+    _, january, _, _ = months(banks)
+    banks.months(NAME, [january])
+    home = banks.home(NAME)
+    pin = home.kept / "split-credit.json"
+    before, _ = pin.read_text(), pin.unlink()
+    message = decode(banks.message(NAME, "growing-2", 2, 2))
+    terms = json.loads(message.header["contract"])
+    change(terms)
+    header = {**message.header, "contract": contract_from_json(json.dumps(terms)).canonical()}
+    answer = decode(handle(encode(Envelope(header, dict(message.tensors))), home)).header
+    assert (answer["status"], answer.get("code")) == ("REFUSED", "CONTRACT_NOT_ALLOWED")
+    assert not pin.exists()
+    with Ledger.open(home.ledger, NAME) as ledger:
+        assert len(ledger.entries()) == 2
+    assert banks.ask(NAME, "growing-2", 2, 2)[0]["status"] == "OK"
+    assert pin.read_text() == before
 
 
 # Broken variants: each loses the game
