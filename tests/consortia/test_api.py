@@ -111,6 +111,7 @@ def test_every_participant_pays_by_its_own_budget_from_its_own_home(run: consort
         run.receipts("auc")
 
 
+@pytest.mark.end_to_end
 def test_made_up_rows_and_an_inferred_schema_are_called_so(run: consortia.Run) -> None:
     assert run.receipts()["synthetic"].tolist() == [True, False, False]
     assert run.synthetic
@@ -244,6 +245,7 @@ def test_labels_come_back_as_they_were(labels: dict[bool, Any]) -> None:
     assert shares.sum(axis=1).to_numpy() == pytest.approx(1)
 
 
+@pytest.mark.end_to_end
 def test_a_scenario_runs_with_a_budget_for_one(tmp_path: Path) -> None:
     made = consortia.run("linear", rounds=2, epsilon={"line-a": 1.0}, out=tmp_path)
     assert made.receipts()["epsilon_run"].tolist() == [pytest.approx(1, abs=0.01), math.inf]

@@ -122,6 +122,7 @@ def test_folds_hold_out_whole_units_and_are_alike_in_their_labels(industry: Any)
     assert max(hits) - min(hits) <= 1
 
 
+@pytest.mark.end_to_end
 def test_the_best_family_is_found_and_the_second_is_of_another(industry: Any) -> None:
     client, test = industry("binary"), table_of("binary", 600, seed=3)
     wavy = baseline(CONTRACT, "linear", table_of("binary", 200), "line-a")

@@ -27,6 +27,7 @@ def _sent(site: Any) -> list[bytes]:
     return [*sent, handle(site.message(ROUNDS + 1, kind="evaluate"), site.home)]
 
 
+@pytest.mark.end_to_end
 def test_every_field_is_accounted_for_and_planted_values_stay(make_site: Callable[..., Any], tmp_path: Path) -> None:
     """Names of fields and their values: each is a public constant, worked out anew here, or has an event."""
     site = captured_bank(make_site, tmp_path, 300, planted=True)

@@ -47,6 +47,7 @@ def _scenario(folder: Path, name: str = "banks-network", **changes: Any) -> str:
     return str(target)
 
 
+@pytest.mark.end_to_end
 def test_run_prints_the_table_and_writes_the_record(tmp_path: Path) -> None:
     result = call("run", "linear", "--rounds", "20", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
