@@ -175,7 +175,7 @@ def test_a_ledger_that_appears_meanwhile_is_never_replaced(tmp_path: Path) -> No
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("ledger.db", b"another ledger")]
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.end_to_end)])
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.end_to_end)])
 def test_random_kills(kills: int, ledger_path: Path, tmp_path: Path, make_plan: Any) -> None:
     receiver = Receiver(tmp_path / "received")
     plan = make_plan(rounds=20_000, steps_per_round=1, noise_multiplier=4000.0)

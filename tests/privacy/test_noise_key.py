@@ -124,6 +124,7 @@ def test_a_context_says_what_it_is_for_and_none_is_refused() -> None:
 MAY_ASK = {
     "randomness.py": "the entropy of noise keys",
     "_ledger_sql.py": "names of drafts, the salt of a ledger",
+    "claims.py": "what hides the hash of an empty cohort from an auditor",
     "sharing.py": "the nonce of a box, whose key is the attempt's",
     "answers.py": "numbers of incidents",
     "home.py": "the key by which rows are split",
