@@ -228,7 +228,7 @@ def _composed(module: nn.Module, graph: fx.Graph) -> Composition | str:
             tensors, options = [one for one in node.args if isinstance(one, fx.Node)], dict(node.kwargs)
             call, rest = _call(node, modules), node.args[len(tensors) :]
             call = call if tuple(node.args[: len(tensors)]) == tuple(tensors) else None
-        if call is None or any(map(_holds_nodes, rest)):
+        if call is None or any(map(_holds_nodes, (*rest, options))):
             return f"its forward holds a step without a rule ({node.op} {node.target})"
         steps.append(Step(call, tuple(places[one] for one in tensors), tuple(rest), options))
         places[node] = len(steps)
@@ -299,7 +299,8 @@ def _call(node: fx.Node, modules: dict[str, nn.Module]) -> str | Callable[..., A
         return {"sum": torch.sum, "mean": torch.mean}.get(str(node.target), node.target) if beyond else None
     if node.op == "call_method" and node.target in _PARTS:
         beyond = node.target != "unsqueeze" or (len(constants) == 1 and type(constants[0]) is int and constants[0] >= 1)
-        numbers = all(type(one) in {int, float} for one in constants)
+        # A tensor as a border would be broadcast: (n,) against (n, 1) gives each row all others.
+        numbers = others == len(constants) and all(type(one) in {int, float} for one in constants)
         return _PARTS[str(node.target)] if beyond and numbers and not node.kwargs else None
     if node.op == "call_method":
         return getattr(torch, str(node.target)) if node.target in {"tanh", "sigmoid", "relu"} and not others else None

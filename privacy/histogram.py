@@ -137,6 +137,8 @@ def noisy_histogram(
     """
     if rows_per_unit < 1 or n_cells < 1:
         raise PlanError(f"histogram: wanted rows_per_unit and n_cells >= 1, got {rows_per_unit} and {n_cells}")
+    if cells.ndim != 1 or cells.shape != unit_index.shape:
+        raise PlanError(f"histogram: wanted one cell and one unit a row, got {cells.shape} and {unit_index.shape}")
     inside = (cells >= 0) & (cells < n_cells) & (_place_in_unit(unit_index) < rows_per_unit)
     counts = np.bincount(cells[inside], minlength=n_cells)
     scale = Fraction(noise.multiplier) * rows_per_unit  # exact

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -14,12 +17,19 @@ from sklearn.metrics import (
     brier_score_loss,
     roc_auc_score,
 )
+from torch import Tensor, nn
 
+from clients import registry
+from clients.models import FederatedModule
 from clients.schema import Target
+from consortia.audit import games
 from consortia.coordinator.stopping import should_stop
 from consortia.metrics import score_bins
 from consortia.metrics.from_histograms import MINIMUM_POSITIVES, calibration, from_histogram
-from consortia.terms.evaluation import StoppingTerms
+from consortia.participant.metrics_release import measure
+from consortia.terms.evaluation import EvaluationTerms, StoppingTerms
+from privacy.events import LaplaceRelease
+from privacy.observation import Note, observing
 
 BINARY = Target(name="y", kind="binary", classes=("no", "yes"))
 REGRESSION = Target(name="y", kind="regression", low=0.0, high=10.0)
@@ -122,3 +132,46 @@ def test_stopping_by_hand() -> None:
     brier = StoppingTerms(metric="brier", patience=1)
     assert should_stop(brier, [0.2, 0.2])
     assert not should_stop(brier, [0.2, 0.19])
+
+
+class _Looked(nn.Module):
+    """A partner's network with too high a limit: an id beyond its table is an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = nn.Embedding(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.items(x[:, 0].clamp(0, 50).long())
+        return found
+
+
+class _Deep(nn.Module):
+    """A partner's network that gives each row a dimension too many."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1].unsqueeze(1)
+
+
+@pytest.mark.parametrize("network", [_Looked, _Deep])
+def test_no_row_on_which_a_network_fails_moves_another(network: type[nn.Module]) -> None:
+    values = [0, 1, 2, 9]
+    target = registry.get("bank").schema.target
+    module = FederatedModule(network(), nn.Identity(), nn.Identity(), target)
+    x, y = torch.tensor(values).float().unsqueeze(1), torch.arange(len(values)) % 2
+    event = LaplaceRelease(noise_multiplier=1.0, partition="evaluation", unit="record")
+    evaluation = EvaluationTerms(metrics="dp", bins=8)
+    request: Any = SimpleNamespace(industry="bank", contract=SimpleNamespace(evaluation=evaluation))
+    terms: Any = SimpleNamespace(unit="record", max_rows_per_unit=None)
+
+    def notes(keep: Tensor) -> list[Note]:
+        table = SimpleNamespace(inputs={"features": x[keep]}, target=y[keep], unit_index=np.arange(int(keep.sum())))
+        due: Any = SimpleNamespace(event=event)
+        parts: Any = SimpleNamespace(test=table)
+        with observing() as found:
+            measure(due, request, module, parts, terms, "game", games.CONTEXT)
+        return list(found)
+
+    every = torch.arange(len(values))
+    whole = notes(every >= 0)
+    assert max(games.moved(whole, notes(every != left), 1.0) for left in range(len(values))) <= 1

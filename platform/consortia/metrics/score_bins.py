@@ -53,7 +53,8 @@ def centres(target: Target, bins: int) -> Array:
 def cells(target: Target, scores: Array, labels: Array, bins: int) -> NDArray[np.int64]:
     """Return the cell of each row: class x bins + bin, shape (n_rows,).
 
-    A score that is no finite number goes into the first bin: it must not show as a missing row or an error.
+    A score that is no finite number goes into the first bin: it must not show as a missing row or an error. Scores of
+    another shape are a ValueError: broadcast against the labels, they would give each row all others.
     """
     labels = np.asarray(labels, dtype=np.float64)
     if target.kind in TWO:
@@ -66,5 +67,7 @@ def cells(target: Target, scores: Array, labels: Array, bins: int) -> NDArray[np
             raise ValueError(f"target {target.name}: wanted public bounds low and high, got none")
         value = np.abs(np.asarray(scores, dtype=np.float64) - labels) / (target.high - target.low)
         row = np.zeros(len(labels), dtype=np.int64)
+    if value.shape != (len(labels),):
+        raise ValueError(f"scores: wanted one a row, shape ({len(labels)},), got {value.shape}")
     place = np.searchsorted(edges(target, bins)[1:-1], np.nan_to_num(value), side="right")
     return np.asarray(row * bins + place, dtype=np.int64)

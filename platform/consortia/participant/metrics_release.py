@@ -2,8 +2,8 @@
 
 Guarantees
 ----------
-* Contract, policy and ledger alone decide whether a release is due, its noise, its shape and its dtype. If a metric
-  cannot be measured, an empty histogram with the same noise is released: a failure must not show.
+* Contract, policy and ledger alone decide whether a release is due, its noise, its shape and its dtype. A row that the
+  model cannot score counts nowhere, whatever else is there, and the noise is the same: a failure must not show.
 * The run's first message opens the account, and checks and sets aside its budget before anything else (invariant 3). A
   run without budget for its metrics does not start.
 * Test and validation units differ from the training units, and have their own account, `<data set>/evaluation`.
@@ -16,7 +16,10 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +30,7 @@ from clients import registry
 from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.models import FederatedModule, predictions
-from clients.schema import Schema
+from clients.schema import Schema, Target
 from consortia.common.errors import RefusedError
 from consortia.messages.request import Request
 from consortia.metrics import groups, score_bins
@@ -210,7 +213,7 @@ def measure(
     if grouping is not None:
         shape = (len(grouping.names(client.schema)), *shape)
     try:
-        cells = score_bins.cells(target, _scores(module, table), np.asarray(table.target), bins)
+        cells = _cells(target, module, table, bins, participant)
         if grouping is not None:
             cells = groups.by_group(cells, _groups(table), shape[-2] * bins)
     except Exception as error:  # noqa: BLE001 - it depends on rows, so it must not show
@@ -225,6 +228,22 @@ def measure(
         context=noise,
     )
     return {score_bins.HISTOGRAM: torch.from_numpy(counts.reshape(shape))}
+
+
+def _cells(target: Target, module: FederatedModule, table: Table, bins: int, participant: str) -> NDArray[np.int64]:
+    """Return the cell of each row (n_rows,); -1 for a row on which the model fails, which moves no other row."""
+    labels = np.asarray(table.target)
+    try:
+        return score_bins.cells(target, _scores(module, table), labels, bins)
+    except Exception as error:  # noqa: BLE001 - it depends on rows, so it must not show
+        log.error("%s: rows are scored one by one: %s in the model", participant, type(error).__name__)
+    found = np.full(len(labels), -1, dtype=np.int64)
+    for row in range(len(labels)):
+        inputs = {name: tensor[row : row + 1] for name, tensor in table.inputs.items()}
+        alone: Any = SimpleNamespace(inputs=inputs, target=labels[row : row + 1])
+        with suppress(Exception):
+            found[row] = score_bins.cells(target, _scores(module, alone), alone.target, bins)[0]
+    return found
 
 
 def _groups(table: Table) -> NDArray[np.int64]:
