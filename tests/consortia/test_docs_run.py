@@ -28,7 +28,7 @@ RUN = (
 def checkout(folder: Path) -> dict[str, str]:
     """Copy what a reader's checkout has into `folder`; return an environment in which `consortia` is that copy."""
     for name in ("platform", "clients", "strategies", "privacy", "scenarios", "benchmarks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name)  # compiled modules, too: their sources keep size and time
     programs = folder / ".bin"
     programs.mkdir()
     for name, words in (("python", ""), ("consortia", "-P -m consortia.cli")):

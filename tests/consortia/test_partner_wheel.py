@@ -107,7 +107,7 @@ def test_the_start_of_something_new_in_a_checkout_runs_at_once(
     what: str, name: str, words: tuple[str, ...], says: str, tmp_path: Path
 ) -> None:
     for folder in ("platform", "clients", "strategies", "privacy", "scenarios"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     path = [tmp_path, tmp_path / "platform"]
     _python("-m", "consortia.cli", "new", what, name, cwd=tmp_path, path=path)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -379,12 +380,13 @@ def tree(target: Path, mutant: Mutant | None, scenario: str = SCENARIO) -> Path:
     Raises AssertionError when the text that the mistake replaces is gone, or stands there more than once.
     """
     for folder in ("platform", "privacy", "clients", "strategies", "scenarios"):
-        shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, target / folder)  # compiled modules, too: compiling all takes seconds
     (target / "audited.toml").write_text(scenario, encoding="utf-8")
     for file, old, new in mutant.edits if mutant else ():
         text = (target / file).read_text(encoding="utf-8")
         assert text.count(old) == 1, f"{mutant and mutant.name}: wanted {old!r} once in {file}, got {text.count(old)}"
         (target / file).write_text(text.replace(old, new), encoding="utf-8")
+        Path(cache_from_source(str(target / file))).unlink(missing_ok=True)
     return target
 
 
