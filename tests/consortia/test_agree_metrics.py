@@ -207,3 +207,17 @@ def test_what_was_signed_is_kept_under_its_hash(measured: Any) -> None:
     assert (measured.home.kept / "agreed" / f"{digest}.json").is_file()
     with Ledger.open(measured.home.ledger, "used-car") as ledger:
         assert ledger.notes()[-1][1]["sha256"] == digest
+
+
+def test_no_agreement_is_in_force_that_the_ledger_does_not_say(measured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = Ledger.note
+
+    def full(ledger: Ledger, told: dict[str, Any]) -> None:
+        if told.get("what") == "agreement":
+            raise OSError("no space left")
+        note(ledger, told)
+
+    monkeypatch.setattr(Ledger, "note", full)
+    assert agree(measured.home, measured.file, "--purpose", "credit", "--yes").exit_code
+    assert not list((measured.home.kept / "agreements").glob("*.json"))
+    assert measured.ask(1).header["code"] == "CONTRACT_NOT_ALLOWED"

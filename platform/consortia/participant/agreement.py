@@ -65,11 +65,12 @@ def sign(home: Home, ledger: Ledger, agreement: Agreement) -> str:
         statement(AGREEMENT_TYPE, {"contract": agreement.contract_sha256}, agreement), load_identity(home)
     )
     digest = _digest(envelope)
-    file = _file(home, agreement.contract_sha256)
-    for one in (_kept(home, digest), file):
+    kept, file = _kept(home, digest), _file(home, agreement.contract_sha256)
+    for one in (kept, file):
         one.parent.mkdir(mode=0o700, exist_ok=True)
-        write_json(one, envelope)
+    write_json(kept, envelope)
     ledger.note({**_note(agreement.contract_sha256, "signed"), "sha256": digest})
+    write_json(file, envelope)  # last: nothing is in force that the ledger does not say
     return digest
 
 
