@@ -207,7 +207,7 @@ def test_every_page_of_the_coordinator(
     for watched in watch(browser, coordinator, size, scheme):
         watched.sign_in()
         where = paths(watched)
-        assert {*where} == {"/", "/participants", "/compare", f"/runs/{finished}", f"/runs/{finished}/furniture"}
+        assert {*where} == {"/", "/participants", "/compare", f"/runs/{finished}", f"/runs/{finished}/new-car"}
         look_at(watched, [*where, f"/compare?run={finished}"])
         watched.page.goto(f"{coordinator.url}/runs/{finished}/new-car")
         expect(watched.page.locator("svg.chart .band").first).to_be_visible()  # intervals are drawn
