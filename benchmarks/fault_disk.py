@@ -46,7 +46,7 @@ def make_room(folder: Path) -> None:
 @contextlib.contextmanager
 def full_disk(home: Path) -> Iterator[None]:
     """Put a home on a file system of its own with nothing left."""
-    with small_disk(home, "256k"):
+    with small_disk(home, "512k"):
         fill(home)
         yield
 

@@ -116,7 +116,7 @@ def world(folder: Path, names: tuple[str, ...], **terms: Any) -> Iterator[World]
     made = World(folder, file, names)
     with (
         mock.patch.dict(os.environ, CONSORTIA_HOME=str(folder / "homes")),
-        mock.patch("consortia.cli.budget.out"),
+        mock.patch("consortia.common.console.out"),
     ):
         seed = load_scenario(str(file)).contract.seed
         for name in names:  # the same split key as a simulation's, so that the same rows train
