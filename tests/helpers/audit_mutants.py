@@ -375,10 +375,7 @@ FURTHER = (
 
 
 def tree(target: Path, mutant: Mutant | None, scenario: str = SCENARIO) -> Path:
-    """Copy the source tree to `target` with the mistake in it, beside a scenario to audit.
-
-    Raises AssertionError when the text that the mistake replaces is gone, or stands there more than once.
-    """
+    """Copy the source tree to `target` with the mistake in it, beside a scenario; its text has to stand there once."""
     for folder in ("platform", "privacy", "clients", "strategies", "scenarios"):
         shutil.copytree(ROOT / folder, target / folder)  # compiled modules, too: compiling all takes seconds
     (target / "audited.toml").write_text(scenario, encoding="utf-8")
