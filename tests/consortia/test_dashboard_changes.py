@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dashboard_changes import CHANGE_TOKEN, ORIGIN, call, lines, post, signed_in, ticket_of
+from dashboard_changes import CHANGE_TOKEN, ORIGIN, call, linear_template, lines, post, signed_in, ticket_of, two_homes
 from dashboard_pages import TOKEN, crawl, get
 from fastapi import FastAPI
 
@@ -28,21 +27,8 @@ from consortia.terms.policy import load_policy
 from privacy.errors import LedgerBusyError
 from privacy.ledger import Ledger
 
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home that accepts `linear` as it is."""
-    place = tmp_path_factory.mktemp("template")
-    call("budget", "init", "--scenario", "linear", "--home", str(place))
-    return place
-
-
-@pytest.fixture
-def homes(template: Path, tmp_path: Path) -> Path:
-    """Two equal homes in two folders: one for the page, one for the command."""
-    for place in ("page", "command"):
-        shutil.copytree(template, tmp_path / place)
-    return tmp_path
+template = pytest.fixture(scope="module")(linear_template)
+homes = pytest.fixture(two_homes)
 
 
 @pytest.fixture

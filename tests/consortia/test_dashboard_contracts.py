@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomlkit
-from dashboard_changes import CHANGE_TOKEN, call, lines, policy, post, signed_in, ticket_of
+from dashboard_changes import CHANGE_TOKEN, call, linear_template, lines, policy, post, signed_in, ticket_of, two_homes
 from dashboard_pages import TOKEN, get
 from fastapi import FastAPI
 
@@ -28,20 +27,8 @@ ACCEPT: Any = {"scenario": "linear", "rounds": "3"}
 NAMED = ("line-a", "linear", "--rounds", "3")
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home that accepts `linear` as it is."""
-    place = tmp_path_factory.mktemp("template")
-    call("budget", "init", "--scenario", "linear", "--home", str(place))
-    return place
-
-
-@pytest.fixture
-def homes(template: Path, tmp_path: Path) -> Path:
-    """Two equal homes in two folders: one for the page, one for the command."""
-    for place in ("page", "command"):
-        shutil.copytree(template, tmp_path / place)
-    return tmp_path
+template = pytest.fixture(scope="module")(linear_template)
+homes = pytest.fixture(two_homes)
 
 
 @pytest.fixture

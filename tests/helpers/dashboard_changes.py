@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+from command_line import APP
 from dashboard_pages import get
 from fastapi import FastAPI
 from typer.testing import CliRunner
 
-from consortia.cli import build_app
 from privacy.ledger import Ledger
 
 CHANGE_TOKEN = "a-token-for-changes-of-this-test"
 ORIGIN = {"Origin": "http://127.0.0.1"}
-APP = build_app()
 
 
 def call(*arguments: str) -> str:
     result = CliRunner().invoke(APP, list(arguments), env={"COLUMNS": "250"})
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def linear_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that accepts `linear` as it is: a module's fixture `template`."""
+    place = tmp_path_factory.mktemp("template")
+    call("budget", "init", "--scenario", "linear", "--home", str(place))
+    return place
+
+
+def two_homes(template: Path, tmp_path: Path) -> Path:
+    """Two equal homes in two folders, one for the page, one for the command: a fixture `homes`."""
+    for place in ("page", "command"):
+        shutil.copytree(template, tmp_path / place)
+    return tmp_path
 
 
 def signed_in(app: FastAPI, token: str) -> dict[str, str]:

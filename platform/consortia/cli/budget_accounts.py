@@ -19,17 +19,7 @@ from consortia.planning.known import known
 from consortia.reports.accounts import print_accounts, print_history
 from consortia.terms.policy import Policy, policy_or_input_error
 from privacy.accounting import epsilon, merge
-from privacy.errors import PrivacyError
 from privacy.events import Event
-from privacy.ledger import Ledger
-
-
-def open_ledger(home: Home) -> Ledger:
-    """Open the ledger; a refusal is a mistake of the user's input here."""
-    try:
-        return Ledger.open(home.ledger, home.participant)
-    except PrivacyError as error:
-        raise InputError(str(error)) from None
 
 
 def _policy(home: Home) -> Policy | None:
@@ -48,7 +38,7 @@ def _count(events: Sequence[Event], delta: float) -> float:
 def show(participant: ParticipantName, home: HomeFolder = None, as_json: AsJson = False) -> None:
     """Show what was spent on each data set, per run and over its lifetime, and what is left."""
     place = home_of(participant, home)
-    with open_ledger(place) as ledger:
+    with place.open_for_owner() as ledger:
         data = summary(ledger, _policy(place), participant, _count)
     if as_json:
         typer.echo(json.dumps(data, indent=1))
@@ -65,7 +55,7 @@ def show_history(
 ) -> None:
     """Show the entries of the ledger, oldest first: runs, charges, releases, changes of the budget."""
     place = home_of(participant, home)
-    with open_ledger(place) as ledger:
+    with place.open_for_owner() as ledger:
         lines = history(ledger, _count)
         accounts = [] if as_json else summary(ledger, _policy(place), participant, _count)["accounts"]
     if as_json:
@@ -131,6 +121,6 @@ def set_budget(
 def export(participant: ParticipantName, home: HomeFolder = None) -> None:
     """Print the ledger as JSON for an auditor, who recounts chain and ε. A broken chain is refused."""
     place = home_of(participant, home)
-    with open_ledger(place) as ledger:
+    with place.open_for_owner() as ledger:
         data = {**ledger.export(), "accounts": summary(ledger, _policy(place), participant)["accounts"]}
     typer.echo(json.dumps(data, indent=1))

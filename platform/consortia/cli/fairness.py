@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from consortia.cli.options import FinishedRun
 from consortia.common.console import out
 from consortia.common.run_folders import check_finished
 
 
 def fairness(
-    run: Annotated[Path, typer.Argument(help="The coordinator's folder of a finished run.")],
+    run: FinishedRun,
     industry: Annotated[list[str] | None, typer.Option(help="Only this industry (again for more).")] = None,
     participant: Annotated[
         list[str] | None, typer.Option(help="Only this participant's rows (again for more).")

@@ -68,14 +68,13 @@ def _at_coordinator(run: Path, participant: str, key: Path | None) -> LeaveCerti
 
 
 def _at_home(run: str, participant: str, certificate: Path, keys: Path, home: Path | None) -> LeaveCertificate:
-    from consortia.cli.budget_accounts import open_ledger
     from consortia.participant.leaving import enter
     from consortia.trust.passport.keys import COORDINATOR, public_keys
 
     if not certificate.is_file():
         raise InputError(f"{certificate}: wanted a certificate, got nothing there; check the path")
     place = home_of(participant, home)
-    with open_ledger(place) as ledger:
+    with place.open_for_owner() as ledger:
         return enter(place, ledger, Path(run).name, certificate.read_bytes(), public_keys(keys)[COORDINATOR])
 
 

@@ -47,11 +47,10 @@ def passport(
 
 
 def _part(run: str, participant: str, home: Path | None, target: Path | None) -> tuple[Path, dict[str, Any]]:
-    from consortia.cli.budget_accounts import open_ledger
     from consortia.participant.passport import make_part
 
     place, run_id = home_of(participant, home), Path(run).name
-    with open_ledger(place) as ledger:
+    with place.open_for_owner() as ledger:
         envelope = make_part(place, ledger, run_id)
     if not envelope["signatures"]:
         _warn(f"not signed: {place.kept} has no identity.pem; `consortia secure key {participant}` makes one")

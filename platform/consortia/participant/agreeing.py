@@ -19,8 +19,7 @@ from consortia.terms.contract import Contract
 from consortia.terms.policy import Policy, Proposal, check_unit
 from consortia.terms.scenario import Scenario
 from consortia.trust.passport.statement import Agreement
-from privacy.errors import PrivacyError
-from privacy.ledger import Budget, Ledger
+from privacy.ledger import Budget
 
 __all__ = ["agreement_of", "sign_and_list", "take_back", "terms_in_words", "terms_of", "wants_metrics_budget"]
 
@@ -165,7 +164,7 @@ def sign_and_list(home: Home, signed: Agreement, *, shown: str | None = None) ->
     """
     contract_list.check_unchanged(home, home.policy.read_text(encoding="utf-8-sig"), shown)
     make_identity(home)
-    with _open(home) as ledger:
+    with home.open_for_owner() as ledger:
         digest = agreement.sign(home, ledger, signed)
     entry = f"sha256:{signed.contract_sha256}"
     contract_list.rewrite(home, entry, listed=True, signed=True, shown=shown)  # last: without it nothing is accepted
@@ -175,15 +174,8 @@ def sign_and_list(home: Home, signed: Agreement, *, shown: str | None = None) ->
 def take_back(home: Home, contract_sha256: str, *, shown: str | None = None) -> None:
     """Take a contract off the list, end its agreement and note that; InputError where there is no agreement."""
     contract_list.rewrite(home, f"sha256:{contract_sha256}", listed=False, shown=shown)  # first: nothing is accepted
-    with _open(home) as ledger:
+    with home.open_for_owner() as ledger:
         agreement.withdraw(home, ledger, contract_sha256)
-
-
-def _open(home: Home) -> Ledger:
-    try:
-        return Ledger.open(home.ledger, home.participant)
-    except PrivacyError as error:
-        raise InputError(str(error)) from None
 
 
 def _day(text: str) -> str | None:

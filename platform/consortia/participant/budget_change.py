@@ -19,7 +19,6 @@ from consortia.participant import ledger_witness
 from consortia.participant.home import Home
 from consortia.terms.policy import Policy, parse_policy
 from privacy.errors import PrivacyError
-from privacy.ledger import Ledger
 
 TRAINING, EVALUATION = "", "evaluation"
 Place = tuple[str, str, str]  # units ("" or "evaluation"), horizon, "epsilon" or "delta"
@@ -63,11 +62,7 @@ class BudgetChange:
                     f"{self.home.policy}: wanted the policy as it was when the change was checked, got another; "
                     "nothing was changed: look at it and try again"
                 )
-            try:
-                ledger = Ledger.open(self.home.ledger, self.home.participant)
-            except PrivacyError as error:
-                raise InputError(str(error)) from None
-            with ledger:
+            with self.home.open_for_owner() as ledger:
                 try:
                     ledger_witness.note_budget(ledger, self.before)
                 except PrivacyError as error:

@@ -97,11 +97,7 @@ def _ledger(home: Home) -> Iterator[Ledger | None]:
     if not home.ledger.is_file():
         yield None
         return
-    try:
-        ledger = Ledger.open(home.ledger, home.participant)
-    except PrivacyError as error:
-        raise InputError(str(error)) from None
-    with ledger:
+    with home.open_for_owner() as ledger:
         yield ledger
 
 

@@ -20,7 +20,7 @@ import tomli_w
 
 from consortia.common.disk import write_text
 from consortia.common.errors import InputError, RefusedError
-from privacy.errors import LedgerBrokenError, LedgerMissingError
+from privacy.errors import LedgerBrokenError, LedgerMissingError, PrivacyError
 from privacy.ledger import Ledger
 
 if TYPE_CHECKING:  # commands that need a folder only start faster
@@ -226,6 +226,13 @@ class Home:
             raise RefusedError("NO_LEDGER", str(error)) from None
         except LedgerBrokenError as error:
             raise RefusedError("LEDGER_BROKEN", f"{error}; put an unbroken copy of {self.ledger} back") from None
+
+    def open_for_owner(self) -> Ledger:
+        """Return a handle of the caller's own, for a command or a page: there a refusal is an InputError."""
+        try:
+            return Ledger.open(self.ledger, self.participant)
+        except PrivacyError as error:
+            raise InputError(str(error)) from None
 
 
 class _Handles:

@@ -86,8 +86,7 @@ def rows_left(contract: Contract, industry: str, members: Sequence[RosterPartici
     members : all participants of the industry, one at least.
     """
     rule = additive_recipe(contract, industry)
-    units = tuple(float(contract.split.training_units(participant.units)) for participant in members)
-    multipliers = [sigma_of(contract, participant) or 0.0 for participant in members]
+    units, multipliers = _units_and_noise(contract, members)
     row = float(curvatures(rule.outcome).mean()) * len(rule.cells.terms) / rule.cells.size
     weights, noise = _noise(contract, rule, industry, units, multipliers, row)
     rounds = rule.shares.messages - 1
@@ -103,8 +102,7 @@ def rows_left_by_sums(contract: Contract, industry: str, members: Sequence[Roste
     members : all participants of the industry, one at least.
     """
     rule = recipe(contract, industry)
-    units = tuple(float(contract.split.training_units(participant.units)) for participant in members)
-    multipliers = [sigma_of(contract, participant) or 0.0 for participant in members]
+    units, multipliers = _units_and_noise(contract, members)
     if contract.trust == "aggregate" and all(multipliers):
         weights, noise = _shared(contract, industry, multipliers, rule.sensitivities(2)[1], rule.shares.of(2)[1])
     else:
@@ -113,6 +111,12 @@ def rows_left_by_sums(contract: Contract, industry: str, members: Sequence[Roste
         noise = total_noise([deviations(rule, 2, z)[1] if z else 0.0 for z in multipliers], weights)
     scatter = float(np.mean(rule.outcome.variances)) / effective_columns(rule.columns)
     return effective_rows(Others(units, weights, noise), scatter)
+
+
+def _units_and_noise(contract: Contract, members: Sequence[RosterParticipant]) -> tuple[tuple[float, ...], list[float]]:
+    """Return each member's declared units that train, and its noise multiplier; 0 without noise."""
+    units = tuple(float(contract.split.training_units(participant.units)) for participant in members)
+    return units, [sigma_of(contract, participant) or 0.0 for participant in members]
 
 
 def _noise(
