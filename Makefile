@@ -31,7 +31,7 @@ test: $(READY) ## Run the quick tests.
 	$(BIN)/python -m pytest -q -n 2 -m "not end_to_end and not containers"
 
 e2e: $(READY) ## Run the end-to-end tests (real processes).
-	$(BIN)/python -m pytest -q -rs -n 3 --dist loadfile -m end_to_end --durations=25
+	$(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder -m end_to_end --durations=25
 
 browser: ## Install Debian's Chromium (as root) for the end-to-end test of the dashboard.
 	@command -v chromium >/dev/null || { apt-get update -qq && \

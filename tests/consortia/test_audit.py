@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from consortia.audit.run import INSTRUMENTS
 
 
+@pytest.mark.long
 @pytest.mark.end_to_end
 def test_eleven_mistakes_are_found_and_the_source_tree_is_clean(tmp_path: Path) -> None:
     """Every instrument looks at the tree as it is, and one at each mistake; `docs/planted-bugs.md` has all of them."""

@@ -290,6 +290,7 @@ def test_receipts_say_what_each_industry_learned(tmp_path: Path) -> None:
     assert "factory: learner" in page
 
 
+@pytest.mark.long
 @pytest.mark.end_to_end
 def test_real_processes_give_the_embedded_engines_factory_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,7 @@ def checkout(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
     environment = checkout(tmp_path)

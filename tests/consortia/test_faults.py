@@ -26,6 +26,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
 pytestmark = pytest.mark.end_to_end
 
 
+@pytest.mark.long
 def test_faults_of_a_running_federation_leave_the_undisturbed_model(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("disks that fill: wanted root, which mounts small file systems")

@@ -32,6 +32,7 @@ def test_four_operators_find_attacks_within_their_budget(tmp_path: Path) -> None
         assert line["net_gain"]["low"] <= line["net_gain"]["value"] <= line["net_gain"]["high"]
 
 
+@pytest.mark.long
 def test_four_operators_find_attacks_of_which_they_learn_none(tmp_path: Path) -> None:
     options = Options(scenario="intrusions-unlabelled", out=tmp_path, seed=1)
     outcome = execute(prepare(options), options)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.end_to_end
 ROUNDS, KILLS = 400, 200
 
 
+@pytest.mark.long
 def test_two_hundred_random_kills(make_site: Callable[..., Any], tmp_path: Path) -> None:
     site = make_site("factory-a", rounds=ROUNDS)
     folder = site.home.folder.parent

@@ -93,6 +93,7 @@ class Mixed(flower.Federation):
         client.close()
 
 
+@pytest.mark.long
 def test_no_line_of_a_hostile_bundle_runs_at_a_participant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONSORTIA_HOME", str(tmp_path / "homes"))
     init("", scenario="linear")

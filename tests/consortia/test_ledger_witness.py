@@ -239,6 +239,7 @@ def test_a_malformed_pair_in_a_reply_is_a_bad_reply(tmp_path: Path, site: Any) -
     assert "ledger_head: wanted 64" in coordinator.participants["bank-a"].failures[0]["detail"]
 
 
+@pytest.mark.long
 @pytest.mark.end_to_end
 def test_the_flower_engine_refuses_a_restored_ledger_in_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

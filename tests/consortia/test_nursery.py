@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -13,6 +14,9 @@ import pytest
 
 from consortia.engines.control import flower_environment
 from consortia.engines.nursery import Nursery
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+full_disk = importlib.import_module("fault_disk").full_disk
 
 pytestmark = pytest.mark.end_to_end  # each imports torch in a process of its own
 
@@ -69,6 +73,12 @@ def test_the_engine_starts_waits_for_and_ends_programs(tmp_path: Path) -> None:
     done = nursery.run("flwr", ["--version"], environment, tmp_path, 120)
     assert done is not None, (tmp_path / "nursery.log").read_text()
     assert (done.returncode, "1.41" in done.stdout) == (0, True)
+    if os.geteuid() == 0:  # who may mount a small file system
+        full = tmp_path / "full"
+        with full_disk(full):
+            again = nursery.run("flwr", ["--version"], environment, full, 120)
+        assert again is not None
+        assert again.stdout == done.stdout  # not an empty answer
     log, secret = tmp_path / "launcher.log", tmp_path / "secret"
     secret.write_bytes(bytes(32))
     where = ("--runtime-api-address", "127.0.0.1:9", "--superexec-auth-secret-file", str(secret))

@@ -73,6 +73,7 @@ def test_a_vertical_run_embedded_to_its_table(tmp_path: Path, monkeypatch: pytes
     assert runner.invoke(app, ["run", str(small), "--epsilon", "0"]).exit_code == 2
 
 
+@pytest.mark.long
 @pytest.mark.end_to_end
 def test_a_vertical_run_on_flower_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     homes = tmp_path / "homes"

@@ -155,14 +155,18 @@ class Federation:
             self._restart_participants()
             if time.monotonic() > next_look:
                 next_look = time.monotonic() + _STATUS_EVERY_SECONDS
-                ended = self.control.status(self.flower_run_id).startswith("finished")
-                if ended and read_status(record, before) is None:
-                    why = why_full(self.job.folder)
-                    raise RunFailedError(
-                        why or f"Flower ended the run without a record; see {self.folder}/superlink.log"
-                    )
+                self._raise_if_ended(record, before)
             time.sleep(0.1)
         raise RunFailedError("the run passed every deadline; its last checkpoint is kept")
+
+    def _raise_if_ended(self, record: Path, before: int) -> None:
+        """Ask Flower; raise a named failure when it ended the run and no record will come."""
+        status = self.control.status(self.flower_run_id)
+        if status == "running" or read_status(record, before) is not None:
+            return
+        full = why_full(self.job.folder)  # then Flower may have ended the run and be unable to answer
+        if status.startswith("finished") or (status == "unknown" and full):
+            raise RunFailedError(full or f"Flower ended the run without a record; see {self.folder}/superlink.log")
 
     def _restart_participants(self) -> None:
         """Restart a participant's SuperNode or launcher if it ended, so that nobody has to do it by hand.

@@ -98,9 +98,10 @@ class Nursery:
         self, program: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, timeout: float
     ) -> subprocess.CompletedProcess[str] | None:
         """Run a program to its end; None if this process has ended. `subprocess.TimeoutExpired` as in its `run`."""
-        place = folder / f"{program}-{threading.get_ident()}"
-        out, err = place.with_suffix(".out"), place.with_suffix(".err")
-        try:
+        # In memory: on a full disk a file would be empty, and an empty answer says nothing of the run.
+        with contextlib.ExitStack() as opened:
+            said = [opened.enter_context(os.fdopen(os.memfd_create(name), "rb")) for name in ("out", "err")]
+            out, err = (Path(f"/proc/{os.getpid()}/fd/{file.fileno()}") for file in said)
             forked = self._start(program, arguments, environment, folder, (out, err))
             if forked is None:
                 return None
@@ -109,11 +110,8 @@ class Nursery:
             except subprocess.TimeoutExpired:
                 forked.kill()
                 raise
-            said = [file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "" for file in (out, err)]
-            return subprocess.CompletedProcess([program, *arguments], status, *said)
-        finally:
-            out.unlink(missing_ok=True)
-            err.unlink(missing_ok=True)
+            texts = [file.read().decode("utf-8", errors="replace") for file in said]
+            return subprocess.CompletedProcess([program, *arguments], status, *texts)
 
     def close(self) -> None:
         """End the process, and with it all that it started."""

@@ -26,6 +26,7 @@ def _mode_two(folder: Path) -> str:
     return str(file)
 
 
+@pytest.mark.long
 def test_keys_attempts_views_and_outbox_survive_a_process_for_each_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def test_real_processes_give_the_embedded_engines_model(tmp_path: Path, monkeypa
         assert not list((homes / name).rglob("own-sums*"))
 
 
+@pytest.mark.long
 @pytest.mark.end_to_end
 def test_a_secure_sum_between_real_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = find_scenario("secure-banks")
