@@ -310,12 +310,7 @@ def pause(who: str, seconds: float) -> Fault:
 
 def kill_coordinator(federation: Faulty) -> None:
     """SIGKILL the process of the ServerApp."""
-    pids = _descendants(federation.processes["superlink"].pid)
-    found = [pid for pid in pids if b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    if not found:
-        raise RuntimeError(f"no ServerApp among {pids}")
-    for pid in found:
-        os.kill(pid, signal.SIGKILL)
+    federation.processes["coordinator"].kill()
 
 
 def _count(ledger: Path, state: str) -> int:
@@ -326,15 +321,6 @@ def _count(ledger: Path, state: str) -> int:
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _descendants(pid: int) -> list[int]:
-    """Return the processes that a process has started, and theirs."""
-    found = []
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (thread / "children").read_text().split()):
-            found += [child, *_descendants(child)]
-    return found
 
 
 def restore_old_ledger(world: World, name: str) -> None:

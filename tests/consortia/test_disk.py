@@ -12,7 +12,6 @@ import logging
 import resource
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +24,6 @@ from consortia.common.logs import OwnFile
 from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
 from consortia.coordinator.event_file import FILE, EventFile
 from consortia.coordinator.rounds import Coordinator
-from consortia.engines.flower import Federation
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
 from consortia.messages.envelope import Envelope, decode, encode
@@ -114,25 +112,6 @@ def test_a_command_without_a_record_of_its_own_does_not_tell_an_earlier_ones(tmp
     with room(1), pytest.raises(RunFailedError, match="no room on the disk"):
         execute(job, again)
     assert execute(job, again).result["status"] == "completed"
-
-
-@pytest.mark.parametrize(
-    ("answer", "size", "reason"),
-    [
-        ("unknown", 1000, "no room on the disk"),
-        ("finished:failed", 1000, "no room on the disk"),
-        ("finished:failed", 2**30, "without a record"),
-        ("unknown", 2**30, ""),
-        ("running", 1000, ""),
-    ],
-)
-def test_a_run_on_flower_is_given_up_when_its_disk_is_full(tmp_path: Path, answer: str, size: int, reason: str) -> None:
-    """Flower's answer is replaced: a command on a full disk may be unable to say what the SuperLink knows."""
-    federation = Federation.__new__(Federation)
-    federation.job, federation.folder = SimpleNamespace(folder=tmp_path), tmp_path  # type: ignore[assignment]
-    federation.control, federation.flower_run_id = SimpleNamespace(status=lambda _: answer), "1"  # type: ignore[assignment]
-    with room(size), pytest.raises(RunFailedError, match=reason) if reason else contextlib.nullcontext():
-        federation._raise_if_ended(tmp_path / "coordinator.json", 0)
 
 
 def test_an_attempt_that_failed_at_once_is_not_repeated_at_once(tmp_path: Path, monkeypatch: Any) -> None:

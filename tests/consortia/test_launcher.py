@@ -69,7 +69,7 @@ class Mixed(flower.Federation):
         )
 
     def _spawn(self, who: str, command: str, *arguments: str) -> None:
-        if who != "superlink":
+        if who != "coordinator":
             super()._spawn(who, command, *arguments)
             return
         package = self.folder / "coordinator" / "consortia"
@@ -77,8 +77,10 @@ class Mixed(flower.Federation):
         (package / "__init__.py").touch()
         (package / "server_app.py").write_text(SERVER)
         environment = {**flower_environment(self._home(who)), "PYTHONPATH": str(package.parent)}
-        log = self.folder / f"{who}.log"
-        self.processes[who] = flower.spawn([tool(command), *arguments], environment, self.folder, log)
+        # Flower's own: it unpacks each run's bundle and starts a process for it.
+        rest = arguments[arguments.index("--runtime-api-address") :]
+        command, log = tool("flower-superexec"), self.folder / f"{who}.log"
+        self.processes[who] = flower.spawn([command, *rest], environment, self.folder, log)
 
     def send(self, bundle: bytes) -> None:
         """Start a run with these bytes as its bundle: no tool that builds bundles checks them first."""
@@ -104,7 +106,7 @@ def test_no_line_of_a_hostile_bundle_runs_at_a_participant(tmp_path: Path, monke
     def code(name: str) -> bytes:
         """Leave a mark, except at the coordinator, whose processes may run whatever it likes."""
         mark = f"pathlib.Path({str(marks)!r}, {name!r}).touch()"
-        return f"import os, pathlib\nif not os.environ['FLWR_HOME'].endswith('superlink'): {mark}\n".encode()
+        return f"import os, pathlib\nif not os.environ['FLWR_HOME'].endswith('coordinator'): {mark}\n".encode()
 
     def project(name: str, victim: str, clientapp: str = COMPONENTS["clientapp"]) -> bytes:
         config = {"victim": victim, "answer": str(tmp_path / f"{name}.txt"), "scenario": job.scenario.to_json()}

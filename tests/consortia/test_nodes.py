@@ -19,9 +19,9 @@ import pytest
 
 from consortia.common.errors import RunFailedError
 from consortia.common.pki import make_authority, write_node_key, write_server
-from consortia.deploy.nodes import reconcile
 from consortia.engines.control import flower_environment, tool
 from consortia.engines.flower import spawn
+from consortia.engines.nodes import reconcile
 from consortia.preflight.link import check_link
 
 pytestmark = pytest.mark.end_to_end
@@ -129,7 +129,7 @@ def test_hosts_that_share_one_address(hosts: dict[str, tuple[str, ...]], tmp_pat
         return {item["check"]: (item["status"], item["found"]) for item in json.loads(done.stdout)["findings"]}
 
     with _superlink(tmp_path, "10.213.0.1", 8443, hosts["fed"]) as (address, authority):
-        code = "import sys; from pathlib import Path; from consortia.deploy.nodes import reconcile as r; "
+        code = "import sys; from pathlib import Path; from consortia.engines.nodes import reconcile as r; "
         code += "print(r(sys.argv[1], Path(sys.argv[2]), {'bank-a': Path(sys.argv[3])}))"
         command = [*hosts["fed"], sys.executable, "-P", "-c", code, address, str(authority), f"{key}.pub"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

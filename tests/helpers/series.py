@@ -7,8 +7,6 @@ the same Grid. Everything of a participant (SuperNode, launcher, bundle check, l
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,17 +15,16 @@ from typing import Any
 from consortia import server_app
 from consortia.coordinator.rounds import Coordinator
 from consortia.engines.base import Job
-from consortia.engines.control import flower_environment, tool
 from consortia.engines.flower import Federation
 from consortia.terms.scenario import scenario_from_json
 
-_COMMAND = """#!{python} -P
+_COORDINATOR = """
 import sys
 sys.path.append({here!r})
 import series
 series.use({plan!r})
-from flwr.superlink.cli import flwr_serverapp
-sys.exit(flwr_serverapp())
+from consortia.deploy.coordinator_app import main
+sys.exit(main())
 """
 
 
@@ -45,15 +42,15 @@ class SeriesFederation(Federation):
         self._jobs = list(zip(jobs, gates, strict=True))
 
     def _spawn(self, who: str, command: str, *arguments: str) -> None:
-        if who == "superlink":
-            path = f"PATH={self._commands_folder()}{os.pathsep}{flower_environment(self.folder)['PATH']}"
-            command, arguments = "/usr/bin/env", (path, tool(command), *arguments)
+        if who == "coordinator":
+            start, rest = arguments[:3], arguments[3:]
+            assert start == ("-P", "-m", "consortia.deploy.coordinator_app")
+            code = _COORDINATOR.format(here=str(Path(__file__).parent), plan=str(self._plan()))
+            arguments = ("-P", "-c", code, *rest)
         super()._spawn(who, command, *arguments)
 
-    def _commands_folder(self) -> Path:
-        folder = self.folder / "commands"
-        folder.mkdir()
-        plan = folder / "series.json"
+    def _plan(self) -> Path:
+        plan = self.folder / "series.json"
         plan.write_text(
             json.dumps(
                 [
@@ -67,11 +64,7 @@ class SeriesFederation(Federation):
                 ]
             )
         )
-        command = folder / "flwr-serverapp"
-        here = str(Path(__file__).parent)
-        command.write_text(_COMMAND.format(python=sys.executable, here=here, plan=str(plan)))
-        command.chmod(0o700)
-        return folder
+        return plan
 
 
 def use(plan: str) -> None:

@@ -1,7 +1,7 @@
 """`python -m consortia.deploy.nursery INDUSTRY…`: starts the programs of `--engine flower` as forks of one process.
 
-A simulation on one machine starts a SuperNode and a launcher for each participant and calls `flwr` some ten times. Each
-would import Flower, and each launcher PyTorch, Opacus, pandas and scikit-learn: up to ten seconds of CPU apiece. Here
+A simulation on one machine starts a SuperLink, a ServerApp, and a SuperNode and a launcher for each participant. Each
+would import Flower, and many of them PyTorch, Opacus, pandas and scikit-learn: up to ten seconds of CPU apiece. Here
 they are imported once. Deployed participants do not use this: their processes share nothing.
 
 Guarantees
@@ -31,9 +31,12 @@ PROGRAMS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         "consortia.deploy.launcher": ("consortia.deploy.launcher", "command"),
         "consortia.deploy.supernode": ("consortia.deploy.supernode", "main"),
-        "flwr": ("flwr.cli.app", "app"),
+        "consortia.deploy.coordinator_app": ("consortia.deploy.coordinator_app", "main"),
+        "flower-superlink": ("flwr.superlink.cli", "flower_superlink"),
     }
 )
+#: Imported by what is started.
+_ALSO: Final = ("consortia.deploy.courier", "consortia.server_app", "flwr.superlink.main")
 
 
 def main(industries: list[str]) -> int:
@@ -42,8 +45,10 @@ def main(industries: list[str]) -> int:
     told = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no answer
     from consortia.deploy import launcher
+    from consortia.deploy.forks import end_with_parent
 
-    for module in ("consortia.deploy.courier", *(module for module, _ in PROGRAMS.values())):
+    end_with_parent()
+    for module in (*_ALSO, *(module for module, _ in PROGRAMS.values())):
         importlib.import_module(module)
     launcher.warm(industries)
     ended, wakes = os.pipe()
@@ -97,7 +102,7 @@ def _redirect(asked: Mapping[str, Any]) -> None:
     """Close what belongs to this process, and open the child's own files."""
     os.closerange(3, 1024)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    for number, file in ((0, os.devnull), (1, asked["out"]), (2, asked["err"])):
+    for number, file in ((0, os.devnull), (1, asked["log"]), (2, asked["log"])):
         opened = os.open(file, os.O_RDONLY if number == 0 else flags, 0o600)
         os.dup2(opened, number)
         os.close(opened)

@@ -214,7 +214,7 @@ def register(scenario: Scenario, public: Path) -> list[str]:
 
     A member whose key is not known yet waits: it cannot connect.
     """
-    from consortia.deploy.nodes import reconcile
+    from consortia.engines.nodes import reconcile
 
     folder = members.MemberFolder(MEMBERS, scenario.name)
     keys = {}

@@ -8,12 +8,12 @@ status is the run's: 0 completed and as expected, 1 not, 2 bad input.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,15 +93,12 @@ def run(
     job = with_batches(make_job(scenario, runs, resume), batches)
     scenario = job.scenario
     out.print(f"run {job.run_id}: {scenario.rounds} rounds, {len(scenario.roster)} participants")
-    with tempfile.TemporaryDirectory() as folder:
-        control = Control(Path(folder), SUPERLINK, KEYS / "ca.crt")
-        try:
-            with Tracking(job.folder, trackers, _warn), Watch(out, job, simulation=False):
-                follow(job, control)
-        except RunFailedError:
-            if control.log.is_file():
-                err.print(control.log.read_text(encoding="utf-8"), markup=False, highlight=False)
-            raise
+    with (
+        contextlib.closing(Control(SUPERLINK, KEYS / "ca.crt")) as control,
+        Tracking(job.folder, trackers, _warn),
+        Watch(out, job, simulation=False),
+    ):
+        follow(job, control)
     result = record.build(job, "flower")
     print_result(out, result)
     for note in (conditional_split_note(job), refusal_hint(result)):

@@ -1,36 +1,28 @@
-"""Controls a SuperLink with the `flwr` command: registers keys, submits a run, asks for its status."""
+"""Controls a SuperLink over its Control API: submits a run, asks for its status."""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-from flwr.common.constant import PUBLIC_KEY_ALREADY_IN_USE_MESSAGE
+import httpx
+from flwr.common.serde import fab_to_proto
+from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from clients import registry
 from consortia.common.errors import RunFailedError
 from consortia.engines.base import Job
-from consortia.engines.nursery import Nursery
-from consortia.messages.bundle import COMPONENTS
+from consortia.messages.bundle import make_bundle
 from consortia.vertical.request import total_steps
 
 JOIN_SECONDS = 120.0
-_CONNECTION = "coordinator"
-_COMMAND_SECONDS = 120.0
-
-
-class _CommandError(RunFailedError):
-    """The `flwr` command failed; `output` is what it printed."""
-
-    def __init__(self, sentence: str, output: str) -> None:
-        self.output = output
-        super().__init__(sentence)
 
 
 class Control:
@@ -38,101 +30,47 @@ class Control:
 
     Parameters
     ----------
-    folder : Path
-        Folder of the command's own files and its log.
     address : str
         host:port of the SuperLink.
     authority : Path
         The certificate of the authority that signed the SuperLink's certificate.
-    nursery : Nursery, optional
-        Forks the command where there is one, since its imports take two seconds of CPU.
     """
 
-    def __init__(self, folder: Path, address: str, authority: Path, nursery: Nursery | None = None) -> None:
-        self._nursery = nursery
-        self.folder = folder
-        self.log = folder / "cli.log"
-        self._home = folder / "home-cli"
-        self._home.mkdir(parents=True, exist_ok=True)
-        connection = {"address": address, "root-certificates": str(authority)}
-        config = {"superlink": {"default": _CONNECTION, _CONNECTION: connection}}
-        (self._home / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
+    def __init__(self, address: str, authority: Path) -> None:
+        self._client = ControlHttpClient.from_server_address(
+            address,
+            insecure=False,
+            root_certificates=authority.read_bytes(),
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+        )
 
-    def register(self, name: str, public_key: Path) -> bool:
-        """Register a participant's key under its name; False if this key is already registered."""
-        try:
-            self._flwr("supernode", "register", str(public_key), _CONNECTION, "--name", name, "--format", "json")
-        except _CommandError as error:
-            if PUBLIC_KEY_ALREADY_IN_USE_MESSAGE in error.output:
-                return False
-            raise
-        return True
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
 
     def submit(self, job: Job) -> str:
         """Submit a run to the SuperLink as a bundle that holds only a pyproject.toml. Return Flower's id."""
-        app = self.folder / "consortia-run"
-        app.mkdir(exist_ok=True)
-        project = {
-            "project": {"name": "consortia-run", "version": "1.0.0", "license": "Apache-2.0"},
-            "tool": {
-                "flwr": {
-                    "app": {
-                        "publisher": "consortia",
-                        "components": COMPONENTS,
-                        "config": job.run_config(JOIN_SECONDS),
-                    }
-                }
-            },
-        }
-        (app / "pyproject.toml").write_text(tomli_w.dumps(project), encoding="utf-8")
-        answer = self._flwr("run", str(app), _CONNECTION, "--format", "json")
-        if not answer.get("success", True) or "run-id" not in answer:
-            raise RunFailedError(f"the SuperLink did not take the run; see {self.log}")
-        return str(answer["run-id"])
+        bundle = make_bundle(job.run_config(JOIN_SECONDS))
+        fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
+        try:
+            answer = self._client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
+        except httpx.HTTPStatusError as error:
+            raise RunFailedError(f"the SuperLink did not take the run: {error.response.text or error}") from None
+        except (httpx.HTTPError, ValueError) as error:
+            raise RunFailedError(f"the SuperLink did not take the run: {type(error).__name__}: {error}") from None
+        if not answer.HasField("run_id"):
+            raise RunFailedError("the SuperLink did not take the run: it gave no number")
+        return str(answer.run_id)
 
     def status(self, flower_run_id: str) -> str:
         """Return Flower's status of the run, such as `finished:failed`; `unknown` if Flower does not answer."""
         try:
-            runs = self._flwr("ls", _CONNECTION, "--format", "json").get("runs", [])
-        except RunFailedError:
+            runs = self._client.ListRuns(ListRunsRequest()).run_dict
+        except (httpx.HTTPError, ValueError):
             return "unknown"
-        for item in runs:
-            if str(item.get("run-id")) == flower_run_id:
-                return str(item.get("status", ""))
-        return "unknown"
-
-    def _flwr(self, *arguments: str) -> dict[str, Any]:
-        try:
-            done = self._done(arguments, flower_environment(self._home))
-        except subprocess.TimeoutExpired:
-            raise RunFailedError(f"`flwr {arguments[0]}` did not end within {_COMMAND_SECONDS:.0f} s") from None
-        try:
-            answer: dict[str, Any] = json.loads(done.stdout or "{}")
-        except json.JSONDecodeError:
-            answer = {}
-        if done.returncode != 0 or answer.get("success") is False:
-            with (
-                contextlib.suppress(OSError),
-                self.log.open("a", encoding="utf-8") as file,
-            ):  # the failure is named below
-                file.write(f"$ flwr {' '.join(arguments)}\n{done.stdout}\n{done.stderr}\n")
-            raise _CommandError(f"`flwr {arguments[0]}` failed; see {self.log}", done.stdout + done.stderr)
-        return answer
-
-    def _done(self, arguments: tuple[str, ...], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        if self._nursery is not None:
-            done = self._nursery.run("flwr", arguments, environment, self.folder, _COMMAND_SECONDS)
-            if done is not None:
-                return done
-        return subprocess.run(  # noqa: S603 - our own arguments
-            [tool("flwr"), *arguments],
-            env=environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=_COMMAND_SECONDS,
-            check=False,
-        )
+        if (run := runs.get(int(flower_run_id))) is None:
+            return "unknown"
+        return f"{run.status.status}:{run.status.sub_status}"
 
 
 def longest_run(job: Job) -> float:

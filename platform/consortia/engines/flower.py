@@ -15,9 +15,11 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
+import threading
 import time
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import tomli_w
@@ -27,11 +29,15 @@ from consortia.common.errors import RunFailedError, RunRefusedError
 from consortia.common.pki import make_authority, write_node_key, write_server
 from consortia.engines.base import Job
 from consortia.engines.control import Control, flower_environment, longest_run, read_status, tool
-from consortia.engines.nursery import Forked, Nursery, end_with_parent
+from consortia.engines.nodes import reconcile
+from consortia.engines.nursery import FORKED, Forked, Nursery
 
 _STARTUP_SECONDS = 60.0
-_STATUS_EVERY_SECONDS = 5.0
+_END_SECONDS = 10.0
+_GOODBYE_SECONDS = 1.0
 _DAYS = 2
+#: The processes of the coordinator. They are not started again: a run goes on with --resume.
+_COORDINATOR = ("superlink", "coordinator")
 #: How often a participant's process is restarted within a run, after 2, 4, 8 and then 10 seconds each. Together this is
 #: longer than the minute in which Flower refuses a SuperNode whose predecessor was killed.
 _MOST_RESTARTS = 10
@@ -41,10 +47,27 @@ _HERE = ("localhost", "127.0.0.1")
 
 def run(job: Job) -> None:
     """Run a job on real Flower processes (see `consortia.engines.base.Engine`)."""
-    with Federation(job) as federation:
+    with _ended_in_order(), Federation(job) as federation:
         federation.start()
         federation.submit()
         federation.wait()
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM end the run as an error does: processes are ended, keys deleted."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # somebody else decides what the signal does
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Federation:
@@ -56,7 +79,6 @@ class Federation:
         self.port = _free_port()
         self.processes: dict[str, subprocess.Popen[bytes] | Forked] = {}
         self.nursery: Nursery | None = None
-        self.flower_run_id = ""
         self._commands: dict[str, tuple[str, ...]] = {}
         self._restarts: dict[str, list[float]] = {}
 
@@ -70,12 +92,20 @@ class Federation:
         """End every process. Delete keys and certificates; logs stay."""
         for process in self.processes.values():
             _signal_group(process, signal.SIGTERM)
-        end = time.monotonic() + 10
-        for process in self.processes.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.1, end - time.monotonic()))
-            _signal_group(process, signal.SIGKILL)
-            process.wait()
+        # Only these hold what is not yet written. A SuperNode would first let its launcher's last question run out.
+        apps = [process for who, process in self.processes.items() if who.endswith("-app") or who == "coordinator"]
+        others = [process for process in self.processes.values() if process not in apps]
+        for processes, seconds in ((apps, _END_SECONDS), (others, _GOODBYE_SECONDS)):
+            end = time.monotonic() + seconds
+            for process in processes:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, end - time.monotonic()))
+                _signal_group(process, signal.SIGKILL)
+        for who, process in self.processes.items():
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:  # stuck in the kernel; nothing more can be done
+                self._note(f"{who} (process {process.pid}) did not end within {_END_SECONDS:.0f} s of SIGKILL")
         if self.nursery is not None:
             self.nursery.close()
         shutil.rmtree(self.folder / "pki", ignore_errors=True)
@@ -86,25 +116,26 @@ class Federation:
         industries = {participant.industry for participant in self.job.scenario.roster}
         self.nursery = Nursery(
             industries, flower_environment(self._home("nursery")), self.folder / "nursery.log"
-        )  # it imports while the SuperLink starts
+        )  # it imports while keys are made
         write_server(pki, make_authority("consortia run", _DAYS), _HERE, _DAYS)
+        write_secret(pki / "superexec.secret", secrets.token_bytes(32))
         names = list(self.job.homes)
         keys = {name: write_node_key(pki, name) for name in names}
-        self.control = Control(self.folder, f"127.0.0.1:{self.port}", pki / "ca.crt", self.nursery)
         self._spawn(
             "superlink",
             "flower-superlink",
             *("--host", "127.0.0.1", "--port", str(self.port)),
             *("--ssl-ca-certfile", str(pki / "ca.crt")),
             *("--ssl-certfile", str(pki / "server.pem"), "--ssl-keyfile", str(pki / "server.key")),
+            *("--isolation", "process", "--superexec-auth-secret-file", str(pki / "superexec.secret")),
             "--enable-supernode-auth",
             "--disable-runtime-dependency-installation",
         )
         self._wait_for_superlink()
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda name: self.control.register(name, keys[name][1]), names))
+        reconcile(self._superlink, pki / "ca.crt", {name: public for name, (_, public) in keys.items()})
         for name in names:
             self._start_participant(name, keys[name][0])
+        self._start_coordinator()
         pids = {name: process.pid for name, process in self.processes.items()}
         (self.folder / "processes.json").write_text(json.dumps({"port": self.port, "pids": pids}))
 
@@ -133,40 +164,42 @@ class Federation:
             *("--root-certificates", str(own / "ca.crt"), *secret),
         )
 
+    def _start_coordinator(self) -> None:
+        """Start the process that takes the run and becomes its ServerApp."""
+        pki = self.folder / "pki"
+        self._spawn(
+            "coordinator",
+            *("python", "-P", "-m", "consortia.deploy.coordinator_app"),
+            *("--runtime-api-address", self._superlink),
+            *("--root-certificates", str(pki / "ca.crt")),
+            *("--superexec-auth-secret-file", str(pki / "superexec.secret")),
+        )
+
     def submit(self) -> None:
         """Submit the run to the SuperLink."""
-        self.flower_run_id = self.control.submit(self.job)
+        with contextlib.closing(Control(self._superlink, self.folder / "pki" / "ca.crt")) as control:
+            control.submit(self.job)
 
     def wait(self) -> None:
         """Wait for the record. If a process ends or Flower ends the run, raise a named failure."""
         record = self.job.folder / "coordinator.json"
         before = record.stat().st_mtime_ns if record.is_file() else 0
         end = time.monotonic() + longest_run(self.job)
-        next_look = time.monotonic() + _STATUS_EVERY_SECONDS
         while time.monotonic() < end:
+            # First the processes: one that has ended wrote its record before.
+            ended = [who for who in _COORDINATOR if who in self.processes and self.processes[who].poll() is not None]
             if (found := read_status(record, before)) is not None:
                 if found.get("refused"):
                     raise RunRefusedError(*found["reason"].splitlines())
                 if found["status"] == "failed":
                     raise RunFailedError(found["reason"])
                 return
-            if self.processes["superlink"].poll() is not None:
-                raise RunFailedError(f"the SuperLink ended; see {self.folder}/superlink.log")
+            if ended:
+                what = {"superlink": "the SuperLink ended", "coordinator": "the ServerApp ended without a record"}
+                raise RunFailedError(why_full(self.job.folder) or f"{what[ended[0]]}; see {self.folder}/{ended[0]}.log")
             self._restart_participants()
-            if time.monotonic() > next_look:
-                next_look = time.monotonic() + _STATUS_EVERY_SECONDS
-                self._raise_if_ended(record, before)
             time.sleep(0.1)
         raise RunFailedError("the run passed every deadline; its last checkpoint is kept")
-
-    def _raise_if_ended(self, record: Path, before: int) -> None:
-        """Ask Flower; raise a named failure when it ended the run and no record will come."""
-        status = self.control.status(self.flower_run_id)
-        if status == "running" or read_status(record, before) is not None:
-            return
-        full = why_full(self.job.folder)  # then Flower may have ended the run and be unable to answer
-        if status.startswith("finished") or (status == "unknown" and full):
-            raise RunFailedError(full or f"Flower ended the run without a record; see {self.folder}/superlink.log")
 
     def _restart_participants(self) -> None:
         """Restart a participant's SuperNode or launcher if it ended, so that nobody has to do it by hand.
@@ -177,7 +210,7 @@ class Federation:
         now = time.monotonic()
         gone: list[str] = []
         for who, process in list(self.processes.items()):
-            if who == "superlink" or (status := process.poll()) is None:
+            if who in _COORDINATOR or (status := process.poll()) is None:
                 continue
             times = self._restarts.setdefault(who, [])
             if len(times) == _MOST_RESTARTS:
@@ -195,6 +228,10 @@ class Federation:
         with contextlib.suppress(OSError), (self.folder / "supervisor.log").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sentence}\n")
 
+    @property
+    def _superlink(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
     def _home(self, who: str) -> Path:
         home = self.folder / f"home-{who}"
         home.mkdir(exist_ok=True)
@@ -204,8 +241,9 @@ class Federation:
         environment = flower_environment(self._home(who))
         log = self.folder / f"{who}.log"
         self._commands[who] = (command, *arguments)
-        if self.nursery is not None and command == "python" and arguments[:2] == ("-P", "-m"):
-            forked = self.nursery.start(arguments[2], arguments[3:], environment, self.folder, log)
+        program, rest = (arguments[2], arguments[3:]) if arguments[:2] == ("-P", "-m") else (command, arguments)
+        if self.nursery is not None and (program in FORKED or program.startswith("consortia.")):
+            forked = self.nursery.start(program, rest, environment, self.folder, log)
             if forked is not None:
                 self.processes[who] = forked
                 return
@@ -226,18 +264,30 @@ class Federation:
         raise RunFailedError(f"the SuperLink did not come up ({last}); see {self.folder}/superlink.log")
 
 
+#: Asks the kernel to end this process with its parent, then becomes the command. What Python offers for this runs
+#: between fork and exec (`preexec_fn`) and may wait for ever for a lock that another thread held.
+_TIED = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)  # it ended in between
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 def spawn(command: list[str], environment: dict[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
     """Start a child process that ends when this process ends, for whatever reason."""
+    program = shutil.which(command[0], path=environment.get("PATH")) or command[0]
+    tied = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), program, *command[1:]]
     with log.open("ab") as out:
         return subprocess.Popen(  # noqa: S603 - our own arguments
-            command,
+            tied,
             env=environment,
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock is taken
         )
 
 

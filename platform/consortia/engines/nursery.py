@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -12,18 +11,18 @@ import sys
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Forked", "Nursery", "end_with_parent"]
+from consortia.common.errors import RunFailedError
 
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+__all__ = ["FORKED", "Forked", "Nursery"]
+
+#: What is forked besides our own modules.
+FORKED = frozenset({"flower-superlink"})
 _LOST = -int(signal.SIGKILL)
 _END_SECONDS = 5.0
-
-
-def end_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, for whatever reason."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+#: The first start waits for all imports: ten seconds of a quiet core, many times that where others work.
+_START_SECONDS = 300.0
 
 
 class Forked:
@@ -75,8 +74,9 @@ class Nursery:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 start_new_session=True,
-                preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock is taken
-            )
+            )  # it asks the kernel itself to end with this process
+        self.pid = self._process.pid
+        self._log = log
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._asks, self._tells = self._process.stdin, self._process.stdout
@@ -91,49 +91,36 @@ class Nursery:
     def start(
         self, program: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
     ) -> Forked | None:
-        """Start a program with its output in `log`; None if this process has ended, so that it has to start itself."""
-        return self._start(program, arguments, environment, folder, (log, log))
+        """Start a program with its output in `log`; None if this process has ended, so that it has to start itself.
 
-    def run(
-        self, program: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, timeout: float
-    ) -> subprocess.CompletedProcess[str] | None:
-        """Run a program to its end; None if this process has ended. `subprocess.TimeoutExpired` as in its `run`."""
-        # In memory: on a full disk a file would be empty, and an empty answer says nothing of the run.
-        with contextlib.ExitStack() as opened:
-            said = [opened.enter_context(os.fdopen(os.memfd_create(name), "rb")) for name in ("out", "err")]
-            out, err = (Path(f"/proc/{os.getpid()}/fd/{file.fileno()}") for file in said)
-            forked = self._start(program, arguments, environment, folder, (out, err))
-            if forked is None:
-                return None
-            try:
-                status = forked.wait(timeout)
-            except subprocess.TimeoutExpired:
-                forked.kill()
-                raise
-            texts = [file.read().decode("utf-8", errors="replace") for file in said]
-            return subprocess.CompletedProcess([program, *arguments], status, *texts)
-
-    def close(self) -> None:
-        """End the process, and with it all that it started."""
-        with contextlib.suppress(OSError):
-            self._asks.close()
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._listener.join()
-
-    def _start(
-        self,
-        program: str,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        folder: Path,
-        files: tuple[Path, Path],
-    ) -> Forked | None:
+        Raises
+        ------
+        RunFailedError
+            The process neither starts the program nor ends. It is killed.
+        """
         asked = {"program": program, "arguments": list(arguments), "environment": dict(environment)}
-        asked |= {"folder": str(folder), "out": str(files[0]), "err": str(files[1])}
+        asked |= {"folder": str(folder), "log": str(log)}
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()  # whoever writes to it or waits for it goes on
+
+        limit = threading.Timer(_START_SECONDS, give_up)
+        limit.daemon = True
+        limit.start()
+        try:
+            forked = self._ask(asked)
+        finally:
+            limit.cancel()
+        if forked is None and late.is_set():
+            raise RunFailedError(
+                f"{program} was not started within {_START_SECONDS:.0f} s; see {self._log}, and try again when the "
+                "machine is less busy"
+            )
+        return forked
+
+    def _ask(self, asked: Mapping[str, Any]) -> Forked | None:
         with self._asking:
             self._last = 0
             try:
@@ -144,6 +131,18 @@ class Nursery:
             with self._known:
                 self._known.wait_for(lambda: self._last or self._lost)
             return self._forked[self._last] if self._last else None
+
+    def close(self) -> None:
+        """End the process, and with it all that it started. Whatever is stuck in the kernel is left to it."""
+        with contextlib.suppress(OSError):
+            self._asks.close()
+        for _ in range(2):
+            try:
+                self._process.wait(_END_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._listener.join(_END_SECONDS)
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError), self._tells as told:

@@ -22,6 +22,8 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any, Final
 
+import tomli_w
+
 from consortia.common.errors import InputError, RefusedError
 from consortia.terms.contract import Contract
 from consortia.terms.policy import Policy, check_listed
@@ -35,6 +37,24 @@ _MANIFEST: Final = ".info/CONTENT"
 _ALLOWED: Final = re.compile(r"pyproject\.toml|\.info/CONTENT|scenarios/[a-z0-9][a-z0-9-]{0,63}\.toml")
 _MOST_BYTES: Final = 4 * 2**20
 _MOST_FILES: Final = 64
+
+
+def make_bundle(run_config: Mapping[str, str | bool | float]) -> bytes:
+    """Return the bundle of a run: a pyproject.toml with its run config, and Flower's manifest."""
+    app = {"publisher": "consortia", "components": COMPONENTS, "config": dict(run_config)}
+    head = {"name": "consortia-run", "version": "1.0.0", "license": "Apache-2.0"}
+    return pack({_PROJECT: tomli_w.dumps({"project": head, "tool": {"flwr": {"app": app}}}).encode()})
+
+
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """Pack files as Flower does: a zip file with a manifest of `path,sha256,bits`."""
+    lines = [f"{name},{hashlib.sha256(data).hexdigest()},{len(data) * 8}" for name, data in files.items()]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+        archive.writestr(_MANIFEST, "\n".join(lines))
+    return buffer.getvalue()
 
 
 def check_bundle(content: bytes) -> None:
