@@ -59,15 +59,7 @@ def check_client(
     tell : callable, optional
         Hears a line as each check begins; a wide schema takes a minute.
 
-    Returns
-    -------
-    tuple of str
-        The names of the checks, all of which passed.
-
-    Raises
-    ------
-    ClientCheckError
-        Lists every failed check by name, with what it saw. All checks run even so.
+    Returns the names of the checks and raises `ClientCheckError`, both as every suite of `consortia.testing` does.
     """
     torch.set_num_threads(1)
     return run_checks(_CHECKS, Case(client, spec, rows), ClientCheckError, f"client {client.name!r}", tell)

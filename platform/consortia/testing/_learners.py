@@ -58,15 +58,7 @@ def check_learner(learner: Learner, *, industry: str = "bank") -> tuple[str, ...
     industry : str
         Whose synthetic rows it is tried on: one whose target it can learn.
 
-    Returns
-    -------
-    tuple of str
-        The names of the checks, all of which passed.
-
-    Raises
-    ------
-    LearnerCheckError
-        Lists every failed check by name, with what it saw. All checks run even so.
+    Returns the names of the checks and raises `LearnerCheckError`, both as every suite of `consortia.testing` does.
     """
     with tempfile.TemporaryDirectory() as folder, quieter(logging.CRITICAL, "consortia.participant"):
         case = Case(learner, industry, Path(folder))

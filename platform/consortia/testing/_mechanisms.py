@@ -43,14 +43,6 @@ def check_mechanism(mechanism: Mechanism, *, seed: int = 0) -> tuple[str, ...]:
     seed : int
         Of the checks' own draws and of the example; the mechanism's noise is its own.
 
-    Returns
-    -------
-    tuple of str
-        The names of the checks, all of which passed.
-
-    Raises
-    ------
-    MechanismCheckError
-        Lists every failed check by name, with what it saw. All checks run even so.
+    Returns the names of the checks and raises `MechanismCheckError`, both as every suite of `consortia.testing` does.
     """
     return run_checks(_CHECKS, Case(mechanism, seed), MechanismCheckError, f"mechanism {type(mechanism).__name__}")

@@ -273,14 +273,6 @@ def check_source(kind: type[TableSource], write: Write) -> tuple[str, ...]:
         (folder, frame) -> text: stores the frame, in the folder where it is kept in files, and returns what stands
         behind `NAME:` in a policy. A blank cell is None or NaN.
 
-    Returns
-    -------
-    tuple of str
-        The names of the checks, all of which passed.
-
-    Raises
-    ------
-    SourceCheckError
-        Lists every failed check by name, with what it saw. All checks run even so.
+    Returns the names of the checks and raises `SourceCheckError`, both as every suite of `consortia.testing` does.
     """
     return run_checks(_CHECKS, Case(kind, write), SourceCheckError, f"source {kind.__name__}")
