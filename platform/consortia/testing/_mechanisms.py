@@ -37,12 +37,12 @@ def check_mechanism(mechanism: Mechanism, *, seed: int = 0) -> tuple[str, ...]:
     What it cannot see: an input that is worse than all those it tries, dependence that no correlation of values or
     sizes shows, and noise that differs from its law by less than some 20,000 numbers tell.
 
+    Returns the names of the checks and raises `MechanismCheckError`, both as every suite of `consortia.testing` does.
+
     Parameters
     ----------
     mechanism : Mechanism
     seed : int
         Of the checks' own draws and of the example; the mechanism's noise is its own.
-
-    Returns the names of the checks and raises `MechanismCheckError`, both as every suite of `consortia.testing` does.
     """
     return run_checks(_CHECKS, Case(mechanism, seed), MechanismCheckError, f"mechanism {type(mechanism).__name__}")
