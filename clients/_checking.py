@@ -1,4 +1,4 @@
-"""Checks rows against the schema with pandera, and keeps only counts of the rows that break it."""
+"""Checks rows against the schema, and keeps only counts of the rows that break it."""
 
 from __future__ import annotations
 
@@ -321,59 +321,32 @@ def _mending(schema: Schema, name: str, dtype: str, first: int) -> str:
 def _broken_rows(
     schema: Schema, columns: list[Column], found: Mapping[str, _Found]
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Which rows break the schema, and how many break each rule; `pandera` looks at all rules lazily."""
-    import pandera.pandas as pa
-    from pandera.errors import SchemaErrors
-
-    def rule(text: str, passes: Any) -> Any:
-        return pa.Check(passes, error=text, ignore_na=False)
-
-    checks: dict[str, Any] = {}
+    """Which rows break the schema, and how many break each rule, by column and rule."""
+    rules: list[tuple[str, str, NDArray[np.bool_]]] = []
     for column in columns:
-        rules = []
-        rules.append(rule(f"not {WANTED[column.dtype]}", _fits(found[column.name])))
+        one = found[column.name]
+        if not column.nullable:
+            rules.append((column.name, "missing", ~one.present))
+        rules.append((column.name, f"not {WANTED[column.dtype]}", ~one.fits))
         if column.dtype in {"number", "integer"}:
-            rules.append(
-                rule("outside what is possible", _within(found[column.name], column.valid_low, column.valid_high))
-            )
-        checks[column.name] = pa.Column(None, checks=rules, nullable=column.nullable)
+            rules.append((column.name, "outside what is possible", _outside(one, column.valid_low, column.valid_high)))
     target = schema.target
-    rules = [rule("not a class", _fits(found[target.name]))]
-    if target.kind == "regression":
-        rules = [rule("not a number", _fits(found[target.name]))]
-        if target.low is not None and target.high is not None:
-            rules.append(rule("outside its bounds", _within(found[target.name], target.low, target.high)))
-        else:
-            rules.append(rule("larger than a float32", _within(found[target.name], -LARGEST, LARGEST)))
-    checks[target.name] = pa.Column(None, checks=rules, nullable=False)
-
-    # Positions, not the caller's labels: two rows may carry the same label. What a cell holds was looked at already, so
-    # that the table says of each only whether it is there.
-    numbered = pd.DataFrame({name: np.where(one.present, 1.0, np.nan) for name, one in found.items()})
-    broken = np.zeros(len(numbered), dtype=bool)
+    one = found[target.name]
+    rules.append((target.name, "missing", ~one.present))
+    rules.append((target.name, "not a number" if target.kind == "regression" else "not a class", ~one.fits))
+    if target.kind == "regression" and target.low is not None and target.high is not None:
+        rules.append((target.name, "outside its bounds", _outside(one, target.low, target.high)))
+    elif target.kind == "regression":
+        rules.append((target.name, "larger than a float32", _outside(one, -LARGEST, LARGEST)))
+    broken = np.zeros(len(one.present), dtype=bool)
     reasons: dict[str, int] = {}
-    try:
-        pa.DataFrameSchema(checks).validate(numbered, lazy=True)
-    except SchemaErrors as error:
-        # The failure cases hold values. Only positions and counts leave this function.
-        cases = error.failure_cases
-        rows = cases["index"].to_numpy(np.int64)
-        broken[rows] = True
-        text = cases["check"].astype(str).replace({"not_nullable": "missing"})
-        for reason, count in (cases["column"].astype(str) + ": " + text).value_counts(sort=False).items():
-            reasons[str(reason)] = int(count)
+    for name, text, wrong in rules:
+        if count := int(np.count_nonzero(wrong)):
+            reasons[f"{name}: {text}"] = count
+            broken |= wrong
     return broken, reasons
 
 
-def _fits(found: _Found) -> Any:
-    return lambda values: pd.Series(found.fits, index=values.index)
-
-
-def _within(found: _Found, low: float, high: float) -> Any:
-    numbers = found.numbers
-    assert numbers is not None
-
-    def within(values: pd.Series[Any]) -> pd.Series[bool]:
-        return pd.Series(np.isnan(numbers) | ((numbers >= low) & (numbers <= high)), index=values.index)
-
-    return within
+def _outside(found: _Found, low: float, high: float) -> NDArray[np.bool_]:
+    assert found.numbers is not None
+    return ~(np.isnan(found.numbers) | ((found.numbers >= low) & (found.numbers <= high)))

@@ -32,6 +32,10 @@ def middle(values: Sequence[Tensor]) -> Tensor:
 class Median(Robust):
     """The median of each coordinate."""
 
+    def pick(self, values: Sequence[Tensor]) -> Tensor:
+        """Return what sorted tensors (k,) come to, coordinate by coordinate."""
+        return middle(values)
+
     @property
     def fit(self) -> Fit:
         """See `strategies.base.Strategy.fit`."""
@@ -42,4 +46,4 @@ class Median(Robust):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `strategies.base.Strategy.aggregate`; it keeps no memory."""
         self.check_enough(len(updates))
-        return by_coordinate(current, [u.state for u in updates], middle), {}
+        return by_coordinate(current, [u.state for u in updates], self.pick), {}

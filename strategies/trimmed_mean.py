@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from strategies.arithmetic import State
-from strategies.base import Fit, Robust, Update
+from strategies.median import Median
 from strategies.streaming import mean_of
-from strategies.vectors import by_coordinate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,17 +26,9 @@ def trimmed(values: Sequence[Tensor], cut: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrimmedMean(Robust):
+class TrimmedMean(Median):
     """The mean of each coordinate without its `attackers` smallest and largest values."""
 
-    @property
-    def fit(self) -> Fit:
-        """See `strategies.base.Strategy.fit`."""
-        return Fit(weights="equal", per_attacker=2)
-
-    def aggregate(
-        self, current: State, updates: Sequence[Update], memory: State
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """See `strategies.base.Strategy.aggregate`; it keeps no memory."""
-        self.check_enough(len(updates))
-        return by_coordinate(current, [u.state for u in updates], lambda v: trimmed(v, self.attackers)), {}
+    def pick(self, values: Sequence[Tensor]) -> Tensor:
+        """See `strategies.median.Median.pick`."""
+        return trimmed(values, self.attackers)

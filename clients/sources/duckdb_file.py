@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Final
 
 import pandas as pd
 
 from clients.sources.table import FileSource
-from clients.sources.tables import asked, from_arrow
+from clients.sources.tables import Queried, from_arrow
 
 __all__ = ["DuckDb"]
 
@@ -25,22 +25,14 @@ _CONFINED: Final[dict[str, str | bool | int | float | list[str]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DuckDb(FileSource):
-    """The result of a query to a DuckDB file, or a table of it; the file is opened to read only.
+class DuckDb(Queried, FileSource):
+    """See `Queried`, of a DuckDB file, which is opened to read only.
 
-    What stands after `query=` is taken as it is, to the end of the line. Two data sets of one file share one lifetime
-    budget, whatever they ask.
+    Two data sets of one file share one lifetime budget, whatever they ask.
     """
 
-    query: str = field(repr=False)
     form = "duckdb:PATH?query=SELECT…, duckdb:PATH?table=NAME"
     wanted = "a DuckDB file that answers the query (check table or query, and that no other process writes the file)"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """See `TableSource.parse`."""
-        location, query = asked(text)
-        return cls(location=location, query=query)
 
     def read(self) -> pd.DataFrame:
         """See `TableSource.read`."""

@@ -14,7 +14,7 @@ from clients.sources.csv_file import Dialect, read_csv
 from clients.sources.database import connected, identity_of
 from clients.sources.table import ManyFiles, TableSource, WrongRowsError
 
-__all__ = ["Csv", "Parquet", "Sql", "asked", "from_arrow", "together"]
+__all__ = ["Csv", "Parquet", "Queried", "Sql", "from_arrow", "together"]
 
 _SQL: Final = re.compile(r"^(?P<url>.+?)[?&](?P<what>query|table)=(?P<text>.+)$", re.DOTALL)
 _IDENTIFIER: Final = re.compile(r"^[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?$")
@@ -122,35 +122,35 @@ def together(frames: list[tuple[Path, pd.DataFrame]]) -> pd.DataFrame:
     return frame if len(frames) == 1 else pd.concat([each for _, each in frames], ignore_index=True)
 
 
-def asked(text: str) -> tuple[str, str]:
-    """Return place and query of `PLACE?query=SELECT…` or `PLACE?table=NAME`; ValueError for anything else."""
-    match = _SQL.match(text)
-    if match is None:
-        raise ValueError("a query or a table is missing")
-    query = match["text"]
-    if match["what"] == "table":
-        if not _IDENTIFIER.match(query):
-            raise ValueError("table: wanted a plain name or schema.name. Use query= for anything else.")
-        query = f"SELECT * FROM {query}"  # noqa: S608 - a plain name, checked above
-    return match["url"], query
-
-
 @dataclass(frozen=True, kw_only=True)
-class Sql(TableSource):
-    """The result of a query, or a table; `location` is an address of SQLAlchemy.
+class Queried(TableSource):
+    """The result of a query, or a table.
 
     What stands after `query=` is taken as it is, to the end of the line.
     """
 
     query: str = field(repr=False)
-    form = "sql:URL?query=SELECT…, sql:URL?table=NAME"
-    wanted = "a database that answers the query (check the URL, the query, and that it runs)"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """See `TableSource.parse`."""
-        location, query = asked(text)
-        return cls(location=location, query=query)
+        """Return the value of `PLACE?query=SELECT…` or `PLACE?table=NAME`; ValueError for anything else."""
+        match = _SQL.match(text)
+        if match is None:
+            raise ValueError("a query or a table is missing")
+        query = match["text"]
+        if match["what"] == "table":
+            if not _IDENTIFIER.match(query):
+                raise ValueError("table: wanted a plain name or schema.name. Use query= for anything else.")
+            query = f"SELECT * FROM {query}"  # noqa: S608 - a plain name, checked above
+        return cls(location=match["url"], query=query)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sql(Queried):
+    """See `Queried`; `location` is an address of SQLAlchemy."""
+
+    form = "sql:URL?query=SELECT…, sql:URL?table=NAME"
+    wanted = "a database that answers the query (check the URL, the query, and that it runs)"
 
     def read(self) -> pd.DataFrame:
         """See `TableSource.read`."""

@@ -8,6 +8,7 @@ write otherwise is read: an array fills a tuple, a string an Enum, a table a dat
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -41,8 +42,7 @@ def read(kind: type[Any], key: str, value: Any) -> Any:
         Naming the option, down to the place in a table or array, what was wanted and what was got.
     """
     try:
-        wanted = typing.get_type_hints(kind, include_extras=True)[key]
-        adapter = TypeAdapter[Any](wanted)
+        wanted, adapter = _adapter(kind, key)  # type: ignore[arg-type]  # mypy: a class has no hash
     except (NameError, PydanticUserError) as error:
         raise ValueError(
             f"options.{key}: wanted a type that pydantic reads in {kind.__name__}, got one that it does not "
@@ -55,6 +55,12 @@ def read(kind: type[Any], key: str, value: Any) -> Any:
         raise ValueError("; ".join(_sentence(key, wanted, item) for item in error.errors())) from None
     _refuse_unknown(f"options.{key}", value, adapter.dump_python(read_value))
     return read_value
+
+
+@functools.cache  # a message reads the options of its strategy several times
+def _adapter(kind: type[Any], key: str) -> tuple[Any, TypeAdapter[Any]]:
+    wanted = typing.get_type_hints(kind, include_extras=True)[key]
+    return wanted, TypeAdapter[Any](wanted)
 
 
 def _sentence(key: str, wanted: Any, item: Any) -> str:

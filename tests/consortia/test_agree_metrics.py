@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import tomli_w
+from command_line import APP
 from typer.testing import CliRunner, Result
 
-from consortia.cli import build_app
 from consortia.common.errors import RefusedError
 from consortia.participant import receipt
 from consortia.participant.agreement import check_signed
@@ -58,7 +58,7 @@ def measured(make_site: Callable[..., Any], tmp_path: Path) -> Any:
 
 def agree(home: Home, scenario: str, *more: str) -> Result:
     words = ["agree", home.participant, scenario, "--home", str(home.folder.parent), *more]
-    return CliRunner().invoke(build_app(), words, env={"COLUMNS": "300"})
+    return CliRunner().invoke(APP, words, env={"COLUMNS": "300"})
 
 
 def sign(site: Any, purpose: str = "credit") -> str:

@@ -358,8 +358,6 @@ def test_a_gauge_never_runs_over() -> None:
 def test_the_background_gives_the_last_value_while_it_counts() -> None:
     background = Background()
     assert background.take("slot", 1, lambda: "one") == (None, False)
-    deadline = time.monotonic() + 5
-    while background.take("slot", 1, lambda: "one") != ("one", True):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    tries = (background.take("slot", 1, lambda: "one") for _ in range(60_000) if not time.sleep(0.001))  # type: ignore[func-returns-value]
+    assert ("one", True) in tries
     assert background.take("slot", 2, lambda: "two") == ("one", False)

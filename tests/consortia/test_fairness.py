@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
+from command_line import APP
 from finished_run import write_result, write_run
 from typer.testing import CliRunner
 
@@ -24,7 +25,6 @@ from clients._pandas import pd
 from clients.errors import SchemaError
 from clients.schema import Column, Schema, Target
 from consortia.audit import mechanism_games
-from consortia.cli import build_app
 from consortia.common.errors import InputError
 from consortia.coordinator.received_metrics import read
 from consortia.engines.options import Options
@@ -299,7 +299,7 @@ def test_the_evidence_pack_says_it_in_place_of_the_open_question(tmp_path: Path)
 
 def test_the_command_reads_the_record_and_says_why_there_is_nothing(tmp_path: Path) -> None:
     def call(*more: str) -> Any:
-        return CliRunner().invoke(build_app(), ["fairness", str(folder), *more], env={"COLUMNS": "200"})
+        return CliRunner().invoke(APP, ["fairness", str(folder), *more], env={"COLUMNS": "200"})
 
     folder = _measured_run(tmp_path)
     found = json.loads(call("--json", "--threshold", "0.9").stdout)

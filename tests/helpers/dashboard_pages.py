@@ -47,8 +47,8 @@ def crawl(app: FastAPI, *more: str) -> dict[str, str]:
 
 
 def counted(app: FastAPI, path: str, wanted: str) -> str:
-    """Ask until what is counted in the background is there."""
-    for _ in range(100):
+    """Ask until what is counted in the background is there; a machine that does other work, too, takes long."""
+    for _ in range(6000):
         text = signed(app, path).text
         if wanted in text:
             return text

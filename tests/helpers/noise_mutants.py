@@ -195,7 +195,7 @@ ELSEWHERE = (
 MUTANTS: tuple[Mutant, ...] = (*NOISE, *DRAWS, *METRICS, *ELSEWHERE)
 PACKAGES = {"privacy", "consortia", "clients", "strategies", "noise_contexts", "dp_step", "secure_sum_world"}
 OURS = {"", ".", str(ROOT), str(ROOT / "platform"), str(ROOT / "tests" / "helpers")}
-HEAVY = ("torch", "opacus", "scipy.stats", "dp_accounting", "pandas", "pandera", "sklearn", "hypothesis", "flwr.common")
+HEAVY = ("torch", "opacus", "scipy.stats", "dp_accounting", "pandas", "sklearn", "hypothesis", "flwr.common")
 #: What must go red.
 TESTS = (
     "tests/privacy/test_noise_key.py",

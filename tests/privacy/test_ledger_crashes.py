@@ -184,11 +184,17 @@ def test_random_kills(kills: int, ledger_path: Path, tmp_path: Path, make_plan: 
         ledger.open_run(plan, LIFETIME)
     delays = random.Random(20)
     abandoned = 0
-    for _ in range(kills):
+    for kill in range(kills):
         ready, started = os.pipe()
 
-        def loop(started: int = started) -> None:
-            with Ledger.open(ledger_path, "hospital-a") as ledger:
+        def wait(place: str, first: bool = kill == 0, started: int = started) -> None:
+            # Where the others are killed is chance; on a busy machine none of 20 may be between these two steps.
+            if first and place == "commit.before":
+                os.write(started, b"x")
+                signal.pause()
+
+        def loop(started: int = started, wait: Callable[[str], None] = wait) -> None:
+            with listening(wait), Ledger.open(ledger_path, "hospital-a") as ledger:
                 round_ = max((entry.round for entry in ledger.entries()), default=1)
                 while True:  # the last round is asked again first: the sender cannot know what arrived
                     with suppress(RetriesExhaustedError):
@@ -198,7 +204,7 @@ def test_random_kills(kills: int, ledger_path: Path, tmp_path: Path, make_plan: 
 
         child = forked(loop)
         os.close(started)
-        for _ in range(delays.randint(1, 4)):
+        for _ in range(delays.randint(1, 4) if kill else 1):
             assert os.read(ready, 1) == b"x"
         time.sleep(delays.uniform(0.0, 0.006))
         os.kill(child, signal.SIGKILL)
@@ -216,4 +222,4 @@ def test_random_kills(kills: int, ledger_path: Path, tmp_path: Path, make_plan: 
     arrived = receiver.arrived()
     assert len({key for _, key, _ in arrived}) > kills
     assert len(arrived) > len({key for _, key, _ in arrived})  # some were asked again, and were identical
-    assert abandoned > 0  # the kills did hit between reserving and committing
+    assert abandoned > 0  # one kill at least did hit between reserving and committing

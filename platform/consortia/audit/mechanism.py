@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from clients.dataset import Table
 from consortia.audit import adaptive, statistics
 from consortia.audit.noise_laws import in_words, noise_laws
-from consortia.audit.probe import Bench, Sent, altered, random_model
-from consortia.audit.reference import clipped, unit_gradients
-from consortia.audit.release import observe
+from consortia.audit.probe import altered, random_model
+from consortia.audit.reference import Array, clipped, unit_gradients
+from consortia.audit.release import Observed, observe
 from consortia.audit.result import Check, Findings, Progress
 from consortia.audit.rows import Pool
 from consortia.audit.settings import Audit, Noise
@@ -88,9 +89,16 @@ def frame_of(pool: Pool, unit: str, units: Sequence[Sequence[int]]) -> pd.DataFr
 
 
 def _play(
-    audit: Audit, participant: RosterParticipant, contract: Contract, unit: str, frame: pd.DataFrame, noise: Noise
-) -> tuple[Bench, list[Sent]]:
-    """One run over all its rounds, with a random model in each."""
+    audit: Audit,
+    participant: RosterParticipant,
+    contract: Contract,
+    unit: str,
+    frame: pd.DataFrame,
+    findings: Findings,
+    subject: str,
+    noise: Noise,
+) -> list[Observed]:
+    """One run over all its rounds, with a random model in each: what was released, its form checked."""
     # Rows of the other partitions are in the file too: they must not count.
     pool = audit.pool(participant)
     others = pool.frame.iloc[[*pool.of("validation")[:_OTHERS], *pool.of("test")[:_OTHERS]]].copy()
@@ -102,7 +110,16 @@ def _play(
     for number in range(1, contract.rounds + 1):
         model = random_model(contract, participant.industry, audit.random, _SCALES[number % len(_SCALES)])
         sents.append(bench.train(contract, "mechanism", number, model, source))
-    return bench, sents
+    seen, checks = observe(bench, contract, sents, subject)
+    findings.checks += checks
+    return seen
+
+
+def _left(contract: Contract, industry: str, seen: Sequence[Observed], table: Table, copies: int = 1) -> Array:
+    """What releases hold beside the clipped sum of a table's units, each `copies` times, in deviations of the noise."""
+    clip = contract.industries[industry].clip
+    sums = [clipped(unit_gradients(contract, industry, one.start, table), clip).sum(axis=0) for one in seen]
+    return np.array([(one.total - copies * total) / one.noise for one, total in zip(seen, sums, strict=True)])
 
 
 def _whole(
@@ -121,16 +138,10 @@ def _whole(
     single = [[int(row)] for row in train[_ROWS : _ROWS + _UNITS]]
     frame = frame_of(pool, unit, many + single)
     table = pool.encode(frame, unit)
-    bench, sents = _play(audit, participant, contract, unit, frame, noise)
-    seen, checks = observe(bench, contract, sents, subject)
-    findings.checks += checks
-    clip = contract.industries[participant.industry].clip
-    left = []
-    for one in seen:
-        wanted = clipped(unit_gradients(contract, participant.industry, one.start, table), clip).sum(axis=0)
-        left.append((one.total - wanted) / one.noise)
+    seen = _play(audit, participant, contract, unit, frame, findings, subject, noise)
+    left = _left(contract, participant.industry, seen, table)
     law = "a release is the clipped sum over the public normaliser, plus the charged noise"
-    findings.checks += noise_laws(np.array(left), subject, law, "what a release adds to the clipped sum", "releases")
+    findings.checks += noise_laws(left, subject, law, "what a release adds to the clipped sum", "releases")
 
 
 def _crowd(
@@ -144,15 +155,9 @@ def _crowd(
         return
     rows = [int(row) for row in pool.of("train")[:_UNITS]]
     table = pool.encode(pool.frame.iloc[rows], "record")
-    bench, sents = _play(audit, participant, contract, "record", frame_of(pool, "record", [rows] * copies), noise)
-    seen, checks = observe(bench, contract, sents, subject)
-    findings.checks += checks
-    clip = contract.industries[participant.industry].clip
-    left = []
-    for one in seen:
-        wanted = copies * clipped(unit_gradients(contract, participant.industry, one.start, table), clip).sum(axis=0)
-        left.append((one.total - wanted) / one.noise)
-    rest = np.array(left)
+    frame = frame_of(pool, "record", [rows] * copies)
+    seen = _play(audit, participant, contract, "record", frame, findings, subject, noise)
+    rest = _left(contract, participant.industry, seen, table, copies)
     law, wanted = "every unit counts, however many there are", "a rest of standard normal numbers"
     findings.checks.append(Check(law, subject, wanted, in_words(rest), statistics.size_p(rest)))
 
@@ -171,9 +176,7 @@ def _one_unit(
     rows = [int(pool.of("train")[0])]
     frame = frame_of(pool, unit, [rows * _ROWS if unit != "record" else rows])
     table = pool.encode(frame, unit)
-    bench, sents = _play(audit, participant, contract, unit, frame, noise)
-    seen, checks = observe(bench, contract, sents, subject)
-    findings.checks += checks
+    seen = _play(audit, participant, contract, unit, frame, findings, subject, noise)
     clip = contract.industries[participant.industry].clip
     reach = []
     for one in seen:

@@ -1,4 +1,8 @@
-"""Conformance suites that ship with the package."""
+"""Conformance suites that ship with the package.
+
+Each `check_…` returns the names of its checks (tuple of str) when all of them passed. All checks run in any case: if
+one fails, the suite raises its own `…CheckError`, which lists every failed check by name, with what it saw.
+"""
 
 from __future__ import annotations
 

@@ -49,6 +49,8 @@ def check_client(
 ) -> tuple[str, ...]:
     """Hold an industry to the promises of the seam, on its own synthetic rows.
 
+    Returns the names of the checks and raises `ClientCheckError`, both as every suite of `consortia.testing` does.
+
     Parameters
     ----------
     client : IndustryClient
@@ -58,16 +60,6 @@ def check_client(
         Synthetic rows for each site.
     tell : callable, optional
         Hears a line as each check begins; a wide schema takes a minute.
-
-    Returns
-    -------
-    tuple of str
-        The names of the checks, all of which passed.
-
-    Raises
-    ------
-    ClientCheckError
-        Lists every failed check by name, with what it saw. All checks run even so.
     """
     torch.set_num_threads(1)
     return run_checks(_CHECKS, Case(client, spec, rows), ClientCheckError, f"client {client.name!r}", tell)

@@ -51,22 +51,14 @@ def check_learner(learner: Learner, *, industry: str = "bank") -> tuple[str, ...
     epsilon is code that remembers other units: that is found where another order of units shows it, and not where the
     code hides it.
 
+    Returns the names of the checks and raises `LearnerCheckError`, both as every suite of `consortia.testing` does.
+
     Parameters
     ----------
     learner : frozen dataclass
         With the options to try it with.
     industry : str
         Whose synthetic rows it is tried on: one whose target it can learn.
-
-    Returns
-    -------
-    tuple of str
-        The names of the checks, all of which passed.
-
-    Raises
-    ------
-    LearnerCheckError
-        Lists every failed check by name, with what it saw. All checks run even so.
     """
     with tempfile.TemporaryDirectory() as folder, quieter(logging.CRITICAL, "consortia.participant"):
         case = Case(learner, industry, Path(folder))

@@ -37,20 +37,12 @@ def check_mechanism(mechanism: Mechanism, *, seed: int = 0) -> tuple[str, ...]:
     What it cannot see: an input that is worse than all those it tries, dependence that no correlation of values or
     sizes shows, and noise that differs from its law by less than some 20,000 numbers tell.
 
+    Returns the names of the checks and raises `MechanismCheckError`, both as every suite of `consortia.testing` does.
+
     Parameters
     ----------
     mechanism : Mechanism
     seed : int
         Of the checks' own draws and of the example; the mechanism's noise is its own.
-
-    Returns
-    -------
-    tuple of str
-        The names of the checks, all of which passed.
-
-    Raises
-    ------
-    MechanismCheckError
-        Lists every failed check by name, with what it saw. All checks run even so.
     """
     return run_checks(_CHECKS, Case(mechanism, seed), MechanismCheckError, f"mechanism {type(mechanism).__name__}")

@@ -278,19 +278,11 @@ def check_metric(metric: Metric, *, seed: int = 0) -> tuple[str, ...]:
 
     A metric without an interval (`interval` gives None) is held to the others.
 
+    Returns the names of the checks and raises `MetricCheckError`, both as every suite of `consortia.testing` does.
+
     Parameters
     ----------
     seed : int
         Of the made-up rows.
-
-    Returns
-    -------
-    tuple of str
-        The names of the checks, all of which passed.
-
-    Raises
-    ------
-    MetricCheckError
-        Lists every failed check by name, with what it saw. All checks run even so.
     """
     return run_checks(_CHECKS, Case(metric, seed), MetricCheckError, f"metric {metric.name}")

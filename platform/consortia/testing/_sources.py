@@ -267,20 +267,12 @@ def check_source(kind: type[TableSource], write: Write) -> tuple[str, ...]:
     What it cannot see: a source that keeps its rows elsewhere than in the folder is not damaged, and a driver that
     prints by itself.
 
+    Returns the names of the checks and raises `SourceCheckError`, both as every suite of `consortia.testing` does.
+
     Parameters
     ----------
     write : callable
         (folder, frame) -> text: stores the frame, in the folder where it is kept in files, and returns what stands
         behind `NAME:` in a policy. A blank cell is None or NaN.
-
-    Returns
-    -------
-    tuple of str
-        The names of the checks, all of which passed.
-
-    Raises
-    ------
-    SourceCheckError
-        Lists every failed check by name, with what it saw. All checks run even so.
     """
     return run_checks(_CHECKS, Case(kind, write), SourceCheckError, f"source {kind.__name__}")

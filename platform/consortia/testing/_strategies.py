@@ -41,14 +41,6 @@ def check_strategy(strategy: Strategy) -> tuple[str, ...]:
     The server half gets updates of every shape and size. The client half (`attach`, `correct`) takes real optimizer
     steps on quadratics and is compared with the closed form; then both halves play whole rounds.
 
-    Returns
-    -------
-    tuple of str
-        The names of the checks, all of which passed.
-
-    Raises
-    ------
-    StrategyCheckError
-        Lists every failed check by name, with what it saw. All checks run even so.
+    Returns the names of the checks and raises `StrategyCheckError`, both as every suite of `consortia.testing` does.
     """
     return run_checks(_CHECKS, strategy, StrategyCheckError, f"strategy {strategy!r}")

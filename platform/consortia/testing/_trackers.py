@@ -208,22 +208,14 @@ class TrackerCheckError(SuiteError):
 def check_tracker(make: MakeTracker, read: Read) -> tuple[str, ...]:
     """Hold a tracker to the promises of the seam (`consortia.reports.trackers.Tracker`).
 
+    Returns the names of the checks and raises `TrackerCheckError`, both as every suite of `consortia.testing` does.
+
     Parameters
     ----------
     make : callable
         The tracker's class.
     read : callable
         Run -> the values that the tracker keeps of it: the only way to know that they arrived.
-
-    Returns
-    -------
-    tuple of str
-        The names of the checks, all of which passed.
-
-    Raises
-    ------
-    TrackerCheckError
-        Lists every failed check by name, with what it saw. All checks run even so.
     """
     with tempfile.TemporaryDirectory() as folder:
         case = Case(make, read, Path(folder))
