@@ -17,7 +17,7 @@ from clients.schema import Column, Schema
 
 __all__ = ["MISSING", "MOST", "Grouping"]
 
-#: The group of rows without a value.
+#: The group of rows without a value; in brackets where a category has a value of that name.
 MISSING = "missing"
 MOST = 12
 
@@ -39,8 +39,11 @@ class Grouping:
         """
         column = schema.column(self.column)
         found = self._values(schema, column)
-        if column.nullable or not column.required:
-            found = (*found, MISSING)
+        if _may_lack(column):
+            missing = MISSING
+            while missing in found:
+                missing = f"({missing})"
+            found = (*found, missing)
         if not 2 <= len(found) <= MOST:
             raise SchemaError(f"column {self.column!r}: wanted 2 to {MOST} public groups, got {len(found)}")
         return found
@@ -50,7 +53,7 @@ class Grouping:
         group for that.
         """
         names, column = self.names(schema), schema.column(self.column)
-        found = np.full(len(frame), names.index(MISSING) if names[-1] == MISSING else -1, dtype=np.int64)
+        found = np.full(len(frame), len(names) - 1 if _may_lack(column) else -1, dtype=np.int64)
         if self.column not in frame:
             return found
         values = frame[self.column]
@@ -77,6 +80,17 @@ class Grouping:
                 f"{where}: cuts: wanted public borders of its groups in rising order, such as [30, 60], got "
                 f"{list(self.cuts)}"
             )
-        cuts = [f"{cut:g}" for cut in self.cuts]
+        cuts = [_written(cut) for cut in self.cuts]
         between = [f"{low} <= {column.name} < {high}" for low, high in itertools.pairwise(cuts)]
         return (f"{column.name} < {cuts[0]}", *between, f"{column.name} >= {cuts[-1]}")
+
+
+def _may_lack(column: Column) -> bool:
+    """Return whether a row may have no value in it."""
+    return column.nullable or not column.required
+
+
+def _written(cut: float) -> str:
+    """Return a border in the shortest form that is no other number's: two borders never look alike."""
+    short = f"{cut:g}"
+    return short if float(short) == cut else repr(float(cut))

@@ -7,6 +7,8 @@ Formal guarantees
 * Each call meets the module as it was (a copy that shares the trained parameters alone): attributes and buffers that
   it writes are forgotten, so nothing of one row reaches the next. Random numbers of torch's global generator are the
   same for every row.
+* A row on which the module raises has a gradient that is not a number, so its unit adds nothing (`RowEngine`): an error
+  of one row neither stops a step nor changes a bit of another row's gradient.
 * vmap runs with one fixed number of rows, in which `same_bits` has found each row to get the same bits at every place.
 
 Assumed: the module's code reads and writes nothing but its arguments, its own attributes and torch's generator. A
@@ -29,6 +31,8 @@ from privacy.errors import PlanError
 
 #: Rows under one vmap.
 TOGETHER: Final = 32
+#: What somebody's own module may raise at a row.
+Failure: Final = (Exception, SystemExit)
 _Tables = Mapping[str, Tensor]
 
 
@@ -54,7 +58,7 @@ class OneRow:
         return torch.cat(self._each("outputs", one, {}, inputs))
 
     def gradients(self, inputs: _Tables, target: Tensor, loss: Loss) -> dict[str, Tensor]:
-        """Return each row's gradient of its loss by name: (n_rows, *parameter.shape)."""
+        """Return each row's gradient of its loss by name: (n_rows, *parameter.shape); NaN for a row that raises."""
         trained = {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
 
         def one(module: nn.Module, parameters: dict[str, Tensor], row: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -68,8 +72,23 @@ class OneRow:
             found: dict[str, Tensor] = grad(value)(parameters)
             return found
 
-        pieces = self._each("gradients", one, trained, {**inputs, _TARGET: target})
+        tables = {**inputs, _TARGET: target}
+        try:
+            pieces = self._each("gradients", one, trained, tables)
+        except Failure:  # of some row: each by itself, so that the others' gradients are what they were
+            pieces = self._survivors(one, trained, tables)
         return {name: torch.cat([piece[name] for piece in pieces]) for name in trained}
+
+    def _survivors(self, one: Callable[..., Any], trained: dict[str, Tensor], tables: _Tables) -> list[Any]:
+        """Return the gradients of each row for itself, made as those of all rows; NaN of a row that raises."""
+        found = []
+        for row in range(len(tables[_TARGET])):
+            try:
+                (piece,) = self._each("gradients", one, trained, {name: t[row : row + 1] for name, t in tables.items()})
+            except Failure:
+                piece = {name: torch.full_like(p, torch.nan).unsqueeze(0) for name, p in trained.items()}
+            found.append(piece)
+        return found
 
     def _each(self, what: str, one: Callable[..., Any], parameters: dict[str, Tensor], tables: _Tables) -> list[Any]:
         rows = len(next(iter(tables.values())))

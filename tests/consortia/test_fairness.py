@@ -20,9 +20,7 @@ from finished_run import write_result, write_run
 from typer.testing import CliRunner
 
 from clients import registry
-from clients._groups import MISSING, Grouping
-from clients._pandas import pd
-from clients.errors import SchemaError
+from clients._groups import Grouping
 from clients.schema import Column, Schema, Target
 from consortia.audit import mechanism_games
 from consortia.common.errors import InputError
@@ -156,22 +154,7 @@ def test_a_contract_without_groups_keeps_its_hash(site: Any) -> None:
     assert "groups" not in site.scenario.contract.canonical()
 
 
-def test_the_group_of_a_row_follows_from_the_row() -> None:
-    columns = (
-        Column(name="sex", dtype="flag", nullable=True),
-        Column(name="age", dtype="number", low=0, high=100),
-        Column(name="kind", dtype="category", categories=("a", "b")),
-        Column(name="name", dtype="text", identifier="hash"),
-    )
-    schema = Schema(name="s", version=1, columns=columns, target=BINARY)
-    frame = pd.DataFrame({"sex": [1.0, 0.0, np.nan], "age": [29.9, 30.0, 90.0], "kind": ["b", "a", "b"]})
-    assert Grouping("sex").names(schema) == ("sex=0", "sex=1", MISSING)
-    assert Grouping("sex").codes(schema, frame).tolist() == [1, 0, 2]
-    assert Grouping("age", (30.0, 60.0)).codes(schema, frame).tolist() == [0, 1, 2]
-    assert Grouping("kind").codes(schema, frame).tolist() == [1, 0, 1]
-    for wrong in (Grouping("name"), Grouping("age", (60.0, 30.0)), Grouping("age", (float("nan"),))):
-        with pytest.raises(SchemaError):
-            wrong.names(schema)
+def test_the_cell_of_a_row_is_its_groups() -> None:
     assert groups.by_group(np.array([3, -1, 0]), np.array([1, 1, 2]), 48).tolist() == [51, -1, 96]
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from dashboard_pages import TOKEN, signed
 
@@ -28,8 +29,8 @@ def _line(planted: Any = "") -> dict[str, Any]:
         "metrics": {"auc": values, **({planted: values} if planted else {})},
         "headline": planted or "auc",
         "epsilon": {"run": 3.0, "budget": 3.0, "delta": 1e-5, "non_private": False, "unit": planted, "runs_left": 3},
-        "net_gain": GAIN,
-        "gain": GAIN,
+        "net_gain": dict(GAIN),
+        "gain": dict(GAIN),
         "units": {"test": 30},
         "role": planted,
         "keeps": planted,
@@ -97,3 +98,44 @@ def test_a_text_in_place_of_a_number_leaves_the_record_out(tmp_path: Path, place
 @pytest.mark.parametrize("record", [[], {}, {"status": "completed"}, "text", {"participants": 3}])
 def test_a_malformed_record_is_none(tmp_path: Path, record: Any) -> None:
     assert told(Run(_folder(tmp_path, record))) is None
+
+
+def _measured(tmp_path: Path, counts: Any) -> Path:
+    """A run whose contract tells the final model's metrics apart by age, with the counts of one participant."""
+    record = _record("coordinator")
+    told_ = {"column": PLANTED, "names": [PLANTED] * 3, "counts": counts, "deviation": 0.5, "rows_per_unit": 1}
+    record["participants"]["used-car"]["groups"] = told_
+    folder = _folder(tmp_path, record)
+    scenario = json.loads((folder / "scenario.json").read_text())
+    scenario["contract"]["releases"] = ["update", "metrics"]
+    scenario["contract"]["evaluation"] = {"metrics": "dp", "groups": {"bank": {"column": "age", "cuts": [30, 90]}}}
+    (folder / "scenario.json").write_text(json.dumps(scenario))
+    return folder
+
+
+def test_a_runs_page_shows_groups_only_where_they_were_measured(tmp_path: Path) -> None:
+    counts = np.zeros((3, 2, 24))
+    counts[0, :, [4, 18]], counts[1, :, [4, 18]], counts[2, 0, 4] = [[60, 20], [40, 80]], [[90, 50], [10, 50]], 3
+    folder = _measured(tmp_path, counts.tolist())
+    app = build(CoordinatorView(tmp_path, None), TOKEN)
+    text = signed(app, "/runs/run-1").text
+    assert "<h2>Fairness: bank by age, positive from a score of 0.5 on</h2>" in text
+    assert PLANTED not in text
+    assert "age &lt; 30" in text
+    assert "0.800 [" in text
+    assert text.count("too few: not shown") == 1
+    assert "differs" in text
+    (folder / "result.json").write_text(
+        json.dumps({**json.loads((folder / "result.json").read_text()), "left": {"other": {"industry": "bank"}}})
+    )
+    assert "positive from a score" not in signed(app, "/runs/run-1").text
+    _folder(tmp_path / "plain", _record())
+    assert (
+        "positive from a score"
+        not in signed(build(CoordinatorView(tmp_path / "plain", None), TOKEN), "/runs/run-1").text
+    )
+
+
+def test_counts_by_group_of_another_form_leave_the_record_out(tmp_path: Path) -> None:
+    for place, counts in enumerate(([[1.0]], [[["nan"] * 24] * 2] * 3, PLANTED)):
+        assert told(Run(_measured(tmp_path / str(place), counts))) is None

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from passports import RUN, World, again, home_with_run, key_of, payload, pins, world
+from command_line import APP
+from passports import RUN, World, again, home_with_run, key_of, payload, pins, public_hex, world
 from securesystemslib.signer import SSlibKey
+from typer.testing import CliRunner
 
 from consortia.participant.passport import make_part
 from consortia.trust.passport.verify import check
@@ -248,3 +250,25 @@ def test_a_file_of_the_run_that_was_changed_is_found(honest: World, tmp_path: Pa
     (tmp_path / "model" / "hospital.safetensors").write_bytes(b"another model")
     (problem,) = check(data, pins(*NAMES), tmp_path).problems
     assert "is not the file of the passport" in problem
+
+
+def test_a_subject_that_is_no_file_is_a_problem(honest: World, tmp_path: Path) -> None:
+    def add(said: Json) -> None:
+        said["subject"].append({"name": ".", "digest": {"sha256": "0" * 64}})
+
+    forged = stated(copy.deepcopy(honest.envelope), add, "coordinator")
+    assert any(
+        one.startswith(".: is missing") for one in check(json.dumps(forged).encode(), pins(*NAMES), tmp_path).problems
+    )
+
+
+def test_a_forged_file_cannot_steer_the_terminal(honest: World, tmp_path: Path) -> None:
+    """It could erase the line that calls it forged, and write that it was accepted."""
+    (tmp_path / "keys.toml").write_text("".join(f'{name} = "{public_hex(name)}"\n' for name in ("coordinator", *NAMES)))
+    (tmp_path / "forged.json").write_text(json.dumps({**honest.envelope, "\x1b[2K\raccepted\u202e": 1}))
+    result = CliRunner().invoke(
+        APP, ["verify", str(tmp_path / "forged.json"), "--keys", str(tmp_path / "keys.toml")], color=True
+    )
+    assert result.exit_code == 1
+    assert r"\x1b[2K\raccepted\u202e" in result.output
+    assert "\x1b[2K" not in result.output

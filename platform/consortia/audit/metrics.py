@@ -2,8 +2,9 @@
 
 A participant measures models that the audit sent, on rows that the audit wrote. The counts are made a second time, so
 what is left over must be the noise that the evaluation units' own account was charged, rounded to whole numbers. Units
-of many rows count as many as the policy lets them, training rows not at all. A coordinator that asks for more
-evaluations than the account holds gets none of them.
+of many rows count as many as the policy lets them, training rows not at all. With hardly any noise the final histogram
+is told apart by a public column too (everywhere, if the contract does so): each group's is looked at as one. A
+coordinator that asks for more evaluations than the account holds gets none of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from clients import registry
+from clients._groups import Grouping
 from clients.dataset import Table
 from consortia.audit import statistics
 from consortia.audit.probe import Bench, Sent, altered, first_private, random_model
@@ -25,7 +27,7 @@ from consortia.audit.reference import Array
 from consortia.audit.result import Check, Findings, Progress, fact
 from consortia.audit.rows import Pool
 from consortia.audit.settings import Audit
-from consortia.metrics import score_bins
+from consortia.metrics import groups, score_bins
 from consortia.participant.evaluation import module_scorer
 from consortia.terms.contract import Contract
 from consortia.terms.roster import RosterParticipant
@@ -47,10 +49,11 @@ class _Probe(NamedTuple):
     quick: int
 
 
+_HARDLY_ANY = ", hardly any noise"
 #: The budget of a real run; so little noise that a row more or less shows; Laplace noise alone, of one whole number.
 _PROBES: Mapping[str, _Probe] = {
     "": _Probe(_EVALUATION, 6, 6, 2),
-    ", hardly any noise": _Probe(60.0, 6, 2, 1),
+    _HARDLY_ANY: _Probe(60.0, 6, 2, 1),
     ", one release a run": _Probe(1.0, 1, 24, 12),
 }
 #: Partition of a release, and of the split.
@@ -96,14 +99,22 @@ def _bench(
     )
 
 
-def _contract(audit: Audit, participant: RosterParticipant, rounds: int) -> Contract:
+def _contract(audit: Audit, participant: RosterParticipant, rounds: int, grouping: Grouping | None = None) -> Contract:
     changes: dict[str, Any] = {"rounds": rounds, "local_steps": 1}
-    return altered(
-        audit.contract, participant.industry, evaluation={"metrics": "dp", "every": 1, "bins": _BINS}, **changes
-    )
+    terms: dict[str, Any] = {"metrics": "dp", "every": 1, "bins": _BINS}
+    if grouping is not None:
+        told = {"column": grouping.column, **({"cuts": list(grouping.cuts)} if grouping.cuts else {})}
+        terms["groups"] = {participant.industry: told}
+    return altered(audit.contract, participant.industry, evaluation=terms, **changes)
 
 
-def _rows(pool: Pool, unit: str) -> tuple[pd.DataFrame, dict[str, Table]]:
+def _grouping(pool: Pool, subject: str) -> Grouping | None:
+    """Return by what the final histogram is told apart: as the contract does, else by a public column in one probe."""
+    found = groups.possible(pool.client.schema) if subject.endswith(_HARDLY_ANY) else []
+    return pool.grouping or next(iter(found), None)
+
+
+def _rows(pool: Pool, unit: str, grouping: Grouping | None = None) -> tuple[pd.DataFrame, dict[str, Table]]:
     """Return a participant's file, and the rows of each evaluation partition that count."""
     if unit == "record":
         frames = {part: pool.frame.iloc[pool.of(part)[: 4 * _UNITS]] for part in ("train", "validation", "test")}
@@ -115,17 +126,20 @@ def _rows(pool: Pool, unit: str) -> tuple[pd.DataFrame, dict[str, Table]]:
             # The rows of a unit are alike, so it does not matter which of them count.
             frames[part] = pool.by_unit(unit, [[row] * _ROWS for row in rows], part)
             counted[part] = pool.by_unit(unit, [[row] * _MOST for row in rows], part)
-    return pd.concat(frames.values()), {name: pool.encode(counted[part], unit) for name, part in _PARTS.items()}
+    return pd.concat(frames.values()), {
+        name: pool.encode(counted[part], unit, grouping=grouping) for name, part in _PARTS.items()
+    }
 
 
 def _releases(
     audit: Audit, participant: RosterParticipant, unit: str, findings: Findings, subject: str, probe: _Probe
 ) -> list[Array]:
     pool = audit.pool(participant)
-    frame, tables = _rows(pool, unit)
+    grouping = _grouping(pool, subject)
+    frame, tables = _rows(pool, unit, grouping)
     source = pool.write(frame)
     bench = _bench(audit, participant, unit, probe.epsilon)
-    contract = _contract(audit, participant, probe.rounds)
+    contract = _contract(audit, participant, probe.rounds, grouping)
     rest: dict[str, list[Array]] = {name: [] for name in _PARTS}
     facts: dict[str, Check] = {}
     for number in range(probe.quick if audit.quick else probe.runs):
@@ -195,7 +209,10 @@ def _take_apart(
     said = (sent.header["metrics_mechanism"], float(sent.header["metrics_multiplier"]))
     must("its header says what was charged", said == (told[0], event["noise_multiplier"]), told, said)
     target = registry.get(bench.industry).schema.target
-    shape = (score_bins.n_rows(target), _BINS)
+    shape: tuple[int, ...] = (score_bins.n_rows(target), _BINS)
+    grouping = contract.evaluation.grouping(bench.industry) if partition == "evaluation" else None
+    if grouping is not None:
+        shape = (len(grouping.names(registry.get(bench.industry).schema)), *shape)
     form = (tuple(histogram.shape), str(histogram.dtype))
     if not must("its form is public", form == (shape, "torch.int64"), shape, form):
         return
@@ -208,12 +225,15 @@ def _take_apart(
     load_state(module, before)
     table = tables[partition]
     cells = score_bins.cells(target, module_scorer(module)(table), np.asarray(table.target), _BINS)
-    counts = np.zeros(shape[0] * _BINS)
+    if grouping is not None and table.groups is not None:
+        cells = table.groups * shape[1] * _BINS + cells
+    counts = np.zeros(math.prod(shape))
     for cell in cells:
         counts[cell] += 1
     scale = event["noise_multiplier"] * (bench.max_rows_per_unit or 1)
     noise = histogram.numpy().ravel() - counts
-    rest[partition].append(statistics.rounded_scores(noise, scale, event["kind"], random))
+    scores = statistics.rounded_scores(noise, scale, event["kind"], random)
+    rest[partition] += list(scores.reshape(-1, shape[-2] * _BINS))  # every group's histogram for itself
 
 
 def _laws(noise: Array, subject: str) -> list[Check]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clients import registry
 from clients._checking import blank_to_none
+from clients._groups import Grouping
 from clients.dataset import RECORD, Table, assign, prepare
 from clients.sources import parse_source, read
 from consortia.terms.contract import Contract
@@ -39,6 +40,7 @@ class Pool:
     def __init__(self, industry: str, site: str, contract: Contract, key: bytes, folder: Path, seed: int) -> None:
         self.client = registry.get(industry)
         self.filter = contract.industries[industry].filter or None
+        self.grouping = contract.of(industry).evaluation.grouping(industry)
         self.shares = {part: float(getattr(contract.split, part)) for part in PARTS}
         self.key = key
         self.folder = folder
@@ -61,14 +63,17 @@ class Pool:
         frame.to_csv(path, index=False)
         return path
 
-    def encode(self, frame: pd.DataFrame, unit: str, max_rows_per_unit: int | None = None) -> Table:
-        """Encode a frame as a participant does."""
+    def encode(
+        self, frame: pd.DataFrame, unit: str, max_rows_per_unit: int | None = None, grouping: Grouping | None = None
+    ) -> Table:
+        """Encode a frame as a participant does; without `grouping` with the groups of the contract, if it has some."""
         return prepare(
             self.client,
             frame,
             unit=unit,
             max_rows_per_unit=max_rows_per_unit,
             filter=self.filter,
+            grouping=grouping or self.grouping,
             key=self.key,
             quarantine_threshold=1.0,
             where="the audit",

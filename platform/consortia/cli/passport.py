@@ -142,7 +142,8 @@ def _print(verdict: Verdict) -> None:
     for problem in verdict.problems:
         say(f"missing or forged: {problem}")
     if not verdict.problems:
-        tell(f"accepted: signed by {', '.join(('coordinator', *verdict.parts))}")
+        what = "accepted" if verdict.left is None else "accepted as a certificate of leaving, which is no passport"
+        tell(f"{what}: signed by {', '.join(('coordinator', *verdict.parts))}")
 
 
 def _warn(sentence: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
@@ -18,7 +19,7 @@ from consortia.common.disk import no_room
 from consortia.common.errors import ConsortiaError, InputError, describe
 from privacy.errors import PrivacyError
 
-__all__ = ["err", "friendly", "out", "say", "tell"]
+__all__ = ["err", "friendly", "out", "say", "shown", "tell"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,14 +67,23 @@ def friendly(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
+def shown(text: str) -> str:
+    """Return a text with what could steer a terminal written out: a file may hold it, and a forged one would use it."""
+    steers = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    return "".join(
+        each if each in "\n\t" or unicodedata.category(each) not in steers else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 def tell(text: str) -> None:
-    """Print a text to standard output as it is: no markup, no colours, no broken line."""
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print a text to standard output as it is: no markup, no colours, no broken line, nothing that steers."""
+    out.print(shown(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def say(sentence: str) -> None:
     """Print a sentence in red to standard error, its secrets masked."""
-    err.print(masked(sentence), style="red", markup=False, highlight=False, soft_wrap=True)
+    err.print(shown(masked(sentence)), style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _unexpected(error: Exception) -> NoReturn:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import traceback
+from pathlib import Path
+from typing import Final
 
+import clients
+import privacy
 from clients.errors import ClientError
 from clients.masking import masked
 from privacy.errors import PrivacyError
+
+_PACKAGES: Final = (Path(__file__).parents[1], *(Path(str(one.__file__)).parent for one in (clients, privacy)))
 
 
 class ConsortiaError(Exception):
@@ -67,10 +73,19 @@ class RefusedError(ConsortiaError):
 
 
 def describe(error: BaseException) -> str:
-    """Return kind and place of an error; its text only where the platform or the system itself wrote it."""
+    """Return kind and place of an error; its text only where the platform or the system itself wrote it.
+
+    Who raised it counts, not its class: a partner's module may raise an error of ours with a row's value in its text.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
-    text = f": {error}" if isinstance(error, (ConsortiaError, PrivacyError, ClientError)) else ""
+    ours = isinstance(error, (ConsortiaError, PrivacyError, ClientError)) and (not frames or _own(frames[-1].filename))
+    text = f": {error}" if ours else ""
     if isinstance(error, OSError) and error.errno is not None:
         text = f": {os.strerror(error.errno)}"
     return f"{type(error).__name__}{text} at {where}"
+
+
+def _own(file: str) -> bool:
+    """Return whether a file is of the platform's own packages."""
+    return any(Path(file).is_relative_to(folder) for folder in _PACKAGES)

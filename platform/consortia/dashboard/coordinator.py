@@ -31,6 +31,7 @@ from consortia.dashboard.spending import Spending
 from consortia.dashboard.starting import Starter
 from consortia.reports.charts import Level, Line, gauge, line_chart
 from consortia.reports.decision import decide
+from consortia.reports.fairness import fairness_sections
 from consortia.reports.gain_chart import gain_chart
 from consortia.reports.glossary import lines as glossary
 from consortia.reports.live_runs import LiveParticipant, Run, Runs
@@ -105,7 +106,7 @@ class CoordinatorView:
                 sentences=decide(record, run.scenario).sentences if record else progress_in_words(run, waited),
                 spent={participant.name: self._gauge(run, participant) for participant in run.participants.values()},
                 share_caption=share_caption, shares=shares, charts=run_charts(run), words=glossary(),
-                failures=run.failures[: -_FAILURES - 1 : -1],
+                failures=run.failures[: -_FAILURES - 1 : -1], fairness=fairness_sections(record) if record else (),
             )  # fmt: skip
 
         @app.get("/runs/{run_id}/{participant}")

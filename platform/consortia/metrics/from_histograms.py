@@ -6,7 +6,9 @@ they stay honest where few rows and much noise leave nothing to divide by:
 
 * ratio: all a with |sum c (g - a)| <= 1.96 sqrt(V(a)), V(a) = s^2 sum (g - a)^2 + k sum c (g - a)^2
   (Fieller, "Some Problems in Interval Estimation", JRSS B 1954), with c the noisy counts, g the cell's value, s the
-  deviation of the noise and k rows a unit at most;
+  deviation of the noise and k rows a unit at most. Of a share (g = 0 or 1) the second term is k N a (1 - a) where that
+  is more, N = sum c: with few rows of one kind in a cell the counts alone say too little of their scatter (Wilson,
+  "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927);
 * AUC: the same for sum p_i n_j (h_ij - a), h = 1, 1/2, 0, with the variance of DeLong, DeLong & Clarke-Pearson,
   "Comparing the Areas under Two or More Correlated ROC Curves", Biometrics 1988, for the sampling;
 * balanced accuracy: as the AUC, with h = 1, 1/2, 0 where the decisions at one half, not the scores, differ;
@@ -150,10 +152,19 @@ def ratio(
     """Return sum c g / sum c with the set of all a that a test of sum c (g - a) = 0 at `z` (5 %) does not reject."""
     c, g = counts.ravel(), np.broadcast_to(values, counts.shape).ravel()
     grid = np.linspace(*bounds, _GRID)
-    gaps = g[:, None] - grid
-    variance = deviation**2 * (gaps**2).sum(0) + rows_per_unit * np.maximum(c, 0) @ gaps**2
     total = float(c.sum())
-    return _inverted(grid, c @ gaps, variance, float(c @ g) / total if total > 0 else None, z)
+    noise, rows = np.full(len(c), deviation**2), np.maximum(c, 0)
+    scatter = _squares(rows, g, 1.0, grid)
+    if np.isin(g, (0.0, 1.0)).all():  # of a share: that of rows of which a share of a counts, too
+        scatter = np.maximum(scatter, max(total, 0.0) * grid * (1 - grid))
+    variance = _squares(noise, g, 1.0, grid) + rows_per_unit * scatter
+    return _inverted(grid, float(c @ g) - total * grid, variance, float(c @ g) / total if total > 0 else None, z)
+
+
+def _squares(weights: Array, at: Array, slope: float, grid: Array) -> Array:
+    """Return sum w (at - slope a)^2 for each a of `grid`; as a polynomial, since most of the time would go here."""
+    constant, linear, square = float(weights @ at**2), float(weights @ at) * slope, float(weights.sum()) * slope**2
+    return np.maximum(constant - 2 * linear * grid + square * grid**2, 0.0)  # a rounding may fall below zero
 
 
 def _inverted(grid: Array, statistic: Array, variance: Array, value: float | None, z: float) -> Estimate:
@@ -198,11 +209,11 @@ def _pairs(counts: Array, above: Array, likely: Array, deviation: float, rows_pe
     negative, positive = counts
     grid = np.linspace(0.0, 1.0, _GRID)
     # S_i(a) = sum_j n_j (h_ij - a), T_j(a) = sum_i p_i (h_ij - a): linear in a.
-    by_positive = (above @ negative)[:, None] - grid * negative.sum()
-    by_negative = (positive @ above)[:, None] - grid * positive.sum()
-    statistic = positive @ by_positive
-    variance = deviation**2 * ((by_positive**2).sum(0) + (by_negative**2).sum(0))
-    variance += rows_per_unit * (np.maximum(positive, 0) @ by_positive**2 + np.maximum(negative, 0) @ by_negative**2)
+    by_positive, by_negative = above @ negative, positive @ above
+    n_negative, n_positive = float(negative.sum()), float(positive.sum())
+    statistic = float(positive @ by_positive) - n_positive * n_negative * grid
+    variance = _squares(deviation**2 + rows_per_unit * np.maximum(positive, 0), by_positive, n_negative, grid)
+    variance += _squares(deviation**2 + rows_per_unit * np.maximum(negative, 0), by_negative, n_positive, grid)
     point = None
     if positive.sum() > 0 and negative.sum() > 0:
         n, p = likely

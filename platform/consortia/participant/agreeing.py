@@ -173,6 +173,7 @@ def sign_and_list(home: Home, signed: Agreement, *, shown: str | None = None) ->
 
 def take_back(home: Home, contract_sha256: str, *, shown: str | None = None) -> None:
     """Take a contract off the list, end its agreement and note that; InputError where there is no agreement."""
+    agreement.check_there(home, contract_sha256)
     contract_list.rewrite(home, f"sha256:{contract_sha256}", listed=False, shown=shown)  # first: nothing is accepted
     with home.open_for_owner() as ledger:
         agreement.withdraw(home, ledger, contract_sha256)

@@ -43,6 +43,7 @@ __all__ = [
     "agreed_contracts",
     "check_opened",
     "check_signed",
+    "check_there",
     "measured",
     "read",
     "sign",
@@ -79,11 +80,16 @@ def withdraw(home: Home, ledger: Ledger, contract_sha256: str) -> None:
 
     What was signed stays under its hash, where it accepts nothing.
     """
+    check_there(home, contract_sha256)
+    ledger.note(_note(contract_sha256, "withdrawn"))
+    _file(home, contract_sha256).unlink()  # last: whoever withdraws again after a failure completes it
+
+
+def check_there(home: Home, contract_sha256: str) -> None:
+    """Raise `InputError` where there is no agreement to withdraw."""
     file = _file(home, contract_sha256)
     if not file.is_file():
         raise InputError(f"{file}: wanted an agreement to withdraw, got none; check participant and scenario")
-    ledger.note(_note(contract_sha256, "withdrawn"))
-    file.unlink()  # last: whoever withdraws again after a failure completes it
 
 
 def agreed_contracts(home: Home) -> list[str]:

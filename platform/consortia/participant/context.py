@@ -222,7 +222,7 @@ class Work:
             receipt.write(self.home, self.request, plan, parts, module, ledger, self.policy)
             own_sums.forget(self.home, self.request.run_id)
             once.done()
-        except Exception as error:  # noqa: BLE001 - see above
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - see above
             log.error("%s: no receipt: %s", self.home.participant, describe(error))
 
     def header(self, plan: RunPlan, status: str, due: Due | None = None) -> dict[str, str]:
@@ -271,7 +271,7 @@ class Work:
             if len(table.target):
                 value = score_metrics(self.client, module_scorer(module)(table), table).get(metric)
             self._append("progress.jsonl", {"round": self.request.round, "metric": metric, "value": value})
-        except Exception as error:  # noqa: BLE001 - it depends on rows, so the reply must not
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it depends on rows, so the reply must not
             log.error("%s: no progress line: %s", self.home.participant, describe(error))
 
     def log_round(self, report: object, seconds: float) -> None:

@@ -67,7 +67,7 @@ def since_last_run(home: Home, dataset: str, industry: str, filter_name: str, pa
         if before is None or min(sum(before[name]) for name in now) < _FEWEST:
             return {}
         found = {name: round(psi(np.array(before[name]), counts), 4) for name, counts in now.items()}
-    except Exception as error:  # noqa: BLE001 - it depends on rows
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it depends on rows
         log.error("%s: no line about drift: %s", home.participant, describe(error))
         return {}
     stale = sorted((name for name, index in found.items() if index > STALE), key=lambda name: -found[name])

@@ -216,7 +216,7 @@ def measure(
         cells = _cells(target, module, table, bins, participant)
         if grouping is not None:
             cells = groups.by_group(cells, _groups(table), shape[-2] * bins)
-    except Exception as error:  # noqa: BLE001 - it depends on rows, so it must not show
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it depends on rows, so it must not show
         log.error("%s: an empty histogram leaves: %s in the model", participant, type(error).__name__)
         cells = np.full(len(table.target), -1, dtype=np.int64)
     counts = noisy_histogram(
@@ -235,13 +235,13 @@ def _cells(target: Target, module: FederatedModule, table: Table, bins: int, par
     labels = np.asarray(table.target)
     try:
         return score_bins.cells(target, _scores(module, table), labels, bins)
-    except Exception as error:  # noqa: BLE001 - it depends on rows, so it must not show
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it depends on rows, so it must not show
         log.error("%s: rows are scored one by one: %s in the model", participant, type(error).__name__)
     found = np.full(len(labels), -1, dtype=np.int64)
     for row in range(len(labels)):
         inputs = {name: tensor[row : row + 1] for name, tensor in table.inputs.items()}
         alone: Any = SimpleNamespace(inputs=inputs, target=labels[row : row + 1])
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             found[row] = score_bins.cells(target, _scores(module, alone), alone.target, bins)[0]
     return found
 

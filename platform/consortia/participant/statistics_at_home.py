@@ -38,7 +38,7 @@ def close(work: Work, ledger: Ledger, once: Measurement) -> bytes:
             write_json(work.home.run_folder(request.run_id) / FILE, _compared(work, ledger, plan))
             own_sums.forget(work.home, request.run_id)
             once.done()
-        except Exception as error:  # noqa: BLE001 - it depends on rows, so the reply must not
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it depends on rows, so the reply must not
             log.error("%s: no statistics at home: %s", work.home.participant, describe(error))
     return work.sealed(work.header(plan, "EVALUATED"), [])
 

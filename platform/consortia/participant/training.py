@@ -224,5 +224,17 @@ def _mean_loss(module: FederatedModule, train: Table, target: Target, bound: flo
     if not len(train.target):
         return torch.tensor(0.0)
     with torch.no_grad():
-        losses = loss_for(target)(module(train.inputs), train.target)
+        try:
+            losses = loss_for(target)(module(train.inputs), train.target)
+        except (Exception, SystemExit):  # noqa: BLE001 - of some row, so it must not show
+            losses = torch.stack([_loss_alone(module, train, target, bound, row) for row in range(len(train.target))])
     return losses.nan_to_num(bound, bound, 0.0).clamp(0.0, bound).mean()
+
+
+def _loss_alone(module: FederatedModule, train: Table, target: Target, bound: float, row: int) -> Tensor:
+    """Return the loss of one row; the bound where the model fails on it."""
+    inputs = {name: tensor[row : row + 1] for name, tensor in train.inputs.items()}
+    try:
+        return loss_for(target)(module(inputs), train.target[row : row + 1])[0]
+    except (Exception, SystemExit):  # noqa: BLE001 - as in `_mean_loss`
+        return torch.tensor(bound)

@@ -2,7 +2,7 @@
 
 A deployed coordinator's record holds released values only. A simulation's operator holds all rows, so its record has
 gains, too; a page says then that it is a simulation. Whatever in a record is neither a number nor one of our own words
-is left out, so nothing that a participant wrote can come through.
+is left out, so nothing that a participant wrote can come through. Groups are called what contract and schema call them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from clients import metric_registry
+import numpy as np
+
+from clients import metric_registry, registry
 from clients.errors import ClientError
 from consortia.reports.live_runs import Run
 
@@ -37,7 +39,7 @@ def told(run: Run) -> dict[str, Any] | None:
 
 def _record(record: Mapping[str, Any], run: Run) -> dict[str, Any]:
     lines = {
-        participant.name: _line(record["participants"][participant.name], participant.industry)
+        participant.name: _line(record["participants"][participant.name], participant.industry, run)
         for participant in run.scenario.roster
     }
     found: dict[str, Any] = {
@@ -52,10 +54,16 @@ def _record(record: Mapping[str, Any], run: Run) -> dict[str, Any]:
         found["central"] = {"epsilon": {"models_only": _number(record["central"]["epsilon"]["models_only"])}}
     if "statistics" in record:
         found["statistics"] = {}
+    gone = [one["industry"] for one in record.get("left", {}).values()]
+    found["left"] = {str(place): {"industry": one} for place, one in enumerate(gone) if one in _industries(run)}
     return found
 
 
-def _line(line: Mapping[str, Any], industry: str) -> dict[str, Any]:
+def _industries(run: Run) -> set[str]:
+    return {participant.industry for participant in run.scenario.roster}
+
+
+def _line(line: Mapping[str, Any], industry: str, run: Run) -> dict[str, Any]:
     account = line["epsilon"]
     metrics = {
         name: {kind: _number(values[kind]) for kind in _MODELS if kind in values}
@@ -82,7 +90,32 @@ def _line(line: Mapping[str, Any], industry: str) -> dict[str, Any]:
         found["role"] = line["role"]
     if (line.get("forecast") or {}).get("verdict") in _VERDICTS:
         found["forecast"] = {"verdict": line["forecast"]["verdict"]}
+    if line.get("groups") and (groups := _groups(line["groups"], industry, run)):
+        found["groups"] = groups
     return found
+
+
+def _groups(line: Mapping[str, Any], industry: str, run: Run) -> dict[str, Any] | None:
+    """Return noisy counts by group; None where the contract asks for none, or this installation lacks the industry.
+
+    Raises
+    ------
+    ValueError
+        When the counts have another form than the contract gives them.
+    """
+    terms = run.scenario.contract.of(industry).evaluation
+    grouping = terms.grouping(industry)
+    if grouping is None:
+        return None
+    try:
+        names = grouping.names(registry.get(industry).schema)
+    except ClientError:
+        return None
+    counts = np.asarray(line["counts"], dtype=np.float64)
+    if counts.shape != (len(names), 2, terms.bins) or not np.isfinite(counts).all():
+        raise ValueError("counts by group")
+    numbers = {key: _number(line[key]) for key in ("deviation", "rows_per_unit")}
+    return {"column": grouping.column, "names": list(names), "counts": counts.tolist(), **numbers}
 
 
 def _known(metric: str) -> bool:

@@ -90,7 +90,7 @@ def check(data: bytes, keys: Mapping[str, SSlibKey], folder: Path | None = None)
         verdict.problems.append(f"{COORDINATOR}: the passport {error}")
         return verdict
     passport = verdict.passport = stated.predicate
-    verdict.certificates = tuple(one.name for one in stated.subject if Path(one.name).parts[0] == FOLDER)
+    verdict.certificates = tuple(one.name for one in stated.subject if Path(one.name).parts[:1] == (FOLDER,))
     names = set(keys) - {COORDINATOR}
     verdict.problems += [
         f"{name}: is pinned, but not in the passport" for name in sorted(names - {*passport.participants})
