@@ -277,6 +277,7 @@ def test_at_home_the_ledger_gets_a_note_and_no_charge(run: Path, tmp_path: Path)
     file = run / "left" / f"{LEAVER}.json"
     checked = _consortia("verify", str(file), "--keys", str(pinned), "--files", str(run))
     assert checked.exit_code == 0
+    assert "accepted as a certificate of leaving, which is no passport: signed by coordinator" in checked.output
     assert (
         "stays though used-car shaped it: centre, radius; not shaped: learner, expectation, columns" in checked.output
     )
