@@ -212,7 +212,8 @@ import json, os, shutil, subprocess, sys
 from importlib.util import find_spec
 tools = [tool for tool in ("pip", "pip3", "uv", "curl", "wget", "gcc", "cc", "ld", "make") if shutil.which(tool)]
 modules = [name for name in ("pip", "ensurepip", "mlflow", "tensorboard") if find_spec(name)]
-setuid = subprocess.run("find / -xdev -perm /6000 -type f 2>/dev/null", shell=True, capture_output=True, text=True).stdout
+find = ["find", "/", "-xdev", "-perm", "/6000", "-type", "f"]
+setuid = subprocess.run(find, capture_output=True, text=True).stdout
 print(json.dumps({"tools": tools, "modules": modules, "setuid": setuid}))
 """
 
