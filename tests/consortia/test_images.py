@@ -1,4 +1,4 @@
-"""What the images are made of: locks with hashes, and a tag that follows from the content. They are run in test_federation.py."""
+"""What the images are made of: locks with hashes, a tag that follows from the content. test_federation.py runs them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _name(text: str) -> str:
 
 def _locked(file: Path) -> dict[str, str]:
     """Return name and version of each requirement."""
-    pins = re.findall(r"^([a-z0-9][^=\\s]*)==(\S+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    pins = re.findall(r"^([a-z0-9][^=\s]*)==(\S+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {_name(name): version for name, version in pins}
 
 
@@ -40,8 +40,7 @@ def test_locks_have_what_the_project_asks_for_in_the_versions_that_the_tests_use
     tested = dict(_pair(line) for line in lines if "==" in line)
     locks = {file.stem: _locked(file) for file in LOCKS}
     for file, pins in locks.items():
-        differ = {name: (version, tested[name]) for name, version in pins.items() if tested.get(name, version) != version}
-        assert differ == {}, file
+        assert [name for name, version in pins.items() if tested.get(name, version) != version] == [], file
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     asked = {_name(line) for line in [*project["dependencies"], *(one for each in EVERYWHERE for one in extras[each])]}
