@@ -68,6 +68,16 @@ export CONSORTIA_GID ?= $(shell id -g)
 endif
 COMPOSE := SCENARIO=$(SCENARIO) docker compose
 
+# Two checkouts never share an image: the tag follows from what the images are made of. `make up` keeps it in .env, where
+# `docker compose` finds it; a tag that the caller sets is the caller's.
+setting = $(or $($(1)),$(shell sed -n 's/^$(1)=//p' .env 2>/dev/null),$(2))
+KEEP_TAG := true
+ifndef CONSORTIA_TAG
+up renew: export CONSORTIA_TAG = $(shell sh platform/build_id.sh . \
+	$(call setting,CONSORTIA_BASE,python:3.11-slim-bookworm) $(call setting,TORCH,cpu))
+KEEP_TAG := { grep -sv '^CONSORTIA_TAG=' .env; echo "CONSORTIA_TAG=$$CONSORTIA_TAG"; } >.env.new; mv .env.new .env
+endif
+
 # GNU make turns a failed recipe into its own status 2, which here means bad input. Asked with -q it runs only the lines marked `+`,
 # and passes their 1 on as its own: the status of a failed run.
 ifeq ($(MAKECMDGOALS),up)
@@ -78,10 +88,11 @@ endif
 up: ## Run a scenario as containers (SCENARIO=cross-industry); exits with the run's status. The federation stays up.
 	+@test -f scenarios/$(SCENARIO).compose.yml || { \
 	echo "SCENARIO=$(SCENARIO): wanted scenarios/$(SCENARIO).compose.yml, got nothing; consortia compose $(SCENARIO)" >&2; exit 2; }; \
-	$(COMPOSE) build || exit 2; \
+	$(COMPOSE) build || exit 2; $(KEEP_TAG); \
+	export CONSORTIA_IMAGE=$$(docker image inspect --format '{{.Id}}' consortia:$$CONSORTIA_TAG); \
 	{ $(COMPOSE) config --format json && docker network inspect $$(docker network ls --quiet); } | \
 	docker run --rm --interactive --network host --read-only --cap-drop ALL --env CONSORTIA_SUBNETS \
-	consortia:$${CONSORTIA_TAG:-0.1.0} python -m consortia.deploy.subnets || exit 2; \
+	consortia:$$CONSORTIA_TAG python -m consortia.deploy.subnets || exit 2; \
 	$(COMPOSE) up --detach || { $(COMPOSE) logs --no-color keys homes register >&2; \
 	case $$($(COMPOSE) ps --all --format '{{.ExitCode}}' keys) in 2) exit 2 ;; *) exit 1 ;; esac; }; \
 	runner=$$($(COMPOSE) ps --all --quiet runner) && \

@@ -29,7 +29,7 @@ NAMES = ("line-a", "line-b")
 #: What `make up` needs of the repository.
 _BUILT_FROM = (
     *("Makefile", "docker-compose.yml", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"),
-    *("platform", "strategies", "clients", "privacy"),
+    *("platform", "strategies", "clients", "privacy", "wheels"),
 )
 #: The user of the containers.
 _USER = 49999

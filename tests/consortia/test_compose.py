@@ -107,7 +107,7 @@ def test_make_up_passes_the_run_status_on(tmp_path: Path) -> None:
         docker = tmp_path / "docker"
         docker.write_text(f"#!/bin/sh\ncase $1 in wait) echo {waited} ;; *) echo x ;; esac\n")
         docker.chmod(0o755)
-        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "CONSORTIA_TAG": "test"}
         command = ["make", "up", f"SCENARIO={scenario}"]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
 

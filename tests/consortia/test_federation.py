@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import secrets
 import socket
 import sqlite3
@@ -206,6 +207,50 @@ def test_containers_are_hardened_and_share_nothing(federation: Federation, first
     assert federation.compose("exec", "-T", f"{FIRST}-app", "sh", "-c", script).returncode != 0
 
 
+_IN_IMAGE = """
+import json, os, shutil, subprocess, sys
+from importlib.util import find_spec
+tools = [tool for tool in ("pip", "pip3", "uv", "curl", "wget", "gcc", "cc", "ld", "make") if shutil.which(tool)]
+modules = [name for name in ("pip", "ensurepip", "mlflow", "tensorboard") if find_spec(name)]
+find = ["find", "/", "-xdev", "-perm", "/6000", "-type", "f"]
+setuid = subprocess.run(find, capture_output=True, text=True).stdout
+print(json.dumps({"tools": tools, "modules": modules, "setuid": setuid}))
+"""
+
+
+def test_a_participants_image_has_what_it_needs_and_no_more(federation: Federation, first: Any) -> None:
+    found = {}
+    for service in (FIRST, f"{FIRST}-app", "superexec"):
+        done = federation.compose("exec", "-T", service, "python", "-c", _IN_IMAGE)
+        assert done.returncode == 0, done.stderr
+        found[service] = json.loads(done.stdout)
+    assert found[FIRST] == found[f"{FIRST}-app"] == {"tools": [], "modules": [], "setuid": ""}
+    assert found["superexec"] == {"tools": [], "modules": ["mlflow", "tensorboard"], "setuid": ""}
+    refused = federation.compose("exec", "-T", f"{FIRST}-app", "consortia", "dashboard", "--runs", "/tmp")
+    assert refused.returncode == 2
+    assert "the coordinator's image" in refused.stderr
+    base = os.environ.get("CONSORTIA_BASE", "python:3.11-slim-bookworm")
+    sizes = [
+        int(docker("image", "inspect", "--format", "{{.Size}}", image).stdout)
+        for image in ("consortia-participant:test", base)
+    ]
+    assert sizes[0] - sizes[1] <= 1.25e9
+
+
+def test_the_record_names_the_build_and_the_image(federation: Federation, first: Any) -> None:
+    told = federation.records()[0]["environment"]
+    words = (os.environ.get("CONSORTIA_BASE", "python:3.11-slim-bookworm"), os.environ.get("TORCH", "cpu"))
+    script = ["sh", str(ROOT / "platform" / "build_id.sh"), str(ROOT), *words]
+    assert told["build"] == subprocess.run(script, capture_output=True, text=True, check=True).stdout.strip()
+    assert told["image"] == docker("image", "inspect", "--format", "{{.Id}}", "consortia:test").stdout.strip()
+
+
+def test_documented_commands_find_a_participants_home(federation: Federation, first: Any) -> None:
+    for command in (f"budget show {FIRST}", f"budget history {FIRST}", f"home log {FIRST}", f"receipt {FIRST}"):
+        done = federation.compose("exec", "-T", f"{FIRST}-app", "consortia", *command.split())
+        assert done.returncode == 0, command + done.stdout + done.stderr
+
+
 def _cli(federation: Federation, *arguments: str) -> None:
     own = federation.own
     folders = ("--scenario", SCENARIO.name, "--members", str(own / "members"))
@@ -232,7 +277,7 @@ def test_a_seventh_joins_and_nobody_is_restarted(federation: Federation, kit: Pr
     looked = kit.compose("run", "--rm", "-T", "preflight")
     assert looked.returncode == 1
     assert "key: failed: the coordinator does not know this key" in looked.stderr
-    assert looked.stdout.count(": ok: ") == 5
+    assert looked.stdout.count(": ok: ") == 6
     home = kit.compose("run", "--rm", "-T", "preflight-home")
     assert home.returncode == 0, home.stdout + home.stderr
     assert "σ = " in home.stdout

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from consortia.common import pki
 from consortia.deploy.homes import make_home, owned_policy
 from consortia.participant.home import Home
+from consortia.preflight.build import check_build
 from consortia.preflight.findings import Finding
 from consortia.preflight.home import check_home
 from consortia.preflight.link import check_link
@@ -260,6 +261,19 @@ def test_a_ledger_that_is_missing_and_a_lifetime_that_is_spent(tmp_path: Path) -
     broken = _broken(check_home(home, scenario))
     assert list(broken) == ["ledger"]
     assert "never copy an old one back" in broken["ledger"]
+
+
+def test_a_participant_with_another_build_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consortia.common.environment.build", lambda: {"build": "a" * 12})
+    (same,) = check_build("a" * 12)
+    assert same.status == "ok"
+    (other,) = check_build("b" * 12)
+    assert str(other).startswith(f"build: failed: this image is build {'a' * 12}, the coordinator's is {'b' * 12} -> ")
+    assert f"consortia-participant:{'b' * 12}" in other.todo
+    monkeypatch.setenv("CONSORTIA_WANTED_BUILD", "b" * 12)
+    call = ["preflight", "hospital-a", "--superlink", "127.0.0.1", "--root-certificates", "ca.crt", "--key", "none"]
+    done = CliRunner().invoke(APP, [*call, "--json"])
+    assert [line["check"] for line in json.loads(done.stdout)["findings"]][:2] == ["build", "address"]
 
 
 def test_the_command(tmp_path: Path) -> None:

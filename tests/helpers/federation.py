@@ -142,7 +142,7 @@ class Federation(Project):
             "CONSORTIA_TAG": "test",
             "CONSORTIA_SUBNETS": _free_range(),  # another federation of the same scenario may be up
             **{f"CONSORTIA_{name.upper()}": str(own / name) for name in ("homes", "runs", "data", "pki", "members")},
-            # PyTorch's own index may be out of reach; the default one has a build, too.
+            # PyTorch's own index may be out of reach; the base image of a test machine may bring the wheel.
             "TORCH_INDEX": os.environ.get("TORCH_INDEX", ""),
         }
         return cls(env, ROOT, own)

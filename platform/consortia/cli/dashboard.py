@@ -68,8 +68,10 @@ def _view(runs: Path, home: Path | None, pki: Path, scenarios: list[Path]) -> tu
     if home is None:
         if not runs.is_dir():
             raise InputError(f"--runs {runs}: wanted a folder of runs, got nothing there; `consortia run` makes it")
-        from consortia.dashboard.coordinator import CoordinatorView
+        from consortia.dashboard.coordinator import PAGES, CoordinatorView
 
+        if not PAGES.is_file():
+            raise InputError("--runs: wanted the coordinator's image, got a participant's, which has --home alone")
         return CoordinatorView(runs, pki), None
     from consortia.dashboard.owner import OwnerView
 

@@ -13,7 +13,7 @@ from consortia.cli.participant_serve import serve, units
 from consortia.common.console import friendly, out, tell
 from consortia.common.errors import InputError
 from consortia.common.strict import listed, parse
-from consortia.deploy.members import MemberFolder, apply, read_public_key
+from consortia.deploy.members import MemberFolder, apply, build_file, read_public_key
 from consortia.deploy.prepare import effective
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario, load_scenario
@@ -62,7 +62,7 @@ def add(
     kits: Annotated[Path, typer.Option("--out", help="Where the join kit is written.")] = Path("kits"),
     image: Annotated[
         str,
-        typer.Option(help="Image of the kit: NAME@sha256:DIGEST, or its ID sha256:…; the version's tag without."),
+        typer.Option(help="Image of the kit: NAME@sha256:DIGEST, or its ID sha256:…; the tag of `make up` without."),
     ] = "",
     as_json: _Json = False,
 ) -> None:
@@ -89,7 +89,9 @@ def add(
         raise InputError(f"{target}: wanted no kit there yet, got one; it may hold a ledger, move it away first")
     make_plans(folder.with_participant(loaded, participant)[1])
     whole = folder.add(loaded, participant, key)
-    write_kit(target, whole, name, address, authority, has_key=key is not None, image=named)
+    noted = build_file(members)
+    build = noted.read_text(encoding="utf-8").strip() if noted.is_file() else ""
+    write_kit(target, whole, name, address, authority, has_key=key is not None, image=named, build=build)
     if as_json:
         out.print_json(
             json.dumps({"added": name, "kit": str(target), "has_key": key is not None, "roster": _names(whole)})

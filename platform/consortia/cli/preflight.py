@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from consortia.cli.options import ParticipantName, home_of
 from consortia.common.console import err, out
+from consortia.common.environment import WANTED_BUILD
 from consortia.common.errors import InputError
 from consortia.terms.scenario import load_scenario
 
@@ -30,6 +32,10 @@ def preflight(
     if not superlink and not scenario:
         raise InputError("preflight: wanted --superlink (the way there), --scenario (the home) or both, got neither")
     findings = []
+    if superlink and (wanted := os.environ.get(WANTED_BUILD, "")):
+        from consortia.preflight.build import check_build
+
+        findings += check_build(wanted)
     if superlink:
         if root_certificates is None or key is None:
             raise InputError("--superlink: wanted --root-certificates and --key beside it; both lie in the kit's keys/")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["default_root", "describe", "flower_stays_offline", "hashes"]
+__all__ = ["WANTED_BUILD", "build", "default_root", "describe", "flower_stays_offline", "hashes"]
 
 PACKAGES = ("consortia", "flwr", "torch", "opacus", "dp-accounting", "numpy", "pandas", "scikit-learn", "safetensors")
+
+#: The image of this container by its ID, as whoever started it says.
+_IMAGE = "CONSORTIA_IMAGE"
+#: The coordinator's build, as a join kit says.
+WANTED_BUILD = "CONSORTIA_WANTED_BUILD"
 
 
 def default_root() -> Path:
@@ -25,15 +32,28 @@ def flower_stays_offline() -> None:
     os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
 
 
+def build() -> dict[str, str]:
+    """Return what this image was built of (`build` of platform/build_id.sh, `base`, `torch_variant`); {} elsewhere."""
+    try:
+        found: dict[str, str] = json.loads((Path(sys.prefix) / "consortia-build.json").read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    return found
+
+
 def describe() -> dict[str, str]:
-    """Return the interpreter, the kind of system, and the versions of the packages that a result depends on."""
+    """Return the interpreter, the kind of system, and the versions of the packages that a result depends on.
+
+    In a container also the image's build and, where it is known, its ID.
+    """
     found = {"python": platform.python_version(), "system": platform.system(), "processor": platform.machine()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # a source tree that is on the path without being installed
             found[package] = "not installed"
-    return found
+    image = os.environ.get(_IMAGE, "")
+    return {**found, **build(), **({"image": image} if image else {})}
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -37,6 +37,8 @@ from consortia.reports.glossary import lines as glossary
 from consortia.reports.live_runs import LiveParticipant, Run, Runs
 from consortia.reports.operator_record import told
 
+#: A page that a participant's image lacks (platform/Dockerfile).
+PAGES = Path(__file__).parent / "pages" / "runs.html"
 _NAV = (("/", "Runs"), ("/participants", "Participants"), ("/compare", "Compare"))
 _FAILURES = 40
 _MOST_COMPARED = 6

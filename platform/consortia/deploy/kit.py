@@ -85,6 +85,7 @@ def write_kit(
     *,
     has_key: bool,
     image: str = "",
+    build: str = "",
 ) -> None:
     """Write the kit of one participant of the roster, with its industry's file where the client is one.
 
@@ -99,7 +100,9 @@ def write_kit(
     has_key : bool
         Whether the coordinator knows the participant's key already.
     image : str
-        The image by digest or ID (`check_image`); the tag of this version without one.
+        The image by digest or ID (`check_image`); without one the tag of `build`, or of this version.
+    build : str
+        The coordinator's build, with which the participant compares its own; not compared where it is unknown.
 
     Raises
     ------
@@ -128,8 +131,9 @@ def write_kit(
         "contract": scenario.contract.sha256(),
         "releases": json.dumps(scenario.contract.of(participant.industry).releases),
         "address": address,
-        "image": image or f"consortia:${{CONSORTIA_TAG:-{consortia.__version__}}}",
-        "image_name": image or f"consortia:{consortia.__version__}",
+        "image": image or f"consortia-participant:${{CONSORTIA_TAG:-{build or consortia.__version__}}}",
+        "image_name": image or f"consortia-participant:{build or consortia.__version__}",
+        "build": build,
         "key": "with your private key at keys/node.key"
         if has_key
         else f"makes your key; send {name}.pub to the coordinator",

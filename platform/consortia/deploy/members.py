@@ -2,6 +2,7 @@
 
     MEMBERS/cross-industry/members.toml     participants that joined, names that left
     MEMBERS/cross-industry/keys/NAME.pub    the public half of each joined participant's key
+    MEMBERS/build                           the build of the coordinator's images, which kits name
 
 The roster is not part of the contract, so nobody's policy has to change when somebody joins or leaves.
 """
@@ -31,6 +32,11 @@ class Members(StrictModel):
     schema_version: Annotated[int, Field(alias="schema", ge=1)] = SUPPORTED_SCHEMA
     removed: tuple[Name, ...] = ()
     roster: tuple[RosterParticipant, ...] = ()
+
+
+def build_file(root: Path) -> Path:
+    """Return where the build of the coordinator's images is kept."""
+    return root / "build"
 
 
 class MemberFolder:

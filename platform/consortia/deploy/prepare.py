@@ -9,7 +9,7 @@ keys
     who joins from elsewhere makes its own.
 homes
     A home for each participant from the scenario's demonstration policies, exactly as
-    `consortia budget init --scenario` makes it. A participant that has a ledger is left alone.
+    `consortia budget init --scenario` makes it. A participant that has a ledger is left alone. Notes the images' build.
 register
     The SuperLink's keys made those of the roster and its members: what is missing is registered, what left is revoked.
 kit
@@ -26,6 +26,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from clients import registry
+from consortia.common import environment
 from consortia.common.disk import write_secret
 from consortia.common.errors import ConsortiaError, InputError
 from consortia.common.logs import tolerant_streams
@@ -267,8 +268,10 @@ def main(arguments: list[str]) -> int:
             homes = [HOMES / participant.name for participant in scenario.roster]
             # Also those that root made on the host (`home init`, `budget init`): the containers run as somebody else.
             _hand_over(*(home for home in homes if _made_by_root(home)))
-            for folder in (RUNS, MEMBERS):
-                os.chown(folder, *_owner())
+            build = members.build_file(MEMBERS)
+            build.write_text(environment.build().get("build", ""), encoding="utf-8")
+            for path in (RUNS, MEMBERS, build):
+                os.chown(path, *_owner())
         elif step == "kit":
             done = make_kit(name, KIT)
             _hand_over(KIT / "keys", KIT / "keys-app", KIT / "home", KIT / f"{name}.pub")

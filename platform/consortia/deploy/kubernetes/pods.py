@@ -25,7 +25,7 @@ def template(name: str, services: Mapping[str, Manifest], cluster: Cluster) -> M
         "image": cluster.registry + service["image"],
         **({"command": service["command"]} if "command" in service else {}),
         **({"workingDir": service["working_dir"]} if "working_dir" in service else {}),
-        "env": [{"name": key, "value": str(value)} for key, value in _environment(name, service).items()],
+        "env": [{"name": key, "value": value} for key, value in _environment(name, service).items()],
         "securityContext": {
             "allowPrivilegeEscalation": "no-new-privileges:true" not in service["security_opt"],
             "readOnlyRootFilesystem": service["read_only"],
@@ -70,9 +70,9 @@ def share_claim(one: Manifest, other: Manifest) -> bool:
     return any(source == SHARED for source, _ in mounts(one)) and any(source == SHARED for source, _ in mounts(other))
 
 
-def _environment(name: str, service: Manifest) -> Manifest:
+def _environment(name: str, service: Manifest) -> dict[str, str]:
     """Return a service's variables; one without a health check of its own asks whom it serves."""
-    own: Manifest = dict(service.get("environment", {}))
+    own = {key: "" if value is None else str(value) for key, value in service.get("environment", {}).items()}
     if "CONSORTIA_HEALTH_URL" in own:
         # Its own name leads through the Service, which has no pod before the first probe succeeded.
         own["CONSORTIA_HEALTH_URL"] = f"https://localhost:{port(name, service)}/health"

@@ -1,0 +1,80 @@
+"""What the images are made of: locks with hashes, a tag that follows from the content. test_federation.py runs them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCKS = sorted((ROOT / "platform" / "locks").glob("*.txt"))
+EVERYWHERE = ("postgres", "excel", "duckdb")
+
+
+def _name(text: str) -> str:
+    found = re.match(r"[A-Za-z0-9._-]+", text)
+    assert found, text
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+
+def _locked(file: Path) -> dict[str, str]:
+    """Return name and version of each requirement."""
+    pins = re.findall(r"^([a-z0-9][^=\s]*)==(\S+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {_name(name): version for name, version in pins}
+
+
+@pytest.mark.parametrize("file", LOCKS, ids=lambda file: file.stem)
+def test_every_locked_file_has_its_hash(file: Path) -> None:
+    blocks = re.findall(r"^[a-z0-9]\S*.*(?:\n[ \t]+.*)*", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert blocks
+    assert [block for block in blocks if "--hash=sha256:" not in block or "://" in block] == []
+
+
+def test_locks_have_what_the_project_asks_for_in_the_versions_that_the_tests_use() -> None:
+    """When it fails: `python platform/locks/write.py`."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    tested = dict(_pair(line) for line in lines if "==" in line)
+    locks = {file.stem: _locked(file) for file in LOCKS}
+    for file, pins in locks.items():
+        assert [name for name, version in pins.items() if tested.get(name, version) != version] == [], file
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = {_name(line) for line in [*project["dependencies"], *(one for each in EVERYWHERE for one in extras[each])]}
+    assert asked - set(locks["participant"]) == {"torch"}
+    assert "torch" in locks["torch-cpu"]
+    assert "torch" in locks["torch-cuda"]
+    assert {_name(line) for line in extras["track"]} <= set(locks["coordinator"])
+    assert not set(locks["coordinator"]) & set(locks["participant"])
+
+
+def _pair(line: str) -> tuple[str, str]:
+    name, version = line.split("==")
+    return _name(name), version
+
+
+def test_a_tag_follows_from_the_content(tmp_path: Path) -> None:
+    def tag(folder: Path, *words: str) -> str:
+        command = ["sh", str(ROOT / "platform" / "build_id.sh"), str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    first, second = tmp_path / "first", tmp_path / "second place"
+    for folder in (first, second):
+        for name in ("platform", "strategies", "clients", "privacy", "scenarios", "wheels"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "a file").write_text(name)
+        for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+            (folder / name).write_text(name)
+    made = tag(first, "base", "cpu")
+    assert re.fullmatch("[0-9a-f]{12}", made)
+    assert tag(second, "base", "cpu") == made
+    assert tag(first, "base", "cuda") != made
+    (first / "clients" / "__pycache__").mkdir()
+    (first / "clients" / "__pycache__" / "a.pyc").write_text("x")
+    (first / "runs").mkdir()
+    assert tag(first, "base", "cpu") == made
+    shutil.move(first / "clients" / "a file", first / "clients" / "b")
+    assert tag(first, "base", "cpu") != made
