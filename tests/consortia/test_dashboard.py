@@ -219,7 +219,9 @@ def test_a_participants_own_pages(own: tuple[FastAPI, Any]) -> None:
     assert "1 of 200" in pages["/runs"]
     assert 'consortia_receipt_metric{metric="auc",model="local",run="run-1"}' in pages["/metrics"]
     assert "bank-a, own view" in pages["/policy"]
-    assert "ε 3 of 12 reserved. Runs like the last one left: 3 (ε 3 at δ 1e-05 each)." in pages["/"]
+    assert "Runs like the last one left: 3 (ε 3 at δ 1e-05 each)." in pages["/"]
+    assert "ε 3 of 12 reserved: each run sets its whole allowance aside" in pages["/"]
+    assert "All runs together spent less, about ε 0." in pages["/"]
     assert "Joining paid clearly: gain +0.090" in pages["/runs/run-1"]  # federated minus alone: it has no joined model
     assert 'class="name">run-1<' in pages["/runs"]  # receipts over runs
     site.home.ledger.write_bytes(b"broken")

@@ -50,7 +50,7 @@ class OwnerView:
         self._pki = pki
         self.participant = own.home.participant
         self.name = self.participant
-        self.pages = Pages(f"{self.participant}, own view", _NAV)
+        self.pages = Pages(f"{self.participant}, own view", _NAV, "Policy")
         self.collector = OwnerCollector(own, pki)
 
     @classmethod

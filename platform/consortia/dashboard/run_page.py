@@ -54,10 +54,9 @@ def share_chart(run: Run, spending: Spending) -> tuple[str, Markup]:
         budget = participant.budget
         if not budget or participant.non_private:
             continue
-        points: list[Spot] = [
-            (n, 100 * value / budget, None, None) for n, value, *_ in spending.curve(run, participant)
-        ]
-        complete &= spending.complete(run, participant)
+        curve, whole = spending.curve(run, participant)
+        points: list[Spot] = [(n, 100 * value / budget, None, None) for n, value, *_ in curve]
+        complete &= whole
         for members, line in alike:
             if _near(points, line):
                 members.append(participant)

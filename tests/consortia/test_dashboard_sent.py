@@ -1,0 +1,85 @@
+"""What the dashboard sends: what is read is compressed, the answer to a form is not, and a plot is drawn once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dashboard_pages import TOKEN, get, signed
+from fastapi import FastAPI
+from pictured_runs import write_runs
+from starlette.responses import StreamingResponse
+from starlette.types import Scope
+
+from consortia.dashboard import coordinator
+from consortia.dashboard.app import build
+from consortia.dashboard.compression import Compression
+from consortia.dashboard.coordinator import CoordinatorView
+
+CHANGES = "another-token-of-this-test"
+RUN = "/runs/finished"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sent") / "runs"
+    write_runs(folder)
+    return folder
+
+
+@pytest.mark.parametrize("path", ["/", RUN, "/assets/style.css"])
+def test_a_page_is_compressed(runs: Path, path: str) -> None:
+    answer = signed(build(CoordinatorView(runs, None), TOKEN), path)
+    assert answer.headers["content-encoding"] == "gzip"
+    assert "Accept-Encoding" in answer.headers["vary"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert int(answer.headers["content-length"]) < len(answer.content) / 2
+
+
+def test_neither_a_ticket_beside_a_form_nor_the_stream_is_compressed(runs: Path) -> None:
+    app = build(CoordinatorView(runs, None), TOKEN, CHANGES)
+    cookie = get(app, "/sign-in", "POST", data={"token": CHANGES}).headers["set-cookie"].split(";")[0]
+    headers = {"Cookie": cookie, "Origin": "http://127.0.0.1"}
+    answer = get(app, "/change/run", "POST", data={"scenario": "banks-network"}, headers=headers)
+    assert "ticket" in answer.text
+    assert len(answer.content) > 1000
+    assert "content-encoding" not in answer.headers
+    assert "content-encoding" not in _stream().headers
+
+
+def _stream() -> Any:
+    """Return the first message of an endless answer at the address of the updates."""
+
+    async def endless(scope: Scope, receive: Any, send: Any) -> None:
+        async def lines() -> Any:
+            yield b"data: 1\n\n" * 500
+
+        await StreamingResponse(lines(), media_type="text/event-stream")(scope, receive, send)
+
+    app = FastAPI()
+    app.mount("/", endless)
+    app.add_middleware(Compression)
+    return get(app, "/live")
+
+
+def test_a_plot_is_drawn_once_for_each_version_of_a_page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    plain = coordinator.run_charts
+    monkeypatch.setattr(coordinator, "run_charts", lambda run: drawn.append(run.id) or plain(run))
+    view = CoordinatorView(runs, None)
+    app = build(view, TOKEN)
+    for version, times in (("1", 1), ("1", 1), ("2", 2)):
+        monkeypatch.setattr(view, "version", lambda _about, version=version: version)
+        signed(app, RUN)
+        assert drawn == ["finished"] * times
+
+
+def test_the_foot_of_a_page_says_whether_anything_can_be_changed(runs: Path) -> None:
+    def foot(change_token: str) -> str:
+        text = signed(build(CoordinatorView(runs, None), TOKEN, change_token), RUN).text
+        return re.findall(r"<footer>.*</footer>", text)[0]
+
+    assert "Nothing can be changed here." in foot("")
+    assert "Whoever signed in with the token for changes can make some on the page Runs" in foot(CHANGES)
