@@ -152,7 +152,8 @@ def test_the_coordinators_pages(pages: dict[str, str]) -> None:
     assert "completed" in pages["/"]
     assert "failed" in pages["/"]
     assert "BAD_REPLY" in pages["/runs/run-good"]
-    assert "nobody" in pages["/runs/run-good"]
+    assert re.search(r"<div><dt>Failures and late replies</dt><dd>\d", pages["/runs/run-good"])  # calm
+    assert re.search(r'<div class="over"><dt>Failures and late replies</dt><dd>\d', pages["/runs/run-bad"])
     assert 'consortia_run_rounds_done{run="run-good",scenario="banks-network"} 2.0' in pages["/metrics"]
 
 

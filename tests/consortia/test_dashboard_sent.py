@@ -1,4 +1,6 @@
-"""What the dashboard sends: what is read is compressed, the answer to a form is not, and a plot is drawn once."""
+"""What the dashboard sends: what is read is compressed, the answer to a form is not, a plot is drawn once.
+
+Also what the foot of a page and the paragraph of a failed run say."""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from consortia.dashboard import coordinator
 from consortia.dashboard.app import build
 from consortia.dashboard.compression import Compression
 from consortia.dashboard.coordinator import CoordinatorView
+from consortia.dashboard.run_page import reasons
 
 CHANGES = "another-token-of-this-test"
 RUN = "/runs/finished"
@@ -83,3 +86,14 @@ def test_the_foot_of_a_page_says_whether_anything_can_be_changed(runs: Path) -> 
 
     assert "Nothing can be changed here." in foot("")
     assert "Whoever signed in with the token for changes can make some on the page Runs" in foot(CHANGES)
+
+
+def test_a_failed_run_says_once_what_holds_for_several() -> None:
+    code = "CONTRACT_NOT_ALLOWED: it does not accept this contract; its owner runs `consortia budget allow`"
+    text = f"wanted 1 of 3, got 0\nwanted 1 of 3, got 0\nhospital-a: {code}\nbank-a: {code}\nother: {code}"
+    assert reasons(text, ["hospital-a", "bank-a"]) == [
+        "Wanted 1 of 3, got 0.",
+        f"hospital-a and bank-a: {code}.",
+        f"Other: {code}.",
+    ]
+    assert reasons("", ["hospital-a"]) == []

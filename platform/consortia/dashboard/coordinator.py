@@ -106,7 +106,7 @@ class CoordinatorView:
             (share_caption, shares), charts = self._plots(run, version)
             return self._page(
                 "run.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
-                run=run, waited=waited, record=record, gain_caption=caption, gains=gains,
+                run=run, waited=waited, record=record, paid=verdict_counts(record), gain_caption=caption, gains=gains,
                 sentences=decide(record, run.scenario).sentences if record else progress_in_words(run, waited),
                 spent={participant.name: self._gauge(run, participant) for participant in run.participants.values()},
                 share_caption=share_caption, shares=shares, charts=charts, words=glossary(),
