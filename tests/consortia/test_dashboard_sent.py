@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from dashboard_pages import TOKEN, get, signed
 from fastapi import FastAPI
-from pictured_runs import write_runs
+from pictured_runs import IDS, write_runs
 from starlette.responses import StreamingResponse
 from starlette.types import Scope
 
@@ -20,9 +20,11 @@ from consortia.dashboard.app import build
 from consortia.dashboard.compression import Compression
 from consortia.dashboard.coordinator import CoordinatorView
 from consortia.dashboard.run_page import reasons
+from consortia.reports.page.board import board
+from consortia.reports.page.facts import gather
 
 CHANGES = "another-token-of-this-test"
-RUN = "/runs/finished"
+RUN = f"/runs/{IDS['finished']}"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_a_plot_is_drawn_once_for_each_version_of_a_page(runs: Path, monkeypatch
     for version, times in (("1", 1), ("1", 1), ("2", 2)):
         monkeypatch.setattr(view, "version", lambda _about, version=version: version)
         signed(app, RUN)
-        assert drawn == ["finished"] * times
+        assert len(drawn) == times
 
 
 def test_the_foot_of_a_page_says_whether_anything_can_be_changed(runs: Path) -> None:
@@ -97,3 +99,11 @@ def test_a_failed_run_says_once_what_holds_for_several() -> None:
         f"Other: {code}.",
     ]
     assert reasons("", ["hospital-a"]) == []
+
+
+def test_the_first_page_of_a_failed_run_has_its_numbers_and_promises_nothing(runs: Path) -> None:
+    first = board(gather(runs / IDS["failed"]))
+    assert first.numbers == [("4 of 5", "participants refused or failed"), ("1", "rounds were finished")]
+    assert first.guarantee.startswith("Nobody said at which ε it took part")
+    assert "non-private" not in first.guarantee
+    assert first.decision.cost.startswith("No ε is known here")

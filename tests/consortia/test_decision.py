@@ -106,6 +106,7 @@ def test_a_failed_run_says_whom_to_ask_and_repeats_no_detail() -> None:
     account = dict.fromkeys(("run", "budget", "non_private"))
     broken = {"industry": "bank", "metrics": {}, "epsilon": account, "failures": failures}
     found = decide(record({"a": broken}, status="failed", reason=PLANTED))
+    assert found.paid == "Nobody gained: nothing was measured."
     assert "did not end well after 2 rounds" in found.who
     assert found.next == "Next: ask a (BAD_REPLY); `consortia home log NAME`, at home, says why."
     assert PLANTED not in str(found)

@@ -98,7 +98,8 @@ def decide(result: Mapping[str, Any], scenario: Scenario | None = None) -> Decis
     if left := result.get("left"):
         who += f" Since then {listed(sorted(left))} left: the model was made anew, and what follows is of the old one."
     if result["status"] != "completed":
-        return Decision(who, cost=_cost(result, participants), next=_after_failure(result, participants))
+        cost = _cost(result, participants) or "No ε is known here: each participant's own ledger says what it spent."
+        return Decision(who, "Nobody gained: nothing was measured.", cost, _after_failure(result, participants))
     if "statistics" in result:
         return Decision(who, cost=_cost(result, participants))
     known = {name: one for name, one in participants.items() if measured(one)}
