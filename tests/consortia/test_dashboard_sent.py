@@ -4,6 +4,7 @@ Also what the foot of a page and the paragraph of a failed run say."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from consortia.dashboard.coordinator import CoordinatorView
 from consortia.dashboard.run_page import reasons
 from consortia.reports.page.board import board
 from consortia.reports.page.facts import gather
+from consortia.trust.passport import FILE as PASSPORT
 
 CHANGES = "another-token-of-this-test"
 RUN = f"/runs/{IDS['finished']}"
@@ -107,3 +109,21 @@ def test_the_first_page_of_a_failed_run_has_its_numbers_and_promises_nothing(run
     assert first.guarantee.startswith("Nobody said at which ε it took part")
     assert "non-private" not in first.guarantee
     assert first.decision.cost.startswith("No ε is known here")
+
+
+def test_a_run_says_where_its_proofs_are(runs: Path) -> None:
+    folder = runs / IDS["resumed"]
+    path = f"/runs/{folder.name}"
+    app = build(CoordinatorView(runs, None), TOKEN)
+    assert "Proof" not in signed(app, path).text
+    (folder / PASSPORT).write_text("{}")
+    (folder / "evidence").mkdir()
+    (folder / "evidence" / "facts.json").write_text('{"schema": 1, "run": {"run_id": "another"}}')
+    text = signed(app, path).text
+    assert "consortia verify" in text
+    assert f"sha256:{hashlib.sha256(b'{}').hexdigest()}" in text
+    assert "An evidence pack" not in text  # of another run
+    (folder / "evidence" / "facts.json").write_text(f'{{"schema": 1, "run": {{"run_id": "{folder.name}"}}}}')
+    assert f"{folder.name}/evidence/README.md" in signed(app, path).text
+    (folder / "evidence" / "facts.json").write_text("{half")
+    assert "An evidence pack" not in signed(app, path).text

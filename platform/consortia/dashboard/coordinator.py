@@ -35,6 +35,7 @@ from consortia.reports.gain_chart import gain_chart
 from consortia.reports.glossary import lines as glossary
 from consortia.reports.live_runs import LiveParticipant, Run, Runs
 from consortia.reports.operator_record import told
+from consortia.reports.proofs import proofs
 
 _NAV = (("/", "Runs"), ("/participants", "Participants"), ("/compare", "Compare"))
 _FAILURES = 40
@@ -110,7 +111,7 @@ class CoordinatorView:
                 sentences=decide(record, run.scenario).sentences if record else progress_in_words(run, waited),
                 spent={participant.name: self._gauge(run, participant) for participant in run.participants.values()},
                 share_caption=share_caption, shares=shares, charts=charts, words=glossary(),
-                failures=run.failures[: -_FAILURES - 1 : -1],
+                failures=run.failures[: -_FAILURES - 1 : -1], proofs=proofs(run.folder, run.id),
             )  # fmt: skip
 
         @app.get("/runs/{run_id}/{participant}")
