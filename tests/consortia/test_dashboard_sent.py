@@ -20,7 +20,8 @@ from consortia.dashboard import coordinator
 from consortia.dashboard.app import build
 from consortia.dashboard.compression import Compression
 from consortia.dashboard.coordinator import CoordinatorView
-from consortia.dashboard.run_page import reasons
+from consortia.dashboard.run_page import reasons, run_charts
+from consortia.reports.live_runs import Run
 from consortia.reports.page.board import board
 from consortia.reports.page.facts import gather
 from consortia.trust.passport import FILE as PASSPORT
@@ -72,9 +73,13 @@ def _stream() -> Any:
 
 
 def test_a_plot_is_drawn_once_for_each_version_of_a_page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
-    plain = coordinator.run_charts
-    monkeypatch.setattr(coordinator, "run_charts", lambda run: drawn.append(run.id) or plain(run))
+    drawn: list[Run] = []
+
+    def draw(run: Run) -> list[Any]:
+        drawn.append(run)
+        return run_charts(run)
+
+    monkeypatch.setattr(coordinator, "run_charts", draw)
     view = CoordinatorView(runs, None)
     app = build(view, TOKEN)
     for version, times in (("1", 1), ("1", 1), ("2", 2)):
@@ -86,7 +91,7 @@ def test_a_plot_is_drawn_once_for_each_version_of_a_page(runs: Path, monkeypatch
 def test_the_foot_of_a_page_says_whether_anything_can_be_changed(runs: Path) -> None:
     def foot(change_token: str) -> str:
         text = signed(build(CoordinatorView(runs, None), TOKEN, change_token), RUN).text
-        return re.findall(r"<footer>.*</footer>", text)[0]
+        return str(re.findall(r"<footer>.*</footer>", text)[0])
 
     assert "Nothing can be changed here." in foot("")
     assert "Whoever signed in with the token for changes can make some on the page Runs" in foot(CHANGES)
