@@ -8,7 +8,7 @@ the dashboard weighs most. Then once more while `consortia dashboard` serves it,
 who loads the run's page whenever it changed. At last the pages of the finished run are loaded one by one.
 
 Printed: the share of the coordinator's time that the event file takes; the run's wall time when nobody looks and when
-somebody does; median and 95th percentile of every page in milliseconds.
+somebody does; of every page the median and the 95th percentile in milliseconds, its bytes, and those that were sent.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ def load(client: httpx.Client, path: str, requests: int) -> dict[str, float]:
         "median": statistics.median(rest),
         "p95": rest[int(0.95 * len(rest))],
         "bytes": len(answer.content),
+        "sent": answer.num_bytes_downloaded,
     }
 
 
@@ -175,9 +176,10 @@ def main() -> None:
     print(f"{found['participants']} participants, {found['rounds']} rounds")
     for key, value in found["coordinator"].items():
         print(f"  {key:28} {value:12.4g}")
-    print(f"  {'page':34} {'first':>8} {'median':>8} {'p95':>8} ms {'bytes':>9}")
+    print(f"  {'page':34} {'first':>8} {'median':>8} {'p95':>8} ms {'bytes':>9} {'sent':>8}")
     for path, times in found["pages"].items():
-        print(f"  {path:34} {times['first']:8.1f} {times['median']:8.1f} {times['p95']:8.1f}    {times['bytes']:9}")
+        spent = "".join(f" {times[kind]:8.1f}" for kind in ("first", "median", "p95"))
+        print(f"  {path:34}{spent}    {times['bytes']:9} {times['sent']:8}")
 
 
 if __name__ == "__main__":

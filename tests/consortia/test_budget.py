@@ -105,6 +105,7 @@ def test_at_80_columns_nothing_is_broken(home: Path, monkeypatch: pytest.MonkeyP
         assert all(len(line) <= 80 for line in said.splitlines()), command
         assert all(name in said for name in ids)
         assert "…" not in said
+        assert not re.search(r"([εδσ=]| of| x)\n\s*\d", said), command
 
 
 def test_set_edits_one_number_keeps_the_rest_and_is_recorded(home: Path) -> None:

@@ -152,7 +152,8 @@ def test_the_coordinators_pages(pages: dict[str, str]) -> None:
     assert "completed" in pages["/"]
     assert "failed" in pages["/"]
     assert "BAD_REPLY" in pages["/runs/run-good"]
-    assert "nobody" in pages["/runs/run-good"]
+    assert re.search(r"<div><dt>Failures and late replies</dt><dd>\d", pages["/runs/run-good"])  # calm
+    assert re.search(r'<div class="over"><dt>Failures and late replies</dt><dd>\d', pages["/runs/run-bad"])
     assert 'consortia_run_rounds_done{run="run-good",scenario="banks-network"} 2.0' in pages["/metrics"]
 
 
@@ -219,7 +220,9 @@ def test_a_participants_own_pages(own: tuple[FastAPI, Any]) -> None:
     assert "1 of 200" in pages["/runs"]
     assert 'consortia_receipt_metric{metric="auc",model="local",run="run-1"}' in pages["/metrics"]
     assert "bank-a, own view" in pages["/policy"]
-    assert "ε 3 of 12 reserved. Runs like the last one left: 3 (ε 3 at δ 1e-05 each)." in pages["/"]
+    assert "Runs like the last one left: 3 (ε 3 at δ 1e-05 each)." in pages["/"]
+    assert "ε 3 of 12 reserved: each run sets its whole allowance aside" in pages["/"]
+    assert "All runs together spent less, about ε 0." in pages["/"]
     assert "Joining paid clearly: gain +0.090" in pages["/runs/run-1"]  # federated minus alone: it has no joined model
     assert 'class="name">run-1<' in pages["/runs"]  # receipts over runs
     site.home.ledger.write_bytes(b"broken")

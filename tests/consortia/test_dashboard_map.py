@@ -98,12 +98,9 @@ def test_shares_that_lie_over_each_other_are_one_line_with_a_name_for_all() -> N
     """Nine lines on one another told nothing, and some had the same colour."""
 
     class Alike:
-        def curve(self, run: Run, participant: LiveParticipant) -> list[Any]:
+        def curve(self, run: Run, participant: LiveParticipant) -> tuple[list[Any], bool]:
             least = 0.5 if participant.roster.industry == "hospital" else 0.2
-            return [(n, (participant.budget or 0) * part, None, None) for n, part in ((1, least), (2, 1.0))]
-
-        def complete(self, *_: Any) -> bool:
-            return True
+            return [(n, (participant.budget or 0) * part, None, None) for n, part in ((1, least), (2, 1.0))], True
 
     scenario = load_scenario("cross-industry", settle=False)
     people = {one.name: LiveParticipant(one) for one in scenario.roster}

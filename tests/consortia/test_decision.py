@@ -59,8 +59,8 @@ def test_it_says_who_for_whom_what_it_cost_and_what_next() -> None:
     )
     assert found.paid == "Joining paid clearly for a; perhaps for b; not for c. Too few test rows say it for d."
     assert found.cost == (
-        "It cost each of them ε 1, all of its run budget, as planned. Runs like it that are left: 1 for b, up to 3 for "
-        "the others."
+        "It cost each of them ε 1, all of its run budget, as planned. ε limits how much any one record or person can "
+        "show; smaller is more private. Runs like it that are left: 1 for b, up to 3 for the others."
     )
     assert found.next == (
         "Next, use the joined model: a; measure again, with more test rows or a second run, before deciding: b; stay "
@@ -106,6 +106,7 @@ def test_a_failed_run_says_whom_to_ask_and_repeats_no_detail() -> None:
     account = dict.fromkeys(("run", "budget", "non_private"))
     broken = {"industry": "bank", "metrics": {}, "epsilon": account, "failures": failures}
     found = decide(record({"a": broken}, status="failed", reason=PLANTED))
+    assert found.paid == "Nobody gained: nothing was measured."
     assert "did not end well after 2 rounds" in found.who
     assert found.next == "Next: ask a (BAD_REPLY); `consortia home log NAME`, at home, says why."
     assert PLANTED not in str(found)

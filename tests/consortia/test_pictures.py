@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from browser import open_browser, serious
 from dashboard_pages import TOKEN
-from pictured_runs import write_home, write_runs
+from pictured_runs import IDS, write_home, write_runs
 from PIL import Image, ImageChops, ImageFilter
 from playwright.sync_api import Browser, Page, expect
 
@@ -54,12 +54,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     """The address of each page."""
     root = tmp_path_factory.mktemp("pictures")
     write_runs(root / "runs")
-    (report, _) = write(gather(root / "runs" / "finished"), root)
+    (report, _) = write(gather(root / "runs" / IDS["finished"]), root)
     coordinator, own = _served(CoordinatorView(root / "runs", None)), _served(OwnerView.of(write_home(root), None))
     runs, home = next(coordinator), next(own)
     yield {
         "runs": f"{runs}/",
-        **{name: f"{runs}/runs/{name}" for name in ("finished", "failed", "resumed")},
+        **{name: f"{runs}/runs/{IDS[name]}" for name in ("finished", "failed", "resumed")},
         "exhausted": f"{home}/",
         "receipts": f"{home}/runs",
         "report": report.as_uri(),

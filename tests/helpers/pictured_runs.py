@@ -20,6 +20,8 @@ from privacy.accounting import solve_noise_multiplier
 from privacy.ledger import Budget, Ledger, RunPlan
 
 ROUNDS, START = 20, 1_700_000_000.0
+#: Ids of the runs, as runs have them: they say nothing of how it went.
+IDS = {name: f"banks-network-20231114T2213{place}0" for place, name in enumerate(("finished", "failed", "resumed"))}
 #: (alone, control, federated, net gain and its interval)
 _GAINS = (
     (0.71, 0.72, 0.74, (0.041, 0.012, 0.071)),
@@ -150,7 +152,7 @@ def _line(place: int) -> dict[str, Any]:
 
 
 def write_runs(root: Path) -> None:
-    """Write `finished`, `failed` and `resumed`."""
+    """Write a finished, a failed and a resumed run, in folders of their `IDS`."""
     names = _names()
     refused = names[:4]
     for name, events in (
@@ -158,12 +160,12 @@ def write_runs(root: Path) -> None:
         ("failed", _events(1, refused=refused, status="failed")),
         ("resumed", _events(ROUNDS, again_after=6)),
     ):
-        folder = root / name
+        folder = root / IDS[name]
         folder.mkdir(parents=True)
         (folder / "scenario.json").write_text(load_scenario("banks-network").to_json())
         (folder / "events.jsonl").write_text(events)
     lines = {name: _line(place) for place, name in enumerate(names)}
-    for name in ("finished", "resumed"):
+    for name in (IDS["finished"], IDS["resumed"]):
         _record(root / name, "completed", lines)
         for who, place in zip(names, range(len(names)), strict=True):
             home = root / name / "participants" / who / "runs" / name
@@ -174,7 +176,7 @@ def write_runs(root: Path) -> None:
     nothing = _account(run=None, lifetime=None, runs_left=None, non_private=None, unit=None, lifetime_delta=None)
     failures = [{"round": 1, "code": "CONTRACT_NOT_ALLOWED", "detail": ""}]
     _record(
-        root / "failed",
+        root / IDS["failed"],
         "failed",
         {
             name: {**_line(0), "metrics": {}, "net_gain": None, "gain": None, "units": None, "rows": None}

@@ -172,7 +172,9 @@ def plan(
     if own_rows and not (participant and home):
         raise InputError("--own-rows: wanted --participant NAME and --home DIR, whose rows are read; give both")
     from consortia.participant.forecast_at_home import at_home
+    from consortia.reports.fit import print_text
     from consortia.reports.forecasts import FOR_SUMS_ONLY, MEANS
+    from consortia.reports.glossary import lines as glossary
     from consortia.studies import sweep as sweeps
     from consortia.studies.tuning import answer
 
@@ -208,9 +210,10 @@ def plan(
     for name, planned in data["participants"].items():
         _print_plan(name, planned)
     out.print(MEANS if any(part.contract.sums for part in loaded.parts()) else FOR_SUMS_ONLY, highlight=False)
+    print_text(out, f"σ: {dict(glossary('σ'))['σ']}.")
     out.print(
-        "ε of one run by PLD. Noise/signal: norm of all noise over the largest possible signal; above .5 little can be "
-        "left. Rounds: what ε pays for at the proposal's own σ. "
+        "ε of one run by its privacy loss distribution (PLD). Noise/signal: norm of all noise over the largest "
+        "possible signal; above .5 little can be left. Rounds: what ε pays for at the proposal's own σ. "
         + (
             f"Utility: smallest to largest of {seeds} simulated runs on [bold]synthetic[/] rows, everybody at that ε."
             if seeds
@@ -221,7 +224,7 @@ def plan(
 
 
 def _print_plan(name: str, participant: dict[str, Any]) -> None:
-    from consortia.reports.fit import print_fitting
+    from consortia.reports.fit import print_fitting, print_text
     from consortia.reports.forecasts import OWN_ROWS, sentence
 
     proposed = "∞ (non-private)" if participant["proposed_epsilon"] is None else f"{participant['proposed_epsilon']:g}"
@@ -229,16 +232,16 @@ def _print_plan(name: str, participant: dict[str, Any]) -> None:
     title = f"{name}: {units} training units, proposed ε {proposed} (add/remove one {unit})"
     told = participant["forecast"]
     if life := participant["lifetime"]:
-        out.print(
+        print_text(
+            out,
             f"{name}: runs like this one left: {life['runs_left']}. Lifetime ({life['source']}): ε "
             f"{epsilon_text(life['left'])} of {epsilon_text(life['lifetime_budget'])} left at δ {life['delta']:g}, "
             f"unit {life['unit']}; run budget {epsilon_text(life['run_budget'])}.",
-            style="yellow" if life["runs_left"] <= 1 else None,
-            highlight=False,
+            "yellow" if life["runs_left"] <= 1 else None,
         )
     for label, forecast in (("as proposed", told), ("at home", participant.get("forecast_at_home"))):
         if forecast:
-            out.print(f"{name}, {label}: {sentence(forecast)}.", highlight=False)
+            print_text(out, f"{name}, {label}: {sentence(forecast)}.")
     if participant.get("forecast_at_home"):
         out.print(OWN_ROWS, highlight=False)
     simulated = all(price["utility"] for price in participant["prices"])

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 
 from consortia.common import words
+from consortia.dashboard.compression import Compression
 from consortia.dashboard.security import Guard, Key
 
 _HERE = Path(str(resources.files("consortia"))) / "dashboard"
@@ -27,13 +28,16 @@ _LONGEST_FORM = 4000
 
 
 class Pages:
-    """Renders templates of one view."""
+    """Renders templates of one view, whose changes are made on the page named `changes_at`."""
 
-    def __init__(self, title: str, nav: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, title: str, nav: tuple[tuple[str, str], ...], changes_at: str) -> None:
+        #: Whether this server takes changes from anybody: the foot of every page says so.
+        self.takes_changes = False
         self._templates = Environment(
             loader=FileSystemLoader(_HERE / "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
         self._templates.globals.update(title=title, nav=nav, words_of=words)
+        self._templates.globals.update(takes_changes=lambda: self.takes_changes, changes_at=changes_at)
 
     def __call__(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """Return a page. `live` is the address of its updates, `version` what it shows, `say` what is read aloud."""
@@ -72,6 +76,8 @@ def build(view: View, token: str, change_token: str = "") -> FastAPI:
     """Return the application of one view; without `change_token` it only reads."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     key = Key(token, view.name, change_token)
+    view.pages.takes_changes = key.takes_changes
+    app.add_middleware(Compression)
     app.add_middleware(Guard, key=key)
     app.mount("/assets", StaticFiles(directory=_HERE / "assets"))
     registry = CollectorRegistry()

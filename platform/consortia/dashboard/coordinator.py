@@ -36,12 +36,17 @@ from consortia.reports.gain_chart import gain_chart
 from consortia.reports.glossary import lines as glossary
 from consortia.reports.live_runs import LiveParticipant, Run, Runs
 from consortia.reports.operator_record import told
+from consortia.reports.proofs import proofs
 
 #: A page that a participant's image lacks (platform/Dockerfile).
 PAGES = Path(__file__).parent / "pages" / "runs.html"
 _NAV = (("/", "Runs"), ("/participants", "Participants"), ("/compare", "Compare"))
 _FAILURES = 40
 _MOST_COMPARED = 6
+#: Runs whose plots are kept in memory.
+_MOST_DRAWN = 8
+#: The plot of shares with its caption, then the others with theirs.
+Plots = tuple[tuple[str, Markup], list[tuple[str, Markup]]]
 
 
 class CoordinatorView:
@@ -58,13 +63,14 @@ class CoordinatorView:
     name = "coordinator"
 
     def __init__(self, root: Path, pki: Path | None) -> None:
-        self.pages = Pages("Coordinator", _NAV)
+        self.pages = Pages("Coordinator", _NAV, "Runs")
         self._root = root
         self._pki = pki
         self._runs = Runs(root)
         self.starter = Starter(root)
         self._background = Background()
         self._records: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}
+        self._drawn: dict[str, tuple[str, Plots]] = {}
         self._spending = Spending(self._background)
         self.collector = CoordinatorCollector(self._runs, self._spending, pki)
 
@@ -101,14 +107,15 @@ class CoordinatorView:
             waited = waited if run.status == "running" else []
             record = self._told(run)
             caption, gains = gain_chart(record["participants"]) if record else ("", Markup(""))
-            share_caption, shares = share_chart(run, self._spending)
+            (share_caption, shares), charts = self._plots(run, version)
             return self._page(
                 "run.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
-                run=run, waited=waited, record=record, gain_caption=caption, gains=gains,
+                run=run, waited=waited, record=record, paid=verdict_counts(record), gain_caption=caption, gains=gains,
                 sentences=decide(record, run.scenario).sentences if record else progress_in_words(run, waited),
                 spent={participant.name: self._gauge(run, participant) for participant in run.participants.values()},
-                share_caption=share_caption, shares=shares, charts=run_charts(run), words=glossary(),
-                failures=run.failures[: -_FAILURES - 1 : -1], fairness=fairness_sections(record) if record else (),
+                share_caption=share_caption, shares=shares, charts=charts, words=glossary(),
+                failures=run.failures[: -_FAILURES - 1 : -1], proofs=proofs(run.folder, run.id),
+                fairness=fairness_sections(record) if record else (),
             )  # fmt: skip
 
         @app.get("/runs/{run_id}/{participant}")
@@ -160,6 +167,15 @@ class CoordinatorView:
             known = self._records[run.id] = (state, told(run))
         return known[1]
 
+    def _plots(self, run: Run, version: str) -> Plots:
+        """Return the run's plots, drawn once for each version of the page."""
+        known = self._drawn.get(run.id)
+        if known is None or known[0] != version:
+            known = self._drawn[run.id] = (version, (share_chart(run, self._spending), run_charts(run)))
+            while len(self._drawn) > _MOST_DRAWN:
+                del self._drawn[next(iter(self._drawn))]
+        return known[1]
+
     def _run(self, run_id: str) -> Run:
         run = self._runs.get(run_id)
         if run is None:
@@ -181,7 +197,7 @@ class CoordinatorView:
 
     def _participant_charts(self, run: Run, participant: LiveParticipant) -> list[tuple[str, Markup]]:
         charts = [(metric, metric_chart(metric, participant)) for metric in participant.metrics]
-        if curve := self._spending.curve(run, participant):
+        if curve := self._spending.curve(run, participant)[0]:
             levels = [Level("run budget", participant.budget)] if participant.budget else []
             label = f"ε of this run (δ = {participant.delta:g})"
             chart = line_chart(f"ε by round, {participant.name}", "round", label, [Line("ε", curve)], levels, zero=True)

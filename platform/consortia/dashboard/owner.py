@@ -50,7 +50,7 @@ class OwnerView:
         self._pki = pki
         self.participant = own.home.participant
         self.name = self.participant
-        self.pages = Pages(f"{self.participant}, own view", _NAV)
+        self.pages = Pages(f"{self.participant}, own view", _NAV, "Policy")
         self.collector = OwnerCollector(own, pki)
 
     @classmethod
@@ -67,7 +67,7 @@ class OwnerView:
         """Add the pages."""
 
         @app.get("/")
-        async def budget() -> Response:
+        async def budget(request: Request) -> Response:
             version = self.version("")
             accounts, problem = self._own.accounts()
             lives = [{**life, **_gauged(life)} for life in lifetimes(accounts)] if accounts else []
@@ -76,6 +76,7 @@ class OwnerView:
             return self._page(
                 "budget.html", "/", version, say, lives=lives, accounts=accounts, problem=problem,
                 newest=newest, sentences=self._sentences(newest), words=glossary(*_BUDGET_WORDS),
+                may_change=request.state.may_change,
             )  # fmt: skip
 
         @app.get("/ledger")

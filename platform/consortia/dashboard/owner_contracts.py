@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from consortia.common.errors import ConsortiaError, InputError
+from consortia.common.errors import ConsortiaError, InputError, RefusedError
 from consortia.common.strict import read_toml
 from consortia.dashboard.changes import Proposal
 from consortia.participant import contract_list
@@ -19,7 +19,7 @@ from consortia.participant.agreeing import (
     terms_of,
     wants_metrics_budget,
 )
-from consortia.participant.agreement import agreed_contracts
+from consortia.participant.agreement import agreed_contracts, read
 from consortia.participant.home import Home
 from consortia.terms.many_participants import with_crowds
 from consortia.terms.policy import Policy, parse_policy
@@ -31,11 +31,16 @@ _MOST = 2**63 - 1
 
 @dataclass(frozen=True)
 class Listed:
-    """A contract that the policy lists, or to which an agreement lies in the home."""
+    """A contract that the policy lists, or to which an agreement lies in the home.
+
+    `purpose` and `until` are what was signed; empty where nothing was, `purpose` also where it cannot be read.
+    """
 
     entry: str
     name: str
     signed: bool
+    purpose: str = ""
+    until: str = ""
 
 
 class Contracts:
@@ -62,10 +67,15 @@ class Contracts:
         """Return what can be taken back."""
         entries = [] if policy.allow.contracts == "any" else list(policy.allow.contracts)
         agreed = {f"{_PREFIX}{sha256}" for sha256 in agreed_contracts(self._home)}
-        return [
-            Listed(entry, self._named.get(entry, ""), entry in agreed)
-            for entry in [*entries, *sorted(agreed - set(entries))]
-        ]
+        return [self._listed(entry, signed=entry in agreed) for entry in [*entries, *sorted(agreed - set(entries))]]
+
+    def _listed(self, entry: str, *, signed: bool) -> Listed:
+        name = self._named.get(entry, "")
+        try:
+            found = read(self._home, entry.removeprefix(_PREFIX)) if signed else None
+        except RefusedError:
+            found = None
+        return Listed(entry, name, signed, found.purpose if found else "", str(found.until or "") if found else "")
 
     def accept(self, given: dict[str, str]) -> Proposal:
         """Check a contract and say what a run of it may take; with a purpose it is signed.

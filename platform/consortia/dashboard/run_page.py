@@ -16,7 +16,15 @@ from consortia.reports.live_runs import LiveParticipant, Run
 from consortia.reports.many_participants import first
 from consortia.reports.round_times import without_setup
 
-__all__ = ["metric_chart", "progress_in_words", "run_charts", "seconds_chart", "share_chart", "verdict_counts"]
+__all__ = [
+    "metric_chart",
+    "progress_in_words",
+    "reasons",
+    "run_charts",
+    "seconds_chart",
+    "share_chart",
+    "verdict_counts",
+]
 
 #: Lines of shares no farther apart, in percentage points, are drawn as one.
 _NEAR = 4.0
@@ -24,11 +32,12 @@ _NEAR = 4.0
 
 def progress_in_words(run: Run, waited: Sequence[str]) -> list[str]:
     """Return how far a run is, who is waited for, and what happened that should not."""
+    if run.status == "failed":
+        rounds = f"{run.done} of {run.total} rounds" if run.done else "no round was finished"
+        return [f"The run failed: {rounds}.", *reasons(run.reason, list(run.participants))]
     if run.status != "running":
-        reason = f": {run.reason}" if run.reason else ""
         how = {
             "stopped": "has given no sign of life for too long. `consortia run --resume` goes on with it",
-            "failed": f"failed{reason}",
             "completed": "is complete; its record is being written",
         }.get(run.status, "has not begun")
         return [f"The run {how}."]
@@ -39,6 +48,17 @@ def progress_in_words(run: Run, waited: Sequence[str]) -> list[str]:
     if run.failures:
         told.append(f"{len(run.failures)} replies failed or were late; they stand at the end of this page.")
     return told
+
+
+def reasons(reason: str, names: Sequence[str]) -> list[str]:
+    """Return why a run failed, line by line; what is true of several participants is said once, for all of them."""
+    found: dict[str, list[str]] = {}
+    for line in reason.splitlines():
+        name, _, rest = line.partition(": ")
+        whom, says = ([name], rest) if rest and name in names else ([], line)
+        if says.strip():
+            found.setdefault(says.strip().rstrip("."), []).extend(whom)
+    return [f"{listed(whom)}: {says}." if whom else f"{says[0].upper()}{says[1:]}." for says, whom in found.items()]
 
 
 def verdict_counts(record: Mapping[str, Any] | None) -> str:
@@ -54,10 +74,9 @@ def share_chart(run: Run, spending: Spending) -> tuple[str, Markup]:
         budget = participant.budget
         if not budget or participant.non_private:
             continue
-        points: list[Spot] = [
-            (n, 100 * value / budget, None, None) for n, value, *_ in spending.curve(run, participant)
-        ]
-        complete &= spending.complete(run, participant)
+        curve, whole = spending.curve(run, participant)
+        points: list[Spot] = [(n, 100 * value / budget, None, None) for n, value, *_ in curve]
+        complete &= whole
         for members, line in alike:
             if _near(points, line):
                 members.append(participant)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from consortia.dashboard.background import Background
+from consortia.reports.charts import Spot
 from consortia.reports.live_runs import LiveParticipant, Run
 from privacy.accounting import epsilon
 from privacy.events import PoissonGaussian
@@ -52,26 +53,32 @@ class Spending:
             self._last[key] = Spent(value, rounds)
         return self._last.get(key, Spent(None, rounds))
 
-    def curve(self, run: Run, participant: LiveParticipant) -> list[tuple[float, float, None, None]]:
-        """Return epsilon by round, as far as it is counted: points of a plot."""
+    def curve(self, run: Run, participant: LiveParticipant) -> tuple[list[Spot], bool]:
+        """Return epsilon by round, as far as it is counted, as points of a plot; and whether that is all of it."""
         counts = self._counts(run, participant)
-        values = ((number, self._epsilon(run.event(participant, n), participant.delta)) for n, number in counts.items())
-        return [(number, value, None, None) for number, value in values if value is not None]
-
-    def complete(self, run: Run, participant: LiveParticipant) -> bool:
-        """Return whether everything that `curve` can say is counted."""
-        known = run.event(participant, 1) is not None
-        return not known or len(self.curve(run, participant)) == len(self._counts(run, participant))
+        events = {number: run.event(participant, n) for n, number in counts.items()}
+        asked = [(number, self._epsilon(event, participant.delta)) for number, event in events.items()]
+        points: list[Spot] = [(number, value, None, None) for number, value in asked if value is not None]
+        return points, len(points) == sum(event is not None for event in events.values())
 
     def _counts(self, run: Run, participant: LiveParticipant) -> dict[int, int]:
         """Return the round after which so many updates were taken, for those numbers of updates that are counted."""
-        counts = {self._rounded(run, participant, n): number for n, number in enumerate(participant.contributed, 1)}
-        return {n: number for n, number in counts.items() if n <= len(participant.contributed)}
+        taken = participant.contributed
+        most, step = self._step(run, participant)
+        counts = [
+            *range(step, min(most, len(taken)) + 1, step),
+            *([most] if most % step and most <= len(taken) else []),
+        ]
+        return {n: taken[n - 1] for n in counts}
 
     def _rounded(self, run: Run, participant: LiveParticipant, taken: int) -> int:
-        most = run.scenario.contract.of(participant.roster.industry).participations
-        step = math.ceil(most / _STEPS)
+        most, step = self._step(run, participant)
         return min(most, math.ceil(taken / step) * step)
+
+    def _step(self, run: Run, participant: LiveParticipant) -> tuple[int, int]:
+        """Return how many updates there are at most, and every which of them is counted."""
+        most = run.scenario.contract.of(participant.roster.industry).participations
+        return most, math.ceil(most / _STEPS)
 
     def _epsilon(self, event: PoissonGaussian | None, delta: float) -> float | None:
         if event is None:

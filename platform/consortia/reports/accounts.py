@@ -9,7 +9,7 @@ from rich.console import Console
 
 from consortia.common.words import epsilon_text
 from consortia.participant.account import LIFETIME
-from consortia.reports.fit import print_fitting
+from consortia.reports.fit import print_fitting, print_text
 from consortia.reports.glossary import lines as glossary
 from privacy.events import RELATION
 
@@ -42,7 +42,7 @@ def print_accounts(console: Console, participant: str, accounts: Sequence[Mappin
     lives = [line for line in accounts if line["horizon"] == LIFETIME]
     for life in lives:
         text = f"{participant}, {life['dataset']}: {left_in_words(life)}."
-        console.print(text, style={"over": "red", "soon": "yellow"}.get(state_of(life)), highlight=False, markup=False)
+        print_text(console, text, {"over": "red", "soon": "yellow"}.get(state_of(life)))
     rows = [
         (
             life["dataset"],
@@ -63,18 +63,15 @@ def print_accounts(console: Console, participant: str, accounts: Sequence[Mappin
     for line in accounts:
         if "shares_with" in line:
             names = ", ".join(line["shares_with"])
-            console.print(
-                f"{line['dataset']}: one lifetime with {names}; all of them stand in its line",
-                soft_wrap=True, markup=False,
-            )  # fmt: skip
+            print_text(console, f"{line['dataset']}: one lifetime with {names}; all of them stand in its line")
         if line["horizon"] != LIFETIME and line["by"]:
-            console.print(f"{line['dataset']}, {line['horizon']}: {_by(line)}", highlight=False, markup=False)
+            console.print(f"{line['dataset']}, {line['horizon']}:", highlight=False, markup=False)
+            for part in _by(line):
+                print_text(console, f"  {part}")
     units = sorted({(line["unit"] or "–") + _other_relation(line) for line in accounts})
-    console.print(
-        f"Unit: {'; '.join(units)}; ε counts adding or removing one unless it says otherwise.", highlight=False
-    )
+    print_text(console, f"Unit: {'; '.join(units)}; ε counts adding or removing one unless it says otherwise.")
     for term, says in glossary("estimate", "reserved by the filter", "runs left", *(["σ"] if runs else [])):
-        console.print(f"[bold]{term}[/]: {says}", highlight=False)
+        print_text(console, f"{term}: {says}")
     if not any(line["releases"] for line in accounts):
         console.print("Nothing was spent yet.")
 
@@ -94,12 +91,12 @@ def _run_row(line: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _by(line: Mapping[str, Any]) -> str:
-    return "; ".join(
+def _by(line: Mapping[str, Any]) -> list[str]:
+    return [
         f"{part['times']} x {part['what']}"
         + ("" if part["epsilon_alone"] is None else f", ε {epsilon_text(part['epsilon_alone'])} alone")
         for part in line["by"]
-    )
+    ]
 
 
 def _other_relation(line: Mapping[str, Any]) -> str:
@@ -139,17 +136,19 @@ def print_history(
             lost = f", {account['abandoned']} of them abandoned" if account["abandoned"] else ""
             told.append(
                 f"  {account['releases']} releases{lost}: ε {_spent(account)} of {epsilon_text(account['budget'])} "
-                f"at δ {account['delta']:g}{_other_relation(account)}{', by PLD' if account['delta'] else ''}"
+                f"at δ {account['delta']:g}{_other_relation(account)}"
             )
         entries.append(told)
-    console.print(
+    print_text(
+        console,
         f"{participant}: the ledger's chain, recounted, oldest first; ε counts adding or removing one unit unless it "
-        "says otherwise.",
-        highlight=False,
+        "says otherwise, and all releases of a run together (by their privacy loss distribution, PLD).",
     )
+    if rounds:
+        print_text(console, f"σ: {dict(glossary('σ'))['σ']}")
     for entry in entries[-last:]:
         for text in entry:
-            console.print(text, highlight=False, markup=False)
+            print_text(console, text)
     if len(entries) > last:
         console.print(f"{len(entries) - last} older entries: --last {len(entries)}", highlight=False)
     if not rounds and any("round" in line for line in lines):

@@ -32,6 +32,8 @@ _ORDER: Final = ("clearly", "perhaps", "not")
 _RANK: Final = {word: place for place, word in enumerate((*_ORDER, "unknown"))}
 #: Of its run budget: more than this share counts as all of it, since noise is fitted to spend it.
 _ALL: Final = 0.98
+#: Behind the first ε that a reader meets.
+_MEANING: Final = "ε limits how much any one record or person can show; smaller is more private."
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def decide(result: Mapping[str, Any], scenario: Scenario | None = None) -> Decis
     if left := result.get("left"):
         who += f" Since then {listed(sorted(left))} left: the model was made anew, and what follows is of the old one."
     if result["status"] != "completed":
-        return Decision(who, cost=_cost(result, participants), next=_after_failure(result, participants))
+        cost = _cost(result, participants) or "No ε is known here: each participant's own ledger says what it spent."
+        return Decision(who, "Nobody gained: nothing was measured.", cost, _after_failure(result, participants))
     if "statistics" in result:
         return Decision(who, cost=_cost(result, participants))
     known = {name: one for name, one in participants.items() if measured(one)}
@@ -196,7 +199,9 @@ def _value(participant: Mapping[str, Any]) -> float:
 def _cost(result: Mapping[str, Any], participants: Mapping[str, Mapping[str, Any]]) -> str:
     if "central" in result:
         seen = result["central"]["epsilon"]["models_only"]
-        return f"Towards those who see the models alone it cost ε {'∞' if seen is None else epsilon_text(seen)}."
+        if seen is None:
+            return "Towards those who see the models alone it cost ε ∞."
+        return f"Towards those who see the models alone it cost ε {epsilon_text(seen)}. {_MEANING}"
     accounts = {name: one["epsilon"] for name, one in participants.items() if one["epsilon"]["non_private"] is not None}
     private = {name: a for name, a in accounts.items() if not a["non_private"] and a["run"] is not None}
     open_ended = [name for name, a in accounts.items() if a["non_private"]]
@@ -208,7 +213,8 @@ def _cost(result: Mapping[str, Any], participants: Mapping[str, Mapping[str, Any
     if open_ended:
         parts.append(f"{listed(open_ended)} took part non-private, without a guarantee (ε = ∞)")
     text = "; ".join(parts)
-    return f"{text}. {_left(private)}".strip() if text else ""
+    said = [f"{text}.", _MEANING if private else "", _left(private)]
+    return " ".join(each for each in said if each) if text else ""
 
 
 def _of_budget(accounts: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,18 +1,39 @@
-"""Prints tables that fit the terminal: what is too wide is put below, and no number or id goes over two lines."""
+"""Prints tables and sentences that fit the terminal: what is too wide goes below, and no line ends within a number, an
+id, or between a sign and its number."""
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Sequence
+from typing import Final
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["groups", "print_fitting"]
+__all__ = ["folded", "groups", "print_fitting", "print_text"]
 
 #: Columns of words, which stand on the left.
 _WORDS = frozenset({"participant", "metric", "verdict", "rows", "data set", "run", "what", "unit", "state"})
+
+#: Spaces at which no line ends: behind ε, δ, σ and N_eff, around `=`, between numbers of "1 of 4" and before "x".
+_HELD: Final = re.compile(r"(?<=[εδσ=≤]) (?=\S)|(?<=N_eff) (?=\d)| (?=[=x] )|(?<=\d) (?=of [\d∞])|(?<=\d of) (?=[\d∞])")
+_NO_BREAK: Final = "\N{NO-BREAK SPACE}"
+
+
+def folded(text: str, width: int) -> str:
+    """Return a text in lines of at most `width`; further lines are as far in as the first."""
+    indent = " " * (len(text) - len(text.lstrip(" ")))
+    held = _HELD.sub(_NO_BREAK, text)
+    lines = textwrap.wrap(held, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace(_NO_BREAK, " ")
+
+
+def print_text(console: Console, text: str, style: str | None = None) -> None:
+    """Print a text, in which nothing is markup, in lines that end between words."""
+    console.print(folded(text, console.width), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def groups(width: int, headings: Sequence[str], rows: Sequence[Sequence[str]], gap: int = 2) -> list[list[int]]:

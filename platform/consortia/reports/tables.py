@@ -14,7 +14,7 @@ from consortia.engines.base import Job
 from consortia.planning.compatibility import cautions, fits_with
 from consortia.planning.plan import ParticipantPlan
 from consortia.reports.decision import decide
-from consortia.reports.fit import print_fitting
+from consortia.reports.fit import print_fitting, print_text
 from consortia.reports.glossary import lines as glossary
 from consortia.reports.many_participants import first, means, rest
 from consortia.reports.receipt_table import account_row, columns, notes, receipt_row, synthetic_for
@@ -116,7 +116,7 @@ def print_plan(console: Console, scenario: Scenario, plans: list[ParticipantPlan
 def print_result(console: Console, result: dict[str, Any], scenario: Scenario | None = None) -> None:
     """Print for whom joining paid and what it cost, the tables of both, what every epsilon means, and the glossary."""
     simulation = result["observer"] == "simulation"
-    console.print(str(decide(result, scenario)), highlight=False, markup=False)
+    print_text(console, str(decide(result, scenario)))
     console.print(
         f"[bold]{result['scenario']}[/]: {result['status']} after {result['rounds']} rounds, "
         f"{result['seconds']:.1f} s, engine {result['engine']}",
@@ -238,7 +238,7 @@ def _print_rows(console: Console, result: dict[str, Any]) -> None:
     """Print what was expected of the run, and where the reader owns the rows, which were set apart or drifted."""
     for name, participant in first(list(result["participants"].items())):
         for line in notes(participant):
-            console.print(f"{name}: {line}", highlight=False, markup=False)
+            print_text(console, f"{name}: {line}")
 
 
 def _at(deltas: list[float]) -> str:

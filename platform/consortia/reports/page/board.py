@@ -76,7 +76,12 @@ def _numbers(facts: Facts) -> list[tuple[str, str]]:
         found.append(
             (str(min(left)), "runs like it left" if facts.whose else "runs like it left where they are fewest")
         )
-    if len(found) < 3:
+    if facts.result["status"] != "completed":
+        lines = facts.result["participants"].values()
+        failed = sum(bool(one["failures"]) for one in lines)
+        found.append((f"{failed} of {len(lines)}", "participants refused or failed"))
+        found.append((str(facts.result["rounds"]), "rounds were finished"))
+    elif len(found) < 3:
         found.append((f"{len(facts.result['participants'])}", "participants"))
     return found
 
@@ -93,7 +98,12 @@ def _guarantee(facts: Facts) -> str:
         one["epsilon"] for one in facts.result["participants"].values() if one["epsilon"]["non_private"] is False
     ]
     if not accounts:
-        return "This run was non-private: ε = ∞, nothing is promised."
+        open_ended = any(one["epsilon"]["non_private"] for one in facts.result["participants"].values())
+        return (
+            "This run was non-private: ε = ∞, nothing is promised."
+            if open_ended
+            else "Nobody said at which ε it took part, so this page promises nothing; each ledger says what was spent."
+        )
     units = " or ".join(sorted({a["unit"] for a in accounts if a["unit"]}))
     deltas = ", ".join(f"{delta:g}" for delta in sorted({a["delta"] for a in accounts}))
     text = (

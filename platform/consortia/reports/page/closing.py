@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from consortia.common.strict import read_record
 from consortia.models.fairness import fairness_of_record
-from consortia.reports.evidence import PACK
 from consortia.reports.glossary import lines as glossary
 from consortia.reports.many_participants import first
 from consortia.reports.page.facts import Facts
 from consortia.reports.page.parts import WORDS, Section, Table
+from consortia.reports.proofs import proofs
 from consortia.reports.receipt_table import synthetic_for
 from consortia.terms.contract_fields import IndustryTerms
-from consortia.trust.passport import FILE as PASSPORT
 from consortia.trust.passport import known_passport
 
 __all__ = ["card_section", "model_words", "origin_section", "proof_section", "words_section"]
@@ -78,20 +76,11 @@ def _fairness(facts: Facts) -> str:
 
 def proof_section(facts: Facts) -> Section | None:
     """Return where the run's passport and evidence pack are; nothing where there is neither."""
-    folder, section = facts.run.folder, Section("Proof")
-    for sha256 in known_passport(folder).values():
-        section.says.append(
-            f"A passport states what each participant released and at which ε, signed by those who took part: "
-            f"`consortia verify {PASSPORT} --keys keys` checks it offline."
-        )
-        section.facts.append(("passport", _linked(facts, PASSPORT, f", sha256:{sha256}")))
-    pack = folder / PACK / "facts.json"
-    if pack.is_file() and read_record(pack).get("run", {}).get("run_id") == facts.result["run_id"]:
-        section.says.append(
-            "An evidence pack answers what a board, a data protection officer or a regulator asks, each sentence with "
-            "what it rests on."
-        )
-        section.facts.append(("evidence", _linked(facts, f"{PACK}/README.md", "")))
+    section = Section("Proof")
+    for proof in proofs(facts.run.folder, facts.result["run_id"]):
+        section.says.append(proof.says)
+        more = f", sha256:{proof.sha256}" if proof.sha256 else ""
+        section.facts.append((proof.kind, _linked(facts, proof.file, more)))
     return section if section.facts and not facts.whose else None
 
 
