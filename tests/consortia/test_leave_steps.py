@@ -22,6 +22,8 @@ from consortia.coordinator.aggregation import aggregate, running_mean
 from consortia.coordinator.checkpoint import Checkpoint, load_latest
 from consortia.coordinator.leaving import leave
 from consortia.coordinator.leaving_steps import final
+from consortia.engines.options import Options
+from consortia.engines.runner import execute, prepare
 from consortia.terms.contract import contract_from_json
 from consortia.terms.scenario import Scenario, load_scenario
 from consortia.terms.scopes import State, initial_groups
@@ -177,3 +179,18 @@ def test_a_contract_that_keeps_nothing_has_the_hash_it_had() -> None:
     assert kept.pop("keeps_updates") is True
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
     assert contract_from_json(json.dumps({**kept, "keeps_updates": False})).canonical() == text
+
+
+@pytest.mark.end_to_end
+def test_a_real_run_keeps_what_its_model_is_made_of(tmp_path: Path) -> None:
+    options = Options(scenario="banks-network", rounds=2, out=tmp_path)
+    kept = {"keeps_updates": True}
+    job = prepare(options, change=lambda of: of.model_copy(update={"contract": of.contract.model_copy(update=kept)}))
+    assert execute(job, options).result["status"] == "completed"
+    *_, state = updates.replayed(job.folder, job.scenario, 2, names_of(job.scenario))
+    released = model_of(job.folder)
+    for name, tensor in final(job.scenario, state).items():
+        assert torch.allclose(tensor, released[name], rtol=1e-5, atol=1e-6), name
+    said = leave(job.folder, LEAVER, KEY).stated
+    assert said.replay is not None
+    assert check((job.folder / "left" / f"{LEAVER}.json").read_bytes(), pins(), job.folder).problems == []
