@@ -34,7 +34,9 @@ def leave(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what the certificate says as JSON.")] = False,
 ) -> None:
-    """Take a participant out of a finished run of noisy sums: a new model and a signed certificate. It is free.
+    """Take a participant out of a finished run: a new model and a signed certificate. It is free.
+
+    Of a run of noisy sums it is the model without it; of a run of steps that kept its updates, a replay.
 
     Interrupted, the same command again completes it.
     """
@@ -98,6 +100,9 @@ def say_left(said: LeaveCertificate) -> None:
     shaped = [name for name, did in said.shaped.model_dump().items() if did]
     free = [name for name, did in said.shaped.model_dump().items() if not did]
     tell(f"stays though {said.participant} shaped it: {', '.join(shaped) or 'nothing'}; not shaped: {', '.join(free)}")
+    if said.replay is not None:
+        for sentence in said.replay.says:
+            tell(f"replay: {sentence}")
     for sentence in said.stays:
         tell(f"stays in the records: {sentence}")
     for sentence in said.not_undone:

@@ -57,9 +57,10 @@ def describe() -> dict[str, str]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of what the coordinator wrote: scenario, events, own record, released models, who left."""
+    """Return the SHA-256 of what the coordinator wrote: scenario, events, record, models, kept updates, who left."""
     files = [folder / name for name in ("scenario.json", "events.jsonl", "coordinator.json")]
-    files += sorted((folder / "model").glob("*.safetensors")) + sorted((folder / "left").glob("*.json"))
+    files += [file for name in ("model", "updates") for file in sorted((folder / name).glob("*.safetensors"))]
+    files += sorted((folder / "left").glob("*.json"))
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()
     }

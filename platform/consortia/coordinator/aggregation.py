@@ -20,7 +20,7 @@ from consortia.terms.contract import Contract
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import LARGEST, LOSS, State, group_of
-from strategies.arithmetic import capped_weights
+from strategies.arithmetic import capped_weights, weighted_mean
 from strategies.base import Controlled, Strategy, TakesTurns, Update
 from strategies.fednova import effective_steps
 from strategies.information import flat_change, information_weights, noise_variance
@@ -177,6 +177,20 @@ def aggregate(
         ]
         groups[group], memory[group] = strategy.aggregate(current, updates, before)
     return groups, memory, kept
+
+
+def running_mean(
+    contract: Contract, average: Mapping[str, State], number: int, groups: Mapping[str, State]
+) -> dict[str, State]:
+    """Return the mean of the last `average_last` models after round `number`: post-processing of released models."""
+    last = contract.strategy.average_last
+    first = max(1, contract.rounds - last + 1)
+    if last == 1 or number < first:
+        return {}
+    if number == first:
+        return dict(groups)
+    seen = number - first
+    return {group: weighted_mean([average[group], new], [seen, 1]) for group, new in groups.items()}
 
 
 def members_of(scenario: Scenario, group: str, parameters: Iterable[str]) -> list[RosterParticipant]:

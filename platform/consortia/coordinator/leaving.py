@@ -1,4 +1,4 @@
-"""Takes a participant out of a finished run of noisy sums: a new model of what the others released, and a certificate.
+"""Takes a participant out of a finished run: a new model of what the others released, and a certificate.
 
 Guarantees
 ----------
@@ -6,7 +6,7 @@ Guarantees
   and radius. Nobody is asked, nothing is released, no budget is spent. Nothing of rows is read.
 * *The model without the leaver.* It is the one that the same messages of the others give when the leaver never sent
   any: their precision weights are worked out anew. So it is distributed as in a run without the leaver that has the
-  same centre and radius.
+  same centre and radius. Of a run of steps it is a replay, which is not that (`leaving_steps`); it says so.
 * *What the old and the new model together say of the leaver* is a function of its own noisy messages, whose noise is
   its own (`trust = "local"`). Where there is no such noise (secure sums, a non-private leaver) leaving is refused.
 * *Gone.* After it no file of the run's folder outside the participants' homes holds a tensor that the leaver sent, nor
@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from consortia.common import disk, environment
 from consortia.common.errors import InputError, RunFailedError
 from consortia.common.strict import listed, parse, read_record
+from consortia.coordinator import leaving_steps, updates
 from consortia.coordinator.checkpoint import Checkpoint, files_of, load, model_bytes, to_bytes
 from consortia.coordinator.run_lock import only_coordinator
 from consortia.coordinator.sums import released_sums, with_model
@@ -39,6 +40,7 @@ from consortia.learners.sums.model import WEIGHTS
 from consortia.terms.contract import Contract
 from consortia.terms.recipe import recipe
 from consortia.terms.scenario import Scenario, scenario_from_json
+from consortia.terms.scopes import State
 from consortia.trust.passport import FILE as PASSPORT
 from consortia.trust.passport import leave as words
 from consortia.trust.passport.envelope import signed
@@ -55,11 +57,11 @@ _STAYS: Final = (
 )
 _NOT_UNDONE: Final = (
     "models, reports and exports that were made before: whoever has one keeps it",
-    "the other participants' models at home, receipts and gains, which used the sums of everybody",
-    "message 2 of the others, which they made with the centre and the radius",
+    "the other participants' models at home, receipts and gains, which used what everybody sent",
     "the ε that the leaver spent: it stays spent in its ledger",
     "copies elsewhere: backups, dumps of a simulation, the message store of Flower's SuperLink, blocks of the disk",
 )
+_CENTRED: Final = "message 2 of the others, which they made with the centre and the radius"
 
 
 def leave(folder: Path, name: str, key: ec.EllipticCurvePrivateKey) -> words.Departure:
@@ -113,20 +115,37 @@ def _planned(folder: Path, name: str) -> words.LeaveCertificate:
     scenario = scenario_from_json((folder / "scenario.json").read_text(encoding="utf-8"))
     record = read_record(folder / "result.json")
     industry = _check_terms(folder, scenario, record, name)
-    places = (folder, folder / "checkpoints", folder / "model")
+    places = [folder / name for name in (".", "checkpoints", "model", updates.FOLDER)]
     for mine in (_STAGED, f"{_STAGED}.tmp"):  # of a leaving that never began
         for file in (file for place in places for file in place.glob(f"*{mine}")):
             file.unlink()
     drafts = {file: _sha256(file) for place in places for file in sorted(place.glob("*.tmp"))}
     states = {file: load(file) for file in files_of(folder)}
+    passport = folder / PASSPORT
+    making = _steps if scenario.contract.keeps_updates else _sums
+    return words.LeaveCertificate(
+        run_id=record["run_id"],
+        contract_sha256=record["contract_sha256"],
+        participant=name,
+        industry=industry,
+        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        code=code(),
+        removed=tuple(words.Removed(file=_named(folder, one), before=sha256) for one, sha256 in drafts.items()),
+        withdrawn_passport=_sha256(passport) if passport.is_file() else None,
+        withdrawn_metrics=_metrics(record, industry),
+        stays=_STAYS,
+        **making(folder, scenario, states, industry, name),
+    )
+
+
+def _sums(folder: Path, scenario: Scenario, states: dict[Path, Checkpoint], industry: str, name: str) -> dict[str, Any]:
+    """Stage the files of a run of noisy sums; return what the certificate says of them."""
     latest = next(reversed(states.values()), None)
     if latest is None or not _tensors(latest, industry, name):
         raise InputError(f"{folder}: wanted a participant whose sums are in this run, got {name}, which released none")
     remaining = _check_members(scenario, latest, name)
-    model = folder / "model" / f"{industry}.safetensors"
     old = latest.groups[industry]
-    if not model.is_file() or not _same(safetensors.torch.load(model.read_bytes()), old):
-        raise InputError(f"{model}: wanted the model of the last checkpoint, got another; put the run's own back")
+    model = _check_model(folder, industry, old)
     erased = []
     for file, state in states.items():
         if tensors := _tensors(state, industry, name):
@@ -135,33 +154,53 @@ def _planned(folder: Path, name: str) -> words.LeaveCertificate:
             erased.append(words.Erased(file=_named(folder, file), tensors=tensors, before=before, after=after))
             latest = new
     shared = latest.groups[industry]
-    before, after = _staged(model, model_bytes(shared))
-    passport, heard = folder / PASSPORT, f"{name}/{recipe(scenario.of(industry).contract, industry).names(1)[0]}"
-    first = f"memory/{industry}/{heard}" in {tensor for one in erased for tensor in one.tensors}
-    return words.LeaveCertificate(
-        run_id=record["run_id"],
-        contract_sha256=record["contract_sha256"],
-        participant=name,
-        industry=industry,
-        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        code=code(),
-        remaining=remaining,
-        erased=tuple(erased),
-        removed=tuple(words.Removed(file=_named(folder, one), before=sha256) for one, sha256 in drafts.items()),
-        model=words.Replaced(file=_named(folder, model), before=before, after=after),
-        withdrawn_passport=_sha256(passport) if passport.is_file() else None,
-        withdrawn_metrics=_metrics(record, industry),
-        change=_change(old[WEIGHTS], shared[WEIGHTS]),
-        shaped=words.Shaped(
-            centre=first,
-            radius=first,
-            learner=scenario.chosen is not None and industry in scenario.chosen.industries,
-            expectation=False,
-            columns=False,
-        ),
-        stays=_STAYS,
-        not_undone=_NOT_UNDONE,
-    )
+    heard = f"memory/{industry}/{name}/{recipe(scenario.of(industry).contract, industry).names(1)[0]}"
+    first = heard in {tensor for one in erased for tensor in one.tensors}
+    return {
+        "remaining": remaining,
+        "erased": tuple(erased),
+        "model": _replaced(folder, model, model_bytes(shared)),
+        "change": _change(old[WEIGHTS], shared[WEIGHTS]),
+        "shaped": _shaped(scenario, industry, centre=first, radius=first),
+        "not_undone": (*_NOT_UNDONE[:2], _CENTRED, *_NOT_UNDONE[2:]),
+    }
+
+
+def _steps(
+    folder: Path, scenario: Scenario, states: dict[Path, Checkpoint], industry: str, name: str
+) -> dict[str, Any]:
+    """Stage the files of a run of steps that kept its updates; return what the certificate says of them."""
+    found = leaving_steps.played_again(folder, scenario, states, name)
+    model = _check_model(folder, "consortium" if found.group == "*" else found.group, found.old)
+    erased = []
+    for file in updates.files_of(folder, found.rounds):
+        data, tensors = updates.without(file, updates.prefix(scenario, name))
+        if tensors:
+            before, after = _staged(file, data)
+            erased.append(words.Erased(file=_named(folder, file), tensors=tensors, before=before, after=after))
+    again = tuple(_replaced(folder, file, data) for file, data in found.files())
+    return {
+        "remaining": found.remaining,
+        "erased": tuple(erased),
+        "model": _replaced(folder, model, model_bytes(found.new)),
+        "change": _change(leaving_steps.flat(found.old), leaving_steps.flat(found.new)),
+        "shaped": _shaped(scenario, industry, updates=found.rounds > 1),
+        "not_undone": _NOT_UNDONE,
+        "replay": words.Replay(rounds=found.rounds, checkpoints=again, says=leaving_steps.SAYS),
+    }
+
+
+def _check_model(folder: Path, name: str, wanted: State) -> Path:
+    """Return the file of the run's model; InputError where it is another one."""
+    model = folder / "model" / f"{name}.safetensors"
+    if not model.is_file() or not _same(safetensors.torch.load(model.read_bytes()), wanted):
+        raise InputError(f"{model}: wanted the model of the last checkpoint, got another; put the run's own back")
+    return model
+
+
+def _shaped(scenario: Scenario, industry: str, **did: bool) -> words.Shaped:
+    chosen = scenario.chosen is not None and industry in scenario.chosen.industries
+    return words.Shaped(**{"centre": False, "radius": False, **did}, learner=chosen, expectation=False, columns=False)
 
 
 def _check_terms(folder: Path, scenario: Scenario, record: dict[str, Any], name: str) -> str:
@@ -184,10 +223,10 @@ def _check_terms(folder: Path, scenario: Scenario, record: dict[str, Any], name:
             f"coordinator has totals only: a total without {name} beside that with it would show {name}'s sums under "
             f"its own share of the noise, which is less than its ε needs; {fresh}"
         )
-    if contract.sums is None or contract.trust != "local":
+    if not contract.keeps_updates and (contract.sums is None or contract.trust != "local"):
         raise InputError(
-            f'{folder}: wanted learner = "sums" with trust = "local", got {_kind(contract)}, whose updates the '
-            f"coordinator does not keep, so nothing can be replayed; {retrain}"
+            f'{folder}: wanted learner = "sums" with trust = "local", or keeps_updates = true, got {_kind(contract)}, '
+            f"whose updates the coordinator does not keep, so nothing can be replayed; {retrain}"
         )
     if contract.grows:
         raise InputError(
@@ -201,9 +240,11 @@ def _check_terms(folder: Path, scenario: Scenario, record: dict[str, Any], name:
             f"{folder}: wanted the files whose hashes result.json names, got others; put the run's own back"
         )
     if participant.non_private:
+        exact = "updates" if contract.keeps_updates else "sums"
         raise InputError(
             f"--participant: wanted a participant with noise of its own, got {name}, which is non-private: the model "
-            f"without it beside the one with it would show its exact sums; {fresh}, and delete this run's folder"
+            f"without it beside the one with it would show its exact {exact}; {fresh}, and "
+            "delete this run's folder"
         )
     return participant.industry
 
@@ -288,9 +329,14 @@ def _staged(file: Path, data: bytes) -> tuple[str, str]:
     return _sha256(file), hashlib.sha256(data).hexdigest()
 
 
+def _replaced(folder: Path, file: Path, data: bytes) -> words.Replaced:
+    before, after = _staged(file, data)
+    return words.Replaced(file=_named(folder, file), before=before, after=after)
+
+
 def _replace(folder: Path, planned: words.LeaveCertificate) -> None:
     """Put the new files in place of the old ones; whatever is in its place already stays."""
-    for one in (*planned.erased, planned.model):
+    for one in planned.rewritten:
         file = folder / one.file
         staged = file.with_name(file.name + _STAGED)
         if _sha256(file) != one.after:
@@ -303,7 +349,7 @@ def _replace(folder: Path, planned: words.LeaveCertificate) -> None:
     passport = folder / PASSPORT
     if passport.is_file() and _sha256(passport) == planned.withdrawn_passport:
         passport.replace(folder / f"passport-before-{planned.participant}-left.json")
-    for file in files_of(folder):
+    for file in (*files_of(folder), *sorted((folder / updates.FOLDER).glob("*.safetensors"))):
         with safetensors.safe_open(file, framework="pt") as opened:
             held = [one for one in opened.keys() if planned.participant in one.split("/")[2:]]  # noqa: SIM118
         if held:
@@ -312,7 +358,7 @@ def _replace(folder: Path, planned: words.LeaveCertificate) -> None:
 
 def _certify(folder: Path, planned: words.LeaveCertificate, key: ec.EllipticCurvePrivateKey) -> None:
     """Sign and write the certificate, and let the record name it."""
-    subjects = {one.file: one.after for one in (*planned.erased, planned.model)}
+    subjects = {one.file: one.after for one in planned.rewritten}
     file = folder / words.FOLDER / f"{planned.participant}.json"
     file.parent.mkdir(exist_ok=True)
     disk.write_json(file, signed(statement(words.LEAVE_TYPE, subjects, planned), key))

@@ -19,8 +19,8 @@ from typing import Any
 from consortia.common import disk
 from consortia.common.disk import write_json
 from consortia.common.errors import RunFailedError, RunRefusedError
-from consortia.coordinator import clusters, readiness, statistics, sums
-from consortia.coordinator.aggregation import aggregate, controls, turns
+from consortia.coordinator import clusters, readiness, statistics, sums, updates
+from consortia.coordinator.aggregation import aggregate, controls, running_mean, turns
 from consortia.coordinator.asynchronous import AsynchronousLoop
 from consortia.coordinator.checkpoint import Checkpoint, load_latest, save
 from consortia.coordinator.mailbox import Correspondence
@@ -34,7 +34,6 @@ from consortia.terms.contract import last_number
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import State, initial_groups
 from consortia.trust.trusted_coordinator import account
-from strategies.arithmetic import weighted_mean
 from strategies.base import Asynchronous, Strategy
 
 __all__ = ["Answer", "Coordinator", "Exchange"]
@@ -185,7 +184,7 @@ class Coordinator:
             made, remembered, replied, unchanged = part._play(own, number)
             groups = {**_without(groups, own.groups), **made}
             memory = {**_without(memory, own.memory), **remembered}
-            mean = {**_without(mean, own.average), **part._running_mean(own, number, made)}
+            mean = {**_without(mean, own.average), **running_mean(part.contract, own.average, number, made)}
             accepted += replied
             kept += unchanged
             clustered |= clusters.membership(part.scenario, part.strategy, made, remembered)
@@ -257,6 +256,8 @@ class Coordinator:
         accepted = self._train(number, sent, controls(self.scenario, self.strategy, state))
         declared = {name: float(self.participants[name].header["noise_multiplier"]) for name in accepted}
         sizes = sizes_of(self.participants)
+        if self.contract.keeps_updates:
+            updates.keep(self.folder, self.scenario, number, sent, accepted, declared, sizes)
         groups, memory, kept = aggregate(self.scenario, self.strategy, state, accepted, declared, sizes)
         return groups, memory, list(accepted), kept
 
@@ -308,17 +309,6 @@ class Coordinator:
                 f"after {self.contract.round.attempts} attempts ({', '.join(reasons) or 'nobody left to ask'})"
             )
         return accepted
-
-    def _running_mean(self, state: Checkpoint, number: int, groups: Mapping[str, State]) -> dict[str, State]:
-        """Return the mean of the last `average_last` models: post-processing of released models."""
-        last = self.contract.strategy.average_last
-        first = max(1, self.contract.rounds - last + 1)
-        if last == 1 or number < first:
-            return {}
-        if number == first:
-            return dict(groups)
-        seen = number - first
-        return {group: weighted_mean([state.average[group], new], [seen, 1]) for group, new in groups.items()}
 
     def _final_model(self, state: Checkpoint) -> dict[str, State]:
         return state.average if self.contract.strategy.average_last > 1 else state.groups

@@ -116,6 +116,8 @@ def terms_in_words(terms: Mapping[str, Any], policy: Policy, loaded: Scenario) -
     life, others = policy.budget.lifetime, ", ".join(terms["others"][:_SHOWN])
     more = len(terms["others"]) - _SHOWN
     seen = "see docs/guarantees.md, Vertical mode" if vertical else _SEES[terms["trust"]]
+    if loaded.contract.keeps_updates:
+        seen += "; the coordinator keeps each noisy update with the run, until somebody leaves it"
     lines = [
         f"what leaves:  {', '.join(terms['releases'])}, of data set {terms['dataset']}; nothing else",
         f"to whom:      {seen}",

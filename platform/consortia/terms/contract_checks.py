@@ -206,3 +206,24 @@ def check_participations(contract: ContractFields, strategy: Strategy) -> None:
         raise ValueError(f"average_last = 1: {name} has no last rounds to average")
     if contract.strategy.weighting in {"information", "noised"}:
         raise ValueError(f'weighting = "declared" or "equal": {name} compares no replies of one round')
+
+
+def check_kept_updates(contract: ContractFields) -> None:
+    """Raise ValueError, naming what was wanted, where updates would be kept that cannot be played again."""
+    if not contract.keeps_updates:
+        return
+    strategy = contract.strategy.strategy()
+    excluded = {
+        'a horizontal contract with learner = "gradient"': (
+            contract.vertical is not None or contract.noisy_sums is not None or contract.learner != "gradient"
+        ),
+        'trust = "local": with another trust nobody has an update with noise enough of its own': (
+            contract.trust != "local"
+        ),
+        "one industry and no [contract.by_industry]": len(contract.industries) != 1 or bool(contract.by_industry),
+        f"a strategy that takes changes alone (fedavg, fedsgd, fedadam, ...), not {contract.strategy.name}": (
+            strategy.fit.loss or isinstance(strategy, Asynchronous | Clusters | Controlled | TakesTurns)
+        ),
+    }
+    if problems := [text for text, wrong in excluded.items() if wrong]:
+        raise ValueError(f"{'; '.join(problems)}, with keeps_updates = true")

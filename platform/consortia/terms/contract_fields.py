@@ -188,7 +188,8 @@ class ContractFields(TrainingTerms):
     """The fields of a contract, before they are checked against each other (`consortia.terms.contract`).
 
     `by_industry` has an industry's own training terms, in the place of all the contract's: what such a table leaves out
-    has its default, not the contract's value.
+    has its default, not the contract's value. With `keeps_updates` the coordinator keeps each noisy update with the
+    run, so that somebody may leave it.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=1)]
@@ -200,3 +201,4 @@ class ContractFields(TrainingTerms):
     industries: dict[Industry, IndustryTerms] = Field(default_factory=dict)
     by_industry: dict[Industry, TrainingTerms] = Field(default_factory=dict)
     vertical: VerticalTerms | None = None
+    keeps_updates: Annotated[bool, Field(exclude_if=lambda kept: not kept)] = False

@@ -40,6 +40,7 @@ __all__ = [
     "LeaveStatement",
     "Removed",
     "Replaced",
+    "Replay",
     "Shaped",
     "check_whole",
     "check_with_everybody",
@@ -54,7 +55,7 @@ LEAVE_TYPE: Final = "urn:consortia:leave-certificate:v1"
 
 Names = Annotated[tuple[Text, ...], Field(min_length=1)]
 #: Of a file below the run's folder; never one beside it.
-File = Annotated[str, Field(max_length=200, pattern=r"^(checkpoints/|model/)?\.?[\w-][\w.-]*$")]
+File = Annotated[str, Field(max_length=200, pattern=r"^(checkpoints/|model/|updates/)?\.?[\w-][\w.-]*$")]
 #: As `consortia.terms` has it: what names a participant or an industry names a file, too.
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 
@@ -97,6 +98,7 @@ class Shaped(StrictModel):
     centre, radius : of message 1, in which the leaver's noisy sums were; the others' message 2 is made with them.
     learner : the rule that chose the learner read its declared number of units and its budget (no rows).
     expectation, columns : public constants of contract and schema.
+    updates : of steps: the others' updates of later rounds are gradients at models that the leaver had shaped.
     """
 
     centre: bool
@@ -104,6 +106,22 @@ class Shaped(StrictModel):
     learner: bool
     expectation: Literal[False]
     columns: Literal[False]
+    updates: Annotated[bool, Field(exclude_if=lambda did: not did)] = False
+
+
+class Replay(StrictModel):
+    """How the model of a run of steps was made anew: the kept updates of those who stay, added from the first round on.
+
+    Attributes
+    ----------
+    rounds : how many were played again. With one the model is that of a run without the leaver; with more it is not.
+    checkpoints : files of checkpoints whose models are the replay's now.
+    says : what a replay is and is not.
+    """
+
+    rounds: Annotated[int, Field(ge=1)]
+    checkpoints: Annotated[tuple[Replaced, ...], Field(min_length=1)]
+    says: Names
 
 
 class LeaveCertificate(StrictModel):
@@ -125,6 +143,12 @@ class LeaveCertificate(StrictModel):
     shaped: Shaped
     stays: Names
     not_undone: Names
+    replay: Annotated[Replay | None, Field(exclude_if=lambda replay: replay is None)] = None
+
+    @property
+    def rewritten(self) -> tuple[Replaced, ...]:
+        """The files that were written anew."""
+        return (*self.erased, *(() if self.replay is None else self.replay.checkpoints), self.model)
 
 
 class LeaveStatement(InTotoStatement):
@@ -145,9 +169,10 @@ class Departure:
     def sentence(self) -> str:
         """Return what whoever uses the run's results has to know."""
         one = self.stated
+        what = "sums" if one.replay is None else "updates (a replay, not a training without it)"
         return (
             f"{one.participant} left this run ({one.made}): the model of {one.industry} was made anew without its "
-            "sums; metrics, gains and receipts of this run are of the withdrawn model"
+            f"{what}; metrics, gains and receipts of this run are of the withdrawn model"
         )
 
 

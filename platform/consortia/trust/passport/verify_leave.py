@@ -39,22 +39,22 @@ def leave_problems(stated: LeaveStatement, key: SSlibKey, folder: Path | None) -
     """Return what a signed certificate contradicts, a sentence for each."""
     said = stated.predicate
     found = []
-    if {one.name: one.digest.sha256 for one in stated.subject} != {
-        one.file: one.after for one in (*said.erased, said.model)
-    }:
+    if {one.name: one.digest.sha256 for one in stated.subject} != {one.file: one.after for one in said.rewritten}:
         found.append("the subjects are not the files that were written anew")
     if said.participant in said.remaining:
         found.append(f"{said.participant}: is said to remain")
-    prefix = f"memory/{said.industry}/{said.participant}/"
+    if said.replay is not None and said.shaped.updates != (said.replay.rounds > 1):
+        found.append("updates after the first round are shaped by whoever left, and those of the first are not")
+    prefixes = tuple(f"{kind}/{said.industry}/{said.participant}/" for kind in ("memory", "updates"))
     found += [
         f"{one.file}: a tensor of somebody else is said to be erased"
         for one in said.erased
-        if not all(tensor.startswith(prefix) for tensor in one.tensors)
+        if not all(tensor.startswith(prefixes) for tensor in one.tensors)
     ]
-    return found if folder is None else [*found, *_in_folder(stated, key, folder, prefix)]
+    return found if folder is None else [*found, *_in_folder(stated, key, folder, prefixes)]
 
 
-def _in_folder(stated: LeaveStatement, key: SSlibKey, folder: Path, prefix: str) -> Iterator[str]:
+def _in_folder(stated: LeaveStatement, key: SSlibKey, folder: Path, prefixes: tuple[str, ...]) -> Iterator[str]:
     said, later = stated.predicate, _later(folder, key)
     for subject in stated.subject:
         file, wanted = folder / subject.name, subject.digest.sha256
@@ -72,7 +72,7 @@ def _in_folder(stated: LeaveStatement, key: SSlibKey, folder: Path, prefix: str)
             continue  # homes of a simulation: what lies there is theirs
         try:
             with safetensors.safe_open(file, framework="np") as tensors:
-                held = [name for name in tensors.keys() if name.startswith(prefix)]  # noqa: SIM118 - not a dict
+                held = [name for name in tensors.keys() if name.startswith(prefixes)]  # noqa: SIM118 - not a dict
         except safetensors.SafetensorError:
             yield f"{file.relative_to(folder)}: cannot be read, so it may hold what was erased"
             continue
@@ -92,5 +92,5 @@ def _later(folder: Path, key: SSlibKey) -> dict[tuple[str, str], str]:
             said = read_certificate(file.read_bytes(), key).predicate
         except ForgedError:
             continue
-        steps |= {(one.file, one.before): one.after for one in (*said.erased, said.model)}
+        steps |= {(one.file, one.before): one.after for one in said.rewritten}
     return steps
