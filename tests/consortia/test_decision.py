@@ -83,14 +83,29 @@ def test_the_industries_and_another_learner_come_from_the_scenario() -> None:
     [
         ({"spent": 1.2}, "over the run budget of a"),
         ({"spent": 0.4}, "ε 0.4, of a run budget of 1"),
-        ({"left": 0}, "No run like it is left."),
-        ({"left": 0}, "the lifetime budget is used up, so stop or raise it: a"),
+        ({"left": 0}, "No run like it is left: the lifetime budget is used up."),
     ],
 )
 def test_only_what_is_over_or_ends_is_said_as_such(changes: dict[str, Any], words: str) -> None:
     text = str(decide(record({"a": line(0.02, 0.01, 0.03, **changes)})))
     assert words in text
     assert words not in str(decide(record({"a": line(0.02, 0.01, 0.03)})))
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        ((0.02, 0.01, 0.03), "use the joined model: a."),
+        ((0.02, -0.01, 0.03), "decide, or raise the lifetime budget, which is used up, and measure again: a."),
+        ((-0.02, -0.03, 0.01), "stay alone: a."),
+    ],
+)
+def test_nobody_is_sent_into_a_run_that_the_budget_refuses(gain: tuple[float, float, float], words: str) -> None:
+    assert decide(record({"a": line(*gain, left=0)})).next == f"Next, {words}"
+
+
+def test_the_same_advice_for_everybody_is_said_once() -> None:
+    assert decide(record({name: line(0.02, 0.01, 0.03) for name in "abc"})).next == "Next, use the joined model: all."
 
 
 def test_a_deployed_record_leaves_the_verdict_at_home() -> None:

@@ -100,7 +100,8 @@ def lacking(scenario: Scenario, able: set[str], groups: Mapping[str, State]) -> 
 
 def _lacking_in_part(part: Scenario, able: set[str], groups: Mapping[str, State]) -> list[str]:
     shared = {name: groups[name] for name in part.contract.industries}
-    return lacking(part, able & {participant.name for participant in part.roster}, shared)
+    found = lacking(part, able & {participant.name for participant in part.roster}, shared)
+    return [line if line.startswith(tuple(shared)) else f"{' and '.join(shared)}: {line}" for line in found]
 
 
 def _names(participants: Sequence[RosterParticipant]) -> str:

@@ -242,7 +242,7 @@ def _left(accounts: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     fewest, most = min(left.values()), max(left.values())
     if most == 0:
-        return "No run like it is left."
+        return "No run like it is left: the lifetime budget is used up."
     if fewest == most:
         return f"Runs like it that are left: {fewest}{' for each' if len(left) > 1 else ''}."
     short = [name for name, count in left.items() if count == fewest]
@@ -254,19 +254,22 @@ def _next(known: Mapping[str, Mapping[str, Any]], scenario: Scenario | None, *, 
     said: dict[str, list[str]] = {}
     for name, one in sorted(known.items(), key=lambda item: (_RANK[verdict_of(item[1])], -_value(item[1]))):
         said.setdefault(_advice(name, one, scenario), []).append(name)
-    empty = [name for name, one in known.items() if one["epsilon"].get("runs_left") == 0]
-    if empty:
-        said["the lifetime budget is used up, so stop or raise it"] = empty
-    parts = [f"{advice}: {listed(names)}" if named else advice for advice, names in said.items()]
+    everybody = named and len(known) > 2 and len(said) == 1
+    parts = [
+        f"{advice}: {'all' if everybody else listed(names)}" if named else advice for advice, names in said.items()
+    ]
     return f"Next, {'; '.join(parts)}."
 
 
 def _advice(name: str, one: Mapping[str, Any], scenario: Scenario | None) -> str:
     """Return what one participant should do; those of equal advice are told together."""
     word, told = verdict_of(one), one.get("forecast")
+    last = one["epsilon"].get("runs_left") == 0
     if word == "clearly":
         return f"use the {'joined' if compares(one) else 'federated'} model"
     if word == "perhaps":
+        if last:
+            return "decide, or raise the lifetime budget, which is used up, and measure again"
         return "measure again, with more test rows or a second run, before deciding"
     if word == "unknown":
         return "set more rows apart for the test"
@@ -274,9 +277,9 @@ def _advice(name: str, one: Mapping[str, Any], scenario: Scenario | None) -> str
         return "stay alone, or find more partners, for N_eff is under half of the own rows"
     if scenario is not None and scenario.contract.vertical is None:
         mine = next((each for each in scenario.roster if each.name == name), None)
-        if mine is not None and scenario.contract.of(mine.industry).learner == "gradient":
+        if not last and mine is not None and scenario.contract.of(mine.industry).learner == "gradient":
             return 'stay alone, or try learner = "sums"'
-    return "stay alone, or try another learner"
+    return "stay alone" if last else "stay alone, or try another learner"
 
 
 def _after_failure(result: Mapping[str, Any], participants: Mapping[str, Mapping[str, Any]]) -> str:

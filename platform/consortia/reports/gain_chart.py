@@ -15,7 +15,7 @@ from consortia.reports.receipt_table import label
 
 __all__ = ["gain_chart"]
 
-_CAPTION: Final = "{}, {}, on untouched test rows with 95 % intervals; right of the broken line joining paid"
+_CAPTION: Final = "{}, {}, on untouched test rows with 95 % intervals; wholly right of the broken line: clearly"
 
 
 def gain_chart(participants: Mapping[str, Mapping[str, Any]], *, by_value: bool = True) -> tuple[str, Markup]:
