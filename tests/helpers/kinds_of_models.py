@@ -17,7 +17,7 @@ from clients.industry import IndustryClient
 from clients.schema import Column, Schema, Target
 from strategies.registry import NAMES
 
-KINDS = ("linear", "mlp", "cnn", "tcn", "gru", "lstm", "transformer", "two-tower", "autoencoder")
+KINDS = ("linear", "mlp", "cnn", "tcn", "gru", "lstm", "transformer", "autoencoder")
 SMALL = 3
 #: What a strategy needs besides its name.
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -65,7 +65,7 @@ FEATURES: Mapping[str, tuple[Change, tuple[str, ...], str]] = {
     'a trusted coordinator (`trust = "coordinator"`)': (_with(trust="coordinator", central=CENTRAL), (), ""),
     "a private head": (_with(scopes={"head": "private"}), (), ""),
     "a frozen encoder (`freeze`)": (_trains(freeze=["encoder.*"]), ("linear",), "freeze: wanted names of parameters"),
-    "adapters (`lora`)": (_trains(lora={"rank": 1}), ("linear", "two-tower"), "lora.layers: wanted names of dense"),
+    "adapters (`lora`)": (_trains(lora={"rank": 1}), ("linear",), "lora.layers: wanted names of dense"),
     "`--resume`": (_with(rounds=2), (), ""),
     "`--engine vectorized`": (_with(), SPARSE, "--engine vectorized: industry"),
     **{f'`learner = "{name}"`': (_with(learner=name), KINDS, "no model, init, clip") for name in ("sums", "additive")},
@@ -94,7 +94,7 @@ def client_of(kind: str) -> IndustryClient:
 def write(folder: Path, kind: str, change: Change, *, participants: int = SMALL, private: bool = True) -> str:
     """Write a scenario of that kind and its policies; return its path."""
     industry = client_of(kind).name
-    model: dict[str, Any] = {"kind": kind, "hidden": {"linear": [], "two-tower": [4]}.get(kind, [3])}
+    model: dict[str, Any] = {"kind": kind, "hidden": [] if kind == "linear" else [3]}
     if kind not in {"linear", "mlp", "autoencoder"}:
         model["options"] = {**shaped_rows.OPTIONS.get(kind, {})}
     contract: dict[str, Any] = {
