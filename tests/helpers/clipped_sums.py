@@ -99,7 +99,7 @@ def brute(module: nn.Module, parameters: list[nn.Parameter], draw: Draw, clip: f
 def check_network(module: nn.Module, table: Table, loss: Loss, wanted_engine: type, atol: float) -> None:
     """Hold the clipped sum and the norms of 40 rows, a unit each, against one backward pass a row."""
     steps = check_module(module, table.inputs, table.target, loss)
-    parameters = list(module.parameters())
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     engine = engine_for(module, parameters, steps)
     assert isinstance(engine, wanted_engine)
     (piece,) = Rows(table.inputs, table.target, torch.arange(40), 40, single=True).draws(torch.arange(40), 100)

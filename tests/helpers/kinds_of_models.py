@@ -47,6 +47,14 @@ def _with(**terms: Any) -> Change:
     return lambda contract: contract.update(terms)
 
 
+def _trains(**terms: Any) -> Change:
+    def change(contract: dict[str, Any]) -> None:
+        for one in contract["industries"].values():
+            one.update(terms)
+
+    return change
+
+
 #: Of each feature what changes in the contract, the kinds that are refused, and words of the refusal.
 FEATURES: Mapping[str, tuple[Change, tuple[str, ...], str]] = {
     **{f"`{name}`": (_strategy(name), (), "") for name in NAMES},
@@ -56,6 +64,8 @@ FEATURES: Mapping[str, tuple[Change, tuple[str, ...], str]] = {
     'secure sums (`trust = "aggregate"`)': (_with(trust="aggregate", secure=SECURE), (), ""),
     'a trusted coordinator (`trust = "coordinator"`)': (_with(trust="coordinator", central=CENTRAL), (), ""),
     "a private head": (_with(scopes={"head": "private"}), (), ""),
+    "a frozen encoder (`freeze`)": (_trains(freeze=["encoder.*"]), ("linear",), "freeze: wanted names of parameters"),
+    "adapters (`lora`)": (_trains(lora={"rank": 1}), ("linear",), "lora.layers: wanted names of dense"),
     "`--resume`": (_with(rounds=2), (), ""),
     "`--engine vectorized`": (_with(), SPARSE, "--engine vectorized: industry"),
     **{f'`learner = "{name}"`': (_with(learner=name), KINDS, "no model, init, clip") for name in ("sums", "additive")},
@@ -86,7 +96,7 @@ def write(folder: Path, kind: str, change: Change, *, participants: int = SMALL,
     industry = client_of(kind).name
     model: dict[str, Any] = {"kind": kind, "hidden": [] if kind == "linear" else [3]}
     if kind not in {"linear", "mlp", "autoencoder"}:
-        model["options"] = {**shaped_rows.OPTIONS[kind]}
+        model["options"] = {**shaped_rows.OPTIONS.get(kind, {})}
     contract: dict[str, Any] = {
         "schema": 1,
         "wire": 1,

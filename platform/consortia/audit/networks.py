@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clients import networks
+from clients.networks.lora import adapt, freeze
 from clients.shapes import Image, Items, Sequence, Shape
 
 #: Numbers that a row holds before it takes its shape.
@@ -108,6 +109,17 @@ def _dense(body: Body) -> Network:
 def _twice(net: Any, x: Tensor) -> Tensor:
     out: Tensor = net.head(torch.tanh(net.layer(torch.tanh(net.layer(x)))))
     return out
+
+
+def _held(module: nn.Module, pattern: str) -> nn.Module:
+    freeze(module, [pattern])
+    return module
+
+
+def _adapted(module: nn.Module, pattern: str) -> nn.Module:
+    """Return the network with adapters of rank 2 on the dense layers of that name."""
+    adapt(module, [pattern], rank=2, scale=0.5, generator=torch.Generator().manual_seed(0))
+    return module
 
 
 def _mixing(mix: Body) -> Network:
@@ -223,6 +235,11 @@ NETWORKS: Mapping[str, Network] = {
     "kind transformer": _kind("transformer", _STEPS, state=4, hidden=4),
     "kind autoencoder": Network(_autoencoder),
     "kind two-tower": Network(_towers),
+    "a frozen layer": Network(lambda: _held(stack(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)), "layers.0.*")),
+    "adapters": Network(lambda: _adapted(stack(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)), "layers.0")),
+    "adapters on attention": Network(
+        lambda: _adapted(_kind("transformer", _STEPS, state=4, hidden=4).make(), "*.layers.*")
+    ),
     "a layer called twice": _dense(_twice),
     "lag": _mixing(_lag),
     "cumulative sum": _mixing(lambda _, x: x.cumsum(0)),

@@ -26,6 +26,7 @@ _WHY = {
     "UNIT_MISMATCH": "its policy protects another unit than roster.unit says; one of the two has to change",
     "RELEASE_NOT_ALLOWED": "its policy does not let leave what the contract wants; `consortia preflight` names it",
     "NON_PRIVATE_NOT_ALLOWED": "it was proposed a non-private run, which its policy does not allow",
+    "NO_PRETRAINED_FILE": "it lacks the file that the network starts from; `consortia home log` says where it goes",
     "NO_REPLY": "it did not answer in time",
     "NOT_JOINED": "it is not connected",
     "PARTICIPANT_ERROR": "its rows or its policy cannot be used; `consortia home log` names the cause there",

@@ -19,7 +19,7 @@ from consortia.coordinator import coalitions
 from consortia.models.choice import check_choice
 from consortia.participant.own_model import EDITED, FEDERATED, About, OwnModel, from_bytes, to_bytes
 from consortia.terms.scenario import scenario_from_json
-from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, state_of
+from consortia.terms.scopes import State, build_module, check_like, load_state, shared_names, travelling
 from consortia.trust.passport import known_passport
 from consortia.trust.passport.leave import check_whole, departures, withdrawn
 from privacy.events import RELATION
@@ -146,9 +146,10 @@ def of_coordinator(run: str, industry: str, without: Sequence[str] = ()) -> Foun
         there = "none (vertical)" if contract.vertical is not None else ", ".join(contract.industries)
         raise InputError(f"--industry: wanted one of {there}; got {industry!r}")
     network = build_module(contract, industry)
-    wanted = state_of(network)
-    if private := sorted(set(wanted) - set(shared_names(wanted, contract))):
+    names = network.state_dict().keys()
+    if private := sorted(names - set(shared_names(names, contract))):
         raise InputError(f"--industry {industry}: {private[0]} is private, so only a participant has the whole model")
+    wanted = travelling(network, contract)
     state: State = {}
     for name in ("consortium", industry):
         file = folder / "model" / f"{name}.safetensors"

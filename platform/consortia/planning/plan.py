@@ -146,9 +146,9 @@ def _plan(scenario: Scenario, participant: RosterParticipant) -> ParticipantPlan
     if contract.statistics is not None:  # nothing is trained
         sizes = {WEIGHTS: sum(blocks_of(contract, participant.industry).lengths(1))}
     else:
-        sizes = {
-            name: tensor.numel() for name, tensor in build_module(contract, participant.industry).state_dict().items()
-        }
+        module = build_module(contract, participant.industry)
+        frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+        sizes = {name: tensor.numel() for name, tensor in module.state_dict().items() if name not in frozen}
     private = sum(size for name, size in sizes.items() if scope_of(name, contract) == "private")
     if rules.private_steps and not private:
         raise InputError(

@@ -114,10 +114,10 @@ def check_sums(contract: ContractFields) -> None:
         ] = contract.trust != "local"
     for name, rules in contract.industries.items():
         plain = (rules.model, rules.private_steps, rules.momentum, rules.weight_decay)
-        added = (rules.init, rules.optimizer, rules.schedule)
+        added = (rules.init, rules.optimizer, rules.schedule, rules.lora, rules.freeze or None)
         excluded[f"no model, init, clip, steps or rates in industries.{name}: nothing takes steps"] = any(
             getattr(rules, key) != value for key, value in STEPS.items()
-        ) or (plain, added) != ((Model(), 0, 0.0, 0.0), (None, None, None))
+        ) or (plain, added) != ((Model(), 0, 0.0, 0.0), (None,) * 5)
     if problems := [text for text, wrong in excluded.items() if wrong]:
         raise ValueError(f'{"; ".join(problems)}, with learner = "{learner}"')
     if strange := sorted(terms.named_industries() - contract.industries.keys()):

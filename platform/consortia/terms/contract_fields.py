@@ -13,7 +13,7 @@ from consortia.terms.additive import AdditiveTerms
 from consortia.terms.compression import CompressionTerms
 from consortia.terms.evaluation import EvaluationTerms, StoppingTerms
 from consortia.terms.learners import OwnTerms
-from consortia.terms.model import Model, PretrainedFile, Scopes
+from consortia.terms.model import LoraTerms, Model, PretrainedFile, Scopes
 from consortia.terms.optimizer import OptimizerTerms, ScheduleTerms
 from consortia.terms.secure_sum import SecureTerms
 from consortia.terms.statistics import StatisticsTerms
@@ -40,8 +40,10 @@ class IndustryTerms(StrictModel):
     `sampling_rate` is the Poisson rate q per privacy unit, `clip` the norm bound C of one unit's summed
     gradient, `local_steps` the optimizer steps a round. The first `private_steps` of them move the private parameters
     alone, the others the shared ones alone (FedRep); with 0 every step moves all (FedPer). `optimizer` and `schedule`
-    say how steps use a noisy gradient; without them it is plain gradient descent at one rate. `client` is the SHA-256
-    of an industry's file (`clients.declared`): every participant must have the same columns, bounds and categories.
+    say how steps use a noisy gradient; without them it is plain gradient descent at one rate. `init` is a file to start
+    from; parameters whose names `freeze` gives stay as they are, and dense layers get adapters with `lora`
+    (`terms.pretrained`). `client` is the SHA-256 of an industry's file (`clients.declared`): every participant must
+    have the same columns, bounds and categories.
     """
 
     model: Model = Model()
@@ -57,6 +59,8 @@ class IndustryTerms(StrictModel):
     filter: str = ""
     split: str = "hash"
     init: PretrainedFile | None = None
+    freeze: Annotated[tuple[str, ...], Field(exclude_if=lambda names: not names)] = ()
+    lora: Annotated[LoraTerms | None, Field(exclude_if=lambda terms: terms is None)] = None
     client: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$", exclude_if=lambda digest: not digest)] = ""
 
     @property

@@ -55,6 +55,24 @@ class PretrainedFile(StrictModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class LoraTerms(StrictModel):
+    """Low-rank adapters (`clients.networks.lora`) on the dense layers whose names `layers` give, with `*` and `?`.
+
+    The layers themselves stay as they are. `scale` is what an adapter's output is multiplied by: alpha / rank in Hu et
+    al. 2022.
+    """
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 4
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    layers: tuple[str, ...] = ("encoder.*",)
+
+    @model_validator(mode="after")
+    def _some_layers(self) -> LoraTerms:
+        if not self.layers:
+            raise ValueError("names of dense layers in lora.layers")
+        return self
+
+
 class Scopes(StrictModel):
     """Who shares which part of the model.
 

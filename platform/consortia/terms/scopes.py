@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from pathlib import Path
 
-import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clients import registry
 from clients.industry import effective_schema
@@ -19,14 +15,32 @@ from clients.schema import Target
 from consortia.common.errors import InputError
 from consortia.learners.sums import model as sums
 from consortia.terms.contract import Contract, contract_from_json
-from consortia.terms.model import PretrainedFile, Scope
+from consortia.terms.model import Scope
+from consortia.terms.pretrained import prepare, read_for
 from consortia.terms.recipe import learned, recipe
+from consortia.terms.tensors import LARGEST, State, check_like, load_state, state_of
 from privacy.randomness import seeded_generator
 
+__all__ = [
+    "CONTROL",
+    "LARGEST",
+    "LOSS",
+    "PARTS",
+    "State",
+    "build_module",
+    "check_like",
+    "for_participant",
+    "group_of",
+    "initial_groups",
+    "load_state",
+    "needed_at_home",
+    "scope_of",
+    "shared_names",
+    "state_of",
+    "travelling",
+]
+
 PARTS = ("encoder", "trunk", "head")
-#: No honest parameter is larger; a larger one overflows in float32 and would stop everybody who gets it.
-LARGEST = 1e6
-State = dict[str, Tensor]
 #: Tensors of a message beside the model (`strategies.base.Controlled`); no parameter's name starts so.
 CONTROL = "control/"
 #: The training loss of the received model, in the reply to a strategy whose fit says `loss`.
@@ -57,8 +71,13 @@ def group_of(name: str, industry: str, contract: Contract) -> str:
 def build_module(contract: Contract, industry: str) -> FederatedModule:
     """Build the industry's module with the contract's initialisation: the same on every side.
 
-    The numbers come from the contract's seed and the industry's name alone, so that private parameters
-    start at home exactly as the shared ones start at the coordinator.
+    The numbers come from the contract's seed, its file and the industry's name alone, so that private and frozen
+    parameters are at home exactly what they are at the coordinator.
+
+    Raises
+    ------
+    InputError
+        The file to start from is missing, altered or does not fit; a name in `freeze` or `lora` fits nothing.
     """
     pristine = _pristine(contract.canonical(), industry)
     return copy.deepcopy(pristine, {id(pristine.target): pristine.target})  # frozen: shared, not copied
@@ -76,9 +95,17 @@ def _pristine(contract_json: str, industry: str) -> FederatedModule:
         return _learned(contract, industry, client.schema.target)
     width = effective_schema(client, filter=terms.filter).width
     module = build(client, terms.model.spec(), width, generator=seeded_generator("init", contract.seed, industry))
+    if needed_at_home(contract, industry):
+        prepare(module, terms, industry, seeded_generator("adapters", contract.seed, industry))
     if contract.scopes.norm is not None:
         check_norm_names(module, industry)
     return module
+
+
+def needed_at_home(contract: Contract, industry: str) -> bool:
+    """Return whether participants read the file, too: something of the network reaches them in no message."""
+    terms = contract.industries[industry]
+    return bool(terms.freeze or terms.lora or (terms.init and "private" in contract.scopes.named))
 
 
 def _learned(contract: Contract, industry: str, target: Target) -> FederatedModule:
@@ -90,44 +117,11 @@ def _learned(contract: Contract, industry: str, target: Target) -> FederatedModu
     return module
 
 
-def state_of(module: nn.Module) -> State:
-    """Return a detached copy of parameters and buffers by name."""
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-
-def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy `state` into the module; names, shapes and dtypes must fit exactly.
-
-    Raises
-    ------
-    ValueError
-        Naming the parameter, the wanted and the got shape or dtype.
-    """
-    own = module.state_dict()
-    check_like({name: own[name] for name in state if name in own}, state)
-    with torch.no_grad():
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
-
-
-def check_like(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless `got` has the names, shapes and dtypes of `wanted`, and finite numbers."""
-    if missing := sorted(set(wanted) - set(got)):
-        raise ValueError(f"parameters missing: {', '.join(missing)}")
-    if extra := sorted(set(got) - set(wanted)):
-        raise ValueError(f"parameters nobody asked for: {', '.join(extra)}")
-    for name, tensor in wanted.items():
-        other = got[name]
-        if other.shape != tensor.shape:
-            raise ValueError(f"{name}: wanted shape {tuple(tensor.shape)}, got {tuple(other.shape)}")
-        if other.dtype != tensor.dtype:
-            raise ValueError(f"{name}: wanted dtype {tensor.dtype}, got {other.dtype}")
-        if other.is_floating_point() and not bool(torch.isfinite(other).all()):
-            raise ValueError(f"{name}: wanted finite numbers, got NaN or infinity")
-        if other.is_floating_point() and other.numel() and float(other.abs().max()) > LARGEST:
-            raise ValueError(
-                f"{name}: wanted numbers up to {LARGEST:g} in size, got a larger one (diverged? lower learning_rate)"
-            )
+def travelling(module: nn.Module, contract: Contract) -> State:
+    """Return a copy of what crosses in a message: neither private parameters nor those that do not train."""
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    state = state_of(module)
+    return {name: state[name] for name in shared_names(state.keys() - frozen, contract)}
 
 
 def initial_groups(contract: Contract, industries: Iterable[str]) -> dict[str, State]:
@@ -148,11 +142,12 @@ def initial_groups(contract: Contract, industries: Iterable[str]) -> dict[str, S
         return {industry: {} for industry in sorted(set(industries))}
     groups: dict[str, State] = {}
     for industry in sorted(set(industries)):
-        state = state_of(build_module(contract, industry))
+        module = build_module(contract, industry)
         init = contract.industries[industry].init
-        if init is not None:
-            state |= read_pretrained(init, state, industry)
-        for name in shared_names(state, contract):
+        if init is not None and not needed_at_home(contract, industry):
+            load_state(module, read_for(init, module.state_dict(), industry))
+        state = travelling(module, contract)
+        for name in state:
             group = groups.setdefault(group_of(name, industry, contract), {})
             if name in group and group[name].shape != state[name].shape:
                 raise InputError(
@@ -162,23 +157,6 @@ def initial_groups(contract: Contract, industries: Iterable[str]) -> dict[str, S
                 )
             group.setdefault(name, state[name])
     return groups
-
-
-def read_pretrained(init: PretrainedFile, wanted: Mapping[str, Tensor], industry: str) -> State:
-    """Read a pretrained file after checking its hash; parameters that it lacks keep their start."""
-    key = f"contract.industries.{industry}.init"
-    try:
-        data = Path(init.file).read_bytes()
-    except OSError:
-        raise InputError(f"{key}.file: wanted a safetensors file, got nothing at {init.file}") from None
-    if (got := hashlib.sha256(data).hexdigest()) != init.sha256:
-        raise InputError(f"{key}.sha256: wanted {init.sha256}, got {got}; the file is not the agreed one")
-    loaded: State = safetensors.torch.load(data)
-    try:
-        check_like({name: wanted[name] for name in loaded if name in wanted}, loaded)
-    except ValueError as error:
-        raise InputError(f"{key}.file: {error}") from None
-    return loaded
 
 
 def for_participant(groups: Mapping[str, State], industry: str) -> State:

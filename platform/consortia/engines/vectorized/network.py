@@ -32,6 +32,11 @@ def dense_layers(module: FederatedModule, industry: str) -> list[Layer]:
     InputError
         The error names the industry and the unsupported layer.
     """
+    if frozen := [name for name, parameter in module.named_parameters() if not parameter.requires_grad]:
+        raise InputError(
+            f"--engine vectorized: industry {industry}: wanted a network that trains whole, got {frozen[0]}, which is "
+            "frozen; take --engine embedded"
+        )
     found: list[Layer] = []
     for name, layer in module.named_modules():
         kind = type(layer)
