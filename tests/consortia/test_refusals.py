@@ -59,7 +59,9 @@ def a_link(name: str) -> tarfile.TarInfo:
 
 
 @pytest.mark.parametrize(
-    "entry", [tarfile.TarInfo("../policy.toml"), tarfile.TarInfo("/etc/cron.d/x"), a_link("policy.toml")], ids=str
+    "entry",
+    [tarfile.TarInfo("../policy.toml"), tarfile.TarInfo("/etc/cron.d/x"), a_link("policy.toml")],
+    ids=["above", "absolute", "link"],
 )
 def test_a_backup_writes_nothing_beside_the_home(tmp_path: Path, entry: tarfile.TarInfo) -> None:
     home = Home(tmp_path / "home", "clinic-a")
