@@ -17,6 +17,7 @@ from packages import Packages
 from typer.testing import CliRunner, Result
 
 from consortia.common.errors import InputError, RunFailedError
+from consortia.common.pki import make_authority, write_server
 from consortia.coordinator.event_file import EventFile
 from consortia.deploy import runner
 from consortia.engines.base import Job
@@ -171,6 +172,9 @@ def test_the_runner_of_a_federation_tracks_what_its_environment_names(
     monkeypatch.setattr(runner, "follow", follow)
     _known(monkeypatch, recorder=_Recorder)
     monkeypatch.setenv("CONSORTIA_TRACK", "recorder")
+    keys = tmp_path / "keys"
+    write_server(keys, make_authority("a test", 1), ("localhost",), 1)
+    monkeypatch.setattr(runner, "KEYS", keys)
     assert runner.main(["linear"]) == 1
     assert Value("round seconds", 1, 0.5) in _Recorder.last.got
     assert _Recorder.last.closed

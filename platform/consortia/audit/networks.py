@@ -238,7 +238,7 @@ NETWORKS: Mapping[str, Network] = {
     "a frozen layer": Network(lambda: _held(stack(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)), "layers.0.*")),
     "adapters": Network(lambda: _adapted(stack(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)), "layers.0")),
     "adapters on attention": Network(
-        lambda: _adapted(_kind("transformer", _STEPS, state=4, hidden=4).make(), "*.layers.*")
+        lambda: _adapted(_kind("transformer", _STEPS, state=4, hidden=4).make(), "*.layers.*"), _STEPS.sizes
     ),
     "a layer called twice": _dense(_twice),
     "lag": _mixing(_lag),

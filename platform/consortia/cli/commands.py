@@ -237,7 +237,7 @@ COMMANDS: Final = {
     ),
     "leave": Entry(
         "leave:leave",
-        "Take a participant out of a finished run of noisy sums: a new model and a signed certificate. It is free.",
+        "Take a participant out of a finished run: a new model and a signed certificate. It is free.",
         "leave runs/RUN --participant used-car --key pki/superlink.key",
     ),
     "compose": Entry(

@@ -48,6 +48,7 @@ REFUSALS = (
     "WRONG_PARTICIPANT",
     "BAD_MESSAGE",
     "BUNDLE_REFUSED",
+    "NO_PRETRAINED_FILE",
     "NOT_TRAINED",
     "PARTICIPANT_ERROR",
     # Secure sums (`consortia.trust.secure_sum.protocol`).
