@@ -181,8 +181,8 @@ def _check_wide(everywhere: list[tuple[str, set[str], State]]) -> None:
         first, theirs, same = everywhere[0]
         if strange := sorted(names ^ theirs):
             raise InputError(
-                f"contract.scopes: wanted the same consortium-wide parameters in every industry, got {strange[0]} in one "
-                f"of {first} and {industry} alone; give them the same hidden widths, freeze and lora"
+                f"contract.scopes: wanted the same consortium-wide parameters in every industry, got {strange[0]} in "
+                f"one of {first} and {industry} alone; give them the same hidden widths, freeze and lora"
             )
         if strange := sorted(name for name in fixed.keys() & same.keys() if not torch.equal(fixed[name], same[name])):
             raise InputError(
