@@ -53,7 +53,7 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
     ModelError
         A pattern fits no parameter.
     """
-    parameters = dict(module.named_parameters())
+    parameters = dict(module.named_parameters(remove_duplicate=False))
     for pattern in patterns:
         for name in _fitting(pattern, parameters, "freeze", "parameters"):
             parameters[name].requires_grad_(False)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from consortia.common.errors import InputError, RefusedError
+from clients.networks.lora import freeze
+from consortia.common.errors import InputError
 from consortia.messages.envelope import Envelope, decode, encode
 from consortia.participant import handle as participant
-from consortia.participant import training
+from consortia.participant import secure_sum, training
 from consortia.planning.plan import make_plans
+from consortia.studies import tuning
+from consortia.terms import scopes
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import build_module, initial_groups, state_of, travelling
@@ -113,11 +117,11 @@ def test_a_participant_finds_the_file_among_the_homes_or_says_that_it_lacks_it(
     init = _file(tmp_path)
     contract = _contract(init={**init, "file": "elsewhere/start.safetensors"}, freeze=["encoder.*"])
     monkeypatch.setenv("CONSORTIA_HOME", str(tmp_path / "homes"))
-    with pytest.raises(RefusedError, match="NO_PRETRAINED_FILE"):
-        training.module_of(contract, "bank")
+    with pytest.raises(InputError, match="put it at one of the two"):
+        build_module(contract, "bank")
     (tmp_path / "homes").mkdir()
     Path(init["file"]).rename(tmp_path / "homes" / "start.safetensors")
-    assert bool((training.module_of(contract, "bank").encoder[0].weight == 0.25).all())
+    assert bool((build_module(contract, "bank").encoder[0].weight == 0.25).all())
 
 
 def _check_a_round_leaves_out_what_is_frozen(site: Any) -> None:
@@ -170,3 +174,134 @@ def test_the_noise_is_that_of_the_contract_without_it() -> None:
     assert len({one.noise_multiplier for one in plans.values()}) == 1
     whole, frozen = plans["whole"].parameters_shared, plans["frozen"].parameters_shared
     assert frozen == whole - sum(p.numel() for p in build_module(_contract(), "bank").encoder.parameters())
+
+
+def test_a_path_of_the_coordinators_choice_tells_it_nothing(
+    make_site: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever lies there, the code is one; nothing is charged, and the log has no hash of it."""
+    site = _site(make_site)
+    header = json.dumps({"head.bias": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
+    strange = len(header).to_bytes(8, "little") + header + b"\0"  # a type of numbers that torch does not have
+    (tmp_path / "strange").write_bytes(strange)
+    (tmp_path / "rows").write_text("a participant's own rows", encoding="utf-8")
+    with (tmp_path / "wide").open("wb") as wide:
+        wide.truncate(2**25)
+    paths = {
+        "nothing": tmp_path / "nothing",
+        "another": tmp_path / "rows",
+        "unreadable": tmp_path / ("x" * 300),
+        "wide": tmp_path / "wide",
+        "strange": tmp_path / "strange",
+    }
+    codes = {}
+    for name, path in paths.items():
+        init = {"file": str(path), "sha256": hashlib.sha256(strange).hexdigest()}
+        contract = _contract(init=init, freeze=["encoder.*"]).canonical()
+        codes[name] = site.ask(1, contract=contract, run=name).header.get("code")
+    assert set(codes.values()) == {"NO_PRETRAINED_FILE"}, codes
+    assert hashlib.sha256((tmp_path / "rows").read_bytes()).hexdigest() not in caplog.text
+    with site.ledger() as ledger:
+        assert not ledger.entries()
+
+
+def test_a_file_larger_than_the_network_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "wide").open("wb") as wide:
+        wide.truncate(2**25)
+    init = {"file": str(tmp_path / "wide"), "sha256": "0" * 64}
+    with pytest.raises(InputError, match=r"init\.file: wanted a file of 1 to 16778\d* bytes"):
+        build_module(_contract(init=init, freeze=["encoder.*"]), "bank")
+
+
+class _Tied(nn.Module):
+    """Encoder and head have one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.head.weight = self.encoder.weight
+
+
+@pytest.mark.parametrize("name", ["encoder.weight", "head.weight"])
+def test_a_frozen_weight_with_two_names_is_in_no_message(name: str) -> None:
+    module = _Tied()
+    freeze(module, [name])
+    assert set(travelling(module, _contract())) == {"encoder.bias", "head.bias"}
+
+
+def _whole(change: Callable[[dict[str, Any]], None], **terms: Any) -> Contract:
+    """A contract whose industries share one trunk, or whatever `change` makes of it."""
+    data = json.loads(_contract(**terms).canonical())
+    data["scopes"]["trunk"] = "consortium"
+    for rules in data["industries"].values():
+        rules["model"] = MLP
+    change(data)
+    return contract_from_json(json.dumps(data))
+
+
+def _all_adapted(data: dict[str, Any]) -> None:
+    for rules in data["industries"].values():
+        rules["lora"] = {"rank": 2, "layers": ["trunk.*"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "terms", "words"),
+    [
+        (lambda _: None, {"freeze": ["trunk.*"]}, "got trunk.0.bias in one of bank and factory alone"),
+        (lambda _: None, {"lora": {"rank": 2, "layers": ["trunk.*"]}}, "got trunk.0.bias in one of"),
+        (_all_adapted, {}, "trunk.0.base.bias is consortium-wide and stays as it is.*same numbers"),
+    ],
+)
+def test_a_common_trunk_is_frozen_alike_or_refused(change: Any, terms: dict[str, Any], words: str) -> None:
+    contract = _whole(change, **terms)
+    with pytest.raises(InputError, match=words):
+        initial_groups(contract, contract.industries)
+
+
+def test_a_round_that_would_send_nothing_is_refused() -> None:
+    data = json.loads(_contract().canonical())
+    data["scopes"]["head"] = "private"
+    data["industries"]["bank"]["freeze"] = ["encoder.*", "trunk.*"]
+    with pytest.raises(InputError, match="freeze: wanted something left to train that is shared"):
+        build_module(contract_from_json(json.dumps(data)), "bank")
+
+
+def test_what_a_client_fixes_itself_comes_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`build` stands for a client whose own encoder has a parameter that does not train, without `freeze`."""
+    init, real = _file(tmp_path), scopes.build
+
+    def fixes(*args: Any, **more: Any) -> Any:
+        module = real(*args, **more)
+        module.encoder[0].weight.requires_grad_(False)
+        return module
+
+    monkeypatch.setattr(scopes, "build", fixes)
+    contract = _contract(init=init)
+    module = build_module(contract, "bank")
+    assert bool((module.encoder[0].weight == 0.25).all())
+    assert "encoder.0.weight" not in initial_groups(contract, ["bank"])["bank"]
+
+
+def test_what_if_counts_what_trains() -> None:
+    scenario = load_scenario("cross-industry-network")
+    bank = scenario.participant("bank-a")
+    for terms in ({"freeze": ["encoder.*"]}, {"lora": LORA}):
+        contract = _contract(**terms)
+        changed = scenario.model_copy(update={"contract": contract})
+        trained = [p.numel() for p in build_module(contract, "bank").parameters() if p.requires_grad]
+        assert tuning._size(changed, bank) == sum(trained)
+        tuning._size(tuning._linear(changed, "bank"), bank)  # its layers have other names than `freeze` and `lora` give
+
+
+def test_a_private_step_keeps_no_frozen_part() -> None:
+    """With secure sums, too: `work` and `plan` stand for a round of which only these numbers are read."""
+    data = json.loads(_contract(freeze=["encoder.*"]).canonical())
+    data["scopes"]["head"] = "private"
+    contract = contract_from_json(json.dumps(data))
+    module = build_module(contract, "bank")
+    request = SimpleNamespace(contract=contract, industry="bank", model=travelling(module, contract))
+    plan = SimpleNamespace(noise_multiplier=1.0, clip=1.0, sampling_rate=0.5, declared_units=10)
+    made = SimpleNamespace(by_name={n: torch.zeros(p.shape, dtype=torch.float64) for n, p in module.named_parameters()})
+    work: Any = SimpleNamespace(request=request)
+    step: Any = secure_sum._private_step
+    assert set(step(work, plan, module, made, torch.Generator())) == {"head.weight", "head.bias"}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from consortia.common.errors import RefusedError, describe
 from consortia.common.logs import one_message
 from consortia.messages.envelope import REFUSALS, Envelope, encode
+from consortia.terms.pretrained import PretrainedError
 
 log = logging.getLogger("consortia.participant")
 
@@ -21,7 +22,7 @@ def guarded(participant: str, work: Callable[[], bytes]) -> bytes:
     """
     with one_message():
         try:
-            return work()
+            return _named(work)
         except RefusedError as error:
             if error.code not in REFUSALS:
                 return _incident(participant, error)
@@ -37,3 +38,14 @@ def _incident(participant: str, error: BaseException) -> bytes:
     log.error("%s: incident %s: %s", participant, incident, describe(error))
     header = {"status": "FAILED", "code": "PARTICIPANT_ERROR", "incident": incident, "participant": participant}
     return encode(Envelope(header))
+
+
+def _named(work: Callable[[], bytes]) -> bytes:
+    """Return what `work` returns. Whatever is wrong with a file to start from, one code tells of it in every message.
+
+    The contract names the path: several codes would tell a coordinator what lies at a path of its choice.
+    """
+    try:
+        return work()
+    except PretrainedError as error:
+        raise RefusedError("NO_PRETRAINED_FILE", str(error)) from None

@@ -19,8 +19,8 @@ from consortia.messages.envelope import Envelope, encode
 from consortia.participant import unpaid_requests
 from consortia.participant.identity import load_identity
 from consortia.participant.partitions import Partitions
-from consortia.participant.training import module_of, ready_module
-from consortia.terms.scopes import travelling
+from consortia.participant.training import ready_module
+from consortia.terms.scopes import build_module, travelling
 from privacy.egress import gate
 from privacy.ledger import Ledger, RunPlan
 from strategies.base import Controlled
@@ -69,7 +69,7 @@ def _look(work: Work, plan: RunPlan, parts: Partitions) -> None:
     contract, industry = work.request.contract, work.request.industry
     if contract.noisy_sums is not None:
         return
-    shared = travelling(module_of(contract, industry), contract)
+    shared = travelling(build_module(contract, industry), contract)
     control = shared if isinstance(contract.strategy.strategy(), Controlled) else {}
     floats = {name: tensor for name, tensor in control.items() if tensor.is_floating_point()}
     ready_module(contract, industry, plan, parts.train, shared, {}, control=floats)

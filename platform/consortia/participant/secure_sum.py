@@ -25,6 +25,7 @@ from consortia.participant.training import ready_module
 from consortia.terms.recipe import blocks_of
 from consortia.terms.scopes import State, group_of, state_of
 from consortia.terms.settle import fixed_point, layout, sizes
+from consortia.terms.tensors import frozen_names
 from consortia.trust.secure_sum.models import hash_of
 from consortia.trust.secure_sum.protocol import Member, Rules, SumRequest
 from consortia.trust.secure_sum.recovery import OpenRequest, confirm, unmask
@@ -245,7 +246,8 @@ def _private_step(
     request = work.request
     rate = request.contract.industries[request.industry].learning_rate
     state = state_of(module)
-    private = {name: tensor for name, tensor in state.items() if name not in request.model}
+    own = state.keys() - request.model.keys() - frozen_names(module)
+    private = {name: state[name] for name in sorted(own)}
     for name, tensor in private.items():
         if name in made.by_name:
             noise = torch.randn(tensor.shape, dtype=torch.float64, generator=generator)

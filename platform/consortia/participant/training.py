@@ -21,8 +21,8 @@ from consortia.participant.alternating import joined, phases
 from consortia.terms.contract import Contract, clip_of, planned_rounds, spare
 from consortia.terms.optimizer import make_optimizer as local_optimizer
 from consortia.terms.policy import DatasetTerms
-from consortia.terms.pretrained import PretrainedError
 from consortia.terms.scopes import State, build_module, check_like, load_state, state_of, travelling
+from consortia.terms.tensors import frozen_names
 from consortia.trust.trusted_coordinator import shortened
 from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, check_module, train_plain, train_private
 from privacy.events import Event, NonPrivate
@@ -91,20 +91,6 @@ class RoundOutcome:
     loss: Tensor | None = None
 
 
-def module_of(contract: Contract, industry: str) -> FederatedModule:
-    """Build the industry's network at a participant.
-
-    Raises
-    ------
-    RefusedError
-        With code NO_PRETRAINED_FILE if the file to start from is not here, or is not the agreed one.
-    """
-    try:
-        return build_module(contract, industry)
-    except PretrainedError as error:
-        raise RefusedError("NO_PRETRAINED_FILE", str(error)) from None
-
-
 def ready_module(
     contract: Contract,
     industry: str,
@@ -130,7 +116,7 @@ def ready_module(
     torch.set_num_threads(1)
     if contract.strategy.strategy().fit.loss and not plan.non_private:
         raise RefusedError("RELEASE_NOT_ALLOWED", "the strategy wants an exact training loss, and this run is private")
-    module = module_of(contract, industry)
+    module = build_module(contract, industry)
     try:
         check_like(travelling(module, contract), received)
         wanted = received if isinstance(contract.strategy.strategy(), Controlled) else {}
@@ -229,8 +215,8 @@ def train_round(
             name: (before[name] - tensor if tensor.is_floating_point() else tensor) for name, tensor in update.items()
         }
     update = shortened(contract, received, update)
-    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
-    kept = {name: tensor for name, tensor in after.items() if name not in received and name not in frozen}
+    own = after.keys() - received.keys() - frozen_names(module)
+    kept = {name: after[name] for name in sorted(own)}
     return RoundOutcome(update, kept, report, time.perf_counter() - started, loss)
 
 

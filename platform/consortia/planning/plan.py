@@ -23,6 +23,7 @@ from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario
 from consortia.terms.scopes import build_module, initial_groups, scope_of
+from consortia.terms.tensors import frozen_names
 from privacy.accounting import epsilon
 from privacy.errors import PlanError
 
@@ -147,7 +148,7 @@ def _plan(scenario: Scenario, participant: RosterParticipant) -> ParticipantPlan
         sizes = {WEIGHTS: sum(blocks_of(contract, participant.industry).lengths(1))}
     else:
         module = build_module(contract, participant.industry)
-        frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+        frozen = frozen_names(module)
         sizes = {name: tensor.numel() for name, tensor in module.state_dict().items() if name not in frozen}
     private = sum(size for name, size in sizes.items() if scope_of(name, contract) == "private")
     if rules.private_steps and not private:

@@ -19,6 +19,7 @@ from consortia.terms.recipe import blocks_of
 from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario, scenario_from_json
 from consortia.terms.scopes import build_module
+from consortia.terms.tensors import frozen_names
 from privacy.accounting import epsilon, solve_noise_multiplier
 from privacy.errors import PlanError
 from privacy.events import Event, PoissonGaussian
@@ -191,15 +192,19 @@ def knobs(scenario: Scenario, participant: RosterParticipant) -> list[Knob]:
 def _size(scenario: Scenario, participant: RosterParticipant) -> int:
     if scenario.contract.statistics is not None:
         return sum(blocks_of(scenario.contract, participant.industry).lengths(1))
-    state = build_module(scenario.contract, participant.industry).state_dict()
-    return sum(state[name].numel() for name in learned(scenario.contract, state))
+    module = build_module(scenario.contract, participant.industry)
+    state = module.state_dict()
+    trained = state.keys() - frozen_names(module)
+    return sum(state[name].numel() for name in learned(scenario.contract, trained))
 
 
 def _linear(scenario: Scenario, industry: str) -> Scenario:
     import json
 
     data = json.loads(scenario.to_json())
-    data["contract"]["industries"][industry] |= {"model": {"kind": "linear", "hidden": []}, "init": None}
+    # A file, frozen parts and adapters name the layers of the other network.
+    added: dict[str, object] = {"init": None, "freeze": [], "lora": None}
+    data["contract"]["industries"][industry] |= {"model": {"kind": "linear", "hidden": []}, **added}
     return scenario_from_json(json.dumps(data))
 
 

@@ -11,6 +11,7 @@ moves the sum by the clip at most, whatever the frozen part is, and sigma is tha
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,22 +28,50 @@ from consortia.terms.contract_fields import IndustryTerms
 from consortia.terms.model import PretrainedFile
 from consortia.terms.tensors import State, check_like, load_state
 
-__all__ = ["PretrainedError", "prepare", "read", "read_for"]
+__all__ = ["PretrainedError", "prepare", "read_for"]
+
+#: Bytes of a file beside its numbers: names, shapes, metadata.
+_HEADER = 2**24
 
 
 class PretrainedError(InputError):
     """The file to start from is not there, is another one than agreed, or does not fit the network."""
 
 
-def read(init: PretrainedFile, industry: str) -> State:
-    """Read the file to start from: the contract's path, or the same name in the folder of homes.
+def read_for(init: PretrainedFile, wanted: Mapping[str, Tensor], industry: str) -> State:
+    """Read the file for a network whose parameters are `wanted`; those that the file lacks keep their start.
+
+    It lies at the contract's path, or under the same name in the folder of homes. The coordinator wrote the path: a
+    file that cannot be the agreed one is not read, and no error says what is in another one, not even its hash.
 
     Raises
     ------
     PretrainedError
-        It is not there, has another hash, or is no safetensors file.
+        It is not there, cannot be read, has another hash, is no safetensors file, or does not fit.
     """
     key = f"contract.industries.{industry}.init"
+    most = _HEADER + sum(tensor.numel() * tensor.element_size() for tensor in wanted.values())
+    try:
+        data = _bytes(init, key, most)
+    except (OSError, ValueError) as error:
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "no path"
+        raise PretrainedError(f"{key}.file: wanted a file that can be read, got another ({why})") from None
+    if hashlib.sha256(data).hexdigest() != init.sha256:
+        raise PretrainedError(
+            f"{key}.sha256: wanted {init.sha256}, got another; the file is not the agreed one (sha256sum shows its own)"
+        )
+    try:
+        loaded: State = safetensors.torch.load(data)
+    except (SafetensorError, KeyError, ValueError, RuntimeError):  # a KeyError: a type of numbers that torch lacks
+        raise PretrainedError(f"{key}.file: wanted a safetensors file, got another; save with safetensors") from None
+    try:
+        check_like({name: wanted[name] for name in loaded if name in wanted}, loaded)
+    except ValueError as error:
+        raise PretrainedError(f"{key}.file: {error}") from None
+    return loaded
+
+
+def _bytes(init: PretrainedFile, key: str, most: int) -> bytes:
     places = (Path(init.file), default_root() / Path(init.file).name)
     file = next((place for place in places if place.is_file()), None)
     if file is None:
@@ -50,24 +79,14 @@ def read(init: PretrainedFile, industry: str) -> State:
             f"{key}.file: wanted a safetensors file, got nothing at {places[0]}, nor at {places[1]}; put it at one of "
             "the two, at the coordinator and at every participant"
         )
-    data = file.read_bytes()
-    if (got := hashlib.sha256(data).hexdigest()) != init.sha256:
-        raise PretrainedError(f"{key}.sha256: wanted {init.sha256}, got {got}; the file is not the agreed one")
-    try:
-        loaded: State = safetensors.torch.load(data)
-    except SafetensorError:
-        raise PretrainedError(f"{key}.file: wanted a safetensors file, got another; save with safetensors") from None
-    return loaded
-
-
-def read_for(init: PretrainedFile, wanted: Mapping[str, Tensor], industry: str) -> State:
-    """Read the file for a network whose parameters are `wanted`; those that the file lacks keep their start."""
-    loaded = read(init, industry)
-    try:
-        check_like({name: wanted[name] for name in loaded if name in wanted}, loaded)
-    except ValueError as error:
-        raise PretrainedError(f"contract.industries.{industry}.init.file: {error}") from None
-    return loaded
+    # Files of the system that block or never end say that they are empty.
+    if not 0 < file.stat().st_size <= most:
+        raise PretrainedError(
+            f"{key}.file: wanted a file of 1 to {most} bytes, which is what the network's parameters take, got another "
+            "size; leave out what the network does not have"
+        )
+    with file.open("rb") as opened:
+        return opened.read(most)
 
 
 def prepare(module: nn.Module, terms: IndustryTerms, industry: str, generator: torch.Generator) -> None:
@@ -78,7 +97,7 @@ def prepare(module: nn.Module, terms: IndustryTerms, industry: str, generator: t
     Raises
     ------
     InputError
-        A name that the network does not have; nothing is left to train.
+        A name that the network does not have.
     """
     if terms.init is not None:
         load_state(module, read_for(terms.init, module.state_dict(), industry))
@@ -88,5 +107,3 @@ def prepare(module: nn.Module, terms: IndustryTerms, industry: str, generator: t
             adapt(module, terms.lora.layers, rank=terms.lora.rank, scale=terms.lora.scale, generator=generator)
     except ModelError as error:
         raise InputError(f"contract.industries.{industry}.{error}") from None
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise InputError(f"contract.industries.{industry}.freeze: wanted something left to train, got all of it frozen")

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+import torch
 from torch import nn
 
 from clients import registry
@@ -18,7 +19,7 @@ from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.model import Scope
 from consortia.terms.pretrained import prepare, read_for
 from consortia.terms.recipe import learned, recipe
-from consortia.terms.tensors import LARGEST, State, check_like, load_state, state_of
+from consortia.terms.tensors import LARGEST, State, check_like, frozen_names, load_state, state_of
 from privacy.randomness import seeded_generator
 
 __all__ = [
@@ -95,8 +96,13 @@ def _pristine(contract_json: str, industry: str) -> FederatedModule:
         return _learned(contract, industry, client.schema.target)
     width = effective_schema(client, filter=terms.filter).width
     module = build(client, terms.model.spec(), width, generator=seeded_generator("init", contract.seed, industry))
-    if needed_at_home(contract, industry):
+    if needed_at_home(contract, industry) or (terms.init and frozen_names(module)):
         prepare(module, terms, industry, seeded_generator("adapters", contract.seed, industry))
+        if not shared_names({name for name, _ in module.named_parameters()} - frozen_names(module), contract):
+            raise InputError(
+                f"contract.industries.{industry}.freeze: wanted something left to train that is shared, got all of it "
+                "frozen or private; a round would cost budget and send nothing"
+            )
     if contract.scopes.norm is not None:
         check_norm_names(module, industry)
     return module
@@ -119,9 +125,8 @@ def _learned(contract: Contract, industry: str, target: Target) -> FederatedModu
 
 def travelling(module: nn.Module, contract: Contract) -> State:
     """Return a copy of what crosses in a message: neither private parameters nor those that do not train."""
-    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     state = state_of(module)
-    return {name: state[name] for name in shared_names(state.keys() - frozen, contract)}
+    return {name: state[name] for name in shared_names(state.keys() - frozen_names(module), contract)}
 
 
 def initial_groups(contract: Contract, industries: Iterable[str]) -> dict[str, State]:
@@ -133,20 +138,23 @@ def initial_groups(contract: Contract, industries: Iterable[str]) -> dict[str, S
     Raises
     ------
     InputError
-        When industries disagree about the shape of a consortium-wide parameter, or a pretrained file is
-        missing, altered or does not fit.
+        When industries disagree about a consortium-wide parameter (its shape, whether it trains, what it is where it
+        does not), or a pretrained file is missing, altered or does not fit.
     """
     if contract.by_industry:
         return {name: initial_groups(contract.of(name), [name])[name] for name in sorted(set(industries))}
     if contract.statistics is not None:  # nothing is trained
         return {industry: {} for industry in sorted(set(industries))}
     groups: dict[str, State] = {}
+    everywhere: list[tuple[str, set[str], State]] = []
     for industry in sorted(set(industries)):
         module = build_module(contract, industry)
         init = contract.industries[industry].init
         if init is not None and not needed_at_home(contract, industry):
             load_state(module, read_for(init, module.state_dict(), industry))
         state = travelling(module, contract)
+        fixed = {name: module.state_dict()[name] for name in frozen_names(module)}
+        wide = {name: tensor for name, tensor in fixed.items() if scope_of(name, contract) == "consortium"}
         for name in state:
             group = groups.setdefault(group_of(name, industry, contract), {})
             if name in group and group[name].shape != state[name].shape:
@@ -156,7 +164,31 @@ def initial_groups(contract: Contract, industries: Iterable[str]) -> dict[str, S
                     "give the industries the same hidden widths"
                 )
             group.setdefault(name, state[name])
+        everywhere.append((industry, {name for name in state if group_of(name, industry, contract) == "*"}, wide))
+    _check_wide(everywhere)
     return groups
+
+
+def _check_wide(everywhere: list[tuple[str, set[str], State]]) -> None:
+    """Refuse industries that do not train the same consortium-wide parts, or not on top of the same fixed numbers.
+
+    Parameters
+    ----------
+    everywhere : list
+        (industry, names that train, parameters that do not), all of them consortium-wide.
+    """
+    for industry, names, fixed in everywhere[1:]:
+        first, theirs, same = everywhere[0]
+        if strange := sorted(names ^ theirs):
+            raise InputError(
+                f"contract.scopes: wanted the same consortium-wide parameters in every industry, got {strange[0]} in "
+                f"one of {first} and {industry} alone; give them the same hidden widths, freeze and lora"
+            )
+        if strange := sorted(name for name in fixed.keys() & same.keys() if not torch.equal(fixed[name], same[name])):
+            raise InputError(
+                f"contract.scopes: {strange[0]} is consortium-wide and stays as it is, so every industry needs the "
+                f"same numbers, got others in {first} and {industry}; start both from one file (init)"
+            )
 
 
 def for_participant(groups: Mapping[str, State], industry: str) -> State:

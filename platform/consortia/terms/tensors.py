@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LARGEST", "State", "check_like", "load_state", "state_of"]
+__all__ = ["LARGEST", "State", "check_like", "frozen_names", "load_state", "state_of"]
 
 #: No honest parameter is larger; a larger one overflows in float32 and would stop everybody who gets it.
 LARGEST = 1e6
@@ -17,6 +17,12 @@ State = dict[str, Tensor]
 def state_of(module: nn.Module) -> State:
     """Return a detached copy of parameters and buffers by name."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def frozen_names(module: nn.Module) -> set[str]:
+    """Return every name of a parameter that does not train; one that two layers share has two names."""
+    named = module.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if not parameter.requires_grad}
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:

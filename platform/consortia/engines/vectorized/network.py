@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clients.models import FederatedModule
 from consortia.common.errors import InputError
 from consortia.terms.scopes import State
+from consortia.terms.tensors import frozen_names
 from privacy.randomness import seeded_generator
 from privacy.stacked import Dense, outputs
 
@@ -32,7 +33,7 @@ def dense_layers(module: FederatedModule, industry: str) -> list[Layer]:
     InputError
         The error names the industry and the unsupported layer.
     """
-    if frozen := [name for name, parameter in module.named_parameters() if not parameter.requires_grad]:
+    if frozen := sorted(frozen_names(module)):
         raise InputError(
             f"--engine vectorized: industry {industry}: wanted a network that trains whole, got {frozen[0]}, which is "
             "frozen; take --engine embedded"
