@@ -1,4 +1,4 @@
-"""The runner's wait for a run has an end. What a SuperLink would say stands in its place, and a count in that of time."""
+"""The runner's wait for a run has an end. The SuperLink's words are invented here, and time is a count."""
 
 from __future__ import annotations
 
