@@ -68,6 +68,12 @@ export CONSORTIA_GID ?= $(shell id -g)
 endif
 COMPOSE := SCENARIO=$(SCENARIO) docker compose
 
+# `make up BASE=python@sha256:…` is CONSORTIA_BASE, and .env keeps it: the next `make up` builds on the same base.
+ifeq ($(origin BASE),command line)
+export CONSORTIA_BASE := $(BASE)
+KEEP_BASE := $(BASE)
+endif
+
 # Two checkouts never share an image: the tag follows from what the images are made of. `make up` keeps it in .env, where
 # `docker compose` finds it; a tag that the caller sets is the caller's.
 setting = $(or $($(1)),$(shell sed -n 's/^$(1)=//p' .env 2>/dev/null),$(2))
@@ -75,7 +81,8 @@ KEEP_TAG := true
 ifndef CONSORTIA_TAG
 up renew: export CONSORTIA_TAG = $(shell sh platform/build_id.sh . \
 	$(call setting,CONSORTIA_BASE,python:3.11-slim-bookworm) $(call setting,TORCH,cpu))
-KEEP_TAG := { grep -sv '^CONSORTIA_TAG=' .env; echo "CONSORTIA_TAG=$$CONSORTIA_TAG"; } >.env.new; mv .env.new .env
+KEEP_TAG := { grep -sv '^CONSORTIA_TAG=$(if $(KEEP_BASE),\|^CONSORTIA_BASE=)' .env; echo "CONSORTIA_TAG=$$CONSORTIA_TAG"; \
+	$(if $(KEEP_BASE),echo "CONSORTIA_BASE=$(KEEP_BASE)";) } >.env.new; mv .env.new .env
 endif
 
 # GNU make turns a failed recipe into its own status 2, which here means bad input. Asked with -q it runs only the lines marked `+`,

@@ -51,6 +51,30 @@ def test_locks_have_what_the_project_asks_for_in_the_versions_that_the_tests_use
     assert not set(locks["coordinator"]) & set(locks["participant"])
 
 
+def test_a_base_by_digest_is_taken_recorded_and_kept(tmp_path: Path) -> None:
+    """`make up` with a script in place of docker, which notes the base that compose would see."""
+    for name in ("platform", "strategies", "clients", "privacy", "scenarios", "wheels"):
+        (tmp_path / name).mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "README.md", "LICENSE", "platform/build_id.sh"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "scenarios" / "linear.compose.yml").touch()
+    (tmp_path / ".env").write_text("CONSORTIA_SUBNETS=10.77\n")
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\necho "$CONSORTIA_BASE" >>asked\ncase $1 in wait) echo 0 ;; *) echo x ;; esac\n')
+    docker.chmod(0o755)
+    digest = "python@sha256:" + "a" * 64
+    tag = ["sh", "platform/build_id.sh", ".", digest, "cpu"]
+    made = subprocess.run(tag, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+    # BASE in the environment is some other tool's.
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "BASE": "elsewhere"}
+    for words in ([f"BASE={digest}"], []):
+        command = ["make", "up", "SCENARIO=linear", *words]
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+        kept = (tmp_path / ".env").read_text().splitlines()
+        assert sorted(kept) == [f"CONSORTIA_BASE={digest}", "CONSORTIA_SUBNETS=10.77", f"CONSORTIA_TAG={made}"]
+    assert set((tmp_path / "asked").read_text().split()) == {digest}
+
+
 def _pair(line: str) -> tuple[str, str]:
     name, version = line.split("==")
     return _name(name), version

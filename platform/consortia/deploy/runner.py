@@ -27,7 +27,7 @@ from consortia.deploy.health import alive
 from consortia.deploy.prepare import HOMES, KEYS, RUNS, SUPERLINK, with_members
 from consortia.engines import record
 from consortia.engines.base import Job
-from consortia.engines.control import Control, longest_run, read_status
+from consortia.engines.control import UNANSWERED, UNLISTED, Control, longest_run, read_status
 from consortia.engines.runner import with_batches
 from consortia.participant.home import Home
 from consortia.reports.tables import conditional_split_note, print_result, refusal_hint
@@ -38,6 +38,9 @@ from consortia.terms.scenario import Scenario, scenario_from_json
 from consortia.trust.passport.leave import check_with_everybody
 
 _STATUS_EVERY_SECONDS = 15.0
+#: Both must be passed: a host that stood still asks late, and one that is slow asks seldom.
+_SILENT_ASKS = 10
+_SILENT_SECONDS = 300.0
 
 
 def make_job(scenario: Scenario, runs: Path, resume: str = "") -> Job:
@@ -68,7 +71,7 @@ def follow(job: Job, control: Control) -> None:
     before = target.stat().st_mtime_ns if target.is_file() else 0
     flower_run_id = control.submit(job)
     end = time.monotonic() + longest_run(job)
-    next_look = time.monotonic() + _STATUS_EVERY_SECONDS
+    next_look, silence = time.monotonic() + _STATUS_EVERY_SECONDS, _Silence()
     while time.monotonic() < end:
         alive()
         if (found := read_status(target, before)) is not None:
@@ -77,13 +80,45 @@ def follow(job: Job, control: Control) -> None:
             return
         if time.monotonic() > next_look:
             next_look = time.monotonic() + _STATUS_EVERY_SECONDS
-            if control.status(flower_run_id).startswith("finished") and read_status(target, before) is None:
+            status = control.status(flower_run_id)
+            if status.startswith("finished") and read_status(target, before) is None:
                 why = disk.why_full(job.folder)
                 raise RunFailedError(
                     why or "Flower ended the run without a record; see `docker compose logs superexec`"
                 )
+            silence.heard(status)
         time.sleep(0.2)
     raise RunFailedError("the run passed every deadline; its last checkpoint is kept")
+
+
+class _Silence:
+    """Ends the wait for a SuperLink that no longer tells of the run; a restart of it is shorter and ends nothing."""
+
+    def __init__(self) -> None:
+        self._asks = 0
+        self._since = 0.0
+
+    def heard(self, status: str) -> None:
+        """Count a status.
+
+        Raises
+        ------
+        RunFailedError
+            `_SILENT_ASKS` statuses in a row said nothing of the run, over `_SILENT_SECONDS` at least.
+        """
+        if status not in {UNANSWERED, UNLISTED}:
+            self._asks = 0
+            return
+        now = time.monotonic()
+        self._since = self._since if self._asks else now
+        self._asks += 1
+        if self._asks < _SILENT_ASKS or now - self._since < _SILENT_SECONDS:
+            return
+        what = "did not answer" if status == UNANSWERED else "did not know the run"
+        raise RunFailedError(
+            f"the SuperLink {what}, asked {self._asks} times in {now - self._since:.0f} s; see `docker compose ps` and "
+            "`docker compose logs superlink`, then go on from the last checkpoint with CONSORTIA_RESUME"
+        )
 
 
 def run(

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 from flwr.common.serde import fab_to_proto
@@ -23,6 +23,9 @@ from consortia.messages.bundle import make_bundle
 from consortia.vertical.request import total_steps
 
 JOIN_SECONDS = 120.0
+#: What `Control.status` says where the SuperLink does not answer, and where it answers without our run.
+UNANSWERED: Final = "unanswered"
+UNLISTED: Final = "unlisted"
 
 
 class Control:
@@ -63,13 +66,13 @@ class Control:
         return str(answer.run_id)
 
     def status(self, flower_run_id: str) -> str:
-        """Return Flower's status of the run, such as `finished:failed`; `unknown` if Flower does not answer."""
+        """Return Flower's status of the run, such as `finished:failed`; `UNANSWERED` or `UNLISTED` if there is none."""
         try:
             runs = self._client.ListRuns(ListRunsRequest()).run_dict
         except (httpx.HTTPError, ValueError):
-            return "unknown"
+            return UNANSWERED
         if (run := runs.get(int(flower_run_id))) is None:
-            return "unknown"
+            return UNLISTED
         return f"{run.status.status}:{run.status.sub_status}"
 
 

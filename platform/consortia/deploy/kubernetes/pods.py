@@ -10,7 +10,7 @@ from consortia.common.errors import InputError
 from consortia.deploy.kubernetes.cluster import LABEL, Cluster, Manifest, mounts, port, read_only
 from consortia.deploy.kubernetes.walls import closed
 
-_HEALTH: Final = ["python", "-m", "consortia.deploy.health"]
+_HEALTH: Final = ["sh", "/opt/health.sh"]
 _PROXY_HEALTH: Final = ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8001"]
 #: Mounted by the ServerApp's pod and by the job that follows it: one node, hence one claim.
 SHARED: Final = "runs"
