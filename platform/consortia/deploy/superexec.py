@@ -22,7 +22,7 @@ def _ask_and_tell(client: RuntimeHttpClient, request: AcquireTaskRequest) -> Acq
 def main() -> None:
     """Start SuperExec, which asks the SuperLink for work each second; an answer is the sign of life."""
     sys.argv[0] = "flower-superexec"  # Flower reads its own name
-    RuntimeHttpClient.AcquireTask = _ask_and_tell  # type: ignore[method-assign]
+    RuntimeHttpClient.AcquireTask = _ask_and_tell  # type: ignore[method-assign, assignment]
     flower_superexec()
 
 
