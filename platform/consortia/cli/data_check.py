@@ -10,7 +10,7 @@ import typer
 
 from consortia.cli.new_from_rows import source_of
 from consortia.cli.options import home_of
-from consortia.common.console import out, tell
+from consortia.common.console import begin, out, tell
 from consortia.common.errors import InputError
 
 
@@ -38,6 +38,7 @@ def check(
             if not client:
                 raise InputError("--client: wanted the industry of --rows, got none")
             industry = registry.get(client)
+            begin(f"reading {rows}", as_json=as_json)
             from clients.sources import parse_source, read
 
             source = rows if ":" in rows.partition("/")[0] else source_of(Path(rows))
@@ -53,6 +54,7 @@ def check(
                 raise InputError(f"--dataset: wanted one of {', '.join(policy.dataset)}, got another name")
             found = policy.dataset[chosen]
             industry = registry.get(found.industry)
+            begin(f"reading the rows of {participant}", as_json=as_json)
             from consortia.participant.rows import read_rows
 
             frame = read_rows(found, industry, key=f"dataset.{chosen}")
