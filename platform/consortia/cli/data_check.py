@@ -37,8 +37,8 @@ def check(
         if rows:
             if not client:
                 raise InputError("--client: wanted the industry of --rows, got none")
-            industry = registry.get(client)
             begin(f"reading {rows}", as_json=as_json)
+            industry = registry.get(client)
             from clients.sources import parse_source, read
 
             source = rows if ":" in rows.partition("/")[0] else source_of(Path(rows))
@@ -52,9 +52,9 @@ def check(
             chosen = dataset or next(iter(policy.dataset))
             if chosen not in policy.dataset:
                 raise InputError(f"--dataset: wanted one of {', '.join(policy.dataset)}, got another name")
+            begin(f"reading the rows of {participant}", as_json=as_json)
             found = policy.dataset[chosen]
             industry = registry.get(found.industry)
-            begin(f"reading the rows of {participant}", as_json=as_json)
             from consortia.participant.rows import read_rows
 
             frame = read_rows(found, industry, key=f"dataset.{chosen}")
