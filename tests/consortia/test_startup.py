@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from consortia.cli import build_app
 from consortia.cli.commands import COMMANDS
+from consortia.terms.scenario import find_scenario
 
 HEAVY = ("torch", "opacus", "flwr", "pandas", "dp_accounting", "numpy", "scipy", "sklearn", "pyarrow", "matplotlib")
 CODE = """
@@ -27,6 +29,37 @@ for words in json.load(sys.stdin):
     loaded = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
     print("@@", json.dumps([words, status, loaded]))
 """
+
+#: Standard error that ends a command with status 99 at its first line: what is loaded after it does not count.
+ENDS = """
+class Ends:
+    encoding = "utf-8"
+    def isatty(self): return False
+    def flush(self): pass
+    def write(self, text): raise SystemExit(99 if text.rstrip().endswith("…") else 98)
+import sys
+sys.stderr = Ends()
+"""
+
+#: Commands that take seconds. RUN is the folder of a run; nothing of it is read before the first line.
+SLOW = [
+    "run banks",
+    "run shared-customers",
+    "run smart-home --engine vectorized",
+    "run banks --engine flower",
+    "run --resume RUN",
+    "statistics banks",
+    "check cross-industry",
+    "audit banks",
+    "report RUN",
+    "explain RUN",
+    "contributions RUN",
+    "fairness RUN",
+    "budget plan banks",
+    "budget sweep banks",
+    "data check --rows rows.csv --client bank",
+    "data check furniture",
+]
 
 #: Commands with the exit status they owe; the first one is alone in the process so far.
 SAID = {
@@ -97,10 +130,10 @@ SAID = {
 }
 
 
-def _run(words: list[str], folder: Path, **further: str) -> dict[str, tuple[int, list[str]]]:
+def _run(words: list[str], folder: Path, before: str = "", **further: str) -> dict[str, tuple[int, list[str]]]:
     """What each command did, one after the other in one process: exit status, and packages loaded for it."""
     done = subprocess.run(
-        [sys.executable, "-c", CODE],
+        [sys.executable, "-c", before + CODE],
         input=json.dumps(words),
         capture_output=True,
         text=True,
@@ -122,6 +155,29 @@ def test_no_heavy_library_is_loaded(words: str, found: dict[str, tuple[int, list
     status, loaded = found[words]
     assert (status, sorted({*loaded} & {*HEAVY})) == (SAID[words], [])
     assert len(loaded) < 200
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, list[str]]]:
+    folder = tmp_path_factory.mktemp("begun")
+    (folder / "RUN").mkdir()
+    for name in ("result.json", "scenario.json", "job.json"):
+        (folder / "RUN" / name).write_text("{}")
+    (folder / "rows.csv").write_text("")
+    for policy in (find_scenario("banks").parent / "policies" / "banks").iterdir():
+        home = folder / policy.stem
+        home.mkdir()
+        shutil.copyfile(policy, home / "policy.toml")
+        (home / "ledger.db").touch()
+    return _run(SLOW, folder, ENDS)
+
+
+@pytest.mark.parametrize("words", SLOW)
+def test_a_slow_command_says_what_it_does_before_it_loads_a_heavy_library(
+    words: str, begun: dict[str, tuple[int, list[str]]]
+) -> None:
+    status, loaded = begun[words]
+    assert (status, sorted({*loaded} & {*HEAVY})) == (99, [])
 
 
 @pytest.mark.parametrize("words", [["--help"], ["budget", "--help"]])

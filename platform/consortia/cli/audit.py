@@ -9,9 +9,9 @@ import typer
 from rich.table import Table
 
 from consortia.cli.options import AsJson, ScenarioName
-from consortia.common.console import err, out, tell
+from consortia.common.console import begin, err, out, tell
 from consortia.common.errors import InputError
-from consortia.terms.scenario import load_scenario
+from consortia.terms.scenario import find_scenario, load_scenario
 
 
 def audit(
@@ -33,6 +33,7 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Test whether the training code keeps what the ledger claims. Exit 0: it does; 1: a violation was found."""
+    begin(f"auditing {find_scenario(scenario).stem}: libraries and instruments first", as_json=as_json)
     loaded = load_scenario(scenario)
     from consortia.audit.result import ALPHA, Findings
     from consortia.audit.run import INSTRUMENTS, run

@@ -40,8 +40,6 @@ def init(
         raise InputError("budget init: wanted either a participant or --scenario; give exactly one")
     if scenario:
         loaded = load_scenario(scenario)
-        from consortia.vertical.setup import introduce  # it loads scikit-learn and torch
-
         for listed in loaded.roster:
             place = home_of(listed.name, home)
             # A policy that its owner put there already is the owner's word.
@@ -56,7 +54,10 @@ def init(
                 tell(told)
         if any(part.contract.trust == "aggregate" for part in loaded.parts()):
             pin_each_other({listed.name: home_of(listed.name, home) for listed in loaded.roster})
-        introduce(loaded, {listed.name: home_of(listed.name, home) for listed in loaded.roster})
+        if loaded.contract.vertical is not None:
+            from consortia.vertical.setup import introduce  # it loads scikit-learn and torch
+
+            introduce(loaded, {listed.name: home_of(listed.name, home) for listed in loaded.roster})
         return
     copied: dict[str, Any] | None = None
     if policy is not None:

@@ -14,12 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from consortia.cli.options import AsJson, Rounds, ScenarioName
-from consortia.common.console import err, out, tell
+from consortia.common.console import begin, err, out, tell
 from consortia.common.errors import InputError, RunFailedError
 from consortia.common.strict import listed
 from consortia.common.words import epsilon_text, interval, number
 from consortia.participant.home import Home
-from consortia.terms.scenario import load_scenario
+from consortia.terms.scenario import find_scenario, load_scenario
 from privacy.errors import PrivacyError
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def sweep(
 ) -> None:
     """Run a scenario under several budgets, and show how a participant's ε changes everybody's metric."""
     values = _numbers(epsilon)
+    begin(f"starting the runs of {find_scenario(scenario).stem}: libraries first", as_json=as_json)
     load_scenario(scenario)
     # From here on it takes everything: what is refused above costs no second.
     from consortia.studies import sweep as sweeps
@@ -164,8 +165,10 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show before joining whether it is worth it, what each ε means in noise and utility, and which change helps."""
-    loaded = load_scenario(scenario).with_overrides(rounds=rounds)
     values = _numbers(epsilon)
+    name = find_scenario(scenario).stem
+    begin(f"planning {name}: what each ε means for {participant or 'every participant'}", as_json=as_json)
+    loaded = load_scenario(scenario).with_overrides(rounds=rounds)
     if participant and participant not in [planned.name for planned in loaded.roster]:
         names = listed(planned.name for planned in loaded.roster)
         raise InputError(f"--participant: wanted one of {names}, got {participant!r}")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from consortia.cli.options import AsJson, Rounds, ScenarioName
-from consortia.common.console import out
+from consortia.common.console import begin, out
 from consortia.common.errors import InputError, RefusedError
-from consortia.terms.scenario import Scenario, load_scenario
+from consortia.terms.scenario import Scenario, find_scenario, load_scenario
 
 if TYPE_CHECKING:
     from consortia.cli.check_homes import Standing
@@ -46,6 +46,8 @@ def check(
 
 
 def _show(scenario: str, rounds: int | None, epsilon: list[str] | None, home: Path | None, as_json: bool) -> None:
+    name = find_scenario(scenario).stem
+    begin(f"planning {name}: the noise and ε of each participant", as_json=as_json)
     loaded = load_scenario(scenario).with_overrides(rounds=rounds, epsilon=epsilon or ())
     # From here on it takes networks and privacy accounting: a scenario that is refused costs no second.
     from consortia.planning.compatibility import cautions

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from consortia.cli.options import AsJson, FinishedRun
-from consortia.common.console import out
+from consortia.common.console import begin, out
 from consortia.common.run_folders import check_finished
 
 
@@ -19,6 +19,7 @@ def contributions(
 ) -> None:
     """Show what each participant is worth to the others: Shapley values of released sums. It costs nothing."""
     check_finished(run, "scenario.json")
+    begin(f"weighing the sums of {run}", as_json=as_json)
     from consortia.models.contributions import contributions_of_run
     from consortia.reports.contributions import print_contributions
 

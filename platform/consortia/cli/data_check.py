@@ -10,7 +10,7 @@ import typer
 
 from consortia.cli.new_from_rows import source_of
 from consortia.cli.options import home_of
-from consortia.common.console import out, tell
+from consortia.common.console import begin, out, tell
 from consortia.common.errors import InputError
 
 
@@ -37,6 +37,7 @@ def check(
         if rows:
             if not client:
                 raise InputError("--client: wanted the industry of --rows, got none")
+            begin(f"reading {rows}", as_json=as_json)
             industry = registry.get(client)
             from clients.sources import parse_source, read
 
@@ -51,6 +52,7 @@ def check(
             chosen = dataset or next(iter(policy.dataset))
             if chosen not in policy.dataset:
                 raise InputError(f"--dataset: wanted one of {', '.join(policy.dataset)}, got another name")
+            begin(f"reading the rows of {participant}", as_json=as_json)
             found = policy.dataset[chosen]
             industry = registry.get(found.industry)
             from consortia.participant.rows import read_rows

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from consortia.cli.options import AsJson, FinishedRun
-from consortia.common.console import out, tell
+from consortia.common.console import begin, out, tell
 from consortia.common.run_folders import check_finished
 
 
@@ -23,6 +23,7 @@ def explain(
 ) -> None:
     """Show which columns a run's released model goes by, and how, with what noise leaves open. It costs nothing."""
     check_finished(run, "scenario.json")
+    begin(f"explaining the model of {run}", as_json=as_json)
     from consortia.common.disk import write_text
     from consortia.models.explain.run import explain_run
     from consortia.reports.explain import explain_sections, print_explanations

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from consortia.cli.options import FinishedRun
-from consortia.common.console import out
+from consortia.common.console import begin, out
 from consortia.common.run_folders import check_finished
 
 
@@ -23,6 +23,7 @@ def fairness(
 ) -> None:
     """Show how the released model treats groups, from noisy histograms: AUC, positive rates, calibration."""
     check_finished(run, "result.json", "scenario.json")
+    begin(f"comparing groups in {run}", as_json=as_json)
     from consortia.models.fairness import fairness_of_run
     from consortia.reports.fairness import print_fairness
 

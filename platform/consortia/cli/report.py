@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from consortia.common.console import tell
+from consortia.common.console import begin, tell
 from consortia.common.run_folders import check_finished
 
 
@@ -20,6 +20,7 @@ def report(
 ) -> None:
     """Write a report of a finished run (report.html, report.md): guarantees, gains and costs."""
     check_finished(run, "result.json", "scenario.json")
+    begin(f"writing the report of {run}")
     from consortia.reports.page.facts import gather
     from consortia.reports.page.render import write
 

@@ -10,12 +10,12 @@ import typer
 
 from consortia.cli.options import LedgerFolder, PublicData, Rounds, RunsFolder, ScenarioName
 from consortia.cli.outcome import exit_if_missed, watch_on
-from consortia.common.console import err, out, tell
+from consortia.common.console import begin, err, out, tell
 from consortia.engines.options import Options, check_options
 from consortia.engines.own_home import own_home
 from consortia.reports import trackers
 from consortia.studies.controls import check_controls
-from consortia.terms.scenario import load_scenario
+from consortia.terms.scenario import find_scenario, load_scenario
 
 if TYPE_CHECKING:
     from consortia.engines.base import Job
@@ -93,6 +93,9 @@ def run(
     )
     check_options(options)
     tracked = trackers.chosen(track)
+    if scenario:
+        find_scenario(scenario)
+    begin(f"starting {scenario or resume or top_up}: libraries, policies and privacy plans first")
     if scenario:
         loaded = load_scenario(scenario)
         if resume is None:

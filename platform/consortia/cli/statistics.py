@@ -10,10 +10,10 @@ import typer
 
 from consortia.cli.options import LedgerFolder, PublicData, RunsFolder, ScenarioName
 from consortia.cli.outcome import exit_if_missed, watch_on
-from consortia.common.console import out, tell
+from consortia.common.console import begin, out, tell
 from consortia.common.disk import write_text
 from consortia.engines.options import Options, check_options
-from consortia.terms.scenario import load_scenario
+from consortia.terms.scenario import find_scenario, load_scenario
 
 if TYPE_CHECKING:
     from consortia.terms.scenario import Scenario
@@ -40,6 +40,8 @@ def statistics(
     """Release noisy statistics of every column under each participant's own budget, and say where sites differ."""
     from consortia.terms.statistics_scenario import statistics_scenario, statistics_toml
 
+    name = find_scenario(scenario).stem
+    begin(f"starting the statistics of {name}: libraries, policies and privacy plans first", as_json=as_json)
     loaded = load_scenario(scenario)
     if write is not None:
         write_text(write, statistics_toml(loaded, bins=bins))

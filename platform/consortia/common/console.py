@@ -19,7 +19,7 @@ from consortia.common.disk import no_room
 from consortia.common.errors import ConsortiaError, InputError, describe
 from privacy.errors import PrivacyError
 
-__all__ = ["err", "friendly", "out", "say", "shown", "tell"]
+__all__ = ["begin", "err", "friendly", "out", "say", "shown", "tell"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,6 +84,12 @@ def tell(text: str) -> None:
 def say(sentence: str) -> None:
     """Print a sentence in red to standard error, its secrets masked."""
     err.print(shown(masked(sentence)), style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def begin(text: str, *, as_json: bool = False) -> None:
+    """Print on standard error what a command does, before it loads what takes seconds; nothing for a program."""
+    if not as_json:
+        err.print(f"{shown(text)} …", markup=False, highlight=False, soft_wrap=True)
 
 
 def _unexpected(error: Exception) -> NoReturn:

@@ -109,6 +109,9 @@ class Watch(AbstractContextManager[None]):
             return
         last = rounds[-1]
         total = self._job.scenario.rounds
+        told = last["round"] in {1, total} or last["round"] % max(1, total // 5) == 0 or self._silent()
+        if not told and not self._console.is_terminal:  # counting ε takes longer than a round
+            return
         # An industry with terms of its own may be through before the others.
         asked = sum(
             len(part.roster) for part in self._job.scenario.parts() if part.contract.rounds >= last["round"]
@@ -118,7 +121,7 @@ class Watch(AbstractContextManager[None]):
             text += f", validation {metric}"
         text += f", run ε so far {self._epsilon(last.get('participations', last['round']))}"
         self._progress.update(self._task, completed=last["round"], description=text)
-        if last["round"] in {1, total} or last["round"] % max(1, total // 5) == 0 or self._silent():
+        if told:
             self._say(f"{text} ({last['round']}/{total})")
 
     def _metric(self) -> str | None:
