@@ -4,9 +4,9 @@
 
 Six banks of one population (synthetic loans), the committed terms of `banks-network`, `keeps_updates = true`. One of
 them has made-up rows (whose labels belong to other rows), flipped labels, or the same rows as another bank.
-Coordinator, training, noise, kept updates and values are the platform's; participants train in this process without ledger and
-outbox. Prints in how many seeds the planted bank is last, its value below 0, and its whole interval; and its
-mean place (1 is best). For the same rows: the mean place of the two, which is 3.5 where copies gain nothing.
+Coordinator, training, noise, kept updates and values are the platform's; participants train in this process without
+ledger and outbox. Prints in how many seeds the planted bank is last, its value below 0, and its whole interval; and
+its mean place (1 is best). For the same rows: the mean place of the two, which is 3.5 where copies gain nothing.
 """
 
 from __future__ import annotations
