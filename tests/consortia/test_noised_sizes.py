@@ -17,7 +17,7 @@ from scipy import stats
 
 from consortia.common.errors import InputError
 from consortia.common.strict import read_toml
-from consortia.coordinator.aggregation import _round_weights
+from consortia.coordinator.aggregation import round_weights
 from consortia.coordinator.participant_view import ParticipantView, recall, sizes_of
 from consortia.engines.demonstration import demo_policy_file
 from consortia.engines.options import Options
@@ -143,7 +143,7 @@ def test_a_claim_can_only_lower_a_weight() -> None:
 
     def weights(**sizes: int) -> dict[str, float]:
         known = {name.replace("_", "-"): size for name, size in sizes.items()}
-        found = _round_weights(contract, participants, {}, [], {}, known)
+        found = round_weights(contract, participants, {}, [], {}, known)
         return {participant.name: weight for participant, weight in zip(participants, found, strict=True)}
 
     # .6 of 234, 103, 181, 280, 202 declared units train: 140, 62, 109, 168, 121, together 600.

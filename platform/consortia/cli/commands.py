@@ -212,7 +212,7 @@ COMMANDS: Final = {
     ),
     "contributions": Entry(
         "contributions:contributions",
-        "Show what each participant is worth to the others: Shapley values of released sums. It costs nothing.",
+        "Show what each participant is worth to the others: Shapley values of sums or kept updates. It costs nothing.",
         "contributions runs/RUN",
     ),
     "fairness": Entry(

@@ -1,4 +1,4 @@
-"""`consortia contributions`: who contributed to a run of noisy sums."""
+"""`consortia contributions`: who contributed to a run of noisy sums, or of steps whose updates are kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def contributions(
     industry: Annotated[list[str] | None, typer.Option(help="Only this industry (again for more).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what each participant is worth to the others: Shapley values of released sums. It costs nothing."""
+    """Show what each participant is worth to the others: Shapley values of sums or kept updates. It costs nothing."""
     check_finished(run, "scenario.json")
     begin(f"weighing the sums of {run}", as_json=as_json)
     from consortia.models.contributions import contributions_of_run

@@ -45,7 +45,7 @@ def _sizes(participants: Iterable[RosterParticipant]) -> list[float]:
     return [float(participant.units) for participant in participants]
 
 
-def _round_weights(
+def round_weights(
     contract: Contract,
     participants: list[RosterParticipant],
     current: State,
@@ -54,7 +54,14 @@ def _round_weights(
     sizes: Mapping[str, int],
     number: int = 1,
 ) -> list[float]:
-    """Return the weights of one group's replies in round `number`."""
+    """Return the weights of one group's replies in round `number`, which sum to one.
+
+    Parameters
+    ----------
+    current, states : what was sent, and each reply; read under `weighting = "information"` alone, and of these only
+        how they differ (of a gradient strategy the replies alone).
+    declared, sizes : see `aggregate`.
+    """
     if contract.strategy.weighting == "noised":
         most = {participant.name: contract.split.training_units(participant.units) for participant in participants}
         counts = [float(min(sizes.get(name, units), units)) for name, units in most.items()]
@@ -155,7 +162,7 @@ def aggregate(
         states = [{p: accepted[participant.name][p] for p in current} for participant in participants]
         number = state.round + 1
         weights = (
-            _round_weights(contract, participants, current, states, declared, sizes, number) if participants else []
+            round_weights(contract, participants, current, states, declared, sizes, number) if participants else []
         )
         shares = dict(zip((s.name for s in members), weights_of(contract, members), strict=True)) if members else {}
         if len(participants) < max(1, strategy.minimum_participants) or outweighed(strategy, weights):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from clients.schema import Column, Schema, Target
+from consortia.learners import shapley
 from consortia.learners.blocks.noise import solve
 from consortia.learners.blocks.parts import Part
 from consortia.learners.blocks.release import deviations
@@ -160,7 +161,7 @@ def test_the_stated_deviation_is_that_of_repeated_releases() -> None:
 
 def test_with_many_participants_orders_are_sampled_and_the_sum_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against every coalition of the same game, in which the same folds judge."""
-    monkeypatch.setattr(module, "MOST_EXACT", 6)
+    monkeypatch.setattr(shapley, "MOST_EXACT", 6)
     monkeypatch.setattr(module, "_MODELS", 1)
     monkeypatch.setattr(module, "_DRAWS", 10)
     generator = np.random.default_rng(5)
@@ -177,7 +178,7 @@ def test_with_many_participants_orders_are_sampled_and_the_sum_stays(monkeypatch
     assert len({mask.bit_count() for mask in judges.values()}) == 2  # 5 folds of 7
     assert math.fsum(found.values) == pytest.approx(found.total, abs=1e-9)
     assert int(found.values.argmin()) == 6
-    monkeypatch.setattr(module, "MOST_EXACT", 7)
+    monkeypatch.setattr(shapley, "MOST_EXACT", 7)
     exact = contributions(RULE, parts, generator)
     assert not exact.sampled
     assert found.total == pytest.approx(exact.total, abs=1e-12)

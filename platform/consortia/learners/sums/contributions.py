@@ -16,8 +16,7 @@ Their standard deviation comes from draws of the noise, and of the scatter of ro
 to it: ``dw = K (db - dA w)`` with ``w = K b``. Each draw is added and taken off. v is quadratic in w, and w is noisy
 already, so the odd half has the wanted variance and that of the even half once too often; it is taken off.
 
-References: Shapley 1953; Ghorbani & Zou 2019, *Data Shapley*; Castro et al. 2009 (sampled
-orders).
+References: Shapley 1953; Ghorbani & Zou 2019, *Data Shapley*.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from consortia.learners import shapley
 from consortia.learners.blocks.parts import Part
 from consortia.learners.blocks.release import deviations
 from consortia.learners.sums.combine import combined, precision_weights
@@ -37,17 +37,12 @@ from consortia.learners.sums.model import Recipe
 from consortia.learners.sums.solution import operators
 from consortia.learners.sums.statistics import unpacked
 
-__all__ = ["MOST_EXACT", "Contributions", "contributions", "copies"]
+__all__ = ["Contributions", "contributions", "copies"]
 
 Array = NDArray[np.float64]
-#: Up to so many participants every coalition is looked at.
-MOST_EXACT: Final = 10
 _DRAWS: Final = 60
-#: Of more participants, about so many models, of at least so many orders with so many rotations; whoever
-#: judges a model is of another fold than its members.
+#: Of many participants, about so many models; whoever judges a model is of another fold than its members.
 _MODELS: Final = 4000
-_SAMPLES: Final = 4
-_TURNS: Final = 10
 _FOLDS: Final = 5
 _CHUNK: Final = 128
 #: Part of the public variance that rows scatter by at least.
@@ -98,11 +93,11 @@ def contributions(recipe: Recipe, parts: Sequence[Part], generator: np.random.Ge
     count = len(parts)
     if count < 2:
         raise ValueError(f"contributions: wanted at least 2 participants, got {count}")
-    sampled = count > MOST_EXACT
+    sampled = count > shapley.MOST_EXACT
     same = copies(recipe, parts)
     folds = (generator.permutation(count) % _FOLDS if sampled else np.arange(count)).tolist()
     unseen = [_others(j, same, folds) for j in range(count)]
-    shares = _sampled(count, generator) if sampled else [_exact(count)]
+    shares = shapley.shares(count, generator, _MODELS // _FOLDS)
     models = _Models(recipe, parts, sorted({s & mask for one in shares for s in one for mask in unseen}))
     judged = models.judged()
     each = np.stack([_values(one, models, judged, unseen) for one in shares])
@@ -144,38 +139,6 @@ def copies(recipe: Recipe, parts: Sequence[Part]) -> list[tuple[int, int]]:
             ratio += float(np.sum(np.log(wider / own) + apart[:, direction] * (1 / wider - 1 / own))) / 2
         if ratio > math.log(len(pairs) / _MISTAKEN):
             found.append((j, i))
-    return found
-
-
-def _exact(count: int) -> dict[int, Array]:
-    """Return, by coalition, how much its value counts for each participant: Shapley's weights."""
-    found = {}
-    for members in range(1 << count):
-        size = members.bit_count()
-        inside = 1 / (size * math.comb(count, size)) if size else 0.0
-        outside = 1 / ((count - size) * math.comb(count, size)) if size < count else 0.0
-        found[members] = np.array([inside if members >> i & 1 else -outside for i in range(count)])
-    return found
-
-
-def _sampled(count: int, generator: np.random.Generator) -> list[dict[int, Array]]:
-    """Return the same of random orders. A sample is an order with evenly spaced rotations of it.
-
-    So each participant stands in early and late places alike, for whoever is first gets most.
-    """
-    turns = min(count, _TURNS)
-    samples = max(_SAMPLES, _MODELS // (turns * count * _FOLDS))
-    found = []
-    for _ in range(samples):
-        order = generator.permutation(count)
-        one: dict[int, Array] = {}
-        for turn in range(turns):
-            members = 0
-            for i in np.roll(order, turn * count // turns):
-                before, members = members, members | 1 << int(i)
-                for coalition, sign in ((members, 1.0), (before, -1.0)):
-                    one.setdefault(coalition, np.zeros(count))[i] += sign / turns
-        found.append(one)
     return found
 
 
