@@ -134,7 +134,7 @@ def test_simulations_charge_a_given_ledger_and_stop(tmp_path: Path) -> None:
         _run(tmp_path, **options)
     folder = max((tmp_path / "runs").glob("*/result.json"), key=lambda file: file.stat().st_mtime_ns).parent
     told = board(gather(folder)).decision.sentences  # the report of a run that never began
-    assert told[0].startswith("The run of 2 participants (line) was refused.")
+    assert told[0].startswith("The run of 2 participants (linear) was refused.")
     assert told[1].startswith("line-a and line-b: BUDGET_EXHAUSTED: its budget is spent; its owner raises")
     assert "nobody was charged" in told[2]
     assert as_markdown(gather(folder))
