@@ -16,12 +16,14 @@ from pictured_runs import IDS, write_runs
 from starlette.responses import StreamingResponse
 from starlette.types import Scope
 
+from consortia.coordinator.event_file import FILE as EVENTS
 from consortia.dashboard import coordinator
 from consortia.dashboard.app import build
 from consortia.dashboard.compression import Compression
 from consortia.dashboard.coordinator import CoordinatorView
-from consortia.dashboard.run_page import reasons, run_charts
-from consortia.reports.live_runs import Run
+from consortia.dashboard.run_page import by_code, run_charts
+from consortia.reports.decision import reasons
+from consortia.reports.live_runs import Failure, Run
 from consortia.reports.page.board import board
 from consortia.reports.page.facts import gather
 from consortia.trust.passport import FILE as PASSPORT
@@ -72,7 +74,7 @@ def _stream() -> Any:
     return get(app, "/live")
 
 
-def test_a_plot_is_drawn_once_for_each_version_of_a_page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plot_is_drawn_once_for_each_new_event(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Run] = []
 
     def draw(run: Run) -> list[Any]:
@@ -82,7 +84,10 @@ def test_a_plot_is_drawn_once_for_each_version_of_a_page(runs: Path, monkeypatch
     monkeypatch.setattr(coordinator, "run_charts", draw)
     view = CoordinatorView(runs, None)
     app = build(view, TOKEN)
-    for version, times in (("1", 1), ("1", 1), ("2", 2)):
+    for version, times in (("1", 1), ("1", 1), ("2", 1), ("3", 2)):
+        if version == "3":
+            with (runs / IDS["finished"] / EVENTS).open("a") as file:
+                file.write("{}\n")
         monkeypatch.setattr(view, "version", lambda _about, version=version: version)
         signed(app, RUN)
         assert len(drawn) == times
@@ -101,8 +106,8 @@ def test_a_failed_run_says_once_what_holds_for_several() -> None:
     code = "CONTRACT_NOT_ALLOWED: it does not accept this contract; its owner runs `consortia budget allow`"
     text = f"wanted 1 of 3, got 0\nwanted 1 of 3, got 0\nhospital-a: {code}\nbank-a: {code}\nother: {code}"
     assert reasons(text, ["hospital-a", "bank-a"]) == [
-        "Wanted 1 of 3, got 0.",
         f"hospital-a and bank-a: {code}.",
+        "Wanted 1 of 3, got 0.",
         f"Other: {code}.",
     ]
     assert reasons("", ["hospital-a"]) == []
@@ -114,6 +119,16 @@ def test_the_first_page_of_a_failed_run_has_its_numbers_and_promises_nothing(run
     assert first.guarantee.startswith("Nobody said at which ε it took part")
     assert "non-private" not in first.guarantee
     assert first.decision.cost.startswith("No ε is known here")
+
+
+def test_failures_are_told_by_reason() -> None:
+    found = by_code(
+        [*(Failure(float(n), n, f"bank-{n % 2}", "BAD_REPLY") for n in range(1, 10)), Failure(10.0, 3, "a", "NO_REPLY")]
+    )
+    assert [(one["code"], one["count"], one["who"], one["first"], one["last"], one["time"]) for one in found] == [
+        ("NO_REPLY", 1, "a", 3, 3, 10.0),
+        ("BAD_REPLY", 9, "bank-0 and bank-1", 1, 9, 9.0),
+    ]
 
 
 def test_a_run_says_where_its_proofs_are(runs: Path) -> None:

@@ -16,6 +16,9 @@ from consortia.cli.budget import allow, init
 from consortia.common.errors import InputError, RunRefusedError
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
+from consortia.reports.page.board import board
+from consortia.reports.page.facts import gather
+from consortia.reports.page.render import as_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,6 +132,12 @@ def test_simulations_charge_a_given_ledger_and_stop(tmp_path: Path) -> None:
     # Four runs of epsilon 1 fill the lifetime of 4: everyone is receive-only now, and the run says so.
     with pytest.raises(RunRefusedError, match="line-a: BUDGET_EXHAUSTED"):
         _run(tmp_path, **options)
+    folder = max((tmp_path / "runs").glob("*/result.json"), key=lambda file: file.stat().st_mtime_ns).parent
+    told = board(gather(folder)).decision.sentences  # the report of a run that never began
+    assert told[0].startswith("The run of 2 participants (linear) was refused.")
+    assert told[1].startswith("line-a and line-b: BUDGET_EXHAUSTED: its budget is spent; its owner raises")
+    assert "nobody was charged" in told[2]
+    assert as_markdown(gather(folder))
 
 
 def test_epsilon_after_fewer_rounds_is_smaller(tmp_path: Path) -> None:

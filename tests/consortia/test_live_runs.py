@@ -197,3 +197,31 @@ def test_a_participants_log_is_json_with_run_round_and_participant() -> None:
     assert line["message"] == "bank-a: refused"
     assert PLANTED not in str(line)
     assert json.loads(lines.format(record))["run"] is None  # the next message starts without
+
+
+def test_a_broken_line_among_many_costs_itself_alone(tmp_path: Path, scenario: Scenario) -> None:
+    folder = _folder(tmp_path, scenario)
+    name = scenario.roster[0].name
+    line = {"event": "failure", "time": 1.0, "run": "run-1", "participant": name, "code": "NO_REPLY"}
+    lines = [json.dumps({**line, "round": number}) for number in range(1, 601)]
+    for place in (250, 400):
+        lines[place] = lines[place][:40]
+    lines[500] += f", {lines[500]}"  # two where one should be
+    (folder / FILE).write_text("\n".join([*lines, lines[0][:30]]))
+    run = Run(folder)
+    run.refresh()
+    assert [one.round for one in run.failures] == [n for n in range(1, 601) if n not in {251, 401, 501}]
+
+
+def test_only_the_run_that_is_asked_for_is_read_and_none_outside_the_folder(tmp_path: Path, scenario: Scenario) -> None:
+    for parent in (tmp_path / "runs", tmp_path / "runs" / "other", tmp_path):
+        parent.mkdir(exist_ok=True)
+        _folder(parent, scenario)
+    (tmp_path / "scenario.json").write_text(scenario.to_json())
+    runs = Runs(tmp_path / "runs")
+    assert runs.get("..") is None
+    assert runs.get(".") is None
+    assert runs.get("other/run-1") is None
+    assert runs.get("nobody") is None
+    assert runs.get("run-1") is not None
+    assert list(runs.known) == ["run-1"]

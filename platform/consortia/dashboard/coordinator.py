@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from consortia.dashboard.certificates import certificates
 from consortia.dashboard.changes import Changes
 from consortia.dashboard.coordinator_metrics import CoordinatorCollector
 from consortia.dashboard.run_page import (
+    by_code,
     metric_chart,
     progress_in_words,
     run_charts,
@@ -30,7 +32,7 @@ from consortia.dashboard.share_map import share_map
 from consortia.dashboard.spending import Spending
 from consortia.dashboard.starting import Starter
 from consortia.reports.charts import Level, Line, gauge, line_chart
-from consortia.reports.decision import decide
+from consortia.reports.decision import decide, reasons
 from consortia.reports.fairness import fairness_sections
 from consortia.reports.gain_chart import gain_chart
 from consortia.reports.glossary import lines as glossary
@@ -41,7 +43,6 @@ from consortia.reports.proofs import proofs
 #: A page that a participant's image lacks (platform/Dockerfile).
 PAGES = Path(__file__).parent / "pages" / "runs.html"
 _NAV = (("/", "Runs"), ("/participants", "Participants"), ("/compare", "Compare"))
-_FAILURES = 40
 _MOST_COMPARED = 6
 #: Runs whose plots are kept in memory.
 _MOST_DRAWN = 8
@@ -70,7 +71,7 @@ class CoordinatorView:
         self.starter = Starter(root)
         self._background = Background()
         self._records: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}
-        self._drawn: dict[str, tuple[str, Plots]] = {}
+        self._drawn: dict[str, tuple[str, int, Plots]] = {}
         self._spending = Spending(self._background)
         self.collector = CoordinatorCollector(self._runs, self._spending, pki)
 
@@ -111,10 +112,10 @@ class CoordinatorView:
             return self._page(
                 "run.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
                 run=run, waited=waited, record=record, paid=verdict_counts(record), gain_caption=caption, gains=gains,
-                sentences=decide(record, run.scenario).sentences if record else progress_in_words(run, waited),
+                sentences=_paragraph(run, record) if record else progress_in_words(run, waited),
                 spent={participant.name: self._gauge(run, participant) for participant in run.participants.values()},
                 share_caption=share_caption, shares=shares, charts=charts, words=glossary(),
-                failures=run.failures[: -_FAILURES - 1 : -1], proofs=proofs(run.folder, run.id),
+                failures=by_code(run.failures), proofs=proofs(run.folder, run.id),
                 fairness=fairness_sections(record) if record else (),
             )  # fmt: skip
 
@@ -129,7 +130,7 @@ class CoordinatorView:
             return self._page(
                 "participant.html", "/", version, run.id, f"{run.status}, round {run.done} of {run.total}",
                 run=run, participant=found, spent=self._gauge(run, found), charts=self._participant_charts(run, found),
-                failures=failures[: -_FAILURES - 1 : -1],
+                failures=by_code(failures),
             )  # fmt: skip
 
         @app.get("/participants")
@@ -168,13 +169,15 @@ class CoordinatorView:
         return known[1]
 
     def _plots(self, run: Run, version: str) -> Plots:
-        """Return the run's plots, drawn once for each version of the page."""
+        """Return the run's plots: ε drawn once for each version of the page, the others once for each new event."""
         known = self._drawn.get(run.id)
         if known is None or known[0] != version:
-            known = self._drawn[run.id] = (version, (share_chart(run, self._spending), run_charts(run)))
+            same = known is not None and known[1] == run.position
+            charts = known[2][1] if known is not None and same else run_charts(run)
+            known = self._drawn[run.id] = (version, run.position, (share_chart(run, self._spending), charts))
             while len(self._drawn) > _MOST_DRAWN:
                 del self._drawn[next(iter(self._drawn))]
-        return known[1]
+        return known[2]
 
     def _run(self, run_id: str) -> Run:
         run = self._runs.get(run_id)
@@ -206,6 +209,12 @@ class CoordinatorView:
         charts.append(("Time to answer", _plain_chart("Time to answer", "seconds", participant.seconds, last)))
         charts.append(("Sent so far", _plain_chart("Bytes sent so far", "bytes", participant.sent, last)))
         return [(title, chart) for title, chart in charts if chart]
+
+
+def _paragraph(run: Run, record: Mapping[str, Any]) -> list[str]:
+    """Return the paragraph of a record, with the reasons of a run that failed, which stand in its events."""
+    found = decide(record, run.scenario)
+    return replace(found, why=reasons(run.reason, run.participants) if run.status == "failed" else ()).sentences
 
 
 def _plain_chart(title: str, label: str, values: Sequence[tuple[int, float]], x_label: str = "round") -> Markup:

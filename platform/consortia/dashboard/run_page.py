@@ -10,16 +10,16 @@ from markupsafe import Markup
 from consortia.common import words
 from consortia.dashboard.spending import Spending
 from consortia.reports.charts import Level, Line, Spot, line_chart
-from consortia.reports.decision import counts_of, listed
+from consortia.reports.decision import counts_of, listed, reasons
 from consortia.reports.explain import shape_charts
-from consortia.reports.live_runs import LiveParticipant, Run
+from consortia.reports.live_runs import Failure, LiveParticipant, Run
 from consortia.reports.many_participants import first
 from consortia.reports.round_times import without_setup
 
 __all__ = [
+    "by_code",
     "metric_chart",
     "progress_in_words",
-    "reasons",
     "run_charts",
     "seconds_chart",
     "share_chart",
@@ -50,15 +50,22 @@ def progress_in_words(run: Run, waited: Sequence[str]) -> list[str]:
     return told
 
 
-def reasons(reason: str, names: Sequence[str]) -> list[str]:
-    """Return why a run failed, line by line; what is true of several participants is said once, for all of them."""
-    found: dict[str, list[str]] = {}
-    for line in reason.splitlines():
-        name, _, rest = line.partition(": ")
-        whom, says = ([name], rest) if rest and name in names else ([], line)
-        if says.strip():
-            found.setdefault(says.strip().rstrip("."), []).extend(whom)
-    return [f"{listed(whom)}: {says}." if whom else f"{says[0].upper()}{says[1:]}." for says, whom in found.items()]
+def by_code(failures: Sequence[Failure]) -> list[dict[str, Any]]:
+    """Return failures by their code, the last first: whose, how many, in which rounds, and when the last was."""
+    found: dict[str, list[Failure]] = {}
+    for one in reversed(failures):
+        found.setdefault(one.code, []).append(one)
+    return [
+        {
+            "code": code,
+            "count": len(some),
+            "who": listed(sorted({one.participant for one in some})),
+            "first": min(one.round for one in some),
+            "last": max(one.round for one in some),
+            "time": some[0].time,
+        }
+        for code, some in found.items()
+    ]
 
 
 def verdict_counts(record: Mapping[str, Any] | None) -> str:

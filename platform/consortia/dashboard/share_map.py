@@ -105,7 +105,8 @@ def _state(run: Run, participant: LiveParticipant) -> tuple[str, str]:
     if participant.state == "REFUSED":
         return "refused", "refused"
     if participant.state != "ACTIVE":
-        return "idle", participant.state.lower().replace("_", "-")
+        word = participant.state_in_words
+        return ("refused" if word.startswith("refused") else "idle"), word
     if run.status == "running" and participant.waited_since is not None:
         return "waited", "waited for"
     if participant.seen is None:

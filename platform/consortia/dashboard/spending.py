@@ -37,6 +37,7 @@ class Spending:
     def __init__(self, background: Background) -> None:
         self._background = background
         self._last: dict[tuple[str, str], Spent] = {}
+        self._curves: dict[tuple[str, str], tuple[tuple[object, ...], list[Spot]]] = {}
 
     def of(self, run: Run, participant: LiveParticipant) -> Spent:
         """Return what is spent so far, or the last that is known."""
@@ -56,10 +57,19 @@ class Spending:
     def curve(self, run: Run, participant: LiveParticipant) -> tuple[list[Spot], bool]:
         """Return epsilon by round, as far as it is counted, as points of a plot; and whether that is all of it."""
         counts = self._counts(run, participant)
+        # Everything that the events below are made of: a curve is asked anew at each change of a page.
+        told = tuple(participant.standing.get(key) for key in ("noise_multiplier", "non_private", "unit"))
+        state = (*told, participant.delta, *participant.contributed[: max(counts, default=0)])
+        known = self._curves.get((run.id, participant.name))
+        if known is not None and known[0] == state:
+            return known[1], True
         events = {number: run.event(participant, n) for n, number in counts.items()}
         asked = [(number, self._epsilon(event, participant.delta)) for number, event in events.items()]
         points: list[Spot] = [(number, value, None, None) for number, value in asked if value is not None]
-        return points, len(points) == sum(event is not None for event in events.values())
+        whole = len(points) == sum(event is not None for event in events.values())
+        if whole:
+            self._curves[run.id, participant.name] = (state, points)
+        return points, whole
 
     def _counts(self, run: Run, participant: LiveParticipant) -> dict[int, int]:
         """Return the round after which so many updates were taken, for those numbers of updates that are counted."""

@@ -133,7 +133,11 @@ def run(
         Tracking(job.folder, trackers, _warn),
         Watch(out, job, simulation=False),
     ):
-        follow(job, control)
+        try:
+            follow(job, control)
+        except RunRefusedError:
+            record.build(job, "flower")  # so that report and dashboard tell who lacked what
+            raise
     result = record.build(job, "flower")
     print_result(out, result)
     for note in (conditional_split_note(job), refusal_hint(result)):

@@ -71,6 +71,7 @@ def build(job: Job, engine: str) -> dict[str, Any]:
         "noise": _noise(participants, record.get("central")),
         "status": record["status"],
         "reason": record["reason"],
+        **({"refused": True} if record.get("refused") else {}),
         "rounds": record["rounds"],
         "seconds": record["seconds"],
         "participants": participants,

@@ -147,6 +147,8 @@ def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = Non
         with watch(job) if watch else _nothing():
             engine(job)
     except RunRefusedError as error:
+        if _recorded(job) != before:  # so that report and dashboard tell who lacked what
+            record.build(job, options.engine)
         raise RunRefusedError(*error.problems, *causes(job)) from None
     except RunFailedError:
         if _recorded(job) == before:  # a record in the folder comes from an earlier command

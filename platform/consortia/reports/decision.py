@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ __all__ = [
     "gain_of",
     "listed",
     "measured",
+    "reasons",
     "verdict_of",
 ]
 
@@ -44,6 +45,8 @@ class Decision:
     ----------
     who : str
         Who trained what with whom, or how it ended.
+    why : sequence of str
+        The reasons of a run that failed, where the page shows them (`reasons`).
     paid : str
         For whom joining paid: clearly, perhaps, not.
     cost : str
@@ -53,6 +56,7 @@ class Decision:
     """
 
     who: str
+    why: Sequence[str] = ()
     paid: str = ""
     cost: str = ""
     next: str = ""
@@ -60,7 +64,7 @@ class Decision:
     @property
     def sentences(self) -> list[str]:
         """Those that say something."""
-        return [each for each in (self.who, self.paid, self.cost, self.next) if each]
+        return [each for each in (self.who, *self.why, self.paid, self.cost, self.next) if each]
 
     def __str__(self) -> str:
         return " ".join(self.sentences)
@@ -99,15 +103,20 @@ def decide(result: Mapping[str, Any], scenario: Scenario | None = None) -> Decis
         who += f" Since then {listed(sorted(left))} left: the model was made anew, and what follows is of the old one."
     if result["status"] != "completed":
         cost = _cost(result, participants) or "No ε is known here: each participant's own ledger says what it spent."
-        return Decision(who, "Nobody gained: nothing was measured.", cost, _after_failure(result, participants))
+        if result.get("refused"):  # its reasons say that nobody was charged
+            return Decision(who, next=_after_failure(result, participants))
+        return Decision(
+            who, paid="Nobody gained: nothing was measured.", cost=cost, next=_after_failure(result, participants)
+        )
     if "statistics" in result:
         return Decision(who, cost=_cost(result, participants))
     known = {name: one for name, one in participants.items() if measured(one)}
     paid = _paid(known)
     if not known:
         at_home = "Whether joining paid is each participant's own to know: `consortia receipt HOME`, there."
-        return Decision(who, at_home if result["observer"] != "simulation" else "", _cost(result, participants))
-    return Decision(who, paid, _cost(result, participants), _next(known, scenario))
+        home = at_home if result["observer"] != "simulation" else ""
+        return Decision(who, paid=home, cost=_cost(result, participants))
+    return Decision(who, paid=paid, cost=_cost(result, participants), next=_next(known, scenario))
 
 
 def decide_alone(receipt: Mapping[str, Any]) -> Decision:
@@ -118,7 +127,8 @@ def decide_alone(receipt: Mapping[str, Any]) -> Decision:
     known = one if measured(receipt) else {}
     who = f"{name} trained with the others of this run{made_up}."
     cost = _cost({"observer": "participant", "charged": True}, one)
-    return Decision(who, _paid_alone(receipt) if known else "", cost, _next(known, None, named=False) if known else "")
+    paid = _paid_alone(receipt) if known else ""
+    return Decision(who, paid=paid, cost=cost, next=_next(known, None, named=False) if known else "")
 
 
 def counts_of(participants: Iterable[Mapping[str, Any]]) -> str:
@@ -137,6 +147,26 @@ def listed(names: Sequence[str]) -> str:
     if len(names) > MOST:
         return str(len(names))
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nobody"
+
+
+def reasons(reason: str, names: Collection[str]) -> list[str]:
+    """Return why a run failed: first what keeps whom from taking part, once for all of whom it is true, then the rest.
+
+    Parameters
+    ----------
+    reason : str
+        Of the record, one in each line; a participant's begins with its name.
+    names : of the participants
+    """
+    theirs: dict[str, list[str]] = {}
+    others: dict[str, None] = {}
+    for line in reason.splitlines():
+        name, _, rest = line.partition(": ")
+        if rest.strip() and name in names:
+            theirs.setdefault(rest.strip().rstrip("."), []).append(name)
+        elif says := line.strip().rstrip("."):
+            others[f"{says[0].upper()}{says[1:]}."] = None
+    return [f"{listed(whom)}: {says}." for says, whom in theirs.items()] + list(others)
 
 
 def _who(result: Mapping[str, Any], participants: Mapping[str, Any], scenario: Scenario | None) -> str:

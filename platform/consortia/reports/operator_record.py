@@ -44,6 +44,7 @@ def _record(record: Mapping[str, Any], run: Run) -> dict[str, Any]:
     }
     found: dict[str, Any] = {
         "status": "completed" if record["status"] == "completed" else "failed",
+        "refused": record.get("refused") is True,
         "observer": "simulation" if record["observer"] == "simulation" else "coordinator",
         "synthetic": record["synthetic"] is True,
         "charged": record["charged"] is True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from consortia.reports.decision import (
     Decision,
@@ -11,6 +11,7 @@ from consortia.reports.decision import (
     decide_alone,
     epsilon_range,
     measured,
+    reasons,
     verdict_of,
 )
 from consortia.reports.gain_chart import gain_chart
@@ -49,6 +50,8 @@ def board(facts: Facts) -> Board:
         decision = decide_alone({**facts.receipts[facts.whose], "participant": facts.whose})
     else:
         decision = decide({**facts.result, "participants": participants}, facts.run.scenario)
+        if facts.result["status"] != "completed":
+            decision = replace(decision, why=reasons(facts.result["reason"], participants))
     caption, drawing = gain_chart(participants)
     return Board(
         title,
