@@ -95,6 +95,10 @@ def share_chart(run: Run, spending: Spending) -> tuple[str, Markup]:
     who = f"{drawn[0]}{' alike' if drawn == ['everybody'] else ''}" if len(drawn) == 1 else "each"  # one has no label
     caption = f"ε spent by round, {who} of its own run budget; all of it at the end is the plan"
     caption += "" if complete else "; some rounds are still being counted"
+    for members, points in alike:
+        few = max(run.scenario.contract.of(one.roster.industry).participations for one in members)
+        if points and points[-1][0] < run.total and max(len(one.contributed) for one in members) >= few:
+            caption += f"; where the line of {_called(members, run)} ends, all its messages are sent"
     label = "ε spent, % of the run budget"
     return caption, line_chart("ε by round", "round", label, lines, [Level("run budget", 100.0)], zero=True)
 

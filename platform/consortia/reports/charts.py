@@ -202,8 +202,7 @@ def _ends(names: Sequence[tuple[str, float, int | None]], xs: Sequence[float]) -
                 f'<svg class="key-dot" x="100%" y="{place - 4:.1f}" width="14" height="8">'
                 f'<circle class="dot c{colour}" cx="10" cy="4" r="3"/></svg>'
             )
-        shift = 16 if colour is not None else 6
-        parts.append(f'<text class="{kind}" x="100%" dx="{shift}" y="{place + 4:.1f}">{escape(name)}</text>')
+        parts.append(f'<text class="{kind}" x="100%" dx="16" y="{place + 4:.1f}">{escape(name)}</text>')
     return "".join(parts)
 
 

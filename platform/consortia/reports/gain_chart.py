@@ -15,7 +15,10 @@ from consortia.reports.receipt_table import label
 
 __all__ = ["gain_chart"]
 
-_CAPTION: Final = "{}, {}, on untouched test rows with 95 % intervals; wholly right of the broken line: clearly"
+_CAPTION: Final = (
+    "{}, {}, on untouched test rows; bars are 95 % intervals. Bar wholly right of the broken line: clearly; "
+    "dot alone right of it: perhaps"
+)
 
 
 def gain_chart(participants: Mapping[str, Mapping[str, Any]], *, by_value: bool = True) -> tuple[str, Markup]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+from consortia.common.words import when
 from consortia.reports.decision import (
     Decision,
+    compares,
     counts_of,
     decide,
     decide_alone,
@@ -28,6 +32,8 @@ class Board:
 
     Attributes
     ----------
+    run : str
+        Which run it was, how it ended, and when it began.
     status : str
         How the run ended; a word of ours.
     numbers : list of (str, str)
@@ -35,18 +41,20 @@ class Board:
     """
 
     title: str
+    run: str
     status: str
     decision: Decision
     chart: Chart | None
     numbers: list[tuple[str, str]]
     guarantee: str
+    words: str = ""
 
 
 def board(facts: Facts) -> Board:
     """Return the first page."""
     title, participants = facts.run.scenario.title, facts.participants
     if facts.whose:
-        title = f"{facts.whose}: {title}"
+        title = f"“{facts.whose}”: {title}"
         decision = decide_alone({**facts.receipts[facts.whose], "participant": facts.whose})
     else:
         decision = decide({**facts.result, "participants": participants}, facts.run.scenario)
@@ -55,11 +63,27 @@ def board(facts: Facts) -> Board:
     caption, drawing = gain_chart(participants)
     return Board(
         title,
+        f"Run {facts.run.id}, {_ended(facts)}, began {when(facts.run.started)}",
         facts.result["status"],
         decision,
         Chart(caption, drawing) if drawing else None,
         _numbers(facts),
         _guarantee(facts),
+        _words(participants) if drawing else "",
+    )
+
+
+def _ended(facts: Facts) -> str:
+    return "refused" if facts.result.get("refused") else str(facts.result["status"])
+
+
+def _words(participants: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what the chart compares, in a sentence."""
+    if not any(compares(one) for one in participants.values()):
+        return "Alone is a participant's own best model, federated the shared one."
+    return (
+        "Alone is a participant's own best model, control the same with more effort at home, federated the shared "
+        "model, and joined what one would use: alone and federated together."
     )
 
 
@@ -76,9 +100,8 @@ def _numbers(facts: Facts) -> list[tuple[str, str]]:
         found.append((f"ε {epsilon_range(spent)}", "spent in this run, each of its own run budget"))
     left = [a["runs_left"] for a in accounts if a.get("runs_left") is not None]
     if left:
-        found.append(
-            (str(min(left)), "runs like it left" if facts.whose else "runs like it left where they are fewest")
-        )
+        where = "" if len(left) == 1 else ", for each" if min(left) == max(left) else " where they are fewest"
+        found.append((str(min(left)), f"runs like it left{where}"))
     if facts.result["status"] != "completed":
         lines = facts.result["participants"].values()
         failed = sum(bool(one["failures"]) for one in lines)
@@ -108,12 +131,13 @@ def _guarantee(facts: Facts) -> str:
             else "Nobody said at which ε it took part, so this page promises nothing; each ledger says what was spent."
         )
     units = " or ".join(sorted({a["unit"] for a in accounts if a["unit"]}))
-    deltas = ", ".join(f"{delta:g}" for delta in sorted({a["delta"] for a in accounts}))
     text = (
-        f"Whatever left a participant in this run would have been at most e^ε times less or more likely without any "
-        f"one {units} of its training rows, except with probability δ = {deltas}"
+        "ε limits how much surer anybody who sees what left a participant in this run can become whether any one "
+        f"{units} was among its training rows; the smaller ε, the less"
     )
     trusts = {part.contract.trust for part in facts.run.scenario.parts()}
     return text + (
-        ", provided that the members whom the contract counts on are honest." if "aggregate" in trusts else "."
+        ". That holds as long as those members keep to the rules on whom the contract counts."
+        if "aggregate" in trusts
+        else "."
     )

@@ -128,6 +128,24 @@ def _trained(facts: Facts) -> Section:
     return section
 
 
+def guarantee_formula(facts: Facts) -> str:
+    """Return what (ε, δ) promises, exactly; nothing where nobody is known to have a guarantee of this kind."""
+    accounts = [
+        one["epsilon"] for one in facts.result["participants"].values() if one["epsilon"]["non_private"] is False
+    ]
+    if facts.vertical or "central" in facts.result or not accounts:
+        return ""
+    units = " or ".join(sorted({a["unit"] for a in accounts if a["unit"]}))
+    deltas = ", ".join(f"{delta:g}" for delta in sorted({a["delta"] for a in accounts}))
+    text = (
+        f"Whatever left a participant in this run would have been at most e^ε times less or more likely without any "
+        f"one {units} of its training rows, except with probability δ = {deltas}"
+    )
+    trusts = {part.contract.trust for part in facts.run.scenario.parts()}
+    honest = ", provided that the members whom the contract counts on are honest" if "aggregate" in trusts else ""
+    return f"{text}{honest}."
+
+
 def _guarantee(facts: Facts) -> Section:
     section = Section("Under which guarantee")
     trust = {
@@ -156,6 +174,8 @@ def _guarantee(facts: Facts) -> Section:
         "the run; ε of the lifetime estimates all runs on the data set in the participant's ledger, at its own δ, and "
         "is known to its owner only. σ is the noise's standard deviation over the clip norm. Non-private is ∞."
     )
+    if formula := guarantee_formula(facts):
+        section.says.append(formula)
     rows = []
     for name, participant in _participants(facts):
         account = participant["epsilon"]
