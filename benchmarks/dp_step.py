@@ -172,7 +172,8 @@ def measure(variants: dict[str, Step], seconds: float, repeats: int) -> dict[str
     counts: dict[str, int] = {}
     for name, step in variants.items():
         step(1)
-        counts[name] = max(2, int(seconds / max(step(2) / 2, 1e-7)))
+        # A difference of two times may be negative on a busy machine; no step takes less than a tenth of a millisecond.
+        counts[name] = max(2, int(seconds / max(step(2) / 2, 1e-4)))
     taken: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
         for name, step in variants.items():

@@ -7,6 +7,7 @@ what runs. A list is known when each step maps every row by itself. Anything els
 
 import copy
 import operator
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -83,8 +84,30 @@ _GLOBAL_HOOKS: Final = (
 )
 
 
+#: torch.fx replaces methods of all modules while it traces; two at a time would put back what the other had replaced.
+_TRACING = threading.Lock()
+
+
 class _Tracer(fx.Tracer):
-    """Stops at every module of torch but its containers."""
+    """Stops at every module of torch but its containers, and leaves alone what other threads call meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Note the call of a module of this trace; go on with any other."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Note that a parameter was read in this trace; give any other as it is."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         del module_qualified_name
@@ -199,10 +222,15 @@ def known(module: nn.Module) -> Composition | str:
         return Composition(module, (Step("", (0,), (), {}),))
     try:
         # A copy, since an own forward may write symbols to buffers and attributes.
-        graph = _Tracer().trace(fresh_copy(module))
+        graph = _traced(fresh_copy(module))
     except Exception as error:  # noqa: BLE001 (whatever an own forward raises on a symbol: then it is not known)
         return f"its forward is not made of known layers alone ({type(error).__name__})"
     return _composed(module, graph)
+
+
+def _traced(module: nn.Module) -> fx.Graph:
+    with _TRACING:
+        return _Tracer().trace(module)
 
 
 def _composed(module: nn.Module, graph: fx.Graph) -> Composition | str:
