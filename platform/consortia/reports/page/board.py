@@ -131,9 +131,10 @@ def _guarantee(facts: Facts) -> str:
             else "Nobody said at which ε it took part, so this page promises nothing; each ledger says what was spent."
         )
     units = " or ".join(sorted({a["unit"] for a in accounts if a["unit"]}))
+    deltas = ", ".join(f"{delta:g}" for delta in sorted({a["delta"] for a in accounts}))
     text = (
         "ε limits how much surer anybody who sees what left a participant in this run can become whether any one "
-        f"{units} was among its training rows; the smaller ε, the less"
+        f"{units} was among its training rows; the smaller ε, the less. It does so except with probability δ = {deltas}"
     )
     trusts = {part.contract.trust for part in facts.run.scenario.parts()}
     return text + (
