@@ -20,7 +20,7 @@ from consortia.reports.decision import (
 )
 from consortia.reports.gain_chart import gain_chart
 from consortia.reports.page.content import Chart
-from consortia.reports.page.facts import Facts
+from consortia.reports.page.facts import Facts, promise
 from consortia.trust.trusted_coordinator import sentence
 
 __all__ = ["Board", "board"]
@@ -120,25 +120,21 @@ def _guarantee(facts: Facts) -> str:
             "The coordinator relays bytes that it cannot read; ε limits what the label owner's noisy labels say of one "
             "label, and ∞ says that a partner's scores are disclosed to the label owner as they are."
         )
-    accounts = [
-        one["epsilon"] for one in facts.result["participants"].values() if one["epsilon"]["non_private"] is False
-    ]
-    if not accounts:
+    promised = promise(facts)
+    if promised is None:
         open_ended = any(one["epsilon"]["non_private"] for one in facts.result["participants"].values())
         return (
             "This run was non-private: ε = ∞, nothing is promised."
             if open_ended
             else "Nobody said at which ε it took part, so this page promises nothing; each ledger says what was spent."
         )
-    units = " or ".join(sorted({a["unit"] for a in accounts if a["unit"]}))
-    deltas = ", ".join(f"{delta:g}" for delta in sorted({a["delta"] for a in accounts}))
     text = (
         "ε limits how much surer anybody who sees what left a participant in this run can become whether any one "
-        f"{units} was among its training rows; the smaller ε, the less. It does so except with probability δ = {deltas}"
+        f"{promised.units} was among its training rows; the smaller ε, the less. "
+        f"It does so except with probability δ = {promised.deltas}"
     )
-    trusts = {part.contract.trust for part in facts.run.scenario.parts()}
     return text + (
         ". That holds as long as those members keep to the rules on whom the contract counts."
-        if "aggregate" in trusts
+        if promised.rests_on_members
         else "."
     )

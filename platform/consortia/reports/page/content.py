@@ -13,7 +13,7 @@ from consortia.reports.decision import listed
 from consortia.reports.forecasts import told_and_measured
 from consortia.reports.many_participants import first, rest
 from consortia.reports.page.closing import card_section, model_words, origin_section, proof_section, words_section
-from consortia.reports.page.facts import Facts
+from consortia.reports.page.facts import Facts, promise
 from consortia.reports.page.parts import WORDS, Chart, Section, Table
 from consortia.reports.page.releases import releases
 from consortia.reports.receipt_table import columns, interval, label, metric_name, receipt_row, synthetic_for
@@ -130,19 +130,14 @@ def _trained(facts: Facts) -> Section:
 
 def guarantee_formula(facts: Facts) -> str:
     """Return what (ε, δ) promises, exactly; nothing where nobody is known to have a guarantee of this kind."""
-    accounts = [
-        one["epsilon"] for one in facts.result["participants"].values() if one["epsilon"]["non_private"] is False
-    ]
-    if facts.vertical or "central" in facts.result or not accounts:
+    promised = promise(facts)
+    if facts.vertical or "central" in facts.result or promised is None:
         return ""
-    units = " or ".join(sorted({a["unit"] for a in accounts if a["unit"]}))
-    deltas = ", ".join(f"{delta:g}" for delta in sorted({a["delta"] for a in accounts}))
     text = (
         f"Whatever left a participant in this run would have been at most e^ε times less or more likely without any "
-        f"one {units} of its training rows, except with probability δ = {deltas}"
+        f"one {promised.units} of its training rows, except with probability δ = {promised.deltas}"
     )
-    trusts = {part.contract.trust for part in facts.run.scenario.parts()}
-    honest = ", provided that the members whom the contract counts on are honest" if "aggregate" in trusts else ""
+    honest = ", provided that the members whom the contract counts on are honest" if promised.rests_on_members else ""
     return f"{text}{honest}."
 
 

@@ -129,3 +129,35 @@ def _progress(file: Path) -> tuple[str, list[tuple[int, float]]] | None:
         return None
     metric = known[-1]["metric"]
     return metric, [(line["round"], line["value"]) for line in known if line["metric"] == metric]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What (ε, δ) of a run is about.
+
+    Attributes
+    ----------
+    units : str
+        What one unit is.
+    deltas : str
+        Each δ that a participant took part at.
+    rests_on_members : bool
+        Whether it holds only while the members whom the contract counts on are honest.
+    """
+
+    units: str
+    deltas: str
+    rests_on_members: bool
+
+
+def promise(facts: Facts) -> Promise | None:
+    """Return it; None where nobody is known to have taken part at a finite ε."""
+    every = (one["epsilon"] for one in facts.result["participants"].values())
+    accounts = [account for account in every if account["non_private"] is False]
+    if not accounts:
+        return None
+    return Promise(
+        " or ".join(sorted({account["unit"] for account in accounts if account["unit"]})),
+        ", ".join(f"{delta:g}" for delta in sorted({account["delta"] for account in accounts})),
+        any(part.contract.trust == "aggregate" for part in facts.run.scenario.parts()),
+    )
