@@ -13,7 +13,7 @@ import pytest
 import tomli_w
 from flwr.app import ConfigRecord
 from flwr.app.message.recorddict import RecordDict
-from flwr.proto import message_pb2
+from flwr.proto import heartbeat_pb2, message_pb2
 from flwr.supercore.inflatable.inflatable_object import (
     get_object_children_ids_from_object_content,
     get_object_type_from_object_content,
@@ -168,7 +168,7 @@ def _strange(calls: list[Call], started: float) -> Iterator[str]:
         yield "more than one public key"
     for call in calls:
         yield from (f"HTTP header {name}" for name, _ in call.headers if name not in HEADERS)
-        if dict(call.headers)["content-length"] != str(len(call.body)):
+        if call.body is not None and dict(call.headers)["content-length"] != str(len(call.body)):
             yield "HTTP header content-length"
         for name, value in fields_of(call.message):
             match FIELDS.get(name):
@@ -270,6 +270,16 @@ def test_the_search_can_find(tmp_path: Path) -> None:
     _rows("ward-b", tmp_path / "rows.csv")
     rows = (tmp_path / "rows.csv").read_bytes()
     assert planted_in(rows, PLANTED) == list(PLANTED[:4])
+
+
+def test_a_request_may_be_cut_before_its_body_and_nowhere_else() -> None:
+    body = heartbeat_pb2.SendNodeHeartbeatRequest(heartbeat_interval=30.0).SerializeToString()
+    head = b"POST /v1/fleet/send-node-heartbeat HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body)
+    whole, cut = Tap([(bytearray(head + body + head), bytearray())]).calls()
+    assert (whole.body, cut.body) == (body, None)
+    for sent, why in [(head + body[:2], "half a body"), (head[:-2], "half a head")]:
+        with pytest.raises(ValueError, match=why):
+            Tap([(bytearray(sent), bytearray())]).calls()
 
 
 def test_the_page_names_every_field_that_flower_adds() -> None:

@@ -39,13 +39,16 @@ REQUESTS: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True)
 class Call:
-    """One HTTP request as it was on the wire; `answer` is empty where the run ended first."""
+    """One HTTP request as it was on the wire.
+
+    The run's end may cut the last one of a connection: then `answer` is empty, and `body` is None if none of it left.
+    """
 
     path: str
     headers: tuple[tuple[str, str], ...]
     message: Message
     answer: Message
-    body: bytes
+    body: bytes | None
 
 
 @dataclass
@@ -71,16 +74,16 @@ def _calls(out: bytes, back: bytes) -> Iterator[Call]:
             raise ValueError(f"a request that no SuperNode makes: {first}")
         name = path.removeprefix("/v1/fleet/")
         asked, answered = (kind() for kind in REQUESTS[name])
-        asked.ParseFromString(body)
-        if asked.SerializeToString(deterministic=True) != body:
+        asked.ParseFromString(body or b"")
+        if asked.SerializeToString(deterministic=True) != (body or b""):
             raise ValueError(f"{name}: bytes beside its fields")
         if number < len(answers) and answers[number][0].split(" ")[1] == "200":
-            answered.ParseFromString(answers[number][2])
+            answered.ParseFromString(answers[number][2] or b"")
         yield Call(name, tuple(headers.items()), asked, answered, body)
 
 
-def _messages(data: bytes) -> Iterator[tuple[str, dict[str, str], bytes]]:
-    """Split one direction of an HTTP/1.1 connection: first line, headers (no name twice), body."""
+def _messages(data: bytes) -> Iterator[tuple[str, dict[str, str], bytes | None]]:
+    """Split one direction of an HTTP/1.1 connection: first line, headers (no name twice), body (None: cut there)."""
     while data:
         head, found, data = data.partition(b"\r\n\r\n")
         if not found:
@@ -91,9 +94,9 @@ def _messages(data: bytes) -> Iterator[tuple[str, dict[str, str], bytes]]:
         if len(headers) != len(pairs) or "transfer-encoding" in headers:
             raise ValueError("headers: a name twice, or a body of unknown length")
         size = int(headers.get("content-length", "0"))
-        if len(data) < size:
+        if 0 < len(data) < size:
             raise ValueError("half a body")
-        yield first, headers, data[:size]
+        yield first, headers, data[:size] if data or not size else None
         data = data[size:]
 
 
