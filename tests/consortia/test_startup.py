@@ -55,6 +55,11 @@ SLOW = [
     "explain RUN",
     "contributions RUN",
     "fairness RUN",
+    "predict RUN rows.csv --participant bank-a",
+    "edit RUN --participant bank-a --out shapes.csv",
+    "export RUN --industry bank",
+    "evidence RUN",
+    "leave RUN --participant bank-a",
     "budget plan banks",
     "budget sweep banks",
     "data check --rows rows.csv --client bank",
@@ -161,8 +166,10 @@ def test_no_heavy_library_is_loaded(words: str, found: dict[str, tuple[int, list
 def begun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, list[str]]]:
     folder = tmp_path_factory.mktemp("begun")
     (folder / "RUN").mkdir()
-    for name in ("result.json", "scenario.json", "job.json"):
-        (folder / "RUN" / name).write_text("{}")
+    own = folder / "RUN" / "participants" / "bank-a" / "runs" / "RUN"
+    own.mkdir(parents=True)
+    for file in (*(folder / "RUN" / f"{name}.json" for name in ("result", "scenario", "job")), own / "receipt.json"):
+        file.write_text("{}")
     (folder / "rows.csv").write_text("")
     for policy in (find_scenario("banks").parent / "policies" / "banks").iterdir():
         home = folder / policy.stem

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from consortia.cli.options import FinishedRun
-from consortia.common.console import tell
+from consortia.common.console import begin, tell
 
 
 def evidence(
@@ -18,6 +18,7 @@ def evidence(
     ] = None,
 ) -> None:
     """Write a run's evidence pack: model card, data sheet, Croissant, DPIA annex, EU AI Act and HIPAA. It is free."""
+    begin(f"writing the evidence pack of {run}")
     from consortia.reports.evidence import PACK
     from consortia.reports.evidence.facts import collect
     from consortia.reports.evidence.render import write

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consortia.cli.options import PkiKey, home_of
-from consortia.common.console import tell
+from consortia.common.console import begin, tell
 from consortia.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def leave(
     else:
         if keys is not None or home is not None:
             raise InputError("--keys and --home: wanted none without --certificate, got one")
+        begin(f"taking {participant} out of {run}", as_json=as_json)
         said = _at_coordinator(Path(run), participant, key)
     if as_json:
         typer.echo(json.dumps(said.model_dump(mode="json"), indent=1))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consortia.common.console import err, tell
+from consortia.common.console import begin, err, tell
 from consortia.common.errors import InputError
 from consortia.common.run_folders import check_finished, check_there, run_folder
 from consortia.models.choice import check_choice
@@ -52,6 +52,7 @@ def predict(
         _whose(source, participant)
     if not rows.is_file():
         raise InputError(f"{rows}: wanted a CSV file, got nothing there; check the path")
+    begin(f"loading the model of {source}")
     from clients.errors import ClientError
     from clients.sources import WrongRowsError, read_csv
 
@@ -131,13 +132,15 @@ def edit(
 
     First write the shapes with --out, change numbers in the column `adds`, then give the file back.
     """
-    from consortia.models import edited
-
     if not participant:
         raise InputError("--participant: wanted whose model of the run, got none")
     if (shapes is None) == (target is None):
         got = "neither" if shapes is None else "both"
         raise InputError(f"wanted --out FILE (write the shapes) or a file of edited shapes, got {got}")
+    _whose(run, participant)
+    begin(f"loading the additive model of {run}")
+    from consortia.models import edited
+
     if target is not None:
         table = edited.shapes_of(run, participant)
         table.to_csv(target, index=False)
@@ -174,6 +177,7 @@ def export(
         run_folder(run, participant)
     else:
         check_finished(Path(run), "scenario.json", "result.json")
+    begin(f"exporting the model of {run}")
     from consortia.models import registry
     from consortia.models.onnx_file import to_onnx
     from consortia.models.source import check_leaves, of_coordinator, of_participant
