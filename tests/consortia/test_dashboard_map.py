@@ -107,11 +107,11 @@ def test_shares_that_lie_over_each_other_are_one_line_with_a_name_for_all() -> N
     run: Any = SimpleNamespace(participants=people, scenario=scenario, total=20)
     caption, drawn = share_chart(run, Alike())  # type: ignore[arg-type]
     assert re.findall(r'class="end-name[^>]*>([^<]+)<', str(drawn)) == ["hospital", "bank, factory"]
-    assert "each of its own run budget" in caption
+    assert "(one line each)" in caption
     assert "all its messages are sent" not in caption
     for one in people.values():
         if one.roster.industry == "hospital":
             one.contributed = [1, 2]
     assert "where the line of hospital ends, all its messages are sent" in share_chart(run, Alike())[0]  # type: ignore[arg-type]
     run.participants = {name: one for name, one in people.items() if one.roster.industry == "bank"}
-    assert "everybody alike" in share_chart(run, Alike())[0]  # type: ignore[arg-type]
+    assert "the same for everybody" in share_chart(run, Alike())[0]  # type: ignore[arg-type]

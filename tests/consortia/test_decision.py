@@ -59,8 +59,9 @@ def test_it_says_who_for_whom_what_it_cost_and_what_next() -> None:
     )
     assert found.paid == "Joining paid clearly for a; perhaps for b; not for c. Too few test rows say it for d."
     assert found.cost == (
-        "It cost each of them ε 1, all of its run budget, as planned. ε limits how much any one record or person can "
-        "show; smaller is more private. Runs like it that are left: 1 for b, up to 3 for the others."
+        "It cost each of them ε 1, all of its run budget, as planned. ε limits how much anybody can learn of any one "
+        "unit (a record or a person, as declared); smaller is more private. The lifetime budgets have room for 1 more "
+        "run like it at b, for up to 3 at the others."
     )
     assert found.next == (
         "Next, use the joined model: a; measure again, with more test rows or a second run, before deciding: b; stay "
@@ -121,11 +122,28 @@ def test_a_failed_run_says_whom_to_ask_and_repeats_no_detail() -> None:
     account = dict.fromkeys(("run", "budget", "non_private"))
     broken = {"industry": "bank", "metrics": {}, "epsilon": account, "failures": failures}
     found = decide(record({"a": broken}, status="failed", reason=PLANTED))
-    assert found.paid == "Nobody gained: nothing was measured."
-    assert "did not end well after 2 rounds" in found.who
-    assert found.next == "Next: ask a (BAD_REPLY); `consortia home log NAME`, at home, says why."
+    assert found.paid == "Whether joining pays was not measured."
+    assert "failed after 2 rounds" in found.who
+    assert found.next == "Next: a (BAD_REPLY): its answer is not what was asked for; it is dropped."
     assert PLANTED not in str(found)
     assert "was refused" in decide(record({"a": broken}, status="failed", refused=True)).who
+
+
+def test_a_code_is_told_once_with_its_meaning() -> None:
+    refused = {"industry": "bank", "metrics": {}, "epsilon": dict.fromkeys(("run", "budget", "non_private"))}
+    code = {"round": 1, "code": "CONTRACT_NOT_ALLOWED", "detail": ""}
+    lines = {name: refused | {"failures": [code]} for name in "abcd"}
+    assert decide(record(lines | {"e": refused}, status="failed")).next == (
+        "Next: a, b, c and d (CONTRACT_NOT_ALLOWED): it does not accept this contract; its owner reads it and runs "
+        "`consortia budget allow`."
+    )
+
+
+def test_who_loses_by_joining_is_named() -> None:
+    found = decide(record({"a": line(0.02, 0.01, 0.03), "b": line(-0.02, -0.03, 0.01), "c": line(-0.02, -0.03, -0.01)}))
+    assert found.paid == "Joining paid clearly for a; not for b and c. It made the model of c worse."
+    own = decide_alone({**line(-0.02, -0.03, -0.01), "participant": "c", "synthetic": False})
+    assert own.paid.startswith("Joining made the model worse: net gain -0.020")
 
 
 def test_a_crowd_is_counted_and_a_receipt_speaks_for_itself() -> None:

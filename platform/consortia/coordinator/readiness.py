@@ -17,16 +17,8 @@ from strategies.base import TakesTurns
 
 #: How often a participant is asked after a failure. A problem with data or policy does not go away by asking again.
 _FAILED_TRIES = 2
+#: What these codes mean before round 1, where they do not mean what `messages.answer_codes` says.
 _WHY = {
-    "BUDGET_EXHAUSTED": "its budget is spent; its owner raises budget.lifetime, or the roster goes on without it",
-    "CONTRACT_NOT_ALLOWED": "it does not accept this contract; its owner reads it and runs `consortia budget allow`",
-    "NO_POLICY": "it has no policy",
-    "NO_LEDGER": "it has no ledger; its owner runs `consortia home init` or `consortia budget init`",
-    "DATASET_NOT_OFFERED": "its policy offers no such data set; see roster.dataset and roster.industry",
-    "UNIT_MISMATCH": "its policy protects another unit than roster.unit says; one of the two has to change",
-    "RELEASE_NOT_ALLOWED": "its policy does not let leave what the contract wants; `consortia preflight` names it",
-    "NON_PRIVATE_NOT_ALLOWED": "it was proposed a non-private run, which its policy does not allow",
-    "NO_PRETRAINED_FILE": "it lacks the file that the network starts from; `consortia home log` says where it goes",
     "NO_REPLY": "it did not answer in time",
     "NOT_JOINED": "it is not connected",
     "PARTICIPANT_ERROR": "its rows or its policy cannot be used; `consortia home log` names the cause there",

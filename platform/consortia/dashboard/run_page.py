@@ -92,8 +92,10 @@ def share_chart(run: Run, spending: Spending) -> tuple[str, Markup]:
             alike.append(([participant], points))
     lines = [Line(_called(members, run), points) for members, points in alike]
     drawn = [_called(members, run) for members, points in alike if points]
-    who = f"{drawn[0]}{' alike' if drawn == ['everybody'] else ''}" if len(drawn) == 1 else "each"  # one has no label
-    caption = f"ε spent by round, {who} of its own run budget; all of it at the end is the plan"
+    who = (
+        "the same for everybody" if drawn == ["everybody"] else f"of {drawn[0]}" if len(drawn) == 1 else "one line each"
+    )
+    caption = f"ε spent by round, in % of a participant's run budget ({who}); 100 % at the end is the plan"
     caption += "" if complete else "; some rounds are still being counted"
     for members, points in alike:
         few = max(run.scenario.contract.of(one.roster.industry).participations for one in members)

@@ -17,6 +17,15 @@ _MEANINGS: Final = {
     "NOT_PUSHED": "the SuperLink did not take its message",
     "BAD_REPLY": "its answer is not what was asked for; it is dropped",
     "HOME_UNREADABLE": "its home belongs to another user than its app runs as; `chown -R` it there",
+    "BUDGET_EXHAUSTED": "its budget is spent; its owner raises budget.lifetime, or the roster goes on without it",
+    "CONTRACT_NOT_ALLOWED": "it does not accept this contract; its owner reads it and runs `consortia budget allow`",
+    "NO_POLICY": "it has no policy",
+    "NO_LEDGER": "it has no ledger; its owner runs `consortia home init` or `consortia budget init`",
+    "DATASET_NOT_OFFERED": "its policy offers no such data set; see roster.dataset and roster.industry",
+    "UNIT_MISMATCH": "its policy protects another unit than roster.unit says; one of the two has to change",
+    "RELEASE_NOT_ALLOWED": "its policy does not let leave what the contract wants; `consortia preflight` names it",
+    "NON_PRIVATE_NOT_ALLOWED": "it was proposed a non-private run, which its policy does not allow",
+    "NO_PRETRAINED_FILE": "it lacks the file that the network starts from; `consortia home log` says where it goes",
     "PARTICIPANT_ERROR": "it failed by itself; `consortia home log` names the incident there",
 }
 

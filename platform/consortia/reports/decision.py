@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from consortia.common.words import epsilon_text, interval, verdict
+from consortia.messages.answer_codes import meaning
 from consortia.reports.many_participants import MOST
 from consortia.terms.scenario import Scenario
 
@@ -34,7 +35,9 @@ _RANK: Final = {word: place for place, word in enumerate((*_ORDER, "unknown"))}
 #: Of its run budget: more than this share counts as all of it, since noise is fitted to spend it.
 _ALL: Final = 0.98
 #: Behind the first ε that a reader meets.
-_MEANING: Final = "ε limits how much any one record or person can show; smaller is more private."
+_MEANING: Final = (
+    "ε limits how much anybody can learn of any one unit (a record or a person, as declared); smaller is more private."
+)
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,13 @@ def decide(result: Mapping[str, Any], scenario: Scenario | None = None) -> Decis
     if left := result.get("left"):
         who += f" Since then {listed(sorted(left))} left: the model was made anew, and what follows is of the old one."
     if result["status"] != "completed":
-        cost = _cost(result, participants) or "No ε is known here: each participant's own ledger says what it spent."
+        cost = _cost(result, participants) or (
+            "No final ε is known: the table has what the coordinator counted, each participant's own ledger all of it."
+        )
         if result.get("refused"):  # its reasons say that nobody was charged
             return Decision(who, next=_after_failure(result, participants))
-        return Decision(
-            who, paid="Nobody gained: nothing was measured.", cost=cost, next=_after_failure(result, participants)
-        )
+        paid = "Whether joining pays was not measured."
+        return Decision(who, paid=paid, cost=cost, next=_after_failure(result, participants))
     if "statistics" in result:
         return Decision(who, cost=_cost(result, participants))
     known = {name: one for name, one in participants.items() if measured(one)}
@@ -176,7 +180,7 @@ def _who(result: Mapping[str, Any], participants: Mapping[str, Any], scenario: S
     what = f"{len(participants)} participants ({made})"
     text = f"{what} {_did(result, participants, scenario)}"
     if result["status"] != "completed":
-        text = f"The run of {what} {'was refused' if result.get('refused') else 'did not end well'}"
+        text = f"The run of {what} {'was refused' if result.get('refused') else 'failed'}"
         text += f" after {result['rounds']} round{'' if result['rounds'] == 1 else 's'}" if result["rounds"] else ""
     if result.get("observer") == "simulation":
         rows = ", which are synthetic" if result.get("synthetic") else ""
@@ -210,6 +214,8 @@ def _paid(known: Mapping[str, Mapping[str, Any]]) -> str:
             found.append(f"{word} for {listed(names)}")
     unknown = [name for name, word in said.items() if word == "unknown"]
     text = f"Joining paid {'; '.join(found)}."
+    if worse := sorted(name for name in said if _is_worse(known[name])):
+        text += f" It made the model of {listed(worse)} worse."
     return text + (f" Too few test rows say it for {listed(unknown)}." if unknown else "")
 
 
@@ -218,12 +224,20 @@ def _paid_alone(receipt: Mapping[str, Any]) -> str:
     if gain is None:
         return "Too few test rows say whether joining paid."
     how = "Joining did not pay" if said == "not" else f"Joining paid {said}"
+    if _is_worse(receipt):
+        how = "Joining made the model worse"
     return f"{how}: {'net gain' if compares(receipt) else 'gain'} {interval(gain)}."
 
 
 def _value(participant: Mapping[str, Any]) -> float:
     found = gain_of(participant)
     return found["value"] if found else -math.inf
+
+
+def _is_worse(participant: Mapping[str, Any]) -> bool:
+    """Return whether the whole interval of the gain is a loss."""
+    found = gain_of(participant)
+    return found is not None and found["high"] < 0
 
 
 def _cost(result: Mapping[str, Any], participants: Mapping[str, Mapping[str, Any]]) -> str:
@@ -274,9 +288,11 @@ def _left(accounts: Mapping[str, Mapping[str, Any]]) -> str:
     if most == 0:
         return "No run like it is left: the lifetime budget is used up."
     if fewest == most:
-        return f"Runs like it that are left: {fewest}{' for each' if len(left) > 1 else ''}."
+        whose = "Each lifetime budget" if len(left) > 1 else "The lifetime budget"
+        return f"{whose} has room for {fewest} more run{'' if fewest == 1 else 's'} like it."
     short = [name for name, count in left.items() if count == fewest]
-    return f"Runs like it that are left: {fewest or 'none'} for {listed(short)}, up to {most} for the others."
+    some = f"{fewest or 'no'} more run{'' if fewest == 1 else 's'}"
+    return f"The lifetime budgets have room for {some} like it at {listed(short)}, for up to {most} at the others."
 
 
 def _next(known: Mapping[str, Mapping[str, Any]], scenario: Scenario | None, *, named: bool = True) -> str:
@@ -313,9 +329,15 @@ def _advice(name: str, one: Mapping[str, Any], scenario: Scenario | None) -> str
 
 
 def _after_failure(result: Mapping[str, Any], participants: Mapping[str, Mapping[str, Any]]) -> str:
-    failed = {name: one["failures"][-1]["code"] for name, one in participants.items() if one.get("failures")}
+    """Return who failed with which code, and what the code means; each code once."""
+    failed: dict[str, list[str]] = {}
+    for name, one in participants.items():
+        if one.get("failures"):
+            failed.setdefault(one["failures"][-1]["code"], []).append(name)
     if not failed:
         return "Next: read the reason below."
-    codes = ", ".join(f"{name} ({code})" for name, code in list(failed.items())[:3])
-    more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-    return f"Next: ask {codes}{more}; `consortia home log NAME`, at home, says why."
+    told = (
+        f"{listed(names)} ({code}): {meaning(code) or '`consortia home log NAME` there says why'}"
+        for code, names in failed.items()
+    )
+    return f"Next: {'. '.join(told)}."

@@ -97,7 +97,7 @@ def _numbers(facts: Facts) -> list[tuple[str, str]]:
     accounts = [one["epsilon"] for one in facts.result["participants"].values()]
     spent = [a["run"] for a in accounts if a["run"] is not None and not a["non_private"]]
     if spent:
-        found.append((f"ε {epsilon_range(spent)}", "spent in this run, each of its own run budget"))
+        found.append((f"ε {epsilon_range(spent)}", "spent by each participant in this run"))
     left = [a["runs_left"] for a in accounts if a.get("runs_left") is not None]
     if left:
         where = "" if len(left) == 1 else ", for each" if min(left) == max(left) else " where they are fewest"
@@ -129,9 +129,9 @@ def _guarantee(facts: Facts) -> str:
             else "Nobody said at which ε it took part, so this page promises nothing; each ledger says what was spent."
         )
     text = (
-        "ε limits how much surer anybody who sees what left a participant in this run can become whether any one "
-        f"{promised.units} was among its training rows; the smaller ε, the less. "
-        f"It does so except with probability δ = {promised.deltas}"
+        "Somebody may see all that left a participant in this run. ε limits how sure that makes them that any one "
+        f"{promised.units} was among its training rows; a smaller ε is more private. "
+        f"The limit fails with a probability of at most δ = {promised.deltas}"
     )
     return text + (
         ". That holds as long as those members keep to the rules on whom the contract counts."
