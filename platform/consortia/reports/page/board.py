@@ -74,7 +74,12 @@ def board(facts: Facts) -> Board:
 
 
 def _ended(facts: Facts) -> str:
-    return "refused" if facts.result.get("refused") else str(facts.result["status"])
+    if facts.result.get("refused"):
+        return "refused"
+    if facts.result["status"] != "completed":
+        return str(facts.result["status"])
+    count = len(facts.run.failures)
+    return f"completed with {count} failure{'' if count == 1 else 's'}" if count else "completed without a failure"
 
 
 def _words(participants: Mapping[str, Mapping[str, Any]]) -> str:
