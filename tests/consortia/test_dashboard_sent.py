@@ -118,7 +118,7 @@ def test_the_first_page_of_a_failed_run_has_its_numbers_and_promises_nothing(run
     assert first.numbers == [("4 of 5", "participants refused or failed"), ("1", "rounds were finished")]
     assert first.guarantee.startswith("Nobody said at which ε it took part")
     assert "non-private" not in first.guarantee
-    assert first.decision.cost.startswith("No final ε is known")
+    assert first.decision.cost.startswith("What it cost has no final number")
 
 
 def test_failures_are_told_by_reason() -> None:

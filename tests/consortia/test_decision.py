@@ -59,8 +59,8 @@ def test_it_says_who_for_whom_what_it_cost_and_what_next() -> None:
     )
     assert found.paid == "Joining paid clearly for a; perhaps for b; not for c. Too few test rows say it for d."
     assert found.cost == (
-        "It cost each of them ε 1, all of its run budget, as planned. ε limits how much anybody can learn of any one "
-        "unit (a record or a person, as declared); smaller is more private. The lifetime budgets have room for 1 more "
+        "It cost each of them ε 1, the whole budget of one run, as planned. ε limits how much anybody can learn of any "
+        "one unit (a record or a person, as declared); smaller is more private. The lifetime budgets have room for 1 more "
         "run like it at b, for up to 3 at the others."
     )
     assert found.next == (
@@ -75,7 +75,7 @@ def test_the_industries_and_another_learner_come_from_the_scenario() -> None:
     name = loaded.roster[0].name
     assert (
         decide(record({name: line(-0.1, -0.2, 0.0)}), loaded).next
-        == f'Next, stay alone, or try learner = "sums": {name}.'
+        == f'Next, stay alone, or ask the coordinator for a run with noisy sums (learner = "sums"): {name}.'
     )
 
 

@@ -106,7 +106,8 @@ def decide(result: Mapping[str, Any], scenario: Scenario | None = None) -> Decis
         who += f" Since then {listed(sorted(left))} left: the model was made anew, and what follows is of the old one."
     if result["status"] != "completed":
         cost = _cost(result, participants) or (
-            "No final ε is known: the table has what the coordinator counted, each participant's own ledger all of it."
+            "What it cost has no final number: the table shows what the coordinator counted, and each participant's "
+            "own ledger has the whole sum."
         )
         if result.get("refused"):  # its reasons say that nobody was charged
             return Decision(who, next=_after_failure(result, participants))
@@ -269,7 +270,7 @@ def _of_budget(accounts: Mapping[str, Mapping[str, Any]]) -> str:
     if not shares:
         return ""
     if min(shares.values()) >= _ALL:
-        return ", all of its run budget, as planned"
+        return ", the whole budget of one run, as planned"
     budgets = [accounts[name]["budget"] for name in shares]
     return f", of {'a run budget' if len(budgets) == 1 else 'run budgets'} of {epsilon_range(budgets)}"
 
@@ -324,7 +325,7 @@ def _advice(name: str, one: Mapping[str, Any], scenario: Scenario | None) -> str
     if scenario is not None and scenario.contract.vertical is None:
         mine = next((each for each in scenario.roster if each.name == name), None)
         if not last and mine is not None and scenario.contract.of(mine.industry).learner == "gradient":
-            return 'stay alone, or try learner = "sums"'
+            return 'stay alone, or ask the coordinator for a run with noisy sums (learner = "sums")'
     return "stay alone" if last else "stay alone, or try another learner"
 
 
