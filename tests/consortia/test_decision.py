@@ -60,8 +60,8 @@ def test_it_says_who_for_whom_what_it_cost_and_what_next() -> None:
     assert found.paid == "Joining paid clearly for a; perhaps for b; not for c. Too few test rows say it for d."
     assert found.cost == (
         "It cost each of them ε 1, the whole budget of one run, as planned. ε limits how much anybody can learn of any "
-        "one unit (a record or a person, as declared); smaller is more private. The lifetime budgets have room for 1 more "
-        "run like it at b, for up to 3 at the others."
+        "one unit (a record or a person, as declared); smaller is more private. The lifetime budgets have room for "
+        "1 more run like it at b, for up to 3 at the others."
     )
     assert found.next == (
         "Next, use the joined model: a; measure again, with more test rows or a second run, before deciding: b; stay "
