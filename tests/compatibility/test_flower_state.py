@@ -1,7 +1,7 @@
 """The SuperLink's state that Flower 1.41 left: today's SuperLink goes on with it; what a newer one left is refused.
 
-`flower-1.41/state.sql` is what `consortia run linear --engine flower` left on the last commit with Flower 1.41, when its
-SuperLink was started with `--database`: `sqlite3 state.db .dump` without the lines of Flower's log.
+`flower-1.41/state.sql` is what `consortia run linear --engine flower` left on the last commit with Flower 1.41, when
+its SuperLink was started with `--database`: `sqlite3 state.db .dump` without the lines of Flower's log.
 """
 
 from __future__ import annotations

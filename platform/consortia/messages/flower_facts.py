@@ -58,6 +58,8 @@ KNOWN: Final = {
     "flwr.supercore.protobuf.client:ProtobufCall": (
         "collections.abc.Callable[[flwr.supercore.protobuf.client.ProtobufRequestContext], httpx.Response]"
     ),
+    "flwr.supercore.inflatable.inflatable_utils:ObjectPushError": "8682a8237d3a7008",
+    "flwr.supercore.retry.retry_invoker:RetryInvoker": "c07ea29e28e98adf",
     "flwr.supercore.retry.http_retry:make_simple_http_retry_invoker": "49e12326a4b17e26",
     "flwr.supercore.superexec.run_superexec:run_superexec": "91e7a33c5b898f33",
     "flwr.superlink.grid.http_grid:HttpGrid": "72e288cdc292c3fd",

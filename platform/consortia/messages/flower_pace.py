@@ -1,4 +1,4 @@
-"""Shortens Flower's fixed waits. This file holds everything in Flower that is replaced at run time.
+"""Shortens Flower's fixed waits. This file and `flower_patience` hold everything in Flower that is replaced.
 
 Flower polls where it could wait for an event. A SuperNode looks for a message every 3 s and for its answer every
 .5 s. A SuperExec asks for a task every second. A pull that comes too early sleeps 1 s. None of these times can be set.
