@@ -10,7 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 from consortia.coordinator.event_file import EventFile
 from consortia.coordinator.rounds import Coordinator
 from consortia.coordinator.run_lock import only_coordinator
-from consortia.messages import flower_pace
+from consortia.messages import flower_pace, flower_patience
 from consortia.messages.flower import GridExchange
 from consortia.terms.scenario import scenario_from_json
 from consortia.vertical.coordinator import VerticalCoordinator
@@ -28,6 +28,7 @@ def main(grid: Grid, context: Context) -> None:
     """
     if not hasattr(grid, "wait"):  # a grid in this process has none of Flower's waits, and half a second is imports
         flower_pace.speed_up()
+        flower_patience.be_patient()
     config = context.run_config
     scenario = scenario_from_json(str(config["scenario"]))
     names = [participant.name for participant in scenario.roster]

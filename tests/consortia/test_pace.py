@@ -14,23 +14,20 @@ from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectSto
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
-from consortia.messages import flower_pace
-
-
-def test_flower_is_the_one_that_is_known() -> None:
-    # Red when Flower changes: read what changed in the named function, then write the new hash into pace.py.
-    assert flower_pace.differences() == []
+from consortia.messages import flower_facts, flower_pace
 
 
 def test_another_flower_keeps_its_own_pace(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     from flwr.supercore.inflatable import inflatable_utils
 
     before = dict(inflatable_utils.pull_objects.__kwdefaults__)
-    monkeypatch.setitem(flower_pace._REPLACED, (flower_pace._NODE, "_push_messages"), "0" * 64)
-    assert not flower_pace.speed_up()
+    monkeypatch.setitem(flower_facts.KNOWN, f"{flower_pace._NODE}:_push_messages", "0" * 16)
+    assert not flower_pace.speed_up(supernode=True)
     assert "_push_messages" in caplog.text
-    monkeypatch.setattr(flower_pace, "FLOWER", "1.40.0")
-    assert "1.41.0" in flower_pace.differences()[0]
+    monkeypatch.undo()
+    monkeypatch.setattr(flower_facts, "FLOWER", "1.40.0")
+    assert not flower_pace.speed_up()
+    assert "not 1.40.0" in caplog.text
     assert inflatable_utils.pull_objects.__kwdefaults__ == before
 
 

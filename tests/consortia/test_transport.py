@@ -10,10 +10,11 @@ from flwr.app import Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from consortia.common.errors import RunFailedError
 from consortia.engines.embedded import EmbeddedGrid
-from consortia.messages.flower import GridExchange
+from consortia.messages.flower import GridExchange, unpack
 
 INTERVAL = 30.0  # Flower's; it calls a node online until two of them after the last heartbeat
 
@@ -98,6 +99,67 @@ def test_a_node_that_dies_and_comes_back_gets_the_same_envelope_again(monkeypatc
     assert (answer.data, answer.code) == (b"envelope", "")
     assert len(grid.pushed) == 2
     assert grid.looks == 2
+
+
+class _Starved(_Grid):
+    """A SuperNode that hears nothing of its launcher for the first so many messages."""
+
+    def __init__(self, silent: int) -> None:
+        super().__init__()
+        self.nodes = [_node(2, "bank-a", 1.0)]
+        self.pushed: list[Message] = []
+        self.silent = silent
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:  # type: ignore[override]
+        self.pushed += list(messages)
+        return [str(len(self.pushed))]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        for number in message_ids:
+            message = self.pushed[int(number) - 1]
+            message.metadata.__dict__["_message_id"] = number
+            if int(number) <= self.silent:
+                yield Message(Error(ErrorCode.CLIENT_APP_CRASHED, "silent"), reply_to=message)
+            else:
+                yield Message(RecordDict(message.content), reply_to=message)
+
+
+def test_a_starved_launcher_gets_the_same_envelope_again() -> None:
+    grid = _Starved(silent=2)
+    exchange = GridExchange(grid, ["bank-a"], 0.0)
+    (answer,) = exchange("train", {"bank-a": b"envelope"}, 5.0)
+    assert (answer.data, answer.code) == (b"envelope", "")
+    assert [unpack(message.content) for message in grid.pushed] == [b"envelope"] * 3
+
+
+def test_a_launcher_that_is_gone_is_asked_again_in_one_round_only() -> None:
+    grid = _Starved(silent=4)
+    exchange = GridExchange(grid, ["bank-a"], 0.0)
+    codes, asked = [], []
+    for _ in range(4):
+        (answer,) = exchange("train", {"bank-a": b"envelope"}, 5.0)
+        codes.append(answer.code)
+        asked.append(len(grid.pushed))
+    silent = f"FLOWER_ERROR_{ErrorCode.CLIENT_APP_CRASHED}"
+    assert codes == [silent, silent, "", ""]
+    assert asked == [3, 4, 5, 6]
+    grid.silent = 7  # it had answered, so it is asked again
+    (answer,) = exchange("train", {"bank-a": b"envelope"}, 5.0)
+    assert (answer.code, len(grid.pushed)) == ("", 8)
+
+
+def test_a_push_that_took_too_long_is_an_attempt_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = _Starved(silent=0)
+    push = grid.push_messages
+
+    def forgotten(_: Iterable[Message]) -> Iterable[str]:
+        raise ObjectPushError("object", 1, "session")
+
+    exchange = GridExchange(grid, ["bank-a"], 0.0)
+    monkeypatch.setattr(grid, "push_messages", forgotten)
+    assert [answer.code for answer in exchange("train", {"bank-a": b""}, 5.0)] == ["NOT_PUSHED"]
+    monkeypatch.setattr(grid, "push_messages", push)
+    assert [answer.code for answer in exchange("train", {"bank-a": b""}, 5.0)] == [""]
 
 
 class _Clock:

@@ -18,6 +18,8 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExec
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.cli import flwr_serverapp
 
+from consortia.messages import flower_patience
+
 _POLL_SECONDS = 0.1
 #: Between the start of this process and the submission of the run lies the start of every participant.
 _LONGEST_WAIT_SECONDS = 600.0
@@ -37,6 +39,7 @@ def main() -> int:
         return 1
     where = ["--runtime-api-address", asked.runtime_api_address, "--root-certificates", str(asked.root_certificates)]
     sys.argv = ["flwr-serverapp", *where, "--token", token]
+    flower_patience.be_patient()
     flwr_serverapp()
     return 0
 

@@ -9,6 +9,7 @@ from flwr.supercore.cli import flower_superexec
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from consortia.deploy.health import alive
+from consortia.messages import flower_patience
 
 _ask = RuntimeHttpClient.AcquireTask
 
@@ -23,6 +24,7 @@ def main() -> None:
     """Start SuperExec, which asks the SuperLink for work each second; an answer is the sign of life."""
     sys.argv[0] = "flower-superexec"  # Flower reads its own name
     RuntimeHttpClient.AcquireTask = _ask_and_tell  # type: ignore[method-assign, assignment]
+    flower_patience.be_patient()
     flower_superexec()
 
 

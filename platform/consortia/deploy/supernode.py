@@ -6,13 +6,14 @@ import sys
 
 from flwr.supernode.cli import flower_supernode
 
-from consortia.messages import flower_pace
+from consortia.messages import flower_pace, flower_patience
 
 
 def main() -> None:
     """Start the SuperNode."""
     sys.argv[0] = "flower-supernode"  # Flower reads its own name
     flower_pace.speed_up(supernode=True)
+    flower_patience.be_patient()
     flower_supernode()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from consortia.common.errors import RunFailedError
 from consortia.messages.answer_codes import PREFIX
@@ -21,6 +22,10 @@ from consortia.messages.flower_pace import Rhythm
 RECORD = "consortia"
 FIELD = "envelope"
 _UNAVAILABLE = f"{PREFIX}{ErrorCode.NODE_UNAVAILABLE}"
+#: A SuperNode heard nothing of its launcher for a minute: it has ended, or it had no CPU time.
+_SILENT = f"{PREFIX}{ErrorCode.CLIENT_APP_CRASHED}"
+#: So often an envelope is sent again to a participant whose launcher was silent.
+_SENT_AGAIN = 2
 
 _FIRST_POLL, _SLOWEST_POLL = 0.01, 0.1
 #: A SuperNode counts as gone when its heartbeat is more than so many seconds late.
@@ -124,7 +129,8 @@ class GridExchange:
 
         If a participant is away, this waits for it for a while, and sends the same envelope again when it is back. If
         the participant had answered before, the second answer costs it nothing. A participant that stayed away once is
-        waited for only if nobody else is asked.
+        waited for only if nobody else is asked. One whose launcher was silent gets the same envelope again at once,
+        unless it did not answer the last one either.
         """
         tickets, failed = self.send(kind, envelopes, deadline)
         current = set(tickets.values())
@@ -134,6 +140,7 @@ class GridExchange:
         self._rhythm.restart()
         end = started + deadline
         patience, next_look = started + _REJOIN_SECONDS, started
+        again = dict.fromkeys(set(envelopes) - self._given_up, _SENT_AGAIN)
         while time.monotonic() < end:
             for ticket, answer in self._pull():
                 if len(current) == len(tickets):
@@ -145,8 +152,13 @@ class GridExchange:
                 if answer.code == _UNAVAILABLE:
                     away[answer.participant] = _UNAVAILABLE
                     patience = time.monotonic() + _REJOIN_SECONDS
+                elif answer.code == _SILENT and again.get(answer.participant):
+                    again[answer.participant] -= 1
+                    more, failed = self.send(kind, {answer.participant: envelopes[answer.participant]}, deadline)
+                    current |= set(more.values())
+                    yield from failed
                 else:
-                    self._given_up.discard(answer.participant)
+                    (self._given_up.add if answer.code == _SILENT else self._given_up.discard)(answer.participant)
                     yield answer
             awaited = set(away) if len(away) == len(envelopes) else set(away) - self._given_up
             if not current and (not awaited or time.monotonic() > patience):
@@ -177,7 +189,11 @@ class GridExchange:
             if name in self._nodes
         ]
         tickets: dict[str, str] = {}
-        for message, message_id in zip(messages, self._grid.push_messages(messages), strict=True):
+        try:
+            pushed = list(self._grid.push_messages(messages))
+        except ObjectPushError:  # it took minutes, and the SuperLink has forgotten what was begun
+            pushed = [""] * len(messages)
+        for message, message_id in zip(messages, pushed, strict=True):
             name = self._names[message.metadata.dst_node_id]
             if message_id:
                 tickets[name] = message_id

@@ -1,8 +1,8 @@
-"""Shortens Flower's fixed waits. This file holds everything in Flower that is replaced at run time.
+"""Shortens Flower's fixed waits. This file and `flower_patience` hold everything in Flower that is replaced.
 
-Flower 1.41 polls where it could wait for an event. A SuperNode looks for a message every 3 s and for its answer every
+Flower polls where it could wait for an event. A SuperNode looks for a message every 3 s and for its answer every
 .5 s. A SuperExec asks for a task every second. A pull that comes too early sleeps 1 s. None of these times can be set.
-`_REPLACED` names what is replaced, with the hash of its source. If Flower has another version or a hash differs,
+`REPLACED` names what is replaced; `flower_facts` knows it. If Flower has another version or one of these names differs,
 nothing is replaced, the log says so, and rounds take the time of stock Flower. `CONSORTIA_STOCK_PACE=1` has the same
 effect.
 
@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import collections
 import functools
-import hashlib
 import importlib
-import inspect
 import logging
 import math
 import os
@@ -23,13 +21,13 @@ import threading
 import time
 import types
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any, Final
+
+from consortia.messages import flower_facts
 
 log = logging.getLogger("consortia.pace")
 
 SWITCH: Final = "CONSORTIA_STOCK_PACE"
-FLOWER: Final = "1.41.0"
 
 #: How long a SuperNode keeps a launcher's request open while it has no work.
 HELD_SECONDS: Final = 5.0
@@ -43,29 +41,16 @@ _NODE: Final = "flwr.supernode.start_client_internal"
 _STATE: Final = "flwr.supernode.nodestate.in_memory_nodestate"
 _TASKS: Final = "flwr.supercore.servicer.runtime.runtime_handlers"
 
-#: The replaced functions and those that this file relies on, with the SHA-256 of their source in Flower 1.41.0.
-_REPLACED: Final = {
-    (_UTILS, "pull_objects"): "31bb2de46b450e6acfadb7a8bb15e3f2074bb112199826a40a5eaa648bad5b2b",
-    (_UTILS, "pull_and_inflate_object_from_tree"): "139811483a15e4a6c1f8523614c12f28dd3049194e5713816be0931387adb1cf",
-    (_NODE, "start_client_internal"): "9e89a6eb68fbec6821e817cd2c09f7894fc7b0f5725c2365b19a7122307f11f3",
-    (_NODE, "_pull_and_store_message"): "eaf5d0e36dc34e4cf46a490511d077ac55cc8edbbcdbe938c1f6dbcb758628be",
-    (_NODE, "_push_messages"): "00bb86faffdec114db87e7f716af2acd901d12284e44f51f5c2a84704db05f64",
-    (_STATE, "InMemoryNodeState"): "ed77fee39416de3370a146772e4ee7cd30cc57ec6b3cb24aa37952cec5c7b2f2",
-    (_TASKS, "acquire_task"): "e3701406b5547001d679f65d5aeb1ebdaf1e53a680fca9e39455d55ea3b0e003",
-}
-
-
-def differences() -> list[str]:
-    """Return what differs from the Flower that this file was written for; empty if all may be replaced."""
-    found = []
-    if (installed := version("flwr")) != FLOWER:
-        found.append(f"flwr: wanted {FLOWER}, got {installed}")
-    for (module, name), wanted in _REPLACED.items():
-        part = getattr(importlib.import_module(module), name, None)
-        got = hashlib.sha256(inspect.getsource(part).encode()).hexdigest() if part is not None else "nothing"
-        if got != wanted:
-            found.append(f"{module}.{name}: wanted {wanted[:12]}, got {got[:12]}")
-    return found
+#: The replaced functions and those that this file relies on.
+REPLACED: Final = (
+    f"{_UTILS}:pull_objects",
+    f"{_UTILS}:pull_and_inflate_object_from_tree",
+    f"{_NODE}:start_client_internal",
+    f"{_NODE}:_pull_and_store_message",
+    f"{_NODE}:_push_messages",
+    f"{_STATE}:InMemoryNodeState",
+    f"{_TASKS}:acquire_task",
+)
 
 
 def speed_up(*, supernode: bool = False) -> bool:
@@ -78,7 +63,7 @@ def speed_up(*, supernode: bool = False) -> bool:
     """
     if os.environ.get(SWITCH, "") not in {"", "0"}:
         return False
-    if found := differences():
+    if found := flower_facts.changes(REPLACED):
         log.warning("rounds keep Flower's own pace, since Flower is not the one that is known: %s", "; ".join(found))
         return False
     utils = importlib.import_module(_UTILS)

@@ -1,0 +1,340 @@
+BEGIN TRANSACTION;
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('d90a2f91f23c');
+CREATE TABLE "automation" (
+	automation_id INTEGER NOT NULL, 
+	federation_id VARCHAR NOT NULL, 
+	flwr_aid VARCHAR NOT NULL, 
+	series_id BIGINT NOT NULL, 
+	status VARCHAR NOT NULL, 
+	created_at TIMESTAMP NOT NULL, 
+	updated_at TIMESTAMP NOT NULL, 
+	next_run_at TIMESTAMP NOT NULL, 
+	fixed_interval BIGINT, 
+	remaining_runs INTEGER, 
+	stopped_at TIMESTAMP, 
+	start_run_request BLOB, 
+	PRIMARY KEY (automation_id)
+);
+CREATE TABLE compacted_contexts (
+	id INTEGER NOT NULL, 
+	series_id BIGINT NOT NULL, 
+	through_event_id BIGINT NOT NULL, 
+	text TEXT NOT NULL, 
+	created_at TIMESTAMP NOT NULL, 
+	PRIMARY KEY (id), 
+	UNIQUE (series_id, through_event_id)
+);
+CREATE TABLE "connector" (
+	connector_id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	federation_id VARCHAR NOT NULL, 
+	connector_ref VARCHAR NOT NULL, 
+	credentials_json VARCHAR NOT NULL, 
+	config_json VARCHAR NOT NULL, 
+	created_at TIMESTAMP NOT NULL, 
+	deleted_at TIMESTAMP, 
+	created_by VARCHAR NOT NULL, 
+	deleted_by VARCHAR
+);
+CREATE TABLE "connector_oauth_session" (
+	oauth_session_id VARCHAR NOT NULL, 
+	flwr_aid VARCHAR NOT NULL, 
+	connector_ref VARCHAR NOT NULL, 
+	state VARCHAR NOT NULL, 
+	redirect_uri VARCHAR NOT NULL, 
+	pkce_verifier VARCHAR, 
+	created_at TIMESTAMP NOT NULL, 
+	expires_at TIMESTAMP NOT NULL, 
+	completed_at TIMESTAMP, 
+	federation_id VARCHAR NOT NULL, 
+	PRIMARY KEY (oauth_session_id)
+);
+CREATE TABLE fab (
+	fab_hash VARCHAR NOT NULL, 
+	content BLOB NOT NULL, 
+	verifications VARCHAR NOT NULL, 
+	PRIMARY KEY (fab_hash)
+);
+INSERT INTO "fab" VALUES('e4c394ae3d9567c95b73de4525bf47bfa198f4bcfc2123ac3f84533221760fe7',X'504B0304140000000800B6657E5DE016C3216D030000670800000E000000707970726F6A6563742E746F6D6CBD564D8FDB380CBDFB5718BEEEDA63673A4551600FBD2CB0F7DE92C0502C26D15496B4929C4CB6C87F2F292A4ED24C7BDCC300A3278A8F1F8F7496CEDB5718E2BA306284F2AFB21AAC09D647256A3F99AA38800FCA1ABAE99AB669AB42AB014C48B65F9C18F6502F082E96D15ADD6CF5D137C2B975E1A68D56610FFECEEB836133D8D1590326867511C02321A2776F1A867BC43FE35F550C5AA1FD8319C357B34726B3553B64C1048457965E7F5F9183E8C51057D5E7128F424A15D501E86826ADFF2C57D5E6D42B23A710FD29599D09442FF84EDFDA512E1E0255EC168683D0938819458E8D3281FE5D7CE06B60BF2D9D46885E0DE97A5519ACCCAA4A74390005213BD1CA80F0F980B93BFAB7C31E91F556E9089E9DAC2A7EAFE26D501A1F1B6576BD173125DB362F09B783D07D88E01251C2462B4167A6BD92125222CB35DD7DC3C098E712D0999F8C589F6964CF29A62046A76F19BB8C231AD9C55E843D877B04B5DBC75EC2204ED9C7F93CC77D496DE785A4A6F39B51BCF54EA01606E552B9C36DC2944466B15EFD875DA7E6D18D75B331B7D603B204AEF472554D4EA68853BEDE4E9C30692546185D4C76CF742941482A431F006525F9A2CDF9FF3B597F29C8CB79F6958D5225709C46914AC347EBE676831930819CF7558D64B747D6F7F08823FCEDE78B448CE14DFE4EE20140CE1A9C3B82BC1142E4989FD9A75086CF1FE98CD25672D676DB74EC3F221462D6F1CC11AD7328807B8CD4B03B5D2A4AF3BF835E0B664D75A0DDC4696C418AC3EE175DCB6BE241D81799F1F53BC2CC5A1B8463F0D315CCD15267072D3CD588B9A6F12E352C75C81A4E03C421221FD6E07E471C15179E0B056F0EE6D5338230BD889441B89B55DE09B7D38C32C7A2E0885FE4411A68364AF05EE1BC12C679248DE108A558ADC6229B214F7DCB5ABC16F932C7ACD090F7C81249B0D13816F16AC646B81C22AB16EA362D0C5C1E4AB324FEC1A58BABE774B3C34E8F3CF7ECB56034A898D10C4CE889336C2997FF33A4CDCF216DDE0969FDCE144715757EF2F5684BFE4A85D2E386407D9427FC0C3DBF957F948BF2A8E2BEFC1BE497C3AEB4DBF2B6C7E7AAC061AE95A48F1647592FDAC5C7AE7B6EBF768B0F2F8BAE1E3A015561A748364FC11F9E705CB0D334264FF83A3CFDF6217EB8A6F41B602B7480622322E611F05C77C5AB55A6CE3B0D916E81B229485EE1975CE9B6790D167F45FC00504B0304140000000800B6657E5DB9D7CB8C4B000000550000000D0000002E696E666F2F434F4E54454E540DC6C10E80200800D01F720D4A043F47040EADA66B5EFAFB7AA737DFF98CD3FBDAD6B8AFD423A42156CE2C8ACEE8BD68FFCB2C5E4188AAC591DD9A9A116889461A5995189A2124E41DE403504B01021403140000000800B6657E5DE016C3216D030000670800000E0000000000000000000000800100000000707970726F6A6563742E746F6D6C504B01021403140000000800B6657E5DB9D7CB8C4B000000550000000D00000000000000000000008001990300002E696E666F2F434F4E54454E54504B05060000000002000200770000000F0400000000','{}');
+CREATE TABLE "federation_app" (
+	federation_id VARCHAR NOT NULL, 
+	app_id VARCHAR NOT NULL, 
+	fab_hash VARCHAR NOT NULL, 
+	app_type VARCHAR NOT NULL, 
+	added_by VARCHAR NOT NULL, 
+	added_at TIMESTAMP NOT NULL, 
+	is_hub_app BOOLEAN, 
+	updated_at TIMESTAMP NOT NULL, display_name VARCHAR, description VARCHAR, color VARCHAR, 
+	PRIMARY KEY (federation_id, app_id)
+);
+INSERT INTO "federation_app" VALUES('@none/default','@consortia/consortia-run','e4c394ae3d9567c95b73de4525bf47bfa198f4bcfc2123ac3f84533221760fe7','flwr-serverapp','<id:none>','2026-11-30 12:45:45.071026+00:00',0,'2026-11-30 12:45:45.071032+00:00',NULL,NULL,NULL);
+CREATE TABLE message (
+	message_id VARCHAR NOT NULL, 
+	run_id BIGINT NOT NULL, 
+	src_node_id BIGINT NOT NULL, 
+	dst_node_id BIGINT NOT NULL, 
+	src_task_id BIGINT, 
+	dst_task_id BIGINT, 
+	reply_to_message_id VARCHAR, 
+	group_id VARCHAR NOT NULL, 
+	created_at DOUBLE NOT NULL, 
+	ttl DOUBLE NOT NULL, 
+	message_type VARCHAR NOT NULL, 
+	expires_at TIMESTAMP NOT NULL, 
+	cleared BOOLEAN DEFAULT (false) NOT NULL, 
+	acknowledged_at TIMESTAMP, 
+	cancelled_at TIMESTAMP, 
+	PRIMARY KEY (message_id), 
+	CONSTRAINT ck_message_terminal_timestamps_exclusive CHECK (acknowledged_at IS NULL OR cancelled_at IS NULL), 
+	CONSTRAINT ck_message_terminal_timestamps_require_cleared CHECK (cleared OR (acknowledged_at IS NULL AND cancelled_at IS NULL)), 
+	FOREIGN KEY(reply_to_message_id) REFERENCES message (message_id) ON DELETE RESTRICT
+);
+CREATE TABLE "message_ins" (
+	message_id VARCHAR, 
+	group_id VARCHAR, 
+	run_id BIGINT, 
+	src_node_id BIGINT, 
+	dst_node_id BIGINT, 
+	reply_to_message_id VARCHAR, 
+	created_at FLOAT, 
+	delivered_at VARCHAR, 
+	ttl FLOAT, 
+	message_type VARCHAR, 
+	content BLOB, 
+	error BLOB, 
+	UNIQUE (message_id), 
+	FOREIGN KEY(run_id) REFERENCES run (run_id)
+);
+CREATE TABLE "message_res" (
+	message_id VARCHAR, 
+	group_id VARCHAR, 
+	run_id BIGINT, 
+	src_node_id BIGINT, 
+	dst_node_id BIGINT, 
+	reply_to_message_id VARCHAR, 
+	created_at FLOAT, 
+	delivered_at VARCHAR, 
+	ttl FLOAT, 
+	message_type VARCHAR, 
+	content BLOB, 
+	error BLOB, 
+	FOREIGN KEY(run_id) REFERENCES run (run_id), 
+	UNIQUE (message_id)
+);
+CREATE TABLE "node" (
+	node_id BIGINT, 
+	owner_aid VARCHAR, 
+	owner_name VARCHAR, 
+	status VARCHAR, 
+	registered_at VARCHAR, 
+	last_activated_at VARCHAR, 
+	last_deactivated_at VARCHAR, 
+	unregistered_at VARCHAR, 
+	online_until FLOAT, 
+	heartbeat_interval FLOAT, 
+	public_key BLOB, location VARCHAR, name VARCHAR, 
+	UNIQUE (public_key), 
+	UNIQUE (node_id)
+);
+INSERT INTO "node" VALUES(-3057836060548673331,'<id:none>','none','online','2026-11-30T12:45:44.487566+00:00','2026-11-30T12:45:45.426458+00:00',NULL,NULL,1.79604284573596906663e+09,30.0,X'2D2D2D2D2D424547494E205055424C4943204B45592D2D2D2D2D0A4D485977454159484B6F5A497A6A3043415159464B344545414349445967414563455735646B6C6330784E5972644C30586B674342693637525A59474F3854310A2F42707A556B694E334A34386C4D2F34424F32376D757030426D386E7468504838514A6874324F4F435677702F536C6547684A676E596B67345369364B42554E0A70596437564465502F6233334D5232415066797061426D704D534B79433934320A2D2D2D2D2D454E44205055424C4943204B45592D2D2D2D2D0A',NULL,'line-a');
+INSERT INTO "node" VALUES(-4214462215025222363,'<id:none>','none','online','2026-11-30T12:45:44.522892+00:00','2026-11-30T12:45:45.661327+00:00',NULL,NULL,1.79604284385073304178e+09,30.0,X'2D2D2D2D2D424547494E205055424C4943204B45592D2D2D2D2D0A4D485977454159484B6F5A497A6A3043415159464B344545414349445967414570505661532F6165366144683257612B34533657464362754B467147434842720A726D693744594635524D36664271655051366F6D48557430312B744934594C77674177644855632F794367523067774579424B384446426A6A436D694F686A790A49794D31784D4A2B416566355054743365544378712B30624D444A69783571530A2D2D2D2D2D454E44205055424C4943204B45592D2D2D2D2D0A',NULL,'line-b');
+CREATE TABLE nonce_store (
+	namespace VARCHAR NOT NULL, 
+	nonce VARCHAR NOT NULL, 
+	expires_at FLOAT NOT NULL, 
+	PRIMARY KEY (namespace, nonce)
+);
+INSERT INTO "nonce_store" VALUES('superexec:/flwr.proto.Runtime/AcquireTask','abc42dc2a1882dee0eb7f3225590231f',1796043050.0);
+CREATE TABLE object_children (
+	parent_id VARCHAR NOT NULL, 
+	child_id VARCHAR NOT NULL, 
+	PRIMARY KEY (parent_id, child_id), 
+	FOREIGN KEY(child_id) REFERENCES objects (object_id) ON DELETE CASCADE, 
+	FOREIGN KEY(parent_id) REFERENCES objects (object_id) ON DELETE CASCADE
+);
+CREATE TABLE object_push_session_pending (
+	session_id VARCHAR NOT NULL, 
+	object_id VARCHAR NOT NULL, 
+	PRIMARY KEY (session_id, object_id), 
+	FOREIGN KEY(session_id) REFERENCES object_push_sessions (session_id) ON DELETE CASCADE
+);
+CREATE TABLE object_push_session_roots (
+	session_id VARCHAR NOT NULL, 
+	root_object_id VARCHAR NOT NULL, 
+	PRIMARY KEY (root_object_id), 
+	FOREIGN KEY(session_id) REFERENCES object_push_sessions (session_id) ON DELETE CASCADE
+);
+CREATE TABLE object_push_sessions (
+	session_id VARCHAR NOT NULL, 
+	run_id BIGINT NOT NULL, 
+	expires_at TIMESTAMP NOT NULL, 
+	pending_count INTEGER NOT NULL, 
+	PRIMARY KEY (session_id)
+);
+CREATE TABLE "objects" (
+	object_id VARCHAR, 
+	content BLOB, 
+	is_available INTEGER DEFAULT '0' NOT NULL, 
+	ref_count INTEGER DEFAULT '0' NOT NULL, 
+	PRIMARY KEY (object_id), 
+	CONSTRAINT ck_objects_is_available CHECK (is_available IN (0, 1)), 
+	CONSTRAINT ck_objects_ref_count_nonnegative CHECK (ref_count >= 0)
+);
+CREATE TABLE objectstore_locks (
+	lock_id VARCHAR NOT NULL, 
+	lock_value INTEGER DEFAULT '0' NOT NULL, 
+	PRIMARY KEY (lock_id)
+);
+INSERT INTO "objectstore_locks" VALUES('mutation',0);
+CREATE TABLE "run" (
+	run_id BIGINT, 
+	fab_id VARCHAR, 
+	fab_version VARCHAR, 
+	fab_hash VARCHAR, 
+	override_config VARCHAR, 
+	federation_id VARCHAR, 
+	flwr_aid VARCHAR, 
+	bytes_sent BIGINT DEFAULT '0', 
+	bytes_recv BIGINT DEFAULT '0', 
+	clientapp_runtime FLOAT DEFAULT '0.0', 
+	federation_config VARCHAR, 
+	usage_reported_at VARCHAR DEFAULT ('') NOT NULL, 
+	primary_task_id BIGINT NOT NULL, 
+	series_id BIGINT, 
+	UNIQUE (run_id)
+);
+INSERT INTO "run" VALUES(-7925189652021629409,'consortia/consortia-run','1.0.0','e4c394ae3d9567c95b73de4525bf47bfa198f4bcfc2123ac3f84533221760fe7','{}','@none/default','<id:none>',161880,93500,2.37666146755218505855e+01,NULL,'',-7621254364473228883,3758022938373091074);
+CREATE TABLE run_connector (
+	run_id BIGINT NOT NULL, 
+	connector_id INTEGER NOT NULL, 
+	PRIMARY KEY (run_id, connector_id)
+);
+CREATE TABLE "run_objects" (
+	run_id BIGINT NOT NULL, 
+	object_id VARCHAR NOT NULL, 
+	PRIMARY KEY (run_id, object_id), 
+	FOREIGN KEY(object_id) REFERENCES objects (object_id) ON DELETE CASCADE
+);
+CREATE TABLE "run_series" (
+	series_id BIGINT NOT NULL, 
+	federation_id VARCHAR NOT NULL, 
+	description VARCHAR, 
+	created_at TIMESTAMP NOT NULL, 
+	updated_at TIMESTAMP NOT NULL, 
+	is_agent BOOLEAN NOT NULL, 
+	PRIMARY KEY (series_id)
+);
+INSERT INTO "run_series" VALUES(3758022938373091074,'@none/default',NULL,'2026-11-30 12:45:45.101777+00:00','2026-11-30 12:45:45.101777+00:00',0);
+CREATE TABLE series_context (
+	series_id BIGINT NOT NULL, 
+	context BLOB, 
+	PRIMARY KEY (series_id)
+);
+INSERT INTO "series_context" VALUES(3758022938373091074,X'089FDC98ED83C084829201100122003082DEFDDBB9BECB9334');
+CREATE TABLE series_runs (
+	id INTEGER NOT NULL, 
+	series_id BIGINT NOT NULL, 
+	run_id BIGINT NOT NULL, 
+	PRIMARY KEY (id), 
+	UNIQUE (run_id)
+);
+INSERT INTO "series_runs" VALUES(1,3758022938373091074,-7925189652021629409);
+CREATE TABLE task (
+	task_id BIGINT NOT NULL, 
+	type VARCHAR NOT NULL, 
+	run_id BIGINT NOT NULL, 
+	fab_hash VARCHAR, 
+	model_ref VARCHAR, 
+	connector_ref VARCHAR, 
+	token VARCHAR, 
+	active_until TIMESTAMP, 
+	pending_at TIMESTAMP NOT NULL, 
+	starting_at TIMESTAMP, 
+	running_at TIMESTAMP, 
+	finished_at TIMESTAMP, 
+	sub_status VARCHAR DEFAULT '' NOT NULL, 
+	details VARCHAR DEFAULT '' NOT NULL, connector_id INTEGER, 
+	UNIQUE (task_id)
+);
+INSERT INTO "task" VALUES(-7621254364473228883,'flwr-serverapp',-7925189652021629409,'e4c394ae3d9567c95b73de4525bf47bfa198f4bcfc2123ac3f84533221760fe7',NULL,NULL,'637e3117f9c48e537e265e91c53d8aba80c992594ceab95029d83678e13b5a88aa35e2c334d5f27a72bf3ea4ef846bda895c9cf43af1ed878698b0f547f144fff76c9ab1d805c1c43ee45de8dfb7d246ccd471f94dc710bbee03da604065ee72083081d62966f3327ed3045da80d16653d5c78af2df3c40f82ccf25069815526','2026-11-30 12:47:23.766577+00:00','2026-11-30 12:45:45.101741+00:00','2026-11-30 12:45:45.399925+00:00','2026-11-30 12:45:45.639411+00:00',NULL,'','',NULL);
+CREATE TABLE task_event (
+	id INTEGER NOT NULL, 
+	timestamp TIMESTAMP NOT NULL, 
+	run_id BIGINT NOT NULL, 
+	task_id BIGINT NOT NULL, 
+	event VARCHAR NOT NULL, 
+	data VARCHAR NOT NULL, 
+	PRIMARY KEY (id), 
+	FOREIGN KEY(task_id) REFERENCES task (task_id)
+);
+CREATE TABLE task_logs (
+	timestamp FLOAT NOT NULL, 
+	task_id BIGINT NOT NULL, 
+	log VARCHAR NOT NULL, 
+	FOREIGN KEY(task_id) REFERENCES task (task_id)
+);
+CREATE TABLE task_message (
+	message_id VARCHAR NOT NULL, 
+	run_id BIGINT NOT NULL, 
+	src_task_id BIGINT NOT NULL, 
+	dst_task_id BIGINT NOT NULL, 
+	reply_to_message_id VARCHAR, 
+	created_at FLOAT NOT NULL, 
+	ttl FLOAT NOT NULL, 
+	message_type VARCHAR NOT NULL, 
+	content BLOB, 
+	error BLOB, 
+	PRIMARY KEY (message_id), 
+	FOREIGN KEY(dst_task_id) REFERENCES task (task_id), 
+	FOREIGN KEY(src_task_id) REFERENCES task (task_id)
+);
+CREATE TABLE task_usage (
+	id INTEGER NOT NULL, 
+	run_id BIGINT NOT NULL, 
+	task_id BIGINT NOT NULL, 
+	input_tokens BIGINT, 
+	output_tokens BIGINT, 
+	total_tokens BIGINT, 
+	usage_type VARCHAR NOT NULL, 
+	created_at TIMESTAMP NOT NULL, 
+	reported_at TIMESTAMP, provider VARCHAR DEFAULT 'unknown' NOT NULL, 
+	PRIMARY KEY (id), 
+	FOREIGN KEY(task_id) REFERENCES task (task_id)
+);
+CREATE INDEX idx_nonce_store_expires_at ON nonce_store (expires_at);
+CREATE INDEX idx_task_run_id ON task (run_id);
+CREATE INDEX idx_task_token ON task (token);
+CREATE INDEX idx_task_active_until ON task (active_until);
+CREATE INDEX idx_task_logs_task_id_timestamp ON task_logs (task_id, timestamp);
+CREATE INDEX idx_task_message_dst_task_id_created_at ON task_message (dst_task_id, created_at);
+CREATE INDEX idx_task_message_run_id ON task_message (run_id);
+CREATE INDEX idx_node_status ON node (status);
+CREATE INDEX idx_online_until ON node (online_until);
+CREATE INDEX idx_node_owner_aid ON node (owner_aid);
+CREATE INDEX idx_task_event_run_id_id ON task_event (run_id, id);
+CREATE INDEX idx_task_event_task_id ON task_event (task_id);
+CREATE INDEX idx_series_runs_series_id ON series_runs (series_id);
+CREATE UNIQUE INDEX idx_message_res_reply_to_message_id_unique ON message_res (reply_to_message_id);
+CREATE INDEX idx_task_usage_reported_at ON task_usage (reported_at);
+CREATE INDEX idx_task_usage_run_id ON task_usage (run_id);
+CREATE INDEX idx_task_usage_task_id ON task_usage (task_id);
+CREATE INDEX idx_run_series_id ON run (series_id);
+CREATE INDEX idx_object_push_sessions_expires_at ON object_push_sessions (expires_at);
+CREATE INDEX idx_object_push_sessions_run_id ON object_push_sessions (run_id);
+CREATE INDEX idx_object_push_session_pending_object_id_session_id ON object_push_session_pending (object_id, session_id);
+CREATE INDEX idx_object_push_session_roots_session_id ON object_push_session_roots (session_id);
+CREATE INDEX idx_automation_status_next_run_at ON automation (status, next_run_at);
+CREATE INDEX idx_automation_federation_id_status_updated_at ON automation (federation_id, status, updated_at);
+CREATE INDEX idx_federation_app_federation_id_added_at ON federation_app (federation_id, added_at);
+CREATE INDEX idx_federation_app_app_id_federation_id ON federation_app (app_id, federation_id);
+CREATE INDEX idx_message_pending_dst_created_at ON message (dst_node_id, created_at, message_id) WHERE cleared IS 0;
+CREATE INDEX idx_message_pending_dst_run_created_at ON message (dst_node_id, run_id, created_at, message_id) WHERE cleared IS 0;
+CREATE INDEX idx_message_pending_run_id ON message (run_id) WHERE cleared IS 0;
+CREATE INDEX idx_message_reply_to_message_id ON message (reply_to_message_id);
+CREATE INDEX idx_compacted_contexts_series_id_id ON compacted_contexts (series_id, id);
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('connector',0);
+COMMIT;
