@@ -117,7 +117,8 @@ def run(
 
     try:
         with Tracking(job.folder, tracked, lambda line: err.print(line, markup=False, highlight=False)):
-            outcome = execute(job, options, watch_on(engine, as_json=as_json))
+            # A control run goes on with what the run keeps in memory.
+            outcome = execute(job, options, watch_on(engine, as_json=as_json), every_core=not (placebo or uncompressed))
         result = outcome.result
         if (placebo or uncompressed) and result["status"] == "completed":
             result = control(job, options, lambda line: err.print(line, highlight=False))

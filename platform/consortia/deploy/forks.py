@@ -17,11 +17,9 @@ Guarantees
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
-import random
 import resource
 import select
 import signal
@@ -34,10 +32,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from consortia.common.forked import end_with_parent, fresh_globals
 from consortia.deploy.shelf import Shelf
 
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _LONGEST: Final = 86_400
 _IDLE_SECONDS: Final = 600.0
 
@@ -243,30 +240,9 @@ class Asker:
                 raise ChildEndedError(type(error).__name__) from None
 
 
-def fresh_globals() -> None:
-    """Fill Python's, numpy's and torch's global generators from the operating system.
-
-    Nothing that claims privacy draws from them; a library that does must still not repeat its parent's values.
-    """
-    import numpy as np
-    import torch
-
-    random.seed()
-    np.random.seed(np.frombuffer(os.urandom(16), np.uint32))
-    torch.manual_seed(int.from_bytes(os.urandom(8), "little", signed=True))
-
-
 def one_thread() -> None:
     if (threads := len(os.listdir("/proc/self/task"))) != 1:
         raise RuntimeError(f"the zygote: wanted one thread before a fork, got {threads}: {threading.enumerate()}")
-
-
-def end_with_parent() -> None:
-    """End this process when its parent ends, however that ends."""
-    parent = os.getppid()
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended in between
-        os._exit(1)
 
 
 def leave(work: Callable[[], int]) -> None:

@@ -44,8 +44,8 @@ def main(industries: list[str]) -> int:
     os.environ.update(_QUIET)
     told = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no answer
+    from consortia.common.forked import end_with_parent
     from consortia.deploy import launcher
-    from consortia.deploy.forks import end_with_parent
 
     end_with_parent()
     for module in (*_ALSO, *(module for module, _ in PROGRAMS.values())):
@@ -72,7 +72,8 @@ def main(industries: list[str]) -> int:
 
 def _start(asked: Mapping[str, Any]) -> int:
     """Fork a program."""
-    from consortia.deploy.forks import end_with_parent, fresh_globals, leave, one_thread
+    from consortia.common.forked import end_with_parent, fresh_globals
+    from consortia.deploy.forks import leave, one_thread
 
     module, function = PROGRAMS[asked["program"]]
     one_thread()

@@ -2,14 +2,15 @@
 
 The ServerApp and ClientApp are those of a deployment, unchanged. Each message is written to protobuf bytes and read
 back. So participants share no object, and a type that cannot be sent fails here, too. Each participant handles one
-message at a time, as on a SuperNode.
+message at a time, as on a SuperNode. With several processes each participant has one for the whole run
+(`consortia.engines.apart`).
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -21,6 +22,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from consortia.engines.apart import Apart, warm
 from consortia.engines.base import Job
 
 _RUN = 1
@@ -37,7 +39,9 @@ class EmbeddedGrid(Grid):
     node_configs : dict of str to dict
         The node config of each participant's SuperNode, by name.
     workers : int
-        Number of participants that work at the same time.
+        Number of participants that work at the same time, in threads of this process.
+    processes : int
+        Number of processes in which participants work; 1 is this process.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class EmbeddedGrid(Grid):
         client_app: ClientApp,
         node_configs: dict[str, dict[str, str | bool]],
         workers: int = _WORKERS,
+        processes: int = 1,
     ) -> None:
         # Message() reads these values. Outside Flower's own processes nobody else sets them.
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = _RUN
@@ -57,15 +62,24 @@ class EmbeddedGrid(Grid):
             for number, name in self._names.items()
         }
         self._locks = {number: threading.Lock() for number in self._names}
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="participant")
+        # Forked before this object starts a thread.
+        self._apart = Apart(self._work, processes) if processes > 1 else None
+        self._pools = [
+            ThreadPoolExecutor(1 if self._apart else workers, thread_name_prefix="participant")
+            for _ in range(processes)
+        ]
         self._pending: dict[str, Future[bytes]] = {}
         self._replied = threading.Event()
         self._numbers = itertools.count(1)
         self._run = Run.create_empty(run_id=_RUN)
 
     def close(self) -> None:
-        """Stop taking messages. Work that nobody waits for is dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Stop taking messages. Work that nobody waits for is dropped; what is at work now is finished."""
+        working = [answer for answer in self._pending.values() if not (answer.cancel() or answer.done())]
+        for number, pool in enumerate(self._pools):
+            if self._apart is not None:
+                pool.submit(self._apart.close, number)
+            pool.shutdown(wait=not working)
 
     def set_run(self, run: Run) -> None:
         """See Grid."""
@@ -97,7 +111,8 @@ class EmbeddedGrid(Grid):
             message_id = f"message-{next(self._numbers)}"
             message.metadata.__dict__["_message_id"] = message_id
             wire = message_to_proto(message).SerializeToString()
-            self._pending[message_id] = self._pool.submit(self._work, wire)
+            place = message.metadata.dst_node_id % len(self._pools)
+            self._pending[message_id] = self._pools[place].submit(self._answer, place, wire)
             self._pending[message_id].add_done_callback(lambda _: self._replied.set())
             ids.append(message_id)
         return ids
@@ -119,6 +134,17 @@ class EmbeddedGrid(Grid):
             self._pending[message_id].exception(timeout)
         return self.pull_messages(ids)
 
+    def _answer(self, place: int, wire: bytes) -> bytes:
+        if self._apart is None:
+            return self._work(wire)
+        try:
+            return self._apart.ask(place, wire)
+        except (EOFError, OSError):  # killed, or out of memory
+            message = message_from_proto(ProtoMessage.FromString(wire))
+            lost = Message(Error(code=2, reason="the process of this participant ended"), reply_to=message)
+            answer: bytes = message_to_proto(lost).SerializeToString()
+            return answer
+
     def _work(self, wire: bytes) -> bytes:
         message = message_from_proto(ProtoMessage.FromString(wire))
         node = message.metadata.dst_node_id
@@ -131,16 +157,33 @@ class EmbeddedGrid(Grid):
         return answer
 
 
-def run(job: Job) -> None:
-    """Run a job in this process (see `consortia.engines.base.Engine`)."""
+def ready(job: Job, processes: int = 1) -> Callable[[], None]:
+    """Make everything ready for a job, its processes too, and return what runs it.
+
+    Parameters
+    ----------
+    processes : int
+        In which participants work; more than one only where no other thread runs.
+    """
     from consortia.client_app import app as client_app
     from consortia.server_app import app as server_app
 
+    if processes > 1:
+        warm(job.scenario)
     names = [participant.name for participant in job.scenario.roster]
-    grid = EmbeddedGrid(client_app, {name: job.node_config(name) for name in names})
+    grid = EmbeddedGrid(client_app, {name: job.node_config(name) for name in names}, processes=processes)
     config = job.run_config(join_seconds=1.0)
     context = Context(run_id=_RUN, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config))
-    try:
-        server_app(grid, context)
-    finally:
-        grid.close()
+
+    def work() -> None:
+        try:
+            server_app(grid, context)
+        finally:
+            grid.close()
+
+    return work
+
+
+def run(job: Job) -> None:
+    """Run a job in this process (see `consortia.engines.base.Engine`)."""
+    ready(job)()

@@ -132,20 +132,25 @@ def with_batches(job: Job, batches: int | None) -> Job:
     return replace(job, batches=batches)
 
 
-def execute(job: Job, options: Options, watch: Callable[[Job], Any] | None = None) -> Outcome:
+def execute(
+    job: Job, options: Options, watch: Callable[[Job], Any] | None = None, *, every_core: bool = False
+) -> Outcome:
     """Run a prepared job and build its record.
 
     Parameters
     ----------
     watch : callable, optional
         Called with the job. It returns a context manager that shows progress.
+    every_core : bool
+        Let participants of the embedded engine work in processes of their own, where this process has no other thread.
+        What they keep in memory for a later run is lost.
     """
-    engine = _engine(options.engine)
     handlers = _participant_logs(job)
     before = _recorded(job)
     try:
+        work = _ready(job, options.engine, every_core)
         with watch(job) if watch else _nothing():
-            engine(job)
+            work()
     except RunRefusedError as error:
         if _recorded(job) != before:  # so that report and dashboard tell who lacked what
             record.build(job, options.engine)
@@ -170,18 +175,22 @@ def _recorded(job: Job) -> int:
     return file.stat().st_mtime_ns if file.is_file() else 0
 
 
-def _engine(name: str) -> Engine:
+def _ready(job: Job, name: str, every_core: bool) -> Callable[[], None]:
+    """Return what runs the job on an engine. Processes are forked here, before a thread starts."""
+    engine: Engine
     if name == "flower":
         from consortia.engines import flower
 
-        return flower.run
-    if name == "vectorized":
+        engine = flower.run
+    elif name == "vectorized":
         from consortia.engines.vectorized import coordinator
 
-        return coordinator.run
-    from consortia.engines import embedded
+        engine = coordinator.run
+    else:
+        from consortia.engines import apart, embedded
 
-    return embedded.run
+        return embedded.ready(job, apart.useful(len(job.scenario.roster)) if every_core else 1)
+    return lambda: engine(job)
 
 
 class _nothing:  # noqa: N801 - reads as a word in `with`
