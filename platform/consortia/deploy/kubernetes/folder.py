@@ -89,7 +89,10 @@ def write_coordinator(
         files={
             "proxy": (
                 "/etc/haproxy/haproxy.cfg",
-                proxy.replace("superlink:8000", f"superlink.{namespace}.svc.cluster.local:8000"),
+                proxy.replace("superlink:8000", f"superlink.{namespace}.svc.cluster.local:8000").replace(
+                    "${CONSORTIA_DOOR-255.255.255.255}",
+                    "255.255.255.255",  # there is no door
+                ),
             )
         },
     )
