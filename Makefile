@@ -7,7 +7,7 @@ ENGINE ?= embedded
 SCENARIO ?= cross-industry
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e browser containers docs check format lint types imports house up receipts renew down clean
+.PHONY: help run test e2e browser containers docs sbom check format lint types imports house up receipts renew down clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ containers: $(READY) ## Run the tests that need a Docker engine (CONTAINERS=test
 
 docs: $(READY) ## Build the documentation site into site/, offline; every link is checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+sbom: $(READY) ## Write what the images are made of into sbom/, in CycloneDX (TORCH=cuda: the other variant).
+	$(BIN)/python platform/locks/supply.py sbom --torch $(or $(TORCH),cpu)
 
 check: format lint types imports house ## Format, lint, types, import rules and the layout.
 

@@ -157,7 +157,7 @@ def test_a_participant_reaches_the_fleet_api_and_nothing_else(federation: Federa
     assert [pair for pair in foreign if seen[f"{pair[0]}:{pair[1]}"] == "open"] == []
     assert {path: seen[f"{method} {path}"] for method, path in hidden} == {path: 404 for _, path in hidden}
     assert seen["GET /health"] == 200
-    assert seen["POST /v1/fleet/pull-messages"] == 401  # passed, and refused by the SuperLink: no key
+    assert seen["POST /v1/fleet/pull-messages"] == 401  # no key, no time, no signature: refused by the proxy
 
     # The process that holds the rows reaches its own SuperNode only, not even the proxy.
     proxies = [(ip, 8000) for ip in federation.addresses("proxy")]

@@ -97,7 +97,7 @@ def test_a_kit_holds_nothing_of_anybody_else_and_refuses_until_it_is_filled_in(c
     ]
     assert "PRIVATE KEY" not in text
     assert (kit / "ca.crt").read_bytes() == (coordinator / "pki" / "ca.crt").read_bytes()
-    assert len((kit / "README.txt").read_text().splitlines()) == 3
+    assert len((kit / "README.txt").read_text().splitlines()) == 4
     with pytest.raises(InputError) as caught:
         parse(Policy, read_toml(kit / "policy.toml"), "policy.toml")
     assert {problem.split(": ")[1] for problem in caught.value.problems} == {
@@ -140,7 +140,7 @@ def test_a_kit_carries_its_industrys_file_and_refuses_an_image_without_the_clien
     kit = coordinator / "kits" / "hospital-a"
     image = "registry.example.org/consortia@sha256:" + "a" * 64
     authority = (coordinator / "pki" / "ca.crt").read_bytes()
-    write_kit(kit, scenario, "hospital-a", ADDRESS, authority, has_key=False, image=image)
+    write_kit(kit, scenario, "hospital-a", ADDRESS, authority, has_key=False, image=image, pki=coordinator / "pki")
     assert (kit / "clients" / "wards.toml").read_text() == "what the industry is"
     plan = yaml.safe_load((kit / "compose.yml").read_text())["services"]
     assert {terms["image"] for terms in plan.values()} == {image}

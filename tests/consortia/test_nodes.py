@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -15,11 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from consortia.common.errors import RunFailedError
 from consortia.common.pki import make_authority, write_node_key, write_server
-from consortia.engines.control import flower_environment, tool
+from consortia.engines.control import flower_environment
 from consortia.engines.flower import spawn
 from consortia.engines.nodes import reconcile
 from consortia.preflight.link import check_link
@@ -35,7 +40,18 @@ def _superlink(tmp_path: Path, host: str, port: int, inside: tuple[str, ...] = (
     write_server(tmp_path / "pki", make_authority("test", 2), ["localhost", host], 2)
     pki, authority = tmp_path / "pki", tmp_path / "pki" / "ca.crt"
     tls = ("--ssl-ca-certfile", authority, "--ssl-certfile", pki / "server.pem", "--ssl-keyfile", pki / "server.key")
-    command = [*inside, tool("flower-superlink"), "--host", host, "--port", str(port), *map(str, tls)]
+    command = [
+        *inside,
+        sys.executable,
+        "-P",
+        "-m",
+        "consortia.deploy.superlink",
+        "--host",
+        host,
+        "--port",
+        str(port),
+        *map(str, tls),
+    ]
     command += ["--enable-supernode-auth", "--isolation", "process", "--database", str(tmp_path / "state.db")]
     process = spawn(command, flower_environment(tmp_path), tmp_path, tmp_path / "superlink.log")
     trusting = f"ssl.create_default_context(cafile='{authority}')"
@@ -84,6 +100,34 @@ def test_a_key_is_registered_found_rotated_and_revoked(superlink: tuple[str, Pat
     assert key_status(second[0]) == "failed"
     with pytest.raises(RunFailedError, match="makes a new one"):
         reconcile(address, authority, {"bank-a": second[1]})
+
+
+def test_a_strangers_body_does_not_reach_flowers_parser(superlink: tuple[str, Path], tmp_path: Path) -> None:
+    """Flower's parser has its own words for a body that is no message; a stranger never hears them."""
+    address, authority = superlink
+    private, public = write_node_key(tmp_path / "node", "node.key")
+    url, garbage = f"https://{address}/v1/fleet/push-object", b"\xff" * 64
+    trusting = ssl.create_default_context(cafile=str(authority))
+    key = serialization.load_ssh_private_key(private.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+
+    def answer(*, sign: bool) -> tuple[int, str]:
+        request = httpx.Request("POST", url, headers={"content-type": "application/protobuf"}, content=garbage)
+        if sign:
+            context: Any = type("Context", (), {"request": request})
+            NodeAuthHttpInterceptor(key, key.public_key()).intercept(context, lambda _: httpx.Response(200))
+        with httpx.Client(verify=trusting) as client:
+            told = client.send(request)
+        return told.status_code, told.text
+
+    refused = (401, '{"detail":"wanted the signature of a registered node"}')
+    assert [answer(sign=sign) for sign in (False, True)] == [refused] * 2
+    reconcile(address, authority, {"bank-a": public})
+    assert answer(sign=False) == refused
+    status, text = answer(sign=True)
+    assert (status, "protobuf" in text.lower()) == (400, True), text
+    reconcile(address, authority, {})
+    assert answer(sign=True) == refused
 
 
 def test_a_superlink_that_is_not_there(tmp_path: Path) -> None:

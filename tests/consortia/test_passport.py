@@ -100,8 +100,16 @@ def test_nothing_private_is_in_a_passport(tmp_path: Path) -> None:
     (folder / "parts" / "used-car.json").write_text(json.dumps(envelope))
     text = told(make_passport(folder, folder / "parts", key_of("coordinator")))
     assert "0.6543" in text  # what was released
-    planted = ["0.81234", "0.82345", "0.83456", "0.84567", "0.6111", "0.6789", "3.1415", "Lovelace", "103", "BAD_REPLY"]
-    planted += ["other-0", "other-1", "d" * 64, salt, f"{lifetime:.6g}", private_pem("used-car").decode()[30:60]]
+    planted = ["0.81234", "0.82345", "0.83456", "0.84567", "0.6111", "0.6789", "3.1415", "Lovelace", "BAD_REPLY"]
+    planted += [
+        " 103",
+        "other-0",
+        "other-1",
+        "d" * 64,
+        salt,
+        f"{lifetime:.6g}",
+        private_pem("used-car").decode()[30:60],
+    ]
     planted += [entry["reply_sha256"] for entry in entries if entry["reply_sha256"]]
     planted += [entry["created"] for entry in entries] + [str(tmp_path), "split"]
     assert [word for word in planted if word in text] == []

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from consortia.common.errors import InputError, RunFailedError
 from consortia.deploy import serve as module
 from consortia.deploy.kit import write_kit
+from consortia.deploy.pki_folder import ensure, pairs
 from consortia.deploy.serve import PARTS, Process, prepare, processes, serve, unit_texts
 from consortia.terms.scenario import load_scenario
 
@@ -23,8 +24,9 @@ SCENARIO = load_scenario("hospitals")
 @pytest.fixture
 def kit(tmp_path: Path) -> Path:
     folder = tmp_path / "va"
-    authority = b"-----BEGIN CERTIFICATE-----\n"
-    write_kit(folder, SCENARIO, "va", "fed.example.org:8443", authority, has_key=False)
+    pki = tmp_path / "pki"
+    ensure(pki, pairs("fed.example.org:8443"))
+    write_kit(folder, SCENARIO, "va", "fed.example.org:8443", (pki / "ca.crt").read_bytes(), has_key=False, pki=pki)
     return folder
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from consortia.cli.options import ParticipantName
-from consortia.cli.participant_serve import serve, units
+from consortia.cli.participant_serve import check_kit, serve, units
 from consortia.common.console import friendly, out, tell
 from consortia.common.errors import InputError
 from consortia.common.strict import listed, parse
@@ -19,6 +19,9 @@ from consortia.terms.roster import RosterParticipant
 from consortia.terms.scenario import Scenario, load_scenario
 
 app = typer.Typer(help="Add a participant to a federation, or remove one.", no_args_is_help=True)
+app.command(
+    "check-kit", epilog="Example: consortia participant check-kit factory-d --kit factory-d --authority A1:B2:…"
+)(check_kit)
 app.command(epilog="Example: consortia participant serve factory-d --kit kits/factory-d")(serve)
 app.command(epilog="Example: consortia participant units factory-d --kit /srv/consortia/factory-d")(units)
 
@@ -68,6 +71,7 @@ def add(
 ) -> None:
     """Add a participant to the roster, with its key and a join kit. Nobody else's files or services change."""
     from consortia.deploy.kit import FILES, check_certificate, check_image, write_kit
+    from consortia.deploy.kit_signature import fingerprint
     from consortia.planning.plan import make_plans
 
     loaded, folder = _scenario(scenario, members)
@@ -91,13 +95,14 @@ def add(
     whole = folder.add(loaded, participant, key)
     noted = build_file(members)
     build = noted.read_text(encoding="utf-8").strip() if noted.is_file() else ""
-    write_kit(target, whole, name, address, authority, has_key=key is not None, image=named, build=build)
+    write_kit(target, whole, name, address, authority, has_key=key is not None, image=named, build=build, pki=pki)
+    told = fingerprint(authority)
     if as_json:
-        out.print_json(
-            json.dumps({"added": name, "kit": str(target), "has_key": key is not None, "roster": _names(whole)})
-        )
+        done = {"added": name, "kit": str(target), "has_key": key is not None, "roster": _names(whole)}
+        out.print_json(json.dumps(done | {"authority": told}))
         return
     tell(f"{target}: the join kit ({', '.join(FILES)}); hand it to {name}")
+    tell(f"tell {name} by another way, such as by telephone, the authority that the kit is signed under: {told}")
     if key is None:
         tell(
             f"when {name} has sent {name}.pub: "

@@ -1,4 +1,4 @@
-"""`consortia participant serve|units`: a participant as processes of its own host, without containers."""
+"""`consortia participant check-kit|serve|units`: what a participant does with its kit, besides running containers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,28 @@ import typer
 from consortia.cli.options import ParticipantName
 from consortia.common.console import friendly, tell
 from consortia.common.errors import InputError
+from consortia.deploy.kit_signature import check_kit as check
 from consortia.deploy.serve import PARTS, prepare, unit_texts
 from consortia.deploy.serve import serve as run_parts
 
 Kit = Annotated[Path, typer.Option(help="Its join kit, filled in.")]
+
+
+@friendly
+def check_kit(
+    name: ParticipantName,
+    kit: Annotated[Path, typer.Option(help="The join kit, as it came.")] = Path(),
+    authority: Annotated[
+        str, typer.Option(help="Fingerprint that the coordinator told by another way than the kit came.")
+    ] = "",
+) -> None:
+    """Check that a join kit is the coordinator's, before anything in it is run: its files, signature, fingerprint."""
+    found = check(kit, name, authority)
+    tell(f"{kit}: each file is as it was signed for {name}, under the authority {found}")
+    if not authority:
+        tell(
+            "anybody can sign a kit: ask the coordinator for this fingerprint by another way, or give it as --authority"
+        )
 
 
 @friendly

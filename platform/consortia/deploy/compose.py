@@ -6,6 +6,7 @@ from importlib import resources
 from string import Template
 
 from consortia.deploy.subnets import subnets
+from consortia.planning.answer_size import largest_answer
 from consortia.terms.scenario import Scenario
 
 #: Networks that a scenario has whoever takes part; the second two lead out of the host, or to who looks at it.
@@ -27,6 +28,7 @@ def compose_text(scenario: Scenario) -> str:
     """
     names = [participant.name for participant in scenario.roster]
     networks = [*_SHARED, *(f"{name}-{kind}" for name in names for kind in ("fleet", "private"))]
+    ranges = subnets(scenario.name, networks)
     own = [volume for name in names for volume in (name, f"{name}-app")]
     blocks = [
         template("compose_participant.yml.txt").substitute(name=participant.name, industry=participant.industry)
@@ -34,6 +36,8 @@ def compose_text(scenario: Scenario) -> str:
     ]
     return template("compose.yml.txt").substitute(
         scenario=scenario.name,
+        most_bytes=str(largest_answer(scenario)),
+        door=ranges["door"],
         key_mounts="".join(f"      - keys-{name}:/keys/{name}\n" for name in own),
         fleet_networks=", ".join(f"{name}-fleet" for name in names),
         participant_conditions="".join(
@@ -46,7 +50,7 @@ def compose_text(scenario: Scenario) -> str:
         networks="".join(
             f"  {network}: {{{'' if network in _OPEN else 'internal: true, '}"
             f'ipam: {{config: [{{subnet: "{subnet}"}}]}}}}\n'
-            for network, subnet in subnets(scenario.name, networks).items()
+            for network, subnet in ranges.items()
         ),
         volumes="".join(f"  keys-{name}: {{}}\n" for name in own).rstrip(),
     )

@@ -13,10 +13,11 @@ import consortia
 from clients import registry
 from consortia.common.errors import InputError
 from consortia.deploy.compose import template
+from consortia.deploy.kit_signature import sign_kit
 from consortia.deploy.pki_folder import alternative_names, covers
 from consortia.terms.scenario import Scenario
 
-FILES = ("README.txt", "ca.crt", "compose.yml", "policy.toml", "scenario.toml")
+FILES = ("README.txt", "ca.crt", "compose.yml", "kit.json", "policy.toml", "scenario.toml")
 
 
 def check_address(address: str) -> tuple[str, int]:
@@ -86,6 +87,7 @@ def write_kit(
     has_key: bool,
     image: str = "",
     build: str = "",
+    pki: Path | None = None,
 ) -> None:
     """Write the kit of one participant of the roster, with its industry's file where the client is one.
 
@@ -103,6 +105,9 @@ def write_kit(
         The image by digest or ID (`check_image`); without one the tag of `build`, or of this version.
     build : str
         The coordinator's build, with which the participant compares its own; not compared where it is unknown.
+    pki : Path, optional
+        The coordinator's folder of certificates, whose proxy's key signs the kit. A kit without a signature is refused
+        by the participant.
 
     Raises
     ------
@@ -151,3 +156,5 @@ def write_kit(
         ("README.txt", "kit_readme.txt"),
     ):
         (folder / file).write_text(template(source).substitute(terms), encoding="utf-8")
+    if pki is not None:
+        sign_kit(folder, name, address, pki)

@@ -103,7 +103,7 @@ def check(folder: Path, wanted: Sequence[Pair]) -> list[str]:
         trusted = x509.load_pem_x509_certificates((folder / "ca.crt").read_bytes())
     except ValueError:
         return [f"{folder / 'ca.crt'}: wanted certificates in PEM, got something else"]
-    problems = [problem for certificate in trusted for problem in _validity(folder / "ca.crt", certificate)]
+    problems = [problem for certificate in trusted for problem in validity(folder / "ca.crt", certificate)]
     for pair in wanted:
         problems += _check_pair(folder, pair, trusted)
     return problems
@@ -136,7 +136,7 @@ def _check_pair(folder: Path, pair: Pair, trusted: Sequence[x509.Certificate]) -
         chain = x509.load_pem_x509_certificates(file.read_bytes())
     except ValueError:
         return [f"{file}: wanted a certificate in PEM, got something else"]
-    problems = _validity(file, chain[0])
+    problems = validity(file, chain[0])
     try:
         key = serialization.load_pem_private_key(key_file.read_bytes(), None)
     except TypeError:
@@ -150,7 +150,7 @@ def _check_pair(folder: Path, pair: Pair, trusted: Sequence[x509.Certificate]) -
         problems.append(
             f"{file}: subject alternative names: wanted {', '.join(missing)}, got {got}; have it issued for these too"
         )
-    if not _is_signed(chain, trusted):
+    if not is_signed(chain, trusted):
         problems.append(
             f"{file}: wanted a certificate that ca.crt has signed, got one by {chain[-1].issuer.rfc4514_string()}; "
             "append what lies between, or put its authority into ca.crt"
@@ -158,7 +158,7 @@ def _check_pair(folder: Path, pair: Pair, trusted: Sequence[x509.Certificate]) -
     return problems
 
 
-def _is_signed(chain: Sequence[x509.Certificate], trusted: Sequence[x509.Certificate]) -> bool:
+def is_signed(chain: Sequence[x509.Certificate], trusted: Sequence[x509.Certificate]) -> bool:
     """Return whether each certificate is signed by the next and one of them by a trusted one."""
     for place, certificate in enumerate(chain):
         if any(_issued(certificate, authority) for authority in trusted):
@@ -176,7 +176,7 @@ def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     return True
 
 
-def _validity(file: Path, certificate: x509.Certificate) -> list[str]:
+def validity(file: Path, certificate: x509.Certificate) -> list[str]:
     now = datetime.datetime.now(datetime.UTC)
     if certificate.not_valid_after_utc < now:
         return [f"{file}: wanted a valid certificate, got one that ended on {certificate.not_valid_after_utc:%Y-%m-%d}"]

@@ -33,6 +33,7 @@ from consortia.common.logs import tolerant_streams
 from consortia.common.pki import Authority, make_authority, public_half, write_node_key, write_server
 from consortia.common.strict import read_toml
 from consortia.deploy import members, pki_folder
+from consortia.deploy.kit_signature import check_kit, fingerprint
 from consortia.terms.scenario import Scenario, load_scenario
 
 KEYS = Path("/keys")
@@ -140,10 +141,18 @@ def participant_keys(name: str, node: Path, app: Path, authority: bytes) -> list
 
 
 def make_kit(name: str, kit: Path) -> list[str]:
-    """Make a joining participant's keys and home in its kit; return what was made."""
+    """Make a joining participant's keys and home in its kit; return what was made.
+
+    Raises
+    ------
+    InputError
+        When the kit is not as the coordinator signed it, or not of the authority `$CONSORTIA_AUTHORITY`, or this image
+        lacks the client.
+    """
     from consortia.deploy.homes import make_home
     from consortia.participant.home import Home
 
+    check_kit(kit, name, os.environ.get("CONSORTIA_AUTHORITY", ""), accepted=True)
     _check_client(name, kit / "scenario.toml")
     made = participant_keys(name, kit / "keys", kit / "keys-app", (kit / "ca.crt").read_bytes())
     _put(kit / f"{name}.pub", public_half((kit / "keys" / "node.key").read_bytes()))
@@ -162,7 +171,7 @@ def _check_client(name: str, scenario: Path) -> None:
     if missing := [each for each in industries if each not in registry.names()]:
         raise InputError(
             f"this image: wanted the client {missing[0]!r}, which {name} needs, got none of that name; take the image "
-            f"that the coordinator uses (with the wheel of that client), or put clients/{missing[0]}.toml into the kit"
+            f"that the coordinator uses (with the wheel of that client), or a kit with clients/{missing[0]}.toml in it"
         )
 
 
@@ -274,6 +283,8 @@ def main(arguments: list[str]) -> int:
                 os.chown(path, *_owner())
         elif step == "kit":
             done = make_kit(name, KIT)
+            told = fingerprint((KIT / "ca.crt").read_bytes())
+            sys.stdout.write(f"{step}: the kit is whole, of the authority {told}; is it the coordinator's?\n")
             _hand_over(KIT / "keys", KIT / "keys-app", KIT / "home", KIT / f"{name}.pub")
         else:
             done = register(with_members(name), KEYS)

@@ -25,6 +25,7 @@ from consortia.common.errors import InputError
 from consortia.common.pki import public_half
 from consortia.deploy.compose import compose_text
 from consortia.deploy.kit import check_address, check_certificate, write_kit
+from consortia.deploy.kit_signature import check_kit
 from consortia.deploy.kubernetes.cluster import Cluster, Manifest, services_of
 from consortia.deploy.kubernetes.manifests import manifests, secret, to_yaml
 from consortia.deploy.members import MemberFolder, apply
@@ -70,7 +71,7 @@ def write_coordinator(
         else:
             missing.append(participant.name)
         if not (kit := folder / "kits" / participant.name).exists():
-            write_kit(kit, scenario, participant.name, address, authority, has_key=key.is_file())
+            write_kit(kit, scenario, participant.name, address, authority, has_key=key.is_file(), pki=pki)
     whole = scenario.model_dump(mode="python", by_alias=True, exclude_none=True)
     parts["scenarios"] = {f"{scenario.name}.toml": tomli_w.dumps(whole).encode()}
     namespace = _namespace(scenario.name)
@@ -89,7 +90,10 @@ def write_coordinator(
         files={
             "proxy": (
                 "/etc/haproxy/haproxy.cfg",
-                proxy.replace("superlink:8000", f"superlink.{namespace}.svc.cluster.local:8000"),
+                proxy.replace("superlink:8000", f"superlink.{namespace}.svc.cluster.local:8000").replace(
+                    "${CONSORTIA_DOOR-255.255.255.255}",
+                    "255.255.255.255",  # there is no door
+                ),
             )
         },
     )
@@ -128,6 +132,7 @@ def write_participant(kit: Path, name: str, service_ip: str, *, registry: str, g
     policy = (kit / "policy.toml").read_bytes()
     if b"FILL IN" in policy:
         raise InputError(f"{kit / 'policy.toml'}: wanted a policy, got lines that say FILL IN; fill them in first")
+    check_kit(kit, name, accepted=True)
     participant_keys(name, kit / "keys", kit / "keys-app", (kit / "ca.crt").read_bytes())
     (kit / f"{name}.pub").write_bytes(public_half((kit / "keys" / "node.key").read_bytes()))
     parts = {

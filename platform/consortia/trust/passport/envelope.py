@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
@@ -25,7 +25,7 @@ class ForgedError(Exception):
     """A passport, or a part of it, differs from what its signer signed. The text says how."""
 
 
-def signed(statement: Mapping[str, Any], key: ec.EllipticCurvePrivateKey | None) -> dict[str, Any]:
+def signed(statement: Mapping[str, Any], key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None) -> dict[str, Any]:
     """Return the envelope of a statement. Without a key it has no signature, and `opened` refuses it."""
     text = json.dumps(statement, sort_keys=True, separators=(",", ":"), allow_nan=False)
     envelope = Envelope(text.encode(), PAYLOAD_TYPE, {})

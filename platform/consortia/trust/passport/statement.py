@@ -64,7 +64,7 @@ class Signature(StrictModel):
     """One signature of an envelope."""
 
     keyid: Sha256
-    sig: Annotated[str, Field(max_length=400)]
+    sig: Annotated[str, Field(max_length=700)]  # RSA of 4,096 bits, in base64
 
 
 class SignedStatement(StrictModel):

@@ -1,0 +1,96 @@
+"""`python -m consortia.deploy.superlink`: Flower's own SuperLink and its options, closed to who is no node of it.
+
+*Guarantee*: of a request to the fleet API no byte of the body is read, hence none reaches Flower's parser, unless its
+head has the key of a registered node, a time within Flower's own tolerance, and that key's signature over the time.
+
+Flower checks the same, but parses the body first. It checks again afterwards, with the node that the body names.
+"""
+
+from __future__ import annotations
+
+import binascii
+import datetime
+import sys
+from base64 import b64decode
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
+from flwr.superlink import main as flower
+from flwr.superlink.cli import flower_superlink
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+FLEET = "/v1/fleet/"
+
+
+class KnownNodesOnly:
+    """The outermost layer of the SuperLink: a request to the fleet API is a registered node's, or ends with 401 here.
+
+    Parameters
+    ----------
+    app : ASGIApp
+        What serves a request that passes; its `state.linkstate_factory` knows the nodes.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or refuse it without reading its body."""
+        if (
+            scope["type"] == "http"
+            and scope["path"].startswith(FLEET)
+            and not await run_in_threadpool(is_known, Headers(scope=scope), scope["app"].state.linkstate_factory.state)
+        ):
+            await JSONResponse({"detail": "wanted the signature of a registered node"}, 401)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+def is_known(headers: Headers, linkstate: Any) -> bool:
+    """Return whether the head of a request is a registered node's; False for anything malformed.
+
+    Parameters
+    ----------
+    linkstate : callable
+        Returns Flower's LinkState, which knows the registered keys.
+    """
+    try:
+        key = b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
+        signature = b64decode(headers[FLEET_HTTP_SIGNATURE_HEADER], validate=True)
+        told = headers[TIMESTAMP_HEADER]
+        age = (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(told)).total_seconds()
+        if not -SYSTEM_TIME_TOLERANCE < age < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE:
+            return False
+        if linkstate().get_node_id_by_public_key(key) is None:  # before the key is parsed: a stranger's never is
+            return False
+        public = bytes_to_public_key(key)
+        return isinstance(public, ec.EllipticCurvePublicKey) and verify_signature(
+            public, told.encode("ascii"), signature
+        )
+    except (KeyError, ValueError, TypeError, UnsupportedAlgorithm, binascii.Error):
+        return False
+
+
+def main() -> None:
+    """Start the SuperLink."""
+    sys.argv[0] = "flower-superlink"  # Flower reads its own name
+    original = flower.create_app
+
+    def closed(*arguments: Any, **options: Any) -> Any:
+        app = original(*arguments, **options)
+        app.add_middleware(KnownNodesOnly)  # the last one added is the outermost
+        return app
+
+    flower.create_app = closed
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    main()
