@@ -171,7 +171,7 @@ def main(arguments: list[str]) -> int:
         "--track",
         default=os.environ.get("CONSORTIA_TRACK", ""),
         metavar="NAME,…",
-        help="feed trackers: tensorboard, mlflow, or an installed one (default: $CONSORTIA_TRACK)",
+        help="feed trackers: tensorboard, mlflow, otel, or an installed one (default: $CONSORTIA_TRACK)",
     )
     asked = parser.parse_args(arguments)
     try:
