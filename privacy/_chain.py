@@ -12,21 +12,19 @@ the tables as its fields,
   event, or the hash of a reply that had its event.
 """
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from privacy._claim_links import link_fields
 from privacy.errors import LedgerBehindError, LedgerBrokenError, LedgerForkedError
+from privacy.hash_chain import ZERO, next_head
 
 __all__ = ["Anchor", "verify_export"]
 
-_ZERO: Final = "0" * 64
-_encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 Link = tuple[int, str, str, str]
 
 
@@ -38,21 +36,17 @@ class Anchor:
     head: str
 
 
-def _next(head: str, seq: int, kind: str, fields: Iterable[Any]) -> str:
-    return hashlib.sha256(bytes.fromhex(head) + _encode([seq, kind, *fields]).encode("ascii")).hexdigest()
-
-
 def latest(connection: sqlite3.Connection) -> Anchor:
     """The end of the chain."""
     row = connection.execute("SELECT seq, head FROM chain ORDER BY seq DESC LIMIT 1").fetchone()
-    return Anchor(0, _ZERO) if row is None else Anchor(*row)
+    return Anchor(0, ZERO) if row is None else Anchor(*row)
 
 
 def append(connection: sqlite3.Connection, kind: str, ref: str, fields: Iterable[Any]) -> Anchor:
     """Add a link within the transaction that writes what it is about; return the chain's new end."""
     last = latest(connection)
     seq = last.counter + 1
-    head = _next(last.head, seq, kind, fields)
+    head = next_head(last.head, seq, kind, fields)
     connection.execute("INSERT INTO chain (seq, kind, ref, head) VALUES (?, ?, ?, ?)", (seq, kind, ref, head))
     return Anchor(seq, head)
 
@@ -146,10 +140,10 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _recount(links: Iterable[Link], wanted: dict[tuple[str, str], tuple[Any, ...]]) -> Anchor:
-    end = Anchor(0, _ZERO)
+    end = Anchor(0, ZERO)
     for place, (seq, kind, ref, head) in enumerate(links, start=1):
         fields = wanted.pop((kind, ref), None)
-        if seq != place or fields is None or _next(end.head, seq, kind, fields) != head:
+        if seq != place or fields is None or next_head(end.head, seq, kind, fields) != head:
             raise LedgerBrokenError(
                 f"ledger: link {place} ({kind} {ref}) does not follow from the rows before it; a row was changed, "
                 "removed or put in"

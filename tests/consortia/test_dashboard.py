@@ -272,7 +272,9 @@ def test_a_short_token_is_refused(runs: Path) -> None:
 # Parts
 
 
-def test_the_grafana_file_asks_for_metrics_that_exist(pages: dict[str, str], own: tuple[FastAPI, Any]) -> None:
+def test_board_and_alerts_ask_for_metrics_and_labels_that_exist(
+    pages: dict[str, str], own: tuple[FastAPI, Any], runs: Path
+) -> None:
     counted(own[0], "/metrics", "consortia_ledger_epsilon{")
     told = set(re.findall(r"# TYPE (\w+)", pages["/metrics"] + signed(own[0], "/metrics").text))
     file = Path(__file__).resolve().parents[2] / "docs" / "grafana.json"
@@ -282,12 +284,22 @@ def test_the_grafana_file_asks_for_metrics_that_exist(pages: dict[str, str], own
         for target in panel["targets"]
         for name in re.findall(r"consortia_\w+", target["expr"])
     }
-    assert asked
-    assert asked <= told
+    assert asked == told  # all of them are shown
     alerts = yaml.safe_load((file.parent / "alerts.yml").read_text(encoding="utf-8"))
     alarmed = {name for rule in rules_of(alerts) for name in re.findall(r"consortia_\w+", rule["expr"])}
     assert len(alarmed) >= 6
     assert alarmed <= told
+    views = (CoordinatorView(runs, None), OwnerView.of(own[1].home.folder, None))
+    labels = {family.name: set(family._labelnames) for view in views for family in view.collector.collect()}
+    panels = json.loads(file.read_text(encoding="utf-8"))["panels"]
+    lines = [(target["expr"], target["legendFormat"]) for panel in panels for target in panel["targets"]]
+    lines += [(rule["expr"], " ".join(rule["annotations"].values())) for rule in rules_of(alerts)]
+    for expression, text in lines:
+        wanted = set(re.findall(r"[{,]\s*(\w+)\s*=~?", expression)) | set(
+            re.findall(r"{{\s*(?:\$labels\.)?(\w+)", text)
+        )
+        for name in re.findall(r"consortia_\w+", expression):
+            assert wanted <= labels[name], (expression, name)
 
 
 def rules_of(alerts: Any) -> list[dict[str, Any]]:
@@ -307,6 +319,7 @@ def test_every_alert_says_what_happened_and_what_to_do(tmp_path: Path) -> None:
     cases = [
         ("consortia_ledger_left{dataset='d'}", "0.3", "consortia_ledger_budget{dataset='d'}", "4", 1),
         ("consortia_ledger_left{dataset='d'}", "1", "consortia_ledger_budget{dataset='d'}", "4", 0),
+        ("consortia_ledger_left{dataset='d'}", "0", "consortia_ledger_budget{dataset='d'}", "4", 2),
         ("consortia_participant_waited_for{run='r',participant='p'}", "1", "x", "1", 1),
         ("consortia_participant_waited_for{run='r',participant='p'}", "0", "x", "1", 0),
         ("consortia_certificate_end_timestamp_seconds{file='a'}", str(20 * 86400), "x", "1", 1),

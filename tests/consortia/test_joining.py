@@ -61,6 +61,7 @@ def test_adding_creates_only_what_is_new(coordinator: Path) -> None:
     assert {name: after.get(name) for name in before} == before
     new = {name for name in set(after) - set(before) if not name.startswith("elsewhere")}
     assert new == {
+        "members/acts.jsonl",
         "members/cross-industry-network/members.toml",
         "members/cross-industry-network/keys/hospital-c.pub",
         *(f"kits/hospital-c/{name}" for name in FILES),

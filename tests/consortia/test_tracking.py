@@ -90,7 +90,7 @@ def test_a_tracker_that_fails_is_named_and_the_run_goes_on(tmp_path: Path, monke
 def test_what_cannot_be_tracked_is_refused_before_a_run_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = _call("run", "linear", "--track", "wandb", "--out", tmp_path)
     assert result.exit_code == 2
-    assert "wanted one of tensorboard, mlflow" in result.output
+    assert "wanted one of tensorboard, mlflow, otel" in result.output
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.delitem(sys.modules, "consortia.reports.trackers.mlflow", raising=False)
     with pytest.raises(InputError, match=r"consortia\[track\]"):
@@ -160,7 +160,7 @@ def test_the_runner_of_a_federation_tracks_what_its_environment_names(
     monkeypatch.setattr(runner, "RUNS", tmp_path)
     monkeypatch.setenv("CONSORTIA_TRACK", "tensorboard,wandb")
     assert runner.main(["linear"]) == 2
-    assert "wanted one of tensorboard, mlflow, got 'wandb'" in capsys.readouterr().err
+    assert "wanted one of tensorboard, mlflow, otel, got 'wandb'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []  # refused before anything starts
 
     def follow(job: Job, control: object) -> None:

@@ -33,6 +33,8 @@ NOT_RUN = {
     r"^consortia (passport RUN|verify) ": "names a run of the reader's: tests/consortia/test_passport.py",
     r"^consortia leave RUN ": "names a run of the reader's: tests/consortia/sums/test_leave.py",
     r"^python -m pytest\b": "is a test of the suite",
+    r"--track otel\b": "needs a collector: tests/consortia/test_traces.py",
+    r"^consortia (participant acts|home log [a-z-]+ --acts)\b": "names acts of the reader's: test_acts.py",
     r"^consortia (run smart-home|run shared-trunk --placebo$)": "takes minutes: tests/consortia/test_placebo.py",
 }
 

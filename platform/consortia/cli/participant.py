@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from consortia.cli.acts import KnownHead, show
 from consortia.cli.options import ParticipantName
 from consortia.cli.participant_serve import check_kit, serve, units
 from consortia.common.console import friendly, out, tell
@@ -171,6 +172,20 @@ def list_(scenario: _Scenario = "cross-industry", members: _Members = Path("memb
         tell(f"{row['name']}: {row['industry']}{note}")
     for name in changes.removed:
         tell(f"{name}: removed")
+
+
+@app.command(epilog="Example: consortia participant acts --runs runs --pki pki")
+@friendly
+def acts(
+    members: _Members = Path("members"),
+    runs: Annotated[Path, typer.Option(help="Folder of runs: who started them, who signed in.")] = Path("runs"),
+    pki: Annotated[Path, typer.Option(help="Folder of certificates: who renewed them.")] = Path("pki"),
+    last: Annotated[int, typer.Option(min=1, help="How many of the last ones.")] = 20,
+    head: KnownHead = "",
+    as_json: _Json = False,
+) -> None:
+    """Show who did what at the coordinator, and check that no line was changed since."""
+    show([members, runs, pki], head, last, as_json=as_json)
 
 
 def _names(scenario: Scenario) -> list[str]:

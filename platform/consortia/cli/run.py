@@ -64,7 +64,7 @@ def run(
     ] = False,
     draws: Annotated[int, typer.Option(help="Repetitions for --placebo and --uncompressed.")] = 3,
     track: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Feed trackers: tensorboard, mlflow, or an installed one.")
+        str, typer.Option(metavar="NAME,…", help="Feed trackers: tensorboard, mlflow, otel, or an installed one.")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> None:

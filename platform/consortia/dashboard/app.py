@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import parse_qs
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,12 +18,15 @@ from starlette.exceptions import HTTPException
 
 from consortia.common import words
 from consortia.dashboard.compression import Compression
+from consortia.dashboard.door import Door
 from consortia.dashboard.security import Guard, Key
+
+if TYPE_CHECKING:
+    from consortia.dashboard.oidc import SignIn
 
 _HERE = Path(str(resources.files("consortia"))) / "dashboard"
 _LOOK_SECONDS = 0.5
 _PING_SECONDS = 15.0
-_LONGEST_FORM = 4000
 
 
 class Pages:
@@ -72,10 +74,22 @@ class View(Protocol):
         ...
 
 
-def build(view: View, token: str, change_token: str = "") -> FastAPI:
-    """Return the application of one view; without `change_token` it only reads."""
+def build(
+    view: View,
+    token: str,
+    change_token: str = "",
+    provider: SignIn | None = None,
+    *,
+    changes: bool = False,
+    acts: Path | None = None,
+) -> FastAPI:
+    """Return the application of one view; without `change_token` it only reads.
+
+    With a `provider` browsers sign in there, and `changes` says whether who has the role may change something. Sign-ins
+    are noted in the folder `acts`.
+    """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    key = Key(token, view.name, change_token)
+    key = Key(token, view.name, change_token, provider=provider is not None, takes_changes=changes)
     view.pages.takes_changes = key.takes_changes
     app.add_middleware(Compression)
     app.add_middleware(Guard, key=key)
@@ -83,26 +97,10 @@ def build(view: View, token: str, change_token: str = "") -> FastAPI:
     registry = CollectorRegistry()
     registry.register(view.collector)
 
-    @app.get("/sign-in")
-    async def ask() -> Response:
-        return view.pages("sign_in.html", failed=False)
-
-    @app.post("/sign-in")
-    async def sign_in(request: Request) -> Response:
-        session = key.sign_in((await form(request)).get("token", "").strip())
-        if session is None:
-            return view.pages("sign_in.html", status=403, failed=True)
-        answer = RedirectResponse("/", 303)
-        secure = request.url.scheme == "https"
-        answer.set_cookie(key.cookie, session, httponly=True, samesite="strict", secure=secure)
-        return answer
-
-    @app.post("/sign-out")
-    async def sign_out(request: Request) -> Response:
-        key.sign_out(request.headers)
-        answer = RedirectResponse("/sign-in", 303)
-        answer.delete_cookie(key.cookie, httponly=True, samesite="strict")
-        return answer
+    door = Door(key, view.pages, acts, provider=provider is not None)
+    door.add_pages(app)
+    if provider is not None:
+        provider.add_pages(app, door)
 
     @app.get("/live")
     async def live(request: Request, about: str = "") -> Response:
@@ -118,17 +116,6 @@ def build(view: View, token: str, change_token: str = "") -> FastAPI:
 
     view.add_pages(app)
     return app
-
-
-async def form(request: Request) -> dict[str, str]:
-    """Return the fields of a short form, the first value of each; what is longer than any of ours is cut off."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LONGEST_FORM:
-            break
-    fields = parse_qs(body[:_LONGEST_FORM].decode("utf-8", "replace"))
-    return {name: values[0] for name, values in fields.items()}
 
 
 async def _changes(view: View, key: Key, request: Request, about: str) -> AsyncIterator[str]:

@@ -13,8 +13,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
+from consortia.common.acts import acting
 from consortia.common.errors import ConsortiaError
-from consortia.dashboard.app import form
+from consortia.dashboard.door import form
 from consortia.dashboard.security import Tickets
 
 
@@ -77,7 +78,8 @@ class Changes:
         if proposal is None:
             return self._refused("This change was made already, or was shown more than ten minutes ago.", "/", 409)
         try:
-            await run_in_threadpool(proposal.make)
+            with acting(request.state.who):
+                await run_in_threadpool(proposal.make)
         except ConsortiaError as error:
             return self._refused(str(error), proposal.back)
         return RedirectResponse(proposal.back, 303)

@@ -5,7 +5,8 @@ compared in constant time; a session ends on this server with its sign-out, whoe
 loads anything from elsewhere, is framed, or is kept in a cache. Nothing but sign-in and sign-out takes a POST, unless
 the server was started with `--allow-changes`: then a POST below `/change/` is taken from a browser that signed in with
 the token for changes, and from a page of this server only (`Origin`, and `Sec-Fetch-Site` where the browser sends it).
-A change takes effect by its ticket alone, once (`Tickets`).
+A change takes effect by its ticket alone, once (`Tickets`). Where a provider signs browsers in (`consortia.dashboard.
+oidc`), no token does, and the token, where there is one, opens `/metrics` alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, replace
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 
@@ -45,6 +47,15 @@ _HEADERS = {
 }
 
 
+@dataclass(frozen=True)
+class Session:
+    """What a browser that signed in may do, who it is, and until when (`time.monotonic`; None: no end of its own)."""
+
+    may_change: bool
+    who: str
+    until: float | None = None
+
+
 class Key:
     """The tokens of one server, and the sessions that they opened.
 
@@ -60,52 +71,86 @@ class Key:
         Begins the cookie's name.
     change_token : str
         Lets look and change; empty where nothing can be changed.
+    provider : bool
+        Browsers sign in elsewhere (`open`), and the token is for `/metrics` alone.
+    takes_changes : bool
+        Whether sessions that `open` made may change.
     """
 
-    def __init__(self, token: str, view: str, change_token: str = "") -> None:
+    def __init__(
+        self,
+        token: str,
+        view: str,
+        change_token: str = "",
+        *,
+        provider: bool = False,
+        takes_changes: bool = False,
+    ) -> None:
         self._tokens = [given.encode() for given in (token, change_token) if given]
-        # By the hash of what the cookie holds, with the place of its token: whoever reads this table opens nothing.
-        self._sessions: dict[bytes, int] = {}
-        self.takes_changes = bool(change_token)
+        # By the hash of what the cookie holds: whoever reads this table opens nothing.
+        self._sessions: dict[bytes, Session] = {}
+        self._provider = provider
+        self.takes_changes = bool(change_token) or takes_changes
         self.cookie = f"consortia-{view}-{secrets.token_hex(4)}"
 
     def sign_in(self, token: str) -> str | None:
         """Return a new session of a token, None for a wrong one."""
-        place = self._place(token)
+        found = self.checked(token)
+        return None if found is None else self.open(found)
+
+    def checked(self, token: str) -> Session | None:
+        """Return what a token lets its browser do, None for a wrong one."""
+        place = None if self._provider else self._place(token)
         if place is None:
             return None
+        changes = self.takes_changes and place == len(self._tokens) - 1
+        return Session(changes, "token for changes" if changes else "token")
+
+    def open(self, found: Session) -> str:
+        """Return a new session of somebody who was checked."""
         session = secrets.token_urlsafe(32)
-        self._sessions[_digest(session)] = place
+        self._sessions[_digest(session)] = replace(found, may_change=found.may_change and self.takes_changes)
         while len(self._sessions) > _MOST_SESSIONS:
             del self._sessions[next(iter(self._sessions))]
         return session
 
-    def sign_out(self, headers: Headers) -> None:
-        """End the session of a request: its cookie opens nothing from now on."""
-        self._sessions.pop(_digest(self._cookie(headers)), None)
+    def sign_out(self, headers: Headers) -> Session | None:
+        """End the session of a request and return it: its cookie opens nothing from now on."""
+        return self._sessions.pop(_digest(self._cookie(headers)), None)
 
-    def admits(self, headers: Headers) -> bool:
-        """Return whether a request carries a token or a session."""
+    def admits(self, headers: Headers, path: str = "") -> bool:
+        """Return whether a request carries a token or a session that opens `path`."""
         kind, _, given = headers.get("authorization", "").partition(" ")
-        return (kind.lower() == "bearer" and self._place(given.strip()) is not None) or self._held(headers) is not None
+        opens = not self._provider or path == "/metrics"
+        if opens and kind.lower() == "bearer" and self._place(given.strip()) is not None:
+            return True
+        return self.held(headers) is not None
 
     def may_change(self, headers: Headers) -> bool:
-        """Return whether a request is of a browser that signed in with the token for changes."""
-        return self.takes_changes and self._held(headers) == len(self._tokens) - 1
+        """Return whether a request is of a browser that signed in and may change."""
+        session = self.held(headers)
+        return session is not None and session.may_change
+
+    def held(self, headers: Headers) -> Session | None:
+        """Return the session of a request."""
+        session = self._sessions.get(_digest(self._cookie(headers)))
+        return None if session is None or (session.until is not None and time.monotonic() >= session.until) else session
 
     def _place(self, token: str) -> int | None:
         opened = [hmac.compare_digest(token.encode(), known) for known in self._tokens]
         return opened.index(True) if any(opened) else None
 
-    def _held(self, headers: Headers) -> int | None:
-        return self._sessions.get(_digest(self._cookie(headers)))
-
     def _cookie(self, headers: Headers) -> str:
-        try:
-            morsel = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
-        except CookieError:
-            morsel = None
-        return morsel.value if morsel is not None else ""
+        return cookie(headers, self.cookie)
+
+
+def cookie(headers: Headers, name: str) -> str:
+    """Return what a request's cookie holds; empty without it."""
+    try:
+        morsel = SimpleCookie(headers.get("cookie", "")).get(name)
+    except CookieError:
+        morsel = None
+    return morsel.value if morsel is not None else ""
 
 
 def _digest(session: str) -> bytes:
@@ -115,15 +160,16 @@ def _digest(session: str) -> bytes:
 class Tickets:
     """Changes that were shown and wait for their confirmation: each is taken once, within ten minutes."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = _MOST_TICKETS) -> None:
         self._clock = clock
+        self._most = most
         self._waiting: dict[str, tuple[float, Any]] = {}
 
     def give(self, change: Any) -> str:
-        """Return the ticket of a change. Of more than a hundred the oldest is dropped."""
+        """Return the ticket of a change. Of more than `most` the oldest is dropped."""
         ticket = secrets.token_urlsafe(32)
         self._waiting[ticket] = (self._clock() + _TICKET_SECONDS, change)
-        while len(self._waiting) > _MOST_TICKETS:
+        while len(self._waiting) > self._most:
             del self._waiting[next(iter(self._waiting))]
         return ticket
 
@@ -167,7 +213,10 @@ class Guard:
             await send(message)
 
         # Pages ask for it: what cannot be changed is not offered.
-        scope.setdefault("state", {})["may_change"] = self._key.may_change(Headers(scope=scope))
+        session = self._key.held(Headers(scope=scope))
+        scope.setdefault("state", {}).update(
+            may_change=session is not None and session.may_change, who=session.who if session is not None else ""
+        )
         answer = self._refusal(scope) or self._app
         await answer(scope, receive, sealed)
 
@@ -175,7 +224,7 @@ class Guard:
         path, method, headers = scope["path"], scope["method"], Headers(scope=scope)
         if method not in {"GET", "HEAD"} and (method, path) not in {("POST", "/sign-in"), ("POST", "/sign-out")}:
             return self._change_refusal(method, path, headers)
-        if path.startswith(_OPEN) or self._key.admits(headers):
+        if path.startswith(_OPEN) or self._key.admits(headers, path):
             return None
         if path in {"/metrics", "/live"}:
             return PlainTextResponse("sign in, or send the token as `Authorization: Bearer`", 401)
@@ -185,7 +234,7 @@ class Guard:
         if method != "POST" or not path.startswith(_CHANGE) or not self._key.takes_changes:
             return PlainTextResponse("this dashboard only reads", 405, {"Allow": "GET, HEAD"})
         if not self._key.may_change(headers):
-            return PlainTextResponse("sign in with the token for changes", 403)
+            return PlainTextResponse("sign in as somebody who may change", 403)
         host = headers.get("host", "")
         here = headers.get("origin", "") in {f"http://{host}", f"https://{host}"}
         if not host or not here or headers.get("sec-fetch-site", "same-origin") != "same-origin":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -11,21 +13,42 @@ from consortia.common.errors import InputError
 from consortia.common.logs import JsonLines
 from consortia.dashboard.app import View, build
 
+if TYPE_CHECKING:
+    from consortia.dashboard.oidc import SignIn
 
-def serve(view: View, token: str, listener: socket.socket, participant: str | None, change_token: str = "") -> None:
+
+def serve(
+    view: View,
+    token: str,
+    listener: socket.socket,
+    participant: str | None,
+    change_token: str = "",
+    provider: SignIn | None = None,
+    *,
+    changes: bool = False,
+    acts: Path | None = None,
+) -> None:
     """Serve a view on a socket that listens already. Logs are JSON lines; no address that was called is in them."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines(participant))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    server(view, token, change_token).run(sockets=[listener])
+    server(view, token, change_token, provider, changes=changes, acts=acts).run(sockets=[listener])
 
 
-def server(view: View, token: str, change_token: str = "") -> uvicorn.Server:
+def server(
+    view: View,
+    token: str,
+    change_token: str = "",
+    provider: SignIn | None = None,
+    *,
+    changes: bool = False,
+    acts: Path | None = None,
+) -> uvicorn.Server:
     """Return the server of one view, which does not listen yet."""
+    app = build(view, token, change_token, provider, changes=changes, acts=acts)
     config = uvicorn.Config(
-        build(view, token, change_token), log_config=None, access_log=False, server_header=False, ws="none",
-        timeout_graceful_shutdown=1,
-    )  # fmt: skip
+        app, log_config=None, access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=1
+    )
     return uvicorn.Server(config)
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+from consortia.common.acts import noted
 from consortia.common.errors import InputError
 from consortia.common.words import epsilon_text
 from consortia.dashboard.changes import Proposal
@@ -73,7 +74,7 @@ class Starter:
         command = [sys.executable, "-P", "-m", "consortia.cli", "run", scenario, "--out", str(self._root)]
         with self._one:  # two confirmations are taken at once
             self._check_idle()
-            with (self._root / _LOG).open("wb") as log:
+            with noted(self._root, "run.start", scenario), (self._root / _LOG).open("wb") as log:
                 self._run = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 - our own command
             return self._run
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
+from consortia.common import acts
 from consortia.common.errors import InputError
 from consortia.common.strict import SUPPORTED_SCHEMA, StrictModel, check_schema, parse, read_toml
 from consortia.terms.contract_fields import Name
@@ -51,6 +52,7 @@ class MemberFolder:
     """
 
     def __init__(self, root: Path, scenario: str) -> None:
+        self.root = root
         self.folder = root / scenario
         self.file = self.folder / "members.toml"
 
@@ -96,13 +98,18 @@ class MemberFolder:
     def add(self, scenario: Scenario, participant: RosterParticipant, public_key: bytes | None) -> Scenario:
         """Write a participant and, if known, its key; return the scenario with it. Raises as `with_participant`."""
         changed, whole = self.with_participant(scenario, participant)
-        if public_key is not None:
-            self.put_key(participant.name, public_key)
-        self._save(changed)
+        with acts.noted(self.root, "participant.add", f"{scenario.name}/{participant.name}"):
+            if public_key is not None:
+                self._put_key(participant.name, public_key)
+            self._save(changed)
         return whole
 
     def put_key(self, name: str, public_key: bytes) -> None:
-        """Write the public half of a participant's key."""
+        """Write the public half of a participant's key, and note that."""
+        with acts.noted(self.root, "participant.key", f"{self.folder.name}/{name}"):
+            self._put_key(name, public_key)
+
+    def _put_key(self, name: str, public_key: bytes) -> None:
         file = self.public_key(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(public_key)
@@ -125,8 +132,9 @@ class MemberFolder:
         own = any(participant.name == name for participant in scenario.roster)
         changed = Members(removed=(*members.removed, name) if own else members.removed, roster=joined)
         whole = apply(scenario, changed)
-        self._save(changed)
-        self.public_key(name).unlink(missing_ok=True)
+        with acts.noted(self.root, "participant.remove", f"{scenario.name}/{name}"):
+            self._save(changed)
+            self.public_key(name).unlink(missing_ok=True)
         return whole
 
     def _save(self, members: Members) -> None:

@@ -22,6 +22,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from consortia.common import acts
 from consortia.common.disk import write_secret
 from consortia.common.errors import InputError
 from consortia.common.pki import Authority, host_name, make_authority, make_server
@@ -76,17 +77,19 @@ def ensure(folder: Path, wanted: Sequence[Pair], *, renew: bool = False) -> list
     made = []
     if not any((folder / name).exists() for name in _files(wanted)):
         folder.mkdir(parents=True, exist_ok=True)
-        authority = make_authority("consortia", AUTHORITY_DAYS)
-        (folder / "ca.crt").write_bytes(authority.certificate.public_bytes(_PEM))
-        write_secret(folder / "ca.key", _private(authority.key))
+        with acts.noted(folder, "authority.make"):
+            authority = make_authority("consortia", AUTHORITY_DAYS)
+            (folder / "ca.crt").write_bytes(authority.certificate.public_bytes(_PEM))
+            write_secret(folder / "ca.key", _private(authority.key))
         made.append("authority")
     if (folder / "ca.key").exists():
         authority = _authority(folder)
         for pair in wanted:
             if renew or _is_due(folder, pair):
-                certificate, key = make_server(authority, pair.hosts, SERVER_DAYS)
-                write_secret(folder / f"{pair.name}.key", _private(key))
-                (folder / f"{pair.name}.pem").write_bytes(certificate.public_bytes(_PEM))
+                with acts.noted(folder, "certificate.renew", pair.name):
+                    certificate, key = make_server(authority, pair.hosts, SERVER_DAYS)
+                    write_secret(folder / f"{pair.name}.key", _private(key))
+                    (folder / f"{pair.name}.pem").write_bytes(certificate.public_bytes(_PEM))
                 made.append(f"certificate of {pair.name}")
     if problems := check(folder, wanted):
         raise InputError(*problems)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from consortia.common import disk
+from consortia.common import acts, disk
 from consortia.common.console import err, out
 from consortia.common.disk import write_text
 from consortia.common.errors import ConsortiaError, InputError, RunFailedError, RunRefusedError
@@ -127,6 +127,7 @@ def run(
     """Run a scenario on the federation and print its table; return the exit status."""
     job = with_batches(make_job(scenario, runs, resume), batches)
     scenario = job.scenario
+    acts.record(runs, "run.resume" if resume else "run.start", job.run_id)
     out.print(f"run {job.run_id}: {scenario.rounds} rounds, {len(scenario.roster)} participants")
     with (
         contextlib.closing(Control(SUPERLINK, KEYS / "ca.crt")) as control,
@@ -171,7 +172,7 @@ def main(arguments: list[str]) -> int:
         "--track",
         default=os.environ.get("CONSORTIA_TRACK", ""),
         metavar="NAME,…",
-        help="feed trackers: tensorboard, mlflow, or an installed one (default: $CONSORTIA_TRACK)",
+        help="feed trackers: tensorboard, mlflow, otel, or an installed one (default: $CONSORTIA_TRACK)",
     )
     asked = parser.parse_args(arguments)
     try:

@@ -10,6 +10,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any, Final
 
+from consortia.common import acts
 from consortia.common.errors import InputError, RefusedError
 from consortia.common.strict import parse
 from consortia.participant import agreement, contract_list
@@ -165,20 +166,24 @@ def sign_and_list(home: Home, signed: Agreement, *, shown: str | None = None) ->
     `shown` is the policy's text that its owner decided on; with another one nothing is signed.
     """
     contract_list.check_unchanged(home, home.policy.read_text(encoding="utf-8-sig"), shown)
-    make_identity(home)
-    with home.open_for_owner() as ledger:
-        digest = agreement.sign(home, ledger, signed)
     entry = f"sha256:{signed.contract_sha256}"
-    contract_list.rewrite(home, entry, listed=True, signed=True, shown=shown)  # last: without it nothing is accepted
+    with acts.noted(home.kept, "contract.sign", entry):
+        make_identity(home)
+        with home.open_for_owner() as ledger:
+            digest = agreement.sign(home, ledger, signed)
+        # Last: without it nothing is accepted.
+        contract_list.rewrite(home, entry, listed=True, signed=True, shown=shown)
     return digest
 
 
 def take_back(home: Home, contract_sha256: str, *, shown: str | None = None) -> None:
     """Take a contract off the list, end its agreement and note that; InputError where there is no agreement."""
     agreement.check_there(home, contract_sha256)
-    contract_list.rewrite(home, f"sha256:{contract_sha256}", listed=False, shown=shown)  # first: nothing is accepted
-    with home.open_for_owner() as ledger:
-        agreement.withdraw(home, ledger, contract_sha256)
+    entry = f"sha256:{contract_sha256}"
+    with acts.noted(home.kept, "contract.withdraw", entry):
+        contract_list.rewrite(home, entry, listed=False, shown=shown)  # first: nothing is accepted
+        with home.open_for_owner() as ledger:
+            agreement.withdraw(home, ledger, contract_sha256)
 
 
 def _day(text: str) -> str | None:

@@ -34,7 +34,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from consortia.common import disk
+from consortia.common import acts, disk
 from consortia.common.errors import InputError
 from consortia.participant import ledger_witness
 from consortia.participant.home import OWN_SUMS, Home
@@ -96,6 +96,13 @@ def write_backup(home: Home, target: Path, passphrase: str) -> Backup:
     secret = check_passphrase(passphrase)
     if target.exists():
         raise InputError(f"{target}: wanted no file there yet, got one; a backup never replaces another")
+    if not home.ledger.is_file():
+        raise InputError(f"{home.ledger}: wanted a ledger, got nothing there; check the name and --home")
+    with acts.noted(home.kept, "home.backup", target.name):
+        return _written(home, target, secret)
+
+
+def _written(home: Home, target: Path, secret: bytes) -> Backup:
     databases = []
     files: dict[str, bytes] = {}
     for path in sorted(home.folder.rglob("*")):
@@ -113,8 +120,6 @@ def write_backup(home: Home, target: Path, passphrase: str) -> Backup:
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "ledger.db"
         name = home.ledger.relative_to(home.folder).as_posix()
-        if name not in files:
-            raise InputError(f"{home.ledger}: wanted a ledger, got nothing there; check the name and --home")
         copy.write_bytes(files[name])
         counter = _verified(copy, home.participant)
         files[name] = _without_keys(copy)
@@ -186,6 +191,7 @@ def restore(home: Home, source: Path, passphrase: str, *, nothing_left_since: bo
             os.fsync(written.fileno())
     with Ledger.open(home.ledger, home.participant) as ledger:
         ledger_witness.keep(home, ledger.anchor())
+    acts.record(home.kept, "home.restore", found.made)  # last: the log itself may have come with the backup
     return found
 
 

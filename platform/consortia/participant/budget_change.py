@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import tomlkit
 
+from consortia.common import acts
 from consortia.common.errors import InputError
 from consortia.participant import ledger_witness
 from consortia.participant.home import Home
@@ -56,7 +57,7 @@ class BudgetChange:
         InputError
             When the policy changed since this was checked, or cannot be written; when the ledger cannot be opened.
         """
-        with self.home.policy_held():
+        with acts.noted(self.home.kept, "budget.set", self._told()), self.home.policy_held():
             if self.home.policy.read_text(encoding="utf-8-sig") != self.read:
                 raise InputError(
                     f"{self.home.policy}: wanted the policy as it was when the change was checked, got another; "
@@ -70,6 +71,15 @@ class BudgetChange:
                 self.home.write_policy(self.text)
                 with contextlib.suppress(PrivacyError):  # the change counts; the next message notes it first of all
                     ledger_witness.note_budget(ledger, self.after)
+
+    def _told(self) -> str:
+        """Return what changes, in a few words."""
+        changed = [
+            f"{'_'.join(part for part in place if part)}={new:g}"
+            for place in PLACES.values()
+            if (new := _amount(self.after, place)) is not None and new != _amount(self.before, place)
+        ]
+        return " ".join(changed)
 
     def in_words(self) -> list[str]:
         """Return a line for each budget: what it was, what it becomes; and what raising it means."""
@@ -119,6 +129,12 @@ def check(home: Home, wanted: Mapping[str, float]) -> BudgetChange:
         (budget[units] if units else budget)[horizon][key] = value
     text = tomlkit.dumps(document)
     return BudgetChange(home, read, before, parse_policy(text, f"{home.policy} with the new budget"), text)
+
+
+def _amount(policy: Policy, place: Place) -> float | None:
+    units, horizon, key = place
+    account = policy.budget.evaluation if units else policy.budget
+    return None if account is None else float(getattr(getattr(account, horizon), key))
 
 
 def _new_evaluation(budget: Any, wanted: Mapping[str, float]) -> Any:

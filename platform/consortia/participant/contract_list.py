@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import tomlkit
 
+from consortia.common import acts
 from consortia.common.errors import InputError
 from consortia.participant.home import Home
 from consortia.terms.policy import parse_policy
@@ -33,7 +34,7 @@ def accept(home: Home, entry: str, *, shown: str | None = None) -> None:
     InputError
         As `rewrite`, and when the ledger takes no note.
     """
-    with _ledger(home) as ledger:
+    with acts.noted(home.kept, "contract.accept", entry), _ledger(home) as ledger:
         rewrite(home, entry, listed=True, shown=shown)
         try:
             _note(ledger, entry, "accepted")
@@ -50,12 +51,13 @@ def remove(home: Home, entry: str, *, shown: str | None = None) -> None:
     InputError
         As `accept`. A ledger that takes no note does not keep a contract on the list.
     """
-    rewrite(home, entry, listed=False, shown=shown)  # first: from here on nothing is accepted
-    with _ledger(home) as ledger:
-        try:
-            _note(ledger, entry, "taken off")
-        except PrivacyError as error:
-            raise InputError(f"{error}; the contract is off the list, and the ledger has no note of it") from None
+    with acts.noted(home.kept, "contract.withdraw", entry):
+        rewrite(home, entry, listed=False, shown=shown)  # first: from here on nothing is accepted
+        with _ledger(home) as ledger:
+            try:
+                _note(ledger, entry, "taken off")
+            except PrivacyError as error:
+                raise InputError(f"{error}; the contract is off the list, and the ledger has no note of it") from None
 
 
 def rewrite(home: Home, entry: str, *, listed: bool, signed: bool = False, shown: str | None = None) -> None:

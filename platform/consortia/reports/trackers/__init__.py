@@ -27,6 +27,7 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
         "tensorboard": "consortia.reports.trackers.tensorboard:TensorBoard",
         "mlflow": "consortia.reports.trackers.mlflow:MLflow",
+        "otel": "consortia.reports.trackers.otel:OpenTelemetry",
         # `consortia new tracker` adds its line above this one.
     }
 )
@@ -94,14 +95,20 @@ def get(name: str) -> MakeTracker:
     try:
         return _trackers.get(name, "--track")
     except ImportError:
-        raise InputError(f"--track {name}: wanted its package, got none; pip install 'consortia[track]'") from None
+        extra = "otel" if name == "otel" else "track"
+        raise InputError(f"--track {name}: wanted its package, got none; pip install 'consortia[{extra}]'") from None
 
 
 def chosen(text: str) -> list[str]:
-    """Return the trackers that `NAME,…` names, each once; InputError for one that cannot be used."""
+    """Return the trackers that `NAME,…` names, each once; InputError for one that cannot be used.
+
+    A class may have a static method `ready`, which is called here: it raises InputError for what its environment lacks.
+    """
     found = list(dict.fromkeys(name for name in text.split(",") if name))
     for name in found:
-        get(name)
+        ready = getattr(get(name), "ready", None)
+        if ready is not None:
+            ready()
     return found
 
 
