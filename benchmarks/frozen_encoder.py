@@ -1,17 +1,19 @@
 """A network trained on public images, frozen below noisy sums, beside the same network trained by DP-SGD.
 
-    python benchmarks/frozen_encoder.py [--epsilon 1 ...] [--seeds 5] [--ways sums ...] [--receipts] [--out FILE.jsonl]
+    python benchmarks/frozen_encoder.py [--epsilon 1 ...] [--seeds 5] [--ways sums ...] [--known 10] [--receipts]
+                                        [--out FILE.jsonl]
     python benchmarks/frozen_encoder.py --table FILE.jsonl
 
-The data are scikit-learn's handwritten digits (real images, no download). By seed, 600 of the 1,797 images are public,
-and the network of the scenario `digits` is trained on those of them that show 0 to 4: it never saw 5 to 9, and its own
-head cannot name them. The other 1,197 images, of all ten digits, are dealt to five offices as unevenly as in `digits`.
+The data are scikit-learn's handwritten digits (real images, no download). By seed, 200 of the 1,797 images are public,
+and the network of the scenario `digits` is trained on them. With `--known 5` it is 600, of which only those of 0 to 4
+count: the network never saw 5 to 9, and its own head cannot name them. All other images, of all ten digits, are dealt
+to five offices as unevenly as in `digits`. `public` is the accuracy of the file's network as it is.
 
 Ways: `sums` of the network's outputs and of the 64 `pixels`; DP-SGD of the whole network from a random start
-(`random`), from the file (`file`), and of its head alone (`head`), with the steps of `digits` at each of `RATES`, of which the best
-one is shown: its choice costs nothing here. The number is the accuracy of what was released on everybody's test images,
-its mean over the offices. With `--receipts` also what each office has alone and joined; it takes far longer. Call it
-again to go on: what the file has is not run again.
+(`random`), from the file (`file`), and of its head alone (`head`), with the steps of `digits` at each of `RATES`, of
+which the best one is shown: its choice costs nothing here. The number is the accuracy of what was released on
+everybody's test images, its mean over the offices. With `--receipts` also what each office has alone and joined; it
+takes far longer. Call it again to go on: what the file has is not run again.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from network_scenarios import no_search, partitions
 
 from clients import registry
 from clients.dataset import prepare
-from clients.digits import OFFICES, ROWS, SCHEMA, read
+from clients.digits import DIGITS, OFFICES, ROWS, SCHEMA, read
 from consortia.engines.base import Job
 from consortia.engines.options import Options
 from consortia.engines.runner import execute
@@ -50,23 +52,23 @@ from consortia.terms.scopes import starting_module
 
 WAYS: Final = ("sums", "pixels", "random", "file", "head")
 RATES: Final = (2.0, 8.0)
-PUBLIC: Final = 600
-KNOWN: Final = ("0", "1", "2", "3", "4")
+#: How many images are public, by how many digits the network has seen.
+PUBLIC: Final[Mapping[int, int]] = {10: 200, 5: 600}
 _STEPS: Final = 300
 
 
-def rows(seed: int) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+def rows(seed: int, known: int) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Return the public images, and those of each office."""
     import sklearn.datasets
 
     folder = Path(sklearn.datasets.__file__).parent / "data"
     whole = pd.concat([read(folder, office) for office in OFFICES], ignore_index=True)
     whole = whole.iloc[np.random.default_rng(seed).permutation(len(whole))]
-    public, rest = whole[:PUBLIC], whole[PUBLIC:]
+    public, rest = whole[: PUBLIC[known]], whole[PUBLIC[known] :]
     starts = [*OFFICES.values(), ROWS]
     ends = [round(start * len(rest) / ROWS) for start in starts]
     offices = {name: rest[ends[place] : ends[place + 1]] for place, name in enumerate(OFFICES)}
-    return public[public[SCHEMA.target.name].isin(KNOWN)], offices
+    return public[public[SCHEMA.target.name].isin(DIGITS[:known])], offices
 
 
 def terms() -> dict[str, Any]:
@@ -75,7 +77,7 @@ def terms() -> dict[str, Any]:
     return found
 
 
-def file_of(folder: Path, public: pd.DataFrame, seed: int) -> dict[str, str]:
+def file_of(folder: Path, public: pd.DataFrame, seed: int, known: int) -> dict[str, str]:
     """Train the network on the public images without privacy, write it, and return `init`."""
     contract = load_scenario("digits").contract.model_copy(update={"seed": seed})
     module, table = starting_module(contract, "digits"), prepare(registry.get("digits"), public)
@@ -84,7 +86,7 @@ def file_of(folder: Path, public: pd.DataFrame, seed: int) -> dict[str, str]:
     solver = torch.optim.Adam(module.parameters(), 0.003)
     for _ in range(_STEPS):
         solver.zero_grad()
-        torch.nn.functional.cross_entropy(module(table.inputs)[:, : len(KNOWN)], table.target).backward()
+        torch.nn.functional.cross_entropy(module(table.inputs)[:, :known], table.target).backward()
         solver.step()
     file = folder / "public.safetensors"
     safetensors.torch.save_file(module.state_dict(), file)
@@ -143,20 +145,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def measure(way: str, rate: float, epsilon: float, seed: int, *, receipts: bool) -> dict[str, Any]:
+def measure(way: str, rate: float, epsilon: float, seed: int, known: int, *, receipts: bool) -> dict[str, Any]:
     """Run one way once; return the means over the offices."""
     started = time.process_time()
-    public, offices = rows(seed)
+    public, offices = rows(seed, known)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        init = file_of(folder, public, seed)
+        init = file_of(folder, public, seed, known)
         job, options = job_of(folder, contract_of(way, rate, init, seed), offices, epsilon)
         searched = mock.MagicMock() if receipts else mock.patch.object(baseline, "of_run", no_search)
         with searched:
             found = execute(job, options).result["participants"].values()
         lines = [one["metrics"]["accuracy"] for one in found]
         shown = ("federated", "local", "control", "joined") if receipts else ("federated",)
-        out = {"way": way, "rate": rate, "epsilon": epsilon, "seed": seed, "receipts": receipts}
+        out = {"way": way, "rate": rate, "epsilon": epsilon, "seed": seed, "known": known, "receipts": receipts}
         out |= {model: statistics.fmean(line[model] for line in lines) for model in shown}
         if receipts:
             out["gain"] = statistics.fmean(line["joined"] - line["control"] for line in lines)
@@ -191,9 +193,9 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """The runs of a file as a Markdown table: a line for each way, rate and budget."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for line in lines:
-        groups[line["epsilon"], line["way"], line["rate"] or "", line["receipts"]].append(line)
+        groups[line["epsilon"], line["known"], line["way"], line["rate"] or "", line["receipts"]].append(line)
     shown = ("public", "released", "federated", "local", "control", "joined", "gain")
-    heads = ("ε", "way", "rate", "receipts", "seeds", *shown, "CPU s")
+    heads = ("ε", "known", "way", "rate", "receipts", "seeds", *shown, "CPU s")
     text = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for key, found in sorted(groups.items(), key=str):
         cells = [_cell([line[name] for line in found if name in line]) for name in shown]
@@ -220,6 +222,7 @@ def main() -> int:
     parser.add_argument("--epsilon", type=float, nargs="*", default=[1.0])
     parser.add_argument("--ways", nargs="*", default=WAYS, choices=WAYS)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--known", type=int, default=10, choices=PUBLIC)
     parser.add_argument("--receipts", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("frozen_encoder.jsonl"))
     parser.add_argument("--table", type=Path, help="print the table of a file and end")
@@ -228,15 +231,15 @@ def main() -> int:
         print(table(_lines(options.table)))
         return 0
     torch.set_num_threads(1)
-    keys = ("way", "rate", "epsilon", "seed", "receipts")
+    keys = ("way", "rate", "epsilon", "seed", "known", "receipts")
     there = {tuple(line[key] for key in keys) for line in _lines(options.out)}
     for seed in range(options.seeds):
         for epsilon in options.epsilon:
             for way in options.ways:
                 for rate in (0.0,) if way in {"sums", "pixels"} else RATES:
-                    if (way, rate, epsilon, seed, options.receipts) in there:
+                    if (way, rate, epsilon, seed, options.known, options.receipts) in there:
                         continue
-                    line = measure(way, rate, epsilon, seed, receipts=options.receipts)
+                    line = measure(way, rate, epsilon, seed, options.known, receipts=options.receipts)
                     with options.out.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(line) + "\n")
                     print(json.dumps(line), file=sys.stderr, flush=True)
