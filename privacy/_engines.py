@@ -56,7 +56,7 @@ class RowEngine:
             return self._total.new_zeros(count)
         versions = parameter_versions(self.module)
         inputs = {name: tensor[:rows] for name, tensor in draw.inputs.items()}
-        found = self._rows.gradients(inputs, draw.target[:rows], loss)
+        found = self._rows.gradients(inputs, draw.target[:rows], loss, draw.together)
         check_parameters(self.module, versions)
         gradients = torch.cat([tensor.flatten(1) for tensor in found.values()], dim=1)
         sums, norms = gradients, torch.linalg.vector_norm(gradients, dim=1)

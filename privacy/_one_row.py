@@ -9,7 +9,8 @@ Formal guarantees
   same for every row.
 * A row on which the module raises has a gradient that is not a number, so its unit adds nothing (`RowEngine`): an error
   of one row neither stops a step nor changes a bit of another row's gradient.
-* vmap runs with one fixed number of rows, in which `same_bits` has found each row to get the same bits at every place.
+* vmap runs with one fixed number of rows, which the module and public numbers set, and in which `same_bits` has found
+  each row to get the same bits at every place.
 
 Assumed: the module's code reads and writes nothing but its arguments, its own attributes and torch's generator. A
 module that keeps state in a global variable, in a closure of a function or in an object that refuses to be copied is
@@ -17,6 +18,7 @@ not found out.
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -29,8 +31,9 @@ from privacy._composition import fresh_copy
 from privacy._rows import Loss, filled, row_losses
 from privacy.errors import PlanError
 
-#: Rows under one vmap.
+#: Rows under one vmap; of small modules up to `_MANY`, since there each call of a kernel costs more than its rows.
 TOGETHER: Final = 32
+_MANY, _SMALL = 128, 2**14
 #: What somebody's own module may raise at a row.
 Failure: Final = (Exception, SystemExit)
 _Tables = Mapping[str, Tensor]
@@ -46,7 +49,8 @@ class OneRow:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self._together: dict[str, bool] = {}
+        self._together: dict[tuple[str, int], int] = {}
+        self._most = _MANY if sum(p.numel() for p in module.parameters()) <= _SMALL else TOGETHER
 
     def outputs(self, inputs: _Tables) -> Tensor:
         """Return the outputs of all rows (n_rows, ...)."""
@@ -57,8 +61,13 @@ class OneRow:
 
         return torch.cat(self._each("outputs", one, {}, inputs))
 
-    def gradients(self, inputs: _Tables, target: Tensor, loss: Loss) -> dict[str, Tensor]:
-        """Return each row's gradient of its loss by name: (n_rows, *parameter.shape); NaN for a row that raises."""
+    def gradients(self, inputs: _Tables, target: Tensor, loss: Loss, together: int = TOGETHER) -> dict[str, Tensor]:
+        """Return each row's gradient of its loss by name: (n_rows, *parameter.shape); NaN for a row that raises.
+
+        Parameters
+        ----------
+        together : public number of rows that are expected in a call; it alone and the module set the rows of a pass.
+        """
         trained = {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
 
         def one(module: nn.Module, parameters: dict[str, Tensor], row: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -74,30 +83,40 @@ class OneRow:
 
         tables = {**inputs, _TARGET: target}
         try:
-            pieces = self._each("gradients", one, trained, tables)
+            pieces = self._each("gradients", one, trained, tables, together)
         except Failure:  # of some row: each by itself, so that the others' gradients are what they were
-            pieces = self._survivors(one, trained, tables)
+            pieces = self._survivors(one, trained, tables, together)
         return {name: torch.cat([piece[name] for piece in pieces]) for name in trained}
 
-    def _survivors(self, one: Callable[..., Any], trained: dict[str, Tensor], tables: _Tables) -> list[Any]:
+    def _survivors(
+        self, one: Callable[..., Any], trained: dict[str, Tensor], tables: _Tables, together: int
+    ) -> list[Any]:
         """Return the gradients of each row for itself, made as those of all rows; NaN of a row that raises."""
         found = []
         for row in range(len(tables[_TARGET])):
             try:
-                (piece,) = self._each("gradients", one, trained, {name: t[row : row + 1] for name, t in tables.items()})
+                alone = {name: tensor[row : row + 1] for name, tensor in tables.items()}
+                (piece,) = self._each("gradients", one, trained, alone, together)
             except Failure:
                 piece = {name: torch.full_like(p, torch.nan).unsqueeze(0) for name, p in trained.items()}
             found.append(piece)
         return found
 
-    def _each(self, what: str, one: Callable[..., Any], parameters: dict[str, Tensor], tables: _Tables) -> list[Any]:
+    def _each(
+        self,
+        what: str,
+        one: Callable[..., Any],
+        parameters: dict[str, Tensor],
+        tables: _Tables,
+        together: int = TOGETHER,
+    ) -> list[Any]:
         rows = len(next(iter(tables.values())))
-        if self._fits(what, one, parameters, tables):
+        if size := self._size(what, one, parameters, tables, together):
             pieces = []
-            for start in range(0, rows, TOGETHER):
-                piece = {name: tensor[start : start + TOGETHER] for name, tensor in tables.items()}
-                whole = {name: filled(tensor, TOGETHER) for name, tensor in piece.items()}
-                pieces.append(_cut(self._vmapped(one, parameters, whole), min(TOGETHER, rows - start)))
+            for start in range(0, rows, size):
+                piece = {name: tensor[start : start + size] for name, tensor in tables.items()}
+                whole = {name: filled(tensor, size) for name, tensor in piece.items()}
+                pieces.append(_cut(self._vmapped(one, parameters, whole), min(size, rows - start)))
             return pieces
         return [
             _stacked(self._alone(one, parameters, {name: tensor[row] for name, tensor in tables.items()}))
@@ -116,14 +135,21 @@ class OneRow:
         with _same_random_numbers():
             return one(self._copy(parameters), parameters, row)
 
-    def _fits(self, what: str, one: Callable[..., Any], parameters: dict[str, Tensor], tables: _Tables) -> bool:
-        """Whether vmap takes this module and gives each row the same bits wherever it stands; found on made-up rows."""
-        if what not in self._together:
-            self._together[what] = self._steady(one, parameters, tables)
-        return self._together[what]
+    def _size(
+        self, what: str, one: Callable[..., Any], parameters: dict[str, Tensor], tables: _Tables, together: int
+    ) -> int:
+        """Return the rows of a pass: so many that vmap takes this module and gives each row the same bits wherever it
+        stands, found on made-up rows; 0 where each row has to go alone."""
+        if (what, together) not in self._together:
+            passes = math.ceil(together / self._most)
+            wanted = max(TOGETHER, TOGETHER * math.ceil(together / passes / TOGETHER))
+            sizes = dict.fromkeys((wanted, TOGETHER))
+            fits = (size for size in sizes if self._steady(one, parameters, tables, size))
+            self._together[what, together] = next(fits, 0)
+        return self._together[what, together]
 
-    def _steady(self, one: Callable[..., Any], parameters: dict[str, Tensor], tables: _Tables) -> bool:
-        rows = made_up_rows(TOGETHER, tables)
+    def _steady(self, one: Callable[..., Any], parameters: dict[str, Tensor], tables: _Tables, size: int) -> bool:
+        rows = made_up_rows(size, tables)
         if _own_functions(self.module, rows):
             return False
         try:

@@ -13,6 +13,7 @@ import kinds_of_models as kinds
 import pytest
 import safetensors.torch
 import torch
+from packages import Packages
 from series import Unmeasured
 
 from clients import registry
@@ -33,7 +34,8 @@ def test_the_page_shows_the_table_that_runs_are_held_to() -> None:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Packages(tmp_path / "packages", monkeypatch).install(*kinds.OWN_PACKAGE, own_network=kinds.OWN_MODULE)
     monkeypatch.setattr(registry, "_held", {(one := kinds.client_of(kind)).name: one for kind in kinds.KINDS})
 
 

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from clients.networks.lora import freeze
 from consortia.common.errors import InputError
 from consortia.messages.envelope import Envelope, decode, encode
+from consortia.messages.request import Request
 from consortia.participant import handle as participant
-from consortia.participant import secure_sum, training
+from consortia.participant import own_candidates, secure_sum, training
+from consortia.participant.context import Work
 from consortia.planning.plan import make_plans
 from consortia.studies import tuning
-from consortia.terms import scopes
+from consortia.terms import pretrained
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import build_module, initial_groups, state_of, travelling
@@ -205,6 +207,32 @@ def test_a_path_of_the_coordinators_choice_tells_it_nothing(
         assert not ledger.entries()
 
 
+def test_a_network_trained_alone_starts_from_the_file_too(make_site: Make, tmp_path: Path) -> None:
+    """Without rows nothing trains, so the start is what comes back: where the federated network starts."""
+    site = _site(make_site, init=_file(tmp_path))
+    contract = site.scenario.contract
+    with site.ledger() as ledger:
+        work = Work(Request.parse(site.message(1)), site.home, None)
+        nothing = work.partitions(ledger).train.take([])
+    found = own_candidates.network(contract, "bank", nothing, "bank-a").model().network
+    assert found is not None
+    assert all(bool((parameter == 0.25).all()) for parameter in found.parameters())
+    sent = initial_groups(contract, ["bank"])["bank"]
+    assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in sent.items())
+
+
+def test_a_participant_without_the_file_takes_no_part(make_site: Make, tmp_path: Path) -> None:
+    """It could train, but its own network would start from worse."""
+    init = _file(tmp_path)
+    site = _site(make_site, init=init)
+    message = site.message(1)
+    Path(init["file"]).rename(tmp_path / "away")
+    reply = decode(participant.handle(message, site.home))
+    assert reply.header["code"] == "NO_PRETRAINED_FILE"
+    with site.ledger() as ledger:
+        assert not ledger.entries()
+
+
 def test_a_file_larger_than_the_network_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "wide").open("wb") as wide:
         wide.truncate(2**25)
@@ -268,14 +296,14 @@ def test_a_round_that_would_send_nothing_is_refused() -> None:
 
 def test_what_a_client_fixes_itself_comes_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`build` stands for a client whose own encoder has a parameter that does not train, without `freeze`."""
-    init, real = _file(tmp_path), scopes.build
+    init, real = _file(tmp_path), pretrained.build
 
     def fixes(*args: Any, **more: Any) -> Any:
         module = real(*args, **more)
         module.encoder[0].weight.requires_grad_(False)
         return module
 
-    monkeypatch.setattr(scopes, "build", fixes)
+    monkeypatch.setattr(pretrained, "build", fixes)
     contract = _contract(init=init)
     module = build_module(contract, "bank")
     assert bool((module.encoder[0].weight == 0.25).all())

@@ -194,7 +194,8 @@ def count(rule: BlockRecipe, message: int, table: Table, model: State) -> list[A
         return _of_units(rule, message, table, model)
     assert isinstance(rule, Recipe)
     columns, index = rule.columns, np.asarray(table.unit_index)
-    x = columns.expand(table.inputs["features"]).numpy()
+    features = table.inputs["features"] if rule.encoder is None else rule.encoder.outputs(table.inputs["features"])
+    x = columns.expand(features).numpy()
     deviations = rule.outcome.deviations(table.target).numpy()
     size = columns.size
     total: list[Array] = [np.zeros(length) for length in rule.lengths(message)]

@@ -28,6 +28,7 @@ from consortia.participant.baseline import Baseline, baseline
 from consortia.participant.data import split_masks
 from consortia.participant.evaluation import client_for, headline
 from consortia.participant.home import Home
+from consortia.participant.own_sums import rows_of
 from consortia.participant.rows import checked, read_rows
 from consortia.terms.contract import Contract
 from consortia.terms.forecast import METRIC, Forecast, others_of, predicts_gain
@@ -71,7 +72,8 @@ def own_numbers(contract: Contract, industry: str, train: Table, base: Baseline)
     led_by = headline(registry.get(industry), base.rows.measured) if base.tried else ""
     values = [value for *_, value in base.tried if math.isfinite(value)]
     best = max(values) if values and led_by == METRIC else None
-    return OwnNumbers(train.n_units, own_effective_columns(rule.columns, train.inputs["features"]), variance, best)
+    columns = own_effective_columns(rule.columns, rule.encoded(rows_of(train)).features.nan_to_num())
+    return OwnNumbers(train.n_units, columns, variance, best)
 
 
 def forecast(own: OwnNumbers, others: Others, *, gain: bool) -> Forecast:

@@ -27,7 +27,7 @@ from consortia.participant.evaluation import Scores, module_scorer
 from consortia.participant.own_model import OwnModel, Scorer, constant, linear
 from consortia.participant.trees import Trees, of_fitted
 from consortia.terms.contract import Contract
-from consortia.terms.scopes import build_module
+from consortia.terms.scopes import starting_module
 from privacy.randomness import numpy_generator, seeded_generator
 
 __all__ = ["Candidate", "Fit", "boosting", "candidates", "forest", "majority", "network", "ridge", "unlabelled"]
@@ -277,10 +277,13 @@ def boosting(client: IndustryClient, train: Table, participant: str) -> Scorer:
 
 
 def network(contract: Contract, industry: str, train: Table, participant: str) -> Scorer:
-    """Fit the contract's network by L-BFGS, until the loss of 15 % of the training units stops falling."""
+    """Fit the contract's network by L-BFGS, until the loss of 15 % of the training units stops falling.
+
+    It starts where the federated one does: from the contract's file, where it names one.
+    """
     torch.set_num_threads(1)
     client = registry.get(industry)
-    module = build_module(contract, industry).eval()
+    module = starting_module(contract, industry).eval()
     loss = loss_for(client.schema.target)
     generator = seeded_generator("local", contract.seed, participant)
     rows, watched = set_aside(train, generator)

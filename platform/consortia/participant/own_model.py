@@ -23,10 +23,11 @@ from clients.dataset import Table
 from clients.models import FederatedModule, predictions
 from clients.schema import Target
 from consortia.common.errors import InputError
+from consortia.learners.sums.model import CENTRE
 from consortia.participant.stack import Stack
 from consortia.participant.trees import LARGEST_LOGIT, Trees
 from consortia.terms.contract import Contract, contract_from_json
-from consortia.terms.scopes import build_module, check_like, load_state, state_of
+from consortia.terms.scopes import build_module, check_like, load_state, starting_module, state_of
 
 __all__ = [
     "AT_HOME",
@@ -224,6 +225,8 @@ def _of_tensors(tensors: Mapping[str, Tensor], about: About) -> OwnModel:
     network, trees = None, None
     if state := _below(tensors, "network"):
         network = build_module(about.contract, about.industry)
+        if about.contract.sums is not None and CENTRE not in state:  # trained alone, not by sums
+            network = starting_module(about.contract, about.industry)
         check_like(state_of(network), state)
         load_state(network, state)
     if state := _below(tensors, "trees"):

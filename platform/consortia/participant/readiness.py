@@ -68,6 +68,8 @@ def _look(work: Work, plan: RunPlan, parts: Partitions) -> None:
     """Make the checks of the first round that need rows or the network."""
     contract, industry = work.request.contract, work.request.industry
     if contract.noisy_sums is not None:
+        if contract.industries[industry].init is not None:
+            build_module(contract, industry)
         return
     shared = travelling(build_module(contract, industry), contract)
     control = shared if isinstance(contract.strategy.strategy(), Controlled) else {}

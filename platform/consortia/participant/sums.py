@@ -35,7 +35,7 @@ from consortia.participant.context import Work
 from consortia.participant.own_sums import Sent, keep, rows_of
 from consortia.participant.partitions import Partitions
 from consortia.terms.recipe import blocks_of
-from consortia.terms.scopes import build_module, check_like
+from consortia.terms.scopes import build_module, check_like, travelling
 from privacy.egress import Release
 from privacy.errors import PrivacyError
 from privacy.events import Event, GaussianRelease
@@ -75,7 +75,7 @@ def check_received(work: Work) -> None:
     """Refuse a message with an unusable model. The check comes before the reservation, so it costs nothing."""
     request = work.request
     trained = request.contract.statistics is None
-    own = build_module(request.contract, request.industry).state_dict() if trained else {}
+    own = travelling(build_module(request.contract, request.industry), request.contract) if trained else {}
     try:
         check_like(own, request.model)
         blocks_of(request.contract, request.industry).check_model(request.model)

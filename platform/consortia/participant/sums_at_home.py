@@ -81,7 +81,8 @@ class SumsAtHome:
     def fit(self, train: Table) -> Scorer:
         """Return the model fitted to the others' sums and these rows. `held_out` scores each row without its unit."""
         torch.set_num_threads(1)
-        rule, rows = self._recipe, rows_of(train)
+        rule = self._recipe
+        rows = rule.encoded(rows_of(train))
         centre, radius = self.received[CENTRE], self.received[RADIUS]
         x, deviations = prepared(rule.columns, rule.outcome, rows, centre, radius)
         own = Own(np.asarray(x), np.asarray(deviations), np.asarray(rows.unit_index))

@@ -21,7 +21,7 @@ from consortia.participant.alternating import joined, phases
 from consortia.terms.contract import Contract, clip_of, planned_rounds, spare
 from consortia.terms.optimizer import make_optimizer as local_optimizer
 from consortia.terms.policy import DatasetTerms
-from consortia.terms.scopes import State, build_module, check_like, load_state, state_of, travelling
+from consortia.terms.scopes import State, check_like, load_state, starting_module, state_of, travelling
 from consortia.terms.tensors import frozen_names
 from consortia.trust.trusted_coordinator import shortened
 from privacy.dp_sgd import DpSgdPlan, PlainPlan, StepReport, check_module, train_plain, train_private
@@ -116,7 +116,8 @@ def ready_module(
     torch.set_num_threads(1)
     if contract.strategy.strategy().fit.loss and not plan.non_private:
         raise RefusedError("RELEASE_NOT_ALLOWED", "the strategy wants an exact training loss, and this run is private")
-    module = build_module(contract, industry)
+    # A participant's own network starts from the file, too; without the file its gain would be flattered.
+    module = starting_module(contract, industry)
     try:
         check_like(travelling(module, contract), received)
         wanted = received if isinstance(contract.strategy.strategy(), Controlled) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 from consortia.learners.blocks.shares import OWN_KIND
@@ -10,6 +11,9 @@ from consortia.terms.learners import STEPS, TABLES
 from consortia.terms.model import Model, Scopes
 from consortia.terms.strategy import StrategyTerms
 from strategies.base import Asynchronous, Clusters, Controlled, LocalHalf, Strategy, TakesTurns
+
+#: What a learner takes of a network all the same.
+_BELOW: Mapping[str, str] = defaultdict(str, sums=" (model and init together are a frozen network below the sums)")
 
 
 def check_secure_sum(contract: ContractFields, strategy: Strategy) -> None:
@@ -113,11 +117,17 @@ def check_sums(contract: ContractFields) -> None:
             "of two totals would show a participant under its own share of the noise"
         ] = contract.trust != "local"
     for name, rules in contract.industries.items():
-        plain = (rules.model, rules.private_steps, rules.momentum, rules.weight_decay)
-        added = (rules.init, rules.optimizer, rules.schedule, rules.lora, rules.freeze or None)
-        excluded[f"no model, init, clip, steps or rates in industries.{name}: nothing takes steps"] = any(
-            getattr(rules, key) != value for key, value in STEPS.items()
-        ) or (plain, added) != ((Model(), 0, 0.0, 0.0), (None,) * 5)
+        frozen = contract.sums is not None and rules.init is not None and rules.model != Model()
+        network = (Model(), None) if frozen else (rules.model, rules.init)
+        plain = (rules.private_steps, rules.momentum, rules.weight_decay)
+        added = (rules.optimizer, rules.schedule, rules.lora, rules.freeze or None)
+        excluded[f"no model, init, clip, steps or rates in industries.{name}: nothing takes steps{_BELOW[learner]}"] = (
+            any(getattr(rules, key) != value for key, value in STEPS.items())
+            or (network, plain, added) != ((Model(), None), (0, 0.0, 0.0), (None,) * 4)
+        )
+        excluded[f"no sums.grows with a network in industries.{name}: a top-up is of columns of the schema"] = (
+            frozen and contract.grows
+        )
     if problems := [text for text, wrong in excluded.items() if wrong]:
         raise ValueError(f'{"; ".join(problems)}, with learner = "{learner}"')
     if strange := sorted(terms.named_industries() - contract.industries.keys()):

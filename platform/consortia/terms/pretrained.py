@@ -18,17 +18,21 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
+from clients import registry
 from clients.errors import ModelError
+from clients.industry import effective_schema
+from clients.models import FederatedModule, build
 from clients.networks.lora import adapt, freeze
 from consortia.common.environment import default_root
 from consortia.common.errors import InputError
 from consortia.terms.contract_fields import IndustryTerms
 from consortia.terms.model import PretrainedFile
 from consortia.terms.tensors import State, check_like, load_state
+from privacy.randomness import seeded_generator
 
-__all__ = ["PretrainedError", "prepare", "read_for"]
+__all__ = ["PretrainedError", "network_of", "prepare", "read_for", "with_file"]
 
 #: Bytes of a file beside its numbers: names, shapes, metadata.
 _HEADER = 2**24
@@ -36,6 +40,20 @@ _HEADER = 2**24
 
 class PretrainedError(InputError):
     """The file to start from is not there, is another one than agreed, or does not fit the network."""
+
+
+def network_of(terms: IndustryTerms, industry: str, seed: int) -> FederatedModule:
+    """Return the network that an industry's terms name, at the random start of the contract's seed."""
+    client = registry.get(industry)
+    width = effective_schema(client, filter=terms.filter).width
+    return build(client, terms.model.spec(), width, generator=seeded_generator("init", seed, industry))
+
+
+def with_file(module: FederatedModule, terms: IndustryTerms, industry: str) -> FederatedModule:
+    """Return the network with the numbers of its file, where the contract names one; in place. See `read_for`."""
+    if terms.init is not None:
+        load_state(module, read_for(terms.init, module.state_dict(), industry))
+    return module
 
 
 def read_for(init: PretrainedFile, wanted: Mapping[str, Tensor], industry: str) -> State:
@@ -89,7 +107,7 @@ def _bytes(init: PretrainedFile, key: str, most: int) -> bytes:
         return opened.read(most)
 
 
-def prepare(module: nn.Module, terms: IndustryTerms, industry: str, generator: torch.Generator) -> None:
+def prepare(module: FederatedModule, terms: IndustryTerms, industry: str, generator: torch.Generator) -> None:
     """Load the file, freeze and adapt, in place, where the contract asks for it.
 
     Names in the file and in `freeze` are those of the network without adapters.
@@ -99,8 +117,7 @@ def prepare(module: nn.Module, terms: IndustryTerms, industry: str, generator: t
     InputError
         A name that the network does not have.
     """
-    if terms.init is not None:
-        load_state(module, read_for(terms.init, module.state_dict(), industry))
+    with_file(module, terms, industry)
     try:
         freeze(module, terms.freeze)
         if terms.lora is not None:

@@ -6,15 +6,19 @@ import json
 from functools import lru_cache
 
 from clients import registry
+from clients.errors import ModelError
 from clients.industry import effective_schema
 from consortia.common.errors import InputError
 from consortia.learners.additive import model as additive
 from consortia.learners.blocks.recipe import BlockRecipe, LearnedRecipe
 from consortia.learners.statistics.layout import Layout, layout_of
+from consortia.learners.sums.encoder import Encoder, encoder_of
 from consortia.learners.sums.model import Recipe, recipe_of
 from consortia.terms.additive import AdditiveTerms
 from consortia.terms.contract import Contract
+from consortia.terms.contract_fields import IndustryTerms
 from consortia.terms.learners import own_terms
+from consortia.terms.pretrained import network_of, with_file
 from consortia.terms.sums import SumsTerms
 from privacy.errors import PlanError
 
@@ -82,12 +86,15 @@ def recipe(contract: Contract, industry: str) -> Recipe:
     Raises
     ------
     InputError
-        Where its target has no bounds, or the contract's expectation of it does not fit.
+        Where its target has no bounds, or the contract's expectation of it does not fit; where the file of a network
+        below the sums is missing, altered or does not fit.
     """
     contract = contract.of(industry)
     if contract.sums is None:
         raise InputError(f'contract.learner: wanted "sums", got "{contract.learner}"')
-    return _recipe(contract.sums.model_dump_json(), industry, contract.industries[industry].filter)
+    terms = contract.industries[industry]
+    network = "" if terms.init is None else terms.model_dump_json()
+    return _recipe(contract.sums.model_dump_json(), industry, terms.filter, network, contract.seed if network else 0)
 
 
 @lru_cache(maxsize=64)
@@ -110,7 +117,7 @@ def _additive(terms_json: str, industry: str, filter_name: str) -> additive.Reci
 
 
 @lru_cache(maxsize=64)
-def _recipe(terms_json: str, industry: str, filter_name: str) -> Recipe:
+def _recipe(terms_json: str, industry: str, filter_name: str, network: str, seed: int) -> Recipe:
     terms = SumsTerms.model_validate_json(terms_json)
     schema = effective_schema(registry.get(industry), filter=filter_name)
     try:
@@ -120,6 +127,15 @@ def _recipe(terms_json: str, industry: str, filter_name: str) -> Recipe:
             expected=terms.expected(industry),
             residual=terms.residual.get(industry),
             largest_radius=terms.largest_radius,
+            encoder=_encoder(IndustryTerms.model_validate_json(network), industry, seed) if network else None,
         )
     except ValueError as error:
         raise InputError(f"contract.sums, industry {industry}: wanted {error}") from None
+
+
+def _encoder(terms: IndustryTerms, industry: str, seed: int) -> Encoder:
+    try:
+        network = network_of(terms, industry, seed)
+    except ModelError as error:
+        raise InputError(f"contract.industries.{industry}.{error}") from None
+    return encoder_of(with_file(network, terms, industry), terms.model.hidden[-1])

@@ -10,14 +10,13 @@ import torch
 from torch import nn
 
 from clients import registry
-from clients.industry import effective_schema
-from clients.models import FederatedModule, build, check_norm_names, is_norm
+from clients.models import FederatedModule, check_norm_names, is_norm
 from clients.schema import Target
 from consortia.common.errors import InputError
 from consortia.learners.sums import model as sums
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.model import Scope
-from consortia.terms.pretrained import prepare, read_for
+from consortia.terms.pretrained import network_of, prepare, with_file
 from consortia.terms.recipe import learned, recipe
 from consortia.terms.tensors import LARGEST, State, check_like, frozen_names, load_state, state_of
 from privacy.randomness import seeded_generator
@@ -37,6 +36,7 @@ __all__ = [
     "needed_at_home",
     "scope_of",
     "shared_names",
+    "starting_module",
     "state_of",
     "travelling",
 ]
@@ -88,14 +88,13 @@ def build_module(contract: Contract, industry: str) -> FederatedModule:
 def _pristine(contract_json: str, industry: str) -> FederatedModule:
     """Build once for each contract and industry: a copy costs a tenth."""
     contract = contract_from_json(contract_json).of(industry)
-    client = registry.get(industry)
+    target = registry.get(industry).schema.target
     terms = contract.industries[industry]
     if contract.sums is not None:
-        return sums.build(recipe(contract, industry), client.schema.target)
+        return sums.build(recipe(contract, industry), target)
     if contract.noisy_sums is not None:
-        return _learned(contract, industry, client.schema.target)
-    width = effective_schema(client, filter=terms.filter).width
-    module = build(client, terms.model.spec(), width, generator=seeded_generator("init", contract.seed, industry))
+        return _learned(contract, industry, target)
+    module = network_of(terms, industry, contract.seed)
     if needed_at_home(contract, industry) or (terms.init and frozen_names(module)):
         prepare(module, terms, industry, seeded_generator("adapters", contract.seed, industry))
         if not shared_names({name for name, _ in module.named_parameters()} - frozen_names(module), contract):
@@ -108,8 +107,31 @@ def _pristine(contract_json: str, industry: str) -> FederatedModule:
     return module
 
 
+def starting_module(contract: Contract, industry: str) -> FederatedModule:
+    """Return the network that training starts from: `build_module` with the numbers of the contract's file.
+
+    The coordinator's first message holds it, and a participant that trains the network alone starts from it, so no gain
+    is that of a better start. With a network below the learner `sums` it is that network with its head, which only a
+    participant alone trains.
+
+    Raises
+    ------
+    InputError
+        As `build_module`.
+    """
+    contract = contract.of(industry)
+    terms = contract.industries[industry]
+    if contract.sums is not None:
+        return with_file(network_of(terms, industry, contract.seed), terms, industry)
+    module = build_module(contract, industry)
+    if needed_at_home(contract, industry):
+        return module  # it has them; names in the file are those of the network without adapters
+    return with_file(module, terms, industry)
+
+
 def needed_at_home(contract: Contract, industry: str) -> bool:
-    """Return whether participants read the file, too: something of the network reaches them in no message."""
+    """Return whether `build_module` reads the file: something of the network reaches participants in no message."""
+    contract = contract.of(industry)
     terms = contract.industries[industry]
     return bool(terms.freeze or terms.lora or (terms.init and "private" in contract.scopes.named))
 
@@ -148,10 +170,7 @@ def initial_groups(contract: Contract, industries: Iterable[str]) -> dict[str, S
     groups: dict[str, State] = {}
     everywhere: list[tuple[str, set[str], State]] = []
     for industry in sorted(set(industries)):
-        module = build_module(contract, industry)
-        init = contract.industries[industry].init
-        if init is not None and not needed_at_home(contract, industry):
-            load_state(module, read_for(init, module.state_dict(), industry))
+        module = (starting_module if contract.noisy_sums is None else build_module)(contract, industry)
         state = travelling(module, contract)
         fixed = {name: module.state_dict()[name] for name in frozen_names(module)}
         wide = {name: tensor for name, tensor in fixed.items() if scope_of(name, contract) == "consortium"}

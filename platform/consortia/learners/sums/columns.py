@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clients.schema import Schema
 
-__all__ = ["Columns", "columns_of"]
+__all__ = ["Columns", "columns_of", "columns_of_encoder"]
 
 _SECOND: Final = 0.5
 _THIRD: Final = 0.35
@@ -127,3 +127,8 @@ def columns_of(schema: Schema) -> Columns:
         binary=tuple(kind in {"category", "flag", "missing"} for kind in kinds),
         ones=schema.one_hots + kinds.count("flag"),
     )
+
+
+def columns_of_encoder(width: int) -> Columns:
+    """Return the columns of a network's outputs: each as it is, without polynomials and products of its own."""
+    return Columns(numbers=(), binary=(False,) * width, ones=0)

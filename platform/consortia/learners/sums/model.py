@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -16,7 +16,8 @@ from clients.models import FederatedModule
 from clients.schema import Schema, Target
 from consortia.learners.blocks.rows import Rows
 from consortia.learners.blocks.shares import Shares
-from consortia.learners.sums.columns import Columns, columns_of
+from consortia.learners.sums.columns import Columns, columns_of, columns_of_encoder
+from consortia.learners.sums.encoder import Encoder, cut_off
 from consortia.learners.sums.outcome import Outcome, outcome_of
 from consortia.learners.sums.statistics import first_message, gram_size, second_message
 
@@ -35,12 +36,18 @@ class Recipe:
     Attributes
     ----------
     largest_radius : cap of message 2's radius.
+    encoder : the frozen network whose outputs are the columns; None where the schema's features are.
     """
 
     columns: Columns
     outcome: Outcome
     shares: Shares
     largest_radius: float
+    encoder: Encoder | None = None
+
+    def encoded(self, rows: Rows) -> Rows:
+        """Return the rows with what columns are made of in the place of their features."""
+        return rows if self.encoder is None else replace(rows, features=self.encoder.outputs(rows.features))
 
     def names(self, message: int) -> tuple[str, ...]:
         """Return what the blocks of a message are called when they cross."""
@@ -58,6 +65,7 @@ class Recipe:
 
     def exact(self, message: int, rows: Rows, model: Mapping[str, Tensor]) -> list[NDArray[np.float64]]:
         """Return the blocks of a message before noise."""
+        rows = self.encoded(rows)
         if message == 1:
             return [first_message(self.columns, rows)]
         return list(second_message(self.columns, self.outcome, rows, model[CENTRE], model[RADIUS]))
@@ -81,10 +89,12 @@ def recipe_of(
     expected: tuple[float, ...] = (),
     residual: float | None = None,
     largest_radius: float,
+    encoder: Encoder | None = None,
 ) -> Recipe:
     """Return the recipe that an industry's schema and a contract's constants give; see `outcome_of` for the errors."""
     outcome = outcome_of(schema.target, expected, residual)
-    return Recipe(columns_of(schema), outcome, shares, largest_radius)
+    columns = columns_of(schema) if encoder is None else columns_of_encoder(encoder.width)
+    return Recipe(columns, outcome, shares, largest_radius, encoder)
 
 
 class _Encoder(nn.Module):
@@ -93,13 +103,16 @@ class _Encoder(nn.Module):
     centre: Tensor
     radius: Tensor
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: Columns, encoder: Encoder | None) -> None:
         super().__init__()
         self.columns = columns
+        self.network = None if encoder is None else encoder.network
         self.register_buffer("centre", torch.zeros(columns.width, dtype=torch.float64))
         self.register_buffer("radius", torch.ones(1, dtype=torch.float64))
 
     def forward(self, features: Tensor) -> Tensor:
+        if self.network is not None:
+            features = cut_off(self.network({"features": features}))
         return self.columns.encode(features, self.centre, self.radius)
 
 
@@ -120,6 +133,6 @@ class _Head(nn.Module):
 def build(recipe: Recipe, target: Target) -> FederatedModule:
     """Return a module with nothing released in it yet: it gives every row the public expectation."""
     module = FederatedModule(
-        _Encoder(recipe.columns), nn.Identity(), _Head(recipe.columns.size, recipe.outcome), target
+        _Encoder(recipe.columns, recipe.encoder), nn.Identity(), _Head(recipe.columns.size, recipe.outcome), target
     )
     return module.eval()

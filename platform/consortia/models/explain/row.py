@@ -105,8 +105,8 @@ def parts_of(model: OwnModel, about: About, schema: Schema, features: Array) -> 
     contract, alone = about.contract.of(about.industry), model.slope is None and model.trees is None
     if model.network is not None and alone and contract.additive is not None:
         return _of_shapes(additive_recipe(contract, about.industry), model.network, rows)
-    if model.network is not None and alone and contract.sums is not None:
-        rule = recipe(contract, about.industry)
+    rule = None if contract.sums is None else recipe(contract, about.industry)
+    if model.network is not None and alone and rule is not None and rule.encoder is None:
         state = model.network.state_dict()
         how = (
             "Shapley values, exact, against independent columns with the released means; in the output's own unit, "

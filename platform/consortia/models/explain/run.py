@@ -66,10 +66,12 @@ def _industry(folder: Path, scenario: Scenario, industry: str) -> Explanation:
     if contract.additive is not None and found.model.network is not None:
         rule = additive_recipe(contract, industry)
         return explain_additive(industry, view, rule, found.model.network.state_dict(), _units(scenario, industry))
-    if contract.sums is None or found.model.network is None:
-        return explain_network(industry, contract.learner, view, found.model, sums=contract.own is not None)
+    rule = None if contract.sums is None else recipe(contract, industry)
+    if rule is None or rule.encoder is not None or found.model.network is None:
+        summed = contract.own is not None or rule is not None
+        return explain_network(industry, contract.learner, view, found.model, sums=summed)
     released = coalition(folder, scenario, industry)
-    return explain_sums(industry, view, recipe(contract, industry), found.model.network.state_dict(), released)
+    return explain_sums(industry, view, rule, found.model.network.state_dict(), released)
 
 
 def _units(scenario: Scenario, industry: str) -> float:
