@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.common.constant import PARTITION_ID_KEY
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import NodeInfo
@@ -33,7 +33,8 @@ class EmbeddedGrid(Grid):
 
     Parameters
     ----------
-    client_app : ClientApp
+    client_app : callable
+        A ClientApp, or what else answers a message.
     node_configs : dict of str to dict
         The node config of each participant's SuperNode, by name.
     workers : int
@@ -42,7 +43,7 @@ class EmbeddedGrid(Grid):
 
     def __init__(
         self,
-        client_app: ClientApp,
+        client_app: Callable[[Message, Context], Message],
         node_configs: dict[str, dict[str, str | bool]],
         workers: int = _WORKERS,
     ) -> None:
@@ -52,7 +53,11 @@ class EmbeddedGrid(Grid):
         self._names = dict(enumerate(node_configs, start=2))
         self._contexts = {
             number: Context(
-                run_id=_RUN, node_id=number, node_config=dict(node_configs[name]), state=RecordDict(), run_config={}
+                run_id=_RUN,
+                node_id=number,
+                node_config={PARTITION_ID_KEY: number, **node_configs[name]},
+                state=RecordDict(),
+                run_config={},
             )
             for number, name in self._names.items()
         }
@@ -134,10 +139,16 @@ class EmbeddedGrid(Grid):
 def run(job: Job) -> None:
     """Run a job in this process (see `consortia.engines.base.Engine`)."""
     from consortia.client_app import app as client_app
+
+    serve(job, client_app)
+
+
+def serve(job: Job, client_app: Callable[[Message, Context], Message], workers: int = _WORKERS) -> None:
+    """Run a job with the ServerApp in this process, and each message answered by `client_app`."""
     from consortia.server_app import app as server_app
 
     names = [participant.name for participant in job.scenario.roster]
-    grid = EmbeddedGrid(client_app, {name: job.node_config(name) for name in names})
+    grid = EmbeddedGrid(client_app, {name: job.node_config(name) for name in names}, workers)
     config = job.run_config(join_seconds=1.0)
     context = Context(run_id=_RUN, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config))
     try:
