@@ -1,7 +1,7 @@
 """What compressed updates cost in the metric, and what they save on the wire.
 
     python benchmarks/compression.py [--data ../shared/data] [--scenario banks-network] [--seeds 8] [--rounds N]
-                                     [--hidden 128,64] [--kinds int8,int4,top-k] [--json]
+                                     [--hidden 128,64] [--kinds int8,int4,top-k] [--jobs N] [--json]
 
 Every seed is a split (and rows, where they are synthetic); each kind runs on it embedded, DP included.
 The metric is the participants' mean test AUC. Differences to the run without compression are paired by seed; so is the
@@ -26,6 +26,7 @@ import pandas as pd
 from scipy import stats
 
 from clients.metrics import compute
+from consortia.common.jobs import side_by_side
 from consortia.engines import embedded, runner
 from consortia.engines.options import Options
 from consortia.engines.runner import prepare
@@ -91,13 +92,20 @@ def main() -> None:
     parser.add_argument("--scenario", default="banks-network")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--hidden", default="")
     parser.add_argument("--kinds", default="int8,int4,top-k")
     given = parser.parse_args()
     hidden = [int(width) for width in given.hidden.split(",") if width]
     found = {
-        kind: [run(given.scenario, given.data, seed, given.rounds, hidden, KINDS[kind]) for seed in range(given.seeds)]
+        kind: list(
+            side_by_side(
+                lambda seed, table=KINDS[kind]: run(given.scenario, given.data, seed, given.rounds, hidden, table),
+                range(given.seeds),
+                given.jobs,
+            )
+        )
         for kind in ("none", "none again", *given.kinds.split(","))
     }
     base = [score for score, _ in found["none"]]

@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from clients import registry
 from clients.bank import PURPOSES, synthesise
 from clients.dataset import prepare
 from clients.models import predict
+from consortia.common.jobs import side_by_side
 from consortia.coordinator.checkpoint import Checkpoint
 from consortia.coordinator.participant_view import ParticipantView
 from consortia.coordinator.sums import before_top_up, local_round
@@ -49,18 +51,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--rows", type=int, default=2000, help="training customers of each bank")
     parser.add_argument("--epsilon", default="1,3")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at the same time")
     parser.add_argument("--json", action="store_true")
     told = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    found = [line(float(text), told.seeds, told.rows) for text in told.epsilon.split(",")]
+    found = [line(float(text), told.seeds, told.rows, told.jobs) for text in told.epsilon.split(",")]
     for one in found:
         print(json.dumps(one) if told.json else text_of(one))
     return int(float(found[-1]["lost"]) > 0.01)
 
 
-def line(epsilon: float, seeds: int, rows: int) -> dict[str, object]:
+def line(epsilon: float, seeds: int, rows: int, jobs: int) -> dict[str, object]:
     """Return the mean AUCs at one budget."""
-    scores = np.array([played(epsilon, seed, rows) for seed in range(seeds)])  # (seeds, 2 + MONTHS)
+    scores = np.array(
+        list(side_by_side(partial(played, epsilon, rows=rows), range(seeds), jobs))
+    )  # (seeds, 2 + MONTHS)
     one, correlated, months = scores[:, 0], scores[:, 1], scores[:, 2:]
     lost = one - months[:, -1]
     half = 1.96 * float(lost.std(ddof=1)) / math.sqrt(seeds) if seeds > 1 else math.nan

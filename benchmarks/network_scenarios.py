@@ -1,7 +1,7 @@
 """What networks on images and sequences reach: federated beside pooled, alone and joined, with privacy and without.
 
     python benchmarks/network_scenarios.py --data DATA [--scenarios heartbeats ...] [--epsilon inf 8 ...] [--seeds 5]
-                                           [--released-only] [--out FILE.jsonl]
+                                           [--released-only] [--jobs N] [--out FILE.jsonl]
     python benchmarks/network_scenarios.py --table FILE.jsonl
 
 Each run is a whole simulation with the committed settings; `--epsilon` replaces all budgets. A seed is that of
@@ -18,6 +18,7 @@ on: what the file has is not run again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -38,6 +39,7 @@ from clients.dataset import Table
 from clients.metrics import get
 from clients.models import FederatedModule, loss_for
 from consortia.common.errors import InputError
+from consortia.common.jobs import side_by_side
 from consortia.engines.base import Job
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
@@ -224,6 +226,7 @@ def main() -> int:
     parser.add_argument("--scenarios", nargs="*", default=SCENARIOS)
     parser.add_argument("--epsilon", nargs="*", default=["inf", "8"])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--released-only", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("network_scenarios.jsonl"))
     parser.add_argument("--table", type=Path, help="print the table of a file and end")
@@ -235,15 +238,17 @@ def main() -> int:
     keys = ("scenario", "epsilon", "seed", "released_only")
     there = {tuple(line[key] for key in keys) for line in _lines(options.out)}
     try:
-        for seed in range(options.seeds):
-            for scenario in options.scenarios:
-                for epsilon in options.epsilon:
-                    if (scenario, epsilon, seed, options.released_only) in there:
-                        continue
-                    line = measure(scenario, epsilon, seed, options.data, options.released_only)
-                    with options.out.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
-                    print(json.dumps(line), file=sys.stderr, flush=True)
+        cells = itertools.product(range(options.seeds), options.scenarios, options.epsilon)
+        todo = [cell for cell in cells if (cell[1], cell[2], cell[0], options.released_only) not in there]
+
+        def cell(one: tuple[int, str, str]) -> dict[str, Any]:
+            seed, scenario, epsilon = one
+            return measure(scenario, epsilon, seed, options.data, options.released_only)
+
+        for line in side_by_side(cell, todo, options.jobs):
+            with options.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            print(json.dumps(line), file=sys.stderr, flush=True)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -50,7 +50,7 @@ def run(
         Instead of the contract's. The seed governs start, synthetic rows and splits, never noise.
     data : path, optional
         Folder of public data sets. Without one every industry makes synthetic rows, and every output says so.
-    engine : {"embedded", "flower", "vectorized"}
+    engine : {"embedded", "flower", "ray", "vectorized"}
     ledger : path, optional
         Folder with the participants' homes, whose ledgers are charged. Without one a simulation charges nothing.
     out : path

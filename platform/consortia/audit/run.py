@@ -1,4 +1,4 @@
-"""Runs the instruments one after the other."""
+"""Runs the instruments one after the other, or side by side."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from consortia.audit.probe import workspace
 from consortia.audit.result import Findings, fact
 from consortia.audit.settings import Audit
 from consortia.common.errors import RunFailedError
+from consortia.common.jobs import side_by_side
+from consortia.terms.contract import Contract
 from consortia.terms.scenario import Scenario
 
 #: In the order of what they cost, so that `fail_fast` stops early.
@@ -91,6 +93,7 @@ def run(
     only: Sequence[str] = (),
     quick: bool = False,
     fail_fast: bool = False,
+    jobs: int = 1,
     progress: Callable[[str, str], None] = lambda *_: None,
     finished: Callable[[Findings], None] = lambda _: None,
 ) -> list[Findings]:
@@ -98,45 +101,58 @@ def run(
 
     Parameters
     ----------
-    progress : called with the instrument and what it is at.
-    finished : called with the findings of each instrument.
+    jobs : instruments at the same time, each in a process with rows, split and coins of its own.
+    progress : called with the instrument and what it is at; not of other processes.
+    finished : called with the findings of each instrument, of several jobs the most expensive first.
 
     Where industries have training terms of their own, each instrument looks at one after the other. An instrument that
     has nothing to look at in this scenario is reported with its reason (`Findings.skipped`).
     """
+    found: list[Findings] = []
+    with workspace() as folder:
+        whole = scenario.contract if scenario.contract.by_industry else None
+        parts = _parts(scenario)
+        settings = [(part, Path(folder) / str(place), quick, fail_fast, whole) for place, part in enumerate(parts)]
+        names = [name for name in INSTRUMENTS if not only or name in only]
+        if jobs == 1:
+            audits = [Audit(*one) for one in settings]
+            looks = (_look(name, audit, progress) for name, audit in itertools.product(names, audits))
+        else:
+            tasks = [(name, place, one) for name in names for place, one in enumerate(settings)]
+            # What takes longest is begun first, unless the first mistake is to end it.
+            looks = side_by_side(_look_alone, tasks if fail_fast else tasks[::-1], jobs)
+        for findings in looks:
+            found.append(findings)
+            finished(findings)
+            if fail_fast and findings.violations:
+                break
+    return found if jobs == 1 or fail_fast else found[::-1]
+
+
+def _look_alone(task: tuple[str, int, tuple[Scenario, Path, bool, bool, Contract | None]]) -> Findings:
+    """Look in a process that the instrument shares with none at work."""
+    name, place, (part, folder, *rest) = task
+    return _look(name, Audit(part, folder / f"{name}-{place}", *rest), lambda *_: None)
+
+
+def _look(name: str, audit: Audit, progress: Callable[[str, str], None]) -> Findings:
+    """Return what one instrument finds in one audit."""
+    started = time.perf_counter()
+    label = f"{name}, {next(iter(audit.contract.industries))}" if audit.whole is not None else name
+    if reason := why_not(name, audit):
+        return Findings(label, skipped=reason)
     logger = logging.getLogger("consortia.participant")
     handler = logging.NullHandler()
     logger.propagate = False
     logger.addHandler(handler)
-    found = []
     try:
-        with workspace() as folder:
-            whole = scenario.contract if scenario.contract.by_industry else None
-            audits = [
-                Audit(part, Path(folder) / str(place), quick, fail_fast, whole)
-                for place, part in enumerate(_parts(scenario))
-            ]
-            for (name, instrument), audit in itertools.product(INSTRUMENTS.items(), audits):
-                if only and name not in only:
-                    continue
-                started = time.perf_counter()
-                label = f"{name}, {next(iter(audit.contract.industries))}" if len(audits) > 1 else name
-                if reason := why_not(name, audit):
-                    found.append(Findings(label, skipped=reason))
-                    finished(found[-1])
-                    continue
-                try:
-                    findings = instrument(audit, lambda what, label=label: progress(label, what))
-                except RunFailedError as error:
-                    # Whether there is an answer must not depend on rows, and no row of a probe is out of the ordinary.
-                    broken = fact("every probe is answered", "a participant", False, wanted="an update", got=error)
-                    findings = Findings(label, [broken])
-                findings.instrument = label
-                findings.seconds = time.perf_counter() - started
-                found.append(findings)
-                finished(findings)
-                if fail_fast and findings.violations:
-                    break
+        findings = INSTRUMENTS[name](audit, lambda what: progress(label, what))
+    except RunFailedError as error:
+        # Whether there is an answer must not depend on rows, and no row of a probe is out of the ordinary.
+        broken = fact("every probe is answered", "a participant", False, wanted="an update", got=error)
+        findings = Findings(label, [broken])
     finally:
         logger.removeHandler(handler)
-    return found
+    findings.instrument = label
+    findings.seconds = time.perf_counter() - started
+    return findings

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from consortia.cli.options import AsJson, ScenarioName
+from consortia.cli.options import AsJson, Jobs, ScenarioName
 from consortia.common.console import begin, err, out, tell
 from consortia.common.errors import InputError
 from consortia.terms.scenario import find_scenario, load_scenario
@@ -30,6 +30,7 @@ def audit(
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop after the first instrument, or neighbour game, that is violated.")
     ] = False,
+    jobs: Jobs = 1,
     as_json: AsJson = False,
 ) -> None:
     """Test whether the training code keeps what the ledger claims. Exit 0: it does; 1: a violation was found."""
@@ -40,14 +41,12 @@ def audit(
 
     if unknown := sorted(set(only or ()) - set(INSTRUMENTS)):
         raise InputError(f"--only {', '.join(unknown)}: wanted some of {', '.join(INSTRUMENTS)}")
-    found: list[Findings] = []
     with err.status("") as status:
 
         def progress(instrument: str, what: str) -> None:
             status.update(f"{instrument}: {what}")
 
         def finished(findings: Findings) -> None:
-            found.append(findings)
             if findings.skipped:
                 err.print(f"{findings.instrument}: skipped, {findings.skipped}", highlight=False)
                 return
@@ -57,7 +56,9 @@ def audit(
                 highlight=False,
             )
 
-        run(loaded, only=only or (), quick=quick, fail_fast=fail_fast, progress=progress, finished=finished)
+        found = run(
+            loaded, only=only or (), quick=quick, fail_fast=fail_fast, jobs=jobs, progress=progress, finished=finished
+        )
     broken = any(findings.violations for findings in found)
     if as_json:
         data: dict[str, Any] = {

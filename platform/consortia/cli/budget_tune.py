@@ -13,7 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from consortia.cli.options import AsJson, Rounds, ScenarioName
+from consortia.cli.options import AsJson, Jobs, Rounds, ScenarioName
 from consortia.common.console import begin, err, out, tell
 from consortia.common.errors import InputError, RunFailedError
 from consortia.common.strict import listed
@@ -84,6 +84,7 @@ def sweep(
         Path | None,
         typer.Option(help="The participants' homes to charge: on --data, or on the rows that their policies name."),
     ] = None,
+    jobs: Jobs = 1,
     out_folder: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -102,6 +103,7 @@ def sweep(
         rounds=rounds,
         data=data,
         ledger=ledger,
+        jobs=jobs,
     )
     folder = out_folder or Path("sweeps") / "-".join(filter(None, (Path(scenario).stem, participant)))
     sweeps.check(asked)
@@ -161,6 +163,7 @@ def plan(
         bool,
         typer.Option("--own-rows", help="At home: sharpen the verdict of --participant with its rows in --home."),
     ] = False,
+    jobs: Jobs = 1,
     out_folder: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -190,7 +193,7 @@ def plan(
         raise InputError(str(error)) from None
     band: dict[tuple[float | None, str], Point] = {}
     if seeds:
-        asked = sweeps.Sweep(scenario=scenario, participant="", epsilons=values, seeds=seeds, rounds=rounds)
+        asked = sweeps.Sweep(scenario=scenario, participant="", epsilons=values, seeds=seeds, rounds=rounds, jobs=jobs)
         folder = out_folder or Path("sweeps") / f"{Path(scenario).stem}-plan"
         band = {
             (point.epsilon, point.participant): point for point in sweeps.points(_run(asked, folder, quiet=as_json))

@@ -14,6 +14,7 @@ __all__ = [
     "AsJson",
     "FinishedRun",
     "HomeFolder",
+    "Jobs",
     "LedgerFolder",
     "ParticipantName",
     "PkiKey",
@@ -29,6 +30,7 @@ ParticipantName = Annotated[str, typer.Argument(help="Name of the participant.")
 FinishedRun = Annotated[Path, typer.Argument(help="The coordinator's folder of a finished run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Rounds = Annotated[int | None, typer.Option(help="Other number of rounds.")]
+Jobs = Annotated[int, typer.Option(min=1, metavar="N", help="Do so many at the same time, each in a process.")]
 HomeFolder = Annotated[
     Path | None, typer.Option("--home", help="Folder of the participants; $CONSORTIA_HOME or ~/.consortia.")
 ]

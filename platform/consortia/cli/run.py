@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consortia.cli.options import LedgerFolder, PublicData, Rounds, RunsFolder, ScenarioName
+from consortia.cli.options import Jobs, LedgerFolder, PublicData, Rounds, RunsFolder, ScenarioName
 from consortia.cli.outcome import exit_if_missed, watch_on
 from consortia.common.console import begin, err, out, tell
 from consortia.engines.options import Options, check_options
@@ -33,7 +33,9 @@ def run(
     ] = None,
     engine: Annotated[
         str,
-        typer.Option(help="embedded (in this process), flower (real processes) or vectorized (simulation, batched)."),
+        typer.Option(
+            help="embedded (in this process), flower (real processes), vectorized (batched simulation) or ray."
+        ),
     ] = "embedded",
     secure_noise: Annotated[
         bool, typer.Option("--secure-noise", help="Noise as when deployed: cryptographic, on a grid (simulation).")
@@ -63,6 +65,7 @@ def run(
         bool, typer.Option("--uncompressed", help="Repeat it without compression: what that cost (simulation).")
     ] = False,
     draws: Annotated[int, typer.Option(help="Repetitions for --placebo and --uncompressed.")] = 3,
+    jobs: Jobs = 1,
     track: Annotated[
         str, typer.Option(metavar="NAME,…", help="Feed trackers: tensorboard, mlflow, otel, or an installed one.")
     ] = "",
@@ -90,6 +93,7 @@ def run(
         placebo=placebo,
         uncompressed=uncompressed,
         draws=draws,
+        jobs=jobs,
     )
     check_options(options)
     tracked = trackers.chosen(track)

@@ -71,6 +71,10 @@ class RefusedError(ConsortiaError):
         self.detail = masked(detail)
         super().__init__(f"{code}: {self.detail}")
 
+    def __reduce__(self) -> tuple[type[RefusedError], tuple[str, str]]:
+        """Let it cross to another process (`consortia.common.jobs`)."""
+        return type(self), (self.code, self.detail)
+
 
 def describe(error: BaseException) -> str:
     """Return kind and place of an error; its text only where the platform or the system itself wrote it.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.common.constant import PARTITION_ID_KEY
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import NodeInfo
@@ -35,7 +35,8 @@ class EmbeddedGrid(Grid):
 
     Parameters
     ----------
-    client_app : ClientApp
+    client_app : callable
+        A ClientApp, or what else answers a message.
     node_configs : dict of str to dict
         The node config of each participant's SuperNode, by name.
     workers : int
@@ -46,7 +47,7 @@ class EmbeddedGrid(Grid):
 
     def __init__(
         self,
-        client_app: ClientApp,
+        client_app: Callable[[Message, Context], Message],
         node_configs: dict[str, dict[str, str | bool]],
         workers: int = _WORKERS,
         processes: int = 1,
@@ -57,7 +58,11 @@ class EmbeddedGrid(Grid):
         self._names = dict(enumerate(node_configs, start=2))
         self._contexts = {
             number: Context(
-                run_id=_RUN, node_id=number, node_config=dict(node_configs[name]), state=RecordDict(), run_config={}
+                run_id=_RUN,
+                node_id=number,
+                node_config={PARTITION_ID_KEY: number, **node_configs[name]},
+                state=RecordDict(),
+                run_config={},
             )
             for number, name in self._names.items()
         }
@@ -166,24 +171,33 @@ def ready(job: Job, processes: int = 1) -> Callable[[], None]:
         In which participants work; more than one only where no other thread runs.
     """
     from consortia.client_app import app as client_app
-    from consortia.server_app import app as server_app
 
     if processes > 1:
         warm(job.scenario)
-    names = [participant.name for participant in job.scenario.roster]
-    grid = EmbeddedGrid(client_app, {name: job.node_config(name) for name in names}, processes=processes)
-    config = job.run_config(join_seconds=1.0)
-    context = Context(run_id=_RUN, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config))
+    grid = EmbeddedGrid(client_app, _node_configs(job), processes=processes)
+    return lambda: _serve(job, grid)
 
-    def work() -> None:
-        try:
-            server_app(grid, context)
-        finally:
-            grid.close()
 
-    return work
+def serve(job: Job, client_app: Callable[[Message, Context], Message], workers: int) -> None:
+    """Run a job with the ServerApp in this process, and each message answered by `client_app`, `workers` at a time."""
+    _serve(job, EmbeddedGrid(client_app, _node_configs(job), workers))
 
 
 def run(job: Job) -> None:
     """Run a job in this process (see `consortia.engines.base.Engine`)."""
     ready(job)()
+
+
+def _node_configs(job: Job) -> dict[str, dict[str, str | bool]]:
+    return {one.name: job.node_config(one.name) for one in job.scenario.roster}
+
+
+def _serve(job: Job, grid: EmbeddedGrid) -> None:
+    from consortia.server_app import app as server_app
+
+    config = job.run_config(join_seconds=1.0)
+    context = Context(run_id=_RUN, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config))
+    try:
+        server_app(grid, context)
+    finally:
+        grid.close()

@@ -9,7 +9,7 @@ from consortia.common.errors import InputError
 
 __all__ = ["ENGINES", "Options", "check_options"]
 
-ENGINES = ("embedded", "flower", "vectorized")
+ENGINES = ("embedded", "flower", "ray", "vectorized")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class Options:
     placebo: bool = False
     uncompressed: bool = False
     draws: int = 3
+    jobs: int = 1
     compressed: bool = True
     proposed_policies: bool = False  # without a demonstration policy, take the roster's proposal
 
@@ -60,6 +61,11 @@ def check_options(options: Options) -> None:
         )
     if options.ledger and options.split_seed is not None:
         raise InputError("--split-seed: wanted none with --ledger, whose data sets have a split of their own")
+    if options.jobs > 1 and not (options.placebo or options.uncompressed):
+        raise InputError(
+            f"--jobs: wanted --placebo or --uncompressed, whose runs go side by side, got {options.jobs} for one run; "
+            "leave it out"
+        )
     if options.resume is not None and (options.placebo or options.uncompressed):
         raise InputError("--placebo and --uncompressed: wanted a run from its start, got --resume")
     if options.top_up is not None:

@@ -19,7 +19,7 @@ from clients import registry
 from clients.tables import known_from
 from consortia.common.errors import InputError, RunFailedError, RunRefusedError
 from consortia.common.logs import OwnFile
-from consortia.engines import record, top_up
+from consortia.engines import ray, record, top_up
 from consortia.engines.base import Engine, Job
 from consortia.engines.causes import causes
 from consortia.engines.data_folder import public_sources
@@ -85,13 +85,15 @@ def prepare(
     make_plans(scenario)
     if options.engine == "vectorized":
         participants.check(scenario)
+    elif options.engine == "ray":
+        ray.check()
     top_up.check_start(scenario, options)
     if check is not None:
         check(scenario, options)
     if options.dump is not None:
         options.dump.mkdir(parents=True, exist_ok=True)  # an unusable folder must not be noticed after the run
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
-    run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(2)}"
+    run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(4)}"
     folder = options.out / run_id
     homes = {
         participant.name: _simulated_home(options, scenario, folder, participant.name)
@@ -186,6 +188,8 @@ def _ready(job: Job, name: str, every_core: bool) -> Callable[[], None]:
         from consortia.engines.vectorized import coordinator
 
         engine = coordinator.run
+    elif name == "ray":
+        engine = ray.run
     else:
         from consortia.engines import apart, embedded
 

@@ -8,10 +8,11 @@ DP the noise of two runs differs. So both are repeated (`draws`), and the interv
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from consortia.common.disk import write_json
+from consortia.common.jobs import side_by_side
 from consortia.engines.base import Job
 from consortia.participant.evaluation import Scores
 from consortia.studies import repeated_runs
@@ -36,22 +37,26 @@ def run(
     result : mapping
         The finished run's record.
     rerun : callable
-        See `controls.Rerun`.
+        See `repeated_runs.Rerun`.
     progress : callable
         Gets a line before each run.
     """
     scenario = job.scenario
-    again = dataclasses.replace(options, out=job.folder / "uncompressed", dump=None, uncompressed=False)
+    again = dataclasses.replace(options, out=job.folder / "uncompressed", dump=None, uncompressed=False, jobs=1)
     for participant in scenario.roster:
         repeated_runs.source("--uncompressed", job, participant.name)
     private = any(not participant.non_private for participant in scenario.roster)
-    compressed, plain = [job], []
-    for draw in range(1, options.draws):  # rounding is random, noise or not
-        progress(f"again, compressed ({draw + 1} of {options.draws})")
-        compressed.append(rerun(again, {}))
-    for draw in range(options.draws if private else 1):
-        progress(f"without compression ({draw + 1})")
-        plain.append(rerun(dataclasses.replace(again, compressed=False), {}))
+
+    def repetitions() -> Iterator[repeated_runs.Repetition]:
+        for draw in range(1, options.draws):  # rounding is random, noise or not
+            progress(f"again, compressed ({draw + 1} of {options.draws})")
+            yield again, {}
+        for draw in range(options.draws if private else 1):
+            progress(f"without compression ({draw + 1})")
+            yield dataclasses.replace(again, compressed=False), {}
+
+    finished = [job, *side_by_side(rerun, repetitions(), options.jobs)]
+    compressed, plain = finished[: options.draws], finished[options.draws :]
     table = {
         "schema": COST_SCHEMA,
         "run_id": job.run_id,

@@ -27,22 +27,23 @@ def control(job: Job, options: Options, progress: Callable[[str], None]) -> dict
 
     See `consortia.studies.placebo` and `consortia.studies.compression_cost`.
     """
-
-    def rerun(again: Options, sources: dict[str, str]) -> Job:
-        prepared = runner.prepare(again, check_controls)
-        homes = {name: replace(home, control=True) for name, home in prepared.homes.items()}
-        return runner.execute(replace(prepared, homes=homes, sources=prepared.sources | sources), again).job
-
     file = job.folder / "result.json"
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if options.placebo:
-        result["placebo"] = placebo.run(job, options, rerun, progress)
+        result["placebo"] = placebo.run(job, options, _rerun, progress)
         _beside(result, result["placebo"], "placebo")
     if options.uncompressed:
-        result["compression"] = compression_cost.run(job, options, result, rerun, progress)
+        result["compression"] = compression_cost.run(job, options, result, _rerun, progress)
         _beside(result, result["compression"], "uncompressed")
     write_json(file, result)
     return result
+
+
+def _rerun(repetition: tuple[Options, dict[str, str]]) -> Job:
+    again, sources = repetition
+    prepared = runner.prepare(again, check_controls)
+    homes = {name: replace(home, control=True) for name, home in prepared.homes.items()}
+    return runner.execute(replace(prepared, homes=homes, sources=prepared.sources | sources), again).job
 
 
 def _beside(result: dict[str, Any], table: dict[str, Any], key: str) -> None:

@@ -11,14 +11,16 @@ Noise and placebo labels differ from run to run, so real and placebo runs are re
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clients import registry
 from consortia.common.disk import write_json
+from consortia.common.jobs import side_by_side
 from consortia.engines.base import Job
 from consortia.participant.evaluation import Scores
 from consortia.participant.own_candidates import ridge
@@ -53,27 +55,33 @@ def run(
     Parameters
     ----------
     rerun : callable
-        See `controls.Rerun`.
+        See `repeated_runs.Rerun`.
     progress : callable
         Gets a line before each run.
     """
     scenario = job.scenario
-    again = dataclasses.replace(options, out=job.folder / "placebo", dump=None)
+    again = dataclasses.replace(options, out=job.folder / "placebo", dump=None, jobs=1)
     sources = {
         participant.name: repeated_runs.source("--placebo", job, participant.name) for participant in scenario.roster
     }
     private = any(not participant.non_private for participant in scenario.roster)
-    real: list[Job] = [job]
-    placebos: dict[str, list[Job]] = {}
-    for draw in range(1, options.draws if private else 1):  # without noise every repetition is the same
-        progress(f"again, with the real labels ({draw + 1} of {options.draws})")
-        real.append(rerun(again, {}))
-    for industry in sorted({participant.industry for participant in scenario.roster}):
-        placebos[industry] = []
-        for draw in range(options.draws):
-            progress(f"placebo: {industry} among partners that know nothing ({draw + 1} of {options.draws})")
-            false = {s.name: f"placebo:{draw}:{sources[s.name]}" for s in scenario.roster if s.industry != industry}
-            placebos[industry].append(rerun(again, false))
+    industries = sorted({participant.industry for participant in scenario.roster})
+
+    def repetitions() -> Iterator[repeated_runs.Repetition]:
+        for draw in range(1, options.draws if private else 1):  # without noise every repetition is the same
+            progress(f"again, with the real labels ({draw + 1} of {options.draws})")
+            yield again, {}
+        for industry in industries:
+            for draw in range(options.draws):
+                progress(f"placebo: {industry} among partners that know nothing ({draw + 1} of {options.draws})")
+                yield (
+                    again,
+                    {s.name: f"placebo:{draw}:{sources[s.name]}" for s in scenario.roster if s.industry != industry},
+                )
+
+    finished = iter(list(side_by_side(rerun, repetitions(), options.jobs)))
+    real = [job, *itertools.islice(finished, options.draws - 1 if private else 0)]
+    placebos = {industry: list(itertools.islice(finished, options.draws)) for industry in industries}
     participants = {
         participant.name: _compare(job, participant.name, real, placebos[participant.industry])
         for participant in scenario.roster

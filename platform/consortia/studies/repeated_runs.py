@@ -29,8 +29,10 @@ from consortia.terms.policy import load_policy
 if TYPE_CHECKING:
     from consortia.engines.options import Options
 
-#: (options, sources that replace the run's own by participant) -> the finished repetition.
-Rerun = Callable[["Options", dict[str, str]], Job]
+#: Options, and sources that replace the run's own by participant.
+Repetition = tuple["Options", dict[str, str]]
+#: Returns the finished repetition. Other processes can import it (`consortia.common.jobs`).
+Rerun = Callable[[Repetition], Job]
 #: A 95 % interval reaches so many standard errors to either side (a normal quantile).
 _Z = 1.96
 

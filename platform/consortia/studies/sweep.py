@@ -16,11 +16,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from consortia.common.disk import write_json, write_text
 from consortia.common.errors import InputError
+from consortia.common.jobs import side_by_side
 from consortia.common.strict import listed, shown
 from consortia.engines.options import Options
 from consortia.engines.runner import execute, prepare
@@ -42,6 +44,8 @@ class Sweep:
         Whose ε varies; empty: everybody's, all alike.
     epsilons, seeds : tuples
         A run for each pair.
+    jobs : int
+        Runs at the same time.
     """
 
     scenario: str
@@ -51,6 +55,7 @@ class Sweep:
     rounds: int | None = None
     data: Path | None = None
     ledger: Path | None = None
+    jobs: int = 1
 
     def cells(self) -> list[tuple[float, int]]:
         """Every (ε, seed), seed by seed, so that an interrupted sweep has whole curves."""
@@ -69,6 +74,8 @@ def check(sweep: Sweep) -> Scenario:
     names = [participant.name for participant in scenario.roster]
     if sweep.participant and sweep.participant not in names:
         raise InputError(f"--participant: wanted one of {listed(names)}, got {shown(sweep.participant)}")
+    if sweep.ledger is not None and sweep.jobs > 1:
+        raise InputError(f"--jobs: wanted 1 with --ledger, got {sweep.jobs}; each ledger has one writer at a time")
     if sweep.data is None and sweep.ledger is None:
         return scenario
     if sweep.ledger is None:
@@ -102,11 +109,12 @@ def run(sweep: Sweep, out: Path, done: Callable[[int, int, str], None]) -> list[
     scenario = check(sweep)
     _claim(sweep, scenario, out)
     cells = sweep.cells()
+    todo = [cell for cell in cells if not _file(out, *cell).is_file()]
+    fresh = side_by_side(partial(_keep_cell, sweep, out), todo, sweep.jobs)
     for number, (value, seed) in enumerate(cells, start=1):
-        file = _file(out, value, seed)
-        kept = file.is_file()
+        kept = (value, seed) not in todo
         if not kept:
-            write_json(file, _run_cell(sweep, value, seed, out))  # complete or not there at all
+            next(fresh)
         done(number, len(cells), f"ε {value:g}, seed {seed}{' (kept)' if kept else ''}")
     return [json.loads(_file(out, value, seed).read_text(encoding="utf-8")) for value, seed in cells]
 
@@ -131,6 +139,11 @@ def _claim(sweep: Sweep, scenario: Scenario, out: Path) -> None:
         raise InputError(f"--out {out}: wanted an empty folder or this sweep's own, got another sweep's; take another")
     (out / "cells").mkdir(parents=True, exist_ok=True)
     write_json(file, what)
+
+
+def _keep_cell(sweep: Sweep, out: Path, cell: tuple[float, int]) -> None:
+    """Run a cell and write its file, which is complete or not there at all."""
+    write_json(_file(out, *cell), _run_cell(sweep, *cell, out))
 
 
 def _run_cell(sweep: Sweep, value: float, seed: int, out: Path) -> dict[str, Any]:
