@@ -147,6 +147,7 @@ def test_members_and_certificates_are_told(tmp_path: Path) -> None:
     assert "4 lines follow from one another" in text
 
 
+@pytest.mark.end_to_end
 def test_commands_of_a_home_are_told_and_shown(template: Path, tmp_path: Path) -> None:
     home = tmp_path / "homes"
     shutil.copytree(template, home)

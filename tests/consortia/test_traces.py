@@ -145,6 +145,7 @@ def test_what_was_told_before_is_not_told_again(tmp_path: Path, memory: InMemory
     assert not memory.get_finished_spans()
 
 
+@pytest.mark.end_to_end
 def test_a_real_run_is_traced_and_no_row_is_in_it(
     tmp_path: Path, memory: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ class Provider:
     """What it says and signs; tests change its attributes."""
 
     def __init__(self, address: str) -> None:
-        self.issuer = address
+        self.issuer = self.address = address
         self.key = ECKey.generate_key("P-256", {"kid": "first"}, auto_kid=False)
         self.signs_with: Any = self.key
         self.claims: dict[str, Any] = {"roles": ["viewer"]}

@@ -176,13 +176,13 @@ class SignIn:
                 "aud": {"essential": True, "value": self.settings.client_id},
             }
             told = {"nonce": nonce, "client_id": self.settings.client_id, "access_token": answer.get("access_token")}
-            claims = CodeIDToken(token.claims, token.header, options, told)
-            claims.validate(leeway=_LEEWAY_SECONDS)
+            checked = CodeIDToken(token.claims, token.header, options, told)
+            checked.validate(leeway=_LEEWAY_SECONDS)
         except JoseError:
             raise NotSignedInError("The provider's token is not for this dashboard, or no longer counts.") from None
         except Exception:  # noqa: BLE001 - of the network or the provider; its text may hold the code
             raise NotSignedInError("The provider gave no token that can be read.") from None
-        return claims
+        return dict(checked)
 
     def _verified(self, token: str) -> jwt.Token:
         registry = JWSRegistry(algorithms=self._algorithms, strict_check_header=False)
@@ -209,7 +209,8 @@ class SignIn:
         )
 
     def _ask_keys(self) -> KeySet:
-        return KeySet.import_key_set(_read(self._found["jwks_uri"]))
+        keys: Any = _read(self._found["jwks_uri"])
+        return KeySet.import_key_set(keys)
 
     def _discover(self) -> dict[str, Any]:
         issuer = self.settings.issuer

@@ -21,9 +21,9 @@ from typing import Any, Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.trace import Status, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
 
 from consortia.common.errors import InputError
 from consortia.common.logs import quieter
@@ -168,7 +168,7 @@ class OpenTelemetry:
             self._fold(json.loads(line))
 
     def _fold(self, line: Mapping[str, Any]) -> None:
-        event, name, now = line["event"], line.get("participant"), float(line["time"])
+        event, name, now = line["event"], str(line.get("participant")), float(line["time"])
         if event == "asked":
             self._end_message(name)
             self._open[name] = _Message(name, line["kind"], line["round"], now, line["bytes"])
@@ -187,7 +187,7 @@ class OpenTelemetry:
             else:
                 self._flush(self._run, now)
 
-    def _end_message(self, name: str | None) -> None:
+    def _end_message(self, name: str) -> None:
         if name in self._open:
             self._ended.append(self._open.pop(name))
 
@@ -220,8 +220,7 @@ class OpenTelemetry:
     def _start(self, name: str, parent: Span | None, begun: float, facts: Mapping[str, Any]) -> Span:
         context = None if parent is None else set_span_in_context(parent)
         attributes = {f"consortia.{key}": value for key, value in facts.items()}
-        span: Any = self._tracer.start_span(name, context, attributes=attributes, start_time=_nanoseconds(begun))
-        return span
+        return self._tracer.start_span(name, context, attributes=attributes, start_time=_nanoseconds(begun))
 
     def _send(self) -> None:
         spans, self._kept.spans = self._kept.spans, []
