@@ -1,9 +1,9 @@
 """Twelve monthly releases of new customers beside one release of all of them, at an equal ε for each customer.
 
 Ten banks with 2,000 training customers each, made-up rows of the bank's schema, AUC of the released model on 20,000
-further customers. Sums, noise, weights and model are the product's own. Prints a line for each budget: the AUC of one
-release, of twelve, the difference with its 95 % interval over seeds, and what noise correlated over the months would
-give (square-root factorisation, each customer in one month: not in the product).
+further customers. Sums, noise, weights and model are the product's own. Prints for each budget the AUC of one
+release, of twelve, the difference with its 95 % interval over seeds, and the same with noise that is correlated over
+the months (`Correlated`: drawn and released month by month, not in the product).
 
     python benchmarks/growing.py --seeds 10
 """
@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,34 +66,48 @@ def line(epsilon: float, seeds: int, rows: int, jobs: int) -> dict[str, object]:
     """Return the mean AUCs at one budget."""
     scores = np.array(
         list(side_by_side(partial(played, epsilon, rows=rows), range(seeds), jobs))
-    )  # (seeds, 2 + MONTHS)
-    one, correlated, months = scores[:, 0], scores[:, 1], scores[:, 2:]
-    lost = one - months[:, -1]
-    half = 1.96 * float(lost.std(ddof=1)) / math.sqrt(seeds) if seeds > 1 else math.nan
+    )  # (seeds, 1 + 2 * MONTHS)
+    one, months, correlated = scores[:, 0], scores[:, 1 : MONTHS + 1], scores[:, MONTHS + 1 :]
     return {
         "epsilon": epsilon,
         "seeds": seeds,
         "one release": float(one.mean()),
         "twelve releases": float(months[:, -1].mean()),
-        "lost": float(lost.mean()),
-        "interval": [float(lost.mean()) - half, float(lost.mean()) + half],
-        "correlated noise": float(correlated.mean()),
+        **lost(one - months[:, -1]),
         "after each month": months.mean(axis=0).round(4).tolist(),
+        "correlated": {
+            "twelve releases": float(correlated[:, -1].mean()),
+            **lost(one - correlated[:, -1]),
+            "after each month": correlated.mean(axis=0).round(4).tolist(),
+        },
     }
+
+
+def lost(by_seed: NDArray[np.float64]) -> dict[str, object]:
+    """Return the mean of what was lost and its 95 % interval over seeds."""
+    mean = float(by_seed.mean())
+    half = 1.96 * float(by_seed.std(ddof=1)) / math.sqrt(len(by_seed)) if len(by_seed) > 1 else math.nan
+    return {"lost": mean, "interval": [mean - half, mean + half]}
 
 
 def text_of(one: Mapping[str, object]) -> str:
     """Return a line for people."""
-    low, high = one["interval"]  # type: ignore[misc]
+
+    def told(what: Any) -> str:
+        low, high = what["interval"]
+        return (
+            f"twelve {what['twelve releases']:.4f}, lost {what['lost']:+.4f} ({low:+.4f} to {high:+.4f}), after each "
+            f"month {what['after each month']}"
+        )
+
     return (
-        f"ε {one['epsilon']}: one release {one['one release']:.4f}, twelve {one['twelve releases']:.4f}, lost "
-        f"{one['lost']:+.4f} ({low:+.4f} to {high:+.4f}, {one['seeds']} seeds); correlated noise would give "
-        f"{one['correlated noise']:.4f}; after each month {one['after each month']}"
+        f"ε {one['epsilon']}, {one['seeds']} seeds: one release {one['one release']:.4f}\n  independent: {told(one)}\n"
+        f"  correlated:  {told(one['correlated'])}"
     )
 
 
 def played(epsilon: float, seed: int, rows: int) -> list[float]:
-    """Return AUCs: of one release of all, of twelve with correlated noise, and after each of twelve months."""
+    """Return AUCs: of one release of all, after each of twelve months, and the same with correlated noise."""
     scenario = banks(epsilon, rows)
     generator = np.random.default_rng(seed)
     tables = {one.name: rows_of(generator, rows, one.site) for one in scenario.roster}
@@ -105,9 +120,9 @@ def played(epsilon: float, seed: int, rows: int) -> list[float]:
         load_state(module, group)
         return float(roc_auc_score(target, np.asarray(predict(module, inputs))))
 
-    whole = released(scenario, begin(scenario), tables, (1, 2), (seed, 0), 1.0)
+    whole = released(scenario, begin(scenario), tables, (1, 2), (seed, 0))
     out = [auc(whole.groups[BANK])]
-    for size, kept in ((correlated_size(), False), (1.0, True)):
+    for correlated in (None, Correlated(scenario)):
         state = begin(scenario)
         current = scenario
         for month in range(MONTHS):
@@ -116,22 +131,56 @@ def played(epsilon: float, seed: int, rows: int) -> list[float]:
                 memory = {BANK: before_top_up(current, BANK, state.memory[BANK])}
                 state = Checkpoint(1, state.groups, memory, {}, [])
                 current = further(scenario, state.groups[BANK], month + 1)
-            state = released(current, state, part, (2,) if month else (1, 2), (seed, 1 + month), size)
-            if kept:
-                out.append(auc(state.groups[BANK]))
-        if not kept:
+            messages = (2,) if month else (1, 2)
+            state = released(current, state, part, messages, (seed, 1 + month), correlated)
             out.append(auc(state.groups[BANK]))
     return out
 
 
-def correlated_size() -> float:
-    """Return by what the noise of a month shrinks, so that the sum of all has the variance of correlated noise.
+class Correlated:
+    """Noise of message 2 that is correlated over the months by the square root of the matrix of prefix sums.
 
-    C is the square root of the matrix of prefix sums, with coefficients binom(2k, k) / 4^k. A unit in one month moves C
-    by a column's norm, and the last sum's noise is the last row's norm: together ``sum of c_k^2`` in deviation.
+    Let C be lower triangular with C[i, j] = c(i - j), c(k) = binom(2k, k) / 4^k; C C is the matrix of prefix sums (all
+    ones up to the diagonal). Participants draw Z, one vector a month, and the sum of months 1 to k carries (C Z)[k]
+    (Henzinger, Upadhyay and Upadhyay 2023). The releases together are a function of C X + Z, and a customer that is in
+    month j alone moves it by column j of C times its part: so the deviation is the multiplier that its budget needs,
+    times the column's norm. The first month needs most: its column is the longest, and message 1 took a share.
     """
-    squares = sum((math.comb(2 * k, k) / 4**k) ** 2 for k in range(MONTHS))
-    return squares / math.sqrt(MONTHS)
+
+    def __init__(self, scenario: Scenario) -> None:
+        contract, one = scenario.contract, scenario.roster[0]
+        assert contract.sums is not None
+        self._kept = contract.sums.kept_share
+        self._c = np.array([math.comb(2 * k, k) / 4**k for k in range(MONTHS)])
+        z = noise_multiplier(contract, contract.industries[BANK], one.epsilon, one.delta)
+        norms = [math.sqrt(float((self._c[: MONTHS - j] ** 2).sum())) for j in range(2)]
+        #: In the terms of a further release, whose message 2 has the whole budget.
+        self._z = z * max(norms[0] / math.sqrt(self._kept), norms[1])
+        shares = further(scenario, begin(scenario).groups[BANK], 2).contract.noisy_sums
+        assert shares is not None
+        events = shares.shares.events(2, self._z, "customer_id")
+        self._each = [event.noise_multiplier for event in events if isinstance(event, GaussianRelease)]
+        self._drawn: dict[str, list[list[NDArray[np.float64]]]] = {}
+
+    def noised(
+        self, rule: Any, name: str, month: int, blocks: Sequence[NDArray[np.float64]], where: NoiseContext
+    ) -> list[NDArray[np.float64]]:
+        """Return the blocks of a month with their part of the noise; a participant keeps Z of the months before."""
+        zeros = [np.zeros_like(block) for block in blocks]
+        drawn = self._drawn.setdefault(name, [])
+        drawn.append(noised(rule, 2, zeros, self._each, where))
+        rise = np.diff(self._c, prepend=0.0)  # of row k of C over row k - 1
+        return [
+            block + np.add.reduce([rise[month - j] * drawn[j][place] for j in range(month + 1)])
+            for place, block in enumerate(blocks)
+        ]
+
+    def told(self, month: int) -> float:
+        """Return the multiplier that the coordinator reckons with: all months together have the true variance."""
+        rows = (self._c[: month + 1] ** 2).sum()
+        before = (self._c[:month] ** 2).sum()
+        size = self._z * math.sqrt(float(rows - before))
+        return size if month else size * math.sqrt(self._kept)
 
 
 def banks(epsilon: float, rows: int) -> Scenario:
@@ -184,16 +233,18 @@ def released(
     tables: Mapping[str, Rows],
     messages: Sequence[int],
     place: tuple[int, int],
-    size: float,
+    correlated: Correlated | None = None,
 ) -> Checkpoint:
-    """Play the messages of one release; `size` scales the noise (1 is what the budget needs)."""
+    """Play the messages of one release."""
     contract, rule = scenario.contract, recipe(scenario.contract, BANK)
     one = scenario.roster[0]
     z = noise_multiplier(contract, contract.industries[BANK], one.epsilon, one.delta)
-    views = {n: ParticipantView(scenario.participant(n), header={"noise_multiplier": repr(z)}) for n in tables}
+    month = place[1] - 1
     assert contract.noisy_sums is not None
     for message in messages:
-        events = contract.noisy_sums.shares.events(message, z * size, "customer_id")
+        told = z if correlated is None or message == 1 else correlated.told(month)
+        views = {n: ParticipantView(scenario.participant(n), header={"noise_multiplier": repr(told)}) for n in tables}
+        events = contract.noisy_sums.shares.events(message, z, "customer_id")
         each = [event.noise_multiplier for event in events if isinstance(event, GaussianRelease)]
 
         def answers(sent: Mapping[str, State], message: int = message, each: list[float] = each) -> dict[str, State]:
@@ -203,7 +254,11 @@ def released(
                     purpose="sums", message=f"{place}/{message}/{name}", attempt=number, ledger="0" * 64
                 )
                 blocks: list[NDArray[np.float64]] = rule.exact(message, tables[name], model)
-                found[name] = in_state(rule, message, noised(rule, message, blocks, each, where))
+                if correlated is None or message == 1:
+                    blocks = noised(rule, message, blocks, each, where)
+                else:
+                    blocks = correlated.noised(rule, name, month, blocks, where)
+                found[name] = in_state(rule, message, blocks)
             return found
 
         groups, memory, _, _ = local_round(scenario, views, state, message, answers)

@@ -22,6 +22,7 @@ from consortia.messages.envelope import Envelope, decode, encode
 from consortia.participant.handle import handle
 from consortia.participant.home import Home
 from consortia.terms.contract import contract_from_json
+from consortia.terms.growing import start_of
 from consortia.terms.scenario import load_scenario
 from consortia.terms.scopes import for_participant, initial_groups
 from privacy.ledger import Ledger
@@ -46,6 +47,7 @@ class Banks:
     Attributes
     ----------
     sums : terms of `[contract.sums]`, as a scenario writes them.
+    steps : what a contract of steps says instead (`rounds`, `keeps_updates`, ...); None for noisy sums.
     terms : of every policy's data set, in place of the defaults.
     """
 
@@ -54,12 +56,18 @@ class Banks:
     sums: dict[str, Any] = field(default_factory=lambda: {"grows": True})
     terms: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = NAMES
+    steps: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        data = load_scenario("banks").model_dump(mode="json", by_alias=True, exclude_none=True)
+        base = "banks" if self.steps is None else "banks-network"
+        data = load_scenario(base).model_dump(mode="json", by_alias=True, exclude_none=True)
         data["name"] = "growing-banks"
         data["roster"] = [{**one, "epsilon": self.epsilon} for one in data["roster"] if one["name"] in self.names]
-        data["contract"]["sums"] |= self.sums
+        if self.steps is None:
+            data["contract"]["sums"] |= self.sums
+        else:
+            data["contract"] |= {"rounds": 2, "steps": {"grows": True}, **self.steps}
+            data["contract"]["industries"][BANK]["local_steps"] = 1
         self.scenario = self.folder / "growing-banks.toml"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.scenario.write_text(tomli_w.dumps(data), encoding="utf-8")
@@ -107,7 +115,11 @@ class Banks:
                 "lifetime": {"epsilon": min(self.epsilon, 3.0), "delta": 1e-5},
             },
             "noise": "secure",
-            "allow": {"releases": ["sums"], "contracts": "any", "non_private": np.isinf(self.epsilon).item()},
+            "allow": {
+                "releases": ["sums" if self.steps is None else "update", "metrics"],
+                "contracts": "any",
+                "non_private": np.isinf(self.epsilon).item(),
+            },
         }
         home = self.homes / name
         home.mkdir(parents=True, exist_ok=True)
@@ -126,12 +138,16 @@ class Banks:
         """Return a coordinator's message of one release, under a centre and a radius that never change."""
         contract = load_scenario(str(self.scenario)).contract
         model = for_participant(initial_groups(contract, [BANK]), BANK)
-        if number == 2 or release > 1:
+        if self.steps is None and (number == 2 or release > 1):
             model = {**model, CENTRE: torch.full_like(model[CENTRE], 0.1), RADIUS: torch.full_like(model[RADIUS], 2.0)}
         if release > 1:
             data = json.loads(contract.canonical())
-            first = {"run": "growing-1", "contract": contract.sha256(), "frozen": {BANK: frozen(model)}}
-            data["sums"]["builds_on"] = {**first, "release": release}
+            first: dict[str, Any] = {"run": "growing-1", "contract": contract.sha256(), "release": release}
+            if self.steps is None:
+                data["sums"]["builds_on"] = {**first, "frozen": {BANK: frozen(model)}}
+            else:
+                new = dict.fromkeys(self.names, 90)
+                data["steps"]["builds_on"] = {**first, "model": {BANK: start_of(model)}, "units": new}
             contract = contract_from_json(json.dumps(data))
         proposal = {"dataset": "credit", "epsilon": self.epsilon, "delta": 1e-5}
         header = {
@@ -157,7 +173,7 @@ class Banks:
         for release, frame in enumerate(files, start=1):
             frame.to_csv(self.folder / f"{name}.csv", index=False)
             blocks: list[Array] = []
-            for number in (1, 2) if release == 1 else (2,):
+            for number in (1, 2) if release == 1 or self.steps is not None else (2,):
                 header, exact = self.ask(name, f"growing-{release}", number, release)
                 assert header["status"] == "OK", header
                 blocks += exact

@@ -67,7 +67,8 @@ def altered(contract: Contract, industry: str, **changes: Any) -> Contract:
     """
     data = {**json.loads(contract.canonical()), "stopping": None, "trust": "local", "secure": None}
     data["evaluation"] = changes.pop("evaluation", {"metrics": "none"})
-    for key in ("max_participations", "compression", "central"):  # it asks in every round; a local step has local noise
+    # It asks in every round; a local step has local noise; each game is a first release on a ledger of its own.
+    for key in ("max_participations", "compression", "central", "steps"):
         data.pop(key, None)
     if data["strategy"].get("weighting") == "noised":
         data["strategy"]["weighting"] = "declared"  # the count that leaves once is no update

@@ -109,16 +109,17 @@ def run(
                 own_home(participant.name)
     # From here on it takes everything: what is refused above costs no second.
     from consortia.engines.causes import causes
-    from consortia.engines.runner import execute, unconfirmed_clients
+    from consortia.engines.runner import execute
+    from consortia.engines.top_up import accepting
     from consortia.reports.tables import refusal_hint
     from consortia.reports.tracking import Tracking
     from consortia.reports.watch import wait_hint
     from consortia.studies.controlled_run import control, prepare
 
     job = prepare(options)
-    for sentence in unconfirmed_clients(job.scenario) if engine != "flower" else ():
-        err.print(f"warning: {sentence}; a deployed run refuses this", markup=False, highlight=False, soft_wrap=True)
-
+    _warn(job, engine)
+    if top_up is not None:
+        err.print(accepting(job), markup=False, highlight=False, soft_wrap=True)
     try:
         with Tracking(job.folder, tracked, lambda line: err.print(line, markup=False, highlight=False)):
             # A control run goes on with what the run keeps in memory.
@@ -139,6 +140,13 @@ def run(
             err.print(cause, style="red", markup=False, highlight=False, soft_wrap=True)
         tell(f"record: {job.folder / 'result.json'}")
     exit_if_missed(outcome)
+
+
+def _warn(job: Job, engine: str) -> None:
+    from consortia.engines.runner import unconfirmed_clients
+
+    for sentence in unconfirmed_clients(job.scenario) if engine != "flower" else ():
+        err.print(f"warning: {sentence}; a deployed run refuses this", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print(job: Job, result: dict[str, Any]) -> None:

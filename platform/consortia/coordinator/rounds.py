@@ -124,8 +124,8 @@ class Coordinator:
             A round missed its quorum in every attempt. The record and the last checkpoint stay.
         """
         started = time.perf_counter()
-        # A further release of a growing run goes on from message 1 of its first (`consortia.engines.top_up`).
-        further = self.contract.sums is not None and self.contract.sums.builds_on is not None
+        # A further release of a growing run begins with a checkpoint (`consortia.engines.top_up`).
+        further = self.contract.built_on is not None
         state = load_latest(self.folder) if resume or further else None
         if further and state is None:
             raise RunFailedError("a further release: wanted the checkpoint of the run that it builds on, got none")

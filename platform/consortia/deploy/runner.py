@@ -1,4 +1,4 @@
-"""`python -m consortia.deploy.runner SCENARIO [--resume RUN] [--batches N] [--track NAME,…]`: one run on a deployed
+"""`python -m consortia.deploy.runner SCENARIO [--resume RUN] [--top-up RUN] [--track NAME,…]`: one run on a deployed
 federation, from its submission to its table.
 
 The ServerApp writes its events, checkpoints and record into the run's folder, which this service sees too. The exit
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from consortia.common import acts, disk
-from consortia.common.console import err, out
+from consortia.common.console import err, out, tell
 from consortia.common.disk import write_text
 from consortia.common.errors import ConsortiaError, InputError, RunFailedError, RunRefusedError
 from consortia.common.logs import tolerant_streams
@@ -29,6 +29,7 @@ from consortia.engines import record
 from consortia.engines.base import Job
 from consortia.engines.control import UNANSWERED, UNLISTED, Control, longest_run, read_status
 from consortia.engines.runner import with_batches
+from consortia.engines.top_up import accepting, further_of
 from consortia.participant.home import Home
 from consortia.reports.tables import conditional_split_note, print_result, refusal_hint
 from consortia.reports.trackers import chosen
@@ -43,9 +44,13 @@ _SILENT_ASKS = 10
 _SILENT_SECONDS = 300.0
 
 
-def make_job(scenario: Scenario, runs: Path, resume: str = "") -> Job:
-    """Lay out a run's folder, or take that of the run to resume. The homes are names only: nothing of a participant is
-    mounted here."""
+def make_job(scenario: Scenario, runs: Path, resume: str = "", top_up: str = "", units: Sequence[str] = ()) -> Job:
+    """Lay out a run's folder, that of a further release, or take that of the run to resume. The homes are names only:
+    nothing of a participant is mounted here."""
+    if (top_up and resume) or (units and not top_up):
+        raise InputError(
+            "--top-up, --units: wanted units with a top-up alone, and no --resume beside it; leave one out"
+        )
     if resume:
         file = runs / Path(resume).name / "scenario.json"
         if not file.is_file():
@@ -53,12 +58,24 @@ def make_job(scenario: Scenario, runs: Path, resume: str = "") -> Job:
         check_with_everybody(file.parent)
         scenario = scenario_from_json(file.read_text(encoding="utf-8"))
         return Job(scenario, file.parent.name, file.parent, _homes(scenario), {}, resume=True)
+    further = further_of(_below(runs, top_up), units) if top_up else None
+    scenario = scenario if further is None else further.scenario
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
     run_id = f"{scenario.name}-{stamp}-{secrets.token_hex(2)}"
     folder = runs / run_id
     folder.mkdir(parents=True)
+    if further is not None:
+        further.begin(folder)
     write_text(folder / "scenario.json", scenario.to_json())
     return Job(scenario, run_id, folder, _homes(scenario), {})
+
+
+def _below(runs: Path, name: str) -> Path:
+    """Return the folder of a run below runs/; InputError where there is none."""
+    folder = runs / Path(name).name
+    if not folder.is_dir():
+        raise InputError(f"--top-up {name}: wanted the name of a run below runs/, got none")
+    return folder
 
 
 def _homes(scenario: Scenario) -> dict[str, Home]:
@@ -122,12 +139,21 @@ class _Silence:
 
 
 def run(
-    scenario: Scenario, runs: Path, resume: str = "", batches: int | None = None, trackers: Sequence[str] = ()
+    scenario: Scenario,
+    runs: Path,
+    resume: str = "",
+    batches: int | None = None,
+    trackers: Sequence[str] = (),
+    top_up: str = "",
+    units: Sequence[str] = (),
 ) -> int:
     """Run a scenario on the federation and print its table; return the exit status."""
-    job = with_batches(make_job(scenario, runs, resume), batches)
+    job = with_batches(make_job(scenario, runs, resume, top_up, units), batches)
     scenario = job.scenario
-    acts.record(runs, "run.resume" if resume else "run.start", job.run_id)
+    act = "run.top-up" if top_up else "run.resume" if resume else "run.start"
+    acts.record(runs, act, job.run_id)
+    if top_up:
+        tell(accepting(job))
     out.print(f"run {job.run_id}: {scenario.rounds} rounds, {len(scenario.roster)} participants")
     with (
         contextlib.closing(Control(SUPERLINK, KEYS / "ca.crt")) as control,
@@ -160,7 +186,9 @@ def main(arguments: list[str]) -> int:
     tolerant_streams()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scenario")
-    resume, batches = (os.environ.get(f"CONSORTIA_{name}", "") for name in ("RESUME", "BATCHES"))
+    resume, batches, top_up, units = (
+        os.environ.get(f"CONSORTIA_{name}", "") for name in ("RESUME", "BATCHES", "TOP_UP", "UNITS")
+    )
     parser.add_argument("--resume", default=resume, help="name of a run below runs/ (default: $CONSORTIA_RESUME)")
     parser.add_argument(
         "--batches",
@@ -174,10 +202,13 @@ def main(arguments: list[str]) -> int:
         metavar="NAME,…",
         help="feed trackers: tensorboard, mlflow, otel, or an installed one (default: $CONSORTIA_TRACK)",
     )
+    parser.add_argument("--top-up", default=top_up, help="add new units to this run below runs/ ($CONSORTIA_TOP_UP)")
+    parser.add_argument("--units", default=units, metavar="N|NAME=N,…", help="how many, publicly ($CONSORTIA_UNITS)")
     asked = parser.parse_args(arguments)
+    new = tuple(filter(None, asked.units.split(",")))
     try:
         trackers = chosen(asked.track)
-        return run(with_members(asked.scenario), RUNS, asked.resume, asked.batches, trackers)
+        return run(with_members(asked.scenario), RUNS, asked.resume, asked.batches, trackers, asked.top_up, new)
     except (ConsortiaError, json.JSONDecodeError) as error:
         err.print(f"failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2 if isinstance(error, InputError) else 1

@@ -119,8 +119,9 @@ def terms_in_words(terms: Mapping[str, Any], policy: Policy, loaded: Scenario) -
     seen = "see docs/guarantees.md, Vertical mode" if vertical else _SEES[terms["trust"]]
     if loaded.contract.keeps_updates:
         seen += "; the coordinator keeps each noisy update with the run, until somebody leaves it"
+    units = "; each unit is in one release, and later ones use new units alone" if loaded.contract.grows else ""
     lines = [
-        f"what leaves:  {', '.join(terms['releases'])}, of data set {terms['dataset']}; nothing else",
+        f"what leaves:  {', '.join(terms['releases'])}, of data set {terms['dataset']}; nothing else{units}",
         f"to whom:      {seen}",
         f"together with: {others or 'nobody'}{f' and {more} more' if more > 0 else ''}; who takes part may change",
     ]

@@ -31,6 +31,7 @@ from consortia.learners.sums.model import frozen
 from consortia.messages.request import Request
 from consortia.participant.home import Home
 from consortia.participant.partitions import Partitions
+from consortia.terms.growing import StepsBuiltOn, start_of
 from consortia.terms.policy import DatasetTerms
 from privacy import claims
 from privacy.claims import Claims
@@ -95,35 +96,48 @@ def check(work: Asked, ledger: Ledger) -> None:
 def _check_first(work: Asked, ledger: Ledger) -> None:
     """Refuse a further release whose contract differs from the first one's in more than what it builds on.
 
-    Sums under another public expectation, split or set of columns cannot be added to those of before.
+    Sums under another public expectation, split or set of columns cannot be added to those of before, and with another
+    split old units would be new.
     """
     contract = work.request.contract
-    built_on = None if contract.sums is None else contract.sums.builds_on
+    built_on = contract.built_on
     if built_on is None:
         return
+    table = "sums" if contract.steps is None else "steps"
     data = json.loads(contract.canonical())
-    del data["sums"]["builds_on"]
+    del data[table]["builds_on"]
     first = hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     stored = ledger.plan(built_on.run)
     if first != built_on.contract or (stored is not None and stored.contract_sha256 != first):
         raise RefusedError(
             "CONTRACT_NOT_ALLOWED",
-            f"contract.sums.builds_on: wanted the contract of run {built_on.run} and nothing changed but what it "
+            f"contract.{table}.builds_on: wanted the contract of run {built_on.run} and nothing changed but what it "
             "builds on, got another; use `consortia run --top-up`",
         )
+    if isinstance(built_on, StepsBuiltOn):
+        new, declared = built_on.units.get(work.home.participant), work.terms.declared_units
+        if new is None or new > declared:
+            raise RefusedError(
+                "CONTRACT_NOT_ALLOWED",
+                f"contract.steps.builds_on.units: wanted 1 to {declared} new units here, which is "
+                f"dataset.{work.dataset}.declared_units, got {'none' if new is None else new}; delta is checked "
+                "against the policy's number, so correct that one, or the release's",
+            )
 
 
 def check_message(work: Asked) -> None:
-    """Refuse a message that a further release does not have, or one made under another centre or radius."""
-    terms = work.request.contract.sums
-    built_on = None if terms is None else terms.builds_on
+    """Refuse a message that a further release does not have, or one made under another centre, radius or model."""
+    request = work.request
+    built_on = request.contract.built_on
+    if isinstance(built_on, StepsBuiltOn):
+        if request.round == 1 and start_of(request.model) != built_on.model.get(request.industry):
+            raise RefusedError("BAD_MESSAGE", "model of round 1: wanted the one that the contract names, got another")
+        return
     if built_on is None:
         return
-    if work.request.round != 2:
-        raise RefusedError(
-            "BAD_MESSAGE", f"message: wanted 2, all that a further release has, got {work.request.round}"
-        )
-    if frozen(work.request.model) != built_on.frozen.get(work.request.industry):
+    if request.round != 2:
+        raise RefusedError("BAD_MESSAGE", f"message: wanted 2, all that a further release has, got {request.round}")
+    if frozen(request.model) != built_on.frozen.get(request.industry):
         raise RefusedError("BAD_MESSAGE", "centre and radius: wanted those that the contract names, got others")
 
 
@@ -154,7 +168,6 @@ def _key(work: Asked) -> bytes:
 
 
 def _claims(work: Asked, marks: frozenset[bytes]) -> Claims:
-    terms = work.request.contract.sums
-    built_on = None if terms is None else terms.builds_on
+    built_on = work.request.contract.built_on
     first = work.request.run_id if built_on is None else built_on.run
     return Claims(hashlib.sha256(b"claims key\n" + _key(work)).hexdigest(), first, marks)

@@ -106,7 +106,7 @@ class Work:
         if stored is None:
             return self._new_plan(ledger)
         fixed = (stored.contract_sha256, stored.dataset, stored.unit, stored.declared_units)
-        units = self.request.contract.split.training_units(self.terms.declared_units)
+        units = self.request.contract.training_units(self.home.participant, self.terms.declared_units)
         if fixed != (self.request.contract.sha256(), self.dataset, self.terms.unit, units):
             raise RefusedError("CONTRACT_NOT_ALLOWED", "this run was opened for another contract, data set or unit")
         check_opened(self.home, self.policy, self.request.contract, stored)
@@ -141,7 +141,9 @@ class Work:
         left = ledger.lifetime_left(self.dataset, life, claims=request.contract.grows)
         allowance = effective_budget(self.policy, request.proposal, left, self.policy.budget.of(request.contract))
         try:
-            return make_plan(request.contract, self.terms, self.dataset, request.run_id, allowance)
+            return make_plan(
+                request.contract, self.terms, self.dataset, request.run_id, allowance, self.home.participant
+            )
         except InputError as error:
             raise RefusedError("CONTRACT_NOT_ALLOWED", str(error)) from None
         except PlanError as error:

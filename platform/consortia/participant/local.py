@@ -1,10 +1,15 @@
-"""Answers with an update of the participant's own steps, with its own noise or without noise."""
+"""Answers with an update of the participant's own steps, with its own noise or without noise.
+
+In a growing run the steps go over the units of this release alone, and the reservation of each round claims them
+(`consortia.participant.cohort`). So one unit more moves the updates of its own release and no other: later releases see
+it through released models only, and parallel composition charges it for that one.
+"""
 
 from __future__ import annotations
 
 from consortia.common.errors import RefusedError
 from consortia.messages import size_release
-from consortia.participant import metrics_release
+from consortia.participant import cohort, metrics_release
 from consortia.participant.context import Work
 from consortia.participant.partitions import Partitions
 from consortia.participant.training import ready_module, train_round
@@ -19,6 +24,8 @@ def train(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes
     taken = {entry.round for entry in ledger.entries(request.run_id)} - {request.round}
     if request.contract.max_participations and len(taken) >= request.contract.max_participations:
         raise RefusedError("BUDGET_EXHAUSTED", "this run's contract allows no more participations")
+    cohort.check_message(work)
+    parts, claims = cohort.chosen(work, ledger, parts)
     due = metrics_release.metrics_due(request, work.open_metrics(ledger, plan), work.policy)
     module = ready_module(
         request.contract,
@@ -33,7 +40,7 @@ def train(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes
     once = size_release.due(ledger, plan)
     aside = work.reserve_aside(ledger, due)
     events = (*plan.round_events(), *once)
-    reservation = work.reserve(ledger, request.run_id, events, work.lifetime(plan.non_private))
+    reservation = work.reserve(ledger, request.run_id, events, work.lifetime(plan.non_private), claims)
     beside = work.measured(due, aside, module, parts)  # of the received model
     outcome = train_round(
         module,

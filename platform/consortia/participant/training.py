@@ -40,6 +40,7 @@ def make_plan(
     dataset: str,
     run_id: str,
     allowance: Budget | None,
+    participant: str = "",
 ) -> RunPlan:
     """Solve the noise for the whole run on the participant's side, before the first step.
 
@@ -47,6 +48,8 @@ def make_plan(
     ----------
     allowance : Budget or None
         What this run may cost; None for a non-private run.
+    participant : str
+        Whose new units a further release of a run of steps counts; elsewhere nobody asks.
     """
     rules, learner = contract.industries[terms.industry], contract.noisy_sums
     sigma = 0.0 if allowance is None else solve_sigma(contract, rules, allowance.epsilon, allowance.delta)
@@ -59,7 +62,7 @@ def make_plan(
         dataset=dataset,
         contract_sha256=contract.sha256(),
         unit=terms.unit,
-        declared_units=contract.split.training_units(terms.declared_units),
+        declared_units=contract.training_units(participant, terms.declared_units),
         allowance=allowance or Budget(float("inf"), 1e-5),
         noise_multiplier=sigma,
         sampling_rate=rules.sampling_rate,

@@ -227,7 +227,7 @@ def _budget(
         f"ε = {left.epsilon:.3g} left of the lifetime's {life.epsilon:g}"
     )
     try:
-        plan = make_plan(scenario.contract, terms, dataset, "preflight", allowance)
+        plan = make_plan(scenario.contract, terms, dataset, "preflight", allowance, home.participant)
     except PlanError as error:
         chain.failed(str(error), "a larger budget, or a contract with fewer rounds")
         return

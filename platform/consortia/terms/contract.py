@@ -15,6 +15,7 @@ from consortia.common.strict import check_schema, parse
 from consortia.terms.contract_checks import (
     check_by_industry,
     check_groups,
+    check_growing_steps,
     check_kept_updates,
     check_optimizers,
     check_participations,
@@ -47,6 +48,7 @@ class Contract(ContractFields):
         if self.wire != WIRE_VERSION:
             raise ValueError(f"wire = {WIRE_VERSION} (what this version speaks)")
         check_kept_updates(self)
+        check_growing_steps(self)
         if check_mode(self.mode, self.vertical, self.rounds, self.industries, self.releases):
             if self.evaluation.groups:
                 raise ValueError("no evaluation.groups for mode 'vertical': no released model is measured")

@@ -218,6 +218,29 @@ def check_participations(contract: ContractFields, strategy: Strategy) -> None:
         raise ValueError(f'weighting = "declared" or "equal": {name} compares no replies of one round')
 
 
+def check_growing_steps(contract: ContractFields) -> None:
+    """Raise ValueError, naming what was wanted, where a run of steps cannot go on with new units alone."""
+    if contract.steps is None:
+        return
+    strategy = contract.strategy.strategy()
+    excluded = {
+        'a horizontal contract with learner = "gradient" (sums have sums.grows)': (
+            contract.vertical is not None or contract.noisy_sums is not None or contract.learner != "gradient"
+        ),
+        'trust = "local": in a secure sum who takes part may differ from release to release, and with a trusted '
+        "coordinator a participant is one unit": contract.trust != "local",
+        "no [contract.by_industry]: a run that grows has one contract": bool(contract.by_industry),
+        "no private parameters: a further release would need those that old units trained at home": (
+            "private" in contract.scopes.named
+        ),
+        f"a strategy that takes changes alone (fedavg, fedsgd, fedadam, ...), not {contract.strategy.name}": (
+            strategy.fit.loss or isinstance(strategy, Asynchronous | Clusters | Controlled | TakesTurns)
+        ),
+    }
+    if problems := [text for text, wrong in excluded.items() if wrong]:
+        raise ValueError(f"{'; '.join(problems)}, with [contract.steps] grows = true")
+
+
 def check_kept_updates(contract: ContractFields) -> None:
     """Raise ValueError, naming what was wanted, where updates would be kept that cannot be played again."""
     if not contract.keeps_updates:

@@ -12,6 +12,7 @@ from consortia.terms import learners
 from consortia.terms.additive import AdditiveTerms
 from consortia.terms.compression import CompressionTerms
 from consortia.terms.evaluation import EvaluationTerms, StoppingTerms
+from consortia.terms.growing import BuiltOn, StepsBuiltOn, StepsTerms
 from consortia.terms.learners import OwnTerms
 from consortia.terms.model import LoraTerms, Model, PretrainedFile, Scopes
 from consortia.terms.optimizer import OptimizerTerms, ScheduleTerms
@@ -169,11 +170,6 @@ class TrainingTerms(StrictModel):
         return self.sums is not None or self.statistics is not None
 
     @property
-    def grows(self) -> bool:
-        """Whether participants claim the units that they use, so that a further release may use new ones alone."""
-        return self.sums is not None and self.sums.grows
-
-    @property
     def secure_terms(self) -> SecureTerms:
         """The terms of secure sums, as written or by default."""
         return self.secure or SecureTerms()
@@ -193,7 +189,7 @@ class ContractFields(TrainingTerms):
 
     `by_industry` has an industry's own training terms, in the place of all the contract's: what such a table leaves out
     has its default, not the contract's value. With `keeps_updates` the coordinator keeps each noisy update with the
-    run, so that somebody may leave it.
+    run, so that somebody may leave it. `steps` says whether a run of steps grows.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=1)]
@@ -206,3 +202,21 @@ class ContractFields(TrainingTerms):
     by_industry: dict[Industry, TrainingTerms] = Field(default_factory=dict)
     vertical: VerticalTerms | None = None
     keeps_updates: Annotated[bool, Field(exclude_if=lambda kept: not kept)] = False
+    steps: Annotated[StepsTerms | None, Field(exclude_if=lambda terms: terms is None)] = None
+
+    @property
+    def grows(self) -> bool:
+        """Whether participants claim the units that they use, so that a further release may use new ones alone."""
+        return self.steps is not None or (self.sums is not None and self.sums.grows)
+
+    @property
+    def built_on(self) -> BuiltOn | StepsBuiltOn | None:
+        """What a further release of a growing run builds on; None for every other run."""
+        terms = self.steps or self.sums
+        return None if terms is None else terms.builds_on
+
+    def training_units(self, participant: str, declared: int) -> int:
+        """Return the public number of units that a participant trains on: of all `declared` ones, or of new ones where
+        a run of steps goes on with these alone."""
+        built_on = None if self.steps is None else self.steps.builds_on
+        return self.split.training_units(declared if built_on is None else built_on.units[participant])

@@ -226,7 +226,9 @@ def find_scenario(name: str) -> Path:
     path = Path(name)
     if path.suffix == ".toml" or os.sep in name:
         if not path.is_file():
-            raise InputError(f"scenario {name}: wanted a TOML file, got nothing there; check the path")
+            raise InputError(
+                f"scenario {name}: wanted a TOML file, or a run's scenario.json, got nothing there; check the path"
+            )
         return path
     local = Path("scenarios") / f"{name}.toml"
     for candidate in (local, scenario_folder() / f"{name}.toml"):
@@ -240,13 +242,15 @@ def find_scenario(name: str) -> Path:
 
 
 def load_scenario(name: str, *, settle: bool = True) -> Scenario:
-    """Load a scenario by name (committed ones) or path.
+    """Load a scenario by name (committed ones) or path; the scenario.json of a run is what that run was started with.
 
     Parameters
     ----------
     settle : False leaves the numbers of secure sums open, which take the accountant: enough to read a roster.
     """
     path = find_scenario(name)
+    if path.suffix == ".json":
+        return scenario_from_json(path.read_text(encoding="utf-8"))
     return scenario_from_data(read_toml(path), str(path), settle=settle)
 
 

@@ -11,23 +11,11 @@ from pydantic import Field, model_validator
 
 from consortia.common.strict import StrictModel
 from consortia.learners.blocks.shares import Shares
+from consortia.terms.growing import BuiltOn
 
 _Share = Annotated[float, Field(gt=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class BuiltOn(StrictModel):
-    """The release that a further release of a growing run builds on: message 1 is not repeated.
-
-    `run` and `contract` (SHA-256) are those of the first release. `frozen` has by industry the SHA-256 of its centre
-    and radius (`consortia.learners.sums.model.frozen`). `release` counts from 2 on.
-    """
-
-    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,199}$")]
-    contract: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    frozen: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
-    release: Annotated[int, Field(ge=2, le=10_000)]
 
 
 class SumsTerms(StrictModel):

@@ -21,6 +21,7 @@ from consortia.coordinator import sums
 from consortia.coordinator.checkpoint import Checkpoint, load_latest
 from consortia.coordinator.leaving import leave
 from consortia.coordinator.participant_view import ParticipantView
+from consortia.deploy import runner
 from consortia.engines.options import Options, check_options
 from consortia.engines.runner import prepare
 from consortia.learners.blocks.release import deviations
@@ -195,6 +196,26 @@ def test_runs_that_cannot_grow_are_refused_by_name(tmp_path: Path) -> None:
         refused(grown, wanted)
     (grown / "result.json").write_text("{")
     refused(grown, "put a whole copy back")
+
+
+def test_containers_add_new_units_to_a_run_below_runs(tmp_path: Path) -> None:
+    """The runner has no homes: it goes on from the folder of the run, and owners accept by the new one's scenario."""
+    a_run(tmp_path / "grown", growing())
+    here = five_banks()
+    job = runner.make_job(here, tmp_path, top_up="grown", units=("40", "new-car=50"))
+    assert json.loads((job.folder / "releases.json").read_text())[0]["run_id"]
+    assert load_latest(job.folder) is not None
+    kept = load_scenario(str(job.folder / "scenario.json"))
+    assert kept.contract.sha256() == job.scenario.contract.sha256()
+    assert kept.contract.built_on is not None
+    assert {one.name: one.units for one in kept.roster}["new-car"] == 50
+    for asked, wanted in (
+        ({"top_up": "nowhere"}, "below runs/"),
+        ({"top_up": "grown", "resume": "grown"}, "leave one out"),
+        ({"units": ("3",)}, "leave one out"),
+    ):
+        with pytest.raises(InputError, match=wanted):
+            runner.make_job(here, tmp_path, **asked)  # type: ignore[arg-type]
 
 
 def test_nobody_leaves_a_run_that_grows(tmp_path: Path) -> None:

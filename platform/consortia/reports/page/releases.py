@@ -27,11 +27,10 @@ def releases(facts: Facts) -> Section | None:
         for one in facts.run.scenario.roster
     }
     lines = [*before, {"run_id": facts.result["run_id"], "participants": mine}]
+    steps = facts.run.scenario.contract.steps is not None
+    how = "the model went on from that of the release before" if steps else "the model is made of the sums of all"
     section = Section("Releases")
-    section.says.append(
-        "Each release is of new units alone; the model is made of the sums of all. An old unit paid for its own "
-        "release."
-    )
+    section.says.append(f"Each release is of new units alone; {how}. An old unit paid for its own release.")
     rows = []
     for place, line in enumerate(lines, start=1):
         terms = line["participants"].values()
