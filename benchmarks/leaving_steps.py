@@ -47,10 +47,10 @@ def play(epsilon: float, planted: str, *, seed: int, rounds: int, units: int) ->
             Coordinator(who, "run", folder, Participants(who, rows)).run()
             state = load_latest(folder)
             assert state is not None
-            out[name] = final(state)
+            out[name] = final(who, state)
             if who is what:
                 *_, last = updates.replayed(folder, what, state.round, NAMES[:-1])
-                out["replay"] = final(last)
+                out["replay"] = final(what, last)
     return out
 
 

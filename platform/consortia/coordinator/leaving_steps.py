@@ -112,12 +112,12 @@ def played_again(folder: Path, scenario: Scenario, states: Mapping[Path, Checkpo
             found[file] = replace(was, groups=state.groups, memory=state.memory, average=state.average)
     (group,) = latest.groups
     new = max(found.values(), key=lambda state: state.round)
-    return Without(remaining, latest.round, group, final(latest), final(new), found)
+    return Without(remaining, latest.round, group, final(scenario, latest), final(scenario, new), found)
 
 
-def final(state: Checkpoint) -> State:
+def final(scenario: Scenario, state: Checkpoint) -> State:
     """Return the released model that a checkpoint of one group holds."""
-    (model,) = (state.average or state.groups).values()
+    (model,) = ((scenario.contract.strategy.average_last > 1 and state.average) or state.groups).values()
     return model
 
 
