@@ -117,7 +117,7 @@ def played_again(folder: Path, scenario: Scenario, states: Mapping[Path, Checkpo
 
 def final(scenario: Scenario, state: Checkpoint) -> State:
     """Return the released model that a checkpoint of one group holds."""
-    (model,) = (state.average if scenario.contract.strategy.average_last > 1 else state.groups).values()
+    (model,) = ((scenario.contract.strategy.average_last > 1 and state.average) or state.groups).values()
     return model
 
 

@@ -311,7 +311,7 @@ class Coordinator:
         return accepted
 
     def _final_model(self, state: Checkpoint) -> dict[str, State]:
-        return state.average if self.contract.strategy.average_last > 1 else state.groups
+        return state.average or state.groups  # a run that stopped early may have averaged nothing
 
     def _evaluate(self, models: Mapping[str, State], state: Checkpoint) -> None:
         number = last_number(self.contract) + 1

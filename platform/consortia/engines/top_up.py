@@ -115,7 +115,7 @@ def further_of(before: Path, units: Sequence[str] = (), epsilon: Sequence[str] =
     state = load_latest(before)
     if state is None:
         raise InputError(f"{before}: wanted its last checkpoint, got none; put the run's own back")
-    groups = state.average if scenario.contract.strategy.average_last > 1 else state.groups
+    groups = state.average or state.groups
     further = _further(scenario, record, groups, units, epsilon)
     make_plans(further)
     if scenario.contract.steps is not None:

@@ -118,7 +118,8 @@ def terms_in_words(terms: Mapping[str, Any], policy: Policy, loaded: Scenario) -
     more = len(terms["others"]) - _SHOWN
     seen = "see docs/guarantees.md, Vertical mode" if vertical else _SEES[terms["trust"]]
     if loaded.contract.keeps_updates:
-        seen += "; the coordinator keeps each noisy update with the run, until somebody leaves it"
+        seen += "; the coordinator keeps each noisy update with the run"
+        seen += ", and nobody can leave it" if loaded.contract.grows else ", until somebody leaves it"
     units = "; each unit is in one release, and later ones use new units alone" if loaded.contract.grows else ""
     lines = [
         f"what leaves:  {', '.join(terms['releases'])}, of data set {terms['dataset']}; nothing else{units}",

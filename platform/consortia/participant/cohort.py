@@ -91,6 +91,8 @@ def check(work: Asked, ledger: Ledger) -> None:
             f"{where}: wanted a release on top of run {known['first']}, whose units are claimed, got one of run "
             f"{ours['first']}; a data set grows one run",
         )
+    if work.request.contract.steps is not None and work.request.kind == "train":
+        check_message(work)
 
 
 def _check_first(work: Asked, ledger: Ledger) -> None:

@@ -24,7 +24,6 @@ def train(work: Work, ledger: Ledger, plan: RunPlan, parts: Partitions) -> bytes
     taken = {entry.round for entry in ledger.entries(request.run_id)} - {request.round}
     if request.contract.max_participations and len(taken) >= request.contract.max_participations:
         raise RefusedError("BUDGET_EXHAUSTED", "this run's contract allows no more participations")
-    cohort.check_message(work)
     parts, claims = cohort.chosen(work, ledger, parts)
     due = metrics_release.metrics_due(request, work.open_metrics(ledger, plan), work.policy)
     module = ready_module(

@@ -250,7 +250,12 @@ def load_scenario(name: str, *, settle: bool = True) -> Scenario:
     """
     path = find_scenario(name)
     if path.suffix == ".json":
-        return scenario_from_json(path.read_text(encoding="utf-8"))
+        try:
+            return scenario_from_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{path}: wanted the scenario.json of a run, got {type(error).__name__}; put a whole copy back"
+            ) from None
     return scenario_from_data(read_toml(path), str(path), settle=settle)
 
 
