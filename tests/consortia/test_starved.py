@@ -24,17 +24,17 @@ ROUNDS = 2
 STARVED = "va"
 #: A token lasts for two heartbeats of 30 s. The SuperNode ends the task, and its answer is FLOWER_ERROR_8.
 SECONDS = 70.0
-#: At the first training all processes of the launcher stand still; the mark is for the test.
+#: In the first training all processes of the launcher stand still; the mark is for the test.
 STOP = """
 import os, pathlib, signal
-from consortia.participant import context
-load, mark = context.load_partitions, pathlib.Path({mark!r})
-def loading(*arguments):
+from consortia.participant import local
+train, mark = local.train_round, pathlib.Path({mark!r})
+def training(*arguments, **options):
     if not mark.exists():
         mark.touch()
         os.killpg(0, signal.SIGSTOP)
-    return load(*arguments)
-context.load_partitions = loading
+    return train(*arguments, **options)
+local.train_round = training
 """
 
 
