@@ -17,7 +17,8 @@ from flwr.supercore.retry.retry_invoker import RetryInvoker
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from consortia.common.pki import make_authority, write_server
-from consortia.messages import flower_facts, flower_patience
+from consortia.deploy import coordinator_app, superexec, supernode
+from consortia.messages import flower_facts, flower_pace, flower_patience
 
 _SECONDS = 0.2
 
@@ -114,3 +115,18 @@ def test_another_flower_keeps_its_own_way(stock: None, monkeypatch: pytest.Monke
     monkeypatch.setitem(flower_facts.KNOWN, flower_patience.REPLACED[0], "0" * 16)
     assert not flower_patience.be_patient()
     assert not hasattr(RetryInvoker, "should_giveup")
+
+
+def test_processes_that_talk_to_a_superlink_are_patient_before_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(flower_patience, "be_patient", lambda: said.append("patient"))
+    monkeypatch.setattr(RuntimeHttpClient, "AcquireTask", RuntimeHttpClient.AcquireTask)
+    monkeypatch.setattr(coordinator_app, "_take_run", lambda *_: "a token")
+    monkeypatch.setenv(flower_pace.SWITCH, "1")
+    where = ["--runtime-api-address", "a:1", "--root-certificates", "ca", "--superexec-auth-secret-file", "secret"]
+    starts = ((superexec, "flower_superexec"), (supernode, "flower_supernode"), (coordinator_app, "flwr_serverapp"))
+    for module, name in starts:
+        monkeypatch.setattr(module, name, lambda name=name: said.append(name))
+        monkeypatch.setattr("sys.argv", ["", *where])
+        module.main()
+    assert said == [word for _, name in starts for word in ("patient", name)]
