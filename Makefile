@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ENGINE ?= embedded
 SCENARIO ?= cross-industry
+ALSO := $(if $(filter file,$(origin SCENARIO)$(DATA)), shared-customers)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test e2e browser containers docs sbom check format lint types imports house up receipts renew down clean
@@ -21,11 +22,7 @@ $(READY): pyproject.toml constraints.txt
 
 run: $(READY) ## Run both ways to be cross-industry and say in short what they brought (SCENARIO=NAME: one; DATA=public downloads, DATA=DIR reads).
 	$(if $(filter public,$(DATA)),$(BIN)/consortia data get all --data public-data)
-	$(BIN)/consortia run $(SCENARIO) --engine $(ENGINE) $(if $(DATA),--data $(patsubst public,public-data,$(DATA)))
-ifeq ($(origin SCENARIO)$(DATA),file)
-	$(BIN)/consortia run shared-customers --engine $(ENGINE)
-	@$(BIN)/python -m consortia.reports.in_short runs cross-industry shared-customers
-endif
+	$(BIN)/consortia run $(SCENARIO)$(ALSO) --engine $(ENGINE) $(if $(DATA),--data $(patsubst public,public-data,$(DATA)))
 
 test: $(READY) ## Run the quick tests.
 	$(BIN)/python -m pytest -q -n 2 -m "not end_to_end and not containers"

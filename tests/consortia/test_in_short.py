@@ -1,16 +1,16 @@
-"""The paragraph that `make run` ends in: that of each of the two records."""
+"""What `make run` ends in: one paragraph on each of the two records. Several scenarios in one command."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import APP
+from typer.testing import CliRunner
 
-from consortia.common.errors import InputError
 from consortia.reports.decision import decide
-from consortia.reports.in_short import newest, paragraph
+from consortia.reports.in_short import paragraph
 
 
 def _record(name: str) -> dict[str, Any]:
@@ -41,14 +41,26 @@ def test_the_paragraph_is_that_of_every_record() -> None:
     assert text == f"In short: one: {decide(records[0])} two: {decide(records[1])}"
 
 
-def test_the_newest_finished_run_of_that_scenario_counts(tmp_path: Path) -> None:
-    for number, (scenario, status) in enumerate(
-        [("two", "completed"), ("two", "completed"), ("two", "failed"), ("two-more", "completed")]
-    ):
-        folder = tmp_path / f"{scenario}-2026112{number}"
-        folder.mkdir()
-        record = {"scenario": scenario, "status": status, "run_id": folder.name}
-        (folder / "result.json").write_text(json.dumps(record), encoding="utf-8")
-    assert newest(tmp_path, "two")["run_id"] == "two-20261121"
-    with pytest.raises(InputError, match="wanted a finished run of three, got none"):
-        newest(tmp_path, "three")
+@pytest.mark.parametrize(
+    "option", [["--json"], ["--dump", "x"], ["--resume", "x"], ["--top-up", "x"], ["--batches", "1"]]
+)
+def test_several_scenarios_take_no_option_of_one_run(option: list[str]) -> None:
+    result = CliRunner().invoke(APP, ["run", "linear", "banks", *option])
+    assert result.exit_code == 2
+    assert "wanted one scenario with these, got 2" in " ".join(result.output.split())
+
+
+@pytest.mark.end_to_end
+def test_several_scenarios_end_in_one_paragraph(tmp_path: Path) -> None:
+    done = CliRunner().invoke(APP, ["run", "linear", "linear-fedsgd", "--rounds", "1", "--out", str(tmp_path)])
+    assert len(list(tmp_path.glob("*/result.json"))) == 2, done.output
+    text = " ".join(done.output.split())
+    assert text.count("In short: ") == 1
+    assert text.index("In short: linear: ") < text.index(" linear-fedsgd: ", text.index("In short: "))
+
+
+@pytest.mark.end_to_end
+def test_nothing_is_run_where_a_later_scenario_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(APP, ["run", "linear", "no-such-one", "--out", str(tmp_path)])
+    assert done.exit_code == 2
+    assert not list(tmp_path.iterdir())

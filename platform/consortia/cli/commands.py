@@ -166,7 +166,7 @@ COMMANDS: Final = {
     ),
     "run": Entry(
         "run:run",
-        "Run a scenario and print the receipt of each participant.",
+        "Run a scenario and print the receipt of each participant; several end in one paragraph on all of them.",
         "run cross-industry --epsilon hospital-a=0.5 --rounds 10",
     ),
     "demo": Entry(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consortia.cli.options import Jobs, LedgerFolder, PublicData, Rounds, RunsFolder, ScenarioName
+from consortia.cli.options import Jobs, LedgerFolder, PublicData, Rounds, RunsFolder
 from consortia.cli.outcome import exit_if_missed, watch_on
 from consortia.common.console import begin, err, out, tell
+from consortia.common.errors import InputError
 from consortia.engines.options import Options, check_options
 from consortia.engines.own_home import own_home
 from consortia.reports import trackers
@@ -18,11 +20,17 @@ from consortia.studies.controls import check_controls
 from consortia.terms.scenario import find_scenario, load_scenario
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from consortia.engines.base import Job
+    from consortia.engines.runner import Outcome
 
 
 def run(
-    scenario: ScenarioName = "",
+    scenario: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names of committed scenarios or paths of TOML files, to be run one after another."),
+    ] = None,
     data: PublicData = None,
     rounds: Rounds = None,
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation, synthetic rows and splits.")] = None,
@@ -71,11 +79,17 @@ def run(
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> None:
-    """Run a scenario and print the receipt of each participant."""
-    if not scenario and resume is None and top_up is None:
+    """Run a scenario and print the receipt of each participant; several end in one paragraph on all of them."""
+    names = scenario or []
+    if not names and resume is None and top_up is None:
         raise typer.BadParameter("wanted the name or path of a scenario, got nothing; try cross-industry")
+    if len(names) > 1 and (dump or resume or top_up or batches is not None or as_json):
+        raise InputError(
+            "--dump, --resume, --top-up, --batches and --json: wanted one scenario with these, got "
+            f"{len(names)}; run them one by one"
+        )
     options = Options(
-        scenario=scenario,
+        scenario=names[0] if names else "",
         data=data,
         rounds=rounds,
         seed=seed,
@@ -95,19 +109,37 @@ def run(
         draws=draws,
         jobs=jobs,
     )
+    every = [replace(options, scenario=name) for name in names] or [options]
     check_options(options)
     tracked = trackers.chosen(track)
-    if scenario:
-        find_scenario(scenario)
-    begin(f"starting {scenario or resume or top_up}: libraries, policies and privacy plans first")
-    if scenario:
-        loaded = load_scenario(scenario)
-        if resume is None:
-            loaded = loaded.with_overrides(rounds=rounds, seed=seed, epsilon=options.epsilon)
-            check_controls(loaded, options)
-            for participant in loaded.roster if engine == "flower" else ():
-                own_home(participant.name)
-    # From here on it takes everything: what is refused above costs no second.
+    for name in names:
+        find_scenario(name)
+    begin(f"starting {' and '.join(names) or resume or top_up}: libraries, policies and privacy plans first")
+    for one in every:
+        _check(one)
+    outcomes = [_run(one, tracked, as_json=as_json) for one in every]
+    if len(outcomes) > 1:
+        from consortia.reports.in_short import paragraph
+
+        tell(paragraph([(outcome.result, outcome.job.scenario) for outcome in outcomes]))
+    for outcome in outcomes:
+        exit_if_missed(outcome)
+
+
+def _check(options: Options) -> None:
+    """Refuse what can be refused before libraries are loaded."""
+    if not options.scenario:
+        return
+    loaded = load_scenario(options.scenario)
+    if options.resume is None:
+        loaded = loaded.with_overrides(rounds=options.rounds, seed=options.seed, epsilon=options.epsilon)
+        check_controls(loaded, options)
+        for participant in loaded.roster if options.engine == "flower" else ():
+            own_home(participant.name)
+
+
+def _run(options: Options, tracked: Sequence[str], *, as_json: bool) -> Outcome:
+    """Run one scenario and print its receipts."""
     from consortia.engines.causes import causes
     from consortia.engines.runner import execute
     from consortia.engines.top_up import accepting
@@ -116,16 +148,17 @@ def run(
     from consortia.reports.watch import wait_hint
     from consortia.studies.controlled_run import control, prepare
 
-    job = prepare(options)
+    job, engine = prepare(options), options.engine
     _warn(job, engine)
-    if top_up is not None:
+    if options.top_up is not None:
         err.print(accepting(job), markup=False, highlight=False, soft_wrap=True)
+    controlled = options.placebo or options.uncompressed
     try:
         with Tracking(job.folder, tracked, lambda line: err.print(line, markup=False, highlight=False)):
             # A control run goes on with what the run keeps in memory.
-            outcome = execute(job, options, watch_on(engine, as_json=as_json), every_core=not (placebo or uncompressed))
+            outcome = execute(job, options, watch_on(engine, as_json=as_json), every_core=not controlled)
         result = outcome.result
-        if (placebo or uncompressed) and result["status"] == "completed":
+        if controlled and result["status"] == "completed":
             result = control(job, options, lambda line: err.print(line, highlight=False))
     except KeyboardInterrupt:
         err.print(wait_hint(job.folder, engine), markup=False, soft_wrap=True)
@@ -139,7 +172,7 @@ def run(
         for cause in causes(job):
             err.print(cause, style="red", markup=False, highlight=False, soft_wrap=True)
         tell(f"record: {job.folder / 'result.json'}")
-    exit_if_missed(outcome)
+    return outcome
 
 
 def _warn(job: Job, engine: str) -> None:

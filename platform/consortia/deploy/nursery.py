@@ -14,6 +14,7 @@ Guarantees
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -51,6 +52,9 @@ def main(industries: list[str]) -> int:
     for module in (*_ALSO, *(module for module, _ in PROGRAMS.values())):
         importlib.import_module(module)
     launcher.warm(industries)
+    # What was imported lives in pages that all forks share. A collector that looked at it would copy them in each.
+    gc.collect()
+    gc.freeze()
     ended, wakes = os.pipe()
     os.set_blocking(wakes, False)
     signal.set_wakeup_fd(wakes)
