@@ -28,7 +28,7 @@ NOT_RUN = {
     r"\bDATA\b": "reads data sets that the project does not ship: tests/clients/test_public_data.py",
     r"\bruns/RUN\b|\bmodels/used-car/1\b": "names a run or model of the reader's: tests/consortia/test_models.py",
     r"^consortia participant (add|key|remove)\b": "needs the certificates of an `up`: tests/consortia/test_joining.py",
-    r"^consortia audit banks --quick$": "takes minutes: tests/consortia/test_audit.py",
+    r"^consortia audit banks --quick( --jobs 2)?$": "takes minutes: tests/consortia/test_audit.py",
     r"^consortia (passport RUN|verify) ": "names a run of the reader's: tests/consortia/test_passport.py",
     r"^consortia leave RUN ": "names a run of the reader's: tests/consortia/sums/test_leave.py",
     r"^python -m pytest\b": "is a test of the suite",
