@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from flwr.app import Context, Message
+from flwr.app import ConfigRecordValues, Context, Message
 
 from clients import registry
 from consortia.common.errors import InputError
@@ -33,9 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["check", "run"]
 
 #: One core an actor. Ray starts an actor again that was killed; the coordinator asks its participant once more.
-_ACTOR: Final = {"num_cpus": 1, "num_gpus": 0.0, "max_restarts": 3}
+_ACTOR: Final[dict[str, ConfigRecordValues]] = {"num_cpus": 1, "num_gpus": 0.0, "max_restarts": 3}
 _END_SECONDS: Final = 10.0
-_INIT: Final = {"log_to_driver": False, "include_dashboard": False, "logging_level": logging.ERROR}
+_INIT: Final[dict[str, ConfigRecordValues]] = {
+    "log_to_driver": False,
+    "include_dashboard": False,
+    "logging_level": logging.ERROR,
+}
 
 
 def check() -> None:
