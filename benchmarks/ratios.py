@@ -17,11 +17,13 @@ from typing import Any
 Found = dict[str, Any]
 
 
-def options(description: str, quick: str) -> argparse.Namespace:
-    """Read the options that every benchmark has: --quick, for what `quick` says, and --json."""
+def options(description: str, quick: str, **numbers: str) -> argparse.Namespace:
+    """Read the options that every benchmark has: --quick, for what `quick` says, and --json; and `numbers` by name."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", type=Path, help="write a list of {name, value, unit, ratio, ratio_min, ratio_max}")
+    for name, text in numbers.items():
+        parser.add_argument(f"--{name}", type=int, help=text)
     return parser.parse_args()
 
 

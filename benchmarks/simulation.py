@@ -1,6 +1,6 @@
 """Rounds a minute of a simulation with many participants: `--engine vectorized` beside a plain loop and its peers.
 
-    python benchmarks/simulation.py [--quick] [--json FILE]
+    python benchmarks/simulation.py [--quick] [--json FILE] [--crowd N]
 
 1000 participants of 200 rows, MLP 30-64-32-1 with tanh, 7 local steps of about 29 rows (rate 1/7), FedAvg over all of
 them. Ours is the whole round of the engine's coordinator: accounts, draws, training, checks, aggregation, history. The
@@ -9,6 +9,9 @@ simulators that hold a model for each client do at best. CPU time, one thread, i
 The loop plays a tenth of the participants, times ten. Peers that are not run here are cited, and called so.
 
 A second table has the time of a round at 1000, 3000 and 10,000 participants, and what the process held beyond its rows.
+
+`--crowd N` plays one whole run of one round with N participants instead, without noise and with DP. Of more than 10,000
+participants several hold the same rows, so that memory for rows does not grow further.
 """
 
 import math
@@ -46,6 +49,7 @@ from consortia.terms.scenario import Scenario
 from privacy.ledger import Budget
 
 FEATURES, ROWS, STEPS = 30, 200, 7
+MOST_TABLES = 10_000
 RATE = 1 / STEPS
 #: Measured once with the same sizes on a machine of this kind (2 cores), not by this program.
 CITED = {"Flower's simulation (Ray), both cores": 8.0, "pfl-research, one core": 43.0}
@@ -256,6 +260,21 @@ def alone(participants: int) -> tuple[float, float]:
     return (crowd.rounds(4) - one) / 3, held() - before
 
 
+def crowd(participants: int) -> list[dict[str, Any]]:
+    """Print and return seconds of CPU of a run of one round, its beginning and end among them, and the peak memory."""
+    tables = [table(number) for number in range(min(participants, MOST_TABLES))]
+    rows, found = held(), []
+    print(f"{participants} participants, {len(tables)} tables of {ROWS} rows in {rows:.0f} MiB; one round")
+    for name, epsilon in (("vectorized", math.inf), ("vectorized, DP", 3.0)):
+        started = time.process_time()
+        Crowd(epsilon, [tables[number % len(tables)] for number in range(participants)]).rounds(1)
+        seconds, peak = time.process_time() - started, held()
+        print(f"  {name:20s} {seconds:9.1f} s of CPU    {peak:9.0f} MiB at most in this process", flush=True)
+        found.append(line(f"simulation/crowd/{participants}/{name}", seconds, "s", 1.0, 1.0, 1.0))
+        found.append(line(f"simulation/crowd/{participants}/{name}/memory", peak, "MiB", 1.0, 1.0, 1.0))
+    return found
+
+
 def held() -> float:
     """Return the largest memory that this process ever held, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -263,9 +282,14 @@ def held() -> float:
 
 def main() -> int:
     chosen = options(
-        "rounds a minute of a simulation with many participants", "100 participants, fewer repeats, no growth"
+        "rounds a minute of a simulation with many participants",
+        "100 participants, fewer repeats, no growth",
+        crowd="one round of so many participants instead",
     )
     torch.set_num_threads(1)
+    if chosen.crowd:
+        write(crowd(chosen.crowd), chosen.json)
+        return 0
     found = speed(128, 2, 3) if chosen.quick else speed(1000, 4, 5)
     if not chosen.quick:
         found += growth([1000, 3000, 10_000])

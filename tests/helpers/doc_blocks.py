@@ -29,7 +29,7 @@ NOT_RUN = {
     r"\bruns/RUN\b|\bmodels/used-car/1\b": "names a run or model of the reader's: tests/consortia/test_models.py",
     r"^consortia participant (add|key|remove)\b": "needs the certificates of an `up`: tests/consortia/test_joining.py",
     r"^consortia participant check-kit\b": "needs a kit: tests/consortia/test_kit_signature.py",
-    r"^consortia audit banks --quick$": "takes minutes: tests/consortia/test_audit.py",
+    r"^consortia audit banks --quick( --jobs 2)?$": "takes minutes: tests/consortia/test_audit.py",
     r"^consortia (passport RUN|verify) ": "names a run of the reader's: tests/consortia/test_passport.py",
     r"^consortia leave RUN ": "names a run of the reader's: tests/consortia/sums/test_leave.py",
     r"^python -m pytest\b": "is a test of the suite",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from consortia.audit import (
@@ -114,6 +114,7 @@ def run(
         parts = _parts(scenario)
         settings = [(part, Path(folder) / str(place), quick, fail_fast, whole) for place, part in enumerate(parts)]
         names = [name for name in INSTRUMENTS if not only or name in only]
+        looks: Iterator[Findings]
         if jobs == 1:
             audits = [Audit(*one) for one in settings]
             looks = (_look(name, audit, progress) for name, audit in itertools.product(names, audits))
@@ -131,8 +132,8 @@ def run(
 
 def _look_alone(task: tuple[str, int, tuple[Scenario, Path, bool, bool, Contract | None]]) -> Findings:
     """Look in a process that the instrument shares with none at work."""
-    name, place, (part, folder, *rest) = task
-    return _look(name, Audit(part, folder / f"{name}-{place}", *rest), lambda *_: None)
+    name, place, (part, folder, quick, fail_fast, whole) = task
+    return _look(name, Audit(part, folder / f"{name}-{place}", quick, fail_fast, whole), lambda *_: None)
 
 
 def _look(name: str, audit: Audit, progress: Callable[[str, str], None]) -> Findings:

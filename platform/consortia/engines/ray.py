@@ -14,21 +14,32 @@ import contextlib
 import importlib.util
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from flwr.app import Context, Message
+from flwr.app import ConfigRecordValues, Context, Message
 
 from clients import registry
 from consortia.common.errors import InputError
+from consortia.common.logs import quieter
 from consortia.engines import embedded
 from consortia.engines.base import Job
+
+if TYPE_CHECKING:
+    from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
+    from flwr.simulation.ray_transport.ray_actor import BasicActorPool
 
 __all__ = ["check", "run"]
 
 #: One core an actor. Ray starts an actor again that was killed; the coordinator asks its participant once more.
-_ACTOR: Final = {"num_cpus": 1, "num_gpus": 0.0, "max_restarts": 3}
-_INIT: Final = {"log_to_driver": False, "include_dashboard": False, "logging_level": logging.ERROR}
+_ACTOR: Final[dict[str, ConfigRecordValues]] = {"num_cpus": 1, "num_gpus": 0.0, "max_restarts": 3}
+_END_SECONDS: Final = 10.0
+_INIT: Final[dict[str, ConfigRecordValues]] = {
+    "log_to_driver": False,
+    "include_dashboard": False,
+    "logging_level": logging.ERROR,
+}
 
 
 def check() -> None:
@@ -51,12 +62,26 @@ def run(job: Job) -> None:
             backend.build(_participant)
             embedded.serve(job, lambda message, context: _ask(backend, message, context), backend.num_workers)
         finally:
+            _drop_work(backend.pool)
             backend.terminate()
 
 
-def _ask(backend: object, message: Message, context: Context) -> Message:
-    reply, _ = backend.process_message(message, context)  # type: ignore[attr-defined]
+def _ask(backend: RayBackend, message: Message, context: Context) -> Message:
+    reply, _ = backend.process_message(message, context)
     return reply
+
+
+def _drop_work(pool: BasicActorPool | None) -> None:
+    """End actors that still work: after an interruption their threads here would wait for ever for a Ray that left."""
+    import ray
+
+    busy = pool._future_to_actor if pool is not None else {}
+    with quieter(logging.CRITICAL, "flwr"):
+        for actor in list(busy.values()):
+            ray.kill(actor)
+        end = time.monotonic() + _END_SECONDS
+        while busy and time.monotonic() < end:
+            time.sleep(0.05)
 
 
 def _participant() -> Callable[[Message, Context], Message]:
