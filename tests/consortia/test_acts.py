@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from consortia.dashboard.owner import OwnerView
 from consortia.deploy import pki_folder
 from consortia.deploy.members import MemberFolder
 from consortia.terms.scenario import load_scenario
+from privacy.hash_chain import next_head
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,7 @@ FORGED: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = {
     "a time changed": lambda lines: [lines[0], {**lines[1], "time": lines[0]["time"] + "0"}, lines[2]],
     "an actor changed": lambda lines: [{**lines[0], "who": "another"}, *lines[1:]],
     "an outcome changed": lambda lines: [*lines[:2], {**lines[2], "outcome": "failed"}],
+    "a number changed": lambda lines: [lines[0], {**lines[1], "n": 7}, lines[2]],
     "a line left out": lambda lines: [lines[0], lines[2]],
     "the first left out": lambda lines: lines[1:],
     "lines moved": lambda lines: [lines[1], lines[0], lines[2]],
@@ -115,13 +118,18 @@ def test_what_a_crash_left_of_a_line_is_cut_and_the_chain_goes_on(tmp_path: Path
         record(tmp_path, "run.start")
 
 
-def test_many_writers_make_one_chain(tmp_path: Path) -> None:
-    writers = [threading.Thread(target=lambda: [record(tmp_path, "run.start") for _ in range(10)]) for _ in range(4)]
+def test_many_writers_make_one_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*link: Any) -> str:  # others come between reading the last line and writing the next
+        time.sleep(0.005)
+        return next_head(*link)
+
+    monkeypatch.setattr(acts, "next_head", slow)
+    writers = [threading.Thread(target=lambda: [record(tmp_path, "run.start") for _ in range(3)]) for _ in range(4)]
     for one in writers:
         one.start()
     for one in writers:
         one.join()
-    assert len(verify(tmp_path / FILE)) == 40
+    assert len(verify(tmp_path / FILE)) == 12
 
 
 def test_members_and_certificates_are_told(tmp_path: Path) -> None:
