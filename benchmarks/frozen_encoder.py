@@ -109,7 +109,9 @@ def contract_of(way: str, rate: float, init: Mapping[str, str], seed: int) -> di
     return {key: value for key, value in {**whole, "seed": seed}.items() if value is not None}
 
 
-def job_of(folder: Path, contract: Mapping[str, Any], offices: Mapping[str, pd.DataFrame], epsilon: float) -> Job:
+def job_of(
+    folder: Path, contract: Mapping[str, Any], offices: Mapping[str, pd.DataFrame], epsilon: float
+) -> tuple[Job, Options]:
     """Write rows, scenario and policies; return the run."""
     kind = "sums" if contract.get("learner") == "sums" else "update"
     budget = {"epsilon": epsilon, "delta": 1e-4}

@@ -33,7 +33,7 @@ from privacy.errors import PlanError
 
 #: Rows under one vmap; of small modules up to `_MANY`, since there each call of a kernel costs more than its rows.
 TOGETHER: Final = 32
-_MANY, _SMALL = 128, 2**14
+_MANY, _SMALL = 512, 2**14
 #: What somebody's own module may raise at a row.
 Failure: Final = (Exception, SystemExit)
 _Tables = Mapping[str, Tensor]

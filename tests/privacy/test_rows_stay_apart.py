@@ -237,3 +237,19 @@ def test_opacus_has_no_word_against_the_layers_that_it_is_not_asked_about() -> N
 
     assert not PLAIN & set(ModuleValidator.VALIDATORS)
     assert {nn.LSTM, nn.GRU, nn.MultiheadAttention, nn.InstanceNorm1d} <= set(ModuleValidator.VALIDATORS)
+
+
+def test_public_numbers_set_the_rows_of_a_pass_and_a_row_gets_the_same_bits_in_each() -> None:
+    module = Own(nn.Linear(3, 6), nn.Linear(6, 1), call=lambda layers, x: layers[1](torch.tanh(layers[0](x)).cumsum(1)))
+    x, y = torch.randn(90, 3), torch.randn(90)
+    whole = OneRow(module)
+    found = whole.gradients({"x": x}, y, squared, 96)
+    fewer = OneRow(module).gradients({"x": x[50:53]}, y[50:53], squared, 96)
+    assert all(torch.equal(gradient[50:53], fewer[name]) for name, gradient in found.items())
+    assert set(whole._together.values()) == {96}
+    for expected, rows in ((32, 32), (96, 96), (288, 288), (640, 320), (8192, 512)):
+        asked = OneRow(module)
+        asked.gradients({"x": x[:2]}, y[:2], squared, expected)
+        assert set(asked._together.values()) == {rows}
+    large = OneRow(nn.Sequential(module, nn.Linear(130, 130)))
+    assert (whole._most, large._most) == (512, 32)
