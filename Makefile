@@ -8,7 +8,7 @@ SCENARIO ?= cross-industry
 ALSO := $(if $(filter file,$(origin SCENARIO)$(DATA)), shared-customers)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e browser containers docs sbom check format lint types imports house up receipts renew down clean
+.PHONY: help install run test e2e browser containers docs sbom check format lint types imports house up receipts renew down clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+install: $(READY) ## Make the environment in .venv, which every other target makes by itself.
 
 run: $(READY) ## Run both ways to be cross-industry and say in short what they brought (SCENARIO=NAME: one; DATA=public downloads, DATA=DIR reads).
 	$(if $(filter public,$(DATA)),$(BIN)/consortia data get all --data public-data)

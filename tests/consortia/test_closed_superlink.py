@@ -14,6 +14,8 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from flwr.supercore.error import ApiErrorCode
+from flwr.supercore.error.catalog import API_ERROR_MAP
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from own_homes import own_homes
@@ -110,6 +112,13 @@ def test_a_strangers_body_is_never_read(head: Head) -> None:
     assert _status(head) == (401, False)
 
 
+def test_the_hello_of_an_unknown_key_gets_flowers_own_answer() -> None:
+    status, read = _status(_flowers(OTHER), "/v1/fleet/activate-node")
+    assert status == API_ERROR_MAP[ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED].http_status_code != 401
+    assert not read
+    assert _status({}, "/v1/fleet/activate-node") == (401, False)
+
+
 def test_a_registered_nodes_request_passes() -> None:
     assert _status(_flowers(KEY)) == (200, True)
     assert _status(_signed(_ago(200))) == (200, True)
@@ -136,7 +145,6 @@ class Proxied(Federation):
             self.proxy = free_port()
             changes = in_front_of(self.port, pki, self.proxy)
             changes |= {"verifyhost superlink": "verifyhost localhost", "str(superlink)": "str(localhost)"}
-            changes |= {"check-sni superlink": "check-sni localhost"}
             self.ends.enter_context(haproxy("haproxy.cfg", changes, self.settings(), self.folder))
         superlink, self.port = self.port, self.proxy
         try:

@@ -37,7 +37,7 @@ from strategies import registry as strategies
 from strategies.registry import NAMES
 
 DOCS = ROOT / "docs"
-SHELL = {"cat", "cd", "cp", "export", "head", "kubectl", "mkdir", "mv", "sed"}
+SHELL = {".", "cat", "cd", "cp", "export", "head", "kubectl", "mkdir", "mv", "sed"}
 #: Of a host's administrator, on the page about systemd.
 SHELL |= {"chown", "systemctl", "systemd-analyze", "useradd"}
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from typer.testing import CliRunner
 
 from consortia.common import pki
+from consortia.common.console import tell
 from consortia.common.errors import InputError
 from consortia.deploy.kit import write_kit
 from consortia.deploy.kit_signature import check_kit, fingerprint
@@ -177,7 +178,7 @@ def test_an_accepted_kit_is_its_participants_but_whom_it_trusts_stays(
 def test_the_command_says_what_to_compare(kit: Path) -> None:
     def call(*more: str) -> tuple[int, str]:
         done = CliRunner().invoke(APP, ["participant", "check-kit", "va", "--kit", str(kit), *more])
-        return done.exit_code, done.output.replace("\n", " ")
+        return done.exit_code, " ".join(done.output.split())
 
     code, said = call()
     assert code == 0
@@ -218,3 +219,9 @@ def test_certificates_of_ones_own_sign_kits(bits: int, tmp_path: Path) -> None:
     trusted = (folder / "ca.crt").read_bytes()
     write_kit(tmp_path / "va", SCENARIO, "va", ADDRESS, trusted, has_key=False, pki=folder)
     assert check_kit(tmp_path / "va", "va", fingerprint(trusted))
+
+
+def test_a_fingerprint_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Between two colons AB is a picture to the library that prints."""
+    tell("the authority 4D:AB:0F:CL:A:B:VS:ID")
+    assert "4D:AB:0F:CL:A:B:VS:ID" in capsys.readouterr().out

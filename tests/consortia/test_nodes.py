@@ -81,14 +81,15 @@ def test_a_key_is_registered_found_rotated_and_revoked(superlink: tuple[str, Pat
     address, authority = superlink
     first, second = (write_node_key(tmp_path / name, "node.key") for name in ("first", "second"))
 
-    def key_status(private: Path) -> str:
+    def key_status(private: Path, says: str = "") -> str:
         findings = {finding.check: finding for finding in check_link(address, authority, private)}
         assert {check: found.status for check, found in findings.items() if check != "key"} == dict.fromkeys(
             ["address", "TLS chain", "name (SAN)", "expiry", "clock"], "ok"
         )
+        assert says in findings["key"].found
         return findings["key"].status
 
-    assert key_status(first[0]) == "failed"
+    assert key_status(first[0], "the coordinator does not know this key") == "failed"
     assert reconcile(address, authority, {"bank-a": first[1]}) == ["registered bank-a"]
     assert reconcile(address, authority, {"bank-a": first[1]}) == []
     # A preflight says hello and goodbye: it can be repeated, and leaves the node free for its SuperNode.

@@ -58,8 +58,7 @@ class Backend:
                 lines = [line.decode() for line in iter(stream.readline, b"\r\n")]
                 size = sum(int(line.partition(":")[2]) for line in lines if line.lower().startswith("content-length"))
                 stream.read(size)
-                if not first.startswith("GET /health"):
-                    self.asked.append((first.split(" ")[1], size))
+                self.asked.append((first.split(" ")[1], size))
                 link.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
 
 
@@ -174,7 +173,7 @@ def test_what_no_supernode_sends_is_refused_before_the_backend_sees_a_byte(
     assert world.backend.asked[before:] == []
 
 
-def test_the_proxy_itself_says_that_the_coordinator_is_up(world: World) -> None:
+def test_the_proxy_itself_says_that_it_is_up_and_what_time_it_is(world: World) -> None:
     before = len(world.backend.asked)
     context = ssl.create_default_context(cafile=str(world.keys / "ca.crt"))
     link = http.client.HTTPSConnection("127.0.0.1", world.proxy, context=context, source_address=("127.0.0.6", 0))

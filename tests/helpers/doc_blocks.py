@@ -20,6 +20,7 @@ NOT_RUN = {
     r"^(make (up|down|receipts|containers)\b|docker )": "needs a Docker engine: tests/consortia/test_federation.py",
     r"^consortia home (backup|restore) ": "asks for a passphrase: tests/consortia/test_home_backup.py",
     r"^(kubectl |consortia kubernetes --participant )": "needs a cluster, or a kit: tests/consortia/test_kubernetes.py",
+    r"^(make install|\. \.venv/bin/activate|consortia .*\bscreening\b)": "run by tests/consortia/test_clean_clone.py",
     r"^make (run|test|check|docs|e2e|browser)\b": "is what CI does itself",
     r"^consortia demo\b": "serves until it is stopped: tests/consortia/test_demo.py",
     r"^consortia dashboard\b": "serves until it is stopped: tests/consortia/test_dashboard_browser.py",

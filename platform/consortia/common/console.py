@@ -78,18 +78,18 @@ def shown(text: str) -> str:
 
 def tell(text: str) -> None:
     """Print a text to standard output as it is: no markup, no colours, no broken line, nothing that steers."""
-    out.print(shown(text), markup=False, highlight=False, soft_wrap=True)
+    out.print(shown(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def say(sentence: str) -> None:
     """Print a sentence in red to standard error, its secrets masked."""
-    err.print(shown(masked(sentence)), style="red", markup=False, highlight=False, soft_wrap=True)
+    err.print(shown(masked(sentence)), style="red", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def begin(text: str, *, as_json: bool = False) -> None:
     """Print on standard error what a command does, before it loads what takes seconds; nothing for a program."""
     if not as_json:
-        err.print(f"{shown(text)} …", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"{shown(text)} …", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _unexpected(error: Exception) -> NoReturn:

@@ -98,7 +98,7 @@ def check_kit(kit: Path, name: str, wanted: str = "", *, accepted: bool = False)
         trusted = x509.load_pem_x509_certificates(authorities)
         envelope = SignedStatement.model_validate_json(json.dumps(whole["envelope"]))
         public = chain[0].public_key()
-        statement = opened(envelope, SSlibKey.from_crypto(public))  # type: ignore[arg-type]
+        statement = opened(envelope, SSlibKey.from_crypto(public))
     except FileNotFoundError as error:
         missing = Path(str(error.filename)).name
         raise InputError(f"{kit}: wanted a join kit with {missing}, got none; {_AGAIN}") from None

@@ -18,6 +18,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.error.catalog import API_ERROR_MAP
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from flwr.superlink import main as flower
 from flwr.superlink.cli import flower_superlink
@@ -27,10 +29,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 FLEET = "/v1/fleet/"
+_HELLO = "/v1/fleet/activate-node"
 
 
 class KnownNodesOnly:
-    """The outermost layer of the SuperLink: a request to the fleet API is a registered node's, or ends with 401 here.
+    """The outermost layer of the SuperLink: a request to the fleet API is a registered node's, or ends here.
 
     Parameters
     ----------
@@ -43,18 +46,16 @@ class KnownNodesOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it without reading its body."""
-        if (
-            scope["type"] == "http"
-            and scope["path"].startswith(FLEET)
-            and not await run_in_threadpool(is_known, Headers(scope=scope), scope["app"].state.linkstate_factory.state)
-        ):
-            await JSONResponse({"detail": "wanted the signature of a registered node"}, 401)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+        answer: ASGIApp = self.app
+        if scope["type"] == "http" and scope["path"].startswith(FLEET):
+            linkstate = scope["app"].state.linkstate_factory.state
+            refused = await run_in_threadpool(refusal, scope["path"], Headers(scope=scope), linkstate)
+            answer = refused or self.app
+        await answer(scope, receive, send)
 
 
-def is_known(headers: Headers, linkstate: Any) -> bool:
-    """Return whether the head of a request is a registered node's; False for anything malformed.
+def refusal(path: str, headers: Headers, linkstate: Any) -> JSONResponse | None:
+    """Return None where the head of a request is a registered node's; else 401, or Flower's word on an unknown key.
 
     Parameters
     ----------
@@ -67,15 +68,25 @@ def is_known(headers: Headers, linkstate: Any) -> bool:
         told = headers[TIMESTAMP_HEADER]
         age = (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(told)).total_seconds()
         if not -SYSTEM_TIME_TOLERANCE < age < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE:
-            return False
-        if linkstate().get_node_id_by_public_key(key) is None:  # before the key is parsed: a stranger's never is
-            return False
+            return _refused()
+        if linkstate().get_node_id_by_public_key(key) is None:  # no parser of keys sees a stranger's
+            return _unknown() if path == _HELLO else _refused()
         public = bytes_to_public_key(key)
-        return isinstance(public, ec.EllipticCurvePublicKey) and verify_signature(
-            public, told.encode("ascii"), signature
-        )
+        known = isinstance(public, ec.EllipticCurvePublicKey)
+        return None if known and verify_signature(public, told.encode("ascii"), signature) else _refused()
     except (KeyError, ValueError, TypeError, UnsupportedAlgorithm, binascii.Error):
-        return False
+        return _refused()
+
+
+def _refused() -> JSONResponse:
+    return JSONResponse({"detail": "wanted the signature of a registered node"}, 401)
+
+
+def _unknown() -> JSONResponse:
+    """Return what Flower answers to the hello of a key that it does not know; SuperNode and preflight understand it."""
+    error = FlowerError(ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED, "no node has this key")
+    told = API_ERROR_MAP[error.code]
+    return JSONResponse(error.to_json(told.public_message), told.http_status_code)
 
 
 def main() -> None:
