@@ -64,8 +64,8 @@ def _industry(folder: Path, scenario: Scenario, industry: str) -> Explanation:
     found = of_coordinator(str(folder), industry)
     view, contract = view_of(found.about), scenario.contract.of(industry)
     if contract.additive is not None and found.model.network is not None:
-        rule = additive_recipe(contract, industry)
-        return explain_additive(industry, view, rule, found.model.network.state_dict(), _units(scenario, industry))
+        cells = additive_recipe(contract, industry)
+        return explain_additive(industry, view, cells, found.model.network.state_dict(), _units(scenario, industry))
     rule = None if contract.sums is None else recipe(contract, industry)
     if rule is None or rule.encoder is not None or found.model.network is None:
         summed = contract.own is not None or rule is not None
