@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from flwr.app import ConfigRecordValues, Context, Message
 
@@ -27,6 +27,7 @@ from consortia.engines import embedded
 from consortia.engines.base import Job
 
 if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
     from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
     from flwr.simulation.ray_transport.ray_actor import BasicActorPool
 
@@ -59,7 +60,7 @@ def run(job: Job) -> None:
 
         backend = RayBackend({"init_args": dict(_INIT), "client_resources": dict(_ACTOR)})
         try:
-            backend.build(_participant)
+            backend.build(cast("Callable[[], ClientApp]", _participant))
             embedded.serve(job, lambda message, context: _ask(backend, message, context), backend.num_workers)
         finally:
             _drop_work(backend.pool)
@@ -75,7 +76,7 @@ def _drop_work(pool: BasicActorPool | None) -> None:
     """End actors that still work: after an interruption their threads here would wait for ever for a Ray that left."""
     import ray
 
-    busy = pool._future_to_actor if pool is not None else {}
+    busy: dict[Any, Any] = pool._future_to_actor if pool is not None else {}
     with quieter(logging.CRITICAL, "flwr"):
         for actor in list(busy.values()):
             ray.kill(actor)
