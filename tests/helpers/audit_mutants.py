@@ -41,7 +41,7 @@ _DRAW = (
 _SUM = "sums.add(piece, loss, plan.clip)"
 _OTHER_PROCESS = 'that made the stream."""\n        if os.getpid() != self._pid:'
 _TOTAL = "        optimizer.total = sums.take()\n"
-_RESERVE = "reservation = work.reserve(ledger, request.run_id, events, work.lifetime(plan.non_private))"
+_RESERVE = "reservation = work.reserve(ledger, request.run_id, events, work.lifetime(plan.non_private), claims)"
 _TRAINED = "    report = joined(reports)\n"
 _FRESH = "        else fresh_generator(noise)\n"
 _ANY = '_ANY = NoiseContext(purpose="any", message="any", attempt=0, ledger="")'

@@ -6,7 +6,6 @@ from importlib import resources
 from string import Template
 
 from consortia.deploy.subnets import subnets
-from consortia.planning.answer_size import largest_answer
 from consortia.terms.scenario import Scenario
 
 #: Networks that a scenario has whoever takes part; the second two lead out of the host, or to who looks at it.
@@ -26,6 +25,8 @@ def compose_text(scenario: Scenario) -> str:
     Every participant has two services (SuperNode and launcher), two networks (each with a subnet of its own) and two
     volumes for its keys.
     """
+    from consortia.planning.answer_size import largest_answer  # loads torch; a wrong name is refused before
+
     names = [participant.name for participant in scenario.roster]
     networks = [*_SHARED, *(f"{name}-{kind}" for name in names for kind in ("fleet", "private"))]
     ranges = subnets(scenario.name, networks)

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 FLOWER: Final = "1.42.0"
+_LONGEST_VALUE: Final = 100
 
 #: "module:name" (a module itself: no name) with its fingerprint.
 KNOWN: Final = {
@@ -74,6 +75,19 @@ KNOWN: Final = {
     "flwr.common.serde:fab_to_proto": "c5b60150389ce73f",
     "flwr.common.serde:message_from_proto": "adfc00f7b403461f",
     "flwr.common.serde:message_to_proto": "257d477d31454ca3",
+    # The check of a node's signature before its body is read (`consortia.deploy.superlink`).
+    "flwr.superlink:main": "500f01979e167243",
+    "flwr.common.constant:TIMESTAMP_HEADER": "flwr-timestamp",
+    "flwr.supercore.constant:FLEET_HTTP_PUBLIC_KEY_HEADER": "flwr-public-key",
+    "flwr.supercore.constant:FLEET_HTTP_SIGNATURE_HEADER": "flwr-signature",
+    "flwr.supercore.error.catalog:API_ERROR_MAP": "1b049dbd6da95466",
+    "flwr.supercore.error:ApiErrorCode": "d5e9ed6a18a359fc",
+    "flwr.supercore.primitives.asymmetric:bytes_to_public_key": "de83bfa0fba75607",
+    "flwr.supercore.primitives.asymmetric:verify_signature": "d13a709b0710fc57",
+    # Flower's simulation runtime (`--engine ray`).
+    "flwr.common.constant:PARTITION_ID_KEY": "partition-id",
+    "flwr.server.superlink.fleet.vce.backend.raybackend:RayBackend": "2ad67054433feddf",
+    "flwr.simulation.ray_transport.ray_actor:BasicActorPool": "68dd4f31bc6e4655",
     # Codes, names and times.
     "flwr.common.constant:ErrorCode": "4889fc3e5b669ac5",
     "flwr.common.constant:SubStatus": "3250f760cd3385b2",
@@ -160,7 +174,7 @@ def fingerprint(name: str) -> str:
     """Return what tells one state of a name from another.
 
     A protobuf message: its fields' names. A function, a class or a module: the first 16 digits of its source's SHA-256.
-    Anything else: its value.
+    Anything else: its value, or those digits of a long one.
 
     Raises
     ------
@@ -170,10 +184,12 @@ def fingerprint(name: str) -> str:
     module, _, inner = name.partition(":")
     part: Any = importlib.import_module(module)
     for word in filter(None, inner.split(".")):
-        part = getattr(part, word)
+        part = getattr(part, word) if hasattr(part, word) else importlib.import_module(f"{module}.{word}")
     if isinstance(part, type) and hasattr(part, "DESCRIPTOR"):
         return " ".join(field.name for field in part.DESCRIPTOR.fields)
     try:
-        return hashlib.sha256(inspect.getsource(part).encode()).hexdigest()[:16]
+        text = inspect.getsource(part)
     except (TypeError, OSError):
-        return str(part)
+        if len(text := str(part)) <= _LONGEST_VALUE:
+            return text
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

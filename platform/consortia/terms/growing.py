@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import safetensors.torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from consortia.common.strict import StrictModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["BuiltOn", "StepsBuiltOn", "StepsTerms", "start_of"]
 
@@ -62,4 +63,6 @@ class StepsTerms(StrictModel):
 
 def start_of(model: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of the shared parameters that an industry receives: names, shapes, dtypes and values."""
+    import safetensors.torch  # a contract is read without torch
+
     return hashlib.sha256(safetensors.torch.save({n: t.contiguous() for n, t in model.items()})).hexdigest()
