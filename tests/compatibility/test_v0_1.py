@@ -28,6 +28,9 @@ import pytest
 import safetensors.numpy
 import yaml
 
+from consortia.deploy.prepare import make_keys
+from consortia.terms.scenario import load_scenario
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = Path(__file__).parent / "v0.1"
 CONTRACTS: dict[str, str] = json.loads((FILES / "contracts.json").read_text())
@@ -308,7 +311,9 @@ def test_the_kit_is_accepted(files: Path) -> None:
     consortia("budget", "allow", "hospital-c", kit / "scenario.toml", "--home", "own").ok()
     assert hash_ in (files / "own" / "hospital-c" / "policy.toml").read_text()
     consortia("preflight", "hospital-c", "--home", "own", "--scenario", kit / "scenario.toml").ok()
-    # Another one joins the same folder, and the first leaves it.
+    # Another one joins the same folder, and the first leaves it. The key that signs its kit is not kept with these files.
+    shutil.rmtree(files / "pki")
+    make_keys(load_scenario("cross-industry-network"), files / "volumes", files / "pki", address="fed.example.org:8443")
     seat = ("--industry", "bank", "--dataset", "credit", "--site", "other", "--units", 100, "--epsilon", 1)
     consortia("participant", "add", "bank-c", *seat, "--address", "fed.example.org:8443", *now).ok()
     assert consortia("participant", "remove", "hospital-c", *now, "--json").ok().json["removed"] == "hospital-c"

@@ -112,6 +112,10 @@ def _industry(scenario: Scenario, name: str, result: Mapping[str, Any]) -> dict[
         "learner": contract.learner,
         "strategy": contract.strategy.name if contract.noisy_sums is None else None,
         "trust": contract.trust,
+        "colluders": contract.secure.colluders
+        if contract.secure is not None and contract.trust == "aggregate"
+        else None,
+        "shared": len(scenario.contract.industries) == 1 or "consortium" in contract.scopes.named,
         "releases": list(contract.releases),
         "metrics": contract.evaluation.metrics,
         "split": terms.split,

@@ -41,6 +41,7 @@ SOURCES: Final = {
     "blocks": Source(f"{_GUARANTEES}, Learners that packages bring", "What is enforced of a package's learner."),
     "statistics": Source(f"{_GUARANTEES}, Statistics before training", "What leaves as noisy statistics."),
     "central": Source(f"{_GUARANTEES}, A trusted coordinator", "Towards whom a trusted coordinator's noise protects."),
+    "secure": Source(f"{_GUARANTEES}, Secure sums", "On whom the noise of a secure sum counts."),
     "seen": Source(f"{_GUARANTEES}, Who sees what", "What each party sees in a run."),
     "not-protected": Source(f"{_GUARANTEES}, What is not protected", "What no ε covers."),
     "boundary": Source(f"{_GUARANTEES}, The trust boundary", "What a coordinator's bundle can and cannot do."),
