@@ -311,7 +311,7 @@ def test_the_kit_is_accepted(files: Path) -> None:
     consortia("budget", "allow", "hospital-c", kit / "scenario.toml", "--home", "own").ok()
     assert hash_ in (files / "own" / "hospital-c" / "policy.toml").read_text()
     consortia("preflight", "hospital-c", "--home", "own", "--scenario", kit / "scenario.toml").ok()
-    # Another one joins the same folder, and the first leaves it. The key that signs its kit is not kept with these files.
+    # Another one joins the same folder, and the first leaves it. The key that signs its kit is not among these files.
     shutil.rmtree(files / "pki")
     make_keys(load_scenario("cross-industry-network"), files / "volumes", files / "pki", address="fed.example.org:8443")
     seat = ("--industry", "bank", "--dataset", "credit", "--site", "other", "--units", 100, "--epsilon", 1)
