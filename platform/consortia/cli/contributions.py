@@ -19,7 +19,7 @@ def contributions(
 ) -> None:
     """Show what each participant is worth to the others: Shapley values of sums or kept updates. It costs nothing."""
     check_finished(run, "scenario.json")
-    begin(f"weighing the sums of {run}", as_json=as_json)
+    begin(f"weighing what participants of {run} released", as_json=as_json)
     from consortia.models.contributions import contributions_of_run
     from consortia.reports.contributions import print_contributions
 
