@@ -173,7 +173,7 @@ def finished(browser: Browser, coordinator: Server, folder: Path) -> str:
             link = page.get_by_role("link", name=title)
             expect(link).to_be_visible(timeout=240_000)
             assert page.evaluate("window.notReloaded") is True
-            (name,) = (each.name for each in (folder / "runs").iterdir())
+            (name,) = (each.name for each in (folder / "runs").iterdir() if each.is_dir())
             link.focus()
             page.keyboard.press("Enter")
             expect(page.get_by_role("heading", level=1)).to_have_text(title)
