@@ -100,6 +100,6 @@ def test_nine_participants_table_on_real_files(clone: Path) -> None:
         for name in NAMES:
             assert re.search(rf"^{name}: screening-", done.stdout, flags=re.MULTILINE), name  # its receipt
             (receipt,) = (clone / "homes" / name / "runs").glob("*/receipt.json")
-            assert json.loads(receipt.read_text())["data_kind"] == "real"
+            assert json.loads(receipt.read_text())["synthetic"] is False
     finally:
         docker("compose", "--project-name", project, "down", "--volumes", "--remove-orphans", "--timeout", "3")
