@@ -109,7 +109,7 @@ class OwnerView:
             say = f"{len(run.progress)} rounds" + (", receipt written" if run.receipt else "")
             return self._page(
                 "receipt.html", "/runs", version, say, run=run, charts=_charts(run), sentences=self._sentences(run),
-                words=glossary(*_RECEIPT_WORDS), **_WORDS,
+                participant=self.participant, words=glossary(*_RECEIPT_WORDS), **_WORDS,
             )  # fmt: skip
 
         @app.get("/policy")
