@@ -37,7 +37,7 @@ import pandas as pd
 import safetensors.torch
 import tomli_w
 import torch
-from network_scenarios import no_search, partitions
+from network_scenarios import lines_of, no_search, partitions
 
 from clients import registry
 from clients.dataset import prepare
@@ -219,12 +219,6 @@ def _cell(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-
-
 def main() -> int:
     """Measure; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -237,11 +231,11 @@ def main() -> int:
     parser.add_argument("--table", type=Path, help="print the table of a file and end")
     options = parser.parse_args()
     if options.table is not None:
-        print(table(_lines(options.table)))
+        print(table(lines_of(options.table)))
         return 0
     torch.set_num_threads(1)
     keys = ("way", "rate", "epsilon", "seed", "known", "receipts")
-    there = {tuple(line[key] for key in keys) for line in _lines(options.out)}
+    there = {tuple(line[key] for key in keys) for line in lines_of(options.out)}
     for seed in range(options.seeds):
         for epsilon in options.epsilon:
             for way in options.ways:
@@ -252,7 +246,7 @@ def main() -> int:
                     with options.out.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(line) + "\n")
                     print(json.dumps(line), file=sys.stderr, flush=True)
-    print(table(_lines(options.out)))
+    print(table(lines_of(options.out)))
     return 0
 
 

@@ -213,7 +213,8 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(text)
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a file of measurements; nothing where there is none."""
     if not file.exists():
         return []
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
@@ -232,11 +233,11 @@ def main() -> int:
     parser.add_argument("--table", type=Path, help="print the table of a file and end")
     options = parser.parse_args()
     if options.table is not None:
-        print(table(_lines(options.table)))
+        print(table(lines_of(options.table)))
         return 0
     torch.set_num_threads(1)
     keys = ("scenario", "epsilon", "seed", "released_only")
-    there = {tuple(line[key] for key in keys) for line in _lines(options.out)}
+    there = {tuple(line[key] for key in keys) for line in lines_of(options.out)}
     try:
         cells = itertools.product(range(options.seeds), options.scenarios, options.epsilon)
         todo = [cell for cell in cells if (cell[1], cell[2], cell[0], options.released_only) not in there]
@@ -252,7 +253,7 @@ def main() -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    print(table(_lines(options.out)))
+    print(table(lines_of(options.out)))
     return 0
 
 

@@ -21,7 +21,7 @@ from pictured_runs import IDS, write_home, write_runs
 from PIL import Image, ImageChops, ImageFilter
 from playwright.sync_api import Browser, Page, expect
 
-from consortia.dashboard.app import View
+from consortia.dashboard.app import View, build
 from consortia.dashboard.coordinator import CoordinatorView
 from consortia.dashboard.owner import OwnerView
 from consortia.dashboard.serve import listen, server
@@ -39,7 +39,7 @@ browser = pytest.fixture(scope="module")(open_browser)
 
 def _served(view: View) -> Iterator[str]:
     listener = listen("127.0.0.1", 0)
-    made = server(view, TOKEN)
+    made = server(build(view, TOKEN))
     thread = threading.Thread(target=made.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

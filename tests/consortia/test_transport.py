@@ -63,20 +63,16 @@ def test_who_joins_late_is_asked_from_then_on() -> None:
     assert codes() == {"bank-a": "NOT_PUSHED", "bank-b": "NOT_PUSHED"}  # this grid takes nothing; both were asked
 
 
-class _Rebooting(_Grid):
-    """One SuperNode dies with its first message and is online again after a few looks."""
+class _Failing(_Grid):
+    """One SuperNode that answers with what it got, but the first so many messages with an error."""
 
-    def __init__(self) -> None:
+    code = ErrorCode.CLIENT_APP_CRASHED
+
+    def __init__(self, failing: int) -> None:
         super().__init__()
         self.nodes = [_node(2, "bank-a", 1.0)]
         self.pushed: list[Message] = []
-        self.looks = 0
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        if len(self.pushed) == 1:
-            self.looks += 1
-            return [_node(2, "bank-a", 1.0)] if self.looks > 1 else []
-        return self.nodes
+        self.failing = failing
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:  # type: ignore[override]
         self.pushed += list(messages)
@@ -86,10 +82,26 @@ class _Rebooting(_Grid):
         for number in message_ids:
             message = self.pushed[int(number) - 1]
             message.metadata.__dict__["_message_id"] = number
-            if number == "1":
-                yield Message(Error(ErrorCode.NODE_UNAVAILABLE, "gone"), reply_to=message)
+            if int(number) <= self.failing:
+                yield Message(Error(self.code, "failed"), reply_to=message)
             else:
                 yield Message(RecordDict(message.content), reply_to=message)
+
+
+class _Rebooting(_Failing):
+    """The SuperNode dies with its first message and is online again after a few looks."""
+
+    code = ErrorCode.NODE_UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__(failing=1)
+        self.looks = 0
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        if len(self.pushed) == 1:
+            self.looks += 1
+            return [_node(2, "bank-a", 1.0)] if self.looks > 1 else []
+        return self.nodes
 
 
 def test_a_node_that_dies_and_comes_back_gets_the_same_envelope_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,31 +113,8 @@ def test_a_node_that_dies_and_comes_back_gets_the_same_envelope_again(monkeypatc
     assert grid.looks == 2
 
 
-class _Starved(_Grid):
-    """A SuperNode that hears nothing of its launcher for the first so many messages."""
-
-    def __init__(self, silent: int) -> None:
-        super().__init__()
-        self.nodes = [_node(2, "bank-a", 1.0)]
-        self.pushed: list[Message] = []
-        self.silent = silent
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:  # type: ignore[override]
-        self.pushed += list(messages)
-        return [str(len(self.pushed))]
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        for number in message_ids:
-            message = self.pushed[int(number) - 1]
-            message.metadata.__dict__["_message_id"] = number
-            if int(number) <= self.silent:
-                yield Message(Error(ErrorCode.CLIENT_APP_CRASHED, "silent"), reply_to=message)
-            else:
-                yield Message(RecordDict(message.content), reply_to=message)
-
-
 def test_a_starved_launcher_gets_the_same_envelope_again() -> None:
-    grid = _Starved(silent=2)
+    grid = _Failing(failing=2)
     exchange = GridExchange(grid, ["bank-a"], 0.0)
     (answer,) = exchange("train", {"bank-a": b"envelope"}, 5.0)
     assert (answer.data, answer.code) == (b"envelope", "")
@@ -133,7 +122,7 @@ def test_a_starved_launcher_gets_the_same_envelope_again() -> None:
 
 
 def test_a_launcher_that_is_gone_is_asked_again_in_one_round_only() -> None:
-    grid = _Starved(silent=4)
+    grid = _Failing(failing=4)
     exchange = GridExchange(grid, ["bank-a"], 0.0)
     codes, asked = [], []
     for _ in range(4):
@@ -143,13 +132,13 @@ def test_a_launcher_that_is_gone_is_asked_again_in_one_round_only() -> None:
     silent = f"FLOWER_ERROR_{ErrorCode.CLIENT_APP_CRASHED}"
     assert codes == [silent, silent, "", ""]
     assert asked == [3, 4, 5, 6]
-    grid.silent = 7  # it had answered, so it is asked again
+    grid.failing = 7  # it had answered, so it is asked again
     (answer,) = exchange("train", {"bank-a": b"envelope"}, 5.0)
     assert (answer.code, len(grid.pushed)) == ("", 8)
 
 
 def test_a_push_that_took_too_long_is_an_attempt_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    grid = _Starved(silent=0)
+    grid = _Failing(failing=0)
     push = grid.push_messages
 
     def forgotten(_: Iterable[Message]) -> Iterable[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import tomli_w
 import torch
 from numpy.typing import NDArray
@@ -133,6 +134,26 @@ class Banks:
         """Make a further release on top of a run."""
         folder = before if isinstance(before, Path) else before.job.folder
         return self._run(Options(scenario="", top_up=folder, out=self.folder / "runs", **options))
+
+    def twice(self, first: Outcome, rounds: Sequence[int]) -> tuple[Outcome, Outcome]:
+        """Top up twice after new customers came; the ledger's old lines stay, and new units pay once.
+
+        `rounds` are those of each participant's entries at the end.
+        """
+        before, spent = {}, {}
+        for name in self.names:
+            with Ledger.open(self.home(name).ledger, name) as ledger:
+                before[name], spent[name] = ledger.entries(), ledger.spent("credit", 1e-5)
+            self.arrive(name, 50, 300)
+        second = self.top_up(first, units=("90", "used-car=80"))
+        third = self.top_up(second)
+        for name in self.names:
+            with Ledger.open(self.home(name).ledger, name) as ledger:
+                entries = ledger.entries()
+                assert entries[:2] == before[name]  # an old unit's lines
+                assert [entry.round for entry in entries] == list(rounds)
+                assert ledger.spent("credit", 1e-5) == pytest.approx(spent[name], abs=1e-3)
+        return second, third
 
     def message(self, name: str, run_id: str, number: int, release: int = 1) -> bytes:
         """Return a coordinator's message of one release, under a centre and a radius that never change."""

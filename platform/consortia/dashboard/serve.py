@@ -14,6 +14,8 @@ from consortia.common.logs import JsonLines
 from consortia.dashboard.app import View, build
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from consortia.dashboard.oidc import SignIn
 
 
@@ -32,20 +34,11 @@ def serve(
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines(participant))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    server(view, token, change_token, provider, changes=changes, acts=acts).run(sockets=[listener])
+    server(build(view, token, change_token, provider, changes=changes, acts=acts)).run(sockets=[listener])
 
 
-def server(
-    view: View,
-    token: str,
-    change_token: str = "",
-    provider: SignIn | None = None,
-    *,
-    changes: bool = False,
-    acts: Path | None = None,
-) -> uvicorn.Server:
-    """Return the server of one view, which does not listen yet."""
-    app = build(view, token, change_token, provider, changes=changes, acts=acts)
+def server(app: FastAPI) -> uvicorn.Server:
+    """Return the server of one view's application, which does not listen yet."""
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=1
     )
