@@ -13,6 +13,7 @@ import numpy as np
 
 from clients import _values
 from clients._checking import QuarantineReport
+from clients._labels import canonical, one_column
 from clients._pandas import pd
 from clients.schema import Schema
 
@@ -76,6 +77,8 @@ def _bias(schema: Schema, frame: pd.DataFrame, broken: Any) -> list[str]:
     from scipy.stats import chi2_contingency
 
     looked = [schema.target.name, *(column.name for column in schema.columns if column.sensitive)]
+    if schema.target.kind == "multilabel":
+        frame = one_column(schema.target, frame)
     looked = [name for name in looked if name in frame]
     said = []
     for name in looked:
@@ -97,6 +100,10 @@ def _cells(schema: Schema, name: str, raw: pd.Series[Any]) -> Any:
     texts = _values.texts(raw, column.missing_values if column is not None else ())
     if column is None and schema.target.classes:
         mapping = schema.target.mapping
+        if schema.target.kind == "multilabel":  # every set of labels is a cell
+            sets = [canonical(schema.target, v) for v in texts]
+            codes, _ = pd.factorize(pd.Series([None if v == _values.UNREADABLE else v for v in sets], dtype=object))
+            return codes
         names = {label: code for code, label in enumerate(schema.target.classes)}
         return np.array([-1 if v is None else names.get(mapping.get(v, v), -1) for v in texts])
     if column is not None and column.categories:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clients import _values
+from clients import _labels, _values
 from clients._pandas import pd
 from clients.errors import SchemaError
 
@@ -142,6 +142,8 @@ def _found(schema: Schema, name: str, dtype: str, read: _Coded) -> _Found:
     if dtype in NUMERIC:
         parsed = np.array([_values.number_of(text, dtype) for text in texts], dtype=np.float64)
         numbers, right = parsed[codes], ~np.isnan(parsed)
+    elif dtype == "class" and schema.target.kind == "multilabel":
+        right = ~each.isin([_values.UNREADABLE]).to_numpy()
     elif dtype in {"category", "class"}:
         legal = schema.column(name).categories if dtype == "category" else schema.target.classes
         right = each.isin(legal).to_numpy()
@@ -157,9 +159,10 @@ def named(schema: Schema, frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with the schema's names where a column differs in case, white space or Unicode form alone.
 
     A name that is there as the schema writes it is left alone; of two that differ in case alone neither is taken, and
-    the column is missing.
+    the column is missing. Several labels of a row come into one column (`clients._labels.one_column`).
     """
-    ours = [column.name for column in schema.columns] + [schema.target.name]
+    several = schema.target.kind == "multilabel"
+    ours = [column.name for column in schema.columns] + [schema.target.name, *(schema.target.classes * several)]
     alike: dict[str, list[str]] = {}
     for name in frame.columns:
         alike.setdefault(plain_name(str(name)), []).append(name)
@@ -169,7 +172,8 @@ def named(schema: Schema, frame: pd.DataFrame) -> pd.DataFrame:
         found = alike.get(plain_name(name), [])
         if name not in here and len(found) == 1 and found[0] not in ours:
             renamed[found[0]] = name
-    return frame.rename(columns=renamed) if renamed else frame
+    frame = frame.rename(columns=renamed) if renamed else frame
+    return _labels.one_column(schema.target, frame) if several else frame
 
 
 def plain_name(name: str) -> str:
@@ -258,6 +262,8 @@ def _target_dtype(target: Target) -> str:
 
 def _read_target(target: Target, raw: pd.Series[Any]) -> _Coded:
     codes, texts = _values.coded(raw)
+    if target.kind == "multilabel":
+        return codes, [_labels.canonical(target, text) for text in texts]
     if not target.mapping:
         return codes, texts
     # A value that the mapping does not know is no class: the row is set apart.
@@ -272,7 +278,8 @@ def _refuse_foreign_column(schema: Schema, name: str, found: _Found, raw: pd.Ser
     if dtype == "category":
         wanted = f"one of {', '.join(schema.column(name).categories)}"
     elif dtype == "class":
-        wanted = f"one of {', '.join(schema.target.mapping or schema.target.classes)}"
+        some = "some" if schema.target.kind == "multilabel" else "one"
+        wanted = f"{some} of {', '.join(schema.target.mapping or schema.target.classes)}"
     else:
         wanted = WANTED[dtype]
     raise SchemaError(

@@ -6,7 +6,7 @@
 
     [target]
     name = "disease"
-    kind = "binary"                     # or "multiclass", "regression"
+    kind = "binary"                     # or "multiclass", "multilabel", "regression"
     classes = ["healthy", "ill"]
 
     [columns.age]
@@ -54,6 +54,7 @@ FORMAT: Final = 1
 _METRICS: Final = {
     "binary": ("auc", "accuracy", "auprc", "brier", "log_loss"),
     "multiclass": ("accuracy", "macro_auc", "log_loss"),
+    "multilabel": ("label_auc", "label_auprc", "label_accuracy", "label_brier"),
     "regression": ("rmse", "mae", "r2"),
 }
 #: Keys of a column, and of the target, that may be read from rows.
@@ -101,7 +102,7 @@ class TargetText(_Strict):
     """`[target]`: see `clients.schema.Target`."""
 
     name: str
-    kind: Literal["binary", "multiclass", "regression"]
+    kind: Literal["binary", "multiclass", "multilabel", "regression"]
     classes: tuple[str, ...] = ()
     mapping: dict[str, str] = Field(default_factory=dict)
     low: _Number | None = None

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from clients._labels import NONE, SEPARATOR
 from clients._pandas import pd
 from clients._seeded import numpy_generator
 from clients.schema import Column, Schema, Target
@@ -30,7 +31,7 @@ def inventor(schema: Schema) -> Callable[[np.random.Generator, int, str], pd.Dat
         weights = numpy_generator(schema.name, "weights")
         frame = pd.DataFrame({c.name: _values(c, generator, lean, rows) for c in schema.columns})
         target = schema.target
-        outputs = max(1, len(target.classes) if target.kind == "multiclass" else 1)
+        outputs = target.outputs
         score = np.zeros((rows, outputs))
         for column in schema.columns:
             weight = weights.normal(size=outputs)
@@ -83,11 +84,16 @@ def _target(target: Target, score: NDArray[np.float64], generator: np.random.Gen
         value = np.tanh(0.5 * score[:, 0] + generator.normal(0, 0.15, rows))
         middle, half = target.scale
         return np.array([float(f"{each:.5g}") for each in middle + half * value])
+    spelled = {name: value for value, name in target.mapping.items()}
+    if target.kind == "multilabel":
+        odds = np.array(target.prior or np.full(target.outputs, 0.5)).clip(0.01, 0.99)
+        there = generator.random(score.shape) < 1 / (1 + np.exp(-(score + np.log(odds / (1 - odds)))))
+        named = [spelled.get(name, name) for name in target.classes]
+        return [SEPARATOR.join(n for n, one in zip(named, row, strict=True) if one) or NONE for row in there]
     prior = np.array(target.prior or np.full(len(target.classes), 1 / len(target.classes)))
     if target.kind in {"binary", "anomaly"}:
         chance = 1 / (1 + np.exp(-(score[:, 0] + np.log(prior[1] / prior[0]))))
         codes = (generator.random(rows) < chance).astype(int)
     else:
         codes = (score + np.log(prior) + generator.gumbel(size=score.shape)).argmax(axis=1)
-    spelled = {name: value for value, name in target.mapping.items()}
     return [spelled.get(target.classes[code], target.classes[code]) for code in codes]

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from clients import _values
+from clients import _labels, _values
 from clients._checking import plain_name
 from clients.errors import SchemaError
 from clients.expressions import parse
@@ -87,7 +87,7 @@ class _Source:
             near = difflib.get_close_matches(name, [str(each) for each in self.frame.columns], 1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {self.frame.shape[1]} columns of other names"
             raise SchemaError(f"{key}: wanted column {name!r} in the source, got none; {hint}")
-        return _values.texts(self.frame.iloc[:, (exact or places)[0]], missing, kept)
+        return _values.texts(_labels.joined(self.frame.iloc[:, (exact or places)[0]]), missing, kept)
 
 
 def _mapped(name: str, rule: ColumnMap, column: Column | None, schema: Schema, source: _Source) -> pd.Series[Any]:
@@ -100,7 +100,9 @@ def _mapped(name: str, rule: ColumnMap, column: Column | None, schema: Schema, s
     # A code that the owner names is a code, even where it is spelled as a missing value: NA is Namibia, too.
     texts = source.texts(rule.column or name, f"{key}.column", rule.missing, rule.values)
     if rule.values or rule.prefixes:
-        return _each(texts, _decoder(rule, column, schema, key))
+        decoder = _decoder(rule, column, schema, key)
+        several = column is None and schema.target.kind == "multilabel"
+        return _each(texts, _labels.label_by_label(decoder) if several else decoder)
     if rule.measure:
         if column is None or column.dtype not in {"number", "integer"}:
             wanted = schema.target.measure if column is None and schema.target.kind == "regression" else ""
@@ -130,7 +132,11 @@ def _legal(value: str, column: Column | None, schema: Schema, key: str) -> str |
         allowed = column.categories
     elif column is not None and column.dtype == "flag":
         allowed = ("0", "1", "yes", "no", "true", "false")
-    if text is not None and allowed and text not in allowed:
+    if column is None and schema.target.kind == "multilabel":
+        fits = _labels.canonical(schema.target, text) != _values.UNREADABLE
+    else:
+        fits = text is None or not allowed or text in allowed
+    if not fits:
         raise SchemaError(f"{key}: wanted one of {', '.join(allowed)} (or an empty text for missing), got another")
     return text
 

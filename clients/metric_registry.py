@@ -34,6 +34,10 @@ _BUILT_IN: Final[Mapping[str, str]] = MappingProxyType(
         "log_loss": "clients.metrics.built_in:LOG_LOSS",
         "macro_auc": "clients.metrics.built_in:MACRO_AUC",
         "macro_f1": "clients.metrics.built_in:MACRO_F1",
+        "label_auc": "clients.metrics.labels:AUC",
+        "label_auprc": "clients.metrics.labels:AUPRC",
+        "label_accuracy": "clients.metrics.labels:ACCURACY",
+        "label_brier": "clients.metrics.labels:BRIER",
         "rmse": "clients.metrics.built_in:RMSE",
         "mae": "clients.metrics.built_in:MAE",
         "r2": "clients.metrics.built_in:R2",
@@ -74,7 +78,7 @@ def of_kind(name: str, kind: str, where: str = "") -> Metric:
     Parameters
     ----------
     kind : str
-        "binary", "multiclass", "regression" or "anomaly".
+        "binary", "multiclass", "multilabel", "regression" or "anomaly".
 
     Raises
     ------

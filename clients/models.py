@@ -29,6 +29,7 @@ __all__ = [
     "build",
     "default_encoder",
     "default_head",
+    "label_bits",
     "loss_for",
     "predict",
     "predictions",
@@ -50,7 +51,7 @@ class FederatedModule(nn.Module):
         self.target = target
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits for a binary (n_rows, 1) or multiclass target, scaled values (n_rows, 1) for regression."""
+        """Logits for a binary (n_rows, 1) target, of classes or labels (n_rows, k), scaled values of a regression."""
         output: Tensor = self.head(self.trunk(self.encoder(inputs["features"])))
         return output
 
@@ -240,11 +241,16 @@ def _probe(client: IndustryClient, module: FederatedModule, n_features: int, wid
         module.train(training)
 
 
+def label_bits(codes: Tensor, labels: int) -> Tensor:
+    """Return 0 or 1 for each label, int64 (n_rows, labels), of codes (n_rows,): see `clients._labels`."""
+    return (codes.unsqueeze(-1) >> torch.arange(labels, device=codes.device)) & 1
+
+
 def loss_for(target: Target) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of each row: (output (n, k), target (n,)) -> (n,).
 
-    Logistic loss, cross entropy, or the squared error on the target's public scale; of an anomaly the error with which
-    a row's features are restored, whatever its label says.
+    Logistic loss (of several labels its mean over them), cross entropy, or the squared error on the target's public
+    scale; of an anomaly the error with which a row's features are restored, whatever its label says.
     """
     if target.kind == "anomaly":
         return lambda output, y: output.squeeze(-1)
@@ -254,12 +260,16 @@ def loss_for(target: Target) -> Callable[[Tensor, Tensor], Tensor]:
         )
     if target.kind == "multiclass":
         return lambda output, y: functional.cross_entropy(output, y, reduction="none")
+    if target.kind == "multilabel":
+        return lambda output, y: functional.binary_cross_entropy_with_logits(
+            output, label_bits(y, target.outputs).to(output.dtype), reduction="none"
+        ).mean(-1)
     middle, half = target.scale
     return lambda output, y: (output.squeeze(-1) - (y - middle) / half) ** 2
 
 
 def predict(module: FederatedModule, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Probabilities of the positive class (n,) or of every class (n, k); values in the target's unit (n,).
+    """Probabilities of the positive class (n,) or of every class or label (n, k); values in the target's unit (n,).
 
     Of an anomaly scores in [0, 1) whose order is that of the errors (n,).
     """
@@ -286,6 +296,8 @@ def predictions(target: Target, output: Tensor) -> Tensor:
         return torch.sigmoid(output.squeeze(-1))
     if target.kind == "multiclass":
         return torch.softmax(output, dim=-1)
+    if target.kind == "multilabel":
+        return torch.sigmoid(output)
     middle, half = target.scale
     scores: Tensor = output.squeeze(-1) * half + middle
     return scores

@@ -13,6 +13,7 @@ import pandas as pd
 import tomlkit
 
 from clients import _values, measures
+from clients._labels import NONE, SEPARATOR, joined, one_column
 from clients.errors import SchemaError
 from clients.mapping import ColumnMap
 from clients.measures import conversion
@@ -122,12 +123,17 @@ def _close(name: str, column: Column | None, free: list[str]) -> str:
 
 
 def _line(name: str, column: Column | None, source: str, frame: pd.DataFrame, schema: Schema) -> Line:
+    several = column is None and schema.target.kind == "multilabel"
+    if several and not source and name in one_column(schema.target, frame):
+        return Line(name, "", {}, "a column for each label")
     if not source:
         optional = column is not None and not column.required
         return Line(name, "", {} if optional else {"column": FILL_IN}, "no such column" + " (not needed)" * optional)
     rule: dict[str, Any] = {} if source.strip().casefold() == name.casefold() else {"column": source}
     why = "other name" if rule else ""
-    texts = _values.texts(frame[source], () if column is None else column.missing_values)
+    texts = _values.texts(
+        joined(frame[source]) if several else frame[source], () if column is None else column.missing_values
+    )
     codes, said = (
         _coded(column, texts, schema) if _is_coded(column, schema) else _measured(column, source, texts, schema)
     )
@@ -146,6 +152,8 @@ def _coded(column: Column | None, texts: pd.Series[Any], schema: Schema) -> tupl
         legal = column.categories if column.dtype == "category" else ("0", "1")
     distinct = sorted(texts.dropna().unique())
     flag = column is not None and column.dtype == "flag"
+    if column is None and target.kind == "multilabel":  # each label of a text
+        distinct = sorted({part.strip() for text in distinct for part in text.split(SEPARATOR)} - {NONE})
     fine = [text for text in distinct if text in legal or (flag and text.casefold() in _values.FLAGS)]
     if len(fine) == len(distinct):
         return {}, ""

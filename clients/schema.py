@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clients import _values, shapes
+from clients import _labels, _values, shapes
 from clients._checking import QuarantineReport, check_rows, named
 from clients._declaring import column_problem
 from clients._features import Compute, column_features, column_kinds, derived_feature
 from clients._pandas import pd
+from clients._target import Target
 from clients.errors import SchemaError
 from consortia_plugins.arguments import named_arguments
 
@@ -127,82 +128,6 @@ class Derived:
 
 @named_arguments(SchemaError)
 @dataclass(frozen=True, kw_only=True)
-class Target:
-    """What is predicted.
-
-    Parameters
-    ----------
-    name : str
-        Its column.
-    kind : {"binary", "multiclass", "regression", "anomaly"}
-        Of a binary target the second class is the positive one. Of an anomaly, too: there, rows of the first class
-        alone train a network that restores them, no label is learned, and those of other rows only measure it.
-    classes : tuple of str
-        In the order of their codes.
-    mapping : mapping
-        From the source's value to a class; empty when the source holds the classes themselves.
-    low, high : float, optional
-        Public bounds of a regression target. With them the model learns on [-1, 1], predictions come back in
-        the target's own unit, and a row outside is quarantined. Without them it is learned as it is.
-    prior : tuple of float
-        Published share of each class, of nobody's rows in particular: what placebo labels are drawn from. Empty: equal
-        shares.
-    within : str
-        A column of the schema: metrics of order, such as `concordance`, compare only rows with one value of it. Empty:
-        all rows with one another.
-    """
-
-    name: str
-    kind: Literal["binary", "multiclass", "regression", "anomaly"]
-    classes: tuple[str, ...] = ()
-    mapping: Mapping[str, str] = field(default_factory=dict)
-    low: float | None = None
-    high: float | None = None
-    measure: str = ""
-    prior: tuple[float, ...] = ()
-    within: str = ""
-
-    def __post_init__(self) -> None:
-        if self.prior and (
-            len(self.prior) != len(self.classes) or min(self.prior) < 0 or not math.isclose(sum(self.prior), 1)
-        ):
-            raise SchemaError(
-                f"target {self.name!r}: prior: wanted a share for each class, one in sum, got {self.prior}"
-            )
-        two = len(self.classes) == 2
-        wanted = {"binary": two, "anomaly": two, "multiclass": len(self.classes) >= 3}
-        if not wanted.get(self.kind, not self.classes):
-            raise SchemaError(
-                f"target {self.name!r}: wanted 2 classes for binary and anomaly, 3 or more for multiclass, none for "
-                f"regression; got {len(self.classes)} for {self.kind}"
-            )
-        if lost := [each for each in (*self.classes, *self.mapping) if _values.text(each) is None]:
-            raise SchemaError(
-                f"target {self.name!r}: wanted classes that are no spelling of a missing value, got {lost[0]!r}; call "
-                "it otherwise"
-            )
-        if strange := sorted(set(self.mapping.values()) - set(self.classes)):
-            raise SchemaError(f"target {self.name!r}: mapping leads to {strange}, wanted {self.classes}")
-        if (self.low is None) != (self.high is None) or (
-            self.low is not None and self.high is not None and not self.low < self.high
-        ):
-            raise SchemaError(f"target {self.name!r}: wanted low < high or neither")
-
-    @property
-    def outputs(self) -> int:
-        """How many numbers the head gives for a row."""
-        return len(self.classes) if self.kind == "multiclass" else 1
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """(middle, half width) of a regression target; (0, 1) without bounds."""
-        if self.low is None or self.high is None:
-            return 0.0, 1.0
-        return (self.low + self.high) / 2, (self.high - self.low) / 2
-
-
-@named_arguments(SchemaError)
-@dataclass(frozen=True, kw_only=True)
 class Schema:
     """The columns of an industry, in their public form. `select` sets `selected` and the two switches.
 
@@ -222,6 +147,8 @@ class Schema:
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.columns] + [d.name for d in self.derived] + [self.target.name]
+        if self.target.kind == "multilabel":  # a source may have a column for each
+            names += self.target.classes
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise SchemaError(f"schema {self.name!r}: names used twice: {twice}")
         if self.unit != "record" and self.unit not in [c.name for c in self.columns]:
@@ -333,8 +260,10 @@ class Schema:
         return features
 
     def labels(self, frame: pd.DataFrame) -> NDArray[Any]:
-        """Target (n_rows,): float32 0/1 for binary, int64 codes for multiclass, float32 in its own unit."""
+        """Target (n_rows,): float32 0/1 for binary, int64 codes of classes or of labels, float32 in its own unit."""
         values = frame[self.target.name]
+        if self.target.kind == "multilabel":
+            return _labels.codes(self.target, values)
         if self.target.kind == "regression":
             return values.to_numpy(np.float32, copy=True)
         codes = values.map({name: code for code, name in enumerate(self.target.classes)}).to_numpy(np.int64, copy=True)

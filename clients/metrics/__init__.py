@@ -31,10 +31,10 @@ def compute(metrics: Iterable[str], kind: str, scores: Any, target: Any, units: 
     ----------
     metrics : iterable of str
         Names of metrics for targets of that kind; MetricError otherwise.
-    scores : array (n,) or (n, n_classes)
+    scores : array (n,) or (n, classes or labels)
         What `clients.models.predict` gives.
     target : array (n,) or (n, 2)
-        0/1, class codes, or values; with strata beside it as `clients.dataset.Table.measured` gives it.
+        0/1, codes of classes or labels, or values; with strata beside it as `clients.dataset.Table.measured` gives it.
     units : array (n,), optional
         Whose each row is, for metrics by unit.
     """

@@ -19,7 +19,7 @@ __all__ = ["MINIMUM_UNITS", "Interval", "Metric", "by_row", "by_sample", "paired
 log = logging.getLogger("clients.metrics")
 
 Array = NDArray[np.float64]
-Kind = Literal["binary", "multiclass", "regression", "anomaly"]
+Kind = Literal["binary", "multiclass", "multilabel", "regression", "anomaly"]
 Weighted = Callable[[Array, Array, Array], Array]
 
 #: Units that a 95 % interval needs; with fewer there is none.
@@ -138,13 +138,13 @@ class Metric:
     better : "higher" or "lower"
         The direction.
     kinds : tuple of str
-        The kinds of targets that it measures: "binary", "multiclass", "regression", "anomaly".
+        The kinds of targets that it measures: "binary", "multiclass", "multilabel", "regression", "anomaly".
     weighted : callable
-        (scores (n,) or (n, n_classes), target (n,), weights (m, n)) -> (m,): the value of each of m samples in which
-        row i counts as `weights[:, i]` rows (0 = it is not there), NaN where it is not defined. Scores of binary
+        (scores (n,) or (n, classes or labels), target (n,), weights (m, n)) -> (m,): the value of each of m samples in
+        which row i counts as `weights[:, i]` rows (0 = it is not there), NaN where it is not defined. Scores of binary
         targets are probabilities of class 1, those of anomalies lie in [0, 1) and mean their order alone; targets are
-        0/1, class codes or values. `by_row` and `by_sample` make
-        such a function.
+        0/1, class codes, codes of labels (the sum of 2 ** place over those that are there) or values. `by_row` and
+        `by_sample` make such a function.
     by_unit : bool
         Whether `weighted` measures the rows of one unit, as a ranking of what a user rated: the value of several units
         is the mean over those for which it is defined. Rows of unknown units count as one unit's.

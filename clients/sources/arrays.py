@@ -19,7 +19,8 @@ __all__ = ["Npz", "Png"]
 
 @dataclass(frozen=True, kw_only=True)
 class Npz(FileSource):
-    """An npz file: the array `values` gives the columns of a shape, every other one of as many rows a column.
+    """An npz file: the array `values` gives the columns of a shape, every other one of as many rows a column, or
+    columns `NAME.0`, `NAME.1` … where it has two dimensions (several labels of a row).
 
     Images are (n_rows, height, width) or (n_rows, height, width, channels), sequences (n_rows, length) or, with
     `steps`, (n_rows, length, channels).
@@ -41,7 +42,10 @@ class Npz(FileSource):
         frame = _frame(rows, self.prefix, self.steps)
         alike = {name: array for name, array in beside.items() if array.ndim and len(array) == len(rows)}
         columns = {name: array.reshape(-1) for name, array in alike.items() if array.size == len(rows)}
-        return frame.assign(**columns)
+        for name, array in alike.items():
+            if array.ndim == 2 and array.shape[1] > 1:
+                columns |= {f"{name}.{place}": one for place, one in enumerate(array.T)}
+        return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,7 +172,8 @@ def test_a_sample_of_one_class_has_no_auc_beside_one_that_has():
 
 
 def test_every_metric_says_which_way_is_better_and_how_it_is_called():
-    assert {name for kind in ("binary", "multiclass", "regression") for name in names(kind)} == set(metrics.names())
+    kinds = ("binary", "multiclass", "multilabel", "regression")
+    assert {name for kind in kinds for name in names(kind)} == set(metrics.names())
     assert (get("auc").sign, get("rmse").sign) == (1, -1)
     assert (label("r2"), label("no longer known"), label("")) == ("R²", "no longer known", "")
 

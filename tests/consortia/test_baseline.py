@@ -28,7 +28,7 @@ from consortia.participant.own_model import About, OwnModel, Scorer, constant, f
 from consortia.terms.contract import Contract, contract_from_json
 from consortia.terms.scenario import load_scenario
 
-KINDS = ("binary", "multiclass", "one class of three missing", "regression")
+KINDS = ("binary", "multiclass", "one class of three missing", "multilabel", "regression")
 CONTRACT = load_scenario("linear").contract
 
 
@@ -36,7 +36,8 @@ def client_of(kind: str) -> IndustryClient:
     """The industry `linear` with another target."""
     found = registry.get("linear")
     target = lettered(kind)
-    metrics = {"regression": ("rmse",), "binary": ("auc", "accuracy")}.get(kind, ("accuracy", "macro_auc"))
+    some = {"regression": ("rmse",), "binary": ("auc", "accuracy"), "multilabel": ("label_auc", "label_accuracy")}
+    metrics = some.get(kind, ("accuracy", "macro_auc"))
     return replace(found, schema=replace(found.schema, target=target), metrics=metrics)
 
 

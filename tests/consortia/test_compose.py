@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 import yaml
 
+from consortia.common.errors import InputError
 from consortia.deploy import prepare
-from consortia.deploy.compose import compose_text
+from consortia.deploy.compose import compose_text, mounted, starts_of
 from consortia.deploy.prepare import make_homes
 from consortia.participant.home import Home
 from consortia.participant.identity import load_identity, public_hex
 from consortia.terms.policy import load_policy
-from consortia.terms.scenario import load_scenario
+from consortia.terms.scenario import Scenario, load_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = (
@@ -47,6 +51,58 @@ STEPS = {"keys", "homes"}  # start as root to hand files to their owner, without
 @pytest.mark.parametrize("name", COMMITTED)
 def test_the_committed_file_is_what_the_command_writes(name: str) -> None:
     assert (ROOT / "scenarios" / f"{name}.compose.yml").read_text(encoding="utf-8") == compose_text(load_scenario(name))
+
+
+def _starting(tmp_path: Path, *files: str) -> Scenario:
+    """Return cross-industry-network, whose industries start from these files, in their order."""
+    text = (ROOT / "scenarios" / "cross-industry-network.toml").read_text(encoding="utf-8")
+    data = tomllib.loads(text)
+    for industry, file in zip(data["contract"]["industries"].values(), files, strict=False):
+        industry["init"] = {"file": file, "sha256": "0" * 64}
+    (tmp_path / "cross-industry-network.toml").write_text(tomli_w.dumps(data), encoding="utf-8")
+    return load_scenario(str(tmp_path / "cross-industry-network.toml"))
+
+
+def test_a_file_to_start_from_is_mounted_for_the_coordinator_and_who_trains_it(tmp_path: Path) -> None:
+    scenario = _starting(tmp_path, "public/trunk.safetensors")
+    (industry,) = [name for name, terms in scenario.contract.industries.items() if terms.init is not None]
+    mine = [one.name for one in scenario.roster if one.industry == industry]
+    assert 0 < len(mine) < len(scenario.roster)
+    before = compose_text(load_scenario("cross-industry-network")).splitlines()
+    new = [line for line in difflib.ndiff(before, compose_text(scenario).splitlines()) if line[0] in "+-"]
+
+    def mount(target: str) -> str:
+        return (
+            f'+       - {{type: bind, source: "./public/trunk.safetensors", target: "{target}", read_only: true, '
+            "bind: {create_host_path: false}}"
+        )
+
+    golden = ["+       CONSORTIA_HOME: /start", mount("/start/trunk.safetensors")]
+    assert new == golden + [mount("/home/trunk.safetensors")] * len(mine)
+    services = yaml.load(compose_text(scenario), Loader=yaml.CSafeLoader)["services"]
+    there = {
+        name
+        for name, terms in services.items()
+        if any(isinstance(one, dict) and one["read_only"] for one in terms.get("volumes", []))
+    }
+    assert there == {"superexec", *(f"{name}-app" for name in mine)}
+    for service in there:  # where the code in it looks
+        home = services[service]["environment"]["CONSORTIA_HOME"]
+        (found,) = [one["target"] for one in services[service]["volumes"] if isinstance(one, dict)]
+        assert found == f"{home}/trunk.safetensors"
+
+
+def test_paths_of_files_to_start_from_are_taken_as_they_are(tmp_path: Path) -> None:
+    assert mounted({"a b$c": "/srv/a b$c"}, "/start") == (
+        '      - {type: bind, source: "/srv/a b$$c", target: "/start/a b$$c", read_only: true, '
+        "bind: {create_host_path: false}}\n"
+    )
+    one = starts_of(
+        _starting(tmp_path, "x/same", "x/same"), load_scenario("cross-industry-network").contract.industries
+    )
+    assert one == {"same": "x/same"}
+    with pytest.raises(InputError, match="wanted a name of its own"):
+        compose_text(_starting(tmp_path, "x/same", "y/same"))
 
 
 @pytest.mark.parametrize("name", COMMITTED)

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from clients import registry
+from clients._labels import bits
 from clients.bank import CLIENT as BANK
 from clients.dataset import Table, prepare
 from clients.schema import Target
@@ -27,6 +28,7 @@ from consortia.reports.receipt_table import columns, interval, metric_name, rece
 from consortia.terms.scenario import load_scenario
 
 BINARY = Target(name="y", kind="binary", classes=("a", "b"))
+LABELS = Target(name="y", kind="multilabel", classes=("a", "b"))
 THREE = Target(name="y", kind="multiclass", classes=("a", "b", "c"))
 NUMBER = Target(name="y", kind="regression", low=-10, high=30)
 
@@ -191,12 +193,19 @@ def kinds() -> dict[str, tuple[Any, Any, Any]]:
     for kind, target, metrics in (
         ("binary", BINARY, ("auc", "accuracy")),
         ("multiclass", THREE, ("accuracy", "macro_auc")),
+        ("multilabel", LABELS, ("label_auc", "label_accuracy")),
         ("regression", NUMBER, ("rmse", "mae")),
     ):
         client = dataclasses.replace(line, schema=dataclasses.replace(line.schema, target=target), metrics=metrics)
-        labels = rng.normal(size=300) if kind == "regression" else rng.integers(0, len(target.classes), 300)
+        labels = (
+            rng.normal(size=300)
+            if kind == "regression"
+            else rng.integers(0, 4 if kind == "multilabel" else len(target.classes), 300)
+        )
         if kind == "multiclass":
             scores = lambda noise, y=labels: _shares(np.eye(3)[y] + noise * rng.random((300, 3)))  # noqa: E731
+        elif kind == "multilabel":
+            scores = lambda noise, y=labels: np.clip(0.5 * bits(y, 2) + noise * rng.random((300, 2)), 0, 1)  # noqa: E731
         elif kind == "binary":
             scores = lambda noise, y=labels: np.clip(0.5 * y + noise * rng.random(300), 0, 1)  # noqa: E731
         else:
@@ -209,7 +218,7 @@ def _shares(raw: Scores) -> Scores:
     return np.asarray(raw / raw.sum(1, keepdims=True))
 
 
-@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression"])
 def test_the_net_gain_is_positive_where_joining_paid_and_has_an_interval(kind: str) -> None:
     client, labels, scores = kinds()[kind]
     table: Any = SimpleNamespace(target=torch.tensor(labels), measured=labels, unit_index=np.arange(300), n_units=300)
@@ -225,7 +234,8 @@ def test_the_net_gain_is_positive_where_joining_paid_and_has_an_interval(kind: s
     assert 0 < net["low"] < net["value"] < net["high"]
     assert found["verdict"] == "clearly"
     assert found["gain"]["value"] == pytest.approx(turned * (value["federated"] - value["local"]), abs=1e-9)
-    wanted = {"auc"} if kind == "binary" else ({"accuracy", "macro_auc"} if kind == "multiclass" else {"rmse"})
+    of_kind = {"binary": {"auc"}, "multiclass": {"accuracy", "macro_auc"}, "multilabel": {"label_auc"}}
+    wanted = of_kind.get(kind, {"rmse"})
     assert set(found["net_gains"]) == wanted
     assert all(gain["low"] > 0 for gain in found["net_gains"].values())
     models["joined"], models["control"] = models["control"], models["joined"]

@@ -76,13 +76,14 @@ def test_a_model_comes_back_from_its_file_as_it_was() -> None:
     assert torch.equal(again(features), model(features))
 
 
-@pytest.mark.parametrize("kind", ["binary", "multiclass", "one class of three missing", "one class", "regression"])
+@pytest.mark.parametrize(
+    "kind", ["binary", "multiclass", "one class of three missing", "one class", "multilabel", "regression"]
+)
 def test_the_local_model_as_data_predicts_what_the_local_model_predicts(kind: str) -> None:
     client = industries.get("linear")
     target = lettered(kind)
-    client = replace(
-        client, schema=replace(client.schema, target=target), metrics=("accuracy",) if target.classes else ("rmse",)
-    )
+    metric = {"regression": "rmse", "multilabel": "label_auc"}.get(kind, "accuracy")
+    client = replace(client, schema=replace(client.schema, target=target), metrics=(metric,))
     rng = np.random.default_rng(1)
     x = rng.uniform(-1, 1, 90)
     seen = {"binary": "ab", "one class of three missing": "ac", "one class": "b"}.get(kind, "abc")

@@ -200,6 +200,7 @@ def test_test_rows_cannot_reach_the_choice() -> None:
     [
         Target(name="t", kind="binary", classes=("a", "b")),
         Target(name="t", kind="multiclass", classes=("a", "b", "c")),
+        Target(name="t", kind="multilabel", classes=("a", "b", "c")),
         Target(name="t", kind="regression", low=-2.0, high=6.0),
     ],
     ids=lambda target: target.kind,
@@ -207,7 +208,7 @@ def test_test_rows_cannot_reach_the_choice() -> None:
 def test_the_derivatives_of_the_centred_models_loss_are_those_of_the_loss(target: Target) -> None:
     generator = torch.Generator().manual_seed(7)
     logits = torch.randn(9, target.outputs, generator=generator, dtype=torch.float64).requires_grad_()
-    y = torch.arange(9) % (3 if target.kind == "multiclass" else 2)
+    y = torch.arange(9) % {"multiclass": 3, "multilabel": 8}.get(target.kind, 2)
     total = loss_for(target)(logits, y).sum()
     (slopes,) = torch.autograd.grad(total, logits)
     value, found = _loss_and_slope(target, logits.detach().numpy(), y.numpy())

@@ -19,6 +19,7 @@ import pandas as pd
 from rich.console import Console
 
 from clients import registry, tables
+from clients._labels import NONE, SEPARATOR
 from clients.errors import ClientError
 from clients.schema import Schema
 from consortia.api import frames
@@ -183,7 +184,7 @@ class Run:
             return of_participant(str(self.folder), self._known(participant), choice)
 
     def predict_proba(self, frame: pd.DataFrame, participant: str | None = None, **which: Any) -> pd.DataFrame:
-        """Return the probability of every class.
+        """Return the probability of every class, or of every label.
 
         Parameters
         ----------
@@ -210,6 +211,8 @@ class Run:
     def predict(self, frame: pd.DataFrame, participant: str | None = None, **which: Any) -> pd.Series[Any]:
         """Return the most probable class of each row, or the number or anomaly score that is predicted.
 
+        Of several labels the row's text, `effusion|nodule`, of those that are more probable than not.
+
         See `predict_proba`.
         """
         found = self.model(participant, **which)
@@ -219,6 +222,9 @@ class Run:
                 return predict(found.model, found.about, frame, "frame")[0][outputs_of(target)[0]]
         shares = self.predict_proba(frame, participant, **which)
         known = shares.notna().all(axis=1)
+        if target.kind == "multilabel":
+            told = [SEPARATOR.join(shares.columns[row]) or NONE for row in shares[known].to_numpy() >= 0.5]
+            return pd.Series(told, shares.index[known], dtype=object).reindex(shares.index).rename(target.name)
         return shares[known].idxmax(axis=1).reindex(shares.index).rename(target.name)
 
     def plot_budget(self) -> Figure:

@@ -12,7 +12,7 @@ from cryptography import x509
 import consortia
 from clients import registry
 from consortia.common.errors import InputError
-from consortia.deploy.compose import template
+from consortia.deploy.compose import mounted, starts_of, template
 from consortia.deploy.kit_signature import sign_kit
 from consortia.deploy.pki_folder import alternative_names, covers
 from consortia.terms.scenario import Scenario
@@ -139,6 +139,8 @@ def write_kit(
         "image": image or f"consortia-participant:${{CONSORTIA_TAG:-{build or consortia.__version__}}}",
         "image_name": image or f"consortia-participant:{build or consortia.__version__}",
         "build": build,
+        # The owner gets the file from whoever made it, and puts it beside compose.yml.
+        "start": mounted({name: name for name in starts_of(scenario, [participant.industry])}, "/home"),
         "key": "with your private key at keys/node.key"
         if has_key
         else f"makes your key; send {name}.pub to the coordinator",

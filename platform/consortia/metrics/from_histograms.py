@@ -62,6 +62,7 @@ class CalibrationPoint:
 HISTOGRAM_METRICS = {
     "binary": ("auc", "auprc", "accuracy", "balanced_accuracy", "brier"),
     "multiclass": ("accuracy",),
+    "multilabel": ("label_brier",),
     "regression": ("rmse", "mae"),
     "anomaly": ("auc", "auprc"),
 }
@@ -96,6 +97,9 @@ def from_histogram(
             "rmse": _scaled(squared, lambda a: span * math.sqrt(a), enough),
             "mae": _scaled(absolute, lambda a: span * a, enough),
         }
+    if target.kind == "multilabel":
+        squared = ratio(counts, middle[None], deviation, rows_per_unit, (0.0, 1.0))
+        return {"label_brier": _scaled(squared, lambda a: a, float(counts.sum()) >= minimum)}
     if target.kind == "multiclass":
         enough = float(counts.sum()) >= minimum
         right = np.vstack([np.zeros_like(middle), np.ones_like(middle)])
@@ -122,7 +126,7 @@ def from_histogram(
 def calibration(target: Target, counts: Array, deviation: float, rows_per_unit: int = 1) -> list[CalibrationPoint]:
     """Return the calibration curve: the share of the second line of a histogram, by groups of score bins."""
     counts = np.asarray(counts, dtype=np.float64)
-    if target.kind in {"regression", "anomaly"}:
+    if target.kind in {"regression", "anomaly", "multilabel"}:
         return []
     from consortia.metrics.score_bins import edges
 

@@ -3,6 +3,7 @@
 * binary, anomaly: class by score bin. Edges are equally spaced in the log-odds: scores of a rare class crowd near 0.
 * multiclass: whether the most probable class is right, by that probability.
 * regression: the absolute error as a share of the target's public range; edges are denser near 0.
+* multilabel: the mean over labels of the squared error of a row's probabilities: one cell a row, whatever its labels.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from clients._labels import bits as label_bits
 from clients.schema import Target
 
 #: Name of the tensor that leaves: int64 counts, shape (rows, bins).
@@ -28,7 +30,7 @@ def has_bins(target: Target) -> bool:
 
 def n_rows(target: Target) -> int:
     """Return how many histograms there are: one per class (wrong, right), or one of errors."""
-    return 1 if target.kind == "regression" else 2
+    return 1 if target.kind in {"regression", "multilabel"} else 2
 
 
 def edges(target: Target, bins: int) -> Array:
@@ -62,6 +64,10 @@ def cells(target: Target, scores: Array, labels: Array, bins: int) -> NDArray[np
     elif target.kind == "multiclass":
         table = np.nan_to_num(np.asarray(scores, dtype=np.float64).reshape(len(labels), len(target.classes)))
         value, row = table.max(axis=1, initial=0.0), (table.argmax(axis=1) == labels).astype(np.int64)
+    elif target.kind == "multilabel":
+        table = np.nan_to_num(np.asarray(scores, dtype=np.float64).reshape(len(labels), target.outputs))
+        value = np.square(table - label_bits(labels, target.outputs)).mean(axis=1)
+        row = np.zeros(len(labels), dtype=np.int64)
     else:
         if target.low is None or target.high is None:
             raise ValueError(f"target {target.name}: wanted public bounds low and high, got none")

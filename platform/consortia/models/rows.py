@@ -30,12 +30,12 @@ def columns_of(view: Schema) -> tuple[Column, ...]:
 
 
 def outputs_of(target: Target) -> list[str]:
-    """Return what a prediction's columns are called: `p(class)`, `anomaly`, or the target's name for a regression."""
+    """Return what a prediction's columns are called: `p(class)`, `p(label)`, `anomaly`, or a regression's target."""
     if target.kind == "anomaly":
         return ["anomaly"]
     if target.kind == "binary":
         return [f"p({target.classes[1]})"]
-    return [f"p({name})" for name in target.classes] if target.kind == "multiclass" else [target.name]
+    return [f"p({name})" for name in target.classes] if target.outputs > 1 else [target.name]
 
 
 def predict(model: OwnModel, about: About, frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, QuarantineReport]:

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients import registry
+from clients._labels import bits
 from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.metrics import get
@@ -178,7 +179,13 @@ def _folds(client: IndustryClient, rows: Table, participant: str) -> NDArray[np.
         return None
     target = np.asarray(rows.target, dtype=np.float64)
     label = np.bincount(units, weights=target, minlength=n_units) / np.bincount(units, minlength=n_units)
-    if client.schema.target.classes:
+    if client.schema.target.kind == "multilabel":
+        # A unit counts for the labels of its first row; folds are similar in how many there are.
+        there = bits(target[np.unique(units, return_index=True)[1]], client.schema.target.outputs)
+        if np.minimum(there.sum(0), n_units - there.sum(0)).max() < FOLDS:
+            return None
+        label = there.sum(1)
+    elif client.schema.target.classes:
         # A unit counts for the class of its first row.
         label = target[np.unique(units, return_index=True)[1]]
         counts = np.sort(np.bincount(label.astype(int)))

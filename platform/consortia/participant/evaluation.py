@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from clients import metrics, registry
+from clients._labels import bits
 from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.metrics import Interval, compute
@@ -43,13 +44,14 @@ def headline(client: IndustryClient, measured: NDArray[Any] | torch.Tensor) -> s
     rows = np.asarray(measured, dtype=np.float64)
     y = rows[:, 0] if rows.ndim == 2 else rows
     kind = client.schema.target.kind
-    perfect = np.eye(len(client.schema.target.classes))[y.astype(int)] if kind == "multiclass" else y
+    labels = client.schema.target.outputs
+    perfect = np.eye(labels)[y.astype(int)] if kind == "multiclass" else bits(y, labels) if kind == "multilabel" else y
     defined = (name for name in client.metrics if metrics.of_kind(name, kind).value(perfect, rows) is not None)
     return next(defined, client.metrics[0])
 
 
 def row_losses(client: IndustryClient, scores: Scores, table: Table) -> Scores:
-    """Return a proper score of each row (n_rows,): log loss in nats, or the squared error of a regression.
+    """Return a proper score of each row (n_rows,): log loss in nats (its mean over labels), or the squared error.
 
     Probabilities are clipped to .005 and .995, so that no single row decides.
     """
@@ -59,6 +61,9 @@ def row_losses(client: IndustryClient, scores: Scores, table: Table) -> Scores:
     bounded = np.clip(scores, 0.005, 0.995)
     if client.schema.target.kind == "multiclass":
         return np.asarray(-np.log(bounded[np.arange(len(wanted)), wanted.astype(int)]), dtype=np.float64)
+    if client.schema.target.kind == "multilabel":
+        there = bits(wanted, client.schema.target.outputs)
+        return np.asarray(-np.log(np.where(there == 1, bounded, 1 - bounded)).mean(1), dtype=np.float64)
     return np.asarray(-np.log(np.where(wanted == 1, bounded, 1 - bounded)), dtype=np.float64)
 
 

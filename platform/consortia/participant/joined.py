@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from clients._labels import bits
 from clients.dataset import Table
 from clients.industry import IndustryClient
 from consortia.participant import stack
@@ -96,5 +97,9 @@ def _enough(client: IndustryClient, validation: Table) -> bool:
     if not client.schema.target.classes:
         return True
     first_rows = np.unique(np.asarray(validation.unit_index), return_index=True)[1]
-    counts = np.bincount(np.asarray(validation.target)[first_rows].astype(int), minlength=2)
+    target = np.asarray(validation.target)[first_rows]
+    if client.schema.target.kind == "multilabel":  # the rarer side of the rarest label
+        there = bits(target, client.schema.target.outputs).sum(0)
+        return bool(np.minimum(there, len(target) - there).min() >= OF_A_CLASS)
+    counts = np.bincount(target.astype(int), minlength=2)
     return int(counts.min()) >= OF_A_CLASS

@@ -255,7 +255,7 @@ def _groups(table: Table) -> NDArray[np.int64]:
 def _scores(module: FederatedModule, table: Table) -> Array:
     """Scores that each depend on their own row alone. Removing one unit moves no other unit to another cell."""
     if not len(table.target):
-        return np.zeros((0, len(module.target.classes)) if module.target.kind == "multiclass" else 0)
+        return np.zeros((0, module.target.outputs) if module.target.outputs > 1 else 0)
     scores = outputs(module, table.inputs, functools.partial(predictions, module.target))
     return np.asarray(scores, dtype=np.float64)
 

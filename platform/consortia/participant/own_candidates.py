@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from clients import registry
+from clients._labels import NONE, bits
 from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.models import loss_for
@@ -25,7 +26,7 @@ from clients.schema import Target
 from consortia.participant.early_stopping import mean_loss, set_aside, train_until_it_stops
 from consortia.participant.evaluation import Scores, module_scorer
 from consortia.participant.own_model import OwnModel, Scorer, constant, linear
-from consortia.participant.trees import Trees, of_fitted
+from consortia.participant.trees import Trees, of_fitted, together
 from consortia.terms.contract import Contract
 from consortia.terms.scopes import starting_module
 from privacy.randomness import numpy_generator, seeded_generator
@@ -115,11 +116,11 @@ def _paths(rows: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def majority(client: IndustryClient, train: Table) -> Scorer:
-    """Return the constant prediction: base rate, class shares or mean of the training rows."""
+    """Return the constant prediction: base rate, shares of classes or labels, or mean of the training rows."""
     target, width = train.target, train.inputs["features"].shape[1]
-    if client.schema.target.kind == "multiclass":
-        classes = len(client.schema.target.classes)
-        shares = np.bincount(np.asarray(target).astype(int), minlength=classes) / max(1, len(target))
+    if client.schema.target.outputs > 1:
+        one_each = _outputs(client.schema.target, train)
+        shares = one_each.sum(0) / max(1, len(target))
         return Scorer(
             lambda table: np.tile(shares, (len(table.target), 1)), lambda: constant(client.schema.target, width, shares)
         )
@@ -145,6 +146,8 @@ def ridge(client: IndustryClient, train: Table, participant: str, strength: floa
     from sklearn.model_selection import StratifiedKFold
     from threadpoolctl import threadpool_limits
 
+    if client.schema.target.kind == "multilabel":
+        return _each_label(client, train, lambda one, rows: ridge(one, rows, participant, strength))
     x = np.asarray(train.inputs["features"], dtype=np.float64)
     y = np.asarray(train.target)
     kind = client.schema.target.kind
@@ -243,6 +246,8 @@ def boosting(client: IndustryClient, train: Table, participant: str) -> Scorer:
     import sklearn
     from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 
+    if client.schema.target.kind == "multilabel":
+        return _each_label(client, train, lambda one, rows: boosting(one, rows, participant))
     target, x = client.schema.target, _features(train)
     if _one_class(target, train) or len(x) < 2:
         return majority(client, train)
@@ -309,9 +314,31 @@ def network(contract: Contract, industry: str, train: Table, participant: str) -
     return module_scorer(module)
 
 
-def _of_trees(target: Target, trees: Trees) -> Scorer:
-    model = OwnModel(target, trees=trees)
+def _each_label(client: IndustryClient, train: Table, fit: Callable[[IndustryClient, Table], Scorer]) -> Scorer:
+    """Fit a model of two classes to each label by itself; one for a label that all rows have, or none, is constant."""
+    target, there = client.schema.target, _outputs(client.schema.target, train)
+    parts = []
+    for place, name in enumerate(target.classes):
+        alone = replace(client.schema, target=Target(name=target.name, kind="binary", classes=(NONE, name)))
+        one = replace(client, schema=alone, metrics=("auc",))
+        labels = torch.from_numpy(there[:, place]).float()
+        parts.append(fit(one, replace(train, target=labels)).model())
+    slopes = [torch.zeros(train.inputs["features"].shape[1], 1, dtype=torch.float64)] * len(parts)
+    model = OwnModel(
+        target,
+        None,
+        torch.cat([none if one.slope is None else one.slope for one, none in zip(parts, slopes, strict=True)], 1),
+        torch.cat([torch.zeros(1).double() if one.intercept is None else one.intercept for one in parts]),
+        together([one.trees for one in parts]),
+    )
+    return _scorer_of(model)
 
+
+def _of_trees(target: Target, trees: Trees) -> Scorer:
+    return _scorer_of(OwnModel(target, trees=trees))
+
+
+def _scorer_of(model: OwnModel) -> Scorer:
     def scores(table: Table) -> Scores:
         with torch.no_grad():
             return np.asarray(model(table.inputs["features"]), dtype=np.float64)
@@ -324,10 +351,12 @@ def _features(train: Table) -> NDArray[np.float32]:
 
 
 def _outputs(target: Target, train: Table) -> NDArray[np.float64]:
-    """Return (n_rows, outputs): 0/1 of the positive class or of each, or a regression's scaled values."""
+    """Return (n_rows, outputs): 0/1 of the positive class, of each class or label, or a regression's scaled values."""
     y = np.asarray(train.target, dtype=np.float64)
     if target.kind == "multiclass":
         return np.asarray(np.eye(target.outputs)[y.astype(int)])
+    if target.kind == "multilabel":
+        return bits(y, target.outputs)
     middle, half = target.scale if target.kind == "regression" else (0.0, 1.0)
     return np.asarray((y[:, None] - middle) / half)
 

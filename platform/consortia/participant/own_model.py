@@ -82,16 +82,18 @@ class OwnModel(nn.Module):
         self.register_buffer("intercept", intercept)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return float32 probabilities (n,) or (n, classes), or values in the target's unit (n,)."""
+        """Return float32 probabilities (n,) or (n, classes or labels), or values in the target's unit (n,)."""
         output = torch.zeros((), dtype=torch.float64)
         if self.network is not None:
             output = output + self.network({"features": features}).double()
         if self.slope is not None and self.intercept is not None:
             output = output + features.double() @ self.slope + self.intercept
         if self.trees is not None:
-            output = output + self.trees(features)
+            output = output + self.trees(features, apart=self.target.kind == "multilabel")
         if self.target.kind == "multiclass":
             return torch.softmax(output, dim=-1).float()
+        if self.target.kind == "multilabel":
+            return torch.sigmoid(output).float()
         if self.target.kind == "anomaly" and self.network is not None:  # an error, not log-odds
             return predictions(self.target, output).float()
         if self.target.kind in {"binary", "anomaly"}:
@@ -159,14 +161,13 @@ def linear(target: Target, slope: NDArray[np.float64], intercept: NDArray[np.flo
 
 
 def constant(target: Target, n_features: int, value: NDArray[np.float64]) -> OwnModel:
-    """Return the model that predicts `value` for every row: a probability, one probability for each class, or a
-    number."""
+    """Return the model that predicts `value` for every row: a probability, one for each class or label, or a number."""
     if target.kind == "regression":
         middle, half = target.scale
         logits = (value - middle) / half
     else:
         with np.errstate(divide="ignore"):
-            logits = np.log(value) - (np.log1p(-value) if target.kind in {"binary", "anomaly"} else 0)
+            logits = np.log(value) - (np.log1p(-value) if target.kind in {"binary", "anomaly", "multilabel"} else 0)
         logits = np.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT)
     return linear(target, np.zeros((n_features, len(logits))), logits)
 

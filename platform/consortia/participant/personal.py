@@ -37,10 +37,11 @@ from scipy.special import expit, log_softmax
 from torch import nn
 
 from clients import registry
+from clients._labels import bits
 from clients.dataset import Table
 from clients.industry import IndustryClient
 from clients.metrics import compute
-from clients.models import FederatedModule, loss_for
+from clients.models import FederatedModule, loss_for, predictions
 from clients.schema import Target
 from consortia.participant.baseline import Own
 from consortia.participant.early_stopping import mean_loss, set_aside, train_until_it_stops
@@ -233,6 +234,10 @@ def _loss_and_slope(target: Target, logits: Scores, y: Scores) -> tuple[float, S
         slopes = np.exp(shares)
         slopes[rows, y] -= 1
         return -float(shares[rows, y].sum()), slopes
+    if target.kind == "multilabel":
+        there = bits(y, target.outputs)
+        losses = (np.logaddexp(0, logits) - there * logits).sum() / target.outputs
+        return float(losses), (expit(logits) - there) / target.outputs
     z = logits[:, 0]
     if target.kind == "binary":
         return float((np.logaddexp(0, z) - y * z).sum()), (expit(z) - y)[:, None]
@@ -242,13 +247,7 @@ def _loss_and_slope(target: Target, logits: Scores, y: Scores) -> tuple[float, S
 
 
 def _probabilities(client: IndustryClient, logits: torch.Tensor) -> Scores:
-    target = client.schema.target
-    if target.kind == "binary":
-        return np.asarray(torch.sigmoid(logits.squeeze(-1)))
-    if target.kind == "multiclass":
-        return np.asarray(torch.softmax(logits, dim=-1))
-    middle, half = target.scale
-    return np.asarray(logits.squeeze(-1) * half + middle)
+    return np.asarray(predictions(client.schema.target, logits))
 
 
 def _fine_tuned(client: IndustryClient, module: FederatedModule, lam: float, participant: str) -> Fit:

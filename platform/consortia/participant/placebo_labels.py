@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 
 from clients.dataset import Table
@@ -14,6 +15,8 @@ from privacy.randomness import numpy_generator
 
 def with_placebo_labels(table: Table, target: Target, participant: str, seed: int) -> Table:
     """Return the same rows with labels drawn i.i.d. from `target.prior`, or evenly from the classes or bounds.
+
+    Of several labels each is drawn by itself.
 
     The table's own labels have no influence, not even their base rate.
 
@@ -28,6 +31,9 @@ def with_placebo_labels(table: Table, target: Target, participant: str, seed: in
         if target.low is None or target.high is None:
             raise SchemaError(f"target {target.name!r}: wanted public bounds to draw placebo labels from, got none")
         drawn = torch.from_numpy(rng.uniform(target.low, target.high, n))
+    elif target.kind == "multilabel":
+        there = rng.random((n, target.outputs)) < np.array(target.prior or 0.5)
+        drawn = torch.from_numpy(there @ (1 << np.arange(target.outputs)))
     else:
         drawn = torch.from_numpy(rng.choice(len(target.classes), size=n, p=target.prior or None))
     return dataclasses.replace(table, target=drawn.to(table.target.dtype))

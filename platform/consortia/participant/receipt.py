@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 RECEIPT_SCHEMA = 1
 #: Kinds of targets whose training rows have no classes to tell apart.
-_NO_CLASSES = ("regression", "anomaly")
+NO_CLASSES = ("regression", "anomaly", "multilabel")
 _DUMPED = ("local", "federated", "control", "joined")
 log = logging.getLogger("consortia.participant")
 
@@ -148,7 +148,7 @@ def write(
             "reasons": dict(parts.quarantine.reasons),
             **({"bias": list(parts.bias)} if parts.bias else {}),
         },
-        "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind not in _NO_CLASSES else None,
+        "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind not in NO_CLASSES else None,
         **found,
         **forecast.beside(home, request.run_id, found["net_gains"]),
         "local_model": base.alone.kind,

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from clients._labels import bits
 from clients.models import predictions
 from clients.schema import Target
 
@@ -135,9 +136,10 @@ def _logits(target: Target, scores: Tensor) -> Tensor:
         return ((scores - middle) / half).unsqueeze(-1)
     if target.kind == "anomaly":
         return torch.logit(scores, eps=_SOFTEST).unsqueeze(-1)
-    softer = (scores.clamp(0.0, 1.0) + _SOFTER) / (1 + max(2, target.outputs) * _SOFTER)
-    if target.kind == "binary":
-        return torch.logit(softer).unsqueeze(-1)
+    shared = target.outputs if target.kind == "multiclass" else 2
+    softer = (scores.clamp(0.0, 1.0) + _SOFTER) / (1 + shared * _SOFTER)
+    if target.kind != "multiclass":
+        return torch.logit(softer).reshape(-1, target.outputs)
     return softer.log() - softer.log().mean(-1, keepdim=True)
 
 
@@ -152,8 +154,8 @@ def _loss(target: Target, labels: Array, typical: Array) -> Callable[[Array], tu
         left = wanted - design @ np.linalg.lstsq(design, wanted, rcond=None)[0] if len(labels) else wanted
         variance = max(float(np.mean(left**2)) if left.size else 1.0, 1e-4)
         return lambda z: (float(((z - wanted) ** 2).sum()) / 2 / variance, (z - wanted) / variance)
-    if target.kind == "binary":
-        y = labels[:, None]
+    if target.kind in {"binary", "multilabel"}:
+        y = bits(labels, target.outputs) if target.kind == "multilabel" else labels[:, None]
 
         def binary(z: Array) -> tuple[float, Array]:
             return float((np.logaddexp(0, z) - y * z).sum()), 1 / (1 + np.exp(-z)) - y

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["LARGEST_LOGIT", "Trees", "of_fitted"]
+__all__ = ["LARGEST_LOGIT", "Trees", "of_fitted", "together"]
 
 #: The logit that stands for a probability of 0 or 1; its sigmoid differs by 4e-18.
 LARGEST_LOGIT = 40.0
@@ -29,8 +29,8 @@ class Trees(nn.Module):
     value : Tensor of float64 (n_trees, n_nodes, outputs)
     start : Tensor of float64 (outputs,)
     shares : Tensor of bool ()
-        Whether the sum is a share of the positive class (outputs = 1) or of each class; `forward` turns shares into
-        logits. Otherwise the sum is a logit, or a value on the target's public scale.
+        Whether the sum is a share of the positive class (outputs = 1), of each class or of each label; `forward` turns
+        shares into logits. Otherwise the sum is a logit, or a value on the target's public scale.
     steps : Tensor of int64 ()
         The depth of the deepest tree.
 
@@ -64,13 +64,16 @@ class Trees(nn.Module):
         if not nodes or not fits or any(int(t.min()) < 0 or int(t.max()) >= nodes for t in (self.left, self.right)):
             raise ValueError("trees: wanted node numbers and values of one shape, got others")
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return logits, or values on the target's public scale, of float64 (n_rows, outputs)."""
+    def forward(self, features: Tensor, apart: bool = False) -> Tensor:
+        """Return logits, or values on the target's public scale, of float64 (n_rows, outputs).
+
+        `apart` says that the shares are of several labels, each there or not, and not of classes.
+        """
         total = torch.cat([self._sum(part) for part in torch.split(features.double(), _ROWS_AT_ONCE)])
         if not bool(self.shares):
             return total
         share = total.clamp(0.0, 1.0)
-        logit = share.log() - torch.log1p(-share) if share.shape[1] == 1 else share.log()
+        logit = share.log() - torch.log1p(-share) if apart or share.shape[1] == 1 else share.log()
         return logit.clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
 
     def _sum(self, rows: Tensor) -> Tensor:
@@ -113,4 +116,31 @@ def of_fitted(
         start=torch.tensor(start, dtype=torch.float64),
         shares=torch.tensor(shares),
         steps=torch.tensor(max(tree.max_depth for tree in fitted)),
+    )
+
+
+def together(parts: Sequence[Trees | None]) -> Trees | None:
+    """Return trees of one output each as trees of as many outputs; None where nobody has any."""
+    there = [(place, part) for place, part in enumerate(parts) if part is not None]
+    if not there:
+        return None
+    nodes = max(part.feature.shape[1] for _, part in there)
+    found: dict[str, list[Tensor]] = {name: [] for name in ("feature", "left", "right", "threshold", "value")}
+    start = torch.zeros(len(parts), dtype=torch.float64)
+    for place, part in there:
+        trees, own = part.feature.shape
+        whole = torch.arange(nodes).repeat(trees, 1)  # a node that no row reaches is a leaf
+        empty = {"feature": torch.zeros_like(whole), "left": whole, "right": whole}
+        empty["threshold"] = torch.zeros(whole.shape, dtype=torch.float64)
+        for name, blank in empty.items():
+            found[name].append(torch.cat([getattr(part, name), blank[:, own:]], 1))
+        value = torch.zeros(trees, nodes, len(parts), dtype=torch.float64)
+        value[:, :own, place] = part.value[:, :, 0]
+        found["value"].append(value)
+        start[place] = part.start[0]
+    return Trees(
+        **{name: torch.cat(tensors) for name, tensors in found.items()},
+        start=start,
+        shares=torch.tensor(False),
+        steps=torch.stack([part.steps for _, part in there]).max(),
     )

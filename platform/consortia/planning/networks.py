@@ -49,6 +49,11 @@ def check_targets(scenario: Scenario) -> None:
                 f"contract.learner: wanted 'gradient' with industry {industry}, whose rows are items (an id is no "
                 f"quantity), got {contract.learner!r}, which adds columns up"
             )
+        if registry.get(industry).schema.target.kind == "multilabel":
+            raise InputError(
+                f"contract.learner: wanted 'gradient' with industry {industry}, whose rows have several labels, got "
+                f"{contract.learner!r}, which learns one"
+            )
         if registry.get(industry).schema.target.kind == "anomaly":
             raise InputError(
                 f"contract.learner: wanted 'gradient' with industry {industry}, whose target is an anomaly (no label "
@@ -121,4 +126,4 @@ def _plan(contract: Contract, client: IndustryClient, width: int) -> list[object
 
 def _labels(target: Target) -> Tensor:
     """Return labels of the type that `clients.schema.Schema.labels` gives."""
-    return torch.zeros(_ROWS, dtype=torch.int64 if target.kind == "multiclass" else torch.float32)
+    return torch.zeros(_ROWS, dtype=torch.int64 if target.outputs > 1 else torch.float32)

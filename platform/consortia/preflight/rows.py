@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clients import _values
 from clients._apart import Apart, set_apart
+from clients._labels import SEPARATOR
 from clients.industry import IndustryClient
 from clients.schema import Column, Schema
 from consortia.preflight.disguised import day_of, kind_of, share_of_text
@@ -224,9 +225,10 @@ def _target(schema: Schema, good: pd.DataFrame) -> Iterator[Look]:
         found = "all equal" if values.nunique() < 2 else f"{values.nunique()} distinct values"
         yield Look("stop" if values.nunique() < 2 else "ok", "target", schema.target.name, found)
         return
-    shares = {name: float((values == name).mean()) if len(values) else 0.0 for name in schema.target.classes}
-    least = min(shares.values())
-    level: Level = "stop" if sum(share > 0 for share in shares.values()) < 2 else "look" if least < 0.05 else "ok"
+    there = values.str.get_dummies(SEPARATOR) if schema.target.kind == "multilabel" else pd.get_dummies(values)
+    shares = {name: float(there[name].mean()) if name in there else 0.0 for name in schema.target.classes}
+    sides = [*shares.values(), *(1 - share for share in shares.values() if schema.target.kind == "multilabel")]
+    level: Level = "stop" if values.nunique() < 2 else "look" if min(sides) < 0.05 else "ok"
     found = ", ".join(f"{name} {_percent(share)}" for name, share in shares.items())
     yield Look(level, "target", schema.target.name, found, "" if level == "ok" else "use AUC or average precision")
 

@@ -183,6 +183,8 @@ def _chosen(
     split = parse(Split, contract.get("split", {}), f"{where}: contract.split")
     units = sum(split.training_units(participant.units) for participant in members)
     only = ""
+    if schema.target.kind == "multilabel":
+        only = "its rows have several labels, which only a network learns"
     if schema.target.kind == "anomaly":
         only = "it learns no label, which only a network can do without"
     if schema.shape is not None:

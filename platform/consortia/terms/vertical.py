@@ -114,7 +114,7 @@ def check_participants(terms: VerticalTerms, roster: Mapping[str, str]) -> None:
     if target.kind != "binary":
         why = (
             "one score a row holds two classes, and a score a class would disclose as many times as much of a person"
-            if target.kind == "multiclass"
+            if target.outputs > 1
             else "randomised response covers a label of few values, a number needs another mechanism"
         )
         raise ValueError(f"a label of two classes in vertical mode, got {target.kind}: {why}")

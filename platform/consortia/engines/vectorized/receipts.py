@@ -20,7 +20,7 @@ from consortia.participant import joined
 from consortia.participant.baseline import baseline
 from consortia.participant.evaluation import client_for, headline, module_scorer, score_metrics
 from consortia.participant.own_candidates import majority
-from consortia.participant.receipt import RECEIPT_SCHEMA, compared, how, spent
+from consortia.participant.receipt import NO_CLASSES, RECEIPT_SCHEMA, compared, how, spent
 from consortia.terms.scopes import State, build_module, load_state
 from consortia.trust.trusted_coordinator import central_part
 
@@ -72,7 +72,7 @@ def write(job: Job, places: Sequence[Place], models: Mapping[str, State], beside
             "conditional_on_split": parts.conditional_on_split,
             "units": {part: getattr(parts, part).n_units for part in ("train", "validation", "test")},
             "rows": sum(len(getattr(parts, part).target) for part in ("train", "validation", "test")),
-            "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind != "regression" else None,
+            "classes": len(torch.unique(parts.train.target)) if client.schema.target.kind not in NO_CLASSES else None,
             **found,
             "epsilon": spent(place.plan, place.account, place.participant.dataset, job.run_id, place.policy, contract),
             **central_part(contract),
