@@ -51,6 +51,7 @@ __all__ = [
 
 _ENTROPY: Final = 32  # bytes asked of the operating system for each key
 _PROTOCOL: Final = b"consortia-noise/1"
+_ZEROS: Final = memoryview(bytes(1 << 20))  # what is encrypted
 _WORDS: Final = 624  # of 32 bits: the state of MT19937
 _STATE_AT: Final = 3  # in torch's saved state, as 64-bit words: seed; left and seeded; next; then the state
 
@@ -92,16 +93,28 @@ class KeyStream:
     def __init__(self, context: NoiseContext, key: bytes | None = None) -> None:
         self._pid = os.getpid()
         key = fresh_key(context) if key is None else key
+        #: What `privacy.secure_noise` drew for the next steps of this attempt.
+        self.ahead: list[Any] = []
         self._stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
 
-    def words(self, count: int) -> NDArray[np.uint64]:
-        """Return `count` uniform 64-bit words; refuse in a process other than the one that made the stream."""
+    def check(self) -> None:
+        """Raise PlanError when this process is not the one that made the stream."""
         if os.getpid() != self._pid:
             raise PlanError(
                 "generator: wanted one made in this process, got one inherited over a fork, which would "
                 "repeat its parent's noise; call fresh_generator() after the fork"
             )
-        return np.frombuffer(self._stream.update(bytes(8 * count)), dtype="<u8")
+
+    def octets(self, count: int) -> NDArray[np.uint8]:
+        """Return `count` uniform bytes; refuse in a process other than the one that made the stream."""
+        self.check()
+        out = np.empty(count, dtype=np.uint8)
+        self._stream.update_into(_ZEROS[:count] if count <= len(_ZEROS) else bytes(count), out)
+        return out
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """Return `count` uniform 64-bit words."""
+        return self.octets(8 * count).view("<u8")
 
     def bytes(self, count: int) -> bytes:
         """Return `count` uniform bytes, out of whole words of the stream."""
@@ -124,18 +137,13 @@ class FreshNoise(torch.Generator):
 
     def __init__(self, context: NoiseContext | None = None) -> None:
         context = _unbound() if context is None else context
-        self._pid = os.getpid()
         keys = _derive(context, 64)
         self.stream = KeyStream(context, keys[:32])
         _fill(self, KeyStream(context, keys[32:]).bytes(4 * _WORDS))
 
     def check(self) -> None:
         """Raise PlanError when this process is not the one that made the generator."""
-        if os.getpid() != self._pid:
-            raise PlanError(
-                "generator: wanted one made in this process, got one inherited over a fork, which would "
-                "repeat its parent's noise; call fresh_generator() after the fork"
-            )
+        self.stream.check()
 
     def __reduce__(self) -> Any:
         raise PlanError("generator: a fresh generator cannot be copied or sent; call fresh_generator() there")

@@ -26,7 +26,7 @@ INTEGER = "privacy/integer_noise.py"
 PLANS = "privacy/plans.py"
 
 _DERIVED = "info=context.encoded()).derive(os.urandom(_ENTROPY))"
-_FILLED = "        filled += len(good)\n    return out"
+_FILLED = "    out[other] = _rest(len(other), table, stream)\n    return out"
 _STREAMED = "        _box_muller(out.view(-1).numpy(), deviation, generator.stream)\n"
 _TORCH = "        out.normal_(0, deviation, generator=generator)\n"
 _HALF = "        flat = out.view(-1)\n        flat[(len(flat) + 1) // 2 :] = {sign}flat[: len(flat) // 2].flip(0)\n"
@@ -39,13 +39,13 @@ NOISE = (
         "the second half of secure noise mirrors the first",
         SECURE,
         _FILLED,
-        "        filled += len(good)\n    out[(count + 1) // 2 :] = out[: count // 2][::-1]\n    return out",
+        _FILLED.replace("    return out", "    out[(count + 1) // 2 :] = out[: count // 2][::-1]\n    return out"),
     ),
     one(
         "the second half of secure noise mirrors the first with the sign turned",
         SECURE,
         _FILLED,
-        "        filled += len(good)\n    out[(count + 1) // 2 :] = -out[: count // 2][::-1]\n    return out",
+        _FILLED.replace("    return out", "    out[(count + 1) // 2 :] = -out[: count // 2][::-1]\n    return out"),
     ),
     one("the second half of streamed noise mirrors the first", FLOAT, _STREAMED, _STREAMED + _HALF.format(sign="")),
     one("the second half of torch's noise mirrors the first", FLOAT, _TORCH, _TORCH + _HALF.format(sign="-")),
@@ -66,8 +66,8 @@ NOISE = (
     one(
         "secure noise is cut off at 3 deviations",
         SECURE,
-        "        out[filled : filled + len(good)] = good\n",
-        "        good = good[np.abs(good) < 3 * std]\n        out[filled : filled + len(good)] = good\n",
+        _FILLED,
+        _FILLED.replace("    return out", "    out[np.abs(out) > 3 * table.std] = 0\n    return out"),
     ),
     one(
         "streamed noise is cut off at 3 deviations",
