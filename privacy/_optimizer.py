@@ -52,10 +52,11 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
         """Take one step; plain gradient descent without what torch's optimizers do around it (a tenth of a step)."""
         if self._rate is None:
             return super().step(closure)
-        self.pre_step()
+        self.add_noise()
+        if self.step_hook:
+            self.step_hook(self)
         with torch.no_grad():
-            for parameter, part in zip(self._parameters, self._parts, strict=True):
-                parameter.add_(part, alpha=-self._rate)
+            torch._foreach_add_(self._parameters, self._parts, alpha=-self._rate / self.expected_batch_size)
         return None
 
     def add_noise(self) -> None:
