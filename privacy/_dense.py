@@ -109,6 +109,7 @@ class Pass:
         self._hidden = kind.new_empty(sum(widths[:-1]), rows)
         self._deltas = kind.new_empty(sum(widths[lowest:]), rows)
         self._outputs = torch.split(self._hidden, widths[:-1]) if len(layers) > 1 else ()
+        self._outputs_turned = [output.t() for output in self._outputs]
         self._deltas_of = torch.split(self._deltas, widths[lowest:])
         self.norms, self.factors = kind.new_empty(2, rows)
         self._inputs = self._input_squares = kind.new_empty(rows, layers[0].in_features)
@@ -170,7 +171,7 @@ class Pass:
 
     def seen(self) -> list[tuple[Tensor, Tensor]]:
         """Return, of each trained layer, its inputs (n_rows, f) and the gradients of its outputs (n_rows, h)."""
-        inputs = [self._inputs, *(output.t() for output in self._outputs)][self._stack.lowest :]
+        inputs = (self._inputs, *self._outputs_turned)[self._stack.lowest :]
         return list(zip(inputs, (delta.t() for delta in self._deltas_of), strict=True))
 
     def measure(self) -> Tensor:
@@ -196,17 +197,14 @@ class Pass:
             each.masked_fill_(broken, 0)
 
     def add(self, sums: list[tuple[Tensor, Tensor | None]], beta: float) -> None:
-        """Write ``sum_r factors[r] x gradient[r]`` into each trained layer's `sums`, beside `beta` times what is there."""
-        seen = [(self._inputs if place == 0 else self._outputs[place - 1].t()) for place in self._places()]
+        """Make each trained layer's `sums` ``beta x sums + sum_r factors[r] x gradient[r]``."""
+        seen = (self._inputs, *self._outputs_turned)[self._stack.lowest :]
         for (_, bias), delta in zip(sums, self._deltas_of, strict=True):
             if bias is not None:
                 bias.addmv_(delta, self.factors, beta=beta)
         self._deltas.mul_(self.factors)
         for (weight, _), delta, inputs in zip(sums, self._deltas_of, seen, strict=True):
             weight.addmm_(delta, inputs, beta=beta)
-
-    def _places(self) -> range:
-        return range(self._stack.lowest, len(self._weights))
 
 
 def _parts(widths: list[int], kind: Tensor) -> Tensor:
@@ -258,9 +256,12 @@ def _all_trained(stack: list[Dense]) -> bool:
     """Whether frozen layers, if any, come first, and no layer is frozen in part; the others are of one type."""
     trained = [{p.requires_grad for p in one.layer.parameters()} for one in stack]
     kinds = {p.dtype for one in stack for p in one.layer.parameters()}
-    return trained[-1] == {True} and trained == sorted(trained, key=lambda found: found == {True}) and all(
-        len(found) == 1 for found in trained
-    ) and len(kinds) == 1
+    return (
+        trained[-1] == {True}
+        and trained == sorted(trained, key=lambda found: found == {True})
+        and all(len(found) == 1 for found in trained)
+        and len(kinds) == 1
+    )
 
 
 def _layers(calls: Any, start: int) -> list[Any]:

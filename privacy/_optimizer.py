@@ -52,11 +52,9 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
         """Take one step; plain gradient descent without what torch's optimizers do around it (a tenth of a step)."""
         if self._rate is None:
             return super().step(closure)
-        self.add_noise()
-        if self.step_hook:
-            self.step_hook(self)
+        self.pre_step()
         with torch.no_grad():
-            torch._foreach_add_(self._parameters, self._parts, alpha=-self._rate / self.expected_batch_size)
+            torch._foreach_add_(self._parameters, self._parts, alpha=-self._rate)
         return None
 
     def add_noise(self) -> None:
