@@ -248,9 +248,11 @@ FURTHER = (
             (
                 BOOKS,
                 "                layer.add(factors, rows, units)\n",
-                "                own = self.total.new_zeros(draw.units)\n"
-                "                layer.add_squares(own, rows, units)\n"
-                "                layer.add((clip / (own.sqrt() + 1e-6)).clamp(max=1.0), rows, units)\n",
+                (
+                    "                own = self.total.new_zeros(draw.units)\n"
+                    "                layer.add_squares(own, rows, units)\n"
+                    "                layer.add((clip / (own.sqrt() + 1e-6)).clamp(max=1.0), rows, units)\n"
+                ),
             ),
         ),
     ),
