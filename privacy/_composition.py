@@ -222,15 +222,16 @@ def known(module: nn.Module) -> Composition | str:
         return Composition(module, (Step("", (0,), (), {}),))
     try:
         # A copy, since an own forward may write symbols to buffers and attributes.
-        graph = _traced(fresh_copy(module))
+        graph = traced(fresh_copy(module))
     except Exception as error:  # noqa: BLE001 (whatever an own forward raises on a symbol: then it is not known)
         return f"its forward is not made of known layers alone ({type(error).__name__})"
     return _composed(module, graph)
 
 
-def _traced(module: nn.Module) -> fx.Graph:
+def traced(called: nn.Module | Callable[..., Any]) -> fx.Graph:
+    """Return what a module or a function does with symbols; raises what its code raises on them."""
     with _TRACING:
-        return _Tracer().trace(module)
+        return _Tracer().trace(called)
 
 
 def _composed(module: nn.Module, graph: fx.Graph) -> Composition | str:

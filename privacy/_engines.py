@@ -125,8 +125,8 @@ def check_sums(
     )
     truth = torch.stack(by_row).sum(0)
     with sums.attached():
-        for units in ((0, 1, 2), (0, 1, 1)):
-            sums.add(Draw(rows, wanted, torch.tensor(units), max(units) + 1, single=False), loss, math.inf)
+        for units, single in (((0, 1, 2), True), ((0, 1, 2), False), ((0, 1, 1), False)):
+            sums.add(Draw(rows, wanted, torch.tensor(units), max(units) + 1, single), loss, math.inf)
             if not torch.allclose(sums.take(), truth, rtol=1e-3, atol=1e-3 * float(truth.norm()) + 1e-7):
                 raise wrong
         for chosen in ([0], [1], [2], [1, 2]):  # one unit: what is left of it points where its gradient does
@@ -135,8 +135,10 @@ def check_sums(
             clip = 0.5 * float(whole.norm())
             if not clip > 0:
                 continue
-            sums.add(Draw(picked, wanted[chosen], torch.zeros(len(chosen), dtype=torch.int64), 1, False), loss, clip)
-            found = sums.take()
-            along = whole * (float(whole @ found) / (4 * clip * clip))
-            if float(found.norm()) > clip * 1.001 or float((found - along).norm()) > 2e-3 * clip:
-                raise wrong
+            for single in {len(chosen) == 1, False}:
+                unit = Draw(picked, wanted[chosen], torch.zeros(len(chosen), dtype=torch.int64), 1, single)
+                sums.add(unit, loss, clip)
+                found = sums.take()
+                along = whole * (float(whole @ found) / (4 * clip * clip))
+                if float(found.norm()) > clip * 1.001 or float((found - along).norm()) > 2e-3 * clip:
+                    raise wrong

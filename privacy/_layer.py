@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from privacy._one_row import made_up_rows, same_bits
+from privacy._rows import Memory
 from privacy._units import Units, unit_squares
 
 _BLOCK: Final = 1024  # terms in one product of a sum
@@ -21,20 +22,6 @@ def samplers() -> dict[type[nn.Module], Any]:
 
     rules: dict[type[nn.Module], Any] = GradSampleModule.GRAD_SAMPLERS
     return rules
-
-
-class Memory:
-    """Tensors that are written again in every pass: fresh ones cost as much as the products (pages, caches)."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str, int], Tensor] = {}
-
-    def like(self, name: tuple[str, int], shape: tuple[int, int], kind: Tensor) -> Tensor:
-        """Return the tensor of that name and shape, of the type of `kind`; what it holds is old."""
-        found = self._kept.get(name)
-        if found is None or found.shape != shape or found.dtype != kind.dtype:
-            found = self._kept[name] = kind.new_empty(shape)
-        return found
 
 
 class Layer:

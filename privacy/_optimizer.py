@@ -54,8 +54,7 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
             return super().step(closure)
         self.pre_step()
         with torch.no_grad():
-            for parameter, part in zip(self._parameters, self._parts, strict=True):
-                parameter.add_(part, alpha=-self._rate)
+            torch._foreach_add_(self._parameters, self._parts, alpha=-self._rate)
         return None
 
     def add_noise(self) -> None:

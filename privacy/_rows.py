@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,14 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 #: The rows of a pass are a multiple of this number, so that no row meets the kernels that matrix libraries keep for a
 #: remainder.
 MULTIPLE: Final = 32
+#: Where rows lie last in memory, kernels for float64 take twelve at a time.
+OF_BOTH: Final = 48
 
 
-def pass_rows(expected: float) -> int:
+def pass_rows(expected: float, multiple: int = MULTIPLE) -> int:
     """Return the rows of every pass where `expected` units are drawn on average: most draws fit in one."""
-    wanted = min(max(1, math.ceil(expected + 2 * math.sqrt(expected))), 8192)
-    step = max(MULTIPLE, 1 << max(0, wanted.bit_length() - 5))
+    wanted = min(max(1, math.ceil(expected + 2 * math.sqrt(expected))), 8160)
+    step = max(multiple, (1 << max(0, wanted.bit_length() - 5)) // multiple * multiple)
     return -(-wanted // step) * step
 
 
@@ -44,6 +46,25 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+class Memory:
+    """Tensors that are written again in every pass: fresh ones cost as much as the products (pages, caches)."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, Tensor] = {}
+
+    def like(self, name: Any, shape: tuple[int, ...], kind: Tensor) -> Tensor:
+        """Return the tensor of that name and shape, of the type of `kind`; what it holds is old."""
+        found = self._kept.get(name)
+        if found is None or found.shape != shape or found.dtype != kind.dtype:
+            found = self._kept[name] = kind.new_empty(shape)
+        return found
+
+    def picked(self, name: str, tensor: Tensor, rows: Tensor) -> Tensor:
+        """Return those rows of a table."""
+        out = self.like((name,), (rows.shape[0], *tensor.shape[1:]), tensor)
+        return torch.index_select(tensor, 0, rows, out=out)
+
+
 class Draw(NamedTuple):
     """Rows of some drawn units.
 
@@ -62,7 +83,7 @@ class Draw(NamedTuple):
     place: Tensor
     units: int
     single: bool
-    together: int = 256
+    together: int = 288
 
 
 @dataclass(frozen=True)
@@ -89,6 +110,7 @@ class Rows:
     _first: Tensor = field(init=False, repr=False)
     _order: Tensor = field(init=False, repr=False)
     _in_order: bool = field(init=False, repr=False)
+    _together: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.unit_index)
@@ -108,33 +130,35 @@ class Rows:
             raise PlanError("unit_index: wanted one row for each unit, since the unit is a record; got another number")
         order = torch.argsort(self.unit_index, stable=True)
         object.__setattr__(self, "_counts", counts)
+        object.__setattr__(self, "_together", pass_rows(self.expected, OF_BOTH))
         object.__setattr__(self, "_first", torch.cumsum(counts, 0) - counts)
         object.__setattr__(self, "_order", order)
         object.__setattr__(self, "_in_order", bool((order == torch.arange(n)).all()))
 
-    def draws(self, units: Tensor, at_most: int) -> Iterator[Draw]:
+    def draws(self, units: Tensor, at_most: int, memory: Memory | None = None) -> Iterator[Draw]:
         """Yield all rows of the drawn `units`, in pieces of whole units of about `at_most` rows.
 
         Pieces are for memory alone: their sums are added up before any noise. A draw without units is one piece.
+        With a `memory` the next piece is written over the last one.
         """
         if self.single:
             if len(units) <= at_most:
-                yield self._piece(units)
+                yield self._piece(units, memory)
             else:
                 for piece in torch.split(units, at_most):
-                    yield self._piece(piece)
+                    yield self._piece(piece, memory)
             return
         rows = self._counts[units]
         if not len(units) or int(rows.sum()) <= at_most:
-            yield self._piece(units)
+            yield self._piece(units, memory)
             return
         start, held = 0, 0
         for end, count in enumerate(rows.tolist()):
             if held and held + count > at_most:
-                yield self._piece(units[start:end])
+                yield self._piece(units[start:end], memory)
                 start, held = end, 0
             held += count
-        yield self._piece(units[start:])
+        yield self._piece(units[start:], memory)
 
     def doubled(self) -> "Rows":
         """Return the same rows with real numbers in float64."""
@@ -150,7 +174,7 @@ class Rows:
         if (len(units) if self.single else int(self._counts[units].sum())) > most:
             raise PlanError(f"secure noise: its rounding is proved for draws of at most {most} rows; lower the rate")
 
-    def _piece(self, units: Tensor) -> Draw:
+    def _piece(self, units: Tensor, memory: Memory | None) -> Draw:
         if self.single:
             rows = place = units if self._in_order else self._order[units]
         else:
@@ -159,10 +183,15 @@ class Rows:
             within = torch.arange(len(place)) - (torch.cumsum(counts, 0) - counts)[place]
             rows = self._order[self._first[units][place] + within]
         # Padding repeats a row that is there, since it must be one that the module takes.
-        together = pass_rows(self.expected)
-        rows = nn.functional.pad(rows, (0, -rows.shape[0] % together)) if rows.shape[0] else rows
-        inputs = {name: tensor.index_select(0, rows) for name, tensor in self.inputs.items()}
-        return Draw(inputs, self.target.index_select(0, rows), place, len(units), self.single, together)
+        together = self._together
+        memory = memory or Memory()
+        padded = memory.like("rows", (rows.shape[0] + -rows.shape[0] % together,), rows)
+        into = padded.numpy()  # the quicker way to write a few numbers
+        into[: rows.shape[0]] = rows.numpy()
+        into[rows.shape[0] :] = 0
+        inputs = {name: memory.picked(name, tensor, padded) for name, tensor in self.inputs.items()}
+        target = memory.picked("", self.target, padded)
+        return Draw(inputs, target, place, len(units), self.single, together)
 
 
 def row_losses(module: nn.Module, inputs: dict[str, Tensor], target: Tensor, loss: Loss) -> Tensor:

@@ -16,8 +16,8 @@ Formal guarantees
   A unit whose m is not finite adds zero.
 * *Never too short.* The rounding of |g| is below ``2^-22 |g| + 2^-14 T`` in float64 (`_units.linear_squares`, for
   layers of up to 2^24 weights), so ``|c g| <= C``.
-* *A function of the unit alone, to the bit.* Every pass has one public number of rows, a multiple of 32, in which
-  made-up rows were found to get the same bits at every place (`_steady`), else 32 rows or one; per-row samplers see as
+* *A function of the unit alone, to the bit.* Every pass has one public number of rows, a multiple of 48, in which
+  made-up rows were found to get the same bits at every place (`_steady`), else 48 rows or one; per-row samplers see as
   many at once; norms come from `_units`. So a unit more or less changes no other unit's d, a or c.
 * *Rounding of the sum.* Terms of c g add up to at most 2^10 C, by T's part in m. Products hold up to 1024 of them
   and at most 1024 products are added, so a sum over up to 2^20 rows is off by at most 2^-12 C from that of the exact
@@ -38,10 +38,10 @@ from torch import Tensor, nn
 
 from privacy._composition import Composition, known
 from privacy._conditions import with_made_up_parameters
-from privacy._dense import Seen, dense_stack
-from privacy._layer import Layer, Memory, steady_layer
+from privacy._dense import DenseStack, dense_stack
+from privacy._layer import Layer, steady_layer
 from privacy._one_row import made_up_rows, same_bits
-from privacy._rows import MULTIPLE, Draw, Loss, checked, filled, row_losses
+from privacy._rows import OF_BOTH, Draw, Loss, filled, row_losses
 from privacy._units import Units
 from privacy.errors import PlanError
 
@@ -100,7 +100,7 @@ class BookKeeping:
         self._taken = False
         self._stack = dense_stack(found)
         self._sizes: dict[int, int] = {}
-        self._memory = Memory()
+        self._sums = [(layer.weight, layer.bias) for layer in self._layers]
 
     def take(self) -> Tensor:
         """Return the clipped sum so far, good until the next `add`; that one starts from zero."""
@@ -129,10 +129,13 @@ class BookKeeping:
         -------
         The norms (n_units,) m of the guarantees; 0 for those that were not finite and add nothing.
         """
-        self._start()
         rows = draw.place.shape[0]
         if not draw.units or not rows:
             return self.total.new_zeros(draw.units)
+        stack = self._dense(draw.inputs)
+        if draw.single and stack is not None:
+            return self._add_dense(stack, draw, loss, clip)
+        self._start()
         units = None if draw.single else Units(draw.place, draw.units)
         self._passes(draw, loss)
         with torch.no_grad(), _full_precision(self.total.device.type):
@@ -142,36 +145,76 @@ class BookKeeping:
                 for layer in self._layers:
                     layer.mute(broken, units)
                 norms = norms.masked_fill(broken, 0)
-            factors = (norms + 1e-6).reciprocal_().mul_(clip * SHORTER).clamp_(max=1.0)
+            factors = _factors(norms, clip, torch.empty_like(norms))
             for layer in self._layers:
                 layer.add(factors, rows, units)
                 layer.forget()
         return norms
 
-    def _passes(self, draw: Draw, loss: Loss) -> None:
-        """Run all rows through the module, every pass with the same public number of rows."""
+    def _dense(self, inputs: Mapping[str, Tensor]) -> DenseStack | None:
+        """Return the stack that passes without autograd, where the module is one and takes inputs of this form."""
+        stack = self._stack
+        if stack is None or torch.is_autocast_enabled("cpu") or not stack.takes(inputs):
+            return None
+        return stack
+
+    def _add_dense(self, stack: DenseStack, draw: Draw, loss: Loss, clip: float) -> Tensor:
+        """`add` where each row is a unit and all layers are dense: padding counts nowhere by its factors of zero."""
+        rows, inputs, target, size = self._padded(draw, loss)
+        pieces: list[Tensor] = []
+        with torch.no_grad():
+            for start in range(0, rows, size):
+                if size < target.shape[0]:
+                    piece = slice(start, start + size)
+                    one = stack.run({name: t[piece] for name, t in inputs.items()}, target[piece], loss)
+                else:
+                    one = stack.run(inputs, target, loss)
+                norms = one.measure()
+                if not math.isfinite(float(norms.sum())):
+                    one.mute()
+                _factors(norms, clip, one.factors)
+                if rows - start < size:
+                    one.factors[rows - start :] = 0
+                one.add(self._sums, 0.0 if self._taken else 1.0)
+                self._taken = False
+                pieces.append(norms[: rows - start].clone())
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+
+    def _padded(self, draw: Draw, loss: Loss) -> tuple[int, dict[str, Tensor], Tensor, int]:
+        """Return the draw's rows, the tables in whole passes, and the public number of rows of a pass."""
         rows = draw.target.shape[0] + -draw.target.shape[0] % draw.together
         inputs, target = {name: filled(tensor, rows) for name, tensor in draw.inputs.items()}, filled(draw.target, rows)
         size = self._size(draw.together, inputs, target, loss)
+        if rows % size:
+            rows += -rows % size
+            inputs = {name: filled(tensor, rows) for name, tensor in inputs.items()}
+            target = filled(target, rows)
+        return draw.place.shape[0], inputs, target, size
+
+    def _passes(self, draw: Draw, loss: Loss) -> None:
+        """Run all rows through the module, every pass with the same public number of rows."""
+        _, inputs, target, size = self._padded(draw, loss)
+        rows = target.shape[0]
         for layer in self._layers:
             layer.together = size
         if rows == size:
-            self._pass(inputs, target, loss, self._memory)
+            self._pass(inputs, target, loss)
             return
         pieces: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self._layers]
         for start in range(0, rows, size):
             piece = slice(start, start + size)
-            self._pass({name: tensor[piece] for name, tensor in inputs.items()}, target[piece], loss, Memory())
+            self._pass({name: tensor[piece] for name, tensor in inputs.items()}, target[piece], loss)
             for layer, kept in zip(self._layers, pieces, strict=True):
-                kept.append((layer.inputs, layer.delta))
+                kept.append((layer.inputs.clone(), layer.delta.clone()))
         for layer, kept in zip(self._layers, pieces, strict=True):
             layer.inputs, layer.delta = (torch.cat(parts) for parts in zip(*kept, strict=True))
 
-    def _pass(self, inputs: dict[str, Tensor], target: Tensor, loss: Loss, memory: Memory) -> None:
+    def _pass(self, inputs: dict[str, Tensor], target: Tensor, loss: Loss) -> None:
         layers = self._layers
-        if self._stack is not None and not torch.is_autocast_enabled(target.device.type):
-            seen = self._stack.run(inputs, lambda output: checked(loss(output, target), target), memory)
-            for layer, one in zip(layers, self._trained(seen), strict=True):
+        if (stack := self._dense(inputs)) is not None:
+            with torch.no_grad():
+                seen = stack.run(inputs, target, loss).seen()
+            for layer, one in zip(layers, seen, strict=True):
                 layer.inputs, layer.delta = one
             return
         losses = row_losses(self.module, inputs, target, loss)
@@ -180,15 +223,8 @@ class BookKeeping:
         for layer, delta in zip(layers, deltas, strict=True):
             layer.receive(delta)
 
-    def _trained(self, seen: list[Seen]) -> list[Seen]:
-        """Leave out the frozen layers above the lowest trained one."""
-        if len(seen) == len(self._layers) or self._stack is None:
-            return seen
-        trained = {id(layer.layer) for layer in self._layers}
-        return [s for s, layer in zip(seen, self._stack.layers[-len(seen) :], strict=True) if id(layer) in trained]
-
     def _size(self, rows: int, inputs: Mapping[str, Tensor], target: Tensor, loss: Loss) -> int:
-        """Return how many rows to pass at once: `rows`, or 32, or one, the first in which no place matters."""
+        """Return how many rows to pass at once: `rows`, or 48, or one, the first in which no place matters."""
         size = self._sizes.get(rows)
         if size is None:
             tables = {**inputs, _TARGET: target}
@@ -197,7 +233,7 @@ class BookKeeping:
             kind = (*kind, self.total.device.type)
             kind = (*kind, torch.is_autocast_enabled(self.total.device.type), torch.get_num_threads())
             size = 1
-            for tried in dict.fromkeys((rows, MULTIPLE)):
+            for tried in dict.fromkeys((rows, OF_BOTH)):
                 if (*kind, tried) not in _found_steady:
                     _found_steady[*kind, tried] = self._steady(tried, tables, loss)
                 if _found_steady[*kind, tried]:
@@ -216,6 +252,8 @@ class BookKeeping:
             same = same_bits(lambda those: probe._seen(those, loss), made)
         # Each layer by itself, too: what stands before it may send it zeros for made-up rows.
         inputs = {name: tensor for name, tensor in made.items() if name != _TARGET}
+        if (stack := probe._dense(inputs)) is not None:
+            return same and stack.steady(rows)
         return same and all(starmap(steady_layer, probe.module.inputs(inputs)))
 
     def _copied(self) -> nn.Module:
@@ -230,9 +268,14 @@ class BookKeeping:
 
     def _seen(self, tables: Mapping[str, Tensor], loss: Loss) -> list[Tensor]:
         """Return what the layers see of the rows in one pass, and each row's share of the norms."""
-        target = tables[_TARGET]
-        self._pass({name: tensor for name, tensor in tables.items() if name != _TARGET}, target, loss, Memory())
+        target, inputs = tables[_TARGET], {name: tensor for name, tensor in tables.items() if name != _TARGET}
         seen: list[Tensor] = []
+        if (stack := self._dense(inputs)) is not None:
+            with torch.no_grad():
+                one = stack.run(inputs, target, loss)
+                seen = [tensor.clone() for pair in one.seen() for tensor in pair]
+                return [*seen, one.measure().clone()]
+        self._pass(inputs, target, loss)
         with torch.no_grad():
             for layer in self._layers:
                 squares = layer.delta.new_zeros(len(target))
@@ -250,6 +293,11 @@ class BookKeeping:
                 hidden = terms.square_() if hidden is None else hidden.addcmul_(terms, terms)
         norms = squares.sqrt_()
         return norms if hidden is None else norms.add_(hidden.sqrt_(), alpha=TERMS)
+
+
+def _factors(norms: Tensor, clip: float, out: Tensor) -> Tensor:
+    """Write the c of the guarantees to `out` (n_units,)."""
+    return torch.add(norms, 1e-6, out=out).reciprocal_().mul_(clip * SHORTER).clamp_(max=1.0)
 
 
 def _structure(module: nn.Module) -> tuple[Any, ...]:

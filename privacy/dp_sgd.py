@@ -33,7 +33,7 @@ from consortia_plugins.arguments import named_arguments
 from privacy._composition import Composition, known
 from privacy._conditions import check_buffers, check_layers, check_rows_stay_apart
 from privacy._engines import Engine, check_sums, engine_for
-from privacy._rows import Loss, MakeOptimizer, Rows, one_thread, row_losses
+from privacy._rows import Loss, MakeOptimizer, Memory, Rows, one_thread, row_losses
 from privacy.errors import PlanError
 from privacy.events import PoissonGaussian, check_count, check_positive
 from privacy.randomness import check_usable
@@ -250,8 +250,7 @@ class Twin:
     def follow(self) -> None:
         """Take over the parameters after a step."""
         with torch.no_grad():
-            for mine, original in zip(self.parameters, self._originals, strict=True):
-                mine.copy_(original)
+            torch._foreach_copy_(self.parameters, self._originals)
 
 
 def _steps(
@@ -266,11 +265,12 @@ def _steps(
 ) -> StepReport:
     draws: list[int] = []
     norms: list[Tensor] = []
+    memory = Memory()
     for units in poisson_draws(rows.n_units, plan.sampling_rate, plan.steps, generator):
         if twin is not None:
             rows.check_size(units, MAX_ROWS)
             twin.follow()
-        norms += [sums.add(piece, loss, plan.clip) for piece in rows.draws(units, physical_rows)]
+        norms += [sums.add(piece, loss, plan.clip) for piece in rows.draws(units, physical_rows, memory)]
         optimizer.total = sums.take()
         optimizer.step()
         draws.append(len(units))

@@ -20,6 +20,7 @@ from audited_scenario import SCENARIO
 ROOT = Path(__file__).resolve().parents[2]
 
 DP_SGD = "privacy/dp_sgd.py"
+BOOKS = "privacy/bookkeeping.py"
 OPTIMIZER = "privacy/_optimizer.py"
 HISTOGRAM = "privacy/histogram.py"
 SIDE = "platform/consortia/participant/metrics_release.py"
@@ -240,13 +241,20 @@ FURTHER = (
         _DRAW,
         _DRAW.replace("rows.n_units", "(rows.n_units + 1) // 2"),
     ),
-    one(
+    Mutant(
         "each layer clipped to the whole clip",
-        "privacy/bookkeeping.py",
-        "                layer.add(factors, rows, units)\n",
-        "                own = self.total.new_zeros(draw.units)\n"
-        "                layer.add_squares(own, rows, units)\n"
-        "                layer.add((clip / (own.sqrt() + 1e-6)).clamp(max=1.0), rows, units)\n",
+        (
+            (BOOKS, "if draw.single and stack is not None:", "if False:"),
+            (
+                BOOKS,
+                "                layer.add(factors, rows, units)\n",
+                (
+                    "                own = self.total.new_zeros(draw.units)\n"
+                    "                layer.add_squares(own, rows, units)\n"
+                    "                layer.add((clip / (own.sqrt() + 1e-6)).clamp(max=1.0), rows, units)\n"
+                ),
+            ),
+        ),
     ),
     one(
         "weight decay inside the sum",

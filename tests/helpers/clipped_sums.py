@@ -65,9 +65,9 @@ def table(name: str, n: int, scale: float = 1.0) -> tuple[dict[str, Tensor], Ten
     return {"x": scale * torch.randn(n, *shape, generator=generator)}, torch.randn(n, generator=generator)
 
 
-def clipped_sum(engine: Engine, draw: Draw, clip: float) -> tuple[Tensor, Tensor]:
+def clipped_sum(engine: Engine, draw: Draw, clip: float, loss: Loss = squared) -> tuple[Tensor, Tensor]:
     with engine.attached():
-        norms = engine.add(draw, squared, clip)
+        norms = engine.add(draw, loss, clip)
         return engine.take(), norms
 
 

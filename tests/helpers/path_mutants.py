@@ -51,8 +51,8 @@ PATHS = (
         one(
             "units are clipped by the mean norm of the batch",
             BOOKS,
-            "(norms + 1e-6).recip",
-            "(norms.mean() + 0 * norms + 1e-6).recip",
+            "torch.add(norms, 1e-6, out=out)",
+            "torch.add(norms.mean() + 0 * norms, 1e-6, out=out)",
         ),
         "local",
         "neighbours",
@@ -62,8 +62,8 @@ PATHS = (
         one(
             "vectorised: rows are clipped by the mean norm",
             STACKED,
-            "(norms + 1e-6).recip",
-            "(norms.mean() + 0 * norms + 1e-6).recip",
+            "torch.add(norms, 1e-6, out=out)",
+            "torch.add(norms.mean() + 0 * norms, 1e-6, out=out)",
         ),
         "local",
         "vectorised",

@@ -68,7 +68,7 @@ APART = (
         Mutant(
             "passes of as many rows as were drawn",
             (
-                (ROWS, "        together = pass_rows(self.expected)\n", "        together = max(1, len(rows))\n"),
+                (ROWS, "        together = self._together\n", "        together = max(1, len(rows))\n"),
                 (BOOKS, "        twin = self._copied()\n", "        return True\n        twin = self._copied()\n"),
             ),
         ),

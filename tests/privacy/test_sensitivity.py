@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional
 
 from clients import registry
 from clients.industry import effective_schema
@@ -190,15 +189,13 @@ def test_the_neighbour_game(sizes: list[int], kind: tuple[tuple[int, ...], str],
 def test_where_a_place_in_a_pass_matters_rows_are_passed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     # Kernels that round a row by its place are found before the first sum, and smaller passes are taken.
     module, loss, width = chaotic("factory", (32, 16))
-    real = functional.linear
+    real = torch.addmm
 
-    def by_place(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        found = real(x, weight, bias)
-        return found * (
-            1 + 1e-15 * torch.arange(len(found), dtype=torch.float64).view(-1, *[1] * (found.dim() - 1)) % 5e-15
-        )
+    def by_place(bias: Tensor, weight: Tensor, rows: Tensor, *, out: Tensor) -> Tensor:
+        places = 1 + 1e-15 * torch.arange(out.shape[1], dtype=torch.float64) % 5e-15
+        return real(bias, weight, rows, out=out).mul_(places)
 
-    monkeypatch.setattr(functional, "linear", by_place)
+    monkeypatch.setattr(torch, "addmm", by_place)
     monkeypatch.setattr(bookkeeping, "_found_steady", {})
     x = torch.randn(70, width, generator=torch.Generator().manual_seed(7))
     moved = total(module, x, torch.zeros(70), torch.arange(70), loss, 0.5)

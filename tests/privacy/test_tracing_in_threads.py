@@ -31,7 +31,7 @@ class Slow(nn.Module):
 def test_another_thread_calls_modules_during_a_trace(second: str) -> None:
     reached, go_on = threading.Event(), threading.Event()
     first: list[fx.Graph] = []
-    tracing = threading.Thread(target=lambda: first.append(_composition._traced(Slow(reached, go_on))))
+    tracing = threading.Thread(target=lambda: first.append(_composition.traced(Slow(reached, go_on))))
     tracing.start()
     assert reached.wait(30)
     other, rows = nn.Sequential(nn.Linear(2, 3), nn.Tanh()), torch.ones(4, 2)
@@ -40,7 +40,7 @@ def test_another_thread_calls_modules_during_a_trace(second: str) -> None:
         torch.testing.assert_close(other(rows), wanted)
         go_on.set()
     else:  # it waits for its turn; what both replace is put back
-        waits = threading.Thread(target=lambda: first.append(_composition._traced(Slow(reached, go_on))))
+        waits = threading.Thread(target=lambda: first.append(_composition.traced(Slow(reached, go_on))))
         waits.start()
         go_on.set()
         waits.join(30)
