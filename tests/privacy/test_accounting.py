@@ -41,6 +41,15 @@ def test_losses_of_all_points_at_once_are_those_of_dp_accounting(sigma: float, r
         assert composed[0].get_epsilon_for_delta(DELTA) == composed[1].get_epsilon_for_delta(DELTA)
 
 
+@pytest.mark.parametrize(("sigma", "rate", "steps"), [(0.3, 0.5, 100), (0.35, 0.05, 300), (0.2, 1e-4, 100_000)])
+def test_a_coarser_grid_where_losses_span_much_overstates_by_less_than_a_thousandth(
+    sigma: float, rate: float, steps: int
+) -> None:
+    told = epsilon([train(sigma, rate, steps)], DELTA)
+    fine = float(train(sigma, rate, steps).pld(4e-4).get_epsilon_for_delta(DELTA))
+    assert fine * (1 - 1e-5) <= told < fine * 1.001
+
+
 def train(sigma: float, rate: float, steps: int, partition: str = "train", unit: str = "record") -> PoissonGaussian:
     return PoissonGaussian(noise_multiplier=sigma, sampling_rate=rate, steps=steps, partition=partition, unit=unit)
 
