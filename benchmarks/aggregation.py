@@ -1,6 +1,6 @@
 """Seconds of CPU that aggregation takes beside Flower's own aggregators, in one process and interleaved.
 
-    python benchmarks/aggregation.py [--quick] [--json FILE]
+    python benchmarks/aggregation.py [--quick] [--only mean,Krum] [--json FILE]
 
 Ten updates of 25 million random floats (one million with `--quick`). Arithmetic alone on both sides: Flower's
 strategies get arrays that are deserialised already, and their result is not serialised. One thread; ratios are Flower's
@@ -91,10 +91,11 @@ def ours(strategy: Strategy, updates: list[Values], weights: list[float]) -> tup
     return time.process_time() - start, new["w"].numpy()
 
 
-def measure(updates: list[Values], repeats: int, show: Callable[[Found], None]) -> list[Found]:
+def measure(names: list[str], updates: list[Values], repeats: int, show: Callable[[Found], None]) -> list[Found]:
     found: list[Found] = []
     ready = Ready(updates)
-    for name, (mine, flowers, weights) in PAIRS.items():
+    for name in names:
+        mine, flowers, weights = PAIRS[name]
         own, other = [], []
         for _ in range(repeats):
             seconds, got = ours(mine, updates, weights)
@@ -112,15 +113,23 @@ def measure(updates: list[Values], repeats: int, show: Callable[[Found], None]) 
 
 
 def main() -> int:
-    chosen = options("CPU seconds of aggregation beside Flower's own", "a million floats")
+    chosen = options(
+        "CPU seconds of aggregation beside Flower's own",
+        "a million floats",
+        only=(str, f"what to measure, with commas between; if not said, {','.join(PAIRS)}"),
+    )
+    names = (chosen.only or ",".join(PAIRS)).split(",")
+    if unknown := set(names) - set(PAIRS):
+        print(f"--only: wanted some of {', '.join(PAIRS)}, got {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
     random = np.random.default_rng(0)
-    size, repeats = (1_000_000, 5) if chosen.quick else (25_000_000, 3)
+    size, repeats = (1_000_000, 5) if chosen.quick else (25_000_000, 5)
     # Of growing length, so that Krum's choice does not hang on rounding.
     updates = [random.standard_normal(size, dtype=np.float32) * np.float32(1 + i / UPDATES) for i in range(UPDATES)]
     gc.freeze()  # Flower collects garbage for every array: a third of a second each in a process that holds torch
-    write(measure(updates, repeats, lambda one: print(told(one), flush=True)), chosen.json)
+    write(measure(names, updates, repeats, lambda one: print(told(one), flush=True)), chosen.json)
     return 0
 
 

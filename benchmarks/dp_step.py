@@ -1,6 +1,6 @@
 """Seconds of CPU a step of DP-SGD takes, beside plain torch and beside Opacus, in one process and interleaved.
 
-    python benchmarks/dp_step.py [--quick] [--json FILE]
+    python benchmarks/dp_step.py [--quick] [--sizes small,million,ten] [--json FILE]
 
 One thread. The denominator is plain torch with in-memory index sampling (`torch.randperm`, `BCEWithLogitsLoss`, SGD).
 Ours is `privacy.dp_sgd.train_private`, whole: Poisson draw, rows, clipped sum, noise, step; what a call costs once
@@ -31,6 +31,13 @@ from privacy.sampling import poisson_sample
 
 #: What noise in a benchmark is for: no message.
 NOISE = NoiseContext(purpose="benchmark", message="benchmark", attempt=0, ledger="")
+
+#: Sizes of the layers, and the batches that are measured.
+NETWORKS = {
+    "small": ([30, 64, 32, 1], [64, 256, 1024]),
+    "million": ([30, 1000, 1000, 1], [256]),
+    "ten": ([30, 3150, 3150, 1], [256]),
+}
 
 Step = Callable[[int], float]  # steps -> seconds of CPU
 
@@ -186,20 +193,26 @@ def measure(variants: dict[str, Step], seconds: float, repeats: int) -> dict[str
 
 
 def main() -> int:
-    chosen = options("CPU seconds of a DP-SGD step beside plain torch and Opacus", "one size, fewer repeats")
+    chosen = options(
+        "CPU seconds of a DP-SGD step beside plain torch and Opacus",
+        "one size, fewer repeats",
+        sizes=(str, f"networks to measure, with commas between them; if not said, {','.join(NETWORKS)}"),
+    )
+    names = ["small"] if chosen.quick else (chosen.sizes or ",".join(NETWORKS)).split(",")
+    if unknown := set(names) - set(NETWORKS):
+        print(f"--sizes: wanted some of {', '.join(NETWORKS)}, got {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    small, million, ten = [30, 64, 32, 1], [30, 1000, 1000, 1], [30, 3150, 3150, 1]
-    cases = [(small, 64), (small, 256), (small, 1024), (million, 256), (ten, 256)]
-    if chosen.quick:
-        cases = [(small, 256)]
+    cases = [(name, batch) for name in names for batch in ([256] if chosen.quick else NETWORKS[name][1])]
     found: list[Found] = []
-    for sizes, batch in cases:
+    for name, batch in cases:
+        sizes = NETWORKS[name][0]
         case = Case(sizes, batch)
-        big = sizes is not small
+        big = name != "small"
         variants: dict[str, Step] = {"plain torch": case.plain(), "consortia": case.ours()}
-        if sizes is not ten:
+        if name != "ten":
             variants["consortia, secure noise"] = case.ours(secure=True)
             if not chosen.quick:
                 variants["consortia, row by row"] = case.ours(one_row=True)
@@ -212,11 +225,11 @@ def main() -> int:
         parameters = sum(p.numel() for p in Named(sizes).parameters())
         print(f"{'-'.join(map(str, sizes))}, batch {batch} of {case.rows} rows")
         size = f"{parameters:,} parameters, batch {batch}"
-        rows = [row(f"{name}, {size}", values, taken["plain torch"]) for name, values in taken.items()]
+        rows = [row(f"{variant}, {size}", values, taken["plain torch"]) for variant, values in taken.items()]
         rows += [
-            row(f"consortia against {name}, {size}", taken["consortia"], values)
-            for name, values in taken.items()
-            if name.startswith("Opacus")
+            row(f"consortia against {variant}, {size}", taken["consortia"], values)
+            for variant, values in taken.items()
+            if variant.startswith("Opacus")
         ]
         for one in rows:
             print(told(one), flush=True)

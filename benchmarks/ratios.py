@@ -17,13 +17,14 @@ from typing import Any
 Found = dict[str, Any]
 
 
-def options(description: str, quick: str, **numbers: str) -> argparse.Namespace:
-    """Read the options that every benchmark has: --quick, for what `quick` says, and --json; and `numbers` by name."""
+def options(description: str, quick: str, **others: str | tuple[type, str]) -> argparse.Namespace:
+    """Read --quick, for what `quick` says, --json, and `others` by name: whole numbers where no type is said."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", type=Path, help="write a list of {name, value, unit, ratio, ratio_min, ratio_max}")
-    for name, text in numbers.items():
-        parser.add_argument(f"--{name}", type=int, help=text)
+    for name, other in others.items():
+        kind, text = other if isinstance(other, tuple) else (int, other)
+        parser.add_argument(f"--{name}", type=kind, help=text)
     return parser.parse_args()
 
 

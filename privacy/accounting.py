@@ -31,8 +31,10 @@ __all__ = [
     "solve_noise_multiplier",
 ]
 
-# More grid points than this cost seconds and gigabytes. Tiny noise then gets a coarser grid, which is still sound.
-_MAX_POINTS: Final = 2e6
+# Points of a grid are seconds and gigabytes. Where losses span more than this, epsilon is above about 20, and the grid
+# grows with the square of the span, until there are so few points; it is still sound.
+_FINE_SPAN: Final = 64.0
+_FEWEST_POINTS: Final = 2e5
 _SIGMA_RANGE: Final = (0.05, 1e5)
 _TOLERANCE: Final = 8e-4
 #: The grid of every epsilon that is charged or shown.
@@ -136,7 +138,9 @@ def _pld_epsilon(part: tuple[Event, ...], delta: float, grid: float) -> float:
     # On coarser grids, which only the search for noise uses, it stays as it was: noise that was found is found again.
     if len(rest) == 1 and isinstance(rest[0], GaussianRelease) and grid <= _AUTHORITY:
         return pure + _gaussian_epsilon(rest[0].noise_multiplier / math.sqrt(rest[0].count), delta)
-    grid = max(grid, sum(_number(event, "loss_span", event.loss_span()) for event in rest) / _MAX_POINTS)
+    span = sum(_number(event, "loss_span", event.loss_span()) for event in rest)
+    if span > _FINE_SPAN:
+        grid = max(grid, min(_AUTHORITY * (span / _FINE_SPAN) ** 2, span / _FEWEST_POINTS))
     total = _pld(rest[0], grid)
     for event in rest[1:]:
         total = total.compose(_pld(event, grid))

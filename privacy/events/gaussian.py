@@ -31,14 +31,9 @@ class GaussianRelease(AddedNoise):
 
     def pld(self, grid: float) -> Any:
         """Return the distribution: n equal releases are one with sigma / sqrt(n), exact and cheaper than convolving."""
-        import dp_accounting
-        from dp_accounting.pld import privacy_loss_distribution
+        from privacy.events._gaussian_losses import gaussian_losses
 
-        return privacy_loss_distribution.from_gaussian_mechanism(
-            standard_deviation=self.noise_multiplier / math.sqrt(self.count),
-            value_discretization_interval=grid,
-            neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
-        )
+        return gaussian_losses(self.noise_multiplier / math.sqrt(self.count), 1.0, grid)
 
     def loss_span(self) -> float:
         """Return mean and some deviations of the loss, and its truncated tails."""

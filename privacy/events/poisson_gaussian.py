@@ -96,20 +96,20 @@ class PoissonGaussian(Event):
 
     def pld(self, grid: float) -> Any:
         """Return the distribution of one draw, convolved `steps` times."""
-        import dp_accounting
-        from dp_accounting.pld import privacy_loss_distribution
+        from privacy.events._gaussian_losses import gaussian_losses
 
-        return privacy_loss_distribution.from_gaussian_mechanism(
-            standard_deviation=self.noise_multiplier,
-            value_discretization_interval=grid,
-            sampling_prob=self.sampling_rate,
-            neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
-        ).self_compose(self.steps)
+        return gaussian_losses(self.noise_multiplier, self.sampling_rate, grid).self_compose(self.steps)
 
     def loss_span(self) -> float:
-        """Return mean and some deviations of the loss, and its truncated tails."""
+        """Return mean and some deviations of the loss, and its truncated tails.
+
+        The mean is the least of what is known of the divergence of a draw: below chi squared, and below a draw that
+        has the unit for certain, as often as the unit is in it.
+        """
         noise, rate, size = self.noise_multiplier, self.sampling_rate, self.steps
-        return size * rate**2 / (2 * noise**2) + 20 * math.sqrt(size) * rate / noise + 1 / noise**2
+        whole = 1 / noise**2
+        mean = min(rate**2 * math.expm1(min(whole, 700.0)), rate * whole / 2)
+        return size * mean + 20 * math.sqrt(size) * rate / noise + whole
 
     def rdp(self, orders: tuple[int, ...]) -> tuple[float, ...]:
         """Return the bound of Mironov, Talwar & Zhang 2019, *Renyi DP of the Sampled Gaussian Mechanism*, by Opacus."""

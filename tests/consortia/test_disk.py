@@ -67,7 +67,10 @@ def test_a_checkpoint_without_room_leaves_the_one_before(tmp_path: Path) -> None
     kept = load_latest(tmp_path)
     assert kept is not None
     assert kept.round == 1
-    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["round-000001.safetensors"]
+    assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == [
+        "history.jsonl",
+        "round-000001.safetensors",
+    ]
 
 
 def test_a_run_whose_disk_fills_is_a_named_failure_and_resumes(tmp_path: Path) -> None:

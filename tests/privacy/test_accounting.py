@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
 from prv import prv_epsilon
 from scipy.integrate import quad
 from scipy.optimize import brentq
@@ -19,8 +20,34 @@ from privacy.accounting import (
 )
 from privacy.errors import PlanError, UnknownEventError
 from privacy.events import Event, GaussianRelease, LaplaceRelease, NonPrivate, PoissonGaussian
+from privacy.events._gaussian_losses import gaussian_losses
 
 DELTA = 1e-5
+
+
+@pytest.mark.parametrize(
+    ("sigma", "rate"), [(1.0, 0.1), (0.3, 0.01), (5.0, 0.5), (0.25, 1e-6), (0.12, 0.1), (1.0, 0.999), (0.8, 1.0)]
+)
+@pytest.mark.parametrize("grid", [0.01, 0.0537])
+def test_losses_of_all_points_at_once_are_those_of_dp_accounting(sigma: float, rate: float, grid: float) -> None:
+    wanted = from_gaussian_mechanism(sigma, value_discretization_interval=grid, sampling_prob=rate)
+    got = gaussian_losses(sigma, rate, grid)
+    for own, other in ((got._pmf_remove, wanted._pmf_remove), (got._pmf_add, wanted._pmf_add)):
+        mine, theirs = own.to_dense_pmf(), other.to_dense_pmf()
+        assert (mine._lower_loss, mine._infinity_mass) == (theirs._lower_loss, theirs._infinity_mass)
+        np.testing.assert_array_equal(mine._probs, theirs._probs)
+    for steps in (1, 30):
+        composed = (got.self_compose(steps), wanted.self_compose(steps))
+        assert composed[0].get_epsilon_for_delta(DELTA) == composed[1].get_epsilon_for_delta(DELTA)
+
+
+@pytest.mark.parametrize(("sigma", "rate", "steps"), [(0.3, 0.5, 100), (0.35, 0.05, 300), (0.2, 1e-4, 100_000)])
+def test_a_coarser_grid_where_losses_span_much_overstates_by_less_than_a_thousandth(
+    sigma: float, rate: float, steps: int
+) -> None:
+    told = epsilon([train(sigma, rate, steps)], DELTA)
+    fine = float(train(sigma, rate, steps).pld(4e-4).get_epsilon_for_delta(DELTA))
+    assert fine * (1 - 1e-5) <= told < fine * 1.001
 
 
 def train(sigma: float, rate: float, steps: int, partition: str = "train", unit: str = "record") -> PoissonGaussian:

@@ -93,8 +93,12 @@ def test_nothing_that_it_sent_is_left_in_the_files(run: Path) -> None:
     after = _all_bytes(run)
     assert not any(part in after for part in (*parts, weights))
     files = sorted((run / "checkpoints").glob("*"))
-    assert [file.name for file in files] == ["round-000001.safetensors", "round-000002.safetensors"]
-    for file in files:
+    assert [file.name for file in files] == [
+        "history.jsonl",
+        "round-000001.safetensors",
+        "round-000002.safetensors",
+    ]
+    for file in files[1:]:
         tensors = safetensors.torch.load(file.read_bytes())
         assert not [name for name in tensors if LEAVER in name]
         assert {name.split("/")[2] for name in tensors if name.startswith("memory/")} == set(STAY)
@@ -171,6 +175,7 @@ def test_interrupted_anywhere_it_is_completed_by_the_same_command(
     assert check((run / "left" / f"{LEAVER}.json").read_bytes(), pins(), run).problems == []
     left = sorted(str(file.relative_to(run)) for file in run.rglob("*") if file.is_file())
     assert left == [
+        "checkpoints/history.jsonl",
         "checkpoints/round-000001.safetensors",
         "checkpoints/round-000002.safetensors",
         "coordinator.json",
