@@ -1,18 +1,20 @@
-"""What networks on images and sequences reach: federated beside pooled, alone and joined, with privacy and without.
+"""What networks reach on their scenarios: federated beside pooled, alone and joined, with privacy and without.
 
     python benchmarks/network_scenarios.py --data DATA [--scenarios heartbeats ...] [--epsilon inf 8 ...] [--seeds 5]
                                            [--released-only] [--jobs N] [--out FILE.jsonl]
-    python benchmarks/network_scenarios.py --table FILE.jsonl
+    python benchmarks/network_scenarios.py --table FILE.jsonl [FILE.jsonl ...]
 
 Each run is a whole simulation with the committed settings; `--epsilon` replaces all budgets. A seed is that of
 the contract and of the split. The metric is the first of the industry. A number is the mean over participants, each on
-its own test rows, then over seeds, with its standard deviation over seeds. `pooled` is the same network from the same
-start, trained without privacy on all participants' training rows at once: as many steps, the same optimizer and
-schedule. The rates of a contract suit clipped steps and averages, and a plain step of that size can overshoot. So
-`pooled` is trained at the contract's rate, at half and at a quarter of it, and the loss on everybody's validation rows
-chooses (`pooled_rate`). `alone`, `control` and `joined` are those of receipts; `--released-only` measures none of them,
-which takes a small part of the time. `gain` is joined less alone, positive where joining is better. Call it again to go
-on: what the file has is not run again.
+its own test rows, then over seeds, with the half width of its 95 % interval (Student's t over seeds). `pooled` is the
+same network from the same start, trained without privacy on all participants' training rows at once: as many steps, the
+same optimizer and schedule. The rates of a contract suit clipped steps and averages, and a plain step of that size can
+overshoot. So `pooled` is trained at the contract's rate, at half and at a quarter of it, and the loss on everybody's
+validation rows chooses (`pooled_rate`). `alone`, `control` and `joined` are those of receipts; `--released-only`
+measures none of them, which takes a small part of the time. `ratio` is federated / pooled (of an error pooled /
+federated), `loss` what the budget costs beside no privacy (of an error in per cent of it), both seed by seed. `gain` is
+joined less alone, positive where joining is better. Each run is written when it ends. Call it again to go on: what the
+file has is not run again.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from scipy.stats import t
 
 from clients import registry
 from clients.dataset import Table
@@ -56,7 +59,10 @@ from consortia.terms.scopes import build_module
 from privacy.dp_sgd import PlainPlan, train_plain
 from privacy.randomness import seeded_generator
 
-SCENARIOS = ("digits", "heartbeats", "imaging", "recommendations", "survival", "turbofans", "turbofans-life")
+SCENARIOS = (
+    *("heartbeats", "turbofans", "turbofans-life", "digits", "imaging", "survival", "recommendations"),
+    *("intrusions", "intrusions-unlabelled"),
+)
 SHOWN = ("pooled", "federated", "local", "control", "joined")
 #: The pooled network's rates, as parts of the contract's.
 RATES = (1.0, 0.5, 0.25)
@@ -184,32 +190,43 @@ def measure(scenario: str, epsilon: str, seed: int, data: Path | None, released_
 
 
 def _cell(values: Sequence[float], digits: int) -> str:
+    """Return a mean with the half width of its 95 % interval (Student's t); `–` without values."""
     if not values:
         return "–"
     mean = f"{statistics.fmean(values):.{digits}f}"
     if len(values) < 2:
         return mean
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean} ± {half:.{digits}f}"
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """The runs of a file as a Markdown table: one line a scenario and budget."""
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    #: By scenario and budget, the values by what they are and by seed.
+    groups: dict[tuple[str, str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for line in lines:
-        groups[line["scenario"], line["metric"], line["epsilon"]].append(line)
-    heads = ("scenario", "metric", "ε", "seeds", *SHOWN, "gain", "CPU s")
+        group = groups[line["scenario"], line["metric"], line["epsilon"]]
+        for name in (*SHOWN, "gain"):
+            if name in line:
+                group[name][line["seed"]] = line[name]
+    heads = ("scenario", "metric", "ε", "seeds", *SHOWN, "ratio", "loss", "gain")
     text = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for (scenario, metric, epsilon), found in groups.items():
-        digits = 3 if metric != "rmse" else 1
-        by_seed: dict[str, dict[int, float]] = defaultdict(dict)
-        for line in found:
-            for name in (*SHOWN, "gain"):
-                if name in line:
-                    by_seed[name][line["seed"]] = line[name]
-        cells = [_cell(list(by_seed[name].values()), digits) for name in (*SHOWN, "gain")]
-        cpu = f"{statistics.fmean(line['cpu_seconds'] for line in found):.0f}"
-        seeds = str(len({line["seed"] for line in found}))
-        text.append(f"| {' | '.join((scenario, metric, epsilon, seeds, *cells, cpu))} |")
+        digits, error = (3, False) if get(metric).sign > 0 else (3 if scenario == "recommendations" else 1, True)
+        federated, pooled = found["federated"], found["pooled"]
+        plain = {} if epsilon == "inf" else groups.get((scenario, metric, "inf"), {}).get("federated", {})
+        ratio = [
+            (pooled[seed] / federated[seed]) if error else (federated[seed] / pooled[seed])
+            for seed in sorted(federated.keys() & pooled.keys())
+        ]
+        loss = [
+            100 * (federated[seed] / plain[seed] - 1) if error else plain[seed] - federated[seed]
+            for seed in sorted(federated.keys() & plain.keys())
+        ]
+        cells = [_cell(list(found[name].values()), digits) for name in SHOWN]
+        cells += [_cell(ratio, 3), _cell(loss, 1 if error else 3) + (" %" if error and loss else "")]
+        cells.append(_cell(list(found["gain"].values()), digits))
+        text.append(f"| {' | '.join((scenario, metric, epsilon, str(len(federated)), *cells))} |")
     return "\n".join(text)
 
 
@@ -230,20 +247,20 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--released-only", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("network_scenarios.jsonl"))
-    parser.add_argument("--table", type=Path, help="print the table of a file and end")
+    parser.add_argument("--table", type=Path, nargs="*", help="print the table of files and end")
     options = parser.parse_args()
     if options.table is not None:
-        print(table(lines_of(options.table)))
+        print(table([line for file in options.table for line in lines_of(file)]))
         return 0
     torch.set_num_threads(1)
     keys = ("scenario", "epsilon", "seed", "released_only")
     there = {tuple(line[key] for key in keys) for line in lines_of(options.out)}
     try:
-        cells = itertools.product(range(options.seeds), options.scenarios, options.epsilon)
-        todo = [cell for cell in cells if (cell[1], cell[2], cell[0], options.released_only) not in there]
+        cells = itertools.product(options.scenarios, options.epsilon, range(options.seeds))
+        todo = [cell for cell in cells if (*cell, options.released_only) not in there]
 
-        def cell(one: tuple[int, str, str]) -> dict[str, Any]:
-            seed, scenario, epsilon = one
+        def cell(one: tuple[str, str, int]) -> dict[str, Any]:
+            scenario, epsilon, seed = one
             return measure(scenario, epsilon, seed, options.data, options.released_only)
 
         for line in side_by_side(cell, todo, options.jobs):

@@ -77,8 +77,8 @@ def one_column(target: Target, frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     flags = np.array([_values.numbers(_values.texts(frame[name]), "flag") for name in columns])
     gaps = np.array([_values.texts(frame[name]).isna() for name in columns])
-    told = [_of_flags(target, one, gap) for one, gap in zip(flags.T, gaps.T, strict=True)]
-    made = frame.drop(columns=columns).assign(**{target.name: pd.Series(told, index=frame.index, dtype=object)})
+    rows = [_of_flags(target, one, gap) for one, gap in zip(flags.T, gaps.T, strict=True)]
+    made = frame.drop(columns=columns).assign(**{target.name: pd.Series(rows, index=frame.index, dtype=object)})
     made.attrs = dict(frame.attrs)
     return made
 

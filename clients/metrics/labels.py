@@ -23,7 +23,7 @@ def _macro(one: Weighted) -> Weighted:
         there = bits(target, scores.shape[1])
         each = np.stack([one(scores[:, label], there[:, label], weights) for label in range(scores.shape[1])])
         known = np.isfinite(each)
-        return np.where(known, each, 0.0).sum(0) / known.sum(0)
+        return np.asarray(np.where(known, each, 0.0).sum(0) / known.sum(0))
 
     return weighted
 

@@ -40,6 +40,12 @@ def test_every_built_in_industry_passes_every_check(name):
     assert set(check_client(registry.get(name), rows=120)) == CHECKS
 
 
+@pytest.mark.end_to_end
+def test_recommendations_pass_with_the_network_of_the_scenario():
+    towers = ModelSpec(kind="two-tower", hidden=(4,))
+    assert set(check_client(registry.get("recommendations"), spec=towers, rows=120)) == CHECKS
+
+
 def _iris_like(generator: np.random.Generator, rows: int, site: str) -> pd.DataFrame:
     kind = generator.integers(0, 3, rows)
     return pd.DataFrame(
