@@ -19,11 +19,11 @@ class _Text(Template):
     delimiter = "@"
 
 
-def compose_text(scenario: Scenario) -> str:
+def compose_text(scenario: Scenario, gpus: int = 0) -> str:
     """Return the compose file of a scenario.
 
     Every participant has two services (SuperNode and launcher), two networks (each with a subnet of its own) and two
-    volumes for its keys.
+    volumes for its keys. Each launcher reserves so many GPUs.
     """
     from consortia.planning.answer_size import largest_answer  # loads torch; a wrong name is refused before
 
@@ -31,8 +31,12 @@ def compose_text(scenario: Scenario) -> str:
     networks = [*_SHARED, *(f"{name}-{kind}" for name in names for kind in ("fleet", "private"))]
     ranges = subnets(scenario.name, networks)
     own = [volume for name in names for volume in (name, f"{name}-app")]
+    devices = f"[{{driver: nvidia, count: {gpus}, capabilities: [gpu]}}]"
+    reservation = f"\n    deploy: {{resources: {{reservations: {{devices: {devices}}}}}}}" if gpus else ""
     blocks = [
-        template("compose_participant.yml.txt").substitute(name=participant.name, industry=participant.industry)
+        template("compose_participant.yml.txt").substitute(
+            name=participant.name, industry=participant.industry, reservation=reservation
+        )
         for participant in scenario.roster
     ]
     return template("compose.yml.txt").substitute(
@@ -49,7 +53,7 @@ def compose_text(scenario: Scenario) -> str:
         ),
         participants="\n".join(blocks),
         networks="".join(
-            f"  {network}: {{{'' if network in _OPEN else 'internal: true, '}"
+            f"  {network}: {{{'' if network in _OPEN else 'internal: true, driver_opts: *isolated, '}"
             f'ipam: {{config: [{{subnet: "{subnet}"}}]}}}}\n'
             for network, subnet in ranges.items()
         ),
