@@ -17,7 +17,7 @@ PAGES = (
 
 #: Commands that no test runs from the page, with the reason and, where there is one, the test that runs the like.
 NOT_RUN = {
-    r"^([A-Z_]+=\S+ )*(make (up|down|receipts|containers)\b|docker )": "needs Docker: tests/consortia/test_federation.py",
+    r"^([A-Z_]+=\S+ )*(make (up|down|receipts|containers)\b|docker )": "Docker: tests/consortia/test_federation.py",
     r"^iptables ": "needs root, and an older engine: tests/consortia/test_container_walls.py",
     r"^tar ": "takes a coordinator's folders: tests/consortia/test_restore_drill.py",
     r"^consortia home (backup|restore) ": "asks for a passphrase: tests/consortia/test_home_backup.py",
