@@ -54,24 +54,24 @@ def _done(*arguments: str) -> str:
     return done.stdout
 
 
-def _one_round(federation: Federation) -> None:
-    """Wait until the run under way has committed one more round, or has ended."""
+def _two_rounds(federation: Federation) -> None:
+    """Wait until the run has committed the round under way and one more, or has ended."""
     folder = max((federation.own / "runs").glob("faults-*"), key=lambda path: path.name)
-    known, end = len(faults.rounds_done(folder)), time.monotonic() + _LONGEST_ROUND
-    while len(faults.rounds_done(folder)) == known and time.monotonic() < end:
+    wanted, end = len(faults.rounds_done(folder)) + 2, time.monotonic() + _LONGEST_ROUND
+    while len(faults.rounds_done(folder)) < wanted and time.monotonic() < end:
         if federation.containers()["runner"]["State"]["Status"] != "running":
             return
         time.sleep(0.5)
 
 
 def starve(services: Sequence[str], cpus: float) -> Fault:
-    """Leave services so much of a core until one more round is committed."""
+    """Leave services so much of a core until two more rounds are committed."""
 
     def fault(federation: Federation) -> None:
         found = federation.containers()
         for service in services:
             _done("update", "--cpus", str(cpus), found[service]["Id"])
-        _one_round(federation)
+        _two_rounds(federation)
         for service in services:
             _done("update", "--cpus", str(found[service]["HostConfig"]["NanoCpus"] / 1e9), found[service]["Id"])
 
@@ -79,7 +79,7 @@ def starve(services: Sequence[str], cpus: float) -> Fault:
 
 
 def slow_link(name: str, delay: float, rate: int) -> Fault:
-    """Put a relay between a SuperNode and the proxy until one more round is committed.
+    """Put a relay between a SuperNode and the proxy until two more rounds are committed.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def slow_link(name: str, delay: float, rate: int) -> Fault:
         )
         _done("network", "disconnect", fleet, proxy["Id"])
         _done("network", "connect", "--alias", "proxy", fleet, relay)
-        _one_round(federation)
+        _two_rounds(federation)
         _done("rm", "--force", relay)
         _done("network", "connect", "--alias", "proxy", fleet, proxy["Id"])
 

@@ -55,10 +55,16 @@ _SUPEREXEC = ("container of the SuperExec, with the ServerApp in it, killed", fa
 _RUNNER = ("container of the runner killed", fault_containers.kill("runner"))
 _COORDINATORS = ("superlink", "superexec", "proxy", "runner")
 HOSTS = (
-    ("launcher left a tenth of a core, for one round", starve(["line-b-app"], 0.1)),
-    ("SuperNode and launcher left a tenth of a core each, for one round", starve(["line-b", "line-b-app"], 0.1)),
-    ("the whole coordinator left a tenth of a core for each container, for one round", starve(_COORDINATORS, 0.1)),
-    ("slow link, for one round: .3 s each way, 16 KiB/s", slow_link("line-a", 0.3, 2**14)),
+    ("launcher left a tenth of a core, until two rounds were done", starve(["line-b-app"], 0.1)),
+    (
+        "SuperNode and launcher left a tenth of a core each, until two rounds were done",
+        starve(["line-b", "line-b-app"], 0.1),
+    ),
+    (
+        "the whole coordinator left a tenth of a core for each container, until two rounds were done",
+        starve(_COORDINATORS, 0.1),
+    ),
+    ("slow link until two rounds were done: .3 s each way, 16 KiB/s", slow_link("line-a", 0.3, 2**14)),
     ("partition: a SuperNode cut off for 90 s", cut_off("line-a", 90)),
 )
 _RESTART = ("restart of the host: all containers stopped, those of services started", restart_host)
@@ -68,19 +74,25 @@ _WENT_ON = "nothing more; the run went on without it"
 _DISKS = ("a participant's, room again after 5 s", "a participant's, for good", "the coordinator's")
 
 
-def _codes(folder: Path, number: int) -> str:
-    """Return what the coordinator's record says of a round, in order, without repetitions."""
+def _codes(folder: Path, number: int, last: int = 0) -> str:
+    """Return what the coordinator's record says of a round, or of some, in order, without repetitions."""
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    found = [f"{e['participant']} {e['code']}" for e in events if e["event"] == "failure" and e["round"] == number]
+    found = [
+        f"{e['participant']} {e['code']}"
+        for e in events
+        if e["event"] == "failure" and number <= e["round"] <= max(number, last)
+    ]
     return ", ".join(dict.fromkeys(found)) or "nothing: the round took longer"
 
 
 def _lines(first: Play | Up, named: tuple[tuple[str, object], ...], word: str) -> list[Line]:
-    """Return the lines of faults that ended nothing, each after the round of its number."""
-    return [
-        Line(fault, _codes(first.folder, number + 1), first.recovery(fault), word)
-        for number, (fault, _) in enumerate(named, 1)
-    ]
+    """Return the lines of faults that ended nothing."""
+    lines = []
+    for fault, _ in named:
+        number = first.injected[fault][0] + 1
+        until = first.until[fault] if isinstance(first, Up) else number
+        lines.append(Line(fault, _codes(first.folder, number, until), first.recovery(fault), word))
+    return lines
 
 
 def _resumed(play: Play | Up, number: int, word: str) -> Line:
@@ -156,14 +168,15 @@ def contained(folder: Path) -> list[Line]:
 def hosts(folder: Path) -> list[Line]:
     """Containers without CPU time, on a slow or broken link, and a host that restarts; no round may be lost."""
     count = len(HOSTS)
-    terms = {"rounds": count + 3, "quorum": 1.0, "deadline_seconds": 300.0, "attempts": 4, "local_steps": 300}
+    terms = {"rounds": 50, "quorum": 1.0, "deadline_seconds": 300.0, "attempts": 4, "local_steps": 300}
     with world(folder, NAMES, **terms) as made, deployed(folder, made) as federation:
         wanted = undisturbed(made)
         first = up(federation, {**dict(enumerate(HOSTS, 1)), count + 1: _RESTART})
         second = up(federation, {}, first.folder)
         word = "equal" if second.status == 0 and equal(wanted, model(second.folder)) else "DIFFERENT"
         lines = [*_lines(first, HOSTS, word), _ended(first, _RESTART[0], "nothing more; no service goes on with a run")]
-        return [*lines, _resumed(second, count + 2, word), _ledgers(made)]
+        went_on = first.injected[_RESTART[0]][0] + 1
+        return [*lines, _resumed(second, went_on, word), _ledgers(made)]
 
 
 def full_disks(folder: Path) -> list[Line]:

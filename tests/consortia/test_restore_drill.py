@@ -52,7 +52,7 @@ def _account(federation: Federation, name: str) -> dict[str, Any]:
 
 
 def _tar(federation: Federation, *words: str) -> None:
-    subprocess.run(["tar", *words, "--directory", str(federation.own)], check=True)
+    subprocess.run(["tar", "--directory", str(federation.own), *words], check=True)
 
 
 def _lose(federation: Federation) -> None:
