@@ -8,7 +8,7 @@ SCENARIO ?= cross-industry
 ALSO := $(if $(filter file,$(origin SCENARIO)$(DATA)), shared-customers)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test e2e browser containers docs sbom check format lint types imports house up receipts renew down clean
+.PHONY: help install run test e2e browser containers nightly docs sbom check format lint types imports house up receipts renew down clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ browser: ## Install Debian's Chromium (as root) for the end-to-end test of the d
 
 containers: $(READY) ## Run the tests that need a Docker engine (CONTAINERS=tests/... for some of them).
 	$(BIN)/python -m pytest -q -rs -m containers --durations=10 $(CONTAINERS)
+
+nightly: $(READY) ## Break everything in docs/faults.md, containers too: an hour, as root (WRITE=docs/faults.md; PARTS="'Hosts and links'").
+	$(BIN)/python benchmarks/fault_table.py $(if $(WRITE),--write $(WRITE)) $(if $(PARTS),--parts $(PARTS))
 
 docs: $(READY) ## Build the documentation site into site/, offline; every link is checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
@@ -76,9 +79,17 @@ export CONSORTIA_BASE := $(BASE)
 KEEP_BASE := $(BASE)
 endif
 
+# Without one, the base is the digest that its tag has (platform/base.sh), which .env keeps, too.
+setting = $(or $($(1)),$(shell sed -n 's/^$(1)=//p' .env 2>/dev/null),$(2))
+ifeq ($(MAKECMDGOALS),up)
+ifeq ($(call setting,CONSORTIA_BASE),)
+export CONSORTIA_BASE := $(shell sh platform/base.sh python:3.11-slim-bookworm)
+KEEP_BASE := $(if $(findstring @sha256:,$(CONSORTIA_BASE)),$(CONSORTIA_BASE))
+endif
+endif
+
 # Two checkouts never share an image: the tag follows from what the images are made of. `make up` keeps it in .env, where
 # `docker compose` finds it; a tag that the caller sets is the caller's.
-setting = $(or $($(1)),$(shell sed -n 's/^$(1)=//p' .env 2>/dev/null),$(2))
 KEEP_TAG := true
 ifndef CONSORTIA_TAG
 up renew: export CONSORTIA_TAG = $(shell sh platform/build_id.sh . \
@@ -102,6 +113,8 @@ up: ## Run a scenario as containers (SCENARIO=cross-industry); exits with the ru
 	{ $(COMPOSE) config --format json && docker network inspect $$(docker network ls --quiet); } | \
 	docker run --rm --interactive --network host --read-only --cap-drop ALL --env CONSORTIA_SUBNETS \
 	consortia:$$CONSORTIA_TAG python -m consortia.deploy.subnets || exit 2; \
+	docker version --format '{{.Server.Version}}' | grep -Eq '^(2[89]|[3-9][0-9])\.' || echo "this engine is older than 28:" \
+	"participants reach what listens on this host unless a rule forbids it; see docs/how_to/containers.md, The host" >&2; \
 	$(COMPOSE) up --detach || { $(COMPOSE) logs --no-color keys homes register >&2; \
 	case $$($(COMPOSE) ps --all --format '{{.ExitCode}}' keys) in 2) exit 2 ;; *) exit 1 ;; esac; }; \
 	runner=$$($(COMPOSE) ps --all --quiet runner) && \

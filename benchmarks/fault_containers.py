@@ -50,6 +50,8 @@ class Up:
     started: float
     ended: float
     injected: dict[str, tuple[int, float]] = field(default_factory=dict)
+    #: The round under way when a fault was over.
+    until: dict[str, int] = field(default_factory=dict)
 
     @property
     def failure(self) -> str:
@@ -88,30 +90,35 @@ def deployed(folder: Path, world: faults.World) -> Iterator[Federation]:
 
 
 def up(federation: Federation, after: Mapping[int, tuple[str, Fault]], resume: Path | None = None) -> Up:
-    """Run `make up`, or go on with a run, and let each fault follow the committed round of its number."""
+    """Run `make up`, or go on with a run, and let each fault follow the committed round of its number, or a later one.
+
+    Faults last, and rounds go on meanwhile: each is noted with the newest round that was committed when it began.
+    """
     runs = federation.own / "runs"
     env = {**federation.env, "CONSORTIA_RESUME": resume.name if resume else ""}
     known = {*runs.glob("faults-*")} if resume is None else set()
     seen = {} if resume is None else faults.rounds_done(resume)
-    started, injected = time.time(), {}
+    started, injected, until = time.time(), {}, {}
     with (federation.own / "up.log").open("w+") as log:
         process = subprocess.Popen(["make", "up"], cwd=federation.folder, env=env, stdout=log, stderr=log)
         folder = resume
         while process.poll() is None:
             time.sleep(0.05)
             folder = folder or next(iter({*runs.glob("faults-*")} - known), None)
-            new = {} if folder is None else faults.rounds_done(folder).keys() - seen.keys()
-            for number in sorted(new):
+            if folder is None:
+                continue
+            for number in sorted(faults.rounds_done(folder).keys() - seen.keys()):
                 seen[number] = time.time()
                 if number in after:
                     name, fault = after[number]
-                    injected[name] = (number, time.time())
+                    injected[name] = (max(faults.rounds_done(folder)), time.time())
                     fault(federation)
+                    until[name] = max(faults.rounds_done(folder)) + 1
         log.seek(0)
         said = log.read()
     if folder is None:
         raise RuntimeError(f"make up: {said[-2000:]}")
-    return Up(folder, process.returncode, said, started, time.time(), injected)
+    return Up(folder, process.returncode, said, started, time.time(), injected, until)
 
 
 def kill(service: str) -> Fault:

@@ -1,12 +1,13 @@
 """The fault table: what a run on real Flower processes does when something breaks.
 
-    python benchmarks/fault_table.py [--write docs/faults.md]
+    python benchmarks/fault_table.py [--write docs/faults.md] [--parts Containers ...]
 
 Every process is real: a SuperLink, SuperNodes and launchers on loopback with TLS and node keys. Signals come from the
-kernel. Full disks are small tmpfs file systems, so the benchmark needs root. Certificates are out of date. One clock is
-of yesterday (Debian's libfaketime; left out where it is not installed). Containers are killed by a signal from the
-host, as in a crash: `docker kill` counts as the user's own stop, after which nothing restarts. They are left out
-without a Docker engine.
+kernel. Full disks are small tmpfs file systems, so the benchmark needs root. Certificates are out of date. Other clocks
+are Debian's libfaketime, and left out where it is not installed. Containers are killed by a signal from the host, as in
+a crash: `docker kill` counts as the user's own stop, after which nothing restarts. Their CPU time is taken by the
+kernel's limit, their links are slowed by a TCP relay and cut at the engine's networks. All of them are left out without
+a Docker engine.
 
 The scenario is `linear` without privacy. So a run that was disturbed must give, bit for bit, the model of one that was
 not (the embedded engine's).
@@ -58,11 +59,11 @@ from privacy.ledger import Ledger
 
 Fault = Callable[["Faulty"], None]
 #: Debian's libfaketime: what a process with another clock is made of.
-_OTHER_CLOCK = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+OTHER_CLOCK = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 #: How a participant is started wrongly. *Slow clock*: its own certificate is not yet valid to it. *Wrong clock*: its
 #: SuperNode and launcher live a day ago.
 STARTS = ("wrong key", "slow clock", "expired certificate", "full disk", "old ledger") + (
-    ("wrong clock",) if _OTHER_CLOCK.is_file() else ()
+    ("wrong clock",) if OTHER_CLOCK.is_file() else ()
 )
 
 
@@ -94,10 +95,13 @@ class World:
 
 @contextlib.contextmanager
 def world(folder: Path, names: tuple[str, ...], **terms: Any) -> Iterator[World]:
-    """Lay out `linear` with these participants, alternating between its two sites, and their homes."""
+    """Lay out `linear` with these participants, alternating between its two sites, and their homes.
+
+    With `epsilon` its policies and its roster are private ones.
+    """
     scenario = tomllib.loads(find_scenario("linear").read_text())
     round_terms = {key: terms.pop(key) for key in ("quorum", "deadline_seconds", "attempts") if key in terms}
-    steps = terms.pop("local_steps", 5)
+    steps, epsilon = terms.pop("local_steps", 5), terms.pop("epsilon", None)
     scenario["contract"].update(terms, round=round_terms)
     scenario["contract"]["industries"]["linear"]["local_steps"] = steps
     scenario.pop("expect")
@@ -108,8 +112,10 @@ def world(folder: Path, names: tuple[str, ...], **terms: Any) -> Iterator[World]
     target.mkdir(parents=True)
     for number, name in enumerate(names):
         participant = participants[number % 2]
-        scenario["roster"].append({**participant, "name": name})
+        private = {} if epsilon is None else {"epsilon": epsilon}
+        scenario["roster"].append({**participant, "name": name, **private})
         policy = tomllib.loads((policies / f"{participant['name']}.toml").read_text())
+        policy["allow"]["non_private"] = not private
         (target / f"{name}.toml").write_text(tomli_w.dumps({**policy, "participant": name}))
     file = folder / "faults.toml"
     file.write_text(tomli_w.dumps(scenario))
@@ -129,7 +135,7 @@ def undisturbed(world: World, names: tuple[str, ...] = ()) -> dict[str, torch.Te
     """Return the model of a run without faults, of these participants alone, by the embedded engine."""
     scenario = tomllib.loads(world.scenario.read_text())
     scenario["roster"] = [one for one in scenario["roster"] if one["name"] in (names or world.names)]
-    folder = world.folder / "undisturbed"
+    folder = world.folder / "-".join(("undisturbed", *names))
     shutil.copytree(world.folder / "policies", folder / "policies")
     (folder / "faults.toml").write_text(tomli_w.dumps(scenario))
     options = Options(scenario=str(folder / "faults.toml"), out=folder)
@@ -229,7 +235,7 @@ class Faulty(Federation):
             return
 
         def a_day_ago(home: Path) -> dict[str, str]:
-            other = {"LD_PRELOAD": str(_OTHER_CLOCK), "FAKETIME": "-1d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+            other = {"LD_PRELOAD": str(OTHER_CLOCK), "FAKETIME": "-1d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
             return {**flower_environment(home), **other}
 
         with mock.patch("consortia.engines.flower.flower_environment", a_day_ago):

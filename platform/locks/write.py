@@ -24,7 +24,7 @@ ROOT = HERE.parents[1]
 #: Extras of every image: the drivers of the built-in sources.
 SOURCES = ("postgres", "excel", "duckdb")
 #: Extras of the coordinator's image: what CONSORTIA_TRACK names.
-TRACKERS = ("track",)
+TRACKERS = ("track", "otel", "oidc")
 _TORCH = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)$")
 _HEADER = "# Written by platform/locks/write.py; do not edit.\n"
 

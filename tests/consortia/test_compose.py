@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -124,11 +126,15 @@ def test_every_service_is_behind_walls(name: str) -> None:
     assert "volumes" not in plan["services"]["door"]
     assert set(plan["services"]["door"]["networks"]) & set(plan["services"]["proxy"]["networks"]) == {"door"}
     assert {name for name, network in plan["networks"].items() if not network.get("internal")} == {"outside", "watch"}
+    isolated = {"com.docker.network.bridge.gateway_mode_ipv4": "${CONSORTIA_GATEWAY:-isolated}"}
+    assert all(network.get("driver_opts") == isolated for network in plan["networks"].values() if "internal" in network)
     watcher = plan["services"]["dashboard"]
     assert watcher["networks"] == ["watch"]
     assert all(port.startswith("127.0.0.1:") for port in watcher["ports"])
     assert all(mount.endswith(":ro") for mount in watcher["volumes"])
-    assert {mount.split(":/")[0] for mount in watcher["volumes"]} == {"${CONSORTIA_RUNS:-./runs}", "keys-public"}
+    secret = "${CONSORTIA_OIDC_SECRET_FILE:-/dev/null}"
+    mounts = {mount.split(":/")[0] for mount in watcher["volumes"]}
+    assert mounts == {"${CONSORTIA_RUNS:-./runs}", "keys-public", secret}
     for participant in names:
         app = plan["services"][f"{participant}-app"]
         assert plan["services"][participant]["networks"] == [f"{participant}-fleet", f"{participant}-private"]
@@ -137,6 +143,27 @@ def test_every_service_is_behind_walls(name: str) -> None:
         own = {f"keys-{participant}", f"keys-{participant}-app"}
         assert {mount.split(":")[0] for mount in mounts if mount.startswith("keys-")} == own
         assert all(f"/{participant}" in mount for mount in mounts if mount.startswith("${CONSORTIA"))
+
+
+def test_gpus_are_reserved_for_launchers_where_asked(tmp_path: Path) -> None:
+    plan = yaml.load(compose_text(load_scenario("linear"), gpus=2), Loader=yaml.CSafeLoader)["services"]
+    device = {"driver": "nvidia", "count": 2, "capabilities": ["gpu"]}
+    wanted = {"resources": {"reservations": {"devices": [device]}}}
+    assert {name: terms["deploy"] for name, terms in plan.items() if "deploy" in terms} == {
+        "line-a-app": wanted,
+        "line-b-app": wanted,
+    }
+    file = tmp_path / "linear.compose.yml"
+    file.write_text(compose_text(load_scenario("linear"), gpus=2), encoding="utf-8")
+    if shutil.which("docker") is None:
+        return  # compose checks a file against its schema without an engine
+    command = ["docker", "compose", "--file", str(file), "config", "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "is not a docker command" in done.stderr:
+        return
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)["services"]["line-a-app"]["deploy"]
+    assert read["resources"]["reservations"]["devices"] == [device]
 
 
 def test_the_homes_of_secure_sums_have_pinned_each_other(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ from strategies.registry import NAMES
 
 DOCS = ROOT / "docs"
 SHELL = {".", "cat", "cd", "cp", "export", "head", "kubectl", "mkdir", "mv", "sed"}
-#: Of a host's administrator, on the page about systemd.
-SHELL |= {"chown", "systemctl", "systemd-analyze", "useradd"}
+#: Of a host's administrator, on the pages about systemd, backups and containers.
+SHELL |= {"chown", "iptables", "systemctl", "systemd-analyze", "tar", "useradd"}
 
 
 @cache
@@ -114,6 +114,8 @@ def check_simple(simple: list[str]) -> None:
     elif program == "make":
         makefile = read(ROOT / "Makefile")
         assert re.search(rf"^{arguments[0]}:", makefile, flags=re.MULTILINE), simple
+    elif program == "docker" and arguments[:2] == ["network", "connect"]:
+        assert arguments[-2].startswith("consortia-"), simple  # a network of a scenario's project
     elif program == "docker":
         assert arguments[0] == "compose"
         if arguments[1] == "exec":  # a launcher's container

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from federation import ROOT, Federation, Project, docker, engine
+from federation import ROOT, TAG, Federation, Project, docker, engine
 
 from consortia.common.strict import read_toml
 from consortia.terms.scenario import load_scenario
@@ -171,7 +171,7 @@ def test_a_database_on_a_participants_own_network_is_that_participants_alone(
 ) -> None:
     project = federation.env["COMPOSE_PROJECT_NAME"]
     network = ("--network", f"{project}_{FIRST}-private", "--network-alias", "database")
-    serve = ("consortia:test", "python", "-m", "http.server", "5432")
+    serve = (f"consortia:{TAG}", "python", "-m", "http.server", "5432")
     started = docker("run", "--detach", "--rm", "--name", f"{project}-database", *network, *serve)
     assert started.returncode == 0, started.stderr
     try:
@@ -232,7 +232,7 @@ def test_a_participants_image_has_what_it_needs_and_no_more(federation: Federati
     base = os.environ.get("CONSORTIA_BASE", "python:3.11-slim-bookworm")
     sizes = [
         int(docker("image", "inspect", "--format", "{{.Size}}", image).stdout)
-        for image in ("consortia-participant:test", base)
+        for image in (f"consortia-participant:{TAG}", base)
     ]
     assert sizes[0] - sizes[1] <= 1.25e9
 
@@ -242,7 +242,7 @@ def test_the_record_names_the_build_and_the_image(federation: Federation, first:
     words = (os.environ.get("CONSORTIA_BASE", "python:3.11-slim-bookworm"), os.environ.get("TORCH", "cpu"))
     script = ["sh", str(ROOT / "platform" / "build_id.sh"), str(ROOT), *words]
     assert told["build"] == subprocess.run(script, capture_output=True, text=True, check=True).stdout.strip()
-    assert told["image"] == docker("image", "inspect", "--format", "{{.Id}}", "consortia:test").stdout.strip()
+    assert told["image"] == docker("image", "inspect", "--format", "{{.Id}}", f"consortia:{TAG}").stdout.strip()
 
 
 def test_documented_commands_find_a_participants_home(federation: Federation, first: Any) -> None:

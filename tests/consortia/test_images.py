@@ -47,7 +47,8 @@ def test_locks_have_what_the_project_asks_for_in_the_versions_that_the_tests_use
     assert asked - set(locks["participant"]) == {"torch"}
     assert "torch" in locks["torch-cpu"]
     assert "torch" in locks["torch-cuda"]
-    assert {_name(line) for line in extras["track"]} <= set(locks["coordinator"])
+    for extra in ("track", "otel", "oidc"):
+        assert {_name(line) for line in extras[extra]} <= set(locks["coordinator"])
     assert not set(locks["coordinator"]) & set(locks["participant"])
 
 
@@ -73,6 +74,39 @@ def test_a_base_by_digest_is_taken_recorded_and_kept(tmp_path: Path) -> None:
         kept = (tmp_path / ".env").read_text().splitlines()
         assert sorted(kept) == [f"CONSORTIA_BASE={digest}", "CONSORTIA_SUBNETS=10.77", f"CONSORTIA_TAG={made}"]
     assert set((tmp_path / "asked").read_text().split()) == {digest}
+
+
+@pytest.mark.parametrize(
+    ("engine", "base", "kept"),
+    [
+        ("a registry's image", "python@sha256:" + "b" * 64, True),
+        ("an image of this machine", "python:3.11-slim-bookworm", False),
+    ],
+)
+def test_the_base_is_a_digest_unless_the_engine_has_none(engine: str, base: str, kept: bool, tmp_path: Path) -> None:
+    """`make up` with a script in place of docker, which knows a digest of the default tag or does not."""
+    for name in ("platform", "strategies", "clients", "privacy", "scenarios", "wheels"):
+        (tmp_path / name).mkdir()
+    files = ("Makefile", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
+    for name in (*files, "platform/build_id.sh", "platform/base.sh"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "scenarios" / "linear.compose.yml").touch()
+    docker = tmp_path / "docker"
+    digest = f"echo {base}" if kept else "true"
+    docker.write_text(
+        f'#!/bin/sh\ncase "$*" in *RepoDigests*) {digest}; exit ;; esac\n'
+        'echo "$CONSORTIA_BASE" >>asked\ncase $1 in wait) echo 0 ;; *) echo x ;; esac\n'
+    )
+    docker.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    for _ in range(2):
+        subprocess.run(
+            ["make", "up", "SCENARIO=linear"], cwd=tmp_path, env=environment, capture_output=True, check=True
+        )
+    lines = (tmp_path / ".env").read_text().splitlines()
+    assert (f"CONSORTIA_BASE={base}" in lines) is kept
+    assert base in (tmp_path / "asked").read_text().split()
+    assert set((tmp_path / "asked").read_text().split()) == {base}
 
 
 def _pair(line: str) -> tuple[str, str]:

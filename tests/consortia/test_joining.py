@@ -117,7 +117,8 @@ def test_a_kit_holds_nothing_of_anybody_else_and_refuses_until_it_is_filled_in(c
         # Who reaches the outside sees no rows, and the other way round.
         sees_rows = any(":/data" in mount for mount in terms["volumes"])
         assert not (sees_rows and "outside" in terms.get("networks", [])), service
-    assert plan["networks"]["private"] == {"internal": True}
+    isolated = {"com.docker.network.bridge.gateway_mode_ipv4": "${CONSORTIA_GATEWAY:-isolated}"}
+    assert plan["networks"]["private"] == {"internal": True, "driver_opts": isolated}
     # The owner's own view, if it asks for one: on this host alone, with neither rows nor keys, and with no way out.
     watcher = plan["services"]["dashboard"]
     assert (watcher["profiles"], watcher["networks"]) == (["dashboard"], ["watch"])

@@ -6,29 +6,37 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from flwr.proto.control_pb2 import StartRunResponse
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
 from flwr.supercore.retry import http_retry
 from flwr.supercore.retry.retry_invoker import RetryInvoker
 from flwr.supercore.runtime import RuntimeHttpClient
+from google.protobuf.message import Message
 
+from consortia.common.errors import RunFailedError
 from consortia.common.pki import make_authority, write_server
-from consortia.deploy import coordinator_app, superexec, supernode
+from consortia.deploy import coordinator_app, runner, superexec, supernode
+from consortia.engines import control
+from consortia.engines.control import Control
 from consortia.messages import flower_facts, flower_pace, flower_patience
+from consortia.terms.scenario import load_scenario
 
 _SECONDS = 0.2
+_TOKEN = AcquireTaskResponse(token="a token")
 
 
 class _Busy:
-    """Answers handshakes only after it has let a number of them run out."""
+    """Answers handshakes only after it has let a number of them run out; requests with one message, or never (None)."""
 
-    def __init__(self, pki: Path, silent: int) -> None:
+    def __init__(self, pki: Path, silent: int, answer: Message | None = _TOKEN) -> None:
         self.calls = 0
         self._silent = silent
+        self._body = None if answer is None else answer.SerializeToString()
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(pki / "server.pem", pki / "server.key")
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -52,11 +60,13 @@ class _Busy:
             self.calls += 1
             if self.calls <= self._silent:
                 continue
-            with contextlib.suppress(OSError), self._context.wrap_socket(raw, server_side=True) as link:
+            with contextlib.suppress(OSError), contextlib.ExitStack() as served:
+                link = self._context.wrap_socket(raw, server_side=True)
+                (served if self._body is not None else kept).enter_context(link)
                 link.recv(2**16)
-                body = AcquireTaskResponse(token="a token").SerializeToString()
-                head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
-                link.sendall(f"{head}content-type: application/protobuf\r\n\r\n".encode() + body)
+                if self._body is not None:
+                    head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(self._body)}\r\nconnection: close\r\n"
+                    link.sendall(f"{head}content-type: application/protobuf\r\n\r\n".encode() + self._body)
 
 
 @pytest.fixture
@@ -108,6 +118,42 @@ def test_a_certificate_of_somebody_else_is_refused_at_once(pki: Path, stock: Non
     with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
         _client(busy.address, (tmp_path / "other" / "ca.crt").read_bytes()).AcquireTask(AcquireTaskRequest())
     busy.close()
+    assert busy.calls == 1
+
+
+@pytest.fixture
+def submit(pki: Path, tmp_path: Path) -> Callable[[_Busy], str]:
+    """Submit a run to a listener, with time-outs of `_SECONDS`."""
+    job = runner.make_job(load_scenario("linear"), tmp_path)
+
+    def call(busy: _Busy) -> str:
+        with contextlib.closing(Control(busy.address, pki / "ca.crt")) as link, contextlib.closing(busy):
+            link._client._client.timeout = httpx.Timeout(_SECONDS)
+            return link.submit(job)
+
+    return call
+
+
+def test_a_submission_tries_slow_handshakes_again(pki: Path, submit: Callable[[_Busy], str]) -> None:
+    busy = _Busy(pki, silent=2, answer=StartRunResponse(run_id=7))
+    assert submit(busy) == "7"
+    assert busy.calls == 3
+
+
+def test_a_submission_to_nobody_ends(
+    pki: Path, submit: Callable[[_Busy], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "CONNECT_SECONDS", 2 * _SECONDS)
+    busy = _Busy(pki, silent=1000)
+    with pytest.raises(RunFailedError, match="did not take the run: ConnectTimeout"):
+        submit(busy)
+    assert 1 < busy.calls < 10
+
+
+def test_a_submission_that_may_have_arrived_is_not_sent_again(pki: Path, submit: Callable[[_Busy], str]) -> None:
+    busy = _Busy(pki, silent=0, answer=None)
+    with pytest.raises(RunFailedError, match="did not take the run: ReadTimeout"):
+        submit(busy)
     assert busy.calls == 1
 
 

@@ -25,7 +25,7 @@ OWN = "10.213.4.16/28"
 
 def _text_networks(text: str, first_two: str = "10.213") -> dict[str, ipaddress.IPv4Network]:
     text = text.replace("${CONSORTIA_SUBNETS:-10.213}", first_two)
-    found = yaml.load(text[text.index("\nnetworks:") : text.index("\nvolumes:")], Loader=yaml.CSafeLoader)["networks"]
+    found = yaml.load(text, Loader=yaml.CSafeLoader)["networks"]
     return {
         name: ipaddress.IPv4Network(part["subnet"])
         for name, network in found.items()

@@ -17,7 +17,9 @@ PAGES = (
 
 #: Commands that no test runs from the page, with the reason and, where there is one, the test that runs the like.
 NOT_RUN = {
-    r"^(make (up|down|receipts|containers)\b|docker )": "needs a Docker engine: tests/consortia/test_federation.py",
+    r"^([A-Z_]+=\S+ )*(make (up|down|receipts|containers)\b|docker )": "Docker: tests/consortia/test_federation.py",
+    r"^iptables ": "needs root, and an older engine: tests/consortia/test_container_walls.py",
+    r"^tar ": "takes a coordinator's folders: tests/consortia/test_restore_drill.py",
     r"^consortia home (backup|restore) ": "asks for a passphrase: tests/consortia/test_home_backup.py",
     r"^(kubectl |consortia kubernetes --participant )": "needs a cluster, or a kit: tests/consortia/test_kubernetes.py",
     r"^(make install|\. \.venv/bin/activate|consortia .*\bscreening\b)": "run by tests/consortia/test_clean_clone.py",

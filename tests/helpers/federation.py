@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: A test's compose project: this, the process that made it, a random part.
 PREFIX = "consortia-test-"
+#: The tag of the tests' images: two checkouts on one engine never share one.
+TAG = f"test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 
 #: Runs inside a container; the targets come as JSON on its command line, the answers go out as JSON.
 PROBE = """
@@ -139,7 +142,7 @@ class Federation(Project):
             **os.environ,
             "SCENARIO": scenario,
             "COMPOSE_PROJECT_NAME": f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}",
-            "CONSORTIA_TAG": "test",
+            "CONSORTIA_TAG": TAG,
             "CONSORTIA_SUBNETS": _free_range(),  # another federation of the same scenario may be up
             **{f"CONSORTIA_{name.upper()}": str(own / name) for name in ("homes", "runs", "data", "pki", "members")},
             # PyTorch's own index may be out of reach; the base image of a test machine may bring the wheel.

@@ -19,9 +19,12 @@ def compose(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit 1 when the file differs from what would be written.")
     ] = False,
+    gpus: Annotated[
+        int, typer.Option(min=0, help="GPUs to reserve for each launcher (the engine's NVIDIA runtime).")
+    ] = 0,
 ) -> None:
     """Write the Docker Compose file of a scenario, with a separate service for each participant."""
-    text = compose_text(load_scenario(scenario))
+    text = compose_text(load_scenario(scenario), gpus)
     target = compose_file(scenario)
     if check:
         if not target.is_file():

@@ -38,17 +38,38 @@ def dashboard(
         typer.Option(help="With --home and --allow-changes: a scenario whose contract can be accepted; repeatable."),
     ] = None,
     oidc_issuer: Annotated[
-        str, typer.Option(metavar="URL", help="Browsers sign in at this OpenID Connect provider, not with a token.")
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="CONSORTIA_OIDC_ISSUER",
+            help="Browsers sign in at this OpenID Connect provider, not with a token.",
+        ),
     ] = "",
-    oidc_client_id: Annotated[str, typer.Option(help="What the provider calls this dashboard.")] = "",
+    oidc_client_id: Annotated[
+        str, typer.Option(envvar="CONSORTIA_OIDC_CLIENT_ID", help="What the provider calls this dashboard.")
+    ] = "",
     oidc_secret_file: Annotated[
-        Path | None, typer.Option(help="File with its secret there; else $CONSORTIA_OIDC_SECRET; neither: PKCE alone.")
+        Path | None,
+        typer.Option(
+            envvar="CONSORTIA_OIDC_SECRET_FILE",
+            help="File with its secret there; else $CONSORTIA_OIDC_SECRET; neither: PKCE alone.",
+        ),
     ] = None,
     oidc_address: Annotated[
-        str, typer.Option(metavar="URL", help="Where browsers find this dashboard; default http://HOST:PORT.")
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="CONSORTIA_OIDC_ADDRESS",
+            help="Where browsers find this dashboard; default http://HOST:PORT.",
+        ),
     ] = "",
     oidc_roles: Annotated[
-        str, typer.Option(metavar="CLAIM", help="Claim of the ID token that holds the roles; a point leads into it.")
+        str,
+        typer.Option(
+            metavar="CLAIM",
+            envvar="CONSORTIA_OIDC_ROLES",
+            help="Claim of the ID token that holds the roles; a point leads into it.",
+        ),
     ] = "roles",
 ) -> None:
     """Serve live pages, read-only by default. A token is printed once; $CONSORTIA_DASHBOARD_TOKEN sets it."""

@@ -23,12 +23,12 @@ class _Text(Template):
     delimiter = "@"
 
 
-def compose_text(scenario: Scenario) -> str:
+def compose_text(scenario: Scenario, gpus: int = 0) -> str:
     """Return the compose file of a scenario.
 
     Every participant has two services (SuperNode and launcher), two networks (each with a subnet of its own) and two
     volumes for its keys. A file to start from (`init`) is mounted where the coordinator and that industry's launchers
-    look for it; the hash of the contract decides whether it is the agreed one.
+    look for it; the hash of the contract decides whether it is the agreed one. Each launcher reserves so many GPUs.
 
     Raises
     ------
@@ -41,11 +41,14 @@ def compose_text(scenario: Scenario) -> str:
     networks = [*_SHARED, *(f"{name}-{kind}" for name in names for kind in ("fleet", "private"))]
     ranges = subnets(scenario.name, networks)
     own = [volume for name in names for volume in (name, f"{name}-app")]
+    devices = f"[{{driver: nvidia, count: {gpus}, capabilities: [gpu]}}]"
+    reservation = f"\n    deploy: {{resources: {{reservations: {{devices: {devices}}}}}}}" if gpus else ""
     blocks = [
         template("compose_participant.yml.txt").substitute(
             name=participant.name,
             industry=participant.industry,
             start=mounted(starts_of(scenario, [participant.industry]), "/home"),
+            reservation=reservation,
         )
         for participant in scenario.roster
     ]
@@ -66,7 +69,7 @@ def compose_text(scenario: Scenario) -> str:
         ),
         participants="\n".join(blocks),
         networks="".join(
-            f"  {network}: {{{'' if network in _OPEN else 'internal: true, '}"
+            f"  {network}: {{{'' if network in _OPEN else 'internal: true, driver_opts: *isolated, '}"
             f'ipam: {{config: [{{subnet: "{subnet}"}}]}}}}\n'
             for network, subnet in ranges.items()
         ),

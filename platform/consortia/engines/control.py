@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 from flwr.common.serde import fab_to_proto
-from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest
+from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest, StartRunResponse
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
@@ -23,6 +24,8 @@ from consortia.messages.bundle import make_bundle
 from consortia.vertical.request import total_steps
 
 JOIN_SECONDS = 120.0
+#: How long a submission tries to reach a SuperLink whose host has no free CPU time; each try may take Flower's 30 s.
+CONNECT_SECONDS = 300.0
 #: What `Control.status` says where the SuperLink does not answer, and where it answers without our run.
 UNANSWERED: Final = "unanswered"
 UNLISTED: Final = "unlisted"
@@ -56,7 +59,7 @@ class Control:
         bundle = make_bundle(job.run_config(JOIN_SECONDS))
         fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
         try:
-            answer = self._client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
+            answer = self._start(StartRunRequest(fab=fab_to_proto(fab)))
         except httpx.HTTPStatusError as error:
             raise RunFailedError(f"the SuperLink did not take the run: {error.response.text or error}") from None
         except (httpx.HTTPError, ValueError) as error:
@@ -64,6 +67,19 @@ class Control:
         if not answer.HasField("run_id"):
             raise RunFailedError("the SuperLink did not take the run: it gave no number")
         return str(answer.run_id)
+
+    def _start(self, request: StartRunRequest) -> StartRunResponse:
+        """Ask for a run; ask again where the connection, or its TLS handshake, ran out of time: nothing was sent then.
+
+        A time-out behind the handshake is raised: the SuperLink may have taken the run, and would take it twice.
+        """
+        end = time.monotonic() + CONNECT_SECONDS
+        while True:
+            try:
+                return self._client.StartRun(request)
+            except httpx.ConnectTimeout:
+                if time.monotonic() > end:
+                    raise
 
     def status(self, flower_run_id: str) -> str:
         """Return Flower's status of the run, such as `finished:failed`; `UNANSWERED` or `UNLISTED` if there is none."""
