@@ -170,7 +170,7 @@ def processes(size: int, rounds: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as name,
         mock.patch("consortia.engines.flower.Federation", Measured),
-        mock.patch("consortia.cli.budget.out"),
+        mock.patch("consortia.common.console.out"),
         mock.patch.dict(os.environ, CONSORTIA_HOME=f"{name}/homes"),
     ):
         scenario = str(lay_out(Path(name), size, rounds))
