@@ -155,7 +155,7 @@ def _speed_up_supernode() -> None:
     node, tasks = importlib.import_module(_NODE), importlib.import_module(_TASKS)
     # Asks the SuperLink. Where a round takes 30 s and more, most of a node's CPU time were questions in vain.
     message = Rhythm(0.05, 3.0, 0.1, known=0.7)
-    answer = Rhythm(0.005, 0.05, 0.05)  # reads this process's own memory
+    answer = Rhythm(0.005, 0.5, 0.05)  # reads this process's own memory; Flower's own wait is .5 s
     ready = threading.Event()
     hand = AtHand()
 
