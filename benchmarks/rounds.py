@@ -126,7 +126,7 @@ def measure(folder: Path, scenario: Path, rounds: int, *, stock: bool) -> dict[s
     with (
         mock.patch.dict(os.environ, environment),
         mock.patch("consortia.engines.flower.Federation", Measured),
-        mock.patch("consortia.cli.budget.out"),
+        mock.patch("consortia.common.console.out"),
     ):
         init("", scenario=str(scenario))
         for home in homes.iterdir():

@@ -11,12 +11,10 @@ import logging
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from consortia.messages.envelope import Envelope, encode, kind_of
+from consortia.messages.envelope import Envelope, encode
 from consortia.messages.flower import pack, unpack
-from consortia.participant.handle import handle
-from consortia.participant.home import Home
-from consortia.participant.node_config import home_of, log_at_home, source_of
-from consortia.vertical.handle import handle as handle_step
+from consortia.participant.node_config import home_of, source_of
+from consortia.vertical.answer import answer
 from consortia.vertical.request import STEPS
 
 app = ClientApp()
@@ -50,9 +48,3 @@ def _answer(message: Message, context: Context) -> Message:
         logging.getLogger("consortia.participant").error("the message or the node config is malformed")
         reply = encode(Envelope({"status": "FAILED", "code": "PARTICIPANT_ERROR", "incident": "unreadable"}))
     return Message(pack(reply), reply_to=message)
-
-
-def answer(data: bytes, home: Home, source: str | None) -> bytes:
-    """Answer one envelope in this process, whose log goes to the participant's folder."""
-    log_at_home(home)
-    return (handle_step if kind_of(data) in STEPS else handle)(data, home, source)

@@ -20,7 +20,7 @@ from consortia.deploy.prepare import make_homes
 from consortia.participant.home import Home
 from consortia.participant.identity import load_identity, public_hex
 from consortia.terms.policy import load_policy
-from consortia.terms.scenario import Scenario, load_scenario
+from consortia.terms.scenario import Scenario, find_scenario, load_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = (
@@ -216,3 +216,19 @@ def test_homes_that_root_made_go_to_the_user_of_the_containers_and_others_stay(t
         assert {path for path in given if path == str(home) or path.startswith(f"{home}/")} == wanted
     assert set(given.values()) == {(1234, 1235)}
     assert {str(tmp_path / "runs"), str(tmp_path / "members")} <= set(given)
+
+
+def test_the_homes_of_a_crowd_have_its_policy_under_their_own_names(tmp_path: Path) -> None:
+    text = find_scenario("linear").read_text(encoding="utf-8").replace("[[roster]]", "[[crowd]]\ncount = 2")
+    (tmp_path / "linear.toml").write_text(text, encoding="utf-8")
+    shutil.copytree(find_scenario("linear").parent / "policies" / "linear", tmp_path / "policies" / "linear")
+    scenario = load_scenario(str(tmp_path / "linear.toml"))
+    names = [participant.name for participant in scenario.roster]
+    assert make_homes(str(tmp_path / "linear.toml"), scenario, tmp_path / "homes") == names
+    for participant in scenario.roster:
+        home = Home(tmp_path / "homes" / participant.name, participant.name)
+        policy = load_policy(home.policy, simulation=False)
+        assert policy.participant == participant.name
+        assert [terms.site for terms in policy.dataset.values()] == [participant.site]
+        assert list(policy.allow.contracts) == [f"sha256:{scenario.contract.sha256()}"]
+    assert len(names) == 4

@@ -1,8 +1,8 @@
 """Forks one fresh process for each message from one that has imported everything (a zygote).
 
 Importing torch, Opacus, pandas and scikit-learn takes seconds and some 300 MB; a fork takes milliseconds. So the zygote
-is itself forked, from a small process, at the start, let go when no message came for a while, and forked again with
-the next one. What must not be shared is drawn anew:
+is itself forked, from a small process, with the first message, and let go when none came for a while. What must not be
+shared is drawn anew:
 
 Guarantees
 ----------
@@ -104,8 +104,7 @@ class Zygote:
         theirs.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os.kill(first, signal.SIGTERM))
-        # Imports begin now: with the first message they would take a part of its deadline.
-        zygote: socket.socket | None = self._new_zygote(ours)
+        zygote: socket.socket | None = None
         working: list[int] = []  # one end of a pipe for each child, closed at the other end when the child ends
         with ours:
             while True:

@@ -11,6 +11,7 @@ from consortia.common.strict import read_toml
 from consortia.engines.demonstration import demo_policy_file
 from consortia.participant.home import Home
 from consortia.participant.ledger_witness import check_new
+from consortia.terms.many_participants import filled
 from consortia.terms.proposed_policy import proposed_policy
 from consortia.terms.scenario import Scenario
 from privacy.ledger import Ledger
@@ -24,7 +25,7 @@ def owned_policy(scenario: str, loaded: Scenario, participant: str) -> dict[str,
     file = demo_policy_file(scenario, participant)
     if not file.is_file():
         return proposed_policy(loaded.participant(participant), loaded.contract)
-    data = read_toml(file)
+    data = filled(read_toml(file), participant, loaded.participant(participant).site)
     data["demo"] = False
     data["allow"]["contracts"] = [f"sha256:{loaded.contract.sha256()}"]
     return data

@@ -12,7 +12,7 @@ Guarantees
 * The process that reads rows has no connection: it gets an envelope and gives one back through a pipe. What talks to
   the SuperNode reads no rows.
 * Each message has a fresh process, forked after all imports (`consortia.deploy.forks`), with randomness of its own.
-  After ten minutes without a message PyTorch is let go, until the next one.
+  PyTorch is loaded with the first message, and let go after ten minutes without one. Until then no process has it.
 * Rows are read once a run, as long as policy and files stay as they are (`consortia.participant.kept_rows`). Between
   two messages they lie in memory (`consortia.deploy.shelf`), 512 MiB at most, and go with PyTorch.
 * A process that dies or hangs is answered for at once, with an incident id.
@@ -38,7 +38,7 @@ from consortia.deploy.shelf import Shelf
 
 #: Imported by the zygote before its first message, or inside functions on the way of one.
 _LAZY = (
-    "consortia.client_app",
+    "consortia.vertical.answer",
     "privacy._optimizer",
     "privacy.accounting",
     "sklearn.exceptions",
@@ -49,9 +49,9 @@ _LAZY = (
 
 def answer_in_child(shelf: Shelf, question: bytes) -> bytes:
     """Answer one question of the courier: runs in the fresh process."""
-    from consortia.client_app import answer
     from consortia.participant import kept_rows
     from consortia.participant.home import Home
+    from consortia.vertical.answer import answer
 
     kept_rows.use(shelf)
 
@@ -121,15 +121,18 @@ def main(arguments: list[str]) -> int:
     # Read when they are loaded: no threads of theirs before a fork.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", JE_ARROW_MALLOC_CONF="background_thread:false")
 
-    from consortia.deploy.courier import Courier, SuperNode
     from consortia.deploy.forks import Asker, Zygote
-    from consortia.messages import flower_pace
 
-    flower_pace.speed_up()
     authority = _read(options.root_certificates) if options.root_certificates else None
-    supernode = SuperNode(options.runtime_api_address, authority, _read(options.superexec_auth_secret_file))
+    secret = _read(options.superexec_auth_secret_file)
 
     def courier(asker: Asker) -> int:
+        # Flower is loaded in this process alone: neither the one that waits nor a message's has a use for it.
+        from consortia.deploy.courier import Courier, SuperNode
+        from consortia.messages import flower_pace
+
+        flower_pace.speed_up()
+        supernode = SuperNode(options.runtime_api_address, authority, secret)
         logging.getLogger("consortia.courier").info("ready for %s", supernode.address)
         return Courier(supernode, asker).serve()
 

@@ -26,6 +26,8 @@ from consortia.vertical.request import total_steps
 JOIN_SECONDS = 120.0
 #: How long a submission tries to reach a SuperLink whose host has no free CPU time; each try may take Flower's 30 s.
 CONNECT_SECONDS = 300.0
+#: Where all SuperNodes start on one host, they share its cores: each takes 2 to 3 s of one.
+_JOIN_SECONDS_EACH = 6.0
 #: What `Control.status` says where the SuperLink does not answer, and where it answers without our run.
 UNANSWERED: Final = "unanswered"
 UNLISTED: Final = "unlisted"
@@ -56,7 +58,7 @@ class Control:
 
     def submit(self, job: Job) -> str:
         """Submit a run to the SuperLink as a bundle that holds only a pyproject.toml. Return Flower's id."""
-        bundle = make_bundle(job.run_config(JOIN_SECONDS))
+        bundle = make_bundle(job.run_config(join_seconds(job)))
         fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
         try:
             answer = self._start(StartRunRequest(fab=fab_to_proto(fab)))
@@ -92,11 +94,16 @@ class Control:
         return f"{run.status.status}:{run.status.sub_status}"
 
 
+def join_seconds(job: Job) -> float:
+    """Return how long the coordinator waits for those who have not joined."""
+    return max(JOIN_SECONDS, _JOIN_SECONDS_EACH * len(job.scenario.roster))
+
+
 def longest_run(job: Job) -> float:
     """Return an upper bound on the seconds of a run, if every wait takes its whole deadline."""
     terms = job.scenario.contract.round
     rounds = max(total_steps(job.scenario), *(part.contract.participations for part in job.scenario.parts())) + 1
-    return JOIN_SECONDS + rounds * terms.attempts * (terms.deadline_seconds + 60)
+    return join_seconds(job) + rounds * terms.attempts * (terms.deadline_seconds + 60)
 
 
 def read_status(record: Path, before: int) -> dict[str, Any] | None:

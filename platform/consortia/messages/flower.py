@@ -27,7 +27,9 @@ _SILENT = f"{PREFIX}{ErrorCode.CLIENT_APP_CRASHED}"
 #: So often an envelope is sent again to a participant whose launcher was silent.
 _SENT_AGAIN = 2
 
-_FIRST_POLL, _SLOWEST_POLL = 0.01, 0.1
+#: Seconds between two looks for answers. Each look costs the SuperLink several milliseconds, however many it finds.
+_FIRST_POLL, _SLOWEST_POLL = 0.01, 1.0
+_JOIN_POLL = 0.1
 #: A SuperNode counts as gone when its heartbeat is more than so many seconds late.
 _LATE = 10.0
 #: How long a round waits for a SuperNode that went away. Flower lets a killed SuperNode come back only when its last
@@ -84,7 +86,7 @@ class GridExchange:
         self._given_up = set(names) - set(self._nodes)
         # A Grid in this process can wait for an answer; a remote one must be polled.
         self._wait: Callable[[float], None] = getattr(grid, "wait", time.sleep)
-        self._rhythm = Rhythm(_FIRST_POLL, _SLOWEST_POLL, 0.1, known=0.8)
+        self._rhythm = Rhythm(_FIRST_POLL, _SLOWEST_POLL, 0.05, known=0.8)
 
     def _wait_for_nodes(self, names: Sequence[str], seconds: float) -> dict[str, int]:
         end = time.monotonic() + seconds
@@ -97,7 +99,7 @@ class GridExchange:
                 self._absent(missing)
             if not missing or time.monotonic() > end:
                 break
-            time.sleep(_SLOWEST_POLL)
+            time.sleep(_JOIN_POLL)
         if not found:
             raise RunFailedError(
                 f"nobody joined within {seconds:.0f} s: wanted {', '.join(names)}; "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import linecache
 from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any, Final
@@ -167,6 +168,7 @@ def changes(names: Iterable[str] = KNOWN) -> list[str]:
             continue
         if now != KNOWN[name]:
             found.append(f"{name} is {now}, not {KNOWN[name]}")
+    linecache.clearcache()  # the sources that were looked at
     return found
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-
-from flwr.app import Context
+from typing import TYPE_CHECKING
 
 from consortia.common.logs import OwnFile
 from consortia.participant.home import Home
+
+if TYPE_CHECKING:
+    from flwr.app import Context
 
 
 def log_at_home(home: Home) -> None:
