@@ -185,6 +185,8 @@ def test_own_models_of_several_labels_rank_them_and_are_data(fit: Any, monkeypat
     fitted = fit(CLIENT, train, "north")
     assert fitted(test).shape == (400, LABELS)
     assert get("label_auc").value(fitted(test), test.target) > 0.68
+    shares = bits(train.target.numpy(), LABELS).mean(0)
+    assert np.abs(fitted(train).mean(0) - shares).max() < 0.06  # probabilities, not their order alone
     assert torch.allclose(fitted.model()(test.inputs["features"]).double(), torch.from_numpy(fitted(test)), atol=1e-6)
     # A label that no training row has is constant; the others are learned all the same.
     without = train.take((train.target & 2) == 0)
