@@ -14,6 +14,8 @@ rm -rf pyarrow/include pyarrow/src pyarrow/libarrow_flight.* pyarrow/libarrow_py
 rm -rf phonenumbers/geodata phonenumbers/carrierdata phonenumbers/tzdata
 # Flower declares uv, an installer, and calls it only where runs bring dependencies, which is switched off.
 rm -rf uv uv-* "$1/bin/uv" "$1/bin/uvx"
+# Tests of a cryptographic library, with private keys that everybody knows: a scan of the layers for keys would name them.
+rm -rf Crypto/SelfTest
 for package in joblib networkx numpy opacus pandas pyarrow scipy sklearn skops sympy; do
   find "$package" -depth -type d \( -name tests -o -name test \) -exec rm -rf {} +
 done

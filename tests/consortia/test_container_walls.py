@@ -151,14 +151,14 @@ _KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=\s]{60}")
 
 def test_no_key_is_in_a_layer(federation: Federation) -> None:
     """Every layer of every image, also what a later one took away."""
-    saved = subprocess.Popen(["docker", "save", *IMAGES], stdout=subprocess.PIPE)
-    assert saved.stdout is not None
     found, last, size = [], b"", 0
-    while part := saved.stdout.read(2**24):
-        window, size = last + part, size + len(part)
-        found += [match[0][:80] for match in _KEY.finditer(window)]
-        last = window[-4096:]
-    assert saved.wait() == 0
+    with subprocess.Popen(["docker", "save", *IMAGES], stdout=subprocess.PIPE) as saved:
+        assert saved.stdout is not None
+        while part := saved.stdout.read(2**24):
+            window, size = last + part, size + len(part)
+            found += [match[0][:80] for match in _KEY.finditer(window)]
+            last = window[-4096:]
+    assert saved.returncode == 0
     assert size > 10**9
     assert found == []
 

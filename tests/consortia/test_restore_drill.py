@@ -108,6 +108,6 @@ def test_lost_homes_and_coordinator_come_back_and_the_run_goes_on(drill: Federat
             notes = [note for _, note in ledger.notes() if note["what"] == "restored"]
             assert len(notes) == 1
             spent = ledger.spent("line", 1e-5)
-        assert math.isclose(spent, record["participants"][name]["epsilon"], rel_tol=1e-6) or abandoned
+        assert math.isclose(spent, record["participants"][name]["epsilon"]["run"], rel_tol=1e-6) or abandoned
         assert spent <= EPSILON * (1 + abandoned)
     assert os.stat(own / "homes" / A).st_uid != 0  # the containers' user has it again
