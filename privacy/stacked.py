@@ -197,6 +197,10 @@ def _blocks(rows: StackedRows, drawn: Tensor, together: int | None) -> list[_Blo
     found: list[_Block] = []
     for start in range(0, longest, usual) if together else (0, usual)[: 1 + (longest > usual)]:
         who = (sizes > start).nonzero().squeeze(1) if start else None
+        if (
+            who is not None and len(who) < 2 <= n
+        ):  # one product alone has another kernel: take somebody with no row left
+            who = torch.cat([who, (who + 1) % n])
         place = torch.arange(start, start + usual if together or not start else longest)
         begin, count = (first, sizes) if who is None else (first[who], sizes[who])
         missing = place >= count.unsqueeze(1)

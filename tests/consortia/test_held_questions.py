@@ -8,7 +8,11 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.superlink import main as flower
+from starlette.testclient import TestClient
 
 from consortia.deploy import held_questions
 from consortia.deploy.held_questions import Held
@@ -136,3 +140,22 @@ def test_another_flower_answers_at_once(monkeypatch: pytest.MonkeyPatch, caplog:
     monkeypatch.undo()
     monkeypatch.setenv(flower_pace.SWITCH, "1")
     assert not held_questions.wanted()
+
+
+def test_flowers_own_superlink_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_questions, "HELD_SECONDS", 1.5)
+    app = flower.create_app()
+    app.add_middleware(Held)
+    key = public_key_to_bytes(ec.generate_private_key(ec.SECP384R1()).public_key())
+    app.state.linkstate_factory.state().create_node("owner", "owner", key, 30)
+
+    def ask(shown: bytes) -> tuple[int, float]:
+        started = time.monotonic()
+        head = {"flwr-public-key": b64encode(shown).decode()}
+        return client.post("/v1/fleet/pull-messages", content=b"", headers=head).status_code, time.monotonic() - started
+
+    client = TestClient(app, raise_server_exceptions=False)
+    ask(b"stranger")  # what is loaded with the first request
+    (stranger, at_once), (nobody, waited) = ask(b"stranger"), ask(key)
+    assert waited >= 1.5 > at_once
+    assert stranger == nobody >= 400  # no signature: Flower refuses afterwards, as before

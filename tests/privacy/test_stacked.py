@@ -151,8 +151,17 @@ def test_a_participants_sum_is_the_same_to_the_bit_among_any_number(widths: tupl
         return gradients
 
     everybody = sums(list(range(7)))
-    for who in ([4], [0, 6], [1, 2, 3, 5, 6]):
+    for who in ([4, 5], [0, 6], [1, 2, 3, 5, 6]):  # of one participant alone they are others
         assert all(torch.equal(one[who], other) for one, other in zip(everybody, sums(who), strict=True))
+
+
+def test_no_block_of_a_crowd_has_one_participant_alone() -> None:
+    rows = StackedRows.of(tables((70, 3, 40)))
+    first, *rest = stacked._blocks(rows, rows.places().view(-1).nonzero().squeeze(1), 32)
+    assert first.who is None
+    assert [block.who.tolist() for block in rest if block.who is not None] == [[0, 2], [0, 1]]
+    assert [int(block.present.sum()) for block in rest] == [32 + 8, 6]
+    assert not rest[-1].features[1].any()
 
 
 def _first_layer_only(deltas: list[Tensor], inputs: list[Tensor], clip: float) -> Any:
