@@ -23,6 +23,7 @@ Not guaranteed: the Mersenne Twister is no cryptographic generator, and Gaussian
 leaks in its low bits (Mironov 2012). `privacy.secure_noise` has neither fault and is the default when deployed.
 """
 
+import functools
 import hashlib
 import itertools
 import os
@@ -58,10 +59,15 @@ _STATE_AT: Final = 3  # in torch's saved state, as 64-bit words: seed; left and 
 
 def _fill(generator: torch.Generator, entropy: bytes) -> None:
     """Set all 624 words of `generator`'s state (the layout is checked by a test against a plain seed)."""
-    generator.manual_seed(0)
-    saved = generator.get_state().numpy().copy()
+    saved = _seeded().copy()
     saved.view(np.uint64)[_STATE_AT : _STATE_AT + _WORDS] = np.frombuffer(entropy, dtype="<u4")
     generator.set_state(torch.from_numpy(saved))
+
+
+@functools.cache
+def _seeded() -> NDArray[np.uint8]:
+    """Return the state of a generator that was just seeded; nobody may change it."""
+    return torch.Generator().manual_seed(0).get_state().numpy()
 
 
 _uses = itertools.count()
@@ -81,6 +87,10 @@ def _derive(context: NoiseContext, length: int) -> bytes:
     return HKDF(hashes.SHA256(), length, salt=_PROTOCOL, info=context.encoded()).derive(os.urandom(_ENTROPY))
 
 
+def _zeros(count: int) -> Any:
+    return _ZEROS[:count] if count <= len(_ZEROS) else bytes(count)
+
+
 class KeyStream:
     """AES-256-CTR under a key of its own, for one use in one attempt in one process.
 
@@ -89,6 +99,9 @@ class KeyStream:
     context : what the stream is for.
     key : 32 bytes that were derived for it already; by default they are derived here, from fresh entropy.
     """
+
+    #: What a buffer for `into` has more than the words: the cipher asks for room of almost one block.
+    SPARE: Final = 15
 
     def __init__(self, context: NoiseContext, key: bytes | None = None) -> None:
         self._pid = os.getpid()
@@ -109,12 +122,19 @@ class KeyStream:
         """Return `count` uniform bytes; refuse in a process other than the one that made the stream."""
         self.check()
         out = np.empty(count, dtype=np.uint8)
-        self._stream.update_into(_ZEROS[:count] if count <= len(_ZEROS) else bytes(count), out)
+        self._stream.update_into(_zeros(count), out)
         return out
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Return `count` uniform 64-bit words."""
         return self.octets(8 * count).view("<u8")
+
+    def into(self, held: bytearray, count: int) -> NDArray[np.uint64]:
+        """Write the next `count` words to the start of `held`, which has `SPARE` bytes more, and return a view of them;
+        refuse as `words` does."""
+        self.check()
+        self._stream.update_into(_zeros(8 * count), held)
+        return np.frombuffer(held, dtype="<u8", count=count)
 
     def bytes(self, count: int) -> bytes:
         """Return `count` uniform bytes, out of whole words of the stream."""
@@ -175,7 +195,8 @@ def check_usable(generator: torch.Generator) -> None:
 
 def _digest(parts: tuple[str | int, ...], length: int) -> bytes:
     # Length-prefixed and typed, so that ("ab", 1) and ("a", "b1") or ("1",) and (1,) never collide.
-    body = b"".join(f"{type(part).__name__}:{len(str(part).encode())}:".encode() + str(part).encode() for part in parts)
+    named = ((type(part).__name__, str(part)) for part in parts)
+    body = "".join([f"{kind}:{len(text.encode())}:{text}" for kind, text in named]).encode()
     return hashlib.shake_256(hashlib.sha256(body).digest()).digest(length)
 
 
