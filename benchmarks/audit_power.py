@@ -21,10 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from audit_mutants import audit, tree
 from audited_scenario import SCENARIOS
 from noise_mutants import HEAVY, red
 from planted_bugs import PLANTED, Planted
+from spoilt_trees import audit, tree
 
 Found = dict[str, dict[str, Any]]
 

@@ -237,10 +237,9 @@ def cores(participants: int, count: int, repeats: int) -> list[dict[str, Any]]:
                 seconds.append((crowd.rounds(1 + count) - crowd.rounds(1)) / count)
         ratios = [one / two for one, two in zip(*taken, strict=True)]
         rate, ratio = 60 / statistics.median(taken[1]), statistics.median(ratios)
-        print(f"  {name + ', two cores':40s} {rate:8.1f}   {ratio:6.2f}  ({min(ratios):.2f} to {max(ratios):.2f}) of one")
-        found.append(
-            line(f"simulation/{participants}/{name}/two", rate, "rounds/min", ratio, min(ratios), max(ratios))
-        )
+        spread = f"({min(ratios):.2f} to {max(ratios):.2f}) of one"
+        print(f"  {name + ', two cores':40s} {rate:8.1f}   {ratio:6.2f}  {spread}")
+        found.append(line(f"simulation/{participants}/{name}/two", rate, "rounds/min", ratio, min(ratios), max(ratios)))
     return found
 
 

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from audit_mutants import LISTED, ROOT, Mutant, audit, tree
+from audit_mutants import LISTED, ROOT, Mutant
 from audited_scenario import SCENARIOS
 from command_line import APP
 from mutant_texts import check_text
 from planted_bugs import PLANTED, Planted
+from spoilt_trees import audit, tree
 from typer.testing import CliRunner
 
 from consortia.audit.run import INSTRUMENTS

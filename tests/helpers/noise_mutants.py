@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from audit_mutants import DP_SGD, OPTIMIZER, ROOT, Mutant, audit, one, tree
+from audit_mutants import DP_SGD, OPTIMIZER, ROOT, Mutant, one
+from spoilt_trees import audit, tree
 
 RANDOM = "privacy/randomness.py"
 SECURE = "privacy/secure_noise.py"
