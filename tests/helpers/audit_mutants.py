@@ -41,6 +41,7 @@ _DRAW = (
 )
 _SUM = "sums.add(piece, loss, plan.clip)"
 _OTHER_PROCESS = 'that made the stream."""\n        if os.getpid() != self._pid:'
+_SINGLE = "if draw.single and stack is not None:"
 _ADD = "                layer.add(factors, rows, units)\n"
 _OWN_CLIP = (
     "                layer.add_squares(own := self.total.new_zeros(draw.units), rows, units)\n"
@@ -246,13 +247,7 @@ FURTHER = (
         _DRAW,
         _DRAW.replace("rows.n_units", "(rows.n_units + 1) // 2"),
     ),
-    Mutant(
-        "each layer clipped to the whole clip",
-        (
-            (BOOKS, "if draw.single and stack is not None:", "if False:"),
-            (BOOKS, _ADD, _OWN_CLIP),
-        ),
-    ),
+    Mutant("each layer clipped to the whole clip", ((BOOKS, _SINGLE, "if False:"), (BOOKS, _ADD, _OWN_CLIP))),
     one(
         "weight decay inside the sum",
         DP_SGD,
