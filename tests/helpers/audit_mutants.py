@@ -32,6 +32,12 @@ _DRAW = (
 )
 _SUM = "sums.add(piece, loss, plan.clip)"
 _OTHER_PROCESS = 'that made the stream."""\n        if os.getpid() != self._pid:'
+_SINGLE = "if draw.single and stack is not None:"
+_ADD = "                layer.add(factors, rows, units)\n"
+_OWN_CLIP = (
+    "                layer.add_squares(own := self.total.new_zeros(draw.units), rows, units)\n"
+    "                layer.add((clip / (own.sqrt() + 1e-6)).clamp(max=1.0), rows, units)\n"
+)
 _TOTAL = "        optimizer.total = sums.take()\n"
 _RESERVE = "reservation = work.reserve(ledger, request.run_id, events, work.lifetime(plan.non_private), claims)"
 _TRAINED = "    report = joined(reports)\n"
@@ -232,21 +238,7 @@ FURTHER = (
         _DRAW,
         _DRAW.replace("rows.n_units", "(rows.n_units + 1) // 2"),
     ),
-    Mutant(
-        "each layer clipped to the whole clip",
-        (
-            (BOOKS, "if draw.single and stack is not None:", "if False:"),
-            (
-                BOOKS,
-                "                layer.add(factors, rows, units)\n",
-                (
-                    "                own = self.total.new_zeros(draw.units)\n"
-                    "                layer.add_squares(own, rows, units)\n"
-                    "                layer.add((clip / (own.sqrt() + 1e-6)).clamp(max=1.0), rows, units)\n"
-                ),
-            ),
-        ),
-    ),
+    Mutant("each layer clipped to the whole clip", ((BOOKS, _SINGLE, "if False:"), (BOOKS, _ADD, _OWN_CLIP))),
     one(
         "weight decay inside the sum",
         DP_SGD,
