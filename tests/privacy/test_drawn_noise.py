@@ -145,6 +145,14 @@ def test_no_number_serves_twice() -> None:
         assert max(equal) <= 4
 
 
+def test_numbers_made_ahead_for_one_deviation_serve_no_other() -> None:
+    stream = KeyStream(TEST)
+    for _ in range(2):
+        discrete_gaussian(100, 8.0, stream)
+    assert np.abs(discrete_gaussian(100, 1e6, stream)).max() > 1e5
+    assert np.abs(discrete_gaussian(100, 8.0, stream)).max() < 97
+
+
 def test_numbers_that_were_handed_out_are_wiped_where_they_were_made() -> None:
     stream, grid = KeyStream(TEST), Grid(1.0, 1000)
     for _ in range(2):
