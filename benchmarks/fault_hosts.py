@@ -124,7 +124,7 @@ def restart_host(federation: Federation) -> None:
     """Stop every container, and start those that an engine starts again after a reboot, in no order."""
     running = {k: item for k, item in federation.containers().items() if item["State"]["Status"] == "running"}
     _done("stop", "--time", "1", *(item["Id"] for item in running.values()))
-    again = [item["Id"] for item in running.values() if item["HostConfig"]["RestartPolicy"]["Name"] != "no"]
+    again = [item["Id"] for item in running.values() if item["HostConfig"]["RestartPolicy"]["Name"] not in {"", "no"}]
     _done("start", *again)
 
 
