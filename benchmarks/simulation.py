@@ -8,6 +8,8 @@ plain loop trains one participant after the other with torch (module, autograd, 
 simulators that hold a model for each client do at best. CPU time, one thread, interleaved; ratios are loop ÷ variant.
 The loop plays a tenth of the participants, times ten. Peers that are not run here are cited, and called so.
 
+A line more has the same crowds on two cores, by the clock, beside one core by the clock, in turns.
+
 A second table has the time of a round at 1000, 3000 and 10,000 participants, and what the process held beyond its rows.
 
 `--crowd N` plays one whole run of one round with N participants instead, without noise and with DP. Of more than 10,000
@@ -121,10 +123,16 @@ def table(number: int) -> Table:
 
 
 class Crowd:
-    """Participants whose rows and plans are ready; `rounds(n)` plays n rounds and returns seconds of CPU."""
+    """Participants whose rows and plans are ready; `rounds(n)` plays n rounds and returns seconds of `clock`."""
 
-    def __init__(self, epsilon: float, tables: list[Table]) -> None:
-        self.epsilon, self.tables = epsilon, tables
+    def __init__(
+        self,
+        epsilon: float,
+        tables: list[Table],
+        cores: int = 1,
+        clock: Callable[[], float] = time.process_time,
+    ) -> None:
+        self.epsilon, self.tables, self.cores, self.clock = epsilon, tables, cores, clock
 
     def rounds(self, number: int) -> float:
         job_scenario = scenario(len(self.tables), number, self.epsilon)
@@ -133,12 +141,13 @@ class Crowd:
                 participant.name: Home(Path(folder) / "homes", participant.name, True)
                 for participant in job_scenario.roster
             }
+            torch.set_num_threads(self.cores)
             coordinator = CrowdCoordinator(Job(job_scenario, "run", Path(folder), homes, {}))
             self._participant(coordinator, job_scenario)
             receipts.write = lambda *_: None  # a round is measured, not the end
-            start = time.process_time()
+            start = self.clock()
             coordinator.run()
-            return time.process_time() - start
+            return self.clock() - start
 
     def _participant(self, coordinator: CrowdCoordinator, one: Scenario) -> None:
         private = math.isfinite(self.epsilon)
@@ -212,6 +221,26 @@ def speed(participants: int, count: int, repeats: int) -> list[dict[str, Any]]:
         found.append(line(f"simulation/{participants}/{name}", rate, "rounds/min", ratio, min(ratios), max(ratios)))
     for name, rate in CITED.items():
         print(f"  {name + ' (cited)':40s} {rate:8.1f}   measured once on another day, by none of this")
+    return found
+
+
+def cores(participants: int, count: int, repeats: int) -> list[dict[str, Any]]:
+    """Measure one core and two by the clock, in turns; print and return how many times as fast two are."""
+    tables, found = [table(number) for number in range(participants)], []
+    for name, epsilon in (("vectorized", math.inf), ("vectorized, DP", 3.0)):
+        crowds = [Crowd(epsilon, tables, number, time.perf_counter) for number in (1, 2)]
+        taken: list[list[float]] = [[], []]
+        for crowd in crowds:
+            crowd.rounds(1)
+        for _ in range(repeats):
+            for crowd, seconds in zip(crowds, taken, strict=True):
+                seconds.append((crowd.rounds(1 + count) - crowd.rounds(1)) / count)
+        ratios = [one / two for one, two in zip(*taken, strict=True)]
+        rate, ratio = 60 / statistics.median(taken[1]), statistics.median(ratios)
+        print(f"  {name + ', two cores':40s} {rate:8.1f}   {ratio:6.2f}  ({min(ratios):.2f} to {max(ratios):.2f}) of one")
+        found.append(
+            line(f"simulation/{participants}/{name}/two", rate, "rounds/min", ratio, min(ratios), max(ratios))
+        )
     return found
 
 
@@ -290,7 +319,8 @@ def main() -> int:
     if chosen.crowd:
         write(crowd(chosen.crowd), chosen.json)
         return 0
-    found = speed(128, 2, 3) if chosen.quick else speed(1000, 4, 5)
+    size = (128, 2, 3) if chosen.quick else (1000, 4, 5)
+    found = speed(*size) + cores(*size)
     if not chosen.quick:
         found += growth([1000, 3000, 10_000])
     write(found, chosen.json)

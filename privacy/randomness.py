@@ -23,6 +23,7 @@ Not guaranteed: the Mersenne Twister is no cryptographic generator, and Gaussian
 leaks in its low bits (Mironov 2012). `privacy.secure_noise` has neither fault and is the default when deployed.
 """
 
+import functools
 import hashlib
 import itertools
 import os
@@ -57,10 +58,15 @@ _STATE_AT: Final = 3  # in torch's saved state, as 64-bit words: seed; left and 
 
 def _fill(generator: torch.Generator, entropy: bytes) -> None:
     """Set all 624 words of `generator`'s state (the layout is checked by a test against a plain seed)."""
-    generator.manual_seed(0)
-    saved = generator.get_state().numpy().copy()
+    saved = _seeded().copy()
     saved.view(np.uint64)[_STATE_AT : _STATE_AT + _WORDS] = np.frombuffer(entropy, dtype="<u4")
     generator.set_state(torch.from_numpy(saved))
+
+
+@functools.cache
+def _seeded() -> NDArray[np.uint8]:
+    """Return the state of a generator that was just seeded; nobody may change it."""
+    return torch.Generator().manual_seed(0).get_state().numpy()
 
 
 _uses = itertools.count()
@@ -80,6 +86,15 @@ def _derive(context: NoiseContext, length: int) -> bytes:
     return HKDF(hashes.SHA256(), length, salt=_PROTOCOL, info=context.encoded()).derive(os.urandom(_ENTROPY))
 
 
+def _own(pid: int) -> None:
+    """Refuse what process `pid` made, in any other process."""
+    if os.getpid() != pid:
+        raise PlanError(
+            "generator: wanted one made in this process, got one inherited over a fork, which would "
+            "repeat its parent's noise; call fresh_generator() after the fork"
+        )
+
+
 class KeyStream:
     """AES-256-CTR under a key of its own, for one use in one attempt in one process.
 
@@ -89,6 +104,9 @@ class KeyStream:
     key : 32 bytes that were derived for it already; by default they are derived here, from fresh entropy.
     """
 
+    #: What a buffer for `into` has more than the words: the cipher asks for room of almost one block.
+    SPARE: Final = 15
+
     def __init__(self, context: NoiseContext, key: bytes | None = None) -> None:
         self._pid = os.getpid()
         key = fresh_key(context) if key is None else key
@@ -96,12 +114,15 @@ class KeyStream:
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Return `count` uniform 64-bit words; refuse in a process other than the one that made the stream."""
-        if os.getpid() != self._pid:
-            raise PlanError(
-                "generator: wanted one made in this process, got one inherited over a fork, which would "
-                "repeat its parent's noise; call fresh_generator() after the fork"
-            )
+        _own(self._pid)
         return np.frombuffer(self._stream.update(bytes(8 * count)), dtype="<u8")
+
+    def into(self, held: bytearray, count: int) -> NDArray[np.uint64]:
+        """Write the next `count` words to the start of `held`, which has `SPARE` bytes more, and return a view of them;
+        refuse as `words` does."""
+        _own(self._pid)
+        self._stream.update_into(bytes(8 * count), held)
+        return np.frombuffer(held, dtype="<u8", count=count)
 
     def bytes(self, count: int) -> bytes:
         """Return `count` uniform bytes, out of whole words of the stream."""
@@ -131,11 +152,7 @@ class FreshNoise(torch.Generator):
 
     def check(self) -> None:
         """Raise PlanError when this process is not the one that made the generator."""
-        if os.getpid() != self._pid:
-            raise PlanError(
-                "generator: wanted one made in this process, got one inherited over a fork, which would "
-                "repeat its parent's noise; call fresh_generator() after the fork"
-            )
+        _own(self._pid)
 
     def __reduce__(self) -> Any:
         raise PlanError("generator: a fresh generator cannot be copied or sent; call fresh_generator() there")
@@ -167,7 +184,8 @@ def check_usable(generator: torch.Generator) -> None:
 
 def _digest(parts: tuple[str | int, ...], length: int) -> bytes:
     # Length-prefixed and typed, so that ("ab", 1) and ("a", "b1") or ("1",) and (1,) never collide.
-    body = b"".join(f"{type(part).__name__}:{len(str(part).encode())}:".encode() + str(part).encode() for part in parts)
+    named = ((type(part).__name__, str(part)) for part in parts)
+    body = "".join([f"{kind}:{len(text.encode())}:{text}" for kind, text in named]).encode()
     return hashlib.shake_256(hashlib.sha256(body).digest()).digest(length)
 
 

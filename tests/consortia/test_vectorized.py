@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,33 @@ def test_a_non_private_run_equals_the_embedded_one(
     chosen = {"scenario": _variant(tmp_path, **strategy), "rounds": 2, "epsilon": ("inf",)}
     embedded, vectorized = (_run(tmp_path, engine, **chosen) for engine in ("embedded", "vectorized"))
     assert _equal(embedded, vectorized)
+
+
+def test_any_number_of_threads_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consortia.engines.vectorized.receipts.write", lambda *_: None)
+    monkeypatch.setattr(participants, "CHUNK", 1)
+    by: list[str] = []
+    train = participants.Trainer._train
+
+    def noted(self: participants.Trainer, *args: Any) -> Any:
+        by.append(threading.current_thread().name)
+        return train(self, *args)
+
+    monkeypatch.setattr(participants.Trainer, "_train", noted)
+    chosen = {"scenario": _variant(tmp_path, name="scaffold"), "rounds": 2, "epsilon": ("inf",)}
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = _models(_run(tmp_path / "alone", "vectorized", **chosen))
+        assert not any(name.startswith("chunk") for name in by)
+        torch.set_num_threads(3)
+        together = _models(_run(tmp_path / "together", "vectorized", **chosen))
+        assert any(name.startswith("chunk") for name in by)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert alone.keys() == together.keys()
+    assert all(torch.equal(alone[name], together[name]) for name in alone)
 
 
 def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:

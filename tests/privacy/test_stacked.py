@@ -115,6 +115,55 @@ def test_each_participant_trains_as_it_would_alone(
     assert equal(private, rate, loss)
 
 
+@pytest.mark.parametrize("private", [True, False])
+def test_a_step_of_several_blocks_is_that_of_one(private: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    blocks = stacked._blocks
+
+    def noted(*arguments: Any) -> Any:
+        made.append(len(found := blocks(*arguments)))
+        return found
+
+    monkeypatch.setattr(stacked, "MULTIPLE", 2)
+    monkeypatch.setattr(stacked, "_USUAL", 30)
+    monkeypatch.setattr(stacked, "_blocks", noted)
+    assert equal(private, rate=0.7)
+    assert max(made) > 1
+    monkeypatch.setattr(stacked, "_blocks", lambda *arguments: blocks(*arguments)[:1])
+    assert not equal(private, rate=0.7)
+
+
+@pytest.mark.parametrize("widths", [WIDTHS, (30, 64, 32, 1)])
+def test_a_participants_sum_is_the_same_to_the_bit_among_any_number(widths: tuple[int, ...]) -> None:
+    # A later block has as many participants as drew so many rows: one row more of one must move nobody else's sum.
+    generator, shape = seeded_generator("bits"), (7, stacked.MULTIPLE)
+    layers, features = dense(Mlp(widths), 7), torch.randn(*shape, widths[0], generator=generator)
+    target = torch.rand(*shape, generator=generator).round()
+    present = torch.rand(*shape, 1, generator=generator) < 0.8
+    (plan, *_) = plans(True, 0.4)
+
+    def sums(who: list[int]) -> list[Tensor]:
+        some = [Dense(layer.weight[who], layer.bias[who], layer.tanh) for layer in layers]
+        gradients = [torch.zeros_like(tensor) for layer in some for tensor in (layer.weight, layer.bias)]
+        block = stacked._Block(None, features[who], target[who].flatten(), present[who])
+        with torch.no_grad():
+            stacked._add(gradients, some, block, binary, plan, torch.full((len(who), 1, 1), 3.0))
+        return gradients
+
+    everybody = sums(list(range(7)))
+    for who in ([4, 5], [0, 6], [1, 2, 3, 5, 6]):  # of one participant alone they are others
+        assert all(torch.equal(one[who], other) for one, other in zip(everybody, sums(who), strict=True))
+
+
+def test_no_block_of_a_crowd_has_one_participant_alone() -> None:
+    rows = StackedRows.of(tables((70, 3, 40)))
+    first, *rest = stacked._blocks(rows, rows.places().view(-1).nonzero().squeeze(1), 32)
+    assert first.who is None
+    assert [block.who.tolist() for block in rest if block.who is not None] == [[0, 2], [0, 1]]
+    assert [int(block.present.sum()) for block in rest] == [32 + 8, 6]
+    assert not rest[-1].features[1].any()
+
+
 def _first_layer_only(deltas: list[Tensor], inputs: list[Tensor], clip: float) -> Any:
     one, _ = _clip(deltas[:1], inputs[:1], clip)
     return one + deltas[1:], inputs

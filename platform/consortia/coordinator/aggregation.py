@@ -203,10 +203,13 @@ def running_mean(
 def members_of(scenario: Scenario, group: str, parameters: Iterable[str]) -> list[RosterParticipant]:
     """Return the participants that share the parameters of `group`, sorted by name."""
     names = list(parameters)
-    return sorted(
-        (s for s in scenario.roster if all(group_of(p, s.industry, scenario.contract) == group for p in names)),
-        key=lambda participant: participant.name,
-    )
+    industries = {
+        industry
+        for industry in {participant.industry for participant in scenario.roster}
+        if all(group_of(name, industry, scenario.contract) == group for name in names)
+    }
+    members = (participant for participant in scenario.roster if participant.industry in industries)
+    return sorted(members, key=lambda participant: participant.name)
 
 
 def controls(scenario: Scenario, strategy: Strategy, state: Checkpoint) -> dict[str, State]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from functools import lru_cache
 
 from privacy.accounting import epsilon
@@ -22,7 +22,9 @@ class ScratchAccount:
     def __init__(self, plan: RunPlan, lifetime: Budget) -> None:
         self._plan = plan
         self._lifetime = lifetime
+        self._each = plan.round_events()
         self._taken: list[tuple[int, tuple[Event, ...]]] = []
+        self._at = _start(plan, lifetime)
 
     def charge(self, round_number: int, events: tuple[Event, ...] = ()) -> None:
         """Charge one round: `events`, or without them what the plan says of every round.
@@ -32,11 +34,11 @@ class ScratchAccount:
         BudgetExhaustedError
             The run's allowance, its rounds or the lifetime would be exceeded. Nothing was charged.
         """
-        costs = [*self._taken, (round_number, events or self._plan.round_events())]
-        times = Counter(events for _, events in costs)
-        if not _allowed(self._plan, self._lifetime, tuple(times.items())):
+        after = self._at.after(events)
+        if after is None:
             raise BudgetExhaustedError(f"run {self._plan.run_id!r}, round {round_number}: receive only")
-        self._taken = costs
+        self._taken.append((round_number, events or self._each))
+        self._at = after
 
     def plan(self, run_id: str) -> RunPlan | None:
         """Return the plan of a run, or None."""
@@ -60,12 +62,33 @@ class ScratchAccount:
         return LifetimeFilter(lifetime).left([self._plan.allowance])
 
 
+class _Charged:
+    """What was charged so far, with what may follow: shared by all accounts with the same plan and events."""
+
+    def __init__(self, plan: RunPlan, lifetime: Budget, times: Mapping[tuple[Event, ...], int]) -> None:
+        self._plan, self._lifetime, self._times = plan, lifetime, times
+        self._next: dict[tuple[Event, ...], _Charged | None] = {}
+
+    def after(self, events: tuple[Event, ...]) -> _Charged | None:
+        """Return the same with one charge more, or None where a ledger would refuse that."""
+        if events not in self._next:
+            taken = events or self._plan.round_events()
+            times = {**self._times, taken: self._times.get(taken, 0) + 1}
+            granted = _allowed(self._plan, self._lifetime, times)
+            self._next[events] = _Charged(self._plan, self._lifetime, times) if granted else None
+        return self._next[events]
+
+
 @lru_cache(maxsize=4096)
-def _allowed(plan: RunPlan, lifetime: Budget, costs: tuple[tuple[tuple[Event, ...], int], ...]) -> bool:
+def _start(plan: RunPlan, lifetime: Budget) -> _Charged:
+    return _Charged(plan, lifetime, {})
+
+
+def _allowed(plan: RunPlan, lifetime: Budget, times: Mapping[tuple[Event, ...], int]) -> bool:
     """Return whether a fresh ledger grants events so many times (see `privacy.ledger.Ledger.reserve`)."""
-    if not plan.listed and sum(times for _, times in costs) > plan.rounds:
+    if not plan.listed and sum(times.values()) > plan.rounds:
         return False
-    events = [event for round_events, times in costs for event in round_events * times]
+    events = [event for round_events, number in times.items() for event in round_events * number]
     if not plan.non_private and not within(run_epsilon_bound(plan, events, plan_bounds(plan)), plan):
         return False
     return LifetimeFilter(lifetime).allows([plan.allowance], events)

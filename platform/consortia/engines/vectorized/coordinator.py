@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Final
 
 import torch
 
@@ -19,17 +20,25 @@ from privacy.errors import BudgetExhaustedError
 
 log = logging.getLogger("consortia.participant")
 
+#: Each thread holds the activations of its chunk.
+MOST: Final = 8
+
 
 class CrowdCoordinator(Coordinator):
-    """One run of a scenario whose participants train together (see `consortia.coordinator.rounds.Coordinator`)."""
+    """One run of a scenario whose participants train together (see `consortia.coordinator.rounds.Coordinator`).
+
+    It trains on as many cores as torch may use (`torch.set_num_threads`), `MOST` at most. Torch itself gets one thread:
+    a chunk's products are too small for more.
+    """
 
     def __init__(self, job: Job) -> None:
         super().__init__(job.scenario, job.run_id, job.folder, lambda *_: [])
         self.job = job
         self.places: dict[str, Place] = {}
         stepped = self.contract.noisy_sums is None
+        workers = min(torch.get_num_threads(), MOST)
         self.trainers = {
-            name: Trainer(self.contract, name)
+            name: Trainer(self.contract, name, workers)
             for name in {participant.industry for participant in job.scenario.roster if stepped}
         }
         torch.set_num_threads(1)
@@ -117,6 +126,10 @@ class CrowdCoordinator(Coordinator):
 
 def run(job: Job) -> None:
     """Run a job (see `consortia.engines.base.Engine`)."""
-    coordinator = CrowdCoordinator(job)
-    coordinator.open()
-    coordinator.run()
+    threads = torch.get_num_threads()
+    try:
+        coordinator = CrowdCoordinator(job)
+        coordinator.open()
+        coordinator.run()
+    finally:
+        torch.set_num_threads(threads)
