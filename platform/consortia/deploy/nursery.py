@@ -33,7 +33,7 @@ PROGRAMS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "consortia.deploy.launcher": ("consortia.deploy.launcher", "command"),
         "consortia.deploy.supernode": ("consortia.deploy.supernode", "main"),
         "consortia.deploy.coordinator_app": ("consortia.deploy.coordinator_app", "main"),
-        "flower-superlink": ("flwr.superlink.cli", "flower_superlink"),
+        "flower-superlink": ("consortia.deploy.superlink", "local"),
     }
 )
 #: Imported by what is started.

@@ -28,6 +28,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from consortia.deploy.held_questions import Held, wanted
+
 FLEET = "/v1/fleet/"
 _HELLO = "/v1/fleet/activate-node"
 
@@ -90,16 +92,28 @@ def _unknown() -> JSONResponse:
 
 
 def main() -> None:
-    """Start the SuperLink."""
+    """Start the SuperLink of a deployment."""
+    _start(closed=True)
+
+
+def local() -> None:
+    """Start the SuperLink of a simulation on one machine: without the layer, since nobody else reaches it."""
+    _start(closed=False)
+
+
+def _start(*, closed: bool) -> None:
     sys.argv[0] = "flower-superlink"  # Flower reads its own name
     original = flower.create_app
 
-    def closed(*arguments: Any, **options: Any) -> Any:
+    def layered(*arguments: Any, **options: Any) -> Any:
         app = original(*arguments, **options)
-        app.add_middleware(KnownNodesOnly)  # the last one added is the outermost
+        if wanted():
+            app.add_middleware(Held)
+        if closed:
+            app.add_middleware(KnownNodesOnly)  # the last one added is the outermost
         return app
 
-    flower.create_app = closed
+    flower.create_app = layered
     flower_superlink()
 
 

@@ -27,6 +27,9 @@ KNOWN: Final = {
     "flwr.supernode.start_client_internal:_push_messages": "00bb86faffdec114",
     "flwr.supernode.nodestate.in_memory_nodestate:InMemoryNodeState": "ed77fee39416de33",
     "flwr.supercore.servicer.runtime.runtime_handlers:acquire_task": "e3701406b5547001",
+    # When a message is stored, and that asking takes it (`consortia.deploy.held_questions`).
+    "flwr.server.superlink.linkstate.in_memory_linkstate:InMemoryLinkState": "78ad01f312d1b163",
+    "flwr.superlink.servicer.fleet.fleet_handlers:pull_messages": "5f1d8861a9eb1465",
     # The commands that are started, and their options.
     "flwr.superlink.cli:flower_superlink": "398ce9c85755e9ee",
     "flwr.superlink.cli:flwr_serverapp": "b274501e3b1ebaf9",

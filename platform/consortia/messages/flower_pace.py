@@ -29,8 +29,12 @@ log = logging.getLogger("consortia.pace")
 
 SWITCH: Final = "CONSORTIA_STOCK_PACE"
 
-#: How long a SuperNode keeps a launcher's request open while it has no work.
+#: How long a SuperNode keeps a launcher's request open while it has no work, and a SuperLink that of a SuperNode
+#: (`consortia.deploy.held_questions`).
 HELD_SECONDS: Final = 5.0
+
+#: What a SuperNode waits before it asks again a SuperLink that kept its question open.
+_AGAIN: Final = 0.01
 
 #: So many waits must have ended before their length is used as a forecast.
 _REMEMBERED: Final = 3
@@ -156,19 +160,23 @@ def _speed_up_supernode() -> None:
     answer = Rhythm(0.005, 0.05, 0.05)  # reads this process's own memory
     ready = threading.Event()
     hand = AtHand()
+    held = threading.Event()  # the SuperLink keeps questions open: there is nothing to wait for here
 
     def sleep(seconds: float) -> None:
         """Replace `time.sleep` in the SuperNode's loop: 3 s for a message, .5 s for an answer."""
         if seconds >= 1:
-            time.sleep(min(seconds, message.next()))
+            time.sleep(_AGAIN if held.is_set() else min(seconds, message.next()))
         else:
             hand.check()
             message.restart()
             time.sleep(min(seconds, answer.next()))
 
     def pull(*, receive: Any, **options: Any) -> int | None:
+        asked = time.monotonic()
         run_id: int | None = original_pull(receive=hand.noting(receive), **options)
-        if run_id is not None:
+        if run_id is None:
+            (held.set if time.monotonic() - asked > HELD_SECONDS / 2 else held.clear)()
+        else:
             message.end()
             answer.restart()
             ready.set()
