@@ -7,12 +7,12 @@ import time
 from base64 import b64encode
 from typing import Any
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.superlink import main as flower
-from starlette.testclient import TestClient
 
 from consortia.deploy import held_questions
 from consortia.deploy.held_questions import Held
@@ -149,13 +149,15 @@ def test_flowers_own_superlink_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     key = public_key_to_bytes(ec.generate_private_key(ec.SECP384R1()).public_key())
     app.state.linkstate_factory.state().create_node("owner", "owner", key, 30)
 
-    def ask(shown: bytes) -> tuple[int, float]:
+    async def ask(shown: bytes) -> tuple[int, float]:
         started = time.monotonic()
         head = {"flwr-public-key": b64encode(shown).decode()}
-        return client.post("/v1/fleet/pull-messages", content=b"", headers=head).status_code, time.monotonic() - started
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://superlink", timeout=60) as client:
+            answer = await client.post("/v1/fleet/pull-messages", content=b"", headers=head)
+        return answer.status_code, time.monotonic() - started
 
-    client = TestClient(app, raise_server_exceptions=False)
-    ask(b"stranger")  # what is loaded with the first request
-    (stranger, at_once), (nobody, waited) = ask(b"stranger"), ask(key)
+    asyncio.run(ask(b"stranger"))  # what is loaded with the first request
+    (stranger, at_once), (nobody, waited) = asyncio.run(ask(b"stranger")), asyncio.run(ask(key))
     assert waited >= 1.5 > at_once
     assert stranger == nobody >= 400  # no signature: Flower refuses afterwards, as before
