@@ -46,9 +46,11 @@ class Column:
         Unit of measure, such as "mmHg".
     low, high : float, optional
         Public bounds: a number is clamped to them and scaled to [-1, 1]. Needed for a numeric feature.
-    valid_low, valid_high : float
-        What is physically possible. A row outside is broken and quarantined; one that is only outside
+    valid_low : float
+        The least that is physically possible. A row below is broken and quarantined; one that is only outside
         [low, high] is clamped.
+    valid_high : float
+        The most that is physically possible.
     categories : tuple of str
         All values that a category can take, in the order of the one-hot features.
     scores : tuple of float, optional

@@ -37,6 +37,7 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
     "Conformance suites": ("consortia.testing",),
     "Privacy": (
         "privacy.events",
+        "privacy.mechanism",
         "privacy.accounting",
         "privacy.filters",
         "privacy.ledger",

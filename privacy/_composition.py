@@ -321,7 +321,8 @@ def _call(node: fx.Node, modules: dict[str, nn.Module]) -> str | Callable[..., A
         return operator.getitem if named else None
     if node.target in {torch.flatten, "flatten"}:
         named = not node.kwargs or set(node.kwargs) == {"start_dim"}
-        return torch.flatten if others == 1 and constants == [1] and named else None
+        beyond = others == 1 and len(constants) == 1 and type(constants[0]) is int and constants[0] >= 1
+        return torch.flatten if beyond and named else None
     if node.target in {"sum", "mean", torch.sum, torch.mean}:
         named = not node.kwargs or set(node.kwargs) == {"dim"}
         beyond = others == 1 and named and len(constants) == 1 and type(constants[0]) is int and constants[0] >= 1

@@ -64,7 +64,10 @@ def get(kind: str) -> NetworkKind:
     """
     own, name = kind.startswith(OWN), kind.removeprefix(OWN)
     if own == (name in _BUILT_IN) or (not own and name in _kinds.installed()):
-        raise ModelError(f"kind: wanted one of linear, mlp, {', '.join(names())}, got {kind!r}")
+        raise ModelError(
+            f"kind: wanted one of linear, mlp, {', '.join(names())}, got {kind!r}; correct the name, or install the "
+            "package that brings it; after a new entry point run `pip install -e` again"
+        )
     return _kinds.get(name, "kind")
 
 

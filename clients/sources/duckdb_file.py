@@ -26,8 +26,9 @@ _CONFINED: Final[dict[str, str | bool | int | float | list[str]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DuckDb(Queried, FileSource):
-    """See `Queried`, of a DuckDB file, which is opened to read only.
+    """The result of a query to a DuckDB file, or one of its tables; the file is opened to read only.
 
+    What stands after `query=` is taken as it is, to the end of the line.
     Two data sets of one file share one lifetime budget, whatever they ask.
     """
 

@@ -147,7 +147,10 @@ class Queried(TableSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Sql(Queried):
-    """See `Queried`; `location` is an address of SQLAlchemy."""
+    """The result of a query to a database, or one of its tables; the address is one of SQLAlchemy.
+
+    What stands after `query=` is taken as it is, to the end of the line.
+    """
 
     form = "sql:URL?query=SELECT…, sql:URL?table=NAME"
     wanted = "a database that answers the query (check the URL, the query, and that it runs)"

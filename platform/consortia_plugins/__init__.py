@@ -127,7 +127,7 @@ class Seam(Generic[T]):
         close = near(name, self.names()) if isinstance(name, str) else ""
         return (
             f"{where or self.what}: wanted one of {', '.join(self.names())}, got {name!r}{close}; correct the name, or "
-            f"install the package that brings it{unreadable}"
+            f"install the package that brings it; after a new entry point run `pip install -e` again{unreadable}"
         )
 
     def package(self, name: str) -> str | None:

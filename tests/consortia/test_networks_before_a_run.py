@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from clients import registry
 from consortia.common.errors import InputError
 from consortia.planning import networks
 from consortia.planning.known import shown
-from consortia.planning.networks import check_networks
+from consortia.planning.networks import check_networks, slow_networks
 from consortia.terms import scopes
 from consortia.terms.scenario import Scenario, load_scenario
 from privacy.errors import PlanError
@@ -35,6 +35,29 @@ def test_a_network_that_dp_training_refuses_is_refused_before_the_run(monkeypatc
         check_networks(_everybody(scenario, float("inf")))  # no per-unit clipping there
     finally:
         scopes._pristine.cache_clear()
+
+
+def test_a_network_of_ones_own_that_trains_row_by_row_is_named_with_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).square()
+
+    scenario, client = _everybody(load_scenario("linear"), 3.0), registry.get("linear")
+    assert slow_networks(scenario) == []
+    for layer, told in ((Own, "no rule for Own"), (nn.Linear, "")):
+        monkeypatch.setattr(
+            registry, "get", lambda _, layer=layer: replace(client, encoder=lambda n, spec: layer(n, spec.width(n)))
+        )
+        scopes._pristine.cache_clear()
+        try:
+            found = slow_networks(scenario)
+            assert slow_networks(_everybody(scenario, float("inf"))) == []
+        finally:
+            scopes._pristine.cache_clear()
+        assert len(found) == bool(told)
+        assert all(
+            told in line and "contract.industries.linear.model: linear trains row by row" in line for line in found
+        )
 
 
 def client_width(spec: object, n_features: int) -> int:

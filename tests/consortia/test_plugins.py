@@ -68,7 +68,7 @@ def test_an_unknown_name_says_which_there_are_and_what_to_do(packages: Packages)
     packages.install("partner", "[consortia.numbers]\nthree = numbers_of_three:THREE\n")
     assert _says(Unknown, "thre", "contract.number") == (
         "contract.number: wanted one of two, one, three, got 'thre' (did you mean 'three'?); correct the name, or "
-        "install the package that brings it"
+        "install the package that brings it; after a new entry point run `pip install -e` again"
     )
     assert _says(Unknown, "x").startswith("number: wanted one of two, one, three, got 'x'; ")
 

@@ -20,23 +20,23 @@ from privacy.events import GaussianRelease, NonPrivate
 SCRIPT: dict[str, Any] = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks" / "recount_ledger.py"))
 TRAIN = {"partition": "train", "unit": "record", "relation": "add_or_remove_one"}
 GAUSSIAN = {"kind": "gaussian", "noise_multiplier": 5.0, "count": 1, **TRAIN}
-STAIRCASE = {**GAUSSIAN, "kind": "staircase"}
+NOBODYS = {**GAUSSIAN, "kind": "nobodys"}
 ASK = "every event is of a kind that the recount counts"
 
 
 def test_the_audits_recount_gives_an_unknown_kind_an_infinite_epsilon() -> None:
     assert recount.recounted([GAUSSIAN], 1e-5) == pytest.approx(0.8, abs=0.1)
-    assert recount.recounted([GAUSSIAN, STAIRCASE], 1e-5) == math.inf
+    assert recount.recounted([GAUSSIAN, NOBODYS], 1e-5) == math.inf
 
 
-@pytest.mark.parametrize(("event", "passes"), [(GAUSSIAN, True), (STAIRCASE, False)])
+@pytest.mark.parametrize(("event", "passes"), [(GAUSSIAN, True), (NOBODYS, False)])
 @pytest.mark.parametrize("partition", ["train", "evaluation"])
 def test_the_audit_names_an_unknown_kind_in_any_partition(event: dict[str, Any], passes: bool, partition: str) -> None:
     bench: Any = SimpleNamespace(captured=[], unit="record")
     entry = {"reply_sha256": None, "state": "reserved", "events": [{**event, "partition": partition}]}
     checks = {check.law: check for check in recount.accounted(bench, {"entries": [entry]}, "bank-a")}
     assert (checks[ASK].p == 1.0) is passes
-    assert ("staircase" in checks[ASK].got) is not passes
+    assert ("nobodys" in checks[ASK].got) is not passes
 
 
 def test_an_auditors_script_counts_what_it_knows_and_refuses_the_rest(
@@ -46,8 +46,8 @@ def test_an_auditors_script_counts_what_it_knows_and_refuses_the_rest(
     label = {"kind": "randomized_response", "epsilon": 1.5, "rows_per_unit": 2, "count": 3, **TRAIN}
     assert count([label], 1e-5) == 9.0
     assert count([label, GAUSSIAN], 1e-5) == pytest.approx(9.0 + count([GAUSSIAN], 1e-5))
-    with pytest.raises(ValueError, match="got 'staircase'"):
-        count([STAIRCASE], 1e-5)
+    with pytest.raises(ValueError, match="got 'nobodys'"):
+        count([NOBODYS], 1e-5)
     export = {
         "participant": "p",
         "salt": "s",
@@ -55,13 +55,13 @@ def test_an_auditors_script_counts_what_it_knows_and_refuses_the_rest(
         "notes": [],
         "chain": [],
         "head": "0",
-        "entries": [{"dataset": "d", "run_id": "r", "events": [STAIRCASE]}],
+        "entries": [{"dataset": "d", "run_id": "r", "events": [NOBODYS]}],
         "accounts": [{"dataset": "d", "horizon": "run r", "delta": 1e-5, "non_private": False, "epsilon": 0.8}],
     }
     (tmp_path / "ledger.json").write_text(json.dumps(export))
     SCRIPT["main"].__globals__["recount_chain"] = lambda _: 0  # the chain is another test's
     assert SCRIPT["main"]([str(tmp_path / "ledger.json")]) == 1
-    assert "staircase" in capsys.readouterr().out
+    assert "nobodys" in capsys.readouterr().out
 
 
 def test_a_size_leaves_exactly_for_a_non_private_event_only() -> None:

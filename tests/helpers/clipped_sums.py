@@ -30,6 +30,13 @@ class Named(nn.Module):
         return cast(Tensor, self.layers(inputs["x"])).flatten(1).sum(1)
 
 
+class Maps(nn.Module):
+    """Average every channel over its places, (n, channels, height, width) -> (n, channels), by a tensor's methods."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.tanh().flatten(2).mean(2)
+
+
 def squared(output: Tensor, target: Tensor) -> Tensor:
     return 0.5 * (output - target) ** 2
 
@@ -52,6 +59,7 @@ MODULES: dict[str, tuple[Callable[[], Named], tuple[int, ...], bool]] = {
     "group norm": (lambda: Named(nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(20, 1)), (4, 5), False),
     "conv1d": (lambda: Named(nn.Conv1d(2, 4, 3, padding=1, groups=2), nn.Tanh(), nn.Conv1d(4, 1, 2)), (2, 6), False),
     "conv2d": (lambda: Named(nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Tanh()), (2, 5, 5), False),
+    "maps": (lambda: Named(nn.Conv2d(2, 3, 3, padding=1), Maps(), nn.Linear(3, 2)), (2, 4, 5), False),
     "conv3d": (lambda: Named(nn.Conv3d(1, 2, 2), nn.Tanh()), (1, 3, 3, 3), False),
     "rms norm": (lambda: Named(nn.Linear(5, 6), nn.RMSNorm(6), nn.Tanh(), nn.Linear(6, 1)), (5,), False),
 }

@@ -38,7 +38,7 @@ TRAIN: dict[str, Any] = {"partition": "train", "unit": "record"}
 LAWS: dict[str, Any] = {
     "relation": RELATION,
     "validate": lambda self: check_positive("noise_multiplier", self.noise_multiplier),
-    "describe": lambda self: "a staircase",
+    "describe": lambda self: "nobody's",
     "pure_epsilon": lambda self: None,
     "pld": lambda self, grid: GaussianRelease(noise_multiplier=5.0, count=self.count, **TRAIN).pld(grid),
     "loss_span": lambda self: 1.0,
@@ -46,17 +46,17 @@ LAWS: dict[str, Any] = {
 }
 
 
-def staircase(base: type[Event] = Repeated, frozen: bool = True, **changes: Any) -> type[Any]:
+def nobodys(base: type[Event] = Repeated, frozen: bool = True, **changes: Any) -> type[Any]:
     """Make a class of events with all laws, but for what is changed (None leaves a law out)."""
     body = {
-        "kind": "staircase",
+        "kind": "nobodys",
         "__annotations__": {"noise_multiplier": float, "count": int},
         "count": 1,
         **LAWS,
         **changes,
         "__module__": __name__,
     }
-    cls = type("StaircaseRelease", (base,), {name: value for name, value in body.items() if value is not None})
+    cls = type("NobodysRelease", (base,), {name: value for name, value in body.items() if value is not None})
     return dataclass(frozen=frozen, kw_only=True)(cls) if frozen else cls
 
 
@@ -104,9 +104,9 @@ COUNTERS: dict[str, Callable[[Event], Any]] = {
 
 @pytest.mark.parametrize("counter", COUNTERS)
 def test_an_event_that_nobody_registered_is_refused_wherever_events_are_counted(counter: str) -> None:
-    cls = staircase()
+    cls = nobodys()
     stranger = cls(noise_multiplier=5.0, **TRAIN)
-    with pytest.raises(UnknownEventError, match="StaircaseRelease"):
+    with pytest.raises(UnknownEventError, match="NobodysRelease"):
         COUNTERS[counter](stranger)
 
 
@@ -114,57 +114,57 @@ def test_the_ledger_reserves_no_unregistered_event(ledger_path: Path) -> None:
     with Ledger.open(ledger_path, "hospital-a") as ledger:
         life = Budget(9.0, 1e-4)
         ledger.open_run(_plan(GAUSSIAN), life)
-        with pytest.raises(UnknownEventError, match="StaircaseRelease"):
-            ledger.reserve("run", 1, "k", [staircase()(noise_multiplier=5.0, **TRAIN)], lifetime=life)
+        with pytest.raises(UnknownEventError, match="NobodysRelease"):
+            ledger.reserve("run", 1, "k", [nobodys()(noise_multiplier=5.0, **TRAIN)], lifetime=life)
         assert ledger.entries() == []
 
 
 def test_a_registered_event_is_counted_everywhere() -> None:
-    event = register(staircase())(noise_multiplier=5.0, **TRAIN)
+    event = register(nobodys())(noise_multiplier=5.0, **TRAIN)
     for name, count in COUNTERS.items():
         if name not in {"run filter", "gate"}:  # not of that plan; releases nothing
             count(event)
     assert event_from_json(event_to_json(event)) == event
     assert event_to_json(event) == {
-        "schema": 1, "kind": "staircase", "relation": RELATION, "partition": "train", "unit": "record",
+        "schema": 1, "kind": "nobodys", "relation": RELATION, "partition": "train", "unit": "record",
         "noise_multiplier": 5.0, "count": 1,
     }  # fmt: skip
     assert merge([event, event]) == (resized(event, 2),)
     # A law of its own is counted on a grid, that of a Gaussian release in closed form.
     counted, gaussian = epsilon([event], 1e-5), epsilon([GaussianRelease(noise_multiplier=5.0, **TRAIN)], 1e-5)
     assert gaussian <= counted < gaussian + 1e-6
-    assert "staircase" in kinds()
+    assert "nobodys" in kinds()
 
 
 @pytest.mark.parametrize("law", sorted(LAWS))
 def test_an_event_that_lacks_a_law_can_neither_be_made_nor_registered(law: str) -> None:
-    cls = staircase(**{law: None})
+    cls = nobodys(**{law: None})
     with pytest.raises(TypeError, match=law):
         cls(noise_multiplier=5.0, **TRAIN)
     with pytest.raises(MechanismError, match=f"got none for {law};"):
         register(cls)
-    assert "staircase" not in kinds()
+    assert "nobodys" not in kinds()
 
 
 def test_all_missing_laws_are_named_at_once() -> None:
     with pytest.raises(MechanismError, match="got none for pld, rdp, relation, resized, size;"):
-        register(staircase(base=Event, pld=None, rdp=None, relation=None))
+        register(nobodys(base=Event, pld=None, rdp=None, relation=None))
 
 
 @pytest.mark.parametrize(
     ("cls", "told"),
     [
         (lambda: int, "subclass of privacy.events.Event"),
-        (lambda: staircase(kind="gaussian"), "taken .built in."),
-        (lambda: staircase(kind="Stair case"), "wanted a name"),
-        (lambda: staircase(kind=""), "wanted a name"),
-        (lambda: staircase(releases=["metrics"]), "tuple"),
-        (lambda: staircase(base=GaussianRelease), "GaussianRelease, whose laws are not its own"),
+        (lambda: nobodys(kind="gaussian"), "taken .built in."),
+        (lambda: nobodys(kind="Nobody s"), "wanted a name"),
+        (lambda: nobodys(kind=""), "wanted a name"),
+        (lambda: nobodys(releases=["metrics"]), "tuple"),
+        (lambda: nobodys(base=GaussianRelease), "GaussianRelease, whose laws are not its own"),
         # Without the decorator its noise would be no field: all noise multipliers would be one mechanism.
-        (lambda: staircase(frozen=False), "dataclass"),
-        (lambda: staircase(noise_multiplier=field(compare=False)), "compared and given, got noise_multiplier"),
-        (lambda: staircase(__post_init__=lambda self: None), "__post_init__"),
-        (lambda: staircase(non_private=False), "non_private"),
+        (lambda: nobodys(frozen=False), "dataclass"),
+        (lambda: nobodys(noise_multiplier=field(compare=False)), "compared and given, got noise_multiplier"),
+        (lambda: nobodys(__post_init__=lambda self: None), "__post_init__"),
+        (lambda: nobodys(non_private=False), "non_private"),
     ],
 )
 def test_half_a_kind_is_refused_by_name(cls: Callable[[], type[Any]], told: str) -> None:
@@ -173,12 +173,12 @@ def test_half_a_kind_is_refused_by_name(cls: Callable[[], type[Any]], told: str)
 
 
 def test_a_kind_belongs_to_one_class() -> None:
-    first = register(staircase())
+    first = register(nobodys())
     assert register(first) is first
     with pytest.raises(MechanismError, match="taken"):
-        register(staircase())
+        register(nobodys())
     with pytest.raises(UnknownEventError):
-        check_known(staircase()(noise_multiplier=5.0, **TRAIN))  # the name alone does not make it known
+        check_known(nobodys()(noise_multiplier=5.0, **TRAIN))  # the name alone does not make it known
 
 
 @pytest.mark.parametrize(
@@ -192,11 +192,11 @@ def test_a_kind_belongs_to_one_class() -> None:
         ({"pure_epsilon": lambda self: -2.0}, "pure_epsilon"),
         ({"resized": lambda self, size: self}, "with size 1"),
         ({"canonical": lambda self: GAUSSIAN}, "canonical: wanted size 2, got 1"),
-        ({"canonical": lambda self: staircase()(noise_multiplier=5.0, **TRAIN)}, "not registered"),
+        ({"canonical": lambda self: nobodys()(noise_multiplier=5.0, **TRAIN)}, "not registered"),
     ],
 )  # fmt: skip
 def test_a_law_that_gives_nonsense_is_refused_when_it_is_used(changes: dict[str, Any], told: str) -> None:
-    event = register(staircase(**changes))(noise_multiplier=5.0, count=2, **TRAIN)
+    event = register(nobodys(**changes))(noise_multiplier=5.0, count=2, **TRAIN)
     with pytest.raises(UnknownEventError, match=told):
         _ = epsilon([event], 1e-5), rdp([event], RDP_ORDERS)
 
@@ -207,7 +207,7 @@ class _Nan:
 
 
 def test_a_value_that_json_does_not_give_back_is_refused() -> None:
-    cls = register(staircase(validate=lambda self: None))
+    cls = register(nobodys(validate=lambda self: None))
     for value in (float("nan"), float("inf"), [1.0], None):
         with pytest.raises(PlanError, match="noise_multiplier"):
             cls(noise_multiplier=value, **TRAIN)

@@ -53,6 +53,8 @@ def total(module: nn.Module, x: Tensor, clip: float) -> Tensor:
     ("layers", "call"),
     [
         ([nn.Linear(4, 2)], lambda layers, x: torch.flatten(layers[0](x), end_dim=1)),
+        ([nn.Linear(4, 2)], lambda layers, x: layers[0](x).flatten(0)),
+        ([nn.Linear(4, 2)], lambda layers, x: layers[0](x).flatten(-2)),
         ([nn.Linear(4, 2)], lambda layers, x: layers[0](x).sum(keepdim=True)),
         ([nn.Linear(4, 2)], lambda layers, x: layers[0](x).mean(0)),
         ([nn.Linear(4, 2)], lambda layers, x: layers[0](layers[0](x).repeat(1, 2))),

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from consortia.cli.options import AsJson, Rounds, ScenarioName
 from consortia.common.console import begin, out
@@ -51,7 +52,7 @@ def _show(scenario: str, rounds: int | None, epsilon: list[str] | None, home: Pa
     loaded = load_scenario(scenario).with_overrides(rounds=rounds, epsilon=epsilon or ())
     # From here on it takes networks and privacy accounting: a scenario that is refused costs no second.
     from consortia.planning.compatibility import cautions
-    from consortia.planning.networks import check_networks
+    from consortia.planning.networks import check_networks, slow_networks
     from consortia.planning.plan import make_plans
     from consortia.planning.secure_sum import exposures
     from consortia.reports.secure_sum import print_exposure
@@ -67,6 +68,7 @@ def _show(scenario: str, rounds: int | None, epsilon: list[str] | None, home: Pa
         found = [] if loaded.contract.vertical is not None else standings(loaded, home)
         plans = make_plans(effective(loaded, found) if found else loaded)
     check_networks(loaded)
+    slow = slow_networks(loaded)
     if as_json:
         data = {
             "scenario": loaded.name,
@@ -74,7 +76,7 @@ def _show(scenario: str, rounds: int | None, epsilon: list[str] | None, home: Pa
             "rounds": loaded.rounds,
             **_agreed(loaded),
             **({} if loaded.chosen is None else {"chosen": loaded.chosen.to_json()}),
-            "warnings": cautions(loaded),
+            "warnings": [*cautions(loaded), *slow],
             **({"exposure": secure} if (secure := exposures(loaded)) else {}),
             **({"homes": [dataclasses.asdict(one) for one in found]} if found else {}),
             "participants": [dataclasses.asdict(plan) for plan in plans] if plans else _vertical().describe(loaded),
@@ -87,6 +89,8 @@ def _show(scenario: str, rounds: int | None, epsilon: list[str] | None, home: Pa
         _vertical().print_plan(out, loaded)
         return
     print_plan(out, loaded, plans)
+    for caution in slow:
+        out.print(f"[yellow]warning[/] {escape(caution)}")
     print_exposure(out, loaded)
     if found and home is not None:
         print_standings(out, found, home)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import consortia_plugins
 import privacy
 from clients import registry
 from clients.industry import IndustryClient, effective_schema
-from clients.models import loss_for
+from clients.models import default_encoder, default_head, loss_for
 from clients.networks.registry import NAMES
 from clients.schema import Target
 from clients.shapes import Items
@@ -25,6 +26,7 @@ from consortia.planning.known import digest, passed
 from consortia.terms import scopes
 from consortia.terms.contract import Contract
 from consortia.terms.scenario import Scenario
+from privacy.bookkeeping import supports
 from privacy.dp_sgd import check_module
 from privacy.errors import PlanError
 
@@ -71,22 +73,44 @@ def check_networks(scenario: Scenario) -> None:
     InputError
         Naming the industry, what per-unit clipping cannot bound, and what to take instead.
     """
+    for contract, client in _private(scenario):
+        width = effective_schema(client, filter=contract.industries[client.name].filter).width
+
+        def check(contract: Contract = contract, client: IndustryClient = client, width: int = width) -> None:
+            _check(contract, client, width)
+
+        if _is_own(contract, client):
+            passed(_plan(contract, client, width), check)
+        else:
+            check()
+
+
+def slow_networks(scenario: Scenario) -> list[str]:
+    """Return a line for each network of somebody's own that trains row by row, with the step that has no closed form.
+
+    Of the kinds that come with the platform the documentation says it.
+    """
+    found = []
+    for contract, client in _private(scenario):
+        kind = contract.industries[client.name].model.kind
+        if kind in {*FLAT, *NAMES} and (client.encoder, client.head) == (default_encoder, default_head):
+            continue
+        if reason := supports(scopes.build_module(contract, client.name)):
+            found.append(
+                f"contract.industries.{client.name}.model: {kind} trains row by row, which is slower: {reason}; the "
+                "steps with a closed form are in docs/how_to/networks.md"
+            )
+    return found
+
+
+def _private(scenario: Scenario) -> Iterator[tuple[Contract, IndustryClient]]:
+    """Yield the contract and industry of each network that DP-SGD trains."""
     for part in scenario.parts():
         contract = part.contract
         if contract.vertical is not None or contract.noisy_sums is not None or contract.central is not None:
             continue  # no DP-SGD there
-        private = {participant.industry for participant in part.roster if not participant.non_private}
-        for industry in sorted(private):
-            client = registry.get(industry)
-            width = effective_schema(client, filter=contract.industries[industry].filter).width
-
-            def check(contract: Contract = contract, client: IndustryClient = client, width: int = width) -> None:
-                _check(contract, client, width)
-
-            if _is_own(contract, client):
-                passed(_plan(contract, client, width), check)
-            else:
-                check()
+        for industry in sorted({participant.industry for participant in part.roster if not participant.non_private}):
+            yield contract, registry.get(industry)
 
 
 def _check(contract: Contract, client: IndustryClient, width: int) -> None:
