@@ -108,7 +108,7 @@ class Pass:
         widths = [layer.out_features for layer in layers]
         self._hidden = kind.new_empty(sum(widths[:-1]), rows)
         self._deltas = kind.new_empty(sum(widths[lowest:]), rows)
-        self._outputs = torch.split(self._hidden, widths[:-1]) if len(layers) > 1 else ()
+        self._outputs: tuple[Tensor, ...] = torch.split(self._hidden, widths[:-1]) if len(layers) > 1 else ()
         self._outputs_turned = [output.t() for output in self._outputs]
         self._deltas_of = torch.split(self._deltas, widths[lowest:])
         self.norms, self.factors = kind.new_empty(2, rows)
@@ -135,7 +135,9 @@ class Pass:
         self._addresses = [p.data_ptr() for p in self._parameters]
         self._weights = [layer.weight.detach() for layer in layers]
         self._turned = [weight.t() for weight in self._weights]
-        self._biases = [None if layer.bias is None else layer.bias.detach().unsqueeze(1) for layer in layers]
+        self._biases: list[Tensor | None] = [
+            None if layer.bias is None else layer.bias.detach().unsqueeze(1) for layer in layers
+        ]
 
     def run(self, inputs: Tensor, target: Tensor, loss: Loss, rule: Rule | None) -> None:
         """Fill the buffers: forward, the loss's derivative (by `rule`, or autograd's where there is none), backward."""
@@ -187,7 +189,8 @@ class Pass:
             torch.mul(self._hidden, self._hidden, out=self._hidden_squares)
             torch.addmm(constants, self._hidden_parts, self._hidden_squares, out=sums)
         torch.sum(self._delta_sums.mul_(self._input_sums), 0, out=self.norms)
-        return self.norms.sqrt_()
+        norms: Tensor = self.norms.sqrt_()
+        return norms
 
     def mute(self) -> None:
         """Take rows out of the sum: those whose norm is not finite."""

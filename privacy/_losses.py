@@ -17,7 +17,7 @@ from privacy._rows import Loss
 
 #: (outputs (1, n_rows), target (n_rows,)): the derivatives of each row's loss take the place of the outputs.
 Rule = Callable[[Tensor, Tensor], Any]
-_ARITHMETIC: Final = {
+_ARITHMETIC: Final[dict[Any, Callable[..., Any]]] = {
     **dict.fromkeys((operator.add, torch.add), operator.add),
     **dict.fromkeys((operator.sub, torch.sub), operator.sub),
     **dict.fromkeys((operator.mul, torch.mul), operator.mul),
@@ -47,7 +47,8 @@ class _Known:
             given = {name: value for name, value in found.kwargs.items() if value is not None}
             if wanted is None or given != {"reduction": "none"} or not self._column(found.args[0]):
                 return None
-            return lambda z, y: z.sigmoid_().sub_(wanted(y))
+            of_target = wanted
+            return lambda z, y: z.sigmoid_().sub_(of_target(y))
         factor = 2.0
         while _ARITHMETIC.get(found.target) is operator.mul and len(found.args) == 2 and not found.kwargs:
             numbers = [one for one in found.args if type(one) in {int, float}]

@@ -28,7 +28,7 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
         super().__init__(optimizer, **settings)
         if self._secure and not isinstance(self.generator, FreshNoise):
             raise PlanError("generator: secure noise wants fresh_generator(context), got one from a seed")
-        self._parameters = parameters
+        self._parameters: list[torch.Tensor] = list(parameters)
         self._noisy = torch.zeros(sum(p.numel() for p in parameters)).to(parameters[0])
         parts = torch.split(self._noisy, [p.numel() for p in parameters])
         self._parts = [part.view_as(p) for p, part in zip(parameters, parts, strict=True)]

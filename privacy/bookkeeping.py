@@ -100,7 +100,7 @@ class BookKeeping:
         self._taken = False
         self._stack = dense_stack(found)
         self._sizes: dict[int, int] = {}
-        self._sums = [(layer.weight, layer.bias) for layer in self._layers]
+        self._sums = [(layer.weight, layer.bias) for layer in self._layers if layer.weight is not None]
 
     def take(self) -> Tensor:
         """Return the clipped sum so far, good until the next `add`; that one starts from zero."""

@@ -240,7 +240,8 @@ class Twin:
     def __init__(self, module: nn.Module, parameters: list[nn.Parameter]) -> None:
         self.module = copy.deepcopy(module).double()
         self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        self._originals = parameters
+        self._copies: list[Tensor] = list(self.parameters)
+        self._originals: list[Tensor] = list(parameters)
 
     def engine(self, steps: Composition | str) -> Engine:
         """Return what sums its gradients; `steps` are those of the original."""
@@ -250,7 +251,7 @@ class Twin:
     def follow(self) -> None:
         """Take over the parameters after a step."""
         with torch.no_grad():
-            torch._foreach_copy_(self.parameters, self._originals)
+            torch._foreach_copy_(self._copies, self._originals)
 
 
 def _steps(

@@ -122,7 +122,7 @@ class KeyStream:
         """Return `count` uniform bytes; refuse in a process other than the one that made the stream."""
         self.check()
         out = np.empty(count, dtype=np.uint8)
-        self._stream.update_into(_zeros(count), out)
+        self._stream.update_into(_zeros(count), out.data)
         return out
 
     def words(self, count: int) -> NDArray[np.uint64]:

@@ -189,7 +189,7 @@ def _table(std: float) -> _Table:
     lowest, highest = (_density(np.where(block >= 0, *ends), std, scale) for ends in ((high, low), (low, high)))
     full = np.floor(lowest * (1 - 2.0**-30 if shift else _FILLED))
     excess, fast = highest - full, int(full.sum())
-    cells = np.zeros(_CELLS, dtype=np.int32 if half << shift < 2**31 else np.int64)
+    cells: NDArray[Any] = np.zeros(_CELLS, dtype=np.int32 if half << shift < 2**31 else np.int64)
     cells[:fast] = np.repeat(low, full.astype(np.int64))
     cut, alias = _columns(excess)
     accepted = float((_CELLS - fast) / excess.sum())
@@ -249,7 +249,8 @@ def _take(count: int, table: _Table, stream: KeyStream) -> NDArray[Any]:
         made = max(count, min(2 * made, _AHEAD) // count * count)
         left = _draw(made, table, stream)
     stream.ahead.append((table, left[count:], made))
-    return left[:count]
+    numbers: NDArray[Any] = left[:count]
+    return numbers
 
 
 def _rest(count: int, table: _Table, stream: KeyStream) -> NDArray[np.int64]:
