@@ -61,9 +61,9 @@ class Up:
         )
 
     def recovery(self, fault: str) -> float:
-        """Return the seconds from a fault to the next committed round, or to the end of the command."""
+        """Return the seconds from a fault to the first round committed after it, or to the end of the command."""
         number, at = self.injected[fault]
-        return faults.rounds_done(self.folder).get(number + 1, self.ended) - at
+        return faults.rounds_done(self.folder).get(self.until.get(fault, number + 1), self.ended) - at
 
 
 @contextlib.contextmanager

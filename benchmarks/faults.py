@@ -12,8 +12,8 @@ a Docker engine.
 The scenario is `linear` without privacy. So a run that was disturbed must give, bit for bit, the model of one that was
 not (the embedded engine's).
 
-*Seconds to recover* are from the fault to the next committed round, or to the end of the failed command. With
-`--resume` they are from its start to the next committed round.
+*Seconds to recover* are from a fault's beginning to the first round committed after it, or to the end of the failed
+command. With `--resume` they are from its start to the next committed round.
 
 A SuperNode that was killed is let in again when its last heartbeat is old enough. Until then the supervisor of
 `--engine flower` (in containers `restart: unless-stopped`) keeps starting it. Not measured: a second `make up` that

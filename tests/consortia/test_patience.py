@@ -63,10 +63,21 @@ class _Busy:
             with contextlib.suppress(OSError), contextlib.ExitStack() as served:
                 link = self._context.wrap_socket(raw, server_side=True)
                 (served if self._body is not None else kept).enter_context(link)
-                link.recv(2**16)
+                _take(link)
                 if self._body is not None:
                     head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(self._body)}\r\nconnection: close\r\n"
                     link.sendall(f"{head}content-type: application/protobuf\r\n\r\n".encode() + self._body)
+
+
+def _take(link: ssl.SSLSocket) -> None:
+    """Read a whole request: who answers before its end, and closes, takes the answer away."""
+    data, wanted = b"", 0
+    while not wanted or len(data) < wanted:
+        if not (part := link.recv(2**16)):
+            return
+        data += part
+        head, end, _ = data.lower().partition(b"\r\n\r\n")
+        wanted = len(head) + 4 + int(head.partition(b"content-length: ")[2].split()[0]) if end else 0
 
 
 @pytest.fixture
