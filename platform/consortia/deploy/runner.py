@@ -153,7 +153,7 @@ def run(
     act = "run.top-up" if top_up else "run.resume" if resume else "run.start"
     acts.record(runs, act, job.run_id)
     if top_up:
-        tell(accepting(job))
+        tell(accepting(job).replace(str(job.folder), f"runs/{job.run_id}"))  # where the host has it
     out.print(f"run {job.run_id}: {scenario.rounds} rounds, {len(scenario.roster)} participants")
     with (
         contextlib.closing(Control(SUPERLINK, KEYS / "ca.crt")) as control,
