@@ -38,12 +38,11 @@ def fill_normal(out: Tensor, deviation: float, generator: torch.Generator) -> No
 def _box_muller(out: NDArray[np.float32], deviation: float, stream: KeyStream) -> None:
     """Two uniform words become two independent Gaussians: a radius, and the cosine and sine of an angle."""
     radii, angles, waves = np.empty((3, _PAIRS), dtype=np.float32)
-    held = bytearray(8 * _PAIRS + KeyStream.SPARE)
     scale = np.float32(-deviation * deviation)
     for start in range(0, len(out), 2 * _PAIRS):
         part = out[start : start + 2 * _PAIRS]
         pairs, rest = (len(part) + 1) // 2, len(part) // 2
-        words = stream.into(held, pairs).view(np.int32)
+        words = stream.words(pairs).view(np.int32)
         radius, angle, wave = radii[:pairs], angles[:pairs], waves[:pairs]
         # An odd word is never 0, so its logarithm is finite; sqrt(-2 log u) is sqrt(-log u^2), whatever the sign of u.
         np.copyto(radius, np.bitwise_or(words[:pairs], 1, out=words[:pairs]), casting="unsafe")

@@ -100,9 +100,6 @@ class KeyStream:
     key : 32 bytes that were derived for it already; by default they are derived here, from fresh entropy.
     """
 
-    #: What a buffer for `into` has more than the words: the cipher asks for room of almost one block.
-    SPARE: Final = 15
-
     def __init__(self, context: NoiseContext, key: bytes | None = None) -> None:
         self._pid = os.getpid()
         key = fresh_key(context) if key is None else key
@@ -128,13 +125,6 @@ class KeyStream:
     def words(self, count: int) -> NDArray[np.uint64]:
         """Return `count` uniform 64-bit words."""
         return self.octets(8 * count).view("<u8")
-
-    def into(self, held: bytearray, count: int) -> NDArray[np.uint64]:
-        """Write the next `count` words to the start of `held`, which has `SPARE` bytes more, and return a view of them;
-        refuse as `words` does."""
-        self.check()
-        self._stream.update_into(_zeros(8 * count), held)
-        return np.frombuffer(held, dtype="<u8", count=count)
 
     def bytes(self, count: int) -> bytes:
         """Return `count` uniform bytes, out of whole words of the stream."""

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.errors import PlanError
+
 __all__ = ["gaussian_losses"]
 
 Floats = NDArray[np.float64]
@@ -67,7 +69,7 @@ def _unsampled(losses: Floats, rate: float) -> Floats:
     far, near = losses + np.log(1 / rate), np.log(1 / rate - 1)
     at_edge = np.abs(losses - edge) <= 1e-9 * np.maximum(np.abs(losses), abs(edge))
     if (far[~at_edge] <= near).any():
-        raise ValueError(f"losses: wanted more than log(1 - rate) = {edge:.6g}, got {losses.min():.6g}")
+        raise PlanError(f"losses: wanted more than log(1 - rate) = {edge:.6g}, got {losses.min():.6g}")
     out = np.full_like(losses, -math.inf)
     inner = ~at_edge
     out[inner] = far[inner] + np.log1p(-np.exp(near - far[inner]))

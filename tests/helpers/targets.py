@@ -16,6 +16,9 @@ TARGETS: Final = {
     "regression": Target(name="y", kind="regression", low=-10, high=30),
 }
 
+#: Those that learners of noisy sums take.
+SUMMED: Final = tuple(kind for kind in TARGETS if kind != "multilabel")
+
 
 def lettered(kind: str) -> Target:
     """Return a target whose classes or labels are letters: two of a binary one, three of others that have some."""

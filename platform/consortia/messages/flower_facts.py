@@ -111,6 +111,7 @@ KNOWN: Final = {
         "fab override_config override_federation_config app_spec federation series_id connector_refs user_prompt "
         "connector_ids"
     ),
+    "flwr.proto.control_pb2:StartRunResponse": "run_id note series_id federation",
     "flwr.proto.control_pb2:UnregisterNodeRequest": "node_id",
     "flwr.proto.node_pb2:NodeInfo": (
         "node_id owner_aid owner_name status registered_at last_activated_at last_deactivated_at unregistered_at "

@@ -49,6 +49,12 @@ def sample(kind: str, rows: int, seed: int) -> Sample:
         y = (rng.random(rows) < 0.4).astype(np.float64)
         good, poor = (np.clip(y * pull + rng.random(rows) * (1 - pull), 0, 1) for pull in (0.4, 0.1))
         return Sample(kind, y, y.copy(), good.round(2), poor.round(2), 1 - y)
+    if kind == "multilabel":
+        there = rng.random((rows, _CLASSES)) < 0.4
+        right = there.astype(np.float64)
+        good, poor = (np.clip(right * pull + rng.random(right.shape) * (1 - pull), 0, 1) for pull in (0.4, 0.1))
+        codes = there @ (1 << np.arange(_CLASSES))
+        return Sample(kind, codes.astype(np.float64), right, good.round(2), poor.round(2), 1 - right)
     codes = rng.integers(0, _CLASSES, rows)
     right = np.eye(_CLASSES)[codes]
     good, poor = (pull * right + (1 - pull) * rng.dirichlet([1] * _CLASSES, rows) for pull in (0.4, 0.1))
