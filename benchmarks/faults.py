@@ -238,7 +238,11 @@ class Faulty(Federation):
             other = {"LD_PRELOAD": str(OTHER_CLOCK), "FAKETIME": "-1d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
             return {**flower_environment(home), **other}
 
-        with mock.patch("consortia.engines.flower.flower_environment", a_day_ago):
+        # A fork has the clock of the process that it comes from.
+        with (
+            mock.patch("consortia.engines.flower.flower_environment", a_day_ago),
+            mock.patch.object(self, "nursery", None),
+        ):
             super()._spawn(who, command, *arguments)
 
     def _start_participant(self, name: str, key: Path) -> None:

@@ -48,7 +48,7 @@ class _Known:
             if wanted is None or given != {"reduction": "none"} or not self._column(found.args[0]):
                 return None
             of_target = wanted
-            return lambda z, y: z.sigmoid_().sub_(of_target(y))
+            return lambda z, y: z.sigmoid_().sub_(_number(of_target(y, z.dtype)))
         factor = 2.0
         while _ARITHMETIC.get(found.target) is operator.mul and len(found.args) == 2 and not found.kwargs:
             numbers = [one for one in found.args if type(one) in {int, float}]
@@ -64,7 +64,7 @@ class _Known:
         wanted = self._wanted(away.args[1])
         if wanted is None or not self._column(away.args[0]):
             return None
-        return lambda z, y: z.sub_(wanted(y)).mul_(factor)
+        return lambda z, y: z.sub_(_number(wanted(y, z.dtype))).mul_(factor)
 
     def _column(self, node: Any) -> bool:
         """Whether `node` is the only output of each row."""
@@ -74,21 +74,26 @@ class _Known:
             return node.args[1:] in {(-1,), (1,)}
         return node.target is operator.getitem and node.args[1] == (slice(None), 0)
 
-    def _wanted(self, node: Any) -> Callable[[Tensor], Tensor] | None:
-        """Return how a row's target is made of its number, if by numbers alone."""
+    def _wanted(self, node: Any) -> Callable[[Tensor, torch.dtype], Tensor] | None:
+        """Return how a row's target is made of its number and the type of outputs, if by numbers alone."""
         if node is self.target:
-            return lambda y: y
+            return lambda y, _: y
         if not isinstance(node, fx.Node) or len(node.args) != 2 or node.kwargs:
             return None
         before, number = self._wanted(node.args[0]), node.args[1]
         if before is None:
             return None
         if node.op == "call_method" and node.target == "to" and self._type(number):
-            return before
+            return lambda y, kind: before(y, kind).to(kind)
         act = _ARITHMETIC.get(node.target)
         if act is None or type(number) not in {int, float}:
             return None
-        return lambda y: act(before(y), number)
+        return lambda y, kind: act(before(y, kind), number)
 
     def _type(self, node: Any) -> bool:
         return isinstance(node, fx.Node) and node.target is getattr and node.args == (self.output, "dtype")
+
+
+def _number(target: Tensor) -> Tensor:
+    """Return the same values; what is true or false is no number, and subtraction refuses it."""
+    return target.byte() if target.dtype == torch.bool else target

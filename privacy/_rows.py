@@ -59,7 +59,7 @@ class Memory:
             found = self._kept[name] = kind.new_empty(shape)
         return found
 
-    def picked(self, name: str, tensor: Tensor, rows: Tensor) -> Tensor:
+    def picked(self, name: str | None, tensor: Tensor, rows: Tensor) -> Tensor:
         """Return those rows of a table."""
         out = self.like((name,), (rows.shape[0], *tensor.shape[1:]), tensor)
         return torch.index_select(tensor, 0, rows, out=out)
@@ -190,7 +190,7 @@ class Rows:
         into[: rows.shape[0]] = rows.numpy()
         into[rows.shape[0] :] = 0
         inputs = {name: memory.picked(name, tensor, padded) for name, tensor in self.inputs.items()}
-        target = memory.picked("", self.target, padded)
+        target = memory.picked(None, self.target, padded)  # no table is called so
         return Draw(inputs, target, place, len(units), self.single, together)
 
 

@@ -181,7 +181,8 @@ def train_private(
     target : (n_rows, ...).
     unit_index : int64 (n_rows,), the unit of each row, in 0..n_units-1.
     n_units : units present (stays at home; the normaliser is the plan's public number).
-    loss : (outputs, target) -> losses (n_rows,), one for each row.
+    loss : (outputs, target) -> losses (n_rows,), one for each row. It is read once: a constant that it changes between
+        steps stays what it was.
     make_optimizer : parameters -> optimizer; it sees noisy gradients only.
     plan : the public constants.
     generator : `fresh_generator()`, made in this process for this attempt. A seeded one is for

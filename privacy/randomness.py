@@ -27,6 +27,7 @@ import functools
 import hashlib
 import itertools
 import os
+import threading
 import time
 from typing import Any, Final
 
@@ -105,6 +106,7 @@ class KeyStream:
         key = fresh_key(context) if key is None else key
         #: What `privacy.secure_noise` drew for the next steps of this attempt.
         self.ahead: list[Any] = []
+        self._lock = threading.Lock()  # the cipher refuses two threads at once
         self._stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
 
     def check(self) -> None:
@@ -119,7 +121,8 @@ class KeyStream:
         """Return `count` uniform bytes; refuse in a process other than the one that made the stream."""
         self.check()
         out = np.empty(count, dtype=np.uint8)
-        self._stream.update_into(_zeros(count), out.data)
+        with self._lock:
+            self._stream.update_into(_zeros(count), out.data)
         return out
 
     def words(self, count: int) -> NDArray[np.uint64]:

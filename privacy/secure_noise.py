@@ -18,7 +18,8 @@ least as private as the Gaussian with noise multiplier sigma that is charged, up
   is below 1e-6 for sigma >= 1/3 and always below a millionth of the mechanism's own mean loss 1 / (2 sigma^2). Noise of
   less than 8 steps is refused;
 * sampling in 53-bit arithmetic: every integer within 3 s has its probability up to a factor 1 +- 2^-48, within 12 s
-  up to 1 +- 2^-43, and all of them together up to 2^-69; integers beyond have probability 0, exp(-72) in total.
+  up to a factor 1 +- 2^-43 and an additive error, which is below 2^-69 over all integers together. So from 10 s on an
+  integer may have probability 0: exp(-53) in total for each number.
   `tests/privacy/test_drawn_noise.py` compares the law of the tables with exact arithmetic;
 * the key stream: AES-256-CTR in place of independent uniform bits. Whoever tells 2^32 blocks of it (a million numbers a
   step, 16,384 steps) from such bits breaks AES-256, or is lucky with probability 2^-65 (Bellare, Desai, Jokipii and
@@ -128,17 +129,19 @@ class Grid:
         released = np.empty(len(total)) if out is None else out
         for first in range(0, len(total), _MOST):
             noise = _take(min(_MOST, len(total) - first), table, stream)
-            for start in range(0, len(noise), _CHUNK):
-                drawn = noise[start : start + _CHUNK]
-                part, steps = slice(first + start, first + start + len(drawn)), scratch[: len(drawn)]
-                np.multiply(total[part], 1 / step, out=steps)
-                np.rint(steps, out=steps)
-                if not math.isfinite(float(steps.sum())):
-                    raise PlanError("total: wanted finite numbers of grid steps; nothing is released")
-                # The sum of two whole numbers in float64 is a function of the exact one: past 2^53 it rounds that.
-                steps += drawn
-                np.multiply(steps, step, out=released[part], casting="same_kind")
-            noise.fill(0)
+            try:
+                for start in range(0, len(noise), _CHUNK):
+                    drawn = noise[start : start + _CHUNK]
+                    part, steps = slice(first + start, first + start + len(drawn)), scratch[: len(drawn)]
+                    np.multiply(total[part], 1 / step, out=steps)
+                    np.rint(steps, out=steps)
+                    if not math.isfinite(float(steps.sum())):
+                        raise PlanError("total: wanted finite numbers of grid steps; nothing is released")
+                    # The sum of two whole numbers in float64 is a function of the exact one: past 2^53 it rounds that.
+                    steps += drawn
+                    np.multiply(steps, step, out=released[part], casting="same_kind")
+            finally:
+                noise.fill(0)
         return released
 
 

@@ -12,6 +12,7 @@ from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from privacy._engines import RowEngine
 from privacy._losses import rule_of
 from privacy._rows import Draw, Loss, Rows
 from privacy.bookkeeping import BookKeeping
@@ -233,3 +234,73 @@ def test_a_row_gets_the_same_bits_in_any_company(kind: torch.dtype) -> None:
             (piece,) = rows.draws(units, 100)
             norms.append(sums.add(piece, half, 0.3)[int((units == 37).nonzero())])
     assert norms[0] == norms[1] == norms[2]
+
+
+TARGETS: dict[str, Tensor] = {
+    "bool": torch.arange(ROWS) % 2 == 0,
+    "int8": torch.arange(-3, 4).to(torch.int8) * 40,
+    "uint8": torch.arange(ROWS).to(torch.uint8) * 40,
+    "float16": torch.arange(ROWS).to(torch.float16) * 1000,
+    "int64": torch.arange(ROWS) + 2**24 - 2,
+}
+OF_ANY_TARGET: dict[str, Loss] = {
+    "logistic": logistic,
+    "times 100": lambda o, t: (o.squeeze(-1) - (t.to(o.dtype) * 100)) ** 2,
+    "times 200": lambda o, t: (o.squeeze(-1) - (t.to(o.dtype) * 200)) ** 2,
+    "less 1": lambda o, t: (o.squeeze(-1) - (t.to(o.dtype) - 1)) ** 2,
+    "times 100 as it is": lambda o, t: (o.squeeze(-1) - t * 100) ** 2,
+    "a third": lambda o, t: (o.squeeze(-1) - (t - 16777216.0) / 3) ** 2,
+}
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("loss", OF_ANY_TARGET)
+@pytest.mark.parametrize("target", TARGETS)
+def test_targets_of_any_type_have_the_gradients_of_rows_by_themselves(
+    target: str, loss: str, kind: torch.dtype
+) -> None:
+    if (target, loss) == ("bool", "a third"):  # torch itself refuses to subtract from true and false
+        with pytest.raises(RuntimeError, match="bool tensor"):
+            OF_ANY_TARGET[loss](torch.zeros(ROWS, 1), TARGETS[target])
+        return
+    module, x = STACKS["three layers"]().to(kind), table(kind)[0]
+    assert rule_of(OF_ANY_TARGET[loss]) is not None
+    each = RowEngine(module, list(module.parameters()))
+    piece = draw(x, TARGETS[target])
+    (mine, norms), (truth, wanted) = (
+        clipped_sum(one, piece, 0.3, OF_ANY_TARGET[loss]) for one in (engine(module), each)
+    )
+    assert torch.allclose(norms, wanted, rtol=1e-5)
+    assert torch.allclose(mine, truth, rtol=1e-4, atol=1e-6)
+
+
+def test_a_product_does_not_hide_behind_a_square_that_underflows() -> None:
+    # The output's gradient is 1e-23: its square is 0 in float32, and 1e18 times it is ten times the clip.
+    module, x = Named(nn.Linear(1, 1)), torch.tensor([[1e18]])
+    with torch.no_grad():
+        module.net[0].weight.zero_()
+        module.net[0].bias.fill_(1e-23)
+    sums = BookKeeping(module, list(module.parameters()))
+    assert sums._dense({"x": x}) is not None
+    (own,) = torch.autograd.grad(half(module({"x": x}), torch.zeros(1)).sum(), [module.net[0].weight])
+    assert float(own) == pytest.approx(1e-5)
+    moved, _ = clipped_sum(sums, draw(x, torch.zeros(1)), 1e-6, half)
+    assert 0 < float(moved.double().norm()) <= 1e-6
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("stack", ["one layer", "three layers"])
+def test_a_unit_moves_the_sum_by_the_clip_at_most_to_the_last_bit(stack: str, kind: torch.dtype) -> None:
+    # Norms so large that 1e-6 beside them is less than rounding: what is left is that factors are a little too short.
+    module, generator, rows = STACKS[stack]().to(kind), seeded_generator("shorter"), 200
+    x = 20 * torch.randn(rows, 5, generator=generator).to(kind)
+    y = (1e4 if kind == torch.float32 else 1e14) * torch.randn(rows, generator=generator).to(kind)
+    sums, clip = engine(module), 0.25
+    moved = []
+    for row in range(rows):
+        one = Draw({"x": x[row : row + 1]}, y[row : row + 1], torch.arange(1), 1, single=True, together=48)
+        total, norms = clipped_sum(sums, one, clip, half)
+        assert float(norms) > 100 * clip
+        moved.append(float(total.double().norm()) / clip)
+    assert max(moved) <= 1
+    assert min(moved) > 1 - 1e-6
