@@ -197,9 +197,8 @@ def _blocks(rows: StackedRows, drawn: Tensor, together: int | None) -> list[_Blo
     found: list[_Block] = []
     for start in range(0, longest, usual) if together else (0, usual)[: 1 + (longest > usual)]:
         who = (sizes > start).nonzero().squeeze(1) if start else None
-        if (
-            who is not None and len(who) < 2 <= n
-        ):  # one product alone has another kernel: take somebody with no row left
+        # One product alone has another kernel: somebody with no row left is taken, too.
+        if who is not None and len(who) < 2 <= n:
             who = torch.cat([who, (who + 1) % n])
         place = torch.arange(start, start + usual if together or not start else longest)
         begin, count = (first, sizes) if who is None else (first[who], sizes[who])
