@@ -155,12 +155,11 @@ def test_gpus_are_reserved_for_launchers_where_asked(tmp_path: Path) -> None:
     }
     file = tmp_path / "linear.compose.yml"
     file.write_text(compose_text(load_scenario("linear"), gpus=2), encoding="utf-8")
-    if shutil.which("docker") is None:
-        return  # compose checks a file against its schema without an engine
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
+        return  # compose checks a file against its schema without an engine, and a docker command may lack it
     command = ["docker", "compose", "--file", str(file), "config", "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "is not a docker command" in done.stderr:
-        return
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)["services"]["line-a-app"]["deploy"]
     assert read["resources"]["reservations"]["devices"] == [device]
